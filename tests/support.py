@@ -1,0 +1,73 @@
+"""What the tests share: running a coroutine under a deadline, and seeing what it leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+import pytest
+
+T = TypeVar("T")
+
+# Seconds a timed-out test gets to unwind, and turns of the loop tasks get to finish once it returned.
+UNWIND_SECONDS = 5.0
+SETTLE_TURNS = 20
+
+
+def run(coro: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:
+    """Run ``coro`` in a new event loop in debug mode, and return what it returns.
+
+    Fails when it takes longer than ``timeout`` seconds (and shows where each task stood), when it leaves a
+    task running, or when an error ended in the loop's exception handler because nobody was there for it.
+    An exception of ``coro`` itself arrives as it was raised; what else was found is added as a note.
+    """
+    with asyncio.Runner(debug=True) as runner:
+        return runner.run(_supervise(coro, timeout))
+
+
+async def _supervise(coro: Coroutine[Any, Any, T], seconds: float) -> T:
+    loop = asyncio.get_running_loop()
+    unhandled: list[str] = []
+    loop.set_exception_handler(lambda _loop, context: unhandled.append(_describe_context(context)))
+    try:
+        test = asyncio.create_task(coro, name="test")
+        await asyncio.wait({test}, timeout=seconds)
+        if not test.done():
+            standing = _describe_tasks(_other_tasks())
+            test.cancel()
+            await asyncio.wait({test}, timeout=UNWIND_SECONDS)
+            pytest.fail(f"not done after {seconds:g} s; the tasks stood at:\n{standing}")
+
+        for _ in range(SETTLE_TURNS):
+            if not _other_tasks():
+                break
+            await asyncio.sleep(0)
+        problems = [f"error nobody received: {text}" for text in unhandled]
+        if left := _other_tasks():
+            problems.append(f"tasks left running:\n{_describe_tasks(left)}")
+        if not problems:
+            return test.result()
+        if not test.cancelled() and (error := test.exception()) is not None:
+            error.add_note("\n".join(problems))
+            raise error
+        pytest.fail("\n".join(problems))
+    finally:
+        loop.set_exception_handler(None)  # what comes later goes to the log
+
+
+def _other_tasks() -> set[asyncio.Task[Any]]:
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+def _describe_tasks(tasks: set[asyncio.Task[Any]]) -> str:
+    lines: list[str] = []
+    for task in sorted(tasks, key=lambda task: task.get_name()):
+        lines.append(f"  {task.get_name()}: {getattr(task.get_coro(), '__qualname__', task.get_coro())}")
+        lines += [f"    {frame.f_code.co_filename}:{frame.f_lineno}" for frame in task.get_stack()]
+    return "\n".join(lines)
+
+
+def _describe_context(context: dict[str, Any]) -> str:
+    error = context.get("exception")
+    return f"{context['message']}: {error!r}" if error is not None else str(context["message"])
