@@ -1,0 +1,200 @@
+"""Content codings of a body as push decoders that know their own end, bounded in what one step may produce.
+
+aiohttp could decompress by itself, but is silent on half a gzip body with a clean chunked end, and inflates a
+whole network read at once. So bodies are taken compressed and opened here: ``feed`` gives pieces of at most
+``PIECE`` bytes, whatever the ratio, and ``close`` tells a body that ended early from a whole one.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Protocol
+
+from .errors import BodyTooLargeError, DecodeError, TruncatedBodyError
+
+# About the most bytes one step hands out (brotli may double it): a step inflates in about a millisecond.
+PIECE = 256 * 1024
+
+
+class _Codec(Protocol):
+    def feed(self, data: bytes) -> Iterator[bytes]: ...
+
+    def complete(self) -> bool: ...
+
+
+class _Zlib:
+    """gzip (several members allowed, as RFC 1952 has it) and deflate (with or without the zlib wrapper)."""
+
+    def __init__(self, coding: str) -> None:
+        self._gzip = coding == "gzip"
+        self._head = b""
+        self._inflater: Any = zlib.decompressobj(31) if self._gzip else None
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._inflater is None:
+            self._head += data
+            if len(self._head) < 2:
+                return
+            data = self._head
+            wrapped = data[0] & 0x0F == 8 and int.from_bytes(data[:2]) % 31 == 0
+            self._inflater = zlib.decompressobj(15 if wrapped else -15)
+        while data:
+            if self._inflater.eof:
+                if not self._gzip or data.strip(b"\0") == b"":
+                    if data.strip(b"\0"):
+                        raise DecodeError(f"{len(data)} bytes follow the end of the deflate body")
+                    return
+                self._inflater = zlib.decompressobj(31)
+            piece = self._inflater.decompress(data, PIECE)
+            if piece:
+                yield piece
+            data = self._inflater.unconsumed_tail or self._inflater.unused_data
+            if not data and len(piece) == PIECE:  # the inflater may hold output back without holding input
+                while piece := self._inflater.decompress(b"", PIECE):
+                    yield piece
+
+    def complete(self) -> bool:
+        return self._inflater is not None and bool(self._inflater.eof)
+
+
+class _Brotli:
+    def __init__(self, module: ModuleType) -> None:
+        self._decoder: Any = module.Decompressor()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        if self._decoder.is_finished():
+            raise DecodeError(f"{len(data)} bytes follow the end of the br body")
+        while True:
+            piece = self._decoder.process(data, output_buffer_limit=PIECE)
+            data = b""
+            if piece:
+                yield piece
+            # can_accept_more_data is True while output is still held back: only a dry step ends the feed.
+            elif self._decoder.can_accept_more_data():
+                return
+            if self._decoder.is_finished():
+                return
+
+    def complete(self) -> bool:
+        return bool(self._decoder.is_finished())
+
+
+class _Zstd:
+    """zstd, several frames allowed, as RFC 8878 has it."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._decoder: Any = module.ZstdDecompressor()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        while True:
+            if self._decoder.eof:
+                data = self._decoder.unused_data or data
+                if not data:
+                    return
+                self._decoder = self._module.ZstdDecompressor()
+            piece = self._decoder.decompress(data, max_length=PIECE)
+            data = b""
+            if piece:
+                yield piece
+            if self._decoder.eof:
+                if not self._decoder.unused_data:
+                    return
+            elif self._decoder.needs_input:
+                return
+
+    def complete(self) -> bool:
+        return bool(self._decoder.eof)
+
+
+def _optional(*names: str) -> ModuleType | None:
+    for name in names:
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    return None
+
+
+_brotli = _optional("brotli", "brotlicffi")
+_zstd = _optional("compression.zstd", "backports.zstd")
+
+#: What to ask the service for: the codings that can be opened here.
+ACCEPT_ENCODING = ", ".join(["gzip", "deflate", *(["br"] if _brotli else []), *(["zstd"] if _zstd else [])])
+
+
+def _codec(coding: str) -> _Codec:
+    if coding in {"gzip", "x-gzip"}:
+        return _Zlib("gzip")
+    if coding == "deflate":
+        return _Zlib("deflate")
+    if coding == "br" and _brotli is not None:
+        return _Brotli(_brotli)
+    if coding == "zstd" and _zstd is not None:
+        return _Zstd(_zstd)
+    raise DecodeError(
+        f"the body is encoded as {coding[:40]!r}, which cannot be opened here (asked for: {ACCEPT_ENCODING})"
+    )
+
+
+class BodyDecoder:
+    """Open one body: ``feed`` it what arrives, ``close`` it at the end.
+
+    ``total`` counts the bytes handed out and never passes ``limit`` (bytes after decompression; None: no limit).
+
+    :raises DecodeError: a coding that cannot be opened here.
+    """
+
+    def __init__(self, content_encoding: str = "", *, limit: int | None = None) -> None:
+        coding = content_encoding.strip().lower()
+        self._coding = coding
+        self._codec = None if coding in {"", "identity"} else _codec(coding)
+        self._limit = limit
+        self._received = 0
+        self.total = 0
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what ``data`` opens into, in pieces; a plain body passes through.
+
+        :raises BodyTooLargeError: the limit is passed; nothing of the piece that passes it is handed out.
+        :raises DecodeError: bytes that are not of the coding.
+        """
+        self._received += len(data)
+        if self._codec is None:
+            self._count(len(data))
+            yield data
+            return
+        pieces = self._codec.feed(data)
+        while True:
+            try:
+                piece = next(pieces)
+            except StopIteration:
+                return
+            except (DecodeError, BodyTooLargeError):
+                raise
+            except Exception as error:  # zlib.error, brotli.error and ZstdError have no base in common
+                raise DecodeError(f"the body is not {self._coding}: {error}") from error
+            self._count(len(piece))
+            yield piece
+
+    def close(self) -> None:
+        """Say that the body has ended.
+
+        :raises TruncatedBodyError: the compressed body ends early.
+        """
+        if self._codec is not None and self._received and not self._codec.complete():
+            raise TruncatedBodyError(
+                f"the {self._coding} body ends early, after {self._received:,} bytes", bytes_read=self.total
+            )
+
+    def _count(self, size: int) -> None:
+        self.total += size
+        if self._limit is not None and self.total > self._limit:
+            raise BodyTooLargeError(
+                f"the body passes the limit of {self._limit:,} bytes after decompression; "
+                "raise max_body_bytes, ask for smaller pages with limit=, or use stream()",
+                limit=self._limit,
+            )

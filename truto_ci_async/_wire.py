@@ -1,0 +1,298 @@
+"""Requests as functions of their filters: which parameters, in which order, encoded how (contract section 1).
+
+What comes back is read in ``_answers``. Nothing here awaits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
+from urllib.parse import quote
+from uuid import UUID
+
+from msgspec import Struct
+
+from .errors import UsageError
+from .models import IntegratedAccount, Position, User
+
+Moment: TypeAlias = datetime | date | str
+ObjectArrays: TypeAlias = Literal["indices", "brackets"]
+ResponseFormat: TypeAlias = Literal["unified", "raw", "normalized", "stream", "debug"]
+
+# qs reads an array whose index passes 19 as an object, so a longer users filter goes out in several walks.
+MAX_USERS = 20
+
+
+def format_time(moment: Moment, name: str) -> str:
+    """Write a moment the way the service reads it: UTC with ``Z``; text goes out untouched.
+
+    :raises UsageError: a naive datetime, whose offset nobody can guess, or another type.
+    """
+    if isinstance(moment, str):
+        return moment
+    if isinstance(moment, datetime):
+        if moment.utcoffset() is None:
+            raise UsageError(
+                f"{name}={moment.isoformat()} has no time zone; "
+                f"say which one, for example {name}.replace(tzinfo=datetime.UTC)"
+            )
+        try:
+            utc = moment.astimezone(UTC)
+        except OverflowError as error:
+            raise UsageError(f"{name}={moment.isoformat()} has no counterpart in UTC") from error
+        fraction = "" if not utc.microsecond else f".{utc.microsecond:06d}".removesuffix("000")
+        return f"{utc.replace(tzinfo=None, microsecond=0).isoformat()}{fraction}Z"
+    if isinstance(moment, date):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return f"{moment.isoformat()}T00:00:00Z"
+    raise UsageError(f"{name} takes an aware datetime, a date or ISO 8601 text, not {moment!r}")
+
+
+def encode_query(params: Mapping[str, Any], *, object_arrays: ObjectArrays = "indices") -> str:
+    """Encode nested parameters as the service's ``qs`` parser reads them; names and values fully escaped.
+
+    Objects become ``a[b]=v``, arrays of scalars ``a[]=x``, arrays of objects ``a[0][b]=v`` (or ``a[][b]=v``
+    under ``brackets``). None is never sent, nor are empty arrays and objects.
+
+    :raises UsageError: a value that has no text form, or an array of objects longer than qs reads as one.
+    """
+    return "&".join(
+        f"{quote(name, safe='')}={quote(text, safe='')}"
+        for key, value in params.items()
+        for name, text in _flatten(key, value, object_arrays)
+    )
+
+
+def _flatten(name: str, value: object, object_arrays: ObjectArrays) -> Iterable[tuple[str, str]]:
+    if value is None:
+        return
+    if isinstance(value, Mapping):
+        for key, item in cast("Mapping[object, object]", value).items():
+            yield from _flatten(f"{name}[{key}]", item, object_arrays)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        items = [item for item in cast("Iterable[object]", value) if item is not None]
+        nested = any(isinstance(item, (Mapping, list, tuple)) for item in items)
+        if nested and len(items) > MAX_USERS:
+            raise UsageError(
+                f"{name} holds {len(items)} objects; the service reads at most {MAX_USERS} as an array"
+            )
+        for index, item in enumerate(items):
+            suffix = str(index) if nested and object_arrays == "indices" else ""
+            yield from _flatten(f"{name}[{suffix}]", item, object_arrays)
+    else:
+        yield name, _scalar(name, value)
+
+
+def _scalar(name: str, value: object) -> str:
+    if isinstance(value, str):
+        text = value
+    elif isinstance(value, bool):
+        text = "true" if value else "false"
+    elif isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        text = str(value)
+    elif isinstance(value, (datetime, date)):
+        text = format_time(value, name)
+    elif isinstance(value, UUID):
+        text = str(value)
+    else:
+        raise UsageError(
+            f"{name}={value!r} cannot be sent in a query; give text, a number, a bool or a date-time"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} holds a lone surrogate, which has no UTF-8 form") from None
+    return text
+
+
+def merge(params: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge ``extra`` into ``params``, objects key by key; None drops a key. Neither argument is changed."""
+    merged = dict(params)
+    for key, value in extra.items():
+        mine = merged.get(key)
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            base = cast("Mapping[str, Any]", mine if isinstance(mine, Mapping) else {})
+            merged[key] = merge(base, cast("Mapping[str, Any]", value))
+        else:
+            merged[key] = value
+    return merged
+
+
+UserFilter: TypeAlias = str | User | Mapping[str, Any]
+
+
+def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ...], ...]:
+    """Split a users filter into chunks of at most 20 ids, in input order, duplicates dropped.
+
+    No filter is one empty chunk.
+
+    :raises UsageError: an id that is not non-empty text. Numbers are refused: ids have up to 20 digits, and one
+        that went through a float is another user.
+    """
+    if users is None:
+        return ((),)
+    if isinstance(users, (str, User, Mapping)):
+        raise UsageError(f"users takes several ids: users=[{users!r}]")
+    ids: dict[str, None] = {}
+    for user in users:
+        value: object = user.id if isinstance(user, User) else user
+        if isinstance(value, Mapping):
+            value = cast("Mapping[str, object]", value).get("id")
+        if not isinstance(value, str) or not value:
+            raise UsageError(f"a user id is non-empty text, not {value!r}")
+        ids[value] = None
+    unique = tuple(ids)
+    return tuple(unique[i : i + MAX_USERS] for i in range(0, len(unique), MAX_USERS)) or ((),)
+
+
+def account_id(account: str | IntegratedAccount | None) -> str | None:
+    """Take an account as its id or as what ``integrated_accounts.list`` gave.
+
+    :raises UsageError: empty or another type.
+    """
+    value = account.id if isinstance(account, IntegratedAccount) else account
+    if value is None and account is None:
+        return None
+    if not isinstance(value, str) or not value:
+        raise UsageError(
+            f"integrated_account_id takes an account's id or an IntegratedAccount, not {account!r}"
+        )
+    return value
+
+
+def path_of(*segments: str) -> str:
+    """Join path segments, each fully escaped.
+
+    :raises UsageError: an empty one, or ``.`` and ``..``, which a server would resolve away.
+    """
+    for segment in segments:
+        if not segment or segment in {".", ".."}:
+            raise UsageError(f"a part of the path is {segment!r}")
+    return "/" + "/".join(quote(segment, safe="") for segment in segments)
+
+
+class ListQuery(Struct, frozen=True, kw_only=True):
+    """Everything a walk asks for but its place: what stays the same from page to page.
+
+    ``params`` are in the contract's order, ``users`` in chunks of which each is a walk of its own.
+    """
+
+    path: str
+    account: str | None = None
+    params: dict[str, Any] = {}
+    users: tuple[tuple[str, ...], ...] = ((),)
+    extra: dict[str, Any] = {}
+    object_arrays: ObjectArrays = "indices"
+
+    def target(self, chunk: int = 0, cursor: str | None = None) -> str:
+        """Return the request target (path and query) of one page."""
+        params = dict(self.params)
+        params["users"] = [{"id": user} for user in self.users[chunk]]
+        params["next_cursor"] = cursor or None
+        query = encode_query(merge(params, self.extra), object_arrays=self.object_arrays)
+        return f"{self.path}?{query}" if query else self.path
+
+    def fingerprint(self) -> str:
+        """Return a short text that is equal for equal filters: what binds a stored position to its walk."""
+        users = [user for chunk in self.users for user in chunk]
+        asked = f"{self.path}?{encode_query(merge(self.params, self.extra))}#{users}"
+        return hashlib.blake2b(asked.encode(), digest_size=9).hexdigest()
+
+    def start(self, cursor: str | Position | None) -> Position:
+        """Return the place a walk begins at, given what the caller passed as ``cursor``.
+
+        :raises UsageError: a position of other filters, or a bare cursor where only a position can say which
+            group of users it belongs to.
+        """
+        filters = self.fingerprint()
+        if isinstance(cursor, str) and cursor.startswith(Position.PREFIX):
+            cursor = Position.parse(cursor)
+        if isinstance(cursor, Position):
+            if cursor.filters != filters or cursor.chunk >= len(self.users):
+                raise UsageError(
+                    "this position belongs to another walk: repeat the account, window, users, limit and format "
+                    "it was taken from, or start without it"
+                )
+            return cursor
+        if cursor and len(self.users) > 1:
+            raise UsageError(
+                f"a cursor alone does not say which of the {len(self.users)} groups of {MAX_USERS} users it "
+                "belongs to; pass page.position"
+            )
+        return Position(filters=filters, cursor=cursor or None)
+
+
+class Filters(TypedDict, total=False):
+    """What every verb of a unified resource can ask for; ``Resource.list`` says what each one means."""
+
+    start_time: Moment | None
+    end_time: Moment | None
+    users: Iterable[UserFilter]
+    limit: int | None
+    ignore_limit: bool
+    ignore_remote_data: bool
+    exclude_fields: Iterable[str]
+    super_query: str | None
+    skip_api_call: bool
+    remote_query: Mapping[str, Any] | None
+    extra_query: Mapping[str, Any] | None
+    object_arrays: ObjectArrays
+
+
+def list_query(
+    *segments: str,
+    account: str | IntegratedAccount | None,
+    response_format: ResponseFormat = "unified",
+    key_by: str | None = None,
+    **filters: Unpack[Filters],
+) -> ListQuery:
+    """Check the filters of a list call and put them in the contract's order (section 1).
+
+    :raises UsageError: a filter that can never be right; the message says how to write it.
+    """
+    unknown = ", ".join(filters.keys() - Filters.__annotations__.keys())
+    if unknown:
+        raise TypeError(f"unknown filters: {unknown}; what this package does not name goes into extra_query")
+    start_time, end_time = filters.get("start_time"), filters.get("end_time")
+    limit, remote_query = filters.get("limit"), filters.get("remote_query")
+    exclude_fields: object = filters.get("exclude_fields", ())
+    object_arrays = filters.get("object_arrays", "indices")
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"limit is the most records on a page, 1 or more, not {limit!r}")
+    if isinstance(exclude_fields, str):
+        raise UsageError(f"exclude_fields takes several names: exclude_fields=[{exclude_fields!r}]")
+    if object_arrays not in ("indices", "brackets"):
+        raise UsageError(f"object_arrays is 'indices' or 'brackets', not {object_arrays!r}")
+    extra = dict(filters.get("extra_query") or {})
+    if "next_cursor" in extra:
+        raise UsageError("next_cursor in extra_query would repeat one page for ever; pass cursor=")
+    account = account_id(account)
+    query = ListQuery(
+        path=path_of(*segments),
+        account=account,
+        params={
+            "integrated_account_id": account,
+            "start_time": None if start_time is None else format_time(start_time, "start_time"),
+            "end_time": None if end_time is None else format_time(end_time, "end_time"),
+            "users": None,
+            "limit": limit,
+            "next_cursor": None,
+            "truto_response_format": None if response_format == "unified" else response_format,
+            "truto_key_by": key_by,
+            "truto_ignore_limit": filters.get("ignore_limit") or None,
+            "truto_ignore_remote_data": filters.get("ignore_remote_data") or None,
+            "truto_exclude_fields": tuple(filters.get("exclude_fields", ())),
+            "truto_super_query": filters.get("super_query"),
+            "truto_skip_api_call": filters.get("skip_api_call") or None,
+            "remote_query": None if remote_query is None else dict(remote_query),
+        },
+        users=split_users(filters.get("users")),
+        extra=extra,
+        object_arrays=object_arrays,
+    )
+    query.target()  # every value is encoded once here, so that a wrong one fails at the call and not later
+    return query
