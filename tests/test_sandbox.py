@@ -1,0 +1,1257 @@
+"""The sandbox against plain aiohttp and plain sockets: other tests lean on it, so the client has no part here."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import json
+import pathlib
+import urllib.request
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import UTC, date, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import aiohttp
+import brotli
+import pytest
+import yarl
+from hypothesis import given
+from hypothesis import strategies as st
+
+import truto_ci_async.sandbox as package
+from tests.support import run
+from truto_ci_async.sandbox import Fault, Options, Sandbox, parse_query
+from truto_ci_async.sandbox.codecs import bomb
+from truto_ci_async.sandbox.data import Window, company_today, midnight
+from truto_ci_async.sandbox.limits import SlidingWindow
+
+INTERACTIONS = "/unified/conversational-intelligence/interactions"
+JANUARY = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"}
+DEADLINE = 30.0  # seconds for a test; a busy machine needs more than its share
+QUIET_TURNS = 100  # of the event loop, which both ends share: with nothing read by then, nothing is coming
+
+# --- query strings ---------------------------------------------------------------------------------------
+
+TWENTY_ONE = [str(number) for number in range(21)]
+
+
+@pytest.mark.parametrize(
+    ("raw", "parsed"),
+    [
+        ("", {}),
+        ("a=1&b=2", {"a": "1", "b": "2"}),
+        ("a", {"a": ""}),
+        ("a=", {"a": ""}),
+        ("=1", {}),
+        ("&&a=1&&", {"a": "1"}),
+        ("a=b=c", {"a": "b=c"}),
+        ("a=1&a=2", {"a": ["1", "2"]}),
+        ("a[]=1", {"a": ["1"]}),
+        ("a[]=1&a[]=2", {"a": ["1", "2"]}),
+        ("a[0]=1&a[1]=2", {"a": ["1", "2"]}),
+        ("a[1]=2&a[0]=1", {"a": ["1", "2"]}),
+        ("a[5]=1&a[9]=2", {"a": ["1", "2"]}),
+        ("a[19]=1", {"a": ["1"]}),
+        ("a[20]=1", {"a": {"20": "1"}}),
+        ("a[0]=1&a[20]=2", {"a": {"0": "1", "20": "2"}}),
+        ("a[01]=1", {"a": {"01": "1"}}),
+        ("a[-1]=1", {"a": {"-1": "1"}}),
+        ("a[b]=1&a[c]=2", {"a": {"b": "1", "c": "2"}}),
+        ("a[b]=1&a=2", {"a": [{"b": "1"}, "2"]}),
+        ("a=2&a[b]=1", {"a": ["2", {"b": "1"}]}),
+        ("a[]=1&a[b]=2", {"a": {"0": "1", "b": "2"}}),
+        ("a%5Bb%5D%5bc%5d=1", {"a": {"b": {"c": "1"}}}),
+        ("a[b][c][d][e][f]=1", {"a": {"b": {"c": {"d": {"e": {"f": "1"}}}}}}),
+        ("a[b][c][d][e][f][g][h]=1", {"a": {"b": {"c": {"d": {"e": {"f": {"[g][h]": "1"}}}}}}}),
+        ("users[0][id]=1&users[1][id]=2", {"users": [{"id": "1"}, {"id": "2"}]}),
+        ("users[][id]=1&users[][id]=2", {"users": [{"id": ["1", "2"]}]}),
+        ("integration.name=gong", {"integration.name": "gong"}),
+        ("a=x+y&b=x%2By", {"a": "x y", "b": "x+y"}),
+        ("a=%E5%B1%B1&%C3%A9=1", {"a": "山", "é": "1"}),
+        ("a=%zz&b=%ff&c=%+1", {"a": "%zz", "b": "%ff", "c": "% 1"}),
+        ("a[toString]=1&constructor=2&b=3", {"b": "3"}),
+        ("a[b=1", {"a[b": "1"}),
+        ("[a]=1", {"a": "1"}),
+        ("&".join(f"a[]={n}" for n in TWENTY_ONE[:20]), {"a": TWENTY_ONE[:20]}),
+        ("&".join(f"a[]={n}" for n in TWENTY_ONE), {"a": {n: n for n in TWENTY_ONE}}),
+        ("&".join(f"a[{n}]={n}" for n in TWENTY_ONE), {"a": {n: n for n in TWENTY_ONE}}),
+        ("&".join(f"p{n}=1" for n in range(1001)), {f"p{n}": "1" for n in range(1000)}),
+    ],
+)
+def test_query_strings_are_read_as_qs_reads_them(raw: str, parsed: dict[str, Any]) -> None:
+    """Each line was run through qs 6.15.1; a client that is wrong about one of them loses filters in production."""
+    assert parse_query(raw) == parsed
+
+
+@given(st.text(alphabet=st.sampled_from(list("ab[]=&0129.%+é")), max_size=60))
+def test_no_query_string_raises(raw: str) -> None:
+    json.dumps(parse_query(raw))
+
+
+# --- asking the sandbox ----------------------------------------------------------------------------------
+
+
+class Reply:
+    """Status, headers and body of an answer, read whole."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.status, self.headers, self.body = status, headers, body
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Caller:
+    """A sandbox with a session beside it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.sandbox = Sandbox(**options)
+
+    async def __aenter__(self) -> Caller:
+        await self.sandbox.start()
+        self.session = aiohttp.ClientSession(
+            headers={"Authorization": f"Bearer {self.sandbox.token}", "Accept-Encoding": "identity"}
+        )
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.session.close()
+        await self.sandbox.aclose()
+
+    @property
+    def account(self) -> str:
+        return self.sandbox.account_ids[0]
+
+    def target(self, *, path: str = INTERACTIONS, raw: str = "", **query: str | None) -> str:
+        base = {"integrated_account_id": self.account, **JANUARY} if path == INTERACTIONS else {}
+        given = {name: value for name, value in (base | query).items() if value is not None}
+        return f"{path}?{urlencode(given)}" + (f"&{raw}" if raw else "")
+
+    async def get(self, *, headers: dict[str, str] | None = None, **query: Any) -> Reply:
+        return await self.send("GET", self.target(**query), headers=headers)
+
+    async def send(
+        self, method: str, target: str, *, headers: dict[str, str] | None = None, **rest: Any
+    ) -> Reply:
+        url = yarl.URL(self.sandbox.url + target, encoded=True)
+        async with self.session.request(
+            method, url, headers=headers, allow_redirects=False, **rest
+        ) as response:
+            return Reply(response.status, response.headers, await response.read())
+
+    async def walk(self, **query: Any) -> list[dict[str, Any]]:
+        """All pages, as a correct client reads them."""
+        found: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        cursor = None
+        while True:
+            reply = await self.get(next_cursor=cursor, **query)
+            assert reply.status == 200, reply.body
+            found += reply.json["result"]
+            cursor = reply.json.get("next_cursor")
+            if not cursor:
+                return found
+            assert cursor not in seen
+            seen.add(cursor)
+
+    async def raw(self, headers: str = "", **query: Any) -> tuple[bytes, bytes, str]:
+        """Head, body as sent and how it ended ("eof", "reset" or "open"), over a connection of its own."""
+        host, port = self.sandbox.url.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        with closing(writer):
+            auth = f"Authorization: Bearer {self.sandbox.token}\r\n"
+            writer.write(f"GET {self.target(**query)} HTTP/1.1\r\nHost: x\r\n{auth}{headers}\r\n".encode())
+            data, ended = b"", ""
+            while not ended:
+                reading = asyncio.create_task(reader.read(65536))
+                for _ in range(QUIET_TURNS):
+                    await asyncio.sleep(0)
+                if not reading.done():
+                    reading.cancel()
+                    ended = "open"
+                elif isinstance(reading.exception(), ConnectionResetError):
+                    ended = "reset"
+                else:
+                    data += reading.result()
+                    ended = "" if reading.result() else "eof"
+        head, _, body = data.partition(b"\r\n\r\n")
+        return head, body, ended
+
+
+# --- records and windows ---------------------------------------------------------------------------------
+
+
+def test_a_walk_yields_what_is_expected() -> None:
+    """`expected` and the served pages come from one source, at every page size."""
+
+    async def main() -> None:
+        async with Caller(interactions=120, account_rate=None) as caller:
+            expected = caller.sandbox.expected(caller.account, **JANUARY)
+            assert len(expected) == 120
+            for limit in (None, "1", "7", "100", "100000"):
+                assert await caller.walk(limit=limit) == expected
+            assert len(caller.sandbox.requests) == 3 + 120 + 18 + 2 + 2
+            assert caller.sandbox.stats.connections == 1
+
+    run(main(), DEADLINE)
+
+
+def test_the_same_arguments_give_the_same_company() -> None:
+    """A failing seed must fail again elsewhere; another seed, account or window must not look the same."""
+    first, again, other = Sandbox(), Sandbox(), Sandbox(seed=8)
+    assert first.accounts == again.accounts != other.accounts
+    one, two = first.account_ids[:2]
+    assert first.expected(one, **JANUARY) == again.expected(one, **JANUARY)
+    later = {"start_time": "2024-02-01T00:00:00Z", "end_time": "2024-03-01T00:00:00Z"}
+    rows, others, months = (
+        first.expected(one, **JANUARY),
+        first.expected(two, **JANUARY),
+        first.expected(one, **later),
+    )
+    assert rows != others
+    assert [row["metrics"] for row in rows] != [row["metrics"] for row in months]
+    assert [row["id"] for row in rows] == [row["id"] for row in months]  # ids promise nothing across windows
+    assert Sandbox(accounts=["62f44730-dd91-461e-bd6a-aedd9e0ad79d"]).account_ids[0].startswith("62f44730")
+
+
+def test_records_look_like_gongs() -> None:
+    """The shapes a decoder must live with all turn up in one small company."""
+    sandbox = Sandbox(interactions=200)
+    rows = sandbox.expected(sandbox.account_ids[0], **JANUARY)
+    ids = [row["user"]["id"] for row in rows]
+    assert ids == sandbox.user_ids(sandbox.account_ids[0])
+    assert len(set(ids)) == len({row["id"] for row in rows}) == 200
+    assert {len(each) for each in ids} == {15, 16, 17, 18, 19, 20}
+    assert any(int(each) > 2**64 for each in ids)
+    assert {row["user"].get("name", "absent") for row in rows} == {None, "absent"}
+    assert all([mail["is_primary"] for mail in row["user"]["emails"]] == [True] for row in rows)
+    assert any(not row["user"]["emails"][0]["email"].isascii() for row in rows)
+    values = [value for row in rows for value in row["metrics"].values()]
+    assert {type(value) for value in values} == {int, float, type(None)}
+    assert {len(row["metrics"]) for row in rows} >= {3, 4, 5}
+    assert {row.get("created_at", "absent") for row in rows} == {None, "absent"}
+    assert {(row["timezone"], row["aggregation_period"]) for row in rows} == {("US/Pacific", "total")}
+    assert {len(row["additional_metrics"]) for row in rows} == {0, 1, 2, 3}
+    for row in rows:
+        assert row["remote_data"]["userId"] == row["user"]["id"]
+        assert set(row["remote_data"]) == {"userId", "userEmailAddress", "personInteractionStats"}
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "answered"),
+    [
+        (
+            "2024-01-01T00:00:00Z",
+            "2024-02-01T00:00:00Z",
+            ("2024-01-01T00:00:00-08:00", "2024-02-01T00:00:00-08:00"),
+        ),
+        (
+            "2024-01-01T13:00:00Z",
+            "2024-01-02T13:00:00Z",
+            ("2024-01-01T00:00:00-08:00", "2024-01-03T00:00:00-08:00"),
+        ),
+        (
+            "2024-01-01T00:00:00+05:30",
+            "2024-01-02T00:00:00Z",
+            ("2023-12-31T00:00:00-08:00", "2024-01-02T00:00:00-08:00"),
+        ),
+        (
+            "2024-03-10T00:00:00Z",
+            "2024-03-11T00:00:00Z",
+            ("2024-03-10T00:00:00-08:00", "2024-03-11T00:00:00-07:00"),
+        ),
+        (
+            "2024-11-03T00:00:00Z",
+            "2024-11-04T00:00:00Z",
+            ("2024-11-03T00:00:00-07:00", "2024-11-04T00:00:00-08:00"),
+        ),
+        (
+            "2024-12-01T00:00:00Z",
+            "2026-01-01T00:00:00Z",
+            ("2024-12-01T00:00:00-08:00", "2024-12-24T00:00:00-08:00"),
+        ),
+    ],
+)
+def test_windows_are_whole_pacific_days(start: str, end: str, answered: tuple[str, str]) -> None:
+    """What is answered can differ from what was asked; a client has to read it from the records."""
+    asked = datetime.fromisoformat(start), datetime.fromisoformat(end)
+    assert Window.answering(*asked, today=date(2024, 12, 24)).texts == answered
+
+
+@pytest.mark.parametrize("year", range(2008, 2040))
+def test_summer_time_agrees_with_the_time_zone_database(year: int) -> None:
+    zoneinfo = pytest.importorskip("zoneinfo")
+    try:
+        pacific = zoneinfo.ZoneInfo("America/Los_Angeles")
+    except zoneinfo.ZoneInfoNotFoundError:
+        pytest.skip("no time zone database here")
+    for number in range(365):
+        day = date(year, 1, 1) + timedelta(days=number)
+        assert midnight(day) == datetime(day.year, day.month, day.day, tzinfo=pacific).isoformat()
+        noon = datetime(day.year, day.month, day.day, 7, 30, tzinfo=UTC)  # around Pacific midnight
+        assert company_today(noon.timestamp()) == noon.astimezone(pacific).date()
+
+
+def test_windows_with_nothing_in_them() -> None:
+    """Gong's 404 is an empty window, not a failure; an end before the start is the caller's mistake."""
+
+    async def main() -> None:
+        async with Caller() as caller:
+            future = {"start_time": "2999-01-01T00:00:00Z", "end_time": "2999-02-01T00:00:00Z"}
+            reply = await caller.get(**future)
+            assert (reply.status, reply.json["truto_is_remote_error"]) == (404, True)
+            assert reply.json["message"] == "no stats found for the specified period"
+            assert "remote_error" in reply.json["truto_error_insight"]
+            assert caller.sandbox.expected(caller.account, **future) == []
+            caller.sandbox.configure(caller.account, interactions=0)
+            assert (await caller.get()).status == 404
+            caller.sandbox.configure(caller.account, interactions=3)
+            assert len(await caller.walk()) == 3
+            reply = await caller.get(start_time=JANUARY["end_time"], end_time=JANUARY["start_time"])
+            assert (reply.status, reply.json.get("truto_is_remote_error")) == (400, None)
+
+    run(main(), DEADLINE)
+
+
+# --- parameters ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "said"),
+    [
+        ({"start_time": None}, 400, "start_time"),
+        ({"integrated_account_id": None}, 400, "integrated_account_id"),
+        ({"integrated_account_id": "nobody"}, 404, "not found"),
+        ({"start_time": "2024-01-01"}, 400, "offset"),
+        ({"start_time": "2024-01-01T00:00:00"}, 400, "offset"),
+        ({"start_time": "2024-13-01T00:00:00Z"}, 400, "month"),
+        ({"start_time": "2024-01-01T00:00:00 05:30"}, 400, "%2B"),
+        ({"limit": "0"}, 400, "limit"),
+        ({"limit": "-1"}, 400, "limit"),
+        ({"limit": "1.5"}, 400, "limit"),
+        ({"raw": "limit=1&limit=2"}, 400, "limit"),
+        ({"next_cursor": ""}, 400, "next_cursor"),
+        ({"next_cursor": "made-up"}, 400, "made-up"),
+        ({"truto_ignore_remote_data": "True"}, 400, "truto_ignore_remote_data"),
+        ({"truto_ignore_limit": "1"}, 400, "truto_ignore_limit"),
+        ({"truto_response_format": "xml"}, 400, "truto_response_format"),
+        ({"truto_super_query": "emea"}, 400, "truto_super_query"),
+        ({"truto_exclude_fields": "id"}, 400, "truto_exclude_fields[]"),
+        ({"users": "1"}, 400, "users"),
+        ({"remote_query": "a=b"}, 400, "remote_query"),
+        ({"path": "/unified/crm/deals"}, 404, "Cannot GET"),
+        ({"path": "/"}, 404, "Cannot GET"),
+    ],
+)
+def test_wrong_parameters_are_refused(query: dict[str, Any], status: int, said: str) -> None:
+    """A lenient fake hides the client's mistakes until production finds them."""
+
+    async def main() -> None:
+        async with Caller() as caller:
+            reply = await caller.get(**query)
+            body = reply.json
+            assert (reply.status, body["statusCode"]) == (status, status)
+            assert body["error"] == {400: "Bad Request", 404: "Not Found"}[status]
+            assert said in body["message"]
+            if None in query.values():
+                names = body["truto_error_insight"]["missing_required_query_parameters"]["value"]
+                assert names == [next(iter(query))]
+
+    run(main(), DEADLINE)
+
+
+def test_users_filter_and_its_traps() -> None:
+    """Spelled right it filters; spelled the documented way, or with 21 users, it selects nobody without a word."""
+
+    async def main() -> None:
+        async with Caller(interactions=60) as caller:
+            ids = caller.sandbox.user_ids(caller.account)[5:26]
+            some = "&".join(f"users[{at}][id]={each}" for at, each in enumerate(ids[:20]))
+            expected = caller.sandbox.expected(caller.account, **JANUARY, users=ids[:20])
+            assert await caller.walk(raw=quote(some, safe="=&"), limit="8") == expected
+            assert len(expected) == 20
+            assert caller.sandbox.requests[-1].notes == ()
+            for wrong in (
+                "&".join(f"users[][id]={each}" for each in ids[:2]),
+                "&".join(f"users[{at}][id]={each}" for at, each in enumerate(ids)),
+                "&".join(f"users[]={each}" for each in ids[:2]),
+            ):
+                assert await caller.walk(raw=wrong) == []
+                assert len(caller.sandbox.requests[-1].notes) == 1
+
+    run(main(), DEADLINE)
+
+
+def test_options_of_a_page() -> None:
+    """Excluded fields, keys, limits, remote data, remote query: each is visible in the answer."""
+
+    async def main() -> None:
+        async with Caller(interactions=5, extra_envelope={"x_trace": "t"}) as caller:
+            plain = (await caller.get()).json
+            assert list(plain) == [
+                "result", "next_cursor", "prev_cursor", "result_count", "is_partial_response", "x_trace",
+            ]  # fmt: skip
+            assert (plain["next_cursor"], plain["result_count"]) == (None, 5)
+            record = (await caller.get(raw="truto_exclude_fields[]=id&truto_exclude_fields[]=user")).json[
+                "result"
+            ][0]
+            assert set(record) & {"id", "user"} == set()
+            record = (await caller.get(truto_ignore_remote_data="true")).json["result"][0]
+            assert "remote_data" not in record
+            keyed = (await caller.get(truto_key_by="id")).json["result"]
+            assert keyed == {item["id"]: item for item in plain["result"]}
+            assert list((await caller.get(truto_key_by="user")).json["result"]) == ["[object Object]"]
+            assert list((await caller.get(truto_key_by="nothing")).json["result"]) == ["undefined"]
+            assert (await caller.get(limit="2")).json["result_count"] == 2
+            assert (await caller.get(limit="2", truto_ignore_limit="true")).json["result_count"] == 5
+            echo = (await caller.get(raw="remote_query[a][b]=1")).json["remote_query_echo"]
+            assert echo == {"a": {"b": "1"}}
+
+    run(main(), DEADLINE)
+
+
+@pytest.mark.parametrize(("setting", "last"), [("null", None), ("empty", ""), ("absent", "absent")])
+def test_envelopes_vary(setting: Any, last: str | None) -> None:
+    """Key order is not promised, and there are three ways to say that a page is the last."""
+
+    async def main() -> None:
+        async with Caller(interactions=3, end_cursor=setting, envelope_first=True) as caller:
+            page = (await caller.get(limit="2")).json
+            assert list(page)[-1] == "result"
+            page = (await caller.get(limit="2", next_cursor=page["next_cursor"])).json
+            assert page.get("next_cursor", "absent") == last
+            back = (await caller.get(limit="2", next_cursor=page["prev_cursor"])).json
+            assert back["result_count"] == 2
+
+    run(main(), DEADLINE)
+
+
+def test_super_query_filters_and_sorts() -> None:
+    """The synced store is where operators and sort_by have an effect."""
+
+    async def main() -> None:
+        async with Caller(interactions=30) as caller:
+            raw = "sort_by[id]=desc&metrics.interactivity[gt]=100"
+            found = await caller.walk(truto_super_query="wnam", raw=raw)
+            assert 0 < len(found) < 30
+            assert [item["id"] for item in found] == sorted((item["id"] for item in found), reverse=True)
+            assert all(item["metrics"]["interactivity"] > 100 for item in found)
+            assert found != await caller.walk(raw=raw)  # without it they do nothing
+            window = {"start_time": None, "end_time": None}
+            raw = "created_at[gte]=2024-03-01T00:00:00Z&created_at[lt]=2024-05-01T00:00:00Z"
+            found = await caller.walk(truto_super_query="apac", raw=raw, limit="100", **window)
+            assert {item["created_at"][:7] for item in found} == {"2024-03", "2024-04"}
+            one = found[0]["id"]
+            for condition, count in ((f"id={one}", 12), (f"id[in]={one},x", 12), (f"id[ne]={one}", 12 * 29)):
+                got = await caller.walk(truto_super_query="apac", raw=condition, limit="100", **window)
+                assert len(got) == count
+            assert (await caller.get(truto_super_query="apac", raw="id[like]=1")).status == 400
+            assert (await caller.get(truto_super_query="apac", raw="sort_by[id]=up")).status == 400
+
+    run(main(), DEADLINE)
+
+
+# --- formats ---------------------------------------------------------------------------------------------
+
+
+def test_raw_and_stream_in_both_shapes() -> None:
+    """Truto's envelope round Gong's rows, or Gong's whole body: nobody says which, so both are here."""
+
+    async def main() -> None:
+        async with Caller(interactions=5, provider_shape="gong", stream_piece=100) as caller:
+            rows = caller.sandbox.expected(caller.account, **JANUARY, provider=True)
+            for kind in ("raw", "stream"):
+                caller.sandbox.configure(caller.account, provider_shape="gong")
+                reply = await caller.get(truto_response_format=kind, limit="4")
+                page = reply.json
+                assert page["peopleInteractionStats"] == rows[:4]
+                assert (page["fromDateTime"], page["timeZone"]) == ("2024-01-01T00:00:00-08:00", "US/Pacific")
+                assert "next_cursor" not in page
+                records = page["records"]
+                assert (records["totalRecords"], records["currentPageNumber"]) == (5, 0)
+                reply = await caller.get(truto_response_format=kind, limit="4", next_cursor=records["cursor"])
+                assert reply.json["peopleInteractionStats"] == rows[4:]
+                assert "cursor" not in reply.json["records"]
+                caller.sandbox.configure(caller.account, provider_shape="envelope")
+                assert await caller.walk(truto_response_format=kind, limit="2") == rows
+                assert reply.headers.get("Transfer-Encoding") == ("chunked" if kind == "stream" else None)
+            _, body, _ = await caller.raw(truto_response_format="stream")
+            assert body.startswith(b"64\r\n{")
+            assert await caller.walk(truto_response_format="normalized") == caller.sandbox.expected(
+                caller.account, **JANUARY
+            )
+
+    run(main(), DEADLINE)
+
+
+def test_streams_that_are_no_json_document() -> None:
+    async def main() -> None:
+        async with Caller(interactions=70) as caller:
+            rows = caller.sandbox.expected(caller.account, **JANUARY, provider=True)
+            caller.sandbox.configure(caller.account, stream_as="ndjson")
+            reply = await caller.get(truto_response_format="stream")
+            assert reply.headers["Content-Type"] == "application/x-ndjson"
+            assert [json.loads(line) for line in reply.body.splitlines()] == rows
+            caller.sandbox.configure(caller.account, stream_as="bytes")
+            first, again = [(await caller.get(truto_response_format="stream")).body for _ in range(2)]
+            assert first == again
+            assert len(first) == 70 * 256
+            caller.sandbox.configure(caller.account, stream_as="empty")
+            assert (await caller.get(truto_response_format="stream")).body == b""
+
+    run(main(), DEADLINE)
+
+
+def test_debug_gives_the_providers_credentials_away() -> None:
+    """So that a client that prints or logs them is found out."""
+
+    async def main() -> None:
+        async with Caller(interactions=5) as caller:
+            secret = caller.sandbox.provider_secret
+            page = (await caller.get(truto_response_format="debug", limit="2", raw="remote_query[x]=1")).json
+            debug = page["debug"]
+            assert list(debug) == [
+                "requestUrl", "requestOptions", "data", "responseHeaders", "nextCursor", "isLooping", "isEmptyResult",
+                "resultCount",
+            ]  # fmt: skip
+            assert secret in debug["requestOptions"]["headers"]["Authorization"]
+            assert debug["requestUrl"].endswith("?x=1")
+            assert (debug["nextCursor"], debug["resultCount"]) == (page["next_cursor"], 2)
+            assert (await caller.get(truto_response_format="debug", truto_skip_api_call="true")).json[
+                "debug"
+            ] is None
+            assert secret.encode() not in (await caller.get()).body
+
+    run(main(), DEADLINE)
+
+
+# --- cursors ---------------------------------------------------------------------------------------------
+
+
+def test_a_cursor_belongs_to_its_filters() -> None:
+    """The service wants all parameters again with each cursor; a client that forgets one must not get a page."""
+
+    async def main() -> None:
+        async with Caller(accounts=2) as caller:
+            cursor = (await caller.get(limit="10")).json["next_cursor"]
+            user = caller.sandbox.user_ids(caller.account)[0]
+            for change, name in (
+                ({"limit": "11"}, "limit"),
+                ({"limit": None}, "limit"),
+                ({"start_time": "2024-01-02T00:00:00Z"}, "start_time"),
+                ({"end_time": "2024-02-02T00:00:00Z"}, "end_time"),
+                ({"integrated_account_id": caller.sandbox.account_ids[1]}, "integrated_account_id"),
+                ({"truto_response_format": "raw"}, "truto_response_format"),
+                ({"raw": f"users[0][id]={user}"}, "users"),
+                ({"raw": "truto_exclude_fields[]=id"}, "truto_exclude_fields"),
+                ({"truto_super_query": "apac"}, "truto_super_query"),
+            ):
+                reply = await caller.get(**{"limit": "10", "next_cursor": cursor} | change)
+                assert reply.status == 400
+                assert reply.json["message"].endswith(f"other values of: {name}")
+                assert cursor in reply.json["message"]
+            same = {"start_time": "2023-12-31T19:00:00-05:00", "truto_ignore_remote_data": "true"}
+            assert (await caller.get(limit="10", next_cursor=cursor, **same)).status == 200
+            listing = await caller.get(path="/integrated-account", next_cursor=cursor)
+            assert (listing.status, "another list" in listing.json["message"]) == (400, True)
+            swapped = cursor[:20] + ("A" if cursor[20] != "A" else "B") + cursor[21:]
+            for broken in (swapped, cursor[:-1], cursor[1:], cursor + "A", "é", "x" * 500):
+                reply = await caller.get(limit="10", next_cursor=broken)
+                assert (reply.status, "not a cursor" in reply.json["message"]) == (400, True)
+
+    run(main(), DEADLINE)
+
+
+def test_cursors_expire() -> None:
+    async def main() -> None:
+        now = 1_750_000_000.0
+        async with Caller(cursor_ttl=60.0, clock=lambda: now) as caller:
+            cursor = (await caller.get()).json["next_cursor"]
+            now += 59
+            fresh = await caller.get(next_cursor=cursor)
+            assert fresh.status == 200
+            now += 2
+            reply = await caller.get(next_cursor=cursor)
+            assert (reply.status, reply.json["message"]) == (400, "The cursor has expired")
+            cursor = fresh.json["next_cursor"]
+            assert (await caller.get(next_cursor=cursor)).status == 200
+            caller.sandbox.expire_cursors()
+            assert (await caller.get(next_cursor=cursor)).json["message"] == "The cursor has expired"
+
+    run(main(), DEADLINE)
+
+
+# --- accounts and tokens ---------------------------------------------------------------------------------
+
+
+def test_accounts_are_listed_and_filtered() -> None:
+    async def main() -> None:
+        async with Caller(accounts=4, others=5, accounts_key="results") as caller:
+            sandbox = caller.sandbox
+
+            async def listed(**query: str) -> list[str]:
+                found: list[str] = []
+                cursor: str | None = None
+                while True:
+                    reply = await caller.get(
+                        path="/integrated-account", limit="2", next_cursor=cursor, **query
+                    )
+                    assert reply.json["limit"] == 2
+                    found += [account["id"] for account in reply.json["results"]]
+                    cursor = reply.json["next_cursor"]
+                    if not cursor:
+                        return found
+
+            everyone = [account["id"] for account in sandbox.accounts]
+            assert len(everyone) == 9
+            assert sandbox.account_ids == everyone[:4]
+            assert await listed() == everyone
+            assert await listed(**{"integration.name": "gong", "status": "active"}) == everyone[:4]
+            assert len(await listed(status="needs_reauth")) == 1
+            assert await listed(tenant_id="tenant-2") == [everyone[1]]
+            assert await listed(is_sandbox="true") == [everyone[2], everyone[5], everyone[8]]
+            assert await listed(**{"created_at[gt]": "2024-01-08T00:00:00Z"}) == everyone[7:]
+            reply = await caller.get(path="/integrated-account", is_sandbox="maybe")
+            assert reply.status == 400
+            reply = await caller.get(path=f"/integrated-account/{everyone[0]}")
+            assert reply.json == sandbox.accounts[0]
+            assert set(reply.json) == {
+                "id", "tenant_id", "environment_id", "environment_integration_id", "status", "is_sandbox",
+                "authentication_method", "region", "context", "integration", "created_at", "updated_at", "last_error",
+            }  # fmt: skip
+
+    run(main(), DEADLINE)
+
+
+@pytest.mark.parametrize("shape", ["list", "resources"])
+def test_capabilities_in_both_shapes(shape: Any) -> None:
+    async def main() -> None:
+        async with Caller(capabilities_shape=shape) as caller:
+            path = f"/integrated-account/{caller.account}/capabilities"
+            body = (await caller.get(path=path, type="unified")).json
+            assert body["account"] == {"id": caller.account, "status": "active", "is_blocked": False}
+            found = body["unified"][0] if shape == "list" else body["unified"]["resources"][0]
+            assert found["methods"] == ["list"]
+            assert (await caller.get(path=path)).status == 400
+
+    run(main(), DEADLINE)
+
+
+def test_accounts_that_cannot_be_used() -> None:
+    """What must be reconnected, is blocked or is of another kind each says so in its own way."""
+
+    async def main() -> None:
+        async with Caller(others=5) as caller:
+            by_status = {account["status"]: account["id"] for account in caller.sandbox.accounts}
+            reply = await caller.get(integrated_account_id=by_status["needs_reauth"])
+            assert (reply.status, reply.json["truto_is_remote_error"]) == (401, True)
+            assert (await caller.get(integrated_account_id=by_status["validation_error"])).status == 400
+            hubspot = next(a["id"] for a in caller.sandbox.accounts if a["integration"]["name"] == "hubspot")
+            reply = await caller.get(integrated_account_id=hubspot)
+            assert (reply.status, reply.json.get("truto_is_remote_error")) == (404, None)
+            caller.sandbox.configure(caller.account, blocked=True)
+            reply = await caller.get()
+            assert (reply.status, reply.headers.get("Retry-After")) == (503, None)
+            caller.sandbox.configure(caller.account, blocked=False, status="needs_reauth")
+            assert (await caller.get(integrated_account_id=caller.sandbox.accounts[0]["id"])).status == 401
+
+    run(main(), DEADLINE)
+
+
+def test_tokens() -> None:
+    """Wrong ones are a local 401; an account's token implies its account and lives 15 minutes."""
+
+    async def main() -> None:
+        now = 1_750_000_000.0
+        async with Caller(clock=lambda: now) as caller:
+            for header in ("", "Bearer", "Bearer nonsense", "Basic sandbox-token", "sandbox-token"):
+                reply = await caller.get(headers={"Authorization": header})
+                assert (reply.status, reply.json["error"]) == (401, "Unauthorized")
+                assert "truto_is_remote_error" not in reply.json
+            assert (await caller.get(headers={"Authorization": "bearer sandbox-token"})).status == 200
+            caller.sandbox.tokens.append("second")
+            assert (await caller.get(headers={"Authorization": "Bearer second"})).status == 200
+
+            path = "/integrated-account/token"
+            reply = await caller.send("POST", path, json={"integrated_account_id": caller.account})
+            token = reply.json["integrated_account_token"]
+            own = {"Authorization": f"Bearer {token}"}
+            assert (await caller.get(headers=own, integrated_account_id=None)).status == 200
+            assert caller.sandbox.requests[-1].account == caller.account
+            assert (await caller.get(headers=own)).status == 200
+            other = caller.sandbox.account_ids[1]
+            reply = await caller.get(headers=own, integrated_account_id=other)
+            assert (reply.status, "forbidden_error" in reply.json["truto_error_insight"]) == (403, True)
+            assert (await caller.get(headers=own, path="/integrated-account")).status == 403
+            now += 899
+            assert (await caller.get(headers=own)).status == 200
+            now += 2
+            assert (await caller.get(headers=own)).status == 401
+
+            for body in (b"", b"{", b"[]", b"[" * 50_000, b"{}", b'{"integrated_account_id": 5}'):
+                assert (await caller.send("POST", path, data=body)).status == 400
+            assert (await caller.send("POST", path, json={"integrated_account_id": "x"})).status == 404
+            assert (await caller.send("POST", path, data=b"x" * 100_000)).status == 413
+            assert (await caller.send("GET", path)).status == 405
+            assert (await caller.send("POST", caller.target())).status == 405
+
+    run(main(), DEADLINE)
+
+
+def test_another_resource_pages_the_same_way() -> None:
+    async def main() -> None:
+        async with Caller() as caller:
+            path, account = "/unified/crm/contacts", caller.account
+            found = await caller.walk(path=path, integrated_account_id=account, limit="10")
+            assert len(found) == 36
+            raw = "sort_by[id]=desc&id[lt]=1010"
+            some = await caller.walk(
+                path=path, integrated_account_id=account, truto_super_query="apac", raw=raw
+            )
+            assert [int(item["id"]) for item in some] == list(range(1009, 999, -1))
+            assert (await caller.get(path=path)).status == 400
+
+    run(main(), DEADLINE)
+
+
+# --- limits ----------------------------------------------------------------------------------------------
+
+
+def test_sliding_windows_slide() -> None:
+    window = SlidingWindow(2, 10.0)
+    assert [window.admit(now) for now in (0.0, 4.0, 9.9, 10.0, 13.9, 14.0)] == [
+        True,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert (window.remaining(15.0), window.reset_after(15.0)) == (0, 5.0)
+    assert (window.remaining(24.0), window.reset_after(24.0)) == (2, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "limit", "reset"),
+    [("plain", "3", "10"), ("window", "3;w=10", "10"), ("epoch", "3", "1750000010")],
+)
+def test_both_tiers_are_enforced(shape: Any, limit: str, reset: str) -> None:
+    """A refusal carries everything a client may pace itself by."""
+
+    async def main() -> None:
+        now = 1_750_000_000.0
+        options = {"token_rate": (5, 10.0), "account_rate": (3, 10.0), "ratelimit_headers": shape}
+        async with Caller(clock=lambda: now, **options) as caller:
+            replies = [await caller.get() for _ in range(4)]
+            assert [reply.status for reply in replies] == [200, 200, 200, 429]
+            assert [reply.headers["ratelimit-remaining"] for reply in replies] == ["2", "1", "0", "0"]
+            assert {reply.headers["ratelimit-limit"] for reply in replies} == {limit}
+            assert {reply.headers["ratelimit-reset"] for reply in replies} == {reset}
+            refusal = replies[-1]
+            assert refusal.headers["Retry-After"] == "10"
+            assert "rate_limit_error" in refusal.json["truto_error_insight"]
+            assert refusal.json["error"] == "Too Many Requests"
+            other = caller.sandbox.account_ids[1]
+            assert [(await caller.get(integrated_account_id=other)).status for _ in range(2)] == [200, 429]
+            stats = caller.sandbox.stats
+            assert (stats.account_refusals, stats.token_refusals, stats.rate_limited) == (1, 1, 2)
+            now += 10
+            assert (await caller.get()).status == 200
+            caller.sandbox.clear()
+            assert (caller.sandbox.stats.requests, caller.sandbox.requests) == (0, [])
+
+    run(main(), DEADLINE)
+
+
+def test_limits_are_trutos_by_default_and_can_be_switched_off() -> None:
+    async def main() -> None:
+        async with Caller() as caller:
+            statuses = [(await caller.get(limit="1")).status for _ in range(51)]
+            assert statuses == [200] * 50 + [429]
+        async with Caller(token_rate=None, account_rate=None) as caller:
+            replies = [await caller.get(limit="1") for _ in range(60)]
+            assert {reply.status for reply in replies} == {200}
+            assert "ratelimit-limit" not in replies[0].headers
+
+    run(main(), DEADLINE)
+
+
+# --- faults ----------------------------------------------------------------------------------------------
+
+
+async def statuses(caller: Caller, count: int) -> list[int]:
+    return [(await caller.get(limit="1")).status for _ in range(count)]
+
+
+def test_a_script_is_played_in_order() -> None:
+    """In order, so many times, on a numbered request, on every so many-th; other accounts are left alone."""
+
+    async def main() -> None:
+        async with Caller(account_rate=None) as caller:
+            sandbox = caller.sandbox
+            sandbox.script(caller.account, [Fault.status(500), Fault.ok(), Fault.status(503).times(2)])
+            other = await caller.get(integrated_account_id=sandbox.account_ids[1])
+            assert (other.status, await statuses(caller, 6)) == (200, [500, 200, 503, 503, 200, 200])
+            assert [record.fault for record in sandbox.requests_for(caller.account)[:4]] == [
+                "status", "ok", "status", "status",
+            ]  # fmt: skip
+            assert sandbox.stats.faults == 3
+            sandbox.clear_faults()
+            sandbox.script(
+                caller.account, [Fault.status(500).on(2), Fault.status(502).every(3), Fault.status(504)]
+            )
+            assert await statuses(caller, 7) == [504, 500, 502, 200, 200, 502, 200]
+            sandbox.clear_faults()
+            sandbox.fault(Fault.status(500).every(2).times(2), caller.account)
+            assert await statuses(caller, 7) == [200, 500, 200, 500, 200, 200, 200]
+            sandbox.clear_faults()
+            sandbox.fault(Fault.status(418).forever())
+            assert await statuses(caller, 3) == [418] * 3
+            assert (await caller.get(path="/integrated-account")).status == 418
+            with pytest.raises(KeyError):
+                sandbox.fault(Fault.ok(), "nobody")
+
+    run(main(), DEADLINE)
+
+
+def test_status_faults() -> None:
+    """Truto's error body by default, anything else on request."""
+
+    async def main() -> None:
+        async with Caller() as caller:
+            caller.sandbox.script(
+                caller.account,
+                [
+                    Fault.status(
+                        422,
+                        message="Email is invalid",
+                        remote=True,
+                        details={"failures": []},
+                        raw_response={},
+                    ),
+                    Fault.status(403, insight={"forbidden_error": {"value": {"missing_scopes": ["x"]}}}),
+                    Fault.status(500, body="plain", content_type="text/plain", headers={"X-Id": "1"}),
+                    Fault.status(522),
+                    Fault.status(599, body={"a": 1}),
+                    Fault.status(204),
+                    Fault.html(status=502),
+                    Fault.html(),
+                    Fault.empty_body(),
+                    Fault.empty_body(status=500),
+                    Fault.body(b"\xef\xbb\xbf{}", content_type="application/octet-stream"),
+                    Fault.body([1]),
+                    Fault.redirect("/elsewhere", 307),
+                ],
+            )
+            replies = [await caller.get() for _ in range(13)]
+            assert [reply.status for reply in replies] == [
+                422, 403, 500, 522, 599, 204, 502, 200, 200, 500, 200, 200, 307,
+            ]  # fmt: skip
+            assert replies.pop(5).body == b""
+            assert replies[0].json == {
+                "statusCode": 422,
+                "error": "Unprocessable Entity"
+                if "Entity" in replies[0].json["error"]
+                else "Unprocessable Content",
+                "message": "Email is invalid",
+                "details": {"failures": []},
+                "truto_is_remote_error": True,
+                "raw_response": {},
+            }
+            assert replies[1].json["truto_error_insight"]["forbidden_error"]["value"] == {
+                "missing_scopes": ["x"]
+            }
+            assert (replies[2].body, replies[2].headers["X-Id"]) == (b"plain", "1")
+            assert replies[4].json == {"a": 1}
+            for page in replies[5:7]:
+                assert page.headers["Content-Type"].startswith("text/html")
+                assert page.body.startswith(b"<!doctype html>")
+            assert (replies[7].body, replies[8].body, replies[9].body) == (b"", b"", b"\xef\xbb\xbf{}")
+            assert replies[11].headers["Location"] == "/elsewhere"
+
+    run(main(), DEADLINE)
+
+
+def test_retry_after_forms_and_a_skewed_clock() -> None:
+    async def main() -> None:
+        now = 1_750_000_000.0
+        async with Caller(clock=lambda: now, date_skew=3600.0) as caller:
+            forms = [
+                {"retry_after": 7},
+                {"retry_after": 7, "retry_as_date": True},
+                {"retry_after": "soon"},
+                {},
+            ]
+            caller.sandbox.script(caller.account, [Fault.status(429, **form) for form in forms])
+            replies = [await caller.get() for _ in forms]
+            texts = [reply.headers.get("Retry-After") for reply in replies]
+            assert (texts[0], texts[2], texts[3]) == ("7", "soon", None)
+            answered = parsedate_to_datetime(replies[1].headers["Date"])
+            assert answered.timestamp() == now + 3600
+            assert parsedate_to_datetime(str(texts[1])) - answered == timedelta(seconds=7)
+
+    run(main(), DEADLINE)
+
+
+def test_odd_pages_lose_nothing() -> None:
+    """An empty page in the middle, and a walk whose cursors go round."""
+
+    async def main() -> None:
+        async with Caller(interactions=25, page_size=10) as caller:
+            expected = caller.sandbox.expected(caller.account, **JANUARY)
+            caller.sandbox.script(
+                caller.account, [Fault.empty_page(), Fault.ok(), Fault.empty_page().times(2)]
+            )
+            assert await caller.walk() == expected
+            assert len(caller.sandbox.requests) == 6
+
+            ids = [account["id"] for account in caller.sandbox.accounts]
+            caller.sandbox.fault(Fault.empty_page())
+            found = await caller.walk(path="/integrated-account", limit="2")
+            assert [account["id"] for account in found] == ids
+
+            for length in (1, 2, 5):
+                caller.sandbox.clear_faults()
+                caller.sandbox.fault(Fault.loop(length), caller.account)
+                cursors: list[str] = []
+                for _ in range(3 * length):
+                    page = (await caller.get(next_cursor=cursors[-1] if cursors else None)).json
+                    cursors.append(page["next_cursor"])
+                assert len(set(cursors)) == length
+                assert cursors[:length] == cursors[length : 2 * length]
+
+    run(main(), DEADLINE)
+
+
+def test_malformed_items() -> None:
+    async def main() -> None:
+        async with Caller(interactions=2) as caller:
+            good = caller.sandbox.expected(caller.account, **JANUARY)
+            bad = [None, 5, {"id": 7}, b'{"id": "\\ud800"}']
+            caller.sandbox.script(
+                caller.account,
+                [Fault.items(bad), Fault.items(bad[:2], mode="append"), Fault.items([[]], mode="prepend")],
+            )
+            assert (await caller.get()).json["result"] == [None, 5, {"id": 7}, {"id": "\ud800"}]
+            assert (await caller.get()).json["result"] == [*good, None, 5]
+            assert (await caller.get()).json["result"] == [[], *good]
+            assert (await caller.get()).json["result"] == good
+
+    run(main(), DEADLINE)
+
+
+def test_broken_connections() -> None:
+    """Reset or closed, before the first byte, inside the head, inside the body."""
+
+    async def main() -> None:
+        async with Caller() as caller:
+            whole = b"\r\n\r\n".join((await caller.raw())[:2])
+            for make, ending in ((Fault.reset, "reset"), (Fault.disconnect, "eof")):
+                for after in (0, 10, 1000):
+                    caller.sandbox.fault(make(after), caller.account)
+                    head, body, ended = await caller.raw()
+                    got = head + (b"\r\n\r\n" + body if body else b"")
+                    assert (len(got), got[:15], ended) == (after, whole[: min(15, after)], ending)
+                    status = caller.sandbox.requests[-1].status
+                    assert status == (200 if after else None)
+
+    run(main(), DEADLINE)
+
+
+def test_truncated_answers() -> None:
+    """Five ways to lose the second half of a body; the last two look like good HTTP."""
+
+    async def main() -> None:
+        async with Caller(interactions=20, stream_piece=4096) as caller:
+            _, whole, _ = await caller.raw()
+            modes: list[Any] = ["length", "chunked", "json", "gzip", "br"]
+            caller.sandbox.script(caller.account, [Fault.truncate(mode) for mode in modes])
+            head, body, ended = await caller.raw()
+            assert f"Content-Length: {len(whole)}".encode() in head
+            assert (body, ended) == (whole[: len(whole) // 2], "eof")
+            head, body, ended = await caller.raw()
+            assert b"Transfer-Encoding: chunked" in head
+            assert (body.endswith(b"0\r\n\r\n"), ended) == (False, "eof")
+            reply = await caller.get()
+            assert reply.body == whole[: len(whole) // 2]
+            head, body, ended = await caller.raw()
+            assert b"Content-Encoding: gzip" in head
+            assert (body.endswith(b"\r\n0\r\n\r\n"), ended) == (True, "open")
+            unpacker = zlib.decompressobj(31)
+            part = unpacker.decompress(b"".join(chunks(body)))
+            assert (whole.startswith(part), unpacker.eof, 0 < len(part) < len(whole)) == (True, False, True)
+            head, body, _ = await caller.raw()
+            assert b"Content-Encoding: br" in head
+            with pytest.raises(brotli.error):
+                brotli.decompress(b"".join(chunks(body)))
+            caller.sandbox.fault(Fault.truncate("length", keep=10), caller.account)
+            assert (await caller.raw())[1] == whole[:10]
+
+    run(main(), DEADLINE)
+
+
+def chunks(body: bytes) -> Iterator[bytes]:
+    while body:
+        size, _, body = body.partition(b"\r\n")
+        yield body[: int(size, 16)]
+        body = body[int(size, 16) + 2 :]
+
+
+def test_silence() -> None:
+    """Never an answer, or never the rest of it; the connection stays open until the client goes."""
+
+    async def main() -> None:
+        async with Caller() as caller:
+            _, whole, _ = await caller.raw()
+            caller.sandbox.script(
+                caller.account, [Fault.hang(), Fault.hang_body(), Fault.hang_body(0.5), Fault.slow(9.0)]
+            )
+            assert await caller.raw() == (b"", b"", "open")
+            assert caller.sandbox.requests[-1].status is None
+            head, body, ended = await caller.raw()
+            assert (head[:15], body, ended) == (b"HTTP/1.1 200 OK", b"", "open")
+            assert (await caller.raw())[1:] == (whole[: len(whole) // 2], "open")
+            assert await caller.raw() == (b"", b"", "open")
+            caller.sandbox.fault(Fault.slow(0.001), caller.account)
+            assert (await caller.get()).status == 200
+
+    run(main(), DEADLINE)
+
+
+def test_a_drip() -> None:
+    async def main() -> None:
+        async with Caller(interactions=1) as caller:
+            page = (await caller.get(truto_ignore_remote_data="true")).body
+            caller.sandbox.script(
+                caller.account,
+                [Fault.drip(0.0), Fault.drip(0.0, part="all"), Fault.drip(60), Fault.drip(60, part="all")],
+            )
+            assert (await caller.get(truto_ignore_remote_data="true")).body == page
+            assert (await caller.get(truto_ignore_remote_data="true")).body == page
+            head, body, ended = await caller.raw()
+            assert (head[:15], body, ended) == (b"HTTP/1.1 200 OK", b"", "open")
+            assert await caller.raw() == (b"", b"", "open")
+
+    run(main(), DEADLINE)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
+def test_content_codings(encoding: Any) -> None:
+    """Only for clients that list it, unless a fault forces it."""
+
+    async def main() -> None:
+        async with Caller(compress=encoding, account_rate=None) as caller:
+            plain = await caller.get()
+            assert "Content-Encoding" not in plain.headers
+            for accepted in (encoding, f"identity, {encoding.upper()};q=0.5"):
+                reply = await caller.get(headers={"Accept-Encoding": accepted})
+                assert (reply.headers["Content-Encoding"], reply.body) == (encoding, plain.body)
+                assert int(reply.headers["Content-Length"]) < len(plain.body) // 3
+            reply = await caller.get(headers={"Accept-Encoding": f"{encoding};q=0, identity"})
+            assert "Content-Encoding" not in reply.headers
+            query = {"truto_response_format": "stream", "limit": "20"}
+            stream = await caller.get(headers={"Accept-Encoding": encoding}, **query)
+            assert (stream.headers["Content-Encoding"], stream.json["result_count"]) == (encoding, 20)
+        async with Caller() as caller:
+            caller.sandbox.script(
+                caller.account, [Fault.compressed(encoding), Fault.bomb(encoding, 3_000_001)]
+            )
+            forced, blown = await caller.get(), await caller.get()
+            assert (forced.headers["Content-Encoding"], forced.body) == (encoding, plain.body)
+            assert blown.body == b" " * 3_000_001
+            assert int(blown.headers["Content-Length"]) < 10_000
+
+    run(main(), DEADLINE)
+
+
+def test_bombs_are_small_and_quick() -> None:
+    assert len(bomb("gzip", 2**30)) < 2 * 2**20
+    with pytest.raises(ValueError):
+        Fault.bomb("lzma")  # type: ignore[arg-type]
+
+
+def test_kept_connections_break_now_and_then() -> None:
+    """Every third request of one connection is met with a reset, as by a proxy that has just closed it."""
+
+    async def main() -> None:
+        async with Caller(reset_every=3) as caller:
+            assert await statuses(caller, 6) == [200] * 6  # aiohttp sends a GET once more by itself
+            records = caller.sandbox.requests
+            assert [record.fault for record in records] == [
+                None, None, "reset_every", None, None, "reset_every", None, None,
+            ]  # fmt: skip
+            ports = [record.peer_port for record in records]
+            assert (len(set(ports)), ports[0] == ports[2] != ports[3]) == (3, True)
+
+    run(main(), DEADLINE)
+
+
+# --- the server ------------------------------------------------------------------------------------------
+
+
+def test_requests_are_recorded_as_they_came() -> None:
+    async def main() -> None:
+        async with Caller() as caller:
+            await caller.get(raw="users%5B0%5D%5Bid%5D=1&x=a%2Bb+c", headers={"X-Mine": "1"})
+            record = caller.sandbox.requests[0]
+            assert (record.method, record.path, record.status) == ("GET", INTERACTIONS, 200)
+            assert record.target.endswith("users%5B0%5D%5Bid%5D=1&x=a%2Bb+c")
+            assert record.query["users"] == [{"id": "1"}]
+            assert record.query["x"] == "a+b c"
+            assert (record.headers["x-mine"], record.account) == ("1", caller.account)
+            with pytest.raises(AttributeError):
+                record.status = 500  # type: ignore[misc]
+
+        async with Caller(record_limit=10) as caller:
+            await statuses(caller, 25)
+            assert 5 <= len(caller.sandbox.requests) <= 10
+            assert caller.sandbox.stats.requests == 25
+
+    run(main(), DEADLINE)
+
+
+def test_a_request_is_on_record_while_it_hangs() -> None:
+    """A test can wait for a request to arrive and then do something to it."""
+
+    async def main() -> None:
+        async with Caller() as caller:
+            caller.sandbox.fault(Fault.hang(), caller.account)
+            asking = asyncio.create_task(caller.get())
+            while not caller.sandbox.requests:
+                await asyncio.sleep(0)
+            assert caller.sandbox.requests[0].status is None
+            asking.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asking
+
+    run(main(), DEADLINE)
+
+
+def test_closing_ends_everything_at_once() -> None:
+    """Hanging, dripping and idle connections all end with the sandbox; closing twice is fine; it can start again."""
+
+    async def main() -> None:
+        sandbox = Sandbox()
+        with pytest.raises(RuntimeError, match="not running"):
+            _ = sandbox.url
+        async with Caller() as caller:
+            sandbox = caller.sandbox
+            assert (await caller.get()).status == 200
+            kinds = [Fault.hang(), Fault.hang_body(), Fault.drip(60), Fault.slow(60)]
+            sandbox.script(caller.account, kinds)
+            asking = [asyncio.create_task(caller.get()) for _ in kinds]
+            while len(sandbox.requests) < 5:
+                await asyncio.sleep(0)
+            port = int(sandbox.url.rpartition(":")[2])
+            reader, idle = await asyncio.open_connection("127.0.0.1", port)
+            started = asyncio.get_running_loop().time()
+            await sandbox.aclose()
+            await sandbox.aclose()
+            ends = await asyncio.gather(*asking, return_exceptions=True)
+            assert await reader.read() == b""
+            idle.close()
+            assert all(isinstance(end, aiohttp.ClientError) for end in ends), ends
+            assert asyncio.get_running_loop().time() - started < 1.0
+            await sandbox.start()
+            await sandbox.start()
+            assert (await caller.get()).status == 200
+
+    run(main(), DEADLINE)
+
+
+def test_a_client_may_go_away_in_the_middle(caplog: pytest.LogCaptureFixture) -> None:
+    """A stream nobody reads to its end leaves no task, no connection and no log line."""
+
+    async def main() -> None:
+        async with Caller(interactions=20_000, stream_as="ndjson", stream_piece=65_536) as caller:
+            url = yarl.URL(caller.sandbox.url + caller.target(truto_response_format="stream"), encoded=True)
+            for read in (0, 1, 100_000):
+                async with caller.session.get(url) as response:
+                    assert len(await response.content.read(read)) <= read
+                    response.close()
+            assert (await caller.get()).status == 200
+
+    run(main(), DEADLINE)
+    assert [record for record in caplog.records if record.name.startswith("aiohttp")] == []
+
+
+def test_it_runs_in_a_thread() -> None:
+    """For code that is not async: plain urllib here."""
+    with Sandbox.in_thread(accounts=1, interactions=3) as sandbox:
+        query = urlencode({"integrated_account_id": sandbox.account_ids[0], **JANUARY})
+        request = urllib.request.Request(f"{sandbox.url}{INTERACTIONS}?{query}")
+        request.add_header("Authorization", f"Bearer {sandbox.token}")
+        sandbox.fault(Fault.slow(0.001), sandbox.account_ids[0])
+        with urllib.request.urlopen(request, timeout=DEADLINE) as response:
+            assert json.load(response)["result_count"] == 3
+        port = int(sandbox.url.rpartition(":")[2])
+        with pytest.raises(OSError), Sandbox.in_thread(port=port):
+            pass
+
+
+def test_run_serves_until_cancelled() -> None:
+    async def main() -> None:
+        ready: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(package.run(0, ready=ready.set_result, accounts=1))
+        sandbox = await ready
+        async with aiohttp.ClientSession() as session, session.get(sandbox.url) as response:
+            assert response.status == 401
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        with pytest.raises(RuntimeError):
+            _ = sandbox.url
+
+    run(main(), DEADLINE)
+
+
+def test_sizes_are_bounded() -> None:
+    async def main() -> None:
+        async with Caller() as caller:
+            assert (await caller.get(raw="x=" + "y" * 15_000)).status == 200
+            reply = await caller.get(raw="x=" + "y" * 17_000)
+            assert (reply.status, reply.json["statusCode"]) == (414, 414)
+            assert (await caller.send("HEAD", caller.target())).status == 405
+            assert (await caller.get(headers={"X-Long": "y" * 17_000})).status == 400
+
+    run(main(), DEADLINE)
+
+
+def test_it_listens_on_this_machine_only() -> None:
+    for host in ("0.0.0.0", "192.168.1.1", "::", "example.com"):
+        with pytest.raises(ValueError, match="loopback"):
+            Sandbox(host=host)
+
+
+def test_expected_reads_times_as_strictly_as_the_server() -> None:
+    sandbox = Sandbox()
+    account = sandbox.account_ids[0]
+    aware = [datetime.fromisoformat(each) for each in JANUARY.values()]
+    assert sandbox.expected(account, start_time=aware[0], end_time=aware[1]) == sandbox.expected(
+        account, **JANUARY
+    )
+    for bad in ("2024-01-01", datetime(2024, 1, 1)):
+        with pytest.raises(ValueError, match="start_time"):
+            sandbox.expected(account, start_time=bad, end_time=aware[1])
+
+
+def test_in_thread_takes_what_the_sandbox_takes() -> None:
+    parameters = inspect.signature(Sandbox).parameters
+    assert set(Options.__annotations__) | {"port"} == set(parameters)
+
+
+def test_it_shares_nothing_with_the_client() -> None:
+    """The two must be able to disagree, so the sandbox imports only itself."""
+    for path in pathlib.Path(package.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level < 2
+                assert not (node.module or "").startswith("truto_ci_async")
+            if isinstance(node, ast.Import):
+                assert not any(name.name.startswith(("truto_ci_async", "msgspec")) for name in node.names)
