@@ -1,0 +1,105 @@
+"""The main job from start to end: find the accounts, walk through one account's interactions, show them.
+
+Run it with `make demo`, or `python examples/demo.py`. It asks a sandbox, a real HTTP server on this machine with
+made-up data. To ask the real service, set TRUTO_API_TOKEN and write `TrutoClient()` without arguments, no Sandbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from truto_ci_async import Interaction, Sandbox, TrutoClient
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+END = datetime(2024, 2, 1, tzinfo=UTC)
+
+
+async def main() -> None:
+    async with Sandbox(seed=7) as sandbox, TrutoClient(sandbox.token, base_url=sandbox.url) as truto:
+        print(f"Connected to {truto.base_url}\n")
+
+        # 1. Which accounts are connected?
+        accounts = await truto.integrated_accounts.list().collect()
+        show_table(
+            ("account", "integration", "status", "tenant"),
+            [
+                (account.id, account.row()["integration"], account.status, account.tenant_id)
+                for account in accounts
+            ],
+        )
+        account = next(account for account in accounts if account.status == "active")
+
+        # 2. Walk through the interactions of one of them. `async for interaction in truto.interactions.list(...)`
+        #    does the same item by item; here the pages are shown as they arrive.
+        print(f"\nInteractions of account {account.id}, {START.date()} to {END.date()}:")
+        interactions: list[Interaction] = []
+        pages = truto.interactions.list(account, start_time=START, end_time=END).pages()
+        async for page in pages:
+            interactions.extend(page)
+            print(
+                f"  {len(page):3} on this page, {len(interactions):3} so far,"
+                f" answered in {page.response.elapsed * 1000:.0f} ms{', more to come' if page.has_more else ''}"
+            )
+
+        # 3. Every interaction is typed: fields that are missing are None, ids stay text.
+        print("\nThe first ones:")
+        rows = [interaction.row() for interaction in interactions[:8]]
+        show_table(
+            ("user", "user id", "monologue", "patience", "questions"),
+            [
+                (
+                    row["user_email"],
+                    row["user_id"],
+                    number(row["longest_monologue"]),
+                    number(row["patience"]),
+                    number(row["question_rate"]),
+                )
+                for row in rows
+            ],
+        )
+        users = {interaction.user.id for interaction in interactions if interaction.user}
+        print(f"\n{len(interactions)} interactions of {len(users)} users.")
+    show_next_steps()
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def show_table(headings: Sequence[str], rows: Sequence[Sequence[str | None]]) -> None:
+    """Print a table: with rich when it is installed, else with spaces."""
+    cells = [[cell or "" for cell in row] for row in rows]
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        widths = [max(map(len, column)) for column in zip(headings, *cells, strict=True)]
+        for line in (headings, *cells):
+            print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")  # an id that does not fit goes on below; it is never cut
+    for row in cells:
+        table.add_row(*row)
+    Console(highlight=False, markup=False).print(table)
+
+
+def show_next_steps() -> None:
+    installed = os.path.relpath(Path(sys.executable).with_name("truto-ci"))
+    command = installed if Path(installed).exists() and not installed.startswith("..") else "truto-ci"
+    print(
+        "\nWhat next:\n"
+        f"  {command} interactions --sandbox           the same from the command line\n"
+        f"  {command} interactions --sandbox -o csv    as CSV; also json, ndjson, yaml\n"
+        f"  {command} --help                           the rest, and how to ask your own accounts"
+    )
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

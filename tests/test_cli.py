@@ -1,0 +1,935 @@
+"""The command line: what it prints where, how it ends, and how to go on after it did not.
+
+Most tests call ``main`` in this process against a sandbox in a thread; pipes, signals and terminals need real ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import pytest
+
+from truto_ci_async import Fault, Sandbox, UsageError, __version__, cli
+from truto_ci_async import _output as output
+from truto_ci_async._arguments import (
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    INTERRUPTED,
+    REFUSED,
+    TERMINATED,
+    USAGE,
+    build_parser,
+    read_query,
+)
+from truto_ci_async._targets import NewFile
+from truto_ci_async.cli import main
+
+DEADLINE = 20.0  # seconds for a process to do what it is waited for
+START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
+WINDOW = ("--start-time", "2024-01-01", "--end-time", "2024-02-01")
+PEOPLE, PAGE = 7, 3  # so three pages, the last one short
+TOKEN = "the-token-of-these-tests"
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def cursor(self) -> str:
+        """The position that stderr says to go on from."""
+        found: str = re.findall(r"--next-cursor[ =](\S+)", self.err)[-1]
+        return found
+
+
+Run = Callable[..., Ran]
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
+    """A sandbox that the environment points at, with one account of three pages."""
+    with Sandbox.in_thread(accounts=1, interactions=PEOPLE, page_size=PAGE, tokens=[TOKEN]) as running:
+        monkeypatch.setenv("TRUTO_API_BASE_URL", running.url)
+        monkeypatch.setenv("TRUTO_API_TOKEN", TOKEN)
+        yield running
+
+
+@pytest.fixture
+def run(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Call ``main`` and return what it printed."""
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+    def run_main(*argv: str) -> Ran:
+        capsysbinary.readouterr()
+        code = main(argv)
+        printed = capsysbinary.readouterr()
+        return Ran(code, printed.out.decode(), printed.err.decode())
+
+    return run_main
+
+
+def listing(sandbox: Sandbox, *more: str) -> list[str]:
+    return ["interactions", "-a", sandbox.account_ids[0], *WINDOW, *more]
+
+
+def expected(sandbox: Sandbox, **options: Any) -> list[dict[str, Any]]:
+    return sandbox.expected(sandbox.account_ids[0], start_time=START, end_time=END, **options)
+
+
+def ndjson(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@contextmanager
+def process(*argv: str, stdout: int = subprocess.PIPE) -> Generator[subprocess.Popen[bytes]]:
+    """Start a real ``truto-ci``; it does not outlive the block, nor the deadline."""
+    command = [sys.executable, "-W", "error", "-m", "truto_ci_async", *argv]
+    with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE) as started:
+        watchdog = threading.Timer(DEADLINE, started.kill)
+        watchdog.start()
+        try:
+            yield started
+        finally:
+            watchdog.cancel()
+            started.kill()
+
+
+def ended(started: subprocess.Popen[bytes]) -> Ran:
+    out, err = started.communicate(timeout=DEADLINE)
+    return Ran(started.returncode, (out or b"").decode(), (err or b"").decode())
+
+
+# --- what is printed -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["json", "ndjson", "yaml"])
+def test_documents_hold_exactly_what_the_service_sent(sandbox: Sandbox, run: Run, format: str) -> None:
+    """An export that drops a field, or turns an id into a number, is worse than none."""
+    if format == "yaml":
+        load = pytest.importorskip("yaml").safe_load
+    else:
+        load = json.loads if format == "json" else ndjson
+    ran = run(*listing(sandbox, "-o", format))
+    assert ran.code == DONE
+    assert load(ran.out) == expected(sandbox)
+    assert "7 interactions, 3 pages" in ran.err
+
+
+def test_csv_is_one_flat_row_for_each_interaction(sandbox: Sandbox, run: Run) -> None:
+    ran = run(*listing(sandbox, "-o", "csv"))
+    rows = list(csv.DictReader(io.StringIO(ran.out)))
+    assert list(rows[0])[:4] == ["id", "user_id", "user_name", "user_email"]
+    for row, item in zip(rows, expected(sandbox), strict=True):
+        assert (row["id"], row["user_id"]) == (item["id"], item["user"]["id"])
+        assert row["start_time"] == item["start_time"]
+        for name in (
+            "longest_monologue",
+            "longest_customer_story",
+            "interactivity",
+            "patience",
+            "question_rate",
+        ):
+            value = item["metrics"].get(name)
+            assert row[name] == ("" if value is None else json.dumps(value))
+        assert json.loads(row["remote_data"]) == item["remote_data"]
+
+
+def test_a_table_shows_user_window_and_rounded_metrics(sandbox: Sandbox, run: Run) -> None:
+    ran = run(*listing(sandbox))
+    head, *lines = ran.out.splitlines()
+    assert head.split() == (
+        [
+            "user",
+            "user",
+            "id",
+            "window",
+            "monologue",
+            "customer",
+            "story",
+            "interactivity",
+            "patience",
+            "questions",
+        ]
+    )
+    for line, item in zip(lines, expected(sandbox), strict=True):
+        email, user_id, window, *metrics = line.split()
+        assert (email, user_id) == (item["user"]["emails"][0]["email"], item["user"]["id"])
+        assert window == "2024-01-01..2024-02-01"
+        values = [item["metrics"].get(name) for name in ("longest_monologue", "longest_customer_story")]
+        assert metrics[:2] == ["-" if value is None else f"{value:.2f}" for value in values]
+    assert "\x1b" not in ran.out
+
+
+@pytest.mark.parametrize("command", ["interactions", "accounts"])
+def test_ids_are_never_cut_however_narrow_the_terminal(
+    sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    if command == "accounts":
+        ids = [account["id"] for account in sandbox.accounts]
+        lines = run("accounts").out.splitlines()
+    else:
+        ids = sandbox.user_ids(sandbox.account_ids[0])
+        lines = run(*listing(sandbox)).out.splitlines()
+        assert max(map(output.cell_width, lines)) <= 40
+    assert all(any(each in line.split() for line in lines) for each in ids)
+
+
+@pytest.mark.parametrize(
+    ("format", "text"),
+    [("json", "[]\n"), ("ndjson", ""), ("yaml", "[]\n"), ("table", ""), ("csv", "id,user_id,")],
+)
+def test_an_empty_window_is_a_document_too(sandbox: Sandbox, run: Run, format: str, text: str) -> None:
+    if format == "yaml":
+        pytest.importorskip("yaml")
+    sandbox.configure(sandbox.account_ids[0], interactions=0)
+    ran = run(*listing(sandbox, "-o", format))
+    assert ran.code == DONE
+    assert ran.out[: len(text)] == text
+    assert len(ran.out.splitlines()) <= 1
+    assert "0 interactions" in ran.err
+
+
+def test_ndjson_stays_one_line_an_item_when_the_service_lays_its_json_out(sandbox: Sandbox, run: Run) -> None:
+    items = [{"id": "1", "remote_data": {"rate": 1.00}}, {"id": "2"}]
+    sandbox.fault(Fault.body(json.dumps({"result": items}, indent=2)))
+    assert ndjson(run(*listing(sandbox, "-o", "ndjson")).out) == items
+
+
+def test_repairs_are_told_on_stderr(sandbox: Sandbox, run: Run) -> None:
+    sandbox.fault(Fault.items([{"id": "1", "metrics": {"patience": "much"}}], mode="append"))
+    ran = run(*listing(sandbox, "-o", "csv"))
+    assert ran.code == DONE
+    assert "warning: repaired $.result[3].metrics.patience" in ran.err
+
+
+def test_key_by_gives_one_object(sandbox: Sandbox, run: Run) -> None:
+    ran = run(*listing(sandbox, "--key-by", "id"))
+    assert json.loads(ran.out) == {item["id"]: item for item in expected(sandbox)}
+
+
+def test_raw_gives_the_answers_of_the_provider(sandbox: Sandbox, run: Run) -> None:
+    documents = json.loads(run(*listing(sandbox, "--format", "raw")).out)
+    assert [row for each in documents for row in each["result"]] == expected(sandbox, provider=True)
+
+
+@pytest.mark.parametrize("format", output.FORMATS)
+def test_debug_never_shows_the_credentials_of_the_provider(sandbox: Sandbox, run: Run, format: str) -> None:
+    if format == "yaml":
+        pytest.importorskip("yaml")
+    ran = run(*listing(sandbox, "--format", "debug", "-o", format, "-v", "-q", "remote_query[key]=hush"))
+    assert ran.code == DONE
+    assert sandbox.provider_secret not in ran.out + ran.err
+    assert "?***" in ran.out + ran.err
+    if format == "json":
+        pages = json.loads(ran.out)
+        assert [item for page in pages for item in page["result"]] == expected(sandbox)
+        assert pages[0]["debug"]["requestOptions"]["headers"]["Authorization"] == "***"
+
+
+def test_accounts_are_listed_without_their_secrets(sandbox: Sandbox, run: Run) -> None:
+    for format in ("table", "json", "ndjson", "csv"):
+        ran = run("accounts", "-o", format)
+        assert ran.code == DONE
+        assert all(account["id"] in ran.out for account in sandbox.accounts)
+        assert "company-1" not in ran.out
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        (["--integration", "gong"], 2),
+        (["--integration", "gong", "--status", "active"], 1),
+        (["--tenant-id", "tenant-2"], 1),
+        (["--is-sandbox", "true"], 1),
+        (["-q", "integration.name=hubspot"], 1),
+        (["--max-items", "2"], 2),
+    ],
+)
+def test_accounts_are_filtered(sandbox: Sandbox, run: Run, options: Sequence[str], count: int) -> None:
+    assert len(ndjson(run("accounts", "-o", "ndjson", *options).out)) == count
+
+
+def test_capabilities(sandbox: Sandbox, run: Run) -> None:
+    ran = run("capabilities", sandbox.account_ids[0])
+    assert ran.out.split() == [
+        "model",
+        "resource",
+        "methods",
+        "conversational-intelligence",
+        "interactions",
+        "list",
+    ]
+    assert "active, not blocked" in ran.err
+    document = json.loads(run("capabilities", sandbox.account_ids[0], "-o", "json").out)
+    assert document["account_id"] == sandbox.account_ids[0]
+    assert run("capabilities").code == USAGE
+
+
+def test_the_official_line_works(sandbox: Sandbox, run: Run) -> None:
+    account, path = sandbox.account_ids[0], ("conversational-intelligence", "interactions")
+    assert json.loads(run("unified", *path, "-a", account, *WINDOW, "-o", "json").out) == expected(sandbox)
+    assert run("unified", *path, "-a", account, *WINDOW).out == run(*listing(sandbox)).out
+
+
+def test_items_of_any_resource_become_rows(sandbox: Sandbox, run: Run) -> None:
+    contacts = ["unified", "crm", "contacts", "-a", sandbox.account_ids[0], "--limit", "100"]
+    items = json.loads(run(*contacts, "-o", "json").out)
+    rows = list(csv.DictReader(io.StringIO(run(*contacts, "-o", "csv").out)))
+    assert [row["id"] for row in rows] == [item["id"] for item in items]
+    assert json.loads(rows[0]["emails"]) == items[0]["emails"]
+    table = run(*contacts)
+    assert table.out.splitlines()[1].split()[0] == items[0]["id"]
+    assert "not shown: emails, remote_data" in table.err
+
+
+# --- what is asked ---------------------------------------------------------------------------------------------
+
+
+def test_options_become_the_golden_request(monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    """The request of the wire contract, byte for byte."""
+    account = "62f44730-dd91-461e-bd6a-aedd9e0ad79d"
+    with Sandbox.in_thread(accounts=[account]) as sandbox:
+        monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
+        ran = run(
+            "interactions", "-a", account, *WINDOW, "--user", "234599484848423", "--user", "98765432109876543210",
+            "--ignore-remote-data", "--api-url", sandbox.url,
+        )  # fmt: skip
+        assert ran.code == DONE
+        assert sandbox.requests[0].target == (
+            "/unified/conversational-intelligence/interactions?integrated_account_id=62f44730-dd91-461e-bd6a-"
+            "aedd9e0ad79d&start_time=2024-01-01T00%3A00%3A00Z&end_time=2024-02-01T00%3A00%3A00Z&users%5B0%5D%5Bid%5D="
+            "234599484848423&users%5B1%5D%5Bid%5D=98765432109876543210&truto_ignore_remote_data=true"
+        )
+
+
+def test_every_option_reaches_the_wire(sandbox: Sandbox, run: Run) -> None:
+    run(*listing(
+        sandbox, "--limit", "2", "--exclude-field", "id", "--exclude-field", "timezone", "--format", "normalized",
+        "-q", r"a[b]=1\,2,c.d=e=f", "--query-json", '{"end_time": "2024-01-15T00:00:00Z", "users": null}',
+    ))  # fmt: skip
+    target = sandbox.requests[0].target
+    for part in (
+        "limit=2",
+        "truto_exclude_fields%5B%5D=id&truto_exclude_fields%5B%5D=timezone",
+        "truto_response_format=normalized",
+        "end_time=2024-01-15T00%3A00%3A00Z",
+        "a%5Bb%5D=1%2C2",
+        "c%5Bd%5D=e%3Df",
+    ):
+        assert part in target
+
+
+@pytest.mark.parametrize(
+    ("pairs", "query"),
+    [
+        ([], None),
+        (["a=1"], {"a": "1"}),
+        (["a=1,b=2", "c=3"], {"a": "1", "b": "2", "c": "3"}),
+        (["a="], {"a": ""}),
+        (["a=1", "a=2"], {"a": "2"}),
+        (["a=b=c"], {"a": "b=c"}),
+        ([r"a=1\,2,b=3"], {"a": "1,2", "b": "3"}),
+        ([r"a\=b=c"], {"a=b": "c"}),
+        ([r"a=\\,b=\x"], {"a": "\\", "b": r"\x"}),
+        (["a=tail\\"], {"a": "tail\\"}),
+        (["created_at[gt]=2024-01-01T00:00:00+01:00"], {"created_at": {"gt": "2024-01-01T00:00:00+01:00"}}),
+        (["created_at.gt=x", "created_at.lt=y"], {"created_at": {"gt": "x", "lt": "y"}}),
+        (["a[b][c].d=1"], {"a": {"b": {"c": {"d": "1"}}}}),
+        ([r"integration\.name=gong"], {"integration.name": "gong"}),
+        (["a[b.c]=1"], {"a": {"b.c": "1"}}),
+        (["a[]=1,a[]=2"], {"a": ["1", "2"]}),
+        (["a[b][]=1"], {"a": {"b": ["1"]}}),
+        (["a=[1].2"], {"a": "[1].2"}),
+        ([r"a\[b\]=1"], {"a[b]": "1"}),
+    ],
+)
+def test_q_reads_names_and_values(pairs: list[str], query: dict[str, Any] | None) -> None:
+    assert read_query(pairs, None) == query
+
+
+@pytest.mark.parametrize(
+    ("pairs", "text", "message"),
+    [
+        (["a"], None, "has no"),
+        (["a=1,2"], None, r"a comma in a value is written \\,"),
+        (["a=1,"], None, "has no"),
+        (["=1"], None, "cannot read the name"),
+        (["a[b=1"], None, "cannot read the name"),
+        (["a]b=1"], None, "cannot read the name"),
+        (["a[b]c=1"], None, "cannot read the name"),
+        (["a..b=1"], None, "cannot read the name"),
+        (["a[][b]=1"], None, "cannot read the name"),
+        (["[]=1"], None, "cannot read the name"),
+        (["a=1", "a[b]=2"], None, "one of them has to go"),
+        (["a[b]=2", "a=1"], None, "one of them has to go"),
+        (["a=1", "a[]=2"], None, "one of them has to go"),
+        ([], "{", "--query-json is not JSON"),
+        ([], "[1]", "takes an object"),
+        ([], "[" * 100_000, "--query-json is not JSON"),
+    ],
+)
+def test_queries_that_cannot_be_read_say_how_to_write_them(
+    pairs: list[str], text: str | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_query(pairs, text)
+
+
+def test_q_goes_into_query_json_and_a_dot_can_be_part_of_a_name() -> None:
+    assert read_query(["a.b=2"], '{"a": {"c": null}, "d": 1.5}') == {"a": {"c": None, "b": "2"}, "d": 1.5}
+    assert read_query(["a.b=1"], None, dots_nest=False) == {"a.b": "1"}
+
+
+# --- going on --------------------------------------------------------------------------------------------------
+
+
+def test_max_items_says_how_to_go_on_and_fetches_nothing_in_vain(sandbox: Sandbox, run: Run) -> None:
+    everything = expected(sandbox)
+    at_end_of_page = run(*listing(sandbox, "-o", "ndjson", "--max-items", "3"))
+    assert ndjson(at_end_of_page.out) == everything[:3]
+    assert len(sandbox.requests) == 1
+    assert (
+        ndjson(run(*listing(sandbox, "-o", "ndjson", "--next-cursor", at_end_of_page.cursor)).out)
+        == everything[3:]
+    )
+
+    inside = run(*listing(sandbox, "-o", "ndjson", "--max-items", "5"))
+    assert ndjson(inside.out) == everything[:5]
+    assert "it begins with 2 written above" in inside.err
+    assert (
+        ndjson(run(*listing(sandbox, "-o", "ndjson", "--next-cursor", inside.cursor)).out) == everything[3:]
+    )
+
+    on_first = run(*listing(sandbox, "-o", "ndjson", "--max-items", "2"))
+    assert "raise --max-items" in on_first.err
+    assert "--next-cursor" not in on_first.err
+
+    everything_there_is = run(*listing(sandbox, "-o", "ndjson", "--max-items", str(PEOPLE)))
+    assert "there is more" not in everything_there_is.err
+
+
+@pytest.mark.parametrize("format", ["unified", "raw"])
+def test_max_pages_and_the_service_s_own_cursor(sandbox: Sandbox, run: Run, format: str) -> None:
+    options = listing(sandbox, "-o", "ndjson", "--format", format)
+    first = run(*options, "--max-pages", "1")
+    rest = run(*options, "--next-cursor", first.cursor)
+    assert ndjson(first.out) + ndjson(rest.out) == ndjson(run(*options).out)
+
+
+def test_a_cursor_may_be_made_of_any_characters(sandbox: Sandbox, run: Run) -> None:
+    """The line to paste works in a shell, also for a cursor that looks like an option."""
+    cursor = "-v $HOME's"
+    sandbox.fault(Fault.body({"result": [], "next_cursor": cursor}))
+    ran = run(*listing(sandbox, "--format", "raw", "--max-pages", "1"))
+    words = shlex.split(ran.err.partition("add: ")[2])
+    assert words == [f"--next-cursor={cursor}"]
+    run(*listing(sandbox, *words))
+    assert "next_cursor=-v%20%24HOME%27s" in sandbox.requests[-1].target
+
+
+def test_a_position_of_other_filters_is_refused(sandbox: Sandbox, run: Run) -> None:
+    position = run(*listing(sandbox, "--max-pages", "1")).cursor
+    ran = run(*listing(sandbox, "--next-cursor", position, "--limit", "2"))
+    assert ran.code == USAGE
+    assert "belongs to another walk" in ran.err
+    assert "add: --next-cursor" not in ran.err
+
+
+# --- how it ends -----------------------------------------------------------------------------------------------
+
+SERVER_ERROR = [Fault.ok(), Fault.status(500).forever()]
+
+
+@pytest.mark.parametrize(
+    ("faults", "code", "words"),
+    [
+        ([], DONE, "7 interactions"),
+        ([Fault.status(503, retry_after=0)], DONE, "7 interactions"),
+        ([Fault.status(422, message="Email is invalid")], FAILED, "Email is invalid"),
+        ([Fault.html()], FAILED, "HTML"),
+        ([Fault.body({"result": None})], FAILED, "result"),
+        ([Fault.status(500).forever()], FAILED, "5 attempts"),
+        ([Fault.status(429, retry_after=3600)], FAILED, "wait 3600 s"),
+        ([Fault.status(503)], FAILED, "blocked"),
+        ([Fault.redirect("https://elsewhere.example")], FAILED, "check --api-url"),
+        ([Fault.status(401)], REFUSED, "check the token"),
+        ([Fault.status(401, remote=True)], REFUSED, "must reconnect"),
+        (
+            [Fault.status(403, insight={"forbidden_error": {"value": {"missing_scopes": ["calls:read"]}}})],
+            REFUSED,
+            "missing scopes: calls:read",
+        ),
+        (
+            [Fault.ok(), Fault.status(401, remote=True)],
+            REFUSED,
+            "complete so far: 3 interactions, 1 page",
+        ),
+        (SERVER_ERROR, INCOMPLETE, "complete so far: 3 interactions, 1 page"),
+        (
+            [Fault.ok(), Fault.reset().forever()],
+            INCOMPLETE,
+            "to go on, add: --next-cursor truto-position",
+        ),
+        ([Fault.ok(), Fault.truncate("json").forever()], INCOMPLETE, "to go on"),
+        ([Fault.ok(), Fault.status(429, retry_after=3600)], INCOMPLETE, "wait 3600 s"),
+        ([Fault.ok(), Fault.html()], FAILED, "to go on"),
+        ([Fault.ok(), Fault.loop()], FAILED, "a second time"),
+    ],
+)
+def test_exit_codes_of_answers(
+    sandbox: Sandbox, run: Run, faults: Sequence[Fault], code: int, words: str
+) -> None:
+    """Each failure is one or two plain lines: what happened, and what to do."""
+    sandbox.script(sandbox.account_ids[0], faults)
+    ran = run(*listing(sandbox, "-o", "ndjson"))
+    assert ran.code == code
+    assert words in ran.err
+    assert "Traceback" not in ran.err
+    assert len(ran.err.splitlines()) <= 4
+    complete = ndjson(ran.out)
+    assert complete == expected(sandbox)[: len(complete)]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (["--version"], DONE, ""),
+        (["interactions", "--help"], DONE, ""),
+        ([], USAGE, "usage: truto-ci"),
+        (["nonsense"], USAGE, "invalid choice"),
+        (["interactions", "--limit", "0"], USAGE, "1 or more"),
+        (["interactions", "--start-time", "2024-01-01T00:00:00"], USAGE, "has no time zone"),
+        (["interactions", "--start-time", "yesterday"], USAGE, "no date"),
+        (["interactions", "--timeout", "nan"], USAGE, "seconds"),
+        (["interactions", "--api-url", "ftp://x", "--token", "t"], USAGE, "base_url"),
+        (["interactions", "--query-json", "{"], USAGE, "not JSON"),
+        (["interactions", "--key-by", "id", "-o", "csv"], USAGE, "--key-by"),
+        (["interactions", "--key-by", "id", "--max-items", "1"], USAGE, "--max-items"),
+        (["interactions", "--format", "raw", "-o", "table"], USAGE, "no rows"),
+        (["interactions", "--format", "raw", "--max-items", "1"], USAGE, "--max-pages"),
+        (["interactions", "--sandbox", "--token", "t"], USAGE, "leave out"),
+        (["unified", "crm", "..", "-a", "x", "--token", "t"], USAGE, "path"),
+        (["sandbox", "--port", "65536"], USAGE, "not a port"),
+        (["capabilities", "no-such-account", "--sandbox"], FAILED, "truto-ci accounts"),
+    ],
+)
+def test_exit_codes_of_command_lines(run: Run, argv: Sequence[str], code: int, words: str) -> None:
+    ran = run(*argv)
+    assert ran.code == code
+    assert words in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_no_token_says_where_one_goes(run: Run) -> None:
+    ran = run("accounts")
+    assert ran.code == USAGE
+    assert "export TRUTO_API_TOKEN" in ran.err
+    assert "--sandbox" in ran.err
+
+
+def test_a_service_that_is_not_there(run: Run) -> None:
+    ran = run("accounts", "--token", "t", "--api-url", "http://127.0.0.1:1")
+    assert ran.code == FAILED
+    assert "check the network" in ran.err
+
+
+def test_timeout_bounds_a_page(sandbox: Sandbox, run: Run) -> None:
+    sandbox.script(sandbox.account_ids[0], [Fault.ok(), Fault.hang()])
+    ran = run(*listing(sandbox, "--timeout", "0.3"))
+    assert ran.code == INCOMPLETE
+    assert "--timeout SECONDS" in ran.err
+
+
+def test_a_mistake_of_ours_is_one_line_unless_asked_for_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(options: argparse.Namespace, progress: cli.Progress) -> None:
+        raise ZeroDivisionError("by nought")
+
+    monkeypatch.setattr(cli, "COMMANDS", {**cli.COMMANDS, "accounts": broken})
+    ran = run("accounts")
+    assert ran.code == FAILED
+    assert ran.err == "truto-ci: unexpected ZeroDivisionError: by nought (-vv shows where)\n"
+    assert "Traceback" in run("accounts", "-vv").err
+
+
+def test_json_stays_a_document_when_the_walk_breaks_off(sandbox: Sandbox, run: Run) -> None:
+    sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
+    ran = run(*listing(sandbox, "-o", "json"))
+    assert ran.code == INCOMPLETE
+    assert json.loads(ran.out) == expected(sandbox)[:PAGE]
+    sandbox.clear_faults()
+    rest = run(*listing(sandbox, "-o", "json", "--next-cursor", ran.cursor))
+    assert json.loads(rest.out) == expected(sandbox)[PAGE:]
+    sandbox.script(sandbox.account_ids[0], [Fault.status(401)])
+    assert run(*listing(sandbox, "-o", "json")).out == ""
+
+
+@pytest.mark.parametrize("given", ["option", "environment"])
+@pytest.mark.parametrize("fault", [Fault.ok(), Fault.status(401), Fault.html(), Fault.reset().forever()])
+def test_the_token_is_in_no_output(
+    sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch, given: str, fault: Fault
+) -> None:
+    sandbox.fault(fault, sandbox.account_ids[0])
+    option: tuple[str, ...] = ()
+    if given == "option":
+        monkeypatch.delenv("TRUTO_API_TOKEN")
+        option = ("--token", TOKEN)
+    ran = run(*listing(sandbox, *option, "-vv"))
+    assert "GET /unified/conversational-intelligence/interactions?" in ran.err
+    assert TOKEN not in ran.out + ran.err
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def test_a_file_appears_when_it_is_complete(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "january.ndjson"
+    file.write_text("the old one")
+    sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
+    ran = run(*listing(sandbox, "-o", "ndjson", "--out", str(file)))
+    assert ran.code == INCOMPLETE
+    assert ran.out == ""
+    assert file.read_text() == "the old one"
+    assert f"in {file}.partial" in ran.err
+    partial = tmp_path / "january.ndjson.partial"
+    assert ndjson(partial.read_text()) == expected(sandbox)[:PAGE]
+
+    sandbox.clear_faults()
+    rest = tmp_path / "rest.ndjson"
+    done = run(*listing(sandbox, "-o", "ndjson", "--out", str(rest), "--next-cursor", ran.cursor))
+    assert done.code == DONE
+    assert ndjson(partial.read_text() + rest.read_text()) == expected(sandbox)
+
+    assert run(*listing(sandbox, "-o", "ndjson", "--out", str(file))).code == DONE
+    assert ndjson(file.read_text()) == expected(sandbox)
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "january.ndjson", "january.ndjson.partial", "rest.ndjson"
+    ]  # fmt: skip
+
+
+def test_a_partial_file_is_a_document_and_never_replaces_another(
+    sandbox: Sandbox, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "january.json"
+    for partial in ("january.json.partial", "january.json.partial-2"):
+        sandbox.clear_faults()
+        sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
+        run(*listing(sandbox, "-o", "json", "--out", str(file)))
+        assert json.loads((tmp_path / partial).read_text()) == expected(sandbox)[:PAGE]
+    assert not file.exists()
+
+
+def test_half_a_page_is_taken_off_a_partial_file(tmp_path: Path) -> None:
+    """As when the disk is full."""
+    file = NewFile(tmp_path / "x.json")
+    file.write(b"[1")
+    file._stream.write(b",2")  # pyright: ignore[reportPrivateUsage]
+    kept = tmp_path / "x.json.partial"
+    assert file.abandon(b"]") == kept
+    assert kept.read_bytes() == b"[1]"
+
+
+def test_a_failure_before_the_first_page_leaves_nothing(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    sandbox.fault(Fault.status(401))
+    assert run(*listing(sandbox, "-o", "csv", "--out", str(tmp_path / "x.csv"))).code == REFUSED
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_that_cannot_be_written_are_refused_before_anything_is_asked(
+    sandbox: Sandbox, run: Run, tmp_path: Path
+) -> None:
+    for path in (tmp_path, tmp_path / "no" / "such"):
+        assert run(*listing(sandbox, "--out", str(path))).code == USAGE
+    assert sandbox.requests == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_devices_are_written_into_and_not_replaced(sandbox: Sandbox, run: Run) -> None:
+    assert run(*listing(sandbox, "--out", "/dev/null")).code == DONE
+    full = run(*listing(sandbox, "--out", "/dev/full"))
+    assert full.code == FAILED
+    assert "No space left" in full.err
+    assert Path("/dev/null").is_char_device()
+
+
+def test_links_stay_links_and_dash_is_stdout(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    link, file = tmp_path / "latest.json", tmp_path / "january.json"
+    link.symlink_to(file)
+    assert run(*listing(sandbox, "-o", "json", "--out", str(link))).code == DONE
+    assert link.is_symlink()
+    assert json.loads(file.read_text()) == expected(sandbox)
+    assert json.loads(run(*listing(sandbox, "-o", "json", "--out", "-")).out) == expected(sandbox)
+
+
+# --- pipes, signals, terminals ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", output.FORMATS)
+def test_a_closed_pipe_is_a_quiet_success(
+    sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """As in ``truto-ci … | head -1``."""
+    if format == "yaml":
+        pytest.importorskip("yaml")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with monkeypatch.context() as patched, os.fdopen(writing, "w") as stdout:
+        patched.setattr(sys, "stdout", stdout)
+        ran = run(*listing(sandbox, "-o", format))
+    assert ran.code == DONE
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["interactions", "--sandbox", "-o", "ndjson"]])
+def test_a_closed_pipe_leaves_no_complaint_at_exit(argv: Sequence[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        with process(*argv, stdout=writing) as started:
+            ran = ended(started)
+    finally:
+        os.close(writing)
+    assert ran.code == 0
+    assert not re.search("Traceback|Exception|Error", ran.err)
+
+
+def test_no_stdout_at_all_is_one_line(sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", None)
+        ran = run(*listing(sandbox))
+    assert ran.code == FAILED
+    assert ran.err == "truto-ci: stdout is closed\n"
+
+
+@pytest.mark.parametrize(
+    ("format", "signum", "code"),
+    [("ndjson", signal.SIGINT, INTERRUPTED), ("csv", signal.SIGTERM, TERMINATED)],
+)
+def test_pages_are_out_at_once_and_an_interrupted_walk_goes_on_later(
+    sandbox: Sandbox, run: Run, format: str, signum: signal.Signals, code: int
+) -> None:
+    """The second page never comes; the first is read, and then it is Ctrl-C, or a supervisor's SIGTERM."""
+    sandbox.fault(Fault.hang().on(2), sandbox.account_ids[0])
+    with process(*listing(sandbox, "-o", format)) as started:
+        assert started.stdout is not None
+        header = started.stdout.readline().decode() if format == "csv" else ""
+        first = "".join(started.stdout.readline().decode() for _ in range(PAGE))
+        started.send_signal(signum)
+        ran = ended(started)
+    assert ran.code == code
+    assert ran.out == ""
+    assert "complete so far: 3 interactions, 1 page" in ran.err
+    assert "Traceback" not in ran.err
+    sandbox.clear_faults()
+    rest = run(*listing(sandbox, "-o", format, "--next-cursor", ran.cursor))
+    assert header + first + rest.out.removeprefix(header) == run(*listing(sandbox, "-o", format)).out
+
+
+def test_ctrl_c_keeps_the_complete_pages_of_a_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.fault(Fault.hang().on(2), sandbox.account_ids[0])
+    with process(*listing(sandbox, "-o", "json", "-v", "--out", str(tmp_path / "x.json"))) as started:
+        assert started.stderr is not None
+        while b"call 2: GET" not in started.stderr.readline():
+            assert started.poll() is None
+        started.send_signal(signal.SIGINT)
+        ran = ended(started)
+    assert ran.code == INTERRUPTED
+    assert json.loads((tmp_path / "x.json.partial").read_text()) == expected(sandbox)[:PAGE]
+    assert [each.name for each in tmp_path.iterdir()] == ["x.json.partial"]
+
+
+def test_the_sandbox_prints_lines_to_paste(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with process("sandbox", "--accounts", "2", "--interactions", "4") as started:
+        assert started.stdout is not None
+        lines = [shlex.split(started.stdout.readline().decode()) for _ in range(4)]
+        assert [words[0] for words in lines] == ["export"] * 4
+        values = dict(words[1].split("=", 1) for words in lines)
+        for name in ("TRUTO_API_BASE_URL", "TRUTO_API_TOKEN"):
+            monkeypatch.setenv(name, values[name])
+        ran = run("interactions", "-a", values["ACCOUNT_2"], *WINDOW, "-o", "ndjson")
+        assert len(ndjson(ran.out)) == 4
+        started.send_signal(signal.SIGINT)
+        assert ended(started).code == INTERRUPTED
+
+
+def test_the_sandbox_stops_by_itself_when_told_to(run: Run) -> None:
+    ran = run("sandbox", "--for", "0.05", "--accounts", "1")
+    assert ran.code == DONE
+    assert ran.out.startswith("export TRUTO_API_BASE_URL=http://127.0.0.1:")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
+@pytest.mark.parametrize(("no_color", "escapes"), [("", True), ("1", False)])
+def test_a_terminal_gets_colours_unless_it_wants_none(
+    monkeypatch: pytest.MonkeyPatch, no_color: str, escapes: bool
+) -> None:
+    pytest.importorskip("rich")
+    import pty
+
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", no_color)
+    ours, theirs = pty.openpty()
+    try:
+        with process("interactions", "--sandbox", "--max-items", "3", stdout=theirs) as started:
+            os.close(theirs)
+            shown = b""
+            while True:
+                try:
+                    piece = os.read(ours, 65_536)
+                except OSError:  # Linux says so when the other end is closed
+                    break
+                if not piece:
+                    break
+                shown += piece
+            assert ended(started).code == DONE
+    finally:
+        os.close(ours)
+    text = shown.decode()
+    assert ("\x1b[36m" in text) is escapes
+    with Sandbox.in_thread(seed=7) as sandbox:
+        assert all(user_id in text for user_id in sandbox.user_ids(sandbox.account_ids[0])[:3])
+
+
+def test_python_m_is_the_same_program() -> None:
+    with process("--version") as started:
+        ran = ended(started)
+    assert (ran.code, ran.out, ran.err) == (0, f"truto-ci {__version__}\n", "")
+
+
+# --- help ------------------------------------------------------------------------------------------------------
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    parser = build_parser()
+    choices = cast("dict[str, argparse.ArgumentParser]", parser._actions[-1].choices)
+    return {"": parser, **choices}
+
+
+@pytest.mark.parametrize("command", commands())
+def test_help_says_something_about_every_option(run: Run, command: str) -> None:
+    ran = run(*([command] if command else []), "--help")
+    assert ran.code == DONE
+    for action in commands()[command]._actions:
+        assert action.choices or action.help or command == ""
+        for name in action.option_strings:
+            assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", ran.out)
+
+
+def test_help_tells_every_exit_code(run: Run) -> None:
+    documented = re.findall(r"\b\d+\b(?=\s{2,}\w|: by)", run("--help").out.partition("exit codes:")[2])
+    codes = {DONE, FAILED, USAGE, REFUSED, INCOMPLETE, INTERRUPTED, TERMINATED}
+    assert {int(code) for code in documented} == codes
+
+
+@pytest.mark.parametrize(
+    "line",
+    sorted({
+        line.strip()
+        for parser in commands().values()
+        for line in (parser.epilog or "").splitlines()
+        if line.strip().startswith("truto-ci") and "--sandbox" in line
+    }),
+)  # fmt: skip
+def test_every_example_of_the_help_works(run: Run, line: str) -> None:
+    """Pasted as they are, without an account."""
+    words = shlex.split(line.partition(" | ")[0])
+    ran = run(*words[1:])
+    assert ran.code == DONE
+    assert ran.out
+    assert "sandbox, made-up data" in ran.err
+
+
+def test_every_data_command_can_use_the_sandbox(run: Run) -> None:
+    for argv in (["interactions"], ["unified", "crm", "contacts"], ["accounts"], ["capabilities"]):
+        assert run(*argv, "--sandbox").code == DONE
+        assert run("--sandbox", *argv).code == DONE
+
+
+# --- writers ---------------------------------------------------------------------------------------------------
+
+
+def test_yaml_text_that_looks_like_a_number_stays_text_to_every_reader() -> None:
+    pytest.importorskip("yaml")
+    text = output.YamlWriter().page([{"a": "12e34", "b": "0o17", "c": "name", "d": 12}]).decode()
+    assert text == '- a: "12e34"\n  b: "0o17"\n  c: name\n  d: 12\n'
+
+
+def test_yaml_without_its_package_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    ran = run("interactions", "--sandbox", "-o", "yaml")
+    assert ran.code == FAILED
+    assert "pip install 'truto-ci-async[cli]'" in ran.err
+
+
+def test_the_table_needs_no_rich(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert output.rich_renderer() is None
+
+
+def test_rich_and_plain_tables_differ_in_nothing_but_style(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("rich")
+    monkeypatch.setenv("TERM", "xterm")
+    render = output.rich_renderer()
+    assert render is not None
+    items = [{"id": "7" * 30, "name": "[bold]山田"}, {"id": "8", "name": "b"}]
+    plain = output.TableWriter(output.ANYTHING, width=20).page(items).decode()
+    styled = output.TableWriter(output.ANYTHING, width=20, render=render).page(items).decode()
+    assert "\x1b[" in styled
+    assert [
+        line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", styled).splitlines()
+    ] == plain.splitlines()
+
+
+def test_names_cannot_steer_the_terminal() -> None:
+    shown = output.TableWriter(output.ANYTHING).page([{"name": "a\x1b[2Jb\nc\u202ed"}]).decode()
+    assert shown.splitlines() == ["name", "a�[2Jb�c�d"]
+
+
+def test_a_table_goes_on_with_the_columns_of_its_first_page() -> None:
+    writer = output.TableWriter(output.ANYTHING)
+    assert writer.page([]) == b""
+    first = writer.page([{"id": "1", "name": "山"}]).decode()
+    assert first == "id  name\n1   山\n"
+    assert writer.page([{"id": "22222", "name": "b"}]).decode() == "22222  b\n"
+
+
+def test_csv_tells_of_fields_that_came_too_late() -> None:
+    writer = output.CsvWriter(output.ANYTHING)
+    assert writer.page([{"a": 1, "b": [None]}, {"c": True}]) == b"a,b,c\n1,[null],\n,,true\n"
+    assert writer.page([{"a": "x,\n", "d": 1}]) == b'"x,\n",,\n'
+    assert list(writer.left_out) == ["d"]
+
+
+@pytest.mark.parametrize(
+    ("widths", "total", "lines"),
+    [
+        ([3, 3, 3], None, [[0, 1, 2]]),
+        ([3, 3, 3], 13, [[0, 1, 2]]),
+        ([3, 3, 3], 12, [[0, 1], [2]]),
+        ([30, 3, 3], 10, [[0], [1, 2]]),
+        ([3, 30, 3], 10, [[0], [1], [2]]),
+        ([], 10, []),
+    ],
+)
+def test_columns_flow_into_lines(widths: list[int], total: int | None, lines: list[list[int]]) -> None:
+    assert output.flow(widths, total) == lines
