@@ -1,0 +1,468 @@
+"""The rules of trying again: what is retried, after how long, how often, and what a whole client may spend on it."""
+
+from __future__ import annotations
+
+import math
+import random
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, formatdate
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from truto_ci_async._retry import (
+    Failure,
+    GiveUp,
+    Retry,
+    RetryBudget,
+    RetryPolicy,
+    RetryState,
+    Timeouts,
+    classify,
+    parse_http_date,
+    parse_retry_after,
+    quick_retries,
+)
+from truto_ci_async.errors import ConfigurationError
+
+NOW = 1_700_000_000.0  # wall clock
+
+
+def full_budget(policy: RetryPolicy | None = None, left: float | None = None) -> RetryBudget:
+    policy = policy or RetryPolicy()
+    budget = RetryBudget(policy.budget_capacity, policy.budget_refill)
+    if left is not None:
+        budget.left = left
+    return budget
+
+
+def state(
+    policy: RetryPolicy | None = None,
+    *,
+    draw: float = 0.5,
+    total: float | None = None,
+    can_refresh: bool = False,
+    budget: RetryBudget | None = None,
+) -> RetryState:
+    """A call that began at 0 with its first request sent."""
+    state = RetryState(
+        policy or RetryPolicy(),
+        budget or full_budget(policy),
+        now=0.0,
+        total=total,
+        can_refresh=can_refresh,
+        random=lambda: draw,
+    )
+    state.sent()
+    return state
+
+
+def status(code: int, retry_after: float | None = None, *, is_remote: bool = False) -> Failure:
+    return Failure(kind="status", status=code, retry_after=retry_after, is_remote=is_remote)
+
+
+# --- what is retried ------------------------------------------------------------------------------------------
+
+FAULTS = {408, 425, 500, 502, 504, 520, 521, 522, 523, 524}
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+@pytest.mark.parametrize("has_retry_after", [False, True])
+def test_every_status_is_retried_as_the_contract_says(is_remote: bool, has_retry_after: bool) -> None:
+    """A retry too many hammers a service that said no; one too few loses a page."""
+    for code in range(100, 600):
+        expected = "no"
+        if code in FAULTS:
+            expected = "fault"
+        elif code == 429 or (code == 503 and has_retry_after):
+            expected = "throttle"
+        elif code == 401 and not is_remote:
+            expected = "auth"
+        assert classify(code, is_remote=is_remote, has_retry_after=has_retry_after) == expected, code
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_retried"), [("connect", True), ("timeout", True), ("truncated", True), ("fatal", False)]
+)
+def test_failures_without_an_answer(kind: str, is_retried: bool) -> None:
+    """A lost connection may work the next time; a bad certificate never will."""
+    decision = state().failed(Failure(kind=kind), 0.0)  # type: ignore[arg-type]
+    assert decision == (Retry(wait=0.025, reason=kind) if is_retried else GiveUp(reason="not retryable"))
+
+
+def test_a_local_401_is_tried_once_more_when_the_token_can_be_fetched_again() -> None:
+    """Tokens of an integrated account live 15 minutes; a second refusal of a fresh one is final."""
+    call = state(can_refresh=True)
+    assert call.failed(status(401), 0.0) == Retry(wait=0.0, reason="status 401", fresh_token=True)
+    call.sent()
+    assert call.failed(status(401), 0.0) == GiveUp(reason="not retryable")
+    assert state().failed(status(401), 0.0) == GiveUp(reason="not retryable")
+    assert state(can_refresh=True).failed(status(401, is_remote=True), 0.0) == GiveUp(reason="not retryable")
+
+
+def test_a_fresh_token_costs_no_budget() -> None:
+    """When the token of a thousand running calls expires, all of them must get through."""
+    budget = full_budget(left=0.0)
+    assert isinstance(state(can_refresh=True, budget=budget).failed(status(401), 0.0), Retry)
+
+
+# --- Retry-After ----------------------------------------------------------------------------------------------
+
+LATER = formatdate(NOW + 30, usegmt=True)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("0", 0.0),
+        ("10", 10.0),
+        (" 10 ", 10.0),
+        ("1.5", 1.5),
+        ("007", 7.0),
+        ("86400", 86400.0),
+        ("10, 20", 20.0),  # joined by a proxy
+        (LATER, 30.0),
+        (datetime.fromtimestamp(NOW + 30, UTC).strftime("%A, %d-%b-%y %H:%M:%S GMT"), 30.0),  # RFC 850
+        (datetime.fromtimestamp(NOW + 30, UTC).ctime(), 30.0),  # asctime
+        (formatdate(NOW - 30, usegmt=True), 0.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Fri, 31 Dec 9999 23:59:60 GMT", 253402300800 - NOW),
+        ("", None),
+        ("-1", None),
+        ("-0", None),
+        ("+5", None),
+        ("1e3", None),
+        ("1_0", None),
+        ("nan", None),
+        ("inf", None),
+        ("9" * 350, None),  # beyond the largest float
+        ("9" * 100_000, None),
+        ("soon", None),
+        ("٣٠", None),
+        ("10 seconds", None),
+        ("Mon, 31 Feb 2025 10:00:00 GMT", None),
+        ("Mon, 03 Mar 2025 25:00:00 GMT", None),
+        ("Mon, 03 Foo 2025 10:00:00 GMT", None),
+        ("Mon, 03 Mar 2025 10:00:00 PST", None),
+        ("2025-03-03T10:00:00Z", None),
+        ("\x00", None),
+    ],
+)
+def test_retry_after_values(value: str, expected: float | None) -> None:
+    assert parse_retry_after({"retry-after": value}, NOW) == expected
+
+
+def test_no_header_is_no_wish() -> None:
+    assert parse_retry_after({}, NOW) is None
+
+
+@pytest.mark.parametrize("skew", [-120, 0, 120])
+def test_a_date_is_measured_against_the_clock_that_wrote_it(skew: int) -> None:
+    """With the server's clock two minutes off, ours would wait for nothing, or two minutes too long."""
+    headers = {
+        "retry-after": formatdate(NOW + skew + 30, usegmt=True),
+        "date": formatdate(NOW + skew, usegmt=True),
+    }
+    assert parse_retry_after(headers, NOW) == 30.0
+
+
+def test_a_bad_date_header_falls_back_to_our_clock() -> None:
+    assert parse_retry_after({"retry-after": LATER, "date": "yesterday"}, NOW) == 30.0
+
+
+@given(
+    st.datetimes(datetime(1971, 1, 1), datetime(2069, 12, 31)).map(
+        lambda d: d.replace(microsecond=0, tzinfo=UTC)
+    )
+)
+def test_the_three_forms_of_a_date_agree(moment: datetime) -> None:
+    forms = (
+        format_datetime(moment, usegmt=True),
+        moment.strftime("%A, %d-%b-%y %H:%M:%S GMT"),
+        moment.ctime(),
+    )
+    assert {parse_http_date(form) for form in forms} == {moment.timestamp()}
+
+
+garbage_values = st.one_of(
+    st.text(max_size=40),
+    st.floats().map(str),
+    st.integers().map(str),
+    st.from_regex(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{1,4} \d\d:\d\d:\d\d [A-Z]{1,3}", fullmatch=True),
+    st.from_regex(r"\d{1,20}([.,;]\s?(w=)?\d{0,20}){0,3}", fullmatch=True),
+    st.sampled_from(
+        ["-1", "nan", "inf", "-inf", "1e999", "0", "", " ", ",", ";w=", "0;w=0", "\x00", "１０", "9" * 500]
+    ),
+)
+garbage_headers = st.dictionaries(
+    st.sampled_from(["retry-after", "date", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"]),
+    garbage_values,
+)
+
+
+@settings(max_examples=500)
+@given(garbage_headers, st.floats())
+def test_no_header_can_break_the_parser(headers: dict[str, str], now_epoch: float) -> None:
+    wait = parse_retry_after(headers, now_epoch)
+    assert wait is None or (wait >= 0 and math.isfinite(wait))
+
+
+# --- waits ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "expected"),
+    [
+        (None, (0.0, 1.0)),  # missing: backoff
+        (0.0, (0.0, 1.0)),
+        (10.0, (10.0, 11.0)),
+        (60.0, (60.0, 61.0)),
+        (60.5, None),
+        (86400.0, None),
+    ],
+)
+def test_the_first_wait_after_a_429(retry_after: float | None, expected: tuple[float, float] | None) -> None:
+    """Never earlier than asked, spread upward only; a wish above ``max_wait`` is the caller's to hear at once."""
+    for draw in (0.0, 0.3, 0.999999):
+        decision = state(draw=draw, total=300.0).failed(status(429, retry_after), 0.0)
+        if expected is None:
+            assert decision == GiveUp(reason="wait too long")
+        else:
+            assert isinstance(decision, Retry)
+            assert expected[0] <= decision.wait < expected[1]
+
+
+def test_backoff_doubles_from_its_base_up_to_its_ceiling() -> None:
+    """Faults pass quickly, throttling does not: two bases, one rule."""
+    for code, base in ((500, 0.05), (429, 1.0)):
+        call = state(RetryPolicy(attempts=2000), draw=1 - 2**-53, budget=RetryBudget(1e6, 0.5))
+        waits: list[float] = []
+        for _ in range(1500):
+            decision = call.failed(status(code), 0.0)
+            assert isinstance(decision, Retry)
+            waits.append(decision.wait)
+            call.sent()
+        assert waits[:4] == pytest.approx([base, base * 2, base * 4, base * 8])
+        assert max(waits) <= 60.0
+        assert waits[-1] == pytest.approx(60.0)
+
+
+@given(
+    st.floats(0, 1, exclude_max=True),
+    st.none() | st.floats(0, 1e6),
+    st.integers(1, 60),
+    st.floats(0, 120),
+    st.floats(0, 10),
+    st.sampled_from([429, 500, 503]),
+)
+def test_a_wait_is_never_negative_nor_earlier_than_asked_nor_endless(
+    draw: float, retry_after: float | None, attempts: int, max_wait: float, base: float, code: int
+) -> None:
+    call = state(RetryPolicy(attempts=100, max_wait=max_wait, fault_base=base, throttle_base=base), draw=draw)
+    for _ in range(attempts - 1):
+        call.sent()
+    decision = call.failed(status(code, retry_after), 0.0)
+    if isinstance(decision, Retry):
+        assert (retry_after or 0.0) <= decision.wait <= max_wait + base
+    else:
+        assert retry_after is None or retry_after > max_wait
+
+
+def test_waits_are_spread_over_the_whole_interval() -> None:
+    """Full jitter: a thousand clients cut off at one moment must not come back at one moment."""
+    rng = random.Random(7)
+    waits: list[float] = []
+    for _ in range(1000):
+        call = RetryState(RetryPolicy(), full_budget(), now=0.0, random=rng.random)
+        call.sent()
+        decision = call.failed(status(429, 10.0), 0.0)
+        assert isinstance(decision, Retry)
+        waits.append(decision.wait)
+    buckets = [sum(1 for wait in waits if low <= (wait - 10) * 10 < low + 1) for low in range(10)]
+    assert min(buckets) > 50
+
+
+# --- ends -----------------------------------------------------------------------------------------------------
+
+
+def test_attempts_count_the_first_request() -> None:
+    call = state(RetryPolicy(attempts=3))
+    assert isinstance(call.failed(status(500), 0.0), Retry)
+    assert call.sent() == 2
+    assert isinstance(call.failed(status(500), 0.0), Retry)
+    assert call.sent() == 3
+    assert call.failed(status(500), 0.0) == GiveUp(reason="attempts")
+
+
+def test_none_means_one_request() -> None:
+    assert state(RetryPolicy.none()).failed(status(500), 0.0) == GiveUp(reason="attempts")
+    assert state(RetryPolicy.none(), can_refresh=True).failed(status(401), 0.0) == GiveUp(reason="attempts")
+
+
+def test_a_wait_past_the_deadline_is_not_begun() -> None:
+    """To sleep until a deadline and fail then tells the caller late what is known now."""
+    assert isinstance(state(total=300.0).failed(status(429, 10.0), 289.0), Retry)
+    assert state(total=300.0).failed(status(429, 10.0), 289.5) == GiveUp(reason="elapsed")
+    policy = RetryPolicy(max_elapsed=20.0)
+    assert isinstance(state(policy, total=300.0).failed(status(429, 10.0), 9.0), Retry)
+    assert state(policy, total=300.0).failed(status(429, 10.0), 9.5) == GiveUp(reason="elapsed")
+    assert state(RetryPolicy(max_elapsed=0.0)).failed(status(500), 0.0) == GiveUp(reason="elapsed")
+
+
+def test_a_retry_that_is_not_granted_costs_nothing() -> None:
+    budget = full_budget(left=5.0)
+    for failure, now in (
+        (status(400), 0.0),
+        (status(429, 100.0), 0.0),
+        (status(500), 299.99),
+        (status(503), 0.0),
+    ):
+        assert isinstance(state(total=300.0, budget=budget, draw=0.9).failed(failure, now), GiveUp)
+    assert budget.left == 5.0
+
+
+def test_an_empty_budget_ends_retries_but_not_what_the_service_asked_for() -> None:
+    """A 429 with Retry-After shows a service that is up and counting; pacing holds the others back meanwhile."""
+    budget = full_budget(left=0.5)
+    assert state(budget=budget).failed(status(500), 0.0) == GiveUp(reason="budget")
+    assert state(budget=budget).failed(status(429), 0.0) == GiveUp(reason="budget")
+    assert state(budget=budget).failed(status(503, 5.0), 0.0) == GiveUp(reason="budget")
+    assert isinstance(state(budget=budget).failed(status(429, 5.0), 0.0), Retry)
+
+
+def test_a_refusal_shows_that_the_service_is_up() -> None:
+    """A pull of many empty windows is answered with 404s; they must not starve the budget."""
+    budget = full_budget(left=0.0)
+    state(budget=budget).failed(status(404, is_remote=True), 0.0)
+    assert budget.left == 0.5
+    state(budget=budget).failed(status(503), 0.0)
+    state(budget=budget).failed(status(501), 0.0)
+    assert budget.left == 0.5
+    for _ in range(1000):
+        state(budget=budget).succeeded()
+    assert budget.left == 100.0
+
+
+# --- the budget in use ----------------------------------------------------------------------------------------
+
+
+def run_calls(
+    calls: int, failure_rate: float, *, budget: RetryBudget, policy: RetryPolicy, seed: int
+) -> tuple[int, int]:
+    """Make ``calls`` against a service that fails at random; give back requests sent and calls lost.
+
+    64 calls are under way at once, and every one waits its turn for its next request.
+    """
+    rng = random.Random(seed)
+    waiting = calls
+    running: list[RetryState] = []
+    sent = lost = 0
+    while waiting or running:
+        while waiting and len(running) < 64:
+            waiting -= 1
+            running.append(RetryState(policy, budget, now=0.0, random=rng.random))
+        call = running.pop(rng.randrange(len(running)))
+        call.sent()
+        sent += 1
+        if rng.random() >= failure_rate:
+            call.succeeded()
+        elif isinstance(call.failed(status(500), 0.0), Retry):
+            running.append(call)
+        else:
+            lost += 1
+    return sent, lost
+
+
+@pytest.mark.parametrize("before", [0.0, 0.1, 0.27], ids=lambda rate: f"{rate:.0%} failing before")
+@pytest.mark.parametrize("calls", [500, 1000, 10_000])
+def test_a_total_outage_meets_little_more_than_the_calls_themselves(calls: int, before: float) -> None:
+    """Without a common budget every call would be sent ``attempts`` times: five times the load on a service down."""
+    budget = full_budget()
+    policy = RetryPolicy()
+    run_calls(2000, before, budget=budget, policy=policy, seed=1)
+    sent, lost = run_calls(calls, 1.0, budget=budget, policy=policy, seed=2)
+    assert lost == calls
+    assert sent <= calls * 1.2
+
+
+def test_an_outage_with_a_few_good_answers_stays_within_its_bounds() -> None:
+    """One success in twenty earns back little: 100 + 5 % of half."""
+    sent, _ = run_calls(1000, 0.95, budget=full_budget(), policy=RetryPolicy(), seed=3)
+    assert sent <= 1000 * 1.2
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("failing", [0.27, 0.30], ids=["as asked", "with margin"])
+def test_a_flaky_service_loses_nothing(failing: float, seed: int) -> None:
+    """20 % 5xx, 5 % resets and 2 % cut bodies: the budget must not stop what ten attempts can mend."""
+    budget = full_budget()
+    sent, lost = run_calls(20_000, failing, budget=budget, policy=RetryPolicy(attempts=12), seed=seed)
+    assert lost == 0
+    assert sent == pytest.approx(20_000 / (1 - failing), rel=0.02)
+
+
+def test_ten_attempts_mend_what_they_can() -> None:
+    """At 27 % a call fails ten times running once in half a million calls."""
+    _, lost = run_calls(20_000, 0.27, budget=full_budget(), policy=RetryPolicy(attempts=10), seed=0)
+    assert lost == 0
+
+
+# --- options and the switch for tests -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"connect": 0},
+        {"read": -1.0},
+        {"attempt": math.nan},
+        {"total": math.inf},
+        {"total": "300"},
+        {"total": True},
+        {"total": timedelta(seconds=3)},
+    ],
+)
+def test_timeouts_refuse_nonsense(options: dict[str, float]) -> None:
+    with pytest.raises(
+        ConfigurationError, match=f"Timeouts.{next(iter(options))} must be a finite number above 0"
+    ):
+        Timeouts(**options)
+
+
+def test_no_timeout_is_a_choice() -> None:
+    assert Timeouts(connect=None, read=None, attempt=None, total=None).total is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"attempts": 0},
+        {"attempts": 2.5},
+        {"max_elapsed": -1},
+        {"max_wait": math.inf},
+        {"fault_base": -0.1},
+        {"throttle_base": None},
+        {"budget_capacity": -1},
+        {"budget_refill": "much"},
+    ],
+)
+def test_a_policy_refuses_nonsense(options: dict[str, float]) -> None:
+    with pytest.raises(ConfigurationError, match=f"RetryPolicy.{next(iter(options))} must be"):
+        RetryPolicy(**options)  # type: ignore[arg-type]
+
+
+def test_users_can_take_the_waiting_out_of_their_tests() -> None:
+    """A failing call fails at once, whatever the policy; a switch that stays on would be a trap."""
+    with quick_retries():
+        assert state().failed(status(500), 0.0) == GiveUp(reason="attempts")
+        with quick_retries(3):
+            call = state()
+            assert call.failed(status(429, 50.0), 0.0) == Retry(wait=0.0, reason="status 429")
+            call.sent()
+            call.sent()
+            assert call.failed(status(500), 0.0) == GiveUp(reason="attempts")
+        assert state().failed(status(500), 0.0) == GiveUp(reason="attempts")
+    assert isinstance(state().failed(status(500), 0.0), Retry)
+    with pytest.raises(ConfigurationError), quick_retries(0):
+        pass
