@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
 import msgspec
@@ -29,7 +30,7 @@ from .errors import (
     TruncatedBodyError,
     UsageError,
 )
-from .models import Capabilities, Capability, DebugInfo, Issue
+from .models import Capabilities, Capability, DebugInfo, Issue, redact
 
 T = TypeVar("T")
 
@@ -60,8 +61,11 @@ class _Envelope(Struct, Generic[T], forbid_unknown_fields=True):
     debug: DebugInfo | UnsetType | None = UNSET
 
 
+# As many keys of an unexpected body as an error names.
+KEYS_SHOWN = 12
+
 _decode_object = msgspec.json.Decoder(dict[str, Raw])
-_decode_any = msgspec.json.Decoder().decode
+_any = msgspec.json.Decoder()
 
 
 class PageReader(Generic[T]):
@@ -88,10 +92,13 @@ class PageReader(Generic[T]):
                 except msgspec.ValidationError:
                     return self._read_carefully(body)
                 if not self._items.blank(envelope.result):
+                    items: Any = envelope.result
+                    if self._items.item_type is Raw:  # a view of the whole body otherwise
+                        items = tuple(item.copy() for item in items)
                     return PageData(
-                        items=envelope.result,
+                        items=items,
                         next_cursor=envelope.next_cursor or None,
-                        prev_cursor=envelope.prev_cursor,
+                        prev_cursor=envelope.prev_cursor or None,
                         result_count=envelope.result_count,
                         is_partial_response=envelope.is_partial_response,
                         debug=envelope.debug or None,
@@ -104,6 +111,7 @@ class PageReader(Generic[T]):
                 raise TruncatedBodyError(
                     f"the JSON ends early, after {len(body):,} bytes", bytes_read=len(body)
                 ) from error
+            error.raw = error.raw or body[:EXCERPT_BYTES]
             raise
 
     def _read_carefully(self, body: bytes) -> PageData[T]:
@@ -125,7 +133,7 @@ class PageReader(Generic[T]):
         if issues and not items:
             first = issues[0]
             raise DecodeError(
-                f"no item of this page is a {_type_name(self._items.item_type)}: {first.message}; "
+                f"no item of this page is of type {_type_name(self._items.item_type)}: {first.message}; "
                 "item_type=dict takes items of any shape",
                 path=first.path,
                 index=first.index,
@@ -163,33 +171,48 @@ def take_result(envelope: dict[str, Raw]) -> bytes:
     for key in ("result", "results"):
         if key in envelope:
             return bytes(envelope.pop(key))
-    seen = ", ".join(sorted(envelope)) or "none"
+    seen = ", ".join(sorted(envelope)[:KEYS_SHOWN]) or "none"
+    if len(envelope) > KEYS_SHOWN:
+        seen += f" and {len(envelope) - KEYS_SHOWN} more"
     hint = ""
     if "peopleInteractionStats" in envelope:
         hint = "; this is the provider's own body: stream(path='peopleInteractionStats', item_type=dict) reads it"
     elif "error" in envelope or "message" in envelope:
-        hint = f"; the service says {bytes(envelope.get('message') or envelope['error'])[:200].decode()}"
+        said = [bytes(envelope[key]) for key in ("message", "error") if key in envelope]
+        told = next((text for text in said if text not in (b"null", b'""')), said[0])
+        hint = f"; the service says {told[:200].decode(errors='ignore')}"
     raise DecodeError(f"the body has no result; its keys are: {seen}{hint}")
 
 
 def read_envelope(envelope: dict[str, Raw]) -> dict[str, Any]:
-    """Read the keys around ``result``; those not named by the contract end up under ``extra``."""
-    fields: dict[str, Any] = {key: _decode_any(raw) for key, raw in envelope.items() if key != "debug"}
-    known: dict[str, Any] = {
-        "next_cursor": cursor_text(fields.pop("next_cursor", None)),
-        "prev_cursor": cursor_text(fields.pop("prev_cursor", None)),
-    }
-    count = fields.get("result_count")
-    if isinstance(count, (int, float)) and not isinstance(count, bool) and count == int(count):
-        known["result_count"] = int(fields.pop("result_count"))
-    if isinstance(fields.get("is_partial_response"), bool):
-        known["is_partial_response"] = fields.pop("is_partial_response")
+    """Read the keys around ``result``; those not named by the contract, or unreadable, end up under ``extra``.
+
+    :raises DecodeError: a ``next_cursor`` that is no text, or a number too large for any float.
+    """
+    fields = {key: _value(key, raw) for key, raw in envelope.items() if key != "debug"}
+    known: dict[str, Any] = {"next_cursor": cursor_text(fields.pop("next_cursor", None))}
+    with suppress(DecodeError):
+        known["prev_cursor"] = cursor_text(fields.get("prev_cursor"))
+        fields.pop("prev_cursor", None)
+    for key, type in (("result_count", int | None), ("is_partial_response", bool | None)):
+        with suppress(msgspec.ValidationError):  # not strict: 50.0 and "50" are 50, "true" is true
+            known[key] = msgspec.convert(fields.get(key), type, strict=False)
+            fields.pop(key, None)
     if "debug" in envelope:
         try:
             known["debug"] = msgspec.json.decode(envelope["debug"], type=DebugInfo | None)
         except msgspec.ValidationError:
-            fields["debug"] = _decode_any(envelope["debug"])
+            fields["debug"] = redact(_value("debug", envelope["debug"]))
     return known | {"extra": fields}
+
+
+def _value(key: str, raw: Raw) -> Any:
+    try:
+        return decode_with(_any, bytes(raw))
+    except msgspec.ValidationError as error:
+        raise DecodeError(
+            f"{key} cannot be decoded: {error}", path=f"$.{key}", raw=bytes(raw)[:EXCERPT_BYTES]
+        ) from error
 
 
 def cursor_text(value: object) -> str | None:
@@ -222,7 +245,7 @@ class _RawEnvelope(Struct):
 
 def _split_keyed(result: bytes) -> tuple[tuple[str, ...], bytes]:
     """Turn ``{"k": item, …}`` into its keys and ``[item, …]``; an empty array counts as an empty object."""
-    if result.strip(b" \t\r\n[]") == b"" and result[:1] == b"[":
+    if result[:1] == b"[" and not result[1:-1].strip():
         return (), b"[]"
     try:
         pairs = msgspec.json.decode(result, type=dict[str, Raw])
@@ -256,7 +279,7 @@ class _CapabilityAccount(Struct):
 
 
 class _CapabilityBody(Struct):
-    unified: Raw = Raw(b"[]")
+    unified: Raw
     account: _CapabilityAccount | None = None
 
 
@@ -351,8 +374,8 @@ def read_error(
         message = f"a redirect to {where[:200]!r}, which is not followed; check base_url"
     elif not message:
         message = f"no message; {describe(body)}"
-    elif not fields and body.strip():
-        message = f"{message}; the body is no JSON: {describe(body)}"
+    elif not isinstance(parsed, dict) and body.strip():
+        message = f"{message}; the body is no JSON object: {describe(body)}"
     insight = fields.get("truto_error_insight")
     return error_class(status, is_remote=is_remote, asked_to_wait=retry_after is not None)(
         message,

@@ -43,10 +43,11 @@ class _Zlib:
             self._inflater = zlib.decompressobj(15 if wrapped else -15)
         while data:
             if self._inflater.eof:
-                if not self._gzip or data.strip(b"\0") == b"":
-                    if data.strip(b"\0"):
-                        raise DecodeError(f"{len(data)} bytes follow the end of the deflate body")
+                data = data.lstrip(b"\0")  # padding, as gzip's own tools take it
+                if not data:
                     return
+                if not self._gzip:
+                    raise DecodeError(f"{len(data)} bytes follow the end of the deflate body")
                 self._inflater = zlib.decompressobj(31)
             piece = self._inflater.decompress(data, PIECE)
             if piece:
@@ -65,7 +66,7 @@ class _Brotli:
         self._decoder: Any = module.Decompressor()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        if self._decoder.is_finished():
+        if self._decoder.is_finished() and data:
             raise DecodeError(f"{len(data)} bytes follow the end of the br body")
         while True:
             piece = self._decoder.process(data, output_buffer_limit=PIECE)

@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack, cast
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import quote
 from uuid import UUID
 
@@ -18,12 +18,16 @@ from msgspec import Struct
 from .errors import UsageError
 from .models import IntegratedAccount, Position, User
 
+T = TypeVar("T")
+
 Moment: TypeAlias = datetime | date | str
 ObjectArrays: TypeAlias = Literal["indices", "brackets"]
 ResponseFormat: TypeAlias = Literal["unified", "raw", "normalized", "stream", "debug"]
 
 # qs reads an array whose index passes 19 as an object, so a longer users filter goes out in several walks.
 MAX_USERS = 20
+# Far more levels than qs reads (5); a dict that holds itself has no end.
+MAX_DEPTH = 32
 
 
 def format_time(moment: Moment, name: str) -> str:
@@ -56,13 +60,22 @@ def encode_query(params: Mapping[str, Any], *, object_arrays: ObjectArrays = "in
     Objects become ``a[b]=v``, arrays of scalars ``a[]=x``, arrays of objects ``a[0][b]=v`` (or ``a[][b]=v``
     under ``brackets``). None is never sent, nor are empty arrays and objects.
 
-    :raises UsageError: a value that has no text form, or an array of objects longer than qs reads as one.
+    :raises UsageError: a name that is no text, a value that has no text form, or an array of objects longer
+        than qs reads as one.
     """
     return "&".join(
         f"{quote(name, safe='')}={quote(text, safe='')}"
         for key, value in params.items()
-        for name, text in _flatten(key, value, object_arrays)
+        for name, text in _flatten(_name(key), value, object_arrays)
     )
+
+
+def in_order(items: Iterable[T]) -> Iterable[T]:
+    """Sort a set, whose own order is another one in each process, so that a walk can be asked for again."""
+    return sorted(items, key=str) if isinstance(items, (set, frozenset)) else items
+
+
+_ARRAYS = (list, tuple, set, frozenset)
 
 
 def _flatten(name: str, value: object, object_arrays: ObjectArrays) -> Iterable[tuple[str, str]]:
@@ -70,10 +83,10 @@ def _flatten(name: str, value: object, object_arrays: ObjectArrays) -> Iterable[
         return
     if isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
-            yield from _flatten(f"{name}[{key}]", item, object_arrays)
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        items = [item for item in cast("Iterable[object]", value) if item is not None]
-        nested = any(isinstance(item, (Mapping, list, tuple)) for item in items)
+            yield from _flatten(f"{name}[{_name(key)}]", item, object_arrays)
+    elif isinstance(value, _ARRAYS):
+        items = [item for item in in_order(cast("Iterable[object]", value)) if item is not None]
+        nested = any(isinstance(item, (Mapping, *_ARRAYS)) for item in items)
         if nested and len(items) > MAX_USERS:
             raise UsageError(
                 f"{name} holds {len(items)} objects; the service reads at most {MAX_USERS} as an array"
@@ -100,10 +113,20 @@ def _scalar(name: str, value: object) -> str:
         raise UsageError(
             f"{name}={value!r} cannot be sent in a query; give text, a number, a bool or a date-time"
         )
+    return _utf8(text, name)
+
+
+def _name(key: object) -> str:
+    if not isinstance(key, str):
+        raise UsageError(f"the name of a parameter is text, not {key!r}")
+    return _utf8(key, "the name of a parameter")
+
+
+def _utf8(text: str, what: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{name} holds a lone surrogate, which has no UTF-8 form") from None
+        raise UsageError(f"{what} holds a lone surrogate, which has no UTF-8 form") from None
     return text
 
 
@@ -122,6 +145,21 @@ def merge(params: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def snapshot(value: object, depth: int = 0) -> Any:
+    """Copy nested parameters, so that a walk goes on asking the same whatever its caller does to them later.
+
+    :raises UsageError: nested deeper than ``MAX_DEPTH``.
+    """
+    if depth > MAX_DEPTH:
+        raise UsageError(f"parameters are nested {MAX_DEPTH} levels deep at most; does a dict hold itself?")
+    if isinstance(value, Mapping):
+        items = cast("Mapping[object, object]", value).items()
+        return {key: snapshot(item, depth + 1) for key, item in items}
+    if isinstance(value, _ARRAYS):
+        return tuple(snapshot(item, depth + 1) for item in in_order(cast("Iterable[object]", value)))
+    return value
+
+
 UserFilter: TypeAlias = str | User | Mapping[str, Any]
 
 
@@ -137,8 +175,10 @@ def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ..
         return ((),)
     if isinstance(users, (str, User, Mapping)):
         raise UsageError(f"users takes several ids: users=[{users!r}]")
+    if not isinstance(users, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"users takes several ids, not {users!r}")
     ids: dict[str, None] = {}
-    for user in users:
+    for user in in_order(users):
         value: object = user.id if isinstance(user, User) else user
         if isinstance(value, Mapping):
             value = cast("Mapping[str, object]", value).get("id")
@@ -172,7 +212,7 @@ def path_of(*segments: str) -> str:
     for segment in segments:
         if not segment or segment in {".", ".."}:
             raise UsageError(f"a part of the path is {segment!r}")
-    return "/" + "/".join(quote(segment, safe="") for segment in segments)
+    return "/" + "/".join(quote(_utf8(segment, "a part of the path"), safe="") for segment in segments)
 
 
 class ListQuery(Struct, frozen=True, kw_only=True):
@@ -199,7 +239,9 @@ class ListQuery(Struct, frozen=True, kw_only=True):
     def fingerprint(self) -> str:
         """Return a short text that is equal for equal filters: what binds a stored position to its walk."""
         users = [user for chunk in self.users for user in chunk]
-        asked = f"{self.path}?{encode_query(merge(self.params, self.extra))}#{users}"
+        query = encode_query(merge(self.params, self.extra), object_arrays=self.object_arrays).split("&")
+        query.sort(key=lambda part: part.partition("=")[0])  # dicts are equal in any order of their keys
+        asked = f"{self.path}?{'&'.join(query)}#{users}{self.object_arrays}"
         return hashlib.blake2b(asked.encode(), digest_size=9).hexdigest()
 
     def start(self, cursor: str | Position | None) -> Position:
@@ -209,10 +251,10 @@ class ListQuery(Struct, frozen=True, kw_only=True):
             group of users it belongs to.
         """
         filters = self.fingerprint()
-        if isinstance(cursor, str) and cursor.startswith(Position.PREFIX):
+        if isinstance(cursor, str) and cursor.lstrip().startswith(Position.PREFIX):
             cursor = Position.parse(cursor)
         if isinstance(cursor, Position):
-            if cursor.filters != filters or cursor.chunk >= len(self.users):
+            if cursor.filters != filters or not 0 <= cursor.chunk < len(self.users):
                 raise UsageError(
                     "this position belongs to another walk: repeat the account, window, users, limit and format "
                     "it was taken from, or start without it"
@@ -231,11 +273,11 @@ class Filters(TypedDict, total=False):
 
     start_time: Moment | None
     end_time: Moment | None
-    users: Iterable[UserFilter]
+    users: Iterable[UserFilter] | None
     limit: int | None
     ignore_limit: bool
     ignore_remote_data: bool
-    exclude_fields: Iterable[str]
+    exclude_fields: Iterable[str] | None
     super_query: str | None
     skip_api_call: bool
     remote_query: Mapping[str, Any] | None
@@ -259,15 +301,20 @@ def list_query(
         raise TypeError(f"unknown filters: {unknown}; what this package does not name goes into extra_query")
     start_time, end_time = filters.get("start_time"), filters.get("end_time")
     limit, remote_query = filters.get("limit"), filters.get("remote_query")
-    exclude_fields: object = filters.get("exclude_fields", ())
+    exclude_fields: object = filters.get("exclude_fields") or ()
     object_arrays = filters.get("object_arrays", "indices")
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"limit is the most records on a page, 1 or more, not {limit!r}")
     if isinstance(exclude_fields, str):
         raise UsageError(f"exclude_fields takes several names: exclude_fields=[{exclude_fields!r}]")
+    if not isinstance(exclude_fields, Iterable):
+        raise UsageError(f"exclude_fields takes several names, not {exclude_fields!r}")
+    for name, value in (("remote_query", remote_query), ("extra_query", filters.get("extra_query"))):
+        if value is not None and not isinstance(value, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"{name} takes a dict of parameters, not {value!r}")
     if object_arrays not in ("indices", "brackets"):
         raise UsageError(f"object_arrays is 'indices' or 'brackets', not {object_arrays!r}")
-    extra = dict(filters.get("extra_query") or {})
+    extra = snapshot(filters.get("extra_query") or {})
     if "next_cursor" in extra:
         raise UsageError("next_cursor in extra_query would repeat one page for ever; pass cursor=")
     account = account_id(account)
@@ -285,10 +332,10 @@ def list_query(
             "truto_key_by": key_by,
             "truto_ignore_limit": filters.get("ignore_limit") or None,
             "truto_ignore_remote_data": filters.get("ignore_remote_data") or None,
-            "truto_exclude_fields": tuple(filters.get("exclude_fields", ())),
+            "truto_exclude_fields": tuple(in_order(cast("Iterable[object]", exclude_fields))),
             "truto_super_query": filters.get("super_query"),
             "truto_skip_api_call": filters.get("skip_api_call") or None,
-            "remote_query": None if remote_query is None else dict(remote_query),
+            "remote_query": snapshot(remote_query),
         },
         users=split_users(filters.get("users")),
         extra=extra,

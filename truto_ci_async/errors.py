@@ -20,7 +20,10 @@
     ├── DecodeError                 the body is not what the contract says
     ├── BodyTooLargeError           the body passed a size limit; raise the limit or use ``stream``
     ├── CursorLoopError             the service gave a cursor it had given before in this walk
-    └── CursorExpiredError          the service no longer takes this cursor; start the window again
+    ├── CursorExpiredError          the service no longer takes this cursor; start the window again
+    ├── StateConflictError          the stored state is in use, or of another plan: wait, or use another folder
+    ├── StorageError                the disk failed; mend it and run again, what was committed is safe
+    └── DamagedStateError           stored state or output is not as it was committed: put it back or start over
 
 Exceptions of aiohttp never get out: they are kept as ``__cause__``. Every error pickles.
 """
@@ -40,6 +43,7 @@ __all__ = [
     "ConnectError",
     "CursorExpiredError",
     "CursorLoopError",
+    "DamagedStateError",
     "DeadlineError",
     "DecodeError",
     "MissingExtraError",
@@ -48,6 +52,8 @@ __all__ = [
     "RateLimitError",
     "ReconnectRequiredError",
     "ServerError",
+    "StateConflictError",
+    "StorageError",
     "TransportError",
     "TrutoError",
     "TruncatedBodyError",
@@ -69,7 +75,7 @@ class TrutoError(Exception):
 
 def _rebuild(cls: type[TrutoError], args: tuple[Any, ...], state: dict[str, Any]) -> TrutoError:
     error = cls.__new__(cls, *args)
-    error.args = args
+    super(TrutoError, error).__init__(*args)
     error.__dict__.update(state)
     return error
 
@@ -96,7 +102,14 @@ class TransportError(TrutoError):
 
     ``account`` is the integrated account asked for (None when the token implies it), ``attempts`` how
     often the request was sent.
+
+    A stream that breaks after its first items cannot be retried silently: ``items_read`` counts the items handed
+    out, ``bytes_read`` the bytes of body received, and ``position`` (when not None) is where to start again.
     """
+
+    items_read: int = 0
+    bytes_read: int = 0
+    position: Any = None
 
     def __init__(self, message: str = "", *, account: str | None = None, attempts: int = 1) -> None:
         super().__init__(message)
@@ -145,9 +158,7 @@ class DeadlineError(TransportError, TimeoutError):
 class TruncatedBodyError(TransportError):
     """The body ended before it was complete: a short Content-Length, a cut chunk, half a gzip or half a JSON text.
 
-    A buffered page is retried as a whole, so no part of it is ever seen. A stream that breaks after its
-    first items cannot be retried silently: ``items_read`` counts the items handed out, ``bytes_read`` the
-    bytes of body received, and ``position`` (when not None) is where to start again from.
+    A buffered page is retried as a whole, so no part of it is ever seen.
     """
 
     def __init__(
@@ -158,12 +169,10 @@ class TruncatedBodyError(TransportError):
         attempts: int = 1,
         items_read: int = 0,
         bytes_read: int = 0,
-        position: Any = None,
     ) -> None:
         super().__init__(message, account=account, attempts=attempts)
         self.items_read = items_read
         self.bytes_read = bytes_read
-        self.position = position
 
 
 class APIError(TrutoError):
@@ -335,4 +344,44 @@ class CursorExpiredError(_CursorError):
     """The service refuses ``cursor`` as expired or unknown; ask for the window again from its start.
 
     The service's answer is the ``__cause__``.
+    """
+
+
+class _PathError(TrutoError):
+    def __init__(self, message: str = "", *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class StateConflictError(_PathError):
+    """The state or output at ``path`` cannot be used for this pull; the message says why.
+
+    Another run holds it (``pid`` is its process, on ``host``), or it belongs to another plan, another format or a
+    newer version. Nothing was changed. Wait for that run, repeat the call the state was made by, or use another
+    folder.
+    """
+
+    def __init__(
+        self, message: str = "", *, path: str = "", pid: int | None = None, host: str | None = None
+    ) -> None:
+        super().__init__(message, path=path)
+        self.pid = pid
+        self.host = host
+
+
+class StorageError(_PathError):
+    """The disk failed at ``path``: full, read-only, broken. What was committed is safe; mend it and run again.
+
+    ``errno`` is the system's number for it, where there is one. The system's own error is the ``__cause__``.
+    """
+
+    def __init__(self, message: str = "", *, path: str = "", errno: int | None = None) -> None:
+        super().__init__(message, path=path)
+        self.errno = errno
+
+
+class DamagedStateError(_PathError):
+    """What is stored at ``path`` was damaged, altered or taken away since it was committed.
+
+    Put it back as it was, or start over; going on would lose or double rows.
     """

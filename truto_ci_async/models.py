@@ -8,6 +8,7 @@ garbage collector (``gc=False``): no field can reach back to its owner, so no cy
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Generic, TypeAlias, TypeVar, cast, overload
@@ -26,6 +27,7 @@ __all__ = [
     "DebugInfo",
     "Email",
     "IntegratedAccount",
+    "Integration",
     "Interaction",
     "Issue",
     "Metrics",
@@ -45,7 +47,15 @@ AwareDatetime: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
 NO_DATA = Raw(b"null")
 # One decoder for every lazily decoded value; building one per access would cost more than small records do.
-_decode_any = msgspec.json.Decoder().decode
+_any = msgspec.json.Decoder()
+
+
+def _decode_any(raw: Raw | bytes) -> Any:
+    """Decode a value that was skipped when its page was read, so that nobody has looked inside it yet."""
+    try:
+        return _any.decode(raw)
+    except (ValueError, RecursionError) as error:  # ValueError: msgspec's own errors, and bad UTF-8
+        raise DecodeError(f"the value cannot be decoded: {error}", raw=bytes(raw)[:EXCERPT_BYTES]) from error
 
 
 def _json_text(value: object) -> str | None:
@@ -132,7 +142,10 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
 
     @property
     def remote_data(self) -> Any:
-        """The provider's record, decoded anew on each access: keep the result if it is used often."""
+        """The provider's record, decoded anew on each access: keep the result if it is used often.
+
+        :raises DecodeError: it holds a number too large for any float; ``remote_json`` has its text.
+        """
         return _decode_any(self.remote_json)
 
     def row(self) -> dict[str, Any]:
@@ -242,6 +255,11 @@ class IntegratedAccount(Struct, frozen=True, kw_only=True):
             f"tenant_id={self.tenant_id!r})"
         )
 
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [
+            (name, value) for name, value in super().__rich_repr__() if name not in {"context", "last_error"}
+        ]
+
 
 class Capability(Struct, frozen=True, kw_only=True, gc=False):
     """One unified resource an account can be asked for; ``model`` is None where the service leaves it out."""
@@ -330,11 +348,16 @@ class _RedactedList(list[Any]):
     __str__ = __repr__
 
 
-def _redact(value: object) -> Any:
+# The provider's URL can hold a key too: before its host, or in its query.
+_URL_SECRETS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
+
+
+def redact(value: object) -> Any:
+    """Wrap decoded JSON so that its reprs hide what it holds."""
     if isinstance(value, dict):
-        return _Redacted({key: _redact(item) for key, item in cast("dict[str, object]", value).items()})
+        return _Redacted({key: redact(item) for key, item in cast("dict[str, object]", value).items()})
     if isinstance(value, list):
-        return _RedactedList(_redact(item) for item in cast("list[object]", value))
+        return _RedactedList(redact(item) for item in cast("list[object]", value))
     return value
 
 
@@ -375,7 +398,7 @@ class DebugInfo(
     @property
     def request_options(self) -> Any:
         """Options of the provider's request, decoded on each access; every repr of it is masked."""
-        return _redact(_decode_any(self.options_json))
+        return redact(_decode_any(self.options_json))
 
     @property
     def data(self) -> Any:
@@ -385,12 +408,14 @@ class DebugInfo(
     @property
     def response_headers(self) -> Any:
         """Headers of the provider's answer, decoded on each access; every repr of it is masked."""
-        return _redact(_decode_any(self.headers_json))
+        return redact(_decode_any(self.headers_json))
 
     def __repr__(self) -> str:
-        # The query of the provider's URL can hold a key too.
-        url = self.request_url.split("?", 1)[0] if self.request_url else None
-        return f"DebugInfo(request_url={url!r}, request_options='***', result_count={self.result_count!r})"
+        return f"DebugInfo({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        url = _URL_SECRETS.sub("", self.request_url) if self.request_url else None
+        return [("request_url", url), ("request_options", "***"), ("result_count", self.result_count)]
 
 
 class Position(Struct, frozen=True, kw_only=True, gc=False):
@@ -418,6 +443,7 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
         :raises UsageError: the text is something else, or was cut.
         """
         try:
+            text = text.strip()
             if not text.startswith(cls.PREFIX):
                 raise ValueError(text)
             packed = text.removeprefix(cls.PREFIX)

@@ -1,0 +1,1206 @@
+"""The verbs of a resource over loopback: what goes out for each argument, and what comes back typed."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import logging
+import traceback
+from collections.abc import AsyncIterable, Awaitable, Callable
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw, Struct
+
+from truto_ci_async import (
+    BadRequestError,
+    CursorExpiredError,
+    CursorLoopError,
+    DecodeError,
+    IntegratedAccount,
+    Interaction,
+    NotFoundError,
+    Pacing,
+    Page,
+    Paginator,
+    PermissionDeniedError,
+    Position,
+    RawResponse,
+    ReconnectRequiredError,
+    RetryPolicy,
+    TrutoClient,
+    TrutoError,
+    UsageError,
+    User,
+)
+from truto_ci_async.sandbox import Fault, Sandbox
+
+from .support import run
+
+START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
+WINDOW: dict[str, Any] = {"start_time": START, "end_time": END}
+FAST = RetryPolicy(fault_base=0, throttle_base=0)
+
+Story = Callable[[Sandbox, TrutoClient, str], Awaitable[None]]
+
+
+def tell(story: Story, *, client: dict[str, Any] | None = None, **options: Any) -> None:
+    """Run ``story(sandbox, client, account)`` against a small sandbox of one account without limits."""
+
+    async def main() -> None:
+        small: dict[str, Any] = {
+            "accounts": 1,
+            "others": 0,
+            "interactions": 12,
+            "page_size": 5,
+            "token_rate": None,
+            "account_rate": None,
+        }
+        async with Sandbox(**{**small, **options}) as sandbox:
+            settings: dict[str, Any] = {"pacing": Pacing.off(), "retry": FAST, **(client or {})}
+            async with TrutoClient(sandbox.token, base_url=sandbox.url, **settings) as truto:
+                await story(sandbox, truto, sandbox.account_ids[0])
+
+    run(main())
+
+
+def bare(value: Any) -> Any:
+    """A JSON value without its nulls: the contract does not tell null from absent."""
+    if isinstance(value, dict):
+        return {key: bare(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [bare(item) for item in value]
+    return value
+
+
+def same(items: Any, expected: list[dict[str, Any]]) -> bool:
+    """Whether Interactions say what these records say; the provider's own record to the last null."""
+    items = list(items)
+    return [bare(item.to_dict()) for item in items] == bare(expected) and [
+        item.remote_data for item in items
+    ] == [record.get("remote_data") for record in expected]
+
+
+async def gather(walk: AsyncIterable[Any], seen: list[Any]) -> None:
+    """Walk to the end, or to the error, and keep what came before it."""
+    async for item in walk:
+        seen.append(item)  # noqa: PERF401
+
+
+# Listing
+
+
+@pytest.mark.parametrize("compress", [None, "gzip"])
+@pytest.mark.parametrize("end_cursor", ["null", "empty", "absent"])
+@pytest.mark.parametrize("response_format", ["unified", "normalized", "debug"])
+def test_a_walk_yields_what_the_sandbox_holds(response_format: Any, end_cursor: Any, compress: Any) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        paginator = truto.interactions.list(account, response_format=response_format, **WINDOW)
+        items = [item async for item in paginator]
+        assert all(type(item) is Interaction for item in items)
+        assert same(items, sandbox.expected(account, **WINDOW))
+        assert len(sandbox.requests) == 3
+
+    tell(story, end_cursor=end_cursor, compress=compress)
+
+
+def test_awaiting_a_list_gives_its_first_page() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        page = await truto.interactions.list(account, **WINDOW)
+        assert isinstance(page, Page)
+        assert same(page, sandbox.expected(account, **WINDOW)[:5])
+        assert (len(page), page.result_count, page.is_partial_response) == (5, 5, False)
+        assert page.has_more
+        assert page.next_cursor
+        assert page.prev_cursor is None
+        assert page.issues == ()
+        assert page[0] == page.items[0]
+        assert len(sandbox.requests) == 1
+
+    tell(story)
+
+
+def test_pages_know_the_way_back() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        pages = [page async for page in truto.interactions.list(account, **WINDOW).pages()]
+        assert [bool(page.prev_cursor) for page in pages] == [False, True, True]
+        back = await truto.interactions.list(account, cursor=pages[1].prev_cursor, **WINDOW)
+        assert back.items == pages[0].items
+
+    tell(story)
+
+
+def test_a_page_tells_how_it_was_answered() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.status(500), Fault.status(502)])
+        page = await truto.interactions.list(account, **WINDOW)
+        response = page.response
+        assert (response.status, response.attempts) == (200, 3)
+        assert response.headers["content-type"] == "application/json; charset=utf-8"
+        assert all(name == name.lower() for name in response.headers)
+        assert response.rate_limit is not None
+        assert (response.rate_limit.limit, response.rate_limit.window) == (50, 10)
+        assert response.rate_limit.remaining == 47
+        assert 0 < response.elapsed < 10
+        again = await truto.interactions.list(account, **WINDOW)
+        assert again.response.attempts == 1
+
+    tell(story, account_rate=(50, 10.0), ratelimit_headers="window")
+
+
+def test_envelope_keys_nobody_named_are_kept() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        page = await truto.interactions.list(account, remote_query={"a": {"b": "1"}}, **WINDOW)
+        assert page.extra == {"remote_query_echo": {"a": {"b": "1"}}, "quota": {"left": [1, 2]}}
+        assert page.next_cursor
+
+    tell(story, extra_envelope={"quota": {"left": [1, 2]}}, envelope_first=True)
+
+
+@pytest.mark.parametrize("prefetch", [0, 1])
+def test_a_walk_asks_once_for_each_page_over_one_connection(prefetch: int) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        before = len(asyncio.all_tasks())
+        most = 0
+        async for _ in truto.interactions.list(account, prefetch=prefetch, **WINDOW):
+            # The sandbox runs in this loop too.
+            own = [task for task in asyncio.all_tasks() if "RequestHandler" not in repr(task.get_coro())]
+            most = max(most, len(own))
+        assert most <= before + prefetch
+        assert len(sandbox.requests) == 6
+        assert len({request.peer_port for request in sandbox.requests}) == 1
+        assert sandbox.stats.connections == 1
+
+    tell(story, page_size=2)
+
+
+def test_empty_pages_do_not_end_a_walk() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.empty_page(), Fault.ok(), Fault.empty_page().times(2)])
+        items = await truto.interactions.list(account, **WINDOW).collect()
+        assert same(items, sandbox.expected(account, **WINDOW))
+        assert len(sandbox.requests) == 6
+
+    tell(story)
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_a_ring_of_cursors_costs_one_request_more_than_its_length(length: int) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.loop(length)])
+        seen: list[Interaction] = []
+        with pytest.raises(CursorLoopError) as caught:
+            await gather(truto.interactions.list(account, **WINDOW), seen)
+        assert len(sandbox.requests) == length + 1
+        assert len(seen) == 2 * (length + 1)
+        assert (caught.value.account, caught.value.pages) == (account, length + 1)
+
+    tell(story, page_size=2, interactions=30)
+
+
+# What goes out
+
+
+def test_the_golden_request_byte_for_byte() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        await truto.interactions.list(
+            account,
+            start_time=datetime(2024, 1, 1, tzinfo=UTC),
+            end_time=datetime(2024, 2, 1, tzinfo=UTC),
+            users=["234599484848423", "98765432109876543210"],
+            ignore_remote_data=True,
+        )
+        (request,) = sandbox.requests
+        assert request.method == "GET"
+        assert request.target == (
+            "/unified/conversational-intelligence/interactions"
+            "?integrated_account_id=62f44730-dd91-461e-bd6a-aedd9e0ad79d"
+            "&start_time=2024-01-01T00%3A00%3A00Z&end_time=2024-02-01T00%3A00%3A00Z"
+            "&users%5B0%5D%5Bid%5D=234599484848423&users%5B1%5D%5Bid%5D=98765432109876543210"
+            "&truto_ignore_remote_data=true"
+        )
+        assert request.headers["Authorization"] == f"Bearer {sandbox.token}"
+        assert request.headers["Accept"] == "application/json"
+        assert "gzip" in request.headers["Accept-Encoding"]
+        assert request.headers["User-Agent"].startswith("truto-ci-async/")
+        assert set(request.headers) == {"Host", "Authorization", "Accept", "Accept-Encoding", "User-Agent"}
+
+    tell(story, accounts=["62f44730-dd91-461e-bd6a-aedd9e0ad79d"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "sent"),
+    [
+        ({}, "limit", None),
+        ({}, "next_cursor", None),
+        ({}, "truto_response_format", None),
+        ({"cursor": ""}, "next_cursor", None),
+        ({"limit": 7}, "limit", "7"),
+        ({"ignore_limit": True}, "truto_ignore_limit", "true"),
+        ({"ignore_limit": False}, "truto_ignore_limit", None),
+        ({"ignore_remote_data": True}, "truto_ignore_remote_data", "true"),
+        ({"exclude_fields": ["id", "user"]}, "truto_exclude_fields", ["id", "user"]),
+        ({"exclude_fields": []}, "truto_exclude_fields", None),
+        ({"response_format": "normalized"}, "truto_response_format", "normalized"),
+        ({"response_format": "debug"}, "truto_response_format", "debug"),
+        ({"skip_api_call": True}, "truto_skip_api_call", "true"),
+        ({"super_query": "apac"}, "truto_super_query", "apac"),
+        ({"users": ["1"]}, "users", [{"id": "1"}]),
+        ({"users": [User(id="1"), {"id": "2"}, "1"]}, "users", [{"id": "1"}, {"id": "2"}]),
+        ({"users": ()}, "users", None),
+        ({"remote_query": {"a": {"b": [1, True]}}}, "remote_query", {"a": {"b": ["1", "true"]}}),
+        ({"remote_query": {"é": "a b+c&d=e"}}, "remote_query", {"é": "a b+c&d=e"}),
+        ({"extra_query": {"limit": "3"}}, "limit", "3"),
+        ({"limit": 7, "extra_query": {"limit": None}}, "limit", None),
+        ({"remote_query": {"a": 1}, "extra_query": {"remote_query": {"b": 2}}}, "remote_query", {"a": "1", "b": "2"}),
+        ({"start_time": date(2024, 1, 2)}, "start_time", "2024-01-02T00:00:00Z"),
+        ({"start_time": "2024-01-02T00:00:00+05:30"}, "start_time", "2024-01-02T00:00:00+05:30"),
+        (
+            {"start_time": datetime(2024, 1, 2, 3, tzinfo=timezone(timedelta(hours=5, minutes=30)))},
+            "start_time",
+            "2024-01-01T21:30:00Z",
+        ),
+        (
+            {"end_time": datetime(2024, 1, 2, 3, 4, 5, 678_000, tzinfo=UTC)},
+            "end_time",
+            "2024-01-02T03:04:05.678Z",
+        ),
+    ],
+)  # fmt: skip
+def test_each_argument_is_read_at_the_other_side_as_it_was_meant(
+    arguments: dict[str, Any], name: str, sent: Any
+) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        await truto.interactions.list(account, **{**WINDOW, **arguments})
+        (request,) = sandbox.requests
+        assert request.query.get(name) == sent
+        assert request.query["integrated_account_id"] == account
+        assert request.notes == ()
+        assert request.status == 200
+
+    tell(story)
+
+
+def test_all_filters_are_sent_again_with_each_cursor() -> None:
+    """The sandbox refuses a cursor that comes with other filters."""
+
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        users = sandbox.user_ids(account)[:9]
+        arguments: dict[str, Any] = {
+            **WINDOW,
+            "users": users,
+            "limit": 2,
+            "response_format": "normalized",
+            "exclude_fields": ["created_at", "updated_at"],
+            "remote_query": {"x": "y"},
+        }
+        items = await truto.interactions.list(account, **arguments).collect()
+        assert [item.user and item.user.id for item in items] == users
+        first, *others = [request.query for request in sandbox.requests]
+        assert len(others) == 4
+        for query in others:
+            cursor = query.pop("next_cursor")
+            assert cursor
+            assert query == first
+
+    tell(story)
+
+
+def test_excluded_fields_are_none_even_the_id() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        excluded = ["id", "metrics", "remote_data"]
+        items = await truto.interactions.list(account, exclude_fields=excluded, **WINDOW).collect()
+        assert len(items) == 12
+        assert {(item.id, item.metrics, item.remote_data) for item in items} == {(None, None, None)}
+        assert len({item.user and item.user.id for item in items}) == 12
+        assert len(set(items)) == 12
+
+    tell(story)
+
+
+def test_a_record_without_remote_data_says_none() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        item = await truto.interactions.list(account, ignore_remote_data=True, **WINDOW).first()
+        assert item is not None
+        assert item.remote_data is None
+        assert item.id
+
+    tell(story)
+
+
+def test_limit_is_the_most_records_on_a_page() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        pages = [page async for page in truto.interactions.list(account, limit=4, **WINDOW).pages()]
+        assert [len(page) for page in pages] == [4, 4, 4]
+        whole = [
+            page
+            async for page in truto.interactions.list(account, limit=4, ignore_limit=True, **WINDOW).pages()
+        ]
+        assert [len(page) for page in whole] == [5, 5, 2]
+
+    tell(story)
+
+
+def test_operators_reach_the_synced_store_through_extra_query() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        after = datetime(2024, 3, 15, tzinfo=UTC)
+        items = await truto.interactions.list(
+            account,
+            super_query="apac",
+            extra_query={
+                "created_at": {"gt": after, "lte": "2024-05-01T10:00:00Z"},
+                "sort_by": {"created_at": "desc"},
+            },
+        ).collect()
+        query = sandbox.requests[0].query
+        assert query["created_at"] == {"gt": "2024-03-15T00:00:00Z", "lte": "2024-05-01T10:00:00Z"}
+        assert query["truto_super_query"] == "apac"
+        assert "start_time" not in query
+        moments = [item.created_at for item in items]
+        assert all(moment and moment > after for moment in moments)
+        assert moments == sorted(moments, reverse=True)  # type: ignore[type-var]
+        assert len(items) == 24, "March and April of twelve people"
+
+    tell(story)
+
+
+def test_nothing_passed_in_is_changed_or_watched() -> None:
+    """A walk goes on asking what it asked first, whatever its caller does to the arguments meanwhile."""
+
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        users = sandbox.user_ids(account)[:8]
+        arguments: dict[str, Any] = {
+            "users": users,
+            "exclude_fields": ["metrics"],
+            "remote_query": {"a": {"b": ["c"]}},
+            "extra_query": {"limit": 3, "remote_query": {"d": {"e": "f"}}},
+        }
+        before = copy.deepcopy(arguments)
+        paginator = truto.interactions.list(account, **arguments, **WINDOW)
+        walk = aiter(paginator)
+        await anext(walk)
+        assert arguments == before
+        arguments["users"].clear()
+        arguments["exclude_fields"].append("id")
+        arguments["remote_query"]["a"]["b"].append("x")
+        arguments["extra_query"]["remote_query"]["d"]["e"] = "y"
+        assert len([item async for item in walk]) == 7
+        assert len(await paginator.collect()) == 8
+
+    tell(story)
+
+
+def test_one_paginator_may_be_walked_by_many_at_once() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        paginator = truto.interactions.list(account, **WINDOW)
+        walks = await asyncio.gather(*(paginator.collect() for _ in range(5)))
+        assert all(same(walk, sandbox.expected(account, **WINDOW)) for walk in walks)
+
+    tell(story)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"start_time": datetime(2024, 1, 1)}, "no time zone"),
+        ({"limit": 0}, "limit"),
+        ({"limit": True}, "limit"),
+        ({"users": "123"}, "several ids"),
+        ({"users": [123]}, "non-empty text"),
+        ({"exclude_fields": "id"}, "several names"),
+        ({"response_format": "raw"}, "raw\\(\\) and stream\\(\\)"),
+        ({"extra_query": {"next_cursor": "x"}}, "cursor="),
+        ({"on_invalid": "ignore"}, "repair"),
+        ({"item_type": 5}, "item_type"),
+        ({"object_arrays": "commas"}, "indices"),
+        ({"prefetch": 3}, "prefetch"),
+        ({"max_pages": 0}, "max_pages"),
+        ({"cursor": 5}, "cursor takes"),
+        ({"cursor": "truto-position-1.x"}, "Position"),
+        ({"integrated_account_id": ""}, "integrated_account_id"),
+    ],
+)
+def test_what_can_never_be_right_is_refused_at_the_call(arguments: dict[str, Any], says: str) -> None:
+    """No loop is needed for that, and nothing is sent."""
+    truto = TrutoClient("token", base_url="http://127.0.0.1:1")
+    with pytest.raises(UsageError, match=says):
+        truto.interactions.list(**{**WINDOW, **arguments})
+
+
+def test_a_filter_with_a_spelling_mistake_is_a_type_error_that_says_where_others_go() -> None:
+    truto = TrutoClient("token", base_url="http://127.0.0.1:1")
+    list_: Any = truto.interactions.list
+    with pytest.raises(TypeError, match="starttime.*extra_query"):
+        list_("a", starttime=START)
+
+
+def test_a_missing_window_is_the_services_error_with_its_hint() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        with pytest.raises(BadRequestError, match="start_time, end_time") as caught:
+            await truto.interactions.list(account)
+        assert caught.value.insight["missing_required_query_parameters"]["value"] == [
+            "start_time",
+            "end_time",
+        ]
+        assert caught.value.account == account
+
+    tell(story)
+
+
+# Long users filters, positions
+
+
+def test_many_users_are_asked_in_legs_of_twenty_in_their_order() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        everyone = sandbox.user_ids(account)
+        users = everyone[40:] + everyone[:40]
+        pages = [
+            page
+            async for page in truto.interactions.list(account, users=[*users, *users[:5]], **WINDOW).pages()
+        ]
+        asked = [[user["id"] for user in request.query["users"]] for request in sandbox.requests]
+        legs = [users[:20], users[20:40], users[40:45]]
+        assert asked == [legs[0]] * 2 + [legs[1]] * 2 + [legs[2]]
+        assert all(request.notes == () for request in sandbox.requests)
+        expected = [record for users in legs for record in sandbox.expected(account, users=users, **WINDOW)]
+        assert same([item for page in pages for item in page], expected)
+        assert [page.next_cursor is None for page in pages] == [False, True, False, True, True]
+        assert [page.has_more for page in pages] == [True] * 4 + [False]
+
+    tell(story, interactions=45, page_size=15)
+
+
+def test_a_walk_is_resumed_from_any_position_as_object_or_text() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        arguments: dict[str, Any] = {**WINDOW, "users": sandbox.user_ids(account)}
+        pages = [page async for page in truto.interactions.list(account, **arguments).pages()]
+        items = [item for page in pages for item in page]
+        assert len(pages) == 5
+        done = 0
+        for page in pages[:-1]:
+            done += len(page)
+            assert page.position is not None
+            for cursor in (page.position, str(page.position), f" {page.position}\n"):
+                rest = await truto.interactions.list(account, cursor=cursor, **arguments).collect()
+                assert rest == items[done:]
+        assert pages[-1].position is None
+
+    tell(story, interactions=45, page_size=15)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"end_time": "2024-03-01T00:00:00Z"},
+        {"limit": 3},
+        {"users": ["1"]},
+        {"response_format": "normalized"},
+        {"exclude_fields": ["id"]},
+        {"super_query": "wnam"},
+        {"extra_query": {"x": "y"}},
+        {"integrated_account_id": "another"},
+    ],
+)
+def test_a_position_of_other_filters_is_refused_before_anything_is_sent(other: dict[str, Any]) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        arguments: dict[str, Any] = {"integrated_account_id": account, **WINDOW}
+        position = (await truto.interactions.list(**arguments)).position
+        assert position is not None
+        sandbox.clear()
+        for cursor in (position, str(position)):
+            with pytest.raises(UsageError, match="another walk"):
+                truto.interactions.list(**{**arguments, **other}, cursor=cursor)
+        assert sandbox.requests == []
+
+    tell(story)
+
+
+def test_a_bare_cursor_is_as_good_as_its_filters() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        cursor = (await truto.interactions.list(account, **WINDOW)).next_cursor
+        with pytest.raises((UsageError, BadRequestError), match="other values of: limit"):
+            await truto.interactions.list(account, limit=3, cursor=cursor, **WINDOW)
+        rest = await truto.interactions.list(account, cursor=cursor, **WINDOW).collect()
+        assert same(rest, sandbox.expected(account, **WINDOW)[5:])
+
+    tell(story)
+
+
+def test_a_bare_cursor_of_other_filters_is_a_usage_error_in_the_services_words() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.status(400, message="The cursor was issued for different filters")])
+        with pytest.raises(UsageError, match="different filters") as caught:
+            await truto.interactions.list(account, cursor="abc", **WINDOW)
+        assert isinstance(caught.value.__cause__, BadRequestError)
+
+    tell(story)
+
+
+def test_a_bare_cursor_cannot_say_which_group_of_users_it_means() -> None:
+    truto = TrutoClient("token", base_url="http://127.0.0.1:1")
+    with pytest.raises(UsageError, match="pass page.position"):
+        truto.interactions.list("a", users=[str(i) for i in range(45)], cursor="abc", **WINDOW)
+
+
+@pytest.mark.parametrize("verb", ["list", "raw"])
+def test_an_expired_cursor_has_an_error_of_its_own(verb: str) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        cursor = (await truto.interactions.list(account, **WINDOW)).next_cursor
+        if verb == "raw":
+            cursor = (await truto.interactions.raw(account, **WINDOW)).next_cursor
+        sandbox.expire_cursors()
+        with pytest.raises(CursorExpiredError, match="start the window again") as caught:
+            await getattr(truto.interactions, verb)(account, cursor=cursor, **WINDOW)
+        assert (caught.value.cursor, caught.value.account) == (cursor, account)
+        assert isinstance(caught.value.__cause__, BadRequestError)
+
+    tell(story)
+
+
+def test_cursors_that_expire_during_a_walk_leave_what_came_before() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        seen = []
+        with pytest.raises(CursorExpiredError):
+            async for item in truto.interactions.list(account, prefetch=0, **WINDOW):
+                seen.append(item)
+                sandbox.expire_cursors()
+        assert same(seen, sandbox.expected(account, **WINDOW)[:5])
+
+    tell(story)
+
+
+# Nothing there
+
+
+def test_a_window_the_provider_has_nothing_for_is_empty() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        paginator = truto.interactions.list(account, **WINDOW)
+        page = await paginator
+        assert list(page) == []
+        assert (page.has_more, page.next_cursor, page.position) == (False, None, None)
+        assert (page.response.status, page.response.attempts) == (404, 1)
+        assert page.response.rate_limit is not None
+        assert page.response.elapsed > 0
+        assert await paginator.collect() == []
+        assert await paginator.first() is None
+        assert await truto.interactions.keyed(account, **WINDOW) == {}
+
+    tell(story, interactions=0, account_rate=(50, 10.0))
+
+
+@pytest.mark.parametrize("verb", ["list", "keyed"])
+def test_nothing_there_is_an_error_to_who_asks_for_one(verb: str) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        with pytest.raises(NotFoundError, match="no stats found") as caught:
+            await getattr(truto.interactions, verb)(account, empty_on_not_found=False, **WINDOW)
+        assert caught.value.is_remote
+
+    tell(story, interactions=0)
+
+
+def test_each_group_of_users_may_be_empty_for_itself() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        users = sandbox.user_ids(account)
+        sandbox.script(account, [Fault.status(404, remote=True).on(1), Fault.status(404, remote=True).on(3)])
+        items = await truto.interactions.list(account, users=users, **WINDOW).collect()
+        assert same(items, sandbox.expected(account, users=users[20:40], **WINDOW))
+        assert len(sandbox.requests) == 3
+
+    tell(story, interactions=45, page_size=50)
+
+
+def test_a_remote_404_on_a_later_page_is_a_failure() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.status(404, message="gone", remote=True).on(2)])
+        seen: list[Interaction] = []
+        with pytest.raises(NotFoundError, match="gone"):
+            await gather(truto.interactions.list(account, **WINDOW), seen)
+        assert len(seen) == 5
+
+    tell(story)
+
+
+def test_a_remote_404_for_a_cursor_given_is_a_failure() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        cursor = (await truto.interactions.list(account, **WINDOW)).next_cursor
+        sandbox.configure(account, interactions=0)
+        with pytest.raises(NotFoundError):
+            await truto.interactions.list(account, cursor=cursor, **WINDOW)
+
+    tell(story)
+
+
+def test_an_account_that_does_not_exist_is_a_failure() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        for verb in (truto.interactions.list, truto.interactions.keyed, truto.interactions.raw):
+            with pytest.raises(NotFoundError, match="Integrated account not found") as caught:
+                await verb("no-such-account", **WINDOW)  # type: ignore[operator]
+            assert not caught.value.is_remote
+            assert caught.value.account == "no-such-account"
+
+    tell(story)
+
+
+def test_raw_never_takes_nothing_there_for_an_answer() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        with pytest.raises(NotFoundError):
+            await truto.interactions.raw(account, **WINDOW)
+        with pytest.raises(NotFoundError):
+            async for _ in truto.interactions.raw(account, **WINDOW):
+                pass
+
+    tell(story, interactions=0)
+
+
+def test_an_account_to_reconnect_says_so() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.configure(account, status="needs_reauth")
+        with pytest.raises(ReconnectRequiredError) as caught:
+            await truto.interactions.list(account, **WINDOW)
+        assert caught.value.account == account
+        assert len(sandbox.requests) == 1
+
+    tell(story)
+
+
+# Types and repair
+
+
+def test_items_as_dicts_are_the_records_as_they_came() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        items = await truto.interactions.list(account, item_type=dict, **WINDOW).collect()
+        assert items == sandbox.expected(account, **WINDOW)
+
+    tell(story)
+
+
+def test_items_as_raw_are_exact_bytes_detached_from_their_page() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        odd = b'{"id" : "1",\t"n": 1.0e2 , "n": [ ] }'
+        sandbox.script(account, [Fault.items([odd], mode="prepend")])
+        items = await truto.interactions.list(account, item_type=Raw, **WINDOW).collect()
+        assert bytes(items[0]) == odd
+        assert [msgspec.json.decode(item) for item in items[1:]] == sandbox.expected(account, **WINDOW)
+
+    tell(story)
+
+
+class Patience(Struct):
+    patience: float | None = None
+
+
+class Person(Struct):
+    user: User
+    metrics: Patience
+
+
+def test_items_may_be_of_a_type_of_the_callers_own() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        items = await truto.interactions.list(account, item_type=Person, **WINDOW).collect()
+        expected = sandbox.expected(account, **WINDOW)
+        assert [item.metrics.patience for item in items] == [
+            record["metrics"].get("patience") for record in expected
+        ]
+        assert all(type(item) is Person for item in items)
+
+    tell(story)
+
+
+BAD_USER = {"id": "kept", "user": 7, "metrics": {"patience": "much", "interactivity": 2}}
+STRANGER = {"userId": "1", "userEmailAddress": "a@example.com"}
+
+
+def test_a_bad_field_costs_no_record_and_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.items([BAD_USER, STRANGER], mode="prepend")])
+        page = await truto.interactions.list(account, **WINDOW)
+        assert len(page) == 6
+        assert (page[0].id, page[0].user) == ("kept", None)
+        assert page[0].metrics is not None
+        assert (page[0].metrics.patience, page[0].metrics.interactivity) == (None, 2)
+        assert [issue.path for issue in page.issues] == [
+            "$.result[0].user",
+            "$.result[0].metrics.patience",
+            "$.result[1]",
+        ]
+        assert [issue.dropped for issue in page.issues] == [False, False, True]
+        assert msgspec.json.decode(page.issues[2].raw) == STRANGER
+        warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        assert account in warnings[0].getMessage()
+
+    with caplog.at_level(logging.WARNING, "truto_ci_async"):
+        tell(story)
+
+
+@pytest.mark.parametrize(("bad", "path"), [(BAD_USER, "$.result[0].user"), (STRANGER, "$.result[0]")])
+def test_a_bad_record_is_an_error_to_who_asks_for_one(bad: dict[str, Any], path: str) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.items([bad], mode="prepend").on(2)])
+        paginator = truto.interactions.list(account, on_invalid="raise", **WINDOW)
+        seen: list[Interaction] = []
+        with pytest.raises(DecodeError) as caught:
+            await gather(paginator, seen)
+        error = caught.value
+        assert len(seen) == 5
+        assert (error.path, error.index, error.account) == (path, 0, account)
+        assert error.cursor == sandbox.requests[1].query["next_cursor"]
+        assert msgspec.json.decode(error.raw) == bad
+        assert len(sandbox.requests) == 2, "a decode error is not tried again"
+
+    tell(story)
+
+
+def test_rows_of_the_provider_never_pass_as_interactions() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.items([STRANGER] * 3)])
+        with pytest.raises(DecodeError, match="item_type=dict"):
+            await truto.interactions.list(account, **WINDOW)
+
+    tell(story)
+
+
+# Debug
+
+
+def test_debug_shows_what_truto_did_and_hides_the_providers_credentials() -> None:
+    async def fail(page: Page[Interaction]) -> None:
+        assert page.debug is not None
+        options = page.debug.request_options
+        raise LookupError(options["method"])
+
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        page = await truto.interactions.list(account, response_format="debug", **WINDOW)
+        debug = page.debug
+        assert debug is not None
+        assert debug.request_url == "https://api.gong.io/v2/stats/interaction"
+        assert debug.result_count == 5
+        assert debug.next_cursor == page.next_cursor
+        assert debug.data["records"] == {"currentPageSize": 5}
+        secret = sandbox.provider_secret
+        assert debug.request_options["headers"]["Authorization"] == f"Basic {secret}"
+        shown = [
+            page,
+            debug,
+            debug.request_options,
+            debug.request_options["headers"],
+            page.extra,
+            page.response,
+        ]
+        for value in shown:
+            for text in (repr(value), str(value), f"{value}", repr([value]), repr({"x": value})):
+                assert secret not in text
+        with pytest.raises(LookupError) as caught:
+            await fail(page)
+        trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+        frame = "".join(traceback.StackSummary.from_list(trace.stack[-1:]).format())
+        assert "page = Page(" in frame
+        assert "options = " in frame
+        assert secret not in frame
+
+    tell(story)
+
+
+def test_debug_is_none_when_the_provider_was_not_asked() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        page = await truto.interactions.list(account, response_format="debug", skip_api_call=True, **WINDOW)
+        assert page.debug is None
+        assert len(page) == 5
+
+    tell(story)
+
+
+# Keyed
+
+
+def test_keyed_gathers_all_pages_into_one_dict() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        keyed = await truto.interactions.keyed(account, **WINDOW)
+        expected = sandbox.expected(account, **WINDOW)
+        assert list(keyed) == [record["id"] for record in expected]
+        assert same(keyed.values(), expected)
+        assert keyed.pages == 3
+        assert keyed.issues == []
+        assert {request.query["truto_key_by"] for request in sandbox.requests} == {"id"}
+        assert isinstance(keyed, dict)
+
+    tell(story)
+
+
+def test_keyed_takes_the_same_options_as_list() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        users = sandbox.user_ids(account)
+        keyed = await truto.interactions.keyed(account, users=users, limit=9, item_type=dict, **WINDOW)
+        assert list(keyed.values()) == sandbox.expected(account, **WINDOW)
+        assert keyed.pages == 7
+        two = await truto.interactions.keyed(account, max_pages=2, ignore_remote_data=True, **WINDOW)
+        assert len(two) == 10
+        assert {item.remote_data for item in two.values()} == {None}
+
+    tell(story, interactions=45)
+
+
+def test_a_key_seen_twice_keeps_its_first_item_and_is_told() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        first = sandbox.expected(account, **WINDOW)[0]
+        second = {**first, "timezone": "second"}
+        sandbox.script(account, [Fault.items([second], mode="prepend").on(3)])
+        keyed = await truto.interactions.keyed(account, **WINDOW)
+        assert len(keyed) == 12
+        assert keyed[first["id"]].timezone == "US/Pacific"
+        (issue,) = keyed.issues
+        assert issue.path == f"$.result.{first['id']}"
+        assert issue.dropped
+        assert msgspec.json.decode(issue.raw)["timezone"] == "second"
+
+    tell(story)
+
+
+def test_a_key_seen_twice_is_an_error_to_who_asks_for_one() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        first = sandbox.expected(account, **WINDOW)[0]
+        sandbox.script(account, [Fault.items([first], mode="append").on(2)])
+        with pytest.raises(DecodeError, match="a second time") as caught:
+            await truto.interactions.keyed(account, on_invalid="raise", **WINDOW)
+        assert caught.value.account == account
+        assert caught.value.cursor == sandbox.requests[1].query["next_cursor"]
+
+    tell(story)
+
+
+def test_a_field_that_is_the_same_everywhere_makes_a_poor_key() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        keyed = await truto.interactions.keyed(account, key_by="timezone", **WINDOW)
+        assert list(keyed) == ["US/Pacific"]
+        assert len(keyed.issues) == 2, "one for each page after the first; within a page the service chooses"
+
+    tell(story)
+
+
+def test_keys_stay_with_their_items_when_one_cannot_be_kept() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.body({"result": {"a": {"id": "1"}, "b": STRANGER, "c": {"id": "3"}}})])
+        keyed = await truto.interactions.keyed(account, **WINDOW)
+        assert {key: item.id for key, item in keyed.items()} == {"a": "1", "c": "3"}
+        assert [issue.dropped for issue in keyed.issues] == [True]
+
+    tell(story)
+
+
+def test_keyed_needs_the_name_of_a_field() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        with pytest.raises(UsageError, match="key_by"):
+            await truto.interactions.keyed(account, key_by="", **WINDOW)
+
+    tell(story)
+
+
+# Raw
+
+
+def test_raw_gives_the_envelope_around_the_providers_rows() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        responses = [response async for response in truto.interactions.raw(account, **WINDOW)]
+        assert all(type(response) is RawResponse for response in responses)
+        rows = [row for response in responses for row in response.json()["result"]]
+        assert rows == sandbox.expected(account, provider=True, **WINDOW)
+        assert [bool(response.next_cursor) for response in responses] == [True, True, False]
+        first = await truto.interactions.raw(account, **WINDOW)
+        assert (first.status, first.content_type) == (200, "application/json")
+        assert first.headers["content-type"] == "application/json; charset=utf-8"
+        assert first.body == responses[0].body
+        assert first.response.attempts == 1
+        assert {request.query["truto_response_format"] for request in sandbox.requests} == {"raw"}
+
+    tell(story)
+
+
+def test_raw_gives_the_providers_own_body_and_does_not_guess_at_its_cursor() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        responses = [response async for response in truto.interactions.raw(account, **WINDOW)]
+        assert len(responses) == len(sandbox.requests) == 1
+        body = responses[0].json()
+        assert body["peopleInteractionStats"] == sandbox.expected(account, provider=True, **WINDOW)[:5]
+        assert body["records"]["cursor"]
+        assert responses[0].next_cursor is None
+
+    tell(story, provider_shape="gong")
+
+
+def test_raw_hands_out_what_is_no_json_at_all() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(
+            account, [Fault.body(b"\xff\xfe\x00", content_type="Audio/MPEG; x=y"), Fault.empty_body()]
+        )
+        first = await truto.interactions.raw(account, **WINDOW)
+        assert (first.body, first.content_type, first.next_cursor) == (b"\xff\xfe\x00", "audio/mpeg", None)
+        with pytest.raises(DecodeError):
+            first.json()
+        assert (await truto.interactions.raw(account, **WINDOW)).body == b""
+
+    tell(story)
+
+
+def test_raw_takes_max_pages_and_cursors() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        walk = truto.interactions.raw(account, max_pages=2, **WINDOW)
+        responses = [response async for response in walk]
+        assert len(responses) == len(sandbox.requests) == 2
+        rest = [
+            response
+            async for response in truto.interactions.raw(account, cursor=responses[0].next_cursor, **WINDOW)
+        ]
+        assert len(rest) == 2
+
+    tell(story)
+
+
+# Other resources
+
+
+class Contact(Struct):
+    id: str
+    first_name: str | None = None
+
+
+def test_any_other_unified_resource_has_the_same_verbs() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        contacts = truto.unified("crm", "contacts")
+        assert repr(contacts) == "<Resource crm/contacts>"
+        plain = await contacts.list(account).collect()
+        assert len(plain) == 36
+        assert plain[0]["id"] == "1000"
+        assert sandbox.requests[0].path == "/unified/crm/contacts"
+        typed = await truto.unified("crm", "contacts", Contact).list(account, limit=36).collect()
+        assert [(item.id, item.first_name) for item in typed] == [
+            (item["id"], item["first_name"]) for item in plain
+        ]
+        keyed = await contacts.keyed(account, limit=36)
+        assert list(keyed) == [item["id"] for item in plain]
+        assert (await contacts.raw(account, limit=36)).json()["result_count"] == 36
+
+    tell(story)
+
+
+@pytest.mark.parametrize(("model", "resource"), [("", "x"), ("crm", ""), ("..", "x"), ("crm", ".")])
+def test_a_resource_without_a_name_is_refused(model: str, resource: str) -> None:
+    with pytest.raises(UsageError, match="part of the path"):
+        TrutoClient("token").unified(model, resource)
+
+
+def test_a_name_cannot_leave_its_place_in_the_path() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        with pytest.raises(NotFoundError):
+            await truto.unified("crm", "../../integrated-account?x=").list(account)
+        assert sandbox.requests[0].path == "/unified/crm/..%2F..%2Fintegrated-account%3Fx%3D"
+
+    tell(story)
+
+
+# Accounts
+
+
+@pytest.mark.parametrize("key", ["result", "results"])
+def test_accounts_are_listed_typed_over_all_pages(key: Any) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        paginator = truto.integrated_accounts.list(limit=3)
+        assert isinstance(paginator, Paginator)
+        accounts = await paginator.collect()
+        assert all(type(account) is IntegratedAccount for account in accounts)
+        for account, said in zip(accounts, bare(sandbox.accounts), strict=True):
+            times = {name: datetime.fromisoformat(said.pop(name)) for name in ("created_at", "updated_at")}
+            assert (account.created_at, account.updated_at) == tuple(times.values())
+            read = bare(account.to_dict())
+            assert {name: value for name, value in read.items() if name not in times} == said
+        assert len(sandbox.requests) == 3
+        page = await paginator
+        assert page.extra == {"limit": 3}
+        assert page.issues == ()
+
+    tell(story, accounts=3, others=5, accounts_key=key)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "query"),
+    [
+        ({"integration": "gong"}, {"integration.name": "gong"}),
+        ({"status": "needs_reauth"}, {"status": "needs_reauth"}),
+        ({"tenant_id": "tenant-2"}, {"tenant_id": "tenant-2"}),
+        ({"is_sandbox": True}, {"is_sandbox": "true"}),
+        ({"is_sandbox": False}, {"is_sandbox": "false"}),
+        ({"created_at": {"gt": date(2024, 1, 3)}}, {"created_at": {"gt": "2024-01-03T00:00:00Z"}}),
+        ({"updated_at": datetime(2024, 2, 1, 9, tzinfo=UTC)}, {"updated_at": "2024-02-01T09:00:00Z"}),
+        ({"extra_query": {"integration.name": "hubspot"}}, {"integration.name": "hubspot"}),
+        ({"integration": "gong", "extra_query": {"integration.name": None}}, {}),
+    ],
+)
+def test_accounts_are_filtered_by_the_service(arguments: dict[str, Any], query: dict[str, Any]) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        accounts = await truto.integrated_accounts.list(**arguments).collect()
+        assert sandbox.requests[0].query == query
+        assert sandbox.requests[0].path == "/integrated-account"
+        everyone = sandbox.accounts
+        chosen = [item for item in everyone if item["integration"]["name"] == query.get("integration.name")]
+        if "integration.name" in query:
+            assert [account.id for account in accounts] == [item["id"] for item in chosen]
+        elif query:
+            assert 0 < len(accounts) < len(everyone)
+        else:
+            assert len(accounts) == len(everyone)
+
+    tell(story, accounts=3, others=5)
+
+
+def test_the_dot_in_the_name_of_a_filter_is_a_literal_one() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        await truto.integrated_accounts.list("gong", "active")
+        assert sandbox.requests[0].target == "/integrated-account?integration.name=gong&status=active"
+
+    tell(story)
+
+
+def test_an_account_can_be_passed_where_its_id_is_asked_for() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        found = await truto.integrated_accounts.list("gong", "active").first()
+        assert found is not None
+        assert found.id == account
+        assert len(await truto.interactions.list(found, **WINDOW)) == 5
+        assert (await truto.integrated_accounts.capabilities(found)).account_id == account
+        assert await truto.integrated_accounts.create_token(found)
+
+    tell(story)
+
+
+def test_what_an_account_keeps_to_itself_is_not_in_its_repr() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        found = await truto.integrated_accounts.list().first()
+        assert found is not None
+        assert found.context == {"subdomain": "company-1"}
+        assert "company-1" not in repr(found)
+
+    tell(story)
+
+
+@pytest.mark.parametrize("shape", ["list", "resources"])
+def test_capabilities_of_both_shapes_read_the_same(shape: Any) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        capabilities = await truto.integrated_accounts.capabilities(account)
+        assert (capabilities.account_id, capabilities.status, capabilities.is_blocked) == (
+            account,
+            "active",
+            False,
+        )
+        assert capabilities.supports("interactions", model="conversational-intelligence")
+        assert not capabilities.supports("interactions", "create")
+        assert not capabilities.supports("contacts")
+        assert sandbox.requests[0].target == f"/integrated-account/{account}/capabilities?type=unified"
+
+    tell(story, capabilities_shape=shape)
+
+
+def test_capabilities_of_no_account_are_a_failure() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        with pytest.raises(NotFoundError) as caught:
+            await truto.integrated_accounts.capabilities("x/../y")
+        assert caught.value.account == "x/../y"
+        assert sandbox.requests[0].path == "/integrated-account/x%2F..%2Fy/capabilities"
+
+    tell(story)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"<html>", b"", b'{"unified": 7}'])
+def test_capabilities_of_another_shape_are_one_decode_error(body: bytes) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(None, [Fault.body(body)])
+        with pytest.raises(DecodeError) as caught:
+            await truto.integrated_accounts.capabilities(account)
+        assert caught.value.account == account
+
+    tell(story)
+
+
+def test_a_token_of_one_account_needs_no_account_id() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        token = await truto.integrated_accounts.create_token(account)
+        post = sandbox.requests[0]
+        assert (post.method, post.target) == ("POST", "/integrated-account/token")
+        assert post.headers["Content-Type"] == "application/json"
+        own = truto.with_options(token=token)
+        items = await own.interactions.list(**WINDOW).collect()
+        assert same(items, sandbox.expected(account, **WINDOW))
+        assert "integrated_account_id" not in sandbox.requests[1].query
+        assert sandbox.requests[1].account == account
+        with pytest.raises(PermissionDeniedError) as caught:
+            await own.interactions.list(sandbox.account_ids[1], **WINDOW)
+        assert caught.value.missing_scopes == ("environment",)
+        with pytest.raises(PermissionDeniedError):
+            await own.integrated_accounts.list()
+
+    tell(story, accounts=2)
+
+
+@pytest.mark.parametrize("body", [b'{"token": "tell-nobody"}', b'"tell-nobody"', b"tell-nobody"])
+def test_an_answer_without_a_token_is_not_quoted(body: bytes) -> None:
+    """It may hold one under another name."""
+
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(None, [Fault.body(body)])
+        with pytest.raises(DecodeError) as caught:
+            await truto.integrated_accounts.create_token(account)
+        assert "tell-nobody" not in f"{caught.value!r} {caught.value.raw!r} {caught.value.__cause__!r}"
+        assert caught.value.account == account
+
+    tell(story)
+
+
+@pytest.mark.parametrize("wrong", [None, "", 5, IntegratedAccount()])
+def test_calls_about_one_account_need_its_id(wrong: Any) -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        for call in (truto.integrated_accounts.capabilities, truto.integrated_accounts.create_token):
+            with pytest.raises(UsageError):
+                await call(wrong)
+        assert sandbox.requests == []
+
+    tell(story)
+
+
+def test_errors_of_every_verb_are_ours() -> None:
+    """Whatever an answer looks like: one of our errors, for each verb."""
+    bodies = [
+        b"",
+        b"null",
+        b"[]",
+        b"<html></html>",
+        b"\xff",
+        b"\xef\xbb\xbf{}",
+        b'{"result": 5}',
+        b'{"results": {}}',
+    ]
+
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        verbs: list[Callable[[], Awaitable[Any]]] = [
+            lambda: truto.interactions.list(account, **WINDOW).page(),
+            lambda: truto.integrated_accounts.list().page(),
+            lambda: truto.integrated_accounts.create_token(account),
+        ]
+        for body in bodies:
+            for verb in verbs:
+                sandbox.clear_faults()
+                sandbox.script(None, [Fault.body(body)])
+                with pytest.raises(TrutoError):
+                    await verb()
+
+    tell(story)
+
+
+def test_a_position_is_a_small_value_that_stores_well() -> None:
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        position = (await truto.interactions.list(account, **WINDOW)).position
+        assert position is not None
+        assert Position.parse(str(position)) == position
+        assert hash(position) == hash(Position.parse(str(position)))
+        assert sandbox.token not in repr(position)
+
+    tell(story)

@@ -1,0 +1,254 @@
+"""Truto's conversational-intelligence interactions from asyncio: typed, streaming, safe to leave running.
+
+    from truto_ci_async import TrutoClient
+
+    async with TrutoClient() as truto:
+        async for interaction in truto.interactions.list(account_id, start_time=start, end_time=end):
+            print(interaction)
+
+Names are loaded when they are first used (PEP 562): importing the package and its models loads no aiohttp.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ._pacing import (
+        Pacing,
+        Rate,
+    )
+    from ._retry import (
+        RetryPolicy,
+        Timeouts,
+        quick_retries,
+    )
+    from .client import (
+        TrutoClient,
+    )
+    from .errors import (
+        AccountBlockedError,
+        APIError,
+        AuthenticationError,
+        BadRequestError,
+        BodyTooLargeError,
+        ConfigurationError,
+        ConnectError,
+        CursorExpiredError,
+        CursorLoopError,
+        DamagedStateError,
+        DeadlineError,
+        DecodeError,
+        MissingExtraError,
+        NotFoundError,
+        PermissionDeniedError,
+        RateLimitError,
+        ReconnectRequiredError,
+        ServerError,
+        StateConflictError,
+        StorageError,
+        TransportError,
+        TruncatedBodyError,
+        TrutoError,
+        UsageError,
+    )
+    from .events import (
+        Event,
+        EventHook,
+        FieldRepaired,
+        PacingWait,
+        PageDecoded,
+        RequestSent,
+        ResponseReceived,
+        RetryScheduled,
+    )
+    from .models import (
+        ROW_COLUMNS,
+        AdditionalMetric,
+        Capabilities,
+        Capability,
+        DebugInfo,
+        Email,
+        IntegratedAccount,
+        Integration,
+        Interaction,
+        Issue,
+        Metrics,
+        Number,
+        Page,
+        Position,
+        RateLimit,
+        RawResponse,
+        ResponseInfo,
+        User,
+    )
+    from .paginator import (
+        Paginator,
+        RawPages,
+    )
+    from .resources import (
+        IntegratedAccounts,
+        Interactions,
+        Keyed,
+        Resource,
+    )
+    from .sandbox import (
+        Fault,
+        Sandbox,
+    )
+
+    __version__: str
+
+# Each public name and the module that holds it.
+_HOMES = {
+    "Pacing": "_pacing",
+    "Rate": "_pacing",
+    "RetryPolicy": "_retry",
+    "Timeouts": "_retry",
+    "quick_retries": "_retry",
+    "TrutoClient": "client",
+    "APIError": "errors",
+    "AccountBlockedError": "errors",
+    "AuthenticationError": "errors",
+    "BadRequestError": "errors",
+    "BodyTooLargeError": "errors",
+    "ConfigurationError": "errors",
+    "ConnectError": "errors",
+    "CursorExpiredError": "errors",
+    "CursorLoopError": "errors",
+    "DamagedStateError": "errors",
+    "DeadlineError": "errors",
+    "DecodeError": "errors",
+    "MissingExtraError": "errors",
+    "NotFoundError": "errors",
+    "PermissionDeniedError": "errors",
+    "RateLimitError": "errors",
+    "ReconnectRequiredError": "errors",
+    "ServerError": "errors",
+    "StateConflictError": "errors",
+    "StorageError": "errors",
+    "TransportError": "errors",
+    "TruncatedBodyError": "errors",
+    "TrutoError": "errors",
+    "UsageError": "errors",
+    "Event": "events",
+    "EventHook": "events",
+    "FieldRepaired": "events",
+    "PacingWait": "events",
+    "PageDecoded": "events",
+    "RequestSent": "events",
+    "ResponseReceived": "events",
+    "RetryScheduled": "events",
+    "AdditionalMetric": "models",
+    "Capabilities": "models",
+    "Capability": "models",
+    "DebugInfo": "models",
+    "Email": "models",
+    "IntegratedAccount": "models",
+    "Integration": "models",
+    "Interaction": "models",
+    "Issue": "models",
+    "Metrics": "models",
+    "Number": "models",
+    "Page": "models",
+    "Position": "models",
+    "ROW_COLUMNS": "models",
+    "RateLimit": "models",
+    "RawResponse": "models",
+    "ResponseInfo": "models",
+    "User": "models",
+    "Paginator": "paginator",
+    "RawPages": "paginator",
+    "IntegratedAccounts": "resources",
+    "Interactions": "resources",
+    "Keyed": "resources",
+    "Resource": "resources",
+    "Fault": "sandbox",
+    "Sandbox": "sandbox",
+}
+
+__all__ = [
+    "APIError",
+    "AccountBlockedError",
+    "AdditionalMetric",
+    "AuthenticationError",
+    "BadRequestError",
+    "BodyTooLargeError",
+    "Capabilities",
+    "Capability",
+    "ConfigurationError",
+    "ConnectError",
+    "CursorExpiredError",
+    "CursorLoopError",
+    "DamagedStateError",
+    "DeadlineError",
+    "DebugInfo",
+    "DecodeError",
+    "Email",
+    "Event",
+    "EventHook",
+    "Fault",
+    "FieldRepaired",
+    "IntegratedAccount",
+    "IntegratedAccounts",
+    "Integration",
+    "Interaction",
+    "Interactions",
+    "Issue",
+    "Keyed",
+    "Metrics",
+    "MissingExtraError",
+    "NotFoundError",
+    "Number",
+    "Pacing",
+    "PacingWait",
+    "Page",
+    "PageDecoded",
+    "Paginator",
+    "PermissionDeniedError",
+    "Position",
+    "ROW_COLUMNS",
+    "Rate",
+    "RateLimit",
+    "RateLimitError",
+    "RawPages",
+    "RawResponse",
+    "ReconnectRequiredError",
+    "RequestSent",
+    "Resource",
+    "ResponseInfo",
+    "ResponseReceived",
+    "RetryPolicy",
+    "RetryScheduled",
+    "Sandbox",
+    "ServerError",
+    "StateConflictError",
+    "StorageError",
+    "Timeouts",
+    "TransportError",
+    "TruncatedBodyError",
+    "TrutoClient",
+    "TrutoError",
+    "UsageError",
+    "User",
+    "__version__",
+    "quick_retries",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("truto-ci-async")
+    elif name in _HOMES:
+        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,621 @@
+"""The client: one pool of connections, one token, and the steps of a call.
+
+A call is: wait for a turn, get the token, send one attempt, learn from the answer, then hand the body over or
+decide about another attempt. The rules behind each step are pure and live elsewhere (``_pacing``, ``_retry``,
+``_answers``); what stands here is their order, and who owns what.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import os
+import re
+import ssl
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import ContextVar
+from functools import partial
+from itertools import count
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
+
+from ._answers import read_error
+from ._pacing import Gate, Level, Pacer, Pacing, parse_rate_limit
+from ._retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts, parse_retry_after
+from ._transport import Reply, Secret, Transport, base_headers
+from .errors import (
+    APIError,
+    BodyTooLargeError,
+    ConfigurationError,
+    ConnectError,
+    DeadlineError,
+    DecodeError,
+    RateLimitError,
+    TransportError,
+    TruncatedBodyError,
+    UsageError,
+)
+from .events import Emitter, EventHook, PacingWait, RequestSent, ResponseReceived, RetryScheduled
+from .models import ResponseInfo
+from .resources import IntegratedAccounts, Interactions, Resource
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import aiohttp
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+#: A token, or a function (plain or async) that gives one; it is asked again when the service refuses the last.
+TokenSource: TypeAlias = str | Callable[[], str | Awaitable[str]]
+
+DEFAULT_BASE_URL = "https://api.truto.one"
+TOKEN_VARIABLE = "TRUTO_API_TOKEN"
+BASE_URL_VARIABLE = "TRUTO_API_BASE_URL"
+DEFAULT_MAX_BODY_BYTES = 64 * 2**20
+# How long closing waits for calls in flight to end, in seconds; they are told to at once.
+END_CALLS = 1.0
+
+# The headers that are the client's own business: what they say must be true of the connection.
+OWN_HEADERS = frozenset(
+    {"authorization", "accept-encoding", "host", "content-length", "transfer-encoding", "connection"}
+)
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+
+# Which call waits for its turn: pacing tells of waits, but knows no calls.
+_waiting_call: ContextVar[int] = ContextVar("truto_ci_async_waiting_call", default=0)
+
+
+class TrutoClient:
+    """A connection to Truto. Lazy: it sends nothing, and opens no socket, before it is asked for something.
+
+        async with TrutoClient() as truto:
+            async for interaction in truto.interactions.list(account_id, start_time=start, end_time=end):
+                print(interaction)
+
+    In a notebook use it bare and ``await truto.aclose()`` in the last cell. One client serves one event loop;
+    within it, any number of tasks.
+
+    ``token``            the API token, or a plain or async function giving one, which is asked again when the
+                         service refuses the last one. Default: the environment's ``TRUTO_API_TOKEN``.
+    ``base_url``         default: the environment's ``TRUTO_API_BASE_URL``, then ``https://api.truto.one``.
+    ``timeouts``         deadlines in seconds: see ``Timeouts``.
+    ``retry``            attempts, waits and the budget all calls share: see ``RetryPolicy``.
+    ``pacing``           the limits to stay within: see ``Pacing``; ``Pacing.off()`` for none.
+    ``max_body_bytes``   most bytes of one buffered body, after decompression.
+    ``max_connections``  most connections open at once; further calls wait for one.
+    ``headers``          sent with every request. Authorization is not among them: that is ``token``.
+    ``proxy``            an http or https proxy's URL; default: what the environment names (``HTTPS_PROXY``).
+    ``ssl_context``      for a certificate authority of your own.
+    ``session``          an aiohttp session to use; it stays open, whoever made it closes it.
+    ``on_event``         called with every ``Event``; an exception in it never breaks a call.
+
+    :raises ConfigurationError: an option that cannot work, such as no token at all.
+    """
+
+    def __init__(
+        self,
+        token: TokenSource | None = None,
+        *,
+        base_url: str | None = None,
+        timeouts: Timeouts = Timeouts(),
+        retry: RetryPolicy = RetryPolicy(),
+        pacing: Pacing = Pacing(),
+        max_body_bytes: int = DEFAULT_MAX_BODY_BYTES,
+        max_connections: int = 100,
+        headers: Mapping[str, str] | None = None,
+        proxy: str | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        session: aiohttp.ClientSession | None = None,
+        on_event: EventHook | None = None,
+    ) -> None:
+        token = _hidden(token)
+        for name, value in (("max_body_bytes", max_body_bytes), ("max_connections", max_connections)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise ConfigurationError(f"{name} is a whole number of 1 or more, not {value!r}")
+        _check_options(timeouts, retry, pacing)
+        if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"base_url is text, not {base_url!r}")
+        self._transport = Transport(
+            base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
+            max_connections=max_connections,
+            proxy=proxy,
+            ssl_context=ssl_context,
+            session=session,
+        )
+        self._original: Self | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._in_flight: set[asyncio.Timeout] = set()
+        self._calls = count(1)
+        self._token = _Token(token if token is not None else os.environ.get(TOKEN_VARIABLE))
+        self.timeouts = timeouts
+        self.max_body_bytes = max_body_bytes
+        self.emitter = Emitter(on_event)
+        self._set_retry(retry)
+        self._set_pacing(pacing)
+        self._set_headers(headers)
+
+    def _set_retry(self, retry: RetryPolicy) -> None:
+        self.retry = retry
+        self._budget = RetryBudget(retry.budget_capacity, retry.budget_refill)
+
+    def _set_pacing(self, pacing: Pacing) -> None:
+        self.pacing = pacing
+        # Told through the emitter and not through a method of ours: a cycle would keep a forgotten client alive.
+        self._gate = Gate(
+            Pacer(pacing, max_wait=self.retry.max_wait), on_wait=partial(_tell_wait, self.emitter)
+        )
+
+    def _set_headers(self, headers: Mapping[str, str] | None) -> None:
+        self._headers = merge_headers(base_headers(_user_agent()), checked_headers(headers or {}))
+
+    def with_options(
+        self,
+        *,
+        token: TokenSource | None = None,
+        timeouts: Timeouts | None = None,
+        retry: RetryPolicy | None = None,
+        pacing: Pacing | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Return a light copy with other options that shares the connection pool.
+
+            own = truto.with_options(token=await truto.integrated_accounts.create_token(account_id))
+
+        What is not given stays as it is; ``headers`` are added to those of the client. Another token has limits of
+        its own, so it starts with fresh pacing; another ``retry`` starts with a fresh budget. Closing the original
+        closes the pool; closing a copy does nothing.
+        """
+        token = _hidden(token)
+        _check_options(timeouts or self.timeouts, retry or self.retry, pacing or self.pacing)
+        other = copy.copy(self)
+        # A copy keeps its original alive: dropping that one, the owner of the pool, would close it.
+        other._original = self._original or self
+        if token is not None:
+            other._token = _Token(token)
+        if timeouts is not None:
+            other.timeouts = timeouts
+        if retry is not None:
+            other._set_retry(retry)
+        if token is not None or pacing is not None:
+            other._set_pacing(pacing or self.pacing)
+        if headers is not None:
+            other._headers = merge_headers(self._headers, checked_headers(headers))
+        return other
+
+    @property
+    def base_url(self) -> str:
+        """Where requests go, without a trailing slash."""
+        return self._transport.base_url
+
+    @property
+    def interactions(self) -> Interactions:
+        """Talk metrics of the people on an account's calls."""
+        return Interactions(self)
+
+    @property
+    def integrated_accounts(self) -> IntegratedAccounts:
+        """The connected accounts of this environment."""
+        return IntegratedAccounts(self)
+
+    @overload
+    def unified(self, model: str, resource: str) -> Resource[dict[str, Any]]: ...
+    @overload
+    def unified(self, model: str, resource: str, item_type: type[T]) -> Resource[T]: ...
+    def unified(self, model: str, resource: str, item_type: Any = dict) -> Resource[Any]:
+        """Return any other unified resource, with the same verbs.
+
+            async for contact in truto.unified("crm", "contacts").list(account_id):
+                print(contact["id"])
+
+        ``item_type`` is a msgspec Struct, or ``dict`` for items as they come.
+
+        :raises UsageError: an empty name.
+        """
+        return Resource[Any](self, model, resource, item_type)
+
+    # --- the steps of a call ---------------------------------------------------------------------------
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        account: str | None,
+        read: Callable[[bytes], Awaitable[R]],
+        body: bytes | None = None,
+        excuse: Callable[[APIError], R | None] | None = None,
+    ) -> tuple[R, ResponseInfo]:
+        """Make one call, retries included, and return what ``read`` makes of the body.
+
+        ``target`` is path and query, encoded. A body that ``read`` calls truncated is fetched again, whole.
+        ``excuse`` may give a result in place of an error status, which is then not raised.
+
+        :raises APIError: an error status that no retry mends.
+        :raises TransportError: the network failed for as long as the policy tries.
+        :raises DecodeError: what ``read`` raises.
+        :raises UsageError: the client is closed, also when that happens during the call.
+        """
+        self._transport.bind()
+        call = _Call(next(self._calls), method, target, account, body)
+        state = RetryState(
+            self.retry,
+            self._budget,
+            now=monotonic(),
+            total=self.timeouts.total,
+            can_refresh=self._token.is_refreshable,
+        )
+        deadline = asyncio.timeout(self.timeouts.total)
+        try:
+            async with deadline:
+                self._in_flight.add(deadline)
+                return await self._attempts(call, state, read, excuse)
+        except (DecodeError, BodyTooLargeError) as error:
+            error.account = account
+            raise
+        except TimeoutError as error:
+            if not deadline.expired() or isinstance(error, DeadlineError):
+                raise
+            if self._transport.closed:
+                raise UsageError("the client was closed while this call was under way") from None
+            raise DeadlineError(
+                f"no answer within {self.timeouts.total} s, after {state.attempts} attempts "
+                f"and {call.waited:.1f} s of waiting for a turn",
+                deadline="total",
+                seconds=self.timeouts.total,
+                account=account,
+                attempts=state.attempts,
+            ) from call.last_error
+        finally:
+            self._in_flight.discard(deadline)
+            call.last_error = None  # an error, its frames and the call would be a cycle
+
+    async def _attempts(
+        self,
+        call: _Call,
+        state: RetryState,
+        read: Callable[[bytes], Awaitable[R]],
+        excuse: Callable[[APIError], R | None] | None,
+    ) -> tuple[R, ResponseInfo]:
+        refused: Secret | None = None
+        _waiting_call.set(call.id)
+        while True:
+            try:
+                call.waited += await self._gate.admit(call.account)
+            except RateLimitError as paused:
+                paused.attempts = state.attempts
+                raise paused from call.last_error
+            try:
+                token = await self._token.get(refused)
+            except BaseException:
+                self._gate.on_unsent(call.account)
+                raise
+            attempt = state.sent()
+            try:
+                reply = await self._send(call, token, attempt)
+                response = call.response(reply.status, reply.headers, attempt)
+                result = await read(reply.body)
+                state.succeeded()
+                return result, response
+            except (APIError, TransportError) as error:
+                error.account, error.attempts = call.account, attempt
+                decision = state.failed(_failure(error), monotonic())
+                if isinstance(decision, GiveUp):
+                    if excuse is not None and isinstance(error, APIError):
+                        excused = excuse(error)
+                        if excused is not None:
+                            return excused, call.response(error.status, error.headers, attempt)
+                    raise
+                call.last_error = error
+            refused = token if decision.fresh_token else None
+            if self.emitter.active:
+                self.emitter.emit(
+                    RetryScheduled(
+                        time=time(),
+                        account=call.account,
+                        reason=decision.reason,
+                        wait=decision.wait,
+                        attempt=attempt,
+                        call_id=call.id,
+                    )
+                )
+            await asyncio.sleep(decision.wait)
+
+    async def _send(self, call: _Call, token: Secret, attempt: int) -> Reply:
+        """Send one attempt, and let pacing and listeners know how it went.
+
+        :raises APIError: any status but 2xx.
+        """
+        emitter = self.emitter
+        if emitter.active:
+            emitter.emit(
+                RequestSent(
+                    time=time(),
+                    account=call.account,
+                    method=call.method,
+                    url=call.target,
+                    attempt=attempt,
+                    call_id=call.id,
+                )
+            )
+        started = monotonic()
+        if call.started is None:
+            call.started = started
+        own: dict[str, str] = {"Authorization": Secret(f"Bearer {token}")}
+        if call.body is not None:
+            own["Content-Type"] = "application/json"
+        headers = merge_headers(self._headers, own)
+        try:
+            reply = await self._transport.send(
+                call.method,
+                call.target,
+                headers,
+                body=call.body,
+                timeouts=self.timeouts,
+                limit=self.max_body_bytes,
+            )
+        except BaseException:
+            self._gate.on_failure(call.account)
+            raise
+        error = None if 200 <= reply.status < 300 else self._refused(call, reply)
+        self._gate.on_response(
+            call.account,
+            reply.status,
+            reply.headers,
+            retry_after=error.retry_after if error else None,
+            is_remote=error.is_remote if error else False,
+            hint=_throttled_level(error) if error else None,
+        )
+        if emitter.active:
+            emitter.emit(
+                ResponseReceived(
+                    time=time(),
+                    account=call.account,
+                    status=reply.status,
+                    attempt=attempt,
+                    elapsed=monotonic() - started,
+                    bytes=len(reply.body),
+                    call_id=call.id,
+                    resent=reply.sends - 1,
+                )
+            )
+        if error is None:
+            return reply
+        try:
+            raise error
+        finally:
+            del error  # this frame is part of its traceback: the two would be a cycle
+
+    def _refused(self, call: _Call, reply: Reply) -> APIError:
+        return read_error(
+            reply.status,
+            reply.headers,
+            reply.body,
+            reason=reply.reason,
+            retry_after=parse_retry_after(reply.headers, time()),
+            account=call.account,
+        )
+
+    # --- who owns what ---------------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+        """Start a task that ends with the client at the latest; its failure is its waiter's business."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_look_at)
+        return task
+
+    async def __aenter__(self) -> Self:
+        self._transport.bind()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the calls in flight and close the connections. May be called twice; a copy leaves the pool open.
+
+        A call in flight raises UsageError where it is awaited.
+
+        :raises UsageError: the client was used in another event loop that is still there.
+        """
+        transport = self._transport
+        if self._original is not None or transport.closed:
+            return
+        if transport.loop_is_gone:
+            transport.abandon()
+            return
+        loop = transport.bind()
+        transport.closed = True
+        for deadline in self._in_flight:
+            if not deadline.expired():
+                deadline.reschedule(loop.time())
+        tasks = self._tasks - {asyncio.current_task()}
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=END_CALLS)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await transport.aclose()
+
+    def __del__(self) -> None:
+        transport = getattr(self, "_transport", None)  # missing when __init__ raised
+        if transport is None or self._original is not None or not transport.opened:
+            return
+        try:
+            warnings.warn(
+                f"{self!r} was never closed: use `async with`, or await its aclose()",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+        finally:  # also where warnings are errors
+            transport.abandon()
+
+    def __repr__(self) -> str:
+        transport = getattr(self, "_transport", None)  # missing in the traceback of a failing __init__
+        if transport is None:
+            return "<TrutoClient token=***>"
+        return f"<TrutoClient {transport.base_url} token=***{' closed' if transport.closed else ''}>"
+
+
+class _Call:
+    """What one call is, and what has happened to it so far."""
+
+    __slots__ = ("account", "body", "id", "last_error", "method", "started", "target", "waited")
+
+    def __init__(self, id: int, method: str, target: str, account: str | None, body: bytes | None) -> None:
+        self.id = id
+        self.method = method
+        self.target = target
+        self.account = account
+        self.body = body
+        self.waited = 0.0
+        self.started: float | None = None
+        self.last_error: Exception | None = None
+
+    def response(self, status: int, headers: dict[str, str], attempts: int) -> ResponseInfo:
+        return ResponseInfo(
+            status=status,
+            headers=headers,
+            rate_limit=parse_rate_limit(headers, time()),
+            attempts=attempts,
+            elapsed=monotonic() - (self.started or 0.0),
+            waited=self.waited,
+        )
+
+
+class _Token:
+    """The API token: given, or asked for once and again when the service refuses it."""
+
+    def __init__(self, source: TokenSource | None) -> None:
+        source = _hidden(source)
+        if source is None:
+            raise ConfigurationError(f"no API token: pass token=..., or set {TOKEN_VARIABLE}")
+        if not isinstance(source, str) and not callable(source):
+            raise ConfigurationError(
+                f"token is the API token as text, or a function giving it, not {type(source).__name__}"
+            )
+        self._source = None if isinstance(source, str) else source
+        self._value = checked_token(source) if isinstance(source, str) else None
+        self._asking: asyncio.Lock | None = None
+
+    @property
+    def is_refreshable(self) -> bool:
+        return self._source is not None
+
+    async def get(self, refused: Secret | None = None) -> Secret:
+        """Return the token; one equal to ``refused`` is asked for anew, once for all who were refused."""
+        if self._source is None or (self._value is not None and self._value is not refused):
+            assert self._value is not None
+            return self._value
+        if self._asking is None:
+            self._asking = asyncio.Lock()
+        async with self._asking:
+            if self._value is None or self._value is refused:
+                self._value = await _asked(self._source)
+            return self._value
+
+
+async def _asked(source: Callable[[], str | Awaitable[str]]) -> Secret:
+    given = _hidden(source())
+    return checked_token(_hidden(await given) if inspect.isawaitable(given) else given)
+
+
+def _hidden(value: Any) -> Any:
+    """Mask the repr of text at once: tracebacks can show the arguments and variables of every frame."""
+    return Secret(value) if isinstance(value, str) else value
+
+
+def checked_token(token: object) -> Secret:
+    """Return ``token`` as text whose repr is masked.
+
+    :raises ConfigurationError: not text, empty, or with characters no header may hold; it is not quoted.
+    """
+    token = _hidden(token)
+    if not isinstance(token, str):
+        raise ConfigurationError(f"the API token is text, not {type(token).__name__}")
+    if not token.strip():
+        raise ConfigurationError(f"the API token is empty: pass token=..., or set {TOKEN_VARIABLE}")
+    if not all("!" <= character <= "~" for character in token):
+        raise ConfigurationError(
+            "the API token holds a space, a line end or a character outside ASCII; was it read from a file? "
+            "strip() it"
+        )
+    return Secret(token)
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return headers as they go out.
+
+    :raises ConfigurationError: one that this package sets by itself, or that is not one line of text.
+    """
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"{name!r} is no name of a header")
+        if name.lower() in OWN_HEADERS:
+            raise ConfigurationError(f"the header {name} is set by the client and cannot be given")
+        if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"the header {name!r} is not one line of text")
+    return dict(headers)
+
+
+def merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
+    """Return both; of two with the same name, in whatever case, the one of ``others``."""
+    names = {name.lower() for name in others}
+    return {name: value for name, value in headers.items() if name.lower() not in names} | dict(others)
+
+
+def _check_options(timeouts: object, retry: object, pacing: object) -> None:
+    given = (("timeouts", timeouts, Timeouts), ("retry", retry, RetryPolicy), ("pacing", pacing, Pacing))
+    for name, value, wanted in given:
+        if not isinstance(value, wanted):
+            raise ConfigurationError(f"{name} takes a {wanted.__name__}(...), not {value!r}")
+
+
+def _user_agent() -> str:
+    from . import __version__
+
+    return f"truto-ci-async/{__version__}"
+
+
+def _failure(error: APIError | TransportError) -> Failure:
+    """What the retry rules need to know of an error."""
+    if isinstance(error, APIError):
+        return Failure(
+            kind="status", status=error.status, is_remote=error.is_remote, retry_after=error.retry_after
+        )
+    if isinstance(error, DeadlineError):
+        return Failure(kind="timeout")
+    if isinstance(error, TruncatedBodyError):
+        return Failure(kind="truncated")
+    return Failure(kind="fatal" if isinstance(error, ConnectError) and error.is_permanent else "connect")
+
+
+def _tell_wait(emitter: Emitter, account: str | None, level: Level, seconds: float) -> None:
+    if emitter.active:
+        emitter.emit(
+            PacingWait(time=time(), account=account, level=level, wait=seconds, call_id=_waiting_call.get())
+        )
+
+
+def _throttled_level(error: APIError) -> Level | None:
+    """Which limit a 429 speaks of, when Truto's insight names it."""
+    hint = str(error.insight.get("rate_limit_error", "")).lower()
+    if "integrated" in hint or "account" in hint:
+        return "account"
+    return "token" if "token" in hint else None
+
+
+def _look_at(task: asyncio.Task[Any]) -> None:
+    """Take note of a task's failure, so that asyncio does not report it as never looked at."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,299 @@
+"""Walks over cursor pages: items by ``async for``, pages where the cursor is needed.
+
+A walk is given a callable that fetches one page, and knows nothing of clients, retries or HTTP. Its guards:
+only a null, empty or absent cursor ends it; an empty page with a cursor goes on; a cursor seen before in this
+walk is an error (contract section 2). Iterating twice starts twice, since state lives in the iteration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from contextlib import suppress
+from typing import Any, Generic, Protocol, TypeVar
+
+from .errors import CursorLoopError, UsageError
+from .models import Page, Position, RawResponse
+
+T = TypeVar("T")
+
+
+class Stop(Protocol):
+    """What a walk has to know of a page."""
+
+    @property
+    def next_cursor(self) -> str | None: ...
+
+
+P = TypeVar("P", bound=Stop)
+P_co = TypeVar("P_co", bound=Stop, covariant=True)
+
+
+def following(here: Position, next_cursor: str | None, chunks: int) -> Position | None:
+    """Return the place after a page at ``here``, in a walk of ``chunks`` legs; None when it ends there."""
+    if next_cursor:
+        return Position(filters=here.filters, chunk=here.chunk, cursor=next_cursor)
+    if here.chunk + 1 < chunks:
+        return Position(filters=here.filters, chunk=here.chunk + 1)
+    return None
+
+
+class Walk:
+    """Where a walk stands: pure state, fed with the cursor of each page.
+
+    A walk has ``chunks`` legs (groups of users), each with cursors of its own.
+    """
+
+    def __init__(self, start: Position, chunks: int, *, account: str | None = None) -> None:
+        self.position: Position | None = start
+        self._chunks = chunks
+        self._account = account
+        self._seen = {start.cursor} if start.cursor else set[str]()
+        self._pages = 0
+
+    def advance(self, here: Position, next_cursor: str | None) -> Position | None:
+        """Go on to the place after a page at ``here``.
+
+        :raises CursorLoopError: its cursor was used before.
+        """
+        self._pages += 1
+        self.position = following(here, next_cursor, self._chunks)
+        if not next_cursor:
+            self._seen.clear()
+        elif next_cursor in self._seen:
+            raise CursorLoopError(
+                f"the service gave the cursor {next_cursor[:80]!r} a second time, after {self._pages} pages",
+                cursor=next_cursor,
+                account=self._account,
+                pages=self._pages,
+            )
+        else:
+            self._seen.add(next_cursor)
+        return self.position
+
+
+# Fetch the page at a place; retries are inside it.
+Fetch = Callable[[Position], Coroutine[Any, Any, P]]
+# Start a task that the client cancels when it closes.
+Spawn = Callable[[Coroutine[Any, Any, P]], "asyncio.Task[P]"]
+
+
+class Walkable(Generic[P]):
+    """What to walk and how: shared by every iteration, changed by none."""
+
+    def __init__(
+        self,
+        fetch: Fetch[P],
+        start: Position,
+        *,
+        spawn: Spawn[P],
+        chunks: int = 1,
+        prefetch: int = 1,
+        max_pages: int | None = None,
+        account: str | None = None,
+    ) -> None:
+        if prefetch not in (0, 1):
+            raise UsageError(
+                f"prefetch is 1 (fetch the next page while you work on this one) or 0, not {prefetch!r}"
+            )
+        if max_pages is not None and not _is_count(max_pages, least=1):
+            raise UsageError(f"max_pages is 1 or more, or None for all, not {max_pages!r}")
+        self.fetch = fetch
+        self.start = start
+        self.spawn = spawn
+        self.chunks = chunks
+        self.prefetch = prefetch
+        self.max_pages = max_pages
+        self.account = account
+
+    def walk(self) -> Walk:
+        return Walk(self.start, self.chunks, account=self.account)
+
+
+class Pages(Generic[P]):
+    """The pages of one walk, by ``async for``; owns at most one task, which fetches the page ahead.
+
+    An error leaves the walk where it was: asking again fetches the same page again. Dropping the iterator,
+    as a ``break`` does, cancels the fetch ahead at once.
+    """
+
+    __slots__ = ("_ahead", "_asking", "_left", "_loop_error", "_walk", "_walkable", "_wanted", "__weakref__")
+
+    def __init__(self, walkable: Walkable[P], *, wanted: Callable[[P], bool] | None = None) -> None:
+        self._walkable = walkable
+        self._walk = walkable.walk()
+        self._left = walkable.max_pages
+        self._ahead: asyncio.Task[P] | None = None
+        self._asking = False
+        self._loop_error: CursorLoopError | None = None
+        self._wanted = wanted
+
+    def __aiter__(self) -> Pages[P]:
+        return self
+
+    async def __anext__(self) -> P:
+        if self._asking:
+            raise UsageError(
+                "two tasks ask this iterator for the next page at once; give each its own iteration"
+            )
+        here = self._walk.position
+        if here is None or self._left == 0:
+            raise StopAsyncIteration
+        if self._loop_error is not None:
+            raise self._loop_error.with_traceback(None)  # or it would grow each time it is raised
+        self._asking = True
+        ahead, self._ahead = self._ahead, None
+        try:
+            page = await (self._walkable.fetch(here) if ahead is None else _join(ahead))
+        finally:
+            self._asking = False
+            del ahead  # a failed task, its error and this frame would be a cycle
+        if self._left is not None:
+            self._left -= 1
+        try:
+            following = self._walk.advance(here, page.next_cursor)
+        except CursorLoopError as error:
+            self._loop_error = error  # this page is good and handed over first
+            return page
+        if following is not None and self._walkable.prefetch and self._left != 0:
+            self._fetch_ahead(page, following)
+        return page
+
+    def _fetch_ahead(self, page: P, following: Position) -> None:
+        if self._wanted is not None and not self._wanted(page):
+            return
+        # The coroutine must not refer to this iterator: the task would keep it alive past a ``break``.
+        self._ahead = self._walkable.spawn(self._walkable.fetch(following))
+
+    def cancel(self) -> None:
+        """Drop the fetch ahead, if there is one."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead.done():
+            return
+        loop = ahead.get_loop()
+        try:
+            here = asyncio.get_running_loop() is loop
+        except RuntimeError:
+            here = False
+        if here:
+            ahead.cancel()
+            return
+        # Dropped by another thread's garbage collection, or between two runs of the loop, or after the last.
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(ahead.cancel)
+
+    def __del__(self) -> None:
+        self.cancel()
+
+
+async def _join(ahead: asyncio.Task[P]) -> P:
+    """Wait for the fetch ahead. A cancellation of ours is handed on to it: nothing keeps running behind our back."""
+    try:
+        return await ahead
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if ahead.cancelled() and task is not None and not task.cancelling():
+            raise UsageError("the client was closed while this walk was going on") from None
+        raise
+    finally:
+        del ahead
+
+
+def _is_count(value: object, *, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+class Items(Generic[T]):
+    """The items of one walk, by ``async for``."""
+
+    __slots__ = ("_next", "_pages")
+
+    def __init__(self, pages: Pages[Page[T]]) -> None:
+        self._pages = pages
+        self._next: Callable[[], T] = iter(()).__next__
+
+    def __aiter__(self) -> Items[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while True:
+            try:
+                return self._next()
+            except StopIteration:
+                page = await self._pages.__anext__()
+                self._next = iter(page.items).__next__
+
+
+class Paginator(Generic[T]):
+    """A list call that has not been made yet: ``await`` it for the first page, ``async for`` for every item.
+
+        async for interaction in truto.interactions.list(account, start_time=..., end_time=...):
+            print(interaction.row())
+
+    Each use starts afresh at the given cursor. The next page is fetched while you work on this one
+    (``prefetch=1``), unless only the first page is asked for. Errors are those of ``TrutoError``; the items
+    before one have been handed over, and ``Page.position`` of the last page is where to go on.
+    """
+
+    def __init__(self, walkable: Walkable[Page[T]], *, label: str) -> None:
+        self._walkable = walkable
+        self._label = label
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return Items(Pages(self._walkable))
+
+    def pages(self) -> AsyncIterator[Page[T]]:
+        """Walk page by page: each with its cursor, its position to resume from and how it was answered."""
+        return Pages(self._walkable)
+
+    def __await__(self) -> Generator[Any, Any, Page[T]]:
+        return self.page().__await__()
+
+    async def page(self) -> Page[T]:
+        """Fetch the first page only; nothing is fetched ahead."""
+        return await self._walkable.fetch(self._walkable.start)
+
+    async def collect(self, max_items: int | None = None) -> list[T]:
+        """Fetch all pages into one list, or as many as ``max_items`` needs; no page is fetched in vain."""
+        if max_items is not None and not _is_count(max_items, least=0):
+            raise UsageError(f"max_items is 0 or more, or None for all, not {max_items!r}")
+        items: list[T] = []
+        if max_items == 0:
+            return items
+
+        def wanted(page: Page[T]) -> bool:
+            return max_items is None or len(items) + len(page.items) < max_items
+
+        async for page in Pages(self._walkable, wanted=wanted):
+            items.extend(page.items)
+            if max_items is not None and len(items) >= max_items:
+                del items[max_items:]
+                break
+        return items
+
+    async def first(self) -> T | None:
+        """Return the first item, or None when there is none; empty pages are passed over."""
+        return next(iter(await self.collect(1)), None)
+
+    def __repr__(self) -> str:
+        return f"<{self._label}: `await` it for the first page, or `async for` over it for every item>"
+
+
+class RawPages:
+    """A raw call that has not been made yet: ``await`` it for the first body, ``async for`` for each.
+
+    Goes on only by a ``next_cursor`` at the top of a JSON body; nothing else of it is looked at.
+    """
+
+    def __init__(self, walkable: Walkable[RawResponse], *, label: str) -> None:
+        self._walkable = walkable
+        self._label = label
+
+    def __aiter__(self) -> AsyncIterator[RawResponse]:
+        return Pages(self._walkable)
+
+    def __await__(self) -> Generator[Any, Any, RawResponse]:
+        return self._walkable.fetch(self._walkable.start).__await__()
+
+    def __repr__(self) -> str:
+        return f"<{self._label}: `await` it for the first body, or `async for` over it for each>"

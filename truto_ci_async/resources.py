@@ -1,0 +1,513 @@
+"""The verbs of a resource: from filters to a lazy walk. One class serves every unified resource.
+
+Every verb checks its filters at once and sends nothing; requests go out when the result is awaited or iterated.
+Filters are the contract's section 1, results its sections 2 and 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
+
+import msgspec
+
+from ._answers import PageData, PageReader, raise_about, raw_cursor, read_capabilities, read_token
+from ._decode import ItemReader, OnInvalid
+from ._wire import Filters, ListQuery, Moment, account_id, list_query, path_of
+from .errors import APIError, DecodeError, NotFoundError, UsageError
+from .events import PageDecoded
+from .models import (
+    Capabilities,
+    IntegratedAccount,
+    Interaction,
+    Issue,
+    Page,
+    Position,
+    RawResponse,
+    ResponseInfo,
+)
+from .paginator import Fetch, P, Pages, Paginator, RawPages, Walkable, following
+
+if TYPE_CHECKING:
+    from .client import TrutoClient
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+ListFormat: TypeAlias = Literal["unified", "normalized", "debug"]
+Account: TypeAlias = str | IntegratedAccount | None
+
+
+class ListOptions(Filters, total=False):
+    """Arguments of ``Resource.list`` beside the account and the item type."""
+
+    cursor: str | Position | None
+    response_format: ListFormat
+    on_invalid: OnInvalid
+    empty_on_not_found: bool
+    prefetch: int
+    max_pages: int | None
+
+
+class RawOptions(Filters, total=False):
+    """Arguments of ``Resource.raw`` beside the account."""
+
+    cursor: str | Position | None
+    prefetch: int
+    max_pages: int | None
+
+
+class KeyedOptions(Filters, total=False):
+    """Arguments of ``Resource.keyed`` beside the account, the key and the item type."""
+
+    response_format: ListFormat
+    on_invalid: OnInvalid
+    empty_on_not_found: bool
+    max_pages: int | None
+
+
+class Keyed(dict[str, T], Generic[T]):
+    """Items by key, as ``keyed()`` returns them: a plain dict, and what had to be repaired on the way.
+
+    ``issues`` also tells of keys seen twice, of which the first item is kept. ``pages`` counts the pages read.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.issues: list[Issue] = []
+        self.pages = 0
+
+
+class Resource(Generic[T]):
+    """One unified resource, such as ``client.unified("crm", "contacts")``; items are of type ``T``."""
+
+    def __init__(self, client: TrutoClient, model: str, resource: str, item_type: type[T]) -> None:
+        path_of(model, resource)  # refuses what can never be a path
+        self._client = client
+        self._model = model
+        self._resource = resource
+        self._item_type = item_type
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._model}/{self._resource}>"
+
+    @overload
+    def list(self, integrated_account_id: Account = None, **options: Unpack[ListOptions]) -> Paginator[T]: ...
+    @overload
+    def list(
+        self, integrated_account_id: Account = None, *, item_type: type[S], **options: Unpack[ListOptions]
+    ) -> Paginator[S]: ...
+    def list(
+        self,
+        integrated_account_id: Account = None,
+        *,
+        item_type: Any = None,
+        cursor: str | Position | None = None,
+        response_format: ListFormat = "unified",
+        on_invalid: OnInvalid = "repair",
+        empty_on_not_found: bool = True,
+        prefetch: int = 1,
+        max_pages: int | None = None,
+        **filters: Unpack[Filters],
+    ) -> Paginator[Any]:
+        """List the items of one account: a Paginator, which sends nothing until it is awaited or iterated.
+
+            async for interaction in truto.interactions.list(account_id, start_time=start, end_time=end):
+                print(interaction)
+
+        Which items:
+
+        ``integrated_account_id``  an id or an IntegratedAccount; None only when the token is an account's own.
+        ``start_time, end_time``   aware datetimes, dates (midnight UTC) or ISO 8601 text, which goes out as it
+                                   is. Gong needs both, and answers whole days of the company's own time zone.
+        ``users``                  user ids; more than 20 are asked in several walks, one after the other.
+        ``limit``                  most records on a page; the service decides unless given.
+        ``ignore_limit``           ask the service to ignore ``limit``.
+        ``super_query``            ``apac`` or ``wnam``: read Truto's synced store. Operators go into
+                                   ``extra_query={"created_at": {"gt": moment}, "sort_by": ...}``.
+        ``skip_api_call``          do not ask the provider; ``Page.debug`` is then None.
+        ``remote_query``           passed to the provider untouched.
+        ``extra_query``            merged into the query last; None drops a parameter of ours.
+        ``object_arrays``          ``indices`` writes users the way the service reads them, ``brackets`` the way
+                                   its documentation shows, for an environment whose mapping needs that.
+
+        What of them:
+
+        ``ignore_remote_data``     leave the provider's own record out.
+        ``exclude_fields``         names of fields to leave out; they are None then.
+        ``response_format``        ``unified``, ``normalized`` or ``debug`` (which fills ``Page.debug``).
+        ``item_type``              another msgspec Struct, ``dict`` for any shape, ``msgspec.Raw`` for exact bytes.
+        ``on_invalid``             ``repair``: what does not fit becomes None, is told in ``Page.issues`` and logged
+                                   once per page; ``raise``: it is a DecodeError.
+
+        How to walk:
+
+        ``cursor``                 where to go on: a ``Page.position``, its text, or the service's own cursor.
+        ``empty_on_not_found``     take the provider's "nothing in this period" (404) for an empty window.
+        ``prefetch``               1 fetches the next page while you work on this one; 0 does not.
+        ``max_pages``              stop after that many pages.
+
+        :raises UsageError: at once, for an argument that can never be right.
+        """
+        if response_format not in ("unified", "normalized", "debug"):
+            raise UsageError(
+                f"list() takes response_format 'unified', 'normalized' or 'debug', not {response_format!r}; "
+                "raw() and stream() read the others"
+            )
+        query = list_query(
+            "unified",
+            self._model,
+            self._resource,
+            account=integrated_account_id,
+            response_format=response_format,
+            **filters,
+        )
+        reader = PageReader(ItemReader[Any](item_type or self._item_type, on_invalid=on_invalid))
+        return _paginator(
+            self._client,
+            query,
+            reader,
+            cursor=cursor,
+            empty_on_not_found=empty_on_not_found,
+            prefetch=prefetch,
+            max_pages=max_pages,
+            label=f"list of {self._model}/{self._resource}",
+        )
+
+    @overload
+    async def keyed(
+        self, integrated_account_id: Account = None, *, key_by: str = "id", **options: Unpack[KeyedOptions]
+    ) -> Keyed[T]: ...
+    @overload
+    async def keyed(
+        self,
+        integrated_account_id: Account = None,
+        *,
+        key_by: str = "id",
+        item_type: type[S],
+        **options: Unpack[KeyedOptions],
+    ) -> Keyed[S]: ...
+    async def keyed(
+        self,
+        integrated_account_id: Account = None,
+        *,
+        key_by: str = "id",
+        item_type: Any = None,
+        response_format: ListFormat = "unified",
+        on_invalid: OnInvalid = "repair",
+        empty_on_not_found: bool = True,
+        max_pages: int | None = None,
+        **filters: Unpack[Filters],
+    ) -> Keyed[Any]:
+        """Fetch all pages into one dict, keyed by the service (``truto_key_by``); arguments as for ``list``.
+
+            by_id = await truto.interactions.keyed(account_id, start_time=start, end_time=end)
+
+        A key seen on two pages keeps its first item, and ``.issues`` tells of the second.
+
+        :raises DecodeError: a key seen twice under ``on_invalid="raise"``.
+        """
+        if not key_by:
+            raise UsageError("key_by is the name of a field, such as 'id'")
+        query = list_query(
+            "unified",
+            self._model,
+            self._resource,
+            account=integrated_account_id,
+            response_format=response_format,
+            key_by=key_by,
+            **filters,
+        )
+        reader = PageReader(ItemReader[Any](item_type or self._item_type, on_invalid=on_invalid), keyed=True)
+        client = self._client
+
+        async def fetch(here: Position) -> PageData[Any]:
+            data, _ = await _fetch(client, query, reader, here, empty_on_not_found=empty_on_not_found)
+            return data
+
+        keyed = Keyed[Any]()
+        cursor: str | None = None
+        async for page in Pages(_walkable(client, query, fetch, cursor=None, max_pages=max_pages)):
+            keyed.pages += 1
+            keyed.issues.extend(page.issues)
+            for index, (key, item) in enumerate(zip(page.keys or (), page.items, strict=True)):
+                if keyed.setdefault(key, item) is item:
+                    continue
+                message = f"the key {key!r} came a second time, on page {keyed.pages}; the first item is kept"
+                raw = msgspec.json.encode(item)
+                if on_invalid == "raise":
+                    raise DecodeError(
+                        message,
+                        path=f"$.result.{key}",
+                        index=index,
+                        account=query.account,
+                        cursor=cursor,
+                        raw=raw,
+                    )
+                keyed.issues.append(
+                    Issue(index=index, path=f"$.result.{key}", message=message, raw=raw, dropped=True)
+                )
+            cursor = page.next_cursor
+        return keyed
+
+    def raw(
+        self,
+        integrated_account_id: Account = None,
+        *,
+        cursor: str | Position | None = None,
+        prefetch: int = 1,
+        max_pages: int | None = None,
+        **filters: Unpack[Filters],
+    ) -> RawPages:
+        """Ask for the provider's own answer, unread: ``await`` gives the first body, ``async for`` one per page.
+
+            response = await truto.interactions.raw(account_id, start_time=start, end_time=end)
+            response.json()["peopleInteractionStats"]
+
+        Goes on only by a ``next_cursor`` that is there; filters as for ``list``. A 404 is always an error here.
+        """
+        query = list_query(
+            "unified",
+            self._model,
+            self._resource,
+            account=integrated_account_id,
+            response_format="raw",
+            **filters,
+        )
+        client = self._client
+
+        async def fetch(here: Position) -> RawResponse:
+            async def read(body: bytes) -> bytes:
+                return body
+
+            try:
+                body, response = await client.request(
+                    "GET", query.target(here.chunk, here.cursor), account=query.account, read=read
+                )
+            except DecodeError as error:  # a coding of the body that cannot be opened
+                error.cursor = here.cursor
+                raise
+            except APIError as error:
+                raise_about(error, here.cursor)
+            return RawResponse(body=body, response=response, next_cursor=raw_cursor(body))
+
+        return RawPages(
+            _walkable(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages),
+            label=f"raw {self._model}/{self._resource}",
+        )
+
+
+class Interactions(Resource[Interaction]):
+    """``client.interactions``: talk metrics of the people on an account's calls."""
+
+    def __init__(self, client: TrutoClient) -> None:
+        super().__init__(client, "conversational-intelligence", "interactions", Interaction)
+
+
+class IntegratedAccounts:
+    """``client.integrated_accounts``: the connected accounts of this environment (contract section 5)."""
+
+    def __init__(self, client: TrutoClient) -> None:
+        self._client = client
+
+    def __repr__(self) -> str:
+        return "<IntegratedAccounts>"
+
+    def list(
+        self,
+        integration: str | None = None,
+        status: str | None = None,
+        tenant_id: str | None = None,
+        is_sandbox: bool | None = None,
+        *,
+        created_at: Moment | Mapping[str, Any] | None = None,
+        updated_at: Moment | Mapping[str, Any] | None = None,
+        limit: int | None = None,
+        cursor: str | Position | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        on_invalid: OnInvalid = "repair",
+        prefetch: int = 1,
+        max_pages: int | None = None,
+    ) -> Paginator[IntegratedAccount]:
+        """List connected accounts.
+
+            async for account in truto.integrated_accounts.list(integration="gong", status="active"):
+                print(account.id, account.tenant_id)
+
+        ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``; the times take
+        a moment or operators such as ``{"gt": moment}``. The rest is as for ``Resource.list``.
+        """
+        query = list_query("integrated-account", account=None, limit=limit, extra_query=extra_query)
+        query = msgspec.structs.replace(
+            query,
+            params={
+                "integration.name": integration,
+                "status": status,
+                "tenant_id": tenant_id,
+                "is_sandbox": is_sandbox,
+                "created_at": created_at,
+                "updated_at": updated_at,
+                "limit": limit,
+            },
+        )
+        query.target()
+        reader = PageReader(ItemReader[IntegratedAccount](IntegratedAccount, on_invalid=on_invalid))
+        return _paginator(
+            self._client,
+            query,
+            reader,
+            cursor=cursor,
+            empty_on_not_found=False,
+            prefetch=prefetch,
+            max_pages=max_pages,
+            label="list of integrated accounts",
+        )
+
+    async def capabilities(self, integrated_account_id: str | IntegratedAccount) -> Capabilities:
+        """Tell which unified resources an account offers, and whether it is blocked.
+
+        :raises NotFoundError: no such account.
+        """
+        account = _required(integrated_account_id)
+
+        async def read(body: bytes) -> Capabilities:
+            return read_capabilities(body)
+
+        target = path_of("integrated-account", account, "capabilities") + "?type=unified"
+        capabilities, _ = await self._client.request("GET", target, account=account, read=read)
+        return capabilities
+
+    async def create_token(self, integrated_account_id: str | IntegratedAccount) -> str:
+        """Make a token that stands for this account alone and lives 15 minutes (contract section 4).
+
+        Use it with ``client.with_options(token=...)``; calls then need no ``integrated_account_id``.
+        """
+        account = _required(integrated_account_id)
+
+        async def read(body: bytes) -> str:
+            return read_token(body)
+
+        token, _ = await self._client.request(
+            "POST",
+            "/integrated-account/token",
+            account=account,
+            read=read,
+            body=msgspec.json.encode({"integrated_account_id": account}),
+        )
+        return token
+
+
+def _required(account: str | IntegratedAccount) -> str:
+    value = account_id(account)
+    if value is None:
+        raise UsageError("this call needs an integrated account's id")
+    return value
+
+
+def _walkable(
+    client: TrutoClient,
+    query: ListQuery,
+    fetch: Fetch[P],
+    *,
+    cursor: str | Position | None,
+    prefetch: int = 1,
+    max_pages: int | None = None,
+) -> Walkable[P]:
+    if cursor is not None and not isinstance(cursor, (str, Position)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"cursor takes a page.position, its text or the service's own, not {cursor!r}")
+    return Walkable(
+        fetch,
+        query.start(cursor),
+        spawn=client.spawn,
+        chunks=len(query.users),
+        prefetch=prefetch,
+        max_pages=max_pages,
+        account=query.account,
+    )
+
+
+def _paginator(
+    client: TrutoClient,
+    query: ListQuery,
+    reader: PageReader[Any],
+    *,
+    cursor: str | Position | None,
+    empty_on_not_found: bool,
+    prefetch: int,
+    max_pages: int | None,
+    label: str,
+) -> Paginator[Any]:
+    async def fetch(here: Position) -> Page[Any]:
+        data, response = await _fetch(client, query, reader, here, empty_on_not_found=empty_on_not_found)
+        return Page(
+            data.items,
+            next_cursor=data.next_cursor,
+            prev_cursor=data.prev_cursor,
+            result_count=data.result_count,
+            is_partial_response=data.is_partial_response,
+            debug=data.debug,
+            extra=data.extra,
+            issues=data.issues,
+            response=response,
+            position=following(here, data.next_cursor, len(query.users)),
+        )
+
+    walkable = _walkable(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
+    return Paginator(walkable, label=label)
+
+
+async def _fetch(
+    client: TrutoClient,
+    query: ListQuery,
+    reader: PageReader[Any],
+    here: Position,
+    *,
+    empty_on_not_found: bool,
+) -> tuple[PageData[Any], ResponseInfo]:
+    """Fetch and read the page at a place; what goes wrong says which page it was."""
+
+    async def read(body: bytes) -> PageData[Any]:
+        return await _read_page(client, reader, body, query.account)
+
+    def excuse(error: APIError) -> PageData[Any] | None:
+        # Gong's "no stats found for the specified period": only the first page of a window can be empty this way.
+        if isinstance(error, NotFoundError) and error.is_remote and here.cursor is None:
+            return PageData[Any](items=(), keys=())
+        return None
+
+    try:
+        return await client.request(
+            "GET",
+            query.target(here.chunk, here.cursor),
+            account=query.account,
+            read=read,
+            excuse=excuse if empty_on_not_found else None,
+        )
+    except DecodeError as error:
+        error.cursor = here.cursor
+        raise
+    except APIError as error:
+        raise_about(error, here.cursor)
+
+
+async def _read_page(
+    client: TrutoClient, reader: PageReader[Any], body: bytes, account: str | None
+) -> PageData[Any]:
+    emitter = client.emitter
+    started = perf_counter()
+    data = reader.read(body)
+    if emitter.active:
+        emitter.emit(
+            PageDecoded(
+                time=emitter.now(),
+                account=account,
+                items=len(data.items),
+                issues=len(data.issues),
+                bytes=len(body),
+                elapsed=perf_counter() - started,
+            )
+        )
+    if data.issues:
+        emitter.repaired(data.issues, account=account)
+    return data
