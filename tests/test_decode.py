@@ -1,0 +1,421 @@
+"""Typed items out of arrays: what is repaired, what is left out, and that nothing passes without a word."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, TypedDict
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Meta, Raw, Struct
+
+from truto_ci_async._decode import ItemReader, read_moment
+from truto_ci_async.errors import DecodeError, UsageError
+from truto_ci_async.models import Interaction, Issue, User
+
+READER = ItemReader(Interaction)
+STRICT = ItemReader(Interaction, on_invalid="raise")
+
+
+def read(*items: bytes, start: int = 0) -> tuple[list[Interaction], list[Issue]]:
+    return READER.read_array(b"[" + b",".join(items) + b"]", start=start)
+
+
+def read_one(item: bytes) -> tuple[Interaction, list[Issue]]:
+    items, issues = read(item)
+    assert len(items) == 1
+    return items[0], issues
+
+
+# Good items
+
+
+def test_a_good_page_has_no_issues() -> None:
+    items, issues = read(b'{"id": "a", "user": {"id": "9"}, "metrics": {"patience": 1}}', b'{"id": "b"}')
+    assert [item.id for item in items] == ["a", "b"]
+    assert issues == []
+
+
+@pytest.mark.parametrize("text", [b"[]", b" [ ] "])
+def test_an_empty_array_is_no_items(text: bytes) -> None:
+    assert READER.read_array(text) == ([], [])
+
+
+@pytest.mark.parametrize("key", ["id", "remote_data", "created_at", "additional_metrics"])
+def test_one_known_key_is_enough_also_when_it_is_null(key: str) -> None:
+    """``truto_exclude_fields`` can take every field but one."""
+    item, issues = read_one(json.dumps({key: None}).encode())
+    assert item == Interaction()
+    assert issues == []
+
+
+def test_a_deeply_nested_record_just_works() -> None:
+    deep = b"[" * 200 + b"]" * 200
+    item, issues = read_one(b'{"id": "a", "remote_data": ' + deep + b', "other": ' + deep + b"}")
+    assert bytes(item.remote_json) == deep
+    assert issues == []
+
+
+def test_the_last_of_two_equal_keys_wins() -> None:
+    item, issues = read_one(b'{"id": 5, "id": "a", "timezone": "x"}')
+    assert (item.id, issues) == ("a", [])
+
+
+# Fields of the wrong type
+
+
+@pytest.mark.parametrize(
+    ("item", "path", "expected"),
+    [
+        (b'{"id": "a", "metrics": {"patience": "x", "interactivity": 2}}', ".metrics.patience", None),
+        (b'{"id": "a", "metrics": {"patience": true}}', ".metrics.patience", None),
+        (b'{"id": "a", "metrics": {"patience": 1e400}}', ".metrics.patience", None),
+        (b'{"id": "a", "metrics": []}', ".metrics", None),
+        (b'{"id": "a", "timezone": {"name": "x"}}', ".timezone", None),
+        (b'{"id": "a", "timezone": false}', ".timezone", None),
+        (b'{"id": "a", "user": "Ann"}', ".user", None),
+        (b'{"id": "a", "user": {"id": 98765432109876543210}}', ".user.id", "98765432109876543210"),
+        (b'{"id": -1.50}', ".id", "-1.50"),
+        (b'{"id": 1E2}', ".id", "1E2"),
+        (b'{"id": "a", "user": {"emails": [{"email": "b"}, 7, {}]}}', ".user.emails[1]", ...),
+        (b'{"id": "a", "user": {"emails": [{"is_primary": "yes"}]}}', ".user.emails[0].is_primary", ...),
+        (
+            b'{"id": "a", "additional_metrics": [{"name": "n", "value": "v"}]}',
+            ".additional_metrics[0].value",
+            ...,
+        ),
+        (b'{"id": "a", "additional_metrics": {"n": 1}}', ".additional_metrics", None),
+        (b'{"id": "a", "created_at": "soon"}', ".created_at", None),
+        (b'{"id": "a", "created_at": []}', ".created_at", None),
+    ],
+)
+def test_one_bad_field_costs_only_itself(item: bytes, path: str, expected: Any) -> None:
+    found, [issue] = read_one(item)
+    assert issue.index == 0
+    assert issue.path == "$.result[0]" + path
+    assert issue.message
+    assert issue.raw == item
+    if expected is not ...:
+        value: Any = found
+        for name in path.strip(".").split("."):
+            value = getattr(value, name)
+        assert value == expected
+
+
+def test_fields_beside_the_bad_one_are_untouched() -> None:
+    item, issues = read_one(
+        b'{"id": "a", "metrics": {"patience": "x", "interactivity": 2.5}, "remote_data": {"b" : 1.00}, '
+        b'"user": {"id": "u", "emails": [{"email": "one"}, null, {"email": "two", "is_primary": true}]}}'
+    )
+    assert item.metrics is not None
+    assert (item.metrics.patience, item.metrics.interactivity) == (None, 2.5)
+    assert bytes(item.remote_json) == b'{"b" : 1.00}'
+    assert item.user is not None
+    assert [entry.email for entry in item.user.emails or ()] == ["one", "two"]
+    assert item.user.email == "two"
+    assert [issue.path for issue in issues] == ["$.result[0].metrics.patience", "$.result[0].user.emails[1]"]
+
+
+def test_an_issue_says_what_was_expected_and_what_came() -> None:
+    _, [issue] = read_one(b'{"id": "a", "metrics": {"patience": "' + b"x" * 5000 + b'"}}')
+    assert issue.message.startswith('Expected `int | float | null`, got `str`: "xxx')
+    assert len(issue.message) < 200
+
+
+def test_indices_and_paths_go_on_from_start() -> None:
+    _, issues = READER.read_array(b'[{"id": "a"}, {"id": 5}]', start=40, path="$.rows")
+    assert [(issue.index, issue.path) for issue in issues] == [(41, "$.rows[41].id")]
+
+
+# Items that cannot be kept
+
+
+@pytest.mark.parametrize(
+    "item", [b"5", b"null", b'"text"', b"[]", b"true", b"{}", b'{"foo": 1}', b'{"ID": "a"}']
+)
+def test_an_item_without_a_known_key_is_left_out_and_told(item: bytes) -> None:
+    """All fields are optional: without this a provider's row would be a record full of None."""
+    items, [issue] = read(b'{"id": "a"}', item, b'{"id": "b"}')
+    assert [kept.id for kept in items] == ["a", "b"]
+    assert (issue.index, issue.path, issue.raw, issue.dropped) == (1, "$.result[1]", item, True)
+    with pytest.raises(DecodeError) as caught:
+        STRICT.read_array(b"[" + item + b"]")
+    assert (caught.value.index, caught.value.raw) == (0, item)
+
+
+def test_the_message_for_a_foreign_row_names_its_keys() -> None:
+    _, [issue] = read(b'{"userId": "1", "personInteractionStats": []}')
+    assert "userId, personInteractionStats" in issue.message
+
+
+def test_raise_says_where() -> None:
+    with pytest.raises(DecodeError, match=r"metrics\.patience.*got `str`") as caught:
+        STRICT.read_array(b'[{"id": "a"}, {"id": "b", "metrics": {"patience": "x"}}]', start=7)
+    assert caught.value.path == "$.result[8].metrics.patience"
+    assert caught.value.index == 8
+    assert caught.value.raw == b'{"id": "b", "metrics": {"patience": "x"}}'
+
+
+# Texts that are no JSON
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[", b'[{"id": "a"}', b"[1 2]", b'[{"id": "a"},]', b"[] []", b"[nul]", b'{"id": 1}']
+)
+def test_what_is_no_array_is_msgspecs_error(text: bytes) -> None:
+    with pytest.raises(msgspec.DecodeError):
+        READER.read_array(text)
+
+
+def test_a_type_error_before_a_syntax_error_is_a_syntax_error() -> None:
+    """msgspec stops at the first of them, so a bad field proves nothing about the rest of the text."""
+    with pytest.raises(msgspec.DecodeError) as caught:
+        READER.read_array(b'[{"id": 5}, {"id": "a"')
+    assert not isinstance(caught.value, msgspec.ValidationError)
+
+
+def test_bad_utf8_and_deep_nesting_are_our_own_error() -> None:
+    with pytest.raises(DecodeError, match="UTF-8"):
+        READER.read_array(b'[{"id": "\xff"}]')
+    with pytest.raises(DecodeError, match="deep"):
+        READER.read_array(b'[{"id": "a", "remote_data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]")
+    with pytest.raises(DecodeError, match="deep"):
+        ItemReader(Any).read_item(b"[" * 100_000 + b"]" * 100_000, index=0, path="$")
+
+
+def test_one_item_that_is_no_json_is_our_own_error() -> None:
+    with pytest.raises(DecodeError, match="not JSON") as caught:
+        READER.read_item(b'{"id": "\\ud800"}', index=3, path="$.result[3]")
+    assert caught.value.index == 3
+
+
+# Date-times
+
+
+UTC_TEN = datetime(2024, 9, 1, 10, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('"2024-09-01 10:00:00"', UTC_TEN),
+        ('"2024-09-01T10:00:00"', UTC_TEN),
+        ('"2024-09-01T10:00"', UTC_TEN),
+        ('"2024-09-01"', UTC_TEN.replace(hour=0)),
+        ('"2024-09-01t10:00:00z"', UTC_TEN),
+        ('"2024-09-01T10:00:00 Z"', UTC_TEN),
+        ('"2024-09-01 10:00:00 UTC"', UTC_TEN),
+        ('"  2024-09-01T10:00:00Z\\n"', UTC_TEN),
+        ('"2024-09-01T10:00:00+0000"', UTC_TEN),
+        ('"2024-09-01T15:30:00+05:30"', UTC_TEN),
+        ('"2024-09-01T15:30:00 +0530"', UTC_TEN),
+        ('"2024-09-01T08:00:00-02"', UTC_TEN),
+        ('"2024-09-01T10:00:00,5Z"', UTC_TEN.replace(microsecond=500_000)),
+        ('"2024-09-01T10:00:00.1234567890Z"', UTC_TEN.replace(microsecond=123_456)),
+        ("1725184800", UTC_TEN),
+        ("1725184800.25", UTC_TEN.replace(microsecond=250_000)),
+        ("1725184800000", UTC_TEN),
+        ('"1725184800"', UTC_TEN),
+        ('"1725184800000"', UTC_TEN),
+        ("1725184800000000", UTC_TEN),
+        ("-86400", datetime(1969, 12, 31, tzinfo=UTC)),
+    ],
+)
+def test_date_times_of_odd_shape_are_read(text: str, expected: datetime) -> None:
+    """Contract: one that cannot be parsed must not lose the record; most of them can be parsed."""
+    found = read_moment(text.encode())
+    assert found is not None
+    assert found[0] == expected
+    item, issues = read_one(b'{"id": "a", "start_time": ' + text.encode() + b"}")
+    assert item.start_time is not None
+    assert abs(item.start_time - expected) <= timedelta(microseconds=1)  # msgspec rounds a long fraction
+    assert all(text.strip('"')[:10] in issue.message for issue in issues)
+
+
+def test_a_date_time_without_offset_is_utc_and_says_so() -> None:
+    _, [issue] = read_one(b'{"id": "a", "start_time": "2024-09-01 10:00:00"}')
+    assert "without an offset, read as UTC" in issue.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['""', '"now"', '"2024-13-01"', '"2024-09-31T00:00:00Z"', '"2024-09-01T25:00:00Z"', '"2024-09-01T10:00:00+99:00"',
+     "1e30", "1e999999999", "9" * 400, "true", "null", "{}", "[1]", '"2024-09-01T10:00:00Z etc"', '"\\u0662024-09-01"'],
+)  # fmt: skip
+def test_what_is_no_date_time_is_none_and_keeps_its_text(text: str) -> None:
+    assert read_moment(text.encode()) is None
+    item, issues = read_one(b'{"id": "a", "start_time": ' + text.encode() + b"}")
+    assert item.start_time is None
+    assert len(issues) == (0 if text == "null" else 1)
+    assert all(text[:40] in issue.message and issue.raw for issue in issues)
+
+
+# Other item types
+
+
+class Call(Struct):
+    id: str
+    size: int = 3
+    tags: dict[str, list[int]] = {}
+    parent: Call | None = None
+
+
+class Checked(Struct):
+    low: int | None = None
+    high: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError("low is above high")
+
+
+@dataclasses.dataclass
+class Plain:
+    id: str
+
+
+class Row(TypedDict):
+    id: str
+
+
+@pytest.mark.parametrize(
+    ("item_type", "item", "expected", "paths"),
+    [
+        (Call, b'{"id": "a"}', Call("a"), []),
+        (Call, b'{"id": 5}', Call("5"), [".id"]),
+        (Call, b'{"id": "a", "size": "big"}', Call("a"), [".size"]),
+        (Call, b'{"id": "a", "tags": {"x": [1, "b"], "y": 3}}', Call("a", tags={"x": [1]}), [".tags.x[1]", ".tags.y"]),
+        (Call, b'{"id": "a", "parent": {"id": "b", "size": []}}', Call("a", parent=Call("b")), [".parent.size"]),
+        (Call, b'{"id": "a", "parent": {"size": 1}}', Call("a"), [".parent"]),
+        (Call, b'{"size": 1}', None, [".id"]),
+        (Call, b'{"id": []}', None, [".id"]),
+        (Checked, b'{"low": 1, "high": 2}', Checked(1, 2), []),
+        (Checked, b'{"low": 2, "high": 1}', None, [""]),
+        (Checked, b'{"low": "x", "high": 1}', Checked(None, 1), [".low"]),
+        (Plain, b'{"id": "a"}', Plain("a"), []),
+        (Plain, b'{"id": 5}', None, [""]),
+        (Row, b'{"id": "a"}', {"id": "a"}, []),
+        (Row, b'{"ID": "a"}', None, [""]),
+        (dict, b'{"any": [1]}', {"any": [1]}, []),
+        (dict, b"5", None, [""]),
+        (Any, b"5", 5, []),
+        (Any, b"null", None, []),
+        (Any, b"1e400", None, [""]),
+        (int, b"5", 5, []),
+        (int, b'"5"', None, [""]),
+    ],
+)  # fmt: skip
+def test_items_of_other_types(item_type: Any, item: bytes, expected: Any, paths: list[str]) -> None:
+    reader: ItemReader[Any] = ItemReader(item_type)
+    found, issues = reader.read_item(item, index=0, path="$.x")
+    assert found == expected
+    assert [issue.path for issue in issues] == ["$.x" + path for path in paths]
+    items, _ = reader.read_array(b"[" + item + b"]")
+    assert items == ([] if expected is None and item != b"null" else [expected])
+
+
+def test_constraints_hold_after_repair() -> None:
+    class Short(Struct):
+        id: Annotated[str, Meta(max_length=3)] | None = None
+        name: str | None = None
+
+    items, [issue] = ItemReader(Short).read_array(b'[{"id": 12345, "name": "n"}]')
+    assert items == [Short(None, "n")]
+    assert issue.path == "$.result[0].id"
+
+
+def test_raw_items_are_exact_and_do_not_hold_the_page() -> None:
+    page = b'[{"a" : 1.00} , [ ]]' + b" " * 10_000
+    references = sys.getrefcount(page)
+    items, issues = ItemReader(Raw).read_array(page)
+    assert [bytes(item) for item in items] == [b'{"a" : 1.00}', b"[ ]"]
+    assert issues == []
+    items.append(ItemReader(Raw).read_item(page, index=0, path="$")[0] or Raw())
+    assert sys.getrefcount(page) == references
+
+
+def test_a_type_msgspec_cannot_decode_is_refused_when_the_reader_is_made() -> None:
+    with pytest.raises(UsageError, match="item_type"):
+        ItemReader(dict[str, int] | User)
+
+
+def test_a_wrong_on_invalid_is_refused() -> None:
+    wrong: Any = "ignore"
+    with pytest.raises(UsageError, match="ignore"):
+        ItemReader(User, on_invalid=wrong)
+
+
+def test_blank_asks_for_a_closer_look_only_where_nothing_was_read() -> None:
+    assert not READER.blank([Interaction(id="a"), Interaction(timezone="x")])
+    assert READER.blank([Interaction(id="a"), Interaction()])
+    assert not ItemReader(dict).blank([{}])
+
+
+# Properties: whatever comes in the known fields
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
+    st.datetimes().map(lambda moment: moment.isoformat()),
+    st.datetimes(timezones=st.just(UTC)).map(lambda moment: moment.isoformat()),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "name", "email", "value", "patience", "?"]), inner, max_size=3
+        )
+    ),
+    max_leaves=8,
+)
+nested = {
+    "user": st.fixed_dictionaries({}, optional={"id": values, "name": values, "emails": values}),
+    "metrics": st.fixed_dictionaries({}, optional={"patience": values, "question_rate": scalars}),
+    "additional_metrics": st.lists(
+        st.fixed_dictionaries({"name": scalars, "value": scalars}) | values, max_size=3
+    ),
+}
+KEYS = [field.encode_name for field in msgspec.structs.fields(Interaction)]
+records = st.fixed_dictionaries(
+    {}, optional={key: nested.get(key, values) | values for key in KEYS} | {"other": values}
+)
+
+
+@given(records)
+def test_repair_keeps_every_record_with_a_known_key(record: dict[str, Any]) -> None:
+    raw = json.dumps(record).encode()
+    item, issues = READER.read_item(raw, index=0, path="$")
+    assert (item is not None) == bool(record.keys() & set(KEYS))
+    assert item is not None or issues
+    assert all(issue.dropped == (item is None) for issue in issues)
+    for key, value in record.items():
+        if item is not None and key in KEYS:
+            try:
+                alone = msgspec.json.decode(json.dumps({key: value}), type=Interaction)
+            except msgspec.ValidationError:
+                assert any(issue.path.startswith(f"$.{key}") for issue in issues)
+            else:
+                name = "remote_json" if key == "remote_data" else key
+                assert getattr(item, name) == getattr(alone, name)
+                assert not any(issue.path.startswith(f"$.{key}") for issue in issues)
+
+
+@given(st.lists(records, max_size=4))
+def test_raise_raises_exactly_where_repair_had_something_to_tell(page: list[dict[str, Any]]) -> None:
+    text = json.dumps(page).encode()
+    items, issues = READER.read_array(text)
+    if issues:
+        with pytest.raises(DecodeError) as caught:
+            STRICT.read_array(text)
+        assert caught.value.path == issues[0].path
+    else:
+        assert STRICT.read_array(text) == (items, [])
