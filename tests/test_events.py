@@ -75,7 +75,7 @@ def test_a_logger_at_debug_listens(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_library_prints_nothing_by_itself() -> None:
-    """Without any logging set up, Python would print warnings to stderr; a library must leave that to its user."""
+    """With no logging set up, Python prints warnings to stderr; a library leaves that to its user."""
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger(LOGGER).handlers)
 
 

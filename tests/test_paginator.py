@@ -54,7 +54,7 @@ class Service:
         self.gates: dict[Start, asyncio.Event] = {}
         self.failures: dict[Start, list[BaseException]] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
-        self.most_tasks = 0
+        self.spawned = self.most_tasks = 0
 
     async def fetch(self, here: Position) -> Page[int]:
         place = (here.chunk, here.cursor)
@@ -85,6 +85,7 @@ class Service:
         """As the client does: the task is registered, and its failure is not reported as never looked at."""
         task = asyncio.get_running_loop().create_task(work, name="ahead")
         self.tasks.add(task)
+        self.spawned += 1
         self.most_tasks = max(self.most_tasks, len(self.tasks))
         task.add_done_callback(self.tasks.discard)
         task.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
@@ -347,8 +348,10 @@ def test_a_ring_in_a_later_leg_is_seen_after_the_earlier_ones() -> None:
 def test_max_pages_is_the_number_of_requests(max_pages: int, prefetch: int) -> None:
     async def main() -> None:
         service = Service(numbered(5))
-        pages = [page async for page in service.list(max_pages=max_pages, prefetch=prefetch).pages()]
-        await settle()
+        pages = []
+        async for page in service.list(max_pages=max_pages, prefetch=prefetch).pages():
+            await settle()  # time enough for a fetch ahead
+            pages.append(page)
         assert len(pages) == len(service.asked) == min(max_pages, 5)
         assert pages[-1].has_more is (max_pages < 5)
 
@@ -384,6 +387,7 @@ def test_collect_fetches_no_page_in_vain(max_items: int | None, size: int) -> No
         assert items == service.all[:max_items]
         wanted = 3 if max_items is None else min(3, -(-max_items // size))
         assert len(service.asked) == wanted
+        assert service.spawned == max(0, wanted - 1), "nor is one begun and dropped"
         assert service.cancelled == []
 
     run(main())
@@ -401,6 +405,7 @@ def test_first_gives_the_first_item_and_fetches_no_page_after_it() -> None:
         assert await service.list().first() == 7
         await settle()
         assert len(service.asked) == 3
+        assert service.spawned == 2
 
     run(main())
 
@@ -562,7 +567,7 @@ def test_a_failing_page_leaves_the_walk_where_it_was(by_page: bool, prefetch: in
         walk: Any = paginator.pages() if by_page else aiter(paginator)
         seen: list[int] = []
         errors = []
-        while True:
+        for _ in range(50):
             try:
                 got = await anext(walk)
             except StopAsyncIteration:
@@ -664,7 +669,7 @@ def test_iterating_on_after_a_cancelled_step_loses_nothing(prefetch: int, by_pag
                 paginator = service.list(prefetch=prefetch)
                 walk: Any = paginator.pages() if by_page else aiter(paginator)
                 seen: list[int] = []
-                while True:
+                for _ in range(50):
                     step = asyncio.ensure_future(anext(walk))
                     for _ in range(turns):
                         await asyncio.sleep(0)

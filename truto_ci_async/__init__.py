@@ -97,6 +97,9 @@ if TYPE_CHECKING:
         Fault,
         Sandbox,
     )
+    from .streams import (
+        ItemStream,
+    )
 
     __version__: str
 
@@ -166,6 +169,7 @@ _HOMES = {
     "Resource": "resources",
     "Fault": "sandbox",
     "Sandbox": "sandbox",
+    "ItemStream": "streams",
 }
 
 __all__ = [
@@ -196,6 +200,7 @@ __all__ = [
     "Interaction",
     "Interactions",
     "Issue",
+    "ItemStream",
     "Keyed",
     "Metrics",
     "MissingExtraError",

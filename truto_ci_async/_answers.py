@@ -6,7 +6,7 @@ The items themselves are read by ``_decode``. Nothing here awaits.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ._decode import ItemReader
+from ._items import ItemDecoder
 from ._json import EXCERPT_BYTES, decode_with, describe, is_cut
 from .errors import (
     AccountBlockedError,
@@ -61,6 +62,8 @@ class _Envelope(Struct, Generic[T], forbid_unknown_fields=True):
     debug: DebugInfo | UnsetType | None = UNSET
 
 
+# Bytes of a large body that are decoded between two breaths.
+SLICE = 256 * 1024
 # As many keys of an unexpected body as an error names.
 KEYS_SHOWN = 12
 
@@ -113,6 +116,25 @@ class PageReader(Generic[T]):
                 ) from error
             error.raw = error.raw or body[:EXCERPT_BYTES]
             raise
+
+    def read_in_slices(self, body: bytes) -> Iterator[PageData[T] | None]:
+        """Read one large body as ``read`` does, in steps of a few milliseconds: None after each, then the page.
+
+        A keyed page is read in one step.
+        """
+        if self._keyed:
+            yield self.read(body)
+            return
+        decoder = ItemDecoder(
+            self._items, max_item_bytes=len(body), max_envelope_bytes=len(body), max_issues=None
+        )
+        items: list[T] = []
+        for at in range(0, len(body), SLICE):
+            items += decoder.feed(body[at : at + SLICE])
+            yield None
+        items += decoder.flush()
+        rest = {key: Raw(msgspec.json.encode(value)) for key, value in decoder.close().items()}
+        yield PageData(items=tuple(items), issues=decoder.issues, **read_envelope(rest))
 
     def _read_carefully(self, body: bytes) -> PageData[T]:
         rest = open_envelope(body)

@@ -2,7 +2,8 @@
 
 aiohttp could decompress by itself, but is silent on half a gzip body with a clean chunked end, and inflates a
 whole network read at once. So bodies are taken compressed and opened here: ``feed`` gives pieces of at most
-``PIECE`` bytes, whatever the ratio, and ``close`` tells a body that ended early from a whole one.
+``PIECE`` bytes, whatever the ratio, and ``close`` tells a body that ended early from a whole one. A step takes in
+at most ``SLICE`` bytes, since a body can also be all frames and no content, and each frame costs a new decoder.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ from .errors import BodyTooLargeError, DecodeError, TruncatedBodyError
 
 # About the most bytes one step hands out (brotli may double it): a step inflates in about a millisecond.
 PIECE = 256 * 1024
+# The most bytes one step takes in. What is left of a slice is copied at every frame's end, so that a larger one
+# would cost the square: half a megabyte of empty frames held the loop for three seconds.
+SLICE = 16 * 1024
+# The largest zstd window there is a decoder for, as RFC 9659 has it for HTTP: 2**23 bytes. Without a bound the
+# decoder takes as much memory as the body's first bytes tell it to, up to 128 MB.
+ZSTD_WINDOW_LOG = 23
 
 
 class _Codec(Protocol):
@@ -50,8 +57,7 @@ class _Zlib:
                     raise DecodeError(f"{len(data)} bytes follow the end of the deflate body")
                 self._inflater = zlib.decompressobj(31)
             piece = self._inflater.decompress(data, PIECE)
-            if piece:
-                yield piece
+            yield piece
             data = self._inflater.unconsumed_tail or self._inflater.unused_data
             if not data and len(piece) == PIECE:  # the inflater may hold output back without holding input
                 while piece := self._inflater.decompress(b"", PIECE):
@@ -88,7 +94,11 @@ class _Zstd:
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
-        self._decoder: Any = module.ZstdDecompressor()
+        self._decoder: Any = self._new()
+
+    def _new(self) -> Any:
+        options = {self._module.DecompressionParameter.window_log_max: ZSTD_WINDOW_LOG}
+        return self._module.ZstdDecompressor(options=options)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         while True:
@@ -96,7 +106,8 @@ class _Zstd:
                 data = self._decoder.unused_data or data
                 if not data:
                     return
-                self._decoder = self._module.ZstdDecompressor()
+                self._decoder = self._new()
+                yield b""  # a decoder costs some 30 us, and a frame may be 9 bytes
             piece = self._decoder.decompress(data, max_length=PIECE)
             data = b""
             if piece:
@@ -120,7 +131,17 @@ def _optional(*names: str) -> ModuleType | None:
     return None
 
 
-_brotli = _optional("brotli", "brotlicffi")
+def _bounded(module: ModuleType | None) -> ModuleType | None:
+    """Leave out a brotli from before 1.2: it cannot bound what one step opens, which is what a bomb needs."""
+    try:
+        if module is not None:
+            module.Decompressor().process(b"", output_buffer_limit=PIECE)
+    except TypeError:
+        return None
+    return module
+
+
+_brotli = _bounded(_optional("brotli", "brotlicffi"))
 _zstd = _optional("compression.zstd", "backports.zstd")
 
 #: What to ask the service for: the codings that can be opened here.
@@ -157,8 +178,18 @@ class BodyDecoder:
         self._received = 0
         self.total = 0
 
+    def expect(self, length: int) -> None:
+        """Take note of the length that was announced, of the body as it is sent.
+
+        :raises BodyTooLargeError: it is not compressed and longer than the limit.
+        """
+        if self._codec is None and self._limit is not None and length > self._limit:
+            raise self._too_large(self._limit)
+
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield what ``data`` opens into, in pieces; a plain body passes through.
+
+        A step takes about a millisecond; one that opened nothing yields ``b""``, so that the loop can breathe.
 
         :raises BodyTooLargeError: the limit is passed; nothing of the piece that passes it is handed out.
         :raises DecodeError: bytes that are not of the coding.
@@ -168,18 +199,19 @@ class BodyDecoder:
             self._count(len(data))
             yield data
             return
-        pieces = self._codec.feed(data)
-        while True:
-            try:
-                piece = next(pieces)
-            except StopIteration:
-                return
-            except (DecodeError, BodyTooLargeError):
-                raise
-            except Exception as error:  # zlib.error, brotli.error and ZstdError have no base in common
-                raise DecodeError(f"the body is not {self._coding}: {error}") from error
-            self._count(len(piece))
-            yield piece
+        for at in range(0, len(data), SLICE):
+            pieces = self._codec.feed(data[at : at + SLICE])
+            while (piece := self._step(pieces)) is not None:
+                self._count(len(piece))
+                yield piece
+
+    def _step(self, pieces: Iterator[bytes]) -> bytes | None:
+        try:
+            return next(pieces, None)
+        except DecodeError:
+            raise
+        except Exception as error:  # zlib.error, brotli.error and ZstdError have no base in common
+            raise DecodeError(f"the body is not {self._coding}: {error}") from error
 
     def close(self) -> None:
         """Say that the body has ended.
@@ -194,8 +226,11 @@ class BodyDecoder:
     def _count(self, size: int) -> None:
         self.total += size
         if self._limit is not None and self.total > self._limit:
-            raise BodyTooLargeError(
-                f"the body passes the limit of {self._limit:,} bytes after decompression; "
-                "raise max_body_bytes, ask for smaller pages with limit=, or use stream()",
-                limit=self._limit,
-            )
+            raise self._too_large(self._limit)
+
+    def _too_large(self, limit: int) -> BodyTooLargeError:
+        return BodyTooLargeError(
+            f"the body passes the limit of {limit:,} bytes after decompression; "
+            "raise max_body_bytes, ask for smaller pages with limit=, or use stream()",
+            limit=limit,
+        )

@@ -227,7 +227,7 @@ class _Window:
         self.paused_until = max(self.paused_until, until)
 
     def cut(self, now: float) -> None:
-        """Work with fewer slots after a 429; at most once a window, as the answers to a flood come together."""
+        """Work with fewer slots after a 429; at most once a window: answers to a flood come together."""
         if self.limit == math.inf or now < self._cut_at + self._hold:
             return
         self._cut_to = max(1.0, (self._slots(now) if self._cut_to else self.limit) * CUT)
@@ -362,9 +362,8 @@ class Pacer:
         self._order = 0  # ties of the heaps are first come, first served
         self._refused: list[Ticket] = []
         self._suspicion = 0.0
-        self._hit: OrderedDict[str | None, float] = (
-            OrderedDict()
-        )  # accounts with an unmarked 429, and its time
+        # Accounts that met an unmarked 429, and when.
+        self._hit: OrderedDict[str | None, float] = OrderedDict()
         self.waiting = 0  # tickets that are out
 
     def __len__(self) -> int:
@@ -575,10 +574,12 @@ class Pacer:
                     self._line_up(state, now)
 
     def _refuse_if_too_long(self, state: _Account, now: float) -> bool:
-        pause = max(self._token.paused_until, state.window.paused_until) - now
+        token, account = self._token.paused_until, state.window.paused_until
+        pause = max(token, account) - now
         if pause <= self._max_wait + MOST_SPREAD or not state.waiting:
             return False
         for ticket in state.waiting:
+            ticket.level = "token" if token >= account else "account"
             ticket.refused = pause
             self._refused.append(ticket)
         state.waiting.clear()

@@ -8,12 +8,20 @@ whose turn it is, and what a body means.
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from io import BytesIO
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
+from weakref import WeakSet
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
@@ -21,22 +29,43 @@ from yarl import URL
 from ._bodies import ACCEPT_ENCODING, BodyDecoder
 from ._retry import Timeouts
 from .errors import (
+    BodyTooLargeError,
     ConfigurationError,
     ConnectError,
     DeadlineError,
+    DecodeError,
     TransportError,
     TruncatedBodyError,
     TrutoError,
     UsageError,
 )
 
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
+
 # Shorter than the five seconds after which a Node server drops an idle connection, so that we are the first
 # to let go and seldom write into a connection that is already closed.
 KEEP_ALIVE = 4.0
 # How long closing the pool may take, in seconds.
 CLOSE_DEADLINE = 5.0
-# Bytes opened between two breaths for the loop, so that a compression bomb cannot hold it.
-BREATH = 2**20
+# Seconds of work on a body between two breaths for the loop, so that a compression bomb cannot hold it.
+BREATH = 0.005
+# Bytes of one header, and of the status line. aiohttp's own 8 kB are less than what proxies let through.
+MAX_HEADER_BYTES = 64 * 1024
+
+# What comes out of aiohttp when the network fails. The last ones should not, and do: its parser and its streams
+# check themselves with them.
+FAILURES = (
+    aiohttp.ClientError,
+    OSError,  # TimeoutError too
+    HttpProcessingError,
+    aiohttp.EofStream,
+    RuntimeError,
+    ValueError,
+    AssertionError,
+)
 
 
 class Secret(str):
@@ -62,51 +91,32 @@ class Exchange:
     """An answer whose headers are here and whose body is still on its way. Close it, or read it to its end."""
 
     def __init__(
-        self, response: aiohttp.ClientResponse, *, sends: int, release: Callable[[], None], timeouts: Timeouts
+        self,
+        response: aiohttp.ClientResponse,
+        *,
+        sends: int,
+        timeouts: Timeouts,
+        on_end: Callable[[Exchange], object],
     ) -> None:
         self._response = response
-        self._release = release
         self._timeouts = timeouts
+        self._on_end = on_end
+        self._watched = self._watch()
         self.status = response.status
         self.reason = response.reason or ""
         self.headers = _lower(response.headers)
         self.sends = sends
         self.bytes_read = 0
+        self.body = b""  # of a refusal, once somebody has read it
+        self.is_client_closed = False
 
-    async def pieces(self, limit: int | None) -> AsyncIterator[bytes]:
-        """Yield the body opened, in pieces, as it arrives; only waiting for bytes is timed (``Timeouts.read``).
+    def pieces(self, limit: int | None) -> AsyncIterator[bytes]:
+        """Give the body opened, in pieces, as it arrives; only waiting for bytes is timed (``Timeouts.read``).
 
         :raises TruncatedBodyError: the body ends early.
         :raises BodyTooLargeError: more than ``limit`` bytes after decompression.
         """
-        decoder = BodyDecoder(self.headers.get("content-encoding", ""), limit=limit)
-        content = self._response.content
-        breath = BREATH
-        try:
-            while True:
-                data = await self._receive(content)
-                if not data:
-                    break
-                for piece in decoder.feed(data):
-                    self.bytes_read = decoder.total
-                    yield piece
-                    if decoder.total > breath:
-                        breath = decoder.total + BREATH
-                        await asyncio.sleep(0)
-            decoder.close()
-        except (aiohttp.ClientError, OSError) as error:
-            if isinstance(error, DeadlineError):
-                raise
-            raise renamed(error, self._timeouts, bytes_read=decoder.total) from error
-        self._finish()
-
-    async def _receive(self, content: aiohttp.StreamReader) -> bytes:
-        gap = self._timeouts.read
-        try:
-            async with asyncio.timeout(gap):
-                return await content.readany()
-        except TimeoutError as error:
-            raise DeadlineError(f"no byte came for {gap} s", deadline="read", seconds=gap) from error
+        return _Pieces(self, self._decoder(limit), self._timeouts.read)
 
     async def read(self, limit: int | None) -> bytes:
         """Return the whole body, opened; the caller holds the deadline.
@@ -114,30 +124,190 @@ class Exchange:
         :raises TruncatedBodyError: the body ends early.
         :raises BodyTooLargeError: more than ``limit`` bytes after decompression.
         """
-        decoder = BodyDecoder(self.headers.get("content-encoding", ""), limit=limit)
-        content = self._response.content
-        breath = BREATH
-        pieces: list[bytes] = []
-        while data := await content.readany():
-            for piece in decoder.feed(data):
-                pieces.append(piece)
-                if decoder.total > breath:
-                    breath = decoder.total + BREATH
-                    await asyncio.sleep(0)
-        decoder.close()
-        self.bytes_read = decoder.total
-        self._finish()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        first, whole = b"", None
+        async for piece in _Pieces(self, self._decoder(limit), None):
+            if not first:
+                first = piece
+                continue
+            if whole is None:
+                whole = BytesIO()  # grows in place, where joining pieces would take the memory twice
+                whole.write(first)
+            whole.write(piece)
+        return first if whole is None else whole.getvalue()
 
-    def _finish(self) -> None:
-        """Give the connection back to the pool."""
+    def _decoder(self, limit: int | None) -> BodyDecoder:
+        decoder = BodyDecoder(self.headers.get("content-encoding", ""), limit=limit)
+        if (length := self.headers.get("content-length", "")).isdecimal():
+            decoder.expect(int(length))
+        return decoder
+
+    async def receive(self, gap: float | None) -> bytes:
+        """Wait for bytes as they are on the wire, ``gap`` seconds at most; ``b""`` is the end of the body."""
+        content = self._response.content
+        if gap is None:
+            return await content.readany()
+        try:
+            async with asyncio.timeout(gap):
+                return await content.readany()
+        except TimeoutError as error:
+            raise DeadlineError(f"no byte came for {gap} s", deadline="read", seconds=gap) from error
+
+    def time_waits_only(self) -> None:
+        """Take back the timer of aiohttp, which runs from byte to byte whether or not somebody waits for one."""
+        connection = self._response.connection
+        if connection is not None and connection.protocol is not None:
+            connection.protocol.read_timeout = None
+            connection.protocol.start_timeout()
+
+    def finish(self) -> None:
+        """Give the connection back to the pool: the body was read to its end.
+
+        :raises TruncatedBodyError: the connection broke, and nothing but its end says where the body ends.
+        """
+        gone = self._watched
+        is_framed = not {"content-length", "transfer-encoding"}.isdisjoint(self.headers)
+        if gone is not None and gone.done() and not is_framed and (error := _look_at(gone)) is not None:
+            raise TruncatedBodyError(f"the body ended early: {_plain(error)}", bytes_read=self.bytes_read)
+        self._unwatch()
         self._response.release()
-        self._release()
+        self._on_end(self)
 
     def close(self) -> None:
         """Drop the connection unless the body was read to its end; may be called twice."""
+        self._unwatch()
         self._response.close()
-        self._release()
+        self._on_end(self)
+
+    def failed(self, error: Exception) -> TrutoError:
+        """Return the error of ours for one that broke the body off; the caller raises it from ``error``."""
+        if self.is_client_closed:
+            return UsageError("the client was closed while this answer was being read")
+        if isinstance(error, RuntimeError):  # what aiohttp says when it is about to wait on a lost connection
+            scrub(error)
+            return TruncatedBodyError(f"the body ended early: {_plain(error)}", bytes_read=self.bytes_read)
+        return renamed(error, self._timeouts, bytes_read=self.bytes_read)
+
+    # aiohttp leaves a reader waiting for ever when its parser fails in the middle of a body (an invalid chunk size)
+    # or the session is closed, and takes a reset for the end of a body without a length. So the end of the connection
+    # is watched here.
+
+    def _watch(self) -> asyncio.Future[None] | None:
+        connection = self._response.connection
+        if connection is None or connection.protocol is None:
+            return None  # the whole answer is here
+        gone = connection.protocol.closed
+        if gone is None:
+            self._break_off()
+            return None
+        gone.add_done_callback(self._break_off)
+        return gone
+
+    def _unwatch(self) -> None:
+        gone, self._watched = self._watched, None
+        if gone is not None:
+            gone.remove_done_callback(self._break_off)
+            # Someone has to look at what ends it, or asyncio reports it; once for each connection is enough.
+            gone.remove_done_callback(_look_at)
+            gone.add_done_callback(_look_at)
+
+    def _break_off(self, gone: asyncio.Future[None] | None = None) -> None:
+        if gone is not None:
+            _look_at(gone)
+        content = self._response.content
+        if not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
+
+
+def _look_at(gone: asyncio.Future[None]) -> BaseException | None:
+    """Return what ended a connection; None for a proper end."""
+    return None if gone.cancelled() else gone.exception()
+
+
+class _Pieces:
+    """The pieces of one body. Not a generator, which would hold on to what it uses until it is collected."""
+
+    __slots__ = ("_breath", "_decoder", "_end", "_exchange", "_gap", "_opened")
+
+    def __init__(self, exchange: Exchange, decoder: BodyDecoder, gap: float | None) -> None:
+        self._exchange = exchange
+        self._decoder = decoder
+        self._gap = gap
+        self._opened: Iterator[bytes] = iter(())
+        self._breath = perf_counter() + BREATH
+        self._end: Literal["clean", "broken"] | None = None
+
+    def __aiter__(self) -> _Pieces:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._end == "clean":
+            raise StopAsyncIteration
+        if self._end == "broken":
+            raise UsageError("this body broke off, and there is no more of it")
+        try:
+            while True:
+                # Before a piece is taken: whoever is cancelled here has lost none.
+                if perf_counter() > self._breath:
+                    await asyncio.sleep(0)
+                    self._breath = perf_counter() + BREATH
+                piece = next(self._opened, None)
+                self._exchange.bytes_read = self._decoder.total
+                if piece:
+                    return piece
+                if piece is None:
+                    data = await self._exchange.receive(self._gap)
+                    if not data:
+                        break
+                    self._opened = self._decoder.feed(data)
+            self._decoder.close()
+            self._exchange.finish()
+        except TrutoError:
+            self._end = "broken"
+            raise
+        except FAILURES as error:
+            self._end = "broken"
+            raise self._exchange.failed(error) from error
+        self._end = "clean"
+        raise StopAsyncIteration
+
+
+class _Pool(aiohttp.TCPConnector):
+    """Connections, of which one is used again only if it has been silent since its last answer.
+
+    aiohttp would read what an idle connection said (a 408 before it is closed, an answer sent twice) as the answer to
+    the next request, and every later answer for that of the request before it: pages of one account under the name of
+    another.
+    """
+
+    def __init__(self) -> None:
+        # No limit: how many there are is for ``Transport`` to say.
+        super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE)  # pyright: ignore[reportUnknownMemberType]
+        self._seen: WeakSet[ResponseHandler] = WeakSet()
+        # Requests that were given a used connection.
+        self.on_reused: WeakSet[aiohttp.ClientRequest] = WeakSet()
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's own signature
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            if protocol is None:
+                return connection
+            if protocol not in self._seen:
+                self._seen.add(protocol)
+                return connection
+            if not protocol.should_close:
+                self.on_reused.add(req)
+                return connection
+            connection.close()
+
+    def let_go(self) -> None:
+        """Start closing; what this does not wait for, the loop does in its next turns."""
+        self._close(abort_ssl=True)
 
 
 class Transport:
@@ -154,12 +324,15 @@ class Transport:
     ) -> None:
         self.base_url = checked_base_url(base_url)
         self._max_connections = max_connections
-        self._proxy = checked_proxy(proxy) if proxy else environment_proxy(self.base_url)
+        found = checked_proxy(proxy) if proxy else environment_proxy(self.base_url)
+        self._proxy = Secret(found) if found else None  # its URL may hold a password
         self._ssl: ssl.SSLContext | bool = ssl_context or True
         self._session = session
         self._owns_session = session is None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: asyncio.Semaphore | None = None
+        self._pool: _Pool | None = None
+        self._open_exchanges = set[Exchange]()
         self.closed = False
 
     @property
@@ -220,21 +393,28 @@ class Transport:
         body: bytes | None = None,
         timeouts: Timeouts,
         limit: int | None = None,
+        may_resend: Callable[[], bool] | None = None,
     ) -> Reply:
         """Send one request and read the whole answer, within ``timeouts.attempt`` seconds.
+
+        ``may_resend`` is asked before a request goes out again because the used connection it went out on was dead;
+        None always allows that.
 
         :raises TransportError: connecting, waiting or reading failed; nothing of a half body is returned.
         :raises BodyTooLargeError: the body passes ``limit`` bytes.
         """
         release = await self.slot()
-        sends = _Sends()
+        sends = _Sends(may_resend)
         exchange: Exchange | None = None
         try:
             async with asyncio.timeout(timeouts.attempt):
-                exchange = await self._open(
-                    method, target, headers, body, timeouts, sends, release, timeouts.read
-                )
-                content = await exchange.read(limit)
+                exchange = await self._open(method, target, headers, body, timeouts, sends, release)
+                try:
+                    content = await exchange.read(limit)
+                except (DecodeError, BodyTooLargeError):
+                    if exchange.status < 300:
+                        raise
+                    content = b""  # the status says more than a body that cannot be read
             return Reply(
                 status=exchange.status,
                 reason=exchange.reason,
@@ -244,9 +424,8 @@ class Transport:
             )
         except TrutoError:
             raise
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            read = exchange.bytes_read if exchange else 0
-            raise renamed(error, timeouts, bytes_read=read) from error
+        except FAILURES as error:
+            raise self._failed(error, timeouts) from error
         finally:
             if exchange is not None:
                 exchange.close()
@@ -259,25 +438,28 @@ class Transport:
         headers: Mapping[str, str],
         *,
         timeouts: Timeouts,
+        may_resend: Callable[[], bool] | None = None,
     ) -> Exchange:
         """Send one request and return when the headers are here; the caller closes what it gets.
 
         :raises TransportError: as ``send``; after the headers only waits for bytes are timed.
         """
         release = await self.slot()
-        sends = _Sends()
         try:
             async with asyncio.timeout(timeouts.attempt):
-                return await self._open(method, target, headers, None, timeouts, sends, release, None)
+                sends = _Sends(may_resend)
+                exchange = await self._open(method, target, headers, None, timeouts, sends, release)
         except TrutoError:
             release()
             raise
-        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+        except FAILURES as error:
             release()
-            raise renamed(error, timeouts) from error
+            raise self._failed(error, timeouts) from error
         except BaseException:
             release()
             raise
+        exchange.time_waits_only()
+        return exchange
 
     async def _open(
         self,
@@ -288,40 +470,78 @@ class Transport:
         timeouts: Timeouts,
         sends: _Sends,
         release: Callable[[], None],
-        socket_gap: float | None,
     ) -> Exchange:
         session = self._session_here()
-        response = await session.request(
+        sends.pool = self._pool
+        request = session.request(
             method,
             URL(self.base_url + target, encoded=True),
             headers=headers,
             data=body,
             allow_redirects=False,
             auto_decompress=False,
+            raise_for_status=False,
             proxy=self._proxy,
             ssl=self._ssl,
-            # Without the threshold aiohttp rounds timeouts up to whole seconds.
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            # Without the threshold aiohttp rounds timeouts up to whole seconds. ``connect`` takes in names, all
+            # addresses and a proxy's tunnel; in a pool that is not ours it would also count the wait for a place.
             timeout=aiohttp.ClientTimeout(
-                sock_connect=timeouts.connect, sock_read=socket_gap, ceil_threshold=float("inf")
+                connect=timeouts.connect if self._owns_session else None,
+                sock_connect=timeouts.connect,
+                sock_read=timeouts.read,
+                ceil_threshold=float("inf"),
             ),
             middlewares=(*session._middlewares, sends),  # pyright: ignore[reportPrivateUsage]
         )
-        return Exchange(response, sends=sends.count, release=release, timeouts=timeouts)
+        try:
+            response = await request
+        finally:
+            sends.forget()
+        if response.status == 407:
+            response.close()
+            raise _proxy_refused(response.status, response.reason or "")
+
+        def end(exchange: Exchange) -> None:
+            self._open_exchanges.discard(exchange)
+            release()
+
+        exchange = Exchange(response, sends=sends.count, timeouts=timeouts, on_end=end)
+        self._open_exchanges.add(exchange)
+        return exchange
+
+    def _failed(self, error: Exception, timeouts: Timeouts) -> TrutoError:
+        if self.closed:
+            return UsageError("the client was closed while this call was under way")
+        if isinstance(error, ValueError) and "AUTH" in str(error):
+            scrub(error)
+            return ConfigurationError(
+                "the aiohttp session handed in has a login of its own (auth=, or trust_env=True and a .netrc), "
+                "which cannot go out beside the API token"
+            )
+        return renamed(error, timeouts)
 
     def _session_here(self) -> aiohttp.ClientSession:
-        self.bind()
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE),
-                cookie_jar=aiohttp.DummyCookieJar(),
+        loop = self.bind()
+        session = self._session
+        if session is None:
+            self._pool = _Pool()
+            session = self._session = aiohttp.ClientSession(
+                connector=self._pool, cookie_jar=aiohttp.DummyCookieJar()
             )
-        elif self._session.closed:
+        elif session.closed:
             raise UsageError("the aiohttp session this client was given is closed")
-        return self._session
+        elif session._loop is not loop:  # pyright: ignore[reportPrivateUsage]
+            raise UsageError("the aiohttp session this client was given belongs to another event loop")
+        return session
 
     async def aclose(self) -> None:
         """Close the pool, if it is ours. May be called twice, and from any task of the loop."""
         self.closed = True
+        for exchange in list(self._open_exchanges):
+            exchange.is_client_closed = True
+            exchange.close()
         session, self._session = self._session, None
         if session is None or session.closed or not self._owns_session:
             return
@@ -339,29 +559,59 @@ class Transport:
         """Let go of the sockets without a loop to wait in: for a client that was forgotten."""
         self.closed = True
         session, self._session = self._session, None
-        if session is None or not self._owns_session or session.closed:
+        pool, loop = self._pool, self._loop
+        if session is None or pool is None or loop is None or session.closed:
             return
-        connector = session.connector
         session.detach()  # or aiohttp reports the same session a second time
-        if connector is not None and not self.loop_is_gone:
-            connector.close()  # starts closing at once; what it returns is for those who can wait
+        try:
+            is_here = loop.is_closed() or asyncio.get_running_loop() is loop
+        except RuntimeError:
+            is_here = False
+        if is_here:
+            pool.let_go()
+            return
+        # Dropped by another thread's garbage collection, or between two runs of the loop.
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(pool.let_go)
 
 
 class _Sends:
-    """Count how often aiohttp puts one request on the wire: it resends a GET once on a dead pooled connection."""
+    """Count how often one request goes out, and stop aiohttp from sending it again where that is no help.
 
-    __slots__ = ("count",)
+    aiohttp resends a GET once when its connection breaks. On a used one that is right: the service had closed it. On a
+    new one the service is in trouble, and whether to try again is for the retry policy to say.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_failure", "_is_reused", "_may_resend", "count", "pool")
+
+    def __init__(self, may_resend: Callable[[], bool] | None) -> None:
+        self._may_resend = may_resend
+        self._failure: Exception | None = None
+        self._is_reused = True
         self.count = 0
+        self.pool: _Pool | None = None
 
     async def __call__(
         self,
         request: aiohttp.ClientRequest,
         handler: Callable[[aiohttp.ClientRequest], Awaitable[aiohttp.ClientResponse]],
     ) -> aiohttp.ClientResponse:
+        if self._failure is not None and not self._can_resend():
+            raise self._failure
         self.count += 1
-        return await handler(request)
+        try:
+            return await handler(request)
+        except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+            self._failure = error
+            self._is_reused = self.pool is None or request in self.pool.on_reused
+            raise
+
+    def _can_resend(self) -> bool:
+        return self._is_reused and (self._may_resend is None or self._may_resend())
+
+    def forget(self) -> None:
+        """Drop the failure: with its frames it would be a cycle."""
+        self._failure = None
 
 
 def base_headers(user_agent: str) -> dict[str, str]:
@@ -379,48 +629,82 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
 
 def renamed(error: BaseException, timeouts: Timeouts, *, bytes_read: int = 0) -> TransportError:
     """Return the error of ours for a failure of the network; the caller raises it from ``error``."""
-    if isinstance(error, aiohttp.ClientResponseError):
-        _scrub(error)
+    scrub(error)
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return DeadlineError(
-            f"no connection within {timeouts.connect} s", deadline="connect", seconds=timeouts.connect
-        )
+        return _too_late("no connection within", "connect", timeouts.connect)
     if isinstance(error, aiohttp.SocketTimeoutError):
-        return DeadlineError(f"no byte came for {timeouts.read} s", deadline="read", seconds=timeouts.read)
-    if isinstance(error, TimeoutError):
-        return DeadlineError(
-            f"no whole answer within {timeouts.attempt} s", deadline="attempt", seconds=timeouts.attempt
-        )
+        return _too_late("no byte came for", "read", timeouts.read)
+    if (
+        isinstance(error, TimeoutError) and error.errno is None
+    ):  # with a number it is the system's, of a connection
+        return _too_late("no whole answer within", "attempt", timeouts.attempt)
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        hint = "; put its user and password into the proxy's URL" if error.status == 407 else ""
-        return ConnectError(
-            f"the proxy refused the tunnel with {error.status} {error.message}{hint}", is_permanent=True
-        )
+        return _proxy_refused(error.status, error.message)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return ConnectError(f"the proxy cannot be reached: {_plain(error)}")
     if isinstance(error, aiohttp.ClientPayloadError):
-        return TruncatedBodyError(f"the body ended early: {_plain(error)}", bytes_read=bytes_read)
+        return TruncatedBodyError(
+            f"the body ended early: {_plain(error.__cause__ or error)}", bytes_read=bytes_read
+        )
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return ConnectError(
             f"the server's certificate is not trusted: {_plain(error)}; see ssl_context", is_permanent=True
         )
-    if isinstance(error, aiohttp.ClientResponseError):
-        return ConnectError(f"the answer is not HTTP: {error.message[:200]}")
+    if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
+        return ConnectError(f"the answer is not HTTP: {_plain(error)}")
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return ConnectError("the server closed the connection before it answered")
     return ConnectError(f"the connection failed: {_plain(error)}")
 
 
-def _scrub(error: aiohttp.ClientResponseError) -> None:
-    """Take the request out of an aiohttp error that is kept as a cause: its repr shows the token."""
-    info = error.request_info
-    error.request_info = aiohttp.RequestInfo(
-        info.url, info.method, CIMultiDictProxy(CIMultiDict[str]()), info.real_url
-    )
-    error.args = (error.request_info, error.history)
+def _too_late(what: str, deadline: str, seconds: float | None) -> DeadlineError:
+    return DeadlineError(f"{what} {seconds} s", deadline=deadline, seconds=seconds)
+
+
+def _proxy_refused(status: int, reason: str) -> ConnectError:
+    hint = "; put its user and password into the proxy's URL" if status == 407 else ""
+    return ConnectError(f"the proxy refused with {status} {reason}{hint}", is_permanent=status < 500)
+
+
+def scrub(error: BaseException) -> None:
+    """Take what is secret out of errors of aiohttp that are kept as a cause.
+
+    They hold the request, a proxy's password, and frames whose variables hold the bytes that were sent.
+    """
+    seen = set[int]()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        todo += [each.__cause__, each.__context__]
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            if frame.f_globals.get("__name__", "").partition(".")[0] in {"aiohttp", "asyncio"}:
+                with suppress(RuntimeError):  # it still runs
+                    frame.clear()
+        if isinstance(each, aiohttp.ClientResponseError):
+            info = each.request_info
+            no_headers = CIMultiDictProxy(CIMultiDict[str]())
+            each.request_info = aiohttp.RequestInfo(info.url, info.method, no_headers, info.real_url)
+            each.args = (each.request_info, each.history)
+        elif isinstance(each, aiohttp.ClientConnectorError):
+            key: Any = each._conn_key._replace(proxy=None, proxy_auth=None)  # pyright: ignore[reportPrivateUsage]
+            each._conn_key = key  # pyright: ignore[reportPrivateUsage]
+            each.args = (key, *each.args[1:])
 
 
 def _plain(error: BaseException) -> str:
-    text = str(error).split("\n", 1)[0][:200]
+    """Say in one line what an error says; the parser's draw with spaces where it stood."""
+    text = (
+        error.message if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)) else str(error)
+    )
+    text = " ".join(text.rstrip("^ \n").split())[:200]
     return text or type(error).__name__
+
+
+_NEVER_IN_A_URL = re.compile(r"[^!-~]")
+_USER_IN_A_URL = re.compile(r"[^/]*//[^/]*@")
 
 
 def checked_base_url(base_url: str) -> str:
@@ -428,17 +712,20 @@ def checked_base_url(base_url: str) -> str:
 
     :raises ConfigurationError: no http or https URL of a host, or one with a query, fragment or password.
     """
-    parts = urlsplit(base_url)
+    if (
+        "?" in base_url or "#" in base_url or _USER_IN_A_URL.match(base_url)
+    ):  # not quoted: it may hold a password
+        raise ConfigurationError("base_url takes scheme, host, port and path only")
     try:
+        parts = urlsplit(base_url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = usable and not _NEVER_IN_A_URL.search(base_url) and URL(base_url, encoded=True).absolute
     except ValueError:
         usable = False
     if not usable:
         raise ConfigurationError(
             f"base_url {base_url!r} is no http or https URL, such as https://api.truto.one"
         )
-    if parts.query or parts.fragment or "@" in parts.netloc:
-        raise ConfigurationError("base_url takes scheme, host, port and path only")
     return base_url.rstrip("/")
 
 
@@ -449,9 +736,17 @@ def checked_proxy(proxy: str) -> str:
     """
     if "://" not in proxy:
         proxy = f"http://{proxy}"
-    parts = urlsplit(proxy)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigurationError(f"a proxy is an http or https URL, this one is {parts.scheme!r}")
+    try:
+        parts = urlsplit(proxy)
+        usable = bool(parts.hostname) and parts.port != 0 and URL(proxy).absolute
+    except ValueError:
+        raise ConfigurationError("the proxy is no URL of a host, such as http://proxy:3128") from None
+    if parts.scheme not in {"http", "https"}:
+        raise ConfigurationError(
+            f"a proxy is an http or https URL, this one is {parts.scheme!r} (did HTTPS_PROXY or ALL_PROXY name it?)"
+        )
+    if not usable:
+        raise ConfigurationError("the proxy is no URL of a host, such as http://proxy:3128")
     return proxy
 
 

@@ -230,11 +230,7 @@ class ListQuery(Struct, frozen=True, kw_only=True):
 
     def target(self, chunk: int = 0, cursor: str | None = None) -> str:
         """Return the request target (path and query) of one page."""
-        params = dict(self.params)
-        params["users"] = [{"id": user} for user in self.users[chunk]]
-        params["next_cursor"] = cursor or None
-        query = encode_query(merge(params, self.extra), object_arrays=self.object_arrays)
-        return f"{self.path}?{query}" if query else self.path
+        return Targets(self).at(chunk, cursor)
 
     def fingerprint(self) -> str:
         """Return a short text that is equal for equal filters: what binds a stored position to its walk."""
@@ -266,6 +262,48 @@ class ListQuery(Struct, frozen=True, kw_only=True):
                 "belongs to; pass page.position"
             )
         return Position(filters=filters, cursor=cursor or None)
+
+
+class Targets:
+    """The request targets of a walk. All but the cursor is encoded once per group of users: a third of the cost
+    of a small page otherwise."""
+
+    def __init__(self, query: ListQuery) -> None:
+        self.query = query
+        self._around: dict[
+            int, tuple[str, str]
+        ] = {}  # group of users -> what stands before and after the cursor
+
+    def at(self, chunk: int, cursor: str | None) -> str:
+        """Return path and query of the page at ``cursor`` of a group of users."""
+        around = self._around.get(chunk)
+        if around is None:
+            around = self._around[chunk] = self._encode(chunk)
+        before, after = around
+        parts = [
+            part
+            for part in (
+                before,
+                cursor and f"next_cursor={quote(_utf8(cursor, 'next_cursor'), safe='')}",
+                after,
+            )
+            if part
+        ]
+        return f"{self.query.path}?{'&'.join(parts)}" if parts else self.query.path
+
+    def _encode(self, chunk: int) -> tuple[str, str]:
+        query = self.query
+        params = {**query.params, "users": [{"id": user} for user in query.users[chunk]]}
+        params.setdefault("next_cursor", None)
+        halves: list[dict[str, Any]] = [{}, {}]
+        half = 0
+        for name, value in merge(params, query.extra).items():
+            if name == "next_cursor":
+                half = 1
+            else:
+                halves[half][name] = value
+        before, after = (encode_query(part, object_arrays=query.object_arrays) for part in halves)
+        return before, after
 
 
 class Filters(TypedDict, total=False):

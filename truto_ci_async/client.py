@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
 from ._answers import read_error
 from ._pacing import Gate, Level, Pacer, Pacing, parse_rate_limit
 from ._retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts, parse_retry_after
-from ._transport import Reply, Secret, Transport, base_headers
+from ._transport import Exchange, Reply, Secret, Transport, base_headers
 from .errors import (
     APIError,
     BodyTooLargeError,
@@ -35,11 +35,13 @@ from .errors import (
     RateLimitError,
     TransportError,
     TruncatedBodyError,
+    TrutoError,
     UsageError,
 )
 from .events import Emitter, EventHook, PacingWait, RequestSent, ResponseReceived, RetryScheduled
 from .models import ResponseInfo
 from .resources import IntegratedAccounts, Interactions, Resource
+from .streams import Reopen
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -48,6 +50,13 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
+A = TypeVar("A", "Reply", "Exchange")
+
+# One attempt: the token and the attempt's number in, a result and how it was answered out.
+Once: TypeAlias = Callable[["Secret", int], Awaitable[tuple[R, ResponseInfo]]]
+
+# As much of an error's body as is read for a stream.
+MAX_ERROR_BYTES = 2**20
 
 #: A token, or a function (plain or async) that gives one; it is asked again when the service refuses the last.
 TokenSource: TypeAlias = str | Callable[[], str | Awaitable[str]]
@@ -240,8 +249,34 @@ class TrutoClient:
         :raises DecodeError: what ``read`` raises.
         :raises UsageError: the client is closed, also when that happens during the call.
         """
+        call = self._new_call(method, target, account, body)
+
+        async def once(token: Secret, attempt: int) -> tuple[R, ResponseInfo]:
+            reply = await self._send(call, token, attempt, self._buffered)
+            response = call.response(reply.status, reply.headers, attempt)
+            return await read(reply.body), response
+
+        return await self._within_total(call, once, excuse=excuse)
+
+    def open_stream(self, target: str, *, account: str | None) -> Reopen:
+        """Prepare a call whose body is read by the caller as it arrives.
+
+        What is returned opens it, retries included, and the caller closes the body it gets. Given the failure of
+        that body it opens another one, or raises the failure when the policy has enough.
+        """
+        call = self._new_call("GET", target, account, None)
+
+        async def once(token: Secret, attempt: int) -> tuple[Exchange, ResponseInfo]:
+            exchange = await self._send(call, token, attempt, self._opened)
+            return exchange, call.response(exchange.status, exchange.headers, attempt)
+
+        async def reopen(failure: TransportError | None = None) -> tuple[Exchange, ResponseInfo]:
+            return await self._within_total(call, once, failure=failure)
+
+        return reopen
+
+    def _new_call(self, method: str, target: str, account: str | None, body: bytes | None) -> _Call:
         self._transport.bind()
-        call = _Call(next(self._calls), method, target, account, body)
         state = RetryState(
             self.retry,
             self._budget,
@@ -249,11 +284,23 @@ class TrutoClient:
             total=self.timeouts.total,
             can_refresh=self._token.is_refreshable,
         )
+        return _Call(next(self._calls), method, target, account, body, state)
+
+    async def _within_total(
+        self,
+        call: _Call,
+        once: Once[R],
+        *,
+        excuse: Callable[[APIError], R | None] | None = None,
+        failure: TransportError | None = None,
+    ) -> tuple[R, ResponseInfo]:
+        """Make the attempts of a call under its outer deadline."""
+        account, state = call.account, call.state
         deadline = asyncio.timeout(self.timeouts.total)
         try:
             async with deadline:
                 self._in_flight.add(deadline)
-                return await self._attempts(call, state, read, excuse)
+                return await self._attempts(call, once, excuse, failure)
         except (DecodeError, BodyTooLargeError) as error:
             error.account = account
             raise
@@ -277,12 +324,17 @@ class TrutoClient:
     async def _attempts(
         self,
         call: _Call,
-        state: RetryState,
-        read: Callable[[bytes], Awaitable[R]],
+        once: Once[R],
         excuse: Callable[[APIError], R | None] | None,
+        failure: TransportError | None,
     ) -> tuple[R, ResponseInfo]:
+        state = call.state
         refused: Secret | None = None
         _waiting_call.set(call.id)
+        if failure is not None:
+            failure.attempts = state.attempts
+            await self._wait_after(call, failure)
+            failure = None
         while True:
             try:
                 call.waited += await self._gate.admit(call.account)
@@ -296,36 +348,49 @@ class TrutoClient:
                 raise
             attempt = state.sent()
             try:
-                reply = await self._send(call, token, attempt)
-                response = call.response(reply.status, reply.headers, attempt)
-                result = await read(reply.body)
+                answer = await once(token, attempt)
                 state.succeeded()
-                return result, response
+                return answer
             except (APIError, TransportError) as error:
                 error.account, error.attempts = call.account, attempt
-                decision = state.failed(_failure(error), monotonic())
-                if isinstance(decision, GiveUp):
-                    if excuse is not None and isinstance(error, APIError):
-                        excused = excuse(error)
-                        if excused is not None:
-                            return excused, call.response(error.status, error.headers, attempt)
-                    raise
-                call.last_error = error
-            refused = token if decision.fresh_token else None
-            if self.emitter.active:
-                self.emitter.emit(
-                    RetryScheduled(
-                        time=time(),
-                        account=call.account,
-                        reason=decision.reason,
-                        wait=decision.wait,
-                        attempt=attempt,
-                        call_id=call.id,
-                    )
-                )
-            await asyncio.sleep(decision.wait)
+                if excuse is not None and isinstance(error, APIError):
+                    excused = excuse(error)
+                    if excused is not None:
+                        state.succeeded()
+                        return excused, call.response(error.status, error.headers, attempt)
+                wants_token = await self._wait_after(call, error)
+            refused = token if wants_token else None
 
-    async def _send(self, call: _Call, token: Secret, attempt: int) -> Reply:
+    async def _wait_after(self, call: _Call, error: APIError | TransportError) -> bool:
+        """Wait before another attempt, or raise ``error``; True when that attempt needs a fresh token."""
+        decision = call.state.failed(_failure(error), monotonic())
+        if isinstance(decision, GiveUp):
+            try:
+                raise error
+            finally:
+                del error  # as in _send
+        call.last_error = error
+        if self.emitter.active:
+            self.emitter.emit(
+                RetryScheduled(
+                    time=time(),
+                    account=call.account,
+                    reason=decision.reason,
+                    wait=decision.wait,
+                    attempt=call.state.attempts,
+                    call_id=call.id,
+                )
+            )
+        await asyncio.sleep(decision.wait)
+        return decision.fresh_token
+
+    async def _send(
+        self,
+        call: _Call,
+        token: Secret,
+        attempt: int,
+        transfer: Callable[[_Call, dict[str, str]], Awaitable[A]],
+    ) -> A:
         """Send one attempt, and let pacing and listeners know how it went.
 
         :raises APIError: any status but 2xx.
@@ -350,14 +415,7 @@ class TrutoClient:
             own["Content-Type"] = "application/json"
         headers = merge_headers(self._headers, own)
         try:
-            reply = await self._transport.send(
-                call.method,
-                call.target,
-                headers,
-                body=call.body,
-                timeouts=self.timeouts,
-                limit=self.max_body_bytes,
-            )
+            reply = await transfer(call, headers)
         except BaseException:
             self._gate.on_failure(call.account)
             raise
@@ -390,7 +448,37 @@ class TrutoClient:
         finally:
             del error  # this frame is part of its traceback: the two would be a cycle
 
-    def _refused(self, call: _Call, reply: Reply) -> APIError:
+    async def _buffered(self, call: _Call, headers: dict[str, str]) -> Reply:
+        return await self._transport.send(
+            call.method,
+            call.target,
+            headers,
+            body=call.body,
+            timeouts=self.timeouts,
+            limit=self.max_body_bytes,
+            may_resend=self._may_resend,
+        )
+
+    async def _opened(self, call: _Call, headers: dict[str, str]) -> Exchange:
+        """Send, and return when the headers are here; the body of a refusal is read, as far as it is bearable."""
+        exchange = await self._transport.open(
+            call.method, call.target, headers, timeouts=self.timeouts, may_resend=self._may_resend
+        )
+        if not 200 <= exchange.status < 300:
+            try:
+                async with asyncio.timeout(self.timeouts.attempt):
+                    exchange.body = await exchange.read(MAX_ERROR_BYTES)
+            except (TrutoError, TimeoutError):
+                pass  # the status says enough
+            finally:
+                exchange.close()
+        return exchange
+
+    def _may_resend(self) -> bool:
+        """Whether a request may go out a second time at once, since the idle connection it went out on was dead."""
+        return self.retry.attempts > 1 and self._budget.spend()
+
+    def _refused(self, call: _Call, reply: Reply | Exchange) -> APIError:
         return read_error(
             reply.status,
             reply.headers,
@@ -470,9 +558,12 @@ class TrutoClient:
 class _Call:
     """What one call is, and what has happened to it so far."""
 
-    __slots__ = ("account", "body", "id", "last_error", "method", "started", "target", "waited")
+    __slots__ = ("account", "body", "id", "last_error", "method", "started", "state", "target", "waited")
 
-    def __init__(self, id: int, method: str, target: str, account: str | None, body: bytes | None) -> None:
+    def __init__(
+        self, id: int, method: str, target: str, account: str | None, body: bytes | None, state: RetryState
+    ) -> None:
+        self.state = state
         self.id = id
         self.method = method
         self.target = target

@@ -6,7 +6,11 @@ Filters are the contract's section 1, results its sections 2 and 5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+import functools
+import os
+import pathlib
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
@@ -14,7 +18,8 @@ import msgspec
 
 from ._answers import PageData, PageReader, raise_about, raw_cursor, read_capabilities, read_token
 from ._decode import ItemReader, OnInvalid
-from ._wire import Filters, ListQuery, Moment, account_id, list_query, path_of
+from ._items import MAX_ITEM_BYTES, Engine, ItemDecoder, NdjsonDecoder
+from ._wire import Filters, ListQuery, Moment, Targets, account_id, list_query, path_of
 from .errors import APIError, DecodeError, NotFoundError, UsageError
 from .events import PageDecoded
 from .models import (
@@ -27,15 +32,26 @@ from .models import (
     RawResponse,
     ResponseInfo,
 )
-from .paginator import Fetch, P, Pages, Paginator, RawPages, Walkable, following
+from .paginator import Fetch, P, Pages, Paginator, RawPages, Walk, Walkable, following
+from .streams import Decoder, ItemStream, Reopen
 
 if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
     from .client import TrutoClient
+    from .plan import Accounts, Plan, PlanOptions
+    from .pull import Budget, CommitMode, Pull, PullReport
+    from .sinks import OutputFormat
 
 T = TypeVar("T")
 S = TypeVar("S")
 
+# Where ``pull_to`` keeps its progress, inside the output's folder.
+STATE_FILE = ".truto-pull.sqlite3"
+# Bytes of body that are decoded in one go (a few milliseconds); more goes in slices.
+SLICED_ABOVE = 2**20
+
 ListFormat: TypeAlias = Literal["unified", "normalized", "debug"]
+StreamFormat: TypeAlias = Literal["stream", "unified", "normalized", "raw", "debug"]
 Account: TypeAlias = str | IntegratedAccount | None
 
 
@@ -56,6 +72,20 @@ class RawOptions(Filters, total=False):
     cursor: str | Position | None
     prefetch: int
     max_pages: int | None
+
+
+class StreamOptions(Filters, total=False):
+    """Arguments of ``Resource.stream`` beside the account and the item type."""
+
+    path: str
+    key_by: str | None
+    cursor: str | Position | None
+    response_format: StreamFormat
+    on_invalid: OnInvalid
+    follow_cursor: bool
+    engine: Engine
+    max_item_bytes: int
+    max_stream_bytes: int | None
 
 
 class KeyedOptions(Filters, total=False):
@@ -221,9 +251,10 @@ class Resource(Generic[T]):
         )
         reader = PageReader(ItemReader[Any](item_type or self._item_type, on_invalid=on_invalid), keyed=True)
         client = self._client
+        targets = Targets(query)
 
         async def fetch(here: Position) -> PageData[Any]:
-            data, _ = await _fetch(client, query, reader, here, empty_on_not_found=empty_on_not_found)
+            data, _ = await _fetch(client, targets, reader, here, empty_on_not_found=empty_on_not_found)
             return data
 
         keyed = Keyed[Any]()
@@ -297,12 +328,213 @@ class Resource(Generic[T]):
             label=f"raw {self._model}/{self._resource}",
         )
 
+    @overload
+    def stream(
+        self, integrated_account_id: Account = None, **options: Unpack[StreamOptions]
+    ) -> ItemStream[T]: ...
+    @overload
+    def stream(
+        self, integrated_account_id: Account = None, *, item_type: type[S], **options: Unpack[StreamOptions]
+    ) -> ItemStream[S]: ...
+    def stream(
+        self,
+        integrated_account_id: Account = None,
+        *,
+        item_type: Any = None,
+        path: str = "result",
+        key_by: str | None = None,
+        cursor: str | Position | None = None,
+        response_format: StreamFormat = "stream",
+        on_invalid: OnInvalid = "repair",
+        follow_cursor: bool = True,
+        engine: Engine = "auto",
+        max_item_bytes: int = MAX_ITEM_BYTES,
+        max_stream_bytes: int | None = None,
+        **filters: Unpack[Filters],
+    ) -> ItemStream[Any]:
+        """Read a body as it arrives, however large, in flat memory: an ItemStream, opened by ``async with``.
+
+            async with truto.interactions.stream(account_id, start_time=start, end_time=end) as stream:
+                async for interaction in stream:
+                    print(interaction)
+
+        ``path``              where the items are in the body, keys joined by dots. For Gong's own body that is
+                              ``path="peopleInteractionStats", item_type=dict``.
+        ``key_by``            ask for the items as an object keyed by that field (``truto_key_by``).
+        ``response_format``   ``stream``, or any other format to read that one incrementally.
+        ``follow_cursor``     go on over pages by the ``next_cursor`` at the top of the body.
+        ``engine``            ``auto``, as quick as a buffered decode; ``ijson``, several times slower, reads every
+                              byte with ijson.
+        ``max_item_bytes``    most bytes of one item; ``max_stream_bytes`` of all bodies together (None: no limit).
+
+        Filters, ``item_type`` and ``on_invalid`` are those of ``list``. A 404 is always an error here.
+
+        :raises UsageError: at once, for an argument that can never be right.
+        """
+        for name, value in (("max_item_bytes", max_item_bytes), ("max_stream_bytes", max_stream_bytes)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise UsageError(f"{name} is a number of bytes, 1 or more, not {value!r}")
+        query = list_query(
+            "unified",
+            self._model,
+            self._resource,
+            account=integrated_account_id,
+            response_format=response_format,
+            key_by=key_by,
+            **filters,
+        )
+        reader = ItemReader[Any](item_type or self._item_type, on_invalid=on_invalid)
+        client = self._client
+
+        def decoder(is_ndjson: bool) -> Decoder[Any]:
+            if is_ndjson:
+                return NdjsonDecoder(reader, max_item_bytes=max_item_bytes)
+            return ItemDecoder(
+                reader, path=path, key_by=key_by is not None, engine=engine, max_item_bytes=max_item_bytes
+            )
+
+        def open_at(here: Position) -> Reopen:
+            return client.open_stream(query.target(here.chunk, here.cursor), account=query.account)
+
+        decoder(False)  # refuses a path or an engine that cannot be
+        return ItemStream(
+            open_at,
+            decoder,
+            Walk(_start(query, cursor), len(query.users), account=query.account),
+            follow_cursor=follow_cursor,
+            max_stream_bytes=max_stream_bytes,
+            emitter=client.emitter,
+            account=query.account,
+        )
+
 
 class Interactions(Resource[Interaction]):
     """``client.interactions``: talk metrics of the people on an account's calls."""
 
     def __init__(self, client: TrutoClient) -> None:
         super().__init__(client, "conversational-intelligence", "interactions", Interaction)
+
+    # A pull is built on top of resources; these three step up to it, late, so that it can be asked for from here.
+
+    async def plan(self, accounts: Accounts | None = None, **options: Unpack[PlanOptions]) -> Plan:
+        """Say once and for all what a pull asks: accounts, absolute bounds, windows, filters.
+
+            plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
+
+        ``accounts``             ids, IntegratedAccounts or dicts with an ``id``, in any iterable, also an asynchronous
+                                 one; or a ``Path`` to a file with one id, or one JSON object, on each line. None:
+                                 discover them by ``integration`` and ``status``.
+        ``start_time, end_time`` moments, timedeltas from now, or text: ISO 8601 with an offset, ``now``, ``today``,
+                                 ``-7d``. ``end_time`` is now unless given; now is read once.
+        ``window``               ``day``, ``week``, ``month`` or a timedelta: ask a series of windows, oldest first,
+                                 whose rows are never merged. None: one window.
+
+        The other options are filters of ``list``.
+
+        :raises UsageError: something that can never be right.
+        """
+        from .plan import resolve
+
+        return await resolve(self._client, accounts, **options)
+
+    def pull(
+        self,
+        plan_or_accounts: Plan | Accounts | None = None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        budget: Budget | None = None,
+        max_accounts: int = 32,
+        commit: CommitMode = "auto",
+        item_type: Any = Interaction,
+        on_invalid: OnInvalid = "repair",
+        grow: bool = False,
+        fresh: bool = False,
+        **options: Unpack[PlanOptions],
+    ) -> Pull[Any]:
+        """Pull many accounts at once: an async context manager that hands out a bounded stream of AccountPage.
+
+            async with truto.interactions.pull(account_ids, start_time="-7d") as pages:
+                async for page in pages:
+                    store(page.account.id, page.page.items)
+            print(pages.report)
+
+        ``checkpoint``    where progress is kept, such as ``SQLiteCheckpoint(path)``; None keeps it in memory.
+        ``max_accounts``  accounts asked at once; ``budget`` sets this and how long an outage is sat out.
+        ``commit``        ``auto``: asking for the next page marks the one before as done (one consumer);
+                          ``manual``: each page is done with its ``commit()`` (any number of consumers).
+        ``grow``          take in accounts that are new since the stored plan; ``fresh`` forgets what is stored.
+
+        What is asked is a Plan, or accounts and the options of ``plan``.
+        """
+        from .pull import Budget, Pull
+
+        return Pull(
+            self._client,
+            self._planned(plan_or_accounts, options),
+            checkpoint=checkpoint,
+            budget=budget or Budget(max_accounts=max_accounts),
+            commit=commit,
+            item_type=item_type,
+            on_invalid=on_invalid,
+            grow=grow,
+            fresh=fresh,
+        )
+
+    async def pull_to(
+        self,
+        out: str | os.PathLike[str],
+        plan_or_accounts: Plan | Accounts | None = None,
+        *,
+        format: OutputFormat = "ndjson",
+        budget: Budget | None = None,
+        max_accounts: int = 32,
+        on_invalid: OnInvalid = "repair",
+        grow: bool = False,
+        fresh: bool = False,
+        on_start: Callable[[Pull[Any]], None] | None = None,
+        **options: Unpack[PlanOptions],
+    ) -> PullReport:
+        """Pull many accounts into the folder ``out``; run it again to go on where it stopped.
+
+            report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
+
+        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Rows carry the account, its tenant and the window asked.
+        Output and progress are committed together: killed at any moment, nothing is lost or doubled once it has
+        been run again until ``report.complete``. ``on_start`` is given the running pull, whose ``report`` can be
+        watched and whose ``stop()`` ends it in order. The rest is as for ``pull``.
+
+        :raises StateConflictError: another run holds the folder, or it belongs to another plan.
+        :raises StorageError: the disk fails; a later run goes on.
+        :raises AuthenticationError: the token is refused.
+        """
+        from .checkpoint import SQLiteCheckpoint
+        from .pull import Budget, run_shard
+        from .sinks import make_sink
+
+        folder = pathlib.Path(out)
+        sink = make_sink(format, folder, fresh=fresh)
+        return await run_shard(
+            self._client,
+            self._planned(plan_or_accounts, options),
+            SQLiteCheckpoint(folder / STATE_FILE),
+            sink,
+            budget or Budget(max_accounts=max_accounts),
+            on_invalid=on_invalid,
+            grow=grow,
+            fresh=fresh,
+            on_start=on_start,
+        )
+
+    def _planned(
+        self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
+    ) -> Plan | Callable[[], Awaitable[Plan]]:
+        from .plan import Plan
+
+        if not isinstance(plan_or_accounts, Plan):
+            return functools.partial(self.plan, plan_or_accounts, **options)
+        if options:
+            raise UsageError(f"a plan says all of it already: {', '.join(options)} cannot be given beside it")
+        return plan_or_accounts
 
 
 class IntegratedAccounts:
@@ -405,6 +637,12 @@ def _required(account: str | IntegratedAccount) -> str:
     return value
 
 
+def _start(query: ListQuery, cursor: str | Position | None) -> Position:
+    if cursor is not None and not isinstance(cursor, (str, Position)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"cursor takes a page.position, its text or the service's own, not {cursor!r}")
+    return query.start(cursor)
+
+
 def _walkable(
     client: TrutoClient,
     query: ListQuery,
@@ -414,11 +652,9 @@ def _walkable(
     prefetch: int = 1,
     max_pages: int | None = None,
 ) -> Walkable[P]:
-    if cursor is not None and not isinstance(cursor, (str, Position)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"cursor takes a page.position, its text or the service's own, not {cursor!r}")
     return Walkable(
         fetch,
-        query.start(cursor),
+        _start(query, cursor),
         spawn=client.spawn,
         chunks=len(query.users),
         prefetch=prefetch,
@@ -438,28 +674,42 @@ def _paginator(
     max_pages: int | None,
     label: str,
 ) -> Paginator[Any]:
+    targets = Targets(query)
+
     async def fetch(here: Position) -> Page[Any]:
-        data, response = await _fetch(client, query, reader, here, empty_on_not_found=empty_on_not_found)
-        return Page(
-            data.items,
-            next_cursor=data.next_cursor,
-            prev_cursor=data.prev_cursor,
-            result_count=data.result_count,
-            is_partial_response=data.is_partial_response,
-            debug=data.debug,
-            extra=data.extra,
-            issues=data.issues,
-            response=response,
-            position=following(here, data.next_cursor, len(query.users)),
-        )
+        return await fetch_page(client, targets, reader, here, empty_on_not_found=empty_on_not_found)
 
     walkable = _walkable(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(walkable, label=label)
 
 
+async def fetch_page(
+    client: TrutoClient,
+    targets: Targets,
+    reader: PageReader[Any],
+    here: Position,
+    *,
+    empty_on_not_found: bool,
+) -> Page[Any]:
+    """Fetch the page at a place of a walk."""
+    data, response = await _fetch(client, targets, reader, here, empty_on_not_found=empty_on_not_found)
+    return Page(
+        data.items,
+        next_cursor=data.next_cursor,
+        prev_cursor=data.prev_cursor,
+        result_count=data.result_count,
+        is_partial_response=data.is_partial_response,
+        debug=data.debug,
+        extra=data.extra,
+        issues=data.issues,
+        response=response,
+        position=following(here, data.next_cursor, len(targets.query.users)),
+    )
+
+
 async def _fetch(
     client: TrutoClient,
-    query: ListQuery,
+    targets: Targets,
     reader: PageReader[Any],
     here: Position,
     *,
@@ -468,7 +718,7 @@ async def _fetch(
     """Fetch and read the page at a place; what goes wrong says which page it was."""
 
     async def read(body: bytes) -> PageData[Any]:
-        return await _read_page(client, reader, body, query.account)
+        return await _read_page(client, reader, body, targets.query.account)
 
     def excuse(error: APIError) -> PageData[Any] | None:
         # Gong's "no stats found for the specified period": only the first page of a window can be empty this way.
@@ -479,8 +729,8 @@ async def _fetch(
     try:
         return await client.request(
             "GET",
-            query.target(here.chunk, here.cursor),
-            account=query.account,
+            targets.at(here.chunk, here.cursor),
+            account=targets.query.account,
             read=read,
             excuse=excuse if empty_on_not_found else None,
         )
@@ -496,7 +746,10 @@ async def _read_page(
 ) -> PageData[Any]:
     emitter = client.emitter
     started = perf_counter()
-    data = reader.read(body)
+    if len(body) <= SLICED_ABOVE:
+        data = reader.read(body)
+    else:
+        data = await _read_in_slices(reader, body)
     if emitter.active:
         emitter.emit(
             PageDecoded(
@@ -511,3 +764,12 @@ async def _read_page(
     if data.issues:
         emitter.repaired(data.issues, account=account)
     return data
+
+
+async def _read_in_slices(reader: PageReader[Any], body: bytes) -> PageData[Any]:
+    page = PageData[Any](items=())
+    for part in reader.read_in_slices(body):
+        if part is not None:
+            page = part
+        await asyncio.sleep(0)  # a breath for the loop
+    return page

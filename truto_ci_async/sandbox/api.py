@@ -242,13 +242,16 @@ class Api:
             return self._envelope_answer(call, asked, [asked.trim(record) for record in records[here]], span)
         people = asked.people(company)
         span = _Span(offset, asked.limit, len(people), asked.filters)
-        if asked.format not in ("raw", "stream"):
+        # A stream is the unified envelope sent bit by bit, unless the account answers in Gong's own shape.
+        mapped = asked.format != "raw" and (asked.format != "stream" or state.provider_shape == "envelope")
+        if asked.format == "stream" and state.stream_as != "json":
+            records = [company.row(user, window) for user in people[offset:]]
+            lines = mapped and state.stream_as == "ndjson"
+            rows = [asked.trim(record.unified()) if lines else record.gong() for record in records]
+            return _stream_answer(state.stream_as, rows)
+        if mapped:
             page = [asked.trim(company.row(user, window).unified()) for user in people[here]]
             return self._envelope_answer(call, asked, page, span)
-        if asked.format == "stream" and state.stream_as != "json":
-            return _stream_answer(
-                state.stream_as, [company.row(user, window).gong() for user in people[offset:]]
-            )
         page = [company.row(user, window).gong() for user in people[here]]
         if state.provider_shape == "gong":
             return self._gong_answer(call, asked, page, span, window)

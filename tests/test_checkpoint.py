@@ -1,0 +1,794 @@
+"""Checkpoints: progress and the state of the output in one step, held by one run, refused when they do not fit."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import pickle
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support import run
+from truto_ci_async.checkpoint import (
+    APPLICATION_ID,
+    SCHEMA_VERSION,
+    Checkpoint,
+    Key,
+    MemoryCheckpoint,
+    Progress,
+    RunLock,
+    SQLiteCheckpoint,
+)
+from truto_ci_async.client import TrutoClient
+from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
+from truto_ci_async.plan import Plan, resolve
+
+NOW = datetime(2024, 3, 15, tzinfo=UTC)
+ROOT = Path(__file__).parents[1]
+posix = pytest.mark.skipif(os.name == "nt", reason="signals, forks and mounts of POSIX")
+
+
+def make_plan(*accounts: str, **options: Any) -> Plan:
+    """Make a plan without a loop: with a list of ids there is nothing to wait for."""
+    making = resolve(
+        None, accounts or ("a", "b"), **{"start_time": "-3d", "window": "day", "now": NOW} | options
+    )
+    try:
+        making.send(None)
+    except StopIteration as done:
+        plan: Plan = done.value
+        return plan
+    raise AssertionError("making a plan of a list waited for something")
+
+
+Store = Callable[[], Checkpoint]
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """Gives the same state again and again, as runs that follow each other would find it."""
+    if request.param == "memory":
+        memory = MemoryCheckpoint()
+        return lambda: memory
+    return lambda: SQLiteCheckpoint(tmp_path / "out" / "state.sqlite3")
+
+
+def visit(
+    checkpoint: Checkpoint, plan: Plan | None, **options: Any
+) -> tuple[Plan, dict[Key, Progress], bytes | None]:
+    """Open, look around, close."""
+
+    async def scenario() -> tuple[Plan, dict[Key, Progress], bytes | None]:
+        async with checkpoint:
+            in_force = await checkpoint.open(plan, **options)
+            assert checkpoint.stored_plan == in_force
+            return in_force, await checkpoint.load(), checkpoint.sink_state
+
+    return run(scenario())
+
+
+def fill(checkpoint: Checkpoint, plan: Plan, *commits: tuple[dict[Key, Progress], bytes | None]) -> None:
+    async def scenario() -> None:
+        async with checkpoint:
+            await checkpoint.open(plan)
+            for changes, state in commits:
+                await checkpoint.commit(changes, state)
+
+    run(scenario())
+
+
+FIRST = Progress(position="p1", rows=100, pages=1)
+PARKED = Progress(position="p2", rows=2**40, pages=2, outcome="parked", until=1_710_000_000.25)
+FAILED = Progress(outcome="failed", error="503: blocked \u2028 \0 end")
+
+# --- what both stores do ---------------------------------------------------------------------------------------
+
+
+def test_what_was_committed_is_there_the_next_time(store: Store) -> None:
+    """That is all a checkpoint is for."""
+    plan = make_plan()
+    assert visit(store(), plan) == (plan, {}, None)
+    fill(store(), plan, ({("a", 0): FIRST}, b"one"), ({("a", 0): PARKED, ("b", 2): FAILED}, b"\0two"))
+    assert visit(store(), plan) == (plan, {("a", 0): PARKED, ("b", 2): FAILED}, b"\0two")
+
+
+def test_a_commit_without_a_sink_state_leaves_it_as_it_was(store: Store) -> None:
+    """A failed account is progress too, and says nothing about the output."""
+    fill(store(), make_plan(), ({("a", 0): FIRST}, b"one"), ({("b", 0): FAILED}, None))
+    assert visit(store(), make_plan())[2] == b"one"
+
+
+_progress = st.builds(
+    Progress,
+    position=st.none() | st.text(max_size=20),
+    rows=st.integers(0, 2**62),
+    pages=st.integers(0, 2**31),
+    outcome=st.sampled_from(["open", "done", "empty", "failed", "parked"]),
+    error=st.none() | st.text(max_size=20),
+    until=st.none() | st.floats(0, 2e9),
+)
+_commits = st.lists(
+    st.tuples(
+        st.dictionaries(st.tuples(st.sampled_from("abcd"), st.integers(0, 2)), _progress, max_size=4),
+        st.none() | st.binary(max_size=20),
+    ),
+    max_size=5,
+)
+
+
+@settings(max_examples=25)  # each of them waits for the disk
+@given(commits=_commits)
+def test_both_stores_keep_the_same(
+    commits: list[tuple[dict[Key, Progress], bytes | None]], tmp_path_factory: Any
+) -> None:
+    """Whatever a pull says, the durable store tells it back as the simple one does."""
+    plan = make_plan("a", "b", "c", "d")
+    memory, path = MemoryCheckpoint(), tmp_path_factory.mktemp("state") / "s"
+    for checkpoint in (memory, SQLiteCheckpoint(path)):
+        fill(checkpoint, plan, *commits)
+    assert visit(SQLiteCheckpoint(path), plan) == visit(memory, plan)
+
+
+def test_another_plan_is_refused_and_nothing_changes(store: Store) -> None:
+    """Positions of one plan under another would skip and repeat rows; the message says which argument it was."""
+    plan = make_plan()
+    fill(store(), plan, ({("a", 0): FIRST}, b"one"))
+    with pytest.raises(StateConflictError, match=r'window is "week", stored is "day".*fresh=True'):
+        visit(store(), make_plan(window="week"))
+    with pytest.raises(StateConflictError, match="1 account is new: c"):
+        visit(store(), make_plan("a", "b", "c"))
+    assert visit(store(), plan) == (plan, {("a", 0): FIRST}, b"one")
+
+
+def test_the_stored_bounds_stay_in_force(store: Store) -> None:
+    """The same command line a day later goes on with the windows of the day it was first given."""
+    plan = make_plan()
+    fill(store(), plan)
+    later = make_plan(now=datetime(2024, 3, 16, tzinfo=UTC))
+    assert later.windows != plan.windows
+    assert visit(store(), later)[0] == plan
+
+
+def test_a_grown_list_is_taken_on_purpose(store: Store) -> None:
+    """New customers join a pull that is going on, and stay in it."""
+    fill(store(), make_plan(), ({("a", 0): FIRST}, b"one"))
+    grown = make_plan("a", "b", "c")
+    in_force, progress, state = visit(store(), grown, grow=True)
+    assert [account.id for account in in_force.accounts] == ["a", "b", "c"]
+    assert (progress, state) == ({("a", 0): FIRST}, b"one")
+    assert visit(store(), grown)[0] == in_force
+
+
+def test_starting_over_forgets_everything(store: Store) -> None:
+    fill(store(), make_plan(), ({("a", 0): FIRST}, b"one"))
+    other = make_plan("x", window="week")
+    assert visit(store(), other, fresh=True) == (other, {}, None)
+    assert visit(store(), other) == (other, {}, None)
+
+
+def test_a_pull_can_go_on_without_being_told_what(store: Store) -> None:
+    """The plan is stored with the output, so the folder is enough."""
+    with pytest.raises(UsageError, match="nothing is stored"):
+        visit(store(), None)
+    plan = make_plan()
+    fill(store(), plan)
+    assert visit(store(), None)[0] == plan
+
+
+def test_one_process_opens_it_once(store: Store) -> None:
+    """Two pulls into one output would double its rows, in one process as in two."""
+    plan = make_plan()
+
+    async def scenario() -> None:
+        first, second = store(), store()
+        await first.open(plan)
+        with pytest.raises(StateConflictError, match="another pull of this process") as caught:
+            await second.open(plan)
+        assert caught.value.pid == os.getpid()
+        if second is not first:  # being refused leaves the holder alone
+            await second.aclose()
+        await first.commit({("a", 0): FIRST})
+        await first.aclose()
+        await first.aclose()
+        await second.open(plan)
+        assert await second.load() == {("a", 0): FIRST}
+        await second.aclose()
+
+    run(scenario())
+
+
+def test_a_closed_checkpoint_says_so(store: Store) -> None:
+    async def scenario() -> None:
+        checkpoint = store()
+        with pytest.raises(UsageError, match="open"):
+            await checkpoint.load()
+        with pytest.raises(UsageError, match="open"):
+            await checkpoint.commit({})
+        await checkpoint.aclose()
+
+    run(scenario())
+
+
+# --- SQLite: durable, one step, off the loop -------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "state.sqlite3"
+
+
+def test_commits_are_durable(path: Path) -> None:
+    """In WAL mode only FULL syncs with each commit; the default of other builds may be NORMAL, which does not."""
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(make_plan())
+            database = checkpoint._database
+            assert database is not None
+            assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            assert database.execute("PRAGMA synchronous").fetchone() == (2,)
+
+    run(scenario())
+
+
+class Fault:
+    """A step that fails on command."""
+
+    def __init__(self) -> None:
+        self.error: BaseException | None = None
+
+    def __call__(self, name: str) -> None:
+        assert name == "checkpoint"
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EIO, "input/output error"), StorageError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+        (sqlite3.ProgrammingError("a slip of ours"), sqlite3.ProgrammingError),
+    ],
+)
+def test_a_commit_happens_as_a_whole_or_not_at_all(
+    path: Path, error: BaseException, expected: type[BaseException]
+) -> None:
+    """Progress without the output it stands for loses rows; output without its progress doubles them."""
+    fault = Fault()
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path, step=fault) as checkpoint:
+            await checkpoint.open(make_plan())
+            await checkpoint.commit({("a", 0): FIRST}, b"one")
+            fault.error = error
+            with pytest.raises(expected):
+                await checkpoint.commit({("a", 0): PARKED, ("b", 0): FIRST}, b"two")
+            fault.error = None
+            assert await checkpoint.load() == {("a", 0): FIRST}
+            assert checkpoint.sink_state == b"one"
+            await checkpoint.commit({("b", 1): FIRST}, b"three")
+
+    with suppress(KeyboardInterrupt):
+        run(scenario())
+    assert visit(SQLiteCheckpoint(path), None)[1:] == ({("a", 0): FIRST, ("b", 1): FIRST}, b"three")
+
+
+class Gate:
+    """A step that holds the writer's thread until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+        self.closed = False
+
+    def __call__(self, name: str) -> None:
+        if self.closed:
+            self.reached.set()
+            assert self.opened.wait(10)
+
+    async def wait(self) -> None:
+        await asyncio.to_thread(self.reached.wait, 10)
+
+
+def test_a_commit_leaves_the_loop_alone_and_outlives_a_cancellation(path: Path) -> None:
+    """A cancelled pull must know whether its last commit happened: it did, and only then the cancellation goes on."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path, step=gate) as checkpoint:
+            await checkpoint.open(make_plan())
+            gate.closed = True
+            committing = asyncio.create_task(checkpoint.commit({("a", 0): FIRST}, b"one"))
+            await gate.wait()  # so the loop runs while the thread stands in the middle of the commit
+            committing.cancel()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert not committing.done()
+            gate.opened.set()
+            with pytest.raises(asyncio.CancelledError):
+                await committing
+            assert checkpoint.sink_state == b"one"
+            assert await checkpoint.load() == {("a", 0): FIRST}
+
+    run(scenario())
+
+
+def test_a_second_cancellation_does_not_wait(path: Path) -> None:
+    """A disk that hangs must not keep a process alive that was told twice to end."""
+    gate = Gate()
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path, step=gate) as checkpoint:
+            await checkpoint.open(make_plan())
+            gate.closed = True
+            committing = asyncio.create_task(checkpoint.commit({("a", 0): FIRST}, b"one"))
+            await gate.wait()
+            committing.cancel()
+            await asyncio.sleep(0)
+            committing.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await committing
+            gate.opened.set()
+            assert await checkpoint.load() == {("a", 0): FIRST}  # in order behind it, so it happened
+
+    run(scenario())
+
+
+def test_a_commit_takes_what_was_there_when_it_was_called(path: Path) -> None:
+    """A pull goes on collecting changes into its dict while the last ones are being written."""
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(make_plan())
+            changes: dict[Key, Progress] = {("a", 0): FIRST}
+            committing = asyncio.create_task(checkpoint.commit(changes, b"one"))
+            await asyncio.sleep(0)
+            changes[("b", 0)] = FIRST
+            await committing
+            assert await checkpoint.load() == {("a", 0): FIRST}
+
+    run(scenario())
+
+
+def test_thousands_of_walks_load_quickly(path: Path) -> None:
+    """Starting again must not take longer than asking would."""
+    plan = make_plan(*(f"account-{number}" for number in range(5000)), start_time="-10d")
+    fill(SQLiteCheckpoint(path), plan, ({unit.key: FIRST for unit in plan.units()}, b"state"))
+    started = time.perf_counter()
+    _, progress, _ = visit(SQLiteCheckpoint(path), plan)
+    assert len(progress) == 50_000
+    assert time.perf_counter() - started < 5  # 0.3 s where nothing else runs
+
+
+# --- SQLite: files that are not as they should be --------------------------------------------------------------
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_nothing_is_left_beside_the_state(path: Path) -> None:
+    """No lock, no log: one file, that can be copied and looked at."""
+    fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))
+    assert list(files(path.parent)) == ["state.sqlite3"]
+
+
+def test_a_newer_format_is_refused(path: Path) -> None:
+    """A version that does not know the format could only guess, and spoil it."""
+    fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))
+    change(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    before = files(path.parent)
+    for fresh in (False, True):
+        with pytest.raises(StateConflictError, match=f"newer version.*format is {SCHEMA_VERSION + 1}"):
+            visit(SQLiteCheckpoint(path), make_plan(), fresh=fresh)
+    assert files(path.parent) == before
+
+
+def test_the_database_of_something_else_is_left_alone(path: Path) -> None:
+    """Even when told to start over: a path can be mistyped."""
+    change(path, "CREATE TABLE dear (data)")
+    before = files(path.parent)
+    for fresh in (False, True):
+        with pytest.raises(StateConflictError, match="database of something else"):
+            visit(SQLiteCheckpoint(path), make_plan(), fresh=fresh)
+    assert files(path.parent) == before
+
+
+def change(path: Path, *statements: str) -> None:
+    database = sqlite3.connect(path)
+    for statement in statements:
+        database.execute(statement)
+    database.commit()
+    database.close()
+
+
+def _garbage(data: bytes) -> bytes:
+    return b"this is no database, but somebody's notes " * 20
+
+
+def _half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _zeros(data: bytes) -> bytes:
+    return data[:4096] + bytes(len(data) - 4096)
+
+
+def _flipped(data: bytes) -> bytes:
+    return data[:4096] + bytes(byte ^ 0xFF for byte in data[4096:])
+
+
+@pytest.mark.parametrize("damage", [_garbage, _half, _zeros, _flipped])
+def test_a_damaged_file_is_told(path: Path, damage: Callable[[bytes], bytes]) -> None:
+    """Guessing on from half a state loses rows; the error says what can be done."""
+    fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one" * 5000))
+    path.write_bytes(damage(path.read_bytes()))
+    before = path.read_bytes()
+    with pytest.raises(DamagedStateError, match="is damaged") as caught:
+        visit(SQLiteCheckpoint(path), make_plan())
+    assert caught.value.path == str(path)
+    assert path.read_bytes() == before
+    if damage is _garbage:  # perhaps not ours at all
+        with pytest.raises(DamagedStateError):
+            visit(SQLiteCheckpoint(path), make_plan(), fresh=True)
+    else:
+        assert visit(SQLiteCheckpoint(path), make_plan(), fresh=True)[1:] == ({}, None)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE meta SET value = x'7b7d' WHERE name = 'plan'",
+        "UPDATE progress SET outcome = 'happy'",
+        'UPDATE progress SET "window" = 99',
+        "UPDATE progress SET account = 'nobody'",
+    ],
+)
+def test_contents_that_make_no_sense_are_damage(path: Path, statement: str) -> None:
+    fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))
+    change(path, statement)
+    with pytest.raises(DamagedStateError, match="is damaged"):
+        visit(SQLiteCheckpoint(path), make_plan())
+
+
+def test_the_log_of_a_state_that_was_removed_is_not_played_into_the_new_one(path: Path) -> None:
+    """Somebody removes the state of a killed run and overlooks its log; SQLite would bring the old pages back."""
+    plan = make_plan()
+
+    async def scenario() -> dict[str, bytes]:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(plan)
+            await checkpoint.commit({("a", 0): FIRST}, b"one")
+            return {
+                name: data for name, data in files(path.parent).items() if name.endswith(("-wal", "-shm"))
+            }
+
+    left = run(scenario())
+    assert len(left) == 2
+    path.unlink()
+    for name, data in left.items():
+        (path.parent / name).write_bytes(data)
+    assert visit(SQLiteCheckpoint(path), plan) == (plan, {}, None)
+
+
+def test_state_holds_no_token(path: Path) -> None:
+    """State is copied, mailed and backed up."""
+
+    async def scenario() -> dict[str, bytes]:
+        async with TrutoClient(token="tok-secret") as client, SQLiteCheckpoint(path) as checkpoint:
+            plan = await resolve(client, ["a", "b"], start_time="-3d", users=["7"])
+            await checkpoint.open(plan)
+            await checkpoint.commit({("a", 0): FAILED}, b"one")
+            return files(path.parent)
+
+    written = run(scenario())
+    assert len(written) == 4  # the state, its log and index, the lock
+    assert not any(b"tok-secret" in data for data in written.values())
+
+
+# --- SQLite: the disk ------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_is_a_typed_error_and_the_state_goes_on_when_it_is_mended(path: Path) -> None:
+    """What was committed stays; the same object commits again once there is room."""
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(make_plan())
+            await checkpoint.commit({("a", 0): FIRST}, b"one")
+            database = checkpoint._database
+            assert database is not None
+            (pages,) = database.execute("PRAGMA page_count").fetchone()
+            database.execute(f"PRAGMA max_page_count = {pages}")
+            with pytest.raises(StorageError, match="full.*run again once this is mended") as caught:
+                await checkpoint.commit({("b", 0): FIRST}, b"two" * 10_000)
+            assert (caught.value.errno, caught.value.path) == (errno.ENOSPC, str(path))
+            assert pickle.loads(pickle.dumps(caught.value)).errno == errno.ENOSPC
+            assert await checkpoint.load() == {("a", 0): FIRST}
+            database.execute("PRAGMA max_page_count = 100000")
+            await checkpoint.commit({("b", 0): FIRST}, b"two" * 10_000)
+
+    run(scenario())
+    assert visit(SQLiteCheckpoint(path), None)[1:] == ({("a", 0): FIRST, ("b", 0): FIRST}, b"two" * 10_000)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Gives a file system of its own in memory; called again, it changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = False
+
+    def mount(options: str) -> Path:
+        nonlocal mounted
+        options = f"remount,{options}" if mounted else options
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("cannot mount a file system here")
+        mounted = True
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@posix
+def test_a_disk_that_is_really_full(small_disk: Callable[[str], Path]) -> None:
+    """The same with a real file system: opening and committing fail typed, and go on when there is room."""
+    folder = small_disk("size=1m")
+    path = folder / "state.sqlite3"
+    fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))
+
+    def fill_up() -> None:
+        with suppress(OSError), (folder / "filler").open("ab", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(None)
+            fill_up()
+            with pytest.raises(StorageError) as caught:
+                await checkpoint.commit({("a", 0): PARKED, ("b", 0): FIRST}, b"two" * 100_000)
+            assert caught.value.errno in (errno.ENOSPC, errno.EIO)
+
+    run(scenario())
+    fill_up()
+    with pytest.raises(StorageError):
+        visit(SQLiteCheckpoint(path), None)
+    small_disk("size=8m")
+    assert visit(SQLiteCheckpoint(path), None)[1:] == ({("a", 0): FIRST}, b"one")
+    fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): PARKED}, b"two"))
+    assert visit(SQLiteCheckpoint(path), None)[1:] == ({("a", 0): PARKED}, b"two")
+
+
+@posix
+def test_a_read_only_disk(small_disk: Callable[[str], Path]) -> None:
+    folder = small_disk("size=1m")
+    small_disk("ro")
+    with pytest.raises(StorageError, match="Read-only file system") as caught:
+        visit(SQLiteCheckpoint(folder / "state.sqlite3"), make_plan())
+    assert caught.value.errno == errno.EROFS
+
+
+def test_a_path_that_cannot_be_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "state", tmp_path / "folder"):
+        with pytest.raises(StorageError, match="cannot open"):
+            visit(SQLiteCheckpoint(path), make_plan())
+
+
+def test_a_program_that_writes_into_the_state_is_told(path: Path) -> None:
+    """SQLite's own shell, say, left open in the middle of a transaction."""
+    fill(SQLiteCheckpoint(path), make_plan())
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(None)
+            with pytest.raises(StateConflictError, match="another program is writing"):
+                await checkpoint.commit({("a", 0): FIRST})
+
+    try:
+        run(scenario())
+    finally:
+        other.close()
+
+
+# --- the lock --------------------------------------------------------------------------------------------------
+
+HOLD = """
+import asyncio, sys
+from truto_ci_async.checkpoint import SQLiteCheckpoint
+
+async def hold():
+    async with SQLiteCheckpoint(sys.argv[1]) as checkpoint:
+        await checkpoint.open()
+        print("held", flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(hold())
+"""
+
+
+@pytest.fixture
+def holder(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that holds the state."""
+    fill(SQLiteCheckpoint(path), make_plan())
+    command = [sys.executable, "-c", HOLD, str(path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"held\n"
+            yield process
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+def test_a_second_process_is_refused_and_told_who_is_there(
+    path: Path, holder: subprocess.Popen[bytes]
+) -> None:
+    """Within a second, by name: whoever reads it has to find that process."""
+    started = time.perf_counter()
+    with pytest.raises(StateConflictError, match=f"in use by process {holder.pid} on ") as caught:
+        visit(SQLiteCheckpoint(path), None)
+    assert time.perf_counter() - started < 1
+    assert caught.value.pid == holder.pid
+    assert caught.value.path == str(path)
+    with pytest.raises(StateConflictError):  # starting over does not help either
+        visit(SQLiteCheckpoint(path), make_plan(), fresh=True)
+
+
+@posix
+def test_the_lock_of_a_killed_process_is_taken_over(path: Path, holder: subprocess.Popen[bytes]) -> None:
+    """Nobody should have to find and remove a file after a crash."""
+    holder.send_signal(signal.SIGKILL)
+    holder.wait(10)
+    lock = path.with_name("state.sqlite3.lock")
+    assert json.loads(lock.read_bytes())["pid"] == holder.pid
+    assert visit(SQLiteCheckpoint(path), None)[0] == make_plan()
+    assert not lock.exists()
+
+
+def test_a_recycled_pid_is_not_believed(path: Path) -> None:
+    """The number in the file is only a name: here it is that of a process that is there and holds nothing."""
+    fill(SQLiteCheckpoint(path), make_plan())
+    lock = path.with_name("state.sqlite3.lock")
+    for text in (json.dumps({"pid": os.getppid(), "host": "here", "since": "then"}), "", "nonsense"):
+        lock.write_text(text)
+        assert visit(SQLiteCheckpoint(path), None)[0] == make_plan()
+
+
+@posix
+def test_a_holder_that_has_not_said_its_name_is_waited_for_shortly(tmp_path: Path) -> None:
+    """Between taking the lock and writing the pid there is a moment, in which an older name may stand there."""
+    lock = RunLock(tmp_path / "state")
+    lock.acquire()
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+        )
+        dead = int(child.stdout)
+        for text in (b"", json.dumps({"pid": dead, "host": os.uname().nodename, "since": "then"}).encode()):
+            lock.path.write_bytes(text)
+            started = time.perf_counter()
+            with pytest.raises(StateConflictError, match="in use by another process") as caught:
+                RunLock(tmp_path / "state").acquire()
+            assert time.perf_counter() - started < 1
+            assert caught.value.pid is None
+    finally:
+        lock.release()
+
+
+@posix
+def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
+    """A process pool of the application outlives the pull, and would otherwise hold its state for ever."""
+    program = """
+import os, sys, time
+from pathlib import Path
+from truto_ci_async.checkpoint import RunLock
+lock = RunLock(Path(sys.argv[1]))
+lock.acquire()
+leave, stay = os.pipe()
+if os.fork() == 0:
+    lock.release()  # closes nothing of the parent's, removes nothing
+    os.close(stay)
+    os.read(leave, 1)
+    os._exit(0)
+print("forked", flush=True)
+sys.stdin.read()
+os._exit(0)
+"""
+    state = tmp_path / "state"
+    command = [sys.executable, "-c", program, str(state)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"forked\n"
+        with pytest.raises(StateConflictError) as caught:
+            RunLock(state).acquire()
+        assert caught.value.pid == parent.pid
+        parent.stdin.close()
+        parent.wait(10)
+    again = RunLock(state)
+    again.acquire()
+    again.release()
+
+
+RACE = """
+import os, sys, time
+from pathlib import Path
+from truto_ci_async.checkpoint import RunLock
+from truto_ci_async.errors import StateConflictError
+
+folder, rounds, children = Path(sys.argv[1]), 25, 4
+for number in range(rounds):
+    log = folder / f"log{number}"
+    start = time.monotonic() + 0.01
+    pids = []
+    for child in range(children):
+        pid = os.fork()
+        if not pid:
+            status = 0
+            try:
+                for _ in range(3):
+                    lock = RunLock(folder / "state")
+                    while time.monotonic() < start:
+                        pass
+                    try:
+                        lock.acquire()
+                    except StateConflictError:
+                        continue
+                    try:
+                        os.close(os.open(log, os.O_CREAT | os.O_EXCL))
+                        os.unlink(log)
+                    finally:
+                        lock.release()
+            except BaseException as error:
+                print(repr(error), file=sys.stderr)
+                status = 1
+            os._exit(status)
+        pids.append(pid)
+    for pid in pids:
+        if os.waitpid(pid, 0)[1]:
+            sys.exit(1)
+"""
+
+
+@posix
+def test_of_many_that_come_at_once_one_gets_the_lock(tmp_path: Path) -> None:
+    """Also while another one lets go and removes the file that is just being opened."""
+    done = subprocess.run(
+        [sys.executable, "-c", RACE, str(tmp_path)], cwd=ROOT, capture_output=True, timeout=30
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_our_databases_are_marked(path: Path) -> None:
+    """``file`` and others tell them by this number; it must never change."""
+    fill(SQLiteCheckpoint(path), make_plan())
+    assert APPLICATION_ID.to_bytes(4) == b"TrCI"
+    assert path.read_bytes()[68:72] == b"TrCI"

@@ -1,0 +1,880 @@
+"""The push decoder against its oracle: the same bytes decoded whole by msgspec, whatever way they are cut."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import logging
+import re
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import ijson
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ijson.backends import python as ijson_python
+from msgspec import Raw
+
+from truto_ci_async import _items, _lanes
+from truto_ci_async._decode import ItemReader
+from truto_ci_async._items import Engine, ItemDecoder, NdjsonDecoder
+from truto_ci_async._json import TokenCutter
+from truto_ci_async._lanes import ISSUES_KEPT
+from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
+from truto_ci_async.models import Interaction
+
+ENGINES: tuple[Engine, ...] = ("auto", "ijson")
+engines = pytest.mark.parametrize("engine", ENGINES)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _guess_early() -> Iterator[None]:
+    """Let the bulk lane guess after two items, so that small bodies take every turn it has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_lanes, "LEARN_FROM", 2)
+        yield
+
+
+RAW = ItemReader(Raw)
+ANY: ItemReader[Any] = ItemReader(Any)
+DICT = ItemReader(dict)
+INTERACTION = ItemReader(Interaction)
+
+
+def read(
+    chunks: Iterable[bytes], reader: ItemReader[Any] = RAW, **options: Any
+) -> tuple[list[Any], dict[str, Any]]:
+    decoder = ItemDecoder(reader, **options)
+    items = [item for chunk in chunks for item in decoder.feed(chunk)]
+    items += decoder.flush()
+    envelope = decoder.close()
+    assert decoder.items_read == len(items)
+    return [bytes(item) if isinstance(item, Raw) else item for item in items], envelope
+
+
+def oracle(body: bytes, path: str = "result", *, keyed: bool = False) -> tuple[list[bytes], dict[str, Any]]:
+    """Decode the body whole: the items as the bytes they stand in, and what is around them."""
+    body.decode()
+    envelope: Any = msgspec.json.decode(body)
+    *parents, last = path.split(".")
+    inner, level = envelope, msgspec.json.decode(body, type=dict[str, Raw])
+    for key in parents:
+        inner, level = inner[key], msgspec.json.decode(level[key], type=dict[str, Raw])
+    if path == "result" and last not in inner:
+        last = "results"
+    del inner[last]
+    if keyed:
+        pairs = msgspec.json.decode(level[last], type=dict[str, Raw])
+        return [bytes(raw) for raw in pairs.values()], envelope
+    return [bytes(raw) for raw in msgspec.json.decode(level[last], type=list[Raw])], envelope
+
+
+def sliced(body: bytes, size: int) -> Iterator[bytes]:
+    return (body[at : at + size] for at in range(0, len(body), size))
+
+
+def times(body: bytes, count: int) -> bytes:
+    """Write the items of ``body`` ``count`` times in a row."""
+    return b'{"a":1,"result":[' + b",\n ".join(oracle(body)[0] * count) + b'],"b":2}'
+
+
+def cut_at(body: bytes, places: Iterable[int]) -> list[bytes]:
+    bounds = [0, *sorted({place for place in places if 0 < place < len(body)}), len(body)]
+    return [body[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+# Bodies of every kind, written by hand so that white space, escapes and numbers vary too
+
+
+strings = st.one_of(
+    st.text(max_size=6).map(lambda text: json.dumps(text, ensure_ascii=False)),
+    st.text(max_size=6).map(json.dumps),
+    st.sampled_from(
+        [
+            '"},{\\"id\\":"', '"}],[{"', '"]}"', '"\\\\"', '"\\\\\\""', '"\\u00e9\\n\\/"', '"\\ud83d\\ude00"',
+            '"é"', '"日本"', '"😀"', '","', '":["', '"result"', '""', '"\x7f"',
+        ]
+    ),
+)  # fmt: skip
+numbers = st.one_of(
+    st.integers(-(10**25), 10**25).map(str),
+    st.sampled_from(["0", "-0", "1.0", "-1.5e3", "1E+2", "2e-7", "0.000", "123456789.123456789", "1e300"]),
+)
+scalars = st.one_of(strings, numbers, st.sampled_from(["null", "true", "false"]))
+keys = st.sampled_from(['"id"', '"id"', '"user"', '"x"', '"result"', '"r\\u0065sult"', '"é"', '"},{"', '""'])
+
+
+@st.composite
+def containers(draw: st.DrawFn, inner: st.SearchStrategy[str]) -> str:
+    space = st.sampled_from(["", "", "", " ", "\n  ", "\t", "\r\n"])
+    if draw(st.booleans()):
+        parts = draw(st.lists(inner, max_size=4))
+        opening, closing = "[", "]"
+    else:
+        names = draw(st.lists(keys, max_size=4, unique_by=json.loads))
+        parts = [f"{name}{draw(space)}:{draw(space)}{draw(inner)}" for name in names]
+        opening, closing = "{", "}"
+    middle = ",".join(draw(space) + part + draw(space) for part in parts)
+    return opening + (middle or draw(space)) + closing
+
+
+values = st.recursive(scalars, containers, max_leaves=12)
+objects = st.lists(st.tuples(keys, values), max_size=3, unique_by=lambda pair: json.loads(pair[0])).map(
+    lambda pairs: "{" + ",".join(f"{key}:{value}" for key, value in pairs) + "}"
+)
+deep = st.integers(1, 200).map(lambda depth: "[" * depth + "]" * depth)
+
+
+@st.composite
+def bodies(draw: st.DrawFn, path: str = "result", *, keyed: bool = False) -> bytes:
+    """A body with items at ``path``, the keys around them in any order."""
+    space = st.sampled_from(["", "", " ", "\n", " \r\n\t"])
+    kind = draw(st.sampled_from([values, objects, objects, numbers, strings, st.one_of(objects, deep)]))
+    items = draw(st.lists(kind, max_size=8))
+    between = draw(st.sampled_from([",", ",", ", ", " ,\n  "]))
+    if keyed:
+        items = [f'"k{number}"{draw(space)}:{draw(space)}{item}' for number, item in enumerate(items)]
+    text = ("{" if keyed else "[") + draw(space) + between.join(items) + draw(space) + ("}" if keyed else "]")
+    for key in reversed(path.split(".")):
+        around = draw(
+            st.lists(
+                st.tuples(st.sampled_from(["a", "next_cursor", "é", "z\\n", "0"]), values | deep),
+                max_size=3,
+                unique_by=lambda pair: pair[0],
+            )
+        )
+        members = [f'"{name}"{draw(space)}:{draw(space)}{value}{draw(space)}' for name, value in around]
+        members.insert(
+            draw(st.integers(0, len(members))), f'{draw(space)}"{key}"{draw(space)}:{draw(space)}{text}'
+        )
+        text = "{" + ",".join(members) + draw(space) + "}"
+    return (draw(space) + text + draw(space)).encode()
+
+
+@given(bodies(), st.lists(st.integers(0, 400), max_size=12))
+def test_both_engines_agree_with_the_oracle_in_random_chunks(body: bytes, places: list[int]) -> None:
+    expected = oracle(body)
+    for engine in ENGINES:
+        assert read([body], engine=engine) == expected
+        assert read(cut_at(body, places), engine=engine) == expected
+        assert read(sliced(body, 1), engine=engine) == expected
+
+
+@given(bodies(), st.integers(2, 50), st.integers(50, 5000))
+def test_both_engines_agree_with_the_oracle_on_many_items(few: bytes, count: int, size: int) -> None:
+    body = times(few, count)
+    expected = oracle(body)
+    for engine in ENGINES:
+        assert read(sliced(body, size), engine=engine) == expected
+        assert read(sliced(body, size), ANY, engine=engine)[0] == json.loads(body)["result"]
+
+
+@engines
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"result":[1,2,3 ,4,{"a":1} ,{"a":2},"x","y","z",[],[]]}',
+        b'{"result":[[[1],[2]],[[3],[4]],[[5],[6]]]}',
+        b'{"result":[{"id":1},{"id":2},{"id":3},{"id":"},{\\"id\\":"},{"id":4}],"a":[{"id":5},{"id":6}]}',
+    ],
+)
+def test_separators_that_mislead(engine: Engine, body: bytes) -> None:
+    for size in range(1, len(body)):
+        assert read(sliced(body, size), engine=engine) == oracle(body)
+
+
+def test_a_separator_longer_than_what_comes_next() -> None:
+    chunks = [b'{"result":[{"id":["a"\n  ]},{"id":[ ]}', b",", b"{}]}"]
+    assert read(chunks) == oracle(b"".join(chunks))
+
+
+@engines
+def test_a_comma_too_many_is_not_guessed_away(engine: Engine) -> None:
+    with pytest.raises(DecodeError):
+        read([b'{"result":[1,2,3,', b",", b"4]}"], engine=engine)
+
+
+@settings(max_examples=8)
+@given(bodies())
+def test_both_engines_agree_with_the_oracle_cut_at_every_byte(body: bytes) -> None:
+    expected = oracle(body)
+    for engine in ENGINES:
+        for place in range(1, len(body)):
+            assert read([body[:place], body[place:]], engine=engine) == expected
+
+
+@settings(max_examples=40)
+@given(bodies("records.items"), bodies(keyed=True), st.integers(1, 30))
+def test_nested_paths_and_keyed_objects(nested: bytes, keyed: bytes, size: int) -> None:
+    for engine in ENGINES:
+        assert read(sliced(nested, size), path="records.items", engine=engine) == oracle(
+            nested, "records.items"
+        )
+        assert read(sliced(keyed, size), key_by=True, engine=engine) == oracle(keyed, keyed=True)
+
+
+def assert_cut(body: bytes, place: int, size: int, **options: Any) -> None:
+    for engine in ENGINES:
+        decoder = ItemDecoder(RAW, engine=engine, **options)
+        count = sum(len(decoder.feed(chunk)) for chunk in sliced(body[:place], size))
+        count += len(decoder.flush())
+        with pytest.raises(TruncatedBodyError) as caught:
+            decoder.close()
+        assert (caught.value.items_read, caught.value.bytes_read) == (count, place)
+
+
+SAMPLE = (
+    b'{"n":-1.5e+3,"a":{"result":[0]},"result" : [{"id":"\\u00e9\xc3\xa9","x":[1.0,-2e-3,true]}, "a\\ud83d\\ude00" '
+    b',null,-0.5E+7 ,[],{"id":"},{\\"id\\":"}],"next_cursor":"c\xf0\x9f\x98\x80","z":[false,12]}'
+)
+
+
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_every_truncation_is_told_as_one(size: int) -> None:
+    """A broken connection is retried, a broken body is not: they must never be mixed up."""
+    assert len(read([SAMPLE])[0]) == 6
+    keyed = (
+        SAMPLE.replace(b'" : [', b'":{"a":')
+        .replace(b' "a\\ud', b'"b":"a\\ud')
+        .replace(b",null", b',"c":null')
+    )
+    keyed = keyed.replace(b",-0.5E+7 ,[],{", b',"d":-0.5E+7 ,"e\\"":[],"f":{').replace(b'"}],', b'"}},')
+    assert len(read([keyed], key_by=True)[0]) == 6
+    for place in range(1, len(SAMPLE)):
+        assert_cut(SAMPLE, place, size)
+    for place in range(1, len(keyed)):
+        assert_cut(keyed, place, size, key_by=True)
+
+
+@settings(max_examples=50)
+@given(bodies(), st.lists(st.floats(0, 1, exclude_max=True), max_size=10), st.integers(1, 500))
+def test_any_truncation_is_told_as_one(body: bytes, places: list[float], size: int) -> None:
+    body = body.strip()
+    for place in places:
+        assert_cut(body, max(1, int(place * len(body))), size)
+
+
+@settings(max_examples=150)
+@given(bodies(), st.data())
+def test_a_broken_body_is_never_silent(body: bytes, data: st.DataObject) -> None:
+    """Change, add or drop some bytes: an error where the oracle errs, its answer where it does not."""
+    broken = bytearray(body)
+    for _ in range(data.draw(st.integers(1, 2))):
+        place = data.draw(st.integers(0, len(broken) - 1))
+        broken[place : place + data.draw(st.integers(0, 1))] = data.draw(
+            st.sampled_from(
+                [b"", b",", b"]", b"}", b'"', b"[", b"{", b"0", b"-", b"x", b"\\", b"\xff", b"\x00", b":"]
+            )
+        )
+    size = data.draw(st.integers(1, 40))
+    try:
+        expected = oracle(bytes(broken))
+    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError):
+        expected = None
+    for engine in ENGINES:
+        try:
+            found = read(sliced(bytes(broken), size), engine=engine)
+        except (DecodeError, TruncatedBodyError) as error:
+            if expected is not None and "twice" not in str(error):
+                raise
+        else:
+            assert found == expected
+
+
+MALFORMED = [
+    b"",
+    b"   ",
+    b"<html></html>",
+    b"[]",
+    b"5",
+    b"null",
+    b'"result"',
+    b'\xef\xbb\xbf{"result":[]}',
+    b'{"result":[]}x',
+    b'{"result":[]}{}',
+    b'{"result":[]}]',
+    b'{"result":[]]}',
+    b'{"result":[,]}',
+    b'{"result":[1,]}',
+    b'{"result":[1,,2]}',
+    b'{"result":[1 2]}',
+    b'{"result":[{} {}]}',
+    b'{"result":[{"a":1}}]}',
+    b'{"result":[{"a":1]]}',
+    b'{"result":[{"a" 1}]}',
+    b'{"result":[{"a":1,}]}',
+    b'{"result":[{a:1}]}',
+    b'{"result":[01]}',
+    b'{"result":[1.]}',
+    b'{"result":[+1]}',
+    b'{"result":[-]}',
+    b'{"result":[NaN]}',
+    b'{"result":[tru]}',
+    b'{"result":[truex]}',
+    b'{"result":["\\x"]}',
+    b'{"result":["\\u12g4"]}',
+    b'{"result":["\x01"]}',
+    b'{"result":["\xff"]}',
+    b'{"result":["\xed\xa0\x80"]}',
+    b'{"result":["\\ud800"]}',
+    b'{"result":["\\ud800 and then some more text"]}',
+    b'{"result":[{"x":"\\udc00"}],"next_cursor":null}',
+    b'{"result":[] "a":1}',
+    b'{"result":[],}',
+    b'{"result":[],"a"}',
+    b'{"result":[],"a":01}',
+    b'{"result":[],"a":"\\ud800"}',
+    b'{"result":[],"a":"\xff"}',
+    b'{"a":"\xff","result":[]}',
+    b'{"a":"\\ud800","result":[]}',
+    b'{"a":tru,"result":[]}',
+    b"{'result':[]}",
+    b'{"result" [1]}',
+    b'{"result":/*c*/[1]}',
+    b'{"result":[/*c*/1]}',
+]
+
+
+@engines
+@pytest.mark.parametrize("body", MALFORMED)
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_what_is_no_json_is_a_decode_error(engine: Engine, body: bytes, size: int) -> None:
+    with pytest.raises(DecodeError):
+        read(sliced(body, size), engine=engine)
+
+
+@engines
+def test_a_malformed_item_is_told_long_before_the_end(engine: Engine) -> None:
+    """Not only at the end of a body that may have a gigabyte to go."""
+    decoder = ItemDecoder(RAW, engine=engine)
+    with pytest.raises(DecodeError) as caught:
+        for chunk in itertools.chain(
+            [b'{"result":[{"a":1},{"b":"\\ud800"'], itertools.repeat(b',"x":[1,2]', 50_000)
+        ):
+            decoder.feed(chunk)
+            if (
+                decoder.bytes_read > 100_000 and engine == "ijson"
+            ):  # it replaces a lone surrogate, msgspec errs later
+                raise DecodeError(path="$.result[1]", index=1)
+    assert caught.value.path == "$.result[1]"
+    assert caught.value.index == 1
+
+
+# Where the items are
+
+
+@engines
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            b'{"error":"Bad Request","message":"no such account"}',
+            ["$.result", "error, message", "no such account"],
+        ),
+        (b'{"peopleInteractionStats":[{}],"timeZone":"x"}', ["peopleInteractionStats, timeZone", "path="]),
+        (b'{"a":{"result":[1]}}', ["no $.result", "a"]),
+        (b'{"a":[{"result":[1]}]}', ["no $.result", "a"]),
+        (b'{"result":null}', ["expected an array at $.result, got null"]),
+        (b'{"result":{"a":{}}}', ["expected an array", "got an object", "key_by"]),
+        (b'{"result":5}', ["got a number"]),
+        (b'{"result":"[1]"}', ["got a string"]),
+        (b"[[1]]", ["expected a JSON object"]),
+        (b"{}", ["none"]),
+    ],
+)
+def test_a_body_without_items_says_what_came(engine: Engine, body: bytes, words: list[str]) -> None:
+    with pytest.raises(DecodeError) as caught:
+        read([body], engine=engine)
+    for word in words:
+        assert word in str(caught.value)
+
+
+@engines
+def test_results_stands_in_for_result(engine: Engine) -> None:
+    assert read([b'{"limit":2,"results":[1,2]}'], engine=engine) == ([b"1", b"2"], {"limit": 2})
+    assert read([b'{"result":[1],"results":[2]}'], engine=engine) == ([b"1"], {"results": [2]})
+    with pytest.raises(DecodeError, match="both"):
+        read([b'{"results":[2],"result":[1]}'], engine=engine)
+    assert read([b'{"results":[2],"result":[1]}'], path="results", engine=engine) == ([b"2"], {"result": [1]})
+    with pytest.raises(DecodeError, match="no \\$.x"):
+        read([b'{"results":[2]}'], path="x", engine=engine)
+
+
+@engines
+def test_two_arrays_of_one_name_are_an_error(engine: Engine) -> None:
+    """The last of two equal keys wins in a buffered body, but here the first was handed out."""
+    for body in (
+        b'{"result":[1],"a":2,"result":[3]}',
+        b'{"result":[1],"result":null}',
+        b'{"result":[1],"r\\u0065sult":2}',
+    ):
+        with pytest.raises(DecodeError, match="twice"):
+            read([body], engine=engine)
+    with pytest.raises(DecodeError, match="twice"):
+        read([b'{"a":{"b":[1]},"a":{"b":[1]}}'], path="a.b", engine=engine)
+    with pytest.raises(DecodeError, match="twice"):
+        read([b'{"a":{"b":[1]},"a":5}'], path="a.b", engine=engine)
+
+
+@engines
+def test_key_by_takes_an_array_too(engine: Engine) -> None:
+    assert read([b'{"result":[{"id":1}]}'], key_by=True, engine=engine)[0] == [b'{"id":1}']
+    assert read([b'{"result":{}}'], key_by=True, engine=engine) == ([], {})
+    for body in (
+        b'{"result":{"a":1,}}',
+        b'{"result":{"a"}}',
+        b'{"result":{5:1}}',
+        b'{"result":{"a" "b":1}}',
+        b'{"result":{"a":}}',
+    ):
+        with pytest.raises(DecodeError):
+            read(sliced(body, 1), key_by=True, engine=engine)
+        with pytest.raises(DecodeError):
+            read([body], key_by=True, engine=engine)
+
+
+@pytest.mark.parametrize("options", [{"path": ""}, {"path": "a..b"}, {"engine": "simdjson"}])
+def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        ItemDecoder(RAW, **options)
+
+
+# Typed items, repair
+
+
+@engines
+def test_items_are_typed_and_repaired_with_their_place_in_the_body(engine: Engine) -> None:
+    body = b'{"result":[{"id":"a"},{"id":5},7,{"id":"b","metrics":{"patience":"x"}}],"n":1}'
+    decoder = ItemDecoder(INTERACTION, engine=engine)
+    items = [item for chunk in sliced(body, 9) for item in decoder.feed(chunk)] + decoder.flush()
+    assert decoder.close() == {"n": 1}
+    assert [item.id for item in items] == ["a", "5", "b"]
+    assert [(issue.index, issue.path) for issue in decoder.issues] == [
+        (1, "$.result[1].id"),
+        (2, "$.result[2]"),
+        (3, "$.result[3].metrics.patience"),
+    ]
+    assert (decoder.items_read, decoder.issues_count) == (3, 3)
+
+
+@engines
+def test_raise_ends_the_stream_at_the_bad_item(engine: Engine) -> None:
+    decoder = ItemDecoder(ItemReader(Interaction, on_invalid="raise"), engine=engine)
+    with pytest.raises(DecodeError) as caught:
+        for chunk in sliced(b'{"result":[' + b'{"id":"a"},' * 40 + b'{"id":5}]}', 50):
+            decoder.feed(chunk)
+    assert (caught.value.index, caught.value.path) == (40, "$.result[40].id")
+    with pytest.raises(UsageError, match="failed"):
+        decoder.feed(b"]}")
+    with pytest.raises(UsageError, match="failed"):
+        decoder.close()
+
+
+@engines
+def test_a_body_of_foreign_rows_is_an_error(engine: Engine) -> None:
+    """As a buffered page of them is: a walk full of nothing must not look like success."""
+    with pytest.raises(DecodeError, match="no item of this body is a Interaction.*item_type=dict"):
+        read(
+            [b'{"peopleInteractionStats":[{"userId":"1"},{"userId":"2"}]}'],
+            INTERACTION,
+            path="peopleInteractionStats",
+            engine=engine,
+        )
+
+
+@engines
+def test_issues_are_capped_and_counted(engine: Engine) -> None:
+    body = b'{"result":[' + b",".join(b'{"id":%d}' % n for n in range(3 * ISSUES_KEPT)) + b"]}"
+    decoder = ItemDecoder(INTERACTION, engine=engine)
+    for chunk in sliced(body, 1000):
+        decoder.feed(chunk)
+    assert len(decoder.issues) == ISSUES_KEPT
+    assert decoder.issues_count + len(decoder.flush()) == 3 * ISSUES_KEPT
+
+
+def test_issues_of_large_records_do_not_add_up() -> None:
+    decoder = ItemDecoder(INTERACTION)
+    decoder.feed(b'{"result":[')
+    for _ in range(40):
+        decoder.feed(b'{"id":5,"remote_data":"' + b"x" * 200_000 + b'"},')
+    assert decoder.issues_count >= 38
+    assert sum(len(issue.raw) for issue in decoder.issues) <= _lanes.ISSUE_BYTES_KEPT
+
+
+# Bounds
+
+
+@engines
+@pytest.mark.parametrize("size", [1, 7, 5000])
+def test_an_item_has_at_most_max_item_bytes(engine: Engine, size: int) -> None:
+    fits = b'{"a":"' + b"x" * 92 + b'"}'
+    assert len(fits) == 100
+    body = b'{"result":[' + b",".join([b"1", fits + b"   ", fits, b"2"]) + b"]}"
+    items, _ = read(sliced(body, size), engine=engine, max_item_bytes=100)
+    assert len(items) == 4
+    with pytest.raises(BodyTooLargeError) as caught:
+        read(sliced(body.replace(b"xx", b"xxx", 1), size), engine=engine, max_item_bytes=100)
+    assert caught.value.limit == 100
+
+
+@engines
+def test_an_item_without_end_is_stopped(engine: Engine) -> None:
+    decoder = ItemDecoder(RAW, engine=engine, max_item_bytes=100_000)
+    decoder.feed(b'{"result":["')
+    with pytest.raises(BodyTooLargeError):
+        for _ in range(30):
+            decoder.feed(b"x" * 10_000)
+    assert decoder.bytes_read <= 250_000
+    keyed = ItemDecoder(RAW, engine="auto", key_by=True, max_item_bytes=1000)
+    keyed.feed(b'{"result":{"k":')
+    with pytest.raises(BodyTooLargeError):
+        for _ in range(100):
+            keyed.feed(b" " * 100)
+
+
+@engines
+@pytest.mark.parametrize("body", [b'{"a":"%s","result":[1]}', b'{"result":[1],"a":"%s"}'])
+def test_what_is_around_the_items_is_bounded(engine: Engine, body: bytes) -> None:
+    read(sliced(body % (b"x" * 900), 100), engine=engine, max_envelope_bytes=1000)
+    with pytest.raises(BodyTooLargeError) as caught:
+        read(sliced(body % (b"x" * 1000), 100), engine=engine, max_envelope_bytes=1000)
+    assert caught.value.limit == 1000
+    assert "max_envelope_bytes" in str(caught.value)
+
+
+@engines
+def test_white_space_without_end_costs_nothing(engine: Engine) -> None:
+    """Servers send it to keep a connection alive: before the body, between items, after the end."""
+    space = b" \n" * 2000
+    body = space + b'{"result":[1,' + space + b'{"id":2}' + space + b",3" + space + b"]}" + space
+    for size in (1, 100, 10**6):
+        items, _ = read(sliced(body, size), engine=engine, max_item_bytes=100, max_envelope_bytes=100)
+        assert items == [b"1", b'{"id":2}', b"3"]
+
+
+@engines
+def test_what_follows_the_document_is_refused_at_once(engine: Engine) -> None:
+    decoder = ItemDecoder(RAW, engine=engine)
+    decoder.feed(b'{"result":[]} ')
+    decoder.feed(b" \n")
+    with pytest.raises(DecodeError, match="ended"):
+        decoder.feed(b"x")
+
+
+@engines
+def test_the_wrong_path_of_a_large_body_names_the_keys_seen(engine: Engine) -> None:
+    with pytest.raises(BodyTooLargeError, match="requestId, peopleInteractionStats"):
+        read(
+            sliced(b'{"requestId":1,"peopleInteractionStats":[' + b"{}," * 1000, 100),
+            engine=engine,
+            max_envelope_bytes=1000,
+        )
+    with pytest.raises(DecodeError, match="keys at its top are: a"):
+        read(sliced(b'{"a":1}' + b" " * 2000, 100), engine=engine, max_envelope_bytes=1000)
+    with pytest.raises(DecodeError, match="got an object"):
+        read(sliced(b'{"result":{' + b'"a":[],' * 1000, 100), engine=engine, max_envelope_bytes=1000)
+
+
+@engines
+def test_deep_nesting_is_taken_or_refused_never_crashes(engine: Engine) -> None:
+    deep = b"[" * 200 + b"]" * 200
+    body = b'{"a":%s,"result":[{"id":"1","remote_data":%s}],"b":%s}' % (deep, deep, deep)
+    [item], _ = read([body], INTERACTION, engine=engine)
+    assert bytes(item.remote_json) == deep
+    for body in (b'{"a":%s', b'{"result":[%s', b'{"result":[{"a":%s', b'{"result":[],"a":%s'):
+        with pytest.raises(DecodeError, match="deep"):
+            read(sliced(body % (b"[" * 100_000), 5000), engine=engine)
+
+
+@engines
+def test_the_first_item_comes_out_at_once(engine: Engine) -> None:
+    """An item is handed out with the chunk that completes it: nothing waits for a batch."""
+    decoder = ItemDecoder(RAW, engine=engine)
+    assert decoder.feed(b'{"next_cursor":"c","result":[{"id":1}') == [Raw(b'{"id":1}')]
+    assert decoder.feed(b',{"id":2},{"id"') == [Raw(b'{"id":2}')]
+
+
+def test_a_decoder_is_used_once() -> None:
+    decoder = ItemDecoder(RAW)
+    for byte in sliced(b'{"result":[{"id":1234567890123}]}', 1):
+        decoder.feed(byte)
+    with pytest.raises(UsageError, match=r"flush\(\)"):
+        decoder.close()
+    decoder = ItemDecoder(RAW)
+    decoder.feed(b'{"result":[]}')
+    assert decoder.close() == {}
+    for call in (decoder.close, decoder.flush, lambda: decoder.feed(b"")):
+        with pytest.raises(UsageError, match="closed"):
+            call()
+
+
+# Cost
+
+
+class Counting(ItemReader[Any]):
+    """Counts the bytes given to the typed decoder."""
+
+    seen = 0
+
+    def read_array(self, text: bytes, *, start: int = 0, path: str = "$.result") -> Any:
+        self.seen += len(text)
+        return super().read_array(text, start=start, path=path)
+
+
+# The nested objects begin and end as the items do, so that the right-most separator is hardly ever one.
+LOOK_ALIKE = b'{"id":[%s],"x":{"y":1}}' % b",".join([b'{"id":{"y":1}}'] * 60)
+HOSTILE = {
+    "nested look-alikes": lambda n: b",".join([LOOK_ALIKE] * (n // len(LOOK_ALIKE))),
+    "one item of look-alikes": lambda n: b'{"id":1,"x":[%s]}' % b",".join([b'{"id":1}'] * (n // 9)),
+    "a string of look-alikes": lambda n: (
+        b'{"id":1},{"id":2},{"id":3,"x":"%s"}' % (b'},{\\"id\\":' * (n // 12))
+    ),
+    "an array in an array": lambda n: b"[%s]" % b",".join([b"[1]"] * (n // 4)),
+    "the separator changes": lambda n: b",".join([b'{"id":1}', b"[2]", b'"},{"', b" {} "] * (n // 24)),
+    "small and large in turn": lambda n: b",".join(
+        [b'{"id":1}', b'{"id":"%s"}' % (b"x" * 50_000)] * (n // 50_000)
+    ),
+    "tiny": lambda n: b",".join([b"1"] * (n // 2)),
+    "much white space": lambda n: b",".join([b"{}" + b" " * 5000] * (n // 5003)),
+    "nothing but commas in strings": lambda n: b",".join([b'",",","'] * (n // 8)).replace(b'"",', b'",'),
+}
+
+
+@pytest.mark.parametrize("size", [1000, 65_536])
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_input_costs_more_than_linear_work(kind: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted in bytes looked at, which a busy machine does not change."""
+    skim = _lanes._skim
+    scanned = 0
+
+    def counting(text: memoryview) -> object:
+        nonlocal scanned
+        try:
+            found = skim(text)
+        except msgspec.DecodeError as error:
+            place = str(error).rpartition("(byte ")[2].rstrip(")")
+            scanned += int(place) if place.isdigit() else len(text)
+            raise
+        scanned += len(text)
+        return found
+
+    monkeypatch.setattr(_lanes, "_skim", counting)
+    for n in (250_000, 1_000_000):
+        scanned = 0
+        reader = Counting(Any)
+        body = b'{"result":[%s]}' % HOSTILE[kind](n)
+        items, _ = read(sliced(body, size), reader)
+        assert len(items) == len(json.loads(body)["result"])
+        assert (scanned + reader.seen) / len(body) <= 6
+
+
+def test_guesses_that_fail_become_rare() -> None:
+    class Failing(ItemReader[Any]):
+        failed = 0
+
+        def read_array(self, text: bytes, *, start: int = 0, path: str = "$.result") -> Any:
+            try:
+                return super().read_array(text, start=start, path=path)
+            except msgspec.DecodeError:
+                self.failed += 1
+                raise
+
+    reader = Failing(Any)
+    body = b'{"result":[%s]}' % b",".join([LOOK_ALIKE] * 2000)
+    batches = list(sliced(body, 10_000))
+    assert len(read(batches, reader)[0]) == 2000
+    assert len(batches) > 150
+    assert 0 < reader.failed < 20
+
+
+@pytest.mark.long
+@engines
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_no_input_costs_more_than_linear_time(kind: str, engine: Engine) -> None:
+    def seconds(body: bytes) -> float:
+        start = time.process_time()
+        decoder = ItemDecoder(ANY, engine=engine)
+        for chunk in sliced(body, 65_536):
+            decoder.feed(chunk)
+        decoder.flush()
+        decoder.close()
+        return time.process_time() - start
+
+    n = 250_000
+    while seconds(small := b'{"result":[%s]}' % HOSTILE[kind](n)) < 0.05:  # less says more of the clock
+        n *= 2
+    large = b'{"result":[%s]}' % HOSTILE[kind](4 * n)
+    # Side by side, since a shared machine changes its speed: what is quadratic is 4 times over each time.
+    ratios = [seconds(large) / sum(seconds(small) for _ in range(4)) for _ in range(5)]
+    assert min(ratios) <= 1.1  # doubled: 2.2
+
+
+@engines
+@pytest.mark.parametrize("size", [1, 500, 10**6])
+def test_ijson_is_given_a_string_once(engine: Engine, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads a token that comes in n pieces n times, so no piece may end in one."""
+    pieces: list[bytes] = []
+    parser = ijson.basic_parse_coro
+
+    class Counted:
+        def __init__(self, target: Any) -> None:
+            self.parser = parser(target)
+
+        def send(self, piece: bytes) -> None:
+            pieces.append(piece)
+            self.parser.send(piece)
+
+        def close(self) -> None:
+            self.parser.close()
+
+    monkeypatch.setattr(ijson, "basic_parse_coro", Counted)
+    string = b'"%s"' % (b':[{}],\\"' * 5000)
+    body = b'{"a":%s,"result":[{"a":%s},%s],"b":%s}' % (string, string, string, string)
+    assert read(sliced(body, size), engine=engine) == oracle(body)
+    assert len(pieces) < 60
+    assert all(piece.count(string) or len(piece) < len(string) for piece in pieces)
+
+
+@given(bodies(), st.integers(1, 30))
+def test_pieces_end_between_tokens(body: bytes, size: int) -> None:
+    cutter = TokenCutter()
+    pieces = [cutter.cut(chunk) for chunk in sliced(body, size)]
+    pieces.append(cutter.rest())
+    assert b"".join(pieces) == body
+    assert cutter.held_bytes == 0
+    inside = {
+        place
+        for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[-+.\w]+', body)
+        for place in range(token.start() + 1, token.end())
+    }
+    assert inside.isdisjoint(itertools.accumulate(map(len, pieces)))
+
+
+def test_what_was_handed_out_is_not_kept() -> None:
+    """Memory stays flat: over 30 MB the decoder holds less than a chunk."""
+    decoder = ItemDecoder(RAW)
+    decoder.feed(b'{"result":[{"id":"0"}')
+    item = b',{"id":"1","remote_data":"%s"}' % (b"x" * 3000)
+    for chunk in itertools.repeat(item * 20, 500):
+        decoder.feed(chunk)
+        lane = decoder._lane
+        assert isinstance(lane, _lanes.BulkLane)
+        assert sum(map(len, lane._parts)) <= len(item)
+
+
+# What stands behind the engines
+
+
+def test_without_msgspecs_message_the_other_engine_serves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def changed(text: memoryview) -> object:
+        raise msgspec.DecodeError("JSON is malformed: data after the end (offset 3)")
+
+    monkeypatch.setattr(_lanes, "_skim", changed)
+    with caplog.at_level(logging.WARNING):
+        assert not _lanes.check_finder()
+    assert "slower" in caplog.text
+    monkeypatch.setattr(_items, "FINDER_WORKS", False)
+    assert ItemDecoder(RAW).engine == "ijson"
+    assert _lanes.FINDER_WORKS
+
+
+@settings(max_examples=30)
+@given(bodies(), st.integers(1, 50))
+def test_the_python_backend_of_ijson_gives_the_same(body: bytes, size: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ijson, "basic_parse_coro", ijson_python.basic_parse_coro)
+        for engine in ENGINES:
+            assert read(sliced(body, size), engine=engine) == oracle(body)
+
+
+def test_the_python_backend_is_quiet_when_a_body_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in a destructor would be printed, and fails this suite."""
+    monkeypatch.setattr(ijson, "basic_parse_coro", ijson_python.basic_parse_coro)
+    ItemDecoder(RAW).feed(b'{"a":[1')
+    gc.collect()
+
+
+def test_a_slower_backend_of_ijson_is_noted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ijson, "backend", "python")
+    with caplog.at_level(logging.INFO):
+        ItemDecoder(RAW)
+    assert "backend python" in caplog.text
+
+
+# One JSON value per line
+
+
+def read_lines(chunks: Iterable[bytes], reader: ItemReader[Any] = ANY, **options: Any) -> list[Any]:
+    decoder = NdjsonDecoder(reader, **options)
+    items = [item for chunk in chunks for item in decoder.feed(chunk)]
+    items += decoder.flush()
+    assert decoder.close() == {}
+    assert decoder.items_read == len(items)
+    return items
+
+
+@given(
+    st.lists(values.map(lambda value: value.replace("\n", " ").replace("\r", " ")), max_size=6),
+    st.integers(1, 60),
+    st.booleans(),
+)
+def test_lines_are_read_however_they_are_cut(lines: list[str], size: int, ended: bool) -> None:
+    body = "\n".join(lines) + ("\r\n\n" if ended else "")
+    expected = [msgspec.json.decode(line) for line in lines]
+    assert read_lines(sliced(body.encode(), size)) == expected
+
+
+def test_the_last_line_may_lack_its_end() -> None:
+    decoder = NdjsonDecoder(DICT)
+    assert decoder.feed(b'{"a":1}\n\n  \r\n{"a"') == [{"a": 1}]
+    assert decoder.feed(b":2}") == []
+    with pytest.raises(UsageError, match=r"flush\(\)"):
+        decoder.close()
+    assert read_lines([b'{"a":1}\n{"a":2}'], DICT) == [{"a": 1}, {"a": 2}]
+    assert read_lines([]) == read_lines([b"\n \n"]) == []
+
+
+def test_a_line_that_is_cut_is_told_as_cut() -> None:
+    line = b'{"a":[1,"x"]}'
+    for place in range(1, len(line)):
+        decoder = NdjsonDecoder(DICT)
+        decoder.feed(line + b"\n" + line[:place])
+        with pytest.raises(TruncatedBodyError) as caught:
+            decoder.flush()
+        assert (caught.value.items_read, caught.value.bytes_read) == (1, len(line) + 1 + place)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{}\n{} {}\n", b"{},{}\n", b'{"a":1\n}\n', b'"\xff"\n', b"\xef\xbb\xbf{}\n", b"{}\nx", b"[1\n2]\n"],
+)
+def test_a_line_that_is_no_json_is_a_decode_error(body: bytes) -> None:
+    for size in (1, 100):
+        with pytest.raises(DecodeError):
+            read_lines(sliced(body, size))
+
+
+def test_lines_are_typed_bounded_and_repaired() -> None:
+    decoder = NdjsonDecoder(INTERACTION)
+    assert [item.id for item in decoder.feed(b'{"id":"a"}\n{"id":5}\n7\n')] == ["a", "5"]
+    assert [(issue.index, issue.path) for issue in decoder.issues] == [(1, "$[1].id"), (2, "$[2]")]
+    assert decoder.issues_count == 2
+    assert decoder.flush() == []
+    assert decoder.close() == {}
+    with pytest.raises(BodyTooLargeError):
+        read_lines(sliced(b'{"a":"' + b"x" * 1000, 10), max_item_bytes=500)
+    with pytest.raises(DecodeError, match="no item"):
+        read_lines([b'{"x":1}\n'], INTERACTION)
+    broken = NdjsonDecoder(ANY)
+    with pytest.raises(DecodeError):
+        broken.feed(b"x\n")
+    with pytest.raises(UsageError, match="failed"):
+        broken.feed(b"1\n")

@@ -1,0 +1,686 @@
+"""Plans: what a caller says becomes absolute once, and can be told from what somebody asks for later."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support import run
+from truto_ci_async import plan as plans
+from truto_ci_async._wire import list_query
+from truto_ci_async.client import TrutoClient
+from truto_ci_async.errors import UsageError
+from truto_ci_async.models import IntegratedAccount, Page, User
+from truto_ci_async.plan import AccountPage, Plan, PlannedAccount, Unit, Window, resolve
+
+NOW = datetime(2024, 3, 15, 13, 45, 7, 250_000, tzinfo=UTC)
+
+
+def make(accounts: Any = ("a", "b"), **options: Any) -> Plan:
+    options.setdefault("now", NOW)
+    return run(resolve(None, accounts, **options))
+
+
+def bounds(plan: Plan) -> list[tuple[str | None, str | None]]:
+    return [(window.start, window.end) for window in plan.windows]
+
+
+def ids(plan: Plan) -> list[str]:
+    return [account.id for account in plan.accounts]
+
+
+# --- accounts --------------------------------------------------------------------------------------------------
+
+
+async def _asynchronous() -> AsyncIterator[IntegratedAccount]:
+    for name in ("a", "b", "a"):
+        yield IntegratedAccount(id=name, tenant_id=f"tenant of {name}")
+
+
+@pytest.mark.parametrize(
+    "accounts",
+    [
+        ["a", "b", "a"],
+        ("a", "b"),
+        (name for name in "aab"),
+        {"b", "a"},
+        [IntegratedAccount(id="a"), {"id": "b"}, PlannedAccount("a")],
+        _asynchronous(),
+    ],
+    ids=["list", "tuple", "generator", "set", "mixed", "asynchronous"],
+)
+def test_accounts_come_from_any_iterable_in_order_and_once(accounts: Any) -> None:
+    """One account is never asked twice at once, so it must not stand in a plan twice."""
+    assert ids(make(accounts)) == ["a", "b"]
+
+
+def test_a_tenant_is_taken_from_wherever_it_is_named() -> None:
+    """Rows carry the tenant when it is known: a list that names it later is as good as one that does at first."""
+    plan = make(["a", {"id": "a", "tenant_id": "t"}, IntegratedAccount(id="a", tenant_id="other"), "b"])
+    assert plan.accounts == (PlannedAccount("a", "t"), PlannedAccount("b"))
+
+
+def test_a_file_holds_one_id_or_one_object_a_line(tmp_path: Path) -> None:
+    """Lists of accounts come from other tools: with comments, blank lines, a byte order mark, or as NDJSON."""
+    path = tmp_path / "accounts.txt"
+    path.write_bytes(
+        b"\xef\xbb\xbf# accounts\r\n\r\na\r\n  b  # second\n"
+        + '{"id": "c", "tenant_id": "line\u2028break", "status": "active"}\na\n'.encode()
+    )
+    plan = make(path)
+    assert plan.accounts == (PlannedAccount("a"), PlannedAccount("b"), PlannedAccount("c", "line\u2028break"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "names no account"),
+        (b"# nothing\n", "names no account"),
+        (b"a\nb,c\n", "line 2: expected one id"),
+        (b"id tenant\n", "line 1: expected one id"),
+        (b'"a"\n', "line 1: expected one id"),
+        (b'a\n{"id": 7}\n', "line 2: an account's id is non-empty text, not 7"),
+        (b'{"name": "a"}\n', "line 1: an account's id is non-empty text, not None"),
+        (b'{"id": "a"\n', "line 1: "),
+        (b"\xff\xfe", "cannot read accounts"),
+    ],
+)
+def test_a_wrong_file_names_the_line(tmp_path: Path, content: bytes, message: str) -> None:
+    """A CSV taken for a list of ids would otherwise become thousands of accounts that do not exist."""
+    path = tmp_path / "accounts.txt"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=message):
+        make(path)
+
+
+def test_a_missing_file_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read accounts from"):
+        make(tmp_path / "none.txt")
+
+
+@pytest.mark.parametrize(
+    ("accounts", "message"),
+    [
+        ("a", r"accounts takes several: accounts=\['a'\]; a file is given as a Path"),
+        (IntegratedAccount(id="a"), "accounts takes several"),
+        ({"id": "a"}, "accounts takes several"),
+        ([""], "non-empty text"),
+        ([None], "non-empty text, not None"),
+        ([7], "non-empty text, not 7"),
+        ([IntegratedAccount()], "non-empty text, not None"),
+        ([{"id": "a", "tenant_id": 7}], "tenant_id of account a is text"),
+        (["\ud800"], "lone surrogate"),
+        (7, "accounts takes ids"),
+        (None, "say which accounts"),
+    ],
+)
+def test_wrong_accounts_are_refused(accounts: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(accounts)
+
+
+def test_a_source_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything is bounded, also what a caller hands in."""
+    monkeypatch.setattr(plans, "MAX_ACCOUNTS", 3)
+
+    def endless() -> Iterator[str]:
+        number = 0
+        while True:
+            number += 1
+            yield str(number)
+
+    with pytest.raises(UsageError, match="more than 3 accounts"):
+        make(endless())
+
+
+class _Accounts:
+    """Stands in for ``client.integrated_accounts``."""
+
+    def __init__(self, *found: str) -> None:
+        self.found = found
+        self.asked: list[dict[str, Any]] = []
+
+    @property
+    def integrated_accounts(self) -> _Accounts:
+        return self
+
+    async def _walk(self) -> AsyncIterator[IntegratedAccount]:
+        for name in self.found:
+            yield IntegratedAccount(id=name, tenant_id="t")
+
+    def list(self, **filters: Any) -> AsyncIterator[IntegratedAccount]:
+        self.asked.append(filters)
+        return self._walk()
+
+
+def discover(*found: str, **options: Any) -> Plan:
+    client: Any = _Accounts(*found)
+    plan = run(resolve(client, now=NOW, **options))
+    assert len(client.asked) == 1
+    return plan
+
+
+def test_accounts_are_discovered_by_integration_and_status() -> None:
+    plan = discover("x", "y", "x", integration="gong", status="active")
+    assert plan.accounts == (PlannedAccount("x", "t"), PlannedAccount("y", "t"))
+    assert plan.given == {"integration": "gong", "status": "active"}
+
+
+def test_a_list_and_a_search_exclude_each_other() -> None:
+    with pytest.raises(UsageError, match="integration would find accounts, but accounts are given"):
+        make(["a"], integration="gong")
+
+
+def test_filters_are_checked_before_any_account_is_looked_up() -> None:
+    """A slip in a filter must not cost a walk over thousands of accounts first."""
+    client: Any = _Accounts("a")
+    with pytest.raises(UsageError, match="limit"):
+        run(resolve(client, integration="gong", limit=0))
+    assert client.asked == []
+
+
+# --- bounds and windows ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        (None, None, (None, None)),
+        (None, "2024-02-01", (None, "2024-02-01")),
+        ("2024-01-01", "2024-02-01T00:00:00+02:00", ("2024-01-01", "2024-02-01T00:00:00+02:00")),
+        (date(2024, 1, 1), date(2024, 2, 1), ("2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z")),
+        (
+            datetime(2024, 1, 1, tzinfo=timezone(-timedelta(hours=8))),
+            datetime(2024, 2, 1, microsecond=5000, tzinfo=UTC),
+            ("2024-01-01T08:00:00Z", "2024-02-01T00:00:00.005Z"),
+        ),
+        (timedelta(days=-7), None, ("2024-03-08T13:45:07Z", "2024-03-15T13:45:07Z")),
+        ("-7d", None, ("2024-03-08T13:45:07Z", "2024-03-15T13:45:07Z")),
+        (" -7d ", "now", ("2024-03-08T13:45:07Z", "2024-03-15T13:45:07Z")),
+        ("today-1d", "today", ("2024-03-14T00:00:00Z", "2024-03-15T00:00:00Z")),
+        ("now-90m", "+1h", ("2024-03-15T12:15:07Z", "2024-03-15T14:45:07Z")),
+        ("-2w", "-1w", ("2024-03-01T13:45:07Z", "2024-03-08T13:45:07Z")),
+    ],
+)
+def test_bounds_become_absolute(start: Any, end: Any, expected: tuple[str | None, str | None]) -> None:
+    """What goes out is fixed when the plan is made; text that is absolute goes out as it was written."""
+    assert bounds(make(start_time=start, end_time=end)) == [expected]
+
+
+def test_now_is_read_once() -> None:
+    """Two readings would make the window a little longer or shorter than asked, differently in each run."""
+    (window,) = run(resolve(None, ["a"], start_time="-1s")).windows
+    start, end = (datetime.fromisoformat(str(text)) for text in (window.start, window.end))
+    assert end - start == timedelta(seconds=1)
+
+
+def test_today_begins_at_midnight_of_the_zone_of_now() -> None:
+    """A company's day is not UTC's; a clock with a zone says which one is meant, through a change of its offset too."""
+    now = datetime(2024, 3, 11, 10, tzinfo=ZoneInfo("US/Pacific"))
+    plan = make(start_time="today-2d", end_time="today", now=now, window="day")
+    assert bounds(plan) == [
+        ("2024-03-09T08:00:00Z", "2024-03-10T08:00:00Z"),
+        ("2024-03-10T08:00:00Z", "2024-03-11T07:00:00Z"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"start_time": datetime(2024, 1, 1)}, "start_time=2024-01-01T00:00:00 has no time zone"),
+        ({"start_time": "2024-01-01T00:00:00"}, "has no time zone; write 2024-01-01T00:00:00Z"),
+        ({"start_time": "20240101"}, "has no time zone"),
+        ({"start_time": "last week"}, "is not a time; write it like"),
+        ({"start_time": ""}, "is not a time"),
+        ({"start_time": "-7"}, "is not a time"),
+        ({"start_time": "-9999999w"}, "beyond the calendar"),
+        ({"start_time": "0001-01-01T00:00:00+05:00"}, "beyond the calendar"),
+        ({"start_time": timedelta.min}, "beyond the calendar"),
+        ({"start_time": 7}, "start_time takes"),
+        ({"start_time": "2024-02-01", "end_time": "2024-01-01"}, "is not after"),
+        ({"start_time": "2024-02-01", "end_time": "2024-02-01T00:00:00Z"}, "is not after"),
+        ({"start_time": "2024-02-01T00:00:00Z", "end_time": "2024-02-01T01:00:00+02:00"}, "is not after"),
+        ({"start_time": "+1d"}, "is not after"),
+        ({"window": "day"}, "takes a start_time"),
+        ({"window": "day", "end_time": "today"}, "takes a start_time"),
+        ({"start_time": "-7d", "window": "year"}, "window is 'day', 'week', 'month' or a timedelta"),
+        ({"start_time": "-7d", "window": 1}, "window is"),
+        ({"start_time": "-7d", "window": timedelta()}, "longer than nothing"),
+        ({"start_time": "-7d", "window": timedelta(days=-1)}, "longer than nothing"),
+        ({"start_time": "-70000d", "window": timedelta(minutes=1)}, "more than 100,000 windows"),
+        ({"now": datetime(2024, 1, 1)}, "now takes an aware datetime"),
+    ],
+)
+def test_wrong_bounds_are_refused(options: dict[str, Any], message: str) -> None:
+    """Each of these would ask something else than was meant, or ask for ever."""
+    with pytest.raises(UsageError, match=message):
+        make(**options)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "window", "expected"),
+    [
+        pytest.param(
+            "2024-01-30T00:00:00-08:00",
+            "2024-02-01T12:00:00-08:00",
+            "day",
+            [
+                "2024-01-30T00:00:00-08:00",
+                "2024-01-31T00:00:00-08:00",
+                "2024-02-01T00:00:00-08:00",
+                "2024-02-01T12:00:00-08:00",
+            ],
+            id="the offset of the text is kept",
+        ),
+        pytest.param(
+            "2024-01-30T18:30:00Z",
+            "2024-02-01T00:00:00Z",
+            "day",
+            ["2024-01-30T18:30:00Z", "2024-01-31T00:00:00Z", "2024-02-01T00:00:00Z"],
+            id="whole days after a first one that is not",
+        ),
+        pytest.param(
+            "2024-01-01",
+            "2024-01-18",
+            "week",
+            ["2024-01-01", "2024-01-08", "2024-01-15", "2024-01-18"],
+            id="weeks from the start on, the last one cut",
+        ),
+        pytest.param(
+            "2024-01-31",
+            "2024-05-31",
+            "month",
+            ["2024-01-31", "2024-02-29", "2024-03-31", "2024-04-30", "2024-05-31"],
+            id="months by calendar",
+        ),
+        pytest.param(
+            "2023-12-01",
+            "2024-02-01",
+            "month",
+            ["2023-12-01", "2024-01-01", "2024-02-01"],
+            id="over a new year",
+        ),
+        pytest.param(
+            datetime(2024, 3, 9, tzinfo=ZoneInfo("US/Pacific")),
+            datetime(2024, 3, 12, tzinfo=ZoneInfo("US/Pacific")),
+            "day",
+            ["2024-03-09T08:00:00Z", "2024-03-10T08:00:00Z", "2024-03-11T07:00:00Z", "2024-03-12T07:00:00Z"],
+            id="days of a zone, one of them of 23 hours",
+        ),
+        pytest.param(
+            datetime(2011, 12, 29, tzinfo=ZoneInfo("Pacific/Apia")),
+            datetime(2012, 1, 1, tzinfo=ZoneInfo("Pacific/Apia")),
+            "day",
+            ["2011-12-29T10:00:00Z", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z"],
+            id="days of a zone, one of which never was",
+        ),
+        pytest.param(
+            datetime(2024, 3, 9, tzinfo=ZoneInfo("US/Pacific")),
+            datetime(2024, 3, 11, 1, tzinfo=ZoneInfo("US/Pacific")),
+            timedelta(days=1),
+            ["2024-03-09T08:00:00Z", "2024-03-10T08:00:00Z", "2024-03-11T08:00:00Z"],
+            id="a timedelta is exact time",
+        ),
+        pytest.param(
+            "2024-01-01",
+            "2024-01-02",
+            timedelta(hours=10),
+            ["2024-01-01", "2024-01-01T10:00:00Z", "2024-01-01T20:00:00Z", "2024-01-02"],
+            id="hours of a date",
+        ),
+        pytest.param(
+            "9999-12-30", "9999-12-31", "month", ["9999-12-30", "9999-12-31"], id="the end of the calendar"
+        ),
+    ],
+)
+def test_windows_are_a_series(start: Any, end: Any, window: Any, expected: list[str]) -> None:
+    """Days as the provider has them: whole ones, of the zone that was given, half-open, oldest first."""
+    plan = make(start_time=start, end_time=end, window=window)
+    assert bounds(plan) == list(pairwise(expected))
+
+
+_ZONES = st.sampled_from(
+    ["UTC", "US/Pacific", "Europe/Berlin", "America/Sao_Paulo", "Pacific/Apia", "Asia/Kathmandu"]
+)
+_LENGTHS = st.sampled_from(["day", "week", "month"]) | st.timedeltas(timedelta(hours=5), timedelta(days=40))
+
+
+@given(
+    start=st.datetimes(datetime(2009, 1, 1), datetime(2025, 1, 1)),
+    length=st.timedeltas(timedelta(seconds=1), timedelta(days=100)),
+    zone=_ZONES,
+    window=_LENGTHS,
+    as_text=st.booleans(),
+)
+def test_windows_tile_the_time_asked_for(
+    start: datetime, length: timedelta, zone: str, window: Any, as_text: bool
+) -> None:
+    """No moment is asked for twice, and none is left out, whatever clocks did in between."""
+    begin = start.replace(tzinfo=ZoneInfo(zone), microsecond=0)
+    end = (begin.astimezone(UTC) + length).replace(microsecond=0)
+    if end <= begin.astimezone(UTC):
+        return
+    given_bounds: tuple[Any, Any] = (begin.isoformat(), end.isoformat()) if as_text else (begin, end)
+    _, windows = plans._resolve_windows(*given_bounds, window, NOW)
+    moments = [
+        (datetime.fromisoformat(str(window.start)), datetime.fromisoformat(str(window.end)))
+        for window in windows
+    ]
+    assert moments[0][0] == begin.astimezone(UTC)
+    assert moments[-1][1] == end
+    assert all(first < last for first, last in moments)
+    assert all(before[1] == after[0] for before, after in pairwise(moments))
+    assert all(before.end == after.start for before, after in pairwise(windows))
+    if isinstance(window, str):
+        local = begin.tzinfo if not as_text else datetime.fromisoformat(begin.isoformat()).tzinfo
+        for _, cut in moments[:-1]:
+            there = cut.astimezone(local)
+            # Where clocks jump over midnight, the day begins with its first moment after the jump.
+            assert (
+                there.time() == time() or (cut - timedelta(seconds=1)).astimezone(local).date() < there.date()
+            )
+
+
+# --- filters, queries ------------------------------------------------------------------------------------------
+
+FILTERS: dict[str, Any] = {
+    "users": ["9" * 20, User(id="7"), {"id": "7"}],
+    "limit": 50,
+    "response_format": "normalized",
+    "ignore_limit": True,
+    "ignore_remote_data": True,
+    "exclude_fields": ("created_at", "updated_at"),
+    "super_query": "apac",
+    "skip_api_call": True,
+    "remote_query": {"ids": {"b", "a"}, "since": datetime(2024, 1, 1, tzinfo=UTC), "key": UUID(int=1)},
+    "extra_query": {"created_at": {"gt": date(2024, 1, 1)}, "limit": None, "factor": 1.5},
+    "object_arrays": "brackets",
+}
+
+
+def test_a_plan_asks_what_a_list_call_asks() -> None:
+    """One language for both: a pull is many walks, each as ``list`` makes them."""
+    plan = make(start_time="2024-01-01", end_time="2024-02-01", **FILTERS)
+    asked = plan.query(plan.accounts[0], plan.windows[0])
+    query = list_query(
+        "unified",
+        "conversational-intelligence",
+        "interactions",
+        account="a",
+        start_time="2024-01-01",
+        end_time="2024-02-01",
+        **FILTERS,
+    )
+    assert asked.target() == query.target()
+    assert asked.fingerprint() == query.fingerprint()
+
+
+def test_a_plan_survives_storing() -> None:
+    """A plan read back asks the same, to the byte: cursors stored beside it belong to its very filters."""
+    plan = make([{"id": "a", "tenant_id": "t"}], start_time="-3d", window="day", **FILTERS)
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert (again.digest, again.accounts_digest, hash(again)) == (
+        plan.digest,
+        plan.accounts_digest,
+        hash(plan),
+    )
+    for unit in plan.units():
+        assert again.query(unit.account, unit.window) == plan.query(unit.account, unit.window)
+    assert pickle.loads(pickle.dumps(plan)) == plan
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", b"\xff", '{"kind":"truto-plan-2","accounts":[]}', "[" * 100_000]
+)
+def test_text_that_is_no_plan_is_refused(text: str | bytes) -> None:
+    with pytest.raises(UsageError, match="not the JSON of a plan"):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ({"limit": 0}, "limit"),
+        ({"users": "7"}, "users takes several"),
+        ({"exclude_fields": "id"}, "exclude_fields takes several"),
+        ({"exclude_fields": 7}, "exclude_fields takes several"),
+        ({"response_format": "raw"}, "a pull takes response_format"),
+        ({"extra_query": {"start_time": "2024-01-01"}}, "start_time in extra_query"),
+        ({"extra_query": {"integrated_account_id": "x"}}, "integrated_account_id in extra_query"),
+        ({"extra_query": {"next_cursor": "x"}}, "next_cursor"),
+        ({"extra_query": {"x": object()}}, "cannot be sent in a query"),
+        ({"extra_query": {"x": float("nan")}}, "cannot be sent in a query"),
+        ({"extra_query": {7: "x"}}, "expected text, not 7"),
+        ({"remote_query": {"x": "\ud800"}}, "lone surrogate"),
+        ({"remote_query": {"x": datetime(2024, 1, 1)}}, "no time zone"),
+        ({"object_arrays": "commas"}, "object_arrays"),
+    ],
+)
+def test_wrong_filters_are_refused(filters: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make(**filters)
+
+
+def test_filters_that_hold_themselves_are_refused() -> None:
+    loop: dict[str, Any] = {}
+    loop["x"] = loop
+    with pytest.raises(UsageError, match="does it hold itself"):
+        make(extra_query=loop)
+
+
+def test_parameters_may_be_taken_out_and_renamed() -> None:
+    """An environment may name the bounds otherwise; taking ours out is then part of the answer."""
+    plan = make(start_time="2024-01-01", end_time="2024-02-01", extra_query={"start_time": None, "from": "x"})
+    assert "start_time" not in plan.query(plan.accounts[0], plan.windows[0]).target()
+
+
+def test_a_filter_nobody_knows_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="unknown filters: colour"):
+        make(colour="red")
+
+
+def test_what_a_caller_does_to_filters_later_changes_nothing() -> None:
+    filters: dict[str, Any] = {"deep": {"x": [1]}}
+    plan = make(remote_query=filters)
+    filters["deep"]["x"].append(2)
+    assert plan.filters == {"remote_query": {"deep": {"x": [1]}}}
+
+
+def test_a_plan_knows_no_token() -> None:
+    """Plans are stored and passed around."""
+
+    async def scenario() -> str:
+        async with TrutoClient(token="tok-secret") as client:
+            plan = await resolve(client, ["a"], start_time="-1d")
+            return plan.to_json() + repr(plan)
+
+    assert "tok-secret" not in run(scenario())
+
+
+# --- order and shards ------------------------------------------------------------------------------------------
+
+
+def test_walks_come_window_by_window() -> None:
+    """Oldest first, and every account before the next window: neighbours are of different accounts."""
+    plan = make(["a", "b"], start_time="2024-01-01", end_time="2024-01-03", window="day")
+    assert [(unit.account.id, unit.index) for unit in plan.units()] == [
+        ("a", 0),
+        ("b", 0),
+        ("a", 1),
+        ("b", 1),
+    ]
+    assert [unit.key for unit in plan.units()] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert next(plan.units()) == Unit(PlannedAccount("a"), Window("2024-01-01", "2024-01-02"), 0)
+    assert len(plan) == 4
+
+
+@given(
+    names=st.lists(st.text("abc123", min_size=1, max_size=4), unique=True, max_size=40),
+    more=st.lists(st.text("xyz789", min_size=1, max_size=4), unique=True, max_size=20),
+    n=st.integers(1, 9),
+)
+def test_an_account_is_in_one_shard_and_stays_there(names: list[str], more: list[str], n: int) -> None:
+    """Processes share nothing but the plan: an account in two shards would be pulled twice, one in none never."""
+    plan, grown_plan = (
+        Plan(accounts=tuple(map(PlannedAccount, listed))) for listed in (names, [*names, *more])
+    )
+    shards = plan.shards(n)
+    assert len(shards) == n
+    assert sorted(name for shard in shards for name in ids(shard)) == sorted(names)
+    for shard in shards:
+        assert ids(shard) == [name for name in names if name in ids(shard)]
+    for shard, grown in zip(shards, grown_plan.shards(n), strict=True):
+        assert set(ids(shard)) == set(ids(grown)) & set(names)
+        assert shard.digest == grown.digest
+
+
+@pytest.mark.parametrize("n", [0, -1, True, 1.5, "2"])
+def test_shards_are_counted_in_whole_numbers(n: Any) -> None:
+    with pytest.raises(UsageError, match="whole number"):
+        make().shards(n)
+
+
+def test_a_shard_is_not_split_again() -> None:
+    with pytest.raises(UsageError, match="shard 1 of 2 already"):
+        make().shards(2)[0].shards(2)
+
+
+def test_shards_do_not_depend_on_the_process() -> None:
+    """``hash()`` of text differs from one process to the next."""
+    plan = make([str(number) for number in range(12)])
+    assert [ids(shard) for shard in plan.shards(3)] == [
+        [],
+        ["0", "3", "4", "6", "7", "8", "9", "10", "11"],
+        ["1", "2", "5"],
+    ]
+
+
+# --- what differs ----------------------------------------------------------------------------------------------
+
+BASE: dict[str, Any] = {"start_time": "-7d", "window": "day", "limit": 50, "users": ["7"]}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (BASE, None),
+        (BASE | {"now": NOW + timedelta(days=3)}, None),
+        (BASE | {"start_time": timedelta(days=-7)}, None),
+        (BASE | {"end_time": "now"}, None),
+        ({}, None),
+        ({"start_time": "2024-03-08T13:45:07Z"}, None),
+        ({"end_time": "2024-03-15T13:45:07Z"}, None),
+        ({"ignore_remote_data": False, "exclude_fields": []}, None),
+        (BASE | {"start_time": "-8d"}, 'start_time is "now-8d", stored is "now-7d"'),
+        ({"start_time": "2024-03-08"}, 'start_time is "2024-03-08", stored is "now-7d"'),
+        ({"start_time": "-7d", "end_time": "today"}, 'end_time is "today", stored is not given'),
+        (BASE | {"window": "week"}, 'window is "week", stored is "day"'),
+        (BASE | {"window": timedelta(days=1)}, 'window is "1d", stored is "day"'),
+        (
+            BASE | {"limit": 100, "users": ["8"]},
+            'users is ["8"], stored is ["7"]; limit is 100, stored is 50',
+        ),
+        ({"ignore_remote_data": True}, "ignore_remote_data is true, stored is not given"),
+    ],
+)
+def test_a_difference_is_named(options: dict[str, Any], expected: str | None) -> None:
+    """The next run is started by the same line in a crontab, days later: that is the same plan, and nothing else is."""
+    difference = make(**options).difference(make(**BASE))
+    if expected is None:
+        assert difference is None
+    else:
+        assert difference is not None
+        assert sorted(difference.split("; ")) == sorted(expected.split("; "))
+
+
+@pytest.mark.parametrize(
+    ("accounts", "grow", "expected"),
+    [
+        ("ab", False, None),
+        ("ba", False, None),
+        ("abc", False, "1 account is new: c (grow=True adds them)"),
+        ("abcdefgh", False, "6 accounts are new: c, d, e, f, g, ... (grow=True adds them)"),
+        ("abc", True, None),
+        ("a", False, "1 account is missing: b"),
+        ("ac", True, "1 account is missing: b"),
+    ],
+)
+def test_a_grown_list_is_told_from_a_changed_one(accounts: str, grow: bool, expected: str | None) -> None:
+    """Customers come: that is no other pull. But it is said on purpose, and none may silently go."""
+    assert make(list(accounts)).difference(make(["a", "b"]), grow=grow) == expected
+
+
+def test_discovered_accounts_may_come_and_go() -> None:
+    """An account that was disconnected over night is no reason to refuse to go on."""
+    stored = discover("a", "b", integration="gong")
+    later = discover("b", "c", integration="gong")
+    assert later.difference(stored) is None
+    assert ids(later.onto(stored)) == ["a", "b"]
+    assert ids(later.onto(stored, grow=True)) == ["a", "b", "c"]
+    other = discover("a", "b", integration="zoom").difference(stored)
+    assert other == 'integration is "zoom", stored is "gong"'
+
+
+def test_a_shard_does_not_go_on_where_another_one_was() -> None:
+    first, second = make(["a", "b", "c", "d"], **BASE).shards(2)
+    whole = make(["a", "b", "c", "d"], **BASE)
+    assert "this is shard 2 of 2, stored is shard 1 of 2" in str(second.difference(first))
+    assert "this is the whole plan, stored is shard 1 of 2" in str(whole.difference(first))
+
+
+def test_the_stored_plan_is_the_one_in_force() -> None:
+    """Bounds resolved anew would shift every window under the positions that are stored."""
+    stored = make(**BASE)
+    later = make(["a", "b", "c"], **BASE | {"now": NOW + timedelta(days=2)})
+    assert later.windows != stored.windows
+    assert later.onto(stored) == stored
+    grown = later.onto(stored, grow=True)
+    assert grown.windows == stored.windows
+    assert ids(grown) == ["a", "b", "c"]
+
+
+def test_digests_tell_what_is_asked_from_who_is_asked() -> None:
+    plan = make(**BASE)
+    assert make(["a", "b", "c"], **BASE).digest == plan.digest
+    assert make(["a", "b", "c"], **BASE).accounts_digest != plan.accounts_digest
+    assert make(**BASE | {"limit": 1}).digest != plan.digest
+    assert make(**BASE | {"start_time": "-6d"}).digest != plan.digest
+
+
+def test_reprs_stay_short() -> None:
+    plan = make([str(number) for number in range(5000)], start_time="2024-01-01", end_time="2024-02-01")
+    assert repr(plan) == "Plan(5,000 accounts, 1 windows 2024-01-01..2024-02-01, filters={})"
+    assert "shard 2 of 3" in repr(plan.shards(3)[1])
+
+
+def test_an_account_page_belongs_to_a_pull() -> None:
+    """Made by hand, as in the test of a sink, it has nothing to be committed to."""
+    page = AccountPage(PlannedAccount("a"), Window("2024-01-01", None), Page([1, 2]))
+    assert len(page) == 2
+    assert repr(page) == "AccountPage('a', 2024-01-01..None, 2 items)"
+    with pytest.raises(UsageError, match="not handed out by a pull"):
+        run(page.commit())
+
+
+def test_stored_plans_stay_readable() -> None:
+    """The format on disk outlives this version: what was written once is read for ever, or refused by its kind."""
+    text = (
+        '{"kind":"truto-plan-1","accounts":[{"id":"a","tenant_id":null}],'
+        '"windows":[{"start":"2024-01-01","end":"2024-02-01"}],"filters":{"limit":5},'
+        '"given":{"start_time":"2024-01-01","accounts":"listed"},"shard":[1,2],"created_at":"2024-03-15T13:45:07Z"}'
+    )
+    plan = Plan.from_json(text)
+    assert plan.windows == (Window("2024-01-01", "2024-02-01"),)
+    assert msgspec.json.decode(plan.to_json()) == msgspec.json.decode(text)

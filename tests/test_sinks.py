@@ -1,0 +1,1268 @@
+"""Sinks: a row is in the output if, and only if, a checkpoint says so, whatever happened in between."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import errno
+import io
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import zlib
+from base64 import b85encode
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Raw
+
+from tests.support import run
+from truto_ci_async import sinks
+from truto_ci_async._disk import Disk
+from truto_ci_async.checkpoint import Checkpoint, MemoryCheckpoint, Progress, SQLiteCheckpoint
+from truto_ci_async.errors import (
+    DamagedStateError,
+    MissingExtraError,
+    StateConflictError,
+    StorageError,
+    UsageError,
+)
+from truto_ci_async.models import (
+    ROW_COLUMNS,
+    AdditionalMetric,
+    Email,
+    Interaction,
+    Metrics,
+    Page,
+    User,
+)
+from truto_ci_async.plan import AccountPage, Plan, PlannedAccount, Unit, Window
+from truto_ci_async.sinks import (
+    PULL_COLUMNS,
+    CsvSink,
+    FileSink,
+    NdjsonSink,
+    ParquetSink,
+    commit_together,
+    make_sink,
+    splice,
+)
+
+ROOT = Path(__file__).parents[1]
+FORMATS = ["ndjson", "csv", "parquet"]
+posix = pytest.mark.skipif(os.name == "nt", reason="forks and mounts of POSIX")
+
+# --- a pull, as simple as it can be ----------------------------------------------------------------------------
+
+# Files live in memory where they can: what is tested is the order of things, and most disks only make it slow.
+MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        yield Path(folder)
+
+
+PAGES, ITEMS = 3, 2
+PLAN = Plan(
+    accounts=(
+        PlannedAccount("a", "tenant"),
+        PlannedAccount("empty"),
+        PlannedAccount("ü,\"'"),
+    ),
+    windows=(Window("2024-01-01", "2024-01-02"), Window("2024-01-02", "2024-01-03")),
+)
+
+
+def page_of(unit: Unit, number: int, item_type: Any) -> AccountPage[Any]:
+    """What the service would answer: the same, however often it is asked."""
+    items: list[Any] = []
+    if unit.account.id != "empty":
+        items = [
+            Interaction(
+                id=f"{unit.account.id}/{unit.index}/{number}/{item}",
+                user=User(id="9" * 20, name='Jo, "the\r\n☃"'),
+                metrics=Metrics(patience=0.5, interactivity=item),
+                remote_json=Raw(b'{"padding": "' + b"x" * 50 + b'"}'),
+            )
+            for item in range(ITEMS)
+        ]
+    if item_type is Raw:
+        items = [Raw(msgspec.json.encode(item)) for item in items]
+    return AccountPage(unit.account, unit.window, Page(items))
+
+
+def expected_rows(plan: Plan = PLAN) -> list[tuple[str | None, ...]]:
+    return sorted(
+        (unit.account.id, unit.window.start, item.id)
+        for unit in plan.units()
+        for number in range(PAGES)
+        for item in page_of(unit, number, Interaction).page
+    )
+
+
+def read_rows(folder: Path, format: str) -> list[tuple[str | None, ...]]:
+    """Read the output as a stranger would: everything that a glob finds."""
+    rows: list[dict[str, Any]] = []
+    if format == "parquet":
+        from pyarrow import parquet
+
+        for path in sorted(folder.glob("*.parquet")):
+            rows += (
+                parquet.ParquetFile(path).read(use_threads=False).to_pylist()
+            )  # threads and forks do not mix
+    for path in folder.glob(f"*.{format}"):
+        if format == "ndjson":
+            rows += [json.loads(line) for line in path.read_text().splitlines()]
+        elif format == "csv":
+            with path.open(newline="") as file:
+                rows += csv.DictReader(file)
+    return sorted((row["integrated_account_id"], row["window_start"], row["id"]) for row in rows)
+
+
+async def pull(sink: FileSink, checkpoint: Checkpoint, plan: Plan = PLAN, *, every: int = 3) -> None:
+    """Pull what is not done yet, page by page, committing every so many."""
+    async with checkpoint:
+        plan = await checkpoint.open(plan)
+        async with sink:
+            await sink.open(checkpoint.sink_state)
+            progress = await checkpoint.load()
+            changes: dict[tuple[str, int], Progress] = {}
+            for unit in plan.units():
+                here = progress.get(unit.key, Progress())
+                while here.outcome == "open":
+                    number = here.pages
+                    page = page_of(unit, number, sink.item_type)
+                    await sink.write(page)
+                    last = number + 1 == PAGES
+                    here = Progress(
+                        position=str(number + 1),
+                        rows=here.rows + len(page),
+                        pages=number + 1,
+                        outcome="done" if last else "open",
+                    )
+                    changes[unit.key] = here
+                    if number % every == 0 and await commit_together(sink, checkpoint, changes):
+                        changes.clear()
+            assert await commit_together(sink, checkpoint, changes, final=True)
+
+
+def build(format: str, folder: Path, **options: Any) -> FileSink:
+    """A sink with parts so small that a short pull makes several."""
+    if format == "parquet":
+        options.setdefault("part_rows", 5)
+    kinds: dict[str, type[Any]] = {"ndjson": NdjsonSink, "csv": CsvSink, "parquet": ParquetSink}
+    sink: FileSink = kinds[format](folder, **options)
+    return sink
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
+    return content
+
+
+def check_manifest(folder: Path, format: str) -> int:
+    """Everything the manifest says is true of the files; returns the rows it lists."""
+    content = manifest(folder)
+    assert content["format"] == format
+    for part in content["parts"]:
+        data = (folder / part["name"]).read_bytes()[: part["bytes"]]
+        assert (len(data), f"{zlib.crc32(data):08x}") == (part["bytes"], part["crc32"])
+    assert content["rows"] == sum(part["rows"] for part in content["parts"])
+    assert content["bytes"] == sum(part["bytes"] for part in content["parts"])
+    rows: int = content["rows"]
+    return rows
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_pull_writes_every_row_once(format: str, tmp_path: Path) -> None:
+    """And the manifest says so in the end; run again, nothing is left to do and nothing changes."""
+    checkpoint = MemoryCheckpoint()
+    run(pull(build(format, tmp_path), checkpoint))
+    assert read_rows(tmp_path, format) == expected_rows()
+    assert check_manifest(tmp_path, format) == len(expected_rows())
+    assert not [name for name in names(tmp_path) if name.startswith(".")]
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    run(pull(build(format, tmp_path), checkpoint))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# --- killed at each step ---------------------------------------------------------------------------------------
+
+
+def drive(format: str, folder: Path) -> None:
+    """Kill a pull at its first step, its second, and so on; each time run it again and look at the output.
+
+    Runs in a process of its own, which forks: nothing is imported twice, and SIGKILL is really that.
+    """
+    import signal
+
+    def attempt(out: Path, at: int) -> bool:
+        """Run until the step number ``at``; False when the pull was over before."""
+        pid = os.fork()
+        if pid:
+            _, status = os.waitpid(pid, 0)
+            if os.WIFSIGNALED(status):
+                assert os.WTERMSIG(status) == signal.SIGKILL
+                return True
+            assert status == 0, "the pull failed"
+            return False
+        code = 1
+        try:
+            steps = 0
+
+            def step(name: str) -> None:
+                nonlocal steps
+                steps += 1
+                if steps == at:
+                    with (out.parent / "steps").open("a") as file:
+                        file.write(f"{name}\n")
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+            sink = build(format, out, disk=Disk(step))
+            asyncio.run(pull(sink, SQLiteCheckpoint(out / "state.sqlite3", step=step)))
+            code = 0
+        except Exception:
+            logging.getLogger(__name__).exception("the pull failed")
+            raise
+        finally:
+            os._exit(code)
+
+    def look(out: Path, *, final: bool) -> None:
+        rows = read_rows(out, format) if format == "parquet" or final else []
+        assert len(rows) == len(set(rows)), "a row is there twice"
+        assert set(rows) <= set(expected_rows())
+        if (out / "manifest.json").exists():
+            assert check_manifest(out, format) <= len(expected_rows())
+        if final:
+            assert rows == expected_rows(), "rows were lost"
+            assert not [name for name in names(out) if name.startswith(".")]
+
+    draw = random.Random(format)
+    at, going = 1, True
+    while going:
+        out = folder / f"{format}-{at}"
+        out.mkdir()
+        going = attempt(out, at)
+        if going:
+            look(out, final=False)
+            if at % 3 == 0 and attempt(out, draw.randrange(1, 12)):  # and again, soon after it came back
+                look(out, final=False)
+        assert not attempt(out, 0)
+        look(out, final=True)
+        shutil.rmtree(out)
+        at += 1
+    sys.stdout.write(json.dumps(Counter((folder / "steps").read_text().split())))
+
+
+@posix
+@pytest.mark.parametrize("format", FORMATS)
+def test_killed_at_any_step_and_run_again_nothing_is_lost_or_doubled(format: str, tmp_path: Path) -> None:
+    """The promise of the package for long pulls. Each step is the last one once."""
+    program = f"from tests.test_sinks import *; drive({format!r}, Path({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+    steps = json.loads(done.stdout)
+    assert set(steps) == {"write", "fsync", "rename", "fsync-dir", "manifest", "checkpoint"}
+    assert sum(steps.values()) > 30
+
+
+# --- disks that fail, and power that does ----------------------------------------------------------------------
+
+
+class FailingDisk(Disk):
+    """Fails at operation number ``at`` and, unless it is mended, at each one after it.
+
+    It knows what would be left if the power went: whatever was not synced may be there, or not, or in part.
+    """
+
+    def __init__(self, at: int = 0, number: int = errno.EIO) -> None:
+        super().__init__(self._count)
+        self.at = at
+        self.number = number
+        self.steps: list[str] = []
+        self.failed = False
+        self._paths: dict[int, Path] = {}
+        self._durable: dict[Path, int] = {}  # bytes that were synced
+        self._moves: list[tuple[str, Path, Path, bytes]] = []  # names that were not
+
+    def _count(self, name: str) -> None:
+        self.steps.append(name)
+        self._fail()
+
+    def _fail(self) -> None:
+        self.failed = self.failed or len(self.steps) == self.at
+        if self.failed:
+            raise OSError(self.number, os.strerror(self.number))
+
+    def open(self, path: Path) -> int:
+        if self.failed:
+            self._fail()
+        if not path.exists():
+            self._moves.append(("made", path, path, b""))
+        file = super().open(path)
+        self._paths[file] = path
+        self._durable.setdefault(path, path.stat().st_size)
+        return file
+
+    def write(self, file: int, data: bytes | memoryview) -> None:
+        try:
+            super().write(file, data)
+        except OSError:
+            os.write(file, bytes(data)[: len(data) // 2])  # some of it arrived
+            raise
+
+    def fsync(self, file: int) -> None:
+        super().fsync(file)
+        self._durable[self._paths[file]] = os.fstat(file).st_size
+
+    def cut(self, file: int, size: int) -> None:
+        super().cut(file, size)
+        path = self._paths[file]
+        self._durable[path] = min(self._durable[path], size)
+
+    def rename(self, source: Path, target: Path) -> None:
+        before = target.read_bytes() if target.exists() else b""
+        super().rename(source, target)
+        self._durable[target] = self._durable.pop(source)
+        self._moves.append(("renamed", source, target, before))
+
+    def remove(self, path: Path) -> None:
+        if self.failed:
+            self._fail()
+        if path.exists():
+            self._moves.append(("removed", path, path, path.read_bytes()))
+        super().remove(path)
+
+    def fsync_dir(self, path: Path) -> None:
+        super().fsync_dir(path)
+        self._moves.clear()
+
+    def cut_power(self, draw: random.Random) -> None:
+        """Leave of the files what a crash of the machine may leave."""
+        sizes = dict(self._durable)
+        for kind, source, target, data in reversed(self._moves):
+            if draw.random() < 0.5:
+                continue
+            if kind == "removed" and not source.exists():
+                source.write_bytes(data)
+            elif kind == "renamed" and target.exists():
+                target.replace(source)
+                sizes[source] = sizes.get(target, 0)
+                if data:
+                    target.write_bytes(data)
+                    sizes[target] = len(data)
+            elif kind == "made":
+                source.unlink(missing_ok=True)
+        for path, size in sizes.items():
+            if not path.exists():
+                continue
+            there = path.read_bytes()
+            keep = draw.randint(min(size, len(there)), len(there))
+            path.write_bytes(there[:size] + draw.randbytes(max(keep - size, 0)))
+
+
+async def attempt(format: str, folder: Path, checkpoint: Checkpoint, disk: Disk) -> StorageError | None:
+    try:
+        await pull(build(format, folder, disk=disk), checkpoint)
+    except StorageError as error:
+        return error
+    return None
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_disk_may_fail_at_any_operation(format: str, tmp_path: Path) -> None:
+    """Full or broken, at each operation once: a typed error, and the next run goes on and ends well."""
+
+    async def scenario() -> int:
+        at = 1
+        while True:
+            number = (errno.EIO, errno.ENOSPC, errno.EROFS)[at % 3]
+            folder, checkpoint = tmp_path / f"{at}", MemoryCheckpoint()
+            folder.mkdir()
+            error = await attempt(format, folder, checkpoint, FailingDisk(at, number))
+            if error is None:
+                return at
+            assert error.errno == number
+            assert isinstance(error.__cause__, OSError)
+            assert str(folder) in str(error)
+            assert os.strerror(number) in str(error)
+            await pull(build(format, folder), checkpoint)
+            assert read_rows(folder, format) == expected_rows()
+            assert check_manifest(folder, format) == len(expected_rows())
+            shutil.rmtree(folder)
+            at += 1
+
+    assert run(scenario()) > 30
+
+
+@settings(max_examples=60)
+@given(
+    format=st.sampled_from(FORMATS),
+    cuts=st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    seed=st.integers(),
+)
+def test_the_power_may_go_at_any_time(format: str, cuts: list[int], seed: int) -> None:
+    """After a crash of the machine, what was not synced is there, or not, or in part: none of it may count."""
+    draw = random.Random(seed)
+    checkpoint = MemoryCheckpoint()
+
+    async def scenario(folder: Path) -> None:
+        for at in cuts:
+            disk = FailingDisk(at)
+            if await attempt(format, folder, checkpoint, disk) is None:
+                break
+            disk.cut_power(draw)
+        await pull(build(format, folder), checkpoint)
+
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+        folder = Path(name)
+        run(scenario(folder))
+        assert read_rows(folder, format) == expected_rows()
+        assert check_manifest(folder, format) == len(expected_rows())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_failed_sink_stays_failed_until_it_is_opened_again(format: str, tmp_path: Path) -> None:
+    """Going on behind half a row would commit it. The same object goes on once it was opened anew."""
+
+    async def scenario() -> None:
+        disk = FailingDisk()
+        sink = build(format, tmp_path, disk=disk)
+        unit = next(PLAN.units())
+        page = page_of(unit, 0, sink.item_type)
+        await sink.open(None)
+        await sink.write(page)
+        state = await sink.commit(final=True)
+        await sink.write(page)
+        disk.failed = True
+        with pytest.raises(StorageError):
+            await sink.commit(final=True)
+        disk.failed = False  # mended behind its back
+        for call in (sink.write(page), sink.commit(), sink.commit(final=True)):
+            with pytest.raises(StorageError):
+                await call
+        await sink.open(state)
+        await sink.write(page_of(unit, 1, sink.item_type))
+        await sink.commit(final=True)
+        await sink.aclose()
+
+    run(scenario())
+    assert [row[2] for row in read_rows(tmp_path, format)] == ["a/0/0/0", "a/0/0/1", "a/0/1/0", "a/0/1/1"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Gives a file system of its own in memory; called again, it changes its options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = False
+
+    def mount(options: str) -> Path:
+        nonlocal mounted
+        options = f"remount,{options}" if mounted else options
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("cannot mount a file system here")
+        mounted = True
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@posix
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_disk_of_8_mb_fills_up(format: str, small_disk: Callable[[str], Path]) -> None:
+    """With a real file system, state and output on it together: typed, nothing torn, done once there is room."""
+    folder = small_disk("size=8m")
+    noise = random.Random(1)
+    unit = Unit(PlannedAccount("a"), Window("2024-01-01", "2024-01-02"), 0)
+    plan = Plan(accounts=(unit.account,), windows=(unit.window,))
+
+    def big_page(number: int) -> AccountPage[Any]:
+        noise.seed(number)
+        items: list[Any] = [
+            Interaction(
+                id=f"{number}/{item}",
+                remote_json=Raw(json.dumps(b85encode(noise.randbytes(2400)).decode()).encode()),
+            )
+            for item in range(50)
+        ]
+        if format == "ndjson":
+            items = [Raw(msgspec.json.encode(item)) for item in items]
+        return AccountPage(unit.account, unit.window, Page(items))
+
+    async def fill(pages: int = 80) -> None:
+        async with SQLiteCheckpoint(folder / "state.sqlite3") as checkpoint:
+            await checkpoint.open(plan)
+            async with build(format, folder, **({"part_rows": 1000} if format == "parquet" else {})) as sink:
+                await sink.open(checkpoint.sink_state)
+                done = (await checkpoint.load()).get(unit.key, Progress()).pages
+                for number in range(done, pages):
+                    await sink.write(big_page(number))
+                    changes = {unit.key: Progress(pages=number + 1)}
+                    await commit_together(sink, checkpoint, changes, final=number + 1 == pages)
+
+    with pytest.raises(StorageError) as caught:
+        run(fill())
+    assert caught.value.errno in (errno.ENOSPC, errno.EIO)
+    check_manifest(folder, format)
+    small_disk("size=64m")
+    run(fill())
+    expected = sorted(("a", "2024-01-01", f"{number}/{item}") for number in range(80) for item in range(50))
+    assert read_rows(folder, format) == expected
+    assert check_manifest(folder, format) == len(expected)
+
+
+@posix
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_read_only_disk(format: str, small_disk: Callable[[str], Path]) -> None:
+    folder = small_disk("size=1m")
+    small_disk("ro")
+    for out in (folder, folder / "new"):
+        with pytest.raises(StorageError, match="Read-only file system") as caught:
+            run(pull(build(format, out), MemoryCheckpoint()))
+        assert caught.value.errno == errno.EROFS
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_folder_that_cannot_be_one(format: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for out in (tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises(StorageError, match=str(tmp_path / "file")):
+            run(pull(build(format, out), MemoryCheckpoint()))
+
+
+# --- output that was changed behind our back -------------------------------------------------------------------
+
+
+def finished(format: str, folder: Path) -> MemoryCheckpoint:
+    checkpoint = MemoryCheckpoint()
+    run(pull(build(format, folder), checkpoint))
+    return checkpoint
+
+
+def committed(folder: Path) -> Path:
+    """The first of the committed files."""
+    return folder / manifest(folder)["parts"][0]["name"]
+
+
+def _delete(path: Path) -> None:
+    path.unlink()
+
+
+def _shorten(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def _alter(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [_delete, _shorten, _alter, _empty])
+@pytest.mark.parametrize("format", FORMATS)
+def test_committed_output_that_was_changed_is_told(
+    format: str, harm: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """Going on would call a pull complete whose rows are not there."""
+    checkpoint = finished(format, tmp_path)
+    path = committed(tmp_path)
+    kept = path.read_bytes()
+    harm(path)
+    with pytest.raises(DamagedStateError, match="is not as it was committed") as caught:
+        run(pull(build(format, tmp_path), checkpoint))
+    assert caught.value.path == str(path)
+    path.write_bytes(kept)  # put back, it is as good as ever
+    run(pull(build(format, tmp_path), checkpoint))
+    assert read_rows(tmp_path, format) == expected_rows()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_sizes_alone_can_be_checked(format: str, tmp_path: Path) -> None:
+    """Reading back a terabyte before going on is not always wanted."""
+    checkpoint = finished(format, tmp_path)
+    _alter(committed(tmp_path))
+    run(pull(build(format, tmp_path, verify="size"), checkpoint))
+    _shorten(committed(tmp_path))
+    with pytest.raises(DamagedStateError):
+        run(pull(build(format, tmp_path, verify="size"), checkpoint))
+
+
+@pytest.mark.parametrize("format", ["ndjson", "csv"])
+def test_what_stands_behind_the_committed_length_is_cut_off(format: str, tmp_path: Path) -> None:
+    """Rows of a killed run that no checkpoint knows, the last of them half."""
+    checkpoint = finished(format, tmp_path)
+    path = committed(tmp_path)
+    kept = path.read_bytes()
+    path.write_bytes(kept + kept[: len(kept) // 2])
+    run(pull(build(format, tmp_path), checkpoint))
+    assert path.read_bytes() == kept
+
+
+def test_parts_that_no_checkpoint_names_are_removed(tmp_path: Path) -> None:
+    """And their numbers are not given again: a reader may have taken them for what they were."""
+    checkpoint = finished("parquet", tmp_path)
+    last = max(names(tmp_path) & {f"part-{number:06d}.parquet" for number in range(99)})
+    shutil.copy(tmp_path / last, tmp_path / "part-000050.parquet")
+    (tmp_path / ".part-000051.parquet.tmp").write_bytes(b"half")
+    for mine in ("mine.parquet", "part-x.parquet", "notes.txt"):
+        (tmp_path / mine).write_bytes(b"not of a pull")
+
+    async def scenario() -> None:
+        sink = build("parquet", tmp_path)
+        await sink.open(checkpoint.sink_state)
+        await sink.write(page_of(next(PLAN.units()), 0, Interaction))
+        await sink.commit(final=True)
+        await sink.aclose()
+
+    run(scenario())
+    here = names(tmp_path)
+    assert {"mine.parquet", "part-x.parquet", "notes.txt", "part-000052.parquet", last} <= here
+    assert not {"part-000050.parquet", ".part-000051.parquet.tmp"} & here
+
+
+@pytest.mark.parametrize("state", [b"", b"{}", b"\xff", b'{"kind":"truto-sink-2","format":"ndjson"}'])
+def test_a_state_that_is_none_of_ours_is_damage(state: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DamagedStateError, match="cannot be read"):
+        run(build("ndjson", tmp_path).open(state))
+
+
+# --- folders that are taken ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("earlier", FORMATS)
+def test_output_of_an_unknown_pull_is_not_overwritten(format: str, earlier: str, tmp_path: Path) -> None:
+    """The state was lost, or another folder was meant: hours of output must not go with one command."""
+    finished(earlier, tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(StateConflictError, match=r"holds 24 rows of an earlier pull.*fresh=True"):
+        run(pull(build(format, tmp_path), MemoryCheckpoint()))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    run(pull(build(format, tmp_path, fresh=True), MemoryCheckpoint()))
+    assert read_rows(tmp_path, format) == expected_rows()
+    assert {name.partition(".")[2] for name in names(tmp_path)} == {format, "json"}
+
+
+@pytest.mark.parametrize(
+    ("format", "name"), [("ndjson", "interactions.ndjson"), ("parquet", "part-000001.parquet")]
+)
+def test_files_of_somebody_else_are_not_overwritten(format: str, name: str, tmp_path: Path) -> None:
+    """Not even under ``fresh``: nothing says that they were ours."""
+    (tmp_path / name).write_bytes(b"precious")
+    for fresh in (False, True):
+        with pytest.raises(StateConflictError, match=f"{name} is there already"):
+            run(pull(build(format, tmp_path, fresh=fresh), MemoryCheckpoint()))
+    (tmp_path / name).unlink()
+    (tmp_path / "manifest.json").write_bytes(b'{"name": "web app"}')
+    with pytest.raises(StateConflictError, match="was not made by a pull"):
+        run(pull(build(format, tmp_path), MemoryCheckpoint()))
+
+
+def test_another_format_goes_into_another_folder(tmp_path: Path) -> None:
+    checkpoint = finished("ndjson", tmp_path)
+    with pytest.raises(StateConflictError, match="it holds ndjson, and csv was asked for"):
+        run(pull(build("csv", tmp_path), checkpoint))
+
+
+# --- manifest --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_readers_see_whole_parts_and_true_manifests_at_every_moment(format: str, tmp_path: Path) -> None:
+    """A loader that globs the folder every minute, or follows the manifest, never meets what may go away again."""
+    checkpoint = MemoryCheckpoint()
+    seen: list[int] = []
+
+    def look(name: str) -> None:
+        if (tmp_path / "manifest.json").exists():
+            seen.append(check_manifest(tmp_path, format))
+            in_checkpoint = json.loads(checkpoint.sink_state or b'{"parts":[]}')["parts"]
+            assert seen[-1] <= sum(part["rows"] for part in in_checkpoint)
+        if format == "parquet":
+            read_rows(tmp_path, format)
+
+    run(pull(build(format, tmp_path, disk=Disk(look)), checkpoint))
+    assert seen == sorted(seen)
+    assert len(set(seen)) > (3 if format == "parquet" else 1)
+
+
+def test_the_manifest_of_a_growing_file_is_not_written_with_every_commit(tmp_path: Path) -> None:
+    """Commits come twenty times a second; two syncs more for each would be the larger part of the work."""
+    now = 100.0
+    disk = FailingDisk()
+
+    async def scenario() -> list[int]:
+        rows = []
+        checkpoint, sink = MemoryCheckpoint(), build("ndjson", tmp_path, disk=disk, clock=lambda: now)
+        await checkpoint.open(PLAN)
+        await sink.open(None)
+        for wait in (0.0, 0.0, 1.0, 3.9, 0.2, 0.0):
+            nonlocal_now(wait)
+            await sink.write(page_of(next(PLAN.units()), 0, Raw))
+            await commit_together(sink, checkpoint, {})
+            rows.append(manifest(tmp_path)["rows"])
+        await sink.aclose()
+        await checkpoint.aclose()
+        return rows
+
+    def nonlocal_now(wait: float) -> None:
+        nonlocal now
+        now += wait
+
+    assert run(scenario()) == [2, 2, 2, 2, 10, 10]
+    assert manifest(tmp_path)["rows"] == 12
+
+
+def test_a_commit_is_one_sync(tmp_path: Path) -> None:
+    """The cost of a commit is one sync of the output and one of the checkpoint; anything more adds up."""
+
+    async def scenario() -> list[str]:
+        disk = FailingDisk()
+        sink = build("ndjson", tmp_path, disk=disk)
+        await sink.open(None)
+        await sink.write(page_of(next(PLAN.units()), 0, Raw))
+        disk.steps.clear()
+        await sink.commit()
+        await sink.commit()  # nothing new: no work
+        steps = list(disk.steps)
+        await sink.aclose()
+        return steps
+
+    assert run(scenario()) == ["write", "fsync"]
+
+
+def test_a_part_is_synced_before_it_has_its_name(tmp_path: Path) -> None:
+    """A name that survives a crash while its bytes do not is a part full of zeros."""
+
+    async def scenario() -> list[str]:
+        disk = FailingDisk()
+        sink = build("parquet", tmp_path, disk=disk)
+        await sink.open(None)
+        await sink.write(page_of(next(PLAN.units()), 0, Interaction))
+        disk.steps.clear()
+        await sink.commit(final=True)
+        steps = list(disk.steps)
+        await sink.aclose()
+        return steps
+
+    steps = run(scenario())
+    assert set(steps[:-3]) == {"write"}
+    assert steps[-3:] == ["fsync", "rename", "fsync-dir"]
+
+
+# --- taking pages, cancellation --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_page_that_was_cancelled_was_not_taken(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pull will ask for it again: if half of the pages waiting for the disk counted all the same, rows double."""
+    monkeypatch.setattr(sinks, "FLUSH_BYTES", 1)
+    monkeypatch.setattr(sinks, "GROUP_ROWS", 1)
+    reached, opened = threading.Event(), threading.Event()
+    holding = False
+
+    def hold(name: str) -> None:
+        if holding:
+            reached.set()
+            assert opened.wait(10)
+
+    async def scenario() -> None:
+        nonlocal holding
+        sink = build(format, tmp_path, disk=Disk(hold))
+        unit = next(PLAN.units())
+        await sink.open(None)
+        await sink.write(page_of(unit, 0, sink.item_type))
+        holding = True
+        writing = asyncio.create_task(sink.write(page_of(unit, 1, sink.item_type)))
+        await asyncio.to_thread(reached.wait, 10)
+        writing.cancel()
+        await asyncio.sleep(0)
+        assert not writing.done()
+        opened.set()
+        with pytest.raises(asyncio.CancelledError):
+            await writing
+        holding = False
+        await sink.write(page_of(unit, 2, sink.item_type))
+        await sink.commit(final=True)
+        await sink.aclose()
+
+    run(scenario())
+    assert [row[2] for row in read_rows(tmp_path, format)] == ["a/0/0/0", "a/0/0/1", "a/0/2/0", "a/0/2/1"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_after_a_cancelled_commit_the_next_one_says_all_there_is(format: str, tmp_path: Path) -> None:
+    """The pages are in the output, and nobody heard of it: a state without them would cut them off again."""
+    reached, opened = threading.Event(), threading.Event()
+    holding = False
+
+    def hold(name: str) -> None:
+        if holding:
+            reached.set()
+            assert opened.wait(10)
+
+    async def scenario() -> None:
+        nonlocal holding
+        sink = build(format, tmp_path, disk=Disk(hold))
+        await sink.open(None)
+        await sink.write(page_of(next(PLAN.units()), 0, sink.item_type))
+        holding = True
+        committing = asyncio.create_task(sink.commit(final=True))
+        await asyncio.to_thread(reached.wait, 10)
+        committing.cancel()
+        await asyncio.sleep(0)
+        opened.set()
+        with pytest.raises(asyncio.CancelledError):
+            await committing
+        holding = False
+        state = await sink.commit()
+        assert state is not None
+        assert sum(part["rows"] for part in json.loads(state)["parts"]) == 2
+        await sink.open(state)
+        await sink.aclose()
+
+    run(scenario())
+    assert len(read_rows(tmp_path, format)) == 2
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_commit_covers_what_was_taken_when_it_was_called(format: str, tmp_path: Path) -> None:
+    """Other accounts go on meanwhile: their pages belong to the next checkpoint, as their progress does."""
+
+    async def scenario() -> None:
+        sink = build(format, tmp_path)
+        unit = next(PLAN.units())
+        await sink.open(None)
+        await sink.write(page_of(unit, 0, sink.item_type))
+        committing = asyncio.create_task(sink.commit(final=True))
+        await asyncio.sleep(0)
+        await sink.write(page_of(unit, 1, sink.item_type))
+        state = await committing
+        assert state is not None
+        await sink.commit(final=True)
+        await sink.open(state)
+        await sink.aclose()
+
+    run(scenario())
+    assert [row[2] for row in read_rows(tmp_path, format)] == ["a/0/0/0", "a/0/0/1"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_large_pages_and_many_pages_come_out_whole(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Large pages are encoded in the thread, many are moved to the file between commits: no row minds."""
+    monkeypatch.setattr(sinks, "FLUSH_BYTES", 20_000)
+    monkeypatch.setattr(sinks, "GROUP_ROWS", 100)
+    unit = next(PLAN.units())
+
+    def page(number: int, items: int) -> AccountPage[Any]:
+        found: list[Any] = [Interaction(id=f"{number}/{item}") for item in range(items)]
+        if format == "ndjson":
+            found = [Raw(msgspec.json.encode(item)) for item in found]
+        return AccountPage(unit.account, unit.window, Page(found))
+
+    async def scenario() -> None:
+        sink = build(format, tmp_path, **({"part_rows": 10_000} if format == "parquet" else {}))
+        await sink.open(None)
+        async with asyncio.TaskGroup() as group:
+            for number in range(40):
+                group.create_task(sink.write(page(number, 1 if number % 4 else 400)))
+        assert await sink.commit(final=True) is not None
+        await sink.aclose()
+
+    run(scenario())
+    expected = {f"{number}/{item}" for number in range(40) for item in range(1 if number % 4 else 400)}
+    rows = [str(row[2]) for row in read_rows(tmp_path, format)]
+    assert len(rows) == len(expected)
+    assert set(rows) == expected
+    if format == "parquet":
+        from pyarrow import parquet
+
+        (path,) = tmp_path.glob("*.parquet")
+        metadata = parquet.ParquetFile(path).metadata
+        assert metadata.num_row_groups > 5
+        assert max(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)) <= 500
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_sink_that_is_not_open_says_so(format: str, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        sink = build(format, tmp_path)
+        await sink.aclose()
+        for call in (sink.write(page_of(next(PLAN.units()), 0, sink.item_type)), sink.commit()):
+            with pytest.raises(UsageError, match="is not open"):
+                await call
+        await sink.open(None)
+        await sink.aclose()
+        await sink.aclose()
+        with pytest.raises(UsageError, match="is not open"):
+            await sink.commit()
+        assert names(tmp_path) <= {"manifest.json", f"interactions.{format}"}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_page_that_cannot_be_written_does_no_harm(format: str, tmp_path: Path) -> None:
+    """The wrong item type is the caller's slip: said at once, and the pages before and after are fine."""
+
+    async def scenario() -> None:
+        sink = build(format, tmp_path)
+        unit = next(PLAN.units())
+        await sink.open(None)
+        await sink.write(page_of(unit, 0, sink.item_type))
+        for many in (1, 1000):
+            with pytest.raises((UsageError, TypeError)):
+                await sink.write(AccountPage(unit.account, unit.window, Page([object()] * many)))
+        await sink.write(page_of(unit, 1, sink.item_type))
+        await sink.commit(final=True)
+        await sink.aclose()
+
+    run(scenario())
+    assert len(read_rows(tmp_path, format)) == 4
+
+
+# --- NDJSON ----------------------------------------------------------------------------------------------------
+
+OURS = {"integrated_account_id": "a", "tenant_id": None, "window_start": "2024-01-01", "window_end": None}
+HEAD = b'{"integrated_account_id":"a","tenant_id":null,"window_start":"2024-01-01","window_end":null'
+
+
+@pytest.mark.parametrize(
+    ("item", "rest"),
+    [
+        (b'{"id":"7","n":1.50}', b',"id":"7","n":1.50}'),
+        (b'{"id" : "7" }', b',"id" : "7" }'),
+        (b'{ "id":"7"}', b',"id":"7"}'),
+        (b'{\r\n  "id": [\n1.50,\n "a\\nb"]}\n', b',"id":[1.50,"a\\nb"]}'),
+        (b"{}", b"}"),
+        (b"{ \t}", b"}"),
+        (b'{"tenant_id":"theirs","id":"7"}', b',"id":"7"}'),
+        (b'{"window_start":1}', b"}"),
+        (b'{"remote_data":{"tenant_id":"theirs"}}', b',"remote_data":{"tenant_id":"theirs"}}'),
+        (b'{"remote_data":"\\"tenant_id\\""}', b',"remote_data":"\\"tenant_id\\""}'),
+        (b"[1]", b',"item":[1]}'),
+        (b"null", b',"item":null}'),
+        (b'"{"', b',"item":"{"}'),
+    ],
+)
+def test_items_keep_their_bytes(item: bytes, rest: bytes) -> None:
+    """Numbers keep their digits and text its escapes; only what would break the line or the row is touched."""
+    assert splice(OURS, [Raw(item)]) == HEAD + rest + b"\n"
+    plain = b'{"id":"0"}'
+    assert splice(OURS, [Raw(plain), Raw(item)]) == HEAD + b',"id":"0"}\n' + HEAD + rest + b"\n"
+
+
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text() | st.sampled_from(PULL_COLUMNS), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(items=st.lists(_json, max_size=4), indent=st.none() | st.integers(0, 2), ascii=st.booleans())
+def test_every_line_is_the_item_and_where_it_came_from(
+    items: list[Any], indent: int | None, ascii: bool
+) -> None:
+    """However the service lays out its JSON, a line is an item."""
+    texts = [json.dumps(item, indent=indent, ensure_ascii=ascii) for item in items]
+    lines = splice(OURS, [Raw(text.encode()) for text in texts]).decode().split("\n")
+    assert lines.pop() == ""
+    assert len(lines) == len(items)
+    for line, item in zip(lines, items, strict=True):
+        assert "\r" not in line
+        pairs = json.loads(line, object_pairs_hook=list) if line.startswith("{") else []
+        assert len({name for name, _ in pairs}) == len(pairs)
+        assert json.loads(line) == ((item if isinstance(item, dict) else {"item": item}) | OURS)
+
+
+def test_typed_items_can_be_lines_too() -> None:
+    """A pull that decodes for its own use may write the same pages."""
+    item = Interaction(id="7", remote_json=Raw(b'{"n": 1.50}'))
+    (line,) = splice(OURS, [item]).splitlines()
+    assert json.loads(line) == OURS | item.to_dict()
+    assert b'"remote_data":{"n": 1.50}' in line
+    assert splice(OURS, [{"id": "7"}]) == HEAD + b',"id":"7"}\n'
+
+
+# --- CSV -------------------------------------------------------------------------------------------------------
+
+_moments = st.datetimes(
+    timezones=st.sampled_from(
+        [UTC, timezone(timedelta(hours=14)), timezone(-timedelta(hours=11, minutes=30))]
+    )
+)
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+_number = st.none() | st.integers(-(10**25), 10**25) | st.floats(allow_nan=False, allow_infinity=False)
+_interactions = st.builds(
+    Interaction,
+    id=st.none() | _text,
+    user=st.none()
+    | st.builds(User, id=_text, name=_text, emails=st.just((Email(email="a@b", is_primary=True),))),
+    start_time=st.none() | _moments,
+    end_time=st.none() | _moments,
+    created_at=st.none() | _moments,
+    metrics=st.none() | st.builds(Metrics, patience=_number, question_rate=_number),
+    additional_metrics=st.none() | st.just((AdditionalMetric(name="x", value=1),)),
+    remote_json=_json.map(lambda value: Raw(json.dumps(value).encode())),
+)
+
+
+def written(
+    format: str, items: list[Any], folder: Path, account: PlannedAccount = PlannedAccount("a", "t,1")
+) -> Path:
+    async def scenario() -> None:
+        async with build(format, folder, fresh=True) as sink:
+            await sink.open(None)
+            await sink.write(AccountPage(account, Window("2024-01-01", None), Page(items)))
+            await sink.commit(final=True)
+
+    run(scenario())
+    (path,) = [path for path in folder.iterdir() if path.name != "manifest.json"]
+    return path
+
+
+@settings(max_examples=50)
+@given(items=st.lists(_interactions, min_size=1, max_size=3))
+def test_csv_is_read_back_as_it_was(items: list[Interaction]) -> None:
+    """Quotes, commas and line breaks of any kind are part of names, and end no cell."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+        data = written("csv", items, Path(name)).read_bytes()
+    header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
+    assert tuple(header) == PULL_COLUMNS + ROW_COLUMNS
+    assert len(rows) == len(items)
+    for row, item in zip(rows, items, strict=True):
+        assert row[:4] == ["a", "t,1", "2024-01-01", ""]
+        for text, value in zip(row[4:], item.row().values(), strict=True):
+            if isinstance(value, datetime):
+                assert datetime.fromisoformat(text) == value
+            elif isinstance(value, (int, float)):
+                assert float(text) == float(value)
+            else:
+                assert text == (value or "")
+
+
+def test_csv_has_its_header_once_and_also_without_rows(tmp_path: Path) -> None:
+    finished("csv", tmp_path / "full")
+    lines = (tmp_path / "full" / "interactions.csv").read_text().split("\n")
+    assert [line for line in lines if line.startswith("integrated_account_id")] == [lines[0]]
+
+    none = Plan(accounts=(PlannedAccount("empty"),), windows=(Window(),))
+    checkpoint = MemoryCheckpoint()
+    for _ in range(2):
+        run(pull(build("csv", tmp_path / "none"), checkpoint, none))
+        assert (tmp_path / "none" / "interactions.csv").read_text() == lines[0] + "\n"
+        assert check_manifest(tmp_path / "none", "csv") == 0
+
+
+# --- Parquet ---------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30)
+@given(items=st.lists(_interactions, min_size=1, max_size=5))
+def test_parquet_is_typed(items: list[Interaction]) -> None:
+    """Moments are moments and numbers are numbers, whatever JSON called them; nothing is guessed from the rows."""
+    from pyarrow import parquet
+
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+        table = parquet.ParquetFile(written("parquet", items, Path(name))).read()
+    assert table.schema.names == [*PULL_COLUMNS, *ROW_COLUMNS]
+    types = {field.name: str(field.type) for field in table.schema}
+    assert Counter(types.values()) == {"string": 13, "timestamp[us, tz=UTC]": 4, "double": 5}
+    assert {types[name] for name in ("start_time", "end_time", "created_at", "updated_at")} == {
+        "timestamp[us, tz=UTC]"
+    }
+    assert not table.schema.field("integrated_account_id").nullable
+    for column in ("start_time", "end_time", "created_at"):
+        got = table.column(column).cast("int64").to_pylist()
+        epoch = datetime(1970, 1, 1, tzinfo=UTC)
+        want = [
+            None
+            if (moment := getattr(item, column)) is None
+            else (moment - epoch) // timedelta(microseconds=1)
+            for item in items
+        ]
+        assert got == want
+    for column in (*PULL_COLUMNS, "id", "user_id", "user_name", "remote_data", "additional_metrics"):
+        rows = [
+            {"integrated_account_id": "a", "tenant_id": "t,1", "window_start": "2024-01-01"} | i.row()
+            for i in items
+        ]
+        assert table.column(column).to_pylist() == [row.get(column) for row in rows]
+    patience = [item.row()["patience"] for item in items]
+    assert table.column("patience").to_pylist() == [
+        None if value is None else float(value) for value in patience
+    ]
+
+
+def test_numbers_beyond_any_float_do_not_stop_a_pull(tmp_path: Path) -> None:
+    """JSON has no largest number, and Parquet's columns do; one odd record is no reason to end."""
+    from pyarrow import parquet
+
+    items = [Interaction(metrics=Metrics(patience=number)) for number in (10**400, -(10**400), 2**63 + 1)]
+    table = parquet.read_table(written("parquet", items, tmp_path))
+    assert table.column("patience").to_pylist() == [float("inf"), float("-inf"), float(2**63)]
+
+
+def test_a_part_closes_at_its_rows_or_its_age(tmp_path: Path) -> None:
+    """Many small parts are slow to read; a part that never closes is asked for again as a whole after a crash."""
+    now = 50.0
+
+    async def scenario() -> None:
+        nonlocal now
+        sink = ParquetSink(tmp_path, part_rows=5, part_seconds=10, clock=lambda: now)
+        unit = next(PLAN.units())
+        await sink.open(None)
+        before = await sink.commit()  # nothing was written: what there is, is durable
+        assert before is not None
+        await sink.write(page_of(unit, 0, Interaction))
+        assert await sink.commit() is None
+        now += 9.9
+        await sink.write(page_of(unit, 1, Interaction))
+        assert await sink.commit() is None
+        now += 0.1
+        by_age = await sink.commit()
+        assert by_age is not None
+        assert await sink.commit() == by_age
+        for number in range(3):
+            assert number == 0 or await sink.commit() is None
+            await sink.write(page_of(unit, number, Interaction))
+        by_rows = await sink.commit()
+        assert by_rows is not None
+        await sink.write(page_of(unit, 0, Interaction))
+        assert await sink.commit() is None
+        final = await sink.commit(final=True)
+        assert final is not None
+        assert [part["rows"] for part in json.loads(final)["parts"]] == [4, 6, 2]
+        await sink.aclose()
+
+    run(scenario())
+
+
+def test_pages_of_many_accounts_share_a_part(tmp_path: Path) -> None:
+    """Thousands of accounts of a few rows each must not become thousands of files."""
+    checkpoint = MemoryCheckpoint()
+    run(pull(ParquetSink(tmp_path), checkpoint))
+    (part,) = manifest(tmp_path)["parts"]
+    assert part["rows"] == len(expected_rows())
+
+
+def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
+    """No checkpoint will ever name it."""
+
+    async def scenario() -> None:
+        sink = build("parquet", tmp_path)
+        await sink.open(None)
+        await sink.write(page_of(next(PLAN.units()), 0, Interaction))
+        await sink._run(sink._write_group, sink._take())  # type: ignore[attr-defined]
+        assert names(tmp_path) == {"manifest.json", ".part-000001.parquet.tmp"}
+        await sink.aclose()
+
+    run(scenario())
+    assert names(tmp_path) == {"manifest.json"}
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingExtraError, match=re.escape("pip install 'truto-ci-async[parquet]'")):
+        make_sink("parquet", tmp_path)
+    run(pull(make_sink("ndjson", tmp_path), MemoryCheckpoint()))  # the others need none
+
+
+# --- sinks of users --------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """The example of the documentation: three methods are a sink."""
+
+    opened_with: ClassVar[list[bytes | None]] = []
+
+    async def open(self, state: bytes | None) -> None:
+        self.opened_with.append(state)
+        self.rows: Counter[str] = Counter(json.loads(state or b"{}"))
+
+    async def write(self, page: AccountPage[Any]) -> None:
+        self.rows[page.account.id] += len(page)
+
+    async def commit(self, *, final: bool = False) -> bytes | None:
+        return json.dumps(self.rows).encode() if final or self.rows.total() >= 4 else None
+
+
+def test_three_methods_are_a_sink() -> None:
+    async def scenario() -> None:
+        sink, checkpoint = Tally(), MemoryCheckpoint()
+        unit = next(PLAN.units())
+        await checkpoint.open(PLAN)
+        await sink.open(checkpoint.sink_state)
+        changes = {unit.key: Progress(rows=2, pages=1)}
+        await sink.write(page_of(unit, 0, Interaction))
+        assert not await commit_together(sink, checkpoint, changes)
+        assert await checkpoint.load() == {}  # not yet durable, so not yet done
+        await sink.write(page_of(unit, 1, Interaction))
+        assert await commit_together(sink, checkpoint, changes)
+        assert await checkpoint.load() == changes
+        await sink.open(checkpoint.sink_state)
+        assert sink.rows == {"a": 4}
+        await checkpoint.aclose()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_sink_is_made_by_its_format(format: Any, tmp_path: Path) -> None:
+    steps: list[str] = []
+    sink = make_sink(format, tmp_path, step=steps.append)
+    assert sink.format == format
+    run(pull(sink, MemoryCheckpoint()))
+    assert sink.rows == len(expected_rows())
+    assert repr(sink) == f"{type(sink).__name__}({str(tmp_path)!r}, 24 rows committed)"
+    assert {"write", "fsync", "manifest"} <= set(steps)
+
+
+def test_wrong_options_are_refused(tmp_path: Path) -> None:
+    options: list[Any] = [
+        lambda: make_sink("xml", tmp_path),  # type: ignore[arg-type]
+        lambda: NdjsonSink(tmp_path, verify="never"),  # type: ignore[arg-type]
+        lambda: ParquetSink(tmp_path, part_rows=0),
+        lambda: ParquetSink(tmp_path, part_seconds=0),
+    ]
+    for make in options:
+        with pytest.raises(UsageError), suppress(StopIteration):
+            make()

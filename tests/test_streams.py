@@ -1,0 +1,1103 @@
+"""Streams over loopback: what comes out, when, at whose pace, and what is left behind however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import logging
+import resource
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truto_ci_async import (
+    BodyTooLargeError,
+    CursorExpiredError,
+    CursorLoopError,
+    DeadlineError,
+    DecodeError,
+    FieldRepaired,
+    Interaction,
+    ItemStream,
+    NotFoundError,
+    Pacing,
+    Position,
+    ResponseInfo,
+    RetryPolicy,
+    ServerError,
+    Timeouts,
+    TransportError,
+    TruncatedBodyError,
+    TrutoClient,
+    UsageError,
+)
+from truto_ci_async._decode import ItemReader
+from truto_ci_async._disk import Disk
+from truto_ci_async._items import ItemDecoder
+from truto_ci_async.events import Emitter
+from truto_ci_async.paginator import Walk
+from truto_ci_async.sandbox import Fault, Sandbox
+
+from .rawserver import OK, RawServer, in_chunks, serving, turns, with_length
+from .support import run
+
+WINDOW: dict[str, Any] = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"}
+SMALL: dict[str, Any] = {
+    "accounts": 1,
+    "others": 0,
+    "interactions": 12,
+    "page_size": 5,
+    "token_rate": None,
+    "account_rate": None,
+}
+FAST = RetryPolicy(fault_base=0, throttle_base=0)
+ONCE = RetryPolicy.none()
+QUICK = Timeouts(connect=1, read=0.1, attempt=0.5, total=5)
+CODINGS = ("gzip", "deflate", "br", "zstd")
+KILO = b"x" * 1000
+
+Story = Callable[[Sandbox, str], Awaitable[None]]
+Handle = Callable[[RawServer, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+def tell(story: Story, **options: Any) -> None:
+    """Run ``story(sandbox, account)`` against a small sandbox of one account without limits."""
+
+    async def main() -> None:
+        async with Sandbox(**{**SMALL, **options}) as sandbox:
+            await story(sandbox, sandbox.account_ids[0])
+
+    run(main())
+
+
+def connect(server: Sandbox | RawServer, **options: Any) -> TrutoClient:
+    """A client with a single connection: one that is not given back keeps every later call waiting."""
+    settings: dict[str, Any] = {
+        "token": server.token if isinstance(server, Sandbox) else "token",
+        "pacing": Pacing.off(),
+        "retry": FAST,
+        "max_connections": 1,
+        "timeouts": Timeouts(total=10),
+        **options,
+    }
+    return TrutoClient(base_url=server.url, **settings)
+
+
+def answering(*answers: bytes) -> Handle:
+    """Answer the requests of all connections with these, in turn; the last one again and again."""
+    left = list(answers)
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.head(reader)
+            answer = left.pop(0) if len(left) > 1 else left[0]
+            writer.write(answer)
+            await writer.drain()
+            if answer.startswith(OK + b"Connection: close"):
+                await turns()  # what came before the end is read before the end is noticed
+                return
+
+    return handle
+
+
+def item(number: int, filler: bytes = b"") -> bytes:
+    return b'{"id":"%d","timezone":"%b"}' % (number, filler)
+
+
+def body(numbers: range, cursor: str | None = None, filler: bytes = b"") -> bytes:
+    items = b",".join(item(number, filler) for number in numbers)
+    return b'{"result":[%b],"next_cursor":%b}' % (items, json.dumps(cursor).encode())
+
+
+def broken(part: bytes) -> bytes:
+    """An answer that promises more than it sends."""
+    return OK + b"Connection: close\r\nContent-Length: 5000000\r\n\r\n" + part
+
+
+async def ids(stream: ItemStream[Interaction]) -> list[str | None]:
+    return [interaction.id async for interaction in stream]
+
+
+def numbers(*ranges: range) -> list[str]:
+    return [str(number) for each in ranges for number in each]
+
+
+async def soon(work: Awaitable[Any]) -> Any:
+    return await asyncio.wait_for(work, 5)
+
+
+def wanted(sandbox: Sandbox, account: str) -> list[str]:
+    return [record["id"] for record in sandbox.expected(account, **WINDOW)]
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("engine", ["auto", "ijson"])
+def test_items_of_all_pages_come_typed_and_in_order(engine: Any) -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with (
+            connect(sandbox) as truto,
+            truto.interactions.stream(account, **WINDOW, engine=engine) as stream,
+        ):
+            assert (stream.content_type, stream.response.status) == ("application/json", 200)
+            assert (stream.items_read, stream.bytes_read, stream.next_cursor) == (0, 0, None)
+            found = [interaction async for interaction in stream]
+            assert [each.id for each in found] == wanted(sandbox, account)
+            assert [each.remote_data for each in found] == [
+                record["remote_data"] for record in sandbox.expected(account, **WINDOW)
+            ]
+            assert stream.items_read == 12
+            assert stream.bytes_read > 5_000
+            assert (stream.position, stream.next_cursor) == (None, None)
+            assert stream.envelope["result_count"] == 2
+            assert "result" not in stream.envelope
+            assert (stream.issues, stream.issues_count) == ([], 0)
+        assert len(sandbox.requests) == 3
+
+    tell(story)
+
+
+@pytest.mark.parametrize("piece", [7, 1024, 2**20])
+def test_batches_chunks_and_save_read_the_same_bytes(piece: int, tmp_path: Path) -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with connect(sandbox) as truto:
+            open_stream = truto.interactions.stream
+            async with open_stream(account, **WINDOW) as stream:
+                batches = [batch async for batch in stream.batches()]
+                assert all(batches)
+                assert [each.id for batch in batches for each in batch] == wanted(sandbox, account)
+                assert stream.items_read == 12
+            async with open_stream(account, **WINDOW) as stream:
+                start = stream.position
+                whole = b"".join([chunk async for chunk in stream.chunks()])
+                assert [record["id"] for record in json.loads(whole)["result"]] == wanted(sandbox, account)[
+                    :5
+                ]
+                assert stream.bytes_read == len(whole)
+                assert stream.position == start
+            async with open_stream(account, **WINDOW) as stream:
+                assert await stream.save(tmp_path / "body.json") == len(whole)
+        assert (tmp_path / "body.json").read_bytes() == whole
+        assert [path.name for path in tmp_path.iterdir()] == ["body.json"]
+
+    tell(story, stream_piece=piece)
+
+
+def test_any_response_format_and_any_type_can_be_streamed() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with connect(sandbox) as truto:
+            async with truto.interactions.stream(
+                account, **WINDOW, response_format="debug", item_type=dict
+            ) as stream:
+                assert [each["id"] async for each in stream] == wanted(sandbox, account)
+                assert "debug" in stream.envelope
+            async with truto.unified("crm", "contacts").stream(account, limit=5) as contacts:
+                assert all([contact["id"] async for contact in contacts])
+            async with truto.interactions.stream(account, **WINDOW, key_by="id") as stream:
+                assert await ids(stream) == wanted(sandbox, account)
+
+    tell(story)
+
+
+def test_ndjson_is_read_line_by_line_by_its_media_type() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
+            assert stream.content_type == "application/x-ndjson"
+            assert await ids(stream) == wanted(sandbox, account)
+            assert (stream.position, stream.envelope) == (None, {})
+
+    tell(story, stream_as="ndjson", stream_piece=100)
+
+
+def test_gongs_own_body_needs_its_path_and_the_error_says_so() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with connect(sandbox) as truto:
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                with pytest.raises(DecodeError, match="requestId, records, peopleInteractionStats") as caught:
+                    await ids(stream)
+                assert "path='peopleInteractionStats', item_type=dict" in str(caught.value)
+                assert caught.value.account == account
+            async with truto.interactions.stream(
+                account, **WINDOW, path="peopleInteractionStats", item_type=dict
+            ) as rows:
+                found = [row async for row in rows]
+                assert rows.envelope["timeZone"]
+            assert found == sandbox.expected(account, **WINDOW, provider=True)[:5]
+
+    tell(story, provider_shape="gong")
+
+
+@pytest.mark.parametrize("kind", ["bytes", "empty"])
+def test_a_body_that_is_no_json_is_there_as_chunks(kind: Any, tmp_path: Path) -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with connect(sandbox) as truto:
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                assert stream.content_type == "application/octet-stream"
+                with pytest.raises(DecodeError, match="not (JSON|UTF-8)"):
+                    await ids(stream)
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                whole = b"".join([chunk async for chunk in stream.chunks()])
+                assert bool(whole) is (kind == "bytes")
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                assert await stream.save(tmp_path / "file") == len(whole)
+        assert (tmp_path / "file").read_bytes() == whole
+
+    tell(story, stream_as=kind)
+
+
+def test_a_web_page_is_named_for_what_it_is() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.fault(Fault.html())
+        async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
+            with pytest.raises(DecodeError, match=r"text/html, which holds no items; read it with chunks"):
+                await ids(stream)
+
+    tell(story)
+
+
+def test_204_holds_no_items_and_an_empty_200_is_an_error() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.script(account, [Fault.status(204), Fault.empty_body()])
+        async with connect(sandbox) as truto:
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                assert await ids(stream) == []
+                assert (stream.position, stream.envelope) == (None, {})
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                with pytest.raises(DecodeError, match="not JSON"):
+                    await ids(stream)
+
+    tell(story)
+
+
+def test_a_refusal_is_raised_when_the_stream_is_opened() -> None:
+    """A 404 too: a stream never turns "no stats found" into an empty answer."""
+
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.configure(account, interactions=0)
+        async with connect(sandbox) as truto:
+            stream = truto.interactions.stream(account, **WINDOW)
+            with pytest.raises(NotFoundError, match="no stats found"):
+                async with stream:
+                    pytest.fail("it opened")
+            assert "closed" in repr(stream)
+            assert await truto.interactions.list(account, **WINDOW).collect() == []  # the connection is free
+
+    tell(story)
+
+
+# Over pages
+
+
+def test_without_following_cursors_one_page_is_read_and_position_goes_on() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with connect(sandbox) as truto:
+            async with truto.interactions.stream(account, **WINDOW, follow_cursor=False) as stream:
+                first = await ids(stream)
+                assert stream.next_cursor
+                assert stream.position is not None
+                assert stream.position.cursor == stream.next_cursor
+            async with truto.interactions.stream(account, **WINDOW, cursor=str(stream.position)) as rest:
+                assert first + await ids(rest) == wanted(sandbox, account)
+        assert len(sandbox.requests) == 3
+
+    tell(story)
+
+
+def test_an_empty_page_goes_on_and_a_cursor_seen_before_is_an_error() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.fault(Fault.empty_page().on(2))
+        async with connect(sandbox) as truto:
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                assert await ids(stream) == wanted(sandbox, account)
+            sandbox.fault(Fault.loop(2))
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                reading = aiter(stream)
+                found = []
+                with pytest.raises(CursorLoopError):
+                    while True:
+                        found.append(await anext(reading))
+                assert stream.items_read == len(found) > 0
+                with pytest.raises(UsageError, match="broke off"):  # and no silent end
+                    await anext(reading)
+
+    tell(story)
+
+
+def test_a_long_list_of_users_is_walked_group_by_group() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        users = sandbox.user_ids(account)[:23]
+        async with (
+            connect(sandbox) as truto,
+            truto.interactions.stream(account, **WINDOW, users=users) as stream,
+        ):
+            assert [each.user.id async for each in stream if each.user] == users
+            assert stream.position is None
+        assert len(sandbox.requests) == 2
+
+    tell(story, interactions=30, page_size=50)
+
+
+def test_a_cursor_that_expired_on_the_way_says_so() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
+            with pytest.raises(CursorExpiredError):
+                async for _ in stream:
+                    sandbox.expire_cursors()
+            assert stream.items_read == 5
+
+    tell(story)
+
+
+# Used once, and never half open
+
+
+def test_misuse_is_told_at_once() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with connect(sandbox) as truto:
+            stream = truto.interactions.stream(account, **WINDOW)
+            assert repr(stream) == "<ItemStream not opened: use `async with`, 0 items, 0 bytes>"
+            assert sandbox.requests == []
+            with pytest.raises(UsageError, match="open the stream first"):
+                aiter(stream)
+            with pytest.raises(UsageError, match="open the stream first"):
+                await stream.save("nowhere")
+            async with stream:
+                with pytest.raises(UsageError, match="opened once"):
+                    async with stream:
+                        pass
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                await anext(aiter(stream))
+                assert repr(stream).startswith("<ItemStream open, 1 items, ")
+                for read in (aiter, ItemStream.batches, ItemStream.chunks):
+                    with pytest.raises(UsageError, match="read once"):
+                        read(stream)  # type: ignore[operator]
+            with pytest.raises(UsageError, match="closed"):
+                stream.batches()
+            for wrong in ({"max_item_bytes": 0}, {"path": "a..b"}, {"engine": "fast"}):
+                with pytest.raises(UsageError):
+                    truto.interactions.stream(account, **WINDOW, **wrong)  # type: ignore[arg-type]
+
+    tell(story)
+
+
+def test_two_tasks_cannot_read_one_stream() -> None:
+    async def main() -> None:
+        async with serving(silent_after(b'{"result":[')) as server, connect(server) as truto:
+            async with truto.interactions.stream("a") as stream:
+                batches = stream.batches()
+                first = asyncio.ensure_future(anext(batches))
+                await turns()
+                with pytest.raises(UsageError, match="two tasks"):
+                    await anext(batches)
+                first.cancel()
+
+    run(main())
+
+
+def silent_after(part: bytes, *more: bytes, then: asyncio.Event | None = None) -> Handle:
+    """Send the beginning of a chunked body, then nothing until ``then`` is set; then the rest."""
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        writer.write(OK + b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n" % (len(part), part))
+        await (then or asyncio.Event()).wait()
+        for piece in more:
+            writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        writer.write(b"0\r\n\r\n")
+
+    return handle
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize("way", ["break", "exception", "cancel", "close", "unread"])
+@pytest.mark.parametrize("how", ["items", "batches", "chunks"])
+def test_leaving_early_leaves_no_connection_no_slot_and_no_task(way: str, how: str) -> None:
+    """The body would go on for ever; the single connection is needed again at once."""
+
+    async def endless(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        writer.write(OK + b"\r\n" + b'{"result":[' + item(0))
+        while True:
+            writer.write(b"," + item(1, KILO))
+            await writer.drain()
+
+    async def read(stream: ItemStream[Interaction], reached: asyncio.Event) -> None:
+        reading: AsyncIterator[Any] = {
+            "items": stream.__aiter__,
+            "batches": stream.batches,
+            "chunks": stream.chunks,
+        }[how]()
+        async for _ in reading:
+            reached.set()
+            if way == "break":
+                break
+            if way == "exception":
+                raise _Stop
+            if way == "close":
+                stream.close()
+                break
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with serving(endless) as server, connect(server) as truto:
+            for _ in range(2):
+                reached = asyncio.Event()
+
+                async def use(reached: asyncio.Event = reached) -> None:
+                    async with truto.interactions.stream("a") as stream:
+                        if way == "unread":
+                            return
+                        await read(stream, reached)
+
+                task = asyncio.ensure_future(use())
+                if way == "cancel":
+                    await soon(reached.wait())
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError):
+                        await task
+                elif way == "exception":
+                    with pytest.raises(_Stop):
+                        await soon(task)
+                else:
+                    await soon(task)
+            async with asyncio.timeout(5):
+                while server.open:
+                    await asyncio.sleep(0.001)
+            assert server.connections == 2
+
+    run(main())
+
+
+@pytest.mark.parametrize("who", ["stream", "client"])
+def test_closing_while_another_task_waits_for_bytes_ends_that_wait(who: str) -> None:
+    async def main() -> None:
+        async with serving(silent_after(b'{"result":[')) as server:
+            truto = connect(server)
+            async with truto.interactions.stream("a") as stream:
+                waiting = asyncio.ensure_future(ids(stream))
+                await turns()
+                if who == "stream":
+                    stream.close()
+                else:
+                    await truto.aclose()
+                with pytest.raises(UsageError, match="closed"):
+                    await soon(waiting)
+            await truto.aclose()
+            assert server.connections == 1
+
+    run(main())
+
+
+# In time
+
+
+def test_the_first_items_are_out_before_the_body_ends() -> None:
+    """64 KiB after the array's start are enough, and nothing is sent after them."""
+
+    async def main() -> None:
+        go_on = asyncio.Event()
+        part = b'{"result":[' + b",".join(item(number, KILO) for number in range(63)) + b","
+        assert len(part) < 65_536
+        async with serving(silent_after(part, item(63) + b'],"next_cursor":null}', then=go_on)) as server:
+            async with connect(server) as truto, truto.interactions.stream("a") as stream:
+                reading = aiter(stream)
+                found = [(await soon(anext(reading))).id for _ in range(60)]
+                assert stream.items_read == 60
+                assert stream.position is not None
+                go_on.set()
+                found += [each.id async for each in reading]
+                assert found == numbers(range(64))
+
+    run(main())
+
+
+def test_the_first_item_of_bytes_that_are_all_here_is_out_first() -> None:
+    """However much came at once, little of it is decoded before something is handed out."""
+
+    async def main() -> None:
+        whole = body(range(3000), filler=KILO)
+        async with fake_stream([whole]) as stream:
+            await anext(aiter(stream))
+            assert stream.bytes_read <= 65_536
+
+    run(main())
+
+
+def test_a_large_piece_is_decoded_with_breaths_in_between() -> None:
+    async def main() -> None:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        async with fake_stream([body(range(60_000), filler=b"x" * 100)], engine="ijson") as stream:
+            ticking = asyncio.ensure_future(tick())
+            async for _ in stream.batches():
+                pass
+            ticking.cancel()
+        assert ticks > 10
+
+    run(main())
+
+
+class FakeBody:
+    """An answer whose pieces are given; one may be an error."""
+
+    status = 200
+
+    def __init__(self, pieces: list[bytes | Exception]) -> None:
+        self.headers: dict[str, str] = {}
+        self._left = pieces
+        self.closed = 0
+
+    async def pieces(self, limit: int | None) -> AsyncIterator[bytes]:
+        for piece in self._left:
+            if isinstance(piece, Exception):
+                raise piece
+            yield piece
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def fake_stream(*pages: list[Any], engine: Any = "auto", follow: bool = True) -> ItemStream[Interaction]:
+    left = [FakeBody(pieces) for pieces in pages]
+
+    def opener(here: Position) -> Any:
+        async def reopen(failure: TransportError | None) -> tuple[FakeBody, ResponseInfo]:
+            await asyncio.sleep(0)
+            return left.pop(0), ResponseInfo()
+
+        return reopen
+
+    return ItemStream(
+        opener,
+        lambda is_ndjson: ItemDecoder(ItemReader(Interaction), engine=engine),
+        Walk(Position(filters=""), 1),
+        follow_cursor=follow,
+        max_stream_bytes=None,
+        emitter=Emitter(),
+    )
+
+
+async def sent_until_stuck(sent: list[int]) -> int:
+    """Wait until a server that sends all the time cannot send any more."""
+    async with asyncio.timeout(20):
+        before, still = -1, 0
+        while still < 5:
+            await asyncio.sleep(0.02)
+            still = still + 1 if sent[0] == before else 0
+            before = sent[0]
+    return before
+
+
+@pytest.mark.parametrize("coding", ["", "gzip"])
+def test_a_slow_consumer_slows_the_server_and_is_never_timed_out(coding: str) -> None:
+    """It pauses for longer than every timeout; meanwhile the server gets rid of no more than the buffers hold."""
+    import gzip
+
+    total = 60_000
+    sent = [0]
+    whole = body(range(total), filler=KILO)
+    if coding:
+        whole = gzip.compress(whole[:-1], 0) + gzip.compress(whole[-1:])
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
+        writer.transport.set_write_buffer_limits(high=0)
+        head = b"Content-Encoding: gzip\r\n" if coding else b""
+        writer.write(OK + head + b"Content-Length: %d\r\n\r\n" % len(whole))
+        for at in range(0, len(whole), 65_536):
+            writer.write(whole[at : at + 65_536])
+            await writer.drain()
+            sent[0] = at
+
+    async def main() -> None:
+        timeouts = Timeouts(connect=0.15, read=0.15, attempt=0.2, total=0.25)
+        async with serving(handle) as server, connect(server, timeouts=timeouts, retry=ONCE) as truto:
+            async with truto.interactions.stream("a") as stream:
+                batches = stream.batches()
+                count = len(await anext(batches))
+                stuck_at = await sent_until_stuck(sent)
+                assert stuck_at < 16 * 2**20 < len(whole)
+                await asyncio.sleep(0.4)
+                assert sent[0] == stuck_at
+                async for batch in batches:
+                    count += len(batch)
+                assert count == total
+            assert len(server.heads) == 1
+
+    run(main())
+
+
+def test_a_silent_server_is_timed_out_by_the_read_deadline() -> None:
+    async def main() -> None:
+        part = b'{"result":[' + b",".join(item(number, KILO) for number in range(40))
+        async with serving(silent_after(part)) as server, connect(server, timeouts=QUICK) as truto:
+            found = []
+            async with truto.interactions.stream("a") as stream:
+                with pytest.raises(DeadlineError) as caught:
+                    async for each in stream:
+                        found.append(each)
+            error = caught.value
+            assert (error.deadline, error.account) == ("read", "a")
+            assert error.items_read == len(found) >= 38
+            assert error.bytes_read == len(part)
+            assert isinstance(error.position, Position)
+            assert len(server.heads) == 1
+
+    run(main())
+
+
+# Broken bodies
+
+BREAKS = [
+    Fault.truncate("length", 0.01),
+    Fault.truncate("chunked", 5),
+    Fault.truncate("json", 5),
+    Fault.reset(400),
+    Fault.disconnect(0),
+    Fault.hang_body(5),
+    Fault.status(502),
+]
+
+
+@pytest.mark.parametrize("fault", BREAKS, ids=lambda fault: fault.kind + fault.mode)
+def test_what_breaks_before_the_first_item_is_fetched_again(fault: Fault) -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.script(account, [fault.times(2), Fault.ok(), fault])  # on the first and on the second page
+        async with connect(sandbox, timeouts=QUICK) as truto:
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                found = []
+                async for each in stream:
+                    found.append(each.id)
+                    if len(found) == 1:
+                        assert stream.response.attempts == 3
+                assert found == wanted(sandbox, account)
+        assert len(sandbox.requests) == 6
+
+    tell(story)
+
+
+@pytest.mark.parametrize("how", ["items", "chunks"])
+def test_the_retry_policy_says_when_it_is_enough(how: str) -> None:
+    async def main() -> None:
+        async with serving(answering(broken(b""))) as server:
+            async with connect(server, retry=RetryPolicy(attempts=3, fault_base=0)) as truto:
+                async with truto.interactions.stream("a") as stream:
+                    with pytest.raises(TruncatedBodyError) as caught:
+                        async for _ in stream if how == "items" else stream.chunks():
+                            pytest.fail("nothing came")
+            assert len(server.heads) == 3
+        error = caught.value
+        assert (error.items_read, error.bytes_read, error.attempts, error.account) == (0, 0, 3, "a")
+        assert error.position == stream.position
+        assert error.position is not None
+
+    run(main())
+
+
+def test_after_the_first_item_it_raises_and_position_gives_the_rest() -> None:
+    """The first page is whole and is not repeated; the second comes again from its start."""
+
+    async def main() -> None:
+        one, two, three = range(40), range(40, 140), range(140, 150)
+        part = body(two, "three", KILO)[:60_000]
+        answers = [with_length(body(one, "two", KILO)), broken(part)]
+        answers += [with_length(body(two, "three")), with_length(body(three))]
+        async with serving(answering(*answers)) as server, connect(server) as truto:
+            found = []
+            async with truto.interactions.stream("a") as stream:
+                reading = aiter(stream)
+                with pytest.raises(TruncatedBodyError) as caught:
+                    while True:
+                        found.append((await anext(reading)).id)
+                with pytest.raises(UsageError, match="broke off"):
+                    await anext(reading)
+            error = caught.value
+            assert found == numbers(one, two)[: len(found)]
+            assert error.items_read == stream.items_read == len(found) > 80
+            assert error.bytes_read == stream.bytes_read == len(body(one, "two", KILO)) + len(part)
+            assert error.attempts == 1
+            assert error.position == stream.position
+            async with truto.interactions.stream("a", cursor=error.position) as rest:
+                assert await ids(rest) == numbers(two, three)
+            assert b"next_cursor=two" in server.heads[2]
+
+    run(main())
+
+
+def test_chunks_and_save_are_not_repeated_either(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with serving(answering(broken(KILO), broken(KILO))) as server, connect(server) as truto:
+            async with truto.interactions.stream("a") as stream:
+                chunks = stream.chunks()
+                assert await anext(chunks) == KILO
+                with pytest.raises(TruncatedBodyError) as caught:
+                    await anext(chunks)
+                assert (caught.value.bytes_read, caught.value.items_read) == (1000, 0)
+            async with truto.interactions.stream("a") as stream:
+                with pytest.raises(TruncatedBodyError):
+                    await stream.save(tmp_path / "file")
+            assert len(server.heads) == 2
+        assert list(tmp_path.iterdir()) == []
+
+    run(main())
+
+
+def test_a_next_page_that_cannot_be_opened_is_no_end() -> None:
+    """The items of the page before were empty, so nothing of this one is to be tried beyond the policy either."""
+
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.script(account, [Fault.empty_page(), Fault.disconnect().forever()])
+        async with connect(sandbox, retry=RetryPolicy(attempts=2, fault_base=0)) as truto:
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                batches = stream.batches()
+                with pytest.raises(TransportError) as caught:
+                    await anext(batches)
+                assert caught.value.attempts == 2
+                assert len(sandbox.requests) == 4  # one on the first page's connection, which was dead
+                assert caught.value.position == stream.position
+                assert stream.position is not None
+                assert stream.position.cursor
+                with pytest.raises(UsageError, match="broke off"):
+                    await anext(batches)
+
+    tell(story)
+
+
+def test_a_next_page_that_is_refused_leaves_the_position_to_go_on_from() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.script(account, [Fault.ok(), Fault.status(500).times(5)])
+        async with connect(sandbox) as truto:
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                with pytest.raises(ServerError):
+                    await ids(stream)
+                assert stream.items_read == 5
+            async with truto.interactions.stream(account, **WINDOW, cursor=stream.position) as rest:
+                assert await ids(rest) == wanted(sandbox, account)[5:]
+
+    tell(story)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_compressed_streams_are_read_whole_and_a_cut_one_is_an_error(coding: Any) -> None:
+    """Cut inside the coding's own data, in HTTP that ends cleanly: also where all the JSON came out already."""
+
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.script(account, [Fault.compressed(coding).times(3)])
+        async with connect(sandbox, retry=ONCE) as truto:
+            async with truto.interactions.stream(account, **WINDOW) as stream:
+                assert await ids(stream) == wanted(sandbox, account)
+            for keep in (0.3, 0.9):
+                sandbox.fault(Fault.truncate(coding, keep))
+                async with truto.interactions.stream(account, **WINDOW, follow_cursor=False) as stream:
+                    with pytest.raises(TruncatedBodyError):
+                        await ids(stream)
+
+    tell(story)
+
+
+def test_items_that_came_before_bad_json_are_kept_and_the_error_says_where() -> None:
+    async def main() -> None:
+        first, second = b",".join(map(item, range(20))), b',{"id":nonsense},' + item(21, KILO)
+        async with fake_stream([b'{"result":[' + first, second + b"]}"]) as stream:
+            found = []
+            with pytest.raises(DecodeError) as caught:
+                async for each in stream:
+                    found.append(each.id)
+        assert found == numbers(range(len(found)))
+        assert len(found) >= 18
+        assert (caught.value.index or 0) >= len(found)
+
+    run(main())
+
+
+# Cancelled reads
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize("how", ["items", "batches", "chunks"])
+def test_a_cancelled_read_loses_nothing(after: int, how: str) -> None:
+    """Every read is cancelled once, after so many turns of the loop, and asked for again."""
+
+    async def story(sandbox: Sandbox, account: str) -> None:
+        async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
+            reading: AsyncIterator[Any] = {
+                "items": stream.__aiter__,
+                "batches": stream.batches,
+                "chunks": stream.chunks,
+            }[how]()
+            found: list[Any] = []
+            cancelled = 0
+            while True:
+                task = asyncio.ensure_future(anext(reading, None))
+                await turns(after)
+                if not task.done():
+                    task.cancel()
+                    cancelled += 1
+                try:
+                    got = await task
+                except asyncio.CancelledError:
+                    got = await soon(anext(reading, None))
+                if got is None:
+                    break
+                found.append(got)
+            assert cancelled or after
+        if how == "batches":
+            found = [each for batch in found for each in batch]
+        if how == "chunks":
+            records = json.loads(b"".join(found))["result"]
+            assert [record["id"] for record in records] == wanted(sandbox, account)[:5]
+        else:
+            assert [each.id for each in found] == wanted(sandbox, account)
+
+    tell(story, stream_piece=300)
+
+
+def test_a_wait_for_the_next_page_may_be_cancelled_and_asked_for_again() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.fault(Fault.hang().on(2))
+        async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
+            reading = aiter(stream)
+            found = [(await anext(reading)).id for _ in range(5)]
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(reading), 0.1)
+            found += [each.id async for each in reading]
+            assert found == wanted(sandbox, account)
+
+    tell(story)
+
+
+# Bounds
+
+
+@pytest.mark.parametrize(
+    "framed", [with_length, lambda text: in_chunks(text, 500)], ids=["length", "chunked"]
+)
+@pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False), (-5000, False), (-15_000, False)])
+def test_max_stream_bytes_counts_all_pages_together(
+    framed: Callable[[bytes], bytes], spare: int, fits: bool
+) -> None:
+    async def main() -> None:
+        one, two = body(range(10), "two", KILO), body(range(10, 20), None, KILO)
+        limit = len(one) + len(two) + spare
+        async with serving(answering(framed(one), framed(two), framed(two))) as server:
+            async with connect(server) as truto:
+                stream = truto.interactions.stream("a", max_stream_bytes=limit)
+                if fits:
+                    async with stream:
+                        assert await ids(stream) == numbers(range(20))
+                        assert stream.bytes_read == limit
+                else:
+                    with pytest.raises(BodyTooLargeError, match="max_stream_bytes") as caught:
+                        async with stream:
+                            await ids(stream)
+                    assert (caught.value.limit, caught.value.account) == (limit, "a")
+                    assert stream.bytes_read <= limit
+                async with truto.interactions.stream("a") as stream:  # the connection is free
+                    assert await soon(ids(stream)) == numbers(range(10, 20))
+
+    run(main())
+
+
+@pytest.mark.parametrize("head", [b"Content-Encoding: rot13\r\n", b"Content-Length: 900000\r\n"])
+def test_what_cannot_be_read_at_all_gives_the_connection_back(head: bytes) -> None:
+    async def main() -> None:
+        bad = OK + b"Connection: close\r\n" + head + b"\r\n" + b"{}"
+        async with serving(answering(bad, bad, with_length(body(range(3))))) as server:
+            async with connect(server) as truto:
+                for _ in range(2):
+                    with pytest.raises((DecodeError, BodyTooLargeError)) as caught:
+                        async with truto.interactions.stream("a", max_stream_bytes=800_000):
+                            pytest.fail("it opened")
+                    assert caught.value.account == "a"
+                async with truto.interactions.stream("a") as stream:
+                    assert await soon(ids(stream)) == numbers(range(3))
+
+    run(main())
+
+
+def test_one_item_may_not_be_larger_than_allowed() -> None:
+    async def main() -> None:
+        async with serving(answering(with_length(body(range(3), None, KILO * 50)))) as server:
+            async with connect(server) as truto:
+                async with truto.interactions.stream("a", max_item_bytes=20_000) as stream:
+                    with pytest.raises(BodyTooLargeError, match="max_item_bytes"):
+                        await ids(stream)
+                async with truto.interactions.stream("a", max_item_bytes=60_000) as stream:
+                    assert await ids(stream) == numbers(range(3))
+
+    run(main())
+
+
+def test_repairs_are_counted_the_first_hundred_kept_and_each_page_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A page that had to be fetched again counts once."""
+    bad = b",".join(b'{"id":"%d","timezone":%d}' % (number, number) for number in range(130))
+    dropped = b'{"result":[1,2,3'
+
+    async def main() -> None:
+        events: list[Any] = []
+        answers = [broken(dropped), with_length(b'{"result":[%b],"next_cursor":"two"}' % bad)]
+        answers += [with_length(b'{"result":[%b]}' % bad)]
+        async with serving(answering(*answers)) as server, connect(server, on_event=events.append) as truto:
+            async with truto.interactions.stream("a") as stream:
+                counts = []
+                async for _ in stream.batches():
+                    counts.append(stream.issues_count)
+                assert counts[0] > 0
+                assert stream.issues_count == 260
+                assert len(stream.issues) == 100
+                assert stream.issues[7].index == 7
+        assert sum(isinstance(event, FieldRepaired) for event in events) == 200
+
+    with caplog.at_level(logging.WARNING, "truto_ci_async"):
+        run(main())
+    assert len(caplog.records) == 2
+
+
+def test_repairs_of_a_page_that_was_left_early_are_reported_too(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with fake_stream([b'{"result":[{"id":"1","timezone":2},{"id":"2"},', item(3) * 9]) as stream:
+            async for _ in stream:
+                break
+        assert stream.issues_count == 1
+
+    run(main())
+    assert len(caplog.records) == 1
+
+
+def test_under_raise_the_first_bad_item_ends_the_stream() -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.fault(Fault.items([{"id": 5}], mode="append").on(2))
+        async with (
+            connect(sandbox) as truto,
+            truto.interactions.stream(account, **WINDOW, on_invalid="raise") as stream,
+        ):
+            with pytest.raises(DecodeError) as caught:
+                await ids(stream)
+            assert stream.position is not None
+            assert (caught.value.account, caught.value.cursor) == (account, stream.position.cursor)
+            assert caught.value.path.startswith("$.result[5]")
+
+    tell(story)
+
+
+# Files
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_body_that_breaks_or_is_given_up_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "body.json"
+    target.write_text("old")
+
+    async def main() -> None:
+        async with serving(answering(broken(KILO * 3000))) as server, connect(server) as truto:
+            async with truto.interactions.stream("a") as stream:
+                with pytest.raises(TruncatedBodyError):
+                    await stream.save(target)
+        async with serving(silent_after(KILO * 3000)) as server, connect(server) as truto:
+            async with truto.interactions.stream("a") as stream:
+                saving = asyncio.ensure_future(stream.save(target))
+                async with asyncio.timeout(5):
+                    while len(names(tmp_path)) < 2:
+                        await asyncio.sleep(0.001)
+                saving.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await saving
+
+    run(main())
+    assert names(tmp_path) == ["body.json"]
+    assert target.read_text() == "old"
+
+
+@pytest.mark.parametrize("step", ["open", "write", "fsync", "rename"])
+def test_a_cancellation_in_the_middle_of_a_disk_step_waits_for_it_and_cleans_up(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached, go_on = threading.Event(), threading.Event()
+    real = getattr(Disk, step)
+
+    def slow(*args: Any) -> Any:
+        reached.set()
+        assert go_on.wait(5)
+        return real(*args)
+
+    monkeypatch.setattr(Disk, step, slow)
+
+    async def main() -> None:
+        async with serving(answering(with_length(KILO * 5000))) as server, connect(server) as truto:
+            async with truto.interactions.stream("a") as stream:
+                saving = asyncio.ensure_future(stream.save(tmp_path / "file"))
+                assert await asyncio.to_thread(reached.wait, 5)
+                saving.cancel()
+                await turns()
+                assert not saving.done()
+                go_on.set()
+                with pytest.raises(asyncio.CancelledError):
+                    await saving
+
+    run(main())
+    assert names(tmp_path) == (["file"] if step == "rename" else [])  # renamed is renamed: it is whole
+
+
+def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+
+    async def main() -> None:
+        async with serving(answering(with_length(KILO * 5000))) as server, connect(server) as truto:
+            async with truto.interactions.stream("a") as stream:
+                with pytest.raises(OSError) as caught:
+                    await stream.save(target)
+                assert caught.value.errno == errno.EFBIG
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, hard))
+    try:
+        run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert names(tmp_path) == ["file"]
+    assert target.read_text() == "old"
+
+
+def test_a_file_is_made_as_any_other_and_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    (tmp_path / "plain").touch()
+
+    async def main() -> None:
+        async with serving(answering(with_length(KILO))) as server, connect(server) as truto:
+            async with truto.interactions.stream("a") as stream:
+                assert await stream.save(str(tmp_path / "link")) == 1000
+            for wrong in (tmp_path, Path("/dev/null")):
+                async with truto.interactions.stream("a") as stream:
+                    with pytest.raises(UsageError, match="a directory or a device"):
+                        await stream.save(wrong)
+            async with truto.interactions.stream("a") as stream:
+                with pytest.raises(FileNotFoundError):
+                    await stream.save(tmp_path / "no" / "file")
+
+    run(main())
+    assert names(tmp_path) == ["file", "link", "plain"]
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == KILO
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode

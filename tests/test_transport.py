@@ -1,0 +1,1074 @@
+"""One attempt of one request against servers that break every rule: errors of ours, in time, with nothing left open."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import socket
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp.http_exceptions import BadStatusLine, ContentLengthError
+from yarl import URL
+
+from truto_ci_async._retry import Timeouts
+from truto_ci_async._transport import (
+    KEEP_ALIVE,
+    MAX_HEADER_BYTES,
+    Exchange,
+    Reply,
+    Secret,
+    Transport,
+    base_headers,
+    checked_base_url,
+    checked_proxy,
+    environment_proxy,
+    renamed,
+)
+from truto_ci_async.errors import (
+    BodyTooLargeError,
+    ConfigurationError,
+    ConnectError,
+    DeadlineError,
+    DecodeError,
+    TransportError,
+    TruncatedBodyError,
+    TrutoError,
+    UsageError,
+)
+
+from .rawserver import OK, RawServer, in_chunks, reset, serving, turns, with_length
+from .support import run
+
+PATIENT = Timeouts(connect=10.0, read=10.0, attempt=10.0, total=10.0)
+# A failure that has to be noticed, and is not left to a deadline, is noticed within this.
+SOON = 2.0
+HEADERS = base_headers("tests/1") | {"Authorization": Secret("Bearer never-to-be-seen")}
+
+# What a server does with a connection once it has read a request: bytes are sent, the others are told below.
+RESET, SILENCE = "reset", "silence"
+Steps = Sequence[bytes | str]
+
+
+async def send(transport: Transport, target: str = "/", **options: Any) -> Reply:
+    options = {"timeouts": PATIENT, "limit": 2**20} | options
+    return await transport.send(options.pop("method", "GET"), target, HEADERS, **options)
+
+
+async def stream(
+    transport: Transport, target: str = "/", *, limit: int | None = 2**20, **options: Any
+) -> bytes:
+    """Ask the way streams do, and put the pieces together."""
+    exchange = await transport.open("GET", target, HEADERS, **({"timeouts": PATIENT} | options))
+    try:
+        return b"".join([piece async for piece in exchange.pieces(limit)])
+    finally:
+        exchange.close()
+
+
+async def buffered(transport: Transport, **options: Any) -> bytes:
+    return (await send(transport, **options)).body
+
+
+WAYS = pytest.mark.parametrize("way", [buffered, stream])
+Way = Callable[..., Awaitable[bytes]]
+
+
+def plays(*steps: bytes | str) -> Any:
+    """Answer the first request of a connection like this, each step for itself, and close."""
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        for step in steps:
+            if step == RESET:
+                reset(writer)
+                return
+            if step == SILENCE:
+                await reader.read()
+                return
+            assert isinstance(step, bytes)
+            writer.write(step)
+            await writer.drain()
+            await turns()
+
+    return handle
+
+
+def keeps_alive(answer: Callable[[int], bytes]) -> Any:
+    """Answer any number of requests; ``answer`` is given the number of each, from 1, over all connections."""
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.head(reader)
+            writer.write(answer(len(server.heads)))
+            await writer.drain()
+
+    return handle
+
+
+def assert_nothing_is_held(transport: Transport) -> None:
+    assert transport._open_exchanges == set()
+    slots = transport._slots
+    assert slots is None or slots._value == transport._max_connections
+    if transport._pool is not None:
+        assert transport._pool._acquired == set()
+
+
+def with_server(
+    handle: Any, story: Callable[[RawServer, Transport], Awaitable[None]], **options: Any
+) -> None:
+    """Run ``story(server, transport)``; afterwards nothing may be held, and every connection be gone."""
+
+    async def main() -> None:
+        async with serving(handle) as server:
+            transport = Transport(server.url, **{"max_connections": 4, **options})
+            try:
+                await story(server, transport)
+                assert_nothing_is_held(transport)
+            finally:
+                await transport.aclose()
+
+    run(main())
+
+
+# Answers that are not
+
+GZIP = gzip.compress(b"x" * 3000)
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+ODD: dict[str, tuple[Steps, type[TrutoError] | bytes]] = {
+    "no http": ([b"HELLO there\r\n\r\n"], ConnectError),
+    "another protocol": ([b"SSH-2.0-OpenSSH\r\n"], ConnectError),
+    "http 2": ([b"\0\0\x12\x04\0\0\0\0\0"], ConnectError),
+    "tls": ([b"\x15\x03\x01\0\x02\x02\x46"], ConnectError),
+    "a status of four digits": ([b"HTTP/1.1 2000 X\r\nContent-Length: 1\r\n\r\nx"], ConnectError),
+    "a header beyond reason": ([OK + b"X: " + b"x" * (MAX_HEADER_BYTES + 1) + b"\r\n\r\n"], ConnectError),
+    "headers beyond number": ([OK + b"X: x\r\n" * 300 + b"\r\n"], ConnectError),
+    "a NUL in a header": ([OK + b"X: \0\r\nContent-Length: 1\r\n\r\nx"], ConnectError),
+    "a negative length": ([OK + b"Content-Length: -5\r\n\r\nabc"], ConnectError),
+    "two lengths": ([OK + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"], ConnectError),
+    "a length beside chunks": (
+        [OK + b"Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"],
+        ConnectError,
+    ),
+    "a chunk size that is none": ([CHUNKED + b"ZZ\r\nabc\r\n0\r\n\r\n"], ConnectError),
+    "a chunk size beyond reason": ([CHUNKED + b"F" * 20 + b"\r\n", SILENCE], ConnectError),
+    "a chunk size that is none, later": ([CHUNKED + b"3\r\nabc\r\n", b"ZZ\r\nabc\r\n", SILENCE], TruncatedBodyError),
+    "a chunk longer than it says": ([CHUNKED + b"3\r\nabc\r\n", b"1\r\nabc\r\n", SILENCE], TruncatedBodyError),
+    "nothing": ([], ConnectError),
+    "a reset": ([RESET], ConnectError),
+    "half a head": ([OK + b"X-Half"], ConnectError),
+    "half a head and a reset": ([OK + b"X-Half", RESET], ConnectError),
+    "half a length": ([OK + b"Content-Length: 9\r\n\r\nabc"], TruncatedBodyError),
+    "half a length and a reset": ([OK + b"Content-Length: 9\r\n\r\nabc", RESET], TruncatedBodyError),
+    "half the chunks": ([CHUNKED + b"3\r\nabc\r\n"], TruncatedBodyError),
+    "half the chunks and a reset": ([CHUNKED + b"3\r\nabc\r\n", RESET], TruncatedBodyError),
+    "no last empty line": ([CHUNKED + b"3\r\nabc\r\n0\r\n"], TruncatedBodyError),
+    "half a gzip": ([in_chunks(GZIP[:-9], 10, b"Content-Encoding: gzip")], TruncatedBodyError),
+    "no gzip": ([with_length(b"abc", b"Content-Encoding: gzip")], DecodeError),
+    "a coding nobody knows": ([with_length(b"abc", b"Content-Encoding: rot13")], DecodeError),
+    "a reset where only the end ends": ([OK + b"\r\nabc", RESET], TruncatedBodyError),
+    "an end where only the end ends": ([OK + b"\r\nabc"], b"abc"),
+    "http 1.0": ([b"HTTP/1.0 200 OK\r\n\r\nabc"], b"abc"),
+    "many a 100 first": ([b"HTTP/1.1 100 Continue\r\n\r\n" * 300 + with_length(b"abc")], b"abc"),
+    "no reason": ([b"HTTP/1.1 200\r\nContent-Length: 3\r\n\r\nabc"], b"abc"),
+    "a long header": ([with_length(b"abc", b"Content-Security-Policy: " + b"x" * 60_000)], b"abc"),
+    "odd characters": ([with_length(b"abc", "X: é".encode(), b"Y: \xe9")], b"abc"),
+    "trailers": ([CHUNKED + b"3\r\nabc\r\n0\r\nX: y\r\n\r\n"], b"abc"),
+    "identity": ([with_length(b"abc", b"Content-Encoding: identity")], b"abc"),
+    "gzip": ([with_length(GZIP, b"Content-Encoding: gzip")], b"x" * 3000),
+    "gzip in chunks": ([in_chunks(GZIP, 7, b"Content-Encoding: gzip")], b"x" * 3000),
+    "no body, though of a coding": ([with_length(b"", b"Content-Encoding: gzip")], b""),
+    "no content": ([b"HTTP/1.1 204 No Content\r\n\r\n"], b""),
+}  # fmt: skip
+
+
+@WAYS
+@pytest.mark.parametrize("name", ODD)
+def test_whatever_a_server_says_is_an_answer_or_an_error_of_ours_at_once(name: str, way: Way) -> None:
+    """aiohttp leaves some of these to a deadline, and lets others out under names of its own."""
+    steps, expected = ODD[name]
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        started = time.monotonic()
+        if isinstance(expected, bytes):
+            assert await way(transport) == expected
+        else:
+            with pytest.raises(expected) as caught:
+                await way(transport)
+            assert type(caught.value) is expected
+            assert "\n" not in str(caught.value)
+            assert len(str(caught.value)) < 300
+            assert not isinstance(caught.value, DeadlineError)
+        assert time.monotonic() - started < SOON
+        assert len(server.heads) == 1
+
+    with_server(plays(*steps), story)
+
+
+@pytest.mark.parametrize("body", [b"no gzip", b"x" * 5000])
+@pytest.mark.parametrize("status", [401, 404, 429, 503, 302])
+def test_a_body_that_cannot_be_read_does_not_hide_a_status(status: int, body: bytes) -> None:
+    """What to do about a 429 is in its headers; a web page in place of its body must not take that away."""
+    coding = b"Content-Encoding: gzip\r\n" if body == b"no gzip" else b""
+    head = b"HTTP/1.1 %d X\r\nRetry-After: 7\r\n%bContent-Length: %d\r\n\r\n" % (status, coding, len(body))
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        reply = await send(transport, limit=1000)
+        assert (reply.status, reply.headers["retry-after"], reply.body) == (status, "7", b"")
+
+    with_server(plays(head + body), story)
+
+
+@pytest.mark.parametrize("first", ["buffered", "streamed"])
+@pytest.mark.parametrize(
+    "unasked",
+    [
+        with_length(b"poison"),
+        with_length(b"poison") * 3,
+        b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\npoi",
+        b"rubbish\r\n\r\n",
+    ],
+)
+def test_what_an_idle_connection_says_is_no_answer_to_the_next_request(unasked: bytes, first: str) -> None:
+    """Taken for one, it gives one account's page to another, and shifts every later answer by one."""
+    asked, said = asyncio.Event(), asyncio.Event()
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.head(reader)
+            writer.write(with_length(b"answer %d" % len(server.heads)))
+            if len(server.heads) == 1:
+                await asked.wait()
+                writer.write(unasked)
+                await turns()
+                said.set()
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        assert await (buffered if first == "buffered" else stream)(transport) == b"answer 1"
+        asked.set()
+        await said.wait()
+        for number in range(2, 6):
+            assert await buffered(transport) == b"answer %d" % number
+        assert server.connections == 2
+
+    with_server(handle, story)
+
+
+def test_more_than_one_idle_connection_may_have_spoken() -> None:
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        if len(server.heads) == 3:
+            all_here.set()
+        await all_here.wait()
+        writer.write(with_length(b"good"))
+        await turns()
+        writer.write(with_length(b"poison"))
+        await reader.read()
+
+    all_here = asyncio.Event()
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        replies = await asyncio.gather(*(buffered(transport) for _ in range(3)))
+        await turns()
+        replies += await asyncio.gather(*(buffered(transport) for _ in range(3)))
+        assert replies == [b"good"] * 6
+        assert server.connections == 6
+
+    with_server(handle, story)
+
+
+# Connections
+
+
+@WAYS
+def test_a_connection_is_used_again_after_a_body_was_read(way: Way) -> None:
+    """A handshake for each page would double the time of a walk; ``close`` after a full read must not drop it."""
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        for _ in range(10):
+            assert await way(transport) == b"abc"
+        assert server.connections == 1
+
+    answers = [
+        with_length(b"abc"),
+        in_chunks(b"abc", 1),
+        with_length(gzip.compress(b"abc"), b"Content-Encoding: gzip"),
+    ]
+    with_server(keeps_alive(lambda number: answers[number % 3]), story)
+
+
+def test_a_connection_is_used_again_after_a_refusal() -> None:
+    async def story(server: RawServer, transport: Transport) -> None:
+        for _ in range(3):
+            assert (await send(transport)).status == 404
+            assert (await send(transport, method="POST", body=b"{}")).status == 404
+        assert server.connections == 1
+
+    with_server(keeps_alive(lambda _: b"HTTP/1.1 404 X\r\nContent-Length: 2\r\n\r\n{}"), story)
+
+
+@pytest.mark.parametrize("read", [0, 1, 2])
+def test_a_body_left_half_read_drops_its_connection(read: int) -> None:
+    """What is still to come on it would be taken for the next answer."""
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        writer.write(OK + b"Content-Length: 9\r\n\r\n")
+        for _ in range(2):
+            writer.write(b"abc")
+            await turns()
+        await reader.read()
+        gone.set()
+
+    gone = asyncio.Event()
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        exchange = await transport.open("GET", "/", HEADERS, timeouts=PATIENT)
+        pieces = exchange.pieces(None)
+        for _ in range(read):
+            await anext(pieces)
+        assert transport._slots is not None
+        assert transport._slots._value == 3
+        exchange.close()
+        exchange.close()
+        assert_nothing_is_held(transport)
+        await gone.wait()
+
+    with_server(handle, story)
+
+
+def test_no_more_connections_are_open_than_were_allowed() -> None:
+    """Streams count too: each holds its place until it is closed."""
+    open_at_once: list[int] = []
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.head(reader)
+            open_at_once.append(server.open)
+            await turns(5)
+            writer.write(with_length(b"abc"))
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        assert set(await asyncio.gather(*(way(transport) for way in [buffered, stream] * 15))) == {b"abc"}
+        assert max(open_at_once) == 3
+        assert server.connections <= 3
+
+    with_server(handle, story, max_connections=3)
+
+
+@pytest.mark.parametrize(("idle", "connections"), [(KEEP_ALIVE - 0.5, 1), (KEEP_ALIVE + 0.5, 2)])
+def test_an_idle_connection_is_let_go_before_the_service_would(
+    idle: float, connections: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Node server drops it after five seconds; whoever writes into that moment loses a request."""
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        await buffered(transport)
+        later = time.monotonic() + idle
+        monkeypatch.setattr("aiohttp.connector.monotonic", lambda: later)
+        await buffered(transport)
+        assert server.connections == connections
+
+    with_server(keeps_alive(lambda _: with_length(b"abc")), story)
+
+
+# aiohttp's own resends
+
+
+def resets_on(*numbers: int) -> Any:
+    """Break the connection on these requests, counted over all connections."""
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.head(reader)
+            if len(server.heads) in numbers:
+                reset(writer)
+                return
+            writer.write(with_length(b"abc"))
+
+    return handle
+
+
+def test_a_request_on_a_dead_idle_connection_is_sent_again_and_counted() -> None:
+    async def story(server: RawServer, transport: Transport) -> None:
+        assert (await send(transport)).sends == 1
+        reply = await send(transport)
+        assert (reply.body, reply.sends) == (b"abc", 2)
+        assert (await send(transport)).sends == 1
+        assert len(server.heads) == 4
+
+    with_server(resets_on(2), story)
+
+
+def test_it_is_sent_again_only_if_allowed() -> None:
+    """A resend is a retry, and has to be paid for like one; ``RetryPolicy.none()`` sends everything once."""
+    asked: list[bool] = []
+
+    def refuse() -> bool:
+        asked.append(True)
+        return False
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        await send(transport, may_resend=refuse)
+        with pytest.raises(ConnectError):
+            await send(transport, may_resend=refuse)
+        assert (len(asked), len(server.heads)) == (1, 2)
+
+    with_server(resets_on(2), story)
+
+
+@pytest.mark.parametrize("steps", [[RESET], []])
+def test_a_request_on_a_new_connection_is_sent_once(steps: list[str]) -> None:
+    """There the service is in trouble: aiohttp's resend would double the traffic of an outage."""
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        for number in range(1, 4):
+            with pytest.raises(ConnectError):
+                await send(transport, may_resend=lambda: pytest.fail("nobody has to be asked"))
+            assert len(server.heads) == number
+
+    with_server(plays(*steps), story)
+
+
+def test_what_changes_something_is_not_sent_again_by_itself() -> None:
+    async def story(server: RawServer, transport: Transport) -> None:
+        await send(transport)
+        with pytest.raises(ConnectError):
+            await send(transport, method="POST", body=b"{}")
+        assert len(server.heads) == 2
+
+    with_server(resets_on(2), story)
+
+
+# Deadlines
+
+
+@WAYS
+@pytest.mark.parametrize(
+    ("deadline", "timeouts"),
+    [
+        ("read", Timeouts(connect=5, read=0.2, attempt=None, total=None)),
+        ("read", Timeouts(connect=5, read=0.2, attempt=5, total=None)),
+        ("attempt", Timeouts(connect=5, read=None, attempt=0.2, total=None)),
+        ("attempt", Timeouts(connect=5, read=5, attempt=0.2, total=None)),
+    ],
+)
+def test_headers_that_never_come(way: Way, deadline: str, timeouts: Timeouts) -> None:
+    async def story(server: RawServer, transport: Transport) -> None:
+        started = time.monotonic()
+        with pytest.raises(DeadlineError) as caught:
+            await way(transport, timeouts=timeouts)
+        assert 0.2 <= time.monotonic() - started < 0.7
+        assert (caught.value.deadline, caught.value.seconds) == (deadline, 0.2)
+
+    with_server(plays(SILENCE), story)
+
+
+@WAYS
+def test_a_body_that_stops(way: Way) -> None:
+    async def story(server: RawServer, transport: Transport) -> None:
+        started = time.monotonic()
+        with pytest.raises(DeadlineError) as caught:
+            await way(transport, timeouts=Timeouts(read=0.2, attempt=None, total=None))
+        assert 0.2 <= time.monotonic() - started < 0.7
+        assert caught.value.deadline == "read"
+
+    with_server(plays(OK + b"Content-Length: 9\r\n\r\nabc", SILENCE), story)
+
+
+def test_a_tunnel_that_is_never_made_is_not_waited_for_past_the_connect_deadline() -> None:
+    """aiohttp times the sockets of a connection only, and not what a proxy takes to answer."""
+
+    async def main() -> None:
+        async with serving(plays(SILENCE)) as proxy:
+            transport = Transport("https://127.0.0.1:1", max_connections=1, proxy=proxy.url)
+            started = time.monotonic()
+            with pytest.raises(DeadlineError) as caught:
+                await send(transport, timeouts=Timeouts(connect=0.2, read=None, attempt=None, total=None))
+            assert time.monotonic() - started < 0.7
+            assert caught.value.deadline == "connect"
+            assert_nothing_is_held(transport)
+            await transport.aclose()
+
+    run(main())
+
+
+def test_a_name_that_is_never_found_is_not_waited_for_either() -> None:
+    async def main() -> None:
+        transport = Transport("http://service.invalid", max_connections=1)
+        transport._session_here()
+        assert transport._pool is not None
+        forever = asyncio.Event()
+
+        class Resolver(aiohttp.abc.AbstractResolver):
+            async def resolve(self, *_: Any, **__: Any) -> Any:
+                await forever.wait()
+
+            async def close(self) -> None:
+                pass
+
+        transport._pool._resolver = Resolver()
+        with pytest.raises(DeadlineError) as caught:
+            await send(transport, timeouts=Timeouts(connect=0.1, attempt=None, total=None))
+        assert caught.value.deadline == "connect"
+        assert_nothing_is_held(transport)
+        forever.set()
+        await transport.aclose()
+
+    run(main())
+
+
+def test_a_slow_reader_of_a_healthy_stream_does_not_fail() -> None:
+    """Only waiting for bytes is timed: what the caller does between two pieces may take any time."""
+    go_on = asyncio.Event()
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        writer.write(OK + b"Content-Length: 6\r\n\r\nabc")
+        await go_on.wait()
+        writer.write(b"def")
+        await turns()
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        timeouts = Timeouts(read=0.1, attempt=0.2, total=0.2)
+        exchange = await transport.open("GET", "/", HEADERS, timeouts=timeouts)
+        pieces = exchange.pieces(None)
+        assert await anext(pieces) == b"abc"
+        await asyncio.sleep(0.3)  # the caller's own work, longer than every deadline
+        asyncio.get_running_loop().call_later(0.05, go_on.set)
+        assert [piece async for piece in pieces] == [b"def"]
+        assert [piece async for piece in pieces] == []
+        exchange.close()
+
+    with_server(handle, story)
+
+
+# Bodies
+
+
+@pytest.mark.parametrize("coding", ["plain", "chunked", "gzip", "unannounced"])
+@WAYS
+def test_the_limit_of_a_body_is_exact(way: Way, coding: str) -> None:
+    body = bytes(range(256)) * 40
+    answer = {
+        "plain": with_length(body),
+        "chunked": in_chunks(body, 999),
+        "gzip": with_length(gzip.compress(body), b"Content-Encoding: gzip"),
+        "unannounced": OK + b"\r\n" + body,
+    }[coding]
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        assert await way(transport, limit=len(body)) == body
+        with pytest.raises(BodyTooLargeError) as caught:
+            await way(transport, limit=len(body) - 1)
+        assert caught.value.limit == len(body) - 1
+
+    with_server(plays(answer), story)
+
+
+@WAYS
+def test_a_body_that_announces_too_much_is_not_read(way: Way) -> None:
+    async def story(server: RawServer, transport: Transport) -> None:
+        with pytest.raises(BodyTooLargeError):
+            await way(transport)
+
+    with_server(plays(OK + b"Content-Length: 10000000000\r\n\r\n", SILENCE), story)
+
+
+@WAYS
+def test_a_large_body_comes_whole(way: Way) -> None:
+    body = b"".join(b"%d," % number for number in range(400_000))
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        assert await way(transport, limit=len(body)) == body
+
+    packed = gzip.compress(body, 1)
+    answers = [with_length(body), with_length(packed, b"Content-Encoding: gzip")]
+    for answer in answers:
+        with_server(plays(answer), story)
+
+
+def _empty_frames(coding: str) -> bytes:
+    if coding == "gzip":
+        return gzip.compress(b"") * 12_000
+    if coding == "deflate":  # one stream of empty stored blocks
+        return b"\x78\x01" + b"\0\0\0\xff\xff" * 50_000 + b"\1\0\0\xff\xff" + zlib.adler32(b"").to_bytes(4)
+    zstd = pytest.importorskip("backports.zstd")
+    packed: bytes = zstd.compress(b"")
+    return packed * 12_000
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "zstd"])
+def test_a_body_of_nothing_but_frames_does_not_hold_the_loop(coding: str) -> None:
+    """250 kB that open into nothing took half a second in one step, and three with zstd."""
+    answer = with_length(_empty_frames(coding), b"Content-Encoding: " + coding.encode())
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        at = time.thread_time()  # of this thread: what else the machine does is another matter
+        while True:
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest = max(longest, now - at)
+            at = now
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        watching = asyncio.create_task(watch())
+        assert await buffered(transport) == b""
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+        assert longest < 0.1
+
+    with_server(plays(answer), story)
+
+
+def test_who_is_cancelled_while_waiting_for_a_piece_loses_none() -> None:
+    """``asyncio.timeout`` around one piece is fair; what was lost then would be missing in the middle."""
+    body = b"".join(b"%d," % number for number in range(200_000))
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        exchange = await transport.open("GET", "/", HEADERS, timeouts=PATIENT)
+        pieces = exchange.pieces(None)
+        found: list[bytes] = []
+        for count in range(10_000):
+            asking = asyncio.ensure_future(anext(pieces, None))
+            await turns(count % 4)
+            asking.cancel()
+            try:
+                piece = await asking
+            except asyncio.CancelledError:
+                continue
+            if piece is None:
+                break
+            found.append(piece)
+        assert b"".join(found) == body
+        exchange.close()
+
+    with_server(plays(with_length(gzip.compress(body), b"Content-Encoding: gzip")), story)
+
+
+def test_a_broken_body_does_not_end_well_when_asked_again() -> None:
+    async def story(server: RawServer, transport: Transport) -> None:
+        exchange = await transport.open("GET", "/", HEADERS, timeouts=PATIENT)
+        pieces = exchange.pieces(None)
+        assert await anext(pieces) == b"abc"
+        with pytest.raises(TruncatedBodyError) as caught:
+            await anext(pieces)
+        assert caught.value.bytes_read == 3
+        for _ in range(2):
+            with pytest.raises(UsageError):
+                await anext(pieces)
+        exchange.close()
+
+    with_server(plays(OK + b"Content-Length: 9\r\n\r\nabc"), story)
+
+
+@WAYS
+def test_a_reset_is_told_from_an_end_whoever_comes_first(way: Way) -> None:
+    """A body without a length is whole when the connection ends, and only when it ends well."""
+    for pause in range(6):
+
+        async def handle(
+            server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: int = pause
+        ) -> None:
+            await server.head(reader)
+            writer.write(OK + b"\r\n")
+            await turns()
+            writer.write(b"abc")
+            await turns(pause)
+            reset(writer)
+
+        async def story(server: RawServer, transport: Transport) -> None:
+            with pytest.raises(TransportError):
+                await way(transport)
+
+        with_server(handle, story)
+
+
+# Closing
+
+
+def test_closing_ends_a_stream_that_waits() -> None:
+    """aiohttp leaves the reader waiting: the end of its session is no end of the body."""
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        exchange = await transport.open("GET", "/", HEADERS, timeouts=PATIENT)
+        pieces = exchange.pieces(None)
+        assert await anext(pieces) == b"abc"
+        waiting = asyncio.ensure_future(anext(pieces))
+        await turns()
+        started = time.monotonic()
+        await transport.aclose()
+        with pytest.raises(UsageError, match="closed"):
+            await waiting
+        assert time.monotonic() - started < SOON
+        exchange.close()
+        await transport.aclose()
+
+    with_server(plays(OK + b"Content-Length: 9\r\n\r\nabc", SILENCE), story)
+
+
+def test_a_session_that_is_closed_by_its_owner_ends_a_stream_too() -> None:
+    async def main() -> None:
+        async with serving(plays(OK + b"Content-Length: 9\r\n\r\nabc", SILENCE)) as server:
+            session = aiohttp.ClientSession()
+            transport = Transport(server.url, max_connections=1, session=session)
+            exchange = await transport.open("GET", "/", HEADERS, timeouts=PATIENT)
+            pieces = exchange.pieces(None)
+            assert await anext(pieces) == b"abc"
+            waiting = asyncio.ensure_future(anext(pieces))
+            await turns()
+            await session.close()
+            with pytest.raises(TruncatedBodyError):
+                await waiting
+            exchange.close()
+            with pytest.raises(UsageError, match="session"):
+                await send(transport)
+            assert_nothing_is_held(transport)
+
+    run(main())
+
+
+def test_closing_ends_a_call_that_waits() -> None:
+    async def story(server: RawServer, transport: Transport) -> None:
+        for way in (buffered, stream):
+            again = Transport(server.url, max_connections=1)
+            calls = [asyncio.ensure_future(way(again)) for _ in range(2)]
+            await turns()
+            started = time.monotonic()
+            await again.aclose()
+            with pytest.raises(UsageError, match="closed"):
+                await calls[0]
+            with pytest.raises(UsageError, match="closed"):
+                await calls[1]  # it waited for a place
+            assert time.monotonic() - started < SOON
+            assert_nothing_is_held(again)
+
+    with_server(plays(SILENCE), story)
+
+
+@pytest.mark.parametrize("thread", [False, True])
+def test_what_was_forgotten_lets_go_of_its_sockets(thread: bool) -> None:
+    """Garbage is collected anywhere, but transports may only be touched in their loop."""
+    gone = asyncio.Event()
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        writer.write(with_length(b"abc"))
+        await reader.read()
+        gone.set()
+
+    async def main() -> None:
+        async with serving(handle) as server:
+            transport = Transport(server.url, max_connections=2)
+            await buffered(transport)
+            if thread:
+                collector = threading.Thread(target=transport.abandon)
+                collector.start()
+                collector.join()
+            else:
+                transport.abandon()
+            async with asyncio.timeout(SOON):
+                await gone.wait()
+            transport.abandon()
+            await transport.aclose()
+
+    run(main())
+
+
+# Names for what fails
+
+KEY = aiohttp.client_reqrep.ConnectionKey(
+    "api.test", 443, True, True, URL("http://user:tell-nobody@proxy:1"), None, None
+)
+INFO = aiohttp.RequestInfo(URL("http://x/"), "GET", aiohttp.client_reqrep.CIMultiDictProxy(
+    aiohttp.client_reqrep.CIMultiDict({"Authorization": "Bearer never-to-be-seen"})), URL("http://x/"))  # fmt: skip
+
+
+def _caused(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "words"),
+    [
+        (aiohttp.ConnectionTimeoutError("x"), DeadlineError, "no connection within 10.0 s"),
+        (aiohttp.SocketTimeoutError("x"), DeadlineError, "no byte came for 10.0 s"),
+        (TimeoutError(), DeadlineError, "no whole answer within 10.0 s"),
+        (TimeoutError(110, "Connection timed out"), ConnectError, "Connection timed out"),
+        (aiohttp.ClientConnectorError(KEY, OSError(24, "Too many open files")), ConnectError, "open files"),
+        (
+            aiohttp.ClientConnectorError(KEY, ConnectionRefusedError(111, "Connection refused")),
+            ConnectError,
+            "api.test:443",
+        ),
+        (
+            aiohttp.ClientConnectorDNSError(KEY, socket.gaierror(-2, "Name or service not known")),
+            ConnectError,
+            "not known",
+        ),
+        (aiohttp.ClientProxyConnectionError(KEY, OSError(111, "Connection refused")), ConnectError, "the proxy"),
+        (aiohttp.ClientConnectorSSLError(KEY, ssl.SSLError(1, "WRONG_VERSION")), ConnectError, "WRONG_VERSION"),
+        (
+            aiohttp.ClientConnectorCertificateError(KEY, ssl.SSLCertVerificationError("self-signed")),
+            ConnectError,
+            "see ssl_context",
+        ),
+        (aiohttp.ClientHttpProxyError(INFO, (), status=407, message="Auth"), ConnectError, "user and password"),
+        (aiohttp.ClientHttpProxyError(INFO, (), status=502, message="Bad"), ConnectError, "502 Bad"),
+        (aiohttp.ServerDisconnectedError(), ConnectError, "closed the connection"),
+        (aiohttp.ClientOSError(104, "Connection reset by peer"), ConnectError, "reset by peer"),
+        (ssl.SSLError(1, "DECRYPTION_FAILED"), ConnectError, "DECRYPTION_FAILED"),
+        (aiohttp.ClientResponseError(INFO, (), status=400, message="Bad\n  line:\n   ^"), ConnectError, "Bad line:"),
+        (BadStatusLine("x"), ConnectError, "not HTTP"),
+        (aiohttp.ClientPayloadError("x"), TruncatedBodyError, "early: x"),
+        (
+            _caused(aiohttp.ClientPayloadError("x"), ContentLengthError("received 5 of 6 bytes")),
+            TruncatedBodyError,
+            "early: received 5 of 6 bytes",
+        ),
+        (aiohttp.EofStream(), ConnectError, "EofStream"),
+        (AssertionError(), ConnectError, "AssertionError"),
+        (RuntimeError("Connection closed."), ConnectError, "Connection closed."),
+        (UnicodeError("label too long"), ConnectError, "label too long"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)  # fmt: skip
+def test_every_failure_has_a_name_of_ours(
+    error: BaseException, kind: type[TransportError], words: str
+) -> None:
+    ours = renamed(error, PATIENT, bytes_read=5)
+    assert type(ours) is kind
+    assert words in str(ours)
+    assert "\n" not in str(ours)
+    for text in (str(ours), repr(ours), str(error), repr(error), repr(error.args)):
+        assert "tell-nobody" not in text
+        assert "never-to-be-seen" not in text
+    permanent = {"see ssl_context", "user and password"}
+    assert getattr(ours, "is_permanent", False) is (words in permanent)
+    assert ours.bytes_read == (5 if kind is TruncatedBodyError else 0)
+
+
+class FailingSession:
+    """As much of an aiohttp session as is looked at, and whose request fails."""
+
+    def __init__(self, error: Exception, loop: asyncio.AbstractEventLoop) -> None:
+        self._error = error
+        self._loop = loop
+        self._middlewares = ()
+        self.closed = False
+
+    async def request(self, *_: Any, **__: Any) -> Any:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (AssertionError("feed_data after feed_eof"), ConnectError),
+        (RuntimeError("Connection closed."), ConnectError),
+        (ValueError("Cannot combine AUTHORIZATION header with AUTH argument"), ConfigurationError),
+        (UnicodeError("label too long"), ConnectError),
+        (aiohttp.EofStream(), ConnectError),
+        (BadStatusLine("x"), ConnectError),
+        (KeyError("a mistake of ours"), KeyError),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else None,
+)
+@WAYS
+def test_what_aiohttp_checks_itself_with_does_not_get_out(
+    way: Way, error: Exception, kind: type[Exception]
+) -> None:
+    async def main() -> None:
+        session: Any = FailingSession(error, asyncio.get_running_loop())
+        transport = Transport("http://127.0.0.1:1", max_connections=1, session=session)
+        for _ in range(2):
+            with pytest.raises(kind) as caught:
+                await way(transport)
+            assert caught.value is error or caught.value.__cause__ is error
+            assert_nothing_is_held(transport)
+
+    run(main())
+
+
+def test_a_port_where_nobody_listens() -> None:
+    async def main() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            transport = Transport(f"http://127.0.0.1:{taken.getsockname()[1]}", max_connections=1)
+            for way in (buffered, stream):
+                with pytest.raises(ConnectError) as caught:
+                    await way(transport)
+                assert not caught.value.is_permanent
+                assert_nothing_is_held(transport)
+            await transport.aclose()
+
+    run(main())
+
+
+def test_frames_of_aiohttp_keep_no_request() -> None:
+    """Tools that report errors write down the variables of every frame; the bytes that were sent hold the token."""
+
+    def frames(error: BaseException | None) -> list[Any]:
+        found = []
+        while error is not None:
+            trace = error.__traceback__
+            while trace is not None:
+                found.append(trace.tb_frame)
+                trace = trace.tb_next
+            error = error.__cause__ or error.__context__
+        return found
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        mine = ValueError("the caller's own, still to be looked at")
+        try:
+            try:
+                kept = "a variable of the caller"
+                raise mine
+            except ValueError:
+                await buffered(transport)
+        except ConnectError as error:
+            seen = frames(error)
+            assert kept
+        theirs = [frame for frame in seen if frame.f_globals["__name__"].startswith("aiohttp")]
+        assert theirs
+        assert all(not frame.f_locals for frame in theirs)
+
+    with_server(plays(RESET), story)
+
+
+# Sessions handed in
+
+
+@pytest.mark.parametrize("auto_decompress", [True, False])
+def test_a_session_that_decompresses_and_one_that_does_not_are_the_same(auto_decompress: bool) -> None:
+    body = b"abc" * 1000
+
+    async def main() -> None:
+        half = gzip.compress(body)[:-5]
+        answers = [
+            with_length(body),
+            with_length(gzip.compress(body), b"Content-Encoding: gzip"),
+            in_chunks(half, 9, b"Content-Encoding: gzip"),
+        ]
+        for way in (buffered, stream):
+            async with (
+                serving(keeps_alive(lambda number: answers[number - 1])) as server,
+                aiohttp.ClientSession(auto_decompress=auto_decompress) as session,
+            ):
+                transport = Transport(server.url, max_connections=2, session=session)
+                assert await way(transport, limit=len(body)) == body
+                with pytest.raises(BodyTooLargeError):
+                    await way(transport, limit=len(body) - 1)
+                with pytest.raises(TruncatedBodyError):
+                    await way(transport)
+                await transport.aclose()
+                assert not session.closed
+
+    run(main())
+
+
+# Where to, and through what
+
+
+@pytest.mark.parametrize(
+    "base_url",
+    [
+        "", "truto", "ftp://truto", "https://", "https://:443", "https://host:0", "https://host:99999", "https://ho st",
+        "https://host/a b", "https://host\n", "https://host?", "https://host#", "https://host?a=b", "https://höst",
+        "https://user@host", "//host", "https://[::1", "unix:///socket",
+    ],
+)  # fmt: skip
+def test_a_base_url_that_cannot_work_is_refused(base_url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        checked_base_url(base_url)
+
+
+def test_a_password_in_a_url_is_not_quoted() -> None:
+    for url in ("https://user:tell-nobody@host", "https://user:tell-nobody@host:99999"):
+        with pytest.raises(ConfigurationError) as caught:
+            checked_base_url(url)
+        assert "tell-nobody" not in str(caught.value)
+    for url in (
+        "socks5://user:tell-nobody@host",
+        "http://user:tell-nobody@host:99999",
+        "http://:tell-nobody@",
+    ):
+        with pytest.raises(ConfigurationError) as caught:
+            checked_proxy(url)
+        assert "tell-nobody" not in str(caught.value)
+
+
+def test_a_base_url_loses_its_last_slash() -> None:
+    assert checked_base_url("https://api.truto.one/") == "https://api.truto.one"
+    assert checked_base_url("http://[::1]:8080/a%20b//") == "http://[::1]:8080/a%20b"
+
+
+@pytest.mark.parametrize(
+    ("base_url", "environment", "expected"),
+    [
+        ("https://api.truto.one", {}, None),
+        ("https://api.truto.one", {"HTTPS_PROXY": "http://p:1"}, "http://p:1"),
+        ("https://api.truto.one", {"https_proxy": "p:1"}, "http://p:1"),
+        ("https://api.truto.one", {"HTTP_PROXY": "http://p:1"}, None),
+        ("http://api.truto.one", {"HTTP_PROXY": "http://p:1"}, "http://p:1"),
+        ("https://api.truto.one", {"ALL_PROXY": "http://p:1"}, "http://p:1"),
+        ("https://api.truto.one", {"ALL_PROXY": "http://a:1", "HTTPS_PROXY": "http://p:1"}, "http://p:1"),
+        ("https://api.truto.one", {"HTTPS_PROXY": ""}, None),
+        ("https://api.truto.one", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "truto.one"}, None),
+        ("https://api.truto.one", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": ".truto.one, x"}, None),
+        ("https://api.truto.one", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, None),
+        ("https://api.truto.one", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "uto.one"}, "http://p:1"),
+        ("https://api.truto.one:8443", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "api.truto.one"}, None),
+        ("https://127.0.0.1:8443/x", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "127.0.0.1"}, None),
+    ],
+)
+def test_the_environment_names_the_proxy(
+    base_url: str, environment: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert environment_proxy(base_url) == expected
+
+
+def test_a_proxy_that_cannot_work_is_refused_and_says_where_it_came_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """To go round it in silence would be a leak."""
+    monkeypatch.setenv("ALL_PROXY", "socks5://proxy:1080")
+    with pytest.raises(ConfigurationError, match="ALL_PROXY"):
+        Transport("https://api.truto.one", max_connections=1)
+    for proxy in ("http://", "https://:1", "http://p:0", "http://p:x"):
+        with pytest.raises(ConfigurationError):
+            checked_proxy(proxy)
+
+
+def test_a_proxys_password_is_not_to_be_seen() -> None:
+    transport = Transport("https://api.truto.one", max_connections=1, proxy="http://user:tell-nobody@proxy:1")
+    assert "tell-nobody" not in repr(vars(transport))
+    assert transport._proxy == "http://user:tell-nobody@proxy:1"
+
+
+def test_an_exchange_has_what_a_reply_has() -> None:
+    """Both are answers to whoever looks at a status."""
+    shared = {"status", "reason", "headers", "body", "sends"}
+    assert shared <= set(Reply.__struct_fields__)
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        exchange = await transport.open("GET", "/", HEADERS, timeouts=PATIENT)
+        assert isinstance(exchange, Exchange)
+        assert shared <= set(vars(exchange))
+        exchange.close()
+
+    with_server(plays(with_length(b"abc")), story)

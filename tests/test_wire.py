@@ -1,0 +1,792 @@
+"""Requests as functions of their filters: the contract's encoding row by row, and what binds a position to a walk.
+
+What is sent is read back by the sandbox's ``parse_query``, which follows the service's own parser and shares no
+code with the encoder it judges.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import subprocess
+import sys
+from datetime import UTC, date, datetime, timedelta, timezone
+from enum import Enum, IntEnum
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from truto_ci_async._wire import (
+    MAX_DEPTH,
+    ListQuery,
+    Targets,
+    encode_query,
+    format_time,
+    list_query,
+    merge,
+    path_of,
+    split_users,
+)
+from truto_ci_async.errors import UsageError
+from truto_ci_async.models import IntegratedAccount, Position, User
+from truto_ci_async.sandbox import parse_query
+
+ACCOUNT = "62f44730-dd91-461e-bd6a-aedd9e0ad79d"
+PATH = "/unified/conversational-intelligence/interactions"
+START = datetime(2024, 1, 1, tzinfo=UTC)
+END = datetime(2024, 2, 1, tzinfo=UTC)
+WINDOW = "&start_time=2024-01-01T00%3A00%3A00Z&end_time=2024-02-01T00%3A00%3A00Z"
+INDIA = timezone(timedelta(hours=5, minutes=30))
+
+
+def interactions(account: Any = ACCOUNT, **filters: Any) -> ListQuery:
+    return list_query("unified", "conversational-intelligence", "interactions", account=account, **filters)
+
+
+def sent(**filters: Any) -> str:
+    """The query of the first page, without the account every request begins with."""
+    return interactions(**filters).target().partition(ACCOUNT)[2].removeprefix("&")
+
+
+# The request as a whole
+
+
+def test_the_golden_request_byte_for_byte() -> None:
+    """Contract section 7: what the service was seen to take."""
+    query = interactions(
+        start_time=START,
+        end_time=END,
+        users=["234599484848423", "98765432109876543210"],
+        ignore_remote_data=True,
+    )
+    assert query.target() == (
+        "/unified/conversational-intelligence/interactions?integrated_account_id=62f44730-dd91-461e-bd6a-aedd9e0ad79d"
+        "&start_time=2024-01-01T00%3A00%3A00Z&end_time=2024-02-01T00%3A00%3A00Z"
+        "&users%5B0%5D%5Bid%5D=234599484848423&users%5B1%5D%5Bid%5D=98765432109876543210&truto_ignore_remote_data=true"
+    )
+
+
+# The same filters as people ask for them today. Targets as the clients make them: the TypeScript SDK by qs 6.15,
+# the Python SDK by urlencode and then yarl, which takes some escapes back; curl sends what was typed.
+SAMPLES = [
+    pytest.param(PATH + f"?integrated_account_id={ACCOUNT}", {}, True, id="official CLI"),
+    pytest.param(
+        PATH + f"?integrated_account_id={ACCOUNT}{WINDOW}&next_cursor=",
+        {"start_time": START, "end_time": END},
+        True,
+        id="TypeScript SDK",
+    ),
+    pytest.param(
+        PATH + f"?integrated_account_id={ACCOUNT}{WINDOW}"
+        "&users%5B0%5D%5Bid%5D=234599484848423&users%5B1%5D%5Bid%5D=98765432109876543210&next_cursor=",
+        {"start_time": START, "end_time": END, "users": ["234599484848423", "98765432109876543210"]},
+        True,
+        id="TypeScript SDK with users",
+    ),
+    pytest.param(
+        PATH
+        + f"?integrated_account_id={ACCOUNT}&start_time=2024-01-01T00:00:00Z&end_time=2024-02-01T00:00:00Z",
+        {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"},
+        False,
+        id="Python SDK",
+    ),
+    pytest.param(
+        PATH + f"?integrated_account_id={ACCOUNT}&start_time=2024-01-01T00:00:00%2B05:30",
+        {"start_time": "2024-01-01T00:00:00+05:30"},
+        False,
+        id="Python SDK with an offset",
+    ),
+    pytest.param(
+        PATH
+        + f"?integrated_account_id={ACCOUNT}&start_time=2024-01-01T00:00:00Z&end_time=2024-02-01T00:00:00Z",
+        {"start_time": START, "end_time": END},
+        False,
+        id="curl and fetch",
+    ),
+    pytest.param(
+        PATH + f"?integrated_account_id={ACCOUNT}{WINDOW}",
+        {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"},
+        True,
+        id="requests with params",
+    ),
+    pytest.param(
+        PATH
+        + f"?integrated_account_id={ACCOUNT}{WINDOW}&truto_exclude_fields%5B%5D=id&truto_exclude_fields%5B%5D=name"
+        "&truto_super_query=apac&remote_query%5Bfoo%5D=bar&created_at%5Bgt%5D=2024-01-15T00%3A00%3A00Z",
+        {
+            "start_time": START,
+            "end_time": END,
+            "exclude_fields": ["id", "name"],
+            "super_query": "apac",
+            "remote_query": {"foo": "bar"},
+            "extra_query": {"created_at": {"gt": datetime(2024, 1, 15, tzinfo=UTC)}},
+        },
+        True,
+        id="requests with everything",
+    ),
+    pytest.param(
+        PATH
+        + f"?integrated_account_id={ACCOUNT}{WINDOW}&truto_super_query=apac&created_at[gt]=2024-01-15T00:00:00Z"
+        "&truto_exclude_fields[]=id&truto_exclude_fields[]=name&truto_key_by=id&remote_query[foo]=bar",
+        {
+            "start_time": START,
+            "end_time": END,
+            "key_by": "id",
+            "exclude_fields": ["id", "name"],
+            "super_query": "apac",
+            "remote_query": {"foo": "bar"},
+            "extra_query": {"created_at": {"gt": "2024-01-15T00:00:00Z"}},
+        },
+        False,
+        id="curl with everything",
+    ),
+]
+
+
+@pytest.mark.parametrize(("today", "filters", "is_fully_escaped"), SAMPLES)
+def test_we_ask_what_people_ask_today(today: str, filters: dict[str, Any], is_fully_escaped: bool) -> None:
+    """Moving over must not change the question: the service reads both targets the same."""
+    ours = interactions(**filters).target()
+    assert urlsplit(ours).path == urlsplit(today).path
+    asked = parse_query(urlsplit(today).query)
+    if asked.get("next_cursor") == "":
+        del asked["next_cursor"]  # an empty cursor is the beginning, which we ask for by sending none
+    assert parse_query(urlsplit(ours).query) == asked
+    if is_fully_escaped:
+        assert ours == today.removesuffix("&next_cursor=")
+
+
+@pytest.mark.parametrize(
+    ("filters", "expected"),
+    [
+        ({}, ""),
+        ({"limit": 50}, "limit=50"),
+        ({"limit": None, "start_time": None, "users": None, "exclude_fields": None, "remote_query": None}, ""),
+        ({"response_format": "unified"}, ""),
+        ({"response_format": "debug"}, "truto_response_format=debug"),
+        ({"response_format": "stream"}, "truto_response_format=stream"),
+        ({"key_by": "id"}, "truto_key_by=id"),
+        ({"ignore_limit": True}, "truto_ignore_limit=true"),
+        ({"ignore_limit": False, "ignore_remote_data": False, "skip_api_call": False}, ""),
+        ({"ignore_remote_data": True}, "truto_ignore_remote_data=true"),
+        ({"skip_api_call": True}, "truto_skip_api_call=true"),
+        ({"super_query": "wnam"}, "truto_super_query=wnam"),
+        ({"exclude_fields": ["id"]}, "truto_exclude_fields[]=id"),
+        ({"exclude_fields": ("id", "name")}, "truto_exclude_fields[]=id&truto_exclude_fields[]=name"),
+        ({"exclude_fields": iter(["id", "name"])}, "truto_exclude_fields[]=id&truto_exclude_fields[]=name"),
+        ({"exclude_fields": []}, ""),
+        ({"remote_query": {"foo": "bar"}}, "remote_query[foo]=bar"),
+        ({"remote_query": {"a": {"b": {"c": 1}}}}, "remote_query[a][b][c]=1"),
+        ({"remote_query": {"a": [1, 2]}}, "remote_query[a][]=1&remote_query[a][]=2"),
+        ({"remote_query": {}}, ""),
+        ({"extra_query": {"created_at": {"gte": "2024", "lt": None}}}, "created_at[gte]=2024"),
+        ({"extra_query": {"sort_by": {"created_at": "desc"}}}, "sort_by[created_at]=desc"),
+    ],
+)  # fmt: skip
+def test_each_filter_is_sent_under_its_own_name(filters: dict[str, Any], expected: str) -> None:
+    assert unquote(sent(**filters)) == expected
+
+
+def test_parameters_keep_the_contracts_order_whatever_the_callers() -> None:
+    """One order means one text per question: readable logs, and caches that hit."""
+    names = ["start_time", "end_time", "users", "limit", "next_cursor", "truto_response_format", "truto_key_by",
+             "truto_ignore_limit", "truto_ignore_remote_data", "truto_exclude_fields", "truto_super_query",
+             "truto_skip_api_call", "remote_query", "zz"]  # fmt: skip
+    target = interactions(
+        extra_query={"zz": 1}, remote_query={"a": 1}, skip_api_call=True, super_query="apac", exclude_fields=["id"],
+        ignore_remote_data=True, ignore_limit=True, key_by="id", response_format="debug", limit=5, users=["1"],
+        end_time=END, start_time=START,
+    ).target(cursor="c")  # fmt: skip
+    given_names = [
+        unquote(part).partition("=")[0].partition("[")[0] for part in target.partition("?")[2].split("&")
+    ]
+    assert given_names == ["integrated_account_id", *names]
+
+
+@pytest.mark.parametrize("cursor", [None, ""])
+def test_an_empty_cursor_is_never_sent(cursor: str | None) -> None:
+    assert "cursor" not in interactions().target(cursor=cursor)
+
+
+def test_a_cursor_goes_out_escaped_with_all_filters_again() -> None:
+    """Contract section 2: the service wants every parameter again with each cursor."""
+    query = interactions(start_time=START, limit=5)
+    assert query.target(cursor="a+b/c==").replace("&next_cursor=a%2Bb%2Fc%3D%3D", "") == query.target()
+
+
+def test_the_pages_of_a_walk_differ_in_their_cursor_alone() -> None:
+    """What a walk encodes once and keeps must be what each page would encode for itself."""
+    query = interactions(users=map(str, range(25)), limit=5, start_time=START, extra_query={"zz": 1})
+    targets = Targets(query)
+    for chunk in (0, 1, 0):
+        for cursor in (None, "a/b", "", "c"):
+            asked = parse_query(urlsplit(targets.at(chunk, cursor)).query)
+            assert asked.pop("next_cursor", None) == (cursor or None)
+            assert asked == parse_query(urlsplit(query.target(chunk)).query)
+            assert targets.at(chunk, cursor) == query.target(chunk, cursor)
+    assert [len(parse_query(urlsplit(targets.at(chunk, "c")).query)["users"]) for chunk in (0, 1)] == [20, 5]
+    with pytest.raises(UsageError, match="next_cursor"):
+        targets.at(0, "\ud800")
+
+
+def test_without_an_account_nothing_is_sent_for_it() -> None:
+    """An integrated-account token implies its account."""
+    assert interactions(account=None).target() == PATH
+    assert interactions(account=None, limit=1).target() == PATH + "?limit=1"
+
+
+def test_an_integrated_account_stands_for_its_id() -> None:
+    query = interactions(account=IntegratedAccount(id=ACCOUNT))
+    assert query.account == ACCOUNT
+    assert query.target() == interactions().target()
+
+
+# Encoding
+
+
+@pytest.mark.parametrize(
+    ("params", "expected"),
+    [
+        ({"a": True, "b": False}, "a=true&b=false"),
+        ({"a": None, "b": "", "c": 0}, "b=&c=0"),
+        ({"a": 5, "b": -1.5, "c": 1e22}, "a=5&b=-1.5&c=1e%2B22"),
+        ({"a": 10**30}, "a=1" + "0" * 30),
+        ({"a": UUID(ACCOUNT)}, f"a={ACCOUNT}"),
+        ({"a": START, "b": date(2024, 1, 1)}, "a=2024-01-01T00%3A00%3A00Z&b=2024-01-01T00%3A00%3A00Z"),
+        ({"a": {"b": {"c": "v"}}}, "a%5Bb%5D%5Bc%5D=v"),
+        ({"a": {}, "b": [], "c": {"d": {}}, "e": [None]}, ""),
+        ({"a": ["x", "y"]}, "a%5B%5D=x&a%5B%5D=y"),
+        ({"a": ("x", None, "y")}, "a%5B%5D=x&a%5B%5D=y"),
+        ({"a": {"y", "x"}}, "a%5B%5D=x&a%5B%5D=y"),
+        ({"a": [{"b": 1}, {"b": 2}]}, "a%5B0%5D%5Bb%5D=1&a%5B1%5D%5Bb%5D=2"),
+        ({"a": [{"b": 1}, None, {"b": 2}]}, "a%5B0%5D%5Bb%5D=1&a%5B1%5D%5Bb%5D=2"),
+        ({"a": [{"b": 1}, "x"]}, "a%5B0%5D%5Bb%5D=1&a%5B1%5D=x"),
+        ({"a": [["x", "y"], ["z"]]}, "a%5B0%5D%5B%5D=x&a%5B0%5D%5B%5D=y&a%5B1%5D%5B%5D=z"),
+        ({"a": [frozenset("x")]}, "a%5B0%5D%5B%5D=x"),
+        ({"integration.name": "gong"}, "integration.name=gong"),
+        ({"a": "2024-01-01T00:00:00+05:30"}, "a=2024-01-01T00%3A00%3A00%2B05%3A30"),
+        ({"a": "&=#?/ %+[]"}, "a=%26%3D%23%3F%2F%20%25%2B%5B%5D"),
+        ({"a b&c=d": "v"}, "a%20b%26c%3Dd=v"),
+        ({"a": {"b&c": 1}}, "a%5Bb%26c%5D=1"),
+        ({"name": "Zoë 李 🙂"}, "name=Zo%C3%AB%20%E6%9D%8E%20%F0%9F%99%82"),
+        ({"a": "\x00\r\n\t\x7f\u2028"}, "a=%00%0D%0A%09%7F%E2%80%A8"),
+        ({"a": "AZaz09-._~"}, "a=AZaz09-._~"),
+    ],
+)
+def test_values_of_every_kind(params: dict[str, Any], expected: str) -> None:
+    assert encode_query(params) == expected
+
+
+def test_enum_members_are_sent_as_their_values() -> None:
+    class Region(str, Enum):  # as callers on older Pythons write it  # noqa: UP042
+        APAC = "apac"
+
+    class Size(IntEnum):
+        SMALL = 5
+
+    assert sent(super_query=Region.APAC, limit=Size.SMALL) == "limit=5&truto_super_query=apac"
+
+
+def test_the_documented_form_of_object_arrays_can_be_asked_for() -> None:
+    """An environment may replace the query mapping and then want ``users[][id]``."""
+    assert encode_query({"users": [{"id": "1"}, {"id": "2"}]}, object_arrays="brackets") == (
+        "users%5B%5D%5Bid%5D=1&users%5B%5D%5Bid%5D=2"
+    )
+    assert sent(users=["1", "2"], object_arrays="brackets") == "users%5B%5D%5Bid%5D=1&users%5B%5D%5Bid%5D=2"
+
+
+def test_only_the_indexed_form_keeps_users_apart() -> None:
+    """Why indices are the default: the service reads the documented form as one user with two ids."""
+    users = [{"id": "1"}, {"id": "2"}]
+    assert parse_query(encode_query({"users": users})) == {"users": users}
+    assert parse_query(encode_query({"users": users}, object_arrays="brackets")) == {
+        "users": [{"id": ["1", "2"]}]
+    }
+
+
+@pytest.mark.parametrize("value", [b"x", object(), math.nan, math.inf, -math.inf, 1j, iter("ab"), "\ud800"])
+def test_a_value_without_a_text_form_is_refused_by_name(value: Any) -> None:
+    with pytest.raises(UsageError, match=r"^extra\[deep\]"):
+        encode_query({"extra": {"deep": value}})
+
+
+@pytest.mark.parametrize("name", [1, None, b"a", "\ud800"])
+def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
+    for params in ({name: 1}, {"a": {name: 1}}, {"a": [{name: 1}]}):
+        with pytest.raises(UsageError, match="name of a parameter"):
+            encode_query(params)
+
+
+def test_an_array_of_objects_the_service_would_misread_is_refused() -> None:
+    """Above index 19 its parser makes an object of the array."""
+    objects = [{"id": str(i)} for i in range(21)]
+    assert parse_query(encode_query({"a": objects[:20]})) == {"a": objects[:20]}
+    with pytest.raises(UsageError, match="21 objects.*20"):
+        encode_query({"a": objects})
+
+
+NAMES = st.text(min_size=1, max_size=4).filter(
+    # Brackets are the syntax, digits an index; "toString" and the like qs keeps for itself.
+    lambda name: not set("[]") & set(name) and not (name.isascii() and name.isdigit())
+)
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=8),
+)
+
+
+def nested(depth: int) -> st.SearchStrategy[Any]:
+    """Values whose names have at most ``depth`` brackets."""
+    if depth == 0:
+        return SCALARS
+    inner = nested(depth - 1)
+    return SCALARS | st.lists(inner, max_size=4) | st.dictionaries(NAMES, inner, max_size=3)
+
+
+def as_read(value: Any) -> Any:
+    """What a reader gets of ``value``: text, with None and what is empty gone. None: nothing is left."""
+    if isinstance(value, dict):
+        return {key: read for key, item in value.items() if (read := as_read(item)) is not None} or None
+    if isinstance(value, list):
+        return [read for item in value if (read := as_read(item)) is not None] or None
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
+
+
+@given(st.dictionaries(NAMES, nested(5), max_size=4))
+def test_the_service_reads_back_what_was_asked(params: dict[str, Any]) -> None:
+    query = encode_query(params)
+    assert query.isascii()
+    assert not set(query) & set(" +#?/[]\r\n")
+    assert parse_query(query) == (as_read(params) or {})
+
+
+@given(
+    st.lists(SCALARS, max_size=20),
+    st.lists(st.dictionaries(NAMES, SCALARS, min_size=1, max_size=2), max_size=20),
+)
+def test_arrays_are_read_back_up_to_the_parsers_limit(scalars: list[Any], objects: list[Any]) -> None:
+    params = {"s": scalars, "o": objects}
+    assert parse_query(encode_query(params)) == (as_read(params) or {})
+
+
+# Moments
+
+
+@pytest.mark.parametrize(
+    ("moment", "expected"),
+    [
+        (datetime(2024, 1, 1, 12, 30, tzinfo=UTC), "2024-01-01T12:30:00Z"),
+        (datetime(2024, 1, 1, tzinfo=INDIA), "2023-12-31T18:30:00Z"),
+        (datetime(2024, 1, 1, tzinfo=timezone(-timedelta(hours=8))), "2024-01-01T08:00:00Z"),
+        (datetime(2024, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC), "2024-01-01T00:00:00.500Z"),
+        (datetime(2024, 1, 1, 0, 0, 0, 123_000, tzinfo=UTC), "2024-01-01T00:00:00.123Z"),
+        (datetime(2024, 1, 1, 0, 0, 0, 1, tzinfo=UTC), "2024-01-01T00:00:00.000001Z"),
+        (datetime(2024, 1, 1, 0, 0, 0, 123_456, tzinfo=UTC), "2024-01-01T00:00:00.123456Z"),
+        (
+            datetime(2024, 1, 1, tzinfo=timezone(timedelta(seconds=1, microseconds=1))),
+            "2023-12-31T23:59:58.999999Z",
+        ),
+        (datetime(1, 1, 1, tzinfo=UTC), "0001-01-01T00:00:00Z"),
+        (datetime.max.replace(tzinfo=UTC), "9999-12-31T23:59:59.999999Z"),
+        (datetime.min.replace(tzinfo=timezone(-timedelta(hours=23))), "0001-01-01T23:00:00Z"),
+        (datetime.max.replace(tzinfo=timezone(timedelta(hours=23))), "9999-12-31T00:59:59.999999Z"),
+        (date(2024, 2, 29), "2024-02-29T00:00:00Z"),
+        (date.min, "0001-01-01T00:00:00Z"),
+        ("2024-01-01", "2024-01-01"),
+        ("2024-01-01T00:00:00+05:30", "2024-01-01T00:00:00+05:30"),
+        ("  last tuesday ", "  last tuesday "),
+    ],
+)
+def test_moments_go_out_as_utc_and_text_untouched(moment: Any, expected: str) -> None:
+    assert format_time(moment, "start_time") == expected
+    assert parse_query(sent(start_time=moment)) == {"start_time": expected}
+
+
+@given(st.datetimes(timezones=st.timezones() | st.just(INDIA)))
+def test_a_moment_stays_the_same_moment(moment: datetime) -> None:
+    try:
+        text = format_time(moment, "start_time")
+    except UsageError:
+        assert moment.year in {1, 9999}  # no such moment in UTC
+        return
+    assert text.endswith("Z")
+    assert datetime.fromisoformat(text) - moment == timedelta(0)  # `==` is False in the hour that DST skips
+
+
+@pytest.mark.parametrize("name", ["start_time", "end_time"])
+def test_a_naive_datetime_is_refused_with_the_mend(name: str) -> None:
+    """Nobody can guess its offset, and a wrong guess answers another window without a word."""
+    with pytest.raises(UsageError) as caught:
+        interactions(**{name: datetime(2024, 1, 1)})
+    assert str(caught.value).startswith(f"{name}=2024-01-01T00:00:00 has no time zone")
+    assert f"{name}.replace(tzinfo=datetime.UTC)" in str(caught.value)
+    with pytest.raises(UsageError, match="no time zone"):
+        interactions(extra_query={"created_at": {"gt": datetime(2024, 1, 1)}})
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [datetime.min.replace(tzinfo=INDIA), datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))), 0, 1.5, True,
+     timedelta(1), b"2024", START.time(), ["2024"]],
+)  # fmt: skip
+def test_what_is_no_moment_in_utc_is_refused(moment: Any) -> None:
+    with pytest.raises(UsageError, match="start_time"):
+        interactions(start_time=moment)
+
+
+# Merging
+
+
+@pytest.mark.parametrize(
+    ("params", "extra", "expected"),
+    [
+        ({"a": 1}, {"b": 2}, {"a": 1, "b": 2}),
+        ({"a": 1}, {"a": 2}, {"a": 2}),
+        ({"a": 1, "b": 2}, {"a": None}, {"b": 2}),
+        ({"a": 1}, {"missing": None}, {"a": 1}),
+        ({"a": {"b": 1, "c": 2}}, {"a": {"b": None, "d": 3}}, {"a": {"c": 2, "d": 3}}),
+        ({"a": {"b": {"c": 1}}}, {"a": {"b": {"d": 2}}}, {"a": {"b": {"c": 1, "d": 2}}}),
+        ({"a": 1}, {"a": {"b": 2, "c": None}}, {"a": {"b": 2}}),
+        ({"a": {"b": 1}}, {"a": 2}, {"a": 2}),
+        ({"a": [1]}, {"a": [2]}, {"a": [2]}),
+    ],
+)
+def test_extra_is_merged_deep_and_last_and_none_drops(params: Any, extra: Any, expected: Any) -> None:
+    before = copy.deepcopy((params, extra))
+    assert merge(params, extra) == expected
+    assert (params, extra) == before
+
+
+def test_extra_query_can_change_any_parameter_of_ours() -> None:
+    """An environment may replace the query mapping: the caller has the last word."""
+    assert (
+        interactions(start_time=START, extra_query={"start_time": None}).target() == interactions().target()
+    )
+    assert unquote(sent(limit=5, extra_query={"limit": 7})) == "limit=7"
+    assert (
+        unquote(sent(ignore_limit=True, extra_query={"truto_ignore_limit": False}))
+        == "truto_ignore_limit=false"
+    )
+    assert unquote(
+        sent(remote_query={"a": 1, "b": 2}, extra_query={"remote_query": {"b": None, "c": 3}})
+    ) == ("remote_query[a]=1&remote_query[c]=3")
+    assert interactions(users=["1"], extra_query={"users": None}).target() == interactions().target()
+
+
+def test_next_cursor_in_extra_query_is_refused() -> None:
+    """It would be sent with every page, and the walk would never end."""
+    with pytest.raises(UsageError, match="cursor="):
+        interactions(extra_query={"next_cursor": "c"})
+
+
+def test_nothing_the_caller_passed_in_is_changed() -> None:
+    filters: dict[str, Any] = {
+        "users": [{"id": "1", "name": "n"}, "2", "1"],
+        "exclude_fields": ["id", "name"],
+        "remote_query": {"a": {"b": [1, None, {"c": {2}}]}, "n": None},
+        "extra_query": {"remote_query": {"a": {"b": None}}, "created_at": {"gt": START}},
+    }
+    before = copy.deepcopy(filters)
+    query = interactions(**filters)
+    query.target(cursor="c")
+    query.start(None)
+    assert filters == before
+
+
+def test_what_the_caller_changes_later_does_not_change_the_walk() -> None:
+    """A walk sends its filters again with every page; half a walk with others would be a quiet mistake."""
+    remote: dict[str, Any] = {"a": {"b": [1]}}
+    extra: dict[str, Any] = {"created_at": {"gt": "2024"}}
+    query = interactions(remote_query=remote, extra_query=extra)
+    before = query.target(), query.fingerprint()
+    remote["a"]["b"].append(2)
+    extra["created_at"]["lt"] = "2025"
+    assert (query.target(), query.fingerprint()) == before
+
+
+# Users
+
+
+@pytest.mark.parametrize(
+    ("users", "expected"),
+    [
+        (None, ((),)),
+        ((), ((),)),
+        ([], ((),)),
+        (["b", "a"], (("b", "a"),)),
+        (["b", "a", "b", "a"], (("b", "a"),)),
+        ([User(id="1"), {"id": "2"}, "3", {"id": "1", "name": "n"}], (("1", "2", "3"),)),
+        ((str(i) for i in range(2)), (("0", "1"),)),
+        ({"b", "c", "a"}, (("a", "b", "c"),)),
+        (map(str, range(20)), (tuple(map(str, range(20))),)),
+        (map(str, range(21)), (tuple(map(str, range(20))), ("20",))),
+        ([*map(str, range(20)), "0", "5"], (tuple(map(str, range(20))),)),
+    ],
+)
+def test_users_are_split_at_twenty_in_their_order_without_duplicates(users: Any, expected: Any) -> None:
+    assert split_users(users) == expected
+
+
+@given(st.lists(st.text(min_size=1, max_size=2), max_size=70))
+def test_every_user_is_asked_for_once(users: list[str]) -> None:
+    chunks = split_users(users)
+    assert [user for chunk in chunks for user in chunk] == list(dict.fromkeys(users))
+    assert all(len(chunk) == 20 for chunk in chunks[:-1])
+    assert len(chunks[-1]) <= 20
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        234599484848423,
+        9.8765432109876543e19,
+        True,
+        None,
+        "",
+        b"1",
+        {"id": 5},
+        {"name": "n"},
+        {},
+        User(),
+        ["1"],
+    ],
+)
+def test_a_user_id_that_is_no_text_is_refused(user: Any) -> None:
+    """Ids reach 20 digits: as a float, one is another user's."""
+    with pytest.raises(UsageError, match="a user id is non-empty text"):
+        interactions(users=["1", user])
+
+
+@pytest.mark.parametrize("users", ["234599484848423", "", User(id="1"), {"id": "1"}])
+def test_a_single_user_is_refused_with_the_mend(users: Any) -> None:
+    """Text is iterable too: each digit would pass as a user."""
+    with pytest.raises(UsageError) as caught:
+        interactions(users=users)
+    assert f"users=[{users!r}]" in str(caught.value)
+
+
+def test_each_chunk_of_users_is_a_walk_of_its_own() -> None:
+    query = interactions(users=[f"u{i}" for i in range(45)])
+    asked = [parse_query(urlsplit(query.target(chunk)).query)["users"] for chunk in range(3)]
+    assert [len(users) for users in asked] == [20, 20, 5]
+    assert asked[2] == [{"id": f"u{i}"} for i in range(40, 45)]
+
+
+# Arguments that can never be right
+
+
+@pytest.mark.parametrize(
+    ("filters", "said"),
+    [
+        ({"limit": 0}, "1 or more"),
+        ({"limit": -1}, "1 or more"),
+        ({"limit": True}, "1 or more"),
+        ({"limit": 1.0}, "1 or more"),
+        ({"limit": "5"}, "1 or more"),
+        ({"users": 5}, "users takes several ids"),
+        ({"exclude_fields": "id"}, "exclude_fields=\\['id'\\]"),
+        ({"exclude_fields": 5}, "exclude_fields takes several names"),
+        ({"remote_query": "a=b"}, "remote_query takes a dict"),
+        ({"remote_query": [("a", "b")]}, "remote_query takes a dict"),
+        ({"extra_query": "a=b"}, "extra_query takes a dict"),
+        ({"extra_query": 5}, "extra_query takes a dict"),
+        ({"object_arrays": "repeat"}, "'indices' or 'brackets'"),
+        ({"super_query": b"apac"}, "truto_super_query"),
+        ({"account": ""}, "integrated_account_id"),
+        ({"account": 5}, "integrated_account_id"),
+        ({"account": IntegratedAccount()}, "integrated_account_id"),
+        ({"account": "\ud800"}, "integrated_account_id"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_refused_at_the_call(filters: dict[str, Any], said: str) -> None:
+    """At the call and not at the first page, which may come much later and elsewhere."""
+    with pytest.raises(UsageError, match=said):
+        interactions(**filters)
+
+
+def test_a_filter_that_does_not_exist_is_a_type_error_as_for_any_call() -> None:
+    with pytest.raises(TypeError, match="start.*extra_query"):
+        interactions(start=START)
+
+
+def test_parameters_that_hold_themselves_are_refused() -> None:
+    loop: dict[str, Any] = {}
+    loop["a"] = [loop]
+    for name in ("remote_query", "extra_query"):
+        with pytest.raises(UsageError, match="nested"):
+            interactions(**{name: loop})
+    deep: Any = 1
+    for _ in range(MAX_DEPTH):
+        deep = {"a": deep}
+    assert sent(remote_query=deep).endswith("=1")
+
+
+@pytest.mark.parametrize(
+    ("segments", "expected"),
+    [
+        (("a", "b"), "/a/b"),
+        (("a/b", "c d"), "/a%2Fb/c%20d"),
+        (("é?#%",), "/%C3%A9%3F%23%25"),
+        (("...",), "/..."),
+    ],
+)
+def test_a_path_is_escaped_part_by_part(segments: tuple[str, ...], expected: str) -> None:
+    assert path_of(*segments) == expected
+
+
+@pytest.mark.parametrize("segment", ["", ".", "..", "\ud800"])
+def test_a_part_that_would_change_the_path_is_refused(segment: str) -> None:
+    """A server resolves dots away: another resource would answer."""
+    with pytest.raises(UsageError, match="part of the path"):
+        path_of("unified", segment)
+
+
+# Where a walk goes on
+
+
+def test_a_walk_begins_at_its_beginning() -> None:
+    query = interactions()
+    assert query.start(None) == query.start("") == Position(filters=query.fingerprint())
+
+
+def test_a_bare_cursor_is_where_a_single_walk_goes_on() -> None:
+    query = interactions(users=["1"] * 50)
+    assert query.start("abc") == Position(filters=query.fingerprint(), cursor="abc")
+
+
+def test_a_bare_cursor_of_several_walks_is_refused() -> None:
+    """It does not say whose: the service would take it for another group of users, or refuse it."""
+    query = interactions(users=map(str, range(21)))
+    with pytest.raises(UsageError, match="2 groups.*page.position"):
+        query.start("abc")
+    assert query.start(None).chunk == 0
+
+
+@given(st.integers(0, 2), st.none() | st.text(min_size=1))
+def test_a_position_comes_back_from_its_text(chunk: int, cursor: str | None) -> None:
+    query = interactions(users=map(str, range(60)))
+    position = Position(filters=query.fingerprint(), chunk=chunk, cursor=cursor)
+    text = str(position)
+    assert text.isascii()
+    assert (
+        text.replace("-", "").replace("_", "").replace(".", "").isalnum()
+    )  # no quoting in shells, URLs or YAML
+    assert query.start(text) == query.start(position) == query.start(f" {text}\n") == position
+
+
+def test_a_stored_position_that_was_cut_is_refused() -> None:
+    text = str(Position(filters="0123456789ab", chunk=3, cursor="cursor/é?"))
+    for end in range(len(Position.PREFIX), len(text)):
+        with pytest.raises(UsageError, match="not the text of a Position"):
+            Position.parse(text[:end])
+        with pytest.raises(UsageError):
+            interactions().start(text[:end])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "abc",
+        "truto-position-2.WzAsbnVsbCwieCJd",
+        *map("truto-position-1.".__add__, ["W10", "é", "W" * 4000]),
+    ],
+)
+def test_text_that_is_no_position_is_refused_and_quoted_shortly(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Position.parse(text)
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"account": "other"}, {"account": None}, {"start_time": END}, {"end_time": None}, {"users": ["1"]},
+     {"users": ["2", "1"]}, {"limit": 6}, {"response_format": "debug"}, {"exclude_fields": ["id"]},
+     {"ignore_remote_data": True}, {"super_query": "apac"}, {"remote_query": {"a": 2}},
+     {"extra_query": {"created_at": {"gt": "2024"}}}, {"object_arrays": "brackets"}],
+)  # fmt: skip
+def test_a_position_of_other_filters_is_refused(change: dict[str, Any]) -> None:
+    """Pages of two questions would be read as one answer."""
+    filters: dict[str, Any] = {
+        "start_time": START, "end_time": END, "users": ["1", "2"], "limit": 5, "remote_query": {"a": 1}
+    }  # fmt: skip
+    position = interactions(**filters).start("cursor")
+    assert interactions(**filters).start(position) == position
+    for form in (position, str(position)):
+        with pytest.raises(UsageError, match="belongs to another walk"):
+            interactions(**filters | change).start(form)
+
+
+@pytest.mark.parametrize("chunk", [-1, 3, 10**9])
+def test_a_position_in_a_group_of_users_that_is_not_there_is_refused(chunk: int) -> None:
+    query = interactions(users=map(str, range(60)))
+    with pytest.raises(UsageError, match="another walk"):
+        query.start(Position(filters=query.fingerprint(), chunk=chunk))
+
+
+FILTERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "account": st.sampled_from([ACCOUNT, "b"]),
+        "start_time": st.sampled_from([None, START, END]),
+        "users": st.lists(st.sampled_from("ab"), max_size=2),
+        "limit": st.none() | st.integers(1, 3),
+        "response_format": st.sampled_from(["unified", "raw"]),
+        "ignore_limit": st.booleans(),
+        "exclude_fields": st.lists(st.sampled_from(["id", "user"]), max_size=2),
+        "remote_query": st.dictionaries(st.sampled_from("ab"), SCALARS, max_size=2),
+        "extra_query": st.dictionaries(st.sampled_from(["a", "limit"]), st.integers(1, 2), max_size=2),
+    },
+)
+
+
+@given(FILTERS, FILTERS)
+def test_fingerprints_are_equal_exactly_when_the_same_is_asked(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    first, second = interactions(**one), interactions(**other)
+    asked = [parse_query(urlsplit(query.target()).query) for query in (first, second)]
+    assert (first.fingerprint() == second.fingerprint()) == (asked[0] == asked[1])
+
+
+def test_the_order_of_keys_does_not_matter_to_a_stored_position() -> None:
+    """Equal dicts are equal filters, in whatever order another program builds them."""
+    one = interactions(remote_query={"a": 1, "b": {"c": 2, "d": 3}}, extra_query={"x": 1, "y": 2})
+    other = interactions(extra_query={"y": 2, "x": 1}, remote_query={"b": {"d": 3, "c": 2}, "a": 1})
+    assert one.fingerprint() == other.fingerprint()
+    assert (
+        interactions(remote_query={"a": [1, 2]}).fingerprint()
+        != interactions(remote_query={"a": [2, 1]}).fingerprint()
+    )
+
+
+def test_filters_in_sets_fit_a_position_stored_by_another_process() -> None:
+    """A set's order differs from process to process: a resumed walk must still be the same walk."""
+    program = (
+        "from truto_ci_async._wire import list_query\n"
+        "names = {f'name-{i}' for i in range(30)}\n"
+        "query = list_query('u', account='a', users=names, exclude_fields=names, remote_query={'in': names})\n"
+        "print(query.fingerprint(), query.target())\n"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(printed) == 1

@@ -1,0 +1,646 @@
+"""How far a pull has come: progress of each account and window, and the state of its output, as one step.
+
+A checkpoint never runs ahead of the output. The output is made durable first and says in a few bytes what is in
+it; those bytes and the progress they stand for are then committed in one transaction. A crash in between leaves
+output that no checkpoint names, which the sink removes when it is opened again: pages are asked for twice, rows
+never lost and never doubled.
+
+Two stores: ``MemoryCheckpoint`` for pulls that need not outlive the process, ``SQLiteCheckpoint`` for those that do.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import sqlite3
+import sys
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, cast
+
+import msgspec
+from msgspec import Struct
+
+from ._disk import Step, Worker, no_step, storage_error
+from .errors import DamagedStateError, StateConflictError, UsageError
+from .plan import Plan
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: An account's id and the number of a window in the plan.
+Key: TypeAlias = tuple[str, int]
+Outcome: TypeAlias = Literal["open", "done", "empty", "failed", "parked"]
+
+
+class Progress(Struct, frozen=True, kw_only=True, gc=False):
+    """Where the walk of one account over one window stands.
+
+    ``position`` is the text of the Position to go on from, None for the start. ``open`` walks go on, ``done`` and
+    ``empty`` ones are over, ``failed`` ones say why in ``error``, ``parked`` ones wait until ``until`` (seconds
+    since 1970).
+    """
+
+    position: str | None = None
+    rows: int = 0
+    pages: int = 0
+    outcome: Outcome = "open"
+    error: str | None = None
+    until: float | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to ask."""
+        return self.outcome in ("done", "empty")
+
+
+class Checkpoint(ABC):
+    """Where progress is kept. ``open`` it, ``load`` once, then ``commit`` changes; ``aclose`` in the end.
+
+    async with SQLiteCheckpoint("data/state.sqlite3") as checkpoint:
+        plan = await checkpoint.open(plan)
+        progress = await checkpoint.load()
+    """
+
+    def __init__(self) -> None:
+        self._plan: Plan | None = None
+        self._sink_state: bytes | None = None
+
+    @property
+    def stored_plan(self) -> Plan | None:
+        """The plan in force; None before ``open``."""
+        return self._plan
+
+    @property
+    def sink_state(self) -> bytes | None:
+        """What the sink said of its output at the last commit; None when nothing was committed."""
+        return self._sink_state
+
+    @abstractmethod
+    async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
+        """Take hold of the state, and return the plan in force: the stored one where there is one.
+
+        ``plan=None`` goes on with what is stored. ``grow`` adds accounts that are new in ``plan``. ``fresh`` forgets
+        what is stored.
+
+        :raises StateConflictError: another run holds it, or it belongs to another plan.
+        :raises DamagedStateError: it cannot be read.
+        :raises StorageError: the disk fails.
+        """
+
+    @abstractmethod
+    async def load(self) -> dict[Key, Progress]:
+        """Return all progress; what is not in there has not begun."""
+
+    @abstractmethod
+    async def commit(
+        self,
+        changes: Mapping[Key, Progress],
+        sink_state: bytes | None = None,
+        *,
+        row_keys: Mapping[Key, bytes] | None = None,
+    ) -> None:
+        """Make changes durable together with the sink's state (None: as it was), or none of it.
+
+        ``row_keys`` are bytes to remember of a walk beside those it has, in case its window has to be begun again;
+        they are forgotten when the walk is over.
+
+        :raises StorageError: the disk fails; what was committed before is untouched.
+        """
+
+    @abstractmethod
+    async def row_keys(self, key: Key) -> bytes:
+        """Return what is remembered of a walk, in the order it was committed."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Let go of the state. May be called twice."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        await self.aclose()
+
+
+def agree(stored: Plan | None, plan: Plan | None, *, grow: bool, path: str) -> Plan:
+    """Return the plan in force, given what is stored and what is asked for.
+
+    :raises StateConflictError: they differ; the message says in what.
+    """
+    if plan is None:
+        if stored is None:
+            raise UsageError(f"nothing is stored in {path} to go on with: pass a plan")
+        return stored
+    if stored is None:
+        return plan
+    if difference := plan.difference(stored, grow=grow):
+        raise StateConflictError(
+            f"{path} belongs to another plan: {difference}. Repeat what was asked then, use another folder, "
+            "or start over with fresh=True",
+            path=path,
+        )
+    return plan.onto(stored, grow=grow)
+
+
+class MemoryCheckpoint(Checkpoint):
+    """Keeps progress for as long as the object lives; opened again, the pull goes on where it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress: dict[Key, Progress] = {}
+        self._row_keys: dict[Key, list[bytes]] = {}
+        self._is_open = False
+
+    async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
+        if self._is_open:
+            raise StateConflictError("another pull of this process uses this checkpoint", pid=os.getpid())
+        self._plan = agree(None if fresh else self._plan, plan, grow=grow, path="this checkpoint")
+        if fresh:
+            self._progress, self._row_keys, self._sink_state = {}, {}, None
+        self._is_open = True
+        return self._plan
+
+    async def load(self) -> dict[Key, Progress]:
+        self._require_open()
+        return dict(self._progress)
+
+    async def commit(
+        self,
+        changes: Mapping[Key, Progress],
+        sink_state: bytes | None = None,
+        *,
+        row_keys: Mapping[Key, bytes] | None = None,
+    ) -> None:
+        self._require_open()
+        self._progress.update(changes)
+        for key, added in (row_keys or {}).items():
+            self._row_keys.setdefault(key, []).append(added)
+        for key, progress in changes.items():
+            if progress.is_over:
+                self._row_keys.pop(key, None)
+        if sink_state is not None:
+            self._sink_state = sink_state
+
+    async def row_keys(self, key: Key) -> bytes:
+        self._require_open()
+        return b"".join(self._row_keys.get(key, ()))
+
+    async def aclose(self) -> None:
+        self._is_open = False
+
+    def _require_open(self) -> None:
+        if not self._is_open:
+            raise UsageError("open the checkpoint first")
+
+    def __repr__(self) -> str:
+        return f"MemoryCheckpoint({len(self._progress):,} walks)"
+
+
+# --- SQLite ----------------------------------------------------------------------------------------------------
+
+# "TrCI" in the file's header: what tells our state from other people's databases.
+APPLICATION_ID = 0x54724349
+SCHEMA_VERSION = 1
+SCHEMA = (
+    "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
+    """CREATE TABLE progress (
+        account TEXT NOT NULL, "window" INTEGER NOT NULL, position TEXT, "rows" INTEGER NOT NULL,
+        pages INTEGER NOT NULL, outcome TEXT NOT NULL, error TEXT, until REAL,
+        PRIMARY KEY (account, "window")) WITHOUT ROWID""",
+    'CREATE TABLE row_keys (account TEXT NOT NULL, "window" INTEGER NOT NULL, keys BLOB NOT NULL)',
+    'CREATE INDEX row_keys_of ON row_keys (account, "window")',
+)
+OUTCOMES = frozenset(("open", "done", "empty", "failed", "parked"))
+
+# How long to wait for a holder of the lock to write its name into it, and for other programs in the database.
+NAME_SECONDS = 0.5
+BUSY_SECONDS = 0.5
+
+
+class SQLiteCheckpoint(Checkpoint):
+    """Keeps progress in an SQLite file, durable when ``commit`` returns (WAL, ``synchronous=FULL``).
+
+    One run at a time: a lock that the system drops with the process stands beside the file (``<path>.lock``), and
+    names its holder. The file holds the plan, progress and the state of the output, and never a token.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, step: Step = no_step) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._step = step
+        self._worker: Worker | None = None
+        self._lock: RunLock | None = None
+        self._database: sqlite3.Connection | None = None
+
+    async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
+        if self._worker is not None:
+            raise UsageError(f"{self.path} is open already")
+        self._worker = Worker("truto-state")
+        try:
+            return await self._run(self._open, plan, grow, fresh)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def load(self) -> dict[Key, Progress]:
+        return await self._run(self._load)
+
+    async def commit(
+        self,
+        changes: Mapping[Key, Progress],
+        sink_state: bytes | None = None,
+        *,
+        row_keys: Mapping[Key, bytes] | None = None,
+    ) -> None:
+        await self._run(self._commit, dict(changes), sink_state, dict(row_keys or {}))
+
+    async def row_keys(self, key: Key) -> bytes:
+        return await self._run(self._read_row_keys, key)
+
+    async def aclose(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            try:
+                await worker.run(self._close)
+            finally:
+                worker.close()
+
+    async def _run(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._worker is None:
+            raise UsageError(f"{self.path} is not open")
+        return await self._worker.run(job, *args, **kwargs)
+
+    # What follows runs in the worker's thread.
+
+    def _open(self, plan: Plan | None, grow: bool, fresh: bool) -> Plan:
+        with self._errors("open"):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = RunLock(self.path)
+            self._lock.acquire()
+            if not self.path.exists():
+                # A log that outlived its database would be played into the new one.
+                for suffix in ("-wal", "-shm"):
+                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+            try:
+                database = self._connect()
+            except (DamagedStateError, sqlite3.DatabaseError) as error:
+                if not (fresh and _is_damage(error) and self._is_ours()):
+                    raise
+                self._discard()
+                database = self._connect()
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            stored = None if fresh else self._read_plan(database)
+            in_force = agree(stored, plan, grow=grow, path=str(self.path))
+            if in_force != stored:
+                with self._transaction() as database:
+                    if fresh:
+                        database.execute("DELETE FROM progress")
+                        database.execute("DELETE FROM row_keys")
+                        database.execute("DELETE FROM meta")
+                    _put(database, "plan", in_force.to_json().encode())
+            self._plan = in_force
+            self._sink_state = _get(database, "sink")
+            return in_force
+
+    def _connect(self) -> sqlite3.Connection:
+        self._database = sqlite3.connect(
+            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        self._check_owner(self._database)
+        return self._database
+
+    def _is_ours(self) -> bool:
+        """Tell by its header whether a damaged file is one of ours."""
+        with self.path.open("rb") as file:
+            header = file.read(72)
+        return header[68:] == APPLICATION_ID.to_bytes(4)
+
+    def _discard(self) -> None:
+        if self._database is not None:
+            self._database.close()
+        for suffix in ("-wal", "-shm", ""):
+            Path(f"{self.path}{suffix}").unlink(missing_ok=True)
+
+    def _check_owner(self, database: sqlite3.Connection) -> None:
+        """Refuse what is damaged or not ours, and lay out what is new."""
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        (owner,) = database.execute("PRAGMA application_id").fetchone()
+        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not tables and not version and not owner:
+            with self._transaction():
+                for statement in SCHEMA:
+                    database.execute(statement)
+                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            return
+        if owner != APPLICATION_ID:
+            self._conflict("is a database of something else; use another path")
+        if version > SCHEMA_VERSION:
+            self._conflict(
+                f"was written by a newer version of this package (its format is {version}, this version reads up "
+                f"to {SCHEMA_VERSION}): upgrade, or use another folder"
+            )
+        (finding,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        if finding != "ok":
+            self._damaged(str(finding))
+
+    def _read_plan(self, database: sqlite3.Connection) -> Plan | None:
+        text = _get(database, "plan")
+        if text is None:
+            return None
+        try:
+            return Plan.from_json(text)
+        except UsageError as error:
+            self._damaged(str(error))
+
+    def _load(self) -> dict[Key, Progress]:
+        plan = cast("Plan", self._plan)
+        # The ids of the plan, so that thousands of windows share one text each.
+        ids = {account.id: account.id for account in plan.accounts}
+        found: dict[Key, Progress] = {}
+        with self._errors("read"):
+            database = self._opened()
+            for account, window, position, rows, pages, outcome, error, until in database.execute(
+                'SELECT account, "window", position, "rows", pages, outcome, error, until FROM progress'
+            ):
+                if account not in ids or not 0 <= window < len(plan.windows) or outcome not in OUTCOMES:
+                    self._damaged(
+                        f"progress of a walk that is not planned ({account!r}, {window}, {outcome!r})"
+                    )
+                found[ids[account], window] = Progress(
+                    position=position, rows=rows, pages=pages, outcome=outcome, error=error, until=until
+                )
+        return found
+
+    def _read_row_keys(self, key: Key) -> bytes:
+        with self._errors("read"):
+            found = self._opened().execute(
+                'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid', key
+            )
+            return b"".join(keys for (keys,) in found)
+
+    def _commit(
+        self, changes: Mapping[Key, Progress], sink_state: bytes | None, row_keys: Mapping[Key, bytes]
+    ) -> None:
+        rows = [
+            (account, window, item.position, item.rows, item.pages, item.outcome, item.error, item.until)
+            for (account, window), item in changes.items()
+        ]
+        with self._errors("write"), self._transaction() as database:
+            database.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            added = [(*key, keys) for key, keys in row_keys.items() if keys]
+            database.executemany("INSERT INTO row_keys VALUES (?, ?, ?)", added)
+            over = [key for key, item in changes.items() if item.is_over and item.pages > 1]
+            database.executemany('DELETE FROM row_keys WHERE account = ? AND "window" = ?', over)
+            if sink_state is not None:
+                _put(database, "sink", sink_state)
+        if sink_state is not None:
+            self._sink_state = sink_state
+
+    def _close(self) -> None:
+        database, self._database = self._database, None
+        lock, self._lock = self._lock, None
+        # Closing moves the log into the database. On a full disk it stays a log, which the next run reads.
+        with suppress(sqlite3.Error):
+            if database is not None:
+                database.close()
+        if lock is not None:
+            lock.release()
+
+    def _opened(self) -> sqlite3.Connection:
+        if self._database is None:
+            raise UsageError(f"{self.path} is not open")
+        return self._database
+
+    @contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        database = self._opened()
+        database.execute("BEGIN IMMEDIATE")
+        try:
+            yield database
+            self._step("checkpoint")
+            database.execute("COMMIT")
+        except BaseException:
+            if database.in_transaction:
+                with suppress(sqlite3.Error):
+                    database.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _errors(self, doing: str) -> Generator[None]:
+        """Raise ours for what the system and SQLite raise."""
+        try:
+            yield
+        except OSError as error:
+            raise storage_error(error, self.path, doing) from error
+        except sqlite3.Error as error:
+            code = getattr(error, "sqlite_errorcode", None)
+            if code is None:
+                raise
+            primary = code & 0xFF
+            if _is_damage(error):
+                self._damaged(str(error), error)
+            if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                raise StateConflictError(
+                    f"another program is writing into {self.path}: end it and run again", path=str(self.path)
+                ) from error
+            if primary in _DISK_ERRNO:
+                number = _DISK_ERRNO[primary]
+                raise storage_error(OSError(number, str(error)), self.path, doing) from error
+            raise
+
+    def _conflict(self, what: str) -> NoReturn:
+        raise StateConflictError(f"{self.path} {what}", path=str(self.path))
+
+    def _damaged(self, what: str, cause: BaseException | None = None) -> NoReturn:
+        raise DamagedStateError(
+            f"{self.path} is damaged: {what}. Put back a copy, or start over with fresh=True",
+            path=str(self.path),
+        ) from cause
+
+    def __repr__(self) -> str:
+        return f"SQLiteCheckpoint({str(self.path)!r})"
+
+
+_DISK_ERRNO = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_NOLFS: errno.EFBIG,
+    sqlite3.SQLITE_PROTOCOL: errno.ENOLCK,
+}
+
+
+def _is_damage(error: BaseException) -> bool:
+    code = getattr(error, "sqlite_errorcode", None) or 0
+    return isinstance(error, DamagedStateError) or code & 0xFF in (
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+    )
+
+
+def _get(database: sqlite3.Connection, name: str) -> bytes | None:
+    row = database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def _put(database: sqlite3.Connection, name: str, value: bytes) -> None:
+    database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+
+# --- the lock --------------------------------------------------------------------------------------------------
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _try_lock(file: int) -> None:
+        # One byte far behind the holder's name: a locked byte cannot be read by others.
+        os.lseek(file, 1 << 30, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        except PermissionError as error:
+            raise BlockingIOError(str(error)) from error
+
+else:
+    import fcntl
+
+    def _try_lock(file: int) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class Holder(Struct):
+    """Who holds a lock, as its file says. Only for messages: it is the system that knows who holds it."""
+
+    pid: int
+    host: str
+    since: str
+
+
+class RunLock:
+    """Keeps a second run away from a state, until released or until the process is gone.
+
+    The lock is the system's own (``flock``), so it is never left behind by a process that was killed, and a
+    recycled pid cannot be mistaken for its holder. Forked children let go of it, or they would keep it.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        self.path = state.with_name(f"{state.name}.lock")
+        self._file: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, at once or not at all.
+
+        :raises StateConflictError: another process, or another pull of this one, holds it.
+        """
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+        deadline = time.monotonic() + NAME_SECONDS
+        while True:
+            file = os.open(self.path, flags, 0o666)
+            try:
+                _try_lock(file)
+            except BlockingIOError:
+                holder = _read_holder(file)
+                os.close(file)
+                is_named = holder is not None and _is_running(holder)
+                if is_named or time.monotonic() >= deadline:
+                    self._refuse(holder if is_named else None)
+                time.sleep(0.02)  # it has just been taken, and a name is about to be written
+                continue
+            except BaseException:
+                os.close(file)
+                raise
+            if _is_at(file, self.path):
+                break
+            os.close(file)  # its holder removed it while it was being opened
+        self._file = file
+        _held.add(self)
+        holder = Holder(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
+        try:
+            os.ftruncate(file, 0)
+            os.lseek(file, 0, os.SEEK_SET)
+            os.write(file, msgspec.json.encode(holder))
+        except OSError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Let go. The file goes first: whoever opens it from now on makes a new one."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        _held.discard(self)
+        with suppress(OSError):
+            self.path.unlink()
+        os.close(file)
+
+    def abandon(self) -> None:
+        """Close the file without letting go of the lock, which belongs to the parent process."""
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
+    def _refuse(self, holder: Holder | None) -> NoReturn:
+        if holder is None:
+            who = "another process"
+        elif (holder.pid, holder.host) == (os.getpid(), socket.gethostname()):
+            who = f"another pull of this process (pid {holder.pid}) since {holder.since}"
+        else:
+            who = f"process {holder.pid} on {holder.host} since {holder.since}"
+        raise StateConflictError(
+            f"{self.state} is in use by {who}: wait until it is done, or end it",
+            path=str(self.state),
+            pid=holder.pid if holder else None,
+            host=holder.host if holder else None,
+        )
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _read_holder(file: int) -> Holder | None:
+    try:
+        os.lseek(file, 0, os.SEEK_SET)
+        return msgspec.json.decode(os.read(file, 4096), type=Holder)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _is_running(holder: Holder) -> bool:
+    """Tell whether a holder can be: a name left by a killed run is there until the next holder writes its own."""
+    if holder.host != socket.gethostname() or os.name == "nt":
+        return True
+    try:
+        os.kill(holder.pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+_held: weakref.WeakSet[RunLock] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for lock in list(_held):
+        lock.abandon()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
