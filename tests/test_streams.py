@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import json
 import logging
 import resource
@@ -133,6 +134,10 @@ async def soon(work: Awaitable[Any]) -> Any:
 
 def wanted(sandbox: Sandbox, account: str) -> list[str]:
     return [record["id"] for record in sandbox.expected(account, **WINDOW)]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 # What comes out
@@ -388,19 +393,24 @@ def test_misuse_is_told_at_once() -> None:
 
 def test_two_tasks_cannot_read_one_stream() -> None:
     async def main() -> None:
-        async with serving(silent_after(b'{"result":[')) as server, connect(server) as truto:
-            async with truto.interactions.stream("a") as stream:
-                batches = stream.batches()
-                first = asyncio.ensure_future(anext(batches))
-                await turns()
-                with pytest.raises(UsageError, match="two tasks"):
-                    await anext(batches)
-                first.cancel()
+        async with (
+            serving(silent_after(b'{"result":[')) as server,
+            connect(server) as truto,
+            truto.interactions.stream("a") as stream,
+        ):
+            batches = stream.batches()
+            first = asyncio.ensure_future(anext(batches))
+            await turns()
+            with pytest.raises(UsageError, match="two tasks"):
+                await anext(batches)
+            first.cancel()
 
     run(main())
 
 
-def silent_after(part: bytes, *more: bytes, then: asyncio.Event | None = None) -> Handle:
+def silent_after(
+    part: bytes, *more: bytes, then: asyncio.Event | None = None, end: bytes = b"0\r\n\r\n"
+) -> Handle:
     """Send the beginning of a chunked body, then nothing until ``then`` is set; then the rest."""
 
     async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -409,7 +419,7 @@ def silent_after(part: bytes, *more: bytes, then: asyncio.Event | None = None) -
         await (then or asyncio.Event()).wait()
         for piece in more:
             writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
-        writer.write(b"0\r\n\r\n")
+        writer.write(end)
 
     return handle
 
@@ -507,15 +517,18 @@ def test_the_first_items_are_out_before_the_body_ends() -> None:
         go_on = asyncio.Event()
         part = b'{"result":[' + b",".join(item(number, KILO) for number in range(63)) + b","
         assert len(part) < 65_536
-        async with serving(silent_after(part, item(63) + b'],"next_cursor":null}', then=go_on)) as server:
-            async with connect(server) as truto, truto.interactions.stream("a") as stream:
-                reading = aiter(stream)
-                found = [(await soon(anext(reading))).id for _ in range(60)]
-                assert stream.items_read == 60
-                assert stream.position is not None
-                go_on.set()
-                found += [each.id async for each in reading]
-                assert found == numbers(range(64))
+        async with (
+            serving(silent_after(part, item(63) + b'],"next_cursor":null}', then=go_on)) as server,
+            connect(server) as truto,
+            truto.interactions.stream("a") as stream,
+        ):
+            reading = aiter(stream)
+            found = [(await soon(anext(reading))).id for _ in range(60)]
+            assert stream.items_read == 60
+            assert stream.position is not None
+            go_on.set()
+            found += [each.id async for each in reading]
+            assert found == numbers(range(64))
 
     run(main())
 
@@ -606,8 +619,6 @@ async def sent_until_stuck(sent: list[int]) -> int:
 @pytest.mark.parametrize("coding", ["", "gzip"])
 def test_a_slow_consumer_slows_the_server_and_is_never_timed_out(coding: str) -> None:
     """It pauses for longer than every timeout; meanwhile the server gets rid of no more than the buffers hold."""
-    import gzip
-
     total = 60_000
     sent = [0]
     whole = body(range(total), filler=KILO)
@@ -651,7 +662,7 @@ def test_a_silent_server_is_timed_out_by_the_read_deadline() -> None:
             async with truto.interactions.stream("a") as stream:
                 with pytest.raises(DeadlineError) as caught:
                     async for each in stream:
-                        found.append(each)
+                        found += [each.id]
             error = caught.value
             assert (error.deadline, error.account) == ("read", "a")
             assert error.items_read == len(found) >= 38
@@ -679,14 +690,16 @@ BREAKS = [
 def test_what_breaks_before_the_first_item_is_fetched_again(fault: Fault) -> None:
     async def story(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [fault.times(2), Fault.ok(), fault])  # on the first and on the second page
-        async with connect(sandbox, timeouts=QUICK) as truto:
-            async with truto.interactions.stream(account, **WINDOW) as stream:
-                found = []
-                async for each in stream:
-                    found.append(each.id)
-                    if len(found) == 1:
-                        assert stream.response.attempts == 3
-                assert found == wanted(sandbox, account)
+        async with (
+            connect(sandbox, timeouts=QUICK) as truto,
+            truto.interactions.stream(account, **WINDOW) as stream,
+        ):
+            found = []
+            async for each in stream:
+                found += [each.id]
+                if len(found) == 1:
+                    assert stream.response.attempts == 3
+            assert found == wanted(sandbox, account)
         assert len(sandbox.requests) == 6
 
     tell(story)
@@ -696,11 +709,13 @@ def test_what_breaks_before_the_first_item_is_fetched_again(fault: Fault) -> Non
 def test_the_retry_policy_says_when_it_is_enough(how: str) -> None:
     async def main() -> None:
         async with serving(answering(broken(b""))) as server:
-            async with connect(server, retry=RetryPolicy(attempts=3, fault_base=0)) as truto:
-                async with truto.interactions.stream("a") as stream:
-                    with pytest.raises(TruncatedBodyError) as caught:
-                        async for _ in stream if how == "items" else stream.chunks():
-                            pytest.fail("nothing came")
+            async with (
+                connect(server, retry=RetryPolicy(attempts=3, fault_base=0)) as truto,
+                truto.interactions.stream("a") as stream,
+            ):
+                with pytest.raises(TruncatedBodyError) as caught:
+                    async for _ in stream if how == "items" else stream.chunks():
+                        pytest.fail("nothing came")
             assert len(server.heads) == 3
         error = caught.value
         assert (error.items_read, error.bytes_read, error.attempts, error.account) == (0, 0, 3, "a")
@@ -740,20 +755,32 @@ def test_after_the_first_item_it_raises_and_position_gives_the_rest() -> None:
     run(main())
 
 
-def test_chunks_and_save_are_not_repeated_either(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["chunks", "save"])
+def test_chunks_and_save_are_not_repeated_either(how: str, tmp_path: Path) -> None:
     async def main() -> None:
-        async with serving(answering(broken(KILO), broken(KILO))) as server, connect(server) as truto:
-            async with truto.interactions.stream("a") as stream:
-                chunks = stream.chunks()
-                assert await anext(chunks) == KILO
-                with pytest.raises(TruncatedBodyError) as caught:
-                    await anext(chunks)
-                assert (caught.value.bytes_read, caught.value.items_read) == (1000, 0)
-            async with truto.interactions.stream("a") as stream:
-                with pytest.raises(TruncatedBodyError):
-                    await stream.save(tmp_path / "file")
-            assert len(server.heads) == 2
-        assert list(tmp_path.iterdir()) == []
+        go_on = asyncio.Event()
+
+        async def read(stream: ItemStream[Interaction]) -> None:
+            if how == "save":
+                await stream.save(tmp_path / "file")
+            else:
+                assert [chunk async for chunk in stream.chunks()]
+
+        async with (
+            serving(silent_after(KILO, then=go_on, end=b"")) as server,
+            connect(server) as truto,
+            truto.interactions.stream("a") as stream,
+        ):
+            reading = asyncio.ensure_future(read(stream))
+            async with asyncio.timeout(5):
+                while not stream.bytes_read:
+                    await asyncio.sleep(0.001)
+            go_on.set()
+            with pytest.raises(TruncatedBodyError) as caught:
+                await reading
+            assert (caught.value.bytes_read, caught.value.items_read) == (1000, 0)
+            assert len(server.heads) == 1
+        assert names(tmp_path) == []
 
     run(main())
 
@@ -763,18 +790,20 @@ def test_a_next_page_that_cannot_be_opened_is_no_end() -> None:
 
     async def story(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [Fault.empty_page(), Fault.disconnect().forever()])
-        async with connect(sandbox, retry=RetryPolicy(attempts=2, fault_base=0)) as truto:
-            async with truto.interactions.stream(account, **WINDOW) as stream:
-                batches = stream.batches()
-                with pytest.raises(TransportError) as caught:
-                    await anext(batches)
-                assert caught.value.attempts == 2
-                assert len(sandbox.requests) == 4  # one on the first page's connection, which was dead
-                assert caught.value.position == stream.position
-                assert stream.position is not None
-                assert stream.position.cursor
-                with pytest.raises(UsageError, match="broke off"):
-                    await anext(batches)
+        async with (
+            connect(sandbox, retry=RetryPolicy(attempts=2, fault_base=0)) as truto,
+            truto.interactions.stream(account, **WINDOW) as stream,
+        ):
+            batches = stream.batches()
+            with pytest.raises(TransportError) as caught:
+                await anext(batches)
+            assert caught.value.attempts == 2
+            assert len(sandbox.requests) == 4  # one on the first page's connection, which was dead
+            assert caught.value.position == stream.position
+            assert stream.position is not None
+            assert stream.position.cursor
+            with pytest.raises(UsageError, match="broke off"):
+                await anext(batches)
 
     tell(story)
 
@@ -818,7 +847,7 @@ def test_items_that_came_before_bad_json_are_kept_and_the_error_says_where() -> 
             found = []
             with pytest.raises(DecodeError) as caught:
                 async for each in stream:
-                    found.append(each.id)
+                    found += [each.id]
         assert found == numbers(range(len(found)))
         assert len(found) >= 18
         assert (caught.value.index or 0) >= len(found)
@@ -895,21 +924,23 @@ def test_max_stream_bytes_counts_all_pages_together(
     async def main() -> None:
         one, two = body(range(10), "two", KILO), body(range(10, 20), None, KILO)
         limit = len(one) + len(two) + spare
-        async with serving(answering(framed(one), framed(two), framed(two))) as server:
-            async with connect(server) as truto:
-                stream = truto.interactions.stream("a", max_stream_bytes=limit)
-                if fits:
+        async with (
+            serving(answering(framed(one), framed(two), framed(two))) as server,
+            connect(server) as truto,
+        ):
+            stream = truto.interactions.stream("a", max_stream_bytes=limit)
+            if fits:
+                async with stream:
+                    assert await ids(stream) == numbers(range(20))
+                    assert stream.bytes_read == limit
+            else:
+                with pytest.raises(BodyTooLargeError, match="max_stream_bytes") as caught:
                     async with stream:
-                        assert await ids(stream) == numbers(range(20))
-                        assert stream.bytes_read == limit
-                else:
-                    with pytest.raises(BodyTooLargeError, match="max_stream_bytes") as caught:
-                        async with stream:
-                            await ids(stream)
-                    assert (caught.value.limit, caught.value.account) == (limit, "a")
-                    assert stream.bytes_read <= limit
-                async with truto.interactions.stream("a") as stream:  # the connection is free
-                    assert await soon(ids(stream)) == numbers(range(10, 20))
+                        await ids(stream)
+                assert (caught.value.limit, caught.value.account) == (limit, "a")
+                assert stream.bytes_read <= limit
+            async with truto.interactions.stream("a") as stream:  # the connection is free
+                assert await soon(ids(stream)) == numbers(range(10, 20))
 
     run(main())
 
@@ -918,28 +949,32 @@ def test_max_stream_bytes_counts_all_pages_together(
 def test_what_cannot_be_read_at_all_gives_the_connection_back(head: bytes) -> None:
     async def main() -> None:
         bad = OK + b"Connection: close\r\n" + head + b"\r\n" + b"{}"
-        async with serving(answering(bad, bad, with_length(body(range(3))))) as server:
-            async with connect(server) as truto:
-                for _ in range(2):
-                    with pytest.raises((DecodeError, BodyTooLargeError)) as caught:
-                        async with truto.interactions.stream("a", max_stream_bytes=800_000):
-                            pytest.fail("it opened")
-                    assert caught.value.account == "a"
-                async with truto.interactions.stream("a") as stream:
-                    assert await soon(ids(stream)) == numbers(range(3))
+        async with (
+            serving(answering(bad, bad, with_length(body(range(3))))) as server,
+            connect(server) as truto,
+        ):
+            for _ in range(2):
+                with pytest.raises((DecodeError, BodyTooLargeError)) as caught:
+                    async with truto.interactions.stream("a", max_stream_bytes=800_000):
+                        pytest.fail("it opened")
+                assert caught.value.account == "a"
+            async with truto.interactions.stream("a") as stream:
+                assert await soon(ids(stream)) == numbers(range(3))
 
     run(main())
 
 
 def test_one_item_may_not_be_larger_than_allowed() -> None:
     async def main() -> None:
-        async with serving(answering(with_length(body(range(3), None, KILO * 50)))) as server:
-            async with connect(server) as truto:
-                async with truto.interactions.stream("a", max_item_bytes=20_000) as stream:
-                    with pytest.raises(BodyTooLargeError, match="max_item_bytes"):
-                        await ids(stream)
-                async with truto.interactions.stream("a", max_item_bytes=60_000) as stream:
-                    assert await ids(stream) == numbers(range(3))
+        async with (
+            serving(answering(with_length(body(range(3), None, KILO * 50)))) as server,
+            connect(server) as truto,
+        ):
+            async with truto.interactions.stream("a", max_item_bytes=20_000) as stream:
+                with pytest.raises(BodyTooLargeError, match="max_item_bytes"):
+                    await ids(stream)
+            async with truto.interactions.stream("a", max_item_bytes=60_000) as stream:
+                assert await ids(stream) == numbers(range(3))
 
     run(main())
 
@@ -955,15 +990,16 @@ def test_repairs_are_counted_the_first_hundred_kept_and_each_page_reported(
         events: list[Any] = []
         answers = [broken(dropped), with_length(b'{"result":[%b],"next_cursor":"two"}' % bad)]
         answers += [with_length(b'{"result":[%b]}' % bad)]
-        async with serving(answering(*answers)) as server, connect(server, on_event=events.append) as truto:
-            async with truto.interactions.stream("a") as stream:
-                counts = []
-                async for _ in stream.batches():
-                    counts.append(stream.issues_count)
-                assert counts[0] > 0
-                assert stream.issues_count == 260
-                assert len(stream.issues) == 100
-                assert stream.issues[7].index == 7
+        async with (
+            serving(answering(*answers)) as server,
+            connect(server, on_event=events.append) as truto,
+            truto.interactions.stream("a") as stream,
+        ):
+            counts = [stream.issues_count async for _ in stream.batches()]
+            assert counts[0] > 0
+            assert stream.issues_count == 260
+            assert len(stream.issues) == 100
+            assert stream.issues[7].index == 7
         assert sum(isinstance(event, FieldRepaired) for event in events) == 200
 
     with caplog.at_level(logging.WARNING, "truto_ci_async"):
@@ -1001,28 +1037,30 @@ def test_under_raise_the_first_bad_item_ends_the_stream() -> None:
 # Files
 
 
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
 def test_a_body_that_breaks_or_is_given_up_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "body.json"
     target.write_text("old")
 
     async def main() -> None:
-        async with serving(answering(broken(KILO * 3000))) as server, connect(server) as truto:
-            async with truto.interactions.stream("a") as stream:
-                with pytest.raises(TruncatedBodyError):
-                    await stream.save(target)
-        async with serving(silent_after(KILO * 3000)) as server, connect(server) as truto:
-            async with truto.interactions.stream("a") as stream:
-                saving = asyncio.ensure_future(stream.save(target))
-                async with asyncio.timeout(5):
-                    while len(names(tmp_path)) < 2:
-                        await asyncio.sleep(0.001)
-                saving.cancel()
-                with pytest.raises(asyncio.CancelledError):
-                    await saving
+        async with (
+            serving(answering(broken(KILO * 3000))) as server,
+            connect(server) as truto,
+            truto.interactions.stream("a") as stream,
+        ):
+            with pytest.raises(TruncatedBodyError):
+                await stream.save(target)
+        async with (
+            serving(silent_after(KILO * 3000)) as server,
+            connect(server) as truto,
+            truto.interactions.stream("a") as stream,
+        ):
+            saving = asyncio.ensure_future(stream.save(target))
+            async with asyncio.timeout(5):
+                while len(names(tmp_path)) < 2:
+                    await asyncio.sleep(0.001)
+            saving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await saving
 
     run(main())
     assert names(tmp_path) == ["body.json"]
@@ -1044,16 +1082,19 @@ def test_a_cancellation_in_the_middle_of_a_disk_step_waits_for_it_and_cleans_up(
     monkeypatch.setattr(Disk, step, slow)
 
     async def main() -> None:
-        async with serving(answering(with_length(KILO * 5000))) as server, connect(server) as truto:
-            async with truto.interactions.stream("a") as stream:
-                saving = asyncio.ensure_future(stream.save(tmp_path / "file"))
-                assert await asyncio.to_thread(reached.wait, 5)
-                saving.cancel()
-                await turns()
-                assert not saving.done()
-                go_on.set()
-                with pytest.raises(asyncio.CancelledError):
-                    await saving
+        async with (
+            serving(answering(with_length(KILO * 5000))) as server,
+            connect(server) as truto,
+            truto.interactions.stream("a") as stream,
+        ):
+            saving = asyncio.ensure_future(stream.save(tmp_path / "file"))
+            assert await asyncio.to_thread(reached.wait, 5)
+            saving.cancel()
+            await turns()
+            assert not saving.done()
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await saving
 
     run(main())
     assert names(tmp_path) == (["file"] if step == "rename" else [])  # renamed is renamed: it is whole
@@ -1064,11 +1105,14 @@ def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path: Path) -> None:
     target.write_text("old")
 
     async def main() -> None:
-        async with serving(answering(with_length(KILO * 5000))) as server, connect(server) as truto:
-            async with truto.interactions.stream("a") as stream:
-                with pytest.raises(OSError) as caught:
-                    await stream.save(target)
-                assert caught.value.errno == errno.EFBIG
+        async with (
+            serving(answering(with_length(KILO * 5000))) as server,
+            connect(server) as truto,
+            truto.interactions.stream("a") as stream,
+        ):
+            with pytest.raises(OSError) as caught:
+                await stream.save(target)
+            assert caught.value.errno == errno.EFBIG
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, hard))

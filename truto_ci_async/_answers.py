@@ -110,12 +110,16 @@ class PageReader(Generic[T]):
                     )
             return self._read_carefully(body)
         except DecodeError as error:
-            if is_cut(body):
-                raise TruncatedBodyError(
-                    f"the JSON ends early, after {len(body):,} bytes", bytes_read=len(body)
-                ) from error
-            error.raw = error.raw or body[:EXCERPT_BYTES]
-            raise
+            self._refuse(body, error)
+
+    def _refuse(self, body: bytes, error: DecodeError) -> NoReturn:
+        """Raise what is wrong with a body: cut short, or ``error``."""
+        if is_cut(body):
+            raise TruncatedBodyError(
+                f"the JSON ends early, after {len(body):,} bytes", bytes_read=len(body)
+            ) from error
+        error.raw = error.raw or body[:EXCERPT_BYTES]
+        raise error
 
     def read_in_slices(self, body: bytes) -> Iterator[PageData[T] | None]:
         """Read one large body as ``read`` does, in steps of a few milliseconds: None after each, then the page.
@@ -129,11 +133,15 @@ class PageReader(Generic[T]):
             self._items, max_item_bytes=len(body), max_envelope_bytes=len(body), max_issues=None
         )
         items: list[T] = []
-        for at in range(0, len(body), SLICE):
-            items += decoder.feed(body[at : at + SLICE])
-            yield None
-        items += decoder.flush()
-        rest = {key: Raw(msgspec.json.encode(value)) for key, value in decoder.close().items()}
+        try:
+            for at in range(0, len(body), SLICE):
+                items += decoder.feed(body[at : at + SLICE])
+                yield None
+            items += decoder.flush()
+            envelope = decoder.close()
+        except DecodeError as error:
+            self._refuse(body, error)
+        rest = {key: Raw(msgspec.json.encode(value)) for key, value in envelope.items()}
         yield PageData(items=tuple(items), issues=decoder.issues, **read_envelope(rest))
 
     def _read_carefully(self, body: bytes) -> PageData[T]:

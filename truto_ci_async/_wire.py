@@ -87,9 +87,9 @@ def _flatten(name: str, value: object, object_arrays: ObjectArrays) -> Iterable[
     elif isinstance(value, _ARRAYS):
         items = [item for item in in_order(cast("Iterable[object]", value)) if item is not None]
         nested = any(isinstance(item, (Mapping, *_ARRAYS)) for item in items)
-        if nested and len(items) > MAX_USERS:
+        if len(items) > MAX_USERS:
             raise UsageError(
-                f"{name} holds {len(items)} objects; the service reads at most {MAX_USERS} as an array"
+                f"{name} holds {len(items)} values; the service reads at most {MAX_USERS} as an array"
             )
         for index, item in enumerate(items):
             suffix = str(index) if nested and object_arrays == "indices" else ""

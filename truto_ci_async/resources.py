@@ -19,7 +19,7 @@ import msgspec
 from ._answers import PageData, PageReader, raise_about, raw_cursor, read_capabilities, read_token
 from ._decode import ItemReader, OnInvalid
 from ._items import MAX_ITEM_BYTES, Engine, ItemDecoder, NdjsonDecoder
-from ._wire import Filters, ListQuery, Moment, Targets, account_id, list_query, path_of
+from ._wire import Filters, ListQuery, Moment, Targets, account_id, list_query, path_of, snapshot
 from .errors import APIError, DecodeError, NotFoundError, UsageError
 from .events import PageDecoded
 from .models import (
@@ -578,8 +578,8 @@ class IntegratedAccounts:
                 "status": status,
                 "tenant_id": tenant_id,
                 "is_sandbox": is_sandbox,
-                "created_at": created_at,
-                "updated_at": updated_at,
+                "created_at": snapshot(created_at),
+                "updated_at": snapshot(updated_at),
                 "limit": limit,
             },
         )

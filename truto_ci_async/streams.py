@@ -376,7 +376,9 @@ class ItemStream(Generic[T]):
         if self._pieces is None:
             raise UsageError("this stream is closed")
         try:
-            return await anext(self._pieces, None)
+            return await self._pieces.__anext__()
+        except StopAsyncIteration:
+            return None
         except BodyTooLargeError as error:
             raise self._too_large() from error
 
