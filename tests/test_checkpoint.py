@@ -110,8 +110,50 @@ def test_what_was_committed_is_there_the_next_time(store: Store) -> None:
 
 def test_a_commit_without_a_sink_state_leaves_it_as_it_was(store: Store) -> None:
     """A failed account is progress too, and says nothing about the output."""
-    fill(store(), make_plan(), ({("a", 0): FIRST}, b"one"), ({("b", 0): FAILED}, None))
+
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(make_plan())
+            await checkpoint.commit({("a", 0): FIRST}, b"one")
+            await checkpoint.commit({("b", 0): FAILED}, None)
+            assert checkpoint.sink_state == b"one"
+
+    run(scenario())
     assert visit(store(), make_plan())[2] == b"one"
+
+
+def test_row_keys_are_remembered_until_a_walk_is_over(store: Store) -> None:
+    """A window that has to be begun again must know which of its rows are in the output; later nobody asks."""
+
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(make_plan())
+            await checkpoint.commit(
+                {("a", 0): FIRST}, row_keys={("a", 0): b"k1", ("b", 0): b"x", ("a", 1): b""}
+            )
+            await checkpoint.commit({}, row_keys={("a", 0): b"k2"})
+        async with store() as checkpoint:
+            await checkpoint.open(None)
+            assert await checkpoint.row_keys(("a", 0)) == b"k1k2"
+            assert await checkpoint.row_keys(("b", 0)) == b"x"
+            assert await checkpoint.row_keys(("a", 1)) == b""
+            over = Progress(rows=9, pages=3, outcome="done")
+            alone = Progress(rows=1, pages=1, outcome="done")
+            await checkpoint.commit(
+                {("a", 0): over, ("b", 1): alone}, row_keys={("a", 0): b"k3", ("b", 1): b"y"}
+            )
+            assert [await checkpoint.row_keys(key) for key in (("a", 0), ("b", 1), ("b", 0))] == [
+                b"",
+                b"",
+                b"x",
+            ]
+        async with store() as checkpoint:
+            await checkpoint.open(None, fresh=False)
+            await checkpoint.aclose()
+            await checkpoint.open(make_plan(), fresh=True)
+            assert await checkpoint.row_keys(("b", 0)) == b""
+
+    run(scenario())
 
 
 _progress = st.builds(

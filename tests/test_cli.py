@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -114,6 +115,151 @@ def process(*argv: str, stdout: int = subprocess.PIPE) -> Generator[subprocess.P
 def ended(started: subprocess.Popen[bytes]) -> Ran:
     out, err = started.communicate(timeout=DEADLINE)
     return Ran(started.returncode, (out or b"").decode(), (err or b"").decode())
+
+
+# --- streams ---------------------------------------------------------------------------------------------------
+
+
+class Slowly(threading.Thread):
+    """A server of one answer: the beginning at once, the rest when it is told to."""
+
+    def __init__(self, beginning: bytes, rest: bytes) -> None:
+        super().__init__(daemon=True)
+        self._parts = beginning, rest
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.go_on = threading.Event()
+
+    def run(self) -> None:
+        with self._listener, self._listener.accept()[0] as connection:
+            connection.recv(65_536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(b"".join(self._parts)))
+            connection.sendall(self._parts[0])
+            self.go_on.wait(DEADLINE)
+            connection.sendall(self._parts[1])
+
+
+@pytest.fixture
+def slowly() -> Generator[Callable[[bytes, bytes], Slowly]]:
+    started: list[Slowly] = []
+
+    def start(beginning: bytes, rest: bytes) -> Slowly:
+        server = Slowly(beginning, rest)
+        server.start()
+        started.append(server)
+        return server
+
+    yield start
+    for server in started:
+        server.go_on.set()
+        server.join(DEADLINE)
+
+
+STREAM = ("interactions", "-a", "account", "--token", TOKEN, "--format", "stream")
+
+
+@pytest.mark.parametrize("format", ["json", "ndjson", "yaml"])
+def test_a_stream_is_written_item_by_item_over_all_pages(sandbox: Sandbox, run: Run, format: str) -> None:
+    if format == "yaml":
+        load = pytest.importorskip("yaml").safe_load
+    else:
+        load = json.loads if format == "json" else ndjson
+    ran = run(*listing(sandbox, "--format", "stream", *(() if format == "ndjson" else ("-o", format))))
+    assert ran.code == DONE
+    assert load(ran.out) == expected(sandbox)
+    assert "7 interactions, 3 pages" in ran.err
+    assert "more" not in ran.err
+
+
+def test_rows_of_a_stream_are_those_of_a_list(sandbox: Sandbox, run: Run) -> None:
+    for format in ("csv", "table"):
+        assert (
+            run(*listing(sandbox, "-o", format)).out
+            == run(*listing(sandbox, "-o", format, "--format", "stream")).out
+        )
+
+
+def test_the_first_line_of_a_stream_is_out_before_the_body_ends(
+    slowly: Callable[[bytes, bytes], Slowly],
+) -> None:
+    """A body of hours must feed what reads the pipe from its first item on."""
+    server = slowly(b'{"result":[{"id":"1"},{"id":"2"},', b'{"id":"3"}]}')
+    with process(*STREAM, "--api-url", server.url) as started:
+        assert started.stdout is not None
+        assert ndjson((started.stdout.readline() + started.stdout.readline()).decode()) == [
+            {"id": "1"},
+            {"id": "2"},
+        ]
+        assert not server.go_on.is_set()
+        server.go_on.set()
+        ran = ended(started)
+    assert ran.code == DONE
+    assert ndjson(ran.out) == [{"id": "3"}]
+
+
+def test_a_stream_that_breaks_is_incomplete_and_says_how_to_go_on(
+    slowly: Callable[[bytes, bytes], Slowly], tmp_path: Path, run: Run
+) -> None:
+    server = slowly(b'{"result":[{"id":"1"},{"id":"2"},', b'{"id":"3"')  # and no more, after 40 bytes
+    server.go_on.set()
+    file = tmp_path / "items.json"
+    ran = run(*STREAM, "--api-url", server.url, "-o", "json", "--out", str(file))
+    assert ran.code == INCOMPLETE
+    assert "complete so far: 2 interactions, in " in ran.err
+    assert "to go on (it begins with 2 written above), add: --next-cursor truto-position-" in ran.err
+    assert json.loads(file.with_name("items.json.partial").read_text()) == [{"id": "1"}, {"id": "2"}]
+    assert not file.exists()
+
+
+def test_a_later_page_that_fails_is_gone_on_from(sandbox: Sandbox, run: Run) -> None:
+    sandbox.script(sandbox.account_ids[0], [Fault.ok(), Fault.status(400).forever()])
+    ran = run(*listing(sandbox, "--format", "stream"))
+    assert ran.code == FAILED
+    assert len(ndjson(ran.out)) == PAGE
+    assert "begins with" not in ran.err
+    sandbox.clear_faults()
+    rest = run(*listing(sandbox, "--format", "stream", "--next-cursor", ran.cursor))
+    assert ndjson(ran.out) + ndjson(rest.out) == expected(sandbox)
+
+
+def test_a_stream_stops_after_max_items_or_max_pages(sandbox: Sandbox, run: Run) -> None:
+    ran = run(*listing(sandbox, "--format", "stream", "--max-pages", "2"))
+    assert ndjson(ran.out) == expected(sandbox)[: 2 * PAGE]
+    assert "6 interactions, 2 pages" in ran.err
+    assert "there is more; to go on" in ran.err
+    rest = run(*listing(sandbox, "--format", "stream", "--next-cursor", ran.cursor))
+    assert ndjson(ran.out) + ndjson(rest.out) == expected(sandbox)
+    assert len(sandbox.requests) == 3
+
+    ran = run(*listing(sandbox, "--format", "stream", "--max-items", "2"))
+    assert ndjson(ran.out) == expected(sandbox)[:2]
+    assert "there may be more on this first page: raise --max-items" in ran.err
+    ran = run(*listing(sandbox, "--format", "stream", "--max-items", "4"))
+    assert ndjson(ran.out) == expected(sandbox)[:4]
+    assert "there may be more (it begins with 1 written above)" in ran.err
+
+
+def test_gongs_own_body_is_streamed_by_its_path(sandbox: Sandbox, run: Run) -> None:
+    sandbox.configure(sandbox.account_ids[0], provider_shape="gong")
+    ran = run(*listing(sandbox, "--format", "stream"))
+    assert ran.code == FAILED
+    assert "--path KEY" in ran.err
+    assert "to go on" not in ran.err
+    ran = run(*listing(sandbox, "--format", "stream", "--path", "peopleInteractionStats"))
+    assert ran.code == DONE
+    assert ndjson(ran.out) == expected(sandbox, provider=True)[:PAGE]
+    ran = run(*listing(sandbox, "--format", "stream", "--path", "peopleInteractionStats", "-o", "csv"))
+    assert ran.out.startswith("userId,")
+
+
+@pytest.mark.parametrize("more", [("--path", "a"), ("--format", "stream", "--key-by", "id", "-o", "json")])
+def test_options_that_do_not_go_with_a_stream_are_refused(
+    sandbox: Sandbox, run: Run, more: tuple[str, ...]
+) -> None:
+    ran = run(*listing(sandbox, *more))
+    assert ran.code == USAGE
+    assert "--format stream" in ran.err
+    assert sandbox.requests == []
 
 
 # --- what is printed -------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import weakref
@@ -940,6 +941,21 @@ def test_raw_pages_go_on_by_the_cursor_of_each_body() -> None:
         assert (await raw).next_cursor == "b"
         await settle()
         assert asked == [None, "b", "c", None]
+
+    run(main())
+
+
+def test_an_iteration_can_be_closed_early_and_by_name() -> None:
+    """Held in a variable, an iterator outlives ``break``; ``aclosing`` ends it and its fetch ahead."""
+
+    async def main() -> None:
+        service = Service(numbered(5))
+        for iteration in (service.list().pages(), aiter(service.list())):
+            async with contextlib.aclosing(iteration):
+                await anext(iteration)
+            with pytest.raises(StopAsyncIteration):
+                await anext(iteration)
+        await settle()
 
     run(main())
 

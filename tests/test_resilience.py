@@ -35,6 +35,7 @@ from truto_ci_async import (
     ConfigurationError,
     ConnectError,
     DeadlineError,
+    DecodeError,
     Event,
     Pacing,
     Rate,
@@ -139,7 +140,7 @@ def report(capsys: pytest.CaptureFixture[str], **figures: object) -> None:
 # Load
 
 
-@sizes(100, 1000)
+@sizes(50, 1000)
 def test_many_accounts_under_both_tiers_lose_and_double_nothing(size: int, capsys: Any) -> None:
     """Ten pages of each account, all at once, and the service counts every request."""
     token, account = (500, 1.0), (50, 1.0)
@@ -236,51 +237,54 @@ def test_a_server_that_resets_used_connections_is_not_noticed(size: int, every: 
     run_load(main())
 
 
+# Of the ways to be down the first four are tried in the normal run too.
 OUTAGES = {
     "500": Fault.status(500),
+    "reset": Fault.reset(),
+    "cut": Fault.truncate("length"),
+    "silence": Fault.hang(),
     "503": Fault.status(503, retry_after=0),
     "429": Fault.status(429),
     "html": Fault.html(status=502),
-    "reset": Fault.reset(),
     "reset late": Fault.reset(after=150),
     "disconnect": Fault.disconnect(),
-    "cut": Fault.truncate("length"),
     "half a json": Fault.truncate("json"),
-    "silence": Fault.hang(),
 }
 
 
-@pytest.mark.parametrize("kind", OUTAGES)
-@sizes(500, 3000)
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [
+        *(pytest.param(kind, 500, id=f"{kind}-quick") for kind in list(OUTAGES)[:4]),
+        *(pytest.param(kind, 3000, id=f"{kind}-full", marks=pytest.mark.long) for kind in OUTAGES),
+    ],
+)
 def test_a_total_outage_meets_hardly_more_than_the_calls_themselves(
     size: int, kind: str, capsys: Any
 ) -> None:
     """A service that comes back must not be knocked over by those who wait for it: at most 20 % extra, resends too."""
 
+    async def call(truto: TrutoClient, account: str) -> bool:
+        try:
+            await truto.interactions.list(account, **WINDOW)
+        except (APIError, TransportError):
+            return False
+        return True
+
     async def main() -> None:
-        async with Sandbox(accounts=1, interactions=2, **UNLIMITED) as sandbox:
-            timeouts = Timeouts(attempt=0.1) if kind == "silence" else Timeouts()
-            async with connect(sandbox, timeouts=timeouts) as truto:
-                [account] = sandbox.account_ids
-
-                async def call() -> bool:
-                    try:
-                        await truto.interactions.list(account, **WINDOW)
-                    except (APIError, TransportError):
-                        return False
-                    return True
-
-                assert all(
-                    await asyncio.gather(*(call() for _ in range(100)))
-                )  # a pool full of used connections
-                sandbox.clear()
-                sandbox.script(None, [OUTAGES[kind].forever()])
-                assert not any(await asyncio.gather(*(call() for _ in range(size))))
-                requests = sandbox.stats.requests
-                assert size <= requests <= 1.2 * size
-                sandbox.clear_faults()
-                assert await call()
-                report(capsys, calls=size, requests=requests, extra=f"{requests / size - 1:.1%}")
+        async with Sandbox(accounts=1, interactions=2, **UNLIMITED) as sandbox, connect(sandbox) as truto:
+            [account] = sandbox.account_ids
+            # A pool full of used connections: what is sent again because they are dead counts as well.
+            assert all(await asyncio.gather(*(call(truto, account) for _ in range(100))))
+            sandbox.clear()
+            sandbox.script(None, [OUTAGES[kind].forever()])
+            hasty = truto.with_options(timeouts=Timeouts(attempt=0.1)) if kind == "silence" else truto
+            assert not any(await asyncio.gather(*(call(hasty, account) for _ in range(size))))
+            requests = sandbox.stats.requests
+            assert size <= requests <= 1.2 * size
+            sandbox.clear_faults()
+            assert await call(truto, account)
+            report(capsys, calls=size, requests=requests, extra=f"{requests / size - 1:.1%}")
 
     run_load(main())
 
@@ -288,40 +292,45 @@ def test_a_total_outage_meets_hardly_more_than_the_calls_themselves(
 # Retry-After
 
 
-@pytest.mark.parametrize(
-    ("fault", "skew", "least", "most"),
-    [
-        (Fault.status(429, retry_after=0), 0, 0, 0.01),
-        (Fault.status(429), 0, 0, 0.01),
-        (Fault.status(429, retry_after="soon"), 0, 0, 0.01),
-        (Fault.status(429, retry_after="-5"), 0, 0, 0.01),
-        (Fault.status(429, retry_after="Fri, 99 Foo 2024 00:00:00 GMT"), 0, 0, 0.01),
-        (Fault.status(429, retry_after="1e400"), 0, 0, 0.01),
-        (Fault.status(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), 0, 0, 0.01),
-        (Fault.status(429, retry_after=0.3), 0, 0.3, 0.31),
-        (Fault.status(429, retry_after=1, retry_as_date=True), 0, 1, 1.01),
-        (Fault.status(429, retry_after=1, retry_as_date=True), 120, 1, 1.01),
-        (Fault.status(429, retry_after=1, retry_as_date=True), -120, 1, 1.01),
-        (Fault.status(503, retry_after=0.3), 0, 0.3, 0.31),
-    ],
-)
+# What a refusal says, by how much the server's clock is ahead, and how long to wait for it.
+ASKED_TO_WAIT = [
+    (Fault.status(429, retry_after=0), 0, 0.0),
+    (Fault.status(429), 0, 0.0),
+    (Fault.status(429, retry_after="soon"), 0, 0.0),
+    (Fault.status(429, retry_after="-5"), 0, 0.0),
+    (Fault.status(429, retry_after="Fri, 99 Foo 2024 00:00:00 GMT"), 0, 0.0),
+    (Fault.status(429, retry_after="1e400"), 0, 0.0),
+    (Fault.status(429, retry_after="Wed, 21 Oct 2015 07:28:00 GMT"), 0, 0.0),
+    (Fault.status(429, retry_after=0.3), 0, 0.3),
+    (Fault.status(429, retry_after=1, retry_as_date=True), 0, 1.0),
+    (Fault.status(429, retry_after=1, retry_as_date=True), 120, 1.0),
+    (Fault.status(429, retry_after=1, retry_as_date=True), -120, 1.0),
+    (Fault.status(503, retry_after=0.3), 0, 0.3),
+]
+
+
 @pytest.mark.parametrize("pacing", [Pacing(), Pacing.off()], ids=["paced", "unpaced"])
-def test_a_wait_that_the_service_asks_for_is_kept(
-    fault: Fault, skew: float, least: float, most: float, pacing: Pacing
-) -> None:
-    """Never earlier, and whatever the two clocks say; ``most`` is the wait asked for and the jitter."""
-    events: list[Event] = []
+def test_a_wait_that_the_service_asks_for_is_kept(pacing: Pacing) -> None:
+    """Never earlier, whatever the two clocks say; and no later than the jitter."""
+    jitter = 0.01
 
-    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
-        sandbox.script(account, [fault])
-        await truto.interactions.list(account, **WINDOW)
-        [retry] = [event for event in events if isinstance(event, RetryScheduled)]
-        assert least <= retry.wait <= most
-        first, second = sandbox.requests
-        assert second.time - first.time >= least
+    async def ask(fault: Fault, skew: float, wait: float) -> None:
+        events: list[Event] = []
+        async with Sandbox(accounts=1, date_skew=skew, **UNLIMITED) as sandbox:
+            [account] = sandbox.account_ids
+            sandbox.script(account, [fault])
+            retry = RetryPolicy(throttle_base=jitter)
+            async with connect(sandbox, retry=retry, pacing=pacing, on_event=events.append) as truto:
+                await truto.interactions.list(account, **WINDOW)
+            [retried] = [event for event in events if isinstance(event, RetryScheduled)]
+            assert wait <= retried.wait <= wait + jitter
+            first, second = sandbox.requests
+            assert second.time - first.time >= wait
 
-    retry = RetryPolicy(throttle_base=0.01)
-    tell(story, client={"retry": retry, "pacing": pacing, "on_event": events.append}, date_skew=skew)
+    async def main() -> None:
+        await asyncio.gather(*(ask(*case) for case in ASKED_TO_WAIT))
+
+    run(main())
 
 
 @pytest.mark.parametrize("as_date", [False, True])
@@ -373,7 +382,7 @@ def drips(answer: bytes, at_once: int = 0) -> Any:
     return handle
 
 
-PAGE = b'{"result":[{"id":"a","timezone":"UTC"},{"id":"b","timezone":"UTC"}],"next_cursor":null}'
+PAGE = b'{"result":[{"id":"a"},{"id":"b"}],"next_cursor":null}'
 HEAD = OK + b"Content-Length: 1000\r\n\r\n"
 TARPITS = {
     "accepts and does not read": never_read,
@@ -419,23 +428,24 @@ def calls_of(truto: TrutoClient, *, streams: bool) -> list[Callable[[], Awaitabl
 @pytest.mark.parametrize("tarpit", TARPITS)
 @sizes(1, 40)
 def test_every_call_ends_by_its_deadline(size: int, tarpit: str) -> None:
-    short = {"connect": 0.3, "read": 0.3}
     plans = [
-        (RetryPolicy.none(), Timeouts(**short, attempt=0.4, total=None), 0.4),
-        (QUICK_RETRY, Timeouts(**short, attempt=0.4, total=0.6), 0.6),
-        (QUICK_RETRY, Timeouts(connect=None, read=None, attempt=None, total=0.5), 0.5),
+        (RetryPolicy.none(), Timeouts(read=0.2, attempt=0.3, total=None), 0.3),
+        (QUICK_RETRY, Timeouts(read=0.2, attempt=0.3, total=0.5), 0.5),
+        (QUICK_RETRY, Timeouts(connect=None, read=None, attempt=None, total=0.3), 0.3),
     ]
+
+    async def hold_out(server: RawServer, retry: RetryPolicy, timeouts: Timeouts, limit: float) -> None:
+        async with TrutoClient(
+            TOKEN, base_url=server.url, timeouts=timeouts, retry=retry, max_connections=1000
+        ) as truto:
+            streams = tarpit not in ENDLESS_FOR_STREAMS and timeouts.read is not None
+            calls = calls_of(truto, streams=streams) * size
+            ended = await asyncio.gather(*(ends_in_time(call, limit) for call in calls))
+            assert set(ended) <= {"read", "attempt", "total"}
 
     async def main() -> None:
         async with serving(TARPITS[tarpit]) as server:
-            for retry, timeouts, limit in plans:
-                async with TrutoClient(
-                    TOKEN, base_url=server.url, timeouts=timeouts, retry=retry, max_connections=1000
-                ) as truto:
-                    streams = tarpit not in ENDLESS_FOR_STREAMS and timeouts.read is not None
-                    calls = calls_of(truto, streams=streams) * size
-                    ended = await asyncio.gather(*(ends_in_time(call, limit) for call in calls))
-                    assert set(ended) <= {"read", "attempt", "total"}
+            await asyncio.gather(*(hold_out(server, *plan) for plan in plans))
 
     run_load(main())
 
@@ -508,10 +518,21 @@ def _cuts(answer: bytes) -> list[bytes]:
     return [answer[:end] for end in range(len(answer) + 1)]
 
 
+async def _ids_of_a_page(truto: TrutoClient) -> list[str | None]:
+    return [item.id for item in await truto.interactions.list("a", **WINDOW)]
+
+
+async def _ids_of_a_stream(truto: TrutoClient) -> list[str | None]:
+    """Items are handed out as they come: what counts is that the end is told."""
+    async with truto.interactions.stream("a", **WINDOW) as items:
+        return [item.id async for item in items]
+
+
 @pytest.mark.parametrize("rst", [False, True], ids=["fin", "rst"])
 @pytest.mark.parametrize("framing", FRAMINGS)
-def test_a_page_cut_at_any_byte_is_never_a_part_of_a_page(framing: str, rst: bool) -> None:
-    """The whole page or an error; the same for a stream, once its last item was handed out."""
+@pytest.mark.parametrize("ids", [_ids_of_a_page, _ids_of_a_stream])
+def test_a_page_cut_at_any_byte_is_never_a_part_of_a_page(framing: str, rst: bool, ids: Any) -> None:
+    """The whole page, or an error that says that it was cut."""
     data = [b""]
 
     async def main() -> None:
@@ -519,31 +540,25 @@ def test_a_page_cut_at_any_byte_is_never_a_part_of_a_page(framing: str, rst: boo
             serving(answers_with(data, rst=rst)) as server,
             TrutoClient(TOKEN, base_url=server.url, retry=RetryPolicy.none(), pacing=Pacing.off()) as truto,
         ):
-            cuts = FRAMINGS[framing]()
-            for number, cut in enumerate(cuts):
+            *cuts, whole = FRAMINGS[framing]()
+            whole_ones = 0
+            for cut in cuts:
                 data[0] = cut
-                is_whole = number == len(cuts) - 1 and not rst
-                server.heads.clear()
                 try:
-                    page = await truto.interactions.list("a", **WINDOW)
-                except (TransportError, APIError) as error:
-                    assert not is_whole, error
-                    assert isinstance(error, TransportError)
-                else:
-                    assert [item.id for item in page] == ["a", "b"]
-                assert len(server.heads) == 1  # RetryPolicy.none(): sent once
-                if number % 5 and not is_whole:
-                    continue
-                found = []
-                try:
-                    async with truto.interactions.stream("a", **WINDOW) as items:
-                        async for item in items:
-                            found.append(item.id)  # noqa: PERF401
+                    assert await ids(truto) == ["a", "b"]
                 except TransportError:
-                    assert not is_whole
-                    assert found == ["a", "b"][: len(found)]
-                else:
-                    assert found == ["a", "b"]
+                    continue
+                except DecodeError as error:
+                    assert "empty" in str(error)  # noqa: PT017  # nothing at all came, in whole HTTP
+                    continue
+                finally:
+                    await turns()  # the end of this connection has been seen
+                whole_ones += 1
+            assert whole_ones <= 5  # an end of HTTP that may be missing: nothing of the page
+            assert len(server.heads) == len(cuts)  # RetryPolicy.none(): each was sent once
+            if not rst:
+                data[0] = whole
+                assert await ids(truto) == ["a", "b"]
 
     run_load(main())
 
@@ -574,6 +589,7 @@ def test_garbage_after_a_page_is_dropped_or_told(where: str, garbage: bytes) -> 
     run(main())
 
 
+CODINGS = ["gzip", "deflate", "br", "zstd"]
 BOMB_PROGRAM = """
 import asyncio, json, sys, time
 from truto_ci_async import BodyTooLargeError, Pacing, TrutoClient
@@ -617,9 +633,18 @@ asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.ar
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads peak memory from /proc")
-@pytest.mark.parametrize("way", ["list", "stream"])
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
-@sizes((100_000_000, 16), (600_000_000, 64))
+@pytest.mark.parametrize(
+    ("coding", "way", "size"),
+    [
+        *(pytest.param(coding, "list", (100_000_000, 16), id=f"{coding}-quick") for coding in CODINGS),
+        pytest.param("gzip", "stream", (100_000_000, 16), id="gzip-stream-quick"),
+        *(
+            pytest.param(coding, way, (600_000_000, 64), id=f"{coding}-{way}-full", marks=pytest.mark.long)
+            for coding in CODINGS
+            for way in ("list", "stream")
+        ),
+    ],
+)
 def test_a_compression_bomb_costs_no_more_than_the_limit(
     size: tuple[int, int], coding: Any, way: str, capsys: Any
 ) -> None:
@@ -773,9 +798,7 @@ SWEEPS: dict[str, tuple[Call, dict[str, Any]]] = {
 }
 
 
-async def sweep(
-    sandbox: Sandbox, truto: TrutoClient, call: Callable[[], Awaitable[object]], stride: int = 1
-) -> int:
+async def sweep(truto: TrutoClient, call: Callable[[], Awaitable[object]], stride: int) -> int:
     """Cancel a call after each number of turns of the loop, until one is done before; returns how many were."""
     before = own_tasks()
     for count in itertools.count(1):
@@ -803,7 +826,8 @@ def test_a_call_cancelled_at_any_step_leaves_nothing(name: str) -> None:
             settings = {"pacing": Pacing.off(), "retry": QUICK_RETRY, "token": TOKEN} | options
             async with TrutoClient(base_url=sandbox.url, **settings) as truto:
                 [account] = sandbox.account_ids
-                steps = await sweep(sandbox, truto, functools.partial(call, sandbox, truto, account))
+                stride = 7 if name == "pacing" else 1  # most of its steps are the same waiting
+                steps = await sweep(truto, functools.partial(call, sandbox, truto, account), stride)
                 assert steps > 5
                 assert len(await truto.interactions.list(account, **WINDOW).collect()) == 9
             assert sandbox._connections is not None
@@ -818,9 +842,7 @@ def test_a_call_cancelled_at_any_step_leaves_nothing(name: str) -> None:
 def test_a_file_cancelled_at_any_step_is_whole_or_not_there(tmp_path: Path) -> None:
     async def main() -> None:
         async with (
-            Sandbox(
-                accounts=1, interactions=2000, page_size=2000, max_page_size=2000, **UNLIMITED
-            ) as sandbox,
+            Sandbox(accounts=1, interactions=500, page_size=500, max_page_size=500, **UNLIMITED) as sandbox,
             connect(sandbox) as truto,
         ):
             [account] = sandbox.account_ids
@@ -830,7 +852,7 @@ def test_a_file_cancelled_at_any_step_is_whole_or_not_there(tmp_path: Path) -> N
                 for left in tmp_path.iterdir():
                     left.unlink()
                 task = asyncio.ensure_future(_save(sandbox, truto, account, tmp_path))
-                await turns(count * 25)
+                await turns(count * 10)
                 if task.done():
                     break
                 task.cancel()
@@ -901,11 +923,10 @@ def test_every_way_out_of_a_loop_closes_what_it_opened(name: str, way_out: BaseE
                                 if way_out is None:
                                     break
                                 raise way_out
-                    except BaseException as error:
-                        assert error is way_out
-                        error.__traceback__ = None  # or it holds on to the iterator
-                    else:
-                        assert way_out is None
+                        came: BaseException | None = None
+                    except (MineError, KeyboardInterrupt, SystemExit) as error:
+                        came = error.with_traceback(None)  # or it holds on to the iterator
+                    assert came is way_out
                     assert seen == 1
                     iterator = None
                     await turns()
@@ -1162,6 +1183,9 @@ def test_a_proxy_that_is_not_there_is_named() -> None:
 def test_a_certificate_nobody_vouches_for_is_refused_once() -> None:
     async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         async with over_tls(sandbox) as front, TrutoClient(TOKEN, base_url=front.url) as distrustful:
+            asyncio.get_running_loop().set_exception_handler(
+                lambda *_: None
+            )  # the server's, about a handshake
             with pytest.raises(ConnectError, match="ssl_context") as caught:
                 await distrustful.interactions.list(account, **WINDOW)
             assert caught.value.is_permanent

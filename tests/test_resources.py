@@ -224,7 +224,7 @@ def test_the_golden_request_byte_for_byte() -> None:
         assert request.headers["Authorization"] == f"Bearer {sandbox.token}"
         assert request.headers["Accept"] == "application/json"
         assert "gzip" in request.headers["Accept-Encoding"]
-        assert request.headers["User-Agent"].startswith("truto-ci-async/")
+        assert request.headers["User-Agent"].startswith("truto-ci-async")
         assert set(request.headers) == {"Host", "Authorization", "Accept", "Accept-Encoding", "User-Agent"}
 
     tell(story, accounts=["62f44730-dd91-461e-bd6a-aedd9e0ad79d"])
@@ -520,7 +520,7 @@ def test_a_position_of_other_filters_is_refused_before_anything_is_sent(other: d
 def test_a_bare_cursor_is_as_good_as_its_filters() -> None:
     async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         cursor = (await truto.interactions.list(account, **WINDOW)).next_cursor
-        with pytest.raises((UsageError, BadRequestError), match="other values of: limit"):
+        with pytest.raises(UsageError, match="other values of: limit"):
             await truto.interactions.list(account, limit=3, cursor=cursor, **WINDOW)
         rest = await truto.interactions.list(account, cursor=cursor, **WINDOW).collect()
         assert same(rest, sandbox.expected(account, **WINDOW)[5:])

@@ -442,6 +442,30 @@ def test_the_power_may_go_at_any_time(format: str, cuts: list[int], seed: int) -
         assert check_manifest(folder, format) == len(expected_rows())
 
 
+@posix
+def test_a_sync_reaches_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In memory nothing tells whether a sync was made; here the system's own is listened to."""
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
+    disk = Disk()
+    file = disk.open(tmp_path / "file")
+    disk.fsync(file)
+    disk.fsync_dir(tmp_path)
+    disk.close(file)
+    assert synced == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+
+
+def test_a_write_goes_on_until_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system may take a part of what it is given, as it does on a disk that is nearly full."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:3]))
+    disk = Disk()
+    file = disk.open(tmp_path / "file")
+    disk.write(file, b"0123456789")
+    disk.close(file)
+    assert (tmp_path / "file").read_bytes() == b"0123456789"
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_failed_sink_stays_failed_until_it_is_opened_again(format: str, tmp_path: Path) -> None:
     """Going on behind half a row would commit it. The same object goes on once it was opened anew."""

@@ -159,7 +159,7 @@ def test_items_of_all_pages_come_typed_and_in_order(engine: Any) -> None:
             ]
             assert stream.items_read == 12
             assert stream.bytes_read > 5_000
-            assert (stream.position, stream.next_cursor) == (None, None)
+            assert (stream.position, stream.next_cursor, stream.pages_read) == (None, None, 3)
             assert stream.envelope["result_count"] == 2
             assert "result" not in stream.envelope
             assert (stream.issues, stream.issues_count) == ([], 0)

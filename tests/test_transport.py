@@ -408,6 +408,19 @@ def test_a_request_on_a_dead_idle_connection_is_sent_again_and_counted() -> None
     with_server(resets_on(2), story)
 
 
+def test_what_is_sent_again_takes_a_new_connection() -> None:
+    """Where one idle connection was dead the others may be too: after a restart all of them are."""
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        await asyncio.gather(*(send(transport) for _ in range(3)))
+        assert server.connections == 3
+        reply = await send(transport)
+        assert (reply.body, reply.sends) == (b"abc", 2)
+        assert server.connections == 4
+
+    with_server(resets_on(4, 6, 7), story)
+
+
 def test_it_is_sent_again_only_if_allowed() -> None:
     """A resend is a retry, and has to be paid for like one; ``RetryPolicy.none()`` sends everything once."""
     asked: list[bool] = []

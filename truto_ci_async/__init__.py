@@ -244,9 +244,12 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value: Any = version("truto-ci-async")
+        try:
+            value: Any = version("truto-ci-async")
+        except PackageNotFoundError:  # run from its sources, not installed
+            value = "0+unknown"
     elif name in _HOMES:
         value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     else:

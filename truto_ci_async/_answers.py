@@ -358,7 +358,7 @@ def read_token(body: bytes) -> str:
 
 _BAD_REQUEST = frozenset({400, 405, 409, 422})
 _CURSOR_DEAD = re.compile(r"expired|invalid|unknown|no longer|not found|stale", re.IGNORECASE)
-_CURSOR_FOREIGN = re.compile(r"filter|different|another|mismatch|does not belong", re.IGNORECASE)
+_CURSOR_FOREIGN = re.compile(r"filter|different|other|mismatch|does not belong", re.IGNORECASE)
 
 
 def error_class(status: int, *, is_remote: bool, asked_to_wait: bool) -> type[APIError]:
@@ -446,4 +446,7 @@ def raise_about(error: APIError, cursor: str | None) -> NoReturn:
                 cursor=cursor,
                 account=error.account,
             ) from error
-    raise error
+    try:
+        raise error
+    finally:
+        del error  # this frame is part of its traceback: the two would be a cycle

@@ -30,13 +30,12 @@ exit codes:
   1    failed
   2    wrong usage: the command line, or no token
   3    refused: another token is needed, or the account's owner must reconnect or grant rights
-  4    incomplete: some pages were written, then the service or the network failed; stderr says how to go on
+  4    incomplete: something was written, then the service or the network failed; stderr says how to go on
   130  interrupted by Ctrl-C (143: by SIGTERM); stderr says how to go on
 """
 
 INTERACTIONS: Final = ("conversational-intelligence", "interactions")
-# `--format stream` goes here, and to where cli.interactions() chooses by it.
-RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw")
+RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
 
 SANDBOX_SEED: Final = 7
 
@@ -158,8 +157,8 @@ def _add_query(group: Group, nested: str = "created_at[gt]=... or created_at.gt=
 
 
 LIST_OUTPUT: Final = (
-    "table (default), json (one array), ndjson (one object a line), csv, yaml; json, ndjson and yaml hold what the "
-    "service sent, csv one flat row for each item"
+    "table (default), json (one array), ndjson (one object a line; default of --format stream), csv, yaml; json, "
+    "ndjson and yaml hold what the service sent, csv one flat row for each item"
 )
 
 
@@ -185,7 +184,12 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--format", choices=RESPONSE_FORMATS, default="unified",
         help="unified (default); normalized; debug: with what Truto asked the provider, its values hidden; raw: the "
-        "provider's own answers, one document a page")  # fmt: skip
+        "provider's own answers, one document a page; stream: read as it arrives, item by item and in little memory, "
+        "however large the answer")  # fmt: skip
+    group.add_argument(
+        "--path", metavar="KEY",
+        help="with --format stream: where the items are in the answer, keys joined by dots (default: result); for "
+        "Gong's own body peopleInteractionStats")  # fmt: skip
     group.add_argument(
         "--key-by",
         metavar="FIELD",
@@ -216,6 +220,7 @@ examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci interactions --sandbox --user 7407178509922943910 -o json --ignore-remote-data
   truto-ci interactions --sandbox --limit 100 --max-pages 1 -o ndjson
   truto-ci interactions --sandbox --key-by id -o json
+  truto-ci interactions --sandbox --format stream -o ndjson | head -2
 
 Truto's synced store understands sort_by and operators:
   truto-ci interactions --sandbox -q 'truto_super_query=wnam,created_at[gt]=2024-06-01T00:00:00Z' --max-items 3

@@ -196,6 +196,13 @@ class RetryBudget:
         self.left -= 1.0
         return True
 
+    def give_back(self, retries: int) -> None:
+        """Put back what was spent on requests that went out again and were answered well.
+
+        The idle connection they went out on was dead, and the service never saw them.
+        """
+        self.left = min(self.capacity, self.left + retries)
+
     def success(self) -> None:
         """Note that the service answered a request properly."""
         self.left = min(self.capacity, self.left + self.refill)

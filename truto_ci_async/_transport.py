@@ -42,6 +42,7 @@ from .errors import (
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
 
@@ -283,8 +284,10 @@ class _Pool(aiohttp.TCPConnector):
         # No limit: how many there are is for ``Transport`` to say.
         super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE)  # pyright: ignore[reportUnknownMemberType]
         self._seen: WeakSet[ResponseHandler] = WeakSet()
-        # Requests that were given a used connection.
+        # Requests that were given a used connection, and those that must not be.
         self.on_reused: WeakSet[aiohttp.ClientRequest] = WeakSet()
+        self.on_new: WeakSet[aiohttp.ClientRequest] = WeakSet()
+        self._is_new_wanted = False
 
     async def connect(
         self,
@@ -293,6 +296,9 @@ class _Pool(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's own signature
     ) -> Connection:
         while True:
+            self._is_new_wanted = (
+                req in self.on_new
+            )  # until ``_get``, which comes before anything is waited for
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             if protocol is None:
@@ -304,6 +310,12 @@ class _Pool(aiohttp.TCPConnector):
                 self.on_reused.add(req)
                 return connection
             connection.close()
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        if self._is_new_wanted:
+            self._is_new_wanted = False
+            return None
+        return await super()._get(key, traces)
 
     def let_go(self) -> None:
         """Start closing; what this does not wait for, the loop does in its next turns."""
@@ -578,8 +590,9 @@ class Transport:
 class _Sends:
     """Count how often one request goes out, and stop aiohttp from sending it again where that is no help.
 
-    aiohttp resends a GET once when its connection breaks. On a used one that is right: the service had closed it. On a
-    new one the service is in trouble, and whether to try again is for the retry policy to say.
+    aiohttp resends a GET once when its connection breaks. On a used one that is right, if it then takes a new one: the
+    service had closed it, and may have closed the others. On a new one the service is in trouble, and whether to try
+    again is for the retry policy to say.
     """
 
     __slots__ = ("_failure", "_is_reused", "_may_resend", "count", "pool")
@@ -598,6 +611,8 @@ class _Sends:
     ) -> aiohttp.ClientResponse:
         if self._failure is not None and not self._can_resend():
             raise self._failure
+        if self._failure is not None and self.pool is not None:
+            self.pool.on_new.add(request)
         self.count += 1
         try:
             return await handler(request)
@@ -685,8 +700,9 @@ def scrub(error: BaseException) -> None:
                     frame.clear()
         if isinstance(each, aiohttp.ClientResponseError):
             info = each.request_info
+            url, real_url = info.url.with_user(None), info.real_url.with_user(None)
             no_headers = CIMultiDictProxy(CIMultiDict[str]())
-            each.request_info = aiohttp.RequestInfo(info.url, info.method, no_headers, info.real_url)
+            each.request_info = aiohttp.RequestInfo(url, info.method, no_headers, real_url)
             each.args = (each.request_info, each.history)
         elif isinstance(each, aiohttp.ClientConnectorError):
             key: Any = each._conn_key._replace(proxy=None, proxy_auth=None)  # pyright: ignore[reportPrivateUsage]

@@ -249,6 +249,10 @@ class ListQuery(Struct, frozen=True, kw_only=True):
         filters = self.fingerprint()
         if isinstance(cursor, str) and cursor.lstrip().startswith(Position.PREFIX):
             cursor = Position.parse(cursor)
+        if cursor == "None":
+            raise UsageError(
+                "the cursor is the text 'None': the walk it was stored from had ended; nothing is left of it"
+            )
         if isinstance(cursor, Position):
             if cursor.filters != filters or not 0 <= cursor.chunk < len(self.users):
                 raise UsageError(

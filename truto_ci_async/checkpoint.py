@@ -284,10 +284,6 @@ class SQLiteCheckpoint(Checkpoint):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
             self._lock.acquire()
-            if not self.path.exists():
-                # A log that outlived its database would be played into the new one.
-                for suffix in ("-wal", "-shm"):
-                    Path(f"{self.path}{suffix}").unlink(missing_ok=True)
             try:
                 database = self._connect()
             except (DamagedStateError, sqlite3.DatabaseError) as error:
@@ -396,7 +392,11 @@ class SQLiteCheckpoint(Checkpoint):
         ]
         with self._errors("write"), self._transaction() as database:
             database.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            added = [(*key, keys) for key, keys in row_keys.items() if keys]
+            added = [
+                (*key, keys)
+                for key, keys in row_keys.items()
+                if keys and not (key in changes and changes[key].is_over)
+            ]
             database.executemany("INSERT INTO row_keys VALUES (?, ?, ?)", added)
             over = [key for key, item in changes.items() if item.is_over and item.pages > 1]
             database.executemany('DELETE FROM row_keys WHERE account = ? AND "window" = ?', over)

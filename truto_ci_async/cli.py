@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from .models import IntegratedAccount, Page
     from .paginator import Paginator
     from .sandbox import Sandbox
+    from .streams import ItemStream
 
 # What a sandbox is asked when no window is given. A fixed month: the same line shows the same rows every day.
 SANDBOX_WINDOW: Final = (date(2024, 1, 1), date(2024, 2, 1))
@@ -162,7 +163,9 @@ def exit_code(error: BaseException, progress: Progress) -> int:
         return USAGE
     if isinstance(error, (AuthenticationError, ReconnectRequiredError, PermissionDeniedError)):
         return REFUSED
-    if progress.pages and isinstance(error, (TransportError, RateLimitError, ServerError)):
+    if (progress.pages or progress.items) and isinstance(
+        error, (TransportError, RateLimitError, ServerError)
+    ):
         return INCOMPLETE
     return FAILED
 
@@ -206,6 +209,8 @@ def advise(error: BaseException) -> str | None:
             return f"check the network, and --api-url ({_plural(error.attempts, 'attempt')})"
         case ServerError() | TransportError():
             return f"trying again later is safe ({_plural(error.attempts, 'attempt')})"
+        case DecodeError() if "path=" in error.message:
+            return "--format stream --path KEY says where the items are"
         case DecodeError():
             return "check --api-url; --format raw shows JSON of any shape"
         case BodyTooLargeError():
@@ -227,6 +232,7 @@ class Progress:
         self.pages = 0
         self.position: object = None  # where to go on; None at the beginning, and at the end
         self.repeated = 0  # items written that come again when one goes on from there
+        self.more = "there is more"
         self.output: Output | None = None
 
     def add(self, items: int, position: object, *, repeated: int = 0) -> None:
@@ -239,21 +245,25 @@ class Progress:
         """Say what was written by a command that did what it was asked to."""
         say(self._written())
         if self.position is not None:
-            repeated = f" (it begins with {self.repeated} written above)" if self.repeated else ""
-            say(f"there is more{repeated}; to go on, add: {_resuming(self.position)}")
+            say(f"{self.more}{self._repeating()}; to go on, add: {_resuming(self.position)}")
         elif self.repeated:
-            say("there is more on this first page: raise --max-items")
+            say(f"{self.more} on this first page: raise --max-items")
 
     def tell_what_is_left(self) -> None:
         """Say what was written by a command that could not finish, and how to go on."""
-        if self.pages:
+        if self.pages or self.items:
             say(f"complete so far: {self._written()}")
         if self.position is not None:
-            say(f"to go on, add: {_resuming(self.position)}")
+            say(f"to go on{self._repeating()}, add: {_resuming(self.position)}")
+
+    def _repeating(self) -> str:
+        return f" (it begins with {self.repeated:,} written above)" if self.repeated else ""
 
     def _written(self) -> str:
         file = self.output.file if self.output else None
-        counts = f"{_plural(self.items, self.noun)}, {_plural(self.pages, 'page')}"
+        counts = _plural(self.items, self.noun)
+        if self.pages or not self.items:
+            counts += f", {_plural(self.pages, 'page')}"
         return counts if file is None else f"{counts}, in {file}"
 
 
@@ -272,10 +282,11 @@ def _plural(count: int, noun: str) -> str:
 
 async def interactions(options: argparse.Namespace, progress: Progress) -> None:
     """``interactions`` and ``unified``: one walk, written page by page."""
-    is_typed = (options.model, options.resource) == INTERACTIONS
+    is_typed = (options.model, options.resource) == INTERACTIONS and options.path is None
     shape = shapes.INTERACTIONS if is_typed else shapes.ANYTHING
     progress.noun = "interaction" if is_typed else "item"
-    format = options.output or ("json" if options.key_by or options.format in ("raw", "debug") else "table")
+    defaults = {"raw": "json", "debug": "json", "stream": "ndjson"}
+    format = options.output or ("json" if options.key_by else defaults.get(options.format, "table"))
     _check_list(options, format)
     options.extra_query = read_query(options.query, options.query_json)
     writer = (
@@ -287,6 +298,8 @@ async def interactions(options: argparse.Namespace, progress: Progress) -> None:
                 await _keyed(client, options, output, progress)
             elif options.format == "raw":
                 await _raw(client, options, output, progress)
+            elif options.format == "stream":
+                await _stream(client, options, output, progress, in_rows=format in ("table", "csv"))
             else:
                 await _list(client, options, output, progress, in_rows=format in ("table", "csv"))
     progress.tell_end()
@@ -294,6 +307,10 @@ async def interactions(options: argparse.Namespace, progress: Progress) -> None:
 
 def _check_list(options: argparse.Namespace, format: str) -> None:
     """:raises UsageError: options that do not go together."""
+    if options.path is not None and options.format != "stream":
+        raise UsageError("--path goes with --format stream")
+    if options.key_by and options.format == "stream":
+        raise UsageError("--key-by gathers everything in memory, which --format stream is there to avoid")
     if options.key_by:
         if format not in ("json", "yaml"):
             raise UsageError(
@@ -357,6 +374,65 @@ async def _raw(client: TrutoClient, options: argparse.Namespace, output: Output,
     async for page in pages:
         output.page([page.json(Raw)])
         progress.add(1, page.next_cursor)
+
+
+async def _stream(
+    client: TrutoClient, options: argparse.Namespace, output: Output, progress: Progress, *, in_rows: bool
+) -> None:
+    """Write items as they come in; one stream goes over all pages, or over one at a time to count them."""
+    from msgspec import Raw
+
+    from .models import Interaction
+
+    item_type: Any = Raw
+    if in_rows:
+        is_typed = (options.model, options.resource) == INTERACTIONS and options.path is None
+        item_type = Interaction if is_typed else dict
+    progress.position = options.next_cursor
+    cursor: Any = options.next_cursor
+    while True:
+        stream = client.unified(options.model, options.resource).stream(
+            options.account,
+            item_type=item_type,
+            path=options.path or "result",
+            cursor=cursor,
+            follow_cursor=options.max_pages is None,
+            **_filters(options),
+        )
+        async with stream:
+            await _pour(stream, options, output, progress)
+        is_enough = options.max_items is not None and progress.items >= options.max_items
+        if is_enough or progress.position is None or progress.pages == options.max_pages:
+            return
+        cursor = progress.position
+
+
+async def _pour(
+    stream: ItemStream[Any], options: argparse.Namespace, output: Output, progress: Progress
+) -> None:
+    """Write one stream, and keep ``progress`` true however it ends."""
+    start, pages_before = progress.position, progress.pages
+    progress.position = stream.position
+    try:
+        async for batch in stream.batches():
+            if progress.pages != pages_before + stream.pages_read:
+                progress.pages, progress.repeated = pages_before + stream.pages_read, 0
+            items = batch if options.max_items is None else batch[: options.max_items - progress.items]
+            output.page(items)
+            progress.items += len(items)
+            progress.repeated += len(items)
+            if progress.items == options.max_items:
+                progress.more = "there may be more"
+                break
+    finally:
+        progress.position = stream.position
+        if progress.pages != pages_before + stream.pages_read:
+            progress.pages, progress.repeated = pages_before + stream.pages_read, 0
+        is_first = not stream.pages_read
+        if is_first and (not progress.repeated or progress.items == options.max_items):
+            progress.position = start  # to go on from its beginning would be to start again
+    if stream.envelope.get("is_partial_response"):
+        say("warning: the service calls this a partial response")
 
 
 async def _keyed(

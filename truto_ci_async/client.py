@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import partial
+from importlib.metadata import PackageNotFoundError
 from itertools import count
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
@@ -442,6 +443,7 @@ class TrutoClient:
                 )
             )
         if error is None:
+            self._budget.give_back(reply.sends - 1)
             return reply
         try:
             raise error
@@ -673,8 +675,10 @@ def _check_options(timeouts: object, retry: object, pacing: object) -> None:
 
 
 def _user_agent() -> str:
-    from . import __version__
-
+    try:
+        from . import __version__
+    except PackageNotFoundError:  # copied into a program, or run from a checkout: no reason to fail
+        return "truto-ci-async"
     return f"truto-ci-async/{__version__}"
 
 

@@ -8,7 +8,7 @@ walk is an error (contract section 2). Iterating twice starts twice, since state
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -165,6 +165,11 @@ class Pages(Generic[P]):
         # The coroutine must not refer to this iterator: the task would keep it alive past a ``break``.
         self._ahead = self._walkable.spawn(self._walkable.fetch(following))
 
+    async def aclose(self) -> None:
+        """End the walk, and drop the fetch ahead; dropping the iterator does the same."""
+        self._left = 0
+        self.cancel()
+
     def cancel(self) -> None:
         """Drop the fetch ahead, if there is one."""
         ahead, self._ahead = self._ahead, None
@@ -223,6 +228,11 @@ class Items(Generic[T]):
                 page = await self._pages.__anext__()
                 self._next = iter(page.items).__next__
 
+    async def aclose(self) -> None:
+        """End the walk, and drop the fetch ahead; dropping the iterator does the same."""
+        self._next = iter(()).__next__
+        await self._pages.aclose()
+
 
 class Paginator(Generic[T]):
     """A list call that has not been made yet: ``await`` it for the first page, ``async for`` for every item.
@@ -239,10 +249,10 @@ class Paginator(Generic[T]):
         self._walkable = walkable
         self._label = label
 
-    def __aiter__(self) -> AsyncIterator[T]:
+    def __aiter__(self) -> Items[T]:
         return Items(Pages(self._walkable))
 
-    def pages(self) -> AsyncIterator[Page[T]]:
+    def pages(self) -> Pages[Page[T]]:
         """Walk page by page: each with its cursor, its position to resume from and how it was answered."""
         return Pages(self._walkable)
 
@@ -289,7 +299,7 @@ class RawPages:
         self._walkable = walkable
         self._label = label
 
-    def __aiter__(self) -> AsyncIterator[RawResponse]:
+    def __aiter__(self) -> Pages[RawResponse]:
         return Pages(self._walkable)
 
     def __await__(self) -> Generator[Any, Any, RawResponse]:

@@ -268,7 +268,7 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
             mine, theirs = self.windows[-1].end, stored.windows[-1].end
         else:
             return False
-        return mine == theirs and not self.given[name].startswith(("now", "today"))
+        return mine == theirs
 
     def __repr__(self) -> str:
         shard = f", shard {_shard_text(self.shard)}" if self.shard else ""

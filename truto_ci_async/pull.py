@@ -6,24 +6,29 @@ is done becomes durable in batches, in the order of each account's pages, togeth
 Nothing is marked before it was handed over, so a crash repeats pages and never skips one.
 
 One account's failure is a result and leaves the others alone. A failure of the service itself holds everyone
-back while a single request probes until it is there again. Only a refused token ends the whole pull.
+back while a single request probes until it is there again (``_outage``). Only a refused token, a client that is
+closed and a disk that fails end the whole pull.
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from heapq import heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
 
 import anyio
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from ._answers import PageReader
 from ._decode import ItemReader, OnInvalid
+from ._outage import Outage
 from ._retry import check_number
+from ._row_keys import Seen, row_keys, split
 from ._wire import Targets
 from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Outcome, Progress
 from .errors import (
@@ -31,6 +36,7 @@ from .errors import (
     AuthenticationError,
     BodyTooLargeError,
     ConfigurationError,
+    ConnectError,
     CursorExpiredError,
     CursorLoopError,
     DecodeError,
@@ -53,6 +59,7 @@ if TYPE_CHECKING:
 
     from .client import TrutoClient
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 CommitMode: TypeAlias = Literal["auto", "manual"]
@@ -60,12 +67,22 @@ CommitMode: TypeAlias = Literal["auto", "manual"]
 # What is done becomes durable after so many pages or seconds, whichever comes first.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
+# A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
+ASK_AGAIN_SECONDS = 1.0
 # Pages an account is asked for before another one that waits gets the worker.
 TURN_PAGES = 16
 # A window whose cursor died is begun again this often in one run.
 RESTARTS = 3
 # An account that keeps failing while others do not is given up after so many calls, each with its own retries.
 ACCOUNT_CALLS = 3
+# After ``stop()``, what the service has not answered within so many seconds is dropped.
+STOP_SECONDS = 1.0
+# Leaving a pull waits so many seconds at most for its workers to notice.
+END_SECONDS = 5.0
+
+# Statuses of a refused cursor. Nobody has published the words that go with them.
+_REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
+_BEGUN_AGAIN = "begun again: its cursor was refused"
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -177,7 +194,7 @@ class PulledPage(AccountPage[T]):
 class _Entry:
     """What is to be committed of a page, or of the end of an account, in its place among the others."""
 
-    __slots__ = ("durable", "ends", "is_done", "key", "keys", "progress", "queue")
+    __slots__ = ("durable", "ends", "is_done", "key", "keys", "progress", "queue", "rows")
 
     def __init__(
         self,
@@ -185,14 +202,16 @@ class _Entry:
         key: Key,
         progress: Progress,
         *,
+        rows: int | None = None,
         keys: bytes = b"",
         ends: Literal["", "done", "empty"] = "",
     ) -> None:
         self.queue = queue
-        self.ends = ends  # how the account ended, on its last page of all
         self.key = key
         self.progress = progress
+        self.rows = rows  # on the page; None: this is no page
         self.keys = keys
+        self.ends = ends  # how the account ended, on its last page of all
         self.is_done = False
         self.durable = False
 
@@ -203,8 +222,8 @@ class _Account:
     __slots__ = (
         "account",
         "calls",
+        "is_resumed",
         "left",
-        "not_before",
         "open",
         "restarts",
         "rows",
@@ -213,17 +232,17 @@ class _Account:
         "walk",
     )
 
-    def __init__(self, account: PlannedAccount, left: deque[tuple[int, Progress]]) -> None:
+    def __init__(self, account: PlannedAccount, left: deque[tuple[int, Progress]], rows: int) -> None:
         self.account = account
         self.left = left  # windows still to do, oldest first, with the progress made in each
+        self.rows = rows  # in all windows, for telling empty accounts
         self.walk: Walk | None = None  # of the first of them
         self.targets: Targets | None = None
+        self.is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
         self.open: deque[_Entry] = deque()  # handed out and not committed yet, in order
         self.calls = 0  # failed ones in a row
         self.restarts = 0
-        self.rows = 0  # in all windows, for telling empty accounts
-        self.seen: set[bytes] | None = None  # keys of rows handed out before the window was begun again
-        self.not_before = 0.0
+        self.seen: Seen | None = None  # rows handed out before the window was begun again
 
 
 class Pull(Generic[T]):
@@ -237,6 +256,9 @@ class Pull(Generic[T]):
     ``commit="auto"``: one consumer; asking for the next page marks the one before as done, while leaving the loop
     by ``break`` or an exception does not. ``commit="manual"``: any number of consumers, each page is done when its
     ``commit()`` is called. ``report`` can be read at any time. Pages of one account come in order.
+
+    Leaving the block drops what is in flight and makes durable what is marked, whatever it is left by; a
+    cancellation waits for that.
     """
 
     def __init__(
@@ -256,6 +278,8 @@ class Pull(Generic[T]):
         if commit not in ("auto", "manual"):
             raise UsageError(f"commit is 'auto' or 'manual', not {commit!r}")
         self._client = client
+        # A probe is one request: retries are for a service that is there.
+        self._prober = client.with_options(retry=msgspec.structs.replace(client.retry, attempts=1))
         self._make_plan = plan
         self._checkpoint = checkpoint or MemoryCheckpoint()
         self._budget = budget
@@ -264,18 +288,42 @@ class Pull(Generic[T]):
         self._grow = grow
         self._fresh = fresh
         self._sink = sink
+        self.plan: Plan | None = None
+        self.report = PullReport()
+
+        self._entered = False
+        self._closed = False
+        self._stopping = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._fatal: Exception | None = None  # ends the pull; the consumer gets it in place of the end
+        self._unsaved: Exception | None = None  # a commit failed: nothing more can be made durable
+
+        self._ready: deque[PlannedAccount | _Account] = deque()
+        self._later: list[tuple[float, int, _Account]] = []  # heap: not to be asked before
+        self._order = count()
+        self._stored: dict[Key, Progress] = {}
+        self._in_service = 0
+        self._wake = asyncio.Event()
+        self._outage = Outage(
+            max_outage=budget.max_outage, probe_wait=budget.probe_wait, max_probe_wait=budget.max_probe_wait
+        )
+
+        self._workers: set[asyncio.Task[None]] = set()
+        self._fetching: set[asyncio.Task[Any]] = set()  # those of them that wait for the service
+        self._committer: asyncio.Task[None] | None = None
+        self._send: MemoryObjectSendStream[PulledPage[T]] | None = None
+        self._receive: MemoryObjectReceiveStream[PulledPage[T]] | None = None
+
         self._asking = False
         self._handed: PulledPage[T] | None = None
-        self._queue: deque[_Account] = deque()
-        self._fatal: BaseException | None = None
-        self._outage = _Outage(budget)
         self._changes: dict[Key, Progress] = {}
         self._new_keys: dict[Key, bytes] = {}
         self._marked: list[_Entry] = []
-        self._pages_marked = 0
-        self._entered = False
-        self.plan: Plan | None = None
-        self.report = PullReport()
+        self._marked_since = 0  # the sink was asked to commit last
+        self._marks = asyncio.Event()
+        self._full = asyncio.Event()
+        self._written = asyncio.Lock()  # held while the sink is written to or committed
+        self._flushed = asyncio.Event()
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -284,67 +332,107 @@ class Pull(Generic[T]):
             raise UsageError("a pull is run once; make a new one, which goes on from the checkpoint")
         self._entered = True
         asked = self._make_plan if isinstance(self._make_plan, Plan) else await self._make_plan()
+        self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
         try:
-            self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
             if self._sink is not None:
                 await self._sink.open(self._checkpoint.sink_state)
             self._schedule(self.plan, await self._checkpoint.load())
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self._checkpoint.aclose()
+            await _to_its_end(self._close_stores())
             raise
-        self._wake = anyio.Event()
-        self._marks = anyio.Event()
-        self._stopping = anyio.Event()
-        self._written = anyio.Lock()  # held while the sink is written to or committed
-        self._flushed = anyio.Condition()
         size = self._budget.max_accounts
-        streams = anyio.create_memory_object_stream[PulledPage[T]](max_buffer_size=size)
-        self._send: MemoryObjectSendStream[PulledPage[T]] = streams[0]
-        self._receive: MemoryObjectReceiveStream[PulledPage[T]] = streams[1]
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        self._working = min(size, len(self._queue))
-        if not self._working:
+        self._send, self._receive = anyio.create_memory_object_stream[PulledPage[T]](max_buffer_size=size)
+        for number in range(min(size, len(self._ready))):
+            worker = asyncio.create_task(self._work(), name=f"truto-pull-{number + 1}")
+            self._workers.add(worker)
+            worker.add_done_callback(self._worker_ended)
+        if not self._workers:
             self._send.close()
-        for _ in range(self._working):
-            self._group.start_soon(self._work)
-        self._group.start_soon(self._commit_as_marked)
+        self._committer = asyncio.create_task(self._commit_as_marked(), name="truto-pull-commit")
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Workers are dropped with what they have in flight; a commit under way is shielded and ends first.
-        self._group.cancel_scope.cancel()
-        await self._group.__aexit__(None, None, None)
-        with anyio.CancelScope(shield=True):
-            self._send.close()
-            self._receive.close()
-            try:
-                if self._fatal is None or isinstance(self._fatal, APIError):
-                    await self._flush(final=True)
-            except TrutoError as failed:
-                if error is None:
-                    raise
+        try:
+            await _to_its_end(self._close())
+        except Exception as failed:
+            if error is None:
+                raise
+            if failed is not error:
                 error.add_note(f"and the last commit failed: {failed}")
-            finally:
-                await self._checkpoint.aclose()
-                if (close := getattr(self._sink, "aclose", None)) is not None:
-                    await close()
+
+    async def _close(self) -> None:
+        """Drop what is in flight, make durable what is marked, and let go of everything.
+
+        :raises Exception: what is marked could not be made durable.
+        """
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for worker in self._workers:
+            worker.cancel()
+        if self._workers:
+            await asyncio.wait(self._workers, timeout=END_SECONDS)
+        self._marks.set()
+        self._full.set()
+        if self._committer is not None:
+            await self._committer  # never cancelled: half a commit would double rows
+        if self._unsaved is None:
+            try:
+                await self._flush(final=True)
+            except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised again below
+                self._unsaved = error
+        try:
+            await self._close_stores()
+        except Exception as error:  # noqa: BLE001 - as above
+            self._unsaved = self._unsaved or error
+        for stream in (self._send, self._receive):
+            if stream is not None:
+                stream.close()
+        self._tell_flushed()
+        if self._unsaved is not None:
+            raise self._unsaved
+
+    async def _close_stores(self) -> None:
+        """Close the sink, then the checkpoint, whose lock keeps other runs away from both."""
+        try:
+            if (close := getattr(self._sink, "aclose", None)) is not None:
+                await close()
+        finally:
+            await self._checkpoint.aclose()
 
     def stop(self) -> None:
-        """Ask for no more pages: what is in hand still comes, then the stream ends. Run again to go on."""
-        self._stopping.set()
-        self._outage.wake()
+        """Ask for no more pages: what is in hand still comes, then the stream ends. Run again to go on.
+
+        What the service has not answered a second later is dropped.
+        """
+        self._halt()
+        if self._timer is None and self._workers:
+            self._timer = asyncio.get_running_loop().call_later(STOP_SECONDS, self._drop_fetches)
+
+    def _halt(self) -> None:
+        self._stopping = True
+        self._outage.stop()
         self._wake_all()
+
+    def _drop_fetches(self) -> None:
+        for worker in self._fetching:
+            worker.cancel()
+
+    def _die(self, error: Exception) -> None:
+        """End the pull: nothing more is sent, and the consumer gets ``error`` once it has what was handed over."""
+        if self._fatal is None:
+            self._fatal = error
+        self._halt()
+        self._drop_fetches()
+        self._tell_flushed()
 
     def __aiter__(self) -> AsyncIterator[PulledPage[T]]:
         return self
 
     async def __anext__(self) -> PulledPage[T]:
-        if not self._entered:
-            raise UsageError("open the pull first: async with ... as pages:")
+        receive = self._opened()
         if self._auto:
             if self._asking:
                 raise UsageError(
@@ -354,10 +442,12 @@ class Pull(Generic[T]):
             if self._handed is not None:
                 self._handed.mark()
                 self._handed = None
+        self._check_saved()
         self._asking = True
         try:
-            page = await self._receive.receive()
+            page = await receive.receive()
         except anyio.EndOfStream:
+            self._check_saved()
             if self._fatal is not None:
                 raise self._fatal from self._fatal.__cause__
             raise StopAsyncIteration from None
@@ -373,246 +463,275 @@ class Pull(Generic[T]):
         """Give a page to the sink and mark it as done: from then on a commit takes both or neither."""
         assert self._sink is not None
         async with self._written:
+            self._check_saved()
             await self._sink.write(page)
             page.mark()
+
+    def _opened(self) -> MemoryObjectReceiveStream[PulledPage[T]]:
+        if self._closed:
+            raise UsageError("this pull is closed")
+        if self._receive is None:
+            raise UsageError("open the pull first: async with ... as pages:")
+        return self._receive
+
+    def _check_saved(self) -> None:
+        if self._unsaved is not None:
+            raise self._unsaved from self._unsaved.__cause__
 
     # --- what is done ----------------------------------------------------------------------------------
 
     def mark(self, entry: _Entry) -> None:
         """Mark an entry as done; it counts once all before it in its account are."""
+        self._opened()
         entry.is_done = True
-        queue = entry.queue
+        queue, report = entry.queue, self.report
         while queue and queue[0].is_done:
             ready = queue.popleft()
             self._changes[ready.key] = ready.progress
-            self._new_keys[ready.key] = self._new_keys.get(ready.key, b"") + ready.keys
+            if ready.keys:
+                self._new_keys[ready.key] = self._new_keys.get(ready.key, b"") + ready.keys
             self._marked.append(ready)
-            self.report.done += ready.ends != ""
-            self.report.empty += ready.ends == "empty"
-        if len(self._marked) >= COMMIT_PAGES:
+            self._marked_since += 1
+            if ready.rows is not None:
+                report.rows += ready.rows
+                report.pages += 1
+                report.done += ready.ends != ""
+                report.empty += ready.ends == "empty"
+        if self._marked_since >= COMMIT_PAGES:
             self._full.set()
         self._marks.set()
 
     async def flushed(self, entry: _Entry) -> None:
         """Wait until ``entry`` is durable."""
-        async with self._flushed:
-            while not entry.durable:
-                if self._fatal is not None:
-                    raise self._fatal from self._fatal.__cause__
-                await self._flushed.wait()
+        while not entry.durable:
+            self._check_saved()
+            self._opened()
+            await self._flushed.wait()
 
     async def _commit_as_marked(self) -> None:
         while True:
-            await self._marks.wait()
-            self._marks = anyio.Event()
-            with anyio.move_on_after(COMMIT_SECONDS):
-                await self._full.wait()
-            with anyio.CancelScope(shield=True):
-                try:
-                    await self._flush()
-                except TrutoError as error:
-                    await self._die(error)
-                    return
+            await _wait(self._marks, ASK_AGAIN_SECONDS if self._changes else None)
+            self._marks.clear()
+            await _wait(self._full, COMMIT_SECONDS)
+            if self._closed:
+                return
+            try:
+                await self._flush()
+            except Exception as error:  # noqa: BLE001 - a sink may raise anything; the consumer gets it
+                self._unsaved = error
+                self._die(error)
+                return
 
     async def _flush(self, *, final: bool = False) -> None:
         """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
         async with self._written:
+            self._full.clear()
+            self._marked_since = 0
             changes, self._changes = self._changes, {}
             keys, self._new_keys = self._new_keys, {}
             marked, self._marked = self._marked, []
-            self._full = anyio.Event()
-            if self._sink is not None:
-                if not (changes or final):
-                    return
-                if not await commit_together(
-                    self._sink, self._checkpoint, changes, row_keys=keys, final=final
-                ):
-                    self._changes = {**changes, **self._changes}
-                    self._new_keys = keys
-                    self._marked = marked + self._marked
-                    return
-            elif changes:
-                await self._checkpoint.commit(changes, row_keys=keys)
-        if marked:
-            async with self._flushed:
-                for entry in marked:
-                    entry.durable = True
-                self._flushed.notify_all()
+            if self._sink is None:
+                if changes:
+                    await self._checkpoint.commit(changes, row_keys=keys)
+            elif (changes or final) and not await commit_together(
+                self._sink, self._checkpoint, changes, row_keys=keys, final=final
+            ):
+                # What was marked meanwhile is the end of an account, never a page.
+                changes.update(self._changes)
+                marked += self._marked
+                self._changes, self._new_keys, self._marked = changes, keys, marked
+                return
+        for entry in marked:
+            entry.durable = True
+        self._tell_flushed()
 
-    async def _die(self, error: BaseException) -> None:
-        """End the pull: no more requests, and the consumer gets ``error`` once it has what was handed over."""
-        if self._fatal is None:
-            self._fatal = error
-        self.stop()
-        async with self._flushed:
-            self._flushed.notify_all()
+    def _tell_flushed(self) -> None:
+        flushed, self._flushed = self._flushed, asyncio.Event()
+        flushed.set()
 
     # --- who is next -----------------------------------------------------------------------------------
 
-    def _schedule(self, plan: Plan, stored: Mapping[Key, Progress]) -> None:
+    def _schedule(self, plan: Plan, stored: dict[Key, Progress]) -> None:
         """Queue every account that has a window left to do."""
+        self._stored = stored
         self.report.accounts = len(plan.accounts)
+        over: dict[str, int] = {}
+        rows: dict[str, int] = {}
+        until: dict[str, float] = {}
+        for (name, _), progress in stored.items():
+            over[name] = over.get(name, 0) + progress.is_over
+            rows[name] = rows.get(name, 0) + progress.rows
+            if progress.outcome == "parked" and progress.until is not None:
+                until[name] = max(until.get(name, 0.0), progress.until)
         now = time.time()
         for account in plan.accounts:
-            left: deque[tuple[int, Progress]] = deque()
-            rows = 0
-            for index in range(len(plan.windows)):
-                progress = stored.get((account.id, index), Progress())
-                rows += progress.rows
-                if progress.outcome not in ("done", "empty"):
-                    left.append((index, progress))
-            if not left:
+            if over.get(account.id, 0) == len(plan.windows):
                 self.report.done += 1
-                self.report.empty += not rows
-                continue
-            until = max((progress.until or 0.0 for _, progress in left), default=0.0)
-            if until > now:
-                self.report.parked[account.id] = until
-                continue
-            state = _Account(account, left)
-            state.rows = rows
-            self._queue.append(state)
-        self._in_service = 0
-        self._full = anyio.Event()
+                self.report.empty += not rows.get(account.id)
+            elif until.get(account.id, 0.0) > now:
+                self.report.parked[account.id] = until[account.id]
+            else:
+                self._ready.append(account)
+
+    def _begin(self, account: PlannedAccount) -> _Account:
+        """Gather what is left to do of an account; kept small until then, for there may be very many."""
+        plan = cast("Plan", self.plan)
+        left: deque[tuple[int, Progress]] = deque()
+        rows = 0
+        for index in range(len(plan.windows)):
+            progress = self._stored.pop((account.id, index), None) or Progress()
+            rows += progress.rows
+            if not progress.is_over:
+                left.append((index, progress))
+        return _Account(account, left, rows)
 
     def _wake_all(self) -> None:
-        wake, self._wake = self._wake, anyio.Event()
+        wake, self._wake = self._wake, asyncio.Event()
         wake.set()
 
     async def _take(self) -> _Account | None:
         """Wait for an account that may be asked now; None when there will be none."""
-        while not self._stopping.is_set():
+        while not self._stopping:
             now = time.monotonic()
-            for _ in range(len(self._queue)):
-                state = self._queue.popleft()
-                if state.not_before <= now:
-                    self._in_service += 1
-                    return state
-                self._queue.append(state)
-            if not self._queue and not self._in_service:
+            while self._later and (self._later[0][0] <= now or self._outage.is_over):
+                self._ready.append(heappop(self._later)[2])
+            if self._ready:
+                self._in_service += 1
+                taken = self._ready.popleft()
+                return self._begin(taken) if isinstance(taken, PlannedAccount) else taken
+            if not self._later and not self._in_service:
                 self._wake_all()
                 return None
-            soonest = min((state.not_before for state in self._queue), default=now + 3600.0)
-            with anyio.move_on_after(max(soonest - now, 0.0)):
-                await self._wake.wait()
+            await _wait(self._wake, self._later[0][0] - now if self._later else None)
         return None
 
     async def _work(self) -> None:
-        try:
-            while (state := await self._take()) is not None:
-                try:
-                    again = await self._serve(state)
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-                    return  # the consumer left
-                except Exception as error:  # noqa: BLE001 - reaches the consumer as it was raised
-                    await self._die(error)
-                    return
-                finally:
-                    self._in_service -= 1
-                if again:
-                    self._queue.append(state)
-                self._wake_all()
-        finally:
-            self._working -= 1
-            if not self._working:
-                self._send.close()
+        while (state := await self._take()) is not None:
+            try:
+                again_at = await self._serve(state)
+            except Exception as error:  # noqa: BLE001 - reaches the consumer as it was raised
+                self._die(error)
+                return
+            finally:
+                self._in_service -= 1
+            if again_at is not None:
+                if again_at:
+                    heappush(self._later, (again_at, next(self._order), state))
+                else:
+                    self._ready.append(state)
+            self._wake_all()
 
-    async def _serve(self, state: _Account) -> bool:
-        """Ask one account for some pages; True when it has to come again."""
+    def _worker_ended(self, worker: asyncio.Task[None]) -> None:
+        self._workers.discard(worker)
+        if not self._workers and self._send is not None:
+            self._send.close()
+
+    async def _serve(self, state: _Account) -> float | None:
+        """Ask one account for some pages. Returns when to come again (0: in its turn), None when it is over."""
         for _ in range(TURN_PAGES):
-            if not state.left:
-                return False
-            if not await self._outage.turn(self._stopping):
+            if not await self._outage.turn():
                 if self._outage.is_over:
                     self._park(state, None)
-                    return False
-                return True
-            if not await self._one_page(state):
-                return (
-                    state.account.id not in self.report.failed and state.account.id not in self.report.parked
-                )
-        return bool(state.left)
+                return None
+            is_probe = self._outage.is_on
+            try:
+                outcome = await self._one_page(state, is_probe=is_probe)
+            except BaseException:
+                if is_probe:
+                    self._outage.undecided()
+                raise
+            if outcome is not None:
+                return outcome if outcome >= 0 else None
+        return 0.0
 
     # --- one page --------------------------------------------------------------------------------------
 
-    async def _one_page(self, state: _Account) -> bool:
-        """Fetch and hand over one page; False when this account cannot go on right now."""
-        plan = cast("Plan", self.plan)
-        index, progress = state.left[0]
-        window = plan.windows[index]
+    async def _one_page(self, state: _Account, *, is_probe: bool) -> float | None:
+        """Fetch and hand over one page.
+
+        Returns None to go on with the next one, else when to come again, or _OVER.
+        """
         if state.walk is None:
-            query = plan.query(state.account, window)
-            state.targets = Targets(query)
-            if (
-                progress.rows and progress.position is None
-            ):  # begun again: leave out what was handed out before
-                state.seen = await self._keys_of(state, index)
-            start = query.start(Position.parse(progress.position) if progress.position else None)
-            state.walk = Walk(start, len(query.users), account=state.account.id)
-        here, targets = state.walk.position, state.targets
-        assert here is not None
+            await self._begin_walk(state)
+        walk, targets = state.walk, state.targets
+        assert walk is not None
         assert targets is not None
+        here = walk.position
+        assert here is not None
+        client = self._prober if is_probe else self._client
         asked_at = time.monotonic()
+        worker = cast("asyncio.Task[Any]", asyncio.current_task())
+        self._fetching.add(worker)
         try:
-            page = await fetch_page(self._client, targets, self._reader, here, empty_on_not_found=True)
+            page = await fetch_page(client, targets, self._reader, here, empty_on_not_found=True)
         except TrutoError as error:
-            await self._failed(state, error, asked_at)
-            return False
+            return self._failed(state, error, asked_at, is_probe=is_probe)
+        finally:
+            self._fetching.discard(worker)
         self._outage.success()
         state.calls = 0
+        state.is_resumed = False
         self._count(page)
         loop: CursorLoopError | None = None
         try:
-            state.walk.advance(here, page.next_cursor)
+            walk.advance(here, page.next_cursor)
         except CursorLoopError as error:
             loop = error  # the page itself is good; a later run begins its window again
-        await self._hand_over(
-            state, window, page, is_last=state.walk.position is None, is_loop=loop is not None
-        )
+        await self._hand_over(state, page, is_loop=loop is not None)
         if loop is not None:
-            self._fail(state, loop)
-        return loop is None
+            return self._fail(state, loop)
+        return None if state.left else _OVER
 
-    async def _hand_over(
-        self, state: _Account, window: Window, page: Page[Any], *, is_last: bool, is_loop: bool
-    ) -> None:
+    async def _begin_walk(self, state: _Account) -> None:
+        plan = cast("Plan", self.plan)
         index, progress = state.left[0]
-        walk = cast("Walk", state.walk)
+        query = plan.query(state.account, plan.windows[index])
+        position = None if progress.position is None else Position.parse(progress.position)
+        if progress.rows and (position is None or progress.error is not None):
+            # Begun again, in this run or an earlier one: leave out what was handed out before.
+            state.seen = Seen(await self._keys_of(state, index))
+        state.targets = Targets(query)
+        state.is_resumed = position is not None and position.cursor is not None
+        state.walk = Walk(query.start(position), len(query.users), account=state.account.id)
+
+    async def _hand_over(self, state: _Account, page: Page[Any], *, is_loop: bool) -> None:
+        index, progress = state.left[0]
+        window = cast("Plan", self.plan).windows[index]
+        position = cast("Walk", state.walk).position
+        is_last = position is None
         keys = b""
         if not is_last or state.seen is not None:
             # Keys are needed only where a cursor can die and its window be begun again.
-            digests = [_key_digest(item) for item in page.items]
+            digests = row_keys(page.items)
             if state.seen is not None:
-                fresh = [i for i, digest in enumerate(digests) if digest not in state.seen]
+                fresh = state.seen.new(digests)
                 if len(fresh) < len(digests):
                     page = _only(page, fresh)
-                    digests = [digests[i] for i in fresh]
+                    digests = [digests[each] for each in fresh]
             keys = b"".join(digests)
         rows = progress.rows + len(page)
-        outcome: Outcome = "open" if not is_last else "done" if rows else "empty"
         progress = Progress(
-            position=None if is_last or is_loop else str(walk.position),
+            position=None if is_last or is_loop else str(position),
             rows=rows,
             pages=progress.pages + 1,
-            outcome=outcome,
+            outcome="open" if not is_last else "done" if rows else "empty",
+            error=None if is_last or state.seen is None else _BEGUN_AGAIN,
         )
         state.rows += len(page)
         if is_last:
             state.left.popleft()
-            state.walk = None
-            state.seen = None
+            state.walk = state.seen = None
             state.restarts = 0
         else:
             state.left[0] = (index, progress)
         ends: Literal["", "done", "empty"] = "" if state.left else "done" if state.rows else "empty"
-        entry = _Entry(state.open, (state.account.id, index), progress, keys=keys, ends=ends)
+        entry = _Entry(state.open, (state.account.id, index), progress, rows=len(page), keys=keys, ends=ends)
         state.open.append(entry)
-        self.report.rows += len(page)
+        assert self._send is not None
         await self._send.send(PulledPage(state.account, window, page, pull=self, entry=entry))
 
     def _count(self, page: Page[Any]) -> None:
         report = self.report
-        report.pages += 1
         report.requests += page.response.attempts
         report.retries += page.response.attempts - 1
         report.waited += page.response.waited
@@ -620,179 +739,124 @@ class Pull(Generic[T]):
 
     # --- failures --------------------------------------------------------------------------------------
 
-    async def _failed(self, state: _Account, error: TrutoError, asked_at: float) -> None:
-        """Decide what a failed call means: for its account, or for everyone."""
-        attempts: int = getattr(error, "attempts", 1)
+    def _failed(self, state: _Account, error: TrutoError, asked_at: float, *, is_probe: bool) -> float:
+        """Decide what a failed call means, for its account or for everyone. Returns as ``_one_page``.
+
+        :raises TrutoError: it ends the whole pull.
+        """
+        cause = error.__cause__ if isinstance(error, (CursorExpiredError, UsageError)) else error
+        attempts: int = getattr(cause, "attempts", 1)
         self.report.requests += attempts
         self.report.retries += max(attempts - 1, 0)
-        if isinstance(error, (AuthenticationError, ConfigurationError)):
-            await self._die(error)
-        elif isinstance(error, CursorExpiredError):
-            self._outage.success()
-            self._begin_again(state, error)
-        elif isinstance(error, RateLimitError):
-            self._outage.success()
-            self._told_to_wait(state, error)
-        elif isinstance(error, (TransportError, ServerError)):
-            if self._outage.failure(asked_at):
-                return  # the service, not the account: it comes again when a probe gets through
-            state.calls += 1
-            if state.calls >= ACCOUNT_CALLS:
-                self._fail(state, error)
-            else:
-                state.not_before = time.monotonic() + self._budget.probe_wait * 2.0 ** (state.calls - 1)
-        elif isinstance(error, (APIError, DecodeError, BodyTooLargeError)):
-            self._outage.success()
-            self._fail(state, error)
-        else:
-            await self._die(error)
+        is_fatal = isinstance(error, (AuthenticationError, ConfigurationError)) or (
+            isinstance(error, ConnectError) and error.is_permanent
+        )
+        if is_fatal or not isinstance(cause, (APIError, TransportError, DecodeError, BodyTooLargeError)):
+            raise error
+        if isinstance(cause, RateLimitError) and not cause.attempts:
+            if is_probe:
+                self._outage.undecided()  # pacing said so, and nobody was asked
+            return self._told_to_wait(state, cause)
+        is_asked_to_wait = isinstance(cause, APIError) and (
+            (cause.retry_after or 0.0) > self._client.retry.max_wait or isinstance(cause, RateLimitError)
+        )
+        if not is_asked_to_wait and isinstance(cause, (TransportError, ServerError)):
+            return self._unanswered(state, cause, asked_at)
+        self._outage.success()
+        if is_asked_to_wait:
+            return self._told_to_wait(state, cast("APIError", cause))
+        if cause is not error or (
+            state.is_resumed and isinstance(cause, APIError) and cause.status in _REFUSED_CURSOR
+        ):
+            return self._begin_again(state, error)
+        return self._fail(state, error)
 
-    def _told_to_wait(self, state: _Account, error: RateLimitError) -> None:
+    def _unanswered(self, state: _Account, error: TrutoError, asked_at: float) -> float:
+        if self._outage.failure(asked_at, is_suspect=state.calls > 0):
+            return 0.0  # the service, not the account: it comes again when a probe gets through
+        state.calls += 1
+        if state.calls >= ACCOUNT_CALLS:
+            return self._fail(state, error)
+        return time.monotonic() + self._budget.probe_wait * 2.0 ** (state.calls - 1)
+
+    def _told_to_wait(self, state: _Account, error: APIError) -> float:
         wait = error.retry_after or 0.0
         state.calls += 1
         if wait > self._client.retry.max_wait or state.calls >= ACCOUNT_CALLS:
-            self._park(state, time.time() + wait)
-        else:
-            state.not_before = time.monotonic() + wait
+            return self._park(state, time.time() + wait)
+        return time.monotonic() + max(wait, self._budget.probe_wait * 2.0 ** (state.calls - 1))
 
-    def _begin_again(self, state: _Account, error: CursorExpiredError) -> None:
+    def _begin_again(self, state: _Account, error: TrutoError) -> float:
         """Walk the window from its start when it is its turn again."""
         index, progress = state.left[0]
-        state.walk = None
-        state.left[0] = (index, msgspec.structs.replace(progress, position=None))
+        state.walk = state.seen = None
+        state.left[0] = (index, msgspec.structs.replace(progress, position=None, error=_BEGUN_AGAIN))
         state.restarts += 1
-        if state.restarts > RESTARTS:
-            self._fail(state, error)
+        return self._fail(state, error) if state.restarts > RESTARTS else 0.0
 
-    async def _keys_of(self, state: _Account, index: int) -> set[bytes]:
+    async def _keys_of(self, state: _Account, index: int) -> list[bytes]:
         """Return the keys of all rows of a window that were handed out, in this run or an earlier one."""
         key = (state.account.id, index)
         async with self._written:  # no commit is under way, so a key is in just one of these places
-            seen = set(_split_keys(await self._checkpoint.row_keys(key)))
-            seen.update(_split_keys(self._new_keys.get(key, b"")))
-            for entry in state.open:
-                if entry.key == key:
-                    seen.update(_split_keys(entry.keys))
-        return seen
+            stored = [await self._checkpoint.row_keys(key), self._new_keys.get(key, b"")]
+            stored += [entry.keys for entry in state.open if entry.key == key]
+        return [each for keys in stored for each in split(keys)]
 
-    def _fail(self, state: _Account, error: TrutoError) -> None:
-        self.report.failed[state.account.id] = error
-        self._end(state, outcome="failed", error=f"{type(error).__name__}: {error}")
+    def _fail(self, state: _Account, error: TrutoError) -> float:
+        self.report.failed[state.account.id] = _light(error)
+        return self._end(state, outcome="failed", error=f"{type(error).__name__}: {error}")
 
-    def _park(self, state: _Account, until: float | None) -> None:
+    def _park(self, state: _Account, until: float | None) -> float:
         self.report.parked[state.account.id] = until
-        self._end(state, outcome="parked", until=until)
+        return self._end(state, outcome="parked", until=until)
 
     def _end(
         self, state: _Account, *, outcome: Outcome, error: str | None = None, until: float | None = None
-    ) -> None:
+    ) -> float:
         """Note how an account ended, behind the pages of it that are still to be committed."""
         index, progress = state.left[0]
-        ended = msgspec.structs.replace(progress, outcome=outcome, error=error, until=until)
+        # An error that is there says that the window was begun again, which must not be forgotten.
+        ended = msgspec.structs.replace(progress, outcome=outcome, error=error or progress.error, until=until)
         entry = _Entry(state.open, (state.account.id, index), ended)
         state.open.append(entry)
         self.mark(entry)
+        return _OVER
 
 
-class _Outage:
-    """Whether the service is there. While it is not, one request at a time probes and everyone else waits."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self._since: float | None = None
-        self._last_success = 0.0
-        self._wait = budget.probe_wait
-        self._probing = False
-        self._changed = anyio.Event()
-        self.is_over = False  # lasted longer than max_outage
-
-    def wake(self) -> None:
-        changed, self._changed = self._changed, anyio.Event()
-        changed.set()
-
-    async def turn(self, stopping: anyio.Event) -> bool:
-        """Wait until a request may be sent; False when that will not be in this run."""
-        while not stopping.is_set() and not self.is_over:
-            if self._since is None:
-                return True
-            if self._probing:
-                await self._changed.wait()
-                continue
-            self._probing = True
-            try:
-                with anyio.move_on_after(self._wait):
-                    await stopping.wait()
-            except BaseException:
-                self._probing = False
-                self.wake()
-                raise
-            if not stopping.is_set():
-                return True
-            self._probing = False
-        return False
-
-    def success(self) -> None:
-        """The service answered, whatever it said."""
-        self._last_success = time.monotonic()
-        if self._since is not None:
-            self._since = None
-            self._probing = False
-            self._wait = self._budget.probe_wait
-            self.wake()
-
-    def failure(self, asked_at: float) -> bool:
-        """Note a call, begun at ``asked_at``, that got no answer; True when the service is to blame for it."""
-        now = time.monotonic()
-        if self._since is None:
-            if self._last_success > asked_at:
-                return False  # others got through meanwhile
-            self._since = now
-        elif asked_at <= self._since:
-            return True  # it was under way when the service went down; only probes are counted
-        else:
-            self._wait = min(self._wait * 2.0, self._budget.max_probe_wait)
-        self._probing = False
-        self.is_over = now - self._since >= self._budget.max_outage
-        self.wake()
-        return True
+# What stands in place of the time to come again for an account that does not.
+_OVER = -1.0
 
 
-class _KeyUser(Struct):
-    id: Any = None
-
-
-class _KeyView(Struct):
-    """What tells one row of a window from another; of a record's bytes only this is read."""
-
-    id: Any = None
-    user: _KeyUser | None = None
-    start_time: Any = None
-    end_time: Any = None
-
-
-_KEY_BYTES = 8
-_read_key = msgspec.json.Decoder(_KeyView)
-
-
-def _key_digest(item: object) -> bytes:
-    if isinstance(item, Interaction):
-        key = repr((item.id, item.user.id if item.user else None, item.start_time, item.end_time)).encode()
-    elif isinstance(item, Raw):
+async def _wait(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for an event, for some time at most."""
+    if not event.is_set():
         try:
-            view = _read_key.decode(item)
-        except msgspec.DecodeError:
-            key = bytes(item)
-        else:
-            key = repr(
-                (view.id, view.user.id if view.user else None, view.start_time, view.end_time)
-            ).encode()
-    else:
-        key = msgspec.json.encode(item)
-    return hashlib.blake2b(key, digest_size=_KEY_BYTES).digest()
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass
 
 
-def _split_keys(keys: bytes) -> Iterator[bytes]:
-    return (keys[at : at + _KEY_BYTES] for at in range(0, len(keys), _KEY_BYTES))
+async def _to_its_end(work: Coroutine[Any, Any, R]) -> R:
+    """Do ``work``. A cancellation waits for it and then goes on; a second one leaves it to end by itself."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, whoever waits
+    try:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        with anyio.CancelScope(shield=True):  # a cancelled scope of anyio's would not let us wait
+            await asyncio.wait([task])
+        raise
+    return task.result()
+
+
+def _light(error: TrutoError) -> TrutoError:
+    """Return ``error`` without the frames it went through: they would keep pages alive for as long as it is kept."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = each.__context__ = None
+        each = each.__cause__
+    return error
 
 
 def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:

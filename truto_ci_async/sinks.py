@@ -315,9 +315,8 @@ class FileSink(ABC):
         state = self._claim() if text is None else self._read_state(text)
         for part in state.parts:
             self._check(part)
-        self._write_manifest(
-            state
-        )  # first, so that the folder is known as ours by whoever comes after a crash
+        # First, so that the folder is known as ours by whoever comes after a crash.
+        self._write_manifest(state)
         names = {part.name for part in state.parts}
         found = self._ours()
         for path in found:

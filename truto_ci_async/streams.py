@@ -35,10 +35,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Bytes decoded in one go: a little at first, so that the first item is out at once, then more with each step, up
-# to what takes a few milliseconds.
-FIRST_STEP = 16 * 1024
+# Bytes decoded in one go: a little at first, so that the first item is out at once, then as much as one step's
+# time allows, which depends on the engine, the items and the machine.
+SMALLEST_STEP = 16 * 1024
 LARGEST_STEP = 256 * 1024
+STEP_SECONDS = 0.004
 # Seconds of decoding between two breaths for the loop.
 BREATH = 0.005
 # Bytes collected before a file is written to, since every write is a trip to another thread.
@@ -97,6 +98,7 @@ class ItemStream(Generic[T]):
     ``response``      how it was answered (status, headers, attempts): of the page being read.
     ``bytes_read``    bytes of body read so far, after decompression.
     ``items_read``    items handed out so far.
+    ``pages_read``    pages read to their end as items so far.
     ``issues``        the first hundred repaired records; ``issues_count`` counts them all.
     ``position``      where to start again: the start of the page being read, or the place after the last whole
                       one. None when all was read as items; ``chunks()`` and ``save()`` leave it where it was.
@@ -141,14 +143,15 @@ class ItemStream(Generic[T]):
         self._broke: TransportError | None = None  # why it has to be opened again
         self._body: Body | None = None
         self._pieces: AsyncIterator[bytes] | None = None
-        self._piece = b""  # received, and read up to ``_at``
+        self._piece: bytes = b""  # received, and read up to ``_at``
         self._at = 0
-        self._step_size = FIRST_STEP
+        self._step_size = SMALLEST_STEP
         self._decoder: Decoder[T] | None = None
         self._ended = False  # the body has; what stands around its items is still to be read
         self._handed_out = False  # something of it: from then on it cannot be opened again silently
         self.response = ResponseInfo()
         self.bytes_read = 0
+        self.pages_read = 0
         self.next_cursor: str | None = None
         self.envelope: dict[str, Any] = {}
 
@@ -349,7 +352,7 @@ class ItemStream(Generic[T]):
             self._let_go()
             raise UsageError("this stream is closed")
         self._decoder = None
-        self._piece, self._at, self._step_size = b"", 0, FIRST_STEP
+        self._piece, self._at, self._step_size = b"", 0, SMALLEST_STEP
         self._ended = self._handed_out = False
         self.bytes_read = self._whole_pages_bytes
         limit = self._max_stream_bytes
@@ -407,9 +410,15 @@ class ItemStream(Generic[T]):
             self._breath = perf_counter() + BREATH
         part = self._piece[self._at : self._at + self._step_size]
         self._at += len(part)
-        self._step_size = min(2 * self._step_size, LARGEST_STEP)
         self.bytes_read += len(part)
-        return decoder.feed(part)
+        start = perf_counter()
+        items = decoder.feed(part)
+        took = perf_counter() - start
+        if took > STEP_SECONDS:
+            self._step_size = max(self._step_size // 2, SMALLEST_STEP)
+        elif took < STEP_SECONDS / 2:
+            self._step_size = min(self._step_size * 2, LARGEST_STEP)
+        return items
 
     def _decoder_here(self) -> Decoder[T]:
         kind = self.content_type
@@ -428,6 +437,7 @@ class ItemStream(Generic[T]):
         self._take_issues()
         self._reopen = None
         self._whole_pages_bytes = self.bytes_read
+        self.pages_read += 1
         following = self._walk.advance(here, self.next_cursor)
         self._finished = following is None or not self._follow_cursor
 

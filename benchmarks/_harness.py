@@ -1,0 +1,121 @@
+"""What benchmarks share: a server beside them, a process for each contender, and figures of a process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from time import perf_counter, thread_time
+from urllib.request import urlopen
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+
+
+@contextmanager
+def server(*, latency: float = 0.0, certificate: str | None = None) -> Generator[str]:
+    """Run ``benchmarks.server`` in a process of its own; gives its URL."""
+    command = [sys.executable, "-m", "benchmarks.server", "--latency", str(latency)]
+    command += ["--certificate", certificate] if certificate else []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        port = process.stdout.readline().decode().strip()
+        try:
+            yield f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+def warm(url: str, account: str) -> None:
+    """Let the server make a body before it is measured."""
+    with urlopen(f"{url}/?integrated_account_id={account}") as answer:
+        while answer.read(2**20):
+            pass
+
+
+def in_own_process(module: str, *args: str) -> dict[str, Any]:
+    """Run ``python -m module args`` and return the JSON object it prints."""
+    command = [sys.executable, "-m", module, *args]
+    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT)
+    found: dict[str, Any] = json.loads(ran.stdout)
+    return found
+
+
+def about() -> dict[str, Any]:
+    """The machine, for the record."""
+    return {"python": platform.python_version(), "cpus": os.cpu_count(), "machine": platform.machine()}
+
+
+def median(values: Sequence[float]) -> float:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+
+
+class Memory:
+    """How far this process grows above what it has now, in bytes at the peak. Linux only; 0 elsewhere."""
+
+    def __init__(self) -> None:
+        self._idle = 0
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            self._idle = _status("VmRSS")
+
+    def growth(self) -> int:
+        return _status("VmHWM") - self._idle if self._idle else 0
+
+
+def cpu_seconds() -> float:
+    """Of this process, its threads and the system on its behalf."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+class Stalls:
+    """How long the loop was held: a task that asks for its turn each millisecond, and notes how late it came.
+
+        async with Stalls() as stalls: ...
+        quantile(stalls.late, 0.99)
+
+    ``late`` is by the clock, ``held`` by the work the loop's thread did meanwhile, which other processes of a busy
+    machine do not add to.
+    """
+
+    def __init__(self) -> None:
+        self.late: list[float] = []
+        self.held: list[float] = []
+
+    async def _watch(self) -> None:
+        while True:
+            start, worked = perf_counter(), thread_time()
+            await asyncio.sleep(0.001)
+            self.held.append(thread_time() - worked)
+            self.late.append(max(perf_counter() - start - 0.001, 0.0))
+
+    async def __aenter__(self) -> Stalls:
+        self._task = asyncio.create_task(self._watch())
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task

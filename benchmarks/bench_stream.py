@@ -1,0 +1,241 @@
+"""A large answer over a socket: is streaming it as quick as decoding it whole, and in how much memory?
+
+Ours (both engines, in lists and item by item) beside the usual ways, with the same struct classes. Each contender
+runs in a process of its own, the server in another. Memory is the peak above the same process before its first
+request, with everything imported. ``first item`` is the time from the request, and the bytes decoded by then.
+``stall`` is how late other tasks of the loop got their turn (99th percentile), in a further round, and ``held`` the
+work that was done before they did, which does not depend on what else the machine does.
+
+    python -m benchmarks.bench_stream --size 90 --shapes remote,pretty --rounds 3 --json
+
+Where buffering wins: on items of a megabyte, where finding an item's end costs a second look at its bytes; and
+wherever the whole list is wanted at once and its memory does not matter, since it is one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import aiohttp
+import ijson
+import msgspec
+
+from benchmarks import _harness, data
+from truto_ci_async import Interaction, Pacing, TrutoClient
+
+TARGET = "/unified/conversational-intelligence/interactions?integrated_account_id="
+
+
+class Page(msgspec.Struct):
+    """The whole page with the same items, as one would write it without this package."""
+
+    result: tuple[Interaction, ...]
+    next_cursor: str | None = None
+
+
+class Outcome(NamedTuple):
+    items: int
+    bytes: int
+    first: float  # when the first item was there
+    first_bytes: int  # and how much had been decoded by then
+
+
+@asynccontextmanager
+async def session(url: str) -> AsyncGenerator[Any]:
+    if url:
+        async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout()) as opened:
+            yield opened
+
+
+@asynccontextmanager
+async def client(url: str) -> AsyncGenerator[Any]:
+    async with TrutoClient("token", base_url=url, pacing=Pacing.off()) as opened:
+        yield opened
+
+
+async def ours(truto: TrutoClient, account: str, engine: Any = "auto") -> Outcome:
+    count, first, first_bytes = 0, 0.0, 0
+    async with truto.interactions.stream(account, engine=engine) as stream:
+        async for batch in stream.batches():
+            if not count:
+                first, first_bytes = perf_counter(), stream.bytes_read
+            count += len(batch)
+        return Outcome(count, stream.bytes_read, first, first_bytes)
+
+
+async def ours_item_by_item(truto: TrutoClient, account: str) -> Outcome:
+    count, first, first_bytes = 0, 0.0, 0
+    async with truto.interactions.stream(account) as stream:
+        async for _ in stream:
+            if not count:
+                first, first_bytes = perf_counter(), stream.bytes_read
+            count += 1
+        return Outcome(count, stream.bytes_read, first, first_bytes)
+
+
+async def ours_ijson(truto: TrutoClient, account: str) -> Outcome:
+    return await ours(truto, account, "ijson")
+
+
+async def buffered(http: aiohttp.ClientSession, account: str) -> Outcome:
+    async with http.get(TARGET + account) as response:
+        body = await response.read()
+    page = msgspec.json.decode(body, type=Page)
+    return Outcome(len(page.result), len(body), perf_counter(), len(body))
+
+
+async def ijson_convert(http: aiohttp.ClientSession, account: str) -> Outcome:
+    found = ijson.sendable_list()
+    parser = ijson.items_coro(found, "result.item", use_float=True)
+    count, size, first, first_bytes = 0, 0, 0.0, 0
+    async with http.get(TARGET + account) as response:
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            parser.send(chunk)
+            for record in found:
+                record.pop(
+                    "remote_data", None
+                )  # convert() makes no Raw: left out, to the good of this contender
+                msgspec.convert(record, Interaction)
+                if not first:
+                    first, first_bytes = perf_counter(), size
+            count += len(found)
+            found.clear()
+    parser.close()
+    return Outcome(count, size, first, first_bytes)
+
+
+async def json_loads(http: aiohttp.ClientSession, account: str) -> Outcome:
+    async with http.get(TARGET + account) as response:
+        body = await response.read()
+    records = json.loads(body)["result"]
+    return Outcome(len(records), len(body), perf_counter(), len(body))
+
+
+Contender = Callable[[Any, str], Awaitable[Outcome]]
+CONTENDERS: dict[str, tuple[Callable[[str], Any], Contender]] = {
+    "ours": (client, ours),
+    "ours, item by item": (client, ours_item_by_item),
+    "ours, engine=ijson": (client, ours_ijson),
+    "msgspec, buffered": (session, buffered),
+    "ijson + convert": (session, ijson_convert),
+    "json.loads (dicts)": (session, json_loads),
+}
+
+
+async def measure(contender: str, url: str, account: str, rounds: int) -> dict[str, Any]:
+    """Measure one contender in this process."""
+    connect, read = CONTENDERS[contender]
+    walls: list[float] = []
+    cpus: list[float] = []
+    firsts: list[float] = []
+    async with connect(url) as connected:
+        memory = _harness.Memory()
+        for _ in range(rounds):
+            cpu, start = _harness.cpu_seconds(), perf_counter()
+            outcome = await read(connected, account)
+            walls.append(perf_counter() - start)
+            cpus.append(_harness.cpu_seconds() - cpu)
+            firsts.append(outcome.first - start)
+        growth = memory.growth()
+        async with _harness.Stalls() as stalls:
+            await read(connected, account)
+    seconds = _harness.median(walls)
+    return {
+        "contender": contender,
+        "bytes": outcome.bytes,
+        "items": outcome.items,
+        "seconds": round(seconds, 3),
+        "mb_per_s": round(outcome.bytes / seconds / 1e6, 1),
+        "cpu_seconds": round(_harness.median(cpus), 3),
+        "peak_growth_mb": round(growth / 1e6, 1),
+        "first_item_ms": round(_harness.median(firsts) * 1e3, 1),
+        "first_item_bytes": outcome.first_bytes,
+        "stall_p99_ms": round(_harness.quantile(stalls.late, 0.99) * 1e3, 1),
+        "held_p99_ms": round(_harness.quantile(stalls.held, 0.99) * 1e3, 1),
+        "held_max_ms": round(max(stalls.held, default=0.0) * 1e3, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=float, default=90, help="MB of the body (default 90)")
+    parser.add_argument("--shapes", default=",".join(data.SHAPES), help="comma-separated (default: all)")
+    parser.add_argument("--contenders", default="", help="semicolon-separated (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="the median counts (default 3)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    parser.add_argument(
+        "--here", default="", metavar="URL", help=argparse.SUPPRESS
+    )  # one measurement's process
+    options = parser.parse_args()
+    contenders = options.contenders.split(";") if options.contenders else list(CONTENDERS)
+    if options.here:
+        account = f"{options.shapes}-{int(options.size * 1e6)}"
+        print(json.dumps(asyncio.run(measure(contenders[0], options.here, account, options.rounds))))
+        return
+    about = {
+        **_harness.about(),
+        "msgspec": msgspec.__version__,
+        "ijson": ijson.backend,
+        "aiohttp": aiohttp.__version__,
+    }
+    if not options.json:
+        print(", ".join(f"{name} {value}" for name, value in about.items()))
+        print(f"bodies of {options.size:g} MB over loopback, median of {options.rounds}")
+    with _harness.server() as url:
+        for shape in options.shapes.split(","):
+            _harness.warm(url, f"{shape}-{int(options.size * 1e6)}")
+            report(
+                shape, [one(contender, url, shape, options) for contender in contenders], about, options.json
+            )
+
+
+def one(contender: str, url: str, shape: str, options: argparse.Namespace) -> dict[str, Any]:
+    return _harness.in_own_process(
+        "benchmarks.bench_stream", "--here", url, "--contenders", contender, "--shapes", shape,
+        "--size", str(options.size), "--rounds", str(options.rounds),
+    )  # fmt: skip
+
+
+COLUMNS = {
+    "MB/s": "mb_per_s",
+    "CPU s": "cpu_seconds",
+    "peak MB": "peak_growth_mb",
+    "first item ms": "first_item_ms",
+    "after bytes": "first_item_bytes",
+    "stall p99 ms": "stall_p99_ms",
+    "held p99 ms": "held_p99_ms",
+}
+
+
+def report(shape: str, found: list[dict[str, Any]], about: dict[str, Any], as_json: bool) -> None:
+    """Print the figures of one shape, each also as a share of the buffered decode where that took part."""
+    base = next((each for each in found if each["contender"] == "msgspec, buffered"), None)
+    for each in found:
+        if base:
+            each["speed_of_buffered"] = round(each["mb_per_s"] / base["mb_per_s"], 2)
+            each["memory_of_buffered"] = round(each["peak_growth_mb"] / max(base["peak_growth_mb"], 0.1), 3)
+        if as_json:
+            print(json.dumps({"shape": shape, **each, **about}), flush=True)
+    if as_json:
+        return
+    print(f"\n{shape}, {found[0]['items']:,} items")
+    heads = [*COLUMNS, *(["speed", "memory"] if base else [])]
+    print(f"  {'':<20}" + "".join(f"{head:>14}" for head in heads))
+    for each in found:
+        cells = [f"{each[name]:,}" for name in COLUMNS.values()]
+        if base:
+            cells += [f"{each['speed_of_buffered']:.2f} x", f"{each['memory_of_buffered']:.1%}"]
+        print(f"  {each['contender']:<20}" + "".join(f"{cell:>14}" for cell in cells), flush=True)
+
+
+if __name__ == "__main__":
+    main()
