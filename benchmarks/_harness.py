@@ -13,8 +13,8 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from time import perf_counter, thread_time
-from urllib.request import urlopen
 from typing import Any
+from urllib.request import urlopen
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,6 +116,7 @@ class Stalls:
         return self
 
     async def __aexit__(self, *error: object) -> None:
+        await asyncio.sleep(0.005)  # what came last is noted too
         self._task.cancel()
         with suppress(asyncio.CancelledError):
             await self._task

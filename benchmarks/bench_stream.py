@@ -213,6 +213,7 @@ COLUMNS = {
     "after bytes": "first_item_bytes",
     "stall p99 ms": "stall_p99_ms",
     "held p99 ms": "held_p99_ms",
+    "held max ms": "held_max_ms",
 }
 
 

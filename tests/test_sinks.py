@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import errno
+import gc
 import io
 import json
 import logging
@@ -607,12 +608,19 @@ def _alter(path: Path) -> None:
     path.write_bytes(data)
 
 
+def _lengthen(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"more")
+
+
 def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("harm", [_delete, _shorten, _alter, _empty])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    ("format", "harm"),
+    [(format, harm) for format in FORMATS for harm in (_delete, _shorten, _alter, _empty)]
+    + [("parquet", _lengthen)],
+)
 def test_committed_output_that_was_changed_is_told(
     format: str, harm: Callable[[Path], None], tmp_path: Path
 ) -> None:
@@ -989,6 +997,7 @@ HEAD = b'{"integrated_account_id":"a","tenant_id":null,"window_start":"2024-01-0
     [
         (b'{"id":"7","n":1.50}', b',"id":"7","n":1.50}'),
         (b'{"id" : "7" }', b',"id" : "7" }'),
+        (b'{"id":\r"7"}', b',"id":"7"}'),
         (b'{ "id":"7"}', b',"id":"7"}'),
         (b'{\r\n  "id": [\n1.50,\n "a\\nb"]}\n', b',"id":[1.50,"a\\nb"]}'),
         (b"{}", b"}"),
@@ -1099,6 +1108,33 @@ def test_csv_is_read_back_as_it_was(items: list[Interaction]) -> None:
                 assert float(text) == float(value)
             else:
                 assert text == (value or "")
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b", 'say "x"', "one\rtwo", "one\ntwo", "one\r\ntwo", "\r", '"', " a ", "☃\u2028"]
+)
+def test_csv_quotes_what_would_end_a_cell(text: str, tmp_path: Path) -> None:
+    """The csv module of older Pythons forgets the lone carriage return."""
+    data = written("csv", [Interaction(user=User(name=text), id="7")], tmp_path).read_bytes().decode()
+    (row,) = csv.DictReader(io.StringIO(data, newline=""))
+    assert (row["user_name"], row["id"]) == (text, "7")
+
+
+def test_csv_has_one_header_also_when_rows_come_later(tmp_path: Path) -> None:
+    """A run of empty accounts wrote the header; the next run, with a grown list, goes on behind it."""
+
+    async def scenario() -> None:
+        sink = build("csv", tmp_path)
+        await sink.open(None)
+        state = await sink.commit(final=True)
+        await sink.open(state)
+        await sink.write(page_of(next(PLAN.units()), 0, Interaction))
+        await sink.commit(final=True)
+        await sink.aclose()
+
+    run(scenario())
+    assert len(read_rows(tmp_path, "csv")) == 2
+    assert (tmp_path / "interactions.csv").read_text().count("integrated_account_id") == 1
 
 
 def test_csv_has_its_header_once_and_also_without_rows(tmp_path: Path) -> None:
@@ -1219,6 +1255,26 @@ def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
 
     run(scenario())
     assert names(tmp_path) == {"manifest.json"}
+
+
+def test_a_part_that_breaks_off_is_given_up_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pyarrow writes the end of a file whenever it is closed, and complains from its destructor if it cannot."""
+    monkeypatch.setattr(sinks, "FLUSH_BYTES", 1)
+
+    async def scenario() -> None:
+        for at in range(1, 8):
+            disk = FailingDisk()
+            sink = build("parquet", tmp_path, disk=disk, fresh=True)
+            await sink.open(None)
+            await sink.write(page_of(next(PLAN.units()), 0, Interaction))
+            disk.at = len(disk.steps) + at
+            with pytest.raises(StorageError):
+                await sink.commit(final=True)
+            await sink.aclose()
+            del sink
+            gc.collect()
+
+    run(scenario())
 
 
 def test_parquet_without_pyarrow_says_what_to_install(

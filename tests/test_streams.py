@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import _harness
 from truto_ci_async import (
     BodyTooLargeError,
     CursorExpiredError,
@@ -1145,3 +1146,33 @@ def test_a_file_is_made_as_any_other_and_a_link_stays_a_link(tmp_path: Path) -> 
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_bytes() == KILO
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# At size
+
+
+@pytest.mark.long
+def test_a_gigabyte_is_read_in_flat_memory() -> None:
+    """Peak above the idle client, in a process of its own, through the real client and a real socket."""
+    with _harness.server() as url:
+        for contender in ("ours", "ours, item by item"):
+            found = streamed(url, contender, 1000)
+            assert found["bytes"] > 10**9
+            assert found["items"] > 10**6
+            assert found["peak_growth_mb"] <= 24
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("contender", ["ours", "ours, item by item", "ours, engine=ijson"])
+def test_other_tasks_get_their_turn_while_a_large_body_is_read(contender: str) -> None:
+    with _harness.server() as url:
+        found = streamed(url, contender, 90)
+    assert found["held_p99_ms"] <= 20
+    assert found["first_item_bytes"] <= 65_536
+
+
+def streamed(url: str, contender: str, megabytes: int) -> dict[str, Any]:
+    return _harness.in_own_process(
+        "benchmarks.bench_stream", "--here", url, "--contenders", contender, "--shapes", "remote",
+        "--size", str(megabytes), "--rounds", "1",
+    )  # fmt: skip

@@ -39,9 +39,9 @@ T = TypeVar("T")
 # time allows, which depends on the engine, the items and the machine.
 SMALLEST_STEP = 16 * 1024
 LARGEST_STEP = 256 * 1024
-STEP_SECONDS = 0.004
-# Seconds of decoding between two breaths for the loop.
-BREATH = 0.005
+STEP_SECONDS = 0.002
+# Seconds of decoding between two breaths for the loop: a task that slept needs two or three to go on.
+BREATH = 0.002
 # Bytes collected before a file is written to, since every write is a trip to another thread.
 WRITE_SIZE = 2**20
 # Repairs kept on the stream, all in all; the rest is counted.
@@ -399,15 +399,17 @@ class ItemStream(Generic[T]):
         if self._ended:
             self._page_end(decoder)
             return []
+        if (
+            perf_counter() > self._breath
+        ):  # before anything is taken: whoever is cancelled here has lost nothing
+            await asyncio.sleep(0)
+            self._breath = perf_counter() + BREATH
         if self._at == len(self._piece):
             piece = await self._receive()
             if piece is None:
                 self._ended = True
                 return decoder.flush()
             self._piece, self._at = piece, 0
-        elif perf_counter() > self._breath:
-            await asyncio.sleep(0)
-            self._breath = perf_counter() + BREATH
         part = self._piece[self._at : self._at + self._step_size]
         self._at += len(part)
         self.bytes_read += len(part)
