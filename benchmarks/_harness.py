@@ -42,12 +42,27 @@ def warm(url: str, account: str) -> None:
             pass
 
 
-def in_own_process(module: str, *args: str) -> dict[str, Any]:
-    """Run ``python -m module args`` and return the JSON object it prints."""
-    command = [sys.executable, "-m", module, *args]
-    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT)
-    found: dict[str, Any] = json.loads(ran.stdout)
-    return found
+class Worker:
+    """A contender in a process of its own, which prints a JSON object for each line it is sent.
+
+    So that all contenders can take turns, round by round: what else the machine does then touches them alike.
+    """
+
+    def __init__(self, module: str, *args: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        )
+
+    def ask(self, line: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(line.encode() + b"\n")
+        self._process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self._process.stdout.readline())
+        return answer
+
+    def close(self) -> None:
+        self._process.communicate(timeout=10)
 
 
 def about() -> dict[str, Any]:

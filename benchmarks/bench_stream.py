@@ -1,7 +1,7 @@
 """A large answer over a socket: is streaming it as quick as decoding it whole, and in how much memory?
 
 Ours (both engines, in lists and item by item) beside the usual ways, with the same struct classes. Each contender
-runs in a process of its own, the server in another. Memory is the peak above the same process before its first
+runs in a process of its own, the server in another, and they take turns round by round. Memory is the peak above the same process before its first
 request, with everything imported. ``first item`` is the time from the request, and the bytes decoded by then.
 ``stall`` is how late other tasks of the loop got their turn (99th percentile), in a further round, and ``held`` the
 work that was done before they did, which does not depend on what else the machine does.
@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
@@ -129,38 +130,61 @@ CONTENDERS: dict[str, tuple[Callable[[str], Any], Contender]] = {
 }
 
 
-async def measure(contender: str, url: str, account: str, rounds: int) -> dict[str, Any]:
-    """Measure one contender in this process."""
+async def serve(contender: str, url: str, account: str) -> None:
+    """Measure one contender in this process: a round for each ``round`` on stdin, and the loop for ``stalls``."""
     connect, read = CONTENDERS[contender]
-    walls: list[float] = []
-    cpus: list[float] = []
-    firsts: list[float] = []
     async with connect(url) as connected:
         memory = _harness.Memory()
-        for _ in range(rounds):
-            cpu, start = _harness.cpu_seconds(), perf_counter()
-            outcome = await read(connected, account)
-            walls.append(perf_counter() - start)
-            cpus.append(_harness.cpu_seconds() - cpu)
-            firsts.append(outcome.first - start)
-        growth = memory.growth()
-        async with _harness.Stalls() as stalls:
-            await read(connected, account)
-    seconds = _harness.median(walls)
-    return {
-        "contender": contender,
-        "bytes": outcome.bytes,
-        "items": outcome.items,
-        "seconds": round(seconds, 3),
-        "mb_per_s": round(outcome.bytes / seconds / 1e6, 1),
-        "cpu_seconds": round(_harness.median(cpus), 3),
-        "peak_growth_mb": round(growth / 1e6, 1),
-        "first_item_ms": round(_harness.median(firsts) * 1e3, 1),
-        "first_item_bytes": outcome.first_bytes,
-        "stall_p99_ms": round(_harness.quantile(stalls.late, 0.99) * 1e3, 1),
-        "held_p99_ms": round(_harness.quantile(stalls.held, 0.99) * 1e3, 1),
-        "held_max_ms": round(max(stalls.held, default=0.0) * 1e3, 1),
-    }
+        # Read in the loop's own thread: nothing else goes on between two rounds.
+        for line in iter(sys.stdin.readline, ""):
+            if line.strip() == "stalls":
+                async with _harness.Stalls() as stalls:
+                    await read(connected, account)
+                found = {"late": stalls.late, "held": stalls.held}
+                figures: dict[str, Any] = {
+                    f"{name}_{label}_ms": round(figure * 1e3, 1)
+                    for name, values in found.items()
+                    for label, figure in (("p99", _harness.quantile(values, 0.99)), ("max", max(values)))
+                }
+            else:
+                cpu, start = _harness.cpu_seconds(), perf_counter()
+                outcome = await read(connected, account)
+                figures = {
+                    "seconds": perf_counter() - start,
+                    "cpu_seconds": _harness.cpu_seconds() - cpu,
+                    "first_item_ms": (outcome.first - start) * 1e3,
+                    "first_item_bytes": outcome.first_bytes,
+                    "bytes": outcome.bytes,
+                    "items": outcome.items,
+                    "peak_growth_mb": round(memory.growth() / 1e6, 1),
+                }
+            print(json.dumps(figures), flush=True)
+
+
+def measure(
+    url: str, shape: str, megabytes: float, contenders: list[str], rounds: int
+) -> list[dict[str, Any]]:
+    """Measure contenders beside each other: they take turns, round by round."""
+    account = f"{shape}-{int(megabytes * 1e6)}"
+    _harness.warm(url, account)
+    args = ("--here", url, "--account", account, "--contenders")
+    workers = [_harness.Worker("benchmarks.bench_stream", *args, each) for each in contenders]
+    try:
+        turns = [[worker.ask("round") for worker in workers] for _ in range(rounds)]
+        stalls = [worker.ask("stalls") for worker in workers]
+    finally:
+        for worker in workers:
+            worker.close()
+    found: list[dict[str, Any]] = []
+    for number, contender in enumerate(contenders):
+        mine = [turn[number] for turn in turns]
+        middle = {
+            name: round(_harness.median([each[name] for each in mine]), 3)
+            for name in ("seconds", "cpu_seconds", "first_item_ms")
+        }
+        speed = {"mb_per_s": round(mine[0]["bytes"] / middle["seconds"] / 1e6, 1)}
+        found.append({"contender": contender, **mine[-1], **middle, **speed, **stalls[number]})
+    return found
 
 
 def main() -> None:
@@ -172,14 +196,12 @@ def main() -> None:
     parser.add_argument("--contenders", default="", help="semicolon-separated (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="the median counts (default 3)")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    parser.add_argument(
-        "--here", default="", metavar="URL", help=argparse.SUPPRESS
-    )  # one measurement's process
+    parser.add_argument("--here", default="", help=argparse.SUPPRESS)  # the process of one contender
+    parser.add_argument("--account", default="", help=argparse.SUPPRESS)
     options = parser.parse_args()
     contenders = options.contenders.split(";") if options.contenders else list(CONTENDERS)
     if options.here:
-        account = f"{options.shapes}-{int(options.size * 1e6)}"
-        print(json.dumps(asyncio.run(measure(contenders[0], options.here, account, options.rounds))))
+        asyncio.run(serve(contenders[0], options.here, options.account))
         return
     about = {
         **_harness.about(),
@@ -192,17 +214,8 @@ def main() -> None:
         print(f"bodies of {options.size:g} MB over loopback, median of {options.rounds}")
     with _harness.server() as url:
         for shape in options.shapes.split(","):
-            _harness.warm(url, f"{shape}-{int(options.size * 1e6)}")
-            report(
-                shape, [one(contender, url, shape, options) for contender in contenders], about, options.json
-            )
-
-
-def one(contender: str, url: str, shape: str, options: argparse.Namespace) -> dict[str, Any]:
-    return _harness.in_own_process(
-        "benchmarks.bench_stream", "--here", url, "--contenders", contender, "--shapes", shape,
-        "--size", str(options.size), "--rounds", str(options.rounds),
-    )  # fmt: skip
+            found = measure(url, shape, options.size, contenders, options.rounds)
+            report(shape, found, about, options.json)
 
 
 COLUMNS = {
@@ -211,7 +224,7 @@ COLUMNS = {
     "peak MB": "peak_growth_mb",
     "first item ms": "first_item_ms",
     "after bytes": "first_item_bytes",
-    "stall p99 ms": "stall_p99_ms",
+    "stall p99 ms": "late_p99_ms",
     "held p99 ms": "held_p99_ms",
     "held max ms": "held_max_ms",
 }
@@ -222,7 +235,8 @@ def report(shape: str, found: list[dict[str, Any]], about: dict[str, Any], as_js
     base = next((each for each in found if each["contender"] == "msgspec, buffered"), None)
     for each in found:
         if base:
-            each["speed_of_buffered"] = round(each["mb_per_s"] / base["mb_per_s"], 2)
+            each["speed_of_buffered"] = round(base["seconds"] / each["seconds"], 2)
+            each["cpu_of_buffered"] = round(each["cpu_seconds"] / base["cpu_seconds"], 2)
             each["memory_of_buffered"] = round(each["peak_growth_mb"] / max(base["peak_growth_mb"], 0.1), 3)
         if as_json:
             print(json.dumps({"shape": shape, **each, **about}), flush=True)

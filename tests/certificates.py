@@ -47,14 +47,18 @@ TuxEWOHhxSoRBh8sbP7PlbOjE7X+Hag6CZVjYwaMpR2YBdA4FAcC/i2/
 """
 
 
+def chain() -> str:
+    """The certificate and its key as one PEM file."""
+    return CERTIFICATE + "-----{} PRIVATE KEY-----\n{}-----{} PRIVATE KEY-----\n".format("BEGIN", KEY, "END")
+
+
 def server_context() -> ssl.SSLContext:
     """What a server of 127.0.0.1 needs."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     with TemporaryDirectory() as folder:
-        chain = Path(folder, "chain.pem")
-        key = "-----{} PRIVATE KEY-----\n{}-----{} PRIVATE KEY-----\n".format("BEGIN", KEY, "END")
-        chain.write_text(CERTIFICATE + key, encoding="ascii")
-        context.load_cert_chain(chain)
+        file = Path(folder, "chain.pem")
+        file.write_text(chain(), encoding="ascii")
+        context.load_cert_chain(file)
     return context
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import _harness
+from benchmarks import _harness, bench_stream
 from truto_ci_async import (
     BodyTooLargeError,
     CursorExpiredError,
@@ -508,6 +508,32 @@ def test_closing_while_another_task_waits_for_bytes_ends_that_wait(who: str) -> 
     run(main())
 
 
+def test_closing_while_the_next_page_is_being_opened_opens_nothing() -> None:
+    async def main() -> None:
+        go_on = asyncio.Event()
+        two = FakeBody([body(range(5, 10))])
+
+        def opener(here: Position) -> Any:
+            async def reopen(failure: TransportError | None) -> tuple[FakeBody, ResponseInfo]:
+                if here.cursor is None:
+                    return FakeBody([body(range(5), "two")]), ResponseInfo()
+                await go_on.wait()
+                return two, ResponseInfo()
+
+            return reopen
+
+        async with fake_stream(opener=opener) as stream:
+            reading = asyncio.ensure_future(ids(stream))
+            await turns()
+            stream.close()
+            go_on.set()
+            with pytest.raises(UsageError, match="closed"):
+                await soon(reading)
+        assert two.closed
+
+    run(main())
+
+
 # In time
 
 
@@ -586,10 +612,10 @@ class FakeBody:
         self.closed += 1
 
 
-def fake_stream(*pages: list[Any], engine: Any = "auto", follow: bool = True) -> ItemStream[Interaction]:
+def fake_stream(*pages: list[Any], engine: Any = "auto", opener: Any = None) -> ItemStream[Interaction]:
     left = [FakeBody(pieces) for pieces in pages]
 
-    def opener(here: Position) -> Any:
+    def in_turn(here: Position) -> Any:
         async def reopen(failure: TransportError | None) -> tuple[FakeBody, ResponseInfo]:
             await asyncio.sleep(0)
             return left.pop(0), ResponseInfo()
@@ -597,10 +623,10 @@ def fake_stream(*pages: list[Any], engine: Any = "auto", follow: bool = True) ->
         return reopen
 
     return ItemStream(
-        opener,
+        opener or in_turn,
         lambda is_ndjson: ItemDecoder(ItemReader(Interaction), engine=engine),
         Walk(Position(filters=""), 1),
-        follow_cursor=follow,
+        follow_cursor=True,
         max_stream_bytes=None,
         emitter=Emitter(),
     )
@@ -732,7 +758,7 @@ def test_after_the_first_item_it_raises_and_position_gives_the_rest() -> None:
     async def main() -> None:
         one, two, three = range(40), range(40, 140), range(140, 150)
         part = body(two, "three", KILO)[:60_000]
-        answers = [with_length(body(one, "two", KILO)), broken(part)]
+        answers = [with_length(body(one, "two", KILO)), broken(b""), broken(part)]
         answers += [with_length(body(two, "three")), with_length(body(three))]
         async with serving(answering(*answers)) as server, connect(server) as truto:
             found = []
@@ -747,11 +773,11 @@ def test_after_the_first_item_it_raises_and_position_gives_the_rest() -> None:
             assert found == numbers(one, two)[: len(found)]
             assert error.items_read == stream.items_read == len(found) > 80
             assert error.bytes_read == stream.bytes_read == len(body(one, "two", KILO)) + len(part)
-            assert error.attempts == 1
+            assert error.attempts == 2
             assert error.position == stream.position
             async with truto.interactions.stream("a", cursor=error.position) as rest:
                 assert await ids(rest) == numbers(two, three)
-            assert b"next_cursor=two" in server.heads[2]
+            assert b"next_cursor=two" in server.heads[3]
 
     run(main())
 
@@ -1155,24 +1181,16 @@ def test_a_file_is_made_as_any_other_and_a_link_stays_a_link(tmp_path: Path) -> 
 def test_a_gigabyte_is_read_in_flat_memory() -> None:
     """Peak above the idle client, in a process of its own, through the real client and a real socket."""
     with _harness.server() as url:
-        for contender in ("ours", "ours, item by item"):
-            found = streamed(url, contender, 1000)
+        for found in bench_stream.measure(url, "remote", 1000, ["ours", "ours, item by item"], 1):
             assert found["bytes"] > 10**9
             assert found["items"] > 10**6
             assert found["peak_growth_mb"] <= 24
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("contender", ["ours", "ours, item by item", "ours, engine=ijson"])
-def test_other_tasks_get_their_turn_while_a_large_body_is_read(contender: str) -> None:
+def test_other_tasks_get_their_turn_while_a_large_body_is_read() -> None:
     with _harness.server() as url:
-        found = streamed(url, contender, 90)
-    assert found["held_p99_ms"] <= 20
-    assert found["first_item_bytes"] <= 65_536
-
-
-def streamed(url: str, contender: str, megabytes: int) -> dict[str, Any]:
-    return _harness.in_own_process(
-        "benchmarks.bench_stream", "--here", url, "--contenders", contender, "--shapes", "remote",
-        "--size", str(megabytes), "--rounds", "1",
-    )  # fmt: skip
+        contenders = ["ours", "ours, item by item", "ours, engine=ijson"]
+        for found in bench_stream.measure(url, "remote", 90, contenders, 1):
+            assert found["held_p99_ms"] <= 20
+            assert found["first_item_bytes"] <= 65_536

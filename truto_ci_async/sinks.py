@@ -738,7 +738,9 @@ class ParquetSink(FileSink):
         writer, self._writer = self._writer, None
         if file is None:
             return
-        file.is_deaf = True  # pyarrow writes the end of the file when it closes, whatever happened before
+        # pyarrow writes the end of a file when it closes it, even from a destructor, when that number may be the
+        # descriptor of another file.
+        file.is_deaf = True
         with suppress(Exception):
             writer.close()
         with suppress(OSError):

@@ -1,0 +1,255 @@
+"""A walk over the pages of one account: what does the package add to the least code that could do it?
+
+    plain   100 pages of 100 items over loopback: nothing but the cost of the code
+    tls     the same over TLS, with 20 ms from here to there and back, setting up a connection included
+    slow    a consumer that awaits, for each page, as long as fetching one takes
+
+The bare loop is what a careful person writes with aiohttp and msgspec (one session, one decoder, the same structs) and
+no more: no retries, no deadline of the whole, no guard against a cursor that comes twice, no limits. The package does
+all of that, with pacing off. httpx + pydantic and requests + json are what many write; truto-python-sdk is the
+service's own. Contenders are processes of their own that take turns, so that a busy machine is busy for all.
+
+    python -m benchmarks.bench_walk --cases plain,tls --pages 100 --items 100 --rounds 9
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks import _harness, _turns
+from benchmarks._turns import OURS, Goal, Measured, Record
+from truto_ci_async.models import Interaction
+
+PATH = "/unified/conversational-intelligence/interactions"
+TOKEN = "benchmark-token"
+# Seconds from here to there and back.
+ROUND_TRIP = 0.02
+# What the server of the slow consumer takes for a page; what a fetch takes in all is measured.
+SERVER_TIME = 0.02
+
+
+class Ours:
+    async def open(self, stack: AsyncExitStack, url: str) -> None:
+        from truto_ci_async import Pacing, TrutoClient
+
+        client = TrutoClient(TOKEN, base_url=url, pacing=Pacing.off())
+        self._truto = await stack.enter_async_context(client)
+
+    async def items(self, account: str) -> int:
+        count = 0
+        async for _ in self._truto.interactions.list(account):
+            count += 1
+        return count
+
+    async def pages(self, account: str, seconds: float) -> int:
+        count = 0
+        async for page in self._truto.interactions.list(account).pages():
+            count += len(page)
+            await asyncio.sleep(seconds)
+        return count
+
+
+class Bare:
+    async def open(self, stack: AsyncExitStack, url: str) -> None:
+        import aiohttp
+        import msgspec
+
+        class Page(msgspec.Struct):
+            result: tuple[Interaction, ...]
+            next_cursor: str | None = None
+
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        self._decode = msgspec.json.Decoder(Page).decode
+        self._session = await stack.enter_async_context(aiohttp.ClientSession(url, headers=headers))
+
+    async def _walk(self, account: str) -> AsyncIterator[tuple[Any, ...]]:
+        params = {"integrated_account_id": account}
+        while True:
+            async with self._session.get(PATH, params=params) as response:
+                response.raise_for_status()
+                page = self._decode(await response.read())
+            yield page.result
+            if not page.next_cursor:
+                return
+            params["next_cursor"] = page.next_cursor
+
+    async def items(self, account: str) -> int:
+        count = 0
+        async for page in self._walk(account):
+            for _ in page:
+                count += 1
+        return count
+
+    async def pages(self, account: str, seconds: float) -> int:
+        count = 0
+        async for page in self._walk(account):
+            count += len(page)
+            await asyncio.sleep(seconds)
+        return count
+
+
+class HttpxPydantic:
+    async def open(self, stack: AsyncExitStack, url: str) -> None:
+        import httpx
+
+        from benchmarks._pydantic import Page
+
+        self._page = Page
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        self._client = await stack.enter_async_context(httpx.AsyncClient(base_url=url, headers=headers))
+
+    async def items(self, account: str) -> int:
+        count = 0
+        params = {"integrated_account_id": account}
+        while True:
+            response = await self._client.get(PATH, params=params)
+            response.raise_for_status()
+            page = self._page.model_validate_json(response.content)
+            for _ in page.result:
+                count += 1
+            if not page.next_cursor:
+                return count
+            params["next_cursor"] = page.next_cursor
+
+
+class RequestsJson:
+    async def open(self, stack: AsyncExitStack, url: str) -> None:
+        import requests
+
+        self._url = url + PATH
+        self._session = stack.enter_context(requests.Session())
+        self._session.headers["Authorization"] = f"Bearer {TOKEN}"
+
+    async def items(self, account: str) -> int:  # not async at all: it has the process for itself
+        count = 0
+        params = {"integrated_account_id": account}
+        while True:
+            response = self._session.get(self._url, params=params)
+            response.raise_for_status()
+            page = response.json()
+            for _ in page["result"]:
+                count += 1
+            if not page["next_cursor"]:
+                return count
+            params["next_cursor"] = page["next_cursor"]
+
+
+class TrutoSdk:
+    async def open(self, stack: AsyncExitStack, url: str) -> None:
+        from truto_python_sdk import TrutoApi
+
+        self._api = TrutoApi(TOKEN, url)
+
+    async def items(self, account: str) -> int:
+        count = 0
+        filters = {"integrated_account_id": account}
+        async for _ in self._api.unified_api.list("conversational-intelligence", "interactions", filters):
+            count += 1
+        return count
+
+
+BARE, SDK = "bare aiohttp + msgspec", "truto-python-sdk"
+CLASSES: dict[str, Any] = {
+    OURS: Ours,
+    BARE: Bare,
+    "httpx + pydantic": HttpxPydantic,
+    "requests + json": RequestsJson,
+    SDK: TrutoSdk,
+}
+CONTENDERS = {  # and the modules they need
+    OURS: "",
+    BARE: "",
+    "httpx + pydantic": "httpx pydantic",
+    "requests + json": "requests",
+    SDK: "truto_python_sdk",
+}
+CASES = ("plain", "tls", "slow")
+GOALS = [
+    Goal("walk plain", BARE, "speed", least=0.90),
+    Goal("walk plain", BARE, "cpu", most=1.15),
+    Goal("walk plain", SDK, "speed", least=3.0),
+    Goal("walk tls", SDK, "speed", least=3.0),
+    Goal("walk slow", BARE, "speed", least=1.8),
+]
+
+
+def account(options: argparse.Namespace) -> str:
+    return f"{options.shape}-x{options.items}-p{options.pages}"
+
+
+def here(options: argparse.Namespace) -> None:
+    """Be one contender: a walk whenever asked."""
+    contender = CLASSES[options.here]()
+    expected = options.pages * options.items
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        runner.run(contender.open(stack, options.url))
+
+        def walk() -> None:
+            asked = account(options)
+            pause = options.pause
+            count = runner.run(contender.pages(asked, pause) if pause else contender.items(asked))
+            assert count == expected, f"{count} items, where {expected} were expected"
+
+        _turns.serve_turns(walk, collect=options.gc != "off")
+        runner.run(stack.aclose())
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    """Run all cases."""
+    found: list[Record] = []
+    for case in options.cases.split(","):
+        for collect in _turns.collecting(options) if case == "plain" else [options.gc != "off"]:
+            _turns.say(f"walk {case}, garbage collector {'on' if collect else 'off'}")
+            found += _turns.records(f"walk {case}", collect, one_case(case, options, collect=collect))
+    return found
+
+
+def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[str, Measured]:
+    contenders = _turns.installed(CONTENDERS, options.contenders)
+    given = ["--shape", options.shape, "--pages", str(options.pages), "--items", str(options.items)]
+    given += ["--gc", "on" if collect else "off"]
+    if case == "plain":
+        with _harness.server() as url:
+            _harness.warm(url, account(options))
+            return _turns.take_turns(__spec__.name, contenders, [*given, "--url", url], rounds=options.rounds)
+    rounds = max(3, options.rounds // 3)  # waiting is steadier than working
+    if case == "tls":
+        from tests import certificates
+
+        with tempfile.TemporaryDirectory() as folder:
+            chain, authority = Path(folder, "chain.pem"), Path(folder, "authority.pem")
+            chain.write_text(certificates.chain(), encoding="ascii")
+            authority.write_text(certificates.AUTHORITY, encoding="ascii")
+            trust = {"SSL_CERT_FILE": str(authority), "REQUESTS_CA_BUNDLE": str(authority)}
+            with _harness.server(certificate=str(chain), round_trip=ROUND_TRIP) as url:
+                return _turns.take_turns(
+                    __spec__.name, contenders, [*given, "--url", url], rounds=rounds, environment=trust
+                )
+    with _harness.server(latency=SERVER_TIME) as url:
+        given += ["--url", url]
+        one_walk = _turns.take_turns(__spec__.name, [BARE], given, rounds=1)[BARE]
+        fetch = one_walk.typical("seconds") / options.pages
+        return _turns.take_turns(__spec__.name, [OURS, BARE], [*given, "--pause", str(fetch)], rounds=rounds)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cases", default=",".join(CASES), help="comma-separated (default: all)")
+    parser.add_argument("--pages", type=int, default=100, help="of one walk (default 100)")
+    parser.add_argument("--items", type=int, default=100, help="on a page (default 100)")
+    parser.add_argument("--shape", default="remote", help="of an item, see data.SHAPES (default remote)")
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="of ``plain``, a third of the others (default 9)"
+    )
+    parser.add_argument("--url", default="", help=argparse.SUPPRESS)  # where a contender asks
+    parser.add_argument("--pause", type=float, default=0.0, help=argparse.SUPPRESS)
+
+
+if __name__ == "__main__":
+    _turns.main(__doc__, add_options, run, GOALS, here)

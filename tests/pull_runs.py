@@ -1,0 +1,194 @@
+"""Pulls in processes of their own, to be killed: ``Runs`` starts a helper that forks one process for each run.
+
+The helper has everything imported, so a run costs milliseconds and not the second that Python and pyarrow take.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+ROOT = Path(__file__).parents[1]
+DEADLINE = 60.0  # seconds for one run, unless told
+
+
+class Ran(NamedTuple):
+    status: int  # the exit code, or minus the signal that ended it
+    result: dict[str, Any]  # what the run said in its last moment, if it came that far
+
+    @property
+    def is_killed(self) -> bool:
+        return self.status == -signal.SIGKILL
+
+
+class Runs:
+    """One run at a time.
+
+    with Runs() as runs:
+        ran = runs.run(url=..., accounts=[...], folder=..., format="ndjson", kill=("rename", 2))
+    """
+
+    def __enter__(self) -> Self:
+        self._helper = subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "tests.pull_runs"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._helper.stdin is not None
+        assert self._helper.stdout is not None
+        self._helper.stdin.close()
+        self._helper.wait(DEADLINE)
+        self._helper.stdout.close()
+
+    def run(self, *, deadline: float = DEADLINE, **job: Any) -> Ran:
+        """Run a pull to its end, or to its kill.
+
+        ``kill`` is a named step and which time it comes; ``kill_after`` are seconds.
+        """
+        assert self._helper.stdin is not None
+        assert self._helper.stdout is not None
+        watchdog = threading.Timer(deadline + 5.0, self._helper.kill)
+        watchdog.start()
+        try:
+            self._helper.stdin.write(json.dumps({**job, "deadline": deadline}).encode() + b"\n")
+            self._helper.stdin.flush()
+            status, result = json.loads(self._helper.stdout.readline())
+        finally:
+            watchdog.cancel()
+        return Ran(status, result)
+
+
+# --- in the helper ---------------------------------------------------------------------------------------------
+
+
+def serve() -> None:
+    import pyarrow.parquet  # noqa: F401 - imported once, here, for all runs
+
+    import truto_ci_async.cli
+    import truto_ci_async.pull
+    import truto_ci_async.sandbox  # noqa: F401
+
+    for line in sys.stdin:
+        job = json.loads(line)
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            os.close(reader)
+            code = 1
+            try:
+                result = asyncio.run(pull(job))
+                os.write(writer, json.dumps(result).encode())
+                code = 0
+            except BaseException:  # noqa: BLE001 - a child must never come back out of here
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        os.close(writer)
+        kill_at = time.monotonic() + (job.get("kill_after") or job["deadline"])
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if time.monotonic() >= kill_at:
+                os.kill(child, signal.SIGKILL)
+                ended = os.waitpid(child, 0)
+                break
+            time.sleep(0.001)
+        with os.fdopen(reader, "rb") as pipe:
+            text = pipe.read()
+        ran = [os.waitstatus_to_exitcode(ended[1]), json.loads(text) if text else {}]
+        sys.stdout.write(json.dumps(ran) + "\n")
+        sys.stdout.flush()
+
+
+async def pull(job: dict[str, Any]) -> dict[str, Any]:
+    from truto_ci_async import Pacing, TrutoClient
+    from truto_ci_async.checkpoint import SQLiteCheckpoint
+    from truto_ci_async.pull import Budget, Pull, run_shard
+    from truto_ci_async.resources import STATE_FILE
+    from truto_ci_async.sinks import CsvSink, Disk, FileSink, NdjsonSink, ParquetSink
+
+    left = job.get("kill") or ["", 0]
+
+    def step(name: str) -> None:
+        if name == left[0]:
+            left[1] -= 1
+            if not left[1]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    folder = Path(job["folder"])
+    sinks: dict[str, type[FileSink]] = {"ndjson": NdjsonSink, "csv": CsvSink, "parquet": ParquetSink}
+    options: dict[str, Any] = {"part_rows": job["part_rows"]} if job["format"] == "parquet" else {}
+    sink = sinks[job["format"]](folder, disk=Disk(step), **options)
+    watch = Watch(job)
+    async with TrutoClient(job["token"], base_url=job["url"], pacing=Pacing.off()) as client:
+        plan = await client.interactions.plan(
+            job["accounts"], start_time=job["start_time"], end_time=job["end_time"], window=job.get("window")
+        )
+
+        def started(running: Pull[Any]) -> None:
+            watch.task = asyncio.create_task(watch.look(running))
+
+        report = await run_shard(
+            client,
+            plan,
+            SQLiteCheckpoint(folder / STATE_FILE, step=step),
+            sink,
+            Budget(max_accounts=job["max_accounts"]),
+            on_start=started if job.get("watch") else None,
+        )
+    return report.to_dict() | watch.found()
+
+
+class Watch:
+    """How much a pull takes while it runs: memory, tasks and open files, at marks of accounts done."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self._marks: list[int] = list(job.get("watch") or ())
+        self.task: asyncio.Task[None] | None = None
+        self._at: list[dict[str, int]] = []
+        self._tasks = 0
+
+    async def look(self, running: Any) -> None:
+        while self._marks:
+            await asyncio.sleep(0.01)
+            self._tasks = max(self._tasks, len(asyncio.all_tasks()) - 1)  # but for this one
+            if running.report.done >= self._marks[0]:
+                self._note()
+
+    def _note(self) -> None:
+        self._at.append(
+            {
+                "accounts": self._marks.pop(0),
+                "bytes": int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"),
+                "files": len(os.listdir("/proc/self/fd")),
+            }
+        )
+
+    def found(self) -> dict[str, Any]:
+        import resource
+
+        if self.task is None:
+            return {}
+        self.task.cancel()
+        while self._marks:
+            self._note()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return {"at": self._at, "tasks": self._tasks, "peak": peak}
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,1487 @@
+"""Pulls of many accounts: who is asked, what is handed out, what is done, and that nothing is lost or doubled.
+
+The sandbox runs in the test's own loop, or in a thread beside processes that are killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import errno
+import json
+import logging
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import pytest
+
+from tests.pull_runs import Runs
+from tests.support import run
+from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, TrutoClient
+from truto_ci_async._disk import Disk
+from truto_ci_async._outage import Outage
+from truto_ci_async._row_keys import Seen, row_keys
+from truto_ci_async.checkpoint import Key, MemoryCheckpoint, Progress, SQLiteCheckpoint
+from truto_ci_async.errors import (
+    AccountBlockedError,
+    AuthenticationError,
+    ConfigurationError,
+    CursorExpiredError,
+    CursorLoopError,
+    DamagedStateError,
+    DecodeError,
+    NotFoundError,
+    PermissionDeniedError,
+    ReconnectRequiredError,
+    ServerError,
+    StateConflictError,
+    StorageError,
+    TrutoError,
+    UsageError,
+)
+from truto_ci_async.events import Event, RequestSent, ResponseReceived
+from truto_ci_async.models import Interaction
+from truto_ci_async.plan import AccountPage, PlannedAccount
+from truto_ci_async.pull import (
+    ACCOUNT_CALLS,
+    COMMIT_PAGES,
+    RESTARTS,
+    STOP_SECONDS,
+    TURN_PAGES,
+    Budget,
+    Pull,
+    PullReport,
+    run_shard,
+)
+from truto_ci_async.resources import STATE_FILE
+from truto_ci_async.sinks import NdjsonSink
+
+log = logging.getLogger("tests")
+posix = pytest.mark.skipif(os.name == "nt", reason="signals, forks and mounts of POSIX")
+FORMATS = ("ndjson", "csv", "parquet")
+
+START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
+BOUNDS: dict[str, Any] = {"start_time": START, "end_time": END}
+ACCOUNTS, PEOPLE, PAGE = 5, 7, 2
+PAGES = 4  # of an account, the last one short
+# Outages, scaled to what a test has time for.
+QUICK = Budget(max_accounts=4, max_outage=30.0, probe_wait=0.01, max_probe_wait=0.05)
+RETRY = RetryPolicy(attempts=2, fault_base=0.0, throttle_base=0.0)
+
+MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
+
+Row = tuple[str, str, str]  # account, start of the window asked, person
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder in memory where that is possible: most disks only make the order of things slow."""
+    with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+        yield Path(folder)
+
+
+@asynccontextmanager
+async def service(
+    *, on_event: Callable[[Event], None] | None = None, retry: RetryPolicy = RETRY, **options: Any
+) -> AsyncGenerator[tuple[Sandbox, TrutoClient]]:
+    """A sandbox without limits, and a client of it."""
+    options = {"accounts": ACCOUNTS, "interactions": PEOPLE, "page_size": PAGE} | options
+    async with (
+        Sandbox(token_rate=None, account_rate=None, ratelimit_headers=None, **options) as sandbox,
+        TrutoClient(
+            sandbox.token, base_url=sandbox.url, pacing=Pacing.off(), retry=retry, on_event=on_event
+        ) as client,
+    ):
+        yield sandbox, client
+
+
+def expected(sandbox: Sandbox, *accounts: str) -> list[Row]:
+    return sorted(
+        (account, START, row["user"]["id"])
+        for account in accounts or sandbox.account_ids
+        for row in sandbox.expected(account, start_time=START, end_time=END)
+    )
+
+
+def rows_of(page: AccountPage[Any]) -> list[Row]:
+    return [(page.account.id, str(page.window.start), item.user.id) for item in page.page]
+
+
+def read_rows(folder: Path, format: str) -> list[Row]:
+    """Read the output as a stranger would: everything that a glob finds."""
+    rows: list[dict[str, Any]] = []
+    if format == "parquet":
+        from pyarrow import parquet
+
+        for path in sorted(folder.glob("*.parquet")):
+            rows += parquet.ParquetFile(path).read(use_threads=False).to_pylist()
+    for path in folder.glob(f"*.{format}"):
+        if format == "ndjson":
+            rows += [json.loads(line) for line in path.read_text().splitlines()]
+        elif format == "csv":
+            with path.open(newline="") as file:
+                rows += csv.DictReader(file)
+    return sorted(
+        (
+            row["integrated_account_id"],
+            row["window_start"],
+            row["user"]["id"] if "user" in row else row["user_id"],
+        )
+        for row in rows
+    )
+
+
+async def gather(pull: Pull[Any], rows: list[Row]) -> PullReport:
+    """Take everything; a page that was taken is done, since nothing is waited for before asking for the next."""
+    async with pull as pages:
+        async for page in pages:
+            rows += rows_of(page)
+    return pull.report
+
+
+class InFlight:
+    """Who is being asked right now, told by a client's events."""
+
+    def __init__(self) -> None:
+        self.now: Counter[str | None] = Counter()
+        self.most = 0
+        self.most_of_one = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RequestSent):
+            self.now[event.account] += 1
+            self.most = max(self.most, self.now.total())
+            self.most_of_one = max(self.most_of_one, self.now[event.account])
+        elif isinstance(event, ResponseReceived):
+            self.now[event.account] -= 1
+
+
+# --- what is handed out ----------------------------------------------------------------------------------------
+
+
+def test_every_row_comes_once_with_whose_it_is() -> None:
+    """In order within an account, many accounts at a time, never more than allowed, and one never twice at once."""
+
+    async def scenario() -> None:
+        flight = InFlight()
+        async with service(on_event=flight, accounts=9) as (sandbox, client):
+            sandbox.configure(sandbox.account_ids[0], interactions=0)
+            seen: dict[str, list[str]] = {}
+            pull = client.interactions.pull(sandbox.account_ids, max_accounts=4, **BOUNDS)
+            async with pull as pages:
+                async for page in pages:
+                    assert (page.window.start, page.window.end) == (START, END)
+                    seen.setdefault(page.account.id, []).extend(row[2] for row in rows_of(page))
+            assert seen == {each: sandbox.user_ids(each) for each in sandbox.account_ids}
+            report = pull.report
+            assert report.complete
+            assert (report.done, report.empty, report.rows) == (9, 1, 8 * PEOPLE)
+            assert report.pages == report.requests == sandbox.stats.requests == 8 * PAGES + 1
+            assert report.retries == report.issues == 0
+            assert report.failed == report.parked == {}
+            assert (flight.most, flight.most_of_one) == (4, 1)
+
+    run(scenario())
+
+
+def test_windows_are_pulled_oldest_first_and_keep_apart() -> None:
+    async def scenario() -> None:
+        async with service(accounts=2) as (sandbox, client):
+            seen: dict[str, list[str | None]] = {}
+            async with client.interactions.pull(
+                sandbox.account_ids, start_time=START, end_time="2024-01-04T00:00:00Z", window="day"
+            ) as pages:
+                async for page in pages:
+                    seen.setdefault(page.account.id, []).append(page.window.start)
+            days = [f"2024-01-0{day}T00:00:00Z" for day in (1, 2, 3) for _ in range(PAGES)]
+            assert seen == dict.fromkeys(sandbox.account_ids, days)
+            assert pages.report.done == 2
+
+    run(scenario())
+
+
+def test_a_long_account_does_not_keep_the_others_waiting() -> None:
+    async def scenario() -> None:
+        async with service(accounts=2, page_size=1) as (sandbox, client):
+            long, short = sandbox.account_ids
+            sandbox.configure(long, interactions=3 * TURN_PAGES)
+            order: list[str] = []
+            async with client.interactions.pull([long, short], max_accounts=1, **BOUNDS) as pages:
+                order += [page.account.id async for page in pages]
+            assert order.index(short) == TURN_PAGES
+
+    run(scenario())
+
+
+def test_a_slow_consumer_holds_the_service_back() -> None:
+    """Pages wait in a buffer of one page for each account in flight, and not more are asked for."""
+
+    async def scenario() -> None:
+        async with service(accounts=3, page_size=1, interactions=100) as (sandbox, client):
+            async with client.interactions.pull(sandbox.account_ids, max_accounts=3, **BOUNDS) as pages:
+                await anext(pages)
+                before = -1
+                while sandbox.stats.requests != before:  # until nothing moves any more
+                    before = sandbox.stats.requests
+                    await asyncio.sleep(0.05)
+            assert sandbox.stats.requests <= 1 + 3 + 3
+
+    run(scenario())
+
+
+# --- what is done ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_broken_off_goes_on_where_it_was() -> None:
+    """``break`` leaves the page undone; over all runs each row is done once, and the reports add up."""
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            checkpoint = MemoryCheckpoint()
+            rows: list[Row] = []
+            reported = 0
+            runs = 0
+            while reported < ACCOUNTS * PEOPLE:
+                runs += 1
+                pull = client.interactions.pull(
+                    sandbox.account_ids, checkpoint=checkpoint, max_accounts=3, **BOUNDS
+                )
+                async with pull as pages:
+                    before: list[Row] = []
+                    taken = 0
+                    async for page in pages:
+                        rows += before
+                        before = rows_of(page)
+                        taken += 1
+                        if taken == 4:
+                            break
+                    else:
+                        rows += before
+                reported += pull.report.rows
+            assert pull.report.complete
+            assert runs > 3
+            assert sorted(rows) == expected(sandbox)
+            assert reported == len(rows)
+
+    run(scenario())
+
+
+class Mine(Exception):
+    pass
+
+
+def test_an_exception_of_the_body_arrives_as_it_was_raised() -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            checkpoint = MemoryCheckpoint()
+            mine = Mine()
+            with pytest.raises(Mine) as caught:
+                async with client.interactions.pull(
+                    sandbox.account_ids, checkpoint=checkpoint, **BOUNDS
+                ) as pages:
+                    await anext(pages)
+                    second = await anext(pages)
+                    raise mine
+            assert caught.value is mine
+            rows: list[Row] = []
+            await gather(client.interactions.pull(sandbox.account_ids, checkpoint=checkpoint, **BOUNDS), rows)
+            assert set(rows_of(second)) <= set(rows)
+            assert len(rows) == ACCOUNTS * PEOPLE - PAGE  # the first page was done
+
+    run(scenario())
+
+
+async def cancelled(pull: Pull[Any], rows: list[Row], how: str, turns: int) -> None:
+    """Gather, and be cancelled in that way after so many turns of the loop."""
+    loop = asyncio.get_running_loop()
+    if how == "timeout":
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as deadline:
+                after(turns, lambda: None if deadline.expired() else deadline.reschedule(loop.time()))
+                await gather(pull, rows)
+                deadline.reschedule(None)
+    elif how == "scope":
+        with anyio.CancelScope() as scope:
+            after(turns, scope.cancel)
+            await gather(pull, rows)
+    else:
+        task = asyncio.create_task(gather(pull, rows))
+        after(turns, task.cancel)
+        await asyncio.wait([task])
+        assert task.cancelled() or task.exception() is None
+
+
+@pytest.mark.parametrize("how", ["cancel", "timeout", "scope"])
+def test_a_cancellation_at_any_turn_ends_it_and_loses_nothing(how: str) -> None:
+    """Opening, waiting, marking, closing: wherever it hits, the pull is closed when it is over."""
+
+    async def scenario() -> None:
+        async with service(accounts=3) as (sandbox, client):
+            for turns in [*range(0, 40, 3), *range(40, 200, 16)]:
+                checkpoint = MemoryCheckpoint()
+                rows: list[Row] = []
+                options: dict[str, Any] = {"checkpoint": checkpoint, "max_accounts": 2, **BOUNDS}
+                await cancelled(client.interactions.pull(sandbox.account_ids, **options), rows, how, turns)
+                report = await gather(client.interactions.pull(sandbox.account_ids, **options), rows)
+                assert report.complete
+                assert sorted(rows) == expected(sandbox), turns
+
+    run(scenario(), timeout=60)
+
+
+def after(turns: int, call: Callable[[], object]) -> None:
+    """Call after so many turns of the loop."""
+    loop = asyncio.get_running_loop()
+    if turns:
+        loop.call_soon(after, turns - 1, call)
+    else:
+        call()
+
+
+def test_two_askers_at_once_are_refused_where_asking_marks() -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            for each in sandbox.account_ids:
+                sandbox.fault(Fault.slow(0.05), each)
+            async with client.interactions.pull(sandbox.account_ids, **BOUNDS) as pages:
+                first = asyncio.ensure_future(anext(pages))
+                await asyncio.sleep(0)
+                with pytest.raises(UsageError, match="manual"):
+                    await anext(pages)
+                await first
+
+    run(scenario())
+
+
+def test_many_consumers_commit_what_they_took() -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            checkpoint = MemoryCheckpoint()
+            rows: list[Row] = []
+
+            async def consume(pages: Pull[Any]) -> None:
+                async for page in pages:
+                    await page.commit()
+                    rows.extend(rows_of(page))
+                    await page.commit()  # twice is fine
+
+            pull = client.interactions.pull(
+                sandbox.account_ids, checkpoint=checkpoint, commit="manual", max_accounts=4, **BOUNDS
+            )
+            async with pull as pages, asyncio.TaskGroup() as group:
+                for _ in range(4):
+                    group.create_task(consume(pages))
+            assert sorted(rows) == expected(sandbox)
+            assert pull.report.complete
+            stored = await opened(checkpoint)
+            assert {progress.outcome for progress in stored.values()} == {"done"}
+
+    run(scenario())
+
+
+async def opened(checkpoint: MemoryCheckpoint | SQLiteCheckpoint) -> dict[Key, Progress]:
+    async with checkpoint:
+        await checkpoint.open()
+        return await checkpoint.load()
+
+
+def test_commits_of_one_account_apply_in_order() -> None:
+    """The second page's commit waits for the first one: the checkpoint never skips a page."""
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            pull = client.interactions.pull(sandbox.account_ids, commit="manual", **BOUNDS)
+            async with pull as pages:
+                first, second = await anext(pages), await anext(pages)
+                later = asyncio.ensure_future(second.commit())
+                done, _ = await asyncio.wait([later], timeout=0.2)
+                assert not done
+                assert pull.report.pages == 0
+                await first.commit()
+                await asyncio.wait_for(later, 5.0)
+                assert (pull.report.pages, pull.report.rows) == (2, 2 * PAGE)
+                third = await anext(pages)
+                waiting = asyncio.ensure_future((await anext(pages)).commit())
+                await asyncio.sleep(0)
+            with pytest.raises(UsageError, match="closed"):
+                await waiting
+            with pytest.raises(UsageError, match="closed"):
+                await third.commit()
+
+    run(scenario())
+
+
+def test_misuse_is_told() -> None:
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            with pytest.raises(UsageError, match="manual"):
+                client.interactions.pull(sandbox.account_ids, commit="never", **BOUNDS)  # type: ignore[arg-type]
+            pull = client.interactions.pull(sandbox.account_ids, **BOUNDS)
+            with pytest.raises(UsageError, match="open the pull"):
+                await anext(pull)
+            pull.stop()  # harmless
+            pull = client.interactions.pull(sandbox.account_ids, **BOUNDS)
+            async with pull as pages:
+                pass
+            with pytest.raises(UsageError, match="closed"):
+                await anext(pages)
+            with pytest.raises(UsageError, match="once"):
+                async with pull:
+                    pass
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            with pytest.raises(UsageError, match="start_time"):
+                client.interactions.pull(plan, start_time="-7d")
+            for wrong in ({"max_accounts": 0}, {"max_accounts": 1.5}, {"probe_wait": 0}, {"max_outage": -1}):
+                with pytest.raises(ConfigurationError):
+                    Budget(**wrong)  # type: ignore[arg-type]
+
+    run(scenario())
+
+
+class Recorder(MemoryCheckpoint):
+    """Notes what each commit held, and can be told to fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commits: list[dict[Key, Progress]] = []
+        self.arrived = asyncio.Event()
+        self.fails_at = 0
+
+    async def commit(
+        self,
+        changes: Mapping[Key, Progress],
+        sink_state: bytes | None = None,
+        *,
+        row_keys: Mapping[Key, bytes] | None = None,
+    ) -> None:
+        self.commits.append(dict(changes))
+        self.arrived.set()
+        if len(self.commits) == self.fails_at:
+            raise StorageError("the disk is full", path="somewhere", errno=errno.ENOSPC)
+        await super().commit(changes, sink_state, row_keys=row_keys)
+
+
+def test_what_is_done_becomes_durable_soon() -> None:
+    """Within 50 ms, or with the 64th page: a service that is killed repeats little."""
+
+    async def scenario() -> None:
+        async with service(accounts=1, page_size=1, interactions=300) as (sandbox, client):
+            recorder = Recorder()
+            async with client.interactions.pull(
+                sandbox.account_ids, checkpoint=recorder, max_accounts=32, **BOUNDS
+            ) as pages:
+                await anext(pages)
+                waiting = asyncio.ensure_future(anext(pages))  # marks the first
+                started = time.monotonic()
+                await asyncio.wait_for(recorder.arrived.wait(), 5.0)
+                assert time.monotonic() - started < 0.5
+                assert next(iter(recorder.commits[0].values())).pages == 1
+                await waiting
+                async for _ in pages:
+                    pass
+            done = [0, *(next(iter(changes.values())).pages for changes in recorder.commits)]
+            assert done[-1] == 300
+            steps = [b - a for a, b in pairwise(done)]
+            assert max(steps) <= COMMIT_PAGES + 5
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("commit", ["auto", "manual"])
+def test_a_commit_that_fails_ends_the_pull(commit: Any) -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            recorder = Recorder()
+            recorder.fails_at = 1
+            with pytest.raises(StorageError, match="the disk is full"):
+                async with client.interactions.pull(
+                    sandbox.account_ids, checkpoint=recorder, commit=commit, **BOUNDS
+                ) as pages:
+                    async for page in pages:
+                        if commit == "manual":
+                            await page.commit()
+            # The same, where the body does not hear of it before it leaves.
+            recorder.fails_at = len(recorder.commits) + 1
+            with pytest.raises(StorageError, match="the disk is full"):
+                async with client.interactions.pull(
+                    sandbox.account_ids, checkpoint=recorder, **BOUNDS
+                ) as pages:
+                    await anext(pages)
+                    await anext(pages)
+            # An exception of the body stays first.
+            recorder.fails_at = len(recorder.commits) + 1
+            with pytest.raises(Mine) as caught:
+                async with client.interactions.pull(
+                    sandbox.account_ids, checkpoint=recorder, **BOUNDS
+                ) as pages:
+                    await anext(pages)
+                    await anext(pages)
+                    raise Mine
+            assert "the disk is full" in caught.value.__notes__[0]
+            rows: list[Row] = []
+            report = await gather(
+                client.interactions.pull(sandbox.account_ids, checkpoint=recorder, **BOUNDS), rows
+            )
+            assert report.complete
+            assert sorted(rows) == expected(sandbox)
+
+    run(scenario())
+
+
+# --- sinks -----------------------------------------------------------------------------------------------------
+
+
+class Lines:
+    """A sink of somebody else's: a list, committed every so many calls; may fail where it is told to."""
+
+    item_type = Interaction
+
+    def __init__(self, *, every: int = 1) -> None:
+        self.rows: list[Row] = []
+        self.every = every
+        self.asked = 0
+        self.fails: str | None = None
+        self.is_busy = False
+
+    async def open(self, state: bytes | None) -> None:
+        del self.rows[int(state or b"0") :]
+        self.asked = 0
+
+    async def write(self, page: AccountPage[Any]) -> None:
+        await self._alone()
+        if self.fails == "write" and len(self.rows) > 12:
+            raise ZeroDivisionError("mine")
+        self.rows += rows_of(page)
+
+    async def commit(self, *, final: bool = False) -> bytes | None:
+        await self._alone()
+        if self.fails == "commit" and len(self.rows) > 12:
+            raise ZeroDivisionError("mine")
+        self.asked += 1
+        if self.asked % self.every and not final:
+            return None
+        return str(len(self.rows)).encode()
+
+    async def _alone(self) -> None:
+        assert not self.is_busy, "called while it was at work"
+        self.is_busy = True
+        await asyncio.sleep(0)
+        self.is_busy = False
+
+
+@pytest.mark.parametrize("every", [1, 3, 1000])
+def test_a_sink_may_say_not_yet(every: int) -> None:
+    """Until it says otherwise nothing of it is checkpointed, and in the end everything is."""
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            sink, recorder = Lines(every=every), Recorder()
+            sandbox.script(sandbox.account_ids[0], [Fault.ok(), Fault.status(403).forever()])
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            report = await run_shard(client, plan, recorder, sink, QUICK)
+            assert (report.done, list(report.failed)) == (ACCOUNTS - 1, sandbox.account_ids[:1])
+            if every == 1000:
+                assert len(recorder.commits) == 1
+            sandbox.clear_faults()
+            assert (await run_shard(client, plan, recorder, sink, QUICK)).complete
+            assert sorted(sink.rows) == expected(sandbox)
+            before = sandbox.stats.requests
+            report = await run_shard(client, plan, recorder, sink, QUICK)  # once complete, nothing is asked
+            assert (report.complete, report.rows, sandbox.stats.requests) == (True, 0, before)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("where", ["write", "commit"])
+def test_an_error_of_a_sink_arrives_as_it_was_raised(where: str) -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            sink, checkpoint = Lines(), MemoryCheckpoint()
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            sink.fails = where
+            with pytest.raises(ZeroDivisionError, match="mine"):
+                await run_shard(client, plan, checkpoint, sink, QUICK)
+            sink.fails = None
+            assert (await run_shard(client, plan, checkpoint, sink, QUICK)).complete
+            assert sorted(sink.rows) == expected(sandbox)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_pulled_to_a_folder_and_run_again(format: Any, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            accounts = [PlannedAccount(each, "tenant") for each in sandbox.account_ids]
+            for again in range(3):
+                report = await client.interactions.pull_to(tmp_path, accounts, format=format, **BOUNDS)
+                assert report.complete
+                assert report.rows == (0 if again else ACCOUNTS * PEOPLE)
+                assert read_rows(tmp_path, format) == expected(sandbox)
+            assert sandbox.stats.requests == ACCOUNTS * PAGES
+            with pytest.raises(StateConflictError, match=r"end_time is .*2024-03-01"):
+                await client.interactions.pull_to(
+                    tmp_path, accounts, format=format, start_time=START, end_time="2024-03-01"
+                )
+            with pytest.raises(StateConflictError, match="1 account is new"):
+                more = [*accounts, PlannedAccount("new")]
+                await client.interactions.pull_to(tmp_path, more, format=format, **BOUNDS)
+            await client.interactions.pull_to(tmp_path, accounts[:2], format=format, fresh=True, **BOUNDS)
+            assert read_rows(tmp_path, format) == expected(sandbox, *sandbox.account_ids[:2])
+            await client.interactions.pull_to(tmp_path, accounts, format=format, grow=True, **BOUNDS)
+            assert read_rows(tmp_path, format) == expected(sandbox)
+
+    run(scenario())
+
+
+def test_shards_together_are_the_whole(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            rows: list[Row] = []
+            for shard in plan.shards(3):
+                folder = tmp_path / str(shard.shard)
+                await client.interactions.pull_to(folder, shard)
+                rows += read_rows(folder, "ndjson")
+            assert sorted(rows) == expected(sandbox)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_a_second_run_on_the_same_state_is_refused_at_once(kind: str, tmp_path: Path) -> None:
+    """And does not disturb the first one, not even by closing what it could not open."""
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            memory = MemoryCheckpoint()
+
+            def store() -> MemoryCheckpoint | SQLiteCheckpoint:
+                return memory if kind == "memory" else SQLiteCheckpoint(tmp_path / "state")
+
+            rows: list[Row] = []
+            pull = client.interactions.pull(sandbox.account_ids, checkpoint=store(), **BOUNDS)
+            async with pull as pages:
+                rows += rows_of(await anext(pages))
+                for _ in range(2):
+                    started = time.monotonic()
+                    with pytest.raises(StateConflictError):
+                        async with client.interactions.pull(
+                            sandbox.account_ids, checkpoint=store(), **BOUNDS
+                        ):
+                            pass
+                    assert time.monotonic() - started < 1.0
+                async for page in pages:
+                    rows += rows_of(page)
+            assert sorted(rows) == expected(sandbox)
+            assert {each.outcome for each in (await opened(store())).values()} == {"done"}
+
+    run(scenario())
+
+
+def test_state_never_holds_the_token(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        token = "a-token-that-nobody-else-would-write"
+        async with service(tokens=[token]) as (sandbox, client):
+            sandbox.script(sandbox.account_ids[0], [Fault.status(403).forever()])
+            sandbox.script(sandbox.account_ids[1], [Fault.status(429, retry_after=86400).forever()])
+            await client.interactions.pull_to(tmp_path, sandbox.account_ids, **BOUNDS)
+            files = [path for path in tmp_path.iterdir() if path.is_file()]
+            assert STATE_FILE in {path.name for path in files}
+            for path in files:
+                assert token.encode() not in path.read_bytes(), path
+
+    run(scenario())
+
+
+# --- what goes wrong: accounts ---------------------------------------------------------------------------------
+
+
+def test_a_failing_account_is_a_result_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """Each kind of failure is reported with its own error; a later run asks again, and only those."""
+
+    async def scenario() -> None:
+        async with service(accounts=9) as (sandbox, client):
+            faults: dict[str, tuple[Fault, type[TrutoError]]] = dict(
+                zip(
+                    sandbox.account_ids,
+                    (
+                        (Fault.status(403), PermissionDeniedError),
+                        (Fault.status(401, remote=True), ReconnectRequiredError),
+                        (Fault.status(503), AccountBlockedError),
+                        (Fault.status(404), NotFoundError),
+                        (Fault.body({"unexpected": []}), DecodeError),
+                        (Fault.loop(), CursorLoopError),
+                    ),
+                    strict=False,
+                )
+            )
+            for account, (fault, _) in faults.items():
+                sandbox.script(account, [Fault.ok(), fault.forever()])
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            assert {account: type(error) for account, error in report.failed.items()} == {
+                account: kind for account, (_, kind) in faults.items()
+            }
+            assert (report.done, report.complete, report.parked) == (3, False, {})
+            assert all(error.__traceback__ is None for error in report.failed.values())
+            assert set(report.to_dict()["failed"][sandbox.account_ids[0]]) == {"error", "message"}
+            json.dumps(report.to_dict())
+            sandbox.clear_faults()
+            sandbox.clear()
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            assert report.complete
+            assert report.failed == {}
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+            assert {record.account for record in sandbox.requests} == set(faults)
+
+    run(scenario())
+
+
+def test_an_account_told_to_come_back_tomorrow_is_parked(tmp_path: Path) -> None:
+    """The rest finishes; until its time comes a later run does not ask it, and then it is done."""
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            parked = sandbox.account_ids[:3]
+            for account, status in zip(parked, (429, 429, 503), strict=True):
+                sandbox.script(account, [Fault.ok(), Fault.status(status, retry_after=86400).forever()])
+            before = time.time()
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            assert set(report.parked) == set(parked)
+            for until in report.parked.values():
+                assert until is not None
+                assert 86000 < until - before < 87000
+            assert (report.done, report.failed) == (2, {})
+            sandbox.clear_faults()
+            sandbox.clear()
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            assert (set(report.parked), report.done, sandbox.stats.requests) == (set(parked), 2, 0)
+            tomorrow(tmp_path)
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            assert (report.complete, report.parked) == (True, {})
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+def tomorrow(folder: Path) -> None:
+    """Let the time come that parked accounts wait for."""
+    database = sqlite3.connect(folder / STATE_FILE)
+    with database:
+        database.execute("UPDATE progress SET until = until - 90000")
+    database.close()
+
+
+def test_waits_that_the_service_asks_for_are_kept_per_account() -> None:
+    """A 429 that is soon over is sat out, without holding up anyone else."""
+
+    async def scenario() -> None:
+        retry = msgspec.structs.replace(RETRY, attempts=1)
+        async with service(accounts=3, retry=retry) as (sandbox, client):
+            sandbox.script(sandbox.account_ids[0], [Fault.status(429, retry_after=0.3)])
+            order: list[str] = []
+            async with client.interactions.pull(
+                sandbox.account_ids, budget=msgspec.structs.replace(QUICK, max_accounts=1), **BOUNDS
+            ) as pages:
+                order += [page.account.id async for page in pages]
+            assert pages.report.complete
+            assert order[-PAGES:] == [sandbox.account_ids[0]] * PAGES
+
+    run(scenario())
+
+
+def test_an_account_that_fails_alone_is_given_up() -> None:
+    """Others get through, so it is not the service; it does not take 15 minutes of probing to find out."""
+
+    async def scenario() -> None:
+        async with service(accounts=6, page_size=1) as (sandbox, client):
+            bad = sandbox.account_ids[1]
+            sandbox.script(bad, [Fault.status(500).forever()])
+            for account in sandbox.account_ids[2:]:
+                sandbox.script(account, [Fault.slow(0.01).forever()])
+            rows: list[Row] = []
+            report = await gather(client.interactions.pull(sandbox.account_ids, budget=QUICK, **BOUNDS), rows)
+            assert {account: type(error) for account, error in report.failed.items()} == {bad: ServerError}
+            assert report.done == 5
+            assert len(sandbox.requests_for(bad)) <= (ACCOUNT_CALLS + 2) * RETRY.attempts
+            assert report.requests == sandbox.stats.requests
+
+    run(scenario())
+
+
+# --- what goes wrong: the service ------------------------------------------------------------------------------
+
+
+def test_a_refused_token_stops_everything(tmp_path: Path) -> None:
+    """At once: no request goes out after the refusal arrived. What was written stays, and a later run goes on."""
+
+    async def scenario() -> None:
+        async with service(accounts=20, page_size=1) as (sandbox, client):
+            tokens = list(sandbox.tokens)
+
+            def started(running: Pull[Any]) -> None:
+                loop = asyncio.get_running_loop()
+
+                def watch() -> None:
+                    if running.report.pages >= 30:
+                        sandbox.tokens.clear()
+                    else:
+                        loop.call_soon(watch)
+
+                watch()
+
+            with pytest.raises(AuthenticationError):
+                await client.interactions.pull_to(
+                    tmp_path, sandbox.account_ids, budget=QUICK, on_start=started, **BOUNDS
+                )
+            refused = [record for record in sandbox.requests if record.status == 401]
+            assert 1 <= len(refused) <= QUICK.max_accounts
+            sandbox.tokens += tokens
+            before = read_rows(tmp_path, "ndjson")
+            assert len(before) >= 30
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            assert report.complete
+            assert report.rows == len(expected(sandbox)) - len(before)
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("fault", [Fault.status(502), Fault.reset()], ids=["502", "reset"])
+def test_an_outage_is_sat_out_with_one_request_at_a_time(fault: Fault) -> None:
+    async def scenario() -> None:
+        async with service(accounts=12) as (sandbox, client):
+            budget = Budget(max_accounts=6, max_outage=60.0, probe_wait=0.02, max_probe_wait=0.1)
+            rows: list[Row] = []
+
+            async def outage() -> None:
+                while sandbox.stats.requests < 10:
+                    await asyncio.sleep(0)
+                sandbox.script(None, [fault.forever()])
+                begun = sandbox.stats.requests
+                while sandbox.stats.requests < begun + 6 * RETRY.attempts + 5:
+                    await asyncio.sleep(0)
+                at = sandbox.stats.requests
+                while sandbox.stats.requests < at + 4:
+                    await asyncio.sleep(0)
+                times = [record.time for record in sandbox.requests[-4:]]
+                assert min(b - a for a, b in pairwise(times)) >= 0.05
+                sandbox.clear_faults()
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(outage())
+                report = await gather(
+                    client.interactions.pull(sandbox.account_ids, budget=budget, **BOUNDS), rows
+                )
+            assert report.complete
+            assert sorted(rows) == expected(sandbox)
+
+    run(scenario())
+
+
+def test_an_outage_without_end_parks_what_is_left(tmp_path: Path) -> None:
+    """Parked, not failed: nobody knows anything bad about those accounts. A later run goes on."""
+
+    async def scenario() -> None:
+        async with service(accounts=12) as (sandbox, client):
+            budget = msgspec.structs.replace(QUICK, max_outage=0.3)
+            sandbox.script(None, [Fault.ok().times(10), Fault.status(502).forever()])
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=budget, **BOUNDS)
+            assert report.failed == {}
+            assert report.done + len(report.parked) == 12
+            assert len(report.parked) > 5
+            assert set(report.parked.values()) == {None}
+            sandbox.clear_faults()
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=budget, **BOUNDS)
+            assert report.complete
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_who_is_to_blame_for_a_failure() -> None:
+    async def scenario() -> None:
+        clock = Clock()
+        outage = Outage(max_outage=100.0, probe_wait=1.0, max_probe_wait=4.0, clock=clock)
+        assert await outage.turn()
+        clock.now = 101.0
+        outage.success()
+        assert not outage.failure(100.5)  # somebody else got through since
+        assert not outage.failure(102.0, is_suspect=True)
+        assert not outage.is_on
+        clock.now = 103.0
+        assert outage.failure(102.0)
+        assert outage.is_on
+        assert outage.failure(102.5)  # under way when it began
+        probe = asyncio.ensure_future(outage.turn())
+        other = asyncio.ensure_future(outage.turn())
+        await asyncio.sleep(0)
+        assert not probe.done()
+        waits: list[float] = []
+        for _ in range(4):
+            start = clock.now
+            while not (probe.done() or other.done()):
+                clock.now += 0.5
+                outage._tell()  # a timer would, if time passed
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            waits.append(clock.now - start)
+            assert probe.done() != other.done()  # one, never both
+            if other.done():
+                probe, other = other, probe
+            assert outage.failure(clock.now)
+            probe = asyncio.ensure_future(outage.turn())
+            await asyncio.sleep(0)
+        assert waits == [1.0, 2.0, 4.0, 4.0]
+        outage.success()
+        assert await probe
+        assert await other
+        assert outage.failure(clock.now + 1)
+        clock.now += 200
+        third = asyncio.ensure_future(outage.turn())
+        assert await third
+        outage.undecided()
+        assert await outage.turn()
+        assert outage.failure(clock.now)
+        assert outage.is_over
+        assert not await outage.turn()
+        outage.success()
+        assert await outage.turn()
+        outage.stop()
+        assert not await outage.turn()
+
+    run(scenario())
+
+
+# --- what goes wrong: cursors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["ndjson", "csv"])
+def test_a_dead_cursor_begins_its_window_again_without_doubling(format: Any, tmp_path: Path) -> None:
+    """In the middle of a run, and in the middle of the second walk as well."""
+
+    async def scenario() -> None:
+        async with service(accounts=3, page_size=1) as (sandbox, client):
+            expires = [4, 9, 15]
+
+            def started(running: Pull[Any]) -> None:
+                def watch() -> None:
+                    if expires and running.report.pages >= expires[0]:
+                        expires.pop(0)
+                        sandbox.expire_cursors()
+                    if expires:
+                        asyncio.get_running_loop().call_soon(watch)
+
+                watch()
+
+            report = await client.interactions.pull_to(
+                tmp_path, sandbox.account_ids, budget=QUICK, format=format, on_start=started, **BOUNDS
+            )
+            assert (report.complete, expires) == (True, [])
+            assert read_rows(tmp_path, format) == expected(sandbox)
+            assert report.rows == 3 * PEOPLE
+            assert sandbox.stats.requests > 3 * PEOPLE
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("message", [None, "The cursor is not good any more", "Bad Request"])
+def test_a_cursor_that_died_between_runs_and_again_between_those(message: str | None, tmp_path: Path) -> None:
+    """A run that ends in the middle of a second walk remembers what the first one had handed out.
+
+    Whatever the service's words for it are.
+    """
+
+    async def scenario() -> None:
+        async with service(accounts=2, page_size=1) as (sandbox, client):
+            for done in (4, 2, 5):
+
+                def started(running: Pull[Any], done: int = done) -> None:
+                    def watch() -> None:
+                        if running.report.pages >= done:
+                            running.stop()
+                        else:
+                            asyncio.get_running_loop().call_soon(watch)
+
+                    watch()
+
+                report = await client.interactions.pull_to(
+                    tmp_path, sandbox.account_ids, budget=QUICK, on_start=started, **BOUNDS
+                )
+                assert not report.complete
+                rows = read_rows(tmp_path, "ndjson")
+                assert len(rows) == len(set(rows))
+                if done != 2:  # after the second run the cursors stay good: it goes on inside the second walk
+                    if message is None:
+                        sandbox.expire_cursors()
+                    else:
+                        for account in sandbox.account_ids:
+                            sandbox.script(account, [Fault.status(400, message=message)])
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            assert report.complete
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+def test_cursors_that_never_live_are_given_up(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with service(accounts=2, page_size=1) as (sandbox, client):
+            bad = sandbox.account_ids[0]
+            expired = Fault.status(400, message="The cursor has expired")
+            sandbox.script(bad, [Fault.ok(), expired] * 20)
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            assert {account: type(error) for account, error in report.failed.items()} == {
+                bad: CursorExpiredError
+            }
+            assert len(sandbox.requests_for(bad)) == 2 * (RESTARTS + 1)
+            sandbox.clear_faults()
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            assert report.complete
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+def test_rows_are_told_apart_by_what_they_hold() -> None:
+    def raw(**fields: Any) -> msgspec.Raw:
+        return msgspec.Raw(msgspec.json.encode(fields))
+
+    one = raw(id="1", user={"id": "7"}, start_time="2024-01-01T00:00:00Z", metrics={"patience": 1})
+    same = raw(start_time="2024-01-01T00:00:00Z", user={"id": "7", "name": "Jo"}, id="1")
+    others = [
+        raw(id="2", user={"id": "7"}, start_time="2024-01-01T00:00:00Z"),
+        raw(id="1", user={"id": "8"}, start_time="2024-01-01T00:00:00Z"),
+        raw(id="1", user={"id": "7"}, start_time="2024-01-02T00:00:00Z"),
+        raw(metrics={"patience": 1}),
+        raw(metrics={"patience": 2}),
+        msgspec.Raw(b"[1]"),
+    ]
+    keys = row_keys([one, same])
+    assert keys[0] == keys[1]
+    assert len({*keys, *row_keys(others[:5]), *row_keys(others[5:])}) == 7
+    typed = [msgspec.json.decode(each, type=Interaction) for each in (one, same, *others[:5])]
+    assert len(set(row_keys(typed))) == 6
+    assert len(set(row_keys([{"a": 1}, {"a": 2}, {"a": 1}]))) == 2
+    # A row that came twice the first time comes twice in all, and no more.
+    seen = Seen([b"a", b"a", b"b"])
+    assert seen.new([b"a", b"b", b"c"]) == [2]
+    assert seen.new([b"a", b"a", b"b"]) == [1, 2]
+
+
+# --- stopping --------------------------------------------------------------------------------------------------
+
+
+def test_stopping_finishes_what_is_in_hand(tmp_path: Path) -> None:
+    """A request that is not answered is dropped after a second, one account or many."""
+
+    async def scenario() -> None:
+        async with service(accounts=8, page_size=1) as (sandbox, client):
+            sandbox.script(sandbox.account_ids[0], [Fault.hang()])
+            started_at = 0.0
+
+            def started(running: Pull[Any]) -> None:
+                def watch() -> None:
+                    nonlocal started_at
+                    if running.report.pages >= 10:
+                        started_at = time.monotonic()
+                        running.stop()
+                        running.stop()
+                    else:
+                        asyncio.get_running_loop().call_soon(watch)
+
+                watch()
+
+            report = await client.interactions.pull_to(
+                tmp_path, sandbox.account_ids, budget=QUICK, on_start=started, **BOUNDS
+            )
+            assert STOP_SECONDS * 0.9 < time.monotonic() - started_at < STOP_SECONDS + 1.0
+            assert 10 <= report.rows == len(read_rows(tmp_path, "ndjson")) < 8 * PEOPLE
+            assert (
+                report.rows >= sandbox.stats.requests - 1
+            )  # but for the one that hangs, nothing was in vain
+            assert (await client.interactions.pull_to(tmp_path, sandbox.account_ids, **BOUNDS)).complete
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+def test_a_closed_client_ends_the_pull() -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            with pytest.raises(UsageError, match="closed"):
+                async with client.interactions.pull(sandbox.account_ids, **BOUNDS) as pages:
+                    async for _ in pages:
+                        await client.aclose()
+
+    run(scenario())
+
+
+def test_tasks_and_files_stay_few(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with service(accounts=60) as (sandbox, client):
+            files = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+            before = len(asyncio.all_tasks())
+            most = 0
+            async with client.interactions.pull(
+                sandbox.account_ids, checkpoint=SQLiteCheckpoint(tmp_path / "s"), max_accounts=8, **BOUNDS
+            ) as pages:
+                async for _ in pages:
+                    most = max(most, len(asyncio.all_tasks()) - before)
+            assert most <= 3 * 8 + 8  # where the last 8 are the sandbox's own
+            assert len(asyncio.all_tasks()) <= before + 8  # connections the sandbox keeps open
+            await client.aclose()
+            if files:
+                assert len(os.listdir("/proc/self/fd")) <= files + 8
+            assert {path.name for path in tmp_path.iterdir()} == {"s"}
+
+    run(scenario())
+
+
+# --- killed ----------------------------------------------------------------------------------------------------
+
+STEPS = ("write", "fsync", "rename", "fsync-dir", "manifest", "checkpoint")
+PART_ROWS = 20
+KILL_ACCOUNTS, KILL_DAYS = 6, 3
+IN_FLIGHT = 4
+
+
+@pytest.fixture(scope="module")
+def runs() -> Iterator[Runs]:
+    with Runs() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def killing() -> Iterator[Sandbox]:
+    """A sandbox that outlives the processes that ask it."""
+    with Sandbox.in_thread(
+        accounts=KILL_ACCOUNTS,
+        interactions=PEOPLE,
+        page_size=PAGE,
+        token_rate=None,
+        account_rate=None,
+        ratelimit_headers=None,
+    ) as sandbox:
+        yield sandbox
+
+
+class Killing:
+    """One output, pulled by processes that are killed, and what must be true of it each time."""
+
+    def __init__(self, runs: Runs, sandbox: Sandbox, folder: Path, format: str) -> None:
+        self._runs = runs
+        self._sandbox = sandbox
+        self.folder = folder
+        self.format = format
+        self.kills = 0
+        self.refetched = 0
+        self._pages = 0
+
+    def run(self, **how: Any) -> bool:
+        """Run once; True when it came to its end."""
+        before = self._sandbox.stats.requests
+        ran = self._runs.run(
+            url=self._sandbox.url,
+            token=self._sandbox.token,
+            accounts=self._sandbox.account_ids,
+            folder=str(self.folder),
+            format=self.format,
+            part_rows=PART_ROWS,
+            start_time=START,
+            end_time=f"2024-01-{KILL_DAYS + 1:02}T00:00:00Z",
+            window="day",
+            max_accounts=IN_FLIGHT,
+            **how,
+        )
+        assert ran.is_killed or ran.status == 0, ran
+        asked = self._sandbox.stats.requests - before
+        pages = self._committed()
+        in_vain = asked - (pages - self._pages)
+        # In flight, handed over, and marked but not committed; and pages in an open part.
+        held = 2 * IN_FLIGHT + 1 + COMMIT_PAGES + (PART_ROWS // PAGE if self.format == "parquet" else 0)
+        assert 0 <= in_vain <= (held if ran.is_killed else 0)
+        self._pages = pages
+        self.kills += ran.is_killed
+        self.refetched += in_vain
+        if ran.status == 0:
+            assert ran.result["complete"]
+        return ran.status == 0
+
+    def _committed(self) -> int:
+        """Pages that are done, by a state that opens."""
+        path = self.folder / STATE_FILE
+        if not path.exists():
+            return 0
+        database = sqlite3.connect(path)
+        try:
+            with suppress(sqlite3.OperationalError):  # killed before the tables were made
+                (pages,) = database.execute("SELECT sum(pages) FROM progress").fetchone()
+                return pages or 0
+            return 0
+        finally:
+            database.close()
+
+    def check(self) -> None:
+        everything = [
+            (account, f"2024-01-{day + 1:02}T00:00:00Z", row["user"]["id"])
+            for account in self._sandbox.account_ids
+            for day in range(KILL_DAYS)
+            for row in self._sandbox.expected(
+                account,
+                start_time=f"2024-01-{day + 1:02}T00:00:00Z",
+                end_time=f"2024-01-{day + 2:02}T00:00:00Z",
+            )
+        ]
+        assert read_rows(self.folder, self.format) == sorted(everything)
+        manifest = json.loads((self.folder / "manifest.json").read_bytes())
+        assert manifest["rows"] == len(everything)
+
+
+@posix
+@pytest.mark.parametrize("format", FORMATS)
+def test_killed_at_each_step_and_run_again_nothing_is_lost_or_doubled(
+    format: str, tmp_path: Path, runs: Runs, killing: Sandbox
+) -> None:
+    for step in STEPS:
+        killed = 0
+        for nth in (1, 3):
+            case = Killing(runs, killing, tmp_path / f"{step}-{nth}", format)
+            done = case.run(kill=(step, nth))
+            killed += not done
+            while not done:
+                done = case.run()
+            case.check()
+        assert killed or (step in ("rename", "fsync-dir") and format != "parquet"), step
+
+
+def kill_at_random(format: str, folder: Path, runs: Runs, sandbox: Sandbox, kills: int) -> None:
+    seed = int(os.environ.get("KILL_SEED", random.randrange(10**6)))
+    rng = random.Random(seed)
+    whole = 0.5  # seconds that a run takes, found out on the way
+    done = number = refetched = 0
+    try:
+        while done < kills:
+            case = Killing(runs, sandbox, folder / str(number), format)
+            number += 1
+            begun = time.monotonic()
+            while not case.run(kill_after=rng.uniform(0.01, whole) if case.kills < 12 else None):
+                begun = time.monotonic()
+            whole = min(max(time.monotonic() - begun, 0.1), 2.0)
+            case.check()
+            done += case.kills
+            refetched += case.refetched
+    except BaseException as error:
+        error.add_note(f"again with: KILL_SEED={seed}")
+        raise
+    log.info("%s: %d kills in %d pulls, %d pages asked for again", format, done, number, refetched)
+
+
+@posix
+@pytest.mark.parametrize("format", FORMATS)
+def test_killed_at_random_instants(format: str, tmp_path: Path, runs: Runs, killing: Sandbox) -> None:
+    kill_at_random(format, tmp_path, runs, killing, 6)
+
+
+@posix
+@pytest.mark.long
+@pytest.mark.parametrize("format", FORMATS)
+def test_killed_at_a_hundred_random_instants(
+    format: str, tmp_path: Path, runs: Runs, killing: Sandbox
+) -> None:
+    kill_at_random(format, tmp_path, runs, killing, 100)
+
+
+# --- many accounts ---------------------------------------------------------------------------------------------
+
+
+def pull_many(accounts: int, folder: Path, runs: Runs) -> dict[str, Any]:
+    with Sandbox.in_thread(
+        accounts=accounts,
+        interactions=PEOPLE,
+        page_size=PAGE,
+        token_rate=None,
+        account_rate=None,
+        ratelimit_headers=None,
+        record_limit=100,
+    ) as sandbox:
+        ran = runs.run(
+            url=sandbox.url,
+            token=sandbox.token,
+            accounts=sandbox.account_ids,
+            folder=str(folder),
+            format="ndjson",
+            start_time=START,
+            end_time=END,
+            max_accounts=32,
+            watch=[accounts // 5, accounts],
+            deadline=300.0,
+        )
+        assert ran.status == 0
+        assert ran.result["rows"] == accounts * PEOPLE
+        assert sandbox.stats.requests == accounts * PAGES
+        assert len(read_rows(folder, "ndjson")) == accounts * PEOPLE
+    first, last = ran.result["at"]
+    log.info("%d accounts: peak %.0f MiB, %s -> %s", accounts, ran.result["peak"] / 2**20, first, last)
+    assert ran.result["peak"] <= 150 * 2**20
+    assert last["bytes"] - first["bytes"] <= 5 * 2**20
+    assert ran.result["tasks"] <= 3 * 32
+    assert last["files"] <= first["files"] + 1
+    return ran.result
+
+
+@posix
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_many_accounts_take_no_more_memory_than_few(tmp_path: Path, runs: Runs) -> None:
+    pull_many(300, tmp_path, runs)
+
+
+@posix
+@pytest.mark.long
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_five_thousand_accounts_take_no_more_memory_than_one_thousand(tmp_path: Path, runs: Runs) -> None:
+    pull_many(5_000, tmp_path, runs)
+
+
+# --- disks -----------------------------------------------------------------------------------------------------
+
+
+class BadDisk(Disk):
+    """Fails with an error of the system's at the nth write."""
+
+    def __init__(self, nth: int, number: int) -> None:
+        super().__init__()
+        self._left = nth
+        self._number = number
+
+    def write(self, file: int, data: bytes | memoryview) -> None:
+        self._left -= 1
+        if not self._left:
+            os.write(file, bytes(data)[: len(data) // 2])  # and half of it is there
+            raise OSError(self._number, os.strerror(self._number))
+        super().write(file, data)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EROFS], ids=["EIO", "ENOSPC", "EROFS"])
+def test_a_disk_that_fails_ends_the_pull_and_a_later_one_goes_on(number: int, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            failures: list[StorageError] = []
+            for nth in range(1, 6):
+                sink = NdjsonSink(tmp_path, disk=BadDisk(nth, number))
+                store = SQLiteCheckpoint(tmp_path / STATE_FILE)
+                try:
+                    await run_shard(client, plan, store, sink, QUICK)
+                except StorageError as error:
+                    failures.append(error)
+            assert {(error.errno, len(getattr(error, "__notes__", ()))) for error in failures} == {
+                (number, 0)
+            }
+            assert (await client.interactions.pull_to(tmp_path, plan)).complete
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+@posix
+def test_a_full_disk_ends_the_pull_and_a_later_one_goes_on(tmp_path: Path) -> None:
+    """A real one, of 8 MB, with output and state on it."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a file system here")
+
+    async def scenario() -> None:
+        async with service(accounts=60, interactions=200, page_size=100) as (sandbox, client):
+            with pytest.raises(StorageError) as caught:
+                await client.interactions.pull_to(folder, sandbox.account_ids, **BOUNDS)
+            assert caught.value.errno in (errno.ENOSPC, errno.EIO)
+            remount = ("mount", "-o", "remount,size=64m", str(folder))
+            await asyncio.to_thread(subprocess.run, remount, check=True)
+            assert (await client.interactions.pull_to(folder, sandbox.account_ids, **BOUNDS)).complete
+            assert read_rows(folder, "ndjson") == expected(sandbox)
+
+    try:
+        run(scenario())
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("harm", ["gone", "altered", "cut"])
+def test_output_that_was_changed_behind_our_back_is_told(harm: str, tmp_path: Path) -> None:
+    """Put back as it was, the pull goes on; nothing is asked of the service before that."""
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            bad = sandbox.account_ids[0]
+            sandbox.script(bad, [Fault.status(403).forever()])
+            await client.interactions.pull_to(tmp_path, sandbox.account_ids, format="parquet", **BOUNDS)
+            part = next(tmp_path.glob("*.parquet"))
+            content = part.read_bytes()
+            if harm == "gone":
+                part.unlink()
+            else:
+                part.write_bytes(content[:-1] if harm == "cut" else content[:50] + b"?" + content[51:])
+            sandbox.clear_faults()
+            sandbox.clear()
+            with pytest.raises(DamagedStateError, match="part-000001"):
+                await client.interactions.pull_to(tmp_path, sandbox.account_ids, format="parquet", **BOUNDS)
+            assert sandbox.stats.requests == 0
+            part.write_bytes(content)
+            report = await client.interactions.pull_to(
+                tmp_path, sandbox.account_ids, format="parquet", **BOUNDS
+            )
+            assert report.complete
+            assert read_rows(tmp_path, "parquet") == expected(sandbox)
+
+    run(scenario())
+
+
+def test_a_sink_that_does_not_open_leaves_nothing_held(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            (tmp_path / "interactions.ndjson").write_text("somebody else's")
+            for _ in range(2):
+                with pytest.raises(StateConflictError, match="is there already"):
+                    await client.interactions.pull_to(tmp_path, sandbox.account_ids, **BOUNDS)
+            assert not list(tmp_path.glob("*.lock"))
+            assert (tmp_path / "interactions.ndjson").read_text() == "somebody else's"
+
+    run(scenario())
+
+
+# --- small things ----------------------------------------------------------------------------------------------
+
+
+def test_a_report_reads_well() -> None:
+    report = PullReport(3)
+    assert not report.complete
+    report.done, report.empty, report.rows = 3, 1, 12_345
+    assert report.complete
+    assert repr(report) == (
+        "PullReport(3 of 3 accounts done, 1 of them empty, 0 failed, 0 parked; 12,345 rows in 0 pages)"
+    )

@@ -1,0 +1,316 @@
+"""The README, and the project's other pages, kept true: every block runs, every name in them exists.
+
+A block is told by what stands after its backticks: ``python`` is a script, ``python notebook`` a cell of the one
+session that goes through the README, ``python theirs`` other people's code, ``console`` lines for a shell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import asyncio
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from datetime import date
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import truto_ci_async
+from tests.support import run
+from truto_ci_async import Sandbox, errors
+from truto_ci_async._arguments import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+COMMAND_SECONDS = 60.0  # each takes less than one, on a machine with nothing else to do
+
+
+class Block(NamedTuple):
+    kind: str
+    line: int  # of its first line, for messages and tracebacks
+    text: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}"
+
+
+def _blocks() -> list[Block]:
+    found = re.finditer(r"^```([^\n]*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [Block(each[1], README.count("\n", 0, each.start(2)) + 1, each[2]) for each in found]
+
+
+BLOCKS = _blocks()
+SCRIPTS = [block for block in BLOCKS if block.kind == "python"]
+CELLS = [block for block in BLOCKS if block.kind == "python notebook"]
+CONSOLE = [
+    line.removeprefix("$ ").split("  #")[0].strip()
+    for block in BLOCKS
+    if block.kind == "console"
+    for line in block.text.splitlines()
+]
+COMMANDS = [line for line in CONSOLE if line.startswith("truto-ci ")]
+# Whole command lines, also those inside of sentences and tables.
+COMMAND_LINES = [*COMMANDS, *re.findall(r"`(truto-ci [^`]+)`", README)]
+
+
+def _code(block: Block, flags: int = 0) -> Any:
+    """Compile a block so that a traceback shows the README's own lines."""
+    return compile("\n" * (block.line - 1) + block.text, str(ROOT / "README.md"), "exec", flags=flags)
+
+
+def _script(start: str) -> dict[str, Any]:
+    """Run the one script block that says ``start`` somewhere, and return its names."""
+    [block] = [block for block in SCRIPTS if start in block.text]
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    exec(_code(block), namespace)
+    return namespace
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox]:
+    """A service named by the environment, as a reader's own would be, and an empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    with Sandbox.in_thread() as running:
+        monkeypatch.setenv("TRUTO_API_TOKEN", running.token)
+        monkeypatch.setenv("TRUTO_API_BASE_URL", running.url)
+        yield running
+
+
+# --- Python ----------------------------------------------------------------------------------------------------
+
+
+def test_every_block_is_of_a_kind_that_is_tested() -> None:
+    """A misspelt kind would take a block out of the tests without a word."""
+    assert {block.kind for block in BLOCKS} <= {"python", "python notebook", "python theirs", "console", "ts"}
+    assert len(SCRIPTS) == 4
+    assert CELLS
+    assert COMMANDS
+
+
+def test_the_first_example_runs_as_it_stands() -> None:
+    """No token, no account, no service: that is what stands below it."""
+    [first] = [block for block in SCRIPTS if block is BLOCKS[0]]
+    output = StringIO()
+    with redirect_stdout(output):
+        exec(_code(first), {"__name__": "__main__"})
+    lines = output.getvalue().splitlines()
+    assert len(lines) == 250
+    assert re.fullmatch(r"\S+@example\.com (None|[\d.]+)", lines[0])
+
+
+def test_the_service_starts_asks_and_ends(sandbox: Sandbox) -> None:
+    names = _script("lifespan")
+
+    async def scenario() -> None:
+        app = types.SimpleNamespace(state=types.SimpleNamespace())
+        ask, (start, end) = names["patience_by_user"], (date(2024, 1, 1), date(2024, 2, 1))
+        async with names["lifespan"](app):
+            found = await ask(app, sandbox.account_ids[0], start, end)
+            assert list(found) == sandbox.user_ids(sandbox.account_ids[0])
+            [closed] = [each["id"] for each in sandbox.accounts if each["status"] == "needs_reauth"]
+            assert await ask(app, closed, start, end) == {}
+
+    run(scenario())
+
+
+def test_the_nightly_job_pulls_every_account_and_can_run_again(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nightly = _script("nightly")["nightly"]
+    for _ in range(2):
+        assert run(nightly(date(2024, 2, 1))) == 0
+    rows = Path("data/2024-02-01/interactions.ndjson").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 750
+    assert capsys.readouterr().out.count("3 of 3 accounts done") == 2
+    asked = len(sandbox.requests)
+    with pytest.raises(errors.StateConflictError):  # "a folder belongs to one question"
+        run(nightly_in_the_same_folder(nightly))
+    assert len(sandbox.requests) - asked <= 1, "refused before any account was asked"
+
+
+async def nightly_in_the_same_folder(nightly: Any) -> None:
+    """Ask for another night's days where this one's rows are."""
+    Path("data/2024-02-01").rename("data/2024-02-02")
+    await nightly(date(2024, 2, 2))
+
+
+def test_the_test_with_faults_passes() -> None:
+    _script("test_my_job_survives_a_bad_minute")
+
+
+def test_the_cells_run_in_order_in_one_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As in Jupyter: one loop, one namespace, top-level await; what a cell ends in is shown, so its repr is tried."""
+    monkeypatch.chdir(tmp_path)
+    output = StringIO()
+
+    async def session() -> None:
+        names: dict[str, Any] = {"__name__": "__main__"}
+        shown: list[Any] = []
+        try:
+            for cell in CELLS:
+                shown.append(await _run_cell(cell, names))
+        finally:
+            for name in ("careful", "truto", "sandbox"):
+                if name in names:
+                    await names[name].aclose()
+        texts = [repr(value) for value in shown]
+        assert "Page(50 items, has_more=True" in texts[0]
+        assert len(names["rows"]) == 250
+        assert True in shown, "page + rest is everything"
+        assert any("3 of 3 accounts done" in text for text in texts)
+        assert any("250 items" in text for text in texts), "the stream"
+        assert (tmp_path / "january.json").stat().st_size == names["size"]
+        assert names["recent"], "an example that finds nothing explains nothing"
+        assert names["page"].response.attempts == 3, "the block says so"
+
+    with redirect_stdout(output):
+        run(session())
+    assert "attempt 1 failed (status 502)" in output.getvalue()
+
+
+async def _run_cell(cell: Block, names: dict[str, Any]) -> Any:
+    """Run a cell and return the value of its last line, None when that is no expression."""
+    tree = ast.parse("\n" * (cell.line - 1) + cell.text, str(ROOT / "README.md"))
+    last = tree.body[-1]
+    if isinstance(last, ast.Expr):
+        tree.body[-1] = ast.copy_location(ast.Assign([ast.Name("_", ast.Store())], last.value), last)
+        ast.fix_missing_locations(tree)
+    code = compile(tree, str(ROOT / "README.md"), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    names["_"] = None
+    pending = eval(code, names)
+    if inspect.isawaitable(pending):
+        await pending
+    return names["_"]
+
+
+def test_other_peoples_code_is_python_too() -> None:
+    for block in BLOCKS:
+        if block.kind == "python theirs":
+            _code(block, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+# --- the command line -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("line", [line for line in COMMANDS if "-a ID" not in line])
+def test_a_command_line_runs_without_credentials(line: str, tmp_path: Path) -> None:
+    """As typed into a shell, which also sees a failure in the middle of a pipe."""
+    command = tmp_path / "bin" / "truto-ci"  # the tests may run from sources that are not installed
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m truto_ci_async "$@"\n')
+    command.chmod(0o755)
+    kept = {name: os.environ[name] for name in ("LANG", "LC_ALL", "SYSTEMROOT", "HOME") if name in os.environ}
+    path = os.pathsep.join((str(command.parent), os.environ["PATH"]))
+    folder = Path(truto_ci_async.__file__).parents[1]
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line],
+        env=kept | {"PATH": path, "PYTHONPATH": str(folder), "PYTHONWARNINGS": "error"},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+    told = done.stderr.decode()
+    assert done.returncode == 0, told
+    assert "Traceback" not in told
+    assert done.stdout or "--out" in line
+    if "--out " in line:
+        name = line.partition("--out ")[2].split()[0]
+        assert (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("line", sorted({line for line in COMMAND_LINES if "COMMAND" not in line}))
+def test_a_command_line_says_what_the_parser_takes(line: str) -> None:
+    """Also the lines that need an account of the reader's own, and those in tables."""
+    assert build_parser().parse_args(shlex.split(line.partition(" |")[0])[1:]).command
+
+
+def test_options_in_sentences_exist() -> None:
+    text = " ".join(re.findall(r"`[^`]*`", re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)))
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+    assert named <= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", _all_help())), named
+
+
+def test_exit_codes_are_those_of_the_help() -> None:
+    table = README.partition("| exit code |")[2].partition("\n\n")[0]
+    told = dict(re.findall(r"^\| (\d+) \| (\w+)", table, re.MULTILINE))
+    helped = dict(re.findall(r"^  (\d+) +(\w+)", build_parser().format_help().partition("exit codes:")[2], re.M))
+    assert told == helped
+
+
+def _all_help() -> str:
+    def texts(parser: argparse.ArgumentParser) -> Iterator[str]:
+        yield parser.format_help()
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for each in action.choices.values():
+                    yield from texts(each)
+
+    return "\n".join(texts(build_parser()))
+
+
+def test_the_help_speaks_of_every_command_the_readme_does() -> None:
+    """And the README of every command there is."""
+    used = {build_parser().parse_args(shlex.split(line.partition(" |")[0])[1:]).command for line in COMMANDS}
+    unified = {"unified"} if any(line.startswith("truto-ci unified ") for line in COMMANDS) else set()
+    [commands] = [each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction)]
+    assert used | unified == set(commands.choices)
+
+
+# --- names ----------------------------------------------------------------------------------------------------
+
+
+def test_the_errors_are_all_there() -> None:
+    """A reader looks up the name a traceback shows: each has its place, and none is invented."""
+    named = set(re.findall(r"\b[A-Z]\w+Error\b", README))
+    there = {name for name in errors.__all__ if name.endswith("Error")}
+    assert named == there
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    told = re.findall(r"(?:^\$ |`)make ((?:[a-z-]+ ?)+)", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert {name for names in told for name in names.split()} <= targets
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Files beside the page, and headings in it."""
+    text = page.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif "://" not in target:
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def test_defaults_are_those_of_the_code() -> None:
+    """The table of timeouts, attempts and limits is the first place where numbers grow old."""
+    from truto_ci_async import Pacing, RetryPolicy, Timeouts
+
+    table = README.partition("## Time, retries, limits")[2].partition("\n\nThe ")[0]
+    timeouts = dict(re.findall(r"`(\w+)` ([\d.]+)", table.partition("| `RetryPolicy`")[0].partition("| `Timeouts`")[2]))
+    assert {name: float(value) for name, value in timeouts.items()} == {
+        name: getattr(Timeouts(), name) for name in Timeouts.__struct_fields__
+    }
+    assert f"{RetryPolicy().attempts} attempts" in table
+    assert f"(`max_wait` ({RetryPolicy().max_wait:g} s)" in table.replace("up to `max_wait`", "(`max_wait`")
+    token, account = Pacing().token, Pacing().account
+    assert token and account
+    assert f"{token.limit} requests in {token.window:g} s for a token, {account.limit} for an account" in table
