@@ -1,15 +1,16 @@
 """A large answer over a socket: is streaming it as quick as decoding it whole, and in how much memory?
 
 Ours (both engines, in lists and item by item) beside the usual ways, with the same struct classes. Each contender
-runs in a process of its own, the server in another, and they take turns round by round. Memory is the peak above the same process before its first
-request, with everything imported. ``first item`` is the time from the request, and the bytes decoded by then.
-``stall`` is how late other tasks of the loop got their turn (99th percentile), in a further round, and ``held`` the
-work that was done before they did, which does not depend on what else the machine does.
+runs in a process of its own, the server in another, and they take turns round by round. Memory is the peak above the
+same process before its first request, with everything imported. ``first item`` is the time from the request, and the
+bytes decoded by then. ``stall`` is how late other tasks of the loop got their turn (99th percentile), in a further
+round, and ``held`` the work that was done before they did, which does not depend on what else the machine does.
 
     python -m benchmarks.bench_stream --size 90 --shapes remote,pretty --rounds 3 --json
 
-Where buffering wins: on items of a megabyte, where finding an item's end costs a second look at its bytes; and
-wherever the whole list is wanted at once and its memory does not matter, since it is one line.
+Where buffering wins: on items whose end cannot be guessed (``look_alike``: a quarter quicker) and of a megabyte each
+(``huge``), where finding that end costs a second look at the bytes; and wherever the whole list is wanted at once and
+its memory does not matter, since it is one line.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python -m benchmarks.server --latency 0.02      prints its port, then serves until its stdin ends
 
 What to answer is the account asked for: ``remote-90000000`` is one body of about 90 MB of the shape ``remote``
-(see ``data``), ``plain-x50-p20`` are 20 pages of 50 items. A body above 200 MB is sent in chunks, made on the way.
+(see ``data``), ``plain-x50-p20`` are 20 pages of 50 items; ``--7`` behind it makes it another account. A body above
+200 MB is sent in chunks, made on the way.
 """
 
 from __future__ import annotations
@@ -86,6 +87,7 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, line: str) -> None:
         account = (re.search(r"integrated_account_id=([\w-]+)", line) or [""])[0].partition("=")[2]
+        account = account.partition("--")[0]
         cursor = (re.search(r"next_cursor=(\w+)", line) or [""])[0].partition("=")[2]
         found = BODY.fullmatch(account)
         if found and int(found[2]) > KEPT_BYTES:

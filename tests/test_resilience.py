@@ -399,14 +399,14 @@ TARPITS = {
 ENDLESS_FOR_STREAMS = {"dripping body", "dripping chunks"}
 
 
-async def ends_in_time(call: Callable[[], Awaitable[object]], limit: float) -> str:
-    """Make a call that cannot succeed; give back the deadline that ended it."""
+async def ends_in_time(call: Callable[[], Awaitable[object]], limit: float) -> tuple[str, float]:
+    """Make a call that cannot succeed; give back the deadline that ended it, and the seconds it was missed by."""
     started = time.monotonic()
     with pytest.raises(DeadlineError) as caught:
         await call()
-    took = time.monotonic() - started
-    assert took < limit + GRACE, f"{took:.2f} s, by the {caught.value.deadline} deadline"
-    return caught.value.deadline
+    late = time.monotonic() - started - limit
+    assert late < GRACE, f"{late:.2f} s late, by the {caught.value.deadline} deadline"
+    return caught.value.deadline, late
 
 
 def calls_of(truto: TrutoClient, *, streams: bool) -> list[Callable[[], Awaitable[object]]]:
@@ -426,7 +426,8 @@ def calls_of(truto: TrutoClient, *, streams: bool) -> list[Callable[[], Awaitabl
 
 @pytest.mark.parametrize("tarpit", TARPITS)
 @sizes(1, 4)
-def test_every_call_ends_by_its_deadline(size: int, tarpit: str) -> None:
+def test_every_call_ends_by_its_deadline(size: int, tarpit: str, capsys: Any) -> None:
+    lates: list[float] = []
     plans = [
         (RetryPolicy.none(), Timeouts(read=0.2, attempt=0.3, total=None), 0.3),
         (QUICK_RETRY, Timeouts(read=0.2, attempt=0.3, total=0.5), 0.5),
@@ -439,14 +440,18 @@ def test_every_call_ends_by_its_deadline(size: int, tarpit: str) -> None:
         ) as truto:
             streams = tarpit not in ENDLESS_FOR_STREAMS and timeouts.read is not None
             calls = calls_of(truto, streams=streams) * size
+            if streams and retry is QUICK_RETRY:
+                limit += 0.2  # the last body that was opened in time may still keep its reader waiting
             ended = await asyncio.gather(*(ends_in_time(call, limit) for call in calls))
-            assert set(ended) <= {"read", "attempt", "total"}
+            assert {deadline for deadline, _ in ended} <= {"read", "attempt", "total"}
+            lates.extend(late for _, late in ended)
 
     async def main() -> None:
         async with serving(TARPITS[tarpit]) as server:
             await asyncio.gather(*(hold_out(server, *plan) for plan in plans))
 
     run_load(main())
+    report(capsys, calls=len(lates), latest=f"{max(lates):.2f} s")
 
 
 @pytest.mark.skipif(
@@ -468,7 +473,7 @@ def test_a_listener_that_accepts_nobody() -> None:
             ) as truto:
                 calls = calls_of(truto, streams=True) * 3
                 ended = await asyncio.gather(*(ends_in_time(call, 0.6) for call in calls))
-                assert set(ended) == {"connect", "read"}
+                assert {deadline for deadline, _ in ended} == {"connect", "read"}
 
     run_load(main())
 
@@ -477,7 +482,8 @@ def test_a_call_that_waits_for_a_place_ends_in_time_too() -> None:
     async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         sandbox.script(account, [Fault.hang().forever()])
         calls = [lambda: truto.interactions.list(account, **WINDOW).page()] * 3
-        assert set(await asyncio.gather(*(ends_in_time(call, 0.3) for call in calls))) == {"total"}
+        ended = await asyncio.gather(*(ends_in_time(call, 0.3) for call in calls))
+        assert {deadline for deadline, _ in ended} == {"total"}
 
     tell(story, client={"max_connections": 1, "timeouts": Timeouts(total=0.3)})
 
@@ -783,18 +789,22 @@ async def asked_token() -> str:
     return TOKEN
 
 
-SWEEPS: dict[str, tuple[Call, dict[str, Any]]] = {
-    "a page": (_page, {}),
-    "a walk": (_collect, {}),
-    "a keyed walk": (_keyed, {}),
-    "a post": (_token, {}),
-    "a stream": (_stream, {}),
-    "a first connection": (_fresh, {}),
-    "faults": (_retried, {"retry": RetryPolicy(fault_base=0, throttle_base=0)}),
-    "too few connections": (_queued, {"max_connections": 1}),
-    "pacing": (_queued, {"pacing": Pacing(token=Rate(2, 0.01), account=Rate(1, 0.005))}),
-    "a token that is asked for": (_page, {"token": asked_token}),
+# What is called, and how the client and the sandbox are made for it.
+SWEEPS: dict[str, tuple[Call, dict[str, Any], dict[str, Any]]] = {
+    "a page": (_page, {}, {}),
+    "a large page": (_page, {}, {"interactions": 3000, "page_size": 3000, "max_page_size": 3000}),
+    "a walk": (_collect, {}, {}),
+    "a keyed walk": (_keyed, {}, {}),
+    "a post": (_token, {}, {}),
+    "a stream": (_stream, {}, {}),
+    "a first connection": (_fresh, {}, {}),
+    "faults": (_retried, {"retry": RetryPolicy(fault_base=0, throttle_base=0)}, {}),
+    "dead connections": (_collect, {}, {"reset_every": 2}),
+    "too few connections": (_queued, {"max_connections": 1}, {}),
+    "pacing": (_queued, {"pacing": Pacing(token=Rate(2, 0.01), account=Rate(1, 0.005))}, {}),
+    "a token that is asked for": (_page, {"token": asked_token}, {}),
 }
+STRIDES = {"pacing": 7, "a large page": 3}  # where most turns are the same
 
 
 async def sweep(truto: TrutoClient, call: Callable[[], Awaitable[object]], stride: int) -> int:
@@ -818,17 +828,19 @@ async def sweep(truto: TrutoClient, call: Callable[[], Awaitable[object]], strid
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_call_cancelled_at_any_step_leaves_nothing(name: str) -> None:
-    call, options = SWEEPS[name]
+    call, options, sandbox_options = SWEEPS[name]
+    served: dict[str, Any] = {"interactions": 9, "page_size": 3, "compress": "gzip", **UNLIMITED}
 
     async def main() -> None:
-        async with Sandbox(accounts=1, interactions=9, page_size=3, compress="gzip", **UNLIMITED) as sandbox:
+        async with Sandbox(accounts=1, **(served | sandbox_options)) as sandbox:
             settings = {"pacing": Pacing.off(), "retry": QUICK_RETRY, "token": TOKEN} | options
             async with TrutoClient(base_url=sandbox.url, **settings) as truto:
                 [account] = sandbox.account_ids
-                stride = 7 if name == "pacing" else 1  # most of its steps are the same waiting
-                steps = await sweep(truto, functools.partial(call, sandbox, truto, account), stride)
+                again = functools.partial(call, sandbox, truto, account)
+                steps = await sweep(truto, again, STRIDES.get(name, 1))
                 assert steps > 5
-                assert len(await truto.interactions.list(account, **WINDOW).collect()) == 9
+                found = await truto.interactions.list(account, **WINDOW).collect()
+                assert len(found) == len(sandbox.expected(account, **WINDOW))
             assert sandbox._connections is not None
             await turns()
             assert sandbox._connections.open == {}

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from textwrap import fill
 from typing import Any, Final, TypeAlias, cast
 
@@ -21,6 +22,8 @@ FAILED: Final = 1
 USAGE: Final = 2
 REFUSED: Final = 3
 INCOMPLETE: Final = 4
+SOME_FAILED: Final = 5
+CONFLICT: Final = 6
 INTERRUPTED: Final = 130
 TERMINATED: Final = 143
 
@@ -32,6 +35,18 @@ exit codes:
   3    refused: another token is needed, or the account's owner must reconnect or grant rights
   4    incomplete: something was written, then the service or the network failed; stderr says how to go on
   130  interrupted by Ctrl-C (143: by SIGTERM); stderr says how to go on
+"""
+# What differs for ``pull``.
+PULL_EXIT_CODES: Final = """\
+exit codes:
+  0    done: every account was pulled to the end
+  1    failed
+  2    wrong usage: the command line, or no token
+  3    refused: another token is needed
+  4    incomplete: accounts are parked until they may be asked again, or the disk failed; run it again then
+  5    some accounts failed, for reasons of their own; the others are done or parked
+  6    conflict: the folder is in use by another run, belongs to another pull, or was altered
+  130  interrupted by Ctrl-C (143: by SIGTERM); run it again to go on
 """
 
 INTERACTIONS: Final = ("conversational-intelligence", "interactions")
@@ -59,6 +74,7 @@ try it now, without an account (--sandbox starts a local service with made-up da
   truto-ci accounts --sandbox
   truto-ci interactions --sandbox --max-items 5
   truto-ci interactions --sandbox -o csv | head -3
+  truto-ci pull --sandbox --out out/
 
 with your own:
   export TRUTO_API_TOKEN=...
@@ -82,7 +98,14 @@ environment:
     _add_connection(parser, {"token": None, "api_url": None, "sandbox": False, "timeout": None, "verbose": 0})
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    for add in (_add_interactions, _add_unified, _add_accounts, _add_capabilities, _add_sandbox):
+    for add in (
+        _add_interactions,
+        _add_unified,
+        _add_pull,
+        _add_accounts,
+        _add_capabilities,
+        _add_sandbox,
+    ):
         add(commands)
     return parser
 
@@ -253,6 +276,88 @@ examples (leave out --sandbox once TRUTO_API_TOKEN is set):
     parser.set_defaults(command="interactions")
 
 
+def _add_pull(commands: Commands) -> None:
+    parser = _parser(
+        commands.add_parser,
+        "pull",
+        help="the interactions of many accounts, into a folder",
+        description="Pull the interactions of many accounts into a folder, many at a time, within the limits of the "
+        "service. Run the same line again and it goes on where the last one stopped, however that ended: no row is "
+        "lost or doubled. Once everything is there it asks nothing more.",
+        epilog="""\
+examples (leave out --sandbox once TRUTO_API_TOKEN is set):
+  truto-ci pull --sandbox --out out/
+  truto-ci pull --sandbox --out days/ --start-time 2024-01-01 --end-time 2024-01-04 --window day --format csv
+  truto-ci pull --sandbox --out out/ --fresh --report report.json
+
+every night, the week before:
+  truto-ci pull --integration gong --status active --start-time=-7d --end-time today --out "week-$(date +%F)"
+
+Rows carry the account, its tenant where that is known, and the window asked for. manifest.json lists the files, and
+how much of each is committed. The first Ctrl-C (or SIGTERM) writes what is in hand and ends; the second ends at once.
+
+"""
+        + PULL_EXIT_CODES,
+    )
+    group = parser.add_argument_group("which accounts")
+    group.add_argument("--accounts", metavar="ID,...", help="these; `truto-ci accounts` lists them")
+    group.add_argument(
+        "--accounts-file", metavar="FILE",
+        help="those in FILE: one id, or one JSON object with an id and perhaps a tenant_id, on each line")  # fmt: skip
+    group.add_argument("--integration", metavar="NAME", help="all of this product, such as gong")
+    group.add_argument("--status", metavar="STATUS", help="all of this status, such as active")
+    group = parser.add_argument_group("what to ask for")
+    group.add_argument(
+        "--start-time", type=_when, metavar="TIME",
+        help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or from now: "
+        "today, --start-time=-7d (s, m, h, d, w), today-12h; a pull that goes on keeps its first now")  # fmt: skip
+    group.add_argument(
+        "--end-time", type=_when, metavar="TIME", help="end of the window, not included (default: now)"
+    )
+    group.add_argument(
+        "--window", type=_window, metavar="LENGTH",
+        help="cut the time into a series of windows, each asked for itself: day, week, month, or such as 6h or 10d; "
+        "their rows cannot be added up")  # fmt: skip
+    group.add_argument(
+        "--user",
+        action="append",
+        default=[],
+        dest="users",
+        metavar="ID",
+        help="only this user; may be repeated",
+    )
+    group.add_argument(
+        "--limit", type=_positive, metavar="N", help="most items on a page (default: the service's)"
+    )
+    group.add_argument(
+        "--exclude-field", action="append", default=[], dest="exclude_fields", metavar="FIELD",
+        help="leave this field out; may be repeated")  # fmt: skip
+    group.add_argument(
+        "--ignore-remote-data", action="store_true", help="leave out remote_data, the provider's own record"
+    )
+    _add_query(group)
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--out", metavar="DIR", required=True, help="the folder for rows and progress; made if needed"
+    )
+    group.add_argument(
+        "--format", choices=("ndjson", "csv", "parquet"), default="ndjson",
+        help="ndjson (default; what the service sent), csv (flat rows), parquet (typed columns)")  # fmt: skip
+    group.add_argument(
+        "--report", metavar="FILE", help="write what was done, failed and parked to FILE, as JSON"
+    )
+    group = parser.add_argument_group("how")
+    group.add_argument(
+        "--max-accounts", type=_positive, default=32, metavar="N", help="accounts asked at once (default: 32)"
+    )
+    group.add_argument("--fresh", action="store_true", help="forget what is in the folder, and start over")
+    group.add_argument(
+        "--grow", action="store_true", help="go on, with the accounts that are new since the pull began added"
+    )
+    _add_connection(parser)
+    parser.set_defaults(command="pull")
+
+
 def _add_accounts(commands: Commands) -> None:
     parser = _parser(
         commands.add_parser,
@@ -379,6 +484,25 @@ def _moment(text: str) -> date | datetime:
             f"{text!r} has no time zone: end it with Z or an offset such as +01:00"
         )
     return moment
+
+
+_RELATIVE: Final = re.compile(r"(now|today)?([+-]\d{1,7}[smhdw])?", re.ASCII)
+_LENGTH: Final = re.compile(r"(\d{1,7})([smhdw])", re.ASCII)
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def _when(text: str) -> date | datetime | str:
+    """Read a moment, or leave one that is counted from now to the plan, which reads the clock once."""
+    return text if text and _RELATIVE.fullmatch(text) else _moment(text)
+
+
+def _window(text: str) -> str | timedelta:
+    if text in ("day", "week", "month"):
+        return text
+    match = _LENGTH.fullmatch(text)
+    if match is None or not int(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not day, week, month, or a length such as 6h or 10d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def read_query(pairs: Sequence[str], text: str | None, *, dots_nest: bool = True) -> dict[str, Any] | None:

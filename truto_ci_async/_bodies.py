@@ -187,7 +187,7 @@ class BodyDecoder:
             raise self._too_large(self._limit)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield what ``data`` opens into, in pieces; a plain body passes through.
+        """Give what ``data`` opens into, in pieces; a plain body passes through.
 
         A step takes about a millisecond; one that opened nothing yields ``b""``, so that the loop can breathe.
 
@@ -197,10 +197,12 @@ class BodyDecoder:
         self._received += len(data)
         if self._codec is None:
             self._count(len(data))
-            yield data
-            return
+            return iter((data,))
+        return self._open(data, self._codec)
+
+    def _open(self, data: bytes, codec: _Codec) -> Iterator[bytes]:
         for at in range(0, len(data), SLICE):
-            pieces = self._codec.feed(data[at : at + SLICE])
+            pieces = codec.feed(data[at : at + SLICE])
             while (piece := self._step(pieces)) is not None:
                 self._count(len(piece))
                 yield piece

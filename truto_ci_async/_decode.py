@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from operator import attrgetter
 from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
@@ -109,7 +110,8 @@ class ItemReader(Generic[T]):
         if not self._blanks:
             return False
         probe, nothing = self._blanks[0]
-        if nothing not in map(probe, items):  # one pass in C: 30 ns an item
+        # One pass in C over a page; asking for truth takes 25 ns an item, comparing twice that.
+        if (not nothing and all(map(probe, items))) or nothing not in map(probe, items):
             return False
         return any(all(get(item) == value for get, value in self._blanks) for item in items)
 
@@ -166,6 +168,19 @@ class ItemReader(Generic[T]):
         name = getattr(self.item_type, "__name__", "item")
         seen = ", ".join(list(keys)[:12]) or "none"
         return f"expected {name} with some of the keys {', '.join(sorted(known))}; the keys are: {seen}"
+
+
+def item_reader(item_type: Any, on_invalid: OnInvalid = "repair") -> ItemReader[Any]:
+    """Return a reader of ``item_type``, the same one for the same arguments: building it takes as long as a page."""
+    try:
+        return _kept_reader(item_type, on_invalid)
+    except TypeError:  # a type that cannot be hashed
+        return ItemReader[Any](item_type, on_invalid=on_invalid)
+
+
+@lru_cache(maxsize=32)
+def _kept_reader(item_type: Any, on_invalid: OnInvalid) -> ItemReader[Any]:
+    return ItemReader[Any](item_type, on_invalid=on_invalid)
 
 
 _fields: Callable[[bytes | Raw], Fields] = msgspec.json.Decoder(Fields).decode

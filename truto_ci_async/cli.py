@@ -19,10 +19,13 @@ import traceback
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import date
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from . import _output as shapes
 from ._arguments import (
+    CONFLICT,
     DONE,
     FAILED,
     INCOMPLETE,
@@ -30,6 +33,7 @@ from ._arguments import (
     INTERRUPTED,
     REFUSED,
     SANDBOX_SEED,
+    SOME_FAILED,
     TERMINATED,
     USAGE,
     build_parser,
@@ -46,6 +50,7 @@ from .errors import (
     ConnectError,
     CursorExpiredError,
     CursorLoopError,
+    DamagedStateError,
     DeadlineError,
     DecodeError,
     NotFoundError,
@@ -53,6 +58,8 @@ from .errors import (
     RateLimitError,
     ReconnectRequiredError,
     ServerError,
+    StateConflictError,
+    StorageError,
     TransportError,
     TrutoError,
     UsageError,
@@ -66,6 +73,14 @@ if TYPE_CHECKING:
     from .paginator import Paginator
     from .sandbox import Sandbox
     from .streams import ItemStream
+
+# A sandbox for a pull has accounts and pages enough to see something, and the service's limits on a tenth of the time.
+PULL_SANDBOX: Final[Mapping[str, Any]] = {
+    "accounts": 24,
+    "page_size": 25,
+    "token_rate": (500, 1.0),
+    "account_rate": (50, 1.0),
+}
 
 # What a sandbox is asked when no window is given. A fixed month: the same line shows the same rows every day.
 SANDBOX_WINDOW: Final = (date(2024, 1, 1), date(2024, 2, 1))
@@ -95,8 +110,7 @@ def _main(argv: Sequence[str] | None) -> int:
     progress = Progress()
     try:
         with _warnings_shown():
-            asyncio.run(_until_terminated(COMMANDS[options.command](options, progress)))
-        return DONE
+            return asyncio.run(_until_terminated(COMMANDS[options.command](options, progress))) or DONE
     except ClosedPipe:
         raise
     except KeyboardInterrupt:
@@ -118,13 +132,13 @@ def _main(argv: Sequence[str] | None) -> int:
     return code
 
 
-async def _until_terminated(work: Coroutine[Any, Any, None]) -> None:
+async def _until_terminated(work: Coroutine[Any, Any, int | None]) -> int | None:
     """Do ``work``; SIGTERM cancels it, as asyncio's runner does for Ctrl-C."""
     task = asyncio.current_task()
     assert task is not None
     with suppress(NotImplementedError, RuntimeError, ValueError):  # on Windows, or outside the main thread
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    await work
+    return await work
 
 
 def _forget_stdout() -> None:
@@ -163,6 +177,10 @@ def exit_code(error: BaseException, progress: Progress) -> int:
         return USAGE
     if isinstance(error, (AuthenticationError, ReconnectRequiredError, PermissionDeniedError)):
         return REFUSED
+    if isinstance(error, (StateConflictError, DamagedStateError)):
+        return CONFLICT
+    if isinstance(error, StorageError):
+        return INCOMPLETE
     if (progress.pages or progress.items) and isinstance(
         error, (TransportError, RateLimitError, ServerError)
     ):
@@ -454,6 +472,78 @@ async def _keyed(
         say(f"warning: {issue.path}: {issue.message}")
 
 
+async def pull(options: argparse.Namespace, progress: Progress) -> int:
+    """``pull``: many accounts into a folder. Progress and summary go to stderr, rows and the report to files."""
+    from . import _pull_command as command
+
+    del progress  # what there is to say about a pull is in its report
+    command.check_report_path(options.report)
+    extra_query = read_query(options.query, options.query_json)
+    accounts = _accounts_to_pull(options)
+    watch = command.Watch()
+    code = FAILED
+    interruptions = command.Interruptions(watch, say)
+    try:
+        with interruptions:
+            async with _connected(options, watch.see, PULL_SANDBOX) as client:
+                with command.Shown(watch, say):
+                    report = await client.interactions.pull_to(
+                        options.out,
+                        accounts,
+                        format=options.format,
+                        max_accounts=options.max_accounts,
+                        grow=options.grow,
+                        fresh=options.fresh,
+                        on_start=watch.begin,
+                        integration=options.integration,
+                        status=options.status,
+                        start_time=options.start_time,
+                        end_time=options.end_time,
+                        window=options.window,
+                        users=options.users or None,
+                        limit=options.limit,
+                        exclude_fields=options.exclude_fields or None,
+                        ignore_remote_data=options.ignore_remote_data or None,
+                        extra_query=extra_query,
+                    )
+        code = DONE if report.complete else SOME_FAILED if report.failed else INCOMPLETE
+    except asyncio.CancelledError:
+        if interruptions.first is None:
+            raise
+    except Exception as error:
+        code = exit_code(error, Progress())
+        raise
+    finally:
+        if interruptions.first is not None and code != DONE:
+            code = INTERRUPTED if interruptions.first == signal.SIGINT else TERMINATED
+        for line in command.summary(watch, options.out, advise):
+            say(line)
+        if options.report and watch.report is not None:
+            command.write_report(
+                options.report, watch, out=options.out, format=options.format, exit_code=code
+            )
+    if code != DONE:
+        say("run the same line again to go on")
+    return code
+
+
+def _accounts_to_pull(options: argparse.Namespace) -> list[str] | Path | None:
+    """:raises UsageError: none are named, or in two ways."""
+    given = [
+        name for name in ("accounts", "accounts_file", "integration", "status") if getattr(options, name)
+    ]
+    if not given and options.sandbox:
+        options.integration, options.status = "gong", "active"
+    elif not given:
+        raise UsageError("say which accounts: --accounts, --accounts-file, or --integration and --status")
+    elif len(given) > 1 and given != ["integration", "status"]:
+        names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"{names} name accounts in different ways: take one")
+    if options.accounts is not None:
+        return [each for part in options.accounts.split(",") if (each := part.strip())]
+    return Path(options.accounts_file) if options.accounts_file else None
+
+
 async def accounts(options: argparse.Namespace, progress: Progress) -> None:
     """``accounts``: the connected accounts."""
     progress.noun = "account"
@@ -530,8 +620,9 @@ async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
             )
 
 
-COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Progress], Coroutine[Any, Any, None]]]] = {
+COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Progress], Coroutine[Any, Any, int | None]]]] = {
     "interactions": interactions,
+    "pull": pull,
     "accounts": accounts,
     "capabilities": capabilities,
     "sandbox": sandbox,
@@ -542,14 +633,27 @@ COMMANDS: Final[Mapping[str, Callable[[argparse.Namespace, Progress], Coroutine[
 
 
 @asynccontextmanager
-async def _connected(options: argparse.Namespace) -> AsyncGenerator[TrutoClient]:
-    """Open a client. With ``--sandbox`` it is a sandbox's, which also fills in what may be left out then."""
-    from . import Timeouts, TrutoClient
+async def _connected(
+    options: argparse.Namespace,
+    see: Callable[[Event], None] | None = None,
+    sandbox_options: Mapping[str, Any] = MappingProxyType({}),
+) -> AsyncGenerator[TrutoClient]:
+    """Open a client. With ``--sandbox`` it is a sandbox's, which also fills in what may be left out then.
+
+    ``see`` is shown every event. Limits among ``sandbox_options`` are kept by both sides.
+    """
+    from . import Pacing, Rate, Timeouts, TrutoClient
 
     timeouts, seconds = Timeouts(), options.timeout
     if seconds is not None:
         timeouts = Timeouts(connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds)
-    on_event = _show_event if options.verbose else None
+    hooks = [hook for hook in (see, _show_event if options.verbose else None) if hook is not None]
+
+    def tell_all(event: Event) -> None:
+        for hook in hooks:
+            hook(event)
+
+    on_event = tell_all if hooks else None
     if not options.sandbox:
         async with TrutoClient(
             options.token, base_url=options.api_url, timeouts=timeouts, on_event=on_event
@@ -560,10 +664,15 @@ async def _connected(options: argparse.Namespace) -> AsyncGenerator[TrutoClient]
         raise UsageError("--sandbox has a token and an address of its own: leave out --token and --api-url")
     from .sandbox import Sandbox
 
-    async with Sandbox(seed=SANDBOX_SEED) as running:
+    pacing = Pacing()
+    if "token_rate" in sandbox_options:
+        pacing = Pacing(
+            token=Rate(*sandbox_options["token_rate"]), account=Rate(*sandbox_options["account_rate"])
+        )
+    async with Sandbox(seed=SANDBOX_SEED, **sandbox_options) as running:
         _fill_in(options, running)
         async with TrutoClient(
-            running.token, base_url=running.url, timeouts=timeouts, on_event=on_event
+            running.token, base_url=running.url, timeouts=timeouts, pacing=pacing, on_event=on_event
         ) as client:
             yield client
 
@@ -574,8 +683,9 @@ def _fill_in(options: argparse.Namespace, running: Sandbox) -> None:
     if "account" in options and options.account is None:
         options.account = running.account_ids[0]
         notes.append(f"account {options.account}")
-    if getattr(options, "model", None) == INTERACTIONS[0]:
-        is_synced = "truto_super_query" in (options.extra_query or {})  # that store needs no window
+    if options.command == "pull" or getattr(options, "model", None) == INTERACTIONS[0]:
+        # That store needs no window.
+        is_synced = "truto_super_query" in (getattr(options, "extra_query", None) or {})
         if options.start_time is None and options.end_time is None and not is_synced:
             options.start_time, options.end_time = SANDBOX_WINDOW
             notes.append(f"window {SANDBOX_WINDOW[0]} to {SANDBOX_WINDOW[1]}")

@@ -139,6 +139,8 @@ class TrutoClient:
         )
         self._original: Self | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        # Not a method of ours: a task would keep a forgotten client alive.
+        self._forget = partial(_forget, self._tasks)
         self._in_flight: set[asyncio.Timeout] = set()
         self._calls = count(1)
         self._token = _Token(token if token is not None else os.environ.get(TOKEN_VARIABLE))
@@ -162,6 +164,7 @@ class TrutoClient:
 
     def _set_headers(self, headers: Mapping[str, str] | None) -> None:
         self._headers = merge_headers(base_headers(_user_agent()), checked_headers(headers or {}))
+        self._sent_headers: tuple[Secret, dict[str, str]] | None = None
 
     def with_options(
         self,
@@ -195,6 +198,7 @@ class TrutoClient:
             other._set_pacing(pacing or self.pacing)
         if headers is not None:
             other._headers = merge_headers(self._headers, checked_headers(headers))
+            other._sent_headers = None
         return other
 
     @property
@@ -411,10 +415,9 @@ class TrutoClient:
         started = monotonic()
         if call.started is None:
             call.started = started
-        own: dict[str, str] = {"Authorization": Secret(f"Bearer {token}")}
+        headers = self._headers_with(token)
         if call.body is not None:
-            own["Content-Type"] = "application/json"
-        headers = merge_headers(self._headers, own)
+            headers = merge_headers(headers, {"Content-Type": "application/json"})
         try:
             reply = await transfer(call, headers)
         except BaseException:
@@ -449,6 +452,13 @@ class TrutoClient:
             raise error
         finally:
             del error  # this frame is part of its traceback: the two would be a cycle
+
+    def _headers_with(self, token: Secret) -> dict[str, str]:
+        """Return the headers of a request, made once for each token."""
+        if self._sent_headers is None or self._sent_headers[0] is not token:
+            own = {"Authorization": Secret(f"Bearer {token}")}
+            self._sent_headers = token, merge_headers(self._headers, own)
+        return self._sent_headers[1]
 
     async def _buffered(self, call: _Call, headers: dict[str, str]) -> Reply:
         return await self._transport.send(
@@ -496,8 +506,7 @@ class TrutoClient:
         """Start a task that ends with the client at the latest; its failure is its waiter's business."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_look_at)
+        task.add_done_callback(self._forget)
         return task
 
     async def __aenter__(self) -> Self:
@@ -710,7 +719,8 @@ def _throttled_level(error: APIError) -> Level | None:
     return "token" if "token" in hint else None
 
 
-def _look_at(task: asyncio.Task[Any]) -> None:
-    """Take note of a task's failure, so that asyncio does not report it as never looked at."""
+def _forget(tasks: set[asyncio.Task[Any]], task: asyncio.Task[Any]) -> None:
+    """Take note of a task's end and failure, so that asyncio does not report it as never looked at."""
+    tasks.discard(task)
     if not task.cancelled():
         task.exception()

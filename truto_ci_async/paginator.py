@@ -8,7 +8,7 @@ walk is an error (contract section 2). Iterating twice starts twice, since state
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -211,26 +211,25 @@ def _is_count(value: object, *, least: int) -> bool:
 class Items(Generic[T]):
     """The items of one walk, by ``async for``."""
 
-    __slots__ = ("_next", "_pages")
+    __slots__ = ("_items", "_pages")
 
     def __init__(self, pages: Pages[Page[T]]) -> None:
         self._pages = pages
-        self._next: Callable[[], T] = iter(()).__next__
+        self._items: Iterator[T] = iter(())
 
     def __aiter__(self) -> Items[T]:
         return self
 
     async def __anext__(self) -> T:
         while True:
-            try:
-                return self._next()
-            except StopIteration:
-                page = await self._pages.__anext__()
-                self._next = iter(page.items).__next__
+            for item in self._items:  # the quickest way to take one that may not be there
+                return item
+            page = await self._pages.__anext__()
+            self._items = iter(page.items)
 
     async def aclose(self) -> None:
         """End the walk, and drop the fetch ahead; dropping the iterator does the same."""
-        self._next = iter(()).__next__
+        self._items = iter(())
         await self._pages.aclose()
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unp
 import msgspec
 
 from ._answers import PageData, PageReader, raise_about, raw_cursor, read_capabilities, read_token
-from ._decode import ItemReader, OnInvalid
+from ._decode import OnInvalid, item_reader
 from ._items import MAX_ITEM_BYTES, Engine, ItemDecoder, NdjsonDecoder
 from ._wire import Filters, ListQuery, Moment, Targets, account_id, list_query, path_of, snapshot
 from .errors import APIError, DecodeError, NotFoundError, UsageError
@@ -193,7 +193,7 @@ class Resource(Generic[T]):
             response_format=response_format,
             **filters,
         )
-        reader = PageReader(ItemReader[Any](item_type or self._item_type, on_invalid=on_invalid))
+        reader = PageReader(item_reader(item_type or self._item_type, on_invalid))
         return _paginator(
             self._client,
             query,
@@ -249,7 +249,7 @@ class Resource(Generic[T]):
             key_by=key_by,
             **filters,
         )
-        reader = PageReader(ItemReader[Any](item_type or self._item_type, on_invalid=on_invalid), keyed=True)
+        reader = PageReader(item_reader(item_type or self._item_type, on_invalid), keyed=True)
         client = self._client
         targets = Targets(query)
 
@@ -383,7 +383,7 @@ class Resource(Generic[T]):
             key_by=key_by,
             **filters,
         )
-        reader = ItemReader[Any](item_type or self._item_type, on_invalid=on_invalid)
+        reader = item_reader(item_type or self._item_type, on_invalid)
         client = self._client
 
         def decoder(is_ndjson: bool) -> Decoder[Any]:
@@ -584,7 +584,7 @@ class IntegratedAccounts:
             },
         )
         query.target()
-        reader = PageReader(ItemReader[IntegratedAccount](IntegratedAccount, on_invalid=on_invalid))
+        reader = PageReader(item_reader(IntegratedAccount, on_invalid))
         return _paginator(
             self._client,
             query,

@@ -39,9 +39,9 @@ T = TypeVar("T")
 # time allows, which depends on the engine, the items and the machine.
 SMALLEST_STEP = 16 * 1024
 LARGEST_STEP = 256 * 1024
-STEP_SECONDS = 0.004
+STEP_SECONDS = 0.002
 # Seconds of decoding between two breaths for the loop: a task that slept needs two or three to go on.
-BREATH = 0.005
+BREATH = 0.002
 # Bytes collected before a file is written to, since every write is a trip to another thread.
 WRITE_SIZE = 2**20
 # Repairs kept on the stream, all in all; the rest is counted.

@@ -245,9 +245,9 @@ class Api:
         # A stream is the unified envelope sent bit by bit, unless the account answers in Gong's own shape.
         mapped = asked.format != "raw" and (asked.format != "stream" or state.provider_shape == "envelope")
         if asked.format == "stream" and state.stream_as != "json":
-            records = [company.row(user, window) for user in people[offset:]]
+            left = [company.row(user, window) for user in people[offset:]]
             lines = mapped and state.stream_as == "ndjson"
-            rows = [asked.trim(record.unified()) if lines else record.gong() for record in records]
+            rows = [asked.trim(row.unified()) if lines else row.gong() for row in left]
             return _stream_answer(state.stream_as, rows)
         if mapped:
             page = [asked.trim(company.row(user, window).unified()) for user in people[here]]

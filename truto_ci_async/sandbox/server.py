@@ -129,7 +129,8 @@ class Sandbox:
         :param token_rate: requests and seconds: what one token may send.
         :param account_rate: the same for one integrated account.
         :param ratelimit_headers: how they are written: limit `50`, limit `50;w=10`, or the reset as a point in time.
-        :param provider_shape: what `raw` and `stream` carry: Truto's envelope (round Gong's rows, for `raw`), or Gong's body.
+        :param provider_shape: what `raw` and `stream` carry: Truto's envelope (for `raw` round Gong's rows), or
+            Gong's own body.
         :param stream_as: what `stream` sends; `configure` sets this and more for one account.
         :param stream_piece: bytes of body in each HTTP chunk of a stream.
         :param envelope_first: put `next_cursor` and its companions before `result`.

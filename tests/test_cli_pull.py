@@ -1,0 +1,476 @@
+"""``truto-ci pull``: what it writes, shows and returns, and that it can be stopped at any time and run again."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from truto_ci_async import Fault, Sandbox
+from truto_ci_async import _pull_command as command
+from truto_ci_async._arguments import (
+    CONFLICT,
+    DONE,
+    INCOMPLETE,
+    INTERRUPTED,
+    REFUSED,
+    SOME_FAILED,
+    TERMINATED,
+    USAGE,
+    build_parser,
+)
+from truto_ci_async.cli import main
+from truto_ci_async.errors import PermissionDeniedError, TrutoError
+from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
+from truto_ci_async.pull import PullReport
+from truto_ci_async.resources import STATE_FILE
+
+DEADLINE = 30.0  # seconds for a process to do what it is waited for
+START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
+WINDOW = ("--start-time", "2024-01-01", "--end-time", "2024-02-01")
+ACCOUNTS, PEOPLE, PAGE = 4, 7, 2
+TOKEN = "the-token-of-these-tests"
+posix = pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
+    with Sandbox.in_thread(
+        accounts=ACCOUNTS,
+        interactions=PEOPLE,
+        page_size=PAGE,
+        tokens=[TOKEN],
+        token_rate=None,
+        account_rate=None,
+        ratelimit_headers=None,
+    ) as running:
+        monkeypatch.setenv("TRUTO_API_BASE_URL", running.url)
+        monkeypatch.setenv("TRUTO_API_TOKEN", TOKEN)
+        yield running
+
+
+@pytest.fixture
+def run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Ran]:
+    """Call ``main`` for ``pull`` into ``tmp_path / "out"`` and return what it printed."""
+    monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
+
+    def run_main(*argv: str, out: str = "out") -> Ran:
+        capsys.readouterr()
+        code = main(["pull", "--out", str(tmp_path / out), *argv])
+        return Ran(code, *capsys.readouterr())
+
+    return run_main
+
+
+def expected(sandbox: Sandbox) -> list[tuple[str, str]]:
+    return sorted(
+        (account, row["user"]["id"])
+        for account in sandbox.account_ids
+        for row in sandbox.expected(account, start_time=START, end_time=END)
+    )
+
+
+def rows(folder: Path) -> list[tuple[str, str]]:
+    found = [json.loads(line) for line in (folder / "interactions.ndjson").read_text().splitlines()]
+    return sorted((row["integrated_account_id"], row["user"]["id"]) for row in found)
+
+
+# --- what is written -------------------------------------------------------------------------------------------
+
+
+def test_every_active_account_into_a_folder(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    """Found by integration and status, with their tenants; run again, nothing is asked for a second time."""
+    found = ("--integration", "gong", "--status", "active", *WINDOW)
+    ran = run(*found, "--report", str(tmp_path / "report.json"))
+    assert (ran.code, ran.out) == (DONE, "")
+    assert rows(tmp_path / "out") == expected(sandbox)
+    lines = (tmp_path / "out" / "interactions.ndjson").read_text().splitlines()
+    tenants = {account["id"]: account["tenant_id"] for account in sandbox.accounts}
+    assert all(row["tenant_id"] == tenants[row["integrated_account_id"]] for row in map(json.loads, lines))
+    assert re.search(rf"accounts done +{ACCOUNTS} +of {ACCOUNTS}", ran.err)
+    assert re.search(rf"rows +{ACCOUNTS * PEOPLE} +in 16 pages", ran.err)
+    assert TOKEN not in ran.err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["complete"], report["rows"], report["exit_code"]) == (True, ACCOUNTS * PEOPLE, DONE)
+    assert (report["requests"], report["format"]) == (16 + 2, "ndjson")
+    sandbox.clear()
+    ran = run(*found)
+    assert ran.code == DONE
+    assert {record.path for record in sandbox.requests} == {"/integrated-account"}
+
+
+@pytest.mark.parametrize("format", ["csv", "parquet"])
+def test_other_formats(sandbox: Sandbox, run: Any, tmp_path: Path, format: str) -> None:
+    if format == "parquet":
+        parquet = pytest.importorskip("pyarrow.parquet")
+    assert run("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--format", format).code == DONE
+    if format == "csv":
+        with (tmp_path / "out" / "interactions.csv").open(newline="") as file:
+            found = list(csv.DictReader(file))
+    else:
+        found = (
+            parquet.ParquetFile(tmp_path / "out" / "part-000001.parquet").read(use_threads=False).to_pylist()
+        )
+    assert sorted((row["integrated_account_id"], row["user_id"]) for row in found) == expected(sandbox)
+
+
+def test_accounts_of_a_file_and_filters(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    first, second = sandbox.account_ids[:2]
+    (tmp_path / "ids").write_text(f'{first}\n{{"id": "{second}", "tenant_id": "mine"}}\n')
+    user = sandbox.user_ids(first)[1]
+    more = ("--user", user, "--limit", "5", "--ignore-remote-data", "--exclude-field", "timezone")
+    ran = run("--accounts-file", str(tmp_path / "ids"), *WINDOW, "--window", "10d", *more)
+    assert ran.code == DONE
+    lines = [json.loads(line) for line in (tmp_path / "out" / "interactions.ndjson").read_text().splitlines()]
+    assert [line["window_start"][:10] for line in lines] == [
+        "2024-01-01",
+        "2024-01-11",
+        "2024-01-21",
+        "2024-01-31",
+    ]
+    assert not {"remote_data", "timezone"} & set(lines[0])
+    assert {line["user"]["id"] for line in lines} == {user}
+    assert "2 of 2" not in ran.err
+    assert re.search(r"accounts done +2 +of 2, 1 of them empty", ran.err)
+
+
+def test_times_and_lengths_of_a_command_line() -> None:
+    def options(*argv: str) -> Any:
+        return build_parser().parse_args(["pull", "--out", "x", *argv])
+
+    assert options("--start-time=-7d").start_time == "-7d"
+    assert options("--start-time", "today-12h").start_time == "today-12h"
+    assert options("--end-time", "now").end_time == "now"
+    assert options("--start-time", "2024-01-01").start_time == date(2024, 1, 1)
+    assert options("--window", "6h").window == timedelta(hours=6)
+    assert options("--window", "week").window == "week"
+    for wrong in (
+        ("--window", "0d"),
+        ("--window", "fortnight"),
+        ("--start-time", ""),
+        ("--start-time", "soon"),
+    ):
+        with pytest.raises(SystemExit):
+            options(*wrong)
+
+
+# --- exit codes ------------------------------------------------------------------------------------------------
+
+
+def test_failing_and_parked_accounts(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    """5 when one failed, 4 when some are only parked, 0 when all are there; each by running the same line again."""
+    bad, *parked = sandbox.account_ids[:4]
+    line = ("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--report", str(tmp_path / "report.json"))
+    sandbox.script(bad, [Fault.ok(), Fault.status(403).forever()])
+    for account in parked:
+        sandbox.script(account, [Fault.ok(), Fault.status(429, retry_after=86400).forever()])
+    ran = run(*line)
+    assert ran.code == SOME_FAILED
+    assert f"failed: {bad}: " in ran.err
+    assert all(f"parked: {account}: until 20" in ran.err for account in parked)
+    assert "run the same line again" in ran.err
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["failed"][bad]["error"] == "PermissionDeniedError"
+    assert set(report["parked"]) == set(parked)
+    sandbox.clear_faults()
+    ran = run(*line)
+    assert ran.code == INCOMPLETE
+    assert re.search(r"parked +3 +the first may be asked again at 20", ran.err)
+    database = sqlite3.connect(tmp_path / "out" / STATE_FILE)
+    with database:
+        database.execute("UPDATE progress SET until = until - 90000")  # tomorrow
+    database.close()
+    assert run(*line).code == DONE
+    assert rows(tmp_path / "out") == expected(sandbox)
+
+
+def test_a_refused_token(sandbox: Sandbox, run: Any) -> None:
+    sandbox.tokens[:] = ["another"]
+    ran = run("--accounts", sandbox.account_ids[0], *WINDOW)
+    assert ran.code == REFUSED
+    assert "check the token" in ran.err
+    assert "Traceback" not in ran.err
+    assert run("--integration", "gong", *WINDOW).code == REFUSED
+
+
+def test_state_that_does_not_fit(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    one = ("--accounts", sandbox.account_ids[0], *WINDOW)
+    both = ("--accounts", ",".join(sandbox.account_ids[:2]), *WINDOW)
+    assert run(*one).code == DONE
+    ran = run(*one[:-1], "2024-03-01")
+    assert (ran.code, 'end_time is "2024-03-01' in ran.err) == (CONFLICT, True)
+    ran = run(*both)
+    assert (ran.code, "1 account is new" in ran.err) == (CONFLICT, True)
+    assert run(*both, "--grow").code == DONE
+    assert len(rows(tmp_path / "out")) == 2 * PEOPLE
+    assert run(*both, "--format", "csv").code == CONFLICT
+    output = tmp_path / "out" / "interactions.ndjson"
+    output.write_bytes(output.read_bytes().replace(b"a", b"b", 1))
+    ran = run(*both)
+    assert (ran.code, "is not as it was committed" in ran.err) == (CONFLICT, True)
+    assert run(*both, "--fresh").code == DONE
+    assert len(rows(tmp_path / "out")) == 2 * PEOPLE
+
+
+def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    ran = run("--accounts", sandbox.account_ids[0], *WINDOW)
+    assert ran.code == INCOMPLETE
+    assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (WINDOW, "say which accounts"),
+        ((*WINDOW, "--accounts", "a", "--status", "active"), "take one"),
+        ((*WINDOW, "--accounts-file", "/not/there"), "cannot read accounts"),
+        (("--accounts", "a", "--start-time", "2024-02-01", "--end-time", "2024-01-01"), "not after"),
+        (("--accounts", "a", *WINDOW, "--report", "/not/there/report.json"), "--report names a file"),
+        (("--accounts", " , ", *WINDOW), ""),
+    ],
+)
+def test_wrong_usage(sandbox: Sandbox, run: Any, argv: tuple[str, ...], words: str) -> None:
+    ran = run(*argv)
+    if words:
+        assert (ran.code, words in ran.err) == (USAGE, True), ran.err
+    assert sandbox.stats.requests == 0
+
+
+# --- signals and pipes -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def process(*argv: str, **options: Any) -> Generator[subprocess.Popen[bytes]]:
+    """Start a real ``truto-ci pull``; it does not outlive the block, nor the deadline."""
+    arguments = [sys.executable, "-W", "error", "-m", "truto_ci_async", "pull", *argv]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+    with subprocess.Popen(arguments, **options) as started:
+        watchdog = threading.Timer(DEADLINE, started.kill)
+        watchdog.start()
+        try:
+            yield started
+        finally:
+            watchdog.cancel()
+            started.kill()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@posix
+@pytest.mark.parametrize("case", ["SIGINT", "SIGTERM", "SIGINT twice"])
+def test_a_signal_leaves_everything_in_order(sandbox: Sandbox, run: Any, tmp_path: Path, case: str) -> None:
+    """Within two seconds, with a request that hangs: what was in hand is there, and the next run goes on."""
+    which = getattr(signal, case.split()[0])
+    line = ("--accounts", ",".join(sandbox.account_ids), *WINDOW)
+    for account in sandbox.account_ids:
+        sandbox.script(account, [Fault.ok().times(2), Fault.hang().forever()])
+    with process(*line, "--out", str(tmp_path / "out"), "--report", str(tmp_path / "report.json")) as started:
+        until(lambda: sandbox.stats.requests == 3 * ACCOUNTS)
+        began = time.monotonic()
+        started.send_signal(which)
+        if case.endswith("twice"):
+            assert started.stderr is not None
+            assert any(b"stopping" in line for line in iter(started.stderr.readline, b""))
+            started.send_signal(which)
+        out, err = started.communicate(timeout=DEADLINE)
+        took = time.monotonic() - began
+    assert took <= 2.0
+    assert started.returncode == (TERMINATED if case == "SIGTERM" else INTERRUPTED)
+    assert out == b""
+    assert b"Traceback" not in err
+    assert b"run the same line again" in err
+    assert json.loads((tmp_path / "report.json").read_text())["exit_code"] == started.returncode
+    assert len(rows(tmp_path / "out")) == 2 * PAGE * ACCOUNTS
+    sandbox.clear_faults()
+    sandbox.clear()
+    assert run(*line).code == DONE
+    assert sandbox.stats.requests == 2 * ACCOUNTS
+    assert rows(tmp_path / "out") == expected(sandbox)
+
+
+@posix
+def test_a_signal_before_it_began(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.fault(Fault.hang())
+    with process("--integration", "gong", *WINDOW, "--out", str(tmp_path / "out")) as started:
+        until(lambda: sandbox.stats.requests == 1)
+        started.send_signal(signal.SIGINT)
+        _, err = started.communicate(timeout=DEADLINE)
+    assert (started.returncode, b"Traceback" in err) == (INTERRUPTED, False)
+
+
+@posix
+@pytest.mark.parametrize("which", ["stdout", "stderr"])
+def test_a_reader_that_went_away_changes_nothing(sandbox: Sandbox, tmp_path: Path, which: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        line = ("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--out", str(tmp_path / "out"))
+        with process(*line, **{which: writer}) as started:
+            out, err = started.communicate(timeout=DEADLINE)
+    finally:
+        os.close(writer)
+    assert started.returncode == DONE
+    assert b"Traceback" not in (err or b"") + (out or b"")
+    assert rows(tmp_path / "out") == expected(sandbox)
+
+
+@posix
+def test_without_an_account_of_your_own(tmp_path: Path) -> None:
+    """``--sandbox`` needs nothing, and goes on with another sandbox of the same data in the next process."""
+    line = ("--sandbox", "--out", str(tmp_path), "--limit", "5")
+    with process(*line) as started:
+        until(lambda: (tmp_path / "interactions.ndjson").exists())
+        until(lambda: (tmp_path / "interactions.ndjson").stat().st_size > 0)
+        started.send_signal(signal.SIGINT)
+        _, err = started.communicate(timeout=DEADLINE)
+    assert (started.returncode, b"Traceback" in err) == (INTERRUPTED, False)
+    before = rows(tmp_path)
+    assert 0 < len(before) < 24 * 250
+    with process(*line) as started:
+        _, err = started.communicate(timeout=DEADLINE)
+    assert started.returncode == DONE, err
+    assert len(rows(tmp_path)) == len(set(rows(tmp_path))) == 24 * 250
+    assert set(before) <= set(rows(tmp_path))
+
+
+# --- progress --------------------------------------------------------------------------------------------------
+
+
+class Running:
+    """As much of a pull as a watch looks at."""
+
+    def __init__(self, accounts: int) -> None:
+        self.report = PullReport(accounts)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def watched() -> tuple[command.Watch, PullReport]:
+    clock = Clock()
+    watch = command.Watch(clock)
+    assert watch.parts() == ["finding the accounts"]
+    running: Any = Running(1000)
+    watch.begin(running)
+    for _ in range(20):
+        watch.see(RequestSent(time=0.0, method="GET", url="/"))
+    watch.see(PacingWait(time=0.0, level="token", wait=90.0))
+    watch.see(RetryScheduled(time=0.0, reason="status 502", wait=2.5, attempt=1))
+    clock.now = 10.0
+    report: PullReport = running.report
+    report.done, report.rows, report.empty = 98, 2000, 4
+    report.failed["bad"] = PermissionDeniedError("no", status=403, error="Forbidden")
+    report.parked["later"] = 1_700_000_000.0
+    watch.sample()
+    return watch, report
+
+
+def test_progress_says_how_far_how_fast_and_how_long() -> None:
+    watch, report = watched()
+    assert ", ".join(watch.parts()) == (
+        "98 of 1,000 accounts, 2,000 rows (200/s), 20 requests (2/s), 1 failed, 1 parked, "
+        "waited 1 min 30 s for token limit, 2.5 s for retry after status 502, about 1 min 30 s left"
+    )
+    said: list[str] = []
+    lines = command.Lines(watch, said.append)
+    lines.show()
+    lines.close()
+    assert said == [", ".join(watch.parts())]
+    report.done = 998
+    assert "left" not in watch.parts()[-1]
+    assert [command.duration(seconds) for seconds in (0.04, 59.6, 61, 3725)] == [
+        "0.0 s",
+        "60 s",
+        "1 min 01 s",
+        "1 h 02 min",
+    ]
+
+
+def test_the_summary_names_what_is_missing() -> None:
+    watch, report = watched()
+    for number in range(command.NAMED + 5):
+        report.failed[f"bad-{number}"] = TrutoError("broken")
+    lines = command.summary(
+        watch, "out", lambda error: "reconnect" if type(error) is not TrutoError else None
+    )
+    text = "\n".join(lines)
+    assert "failed: bad: Truto answered 403 Forbidden: no; reconnect" in text
+    assert "... and 6 more" in text
+    assert "parked: later: until 2023-11-14 22:13:20Z" in text
+    assert re.search(r"left +885 +a later run", text)
+    assert len({line.index("  ", 4) for line in lines if line.startswith("  accounts")}) == 1
+    assert command.summary(command.Watch(), "out", lambda _: None) == []
+
+
+@posix
+def test_a_terminal_sees_it_move(sandbox: Sandbox, tmp_path: Path) -> None:
+    pytest.importorskip("rich")
+    import pty
+
+    sandbox.script(sandbox.account_ids[0], [Fault.slow(0.7)])
+    line = ("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--out", str(tmp_path / "out"))
+    leader, follower = pty.openpty()
+    try:
+        with process(
+            *line, stderr=follower, env={**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+        ) as started:
+            os.close(follower)
+            shown = b""
+            try:
+                while piece := os.read(leader, 4096):
+                    shown += piece
+            except OSError:  # how Linux says that the other end is closed
+                pass
+            started.wait(DEADLINE)
+    finally:
+        os.close(leader)
+    assert started.returncode == DONE
+    assert f"of {ACCOUNTS} accounts".encode() in shown
+    assert b"\x1b[2K" in shown  # lines were taken away again
+    assert b"accounts done" in shown
+
+
+def test_showing_ends_with_its_block() -> None:
+    async def scenario() -> None:
+        watch, _ = watched()
+        said: list[str] = []
+        with command.Shown(watch, said.append):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(scenario())
