@@ -20,19 +20,31 @@ ROOT = Path(__file__).parent.parent
 
 
 @contextmanager
-def server(*, latency: float = 0.0, certificate: str | None = None) -> Generator[str]:
-    """Run ``benchmarks.server`` in a process of its own; gives its URL."""
+def server(
+    *, latency: float = 0.0, certificate: str | None = None, round_trip: float = 0.0, pinned: bool = False
+) -> Generator[str]:
+    """Run ``benchmarks.server`` in a process of its own, ``pinned`` to a core of its own too; gives its URL."""
     command = [sys.executable, "-m", "benchmarks.server", "--latency", str(latency)]
+    command += ["--round-trip", str(round_trip)]
     command += ["--certificate", certificate] if certificate else []
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        if pinned:
+            keep_to(1, process.pid)
         port = process.stdout.readline().decode().strip()
         try:
             yield f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
         finally:
             process.stdin.close()
             process.wait(10)
+
+
+def keep_to(core: int, pid: int = 0) -> None:
+    """Keep a process to one core, so that client and server do not share one by chance. Linux only."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(pid, {cores[core % len(cores)]})
 
 
 def warm(url: str, account: str) -> None:
@@ -84,6 +96,13 @@ def quantile(values: Sequence[float], share: float) -> float:
 def _status(name: str) -> int:
     with open("/proc/self/status", encoding="ascii") as status:
         return next(int(line.split()[1]) * 1024 for line in status if line.startswith(name))
+
+
+def resident() -> int:
+    """Bytes of memory this process has now. Linux only; 0 elsewhere."""
+    with suppress(OSError):
+        return _status("VmRSS")
+    return 0
 
 
 class Memory:

@@ -45,6 +45,7 @@ class Measured(NamedTuple):
 
 def serve_turns(work: Callable[[], object], *, collect: bool) -> None:
     """Be a contender: do the work once to get warm, then each time a line comes in, and print what it took."""
+    _harness.keep_to(0)
     if not collect:
         gc.disable()
     memory = _harness.Memory()
@@ -136,8 +137,11 @@ def say(text: str) -> None:
 Record = dict[str, Any]
 
 
-def records(question: str, collect: bool, measured: Mapping[str, Measured]) -> list[Record]:
-    """Figures of each contender, and how ours compares: ``speed`` above 1 is quicker, ``cpu`` below 1 is less."""
+def records(question: str, collect: bool, measured: Mapping[str, Measured], *, per: int = 1) -> list[Record]:
+    """Figures of each contender, and how ours compares: ``speed`` above 1 is quicker, ``cpu`` below 1 is less.
+
+    Times are of one of ``per`` parts of a turn.
+    """
     ours = measured.get(OURS)
     made: list[Record] = []
     for name, each in measured.items():
@@ -145,8 +149,8 @@ def records(question: str, collect: bool, measured: Mapping[str, Measured]) -> l
             "question": question,
             "contender": name,
             "gc": "on" if collect else "off",
-            "ms": round(each.typical("seconds") * 1e3, 3),
-            "cpu_ms": round(each.typical("cpu") * 1e3, 3),
+            "ms": round(each.typical("seconds") / per * 1e3, 3),
+            "cpu_ms": round(each.typical("cpu") / per * 1e3, 3),
             "peak_mb": round(each.peak / 1e6, 1),
         }
         if ours is not None and each is not ours:

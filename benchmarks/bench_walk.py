@@ -169,6 +169,7 @@ CONTENDERS = {  # and the modules they need
     "requests + json": "requests",
     SDK: "truto_python_sdk",
 }
+MODULE = "benchmarks.bench_walk"
 CASES = ("plain", "tls", "slow")
 GOALS = [
     Goal("walk plain", BARE, "speed", least=0.90),
@@ -207,7 +208,7 @@ def run(options: argparse.Namespace) -> list[Record]:
     for case in options.cases.split(","):
         for collect in _turns.collecting(options) if case == "plain" else [options.gc != "off"]:
             _turns.say(f"walk {case}, garbage collector {'on' if collect else 'off'}")
-            found += _turns.records(f"walk {case}", collect, one_case(case, options, collect=collect))
+            found += _turns.records(f"walk {case}", collect, one_case(case, options, collect=collect), per=options.pages)
     return found
 
 
@@ -216,9 +217,9 @@ def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[s
     given = ["--shape", options.shape, "--pages", str(options.pages), "--items", str(options.items)]
     given += ["--gc", "on" if collect else "off"]
     if case == "plain":
-        with _harness.server() as url:
+        with _harness.server(pinned=True) as url:
             _harness.warm(url, account(options))
-            return _turns.take_turns(__spec__.name, contenders, [*given, "--url", url], rounds=options.rounds)
+            return _turns.take_turns(MODULE, contenders, [*given, "--url", url], rounds=options.rounds)
     rounds = max(3, options.rounds // 3)  # waiting is steadier than working
     if case == "tls":
         from tests import certificates
@@ -228,15 +229,15 @@ def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[s
             chain.write_text(certificates.chain(), encoding="ascii")
             authority.write_text(certificates.AUTHORITY, encoding="ascii")
             trust = {"SSL_CERT_FILE": str(authority), "REQUESTS_CA_BUNDLE": str(authority)}
-            with _harness.server(certificate=str(chain), round_trip=ROUND_TRIP) as url:
+            with _harness.server(certificate=str(chain), round_trip=ROUND_TRIP, pinned=True) as url:
                 return _turns.take_turns(
-                    __spec__.name, contenders, [*given, "--url", url], rounds=rounds, environment=trust
+                    MODULE, contenders, [*given, "--url", url], rounds=rounds, environment=trust
                 )
-    with _harness.server(latency=SERVER_TIME) as url:
+    with _harness.server(latency=SERVER_TIME, pinned=True) as url:
         given += ["--url", url]
-        one_walk = _turns.take_turns(__spec__.name, [BARE], given, rounds=1)[BARE]
+        one_walk = _turns.take_turns(MODULE, [BARE], given, rounds=1)[BARE]
         fetch = one_walk.typical("seconds") / options.pages
-        return _turns.take_turns(__spec__.name, [OURS, BARE], [*given, "--pause", str(fetch)], rounds=rounds)
+        return _turns.take_turns(MODULE, [OURS, BARE], [*given, "--pause", str(fetch)], rounds=rounds)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

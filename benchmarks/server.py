@@ -112,10 +112,64 @@ class Connection(asyncio.Protocol):
         self._left = iter(())
 
 
-async def serve(latency: float, tls: ssl.SSLContext | None) -> None:
+class Distance(asyncio.Protocol):
+    """One half of a relay that is half a round trip long: what comes in goes out of the other half that much later.
+
+    Setting up a connection takes a round trip more, which loopback does in no time.
+    """
+
+    def __init__(self, half: float, port: int, other: Distance | None = None) -> None:
+        self._half = half
+        self._port = port
+        self._other = other
+        self._transport: asyncio.Transport | None = None
+        self._early: list[bytes] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self._other is None:
+            asyncio.get_running_loop().call_later(2 * self._half, self._connect)
+        else:
+            self._other.connected(self)
+
+    def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        far = Distance(self._half, self._port, self)
+        self._connecting = loop.create_task(loop.create_connection(lambda: far, "127.0.0.1", self._port))
+
+    def connected(self, other: Distance) -> None:
+        self._other = other
+        for data in self._early:
+            self.data_received(data)
+
+    def data_received(self, data: bytes) -> None:
+        if self._other is None:
+            self._early.append(data)
+        else:
+            asyncio.get_running_loop().call_later(self._half, self._other.send, data)
+
+    def send(self, data: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._other is not None:
+            asyncio.get_running_loop().call_later(self._half, self._other.close)
+
+
+async def serve(latency: float, round_trip: float, tls: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(latency), "127.0.0.1", 0, ssl=tls, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    port = server.sockets[0].getsockname()[1]
+    if round_trip:
+        relay = await loop.create_server(lambda: Distance(round_trip / 2, port), "127.0.0.1", 0, backlog=1024)
+        port = relay.sockets[0].getsockname()[1]
+    print(port, flush=True)
     ended = asyncio.Event()
     loop.add_reader(sys.stdin.fileno(), ended.set)
     await ended.wait()
@@ -127,13 +181,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--round-trip", type=float, default=0.0, help="seconds from there to here and back")
     parser.add_argument("--certificate", help="a PEM file with certificate and key: serve TLS")
     options = parser.parse_args()
     tls = None
     if options.certificate:
         tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         tls.load_cert_chain(options.certificate)
-    asyncio.run(serve(options.latency, tls))
+    asyncio.run(serve(options.latency, options.round_trip, tls))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The main job from start to end: find the accounts, walk through one account's interactions, show them.
+"""The main job from start to end: find the accounts, walk through one's interactions, then pull those of all.
 
 Run it with `make demo`, or `python examples/demo.py`. It asks a sandbox, a real HTTP server on this machine with
 made-up data. To ask the real service, set TRUTO_API_TOKEN and write `TrutoClient()` without arguments, no Sandbox.
@@ -9,17 +9,24 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from truto_ci_async import Interaction, Sandbox, TrutoClient
+from truto_ci_async import Interaction, Pacing, PullReport, Rate, Sandbox, TrutoClient
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 END = datetime(2024, 2, 1, tzinfo=UTC)
 
 
 async def main() -> None:
+    await one_account()
+    await all_accounts()
+    show_next_steps()
+
+
+async def one_account() -> None:
     async with Sandbox(seed=7) as sandbox, TrutoClient(sandbox.token, base_url=sandbox.url) as truto:
         print(f"Connected to {truto.base_url}\n")
 
@@ -64,7 +71,46 @@ async def main() -> None:
         )
         users = {interaction.user.id for interaction in interactions if interaction.user}
         print(f"\n{len(interactions)} interactions of {len(users)} users.")
-    show_next_steps()
+
+
+async def all_accounts() -> None:
+    """4. The same of every account at once, into files, within the limits of the service.
+
+    Those are 500 requests in 10 seconds for a token, 50 for an account. Nobody wants to watch that: here the service
+    and the client both count by the second.
+    """
+    service = Sandbox(seed=7, accounts=60, page_size=50, token_rate=(500, 1.0), account_rate=(50, 1.0))
+    pacing = Pacing(token=Rate(500, 1.0), account=Rate(50, 1.0))
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            service as sandbox,
+            TrutoClient(sandbox.token, base_url=sandbox.url, pacing=pacing) as truto,
+        ):
+            # What is given is all it takes to go on after a crash, too: run it again with the same folder.
+            report = await truto.interactions.pull_to(
+                folder, integration="gong", status="active", start_time=START, end_time=END
+            )
+            show_report(report, folder)
+            again = await truto.interactions.pull_to(
+                folder, integration="gong", status="active", start_time=START, end_time=END
+            )
+        print(f"\nRun again, it knows that everything is there: {again.requests} pages asked for.")
+
+
+def show_report(report: PullReport, folder: str) -> None:
+    print("\nAll accounts, into files:")
+    files = sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
+    show_table(
+        ("", ""),
+        [
+            ("accounts done", f"{report.done:,} of {report.accounts:,}"),
+            ("failed, parked", f"{len(report.failed):,}, {len(report.parked):,}"),
+            ("rows", f"{report.rows:,} in {report.pages:,} pages"),
+            ("requests", f"{report.requests:,}, {report.retries:,} of them tried again"),
+            ("waited for limits", f"{report.waited:.1f} s, all accounts together"),
+            *((path.name, f"{path.stat().st_size:,} bytes") for path in files),
+        ],
+    )
 
 
 def number(value: float | None) -> str:
@@ -97,6 +143,7 @@ def show_next_steps() -> None:
         "\nWhat next:\n"
         f"  {command} interactions --sandbox           the same from the command line\n"
         f"  {command} interactions --sandbox -o csv    as CSV; also json, ndjson, yaml\n"
+        f"  {command} pull --sandbox --out out/        of all accounts, into files\n"
         f"  {command} --help                           the rest, and how to ask your own accounts"
     )
 

@@ -1029,7 +1029,7 @@ def test_a_package_that_was_never_installed_works_too(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(importlib.metadata, "version", missing)
     monkeypatch.delitem(vars(truto_ci_async), "__version__", raising=False)
-    assert TrutoClient("token")._headers["User-Agent"] == "truto-ci-async"
+    assert TrutoClient("token")._headers["User-Agent"] == "truto-ci-async/0+unknown"
 
 
 # Retries, in short

@@ -477,7 +477,7 @@ def test_raise_ends_the_stream_at_the_bad_item(engine: Engine) -> None:
 @engines
 def test_a_body_of_foreign_rows_is_an_error(engine: Engine) -> None:
     """As a buffered page of them is: a walk full of nothing must not look like success."""
-    with pytest.raises(DecodeError, match="no item of this body is a Interaction.*item_type=dict"):
+    with pytest.raises(DecodeError, match="no item of this body is of type Interaction.*item_type=dict"):
         read(
             [b'{"peopleInteractionStats":[{"userId":"1"},{"userId":"2"}]}'],
             INTERACTION,

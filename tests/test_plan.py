@@ -197,8 +197,8 @@ def test_filters_are_checked_before_any_account_is_looked_up() -> None:
     ("start", "end", "expected"),
     [
         (None, None, (None, None)),
-        (None, "2024-02-01", (None, "2024-02-01")),
-        ("2024-01-01", "2024-02-01T00:00:00+02:00", ("2024-01-01", "2024-02-01T00:00:00+02:00")),
+        (None, "2024-02-01", (None, "2024-02-01T00:00:00Z")),
+        ("2024-01-01", "2024-02-01T00:00:00+02:00", ("2024-01-01T00:00:00Z", "2024-02-01T00:00:00+02:00")),
         (date(2024, 1, 1), date(2024, 2, 1), ("2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z")),
         (
             datetime(2024, 1, 1, tzinfo=timezone(-timedelta(hours=8))),
@@ -214,7 +214,7 @@ def test_filters_are_checked_before_any_account_is_looked_up() -> None:
     ],
 )
 def test_bounds_become_absolute(start: Any, end: Any, expected: tuple[str | None, str | None]) -> None:
-    """What goes out is fixed when the plan is made; text that is absolute goes out as it was written."""
+    """What goes out is fixed when the plan is made; a date is its midnight UTC, other text goes out as written."""
     assert bounds(make(start_time=start, end_time=end)) == [expected]
 
 
@@ -347,7 +347,8 @@ def test_wrong_bounds_are_refused(options: dict[str, Any], message: str) -> None
 def test_windows_are_a_series(start: Any, end: Any, window: Any, expected: list[str]) -> None:
     """Days as the provider has them: whole ones, of the zone that was given, half-open, oldest first."""
     plan = make(start_time=start, end_time=end, window=window)
-    assert bounds(plan) == list(pairwise(expected))
+    written = [bound if "T" in bound else f"{bound}T00:00:00Z" for bound in expected]
+    assert bounds(plan) == list(pairwise(written))
 
 
 _ZONES = st.sampled_from(
@@ -418,8 +419,8 @@ def test_a_plan_asks_what_a_list_call_asks() -> None:
         "conversational-intelligence",
         "interactions",
         account="a",
-        start_time="2024-01-01",
-        end_time="2024-02-01",
+        start_time=date(2024, 1, 1),
+        end_time=date(2024, 2, 1),
         **FILTERS,
     )
     assert asked.target() == query.target()
@@ -522,7 +523,7 @@ def test_walks_come_window_by_window() -> None:
         ("b", 1),
     ]
     assert [unit.key for unit in plan.units()] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert next(plan.units()) == Unit(PlannedAccount("a"), Window("2024-01-01", "2024-01-02"), 0)
+    assert next(plan.units()) == Unit(PlannedAccount("a"), Window("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), 0)
     assert len(plan) == 4
 
 
@@ -661,7 +662,7 @@ def test_digests_tell_what_is_asked_from_who_is_asked() -> None:
 
 def test_reprs_stay_short() -> None:
     plan = make([str(number) for number in range(5000)], start_time="2024-01-01", end_time="2024-02-01")
-    assert repr(plan) == "Plan(5,000 accounts, 1 windows 2024-01-01..2024-02-01, filters={})"
+    assert repr(plan) == "Plan(5,000 accounts, 1 windows 2024-01-01T00:00:00Z..2024-02-01T00:00:00Z, filters={})"
     assert "shard 2 of 3" in repr(plan.shards(3)[1])
 
 

@@ -236,6 +236,18 @@ def test_a_server_that_resets_used_connections_is_not_noticed(size: int, every: 
     run_load(main())
 
 
+def test_without_retries_every_request_is_sent_once() -> None:
+    """``RetryPolicy.none()`` says so; aiohttp's resend on a dead idle connection would be a second time."""
+
+    async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        await truto.interactions.list(account, **WINDOW)
+        with pytest.raises(ConnectError):
+            await truto.interactions.list(account, **WINDOW)
+        assert len(sandbox.requests) == 2
+
+    tell(story, client={"retry": RetryPolicy.none()}, reset_every=2)
+
+
 # Of the ways to be down the first three are tried in the normal run too.
 OUTAGES = {
     "500": Fault.status(500),

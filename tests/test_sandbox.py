@@ -28,6 +28,7 @@ from tests.support import run
 from truto_ci_async.sandbox import Fault, Options, Sandbox, parse_query
 from truto_ci_async.sandbox.codecs import bomb
 from truto_ci_async.sandbox.data import Window, company_today, midnight
+from truto_ci_async.sandbox.fixtures import truto_sandbox as truto_sandbox
 from truto_ci_async.sandbox.limits import SlidingWindow
 
 INTERACTIONS = "/unified/conversational-intelligence/interactions"
@@ -1256,3 +1257,12 @@ def test_it_shares_nothing_with_the_client() -> None:
                 assert not (node.module or "").startswith("truto_ci_async")
             if isinstance(node, ast.Import):
                 assert not any(name.name.startswith(("truto_ci_async", "msgspec")) for name in node.names)
+
+
+def test_the_fixture_serves_one_test(truto_sandbox: Sandbox) -> None:
+    """It runs beside the test, in a thread: code that is not async can be tested with it too."""
+    request = urllib.request.Request(
+        f"{truto_sandbox.url}/integrated-account", headers={"Authorization": f"Bearer {truto_sandbox.token}"}
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as reply:
+        assert len(json.load(reply)["result"]) == len(truto_sandbox.accounts)

@@ -431,7 +431,7 @@ def test_a_naive_datetime_is_refused_with_the_mend(name: str) -> None:
     with pytest.raises(UsageError) as caught:
         interactions(**{name: datetime(2024, 1, 1)})
     assert str(caught.value).startswith(f"{name}=2024-01-01T00:00:00 has no time zone")
-    assert f"{name}.replace(tzinfo=datetime.UTC)" in str(caught.value)
+    assert f"{name}.replace(tzinfo=timezone.utc)" in str(caught.value)
     with pytest.raises(UsageError, match="no time zone"):
         interactions(extra_query={"created_at": {"gt": datetime(2024, 1, 1)}})
 

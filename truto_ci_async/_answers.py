@@ -139,8 +139,11 @@ class PageReader(Generic[T]):
                 yield None
             items += decoder.flush()
             envelope = decoder.close()
-        except DecodeError as error:
-            self._refuse(body, error)
+        except DecodeError:
+            yield self.read(
+                body
+            )  # raises the same, or reads what only a whole reading can (``result`` twice)
+            return
         rest = {key: Raw(msgspec.json.encode(value)) for key, value in envelope.items()}
         yield PageData(items=tuple(items), issues=decoder.issues, **read_envelope(rest))
 
@@ -357,7 +360,9 @@ def read_token(body: bytes) -> str:
 
 
 _BAD_REQUEST = frozenset({400, 405, 409, 422})
-_CURSOR_DEAD = re.compile(r"expired|invalid|unknown|no longer|not found|stale", re.IGNORECASE)
+_CURSOR_DEAD = re.compile(
+    r"expired|malformed|not a cursor|invalid|unknown|no longer|not found|stale", re.IGNORECASE
+)
 _CURSOR_FOREIGN = re.compile(r"filter|different|other|mismatch|does not belong", re.IGNORECASE)
 
 

@@ -111,7 +111,7 @@ class Tally(Generic[T]):
         first = self.issues[0]
         name = getattr(self.reader.item_type, "__name__", str(self.reader.item_type))
         return DecodeError(
-            f"no item of this body is a {name}: {first.message}; item_type=dict takes items of any shape",
+            f"no item of this body is of type {name}: {first.message}; item_type=dict takes objects of any shape",
             path=first.path,
             index=first.index,
             raw=first.raw,

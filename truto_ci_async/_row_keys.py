@@ -40,27 +40,37 @@ def row_keys(items: Sequence[Any]) -> list[bytes]:
 
     The same rows have the same keys only as items of the same type.
     """
-    if items and type(items[0]) is Raw:
+    if not items:
+        return []
+    if type(items[0]) is Raw:
         try:
             views = _read_all(b"[" + b",".join([bytes(item) for item in items]) + b"]")
         except (msgspec.DecodeError, RecursionError):
             return [_digest(bytes(item)) for item in items]
-        return [_key(view, item) for view, item in zip(views, items, strict=True)]
+        return _keys(views, items)
+    if isinstance(items[0], Interaction):
+        return _keys(items, items)
+    return [_digest(msgspec.json.encode(item)) for item in items]
+
+
+def _keys(views: Sequence[Any], items: Sequence[Any]) -> list[bytes]:
+    # Encoded all at once: to write each key on its own takes three times as long.
+    fields = [
+        (view.id, None if view.user is None else view.user.id, view.start_time, view.end_time)
+        for view in views
+    ]
+    texts = _split_up(msgspec.json.encode(fields))
     return [
-        _key(item, item) if isinstance(item, Interaction) else _digest(msgspec.json.encode(item))
-        for item in items
+        # Left out by exclude_fields: times alone tell nothing apart.
+        _digest(msgspec.json.encode(item) if one[0] is None and one[1] is None else text)
+        for text, one, item in zip(texts, fields, items, strict=True)
     ]
 
 
-def _key(fields: Any, item: Any) -> bytes:
-    user = fields.user
-    user_id = None if user is None else user.id
-    if fields.id is None and user_id is None:  # left out by exclude_fields: times alone tell nothing apart
-        return _digest(msgspec.json.encode(item))
-    return _digest(f"{fields.id}\0{user_id}\0{fields.start_time}\0{fields.end_time}".encode())
+_split_up = msgspec.json.Decoder(list[Raw]).decode
 
 
-def _digest(text: bytes) -> bytes:
+def _digest(text: bytes | Raw) -> bytes:
     return blake2b(text, digest_size=KEY_BYTES).digest()
 
 

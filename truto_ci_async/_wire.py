@@ -5,9 +5,11 @@ What comes back is read in ``_answers``. Nothing here awaits.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import inspect
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast
 from urllib.parse import quote
@@ -41,7 +43,7 @@ def format_time(moment: Moment, name: str) -> str:
         if moment.utcoffset() is None:
             raise UsageError(
                 f"{name}={moment.isoformat()} has no time zone; "
-                f"say which one, for example {name}.replace(tzinfo=datetime.UTC)"
+                f"say which one, for example {name}.replace(tzinfo=timezone.utc)"
             )
         try:
             utc = moment.astimezone(UTC)
@@ -327,6 +329,59 @@ class Filters(TypedDict, total=False):
     object_arrays: ObjectArrays
 
 
+# What a filter is when it is not given.
+FILTER_DEFAULTS: Mapping[str, Any] = {
+    "start_time": None,
+    "end_time": None,
+    "users": (),
+    "limit": None,
+    "ignore_limit": False,
+    "ignore_remote_data": False,
+    "exclude_fields": (),
+    "super_query": None,
+    "skip_api_call": False,
+    "remote_query": None,
+    "extra_query": None,
+    "object_arrays": "indices",
+}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def takes_filters(verb: F) -> F:
+    """Spell out the filters in the signature of a verb that takes them as ``**filters``, for help() and notebooks.
+
+    A keyword that is no filter is refused here, in the verb's own name.
+    """
+    signature = inspect.signature(verb)
+    own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    known = {each.name for each in own}
+    spelled = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=default,
+            annotation=getattr(
+                Filters.__annotations__[name], "__forward_arg__", Filters.__annotations__[name]
+            ),
+        )
+        for name, default in FILTER_DEFAULTS.items()
+    ]
+
+    @functools.wraps(verb)
+    def checked(*args: Any, **options: Any) -> Any:
+        unknown = options.keys() - known - FILTER_DEFAULTS.keys()
+        if unknown:
+            raise TypeError(
+                f"{verb.__name__}() got an unexpected keyword argument {min(unknown)!r}; what this package does not "
+                "name goes into extra_query"
+            )
+        return verb(*args, **options)
+
+    checked.__signature__ = signature.replace(parameters=own + spelled)  # type: ignore[attr-defined]
+    return cast("F", checked)
+
+
 def list_query(
     *segments: str,
     account: str | IntegratedAccount | None,
@@ -338,8 +393,7 @@ def list_query(
 
     :raises UsageError: a filter that can never be right; the message says how to write it.
     """
-    unknown = ", ".join(filters.keys() - Filters.__annotations__.keys())
-    if unknown:
+    if unknown := ", ".join(filters.keys() - FILTER_DEFAULTS.keys()):
         raise TypeError(f"unknown filters: {unknown}; what this package does not name goes into extra_query")
     start_time, end_time = filters.get("start_time"), filters.get("end_time")
     limit, remote_query = filters.get("limit"), filters.get("remote_query")

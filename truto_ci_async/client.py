@@ -17,13 +17,12 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import partial
-from importlib.metadata import PackageNotFoundError
 from itertools import count
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
 
 from ._answers import read_error
-from ._pacing import Gate, Level, Pacer, Pacing, parse_rate_limit
+from ._pacing import Gate, Level, Pacer, Pacing, level_named, parse_rate_limit
 from ._retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts, parse_retry_after
 from ._transport import Exchange, Reply, Secret, Transport, base_headers
 from .errors import (
@@ -128,6 +127,7 @@ class TrutoClient:
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise ConfigurationError(f"{name} is a whole number of 1 or more, not {value!r}")
         _check_options(timeouts, retry, pacing)
+        _check_transport(headers, proxy, ssl_context, session)
         if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"base_url is text, not {base_url!r}")
         self._transport = Transport(
@@ -180,8 +180,9 @@ class TrutoClient:
             own = truto.with_options(token=await truto.integrated_accounts.create_token(account_id))
 
         What is not given stays as it is; ``headers`` are added to those of the client. Another token has limits of
-        its own, so it starts with fresh pacing; another ``retry`` starts with a fresh budget. Closing the original
-        closes the pool; closing a copy does nothing.
+        its own, so it starts with fresh pacing. Another ``retry`` starts with a fresh budget; the pacing that is
+        shared keeps to the ``max_wait`` it began with. Closing the original closes the pool; closing a copy does
+        nothing.
         """
         token = _hidden(token)
         _check_options(timeouts or self.timeouts, retry or self.retry, pacing or self.pacing)
@@ -430,7 +431,7 @@ class TrutoClient:
             reply.headers,
             retry_after=error.retry_after if error else None,
             is_remote=error.is_remote if error else False,
-            hint=_throttled_level(error) if error else None,
+            hint=level_named(error.insight, error.message) if error else None,
         )
         if emitter.active:
             emitter.emit(
@@ -683,11 +684,20 @@ def _check_options(timeouts: object, retry: object, pacing: object) -> None:
             raise ConfigurationError(f"{name} takes a {wanted.__name__}(...), not {value!r}")
 
 
+def _check_transport(headers: object, proxy: object, ssl_context: object, session: object) -> None:
+    for name, value, wanted, methods in (
+        ("headers", headers, "a dict of text", ("items", "keys")),
+        ("proxy", proxy, "the URL of a proxy", ("encode",)),
+        ("ssl_context", ssl_context, "an ssl.SSLContext", ("wrap_bio",)),
+        ("session", session, "an aiohttp.ClientSession", ("request", "close")),
+    ):
+        if value is not None and not all(hasattr(value, method) for method in methods):
+            raise ConfigurationError(f"{name} takes {wanted}, not a {type(value).__name__}")
+
+
 def _user_agent() -> str:
-    try:
-        from . import __version__
-    except PackageNotFoundError:  # copied into a program, or run from a checkout: no reason to fail
-        return "truto-ci-async"
+    from . import __version__
+
     return f"truto-ci-async/{__version__}"
 
 
@@ -709,14 +719,6 @@ def _tell_wait(emitter: Emitter, account: str | None, level: Level, seconds: flo
         emitter.emit(
             PacingWait(time=time(), account=account, level=level, wait=seconds, call_id=_waiting_call.get())
         )
-
-
-def _throttled_level(error: APIError) -> Level | None:
-    """Which limit a 429 speaks of, when Truto's insight names it."""
-    hint = str(error.insight.get("rate_limit_error", "")).lower()
-    if "integrated" in hint or "account" in hint:
-        return "account"
-    return "token" if "token" in hint else None
 
 
 def _forget(tasks: set[asyncio.Task[Any]], task: asyncio.Task[Any]) -> None:

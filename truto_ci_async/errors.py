@@ -9,7 +9,7 @@
     │   ├── DeadlineError           too slow (also a TimeoutError)
     │   └── TruncatedBodyError      the body ended early; nothing of it was used
     ├── APIError                    the service answered with an error status
-    │   ├── BadRequestError         400 405 409 422: change the request, see ``insight`` and ``details``
+    │   ├── BadRequestError         400 405 409 422, other 4xx: change the request, see ``insight``
     │   ├── AuthenticationError     401 from Truto: get another API token
     │   ├── ReconnectRequiredError  401 from the provider: the account's owner must reconnect
     │   ├── PermissionDeniedError   403: see ``missing_scopes``
@@ -221,6 +221,8 @@ class APIError(TrutoError):
     def __str__(self) -> str:
         who = "the provider, through Truto," if self.is_remote else "Truto"
         text = f"{who} answered {self.status} {self.error}".rstrip() + f": {self.message}"
+        if not self.attempts:  # held back here, since the service had asked for it before
+            text = self.message
         hints = [hint for key in sorted(self.insight) if (hint := _hint(key, self.insight[key]))]
         if hints:
             text += f" ({'; '.join(hints)})"

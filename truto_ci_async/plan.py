@@ -503,20 +503,18 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 class _Bound(Struct, frozen=True):
     """A bound understood. ``moment`` has the zone whose midnights count; ``text`` is what goes out.
 
-    ``form`` is how cuts are written: like a ``date``, with the ``offset`` of the text, or in ``utc``.
+    ``form`` is how cuts are written: with the ``offset`` of the text, or in ``utc``.
     """
 
     moment: datetime
     text: str
     given: str
-    form: Literal["date", "offset", "utc"] = "utc"
+    form: Literal["offset", "utc"] = "utc"
 
     def render(self, moment: datetime) -> str:
         if self.form == "utc":
             return format_time(moment, "window")
         local = moment.astimezone(self.moment.tzinfo)
-        if self.form == "date":
-            return local.date().isoformat() if local.time() == time() else format_time(moment, "window")
         text = local.isoformat()
         return text.removesuffix("+00:00") + "Z" if self.text[-1] in "zZ" else text
 
@@ -626,8 +624,9 @@ def _read_text(text: str, name: str, now: datetime) -> _Bound:
         raise UsageError(
             f"{name}={text!r} is not a time; write it like 2024-01-31, 2024-01-31T08:00:00Z, now, today or -7d"
         ) from None
-    if _DATE.fullmatch(text):
-        return _Bound(moment.replace(tzinfo=UTC), text, text, "date")
+    if _DATE.fullmatch(text):  # a bare date is refused by the service: it means that day's midnight UTC
+        midnight = moment.replace(tzinfo=UTC)
+        return _Bound(midnight, format_time(midnight, name), text)
     if moment.utcoffset() is None:
         raise UsageError(f"{name}={text!r} has no time zone; write {text}Z if it is UTC")
     _utc(moment)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
@@ -54,8 +54,6 @@ from .sinks import Sink, commit_together
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
     from .client import TrutoClient
 
@@ -194,7 +192,7 @@ class PulledPage(AccountPage[T]):
 class _Entry:
     """What is to be committed of a page, or of the end of an account, in its place among the others."""
 
-    __slots__ = ("durable", "ends", "is_done", "key", "keys", "progress", "queue", "rows")
+    __slots__ = ("durable", "ends", "is_done", "items", "key", "progress", "queue", "rows")
 
     def __init__(
         self,
@@ -203,14 +201,15 @@ class _Entry:
         progress: Progress,
         *,
         rows: int | None = None,
-        keys: bytes = b"",
+        items: Sequence[Any] = (),
         ends: Literal["", "done", "empty"] = "",
     ) -> None:
         self.queue = queue
         self.key = key
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
-        self.keys = keys
+        # What its keys are made of, in case its window has to be begun again; most windows are over before.
+        self.items = items
         self.ends = ends  # how the account ended, on its last page of all
         self.is_done = False
         self.durable = False
@@ -311,8 +310,9 @@ class Pull(Generic[T]):
         self._workers: set[asyncio.Task[None]] = set()
         self._fetching: set[asyncio.Task[Any]] = set()  # those of them that wait for the service
         self._committer: asyncio.Task[None] | None = None
-        self._send: MemoryObjectSendStream[PulledPage[T]] | None = None
-        self._receive: MemoryObjectReceiveStream[PulledPage[T]] | None = None
+        # Pages on their way to the consumer, None behind the last one, and how many more may be on it.
+        self._pages: asyncio.Queue[PulledPage[T] | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(budget.max_accounts)
 
         self._asking = False
         self._handed: PulledPage[T] | None = None
@@ -341,13 +341,12 @@ class Pull(Generic[T]):
             await _to_its_end(self._close_stores())
             raise
         size = self._budget.max_accounts
-        self._send, self._receive = anyio.create_memory_object_stream[PulledPage[T]](max_buffer_size=size)
         for number in range(min(size, len(self._ready))):
             worker = asyncio.create_task(self._work(), name=f"truto-pull-{number + 1}")
             self._workers.add(worker)
             worker.add_done_callback(self._worker_ended)
         if not self._workers:
-            self._send.close()
+            self._pages.put_nowait(None)
         self._committer = asyncio.create_task(self._commit_as_marked(), name="truto-pull-commit")
         return self
 
@@ -387,9 +386,7 @@ class Pull(Generic[T]):
             await self._close_stores()
         except Exception as error:  # noqa: BLE001 - as above
             self._unsaved = self._unsaved or error
-        for stream in (self._send, self._receive):
-            if stream is not None:
-                stream.close()
+        self._pages.put_nowait(None)
         self._tell_flushed()
         if self._unsaved is not None:
             raise self._unsaved
@@ -432,7 +429,7 @@ class Pull(Generic[T]):
         return self
 
     async def __anext__(self) -> PulledPage[T]:
-        receive = self._opened()
+        self._check_open()
         if self._auto:
             if self._asking:
                 raise UsageError(
@@ -445,16 +442,17 @@ class Pull(Generic[T]):
         self._check_saved()
         self._asking = True
         try:
-            page = await receive.receive()
-        except anyio.EndOfStream:
+            page = await self._pages.get()
+        finally:
+            self._asking = False
+        if page is None:
+            self._pages.put_nowait(None)  # for whoever asks next
+            self._check_open()
             self._check_saved()
             if self._fatal is not None:
                 raise self._fatal from self._fatal.__cause__
-            raise StopAsyncIteration from None
-        except anyio.ClosedResourceError:
-            raise UsageError("this pull is closed") from None
-        finally:
-            self._asking = False
+            raise StopAsyncIteration
+        self._room.release()
         if self._auto:
             self._handed = page
         return page
@@ -467,12 +465,11 @@ class Pull(Generic[T]):
             await self._sink.write(page)
             page.mark()
 
-    def _opened(self) -> MemoryObjectReceiveStream[PulledPage[T]]:
+    def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this pull is closed")
-        if self._receive is None:
+        if self._committer is None:
             raise UsageError("open the pull first: async with ... as pages:")
-        return self._receive
 
     def _check_saved(self) -> None:
         if self._unsaved is not None:
@@ -482,14 +479,12 @@ class Pull(Generic[T]):
 
     def mark(self, entry: _Entry) -> None:
         """Mark an entry as done; it counts once all before it in its account are."""
-        self._opened()
+        self._check_open()
         entry.is_done = True
         queue, report = entry.queue, self.report
         while queue and queue[0].is_done:
             ready = queue.popleft()
             self._changes[ready.key] = ready.progress
-            if ready.keys:
-                self._new_keys[ready.key] = self._new_keys.get(ready.key, b"") + ready.keys
             self._marked.append(ready)
             self._marked_since += 1
             if ready.rows is not None:
@@ -505,7 +500,7 @@ class Pull(Generic[T]):
         """Wait until ``entry`` is durable."""
         while not entry.durable:
             self._check_saved()
-            self._opened()
+            self._check_open()
             await self._flushed.wait()
 
     async def _commit_as_marked(self) -> None:
@@ -527,19 +522,27 @@ class Pull(Generic[T]):
         async with self._written:
             self._full.clear()
             self._marked_since = 0
+            # Both are taken in one go: what is marked while this waits belongs to the next commit.
             changes, self._changes = self._changes, {}
-            keys, self._new_keys = self._new_keys, {}
             marked, self._marked = self._marked, []
+            for entry in marked:
+                if entry.items:
+                    if not changes[entry.key].is_over:
+                        keys = b"".join(row_keys(entry.items))
+                        self._new_keys[entry.key] = self._new_keys.get(entry.key, b"") + keys
+                        await asyncio.sleep(0)  # large pages take a while
+                    entry.items = ()
+            keys_of, self._new_keys = self._new_keys, {}
             if self._sink is None:
                 if changes:
-                    await self._checkpoint.commit(changes, row_keys=keys)
+                    await self._checkpoint.commit(changes, row_keys=keys_of)
             elif (changes or final) and not await commit_together(
-                self._sink, self._checkpoint, changes, row_keys=keys, final=final
+                self._sink, self._checkpoint, changes, row_keys=keys_of, final=final
             ):
                 # What was marked meanwhile is the end of an account, never a page.
                 changes.update(self._changes)
                 marked += self._marked
-                self._changes, self._new_keys, self._marked = changes, keys, marked
+                self._changes, self._new_keys, self._marked = changes, keys_of, marked
                 return
         for entry in marked:
             entry.durable = True
@@ -623,8 +626,8 @@ class Pull(Generic[T]):
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
         self._workers.discard(worker)
-        if not self._workers and self._send is not None:
-            self._send.close()
+        if not self._workers:
+            self._pages.put_nowait(None)
 
     async def _serve(self, state: _Account) -> float | None:
         """Ask one account for some pages. Returns when to come again (0: in its turn), None when it is over."""
@@ -699,16 +702,10 @@ class Pull(Generic[T]):
         window = cast("Plan", self.plan).windows[index]
         position = cast("Walk", state.walk).position
         is_last = position is None
-        keys = b""
-        if not is_last or state.seen is not None:
-            # Keys are needed only where a cursor can die and its window be begun again.
-            digests = row_keys(page.items)
-            if state.seen is not None:
-                fresh = state.seen.new(digests)
-                if len(fresh) < len(digests):
-                    page = _only(page, fresh)
-                    digests = [digests[each] for each in fresh]
-            keys = b"".join(digests)
+        if state.seen is not None:
+            fresh = state.seen.new(row_keys(page.items))
+            if len(fresh) < len(page):
+                page = _only(page, fresh)
         rows = progress.rows + len(page)
         progress = Progress(
             position=None if is_last or is_loop else str(position),
@@ -725,10 +722,12 @@ class Pull(Generic[T]):
         else:
             state.left[0] = (index, progress)
         ends: Literal["", "done", "empty"] = "" if state.left else "done" if state.rows else "empty"
-        entry = _Entry(state.open, (state.account.id, index), progress, rows=len(page), keys=keys, ends=ends)
+        entry = _Entry(
+            state.open, (state.account.id, index), progress, rows=len(page), items=page.items, ends=ends
+        )
         state.open.append(entry)
-        assert self._send is not None
-        await self._send.send(PulledPage(state.account, window, page, pull=self, entry=entry))
+        await self._room.acquire()
+        self._pages.put_nowait(PulledPage(state.account, window, page, pull=self, entry=entry))
 
     def _count(self, page: Page[Any]) -> None:
         report = self.report
@@ -797,10 +796,12 @@ class Pull(Generic[T]):
     async def _keys_of(self, state: _Account, index: int) -> list[bytes]:
         """Return the keys of all rows of a window that were handed out, in this run or an earlier one."""
         key = (state.account.id, index)
-        async with self._written:  # no commit is under way, so a key is in just one of these places
-            stored = [await self._checkpoint.row_keys(key), self._new_keys.get(key, b"")]
-            stored += [entry.keys for entry in state.open if entry.key == key]
-        return [each for keys in stored for each in split(keys)]
+        async with self._written:  # no commit is under way, so a row is in just one of these places
+            keys = list(split(await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")))
+            for entry in (*self._marked, *state.open):
+                if entry.key == key:
+                    keys += row_keys(entry.items)
+        return keys
 
     def _fail(self, state: _Account, error: TrutoError) -> float:
         self.report.failed[state.account.id] = _light(error)

@@ -19,7 +19,18 @@ import msgspec
 from ._answers import PageData, PageReader, raise_about, raw_cursor, read_capabilities, read_token
 from ._decode import OnInvalid, item_reader
 from ._items import MAX_ITEM_BYTES, Engine, ItemDecoder, NdjsonDecoder
-from ._wire import Filters, ListQuery, Moment, Targets, account_id, list_query, path_of, snapshot
+from ._transport import Secret
+from ._wire import (
+    Filters,
+    ListQuery,
+    Moment,
+    Targets,
+    account_id,
+    list_query,
+    path_of,
+    snapshot,
+    takes_filters,
+)
 from .errors import APIError, DecodeError, NotFoundError, UsageError
 from .events import PageDecoded
 from .models import (
@@ -62,14 +73,6 @@ class ListOptions(Filters, total=False):
     response_format: ListFormat
     on_invalid: OnInvalid
     empty_on_not_found: bool
-    prefetch: int
-    max_pages: int | None
-
-
-class RawOptions(Filters, total=False):
-    """Arguments of ``Resource.raw`` beside the account."""
-
-    cursor: str | Position | None
     prefetch: int
     max_pages: int | None
 
@@ -128,6 +131,7 @@ class Resource(Generic[T]):
     def list(
         self, integrated_account_id: Account = None, *, item_type: type[S], **options: Unpack[ListOptions]
     ) -> Paginator[S]: ...
+    @takes_filters
     def list(
         self,
         integrated_account_id: Account = None,
@@ -218,6 +222,7 @@ class Resource(Generic[T]):
         item_type: type[S],
         **options: Unpack[KeyedOptions],
     ) -> Keyed[S]: ...
+    @takes_filters
     async def keyed(
         self,
         integrated_account_id: Account = None,
@@ -282,6 +287,7 @@ class Resource(Generic[T]):
             cursor = page.next_cursor
         return keyed
 
+    @takes_filters
     def raw(
         self,
         integrated_account_id: Account = None,
@@ -336,6 +342,7 @@ class Resource(Generic[T]):
     def stream(
         self, integrated_account_id: Account = None, *, item_type: type[S], **options: Unpack[StreamOptions]
     ) -> ItemStream[S]: ...
+    @takes_filters
     def stream(
         self,
         integrated_account_id: Account = None,
@@ -627,7 +634,7 @@ class IntegratedAccounts:
             read=read,
             body=msgspec.json.encode({"integrated_account_id": account}),
         )
-        return token
+        return Secret(token)  # a notebook would show it otherwise
 
 
 def _required(account: str | IntegratedAccount) -> str:

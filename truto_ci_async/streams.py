@@ -26,7 +26,7 @@ from ._disk import Disk, Worker
 from ._items import ItemDecoder, NdjsonDecoder
 from .errors import APIError, BodyTooLargeError, DecodeError, TransportError, TrutoError, UsageError
 from .events import Emitter
-from .models import Issue, Position, ResponseInfo
+from .models import Issue, Position, ResponseInfo, redact
 from .paginator import Walk
 
 if TYPE_CHECKING:
@@ -434,6 +434,8 @@ class ItemStream(Generic[T]):
         assert here is not None
         nothing = self.response.status == 204 and decoder.bytes_read == 0
         self.envelope = {} if nothing else decoder.close()
+        if "debug" in self.envelope:  # its requestOptions can hold the provider's credentials
+            self.envelope["debug"] = redact(self.envelope["debug"])
         self.next_cursor = cursor_text(self.envelope.get("next_cursor"))
         self._let_go()
         self._take_issues()

@@ -1,0 +1,90 @@
+"""A page in memory: how quickly do its bytes become items?
+
+Ours is what a client does with a body (envelope, items, the look for records that hold nothing known), beside msgspec
+into the same structs but with ``remote_data: Any``, which makes dicts of the provider's own record whether or not
+somebody wants them; msgspec into the very same structs, which is the limit; pydantic; and ``json.loads``.
+
+    python -m benchmarks.bench_decode --shapes remote,plain --items 100 --rounds 15
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from benchmarks import _turns, data
+from benchmarks._turns import OURS, Goal, Record
+from truto_ci_async._answers import PageReader
+from truto_ci_async._decode import item_reader
+from truto_ci_async.models import Interaction
+
+ANY, SAME, PYDANTIC = "msgspec, remote_data: Any", "msgspec, same structs", "pydantic"
+CONTENDERS = {OURS: "", ANY: "", SAME: "", PYDANTIC: "pydantic", "json.loads (dicts)": ""}
+GOALS = [Goal("decode remote", ANY, "speed", least=2.0)]
+# How often a page is decoded in one turn.
+PAGES = 100
+
+
+def decoder(contender: str) -> Callable[[bytes], object]:
+    if contender == OURS:
+        return PageReader(item_reader(Interaction)).read
+    if contender == PYDANTIC:
+        from benchmarks._pydantic import Page
+
+        return Page.model_validate_json
+    if contender in (ANY, SAME):
+        return msgspec.json.Decoder(envelope(Interaction if contender == SAME else with_any())).decode
+    return json.loads
+
+
+def envelope(item_type: Any) -> Any:
+    fields = [("result", tuple[item_type, ...]), ("next_cursor", str | None, None)]
+    return msgspec.defstruct("Page", fields)
+
+
+def with_any() -> Any:
+    """``Interaction`` with a plain field for the provider's record, as one would write it."""
+    fields = [
+        (field.name, field.type, field.default) if field.name != "remote_json" else ("remote_data", Any, None)
+        for field in msgspec.structs.fields(Interaction)
+    ]
+    return msgspec.defstruct("Interaction", fields, frozen=True, kw_only=True)
+
+
+def here(options: argparse.Namespace) -> None:
+    """Be one contender."""
+    decode = decoder(options.here)
+    body = data.page(options.items, options.shapes, next_cursor="2")
+
+    def work() -> None:
+        for _ in range(PAGES):
+            decode(body)
+
+    _turns.serve_turns(work, collect=options.gc != "off")
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    found: list[Record] = []
+    contenders = _turns.installed(CONTENDERS, options.contenders)
+    for shape in options.shapes.split(","):
+        for collect in _turns.collecting(options):
+            _turns.say(f"decode {shape}, garbage collector {'on' if collect else 'off'}")
+            given = ["--shapes", shape, "--items", str(options.items), "--gc", "on" if collect else "off"]
+            take = partial(_turns.take_turns, "benchmarks.bench_decode", contenders, given)
+            found += _turns.records(f"decode {shape}", collect, take(rounds=options.rounds), per=PAGES)
+    return found
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--shapes", default="remote,plain", help="comma-separated, see data.SHAPES")
+    parser.add_argument("--items", type=int, default=100, help="on the page (default 100)")
+    parser.add_argument("--rounds", type=int, default=15, help="of 100 pages each (default 15)")
+
+
+if __name__ == "__main__":
+    _turns.main(__doc__, add_options, run, GOALS, here)
