@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
@@ -78,8 +79,13 @@ class Worker:
 
 
 def about() -> dict[str, Any]:
-    """The machine, for the record."""
-    return {"python": platform.python_version(), "cpus": os.cpu_count(), "machine": platform.machine()}
+    """The machine and what is installed, for the record."""
+    found: dict[str, Any] = {"python": platform.python_version(), "cpus": os.cpu_count()}
+    found["machine"] = platform.machine()
+    for name in ("aiohttp", "msgspec", "httpx", "pydantic", "requests", "truto-python-sdk"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def median(values: Sequence[float]) -> float:

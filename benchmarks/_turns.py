@@ -167,7 +167,7 @@ class Goal(NamedTuple):
     most: float = float("inf")
 
     def __str__(self) -> str:
-        return f">= {self.least:g}" if self.least else f"<= {self.most:g}"
+        return f">= {self.least:.2f}" if self.least else f"<= {self.most:.2f}"
 
 
 def table(found: Sequence[Record], goals: Sequence[Goal]) -> str:
@@ -182,7 +182,7 @@ def table(found: Sequence[Record], goals: Sequence[Goal]) -> str:
     lines = [f"{'question':<24}{'ours against':<26}{'':<8}{'ratio':>8}{'gc off':>8}  {'goal':<9}"]
     for key, values in ratios.items():
         question, against, what = key
-        cells = [f"{values[gc]:.2f}" if gc in values else "" for gc in ("on", "off")]
+        cells = [f"{values[state]:.2f}" if state in values else "" for state in ("on", "off")]
         goal, met = wanted.get(key), ""
         if goal is not None and "on" in values:
             met = "met" if goal.least <= values["on"] <= goal.most else "NOT MET"

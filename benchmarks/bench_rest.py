@@ -1,9 +1,9 @@
 """What stays in memory: of a client that has nothing to do, and of items that are kept?
 
-    idle   resident memory of a process with a client (or session) that made one walk of ten pages and is at rest
-    kept   the same with 20,000 items in a list, less what it was before them
+idle   resident memory of a process with a client (or session) that made one walk of ten pages and is at rest
+kept   the same with 20,000 items in a list, less what it was before them
 
-    python -m benchmarks.bench_rest --items 20000
+python -m benchmarks.bench_rest --items 20000
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import gc
 import json
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
@@ -30,8 +31,9 @@ GOALS: list[Goal] = []
 
 def here(options: argparse.Namespace) -> None:
     """Be one contender, and print bytes of resident memory."""
-    measure: Callable[[], int] = lambda: kept(options) if options.what == "kept" else asyncio.run(idle(options))  # noqa: E731
-    print(json.dumps({"bytes": measure()}))
+    sys.stdin.readline()
+    size = kept(options) if options.what == "kept" else asyncio.run(idle(options))
+    print(json.dumps({"bytes": size}), flush=True)
 
 
 def kept(options: argparse.Namespace) -> int:
@@ -42,7 +44,9 @@ def kept(options: argparse.Namespace) -> int:
     items: list[Any] = []
     for number in range(options.items // 100):
         page = decode(data.page(100, "remote", seed=data.SEED + number))
-        items.extend(page["result"] if isinstance(page, dict) else getattr(page, "items", None) or page.result)
+        items.extend(
+            page["result"] if isinstance(page, dict) else getattr(page, "items", None) or page.result
+        )
     gc.collect()
     return _harness.resident() - before
 
@@ -64,7 +68,7 @@ def run(options: argparse.Namespace) -> list[Record]:
         for what, names in contenders.items():
             given = ["--what", what, "--items", str(options.items), "--url", url]
             used = {
-                name: _harness.in_own_process("benchmarks.bench_rest", "--here", name, *given)["bytes"]
+                name: in_own_process("--here", name, *given)
                 for name in _turns.installed(names, options.contenders)
             }
             for name, size in used.items():
@@ -74,6 +78,15 @@ def run(options: argparse.Namespace) -> list[Record]:
                     record["memory"] = used[OURS] / size
                 found.append(record)
     return found
+
+
+def in_own_process(*args: str) -> int:
+    worker = _harness.Worker("benchmarks.bench_rest", *args)
+    try:
+        size: int = worker.ask("")["bytes"]
+        return size
+    finally:
+        worker.close()
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -208,7 +208,9 @@ def run(options: argparse.Namespace) -> list[Record]:
     for case in options.cases.split(","):
         for collect in _turns.collecting(options) if case == "plain" else [options.gc != "off"]:
             _turns.say(f"walk {case}, garbage collector {'on' if collect else 'off'}")
-            found += _turns.records(f"walk {case}", collect, one_case(case, options, collect=collect), per=options.pages)
+            found += _turns.records(
+                f"walk {case}", collect, one_case(case, options, collect=collect), per=options.pages
+            )
     return found
 
 

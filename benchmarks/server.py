@@ -140,8 +140,8 @@ class Distance(asyncio.Protocol):
 
     def connected(self, other: Distance) -> None:
         self._other = other
-        for data in self._early:
-            self.data_received(data)
+        for piece in self._early:
+            self.data_received(piece)
 
     def data_received(self, data: bytes) -> None:
         if self._other is None:
@@ -165,9 +165,11 @@ class Distance(asyncio.Protocol):
 async def serve(latency: float, round_trip: float, tls: ssl.SSLContext | None) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Connection(latency), "127.0.0.1", 0, ssl=tls, backlog=1024)
-    port = server.sockets[0].getsockname()[1]
+    port = behind = server.sockets[0].getsockname()[1]
     if round_trip:
-        relay = await loop.create_server(lambda: Distance(round_trip / 2, port), "127.0.0.1", 0, backlog=1024)
+        relay = await loop.create_server(
+            lambda: Distance(round_trip / 2, behind), "127.0.0.1", 0, backlog=1024
+        )
         port = relay.sockets[0].getsockname()[1]
     print(port, flush=True)
     ended = asyncio.Event()

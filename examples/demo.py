@@ -98,10 +98,10 @@ async def all_accounts() -> None:
 
 
 def show_report(report: PullReport, folder: str) -> None:
-    print("\nAll accounts, into files:")
+    print("\nInto files:")
     files = sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
     show_table(
-        ("", ""),
+        ("all accounts", ""),
         [
             ("accounts done", f"{report.done:,} of {report.accounts:,}"),
             ("failed, parked", f"{len(report.failed):,}, {len(report.parked):,}"),

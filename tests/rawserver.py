@@ -114,7 +114,7 @@ async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, por
     try:
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     finally:
+        out.close()
         for each in both:
             each.cancel()
         await asyncio.wait(both)
-        out.close()

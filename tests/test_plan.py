@@ -523,7 +523,9 @@ def test_walks_come_window_by_window() -> None:
         ("b", 1),
     ]
     assert [unit.key for unit in plan.units()] == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
-    assert next(plan.units()) == Unit(PlannedAccount("a"), Window("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), 0)
+    assert next(plan.units()) == Unit(
+        PlannedAccount("a"), Window("2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"), 0
+    )
     assert len(plan) == 4
 
 
@@ -662,7 +664,9 @@ def test_digests_tell_what_is_asked_from_who_is_asked() -> None:
 
 def test_reprs_stay_short() -> None:
     plan = make([str(number) for number in range(5000)], start_time="2024-01-01", end_time="2024-02-01")
-    assert repr(plan) == "Plan(5,000 accounts, 1 windows 2024-01-01T00:00:00Z..2024-02-01T00:00:00Z, filters={})"
+    assert (
+        repr(plan) == "Plan(5,000 accounts, 1 windows 2024-01-01T00:00:00Z..2024-02-01T00:00:00Z, filters={})"
+    )
     assert "shard 2 of 3" in repr(plan.shards(3)[1])
 
 

@@ -131,7 +131,7 @@ class Walks:
 
 def report(capsys: pytest.CaptureFixture[str], **figures: object) -> None:
     """Show the figures of a full run; ``-s`` is not needed."""
-    name = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[2].partition(" ")[0]
+    name = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[2].rpartition(" ")[0]
     if "full" in name:
         with capsys.disabled():
             print(f"\n{name}: " + ", ".join(f"{key} {value}" for key, value in figures.items()))  # noqa: T201
@@ -289,10 +289,11 @@ def test_a_total_outage_meets_hardly_more_than_the_calls_themselves(
             assert all(await asyncio.gather(*(call(truto, account) for _ in range(100))))
             sandbox.clear()
             sandbox.script(None, [OUTAGES[kind].forever()])
-            hasty = truto.with_options(timeouts=Timeouts(attempt=0.1)) if kind == "silence" else truto
+            hasty = truto.with_options(timeouts=Timeouts(attempt=0.2)) if kind == "silence" else truto
             assert not any(await asyncio.gather(*(call(hasty, account) for _ in range(size))))
             requests = sandbox.stats.requests
-            assert size <= requests <= 1.2 * size
+            assert requests <= 1.2 * size
+            assert requests >= size or kind == "silence"  # some of those never got as far
             sandbox.clear_faults()
             assert await call(truto, account)
             report(capsys, calls=size, requests=requests, extra=f"{requests / size - 1:.1%}")
@@ -716,8 +717,7 @@ def test_a_large_page_lets_the_loop_breathe() -> None:
             page = await truto.interactions.list("a", **WINDOW)
             watching.cancel()
             assert [item.id for item in page] == [str(number) for number in range(30_000)]
-            gc_and_dev_mode = 0.1
-            assert longest < gc_and_dev_mode
+            assert longest < 0.04
 
     run_load(main())
 

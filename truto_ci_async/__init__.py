@@ -100,6 +100,13 @@ if TYPE_CHECKING:
         Unit,
         Window,
     )
+    from .pull import (
+        Budget,
+        Pull,
+        PulledPage,
+        PullReport,
+        run_shard,
+    )
     from .resources import (
         IntegratedAccounts,
         Interactions,
@@ -193,6 +200,11 @@ _HOMES = {
     "PlannedAccount": "plan",
     "Unit": "plan",
     "Window": "plan",
+    "Budget": "pull",
+    "Pull": "pull",
+    "PullReport": "pull",
+    "PulledPage": "pull",
+    "run_shard": "pull",
     "IntegratedAccounts": "resources",
     "Interactions": "resources",
     "Keyed": "resources",
@@ -216,6 +228,7 @@ __all__ = [
     "AuthenticationError",
     "BadRequestError",
     "BodyTooLargeError",
+    "Budget",
     "Capabilities",
     "Capability",
     "Checkpoint",
@@ -259,6 +272,9 @@ __all__ = [
     "PlannedAccount",
     "Position",
     "Progress",
+    "Pull",
+    "PullReport",
+    "PulledPage",
     "ROW_COLUMNS",
     "Rate",
     "RateLimit",
@@ -290,6 +306,7 @@ __all__ = [
     "__version__",
     "make_sink",
     "quick_retries",
+    "run_shard",
 ]
 
 

@@ -78,14 +78,15 @@ class Outage:
             self._is_probing = self.is_over = False
             self._tell()
 
-    def failure(self, asked_at: float, *, is_suspect: bool = False) -> bool:
+    def failure(self, asked_at: float, *, failing_since: float | None = None) -> bool:
         """Note a call, sent at ``asked_at``, that got no answer; True when the service is to blame for it.
 
-        ``is_suspect`` says that its account failed before while others got through.
+        ``failing_since`` is when its account failed first, without a success since: it is to blame itself when
+        others got through after that, also once it is the only one left.
         """
         now = self._clock()
         if self._since is None:
-            if is_suspect or self._last_success > asked_at:
+            if self._last_success > (asked_at if failing_since is None else failing_since):
                 return False
             self._since = now
         elif asked_at <= self._since:

@@ -65,6 +65,8 @@ CommitMode: TypeAlias = Literal["auto", "manual"]
 # What is done becomes durable after so many pages or seconds, whichever comes first.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
+# Rows whose keys are made in one go, some milliseconds; then the loop has a turn.
+BREATH_ROWS = 5_000
 # A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
 ASK_AGAIN_SECONDS = 1.0
 # Pages an account is asked for before another one that waits gets the worker.
@@ -221,6 +223,7 @@ class _Account:
     __slots__ = (
         "account",
         "calls",
+        "failing_since",
         "is_resumed",
         "left",
         "open",
@@ -240,6 +243,7 @@ class _Account:
         self.is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
         self.open: deque[_Entry] = deque()  # handed out and not committed yet, in order
         self.calls = 0  # failed ones in a row
+        self.failing_since: float | None = None  # the first of those that were not the service's fault
         self.restarts = 0
         self.seen: Seen | None = None  # rows handed out before the window was begun again
 
@@ -525,12 +529,16 @@ class Pull(Generic[T]):
             # Both are taken in one go: what is marked while this waits belongs to the next commit.
             changes, self._changes = self._changes, {}
             marked, self._marked = self._marked, []
+            rows = 0
             for entry in marked:
                 if entry.items:
                     if not changes[entry.key].is_over:
                         keys = b"".join(row_keys(entry.items))
                         self._new_keys[entry.key] = self._new_keys.get(entry.key, b"") + keys
-                        await asyncio.sleep(0)  # large pages take a while
+                        rows += len(entry.items)
+                        if rows >= BREATH_ROWS:
+                            rows = 0
+                            await asyncio.sleep(0)
                     entry.items = ()
             keys_of, self._new_keys = self._new_keys, {}
             if self._sink is None:
@@ -672,7 +680,7 @@ class Pull(Generic[T]):
         finally:
             self._fetching.discard(worker)
         self._outage.success()
-        state.calls = 0
+        state.calls, state.failing_since = 0, None
         state.is_resumed = False
         self._count(page)
         loop: CursorLoopError | None = None
@@ -771,9 +779,11 @@ class Pull(Generic[T]):
         return self._fail(state, error)
 
     def _unanswered(self, state: _Account, error: TrutoError, asked_at: float) -> float:
-        if self._outage.failure(asked_at, is_suspect=state.calls > 0):
+        if self._outage.failure(asked_at, failing_since=state.failing_since):
             return 0.0  # the service, not the account: it comes again when a probe gets through
         state.calls += 1
+        if state.failing_since is None:
+            state.failing_since = time.monotonic()
         if state.calls >= ACCOUNT_CALLS:
             return self._fail(state, error)
         return time.monotonic() + self._budget.probe_wait * 2.0 ** (state.calls - 1)
