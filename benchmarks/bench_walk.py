@@ -1,8 +1,9 @@
 """A walk over the pages of one account: what does the package add to the least code that could do it?
 
-    plain   100 pages of 100 items over loopback: nothing but the cost of the code
-    tls     the same over TLS, with 20 ms from here to there and back, setting up a connection included
-    slow    a consumer that awaits, for each page, as long as fetching one takes
+    plain     100 pages of 100 items over loopback: nothing but the cost of the code
+    tls       the same over TLS, with 20 ms from here to there and back, setting up a connection included
+    tls-late  TLS again, with the 20 ms spent by the server before each answer and no distance at all
+    slow      a consumer that awaits, for each page, as long as fetching one takes
 
 The bare loop is what a careful person writes with aiohttp and msgspec (one session, one decoder, the same structs) and
 no more: no retries, no deadline of the whole, no guard against a cursor that comes twice, no limits. The package does
@@ -170,7 +171,7 @@ CONTENDERS = {  # and the modules they need
     SDK: "truto_python_sdk",
 }
 MODULE = "benchmarks.bench_walk"
-CASES = ("plain", "tls", "slow")
+CASES = ("plain", "tls", "tls-late", "slow")
 GOALS = [
     Goal("walk plain", BARE, "speed", least=0.90),
     Goal("walk plain", BARE, "cpu", most=1.15),
@@ -223,7 +224,8 @@ def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[s
             _harness.warm(url, account(options))
             return _turns.take_turns(MODULE, contenders, [*given, "--url", url], rounds=options.rounds)
     rounds = max(3, options.rounds // 3)  # waiting is steadier than working
-    if case == "tls":
+    if case in ("tls", "tls-late"):
+        late = {"latency": SERVER_TIME} if case == "tls-late" else {"round_trip": ROUND_TRIP}
         from tests import certificates
 
         with tempfile.TemporaryDirectory() as folder:
@@ -231,7 +233,7 @@ def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[s
             chain.write_text(certificates.chain(), encoding="ascii")
             authority.write_text(certificates.AUTHORITY, encoding="ascii")
             trust = {"SSL_CERT_FILE": str(authority), "REQUESTS_CA_BUNDLE": str(authority)}
-            with _harness.server(certificate=str(chain), round_trip=ROUND_TRIP, pinned=True) as url:
+            with _harness.server(certificate=str(chain), pinned=True, **late) as url:
                 return _turns.take_turns(
                     MODULE, contenders, [*given, "--url", url], rounds=rounds, environment=trust
                 )

@@ -1159,3 +1159,15 @@ def test_processes_share_a_token_for_hours(processes: int) -> None:
         assert len(service.arrivals) / clock() >= 0.6 * 50
 
     run_virtual(main)
+
+
+def test_no_more_are_let_through_than_have_a_connection() -> None:
+    """Who waits for a connection behind the gate would leave later than the limits count on, and in a flood."""
+    pacer = Pacer(Pacing(token=Rate(100, 1), account=Rate(100, 1)), max_busy=2)
+    assert [pacer.enter(str(number), 0.0) is None for number in range(4)] == [True, True, False, False]
+    assert pacer.poll(5.0) == []
+    assert pacer.next_at(5.0) == math.inf
+    pacer.on_failure("0", 5.0)
+    assert len(pacer.poll(5.0)) == 1
+    pacer.on_unsent("1", 5.0)
+    assert len(pacer.poll(5.0)) == 1

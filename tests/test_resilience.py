@@ -729,7 +729,7 @@ def held(truto: TrutoClient, tasks: set[asyncio.Task[Any]]) -> list[str]:
     """What a client still holds, beside its idle connections."""
     transport, pacer = truto._transport, truto._gate.pacer
     found = {
-        "a place": transport._slots is not None and transport._slots._value != transport._max_connections,
+        "a place": transport._slots is not None and transport._slots._value != transport.max_connections,
         "a body": transport._open_exchanges,
         "a connection": transport._pool is not None and transport._pool._acquired,
         "a turn": pacer._token.busy or any(state.window.busy for state in pacer._accounts.values()),

@@ -115,7 +115,7 @@ def keeps_alive(answer: Callable[[int], bytes]) -> Any:
 def assert_nothing_is_held(transport: Transport) -> None:
     assert transport._open_exchanges == set()
     slots = transport._slots
-    assert slots is None or slots._value == transport._max_connections
+    assert slots is None or slots._value == transport.max_connections
     if transport._pool is not None:
         assert transport._pool._acquired == set()
 

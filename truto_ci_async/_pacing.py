@@ -177,9 +177,21 @@ def level_named(insight: Mapping[str, Any], message: str = "") -> Level | None:
 class _Window:
     """The slots of one limit. ``busy`` requests are out; ``_kept`` says until when slots are taken."""
 
-    __slots__ = ("_cut_at", "_cut_to", "_gap", "_hold", "_kept", "_last", "busy", "limit", "paused_until")
+    __slots__ = (
+        "_cut_at",
+        "_cut_to",
+        "_gap",
+        "_hold",
+        "_kept",
+        "_last",
+        "busy",
+        "limit",
+        "max_busy",
+        "paused_until",
+    )
 
-    def __init__(self, rate: Rate | None) -> None:
+    def __init__(self, rate: Rate | None, *, max_busy: float = math.inf) -> None:
+        self.max_busy = max_busy
         self.limit = math.inf if rate is None else float(rate.limit)
         self._hold = 1.0 if rate is None else rate.window * (1 + MARGIN)
         self._gap = 0.0 if rate is None else rate.window * GAP_SHARE  # to be divided by the slots
@@ -191,7 +203,9 @@ class _Window:
         self.paused_until = -math.inf
 
     def ready_at(self, now: float) -> float:
-        """When a slot can be taken; ``now`` or earlier means now."""
+        """When a slot can be taken; ``now`` or earlier means now, infinity means after the next answer."""
+        if self.busy >= self.max_busy:
+            return math.inf
         kept = self._kept
         while kept and kept[0] <= now:
             kept.popleft()
@@ -340,8 +354,9 @@ class Pacer:
     ``on_unsent``: what a header says remains is less than that by those still out. ``len()`` is the number of
     accounts remembered: those active within the last window, and those whose 429 is not yet over.
 
-    ``max_wait`` (seconds) is the longest pause to sit out: who would wait longer is refused. ``random`` gives
-    numbers in [0, 1).
+    ``max_busy`` requests may be out at once: who was let through and then waited for a connection would leave later,
+    together with others, than the limits count on. ``max_wait`` (seconds) is the longest pause to sit out: who would
+    wait longer is refused. ``random`` gives numbers in [0, 1).
     """
 
     def __init__(
@@ -349,12 +364,13 @@ class Pacer:
         pacing: Pacing | None = None,
         *,
         max_wait: float = 60.0,
+        max_busy: float = math.inf,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._pacing = pacing or Pacing()
         self._max_wait = max_wait
         self._draw = random
-        self._token = _Window(self._pacing.token)
+        self._token = _Window(self._pacing.token, max_busy=max_busy)
         self._accounts: dict[str | None, _Account] = {}
         self._round: deque[_Account] = deque()  # may go as soon as the token may
         self._later: list[tuple[float, int, int, _Account]] = []  # heap: due, order, version, account

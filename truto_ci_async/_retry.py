@@ -71,7 +71,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
 
     ``connect``  making a connection, TLS included.
     ``read``     longest gap between two bytes of an answer.
-    ``attempt``  one request, from asking for a connection to the last byte of its body.
+    ``attempt``  one request, from the moment it has a place among ``max_connections`` to the last byte of its body.
     ``total``    a whole call: every attempt, every wait for pacing and between attempts.
 
     :raises ConfigurationError: a value is not above zero.

@@ -301,9 +301,8 @@ class _Pool(aiohttp.TCPConnector):
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's own signature
     ) -> Connection:
         while True:
-            self._is_new_wanted = (
-                req in self.on_new
-            )  # until ``_get``, which comes before anything is waited for
+            # For ``_get``, which asks before anything is waited for.
+            self._is_new_wanted = req in self.on_new
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
             if protocol is None:
@@ -342,7 +341,7 @@ class Transport:
         self.base_url = checked_base_url(base_url)
         self._base = URL(self.base_url, encoded=True)
         self._told_timeouts: tuple[Timeouts, aiohttp.ClientTimeout] | None = None
-        self._max_connections = max_connections
+        self.max_connections = max_connections
         found = checked_proxy(proxy) if proxy else environment_proxy(self.base_url)
         self._proxy = Secret(found) if found else None  # its URL may hold a password
         self._ssl: ssl.SSLContext | bool = ssl_context or True
@@ -379,7 +378,7 @@ class Transport:
             raise UsageError("this client is closed; make a new one")
         if self._loop is None:
             self._loop = loop
-            self._slots = asyncio.Semaphore(self._max_connections)
+            self._slots = asyncio.Semaphore(self.max_connections)
         elif self._loop is not loop:
             raise UsageError(
                 "this client was first used in another event loop; make one client per loop "

@@ -159,7 +159,8 @@ class TrutoClient:
         self.pacing = pacing
         # Told through the emitter and not through a method of ours: a cycle would keep a forgotten client alive.
         self._gate = Gate(
-            Pacer(pacing, max_wait=self.retry.max_wait), on_wait=partial(_tell_wait, self.emitter)
+            Pacer(pacing, max_wait=self.retry.max_wait, max_busy=self._transport.max_connections),
+            on_wait=partial(_tell_wait, self.emitter),
         )
 
     def _set_headers(self, headers: Mapping[str, str] | None) -> None:
