@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import inspect
 import logging
 import traceback
 from collections.abc import AsyncIterable, Awaitable, Callable
@@ -16,6 +17,7 @@ from msgspec import Raw, Struct
 
 from truto_ci_async import (
     BadRequestError,
+    ConfigurationError,
     CursorExpiredError,
     CursorLoopError,
     DecodeError,
@@ -1204,3 +1206,46 @@ def test_a_position_is_a_small_value_that_stores_well() -> None:
         assert sandbox.token not in repr(position)
 
     tell(story)
+
+
+# What a caller reads, and what is refused in the caller's own words
+
+
+@pytest.mark.parametrize("verb", ["list", "keyed", "raw", "stream"])
+def test_a_verb_spells_out_its_filters_and_refuses_others(verb: str) -> None:
+    """help() and a notebook show the signature; a slip must name the verb and not what it calls inside."""
+    method = getattr(TrutoClient("token").interactions, verb)
+    assert {"start_time", "end_time", "users", "extra_query"} <= inspect.signature(method).parameters.keys()
+    for slip in ("strat_time", "account"):
+        with pytest.raises(TypeError, match=rf"^{verb}\(\) got an unexpected keyword argument '{slip}'"):
+            method("a", **{slip: 1})
+
+
+def test_the_text_of_no_position_is_refused() -> None:
+    """``str(page.position)`` of a finished walk is 'None': sent as a cursor it would start over, or worse."""
+    with pytest.raises(UsageError, match="had ended"):
+        TrutoClient("token").interactions.list("a", cursor="None")
+
+
+def test_a_debug_stream_does_not_show_the_providers_credentials() -> None:
+    async def main() -> None:
+        async with (
+            Sandbox(interactions=3) as sandbox,
+            TrutoClient(sandbox.token, base_url=sandbox.url) as truto,
+        ):
+            async with truto.interactions.stream(
+                sandbox.account_ids[0], response_format="debug", **WINDOW
+            ) as stream:
+                assert len([item async for item in stream]) == 3
+            assert sandbox.provider_secret not in repr(stream.envelope)
+            assert sandbox.provider_secret in str(
+                stream.envelope["debug"]["requestOptions"]["headers"].values()
+            )
+
+    run(main())
+
+
+@pytest.mark.parametrize("option", ["headers", "proxy", "ssl_context", "session"])
+def test_an_option_of_another_type_is_told_at_once(option: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{option} takes"):
+        TrutoClient("token", **{option: 5})
