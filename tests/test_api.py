@@ -26,7 +26,7 @@ FOLDER = Path(truto_ci_async.__file__).parent
 FLOORS: dict[int, set[str]] = {
     0: {"errors", "models", "events", "_json"},
     1: {"_wire", "_answers", "_decode", "_items", "_lanes", "_bodies", "_retry", "_pacing"},
-    2: {"_transport", "_disk"},
+    2: {"_transport", "_deadlines", "_disk"},
     3: {"client", "resources", "paginator", "streams"},
     4: {"plan", "checkpoint", "sinks", "pull", "_outage", "_row_keys"},
     5: {"cli", "__main__", "_arguments", "_output", "_targets", "_pull_command"},

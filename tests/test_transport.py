@@ -18,6 +18,7 @@ import pytest
 from aiohttp.http_exceptions import BadStatusLine, ContentLengthError
 from yarl import URL
 
+from truto_ci_async._deadlines import Deadlines
 from truto_ci_async._retry import Timeouts
 from truto_ci_async._transport import (
     MAX_HEADER_BYTES,
@@ -722,7 +723,7 @@ def test_a_reader_that_comes_too_late_to_wait_is_told_that_the_body_was_cut(is_s
 
     async def main() -> None:
         answer: Any = LostAnswer()
-        exchange = Exchange(answer, sends=1, timeouts=PATIENT, on_end=lambda _: None)
+        exchange = Exchange(answer, sends=1, timeouts=PATIENT, deadlines=Deadlines(), among=set())
         with pytest.raises(TruncatedBodyError, match=r"Connection closed\."):
             await (anext(exchange.pieces(None)) if is_streamed else exchange.read(None))
         exchange.close()

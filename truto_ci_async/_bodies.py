@@ -196,7 +196,7 @@ class BodyDecoder:
         """
         self._received += len(data)
         if self._codec is None:
-            self._count(len(data))
+            self.count(len(data))
             return iter((data,))
         return self._open(data, self._codec)
 
@@ -204,7 +204,7 @@ class BodyDecoder:
         for at in range(0, len(data), SLICE):
             pieces = codec.feed(data[at : at + SLICE])
             while (piece := self._step(pieces)) is not None:
-                self._count(len(piece))
+                self.count(len(piece))
                 yield piece
 
     def _step(self, pieces: Iterator[bytes]) -> bytes | None:
@@ -225,7 +225,16 @@ class BodyDecoder:
                 f"the {self._coding} body ends early, after {self._received:,} bytes", bytes_read=self.total
             )
 
-    def _count(self, size: int) -> None:
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to open: ``count`` does in place of ``feed``."""
+        return self._codec is None
+
+    def count(self, size: int) -> None:
+        """Note ``size`` bytes that are handed out.
+
+        :raises BodyTooLargeError: the limit is passed.
+        """
         self.total += size
         if self._limit is not None and self.total > self._limit:
             raise self._too_large(self._limit)

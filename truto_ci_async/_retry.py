@@ -230,7 +230,7 @@ class RetryState:
     the requests sent so far. ``random`` gives numbers in [0, 1).
     """
 
-    __slots__ = ("_budget", "_can_refresh", "_draw", "_limit", "_policy", "_started", "attempts")
+    __slots__ = ("_budget", "_can_refresh", "_draw", "_policy", "_started", "_total", "attempts")
 
     def __init__(
         self,
@@ -247,7 +247,7 @@ class RetryState:
         self._started = now
         self._can_refresh = can_refresh
         self._draw = random
-        self._limit = min(math.inf if seconds is None else seconds for seconds in (total, policy.max_elapsed))
+        self._total = total
         self.attempts = 0
 
     def sent(self) -> int:
@@ -284,7 +284,8 @@ class RetryState:
         if floor > policy.max_wait:
             return GiveUp(reason="wait too long")
         wait = 0.0 if _quick is not None else self._wait(verdict, floor)
-        if now - self._started + wait >= self._limit:
+        ends_after = now - self._started + wait
+        if any(limit is not None and ends_after >= limit for limit in (self._total, policy.max_elapsed)):
             return GiveUp(reason="elapsed")
         is_asked_back = failure.status == 429 and failure.retry_after is not None
         if not is_asked_back and not self._budget.spend():

@@ -13,20 +13,22 @@ import ssl
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from io import BytesIO
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
-from weakref import WeakSet
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http_exceptions import HttpProcessingError
 from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from ._bodies import ACCEPT_ENCODING, BodyDecoder
+from ._deadlines import Deadlines
 from ._retry import Timeouts
 from .errors import (
     BodyTooLargeError,
@@ -41,7 +43,6 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from aiohttp.client_proto import ResponseHandler
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.connector import Connection
     from aiohttp.tracing import Trace
@@ -97,11 +98,15 @@ class Exchange:
         *,
         sends: int,
         timeouts: Timeouts,
-        on_end: Callable[[Exchange], object],
+        deadlines: Deadlines,
+        among: set[Exchange],
     ) -> None:
         self._response = response
         self._timeouts = timeouts
-        self._on_end = on_end
+        self._deadlines = deadlines
+        self._among = among  # those that are open
+        among.add(self)
+        self.on_end: Callable[[], object] | None = None
         self._watched = self._watch()
         self.status = response.status
         self.reason = response.reason or ""
@@ -126,20 +131,30 @@ class Exchange:
         :raises TruncatedBodyError: the body ends early.
         :raises BodyTooLargeError: more than ``limit`` bytes after decompression.
         """
-        first, whole = b"", None
-        async for piece in _Pieces(self, self._decoder(limit), None):
-            if not first:
-                first = piece
-                continue
-            if whole is None:
-                whole = BytesIO()  # grows in place, where joining pieces would take the memory twice
-                whole.write(first)
-            whole.write(piece)
-        return first if whole is None else whole.getvalue()
+        decoder = self._decoder(limit)
+        whole = _Whole()
+        if not decoder.is_plain:
+            async for piece in _Pieces(self, decoder, None):
+                whole.add(piece)
+            return whole.bytes()
+        # Nothing to open, so none of the breaths that takes.
+        content = self._response.content
+        try:
+            while data := await content.readany():
+                decoder.count(len(data))
+                self.bytes_read = decoder.total
+                whole.add(data)
+            self.finish()
+        except TrutoError:
+            raise
+        except FAILURES as error:
+            raise self.failed(error) from error
+        return whole.bytes()
 
     def _decoder(self, limit: int | None) -> BodyDecoder:
         decoder = BodyDecoder(self.headers.get("content-encoding", ""), limit=limit)
-        if (length := self.headers.get("content-length", "")).isdecimal():
+        length = self.headers.get("content-length")
+        if length is not None and length.isdecimal():
             decoder.expect(int(length))
         return decoder
 
@@ -149,7 +164,7 @@ class Exchange:
         if gap is None:
             return await content.readany()
         try:
-            async with asyncio.timeout(gap):
+            with self._deadlines.within(gap):
                 return await content.readany()
         except TimeoutError as error:
             raise DeadlineError(f"no byte came for {gap} s", deadline="read", seconds=gap) from error
@@ -167,22 +182,27 @@ class Exchange:
         :raises TruncatedBodyError: the connection broke, and nothing but its end says where the body ends.
         """
         gone = self._watched
-        is_framed = not {"content-length", "transfer-encoding"}.isdisjoint(self.headers)
-        if gone is not None and gone.done() and not is_framed and (error := _look_at(gone)) is not None:
-            raise TruncatedBodyError(f"the body ended early: {_plain(error)}", bytes_read=self.bytes_read)
-        self._unwatch()
+        if gone is not None:
+            is_framed = "content-length" in self.headers or "transfer-encoding" in self.headers
+            if gone.done() and not is_framed and (error := _look_at(gone)) is not None:
+                raise TruncatedBodyError(f"the body ended early: {_plain(error)}", bytes_read=self.bytes_read)
+            self._unwatch()
         self._response.release()
-        self._is_ended = True
-        self._on_end(self)
+        self._ended()
 
     def close(self) -> None:
         """Drop the connection unless the body was read to its end; may be called twice."""
         if self._is_ended:
             return
-        self._is_ended = True
         self._unwatch()
         self._response.close()
-        self._on_end(self)
+        self._ended()
+
+    def _ended(self) -> None:
+        self._is_ended = True
+        self._among.discard(self)
+        if self.on_end is not None:
+            self.on_end()
 
     def failed(self, error: Exception) -> TrutoError:
         """Return the error of ours for one that broke the body off; the caller raises it from ``error``."""
@@ -227,6 +247,28 @@ class Exchange:
 def _look_at(gone: asyncio.Future[None]) -> BaseException | None:
     """Return what ended a connection; None for a proper end."""
     return None if gone.cancelled() else gone.exception()
+
+
+class _Whole:
+    """The pieces of one body, put together."""
+
+    __slots__ = ("_first", "_rest")
+
+    def __init__(self) -> None:
+        self._first = b""
+        self._rest: BytesIO | None = None
+
+    def add(self, piece: bytes) -> None:
+        if not self._first:
+            self._first = piece
+            return
+        if self._rest is None:
+            self._rest = BytesIO()  # grows in place, where joining pieces would take the memory twice
+            self._rest.write(self._first)
+        self._rest.write(piece)
+
+    def bytes(self) -> bytes:
+        return self._first if self._rest is None else self._rest.getvalue()
 
 
 class _Pieces:
@@ -277,6 +319,48 @@ class _Pieces:
         raise StopAsyncIteration
 
 
+class _Connection(ResponseHandler):
+    """One connection, which knows whether it was used, and times the gaps between its bytes without a timer for each.
+
+    aiohttp sets a timer and takes it back with every read of the socket. Here one that is set stays, and when it goes
+    off looks whether bytes came since.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.is_used = False
+        self._heard_at: float | None = None  # None: nobody waits for bytes
+
+    def _reschedule_timeout(self) -> None:
+        timeout = self._read_timeout
+        if not timeout:
+            self._heard_at = None
+            return
+        self._heard_at = now = self._loop.time()
+        if self._read_timeout_handle is None:
+            self._read_timeout_handle = self._loop.call_at(now + timeout, self._look, timeout)
+        elif self._read_timeout_handle.when() > now + timeout:  # set for a call with more patience
+            self._read_timeout_handle.cancel()
+            self._read_timeout_handle = self._loop.call_at(now + timeout, self._look, timeout)
+
+    def _drop_timeout(self) -> None:
+        self._heard_at = None
+        if self._read_timeout_handle is not None and self.transport is None:
+            self._read_timeout_handle.cancel()
+            self._read_timeout_handle = None
+
+    def _look(self, timeout: float) -> None:
+        self._read_timeout_handle = None
+        if self._heard_at is None:
+            return
+        timeout = self._read_timeout or timeout
+        due = self._heard_at + timeout
+        if due <= self._loop.time():
+            self._on_read_timeout()
+        else:
+            self._read_timeout_handle = self._loop.call_at(due, self._look, timeout)
+
+
 class _Pool(aiohttp.TCPConnector):
     """Connections, of which one is used again only if it has been silent since its last answer.
 
@@ -285,13 +369,12 @@ class _Pool(aiohttp.TCPConnector):
     another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | bool) -> None:
         # No limit: how many there are is for ``Transport`` to say.
-        super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE)  # pyright: ignore[reportUnknownMemberType]
-        self._seen: WeakSet[ResponseHandler] = WeakSet()
-        # Requests that were given a used connection, and those that must not be.
-        self.on_reused: WeakSet[aiohttp.ClientRequest] = WeakSet()
-        self.on_new: WeakSet[aiohttp.ClientRequest] = WeakSet()
+        super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=tls)  # pyright: ignore[reportUnknownMemberType]
+        self._factory: Any = partial(_Connection, self._loop)
+        # Requests that are about to be given a connection.
+        self.asking: dict[aiohttp.ClientRequest, _Sends] = {}
         self._is_new_wanted = False
 
     async def connect(
@@ -300,18 +383,20 @@ class _Pool(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's own signature
     ) -> Connection:
+        sends = self.asking.get(req)
         while True:
             # For ``_get``, which asks before anything is waited for.
-            self._is_new_wanted = req in self.on_new
+            self._is_new_wanted = sends is not None and sends.is_again
             connection = await super().connect(req, traces, timeout)
-            protocol = connection.protocol
+            protocol = cast("_Connection | None", connection.protocol)
             if protocol is None:
                 return connection
-            if protocol not in self._seen:
-                self._seen.add(protocol)
+            if not protocol.is_used:
+                protocol.is_used = True
                 return connection
             if not protocol.should_close:
-                self.on_reused.add(req)
+                if sends is not None:
+                    sends.is_reused = True
                 return connection
             connection.close()
 
@@ -337,9 +422,11 @@ class Transport:
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         session: aiohttp.ClientSession | None = None,
+        headers: Mapping[str, str] = {},
     ) -> None:
         self.base_url = checked_base_url(base_url)
-        self._base = URL(self.base_url, encoded=True)
+        base = URL(self.base_url, encoded=True)
+        self._base = base.scheme, base.host_subcomponent or "", base.explicit_port, base.raw_path.rstrip("/")
         self._told_timeouts: tuple[Timeouts, aiohttp.ClientTimeout] | None = None
         self.max_connections = max_connections
         found = checked_proxy(proxy) if proxy else environment_proxy(self.base_url)
@@ -347,10 +434,24 @@ class Transport:
         self._ssl: ssl.SSLContext | bool = ssl_context or True
         self._session = session
         self._owns_session = session is None
+        #: Sent with every request, without being given with it: by a session of ours only.
+        self.default_headers: Mapping[str, str] = headers if session is None else {}
+        # A session that was handed in has to be told with each request what one of ours knows by itself.
+        self._options: dict[str, Any] = {"allow_redirects": False}
+        if session is not None:
+            self._options |= {
+                "proxy": self._proxy,
+                "ssl": self._ssl,
+                "auto_decompress": False,
+                "raise_for_status": False,
+                "max_line_size": MAX_HEADER_BYTES,
+                "max_field_size": MAX_HEADER_BYTES,
+            }
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: asyncio.Semaphore | None = None
         self._pool: _Pool | None = None
         self._open_exchanges = set[Exchange]()
+        self.deadlines = Deadlines()
         self.closed = False
 
     @property
@@ -386,22 +487,6 @@ class Transport:
             )
         return loop
 
-    async def slot(self) -> Callable[[], None]:
-        """Wait for one of ``max_connections`` places; call what is returned to give it back (twice is fine)."""
-        self.bind()
-        slots = self._slots
-        assert slots is not None
-        await slots.acquire()
-        held = True
-
-        def release() -> None:
-            nonlocal held
-            if held:
-                held = False
-                slots.release()
-
-        return release
-
     async def send(
         self,
         method: str,
@@ -421,12 +506,13 @@ class Transport:
         :raises TransportError: connecting, waiting or reading failed; nothing of a half body is returned.
         :raises BodyTooLargeError: the body passes ``limit`` bytes.
         """
-        release = await self.slot()
+        slots = self._slots_here()
+        await slots.acquire()
         sends = _Sends(may_resend)
         exchange: Exchange | None = None
         try:
-            async with asyncio.timeout(timeouts.attempt):
-                exchange = await self._open(method, target, headers, body, timeouts, sends, release)
+            with self.deadlines.within(timeouts.attempt):
+                exchange = await self._open(method, target, headers, body, timeouts, sends)
                 try:
                     content = await exchange.read(limit)
                 except (DecodeError, BodyTooLargeError):
@@ -447,7 +533,7 @@ class Transport:
         finally:
             if exchange is not None:
                 exchange.close()
-            release()
+            slots.release()
 
     async def open(
         self,
@@ -462,20 +548,17 @@ class Transport:
 
         :raises TransportError: as ``send``; after the headers only waits for bytes are timed.
         """
-        release = await self.slot()
+        slots = self._slots_here()
+        await slots.acquire()
         try:
-            async with asyncio.timeout(timeouts.attempt):
-                sends = _Sends(may_resend)
-                exchange = await self._open(method, target, headers, None, timeouts, sends, release)
-        except TrutoError:
-            release()
+            with self.deadlines.within(timeouts.attempt):
+                exchange = await self._open(method, target, headers, None, timeouts, _Sends(may_resend))
+        except BaseException as error:
+            slots.release()
+            if isinstance(error, FAILURES) and not isinstance(error, TrutoError):
+                raise self._failed(error, timeouts) from error
             raise
-        except FAILURES as error:
-            release()
-            raise self._failed(error, timeouts) from error
-        except BaseException:
-            release()
-            raise
+        exchange.on_end = slots.release
         exchange.time_waits_only()
         return exchange
 
@@ -487,24 +570,17 @@ class Transport:
         body: bytes | None,
         timeouts: Timeouts,
         sends: _Sends,
-        release: Callable[[], None],
     ) -> Exchange:
         session = self._session_here()
         sends.pool = self._pool
+        options: dict[str, Any] = self._options if body is None else {**self._options, "data": body}
         request = session.request(
             method,
             self._url(target),
             headers=headers,
-            data=body,
-            allow_redirects=False,
-            auto_decompress=False,
-            raise_for_status=False,
-            proxy=self._proxy,
-            ssl=self._ssl,
-            max_line_size=MAX_HEADER_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
             timeout=self._client_timeout(timeouts),
             middlewares=(*session._middlewares, sends),  # pyright: ignore[reportPrivateUsage]
+            **options,
         )
         try:
             response = await request
@@ -514,25 +590,20 @@ class Transport:
             response.close()
             raise _proxy_refused(response.status, response.reason or "")
 
-        def end(exchange: Exchange) -> None:
-            self._open_exchanges.discard(exchange)
-            release()
-
-        exchange = Exchange(response, sends=sends.count, timeouts=timeouts, on_end=end)
-        self._open_exchanges.add(exchange)
-        return exchange
+        return Exchange(
+            response,
+            sends=sends.count,
+            timeouts=timeouts,
+            deadlines=self.deadlines,
+            among=self._open_exchanges,
+        )
 
     def _url(self, target: str) -> URL:
         # Made of its parts: parsing the whole anew takes 9 us, of the 80 that a small request has of ours.
-        base = self._base
+        scheme, host, port, root = self._base
         path, _, query = target.partition("?")
         return URL.build(
-            scheme=base.scheme,
-            host=base.host_subcomponent or "",
-            port=base.explicit_port,
-            path=base.raw_path.rstrip("/") + path,
-            query_string=query,
-            encoded=True,
+            scheme=scheme, host=host, port=port, path=root + path, query_string=query, encoded=True
         )
 
     def _client_timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
@@ -559,23 +630,36 @@ class Transport:
             )
         return renamed(error, timeouts)
 
+    def _slots_here(self) -> asyncio.Semaphore:
+        self.bind()
+        assert self._slots is not None
+        return self._slots
+
     def _session_here(self) -> aiohttp.ClientSession:
-        loop = self.bind()
+        if self.closed:
+            self.bind()  # while this waited for a place; says so
         session = self._session
         if session is None:
-            self._pool = _Pool()
+            self._pool = _Pool(self._ssl)
             session = self._session = aiohttp.ClientSession(
-                connector=self._pool, cookie_jar=aiohttp.DummyCookieJar()
+                connector=self._pool,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers=self.default_headers,
+                proxy=self._proxy,
+                auto_decompress=False,
+                max_line_size=MAX_HEADER_BYTES,
+                max_field_size=MAX_HEADER_BYTES,
             )
         elif session.closed:
             raise UsageError("the aiohttp session this client was given is closed")
-        elif session._loop is not loop:  # pyright: ignore[reportPrivateUsage]
+        elif session._loop is not self._loop:  # pyright: ignore[reportPrivateUsage]
             raise UsageError("the aiohttp session this client was given belongs to another event loop")
         return session
 
     async def aclose(self) -> None:
         """Close the pool, if it is ours. May be called twice, and from any task of the loop."""
         self.closed = True
+        self.deadlines.close()
         for exchange in list(self._open_exchanges):
             exchange.is_client_closed = True
             exchange.close()
@@ -620,13 +704,14 @@ class _Sends:
     again is for the retry policy to say.
     """
 
-    __slots__ = ("_failure", "_is_reused", "_may_resend", "count", "pool")
+    __slots__ = ("_failure", "_may_resend", "count", "is_again", "is_reused", "pool")
 
     def __init__(self, may_resend: Callable[[], bool] | None) -> None:
         self._may_resend = may_resend
         self._failure: Exception | None = None
-        self._is_reused = True
         self.count = 0
+        self.is_again = False  # it went out before, and is not to go out on another used connection
+        self.is_reused = False  # it went out on a used connection
         self.pool: _Pool | None = None
 
     async def __call__(
@@ -636,18 +721,23 @@ class _Sends:
     ) -> aiohttp.ClientResponse:
         if self._failure is not None and not self._can_resend():
             raise self._failure
-        if self._failure is not None and self.pool is not None:
-            self.pool.on_new.add(request)
+        self.is_again, self.is_reused = self._failure is not None, False
         self.count += 1
+        pool = self.pool
         try:
+            if pool is not None:
+                pool.asking[request] = self
             return await handler(request)
         except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
             self._failure = error
-            self._is_reused = self.pool is None or request in self.pool.on_reused
             raise
+        finally:
+            if pool is not None:
+                del pool.asking[request]
 
     def _can_resend(self) -> bool:
-        return self._is_reused and (self._may_resend is None or self._may_resend())
+        # Of a pool that is not ours nobody knows.
+        return (self.is_reused or self.pool is None) and (self._may_resend is None or self._may_resend())
 
     def forget(self) -> None:
         """Drop the failure: with its frames it would be a cycle."""

@@ -9,6 +9,7 @@ import functools
 import hashlib
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, date, datetime
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack, cast
@@ -270,6 +271,10 @@ class ListQuery(Struct, frozen=True, kw_only=True):
         return Position(filters=filters, cursor=cursor or None)
 
 
+# What ``quote`` leaves as it is, told ten times quicker than by quoting.
+_PLAIN = re.compile(r"[A-Za-z0-9_.~-]*", re.ASCII)
+
+
 class Targets:
     """The request targets of a walk. All but the cursor is encoded once per group of users: a third of the cost
     of a small page otherwise."""
@@ -286,16 +291,13 @@ class Targets:
         if around is None:
             around = self._around[chunk] = self._encode(chunk)
         before, after = around
-        parts = [
-            part
-            for part in (
-                before,
-                cursor and f"next_cursor={quote(_utf8(cursor, 'next_cursor'), safe='')}",
-                after,
-            )
-            if part
-        ]
-        return f"{self.query.path}?{'&'.join(parts)}" if parts else self.query.path
+        if not cursor:
+            parts = "&".join(filter(None, around))
+        else:
+            if not _PLAIN.fullmatch(cursor):
+                cursor = quote(_utf8(cursor, "next_cursor"), safe="")
+            parts = f"{before and before + '&'}next_cursor={cursor}{after and '&' + after}"
+        return f"{self.query.path}?{parts}" if parts else self.query.path
 
     def _encode(self, chunk: int) -> tuple[str, str]:
         query = self.query

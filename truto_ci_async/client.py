@@ -22,6 +22,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
 
 from ._answers import read_error
+from ._deadlines import Deadline
 from ._pacing import Gate, Level, Pacer, Pacing, level_named, parse_rate_limit
 from ._retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts, parse_retry_after
 from ._transport import Exchange, Reply, Secret, Transport, base_headers
@@ -130,18 +131,21 @@ class TrutoClient:
         _check_transport(headers, proxy, ssl_context, session)
         if base_url is not None and not isinstance(base_url, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"base_url is text, not {base_url!r}")
+        self._headers = merge_headers(base_headers(_user_agent()), checked_headers(headers or {}))
+        self._sent_headers: tuple[Secret, dict[str, str]] | None = None
         self._transport = Transport(
             base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
             max_connections=max_connections,
             proxy=proxy,
             ssl_context=ssl_context,
             session=session,
+            headers=self._headers,
         )
         self._original: Self | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         # Not a method of ours: a task would keep a forgotten client alive.
         self._forget = partial(_forget, self._tasks)
-        self._in_flight: set[asyncio.Timeout] = set()
+        self._in_flight: set[Deadline] = set()
         self._calls = count(1)
         self._token = _Token(token if token is not None else os.environ.get(TOKEN_VARIABLE))
         self.timeouts = timeouts
@@ -149,7 +153,6 @@ class TrutoClient:
         self.emitter = Emitter(on_event)
         self._set_retry(retry)
         self._set_pacing(pacing)
-        self._set_headers(headers)
 
     def _set_retry(self, retry: RetryPolicy) -> None:
         self.retry = retry
@@ -162,10 +165,6 @@ class TrutoClient:
             Pacer(pacing, max_wait=self.retry.max_wait, max_busy=self._transport.max_connections),
             on_wait=partial(_tell_wait, self.emitter),
         )
-
-    def _set_headers(self, headers: Mapping[str, str] | None) -> None:
-        self._headers = merge_headers(base_headers(_user_agent()), checked_headers(headers or {}))
-        self._sent_headers: tuple[Secret, dict[str, str]] | None = None
 
     def with_options(
         self,
@@ -263,7 +262,7 @@ class TrutoClient:
             response = call.response(reply.status, reply.headers, attempt)
             return await read(reply.body), response
 
-        return await self._within_total(call, once, excuse=excuse)
+        return await self._within_total(call, once, excuse)
 
     def open_stream(self, target: str, *, account: str | None) -> Reopen:
         """Prepare a call whose body is read by the caller as it arrives.
@@ -278,7 +277,7 @@ class TrutoClient:
             return exchange, call.response(exchange.status, exchange.headers, attempt)
 
         async def reopen(failure: TransportError | None = None) -> tuple[Exchange, ResponseInfo]:
-            return await self._within_total(call, once, failure=failure)
+            return await self._within_total(call, once, None, failure)
 
         return reopen
 
@@ -297,22 +296,21 @@ class TrutoClient:
         self,
         call: _Call,
         once: Once[R],
-        *,
-        excuse: Callable[[APIError], R | None] | None = None,
+        excuse: Callable[[APIError], R | None] | None,
         failure: TransportError | None = None,
     ) -> tuple[R, ResponseInfo]:
         """Make the attempts of a call under its outer deadline."""
         account, state = call.account, call.state
-        deadline = asyncio.timeout(self.timeouts.total)
+        deadline = self._transport.deadlines.within(self.timeouts.total)
         try:
-            async with deadline:
+            with deadline:
                 self._in_flight.add(deadline)
                 return await self._attempts(call, once, excuse, failure)
         except (DecodeError, BodyTooLargeError) as error:
             error.account = account
             raise
         except TimeoutError as error:
-            if not deadline.expired() or isinstance(error, DeadlineError):
+            if not deadline.expired or isinstance(error, DeadlineError):
                 raise
             if self._transport.closed:
                 raise UsageError("the client was closed while this call was under way") from None
@@ -456,14 +454,15 @@ class TrutoClient:
             del error  # this frame is part of its traceback: the two would be a cycle
 
     def _headers_with(self, token: Secret) -> dict[str, str]:
-        """Return the headers of a request, made once for each token."""
+        """Return the headers to give with a request, made once for each token."""
         if self._sent_headers is None or self._sent_headers[0] is not token:
-            own = {"Authorization": Secret(f"Bearer {token}")}
-            self._sent_headers = token, merge_headers(self._headers, own)
+            is_sent_anyway = self._headers is self._transport.default_headers
+            others = {} if is_sent_anyway else self._headers
+            self._sent_headers = token, merge_headers(others, {"Authorization": Secret(f"Bearer {token}")})
         return self._sent_headers[1]
 
-    async def _buffered(self, call: _Call, headers: dict[str, str]) -> Reply:
-        return await self._transport.send(
+    def _buffered(self, call: _Call, headers: dict[str, str]) -> Awaitable[Reply]:
+        return self._transport.send(
             call.method,
             call.target,
             headers,
@@ -480,7 +479,7 @@ class TrutoClient:
         )
         if not 200 <= exchange.status < 300:
             try:
-                async with asyncio.timeout(self.timeouts.attempt):
+                with self._transport.deadlines.within(self.timeouts.attempt):
                     exchange.body = await exchange.read(MAX_ERROR_BYTES)
             except (TrutoError, TimeoutError):
                 pass  # the status says enough
@@ -533,11 +532,10 @@ class TrutoClient:
         if transport.loop_is_gone:
             transport.abandon()
             return
-        loop = transport.bind()
+        transport.bind()
         transport.closed = True
         for deadline in self._in_flight:
-            if not deadline.expired():
-                deadline.reschedule(loop.time())
+            deadline.expire()
         tasks = self._tasks - {asyncio.current_task()}
         try:
             if tasks:

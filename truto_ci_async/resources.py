@@ -683,9 +683,7 @@ def _paginator(
 ) -> Paginator[Any]:
     targets = Targets(query)
 
-    async def fetch(here: Position) -> Page[Any]:
-        return await fetch_page(client, targets, reader, here, empty_on_not_found=empty_on_not_found)
-
+    fetch = functools.partial(fetch_page, client, targets, reader, empty_on_not_found=empty_on_not_found)
     walkable = _walkable(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(walkable, label=label)
 

@@ -1,0 +1,184 @@
+"""Deadlines of blocks: what they show is what ``asyncio.timeout`` shows, and they cost one timer for all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.virtual import clock, run_virtual
+from truto_ci_async._deadlines import Deadlines
+
+
+def story(main: Callable[[Deadlines], Coroutine[Any, Any, None]]) -> None:
+    """Run ``main`` in virtual time; the one timer that may be left is taken back."""
+
+    async def whole() -> None:
+        deadlines = Deadlines()
+        try:
+            await main(deadlines)
+        finally:
+            deadlines.close()
+
+    run_virtual(whole)
+
+
+def test_a_block_is_ended_when_its_time_is_over() -> None:
+    async def main(deadlines: Deadlines) -> None:
+        with pytest.raises(TimeoutError) as caught, deadlines.within(3.0) as deadline:
+            await asyncio.sleep(10.0)
+        assert clock() == 3.0
+        assert deadline.expired
+        assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0, "the task goes on as if nobody had cancelled it"
+        await asyncio.sleep(1.0)
+
+    story(main)
+
+
+def test_a_block_left_in_time_is_left_alone() -> None:
+    async def main(deadlines: Deadlines) -> None:
+        with deadlines.within(3.0) as deadline:
+            await asyncio.sleep(2.0)
+        await asyncio.sleep(10.0)
+        assert not deadline.expired
+        deadline.expire()  # too late to mean anything
+        await asyncio.sleep(0)
+
+    story(main)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(5.0, 2.0), (2.0, 5.0), (2.0, 2.0)])
+def test_of_two_blocks_the_one_due_first_is_ended(outer: float, inner: float) -> None:
+    async def main(deadlines: Deadlines) -> None:
+        ended: list[str] = []
+        try:
+            with deadlines.within(outer):
+                try:
+                    with deadlines.within(inner):
+                        await asyncio.sleep(10.0)
+                except TimeoutError:
+                    ended.append("inner")
+                await asyncio.sleep(10.0)
+        except TimeoutError:
+            ended.append("outer")
+        assert ended == ["inner", "outer"] if inner < outer else "outer" in ended
+        assert clock() == max(outer, min(outer, inner))
+
+    story(main)
+
+
+def test_a_cancellation_from_outside_goes_on_as_one() -> None:
+    """Also when the deadline comes in the same turn: whoever cancelled waits for a cancelled task."""
+
+    async def main(deadlines: Deadlines) -> None:
+        blocks: list[Any] = []
+
+        async def work() -> None:
+            with deadlines.within(3.0) as deadline:
+                blocks.append(deadline)
+                await asyncio.sleep(10.0)
+
+        for both in (False, True):
+            task = asyncio.ensure_future(work())
+            await asyncio.sleep(1.0)
+            task.cancel()
+            if both:
+                blocks[-1].expire()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert task.cancelled()
+
+    story(main)
+
+
+def test_an_error_of_the_block_is_its_own() -> None:
+    async def main(deadlines: Deadlines) -> None:
+        with pytest.raises(LookupError), deadlines.within(3.0):
+            try:
+                await asyncio.sleep(10.0)
+            finally:
+                raise LookupError
+        await asyncio.sleep(0)  # nothing of the cancellation is left
+
+    story(main)
+
+
+def test_a_block_without_a_time_can_be_ended() -> None:
+    """A client that is closed ends its calls this way, also those that may take for ever."""
+
+    async def main(deadlines: Deadlines) -> None:
+        with pytest.raises(TimeoutError), deadlines.within(None) as deadline:
+            asyncio.get_running_loop().call_later(7.0, deadline.expire)
+            await asyncio.sleep(100.0)
+        assert clock() == 7.0
+
+    story(main)
+
+
+def test_blocks_that_are_left_in_time_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason for all this: a timer set and taken back for each block costs more than the rest of it."""
+
+    async def main(deadlines: Deadlines) -> None:
+        loop = asyncio.get_running_loop()
+        with deadlines.within(60.0):
+            pass
+        monkeypatch.setattr(loop, "call_at", None)
+        for _ in range(100):
+            with deadlines.within(60.0), deadlines.within(300.0):
+                await asyncio.sleep(0)
+
+    story(main)
+
+
+def test_lengths_that_are_used_no_more_are_forgotten() -> None:
+    """A caller may compute what is left of its own deadline for each call, and no two of those are equal."""
+
+    async def main(deadlines: Deadlines) -> None:
+        for number in range(100):
+            with deadlines.within(5.0 + number / 1000):
+                await asyncio.sleep(1.0)
+        await asyncio.sleep(10.0)
+        assert len(deadlines.lines) == 0
+
+    story(main)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.5, 1.0, 2.0, 3.0, 7.5]), st.floats(0.0, 9.0), st.floats(0.0, 5.0)),
+        max_size=12,
+    )
+)
+def test_each_block_ends_at_its_own_time(blocks: list[tuple[float, float, float]]) -> None:
+    """Whatever others do: (length, what the work takes, when it begins)."""
+
+    async def main(deadlines: Deadlines) -> None:
+        async def work(seconds: float, takes: float, begins: float) -> None:
+            await asyncio.sleep(begins)
+            started = clock()
+            try:
+                with deadlines.within(seconds):
+                    await asyncio.sleep(takes)
+            except TimeoutError:
+                assert seconds <= takes
+                assert clock() - started == pytest.approx(seconds)
+            else:
+                assert takes <= seconds
+                assert clock() - started == pytest.approx(takes)
+
+        await asyncio.gather(*(work(*block) for block in blocks))
+
+    story(main)
+
+
+def test_only_a_task_can_be_ended() -> None:
+    deadlines = Deadlines()
+    with pytest.raises(RuntimeError), deadlines.within(1.0):
+        pass
