@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
@@ -621,6 +622,46 @@ def test_an_error_of_a_sink_arrives_as_it_was_raised(where: str) -> None:
             sink.fails = None
             assert (await run_shard(client, plan, checkpoint, sink, QUICK)).complete
             assert sorted(sink.rows) == expected(sandbox)
+
+    run(scenario())
+
+
+def test_a_slow_disk_does_not_hold_up_the_pull(tmp_path: Path) -> None:
+    """To make pages durable takes milliseconds, in which others can be asked for and written."""
+    reached, gate = threading.Event(), threading.Event()
+
+    def hold(step: str) -> None:
+        if step == "fsync" and sink.rows == 0 and started.is_set():
+            reached.set()
+            assert gate.wait(10.0)
+
+    started = threading.Event()
+    sink = NdjsonSink(tmp_path, disk=Disk(hold))
+
+    async def scenario() -> None:
+        async with service(accounts=6, interactions=60, page_size=10) as (sandbox, client):
+            checkpoint = SQLiteCheckpoint(tmp_path / "state")
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            pulls: list[Pull[Any]] = []
+
+            def begin(pull: Pull[Any]) -> None:
+                pulls.append(pull)
+                started.set()
+
+            pulling = asyncio.create_task(
+                run_shard(client, plan, checkpoint, sink, Budget(max_accounts=2), on_start=begin)
+            )
+            await asyncio.to_thread(reached.wait, 10.0)
+            try:
+                async with asyncio.timeout(10.0):
+                    while pulls[0].report.rows < 360:  # all of them, while nothing is durable
+                        await asyncio.sleep(0.001)
+                assert sink.rows == 0
+                assert not pulling.done()
+            finally:
+                gate.set()
+            assert (await pulling).complete
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
 
     run(scenario())
 

@@ -97,7 +97,7 @@ class PageReader(Generic[T]):
                 if not self._items.blank(envelope.result):
                     items: Any = envelope.result
                     if self._items.item_type is Raw:  # a view of the whole body otherwise
-                        items = tuple(item.copy() for item in items)
+                        items = tuple(map(Raw.copy, items))
                     return PageData(
                         items=items,
                         next_cursor=envelope.next_cursor or None,

@@ -55,12 +55,13 @@ class Deadlines:
         self._timer = None
         self.timer_at = first = math.inf
         for seconds, line in list(self.lines.items()):
-            while line and (deadline := next(iter(line))).at <= now:
+            for deadline in list(line):
+                if deadline.at > now:
+                    first = min(first, deadline.at)
+                    break
                 del line[deadline]
                 deadline.expire()
-            if line:
-                first = min(first, deadline.at)
-            else:
+            if not line:
                 del self.lines[seconds]
         if first < math.inf:
             self.set_timer(first)

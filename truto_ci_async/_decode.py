@@ -81,7 +81,7 @@ class ItemReader(Generic[T]):
             except msgspec.ValidationError:
                 return self._read_each(text, start, path)
         if self.item_type is Raw:
-            return [item.copy() for item in items], []
+            return cast("list[T]", list(map(Raw.copy, items))), []
         if self._blanks and self.blank(items):
             return self._read_each(text, start, path)
         return items, []

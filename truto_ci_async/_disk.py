@@ -43,15 +43,24 @@ class Worker:
         It is in the queue before this awaits for the first time. A cancellation waits for it to end and then goes
         on, so that nobody has to guess whether it happened; a second one does not wait.
         """
-        job_done = asyncio.wrap_future(self._pool.submit(job, *args, **kwargs))
-        job_done.add_done_callback(_retrieve)
+        return await self.finish(self.start(job, *args, **kwargs))
+
+    def start(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
+        """Put ``job`` into the queue, for ``finish`` to wait for."""
+        begun = asyncio.wrap_future(self._pool.submit(job, *args, **kwargs))
+        begun.add_done_callback(_retrieve)
+        return begun
+
+    @staticmethod
+    async def finish(begun: asyncio.Future[R]) -> R:
+        """Wait for a job, and return what it returns; for cancellations see ``run``."""
         try:
-            await asyncio.wait([job_done])
+            await asyncio.wait([begun])
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True):
-                await asyncio.wait([job_done])
+                await asyncio.wait([begun])
             raise
-        return job_done.result()
+        return begun.result()
 
     def close(self) -> None:
         """Let the thread end once its jobs are done."""

@@ -241,7 +241,7 @@ def _yaml_dump() -> Callable[[Any], bytes]:
 
     def dump(document: Any) -> bytes:
         plain = msgspec.json.decode(msgspec.json.encode(document))
-        written: bytes = yaml.dump(
+        written: bytes = cast("Any", yaml).dump(
             plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000, encoding="utf-8"
         )
         return written

@@ -1,20 +1,25 @@
-"""What tells the rows of a window apart, in eight bytes each: to begin a window again without doubling rows.
+"""What can be told of a page's rows without decoding them: their keys, and whether they leave our columns alone.
 
-Only needed when a cursor dies in the middle of a window. The keys of its rows are kept until the window is over; the
-second walk leaves out as many rows of each key as were handed out before.
+The keys tell the rows of a window apart, in eight bytes each: to begin a window again without doubling rows. They are
+only needed when a cursor dies in the middle of a window, and kept until it is over; the second walk leaves out as many
+rows of each key as were handed out before.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from hashlib import blake2b
-from typing import Any
+from operator import attrgetter
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
 
 from .models import Interaction
+
+#: What a pull adds to every row, before the row's own columns.
+PULL_COLUMNS = ("integrated_account_id", "tenant_id", "window_start", "window_end")
 
 KEY_BYTES = 8
 
@@ -23,8 +28,8 @@ class _User(Struct, gc=False):
     id: Any = None
 
 
-class _View(Struct, gc=False):
-    """Of a record's bytes, what its key is made of."""
+class View(Struct, gc=False):
+    """Of a row's bytes, what its key is made of."""
 
     id: Any = None
     user: _User | None = None
@@ -32,21 +37,37 @@ class _View(Struct, gc=False):
     end_time: Any = None
 
 
-_read_all = msgspec.json.Decoder(list[_View]).decode
+# A type of which there is no value in any row: whoever has such a field cannot be read.
+_NEVER = Literal["no row has this text under a name that is a column of ours"]
+_fields: list[Any] = [(name, _NEVER, None) for name in PULL_COLUMNS]
+_Plain: Any = msgspec.defstruct("_Plain", _fields, bases=(View,), gc=False)
+
+_read_views = msgspec.json.Decoder(View).decode_lines
+_read_plain: Callable[[bytes], list[View]] = msgspec.json.Decoder(_Plain).decode_lines
 
 
-def row_keys(items: Sequence[Any]) -> list[bytes]:
+def plain_views(items: Sequence[Any]) -> Sequence[View] | None:
+    """Read what Raw items are told apart by; None: one of them is no object, or has a field named like our columns."""
+    try:
+        views = _read_plain(b"\n".join(items))
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return views if len(views) == len(items) else None
+
+
+def row_keys(items: Sequence[Any], views: Sequence[View] | None = None) -> list[bytes]:
     """Return the key of each item: made of id, user and the window really answered, or of all its bytes.
 
-    The same rows have the same keys only as items of the same type.
+    The same rows have the same keys only as items of the same type. ``views`` are those of ``plain_views``.
     """
     if not items:
         return []
     if type(items[0]) is Raw:
-        try:
-            views = _read_all(b"[" + b",".join([bytes(item) for item in items]) + b"]")
-        except (msgspec.DecodeError, RecursionError):
-            return [_digest(bytes(item)) for item in items]
+        if views is None:
+            try:
+                views = _read_views(b"\n".join(items))
+            except (msgspec.DecodeError, RecursionError):
+                return [_digest(item) for item in items]
         return _keys(views, items)
     if isinstance(items[0], Interaction):
         return _keys(items, items)
@@ -56,15 +77,19 @@ def row_keys(items: Sequence[Any]) -> list[bytes]:
 def _keys(views: Sequence[Any], items: Sequence[Any]) -> list[bytes]:
     # Encoded all at once: to write each key on its own takes three times as long.
     fields = [
-        (view.id, None if view.user is None else view.user.id, view.start_time, view.end_time)
+        (view.id, None if (user := view.user) is None else user.id, view.start_time, view.end_time)
         for view in views
     ]
     texts = _split_up(msgspec.json.encode(fields))
-    return [
-        # Left out by exclude_fields: times alone tell nothing apart.
-        _digest(msgspec.json.encode(item) if one[0] is None and one[1] is None else text)
-        for text, one, item in zip(texts, fields, items, strict=True)
-    ]
+    keys = [blake2b(text, digest_size=KEY_BYTES).digest() for text in texts]
+    if not all(map(_id_of, views)):
+        for index, (id, user_id, _, _) in enumerate(fields):
+            if id is None and user_id is None:  # left out by exclude_fields: times alone tell nothing apart
+                keys[index] = _digest(msgspec.json.encode(items[index]))
+    return keys
+
+
+_id_of = attrgetter("id")
 
 
 _split_up = msgspec.json.Decoder(list[Raw]).decode

@@ -17,7 +17,7 @@ import json
 import os
 import re
 from calendar import monthrange
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from itertools import count
 from math import isfinite
@@ -28,6 +28,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
+from ._row_keys import View, plain_views
 from ._wire import (
     MAX_DEPTH,
     ListQuery,
@@ -93,12 +94,20 @@ Accounts: TypeAlias = Iterable[AccountLike] | AsyncIterable[AccountLike] | os.Pa
 class AccountPage(Generic[T]):
     """A page together with whose it is and which window it answers. A pull hands these out, a sink takes them."""
 
-    __slots__ = ("account", "page", "window")
+    __slots__ = ("_views", "account", "page", "window")
 
     def __init__(self, account: PlannedAccount, window: Window, page: Page[T]) -> None:
         self.account = account
         self.window = window
         self.page = page
+        self._views: Sequence[View] | Literal[False] | None = False
+
+    @property
+    def plain_views(self) -> Sequence[View] | None:
+        """What ``_row_keys.plain_views`` says of items that are Raw, read once."""
+        if self._views is False:
+            self._views = plain_views(self.page.items)
+        return self._views
 
     async def commit(self) -> None:
         """Mark this page, and those of its account before it, as done.

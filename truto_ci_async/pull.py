@@ -15,21 +15,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
 
 import anyio
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from ._answers import PageReader
 from ._decode import ItemReader, OnInvalid
 from ._outage import Outage
 from ._retry import check_number
 from ._row_keys import Seen, row_keys, split
-from ._wire import Targets
+from ._wire import ListQuery, Targets
 from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Outcome, Progress
 from .errors import (
     APIError,
@@ -50,7 +50,7 @@ from .models import Interaction, Page, Position
 from .paginator import Walk
 from .plan import AccountPage, Plan, PlannedAccount, Window
 from .resources import fetch_page
-from .sinks import Sink, commit_together
+from .sinks import FileSink, Sink, commit_together
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -194,7 +194,7 @@ class PulledPage(AccountPage[T]):
 class _Entry:
     """What is to be committed of a page, or of the end of an account, in its place among the others."""
 
-    __slots__ = ("durable", "ends", "is_done", "items", "key", "progress", "queue", "rows")
+    __slots__ = ("durable", "ends", "is_done", "key", "page", "progress", "queue", "rows")
 
     def __init__(
         self,
@@ -203,15 +203,14 @@ class _Entry:
         progress: Progress,
         *,
         rows: int | None = None,
-        items: Sequence[Any] = (),
         ends: Literal["", "done", "empty"] = "",
     ) -> None:
         self.queue = queue
         self.key = key
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
-        # What its keys are made of, in case its window has to be begun again; most windows are over before.
-        self.items = items
+        # Of which its keys are made, in case its window has to be begun again; most windows are over before.
+        self.page: AccountPage[Any] | None = None
         self.ends = ends  # how the account ended, on its last page of all
         self.is_done = False
         self.durable = False
@@ -305,6 +304,7 @@ class Pull(Generic[T]):
         self._later: list[tuple[float, int, _Account]] = []  # heap: not to be asked before
         self._order = count()
         self._stored: dict[Key, Progress] = {}
+        self._queries: dict[int, ListQuery] = {}  # of the first account that came to each window
         self._in_service = 0
         self._wake = asyncio.Event()
         self._outage = Outage(
@@ -326,7 +326,9 @@ class Pull(Generic[T]):
         self._marked_since = 0  # the sink was asked to commit last
         self._marks = asyncio.Event()
         self._full = asyncio.Event()
-        self._written = asyncio.Lock()  # held while the sink is written to or committed
+        # The sink is asked one thing at a time, unless it can be written to while it commits (``begin_commit``).
+        self._written = asyncio.Lock()
+        self._committing = asyncio.Lock()  # held until what was marked is either durable or marked again
         self._flushed = asyncio.Event()
 
     # --- life ------------------------------------------------------------------------------------------
@@ -523,35 +525,53 @@ class Pull(Generic[T]):
 
     async def _flush(self, *, final: bool = False) -> None:
         """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
-        async with self._written:
-            self._full.clear()
-            self._marked_since = 0
-            # Both are taken in one go: what is marked while this waits belongs to the next commit.
-            changes, self._changes = self._changes, {}
-            marked, self._marked = self._marked, []
-            rows = 0
-            for entry in marked:
-                if entry.items:
-                    if not changes[entry.key].is_over:
-                        keys = b"".join(row_keys(entry.items))
-                        self._new_keys[entry.key] = self._new_keys.get(entry.key, b"") + keys
-                        rows += len(entry.items)
-                        if rows >= BREATH_ROWS:
-                            rows = 0
-                            await asyncio.sleep(0)
-                    entry.items = ()
-            keys_of, self._new_keys = self._new_keys, {}
-            if self._sink is None:
-                if changes:
-                    await self._checkpoint.commit(changes, row_keys=keys_of)
-            elif (changes or final) and not await commit_together(
-                self._sink, self._checkpoint, changes, row_keys=keys_of, final=final
-            ):
-                # What was marked meanwhile is the end of an account, never a page.
-                changes.update(self._changes)
-                marked += self._marked
-                self._changes, self._new_keys, self._marked = changes, keys_of, marked
-                return
+        async with self._committing:
+            async with self._written:
+                self._full.clear()
+                self._marked_since = 0
+                # Both are taken in one go: what is marked while this waits belongs to the next commit.
+                changes, self._changes = self._changes, {}
+                marked, self._marked = self._marked, []
+                await self._gather_keys(marked, changes)
+                sink, begun = self._sink, None
+                if isinstance(sink, FileSink) and (changes or final):
+                    begun = sink.begin_commit(final=final)
+                else:
+                    await self._commit(changes, marked, final=final)
+            if begun is not None:
+                await self._commit(changes, marked, final=final, begun=begun)
+
+    async def _gather_keys(self, marked: list[_Entry], changes: dict[Key, Progress]) -> None:
+        """Make the keys of rows whose window is not over; pages are let go of."""
+        rows = 0
+        for entry in marked:
+            page, entry.page = entry.page, None
+            if page is not None and not changes[entry.key].is_over:
+                self._new_keys[entry.key] = self._new_keys.get(entry.key, b"") + b"".join(_keys_of(page))
+                rows += len(page)
+                if rows >= BREATH_ROWS:
+                    rows = 0
+                    await asyncio.sleep(0)
+
+    async def _commit(
+        self,
+        changes: dict[Key, Progress],
+        marked: list[_Entry],
+        *,
+        final: bool,
+        begun: Awaitable[bytes | None] | None = None,
+    ) -> None:
+        keys_of, self._new_keys = self._new_keys, {}
+        if self._sink is None:
+            if changes:
+                await self._checkpoint.commit(changes, row_keys=keys_of)
+        elif (changes or final) and not await commit_together(
+            self._sink, self._checkpoint, changes, row_keys=keys_of, final=final, begun=begun
+        ):
+            changes.update(self._changes)
+            marked += self._marked
+            self._changes, self._new_keys, self._marked = changes, keys_of, marked
+            return
         for entry in marked:
             entry.durable = True
         self._tell_flushed()
@@ -694,9 +714,8 @@ class Pull(Generic[T]):
         return None if state.left else _OVER
 
     async def _begin_walk(self, state: _Account) -> None:
-        plan = cast("Plan", self.plan)
         index, progress = state.left[0]
-        query = plan.query(state.account, plan.windows[index])
+        query = self._query(state.account, index)
         position = None if progress.position is None else Position.parse(progress.position)
         if progress.rows and (position is None or progress.error is not None):
             # Begun again, in this run or an earlier one: leave out what was handed out before.
@@ -704,6 +723,15 @@ class Pull(Generic[T]):
         state.targets = Targets(query)
         state.is_resumed = position is not None and position.cursor is not None
         state.walk = Walk(query.start(position), len(query.users), account=state.account.id)
+
+    def _query(self, account: PlannedAccount, index: int) -> ListQuery:
+        """Return what is asked of an account over a window: checked and put in order once for each window."""
+        like = self._queries.get(index)
+        if like is not None:
+            return like.like(account.id)
+        plan = cast("Plan", self.plan)
+        query = self._queries[index] = plan.query(account, plan.windows[index])
+        return query
 
     async def _hand_over(self, state: _Account, page: Page[Any], *, is_loop: bool) -> None:
         index, progress = state.left[0]
@@ -730,12 +758,13 @@ class Pull(Generic[T]):
         else:
             state.left[0] = (index, progress)
         ends: Literal["", "done", "empty"] = "" if state.left else "done" if state.rows else "empty"
-        entry = _Entry(
-            state.open, (state.account.id, index), progress, rows=len(page), items=page.items, ends=ends
-        )
+        entry = _Entry(state.open, (state.account.id, index), progress, rows=len(page), ends=ends)
         state.open.append(entry)
         await self._room.acquire()
-        self._pages.put_nowait(PulledPage(state.account, window, page, pull=self, entry=entry))
+        handed = PulledPage(state.account, window, page, pull=self, entry=entry)
+        if page.items and not is_last:
+            entry.page = handed
+        self._pages.put_nowait(handed)
 
     def _count(self, page: Page[Any]) -> None:
         report = self.report
@@ -806,11 +835,11 @@ class Pull(Generic[T]):
     async def _keys_of(self, state: _Account, index: int) -> list[bytes]:
         """Return the keys of all rows of a window that were handed out, in this run or an earlier one."""
         key = (state.account.id, index)
-        async with self._written:  # no commit is under way, so a row is in just one of these places
+        async with self._committing:  # no commit is under way, so a row is in just one of these places
             keys = list(split(await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")))
             for entry in (*self._marked, *state.open):
-                if entry.key == key:
-                    keys += row_keys(entry.items)
+                if entry.key == key and entry.page is not None:
+                    keys += _keys_of(entry.page)
         return keys
 
     def _fail(self, state: _Account, error: TrutoError) -> float:
@@ -868,6 +897,11 @@ def _light(error: TrutoError) -> TrutoError:
         each.__traceback__ = each.__context__ = None
         each = each.__cause__
     return error
+
+
+def _keys_of(page: AccountPage[Any]) -> list[bytes]:
+    items = page.page.items
+    return row_keys(items, page.plain_views if items and type(items[0]) is Raw else None)
 
 
 def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:

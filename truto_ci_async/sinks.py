@@ -14,16 +14,18 @@ Every row carries the account it came from, its tenant where that is known, and 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from importlib import import_module
 from math import ceil, inf
+from operator import attrgetter
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, Protocol, TypeAlias, TypeVar, cast
@@ -32,6 +34,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from ._disk import Disk, Step, Worker, no_step, storage_error
+from ._row_keys import PULL_COLUMNS, View, plain_views
 from .checkpoint import Checkpoint, Key, Progress
 from .errors import DamagedStateError, MissingExtraError, StateConflictError, UsageError
 from .models import ROW_COLUMNS, Interaction
@@ -43,9 +46,6 @@ R = TypeVar("R")
 OutputFormat: TypeAlias = Literal["ndjson", "csv", "parquet"]
 Verify: TypeAlias = Literal["full", "size"]
 
-#: What a pull adds to every row, before the row's own columns.
-PULL_COLUMNS = ("integrated_account_id", "tenant_id", "window_start", "window_end")
-
 MANIFEST = "manifest.json"
 # Every name a sink of ours gives, committed or not.
 OUR_FILES = re.compile(
@@ -54,7 +54,7 @@ OUR_FILES = re.compile(
 )
 
 # Buffered output goes to the file (not yet to the disk) at this size.
-FLUSH_BYTES = 2**20
+FLUSH_BYTES = 2**22
 # Pages with more items are encoded in the thread, where the loop can have its turns in between.
 INLINE_ITEMS = 256
 # The manifest of a growing file is brought up to date this often, not with every commit.
@@ -108,12 +108,14 @@ async def commit_together(
     *,
     row_keys: Mapping[Key, bytes] | None = None,
     final: bool = False,
+    begun: Awaitable[bytes | None] | None = None,
 ) -> bool:
     """Make the pages a sink has taken durable, and with them the progress they stand for; False: not yet.
 
-    ``changes`` must be the progress of exactly the pages whose ``write`` has returned.
+    ``changes`` must be the progress of exactly the pages whose ``write`` has returned. ``begun`` is what
+    ``FileSink.begin_commit`` gave, if it was called already.
     """
-    state = await sink.commit(final=final)
+    state = await (sink.commit(final=final) if begun is None else begun)
     if state is None:
         return False
     await checkpoint.commit(changes, state, row_keys=row_keys)
@@ -209,6 +211,7 @@ class FileSink(ABC):
         self._state = SinkState(format=self.format)
         self._committed = self._listed = self._state
         self._listed_at = -inf
+        self._written = self._synced = 0  # rows or bytes, since it was opened
 
     @property
     def rows(self) -> int:
@@ -237,9 +240,16 @@ class FileSink(ABC):
     async def write(self, page: AccountPage[Any]) -> None:
         """Take a page into memory, after moving earlier ones to the file where they are many."""
 
-    @abstractmethod
     async def commit(self, *, final: bool = False) -> bytes | None:
         """Make durable what was taken; None where a part is to grow first."""
+        return await self.begin_commit(final=final)
+
+    @abstractmethod
+    def begin_commit(self, *, final: bool = False) -> Awaitable[bytes | None]:
+        """Begin a commit of what was taken until now; pages may be written while it is awaited.
+
+        The disk may take its time to say that something is durable, which is no reason to ask for no more pages.
+        """
 
     async def committed(self) -> None:
         """Hear that a checkpoint now holds what ``commit`` returned last; the manifest may say so."""
@@ -294,6 +304,13 @@ class FileSink(ABC):
 
     async def _run(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await self._require_open().run(self._do, partial(job, *args, **kwargs))
+
+    async def _commit(self, begun: asyncio.Future[SinkState] | None, written: int) -> bytes:
+        """Wait for a job that makes ``written`` rows or bytes durable, if there is one; say what is then."""
+        if begun is not None:
+            self._state = await Worker.finish(begun)
+            self._synced = written
+        return msgspec.json.encode(self._state)
 
     # What follows runs in the worker's thread.
 
@@ -433,8 +450,7 @@ class _LineSink(FileSink):
     def _forget(self) -> None:
         self._chunks: list[bytes] = []  # not in the file yet
         self._size = self._count = 0  # bytes and rows of those chunks
-        self._written: int = 0
-        self._synced: int = 0
+        self._written = self._synced = 0
 
     async def write(self, page: AccountPage[Any]) -> None:
         self._require_open()
@@ -451,13 +467,13 @@ class _LineSink(FileSink):
             self._count += len(page)
             self._written += len(data)
 
-    async def commit(self, *, final: bool = False) -> bytes:
-        self._require_open()
+    def begin_commit(self, *, final: bool = False) -> Awaitable[bytes]:
+        worker = self._require_open()
+        begun = None
         if self._written != self._synced or (final and not self._state.parts):
-            written = self._written
-            self._state = await self._run(self._sync, *self._take())
-            self._synced = written
-        return msgspec.json.encode(self._state)
+            # In the queue before whatever is written from now on.
+            begun = worker.start(self._do, partial(self._sync, *self._take()))
+        return self._commit(begun, self._written)
 
     def _take(self) -> tuple[list[bytes], int]:
         taken = self._chunks, self._count
@@ -510,7 +526,10 @@ class NdjsonSink(_LineSink):
     columns = PULL_COLUMNS
 
     def _encode(self, page: AccountPage[Any]) -> bytes:
-        return splice(_pull_columns(page), page.page.items)
+        items = page.page.items
+        return splice(
+            _pull_columns(page), items, page.plain_views if items and type(items[0]) is Raw else None
+        )
 
 
 class CsvSink(_LineSink):
@@ -561,24 +580,39 @@ _QUOTED_COLUMNS = tuple(f'"{name}"'.encode() for name in PULL_COLUMNS)
 _fields: Callable[[bytes], dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw]).decode
 
 
-def splice(columns: Mapping[str, str | None], items: Iterable[Any]) -> bytes:
+def splice(
+    columns: Mapping[str, str | None], items: Sequence[Any], views: Sequence[View] | None = None
+) -> bytes:
     """Return items as lines of JSON with ``columns`` put in front; items that are Raw are not decoded for it.
+
+    ``views`` are what ``plain_views`` said of items that are Raw, if somebody has asked.
 
     >>> splice({"tenant_id": "t1"}, [Raw(b'{"id":"7"}')])
     b'{"tenant_id":"t1","id":"7"}\\n'
     """
-    texts = [bytes(item) if type(item) is Raw else msgspec.json.encode(item) for item in items]
+    if not items:
+        return b""
     head = msgspec.json.encode(columns)[:-1]
-    whole = b"\n".join(texts)
-    # Looked for once in the page as a whole, which is ten times quicker than item by item.
-    if (
-        {text[:2] for text in texts} == {b'{"'}
-        and whole.count(b"\n") == len(texts) - 1
-        and b"\r" not in whole
-        and not any(name in whole for name in _QUOTED_COLUMNS)
-    ):
-        return (head + b",").join([b"", *[text[1:] + b"\n" for text in texts]])
-    return b"".join(_spliced(head, columns, text) for text in texts)
+    if type(items[0]) is Raw:
+        texts, views = items, plain_views(items) if views is None else views
+        # Who has an id is not empty, and an object without a field of our names.
+        is_plain = views is not None and all(map(_id_of, views))
+    else:
+        texts = [msgspec.json.encode(item) for item in items]
+        is_plain = all(
+            text[:2] == b'{"' and not any(name in text for name in _QUOTED_COLUMNS) for text in texts
+        )
+    if is_plain:
+        # Looked for in the page as a whole, which is ten times quicker than item by item.
+        whole = b"".join(texts)
+        if b"\n" not in whole and b"\r" not in whole:
+            begin = head + b","
+            rest = (b"\n" + begin).join([memoryview(text)[1:] for text in texts])
+            return b"".join((begin, rest, b"\n"))
+    return b"".join([_spliced(head, columns, bytes(text)) for text in texts])
+
+
+_id_of = attrgetter("id")
 
 
 def _spliced(head: bytes, columns: Mapping[str, str | None], text: bytes) -> bytes:
@@ -589,9 +623,9 @@ def _spliced(head: bytes, columns: Mapping[str, str | None], text: bytes) -> byt
     if text[:1] != b"{":
         return head + b',"item":' + text + b"}\n"
     rest = text[1:].lstrip(_WHITE)
-    if any(name in rest for name in _QUOTED_COLUMNS):
-        fields = {name: value for name, value in _fields(text).items() if name not in columns}
-        rest = msgspec.json.encode(fields)[1:]
+    fields = _fields(text)
+    if not fields.keys().isdisjoint(columns):
+        rest = msgspec.json.encode({name: value for name, value in fields.items() if name not in columns})[1:]
     return head + (b"" if rest[:1] == b"}" else b",") + rest + b"\n"
 
 
@@ -647,8 +681,7 @@ class ParquetSink(FileSink):
         self._size = 0  # bytes of JSON text in those rows
         self._open_rows = self._open_bytes = 0  # of the open part, those rows included
         self._open_since = 0.0
-        self._written: int = 0
-        self._synced: int = 0
+        self._written = self._synced = 0
 
     async def write(self, page: AccountPage[Any]) -> None:
         self._require_open()
@@ -670,16 +703,15 @@ class ParquetSink(FileSink):
         self._open_bytes += size
         self._written += len(rows)
 
-    async def commit(self, *, final: bool = False) -> bytes | None:
-        self._require_open()
+    def begin_commit(self, *, final: bool = False) -> Awaitable[bytes | None]:
+        worker = self._require_open()
+        begun = None
         if self._written != self._synced:
             if self._open_rows and not (final or self._is_full()):
-                return None
-            written = self._written
+                return _not_yet()
             self._open_rows = self._open_bytes = 0
-            self._state = await self._run(self._close_part, self._take())
-            self._synced = written
-        return msgspec.json.encode(self._state)
+            begun = worker.start(self._do, partial(self._close_part, self._take()))
+        return self._commit(begun, self._written)
 
     def _is_full(self) -> bool:
         return (
@@ -747,6 +779,10 @@ class ParquetSink(FileSink):
             self._disk.close(file.file)
         with suppress(OSError):
             self._disk.remove(file.path)
+
+
+async def _not_yet() -> None:
+    """Be the commit of a part that is to grow first."""
 
 
 _PART_NAME = re.compile(r"\.?part-(\d{6,})\.parquet(?:\.tmp)?", re.ASCII)
