@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import importlib.metadata
 import logging
 import pickle
 import sys
@@ -19,7 +18,6 @@ import aiohttp
 import msgspec
 import pytest
 
-import truto_ci_async
 from truto_ci_async import (
     APIError,
     AuthenticationError,
@@ -1019,17 +1017,6 @@ def test_headers_go_out_with_every_request_once_each() -> None:
         assert post.getall("Content-Type") == ["application/json"]  # type: ignore[attr-defined]
 
     tell(story)
-
-
-def test_a_package_that_was_never_installed_works_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copied into a program, or run from a checkout, it has no version to tell."""
-
-    def missing(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(importlib.metadata, "version", missing)
-    monkeypatch.delitem(vars(truto_ci_async), "__version__", raising=False)
-    assert TrutoClient("token")._headers["User-Agent"] == "truto-ci-async/0+unknown"
 
 
 # Retries, in short

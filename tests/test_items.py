@@ -22,8 +22,8 @@ from msgspec import Raw
 from truto_ci_async import _items, _lanes
 from truto_ci_async._decode import ItemReader
 from truto_ci_async._items import Engine, ItemDecoder, NdjsonDecoder
-from truto_ci_async._json import TokenCutter
 from truto_ci_async._lanes import ISSUES_KEPT
+from truto_ci_async._tokens import TokenCutter
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
 from truto_ci_async.models import Interaction
 

@@ -129,7 +129,9 @@ if TYPE_CHECKING:
         ItemStream,
     )
 
-    __version__: str
+
+# Here and not asked of importlib.metadata, which takes as long to load as a good part of the package.
+__version__ = "0.1.0"
 
 # Each public name and the module that holds it.
 _HOMES = {
@@ -311,17 +313,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            value: Any = version("truto-ci-async")
-        except PackageNotFoundError:  # run from its sources, not installed
-            value = "0+unknown"
-    elif name in _HOMES:
-        value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
-    else:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOMES[name]}", __name__), name)
     globals()[name] = value
     return value
 

@@ -14,8 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ._decode import ItemReader
-from ._items import ItemDecoder
-from ._json import EXCERPT_BYTES, decode_with, describe, is_cut
+from ._json import EXCERPT_BYTES, decode_with, describe
 from .errors import (
     AccountBlockedError,
     APIError,
@@ -114,6 +113,8 @@ class PageReader(Generic[T]):
 
     def _refuse(self, body: bytes, error: DecodeError) -> NoReturn:
         """Raise what is wrong with a body: cut short, or ``error``."""
+        from ._tokens import is_cut
+
         if is_cut(body):
             raise TruncatedBodyError(
                 f"the JSON ends early, after {len(body):,} bytes", bytes_read=len(body)
@@ -129,6 +130,8 @@ class PageReader(Generic[T]):
         if self._keyed:
             yield self.read(body)
             return
+        from ._items import ItemDecoder
+
         decoder = ItemDecoder(
             self._items, max_item_bytes=len(body), max_envelope_bytes=len(body), max_issues=None
         )

@@ -32,6 +32,8 @@ OnInvalid: TypeAlias = Literal["repair", "raise"]
 
 # How much of a replaced value an issue's message quotes; the record's bytes stand beside it anyway.
 QUOTED_CHARS = 80
+# Most bytes of one item of a stream, unless the caller says otherwise.
+MAX_ITEM_BYTES = 64 * 2**20
 
 Fields: TypeAlias = dict[str, Raw]
 Note: TypeAlias = Callable[[str, str], None]

@@ -12,9 +12,10 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from ._decode import ItemReader
-from ._json import EXCERPT_BYTES, describe, is_cut
+from ._decode import MAX_ITEM_BYTES, ItemReader
+from ._json import EXCERPT_BYTES, describe
 from ._lanes import FINDER_WORKS, ISSUES_KEPT, WHITE, BulkLane, IjsonLane, Lane, Scanner, Tally
+from ._tokens import is_cut
 from .errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
 from .models import Issue
 
@@ -23,7 +24,6 @@ T = TypeVar("T")
 Engine: TypeAlias = Literal["auto", "ijson"]
 Envelope: TypeAlias = dict[str, Any]
 
-MAX_ITEM_BYTES = 64 * 2**20
 MAX_ENVELOPE_BYTES = 2**20
 # Stands for the items when the envelope is decoded: if it is not found again, a second value took its place.
 _PLACE = "\x00items"

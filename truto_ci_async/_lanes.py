@@ -28,7 +28,8 @@ import msgspec
 from msgspec import Raw
 
 from ._decode import ItemReader
-from ._json import EXCERPT_BYTES, PARSER_ERRORS, TokenCutter, is_cut
+from ._json import EXCERPT_BYTES
+from ._tokens import PARSER_ERRORS, TokenCutter, is_cut
 from .errors import BodyTooLargeError, DecodeError
 from .models import Issue
 

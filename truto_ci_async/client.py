@@ -42,12 +42,13 @@ from .errors import (
 from .events import Emitter, EventHook, PacingWait, RequestSent, ResponseReceived, RetryScheduled
 from .models import ResponseInfo
 from .resources import IntegratedAccounts, Interactions, Resource
-from .streams import Reopen
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     import aiohttp
+
+    from .streams import Reopen
 
 R = TypeVar("R")
 T = TypeVar("T")

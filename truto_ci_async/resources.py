@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unp
 import msgspec
 
 from ._answers import PageData, PageReader, raise_about, raw_cursor, read_capabilities, read_token
-from ._decode import OnInvalid, item_reader
-from ._items import MAX_ITEM_BYTES, Engine, ItemDecoder, NdjsonDecoder
+from ._decode import MAX_ITEM_BYTES, OnInvalid, item_reader
 from ._transport import Secret
 from ._wire import (
     Filters,
@@ -44,14 +43,15 @@ from .models import (
     ResponseInfo,
 )
 from .paginator import Fetch, P, Pages, Paginator, RawPages, Walk, Walkable, following
-from .streams import Decoder, ItemStream, Reopen
 
 if TYPE_CHECKING:
+    from ._items import Engine
     from .checkpoint import Checkpoint
     from .client import TrutoClient
     from .plan import Accounts, Plan, PlanOptions
     from .pull import Budget, CommitMode, Pull, PullReport
     from .sinks import OutputFormat
+    from .streams import Decoder, ItemStream, Reopen
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -392,6 +392,9 @@ class Resource(Generic[T]):
         )
         reader = item_reader(item_type or self._item_type, on_invalid)
         client = self._client
+        # Loaded here: with ijson it takes as long as all the rest of the package, and many never need it.
+        from ._items import ItemDecoder, NdjsonDecoder
+        from .streams import ItemStream
 
         def decoder(is_ndjson: bool) -> Decoder[Any]:
             if is_ndjson:
