@@ -35,7 +35,7 @@ from tests.support import run
 from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, TrutoClient
 from truto_ci_async._disk import Disk
 from truto_ci_async._outage import Outage
-from truto_ci_async._row_keys import Seen, row_keys
+from truto_ci_async._row_keys import PULL_COLUMNS, Seen, plain_views, row_keys, split
 from truto_ci_async.checkpoint import Key, MemoryCheckpoint, Progress, SQLiteCheckpoint
 from truto_ci_async.errors import (
     AccountBlockedError,
@@ -1159,7 +1159,11 @@ def test_cursors_that_never_live_are_given_up(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_rows_are_told_apart_by_what_they_hold() -> None:
+@pytest.mark.parametrize("is_lasting", [True, False])
+def test_rows_are_told_apart_by_what_they_hold(is_lasting: bool) -> None:
+    def keys_of(items: list[Any]) -> list[bytes]:
+        return list(split(row_keys(items, is_lasting=is_lasting)))
+
     def raw(**fields: Any) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(fields))
 
@@ -1173,13 +1177,18 @@ def test_rows_are_told_apart_by_what_they_hold() -> None:
         raw(metrics={"patience": 2}),
         msgspec.Raw(b"[1]"),
     ]
-    keys = row_keys([one, same])
+    keys = keys_of([one, same])
     assert keys[0] == keys[1]
-    assert len({*keys, *row_keys(others[:5]), *row_keys(others[5:])}) == 7
+    assert len({*keys, *keys_of(others[:5]), *keys_of(others[5:])}) == 7
     typed = [msgspec.json.decode(each, type=Interaction) for each in (one, same, *others[:5])]
-    assert len(set(row_keys(typed))) == 6
-    assert len(set(row_keys([{"a": 1}, {"a": 2}, {"a": 1}]))) == 2
+    assert len(set(keys_of(typed))) == 6
+    assert len(set(keys_of([{"a": 1}, {"a": 2}, {"a": 1}]))) == 2
     # A row that came twice the first time comes twice in all, and no more.
+    views = plain_views([one, same])
+    assert views is not None
+    assert list(split(row_keys([one, same], views, is_lasting=is_lasting))) == keys
+    for name in PULL_COLUMNS:  # a row with a field of our names is not for the quick way
+        assert plain_views([one, raw(id="1", **{name: None})]) is None
     seen = Seen([b"a", b"a", b"b"])
     assert seen.new([b"a", b"b", b"c"]) == [2]
     assert seen.new([b"a", b"a", b"b"]) == [1, 2]

@@ -547,7 +547,7 @@ class Pull(Generic[T]):
         for entry in marked:
             page, entry.page = entry.page, None
             if page is not None and not changes[entry.key].is_over:
-                self._new_keys[entry.key] = self._new_keys.get(entry.key, b"") + b"".join(_keys_of(page))
+                self._new_keys[entry.key] = self._new_keys.get(entry.key, b"") + self._keys(page)
                 rows += len(page)
                 if rows >= BREATH_ROWS:
                     rows = 0
@@ -719,7 +719,7 @@ class Pull(Generic[T]):
         position = None if progress.position is None else Position.parse(progress.position)
         if progress.rows and (position is None or progress.error is not None):
             # Begun again, in this run or an earlier one: leave out what was handed out before.
-            state.seen = Seen(await self._keys_of(state, index))
+            state.seen = Seen(split(await self._keys_of(state, index)))
         state.targets = Targets(query)
         state.is_resumed = position is not None and position.cursor is not None
         state.walk = Walk(query.start(position), len(query.users), account=state.account.id)
@@ -739,7 +739,8 @@ class Pull(Generic[T]):
         position = cast("Walk", state.walk).position
         is_last = position is None
         if state.seen is not None:
-            fresh = state.seen.new(row_keys(page.items))
+            keys = row_keys(page.items, is_lasting=self._checkpoint.is_lasting)
+            fresh = state.seen.new(list(split(keys)))
             if len(fresh) < len(page):
                 page = _only(page, fresh)
         rows = progress.rows + len(page)
@@ -832,15 +833,20 @@ class Pull(Generic[T]):
         state.restarts += 1
         return self._fail(state, error) if state.restarts > RESTARTS else 0.0
 
-    async def _keys_of(self, state: _Account, index: int) -> list[bytes]:
+    async def _keys_of(self, state: _Account, index: int) -> bytes:
         """Return the keys of all rows of a window that were handed out, in this run or an earlier one."""
         key = (state.account.id, index)
         async with self._committing:  # no commit is under way, so a row is in just one of these places
-            keys = list(split(await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")))
+            keys = await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")
             for entry in (*self._marked, *state.open):
                 if entry.key == key and entry.page is not None:
-                    keys += _keys_of(entry.page)
+                    keys += self._keys(entry.page)
         return keys
+
+    def _keys(self, page: AccountPage[Any]) -> bytes:
+        items = page.page.items
+        views = page.plain_views if items and type(items[0]) is Raw else None
+        return row_keys(items, views, is_lasting=self._checkpoint.is_lasting)
 
     def _fail(self, state: _Account, error: TrutoError) -> float:
         self.report.failed[state.account.id] = _light(error)
@@ -897,11 +903,6 @@ def _light(error: TrutoError) -> TrutoError:
         each.__traceback__ = each.__context__ = None
         each = each.__cause__
     return error
-
-
-def _keys_of(page: AccountPage[Any]) -> list[bytes]:
-    items = page.page.items
-    return row_keys(items, page.plain_views if items and type(items[0]) is Raw else None)
 
 
 def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:
