@@ -56,7 +56,7 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.events import Event, RequestSent, ResponseReceived
 from truto_ci_async.models import Interaction
-from truto_ci_async.plan import AccountPage, PlannedAccount
+from truto_ci_async.plan import AccountPage, Plan, PlannedAccount
 from truto_ci_async.pull import (
     ACCOUNT_CALLS,
     COMMIT_PAGES,
@@ -587,6 +587,83 @@ class Lines:
         self.is_busy = False
 
 
+def test_a_sink_that_never_says_what_is_in_it_is_told_of() -> None:
+    """A ``commit`` that forgets its return would lose the progress of the whole pull, and call it complete."""
+
+    class Forgetful(Lines):
+        async def commit(self, *, final: bool = False) -> bytes | None:
+            return None
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            with pytest.raises(UsageError, match=r"Forgetful\.commit\(final=True\) gave None"):
+                await run_shard(client, plan, MemoryCheckpoint(), Forgetful(), QUICK)
+
+    run(scenario())
+
+
+def test_only_what_is_durable_is_counted_in_the_end() -> None:
+    """Who reads 7,000 rows in a report finds 7,000 in the output."""
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            sink, checkpoint = Lines(), MemoryCheckpoint()
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            pulls: list[Pull[Any]] = []
+            sink.fails = "commit"
+            with pytest.raises(ZeroDivisionError):
+                await run_shard(client, plan, checkpoint, sink, QUICK, on_start=pulls.append)
+            found = (await opened(checkpoint)).values()
+            report = pulls[0].report
+            assert report.rows == sum(each.rows for each in found)
+            assert report.pages == sum(each.pages for each in found)
+            assert report.done == sum(each.is_over for each in found)
+
+    run(scenario())
+
+
+ACTIVE: dict[str, Any] = {"integration": "gong", "status": "active"}
+
+
+def test_accounts_are_looked_up_by_one_run_and_once(tmp_path: Path) -> None:
+    """A second run is refused before it has looked for thousands of accounts; a later one goes on with those it has."""
+
+    async def scenario() -> None:
+        paths: list[str] = []
+        gate, asked = asyncio.Event(), asyncio.Event()
+
+        def watch(event: Event) -> None:
+            if isinstance(event, RequestSent):
+                paths.append(event.url.partition("?")[0])
+
+        async with service(on_event=watch) as (_, client):
+
+            async def held(stored: Plan | None) -> Plan:
+                assert stored is None
+                asked.set()
+                await gate.wait()
+                return await client.interactions.plan(**ACTIVE, **BOUNDS)
+
+            sink = NdjsonSink(tmp_path)
+            first = asyncio.create_task(
+                run_shard(client, held, SQLiteCheckpoint(tmp_path / STATE_FILE), sink)
+            )
+            await asyncio.wait_for(asked.wait(), 5.0)
+            with pytest.raises(StateConflictError, match="in use"):
+                await client.interactions.pull_to(tmp_path, **ACTIVE, **BOUNDS)
+            assert paths == []
+            gate.set()
+            assert (await first).complete
+            looked = paths.count("/integrated-account")
+            for grow in (False, True):  # new accounts are looked for on request
+                report = await client.interactions.pull_to(tmp_path, grow=grow, **ACTIVE, **BOUNDS)
+                assert report.complete
+                assert paths.count("/integrated-account") == looked * (1 + grow)
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("every", [1, 3, 1000])
 def test_a_sink_may_say_not_yet(every: int) -> None:
     """Until it says otherwise nothing of it is checkpointed, and in the end everything is."""
@@ -773,9 +850,12 @@ def test_state_never_holds_the_token(tmp_path: Path) -> None:
     async def scenario() -> None:
         token = "a-token-that-nobody-else-would-write"
         async with service(tokens=[token]) as (sandbox, client):
-            sandbox.script(sandbox.account_ids[0], [Fault.status(403).forever()])
+            told = f"nothing for {token} here"  # some services repeat what they were sent
+            sandbox.script(sandbox.account_ids[0], [Fault.status(403, message=told).forever()])
             sandbox.script(sandbox.account_ids[1], [Fault.status(429, retry_after=86400).forever()])
-            await client.interactions.pull_to(tmp_path, sandbox.account_ids, **BOUNDS)
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, **BOUNDS)
+            assert "nothing for *** here" in str(report.failed[sandbox.account_ids[0]])
+            assert token not in json.dumps(report.to_dict())
             files = [path for path in tmp_path.iterdir() if path.is_file()]
             assert STATE_FILE in {path.name for path in files}
             for path in files:

@@ -85,6 +85,17 @@ class Checkpoint(ABC):
         """What the sink said of its output at the last commit; None when nothing was committed."""
         return self._sink_state
 
+    async def hold(self, *, fresh: bool = False) -> Plan | None:
+        """Keep other runs away from now on, and return the plan that is stored; ``open`` follows.
+
+        So that a second run is refused at once, and not after it has looked up thousands of accounts. A store that
+        does not have this is held by ``open``. ``fresh``: as if nothing was stored.
+
+        :raises StateConflictError: another run holds it.
+        """
+        del fresh
+        return None
+
     @abstractmethod
     async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
         """Take hold of the state, and return the plan in force: the stored one where there is one.
@@ -161,12 +172,22 @@ class MemoryCheckpoint(Checkpoint):
         super().__init__()
         self._progress: dict[Key, Progress] = {}
         self._row_keys: dict[Key, list[bytes]] = {}
-        self._is_open = False
+        self._is_held = self._is_open = False
+
+    async def hold(self, *, fresh: bool = False) -> Plan | None:
+        if self._is_held or self._is_open:
+            raise StateConflictError("another pull of this process uses this checkpoint", pid=os.getpid())
+        self._is_held = True
+        return None if fresh else self._plan
 
     async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
-        if self._is_open:
-            raise StateConflictError("another pull of this process uses this checkpoint", pid=os.getpid())
-        self._plan = agree(None if fresh else self._plan, plan, grow=grow, path="this checkpoint")
+        if not self._is_held or self._is_open:
+            await self.hold()
+        try:
+            self._plan = agree(None if fresh else self._plan, plan, grow=grow, path="this checkpoint")
+        except BaseException:
+            self._is_held = False
+            raise
         if fresh:
             self._progress, self._row_keys, self._sink_state = {}, {}, None
         self._is_open = True
@@ -198,7 +219,7 @@ class MemoryCheckpoint(Checkpoint):
         return b"".join(self._row_keys.get(key, ()))
 
     async def aclose(self) -> None:
-        self._is_open = False
+        self._is_held = self._is_open = False
 
     def _require_open(self) -> None:
         if not self._is_open:
@@ -243,16 +264,28 @@ class SQLiteCheckpoint(Checkpoint):
         self._worker: Worker | None = None
         self._lock: RunLock | None = None
         self._database: sqlite3.Connection | None = None
+        self._is_open = False
 
-    async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
+    async def hold(self, *, fresh: bool = False) -> Plan | None:
         if self._worker is not None:
             raise UsageError(f"{self.path} is open already")
         self._worker = Worker("truto-state")
         try:
-            return await self._run(self._open, plan, grow, fresh)
+            return await self._run(self._hold, fresh)
         except BaseException:
             await self.aclose()
             raise
+
+    async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
+        if self._worker is None or self._is_open:
+            await self.hold(fresh=fresh)
+        try:
+            in_force = await self._run(self._open, plan, grow, fresh)
+        except BaseException:
+            await self.aclose()
+            raise
+        self._is_open = True
+        return in_force
 
     async def load(self) -> dict[Key, Progress]:
         return await self._run(self._load)
@@ -271,6 +304,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     async def aclose(self) -> None:
         worker, self._worker = self._worker, None
+        self._is_open = False
         if worker is not None:
             try:
                 await worker.run(self._close)
@@ -284,7 +318,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     # What follows runs in the worker's thread.
 
-    def _open(self, plan: Plan | None, grow: bool, fresh: bool) -> Plan:
+    def _hold(self, fresh: bool) -> Plan | None:
         with self._errors("open"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._lock = RunLock(self.path)
@@ -298,6 +332,11 @@ class SQLiteCheckpoint(Checkpoint):
                 database = self._connect()
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = FULL")
+            return None if fresh else self._read_plan(database)
+
+    def _open(self, plan: Plan | None, grow: bool, fresh: bool) -> Plan:
+        with self._errors("open"):
+            database = self._opened()
             stored = None if fresh else self._read_plan(database)
             in_force = agree(stored, plan, grow=grow, path=str(self.path))
             if in_force != stored:

@@ -424,7 +424,7 @@ class TrutoClient:
         except BaseException:
             self._gate.on_failure(call.account)
             raise
-        error = None if 200 <= reply.status < 300 else self._refused(call, reply)
+        error = None if 200 <= reply.status < 300 else self._refused(call, reply, token)
         self._gate.on_response(
             call.account,
             reply.status,
@@ -492,11 +492,12 @@ class TrutoClient:
         """Whether a request may go out a second time at once, since the idle connection it went out on was dead."""
         return self.retry.attempts > 1 and self._budget.spend()
 
-    def _refused(self, call: _Call, reply: Reply | Exchange) -> APIError:
+    def _refused(self, call: _Call, reply: Reply | Exchange, token: Secret) -> APIError:
         return read_error(
             reply.status,
             reply.headers,
-            reply.body,
+            # What is said ends up in logs and states, and some services repeat what they were sent.
+            reply.body.replace(token.encode(), b"***"),
             reason=reply.reason,
             retry_after=parse_retry_after(reply.headers, time()),
             account=call.account,

@@ -316,6 +316,7 @@ async def resolve(
     end_time: When | None = None,
     window: WindowLength | None = None,
     now: datetime | None = None,
+    known: Sequence[PlannedAccount] | None = None,
     **filters: Unpack[PlanFilters],
 ) -> Plan:
     """Make a plan of what a caller says.
@@ -325,6 +326,7 @@ async def resolve(
     each line. Without them the accounts are discovered by ``integration`` and ``status``. A bound is a moment, a
     timedelta from now, or text: ISO 8601 with an offset, ``now``, ``today``, ``-7d``, ``today-12h``. ``end_time``
     is now unless given. ``now`` replaces the clock; its time zone is the one whose midnight ``today`` means.
+    ``known`` are accounts that an earlier run discovered: they stand in for discovery.
 
     :raises UsageError: something that can never be right; the message says how to write it.
     """
@@ -356,6 +358,8 @@ async def resolve(
         found = await _collect(accounts)
     elif not sought:
         raise UsageError("say which accounts: a list of ids, a Path to a file, or integration= and status=")
+    elif known is not None:
+        found = tuple(known)
     elif client is None:
         raise UsageError("a client is needed to find accounts by integration and status")
     else:

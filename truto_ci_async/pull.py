@@ -61,6 +61,8 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 CommitMode: TypeAlias = Literal["auto", "manual"]
+#: A plan, or what makes one once the one that is stored, if any, is known.
+MadePlan: TypeAlias = "Plan | Callable[[Plan | None], Awaitable[Plan]]"
 
 # What is done becomes durable after so many pages or seconds, whichever comes first.
 COMMIT_PAGES = 64
@@ -266,7 +268,7 @@ class Pull(Generic[T]):
     def __init__(
         self,
         client: TrutoClient,
-        plan: Plan | Callable[[], Awaitable[Plan]],
+        plan: MadePlan,
         *,
         checkpoint: Checkpoint | None = None,
         budget: Budget = Budget(),
@@ -323,6 +325,7 @@ class Pull(Generic[T]):
         self._changes: dict[Key, Progress] = {}
         self._new_keys: dict[Key, bytes] = {}
         self._marked: list[_Entry] = []
+        self._unsure: list[_Entry] = []  # marked, and on their way to be durable
         self._marked_since = 0  # the sink was asked to commit last
         self._marks = asyncio.Event()
         self._full = asyncio.Event()
@@ -337,9 +340,13 @@ class Pull(Generic[T]):
         if self._entered:
             raise UsageError("a pull is run once; make a new one, which goes on from the checkpoint")
         self._entered = True
-        asked = self._make_plan if isinstance(self._make_plan, Plan) else await self._make_plan()
-        self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
+        # Held before accounts are looked up, and these not looked up again: a run goes on with those it has.
+        stored = await self._checkpoint.hold(fresh=self._fresh)
         try:
+            asked = self._make_plan
+            if not isinstance(asked, Plan):
+                asked = await asked(None if self._grow else stored)
+            self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
             if self._sink is not None:
                 await self._sink.open(self._checkpoint.sink_state)
             self._schedule(self.plan, await self._checkpoint.load())
@@ -395,6 +402,8 @@ class Pull(Generic[T]):
         self._pages.put_nowait(None)
         self._tell_flushed()
         if self._unsaved is not None:
+            for entry in (*self._unsure, *self._marked):
+                self._count_done(entry, -1)
             raise self._unsaved
 
     async def _close_stores(self) -> None:
@@ -487,20 +496,24 @@ class Pull(Generic[T]):
         """Mark an entry as done; it counts once all before it in its account are."""
         self._check_open()
         entry.is_done = True
-        queue, report = entry.queue, self.report
+        queue = entry.queue
         while queue and queue[0].is_done:
             ready = queue.popleft()
             self._changes[ready.key] = ready.progress
             self._marked.append(ready)
             self._marked_since += 1
-            if ready.rows is not None:
-                report.rows += ready.rows
-                report.pages += 1
-                report.done += ready.ends != ""
-                report.empty += ready.ends == "empty"
+            self._count_done(ready, 1)
         if self._marked_since >= COMMIT_PAGES:
             self._full.set()
         self._marks.set()
+
+    def _count_done(self, entry: _Entry, sign: int) -> None:
+        report = self.report
+        if entry.rows is not None:
+            report.rows += sign * entry.rows
+            report.pages += sign
+            report.done += sign * (entry.ends != "")
+            report.empty += sign * (entry.ends == "empty")
 
     async def flushed(self, entry: _Entry) -> None:
         """Wait until ``entry`` is durable."""
@@ -532,6 +545,7 @@ class Pull(Generic[T]):
                 # Both are taken in one go: what is marked while this waits belongs to the next commit.
                 changes, self._changes = self._changes, {}
                 marked, self._marked = self._marked, []
+                self._unsure = marked
                 await self._gather_keys(marked, changes)
                 sink, begun = self._sink, None
                 if isinstance(sink, FileSink) and (changes or final):
@@ -571,9 +585,11 @@ class Pull(Generic[T]):
             changes.update(self._changes)
             marked += self._marked
             self._changes, self._new_keys, self._marked = changes, keys_of, marked
+            self._unsure = []
             return
         for entry in marked:
             entry.durable = True
+        self._unsure = []
         self._tell_flushed()
 
     def _tell_flushed(self) -> None:
@@ -923,7 +939,7 @@ def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:
 
 async def run_shard(
     client: TrutoClient,
-    shard: Plan | Callable[[], Awaitable[Plan]],
+    shard: MadePlan,
     store: Checkpoint,
     sink: Sink,
     budget: Budget = Budget(),

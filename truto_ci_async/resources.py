@@ -537,14 +537,21 @@ class Interactions(Resource[Interaction]):
 
     def _planned(
         self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
-    ) -> Plan | Callable[[], Awaitable[Plan]]:
-        from .plan import Plan
+    ) -> Plan | Callable[[Plan | None], Awaitable[Plan]]:
+        from .plan import Plan, resolve
 
-        if not isinstance(plan_or_accounts, Plan):
-            return functools.partial(self.plan, plan_or_accounts, **options)
-        if options:
-            raise UsageError(f"a plan says all of it already: {', '.join(options)} cannot be given beside it")
-        return plan_or_accounts
+        if isinstance(plan_or_accounts, Plan):
+            if options:
+                raise UsageError(
+                    f"a plan says all of it already: {', '.join(options)} cannot be given beside it"
+                )
+            return plan_or_accounts
+
+        async def make(stored: Plan | None) -> Plan:
+            known = None if stored is None else stored.accounts
+            return await resolve(self._client, plan_or_accounts, known=known, **options)
+
+        return make
 
 
 class IntegratedAccounts:

@@ -117,6 +117,11 @@ async def commit_together(
     """
     state = await (sink.commit(final=final) if begun is None else begun)
     if state is None:
+        if final:
+            raise UsageError(
+                f"{type(sink).__name__}.commit(final=True) gave None: return bytes (b'' will do), or nothing counts "
+                "as done"
+            )
         return False
     await checkpoint.commit(changes, state, row_keys=row_keys)
     if isinstance(sink, FileSink):
