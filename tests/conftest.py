@@ -1,7 +1,8 @@
-"""Settings of the whole suite: how Hypothesis searches, and an environment free of the developer's own."""
+"""Settings of the whole suite: how Hypothesis searches, what the run costs, a clean environment."""
 
 from __future__ import annotations
 
+import gc
 import os
 
 import pytest
@@ -11,6 +12,15 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+def pytest_collection_finish() -> None:
+    """Keep the modules and the tests themselves out of every later search for garbage.
+
+    They are there until the end, and some tests search over and over: that took a seventh of their time.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
