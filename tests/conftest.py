@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+import traceback
+from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,6 +17,9 @@ settings.register_profile("default", deadline=None, suppress_health_check=[Healt
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
+# Frames of a stack that an object of aiohttp notes when it is made: as many as asyncio notes in its debug mode.
+NOTED_FRAMES = 10
+
 
 def pytest_collection_finish() -> None:
     """Keep the modules and the tests themselves out of every later search for garbage.
@@ -21,6 +28,23 @@ def pytest_collection_finish() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_notes_of_where_it_was_made() -> Iterator[None]:
+    """Let aiohttp's sessions, requests and answers note the top of the stack, and not all of pytest's below it.
+
+    In debug mode each of them does, for the message about one that was not closed, where the top says who made it.
+    Noting the whole stack takes longer than the request.
+    """
+    extract = traceback.extract_stack
+
+    def extract_top(frame: FrameType | None = None, limit: int | None = None) -> traceback.StackSummary:
+        return extract(frame or sys._getframe(1), NOTED_FRAMES if limit is None else limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traceback, "extract_stack", extract_top)
+        yield
 
 
 @pytest.fixture(autouse=True)
