@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import os
+import shlex
 import sys
 import traceback
 from collections.abc import Iterator
 from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +21,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 # Frames of a stack that an object of aiohttp notes when it is made: as many as asyncio notes in its debug mode.
 NOTED_FRAMES = 10
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Start the workers of a parallel run with ``-X dev`` too, which Python does not hand on."""
+    if sys.flags.dev_mode:
+        for spec in specs:
+            spec.python = f"{shlex.quote(sys.executable)} -X dev"
 
 
 def pytest_collection_finish() -> None:
@@ -45,6 +55,17 @@ def _short_notes_of_where_it_was_made() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(traceback, "extract_stack", extract_top)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leaks_are_told() -> Iterator[None]:
+    """Collect garbage at the end of each module, so that a leak in a cycle is a warning there.
+
+    pytest itself does so when it ends, but nobody hears it from a worker of a parallel run.
+    """
+    yield
+    for _ in range(3):  # what a finalizer lets go of is garbage of the next round
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)
