@@ -7,6 +7,12 @@ UV ?= $(shell command -v uv 2>/dev/null)
 PYTHON ?=
 CANDIDATES = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 ARGS ?=
+WORKERS ?= 2
+# The whole suite runs on two cores. With ARGS it runs in one process, where -s, -x and --pdb do what one expects.
+PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
+
+# The tests start many Pythons: without bytecode each of them would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
 .PHONY: help demo test test-long test-wheel test-oldest check lint format bench dist clean
@@ -18,7 +24,7 @@ demo: $(VENV)/.stamp-demo ## See it work: a pull against a local sandbox, no acc
 	@$(PY) examples/demo.py $(ARGS)
 
 test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
-	$(PY) -X dev -m pytest $(ARGS)
+	$(PY) -X dev -m pytest $(PARALLEL) $(ARGS)
 
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes
 	$(PY) -X dev -m pytest -m long -o faulthandler_timeout=1800 $(ARGS)
@@ -54,14 +60,14 @@ test-wheel: dist ## Test the built wheel in a clean environment
 	$(WHEEL_VENV)/python -m pip install --quiet dist/*.whl
 	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async' && ../venv/bin/truto-ci --help >/dev/null
 	$(WHEEL_VENV)/python -m pip install --quiet "$$(echo dist/*.whl)[all]" --group test
-	cd build/wheel/src && ../venv/bin/python -X dev -m pytest $(ARGS)
+	cd build/wheel/src && ../venv/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
 test-oldest: ## Test with the oldest dependencies we allow (needs uv)
 	@[ -n "$(UV)" ] || { echo "error: test-oldest needs uv (pip install uv)" >&2; exit 1; }
 	rm -rf build/oldest
 	"$(UV)" venv --quiet --python "$(or $(PYTHON),3.11)" build/oldest
 	"$(UV)" pip install --python build/oldest/bin/python --resolution lowest-direct -e '.[all]' --group test
-	build/oldest/bin/python -X dev -m pytest $(ARGS)
+	build/oldest/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
 clean: ## Remove everything these commands made
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache

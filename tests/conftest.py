@@ -1,8 +1,15 @@
-"""Settings of the whole suite: how Hypothesis searches, and an environment free of the developer's own."""
+"""Settings of the whole suite: how Hypothesis searches, what the run costs, a clean environment."""
 
 from __future__ import annotations
 
+import gc
 import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -11,6 +18,54 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+# Frames of a stack that an object of aiohttp notes when it is made: as many as asyncio notes in its debug mode.
+NOTED_FRAMES = 10
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[Any]) -> None:
+    """Start the workers of a parallel run with ``-X dev`` too, which Python does not hand on."""
+    if sys.flags.dev_mode:
+        for spec in specs:
+            spec.python = f"{shlex.quote(sys.executable)} -X dev"
+
+
+def pytest_collection_finish() -> None:
+    """Keep the modules and the tests themselves out of every later search for garbage.
+
+    They are there until the end, and some tests search over and over: that took a seventh of their time.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _short_notes_of_where_it_was_made() -> Iterator[None]:
+    """Let aiohttp's sessions, requests and answers note the top of the stack, and not all of pytest's below it.
+
+    In debug mode each of them does, for the message about one that was not closed, where the top says who made it.
+    Noting the whole stack takes longer than the request.
+    """
+    extract = traceback.extract_stack
+
+    def extract_top(frame: FrameType | None = None, limit: int | None = None) -> traceback.StackSummary:
+        return extract(frame or sys._getframe(1), NOTED_FRAMES if limit is None else limit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traceback, "extract_stack", extract_top)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leaks_are_told() -> Iterator[None]:
+    """Collect garbage at the end of each module, so that a leak in a cycle is a warning there.
+
+    pytest itself does so when it ends, but nobody hears it from a worker of a parallel run.
+    """
+    yield
+    for _ in range(3):  # what a finalizer lets go of is garbage of the next round
+        gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -56,21 +56,28 @@ def read(
     return [bytes(item) if isinstance(item, Raw) else item for item in items], envelope
 
 
+# Numbers of items are not looked at, so those may be too large for a float.
+WHOLE = msgspec.json.Decoder(float_hook=float)
+
+
 def oracle(body: bytes, path: str = "result", *, keyed: bool = False) -> tuple[list[bytes], dict[str, Any]]:
     """Decode the body whole: the items as the bytes they stand in, and what is around them."""
     body.decode()
-    envelope: Any = msgspec.json.decode(body)
+    envelope: Any = WHOLE.decode(body)
     *parents, last = path.split(".")
-    inner, level = envelope, msgspec.json.decode(body, type=dict[str, Raw])
+    inner, levels = envelope, [msgspec.json.decode(body, type=dict[str, Raw])]
     for key in parents:
-        inner, level = inner[key], msgspec.json.decode(level[key], type=dict[str, Raw])
+        inner = inner[key]
+        levels.append(msgspec.json.decode(levels[-1].pop(key), type=dict[str, Raw]))
     if path == "result" and last not in inner:
         last = "results"
     del inner[last]
+    items = levels[-1].pop(last)
+    for around in (raw for level in levels for raw in level.values()):
+        msgspec.json.decode(around)  # there a number has to fit
     if keyed:
-        pairs = msgspec.json.decode(level[last], type=dict[str, Raw])
-        return [bytes(raw) for raw in pairs.values()], envelope
-    return [bytes(raw) for raw in msgspec.json.decode(level[last], type=list[Raw])], envelope
+        return [bytes(raw) for raw in msgspec.json.decode(items, type=dict[str, Raw]).values()], envelope
+    return [bytes(raw) for raw in msgspec.json.decode(items, type=list[Raw])], envelope
 
 
 def sliced(body: bytes, size: int) -> Iterator[bytes]:
@@ -256,6 +263,18 @@ def test_any_truncation_is_told_as_one(body: bytes, places: list[float], size: i
     body = body.strip()
     for place in places:
         assert_cut(body, max(1, int(place * len(body))), size)
+
+
+@engines
+def test_a_number_beyond_any_float_is_an_item_but_nothing_around_them(engine: Engine) -> None:
+    """The item is handed out as it came; what stands around the items is read into Python's numbers."""
+    body = b'{"result":[0 ,\n  1e3000]}'
+    assert read(sliced(body, 20), engine=engine) == oracle(body) == ([b"0", b"1e3000"], {})
+    for body in (b'{"a":1e3000,"result":[0]}', b'{"result":[0],"a":[1e3000]}'):
+        with pytest.raises(msgspec.DecodeError):
+            oracle(body)
+        with pytest.raises(DecodeError):
+            read(sliced(body, 20), engine=engine)
 
 
 @settings(max_examples=150)

@@ -1189,20 +1189,21 @@ def test_a_cursor_that_died_between_runs_and_again_between_those(message: str | 
     """
 
     async def scenario() -> None:
-        async with service(accounts=2, page_size=1) as (sandbox, client):
+        pulls: list[Pull[Any]] = []
+        left = 0
+
+        def count(event: Event) -> None:
+            nonlocal left
+            if isinstance(event, ResponseReceived) and event.status == 200:
+                left -= 1
+                if left == 0:
+                    pulls[-1].stop()
+
+        async with service(accounts=2, page_size=1, on_event=count) as (sandbox, client):
             for done in (4, 2, 5):
-
-                def started(running: Pull[Any], done: int = done) -> None:
-                    def watch() -> None:
-                        if running.report.pages >= done:
-                            running.stop()
-                        else:
-                            asyncio.get_running_loop().call_soon(watch)
-
-                    watch()
-
+                left = done
                 report = await client.interactions.pull_to(
-                    tmp_path, sandbox.account_ids, budget=QUICK, on_start=started, **BOUNDS
+                    tmp_path, sandbox.account_ids, budget=QUICK, on_start=pulls.append, **BOUNDS
                 )
                 assert not report.complete
                 rows = read_rows(tmp_path, "ndjson")

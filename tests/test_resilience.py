@@ -813,10 +813,10 @@ SWEEPS: dict[str, tuple[Call, dict[str, Any], dict[str, Any]]] = {
     "faults": (_retried, {"retry": RetryPolicy(fault_base=0, throttle_base=0)}, {}),
     "dead connections": (_collect, {}, {"reset_every": 2}),
     "too few connections": (_queued, {"max_connections": 1}, {}),
-    "pacing": (_queued, {"pacing": Pacing(token=Rate(2, 0.01), account=Rate(1, 0.005))}, {}),
+    "pacing": (_queued, {"pacing": Pacing(token=Rate(2, 0.005), account=Rate(1, 0.0025))}, {}),
     "a token that is asked for": (_page, {"token": asked_token}, {}),
 }
-STRIDES = {"pacing": 7, "a large page": 3}  # where most turns are the same
+STRIDES = {"pacing": 2, "a large page": 3}  # where most turns are the same
 
 
 async def sweep(truto: TrutoClient, call: Callable[[], Awaitable[object]], stride: int) -> int:

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import zlib
-from base64 import b85encode
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -531,7 +531,7 @@ def test_a_disk_of_8_mb_fills_up(format: str, small_disk: Callable[[str], Path])
         items: list[Any] = [
             Interaction(
                 id=f"{number}/{item}",
-                remote_json=Raw(json.dumps(b85encode(noise.randbytes(2400)).decode()).encode()),
+                remote_json=Raw(json.dumps(b64encode(noise.randbytes(2400)).decode()).encode()),
             )
             for item in range(50)
         ]
