@@ -1240,10 +1240,9 @@ def test_cursors_that_never_live_are_given_up(tmp_path: Path) -> None:
     run(scenario())
 
 
-@pytest.mark.parametrize("is_lasting", [True, False])
-def test_rows_are_told_apart_by_what_they_hold(is_lasting: bool) -> None:
+def test_rows_are_told_apart_by_what_they_hold() -> None:
     def keys_of(items: list[Any]) -> list[bytes]:
-        return list(split(row_keys(items, is_lasting=is_lasting)))
+        return list(split(row_keys(items)))
 
     def raw(**fields: Any) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(fields))
@@ -1267,7 +1266,7 @@ def test_rows_are_told_apart_by_what_they_hold(is_lasting: bool) -> None:
     # A row that came twice the first time comes twice in all, and no more.
     views = plain_views([one, same])
     assert views is not None
-    assert list(split(row_keys([one, same], views, is_lasting=is_lasting))) == keys
+    assert list(split(row_keys([one, same], views))) == keys
     for name in PULL_COLUMNS:  # a row with a field of our names is not for the quick way
         assert plain_views([one, raw(id="1", **{name: None})]) is None
     seen = Seen([b"a", b"a", b"b"])

@@ -55,35 +55,31 @@ def plain_views(items: Sequence[Any]) -> Sequence[View] | None:
     return views if len(views) == len(items) else None
 
 
-def row_keys(items: Sequence[Any], views: Sequence[View] | None = None, *, is_lasting: bool = True) -> bytes:
+def row_keys(items: Sequence[Any], views: Sequence[View] | None = None) -> bytes:
     """Return the keys of all items: made of id, user and the window really answered, or of all their bytes.
 
-    The same rows have the same keys only as items of the same type, and unless ``is_lasting`` only in this process.
-    ``views`` are those of ``plain_views``.
+    The same rows have the same keys only as items of the same type. ``views`` are those of ``plain_views``.
     """
     if not items:
         return b""
     if type(items[0]) is Raw:
         try:
-            return _keys(views or _read_views(b"\n".join(items)), items, is_lasting)
+            return _keys(views or _read_views(b"\n".join(items)), items)
         except (msgspec.DecodeError, RecursionError):
             return b"".join([_digest(item) for item in items])
     if isinstance(items[0], Interaction):
-        return _keys(items, items, is_lasting)
+        return _keys(items, items)
     return b"".join([_digest(msgspec.json.encode(item)) for item in items])
 
 
-def _keys(views: Sequence[Any], items: Sequence[Any], is_lasting: bool) -> bytes:
+def _keys(views: Sequence[Any], items: Sequence[Any]) -> bytes:
     fields = [
         (view.id, None if (user := view.user) is None else user.id, view.start_time, view.end_time)
         for view in views
     ]
-    if not is_lasting and type(items[0]) is not Raw:  # of which the fields may be of any type
-        keys = [hash(one).to_bytes(KEY_BYTES, signed=True) for one in fields]
-    else:
-        # Encoded all at once: to write each key on its own takes three times as long.
-        texts = _split_up(msgspec.json.encode(fields))
-        keys = [blake2b(text, digest_size=KEY_BYTES).digest() for text in texts]
+    # Encoded all at once: to write each key on its own takes three times as long.
+    texts = _split_up(msgspec.json.encode(fields))
+    keys = [blake2b(text, digest_size=KEY_BYTES).digest() for text in texts]
     if not all(map(_id_of, views)):
         for index, (id, user_id, _, _) in enumerate(fields):
             if id is None and user_id is None:  # left out by exclude_fields: times alone tell nothing apart

@@ -22,7 +22,7 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, cast
+from typing import Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, cast
 
 import msgspec
 from msgspec import Struct
@@ -67,9 +67,6 @@ class Checkpoint(ABC):
         plan = await checkpoint.open(plan)
         progress = await checkpoint.load()
     """
-
-    #: Whether what is kept outlives this process.
-    is_lasting: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._plan: Plan | None = None
@@ -165,8 +162,6 @@ def agree(stored: Plan | None, plan: Plan | None, *, grow: bool, path: str) -> P
 
 class MemoryCheckpoint(Checkpoint):
     """Keeps progress for as long as the object lives; opened again, the pull goes on where it was."""
-
-    is_lasting = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeAlias, TypeVar, cast, 
 
 import msgspec
 from msgspec import Meta, Raw, Struct
+from msgspec.structs import force_setattr
 
 from ._json import EXCERPT_BYTES, decode_json
 from .errors import DecodeError, UsageError
@@ -134,8 +135,9 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
 
     def __post_init__(self) -> None:
         # A Raw is a view of the whole page it came in: a single kept item would keep that page alive.
-        if self.remote_json is not NO_DATA:
-            msgspec.structs.force_setattr(self, "remote_json", self.remote_json.copy())
+        raw = self.remote_json
+        if raw is not NO_DATA:
+            force_setattr(self, "remote_json", raw.copy())
 
     def __hash__(self) -> int:
         return hash((self.id, self.user.id if self.user else None, self.start_time, self.end_time))
@@ -393,7 +395,7 @@ class DebugInfo(
 
     def __post_init__(self) -> None:
         for name in ("options_json", "data_json", "headers_json"):
-            msgspec.structs.force_setattr(self, name, getattr(self, name).copy())
+            force_setattr(self, name, getattr(self, name).copy())
 
     @property
     def request_options(self) -> Any:

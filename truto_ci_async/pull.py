@@ -561,7 +561,7 @@ class Pull(Generic[T]):
         for entry in marked:
             page, entry.page = entry.page, None
             if page is not None and not changes[entry.key].is_over:
-                self._new_keys[entry.key] = self._new_keys.get(entry.key, b"") + self._keys(page)
+                self._new_keys[entry.key] = self._new_keys.get(entry.key, b"") + _keys(page)
                 rows += len(page)
                 if rows >= BREATH_ROWS:
                     rows = 0
@@ -755,8 +755,7 @@ class Pull(Generic[T]):
         position = cast("Walk", state.walk).position
         is_last = position is None
         if state.seen is not None:
-            keys = row_keys(page.items, is_lasting=self._checkpoint.is_lasting)
-            fresh = state.seen.new(list(split(keys)))
+            fresh = state.seen.new(list(split(row_keys(page.items))))
             if len(fresh) < len(page):
                 page = _only(page, fresh)
         rows = progress.rows + len(page)
@@ -856,13 +855,8 @@ class Pull(Generic[T]):
             keys = await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")
             for entry in (*self._marked, *state.open):
                 if entry.key == key and entry.page is not None:
-                    keys += self._keys(entry.page)
+                    keys += _keys(entry.page)
         return keys
-
-    def _keys(self, page: AccountPage[Any]) -> bytes:
-        items = page.page.items
-        views = page.plain_views if items and type(items[0]) is Raw else None
-        return row_keys(items, views, is_lasting=self._checkpoint.is_lasting)
 
     def _fail(self, state: _Account, error: TrutoError) -> float:
         self.report.failed[state.account.id] = _light(error)
@@ -919,6 +913,11 @@ def _light(error: TrutoError) -> TrutoError:
         each.__traceback__ = each.__context__ = None
         each = each.__cause__
     return error
+
+
+def _keys(page: AccountPage[Any]) -> bytes:
+    items = page.page.items
+    return row_keys(items, page.plain_views if items and type(items[0]) is Raw else None)
 
 
 def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:
