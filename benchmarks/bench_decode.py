@@ -2,7 +2,9 @@
 
 Ours is what a client does with a body (envelope, items, the look for records that hold nothing known), beside msgspec
 into the same structs but with ``remote_data: Any``, which makes dicts of the provider's own record whether or not
-somebody wants them; msgspec into the very same structs, which is the limit; pydantic; and ``json.loads``. Each page is dropped at once, as a loop over a walk does; or, for
+somebody wants them; msgspec into the very same structs, which is the limit; pydantic; and ``json.loads``.
+
+Each page is dropped at once, as a loop over a walk does; or, for
 ``kept``, 100 of them are held, as ``collect()`` does, which is when the garbage collector has to look at what was made.
 
     python -m benchmarks.bench_decode --shapes remote,plain --items 100 --rounds 15

@@ -69,6 +69,8 @@ COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
 # Rows whose keys are made in one go, some milliseconds; then the loop has a turn.
 BREATH_ROWS = 5_000
+# Rows that are held rather than made keys of, some 15 MB.
+HELD_ROWS = 10_000
 # A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
 ASK_AGAIN_SECONDS = 1.0
 # Pages an account is asked for before another one that waits gets the worker.
@@ -324,6 +326,8 @@ class Pull(Generic[T]):
         self._handed: PulledPage[T] | None = None
         self._changes: dict[Key, Progress] = {}
         self._new_keys: dict[Key, bytes] = {}
+        self._held: dict[Key, list[AccountPage[Any]]] = {}  # pages whose keys were not made yet
+        self._held_rows = 0
         self._marked: list[_Entry] = []
         self._unsure: list[_Entry] = []  # marked, and on their way to be durable
         self._marked_since = 0  # the sink was asked to commit last
@@ -546,7 +550,7 @@ class Pull(Generic[T]):
                 changes, self._changes = self._changes, {}
                 marked, self._marked = self._marked, []
                 self._unsure = marked
-                await self._gather_keys(marked, changes)
+                await self._gather_keys(marked, changes, final=final)
                 sink, begun = self._sink, None
                 if isinstance(sink, FileSink) and (changes or final):
                     begun = sink.begin_commit(final=final)
@@ -555,13 +559,30 @@ class Pull(Generic[T]):
             if begun is not None:
                 await self._commit(changes, marked, final=final, begun=begun)
 
-    async def _gather_keys(self, marked: list[_Entry], changes: dict[Key, Progress]) -> None:
-        """Make the keys of rows whose window is not over; pages are let go of."""
-        rows = 0
+    async def _gather_keys(
+        self, marked: list[_Entry], changes: dict[Key, Progress], *, final: bool = False
+    ) -> None:
+        """Make the keys of rows whose window is not over, and let go of pages.
+
+        Most windows are over before anybody asks. Where nothing is to outlive the process, the pages themselves are
+        held instead, up to a number of rows and until the pull is left.
+        """
+        most = HELD_ROWS if isinstance(self._checkpoint, MemoryCheckpoint) and not final else 0
         for entry in marked:
             page, entry.page = entry.page, None
-            if page is not None and not changes[entry.key].is_over:
-                self._new_keys[entry.key] = self._new_keys.get(entry.key, b"") + _keys(page)
+            if changes[entry.key].is_over:
+                for held in self._held.pop(entry.key, ()):
+                    self._held_rows -= len(held)
+            elif page is not None:
+                self._held.setdefault(entry.key, []).append(page)
+                self._held_rows += len(page)
+        rows = 0
+        while self._held_rows > most:
+            key, pages = next(iter(self._held.items()))
+            del self._held[key]
+            for page in pages:
+                self._new_keys[key] = self._new_keys.get(key, b"") + _keys(page)
+                self._held_rows -= len(page)
                 rows += len(page)
                 if rows >= BREATH_ROWS:
                     rows = 0
@@ -577,7 +598,7 @@ class Pull(Generic[T]):
     ) -> None:
         keys_of, self._new_keys = self._new_keys, {}
         if self._sink is None:
-            if changes:
+            if changes or keys_of:
                 await self._checkpoint.commit(changes, row_keys=keys_of)
         elif (changes or final) and not await commit_together(
             self._sink, self._checkpoint, changes, row_keys=keys_of, final=final, begun=begun
@@ -853,6 +874,8 @@ class Pull(Generic[T]):
         key = (state.account.id, index)
         async with self._committing:  # no commit is under way, so a row is in just one of these places
             keys = await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")
+            for page in self._held.get(key, ()):
+                keys += _keys(page)
             for entry in (*self._marked, *state.open):
                 if entry.key == key and entry.page is not None:
                     keys += _keys(entry.page)
