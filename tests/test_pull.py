@@ -32,7 +32,7 @@ import pytest
 
 from tests.pull_runs import Runs
 from tests.support import run
-from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, TrutoClient
+from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, TrutoClient, pull
 from truto_ci_async._disk import Disk
 from truto_ci_async._outage import Outage
 from truto_ci_async._row_keys import PULL_COLUMNS, Seen, plain_views, row_keys, split
@@ -1150,6 +1150,36 @@ def test_who_is_to_blame_for_a_failure() -> None:
 
 
 # --- what goes wrong: cursors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("held_rows", [0, 7, 10_000])
+@pytest.mark.parametrize("legs", [(10_000,), (5, 12, 10_000)])
+def test_a_dead_cursor_doubles_nothing_without_a_file_either(
+    legs: tuple[int, ...], held_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of the first walk are known, whether their keys were made or their pages held; also by a later run."""
+    monkeypatch.setattr(pull, "HELD_ROWS", held_rows)
+
+    async def scenario() -> None:
+        async with service(accounts=3, page_size=1) as (sandbox, client):
+            rows: list[Row] = []
+            checkpoint = MemoryCheckpoint()
+            for leaves_after in legs:
+                async with client.interactions.pull(
+                    sandbox.account_ids, checkpoint=checkpoint, budget=QUICK, commit="manual", **BOUNDS
+                ) as pages:
+                    async for page in pages:
+                        await page.commit()
+                        rows += rows_of(page)
+                        if len(rows) in (3, 8, 11):
+                            sandbox.expire_cursors()
+                        if len(rows) >= leaves_after:
+                            break
+                sandbox.expire_cursors()
+            assert pages.report.complete
+            assert sorted(rows) == expected(sandbox)
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("format", ["ndjson", "csv"])
