@@ -471,7 +471,8 @@ class Interactions(Resource[Interaction]):
         ``checkpoint``    where progress is kept, such as ``SQLiteCheckpoint(path)``; None keeps it in memory.
         ``max_accounts``  accounts asked at once; ``budget`` sets this and how long an outage is sat out.
         ``commit``        ``auto``: asking for the next page marks the one before as done (one consumer);
-                          ``manual``: each page is done with its ``commit()`` (any number of consumers).
+                          ``manual``: each page is done with its ``commit()`` (any number of consumers), which
+                          waits for the pages of its account before it.
         ``grow``          take in accounts that are new since the stored plan; ``fresh`` forgets what is stored.
 
         What is asked is a Plan, or accounts and the options of ``plan``.
@@ -510,7 +511,8 @@ class Interactions(Resource[Interaction]):
 
         ``format`` is ``ndjson``, ``csv`` or ``parquet``. Rows carry the account, its tenant and the window asked.
         Output and progress are committed together: killed at any moment, nothing is lost or doubled once it has
-        been run again until ``report.complete``. ``on_start`` is given the running pull, whose ``report`` can be
+        been run again until ``report.complete``. NDJSON takes items as they come, so that ``on_invalid`` means nothing
+        there. ``on_start`` is given the running pull, whose ``report`` can be
         watched and whose ``stop()`` ends it in order. The rest is as for ``pull``.
 
         :raises StateConflictError: another run holds the folder, or it belongs to another plan.
