@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from tests.support import run
-from truto_ci_async import sinks
+from truto_ci_async import _disk, sinks
 from truto_ci_async._disk import Disk
 from truto_ci_async.checkpoint import Checkpoint, MemoryCheckpoint, Progress, SQLiteCheckpoint
 from truto_ci_async.errors import (
@@ -886,6 +886,46 @@ def test_after_a_cancelled_commit_the_next_one_says_all_there_is(format: str, tm
 
     run(scenario())
     assert len(read_rows(tmp_path, format)) == 2
+
+
+def test_opening_that_is_cancelled_does_not_read_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while many gigabytes of committed output are checked."""
+    reads = 0
+    reading = threading.Event()
+
+    class Slow(Disk):
+        def checksum(self, path: Path, size: int) -> int:
+            reading.set()
+            return super().checksum(path, size)
+
+    def crc32(data: bytes, crc: int = 0) -> int:
+        nonlocal reads
+        reads += 1
+        return real(data, crc)
+
+    real = zlib.crc32
+
+    async def scenario() -> None:
+        sink = build("ndjson", tmp_path, disk=Slow())
+        await sink.open(None)
+        for number in range(200):
+            await sink.write(page_of(next(PLAN.units()), number, sink.item_type))
+        state = await sink.commit(final=True)
+        await sink.aclose()
+        size = (tmp_path / "interactions.ndjson").stat().st_size
+        monkeypatch.setattr(_disk, "READ_BYTES", 1)
+        monkeypatch.setattr(zlib, "crc32", crc32)
+        opening = asyncio.create_task(sink.open(state))
+        await asyncio.to_thread(reading.wait, 10)
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert reads < size
+        monkeypatch.undo()
+        await sink.open(state)
+        await sink.aclose()
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("format", FORMATS)

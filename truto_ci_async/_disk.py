@@ -52,11 +52,16 @@ class Worker:
         return begun
 
     @staticmethod
-    async def finish(begun: asyncio.Future[R]) -> R:
-        """Wait for a job, and return what it returns; for cancellations see ``run``."""
+    async def finish(begun: asyncio.Future[R], on_cancel: Callable[[], object] | None = None) -> R:
+        """Wait for a job, and return what it returns; for cancellations see ``run``.
+
+        ``on_cancel`` is called at a cancellation, to tell a long job that nobody needs it any more.
+        """
         try:
             await asyncio.wait([begun])
         except asyncio.CancelledError:
+            if on_cancel is not None:
+                on_cancel()
             with anyio.CancelScope(shield=True):
                 await asyncio.wait([begun])
             raise
@@ -78,6 +83,7 @@ class Disk:
 
     def __init__(self, step: Step = no_step) -> None:
         self.step = step
+        self.is_stopped = False
 
     def open(self, path: Path) -> int:
         """Open for writing at the end, made anew where it is not there."""
@@ -122,12 +128,21 @@ class Disk:
         path.unlink(missing_ok=True)
 
     def checksum(self, path: Path, size: int) -> int:
-        """Return the CRC-32 of the first ``size`` bytes."""
+        """Return the CRC-32 of the first ``size`` bytes.
+
+        :raises InterruptedError: another thread has set ``is_stopped``.
+        """
         crc, left = 0, size
         with path.open("rb", buffering=0) as file:
             while left and (data := file.read(min(left, READ_BYTES))):
                 crc, left = zlib.crc32(data, crc), left - len(data)
+                if self.is_stopped:
+                    raise InterruptedError("stopped while what is committed was read")
         return crc
+
+    def stop(self) -> None:
+        """End what reads for long."""
+        self.is_stopped = True
 
 
 def storage_error(error: OSError, path: Path | str, doing: str) -> StorageError:

@@ -231,11 +231,14 @@ class FileSink(ABC):
         :raises StorageError: the folder cannot be written.
         """
         await self.aclose()
-        self._worker = Worker(f"truto-{self.format}")
+        worker = self._worker = Worker(f"truto-{self.format}")
         self._error = None
         self._forget()
+        self._disk.is_stopped = False
         try:
-            self._state = self._committed = await self._run(self._open, state)
+            begun = worker.start(self._do, partial(self._open, state))
+            # Who is told to stop while gigabytes are checked is not to wait for that.
+            self._state = self._committed = await Worker.finish(begun, self._disk.stop)
         except BaseException:
             await self.aclose()
             raise
