@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from truto_ci_async import Fault, Sandbox
+from truto_ci_async import Fault, Sandbox, cli
 from truto_ci_async import _pull_command as command
 from truto_ci_async._arguments import (
     CONFLICT,
@@ -119,7 +119,7 @@ def test_every_active_account_into_a_folder(sandbox: Sandbox, run: Any, tmp_path
     sandbox.clear()
     ran = run(*found)
     assert ran.code == DONE
-    assert {record.path for record in sandbox.requests} == {"/integrated-account"}
+    assert not sandbox.requests, "nor are the accounts looked up"
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
@@ -180,6 +180,41 @@ def test_times_and_lengths_of_a_command_line() -> None:
 # --- exit codes ------------------------------------------------------------------------------------------------
 
 
+def test_a_pull_that_came_to_nothing_leaves_no_older_report(
+    sandbox: Sandbox, run: Any, tmp_path: Path
+) -> None:
+    """A job reads the report after the pull: one of yesterday would say that all is well."""
+    report = tmp_path / "report.json"
+    line = ("--accounts", sandbox.account_ids[0], *WINDOW, "--report", str(report))
+    assert run(*line).code == DONE
+    before = json.loads(report.read_text())
+    assert (before["exit_code"], before["complete"], before["error"]) == (DONE, True, None)
+    assert run(*line, "--limit", "1").code == CONFLICT
+    told = json.loads(report.read_text())
+    assert (told["exit_code"], told["complete"]) == (CONFLICT, False)
+    assert told["error"]["type"] == "StateConflictError"
+    assert "limit is 1" in told["error"]["message"]
+
+
+def test_the_way_on_from_a_fresh_start_is_without_it(sandbox: Sandbox, run: Any) -> None:
+    """The same line with --fresh would begin anew for ever."""
+    sandbox.script(sandbox.account_ids[0], [Fault.status(403).forever()])
+    ran = run("--accounts", sandbox.account_ids[0], *WINDOW, "--fresh")
+    assert ran.code == SOME_FAILED
+    assert "run the same line again without --fresh" in ran.err
+
+
+def test_an_interruption_before_it_begins_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "build_parser", interrupted)
+    assert cli.main(["pull"]) == INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+
+
 def test_failing_and_parked_accounts(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
     """5 when one failed, 4 when some are only parked, 0 when all are there; each by running the same line again."""
     bad, *parked = sandbox.account_ids[:4]
@@ -213,7 +248,7 @@ def test_a_refused_token(sandbox: Sandbox, run: Any) -> None:
     assert ran.code == REFUSED
     assert "check the token" in ran.err
     assert "Traceback" not in ran.err
-    assert run("--integration", "gong", *WINDOW).code == REFUSED
+    assert run("--integration", "gong", *WINDOW, out="other").code == REFUSED
 
 
 def test_state_that_does_not_fit(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
@@ -423,6 +458,18 @@ def test_progress_says_how_far_how_fast_and_how_long() -> None:
         "1 min 01 s",
         "1 h 02 min",
     ]
+
+
+def test_progress_over_many_windows_counts_them() -> None:
+    """Every account is busy until the end when each is asked 31 days: their number says nothing of how far it is."""
+    watch, report = watched()
+    report.windows, report.windows_done, report.done = 31, 5_000, 0
+    clock: Any = watch._clock
+    clock.now += 10.0
+    watch.sample()
+    said = ", ".join(watch.parts())
+    assert said.startswith("0 of 1,000 accounts, 5,000 of 31,000 windows, ")
+    assert re.search(r"about \d+ (s|min \d\d s) left", said)
 
 
 def test_the_summary_names_what_is_missing() -> None:

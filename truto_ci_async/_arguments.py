@@ -291,7 +291,7 @@ examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci pull --sandbox --out out/ --fresh --report report.json
 
 every night, the week before:
-  truto-ci pull --integration gong --status active --start-time=-7d --end-time today --out "week-$(date +%F)"
+  truto-ci pull --integration gong --status active --start-time today-7d --end-time today --out "week-$(date +%F)"
 
 Rows carry the account, its tenant where that is known, and the window asked for. manifest.json lists the files, and
 how much of each is committed. The first Ctrl-C (or SIGTERM) writes what is in hand and ends; the second ends at once.

@@ -87,12 +87,12 @@ class Watch:
         return accounts / seconds, rows / seconds, requests / seconds
 
     def seconds_left(self) -> float | None:
-        """Guess when it is over, by the accounts of the last while; None when there is nothing to go by."""
+        """Guess when it is over, by what was settled in the last while; None when there is nothing to go by."""
         report = self.report
         accounts = self.rates()[0]
         if report is None or accounts <= 0:
             return None
-        return (report.accounts - settled(report)) / accounts
+        return (report.accounts * report.windows - settled(report)) / accounts
 
     def parts(self) -> list[str]:
         """Return what there is to say, shortest first to leave out last."""
@@ -100,8 +100,10 @@ class Watch:
         if report is None:
             return ["finding the accounts"]
         _, rows, requests = self.rates()
+        total = report.accounts * report.windows
         parts = [
             f"{report.done:,} of {report.accounts:,} accounts",
+            *([f"{report.windows_done:,} of {total:,} windows"] if report.windows > 1 else []),
             f"{report.rows:,} rows ({rows:,.0f}/s)",
             f"{self.requests:,} requests ({requests:,.0f}/s)",
         ]
@@ -112,14 +114,17 @@ class Watch:
         if self.waits:
             parts.append(f"waited {waits_text(self.waits)}")
         left = self.seconds_left()
-        if left is not None and settled(report) < report.accounts:
+        if left is not None and settled(report) < total:
             parts.append(f"about {duration(left)} left")
         return parts
 
 
 def settled(report: PullReport) -> int:
-    """Count the accounts that this run will not ask again."""
-    return report.done + len(report.failed) + len(report.parked)
+    """Count the accounts, each over as many windows as there are, that this run will not ask again."""
+    ended = len(report.failed) + len(report.parked)
+    if report.windows == 1:
+        return report.done + ended
+    return min(report.windows_done + ended * report.windows, report.accounts * report.windows)
 
 
 def waits_text(waits: Mapping[str, float]) -> str:
@@ -186,7 +191,7 @@ class Screen:
 
         report = self._watch.report
         first, *others = self._watch.parts()
-        total, done = (report.accounts, settled(report)) if report else (None, 0)
+        total, done = (report.accounts * report.windows, settled(report)) if report else (None, 0)
         self._live.update(
             Group(ProgressBar(total, done, width=40), Text(first, "bold"), Text(" · ".join(others))),
             refresh=True,
@@ -236,7 +241,7 @@ def summary(watch: Watch, out: str, advice: Callable[[BaseException], str | None
     report = watch.report
     if report is None:
         return []
-    left = report.accounts - settled(report)
+    left = report.accounts - report.done - len(report.failed) - len(report.parked)
     rows: list[tuple[str, str, str]] = [
         ("accounts done", f"{report.done:,}", f"of {report.accounts:,}, {report.empty:,} of them empty"),
         ("failed", f"{len(report.failed):,}", "a later run asks them again" if report.failed else ""),
@@ -282,17 +287,23 @@ def _moment(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
 
 
-def write_report(path: str, watch: Watch, **more: Any) -> None:
-    """Write the report as JSON; the file is whole whenever it is there.
+def write_report(path: str, watch: Watch, error: BaseException | None, **more: Any) -> None:
+    """Write the report as JSON, also of a pull that came to nothing: an older file would be taken for it.
+
+    ``error`` is what ended the pull. The file is whole whenever it is there.
 
     :raises OSError: it cannot be written.
     """
-    report = watch.report
-    assert report is not None
+    from .pull import PullReport
+
+    report = watch.report or PullReport()
+    told = None if error is None else {"type": type(error).__name__, "message": str(error)}
     waits = {reason: round(seconds, 3) for reason, seconds in _longest(watch.waits)}
     document = {
         **more,
+        "error": told,
         **report.to_dict(),
+        "complete": watch.report is not None and report.complete,
         "requests": watch.requests,
         "waits": waits,
         "elapsed": round(watch.elapsed, 3),

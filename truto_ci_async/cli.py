@@ -99,9 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
-    parser = build_parser()
     try:
+        parser = build_parser()
         options = parser.parse_args(argv)
+    except KeyboardInterrupt:
+        say("interrupted")
+        return INTERRUPTED
     except SystemExit as stop:  # argparse has said what there is to say
         return stop.code if isinstance(stop.code, int) else USAGE
     if options.command is None:
@@ -158,7 +161,7 @@ def say(line: str) -> None:
 @contextmanager
 def _warnings_shown() -> Generator[None]:
     """Show the library's warnings, such as of repaired fields, on stderr."""
-    handler = logging.StreamHandler()
+    handler = _OnStderr()
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("truto_ci_async")
@@ -167,6 +170,13 @@ def _warnings_shown() -> Generator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+class _OnStderr(logging.Handler):
+    """Writes to what stderr is at the moment: a live display puts a stream of its own in its place."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(self.format(record))
 
 
 # --- what happened, and what to do about it --------------------------------------------------------------------
@@ -482,6 +492,7 @@ async def pull(options: argparse.Namespace, progress: Progress) -> int:
     accounts = _accounts_to_pull(options)
     watch = command.Watch()
     code = FAILED
+    ended_by: BaseException | None = None
     interruptions = command.Interruptions(watch, say)
     try:
         with interruptions:
@@ -511,19 +522,24 @@ async def pull(options: argparse.Namespace, progress: Progress) -> int:
         if interruptions.first is None:
             raise
     except Exception as error:
-        code = exit_code(error, Progress())
+        code, ended_by = exit_code(error, Progress()), error
         raise
     finally:
         if interruptions.first is not None and code != DONE:
             code = INTERRUPTED if interruptions.first == signal.SIGINT else TERMINATED
         for line in command.summary(watch, options.out, advise):
             say(line)
-        if options.report and watch.report is not None:
-            command.write_report(
-                options.report, watch, out=options.out, format=options.format, exit_code=code
-            )
+        if options.report:
+            try:
+                command.write_report(
+                    options.report, watch, ended_by, out=options.out, format=options.format, exit_code=code
+                )
+            except OSError as failed:  # how the pull itself went is what the exit code is about
+                say(f"the report cannot be written: {failed}")
+        ended_by = None  # an error, its frames and this one would be a cycle
     if code != DONE:
-        say("run the same line again to go on")
+        without = " without --fresh, which begins anew," if options.fresh else ""
+        say(f"run the same line again{without} to go on")
     return code
 
 

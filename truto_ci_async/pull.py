@@ -116,15 +116,17 @@ class Budget(Struct, frozen=True, kw_only=True):
 class PullReport:
     """How a pull went, or is going.
 
-    ``accounts``  accounts of the plan.
+    ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over.
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run tries again.
     ``parked``    account id -> when to come back, in seconds since 1970 (None: when the service is up again).
     ``rows, pages, requests, retries, issues``  counts of this run; ``waited`` seconds of pacing, all accounts together.
     """
 
-    def __init__(self, accounts: int = 0) -> None:
+    def __init__(self, accounts: int = 0, windows: int = 1) -> None:
         self.accounts = accounts
+        self.windows = windows
+        self.windows_done = 0
         self.done = 0
         self.empty = 0
         self.failed: dict[str, TrutoError] = {}
@@ -146,6 +148,8 @@ class PullReport:
         return {
             "complete": self.complete,
             "accounts": self.accounts,
+            "windows": self.windows,
+            "windows_done": self.windows_done,
             "done": self.done,
             "empty": self.empty,
             "failed": {
@@ -518,6 +522,7 @@ class Pull(Generic[T]):
             report.pages += sign
             report.done += sign * (entry.ends != "")
             report.empty += sign * (entry.ends == "empty")
+            report.windows_done += sign * entry.progress.is_over
 
     async def flushed(self, entry: _Entry) -> None:
         """Wait until ``entry`` is durable."""
@@ -623,11 +628,13 @@ class Pull(Generic[T]):
         """Queue every account that has a window left to do."""
         self._stored = stored
         self.report.accounts = len(plan.accounts)
+        self.report.windows = len(plan.windows)
         over: dict[str, int] = {}
         rows: dict[str, int] = {}
         until: dict[str, float] = {}
         for (name, _), progress in stored.items():
             over[name] = over.get(name, 0) + progress.is_over
+            self.report.windows_done += progress.is_over
             rows[name] = rows.get(name, 0) + progress.rows
             if progress.outcome == "parked" and progress.until is not None:
                 until[name] = max(until.get(name, 0.0), progress.until)
