@@ -43,9 +43,13 @@ class Measured(NamedTuple):
         return _harness.median([getattr(mine, what) / max(getattr(its, what), 1e-9) for mine, its in pairs])
 
 
-def serve_turns(work: Callable[[], object], *, collect: bool) -> None:
-    """Be a contender: do the work once to get warm, then each time a line comes in, and print what it took."""
-    _harness.keep_to(0)
+def serve_turns(work: Callable[[], object], *, collect: bool, pinned: bool = True) -> None:
+    """Be a contender: do the work once to get warm, then each time a line comes in, and print what it took.
+
+    ``pinned`` keeps it to a core, which would be no fair test of work that is meant to use more than one.
+    """
+    if pinned:
+        _harness.keep_to(0)
     if not collect:
         gc.disable()
     memory = _harness.Memory()

@@ -128,7 +128,8 @@ def here(options: argparse.Namespace) -> None:
             count = runner.run(contender.pull(folder))
             assert count == expected, f"{count} rows, where {expected} were expected"
 
-        _turns.serve_turns(pull, collect=options.gc != "off")
+        # A commit is the work of two more threads, which a core of their own is there for.
+        _turns.serve_turns(pull, collect=options.gc != "off", pinned=options.cases != "ndjson")
         runner.run(stack.aclose())
 
 
