@@ -410,6 +410,7 @@ class Running:
 
     def __init__(self, accounts: int) -> None:
         self.report = PullReport(accounts)
+        self.outage: tuple[float, str] | None = None
 
 
 class Clock:
@@ -458,6 +459,17 @@ def test_progress_says_how_far_how_fast_and_how_long() -> None:
         "1 min 01 s",
         "1 h 02 min",
     ]
+
+
+def test_progress_tells_of_an_outage_and_its_cause() -> None:
+    """A mistyped address looks the same as a service that is down, until somebody reads why."""
+    watch, _ = watched()
+    running: Any = watch.pull
+    running.outage = (75.0, "ConnectError: the connection failed: Connect call failed ('127.0.0.1', 9)")
+    assert (
+        "no answer for 1 min 15 s, probing (ConnectError: the connection failed: Connect call failed "
+        "('127.0.0.1', 9))"
+    ) in watch.parts()
 
 
 def test_progress_over_many_windows_counts_them() -> None:

@@ -1074,7 +1074,14 @@ def test_an_outage_without_end_parks_what_is_left(tmp_path: Path) -> None:
         async with service(accounts=12) as (sandbox, client):
             budget = msgspec.structs.replace(QUICK, max_outage=0.3)
             sandbox.script(None, [Fault.ok().times(10), Fault.status(502).forever()])
-            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=budget, **BOUNDS)
+            pulls: list[Pull[Any]] = []
+            report = await client.interactions.pull_to(
+                tmp_path, sandbox.account_ids, budget=budget, on_start=pulls.append, **BOUNDS
+            )
+            outage = pulls[0].outage
+            assert outage is not None
+            assert outage[0] >= 0.3
+            assert "502" in outage[1]
             assert report.failed == {}
             assert report.done + len(report.parked) == 12
             assert len(report.parked) > 5

@@ -48,6 +48,11 @@ class Outage:
         """Whether the service is thought to be down."""
         return self._since is not None
 
+    @property
+    def seconds(self) -> float | None:
+        """How long the service has been thought to be down; None: it is not."""
+        return None if self._since is None else self._clock() - self._since
+
     def stop(self) -> None:
         """Let nobody through from now on."""
         self._is_stopped = True

@@ -111,6 +111,9 @@ class Watch:
             parts.append(f"{len(report.failed):,} failed")
         if report.parked:
             parts.append(f"{len(report.parked):,} parked")
+        if self.pull is not None and (outage := self.pull.outage) is not None:
+            seconds, why = outage
+            parts.append(f"no answer for {duration(seconds)}, probing ({why[:100]})")
         if self.waits:
             parts.append(f"waited {waits_text(self.waits)}")
         left = self.seconds_left()

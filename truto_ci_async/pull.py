@@ -319,6 +319,8 @@ class Pull(Generic[T]):
             max_outage=budget.max_outage, probe_wait=budget.probe_wait, max_probe_wait=budget.max_probe_wait
         )
 
+        self._unanswered_for = ""  # what the last call of an outage failed with
+
         self._workers: set[asyncio.Task[None]] = set()
         self._fetching: set[asyncio.Task[Any]] = set()  # those of them that wait for the service
         self._committer: asyncio.Task[None] | None = None
@@ -421,6 +423,12 @@ class Pull(Generic[T]):
                 await close()
         finally:
             await self._checkpoint.aclose()
+
+    @property
+    def outage(self) -> tuple[float, str] | None:
+        """Since how many seconds the service has not answered, and what came in its place; None: it answers."""
+        seconds = self._outage.seconds
+        return None if seconds is None else (seconds, self._unanswered_for)
 
     def stop(self) -> None:
         """Ask for no more pages: what is in hand still comes, then the stream ends. Run again to go on.
@@ -853,6 +861,7 @@ class Pull(Generic[T]):
 
     def _unanswered(self, state: _Account, error: TrutoError, asked_at: float) -> float:
         if self._outage.failure(asked_at, failing_since=state.failing_since):
+            self._unanswered_for = f"{type(error).__name__}: {error}"
             return 0.0  # the service, not the account: it comes again when a probe gets through
         state.calls += 1
         if state.failing_since is None:
