@@ -31,6 +31,7 @@ from truto_ci_async import (
     Pacing,
     PacingWait,
     PageDecoded,
+    PermissionDeniedError,
     Rate,
     RateLimitError,
     ReconnectRequiredError,
@@ -1017,6 +1018,20 @@ def test_headers_go_out_with_every_request_once_each() -> None:
         assert post.getall("Content-Type") == ["application/json"]  # type: ignore[attr-defined]
 
     tell(story)
+
+
+@pytest.mark.parametrize(("token", "is_told"), [("token", True), ("a-token-nobody-else-has", False)])
+def test_a_token_that_is_repeated_is_masked_and_a_word_is_left_alone(token: str, is_told: bool) -> None:
+    """A short one may be a word of the message, or a key of the body, by which pacing and callers go."""
+
+    async def story() -> None:
+        async with Sandbox(tokens=[token]) as sandbox, TrutoClient(token, base_url=sandbox.url) as truto:
+            sandbox.script(sandbox.account_ids[0], [Fault.status(403, message=f"not with {token}")])
+            with pytest.raises(PermissionDeniedError) as caught:
+                await truto.interactions.list(sandbox.account_ids[0], start_time="2024-01-01T00:00:00Z")
+            assert caught.value.message == f"not with {token if is_told else '***'}"
+
+    run(story())
 
 
 # Retries, in short
