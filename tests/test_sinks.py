@@ -1044,6 +1044,7 @@ HEAD = b'{"integrated_account_id":"a","tenant_id":null,"window_start":"2024-01-0
         (b"{ \t}", b"}"),
         (b'{"tenant_id":"theirs","id":"7"}', b',"id":"7"}'),
         (b'{"window_start":1}', b"}"),
+        (b' {"id":"7"}', b',"id":"7"}'),
         (b'{"tenant\\u005fid":"theirs","id":"7"}', b',"id":"7"}'),
         (b'{"remote_data":{"tenant_id":"theirs"}}', b',"remote_data":{"tenant_id":"theirs"}}'),
         (b'{"remote_data":"\\"tenant_id\\""}', b',"remote_data":"\\"tenant_id\\""}'),

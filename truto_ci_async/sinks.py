@@ -25,7 +25,7 @@ from datetime import datetime
 from functools import partial
 from importlib import import_module
 from math import ceil, inf
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from time import monotonic
 from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, Protocol, TypeAlias, TypeVar, cast
@@ -613,14 +613,16 @@ def splice(
     if is_plain:
         # Looked for in the page as a whole, which is ten times quicker than item by item.
         whole = b"".join(texts)
-        if b"\n" not in whole and b"\r" not in whole:
+        bodies = [memoryview(text) for text in texts]
+        if b"\n" not in whole and b"\r" not in whole and set(map(_first_of, bodies)) == {ord("{")}:
             begin = head + b","
-            rest = (b"\n" + begin).join([memoryview(text)[1:] for text in texts])
+            rest = (b"\n" + begin).join([body[1:] for body in bodies])
             return b"".join((begin, rest, b"\n"))
     return b"".join([_spliced(head, columns, bytes(text)) for text in texts])
 
 
 _id_of = attrgetter("id")
+_first_of = itemgetter(0)
 
 
 def _spliced(head: bytes, columns: Mapping[str, str | None], text: bytes) -> bytes:
