@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from io import BytesIO
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -388,11 +388,11 @@ class _Pool(aiohttp.TCPConnector):
             # For ``_get``, which asks before anything is waited for.
             self._is_new_wanted = sends is not None and sends.is_again
             connection = await super().connect(req, traces, timeout)
-            protocol = cast("_Connection | None", connection.protocol)
+            protocol = connection.protocol
             if protocol is None:
                 return connection
-            if not protocol.is_used:
-                protocol.is_used = True
+            if not getattr(protocol, "is_used", False):
+                protocol.is_used = True  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue]
                 return connection
             if not protocol.should_close:
                 if sends is not None:

@@ -392,7 +392,7 @@ class Resource(Generic[T]):
         )
         reader = item_reader(item_type or self._item_type, on_invalid)
         client = self._client
-        # Loaded here: with ijson it takes as long as all the rest of the package, and many never need it.
+        # Loaded here: with ijson it takes half as long as all the rest of the package, and many never need it.
         from ._items import ItemDecoder, NdjsonDecoder
         from .streams import ItemStream
 
