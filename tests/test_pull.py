@@ -32,10 +32,10 @@ import pytest
 
 from tests.pull_runs import Runs
 from tests.support import run
-from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, TrutoClient, pull
+from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, Timeouts, TrutoClient, pull
 from truto_ci_async._disk import Disk
 from truto_ci_async._outage import Outage
-from truto_ci_async._row_keys import PULL_COLUMNS, Seen, plain_views, row_keys, split
+from truto_ci_async._row_keys import PULL_COLUMNS, Seen, plain_views, row_keys, row_marks, split
 from truto_ci_async.checkpoint import Key, MemoryCheckpoint, Progress, SQLiteCheckpoint
 from truto_ci_async.errors import (
     AccountBlockedError,
@@ -54,12 +54,13 @@ from truto_ci_async.errors import (
     TrutoError,
     UsageError,
 )
-from truto_ci_async.events import Event, RequestSent, ResponseReceived
+from truto_ci_async.events import Event, PageDecoded, RequestSent, ResponseReceived
 from truto_ci_async.models import Interaction
 from truto_ci_async.plan import AccountPage, Plan, PlannedAccount
 from truto_ci_async.pull import (
     ACCOUNT_CALLS,
     COMMIT_PAGES,
+    READ_AHEAD,
     RESTARTS,
     STOP_SECONDS,
     TURN_PAGES,
@@ -97,14 +98,23 @@ def tmp_path() -> Iterator[Path]:
 
 @asynccontextmanager
 async def service(
-    *, on_event: Callable[[Event], None] | None = None, retry: RetryPolicy = RETRY, **options: Any
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    retry: RetryPolicy = RETRY,
+    timeouts: Timeouts = Timeouts(),
+    **options: Any,
 ) -> AsyncGenerator[tuple[Sandbox, TrutoClient]]:
     """A sandbox without limits, and a client of it."""
     options = {"accounts": ACCOUNTS, "interactions": PEOPLE, "page_size": PAGE} | options
     async with (
         Sandbox(token_rate=None, account_rate=None, ratelimit_headers=None, **options) as sandbox,
         TrutoClient(
-            sandbox.token, base_url=sandbox.url, pacing=Pacing.off(), retry=retry, on_event=on_event
+            sandbox.token,
+            base_url=sandbox.url,
+            pacing=Pacing.off(),
+            retry=retry,
+            timeouts=timeouts,
+            on_event=on_event,
         ) as client,
     ):
         yield sandbox, client
@@ -229,17 +239,34 @@ def test_a_long_account_does_not_keep_the_others_waiting() -> None:
 
 
 def test_a_slow_consumer_holds_the_service_back() -> None:
-    """Pages wait in a buffer of one page for each account in flight, and not more are asked for."""
+    """One page waits of each account in flight, few are read: the others are bodies, on no deadline."""
+    accounts = 2 * READ_AHEAD
+    read = 0
+
+    def note(event: Event) -> None:
+        nonlocal read
+        read += isinstance(event, PageDecoded)
 
     async def scenario() -> None:
-        async with service(accounts=3, page_size=1, interactions=100) as (sandbox, client):
-            async with client.interactions.pull(sandbox.account_ids, max_accounts=3, **BOUNDS) as pages:
+        quick = Timeouts(total=1.0)
+        async with service(
+            accounts=accounts, page_size=1, interactions=12, on_event=note, timeouts=quick
+        ) as (sandbox, client):
+            pull = client.interactions.pull(sandbox.account_ids, max_accounts=accounts, **BOUNDS)
+            async with pull as pages:
                 await anext(pages)
+                since = time.monotonic()
                 before = -1
-                while sandbox.stats.requests != before:  # until nothing moves any more
+                # Until nothing moves any more, and longer than any call may take.
+                while sandbox.stats.requests != before or time.monotonic() < since + 1.1:
                     before = sandbox.stats.requests
                     await asyncio.sleep(0.05)
-            assert sandbox.stats.requests <= 1 + 3 + 3
+                assert sandbox.stats.requests == 1 + READ_AHEAD + accounts
+                assert read == 1 + READ_AHEAD
+                async for _ in pages:
+                    pass
+            assert pages.report.complete
+            assert pages.report.retries == 0
 
     run(scenario())
 
@@ -1159,13 +1186,13 @@ def test_who_is_to_blame_for_a_failure() -> None:
 # --- what goes wrong: cursors ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("held_rows", [0, 7, 10_000])
+@pytest.mark.parametrize("held_bytes", [0, 700, 2**20])
 @pytest.mark.parametrize("legs", [(10_000,), (5, 12, 10_000)])
 def test_a_dead_cursor_doubles_nothing_without_a_file_either(
-    legs: tuple[int, ...], held_rows: int, monkeypatch: pytest.MonkeyPatch
+    legs: tuple[int, ...], held_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of the first walk are known, whether their keys were made or their pages held; also by a later run."""
-    monkeypatch.setattr(pull, "HELD_ROWS", held_rows)
+    """Rows of the first walk are known, whether their keys were made or their marks held; also by a later run."""
+    monkeypatch.setattr(pull, "HELD_BYTES", held_bytes)
 
     async def scenario() -> None:
         async with service(accounts=3, page_size=1) as (sandbox, client):
@@ -1279,7 +1306,7 @@ def test_cursors_that_never_live_are_given_up(tmp_path: Path) -> None:
 
 def test_rows_are_told_apart_by_what_they_hold() -> None:
     def keys_of(items: list[Any]) -> list[bytes]:
-        return list(split(row_keys(items)))
+        return list(split(row_keys(row_marks(items))))
 
     def raw(**fields: Any) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(fields))
@@ -1303,7 +1330,7 @@ def test_rows_are_told_apart_by_what_they_hold() -> None:
     # A row that came twice the first time comes twice in all, and no more.
     views = plain_views([one, same])
     assert views is not None
-    assert list(split(row_keys([one, same], views))) == keys
+    assert list(split(row_keys(row_marks([one, same], views)))) == keys
     for name in PULL_COLUMNS:  # a row with a field of our names is not for the quick way
         assert plain_views([one, raw(id="1", **{name: None})]) is None
     seen = Seen([b"a", b"a", b"b"])

@@ -79,6 +79,8 @@ class PageReader(Generic[T]):
     def __init__(self, items: ItemReader[T], *, keyed: bool = False) -> None:
         self._items = items
         self._keyed = keyed
+        #: The body of a page without items.
+        self.nothing = b'{"result":{}}' if keyed else b'{"result":[]}'
         self._envelope = msgspec.json.Decoder(_Envelope[items.item_type])  # type: ignore[name-defined]
 
     def read(self, body: bytes) -> PageData[T]:

@@ -246,12 +246,13 @@ class TrutoClient:
         account: str | None,
         read: Callable[[bytes], Awaitable[R]],
         body: bytes | None = None,
-        excuse: Callable[[APIError], R | None] | None = None,
+        excuse: Callable[[APIError], bytes | None] | None = None,
     ) -> tuple[R, ResponseInfo]:
         """Make one call, retries included, and return what ``read`` makes of the body.
 
-        ``target`` is path and query, encoded. A body that ``read`` calls truncated is fetched again, whole.
-        ``excuse`` may give a result in place of an error status, which is then not raised.
+        ``target`` is path and query, encoded. A body that ``read`` calls truncated is fetched again, whole; what
+        ``read`` takes is on no deadline. ``excuse`` may give a body in place of an error status, which is then not
+        raised.
 
         :raises APIError: an error status that no retry mends.
         :raises TransportError: the network failed for as long as the policy tries.
@@ -260,12 +261,25 @@ class TrutoClient:
         """
         call = self._new_call(method, target, account, body)
 
-        async def once(token: Secret, attempt: int) -> tuple[R, ResponseInfo]:
+        async def once(token: Secret, attempt: int) -> tuple[bytes, ResponseInfo]:
             reply = await self._send(call, token, attempt, self._buffered)
-            response = call.response(reply.status, reply.headers, attempt)
-            return await read(reply.body), response
+            return reply.body, call.response(reply.status, reply.headers, attempt)
 
-        return await self._within_total(call, once, excuse)
+        failure: TruncatedBodyError | None = None
+        try:
+            while True:
+                content, response = await self._within_total(call, once, excuse, failure)
+                try:
+                    result = await read(content)
+                    call.state.succeeded()
+                    return result, response
+                except TruncatedBodyError as error:
+                    failure = error
+                except DecodeError as error:
+                    error.account = account
+                    raise
+        finally:
+            failure = None  # an error, its frames and this one would be a cycle
 
     def open_stream(self, target: str, *, account: str | None) -> Reopen:
         """Prepare a call whose body is read by the caller as it arrives.
@@ -277,6 +291,7 @@ class TrutoClient:
 
         async def once(token: Secret, attempt: int) -> tuple[Exchange, ResponseInfo]:
             exchange = await self._send(call, token, attempt, self._opened)
+            call.state.succeeded()
             return exchange, call.response(exchange.status, exchange.headers, attempt)
 
         async def reopen(failure: TransportError | None = None) -> tuple[Exchange, ResponseInfo]:
@@ -300,7 +315,7 @@ class TrutoClient:
         call: _Call,
         once: Once[R],
         excuse: Callable[[APIError], R | None] | None,
-        failure: TransportError | None = None,
+        failure: TransportError | None,
     ) -> tuple[R, ResponseInfo]:
         """Make the attempts of a call under its outer deadline."""
         account, state = call.account, call.state
@@ -327,7 +342,7 @@ class TrutoClient:
             ) from call.last_error
         finally:
             self._in_flight.discard(deadline)
-            call.last_error = None  # an error, its frames and the call would be a cycle
+            call.last_error = failure = None  # an error, its frames and the call would be a cycle
 
     async def _attempts(
         self,
@@ -340,7 +355,7 @@ class TrutoClient:
         refused: Secret | None = None
         _waiting_call.set(call.id)
         if failure is not None:
-            failure.attempts = state.attempts
+            failure.account, failure.attempts = call.account, state.attempts
             await self._wait_after(call, failure)
             failure = None
         while True:
@@ -356,15 +371,12 @@ class TrutoClient:
                 raise
             attempt = state.sent()
             try:
-                answer = await once(token, attempt)
-                state.succeeded()
-                return answer
+                return await once(token, attempt)
             except (APIError, TransportError) as error:
                 error.account, error.attempts = call.account, attempt
                 if excuse is not None and isinstance(error, APIError):
                     excused = excuse(error)
                     if excused is not None:
-                        state.succeeded()
                         return excused, call.response(error.status, error.headers, attempt)
                 wants_token = await self._wait_after(call, error)
             refused = token if wants_token else None

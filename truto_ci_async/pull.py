@@ -1,8 +1,9 @@
 """Every account of a plan, pulled at once and kept apart: killed at will, nothing lost, nothing doubled.
 
 How it works. A fixed number of workers take accounts from a queue; a worker asks one account for one page after
-another, oldest window first, and hands each page into a bounded stream. The consumer marks pages as done; what
-is done becomes durable in batches, in the order of each account's pages, together with the sink's own state.
+another, oldest window first, reads it when the consumer is about to take it, and hands it over. The consumer marks
+pages as done; what is done becomes durable in batches, in the order of each account's pages, together with the sink's
+own state.
 Nothing is marked before it was handed over, so a crash repeats pages and never skips one.
 
 One account's failure is a result and leaves the others alone. A failure of the service itself holds everyone
@@ -28,7 +29,7 @@ from ._answers import PageReader
 from ._decode import ItemReader, OnInvalid
 from ._outage import Outage
 from ._retry import check_number
-from ._row_keys import Seen, row_keys, split
+from ._row_keys import Seen, row_keys, row_marks, split
 from ._wire import ListQuery, Targets
 from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Outcome, Progress
 from .errors import (
@@ -64,13 +65,15 @@ CommitMode: TypeAlias = Literal["auto", "manual"]
 #: A plan, or what makes one once the one that is stored, if any, is known.
 MadePlan: TypeAlias = "Plan | Callable[[Plan | None], Awaitable[Plan]]"
 
+# Pages that are read before the consumer takes them: of those that wait for it, most are bodies still.
+READ_AHEAD = 4
 # What is done becomes durable after so many pages or seconds, whichever comes first.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
-# Rows whose keys are made in one go, some milliseconds; then the loop has a turn.
-BREATH_ROWS = 5_000
-# Rows that are held rather than made keys of, some 15 MB.
-HELD_ROWS = 10_000
+# Bytes of marks that keys are made of in one go, some milliseconds; then the loop has a turn.
+BREATH_BYTES = 2**19
+# Bytes of marks that are held rather than made keys of, where nothing is to outlive the process.
+HELD_BYTES = 2**20
 # A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
 ASK_AGAIN_SECONDS = 1.0
 # Pages an account is asked for before another one that waits gets the worker.
@@ -202,7 +205,7 @@ class PulledPage(AccountPage[T]):
 class _Entry:
     """What is to be committed of a page, or of the end of an account, in its place among the others."""
 
-    __slots__ = ("durable", "ends", "is_done", "key", "page", "progress", "queue", "rows")
+    __slots__ = ("durable", "ends", "is_done", "key", "marks", "progress", "queue", "rows")
 
     def __init__(
         self,
@@ -217,8 +220,8 @@ class _Entry:
         self.key = key
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
-        # Of which its keys are made, in case its window has to be begun again; most windows are over before.
-        self.page: AccountPage[Any] | None = None
+        # Of which the keys of its rows are made, in case its window has to be begun again; most are over before.
+        self.marks = b""
         self.ends = ends  # how the account ended, on its last page of all
         self.is_done = False
         self.durable = False
@@ -253,6 +256,30 @@ class _Account:
         self.failing_since: float | None = None  # the first of those that were not the service's fault
         self.restarts = 0
         self.seen: Seen | None = None  # rows handed out before the window was begun again
+
+
+class _Turn:
+    """Whose turn it is to read the body it has: there are few pages that are read and not taken yet.
+
+    A page of fifty rows is hundreds of objects and a body is one. Were all that arrive at once read at once, they
+    would be out of the processor's cache when the consumer comes to them, and the garbage collector would walk over
+    them in between: half as much work again.
+    """
+
+    def __init__(self, room: asyncio.Semaphore, fetching: set[asyncio.Task[Any]]) -> None:
+        self._room = room
+        self._fetching = fetching
+
+    async def __aenter__(self) -> None:
+        self._fetching.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
+        await self._room.acquire()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self._room.release()
+            self._fetching.add(cast("asyncio.Task[Any]", asyncio.current_task()))
 
 
 class Pull(Generic[T]):
@@ -326,14 +353,15 @@ class Pull(Generic[T]):
         self._committer: asyncio.Task[None] | None = None
         # Pages on their way to the consumer, None behind the last one, and how many more may be on it.
         self._pages: asyncio.Queue[PulledPage[T] | None] = asyncio.Queue()
-        self._room = asyncio.Semaphore(budget.max_accounts)
+        self._room = asyncio.Semaphore(min(READ_AHEAD, budget.max_accounts))
+        self._turn = _Turn(self._room, self._fetching)
 
         self._asking = False
         self._handed: PulledPage[T] | None = None
         self._changes: dict[Key, Progress] = {}
         self._new_keys: dict[Key, bytes] = {}
-        self._held: dict[Key, list[AccountPage[Any]]] = {}  # pages whose keys were not made yet
-        self._held_rows = 0
+        self._held: dict[Key, list[bytes]] = {}  # marks whose keys were not made yet
+        self._held_bytes = 0
         self._marked: list[_Entry] = []
         self._unsure: list[_Entry] = []  # marked, and on their way to be durable
         self._marked_since = 0  # the sink was asked to commit last
@@ -575,30 +603,29 @@ class Pull(Generic[T]):
     async def _gather_keys(
         self, marked: list[_Entry], changes: dict[Key, Progress], *, final: bool = False
     ) -> None:
-        """Make the keys of rows whose window is not over, and let go of pages.
+        """Make the keys of rows whose window is not over.
 
-        Most windows are over before anybody asks. Where nothing is to outlive the process, the pages themselves are
-        held instead, up to a number of rows and until the pull is left.
+        Most windows are over before anybody asks. Where nothing is to outlive the process, marks are held instead, up
+        to a number of bytes and until the pull is left.
         """
-        most = HELD_ROWS if isinstance(self._checkpoint, MemoryCheckpoint) and not final else 0
+        most = HELD_BYTES if isinstance(self._checkpoint, MemoryCheckpoint) and not final else 0
         for entry in marked:
-            page, entry.page = entry.page, None
+            marks, entry.marks = entry.marks, b""
             if changes[entry.key].is_over:
-                for held in self._held.pop(entry.key, ()):
-                    self._held_rows -= len(held)
-            elif page is not None:
-                self._held.setdefault(entry.key, []).append(page)
-                self._held_rows += len(page)
-        rows = 0
-        while self._held_rows > most:
-            key, pages = next(iter(self._held.items()))
+                self._held_bytes -= sum(map(len, self._held.pop(entry.key, ())))
+            elif marks:
+                self._held.setdefault(entry.key, []).append(marks)
+                self._held_bytes += len(marks)
+        size = 0
+        while self._held_bytes > most:
+            key, held = next(iter(self._held.items()))
             del self._held[key]
-            for page in pages:
-                self._new_keys[key] = self._new_keys.get(key, b"") + _keys(page)
-                self._held_rows -= len(page)
-                rows += len(page)
-                if rows >= BREATH_ROWS:
-                    rows = 0
+            for marks in held:
+                self._new_keys[key] = self._new_keys.get(key, b"") + row_keys(marks)
+                self._held_bytes -= len(marks)
+                size += len(marks)
+                if size >= BREATH_BYTES:
+                    size = 0
                     await asyncio.sleep(0)
 
     async def _commit(
@@ -746,7 +773,9 @@ class Pull(Generic[T]):
         worker = cast("asyncio.Task[Any]", asyncio.current_task())
         self._fetching.add(worker)
         try:
-            page = await fetch_page(client, targets, self._reader, here, empty_on_not_found=True)
+            page = await fetch_page(
+                client, targets, self._reader, here, empty_on_not_found=True, turn=self._turn
+            )
         except TrutoError as error:
             return self._failed(state, error, asked_at, is_probe=is_probe)
         finally:
@@ -791,7 +820,7 @@ class Pull(Generic[T]):
         position = cast("Walk", state.walk).position
         is_last = position is None
         if state.seen is not None:
-            fresh = state.seen.new(list(split(row_keys(page.items))))
+            fresh = state.seen.new(list(split(row_keys(row_marks(page.items)))))
             if len(fresh) < len(page):
                 page = _only(page, fresh)
         rows = progress.rows + len(page)
@@ -812,10 +841,10 @@ class Pull(Generic[T]):
         ends: Literal["", "done", "empty"] = "" if state.left else "done" if state.rows else "empty"
         entry = _Entry(state.open, (state.account.id, index), progress, rows=len(page), ends=ends)
         state.open.append(entry)
-        await self._room.acquire()
         handed = PulledPage(state.account, window, page, pull=self, entry=entry)
         if page.items and not is_last:
-            entry.page = handed
+            # At once, and not of pages that are kept for it: their items would be cold by then, and freed in vain.
+            entry.marks = row_marks(page.items, handed.plain_views if type(page.items[0]) is Raw else None)
         self._pages.put_nowait(handed)
 
     def _count(self, page: Page[Any]) -> None:
@@ -890,11 +919,10 @@ class Pull(Generic[T]):
         key = (state.account.id, index)
         async with self._committing:  # no commit is under way, so a row is in just one of these places
             keys = await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")
-            for page in self._held.get(key, ()):
-                keys += _keys(page)
+            keys += b"".join(map(row_keys, self._held.get(key, ())))
             for entry in (*self._marked, *state.open):
-                if entry.key == key and entry.page is not None:
-                    keys += _keys(entry.page)
+                if entry.key == key and entry.marks:
+                    keys += row_keys(entry.marks)
         return keys
 
     def _fail(self, state: _Account, error: TrutoError) -> float:
@@ -952,11 +980,6 @@ def _light(error: TrutoError) -> TrutoError:
         each.__traceback__ = each.__context__ = None
         each = each.__cause__
     return error
-
-
-def _keys(page: AccountPage[Any]) -> bytes:
-    items = page.page.items
-    return row_keys(items, page.plain_views if items and type(items[0]) is Raw else None)
 
 
 def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:

@@ -11,6 +11,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
@@ -707,9 +708,12 @@ async def fetch_page(
     here: Position,
     *,
     empty_on_not_found: bool,
+    turn: AbstractAsyncContextManager[object] | None = None,
 ) -> Page[Any]:
-    """Fetch the page at a place of a walk."""
-    data, response = await _fetch(client, targets, reader, here, empty_on_not_found=empty_on_not_found)
+    """Fetch the page at a place of a walk; its items are read within ``turn``, which is on no deadline."""
+    data, response = await _fetch(
+        client, targets, reader, here, empty_on_not_found=empty_on_not_found, turn=turn
+    )
     return Page(
         data.items,
         next_cursor=data.next_cursor,
@@ -731,16 +735,20 @@ async def _fetch(
     here: Position,
     *,
     empty_on_not_found: bool,
+    turn: AbstractAsyncContextManager[object] | None = None,
 ) -> tuple[PageData[Any], ResponseInfo]:
     """Fetch and read the page at a place; what goes wrong says which page it was."""
 
     async def read(body: bytes) -> PageData[Any]:
-        return await _read_page(client, reader, body, targets.query.account)
+        if turn is None:
+            return await _read_page(client, reader, body, targets.query.account)
+        async with turn:
+            return await _read_page(client, reader, body, targets.query.account)
 
-    def excuse(error: APIError) -> PageData[Any] | None:
+    def excuse(error: APIError) -> bytes | None:
         # Gong's "no stats found for the specified period": only the first page of a window can be empty this way.
         if isinstance(error, NotFoundError) and error.is_remote and here.cursor is None:
-            return PageData[Any](items=(), keys=())
+            return reader.nothing
         return None
 
     try:
