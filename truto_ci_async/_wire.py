@@ -67,20 +67,21 @@ def encode_query(params: Mapping[str, Any], *, object_arrays: ObjectArrays = "in
     :raises UsageError: a name that is no text, a value that has no text form, or an array of objects longer
         than qs reads as one.
     """
-    return "&".join(
-        [
-            f"{_escaped(name)}={_escaped(text)}"
-            for key, value in params.items()
-            if value is not None or not isinstance(key, str)
-            for name, text in _flatten(_name(key), value, object_arrays)
-        ]
-    )
+    pairs: list[str] = []
+    for key, value in params.items():
+        if value is None and isinstance(key, str):
+            continue  # most of them
+        if type(value) is str:
+            pairs.append(_pair(_name(key), value))
+        else:
+            pairs += [_pair(name, text) for name, text in _flatten(_name(key), value, object_arrays)]
+    return "&".join(pairs)
 
 
 @functools.lru_cache(maxsize=2048)
-def _escaped(text: str) -> str:
-    """Percent-encode a name or a value; kept, since a pull sends the same few for each of its accounts."""
-    return quote(text, safe="")
+def _pair(name: str, text: str) -> str:
+    """Percent-encode a parameter; kept, since a pull sends the same few for each of its accounts."""
+    return f"{quote(name, safe='')}={quote(_utf8(text, name), safe='')}"
 
 
 def in_order(items: Iterable[T]) -> Iterable[T]:
