@@ -253,19 +253,28 @@ class ListQuery(Struct, frozen=True, kw_only=True):
 
     def fingerprint(self) -> str:
         """Return a short text that is equal for equal filters: what binds a stored position to its walk."""
-        users = [user for chunk in self.users for user in chunk]
+        return self.fingerprint_of(self.sorted_filters())
+
+    def sorted_filters(self) -> str:
+        """Return all but the users as text that is equal for equal filters."""
         query = encode_query(merge(self.params, self.extra), object_arrays=self.object_arrays).split("&")
         query.sort(key=lambda part: part.partition("=")[0])  # dicts are equal in any order of their keys
-        asked = f"{self.path}?{'&'.join(query)}#{users}{self.object_arrays}"
+        return "&".join(query)
+
+    def fingerprint_of(self, sorted_filters: str) -> str:
+        users = [user for chunk in self.users for user in chunk]
+        asked = f"{self.path}?{sorted_filters}#{users}{self.object_arrays}"
         return hashlib.blake2b(asked.encode(), digest_size=9).hexdigest()
 
-    def start(self, cursor: str | Position | None) -> Position:
+    def start(self, cursor: str | Position | None, *, filters: str = "") -> Position:
         """Return the place a walk begins at, given what the caller passed as ``cursor``.
+
+        ``filters`` is the fingerprint, if somebody has it.
 
         :raises UsageError: a position of other filters, or a bare cursor where only a position can say which
             group of users it belongs to.
         """
-        filters = self.fingerprint()
+        filters = filters or self.fingerprint()
         if isinstance(cursor, str) and cursor.lstrip().startswith(Position.PREFIX):
             cursor = Position.parse(cursor)
         if cursor == "None":
@@ -297,9 +306,30 @@ class Targets:
 
     def __init__(self, query: ListQuery) -> None:
         self.query = query
-        self._around: dict[
-            int, tuple[str, str]
-        ] = {}  # group of users -> what stands before and after the cursor
+        # group of users -> what stands before and after the cursor
+        self._around: dict[int, tuple[str, str]] = {}
+        self._filters: str | None = None  # sorted, once somebody has asked
+
+    def like(self, account: str) -> Targets:
+        """Return those of the same walk of another account, whose id is one: nothing is encoded a second time."""
+        name = "integrated_account_id"
+        mine, theirs = (f"&{_pair(name, each)}&" for each in (self.query.account or "", account))
+
+        def swapped(text: str) -> str:
+            return f"&{text}&".replace(mine, theirs)[1:-1]
+
+        other = Targets(self.query.like(account))
+        other._around = {
+            chunk: (swapped(before), swapped(after)) for chunk, (before, after) in self._around.items()
+        }
+        other._filters = None if self._filters is None else swapped(self._filters)
+        return other
+
+    def start(self, cursor: str | Position | None) -> Position:
+        """Return the place a walk begins at: see ``ListQuery.start``."""
+        if self._filters is None:
+            self._filters = self.query.sorted_filters()
+        return self.query.start(cursor, filters=self.query.fingerprint_of(self._filters))
 
     def at(self, chunk: int, cursor: str | None) -> str:
         """Return path and query of the page at ``cursor`` of a group of users."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
@@ -30,7 +30,7 @@ from ._decode import ItemReader, OnInvalid
 from ._outage import Outage
 from ._retry import check_number
 from ._row_keys import Seen, row_keys, row_marks, split
-from ._wire import ListQuery, Targets
+from ._wire import Targets
 from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Outcome, Progress
 from .errors import (
     APIError,
@@ -70,10 +70,10 @@ READ_AHEAD = 4
 # What is done becomes durable after so many pages or seconds, whichever comes first.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
-# Bytes of marks that keys are made of in one go, some milliseconds; then the loop has a turn.
-BREATH_BYTES = 2**19
-# Bytes of marks that are held rather than made keys of, where nothing is to outlive the process.
-HELD_BYTES = 2**20
+# Marks that keys are made of in one go, some milliseconds; then the loop has a turn.
+BREATH_MARKS = 20_000
+# Marks that are held rather than made keys of, where nothing is to outlive the process; some 4 MB.
+HELD_MARKS = 40_000
 # A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
 ASK_AGAIN_SECONDS = 1.0
 # Pages an account is asked for before another one that waits gets the worker.
@@ -221,7 +221,7 @@ class _Entry:
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
         # Of which the keys of its rows are made, in case its window has to be begun again; most are over before.
-        self.marks = b""
+        self.marks: Sequence[Any] = ()
         self.ends = ends  # how the account ended, on its last page of all
         self.is_done = False
         self.durable = False
@@ -339,7 +339,7 @@ class Pull(Generic[T]):
         self._later: list[tuple[float, int, _Account]] = []  # heap: not to be asked before
         self._order = count()
         self._stored: dict[Key, Progress] = {}
-        self._queries: dict[int, ListQuery] = {}  # of the first account that came to each window
+        self._targets: dict[int, Targets] = {}  # of the first account that came to each window
         self._in_service = 0
         self._wake = asyncio.Event()
         self._outage = Outage(
@@ -360,8 +360,8 @@ class Pull(Generic[T]):
         self._handed: PulledPage[T] | None = None
         self._changes: dict[Key, Progress] = {}
         self._new_keys: dict[Key, bytes] = {}
-        self._held: dict[Key, list[bytes]] = {}  # marks whose keys were not made yet
-        self._held_bytes = 0
+        self._held: dict[Key, list[Sequence[Any]]] = {}  # marks whose keys were not made yet
+        self._held_marks = 0
         self._marked: list[_Entry] = []
         self._unsure: list[_Entry] = []  # marked, and on their way to be durable
         self._marked_since = 0  # the sink was asked to commit last
@@ -606,26 +606,26 @@ class Pull(Generic[T]):
         """Make the keys of rows whose window is not over.
 
         Most windows are over before anybody asks. Where nothing is to outlive the process, marks are held instead, up
-        to a number of bytes and until the pull is left.
+        to a number of them and until the pull is left.
         """
-        most = HELD_BYTES if isinstance(self._checkpoint, MemoryCheckpoint) and not final else 0
+        most = HELD_MARKS if isinstance(self._checkpoint, MemoryCheckpoint) and not final else 0
         for entry in marked:
-            marks, entry.marks = entry.marks, b""
+            marks, entry.marks = entry.marks, ()
             if changes[entry.key].is_over:
-                self._held_bytes -= sum(map(len, self._held.pop(entry.key, ())))
+                self._held_marks -= sum(map(len, self._held.pop(entry.key, ())))
             elif marks:
                 self._held.setdefault(entry.key, []).append(marks)
-                self._held_bytes += len(marks)
-        size = 0
-        while self._held_bytes > most:
+                self._held_marks += len(marks)
+        made = 0
+        while self._held_marks > most:
             key, held = next(iter(self._held.items()))
             del self._held[key]
             for marks in held:
                 self._new_keys[key] = self._new_keys.get(key, b"") + row_keys(marks)
-                self._held_bytes -= len(marks)
-                size += len(marks)
-                if size >= BREATH_BYTES:
-                    size = 0
+                self._held_marks -= len(marks)
+                made += len(marks)
+                if made >= BREATH_MARKS:
+                    made = 0
                     await asyncio.sleep(0)
 
     async def _commit(
@@ -796,23 +796,23 @@ class Pull(Generic[T]):
 
     async def _begin_walk(self, state: _Account) -> None:
         index, progress = state.left[0]
-        query = self._query(state.account, index)
+        targets = self._targets_of(state.account, index)
         position = None if progress.position is None else Position.parse(progress.position)
         if progress.rows and (position is None or progress.error is not None):
             # Begun again, in this run or an earlier one: leave out what was handed out before.
             state.seen = Seen(split(await self._keys_of(state, index)))
-        state.targets = Targets(query)
+        state.targets = targets
         state.is_resumed = position is not None and position.cursor is not None
-        state.walk = Walk(query.start(position), len(query.users), account=state.account.id)
+        state.walk = Walk(targets.start(position), len(targets.query.users), account=state.account.id)
 
-    def _query(self, account: PlannedAccount, index: int) -> ListQuery:
-        """Return what is asked of an account over a window: checked and put in order once for each window."""
-        like = self._queries.get(index)
-        if like is not None:
-            return like.like(account.id)
+    def _targets_of(self, account: PlannedAccount, index: int) -> Targets:
+        """Return what is asked of an account over a window: checked, ordered and encoded once for each window."""
+        first = self._targets.get(index)
+        if first is not None:
+            return first.like(account.id)
         plan = cast("Plan", self.plan)
-        query = self._queries[index] = plan.query(account, plan.windows[index])
-        return query
+        targets = self._targets[index] = Targets(plan.query(account, plan.windows[index]))
+        return targets
 
     async def _hand_over(self, state: _Account, page: Page[Any], *, is_loop: bool) -> None:
         index, progress = state.left[0]
