@@ -1186,13 +1186,13 @@ def test_who_is_to_blame_for_a_failure() -> None:
 # --- what goes wrong: cursors ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("held", [0, 28, 40_000])
+@pytest.mark.parametrize("kept", [0, 2_000, 2**20])
 @pytest.mark.parametrize("legs", [(10_000,), (5, 12, 10_000)])
 def test_a_dead_cursor_doubles_nothing_without_a_file_either(
-    legs: tuple[int, ...], held: int, monkeypatch: pytest.MonkeyPatch
+    legs: tuple[int, ...], kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rows of the first walk are known, whether their keys were made or their marks held; also by a later run."""
-    monkeypatch.setattr(pull, "HELD_MARKS", held)
+    """Rows of the first walk are known, whether keys were made of them or their bodies kept; also by a later run."""
+    monkeypatch.setattr(pull, "KEPT_BYTES", kept)
 
     async def scenario() -> None:
         async with service(accounts=3, page_size=1) as (sandbox, client):

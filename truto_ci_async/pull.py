@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
@@ -25,11 +26,11 @@ import anyio
 import msgspec
 from msgspec import Raw, Struct
 
-from ._answers import PageReader
+from ._answers import PageData, PageReader
 from ._decode import ItemReader, OnInvalid
 from ._outage import Outage
 from ._retry import check_number
-from ._row_keys import Seen, row_keys, row_marks, split
+from ._row_keys import MARKS_PER_ROW, Seen, row_keys, row_marks, split
 from ._wire import Targets
 from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Outcome, Progress
 from .errors import (
@@ -50,7 +51,7 @@ from .errors import (
 from .models import Interaction, Page, Position
 from .paginator import Walk
 from .plan import AccountPage, Plan, PlannedAccount, Window
-from .resources import fetch_page
+from .resources import SLICED_ABOVE, fetch_page, read_page
 from .sinks import FileSink, Sink, commit_together
 
 if TYPE_CHECKING:
@@ -70,10 +71,10 @@ READ_AHEAD = 4
 # What is done becomes durable after so many pages or seconds, whichever comes first.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
-# Marks that keys are made of in one go, some milliseconds; then the loop has a turn.
-BREATH_MARKS = 20_000
-# Marks that are held rather than made keys of, where nothing is to outlive the process; some 4 MB.
-HELD_MARKS = 40_000
+# Bytes of bodies that are kept rather than made keys of, where nothing is to outlive the process.
+KEPT_BYTES = 16 * 2**20
+# Keys of so many rows are made in one go, some milliseconds; then the loop has a turn.
+BREATH_ROWS = 5_000
 # A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
 ASK_AGAIN_SECONDS = 1.0
 # Pages an account is asked for before another one that waits gets the worker.
@@ -205,7 +206,7 @@ class PulledPage(AccountPage[T]):
 class _Entry:
     """What is to be committed of a page, or of the end of an account, in its place among the others."""
 
-    __slots__ = ("durable", "ends", "is_done", "key", "marks", "progress", "queue", "rows")
+    __slots__ = ("body", "durable", "ends", "is_done", "key", "marks", "progress", "queue", "rows")
 
     def __init__(
         self,
@@ -220,7 +221,8 @@ class _Entry:
         self.key = key
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
-        # Of which the keys of its rows are made, in case its window has to be begun again; most are over before.
+        # Of one of them the keys of its rows are made, in case its window has to be begun again; most are over before.
+        self.body: bytes = b""
         self.marks: Sequence[Any] = ()
         self.ends = ends  # how the account ended, on its last page of all
         self.is_done = False
@@ -232,6 +234,7 @@ class _Account:
 
     __slots__ = (
         "account",
+        "body",
         "calls",
         "failing_since",
         "is_resumed",
@@ -250,36 +253,13 @@ class _Account:
         self.rows = rows  # in all windows, for telling empty accounts
         self.walk: Walk | None = None  # of the first of them
         self.targets: Targets | None = None
+        self.body = b""  # of the page that is about to be handed over
         self.is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
         self.open: deque[_Entry] = deque()  # handed out and not committed yet, in order
         self.calls = 0  # failed ones in a row
         self.failing_since: float | None = None  # the first of those that were not the service's fault
         self.restarts = 0
         self.seen: Seen | None = None  # rows handed out before the window was begun again
-
-
-class _Turn:
-    """Whose turn it is to read the body it has: there are few pages that are read and not taken yet.
-
-    A page of fifty rows is hundreds of objects and a body is one. Were all that arrive at once read at once, they
-    would be out of the processor's cache when the consumer comes to them, and the garbage collector would walk over
-    them in between: half as much work again.
-    """
-
-    def __init__(self, room: asyncio.Semaphore, fetching: set[asyncio.Task[Any]]) -> None:
-        self._room = room
-        self._fetching = fetching
-
-    async def __aenter__(self) -> None:
-        self._fetching.discard(cast("asyncio.Task[Any]", asyncio.current_task()))
-        await self._room.acquire()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self._room.release()
-            self._fetching.add(cast("asyncio.Task[Any]", asyncio.current_task()))
 
 
 class Pull(Generic[T]):
@@ -319,6 +299,7 @@ class Pull(Generic[T]):
         self._prober = client.with_options(retry=msgspec.structs.replace(client.retry, attempts=1))
         self._make_plan = plan
         self._checkpoint = checkpoint or MemoryCheckpoint()
+        self._keeps_bodies = isinstance(self._checkpoint, MemoryCheckpoint)
         self._budget = budget
         self._auto = commit == "auto"
         self._reader = PageReader(ItemReader[Any](item_type, on_invalid=on_invalid))
@@ -354,14 +335,13 @@ class Pull(Generic[T]):
         # Pages on their way to the consumer, None behind the last one, and how many more may be on it.
         self._pages: asyncio.Queue[PulledPage[T] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(min(READ_AHEAD, budget.max_accounts))
-        self._turn = _Turn(self._room, self._fetching)
 
         self._asking = False
         self._handed: PulledPage[T] | None = None
         self._changes: dict[Key, Progress] = {}
         self._new_keys: dict[Key, bytes] = {}
-        self._held: dict[Key, list[Sequence[Any]]] = {}  # marks whose keys were not made yet
-        self._held_marks = 0
+        self._kept: dict[Key, list[bytes]] = {}  # bodies of whose rows no keys were made yet
+        self._kept_bytes = 0
         self._marked: list[_Entry] = []
         self._unsure: list[_Entry] = []  # marked, and on their way to be durable
         self._marked_since = 0  # the sink was asked to commit last
@@ -605,28 +585,34 @@ class Pull(Generic[T]):
     ) -> None:
         """Make the keys of rows whose window is not over.
 
-        Most windows are over before anybody asks. Where nothing is to outlive the process, marks are held instead, up
-        to a number of them and until the pull is left.
+        Most windows are over before anybody asks. Where nothing is to outlive the process, the bodies of some pages
+        are kept instead until the pull is left: keeping them costs nothing, and reading them again is seldom needed.
         """
-        most = HELD_MARKS if isinstance(self._checkpoint, MemoryCheckpoint) and not final else 0
+        rows = 0
         for entry in marked:
+            body, entry.body = entry.body, b""
             marks, entry.marks = entry.marks, ()
-            if changes[entry.key].is_over:
-                self._held_marks -= sum(map(len, self._held.pop(entry.key, ())))
+            key = entry.key
+            if changes[key].is_over:
+                self._kept_bytes -= sum(map(len, self._kept.pop(key, ())))
+            elif body:
+                self._kept.setdefault(key, []).append(body)
+                self._kept_bytes += len(body)
             elif marks:
-                self._held.setdefault(entry.key, []).append(marks)
-                self._held_marks += len(marks)
-        made = 0
-        while self._held_marks > most:
-            key, held = next(iter(self._held.items()))
-            del self._held[key]
-            for marks in held:
                 self._new_keys[key] = self._new_keys.get(key, b"") + row_keys(marks)
-                self._held_marks -= len(marks)
-                made += len(marks)
-                if made >= BREATH_MARKS:
-                    made = 0
-                    await asyncio.sleep(0)
+                rows += len(marks) // MARKS_PER_ROW
+            if rows >= BREATH_ROWS:
+                rows = 0
+                await asyncio.sleep(0)
+        while final and self._kept:
+            key, bodies = self._kept.popitem()
+            for body in bodies:
+                self._new_keys[key] = self._new_keys.get(key, b"") + self._keys_in(body)
+                await asyncio.sleep(0)
+
+    def _keys_in(self, body: bytes) -> bytes:
+        """Return the keys of the rows of a page that was read before."""
+        return row_keys(row_marks(self._reader.read(body).items))
 
     async def _commit(
         self,
@@ -772,10 +758,9 @@ class Pull(Generic[T]):
         asked_at = time.monotonic()
         worker = cast("asyncio.Task[Any]", asyncio.current_task())
         self._fetching.add(worker)
+        read = partial(self._read, state, worker)
         try:
-            page = await fetch_page(
-                client, targets, self._reader, here, empty_on_not_found=True, turn=self._turn
-            )
+            page = await fetch_page(client, targets, read, here, nothing=self._reader.nothing)
         except TrutoError as error:
             return self._failed(state, error, asked_at, is_probe=is_probe)
         finally:
@@ -793,6 +778,24 @@ class Pull(Generic[T]):
         if loop is not None:
             return self._fail(state, loop)
         return None if state.left else _OVER
+
+    async def _read(self, state: _Account, worker: asyncio.Task[Any], body: bytes) -> PageData[Any]:
+        """Read a page when it is about to be taken.
+
+        A page of fifty rows is hundreds of objects and a body is one. Were all that arrive at once read at once, they
+        would be out of the processor's cache when the consumer comes to them, and the garbage collector would walk
+        over them in between: half as much work again.
+        """
+        self._fetching.discard(worker)
+        await self._room.acquire()
+        try:
+            data = await read_page(self._client, self._reader, body, account=state.account.id)
+        except BaseException:
+            self._room.release()
+            self._fetching.add(worker)  # it may be fetched again
+            raise
+        state.body = body
+        return data
 
     async def _begin_walk(self, state: _Account) -> None:
         index, progress = state.left[0]
@@ -843,8 +846,17 @@ class Pull(Generic[T]):
         state.open.append(entry)
         handed = PulledPage(state.account, window, page, pull=self, entry=entry)
         if page.items and not is_last:
-            # At once, and not of pages that are kept for it: their items would be cold by then, and freed in vain.
-            entry.marks = row_marks(page.items, handed.plain_views if type(page.items[0]) is Raw else None)
+            if (
+                self._keeps_bodies
+                and state.seen is None  # all rows of it were handed out
+                and self._kept_bytes + len(state.body) <= KEPT_BYTES
+                and len(state.body) <= SLICED_ABOVE
+            ):
+                entry.body = state.body
+            else:
+                views = handed.plain_views if type(page.items[0]) is Raw else None
+                entry.marks = row_marks(page.items, views)
+        state.body = b""
         self._pages.put_nowait(handed)
 
     def _count(self, page: Page[Any]) -> None:
@@ -919,10 +931,11 @@ class Pull(Generic[T]):
         key = (state.account.id, index)
         async with self._committing:  # no commit is under way, so a row is in just one of these places
             keys = await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")
-            keys += b"".join(map(row_keys, self._held.get(key, ())))
-            for entry in (*self._marked, *state.open):
-                if entry.key == key and entry.marks:
-                    keys += row_keys(entry.marks)
+            entries = [entry for entry in (*self._marked, *state.open) if entry.key == key]
+            for body in (*self._kept.get(key, ()), *(entry.body for entry in entries if entry.body)):
+                keys += self._keys_in(body)
+            for entry in entries:
+                keys += row_keys(entry.marks)
         return keys
 
     def _fail(self, state: _Account, error: TrutoError) -> float:

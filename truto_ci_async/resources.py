@@ -11,7 +11,6 @@ import functools
 import os
 import pathlib
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
@@ -259,8 +258,11 @@ class Resource(Generic[T]):
         client = self._client
         targets = Targets(query)
 
+        read = functools.partial(read_page, client, reader, account=query.account)
+        nothing = reader.nothing if empty_on_not_found else None
+
         async def fetch(here: Position) -> PageData[Any]:
-            data, _ = await _fetch(client, targets, reader, here, empty_on_not_found=empty_on_not_found)
+            data, _ = await _fetch(client, targets, read, here, nothing=nothing)
             return data
 
         keyed = Keyed[Any]()
@@ -696,7 +698,9 @@ def _paginator(
 ) -> Paginator[Any]:
     targets = Targets(query)
 
-    fetch = functools.partial(fetch_page, client, targets, reader, empty_on_not_found=empty_on_not_found)
+    read = functools.partial(read_page, client, reader, account=query.account)
+    nothing = reader.nothing if empty_on_not_found else None
+    fetch = functools.partial(fetch_page, client, targets, read, nothing=nothing)
     walkable = _walkable(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(walkable, label=label)
 
@@ -704,16 +708,16 @@ def _paginator(
 async def fetch_page(
     client: TrutoClient,
     targets: Targets,
-    reader: PageReader[Any],
+    read: Callable[[bytes], Awaitable[PageData[Any]]],
     here: Position,
     *,
-    empty_on_not_found: bool,
-    turn: AbstractAsyncContextManager[object] | None = None,
+    nothing: bytes | None,
 ) -> Page[Any]:
-    """Fetch the page at a place of a walk; its items are read within ``turn``, which is on no deadline."""
-    data, response = await _fetch(
-        client, targets, reader, here, empty_on_not_found=empty_on_not_found, turn=turn
-    )
+    """Fetch the page at a place of a walk; ``read`` is on no deadline.
+
+    ``nothing`` is the body that stands in for the provider's word that there is nothing; None: that is an error.
+    """
+    data, response = await _fetch(client, targets, read, here, nothing=nothing)
     return Page(
         data.items,
         next_cursor=data.next_cursor,
@@ -731,25 +735,18 @@ async def fetch_page(
 async def _fetch(
     client: TrutoClient,
     targets: Targets,
-    reader: PageReader[Any],
+    read: Callable[[bytes], Awaitable[PageData[Any]]],
     here: Position,
     *,
-    empty_on_not_found: bool,
-    turn: AbstractAsyncContextManager[object] | None = None,
+    nothing: bytes | None,
 ) -> tuple[PageData[Any], ResponseInfo]:
     """Fetch and read the page at a place; what goes wrong says which page it was."""
 
-    async def read(body: bytes) -> PageData[Any]:
-        if turn is None:
-            return await _read_page(client, reader, body, targets.query.account)
-        async with turn:
-            return await _read_page(client, reader, body, targets.query.account)
-
     def excuse(error: APIError) -> bytes | None:
         # Gong's "no stats found for the specified period": only the first page of a window can be empty this way.
-        if isinstance(error, NotFoundError) and error.is_remote and here.cursor is None:
-            return reader.nothing
-        return None
+        return (
+            nothing if isinstance(error, NotFoundError) and error.is_remote and here.cursor is None else None
+        )
 
     try:
         return await client.request(
@@ -757,7 +754,7 @@ async def _fetch(
             targets.at(here.chunk, here.cursor),
             account=targets.query.account,
             read=read,
-            excuse=excuse if empty_on_not_found else None,
+            excuse=excuse,
         )
     except DecodeError as error:
         error.cursor = here.cursor
@@ -766,9 +763,10 @@ async def _fetch(
         raise_about(error, here.cursor)
 
 
-async def _read_page(
-    client: TrutoClient, reader: PageReader[Any], body: bytes, account: str | None
+async def read_page(
+    client: TrutoClient, reader: PageReader[Any], body: bytes, *, account: str | None
 ) -> PageData[Any]:
+    """Read a page, a large one in steps between which the loop has a turn, and tell of it."""
     emitter = client.emitter
     started = perf_counter()
     if len(body) <= SLICED_ABOVE:
