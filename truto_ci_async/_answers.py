@@ -73,12 +73,15 @@ _any = msgspec.json.Decoder()
 class PageReader(Generic[T]):
     """Read bodies of pages into items of one type; holds decoders that are built once.
 
-    ``keyed`` reads the object that ``truto_key_by`` makes of ``result``.
+    ``keyed`` reads the object that ``truto_key_by`` makes of ``result``. ``detach=False`` leaves items that are Raw
+    as views of the whole body, for who does not keep any.
     """
 
-    def __init__(self, items: ItemReader[T], *, keyed: bool = False) -> None:
+    def __init__(self, items: ItemReader[T], *, keyed: bool = False, detach: bool = True) -> None:
         self._items = items
         self._keyed = keyed
+        item_type: Any = items.item_type
+        self._detaches = detach and item_type is Raw
         #: The body of a page without items.
         self.nothing = b'{"result":{}}' if keyed else b'{"result":[]}'
         self._envelope = msgspec.json.Decoder(_Envelope[items.item_type])  # type: ignore[name-defined]
@@ -97,7 +100,7 @@ class PageReader(Generic[T]):
                     return self._read_carefully(body)
                 if not self._items.blank(envelope.result):
                     items: Any = envelope.result
-                    if self._items.item_type is Raw:  # a view of the whole body otherwise
+                    if self._detaches:
                         items = tuple(map(Raw.copy, items))
                     return PageData(
                         items=items,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
@@ -30,7 +30,7 @@ from ._answers import PageData, PageReader
 from ._decode import ItemReader, OnInvalid
 from ._outage import Outage
 from ._retry import check_number
-from ._row_keys import MARKS_PER_ROW, Seen, row_keys, row_marks, split
+from ._row_keys import Seen, row_keys, row_marks, split
 from ._wire import Targets
 from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Outcome, Progress
 from .errors import (
@@ -68,13 +68,13 @@ MadePlan: TypeAlias = "Plan | Callable[[Plan | None], Awaitable[Plan]]"
 
 # Pages that are read before the consumer takes them: of those that wait for it, most are bodies still.
 READ_AHEAD = 4
-# What is done becomes durable after so many pages or seconds, whichever comes first.
-COMMIT_PAGES = 64
-COMMIT_SECONDS = 0.05
+# What is done becomes durable after so many pages or seconds, whichever comes first, and at once if somebody waits.
+COMMIT_PAGES = 256
+COMMIT_SECONDS = 0.25
 # Bytes of bodies that are kept rather than made keys of, where nothing is to outlive the process.
 KEPT_BYTES = 16 * 2**20
-# Keys of so many rows are made in one go, some milliseconds; then the loop has a turn.
-BREATH_ROWS = 5_000
+# Bytes of marks that keys are made of in one go, some milliseconds; then the loop has a turn.
+BREATH_BYTES = 2**19
 # A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
 ASK_AGAIN_SECONDS = 1.0
 # Pages an account is asked for before another one that waits gets the worker.
@@ -222,8 +222,8 @@ class _Entry:
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
         # Of one of them the keys of its rows are made, in case its window has to be begun again; most are over before.
-        self.body: bytes = b""
-        self.marks: Sequence[Any] = ()
+        self.body = b""
+        self.marks = b""
         self.ends = ends  # how the account ended, on its last page of all
         self.is_done = False
         self.durable = False
@@ -302,7 +302,9 @@ class Pull(Generic[T]):
         self._keeps_bodies = isinstance(self._checkpoint, MemoryCheckpoint)
         self._budget = budget
         self._auto = commit == "auto"
-        self._reader = PageReader(ItemReader[Any](item_type, on_invalid=on_invalid))
+        # Our own sinks write a page, and keep nothing of it.
+        detach = not isinstance(sink, FileSink)
+        self._reader = PageReader(ItemReader[Any](item_type, on_invalid=on_invalid), detach=detach)
         self._grow = grow
         self._fresh = fresh
         self._sink = sink
@@ -545,6 +547,7 @@ class Pull(Generic[T]):
         while not entry.durable:
             self._check_saved()
             self._check_open()
+            self._full.set()
             await self._flushed.wait()
 
     async def _commit_as_marked(self) -> None:
@@ -588,10 +591,10 @@ class Pull(Generic[T]):
         Most windows are over before anybody asks. Where nothing is to outlive the process, the bodies of some pages
         are kept instead until the pull is left: keeping them costs nothing, and reading them again is seldom needed.
         """
-        rows = 0
+        made = 0
         for entry in marked:
             body, entry.body = entry.body, b""
-            marks, entry.marks = entry.marks, ()
+            marks, entry.marks = entry.marks, b""
             key = entry.key
             if changes[key].is_over:
                 self._kept_bytes -= sum(map(len, self._kept.pop(key, ())))
@@ -600,9 +603,9 @@ class Pull(Generic[T]):
                 self._kept_bytes += len(body)
             elif marks:
                 self._new_keys[key] = self._new_keys.get(key, b"") + row_keys(marks)
-                rows += len(marks) // MARKS_PER_ROW
-            if rows >= BREATH_ROWS:
-                rows = 0
+                made += len(marks)
+            if made >= BREATH_BYTES:
+                made = 0
                 await asyncio.sleep(0)
         while final and self._kept:
             key, bodies = self._kept.popitem()
@@ -934,8 +937,7 @@ class Pull(Generic[T]):
             entries = [entry for entry in (*self._marked, *state.open) if entry.key == key]
             for body in (*self._kept.get(key, ()), *(entry.body for entry in entries if entry.body)):
                 keys += self._keys_in(body)
-            for entry in entries:
-                keys += row_keys(entry.marks)
+            keys += b"".join([row_keys(entry.marks) for entry in entries if entry.marks])
         return keys
 
     def _fail(self, state: _Account, error: TrutoError) -> float:
