@@ -430,6 +430,26 @@ async def opened(checkpoint: MemoryCheckpoint | SQLiteCheckpoint) -> dict[Key, P
         return await checkpoint.load()
 
 
+def test_who_waits_for_a_commit_does_not_wait_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nobody waits for is committed together, once in a while; a page that is waited for is durable at once."""
+    monkeypatch.setattr(pull, "COMMIT_SECONDS", 600.0)
+    monkeypatch.setattr(pull, "COMMIT_PAGES", 10**6)
+
+    async def scenario() -> None:
+        async with service(accounts=2) as (sandbox, client):
+            checkpoint = MemoryCheckpoint()
+            how: Any = {"checkpoint": checkpoint, "commit": "manual"}
+            async with client.interactions.pull(sandbox.account_ids, **how, **BOUNDS) as pages:
+                count = 0
+                async for page in pages:
+                    async with asyncio.timeout(5.0):
+                        await page.commit()
+                    count += 1
+                    assert sum(progress.pages for progress in (await checkpoint.load()).values()) == count
+
+    run(scenario())
+
+
 def test_commits_of_one_account_apply_in_order() -> None:
     """The second page's commit waits for the first one: the checkpoint never skips a page."""
 
