@@ -28,7 +28,7 @@ FLOORS: dict[int, set[str]] = {
     1: {"_wire", "_answers", "_decode", "_items", "_lanes", "_bodies", "_retry", "_pacing"},
     2: {"_transport", "_deadlines", "_disk"},
     3: {"client", "resources", "paginator", "streams"},
-    4: {"plan", "checkpoint", "sinks", "pull", "_outage", "_row_keys"},
+    4: {"plan", "checkpoint", "sinks", "pull", "_commits", "_outage", "_row_keys"},
     5: {"cli", "__main__", "_arguments", "_output", "_targets", "_pull_command"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}

@@ -32,7 +32,8 @@ import pytest
 
 from tests.pull_runs import Runs
 from tests.support import run
-from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, Timeouts, TrutoClient, pull
+from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, Timeouts, TrutoClient, _commits
+from truto_ci_async._commits import COMMIT_PAGES
 from truto_ci_async._disk import Disk
 from truto_ci_async._outage import Outage
 from truto_ci_async._row_keys import PULL_COLUMNS, Seen, plain_views, row_keys, row_marks, split
@@ -59,7 +60,6 @@ from truto_ci_async.models import Interaction
 from truto_ci_async.plan import AccountPage, Plan, PlannedAccount
 from truto_ci_async.pull import (
     ACCOUNT_CALLS,
-    COMMIT_PAGES,
     READ_AHEAD,
     RESTARTS,
     STOP_SECONDS,
@@ -432,8 +432,8 @@ async def opened(checkpoint: MemoryCheckpoint | SQLiteCheckpoint) -> dict[Key, P
 
 def test_who_waits_for_a_commit_does_not_wait_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """What nobody waits for is committed together, once in a while; a page that is waited for is durable at once."""
-    monkeypatch.setattr(pull, "COMMIT_SECONDS", 600.0)
-    monkeypatch.setattr(pull, "COMMIT_PAGES", 10**6)
+    monkeypatch.setattr(_commits, "COMMIT_SECONDS", 600.0)
+    monkeypatch.setattr(_commits, "COMMIT_PAGES", 10**6)
 
     async def scenario() -> None:
         async with service(accounts=2) as (sandbox, client):
@@ -1212,7 +1212,7 @@ def test_a_dead_cursor_doubles_nothing_without_a_file_either(
     legs: tuple[int, ...], kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of the first walk are known, whether keys were made of them or their bodies kept; also by a later run."""
-    monkeypatch.setattr(pull, "KEPT_BYTES", kept)
+    monkeypatch.setattr(_commits, "KEPT_BYTES", kept)
 
     async def scenario() -> None:
         async with service(accounts=3, page_size=1) as (sandbox, client):

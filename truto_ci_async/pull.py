@@ -2,9 +2,8 @@
 
 How it works. A fixed number of workers take accounts from a queue; a worker asks one account for one page after
 another, oldest window first, reads it when the consumer is about to take it, and hands it over. The consumer marks
-pages as done; what is done becomes durable in batches, in the order of each account's pages, together with the sink's
-own state.
-Nothing is marked before it was handed over, so a crash repeats pages and never skips one.
+pages as done; what is done becomes durable in batches (``_commits``). Nothing is marked before it was handed over, so
+a crash repeats pages and never skips one.
 
 One account's failure is a result and leaves the others alone. A failure of the service itself holds everyone
 back while a single request probes until it is there again (``_outage``). Only a refused token, a client that is
@@ -24,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVa
 
 import anyio
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from ._answers import PageData, PageReader
+from ._commits import Commits, Entry, wait_for_event
 from ._decode import ItemReader, OnInvalid
 from ._outage import Outage
 from ._retry import check_number
@@ -51,8 +51,8 @@ from .errors import (
 from .models import Interaction, Page, Position
 from .paginator import Walk
 from .plan import AccountPage, Plan, PlannedAccount, Window
-from .resources import SLICED_ABOVE, fetch_page, read_page
-from .sinks import FileSink, Sink, commit_together
+from .resources import fetch_page, read_page
+from .sinks import FileSink, Sink
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -68,15 +68,6 @@ MadePlan: TypeAlias = "Plan | Callable[[Plan | None], Awaitable[Plan]]"
 
 # Pages that are read before the consumer takes them: of those that wait for it, most are bodies still.
 READ_AHEAD = 4
-# What is done becomes durable after so many pages or seconds, whichever comes first, and at once if somebody waits.
-COMMIT_PAGES = 256
-COMMIT_SECONDS = 0.25
-# Bytes of bodies that are kept rather than made keys of, where nothing is to outlive the process.
-KEPT_BYTES = 16 * 2**20
-# Bytes of marks that keys are made of in one go, some milliseconds; then the loop has a turn.
-BREATH_BYTES = 2**19
-# A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
-ASK_AGAIN_SECONDS = 1.0
 # Pages an account is asked for before another one that waits gets the worker.
 TURN_PAGES = 16
 # A window whose cursor died is begun again this often in one run.
@@ -182,7 +173,7 @@ class PulledPage(AccountPage[T]):
     __slots__ = ("_entry", "_pull")
 
     def __init__(
-        self, account: PlannedAccount, window: Window, page: Page[T], *, pull: Pull[T], entry: _Entry
+        self, account: PlannedAccount, window: Window, page: Page[T], *, pull: Pull[T], entry: Entry
     ) -> None:
         super().__init__(account, window, page)
         self._pull = pull
@@ -201,32 +192,6 @@ class PulledPage(AccountPage[T]):
         """
         self.mark()
         await self._pull.flushed(self._entry)
-
-
-class _Entry:
-    """What is to be committed of a page, or of the end of an account, in its place among the others."""
-
-    __slots__ = ("body", "durable", "ends", "is_done", "key", "marks", "progress", "queue", "rows")
-
-    def __init__(
-        self,
-        queue: deque[_Entry],
-        key: Key,
-        progress: Progress,
-        *,
-        rows: int | None = None,
-        ends: Literal["", "done", "empty"] = "",
-    ) -> None:
-        self.queue = queue
-        self.key = key
-        self.progress = progress
-        self.rows = rows  # on the page; None: this is no page
-        # Of one of them the keys of its rows are made, in case its window has to be begun again; most are over before.
-        self.body = b""
-        self.marks = b""
-        self.ends = ends  # how the account ended, on its last page of all
-        self.is_done = False
-        self.durable = False
 
 
 class _Account:
@@ -255,7 +220,7 @@ class _Account:
         self.targets: Targets | None = None
         self.body = b""  # of the page that is about to be handed over
         self.is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
-        self.open: deque[_Entry] = deque()  # handed out and not committed yet, in order
+        self.open: deque[Entry] = deque()  # handed out and not committed yet, in order
         self.calls = 0  # failed ones in a row
         self.failing_since: float | None = None  # the first of those that were not the service's fault
         self.restarts = 0
@@ -299,7 +264,6 @@ class Pull(Generic[T]):
         self._prober = client.with_options(retry=msgspec.structs.replace(client.retry, attempts=1))
         self._make_plan = plan
         self._checkpoint = checkpoint or MemoryCheckpoint()
-        self._keeps_bodies = isinstance(self._checkpoint, MemoryCheckpoint)
         self._budget = budget
         self._auto = commit == "auto"
         # Our own sinks write a page, and keep nothing of it.
@@ -316,7 +280,6 @@ class Pull(Generic[T]):
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
         self._fatal: Exception | None = None  # ends the pull; the consumer gets it in place of the end
-        self._unsaved: Exception | None = None  # a commit failed: nothing more can be made durable
 
         self._ready: deque[PlannedAccount | _Account] = deque()
         self._later: list[tuple[float, int, _Account]] = []  # heap: not to be asked before
@@ -333,26 +296,19 @@ class Pull(Generic[T]):
 
         self._workers: set[asyncio.Task[None]] = set()
         self._fetching: set[asyncio.Task[Any]] = set()  # those of them that wait for the service
-        self._committer: asyncio.Task[None] | None = None
         # Pages on their way to the consumer, None behind the last one, and how many more may be on it.
         self._pages: asyncio.Queue[PulledPage[T] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(min(READ_AHEAD, budget.max_accounts))
 
         self._asking = False
         self._handed: PulledPage[T] | None = None
-        self._changes: dict[Key, Progress] = {}
-        self._new_keys: dict[Key, bytes] = {}
-        self._kept: dict[Key, list[bytes]] = {}  # bodies of whose rows no keys were made yet
-        self._kept_bytes = 0
-        self._marked: list[_Entry] = []
-        self._unsure: list[_Entry] = []  # marked, and on their way to be durable
-        self._marked_since = 0  # the sink was asked to commit last
-        self._marks = asyncio.Event()
-        self._full = asyncio.Event()
-        # The sink is asked one thing at a time, unless it can be written to while it commits (``begin_commit``).
-        self._written = asyncio.Lock()
-        self._committing = asyncio.Lock()  # held until what was marked is either durable or marked again
-        self._flushed = asyncio.Event()
+        self._commits = Commits(
+            self._checkpoint,
+            sink,
+            reader=self._reader,
+            count=self._count_done,
+            on_failure=self._die,
+        )
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -380,7 +336,7 @@ class Pull(Generic[T]):
             worker.add_done_callback(self._worker_ended)
         if not self._workers:
             self._pages.put_nowait(None)
-        self._committer = asyncio.create_task(self._commit_as_marked(), name="truto-pull-commit")
+        self._commits.start()
         return self
 
     async def __aexit__(
@@ -406,25 +362,14 @@ class Pull(Generic[T]):
             worker.cancel()
         if self._workers:
             await asyncio.wait(self._workers, timeout=END_SECONDS)
-        self._marks.set()
-        self._full.set()
-        if self._committer is not None:
-            await self._committer  # never cancelled: half a commit would double rows
-        if self._unsaved is None:
-            try:
-                await self._flush(final=True)
-            except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised again below
-                self._unsaved = error
+        await self._commits.close()
+        failure: Exception | None = None
         try:
             await self._close_stores()
-        except Exception as error:  # noqa: BLE001 - as above
-            self._unsaved = self._unsaved or error
+        except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised again below
+            failure = error
         self._pages.put_nowait(None)
-        self._tell_flushed()
-        if self._unsaved is not None:
-            for entry in (*self._unsure, *self._marked):
-                self._count_done(entry, -1)
-            raise self._unsaved
+        self._commits.settle(failure)
 
     async def _close_stores(self) -> None:
         """Close the sink, then the checkpoint, whose lock keeps other runs away from both."""
@@ -464,7 +409,7 @@ class Pull(Generic[T]):
             self._fatal = error
         self._halt()
         self._drop_fetches()
-        self._tell_flushed()
+        self._commits.tell()
 
     def __aiter__(self) -> AsyncIterator[PulledPage[T]]:
         return self
@@ -480,7 +425,7 @@ class Pull(Generic[T]):
             if self._handed is not None:
                 self._handed.mark()
                 self._handed = None
-        self._check_saved()
+        self._commits.check()
         self._asking = True
         try:
             page = await self._pages.get()
@@ -489,7 +434,7 @@ class Pull(Generic[T]):
         if page is None:
             self._pages.put_nowait(None)  # for whoever asks next
             self._check_open()
-            self._check_saved()
+            self._commits.check()
             if self._fatal is not None:
                 raise self._fatal from self._fatal.__cause__
             raise StopAsyncIteration
@@ -500,40 +445,26 @@ class Pull(Generic[T]):
 
     async def write(self, page: PulledPage[T]) -> None:
         """Give a page to the sink and mark it as done: from then on a commit takes both or neither."""
-        assert self._sink is not None
-        async with self._written:
-            self._check_saved()
-            await self._sink.write(page)
-            page.mark()
+        await self._commits.write(page, page.mark)
 
     def _check_open(self) -> None:
         if self._closed:
             raise UsageError("this pull is closed")
-        if self._committer is None:
+        if not self._commits.is_started:
             raise UsageError("open the pull first: async with ... as pages:")
 
-    def _check_saved(self) -> None:
-        if self._unsaved is not None:
-            raise self._unsaved from self._unsaved.__cause__
-
-    # --- what is done ----------------------------------------------------------------------------------
-
-    def mark(self, entry: _Entry) -> None:
+    def mark(self, entry: Entry) -> None:
         """Mark an entry as done; it counts once all before it in its account are."""
         self._check_open()
-        entry.is_done = True
-        queue = entry.queue
-        while queue and queue[0].is_done:
-            ready = queue.popleft()
-            self._changes[ready.key] = ready.progress
-            self._marked.append(ready)
-            self._marked_since += 1
-            self._count_done(ready, 1)
-        if self._marked_since >= COMMIT_PAGES:
-            self._full.set()
-        self._marks.set()
+        self._commits.mark(entry)
 
-    def _count_done(self, entry: _Entry, sign: int) -> None:
+    async def flushed(self, entry: Entry) -> None:
+        """Wait until ``entry`` is durable."""
+        while not entry.durable:
+            self._check_open()
+            await self._commits.next()
+
+    def _count_done(self, entry: Entry, sign: int) -> None:
         report = self.report
         if entry.rows is not None:
             report.rows += sign * entry.rows
@@ -541,110 +472,6 @@ class Pull(Generic[T]):
             report.done += sign * (entry.ends != "")
             report.empty += sign * (entry.ends == "empty")
             report.windows_done += sign * entry.progress.is_over
-
-    async def flushed(self, entry: _Entry) -> None:
-        """Wait until ``entry`` is durable."""
-        while not entry.durable:
-            self._check_saved()
-            self._check_open()
-            self._full.set()
-            await self._flushed.wait()
-
-    async def _commit_as_marked(self) -> None:
-        while True:
-            await _wait(self._marks, ASK_AGAIN_SECONDS if self._changes else None)
-            self._marks.clear()
-            await _wait(self._full, COMMIT_SECONDS)
-            if self._closed:
-                return
-            try:
-                await self._flush()
-            except Exception as error:  # noqa: BLE001 - a sink may raise anything; the consumer gets it
-                self._unsaved = error
-                self._die(error)
-                return
-
-    async def _flush(self, *, final: bool = False) -> None:
-        """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
-        async with self._committing:
-            async with self._written:
-                self._full.clear()
-                self._marked_since = 0
-                # Both are taken in one go: what is marked while this waits belongs to the next commit.
-                changes, self._changes = self._changes, {}
-                marked, self._marked = self._marked, []
-                self._unsure = marked
-                await self._gather_keys(marked, changes, final=final)
-                sink, begun = self._sink, None
-                if isinstance(sink, FileSink) and (changes or final):
-                    begun = sink.begin_commit(final=final)
-                else:
-                    await self._commit(changes, marked, final=final)
-            if begun is not None:
-                await self._commit(changes, marked, final=final, begun=begun)
-
-    async def _gather_keys(
-        self, marked: list[_Entry], changes: dict[Key, Progress], *, final: bool = False
-    ) -> None:
-        """Make the keys of rows whose window is not over.
-
-        Most windows are over before anybody asks. Where nothing is to outlive the process, the bodies of some pages
-        are kept instead until the pull is left: keeping them costs nothing, and reading them again is seldom needed.
-        """
-        made = 0
-        for entry in marked:
-            body, entry.body = entry.body, b""
-            marks, entry.marks = entry.marks, b""
-            key = entry.key
-            if changes[key].is_over:
-                self._kept_bytes -= sum(map(len, self._kept.pop(key, ())))
-            elif body:
-                self._kept.setdefault(key, []).append(body)
-                self._kept_bytes += len(body)
-            elif marks:
-                self._new_keys[key] = self._new_keys.get(key, b"") + row_keys(marks)
-                made += len(marks)
-            if made >= BREATH_BYTES:
-                made = 0
-                await asyncio.sleep(0)
-        while final and self._kept:
-            key, bodies = self._kept.popitem()
-            for body in bodies:
-                self._new_keys[key] = self._new_keys.get(key, b"") + self._keys_in(body)
-                await asyncio.sleep(0)
-
-    def _keys_in(self, body: bytes) -> bytes:
-        """Return the keys of the rows of a page that was read before."""
-        return row_keys(row_marks(self._reader.read(body).items))
-
-    async def _commit(
-        self,
-        changes: dict[Key, Progress],
-        marked: list[_Entry],
-        *,
-        final: bool,
-        begun: Awaitable[bytes | None] | None = None,
-    ) -> None:
-        keys_of, self._new_keys = self._new_keys, {}
-        if self._sink is None:
-            if changes or keys_of:
-                await self._checkpoint.commit(changes, row_keys=keys_of)
-        elif (changes or final) and not await commit_together(
-            self._sink, self._checkpoint, changes, row_keys=keys_of, final=final, begun=begun
-        ):
-            changes.update(self._changes)
-            marked += self._marked
-            self._changes, self._new_keys, self._marked = changes, keys_of, marked
-            self._unsure = []
-            return
-        for entry in marked:
-            entry.durable = True
-        self._unsure = []
-        self._tell_flushed()
-
-    def _tell_flushed(self) -> None:
-        flushed, self._flushed = self._flushed, asyncio.Event()
-        flushed.set()
 
     # --- who is next -----------------------------------------------------------------------------------
 
@@ -701,7 +528,7 @@ class Pull(Generic[T]):
             if not self._later and not self._in_service:
                 self._wake_all()
                 return None
-            await _wait(self._wake, self._later[0][0] - now if self._later else None)
+            await wait_for_event(self._wake, self._later[0][0] - now if self._later else None)
         return None
 
     async def _work(self) -> None:
@@ -806,7 +633,8 @@ class Pull(Generic[T]):
         position = None if progress.position is None else Position.parse(progress.position)
         if progress.rows and (position is None or progress.error is not None):
             # Begun again, in this run or an earlier one: leave out what was handed out before.
-            state.seen = Seen(split(await self._keys_of(state, index)))
+            keys = await self._commits.keys_of((state.account.id, index), state.open)
+            state.seen = Seen(split(keys))
         state.targets = targets
         state.is_resumed = position is not None and position.cursor is not None
         state.walk = Walk(targets.start(position), len(targets.query.users), account=state.account.id)
@@ -845,20 +673,11 @@ class Pull(Generic[T]):
         else:
             state.left[0] = (index, progress)
         ends: Literal["", "done", "empty"] = "" if state.left else "done" if state.rows else "empty"
-        entry = _Entry(state.open, (state.account.id, index), progress, rows=len(page), ends=ends)
+        entry = Entry(state.open, (state.account.id, index), progress, rows=len(page), ends=ends)
         state.open.append(entry)
         handed = PulledPage(state.account, window, page, pull=self, entry=entry)
-        if page.items and not is_last:
-            if (
-                self._keeps_bodies
-                and state.seen is None  # all rows of it were handed out
-                and self._kept_bytes + len(state.body) <= KEPT_BYTES
-                and len(state.body) <= SLICED_ABOVE
-            ):
-                entry.body = state.body
-            else:
-                views = handed.plain_views if type(page.items[0]) is Raw else None
-                entry.marks = row_marks(page.items, views)
+        if not is_last:
+            self._commits.remember(entry, handed, state.body, is_whole=state.seen is None)
         state.body = b""
         self._pages.put_nowait(handed)
 
@@ -929,17 +748,6 @@ class Pull(Generic[T]):
         state.restarts += 1
         return self._fail(state, error) if state.restarts > RESTARTS else 0.0
 
-    async def _keys_of(self, state: _Account, index: int) -> bytes:
-        """Return the keys of all rows of a window that were handed out, in this run or an earlier one."""
-        key = (state.account.id, index)
-        async with self._committing:  # no commit is under way, so a row is in just one of these places
-            keys = await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")
-            entries = [entry for entry in (*self._marked, *state.open) if entry.key == key]
-            for body in (*self._kept.get(key, ()), *(entry.body for entry in entries if entry.body)):
-                keys += self._keys_in(body)
-            keys += b"".join([row_keys(entry.marks) for entry in entries if entry.marks])
-        return keys
-
     def _fail(self, state: _Account, error: TrutoError) -> float:
         self.report.failed[state.account.id] = _light(error)
         return self._end(state, outcome="failed", error=f"{type(error).__name__}: {error}")
@@ -955,7 +763,7 @@ class Pull(Generic[T]):
         index, progress = state.left[0]
         # An error that is there says that the window was begun again, which must not be forgotten.
         ended = msgspec.structs.replace(progress, outcome=outcome, error=error or progress.error, until=until)
-        entry = _Entry(state.open, (state.account.id, index), ended)
+        entry = Entry(state.open, (state.account.id, index), ended)
         state.open.append(entry)
         self.mark(entry)
         return _OVER
@@ -963,16 +771,6 @@ class Pull(Generic[T]):
 
 # What stands in place of the time to come again for an account that does not.
 _OVER = -1.0
-
-
-async def _wait(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for an event, for some time at most."""
-    if not event.is_set():
-        try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            pass
 
 
 async def _to_its_end(work: Coroutine[Any, Any, R]) -> R:

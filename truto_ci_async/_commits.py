@@ -1,0 +1,314 @@
+"""What of a pull is done, and when that is durable: in the order of each account's pages, with the sink's own state.
+
+How it works. A page that was handed out has an entry, in line behind the earlier ones of its account. Who is done with
+a page marks its entry; what is marked with nothing unmarked before it becomes durable with the next commit, which a
+task of its own makes once in a while, and at once when somebody waits for it.
+
+In case a window has to be begun again, the rows of it that were handed out are remembered by their keys (``_row_keys``)
+until it is over. They are as durable as the progress they go with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Literal
+
+from msgspec import Raw
+
+from ._answers import PageReader
+from ._row_keys import row_keys, row_marks
+from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Progress
+from .plan import AccountPage
+from .sinks import FileSink, Sink, commit_together
+
+# What is done becomes durable after so many pages or seconds, whichever comes first, and at once if somebody waits.
+COMMIT_PAGES = 256
+COMMIT_SECONDS = 0.25
+# Bytes of bodies that are kept rather than made keys of, where nothing is to outlive the process.
+KEPT_BYTES = 16 * 2**20
+# Bytes of marks that keys are made of in one go, some milliseconds; then the loop has a turn.
+BREATH_BYTES = 2**19
+# A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
+ASK_AGAIN_SECONDS = 1.0
+# Of a body larger than that marks are made, for reading it again takes too long in one go.
+KEPT_BODY_BYTES = 2**20
+
+
+class Entry:
+    """What is to be committed of a page, or of the end of an account, in its place among the others."""
+
+    __slots__ = ("body", "durable", "ends", "is_done", "key", "marks", "progress", "queue", "rows")
+
+    def __init__(
+        self,
+        queue: deque[Entry],
+        key: Key,
+        progress: Progress,
+        *,
+        rows: int | None = None,
+        ends: Literal["", "done", "empty"] = "",
+    ) -> None:
+        self.queue = queue
+        self.key = key
+        self.progress = progress
+        self.rows = rows  # on the page; None: this is no page
+        # Of one of them the keys of its rows are made, in case its window has to be begun again; most are over before.
+        self.body = b""
+        self.marks = b""
+        self.ends = ends  # how the account ended, on its last page of all
+        self.is_done = False
+        self.durable = False
+
+
+class Commits:
+    """What is marked of one pull, and the task that makes it durable.
+
+    ``reader`` is that of the pages. ``count`` is told of each entry once it is marked (1), and of those that in the end
+    are not durable (-1); ``on_failure`` of a commit that failed, after which there are no more.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        sink: Sink | None,
+        *,
+        reader: PageReader[Any],
+        count: Callable[[Entry, int], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._keeps_bodies = isinstance(checkpoint, MemoryCheckpoint)
+        self._sink = sink
+        self._reader = reader
+        self._count = count
+        self._on_failure = on_failure
+        self._failure: Exception | None = None  # nothing more can be made durable
+        self._task: asyncio.Task[None] | None = None
+        self._is_closing = False
+
+        self._changes: dict[Key, Progress] = {}
+        self._new_keys: dict[Key, bytes] = {}
+        self._kept: dict[Key, list[bytes]] = {}  # bodies of whose rows no keys were made yet
+        self._kept_bytes = 0
+        self._marked: list[Entry] = []
+        self._unsure: list[Entry] = []  # marked, and on their way to be durable
+        self._marked_since = 0  # the sink was asked to commit last
+        self._marks = asyncio.Event()
+        self._full = asyncio.Event()
+        # The sink is asked one thing at a time, unless it can be written to while it commits (``begin_commit``).
+        self._written = asyncio.Lock()
+        self._committing = asyncio.Lock()  # held until what was marked is either durable or marked again
+        self._flushed = asyncio.Event()
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._commit_as_marked(), name="truto-pull-commit")
+
+    @property
+    def is_started(self) -> bool:
+        return self._task is not None
+
+    async def close(self) -> None:
+        """Make durable what is marked; ``settle`` says how that went."""
+        self._is_closing = True
+        self._marks.set()
+        self._full.set()
+        if self._task is not None:
+            await self._task  # never cancelled: half a commit would double rows
+        if self._failure is None:
+            try:
+                await self._flush(final=True)
+            except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
+                self._failure = error
+
+    def settle(self, failure: Exception | None = None) -> None:
+        """Let go of who waits, and say whether all that was marked is durable.
+
+        :raises Exception: it is not, or ``failure``; what does not last is not counted any more.
+        """
+        self._failure = self._failure or failure
+        self.tell()
+        if self._failure is not None:
+            for entry in (*self._unsure, *self._marked):
+                self._count(entry, -1)
+            raise self._failure
+
+    def check(self) -> None:
+        """Say whether there can be more commits.
+
+        :raises Exception: what the last one failed with.
+        """
+        if self._failure is not None:
+            raise self._failure from self._failure.__cause__
+
+    # --- what is done ----------------------------------------------------------------------------------
+
+    def mark(self, entry: Entry) -> None:
+        """Mark an entry as done; it counts once all before it in its account are."""
+        entry.is_done = True
+        queue = entry.queue
+        while queue and queue[0].is_done:
+            ready = queue.popleft()
+            self._changes[ready.key] = ready.progress
+            self._marked.append(ready)
+            self._marked_since += 1
+            self._count(ready, 1)
+        if self._marked_since >= COMMIT_PAGES:
+            self._full.set()
+        self._marks.set()
+
+    async def next(self) -> None:
+        """Wait for the next commit, which begins as soon as it can.
+
+        :raises Exception: the last one failed.
+        """
+        self.check()
+        self._full.set()
+        await self._flushed.wait()
+
+    async def write(self, page: AccountPage[Any], mark: Callable[[], None]) -> None:
+        """Give a page to the sink and mark it as done: from then on a commit takes both or neither."""
+        assert self._sink is not None
+        async with self._written:
+            self.check()
+            await self._sink.write(page)
+            mark()
+
+    # --- the rows of open windows ----------------------------------------------------------------------
+
+    def remember(self, entry: Entry, page: AccountPage[Any], body: bytes, *, is_whole: bool) -> None:
+        """Remember the rows of a page whose window goes on; ``is_whole``: they are all that its body holds."""
+        items = page.page.items
+        if not items:
+            return
+        if (
+            is_whole
+            and self._keeps_bodies
+            and len(body) <= KEPT_BODY_BYTES
+            and self._kept_bytes + len(body) <= KEPT_BYTES
+        ):
+            entry.body = body
+        else:
+            entry.marks = row_marks(items, page.plain_views if type(items[0]) is Raw else None)
+
+    async def keys_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
+        """Return the keys of all rows of a window that were handed out, in this run or an earlier one."""
+        async with self._committing:  # no commit is under way, so a row is in just one of these places
+            keys = await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")
+            entries = [entry for entry in (*self._marked, *handed_out) if entry.key == key]
+            for body in (*self._kept.get(key, ()), *(entry.body for entry in entries if entry.body)):
+                keys += self._keys_in(body)
+            keys += b"".join([row_keys(entry.marks) for entry in entries if entry.marks])
+        return keys
+
+    # --- commits ----------------------------------------------------------------------------------------
+
+    async def _commit_as_marked(self) -> None:
+        while True:
+            await wait_for_event(self._marks, ASK_AGAIN_SECONDS if self._changes else None)
+            self._marks.clear()
+            await wait_for_event(self._full, COMMIT_SECONDS)
+            if self._is_closing:
+                return
+            try:
+                await self._flush()
+            except Exception as error:  # noqa: BLE001 - a sink may raise anything; the consumer gets it
+                self._failure = error
+                self._on_failure(error)
+                return
+
+    async def _flush(self, *, final: bool = False) -> None:
+        """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
+        async with self._committing:
+            async with self._written:
+                self._full.clear()
+                self._marked_since = 0
+                # Both are taken in one go: what is marked while this waits belongs to the next commit.
+                changes, self._changes = self._changes, {}
+                marked, self._marked = self._marked, []
+                self._unsure = marked
+                await self._gather_keys(marked, changes, final=final)
+                sink, begun = self._sink, None
+                if isinstance(sink, FileSink) and (changes or final):
+                    begun = sink.begin_commit(final=final)
+                else:
+                    await self._commit(changes, marked, final=final)
+            if begun is not None:
+                await self._commit(changes, marked, final=final, begun=begun)
+
+    async def _gather_keys(
+        self, marked: list[Entry], changes: dict[Key, Progress], *, final: bool = False
+    ) -> None:
+        """Make the keys of rows whose window is not over.
+
+        Most windows are over before anybody asks. Where nothing is to outlive the process, the bodies of some pages
+        are kept instead until the pull is left: keeping them costs nothing, and reading them again is seldom needed.
+        """
+        made = 0
+        for entry in marked:
+            body, entry.body = entry.body, b""
+            marks, entry.marks = entry.marks, b""
+            key = entry.key
+            if changes[key].is_over:
+                self._kept_bytes -= sum(map(len, self._kept.pop(key, ())))
+            elif body:
+                self._kept.setdefault(key, []).append(body)
+                self._kept_bytes += len(body)
+            elif marks:
+                self._new_keys[key] = self._new_keys.get(key, b"") + row_keys(marks)
+                made += len(marks)
+            if made >= BREATH_BYTES:
+                made = 0
+                await asyncio.sleep(0)
+        while final and self._kept:
+            key, bodies = self._kept.popitem()
+            for body in bodies:
+                self._new_keys[key] = self._new_keys.get(key, b"") + self._keys_in(body)
+                await asyncio.sleep(0)
+
+    def _keys_in(self, body: bytes) -> bytes:
+        """Return the keys of the rows of a page that was read before."""
+        return row_keys(row_marks(self._reader.read(body).items))
+
+    async def _commit(
+        self,
+        changes: dict[Key, Progress],
+        marked: list[Entry],
+        *,
+        final: bool,
+        begun: Awaitable[bytes | None] | None = None,
+    ) -> None:
+        keys_of, self._new_keys = self._new_keys, {}
+        if self._sink is None:
+            if changes or keys_of:
+                await self._checkpoint.commit(changes, row_keys=keys_of)
+        elif (changes or final) and not await commit_together(
+            self._sink, self._checkpoint, changes, row_keys=keys_of, final=final, begun=begun
+        ):
+            changes.update(self._changes)
+            marked += self._marked
+            self._changes, self._new_keys, self._marked = changes, keys_of, marked
+            self._unsure = []
+            return
+        for entry in marked:
+            entry.durable = True
+        self._unsure = []
+        self.tell()
+
+    def tell(self) -> None:
+        """Let who waits look again."""
+        flushed, self._flushed = self._flushed, asyncio.Event()
+        flushed.set()
+
+
+async def wait_for_event(event: asyncio.Event, seconds: float | None) -> None:
+    """Wait for an event, for some time at most."""
+    if not event.is_set():
+        try:
+            async with asyncio.timeout(seconds):
+                await event.wait()
+        except TimeoutError:
+            pass
