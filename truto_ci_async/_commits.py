@@ -24,8 +24,8 @@ from .plan import AccountPage
 from .sinks import FileSink, Sink, commit_together
 
 # What is done becomes durable after so many pages or seconds, whichever comes first, and at once if somebody waits.
-COMMIT_PAGES = 256
-COMMIT_SECONDS = 0.25
+COMMIT_PAGES = 64
+COMMIT_SECONDS = 0.05
 # Bytes of bodies that are kept rather than made keys of, where nothing is to outlive the process.
 KEPT_BYTES = 16 * 2**20
 # Bytes of marks that keys are made of in one go, some milliseconds; then the loop has a turn.
