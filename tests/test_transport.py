@@ -486,6 +486,27 @@ def test_headers_that_never_come(way: Way, deadline: str, timeouts: Timeouts) ->
 
 
 @WAYS
+def test_a_used_connection_has_the_patience_of_its_last_caller(way: Way) -> None:
+    """The timer of a connection outlives a call; one that was set for a patient call does not serve another."""
+    answered = OK + b"Content-Length: 2\r\n\r\n{}"
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        writer.write(answered)
+        await server.head(reader)
+        await reader.read()
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        await way(transport, timeouts=PATIENT)
+        with pytest.raises(DeadlineError) as caught:
+            async with asyncio.timeout(SOON):
+                await way(transport, timeouts=Timeouts(read=0.2, attempt=None, total=None))
+        assert (caught.value.deadline, server.connections) == ("read", 1)
+
+    with_server(handle, story)
+
+
+@WAYS
 def test_a_body_that_stops(way: Way) -> None:
     async def story(server: RawServer, transport: Transport) -> None:
         started = time.monotonic()
