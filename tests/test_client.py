@@ -1020,6 +1020,31 @@ def test_headers_go_out_with_every_request_once_each() -> None:
     tell(story)
 
 
+def test_a_body_that_is_cut_each_time_leaves_no_cycle() -> None:
+    """Errors go with who caught them, and so do the bodies their frames hold."""
+
+    async def story() -> None:
+        retry = RetryPolicy(attempts=2, fault_base=0.001)
+        async with (
+            Sandbox() as sandbox,
+            TrutoClient(sandbox.token, base_url=sandbox.url, retry=retry) as truto,
+        ):
+            sandbox.script(sandbox.account_ids[0], [Fault.truncate("json")] * 2)
+            gc.collect()
+            gc.disable()
+            try:
+                with pytest.raises(TruncatedBodyError) as caught:
+                    await truto.interactions.list(sandbox.account_ids[0], **WINDOW)
+                assert caught.value.attempts == 2
+                error = weakref.ref(caught.value)
+                del caught
+                assert error() is None
+            finally:
+                gc.enable()
+
+    run(story())
+
+
 @pytest.mark.parametrize(("token", "is_told"), [("token", True), ("a-token-nobody-else-has", False)])
 def test_a_token_that_is_repeated_is_masked_and_a_word_is_left_alone(token: str, is_told: bool) -> None:
     """A short one may be a word of the message, or a key of the body, by which pacing and callers go."""

@@ -309,6 +309,14 @@ def test_a_wait_past_the_deadline_is_not_begun() -> None:
     assert state(RetryPolicy(max_elapsed=0.0)).failed(status(500), 0.0) == GiveUp(reason="elapsed")
 
 
+def test_time_that_is_left_out_is_not_the_calls_own() -> None:
+    state = RetryState(RetryPolicy(), RetryBudget(10, 1.0), now=0.0, total=2.0, random=lambda: 0.0)
+    state.sent()
+    state.leave_out(2.5)
+    assert isinstance(state.failed(Failure(kind="truncated"), 3.0), Retry)
+    assert isinstance(state.failed(Failure(kind="truncated"), 4.5), GiveUp)
+
+
 def test_a_retry_that_is_not_granted_costs_nothing() -> None:
     budget = full_budget(left=5.0)
     for failure, now in (

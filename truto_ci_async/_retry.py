@@ -259,6 +259,10 @@ class RetryState:
         """Note a good answer; it earns retries for the client."""
         self._budget.success()
 
+    def leave_out(self, seconds: float) -> None:
+        """Take that much time for none of the call's own, such as that of the caller who read its answer."""
+        self._started += seconds
+
     def failed(self, failure: Failure, now: float) -> Retry | GiveUp:
         """Decide what follows ``failure``; a retry is paid for when it is granted.
 

@@ -269,12 +269,14 @@ class TrutoClient:
         try:
             while True:
                 content, response = await self._within_total(call, once, excuse, failure)
+                read_since = monotonic()
                 try:
                     result = await read(content)
                     call.state.succeeded()
                     return result, response
                 except TruncatedBodyError as error:
                     failure = error
+                    call.state.leave_out(monotonic() - read_since)
                 except DecodeError as error:
                     error.account = account
                     raise
@@ -356,8 +358,10 @@ class TrutoClient:
         _waiting_call.set(call.id)
         if failure is not None:
             failure.account, failure.attempts = call.account, state.attempts
-            await self._wait_after(call, failure)
-            failure = None
+            try:
+                await self._wait_after(call, failure)
+            finally:
+                failure = None  # an error, its frames and this one would be a cycle
         while True:
             try:
                 call.waited += await self._gate.admit(call.account)
