@@ -650,6 +650,26 @@ def test_a_sink_that_never_says_what_is_in_it_is_told_of() -> None:
     run(scenario())
 
 
+def test_rows_of_a_run_that_failed_to_commit_are_known_to_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was committed before stays, so a window that is begun again later leaves it out."""
+    monkeypatch.setattr(_commits, "COMMIT_PAGES", 1)
+
+    async def scenario() -> None:
+        async with service(accounts=2, page_size=1) as (sandbox, client):
+            sink, checkpoint = Lines(), MemoryCheckpoint()
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            sink.fails = "commit"
+            with pytest.raises(ZeroDivisionError):
+                await run_shard(client, plan, checkpoint, sink, QUICK)
+            sandbox.expire_cursors()
+            sink.fails = None
+            report = await run_shard(client, plan, checkpoint, sink, QUICK)
+            assert report.complete
+            assert sorted(sink.rows) == expected(sandbox)
+
+    run(scenario())
+
+
 def test_only_what_is_durable_is_counted_in_the_end() -> None:
     """Who reads 7,000 rows in a report finds 7,000 in the output."""
 

@@ -123,6 +123,10 @@ class Commits:
                 await self._flush(final=True)
             except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
                 self._failure = error
+        if self._failure is not None and self._kept:
+            # What was committed before stays, so what is known of its rows has to as well.
+            keys = {key: b"".join(map(self._keys_in, bodies)) for key, bodies in self._kept.items()}
+            await self._checkpoint.commit({}, row_keys=keys)
 
     def settle(self, failure: Exception | None = None) -> None:
         """Let go of who waits, and say whether all that was marked is durable.
@@ -249,25 +253,40 @@ class Commits:
         """
         made = 0
         for entry in marked:
-            body, entry.body = entry.body, b""
             marks, entry.marks = entry.marks, b""
-            key = entry.key
-            if changes[key].is_over:
-                self._kept_bytes -= sum(map(len, self._kept.pop(key, ())))
-            elif body:
-                self._kept.setdefault(key, []).append(body)
-                self._kept_bytes += len(body)
+            if changes[entry.key].is_over:
+                continue
+            if final and entry.body:
+                self._add_keys(entry.key, self._keys_in(entry.body))
+                made += len(entry.body)
             elif marks:
-                self._new_keys[key] = self._new_keys.get(key, b"") + row_keys(marks)
+                self._add_keys(entry.key, row_keys(marks))
                 made += len(marks)
             if made >= BREATH_BYTES:
                 made = 0
                 await asyncio.sleep(0)
-        while final and self._kept:
-            key, bodies = self._kept.popitem()
+        for key, bodies in self._kept.items() if final else ():
+            if key in changes and changes[key].is_over:
+                continue
             for body in bodies:
-                self._new_keys[key] = self._new_keys.get(key, b"") + self._keys_in(body)
+                self._add_keys(key, self._keys_in(body))
                 await asyncio.sleep(0)
+
+    def _keep(self, marked: list[Entry], changes: dict[Key, Progress], *, final: bool) -> None:
+        """Keep the bodies of what is durable now, as long as their windows are not over."""
+        for entry in marked:
+            entry.durable = True
+            body, entry.body = entry.body, b""
+            if changes[entry.key].is_over:
+                self._kept_bytes -= sum(map(len, self._kept.pop(entry.key, ())))
+            elif body:
+                self._kept.setdefault(entry.key, []).append(body)
+                self._kept_bytes += len(body)
+        if final:
+            self._kept.clear()
+
+    def _add_keys(self, key: Key, keys: bytes) -> None:
+        self._new_keys[key] = self._new_keys.get(key, b"") + keys
 
     def _keys_in(self, body: bytes) -> bytes:
         """Return the keys of the rows of a page that was read before."""
@@ -293,8 +312,7 @@ class Commits:
             self._changes, self._new_keys, self._marked = changes, keys_of, marked
             self._unsure = []
             return
-        for entry in marked:
-            entry.durable = True
+        self._keep(marked, changes, final=final)
         self._unsure = []
         self.tell()
 
