@@ -461,6 +461,7 @@ class Pull(Generic[T]):
     async def flushed(self, entry: Entry) -> None:
         """Wait until ``entry`` is durable."""
         while not entry.durable:
+            self._commits.check()
             self._check_open()
             await self._commits.next()
 
@@ -623,6 +624,8 @@ class Pull(Generic[T]):
         except BaseException:
             self._room.release()
             self._fetching.add(worker)  # it may be fetched again
+            if self._stopping:
+                worker.cancel()  # but not now
             raise
         state.body = body
         return data
