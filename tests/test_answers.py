@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -301,6 +302,17 @@ def test_items_of_any_shape_and_exact_items() -> None:
         b'{"b" : 1.00}',
         b'{"a": 98765432109876543210}',
     ]
+
+
+def test_exact_items_are_detached_unless_nobody_keeps_them() -> None:
+    """A view keeps its whole page; our own sinks are done with a page once it is written."""
+    text = b'{"result":[{"id":"1"},{"id":"2"}],"next_cursor":null}' + b" " * 9
+    held = sys.getrefcount(text)
+    exact = EXACT.read(text).items
+    assert sys.getrefcount(text) == held
+    views = PageReader(ItemReader(Raw), detach=False).read(text).items
+    assert sys.getrefcount(text) == held + len(views)
+    assert list(map(bytes, views)) == list(map(bytes, exact))
 
 
 # Bodies that are no envelope

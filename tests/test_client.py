@@ -7,6 +7,7 @@ import gc
 import logging
 import pickle
 import sys
+import time
 import traceback
 import warnings
 import weakref
@@ -1018,6 +1019,29 @@ def test_headers_go_out_with_every_request_once_each() -> None:
         assert post.getall("Content-Type") == ["application/json"]  # type: ignore[attr-defined]
 
     tell(story)
+
+
+def test_what_its_reader_takes_is_not_the_calls_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cut body is fetched again, however long it waited to be read."""
+    late = 0.0
+    monkeypatch.setattr("truto_ci_async.client.monotonic", lambda: time.monotonic() + late)
+    bodies: list[bytes] = []
+
+    async def read(body: bytes) -> int:
+        nonlocal late
+        late += 1000.0
+        bodies.append(body)
+        if len(bodies) == 1:
+            raise TruncatedBodyError("cut", bytes_read=len(body))
+        return len(bodies)
+
+    async def story() -> None:
+        async with Sandbox() as sandbox, TrutoClient(sandbox.token, base_url=sandbox.url) as truto:
+            target = f"/integrated-account/{sandbox.account_ids[0]}/capabilities?type=unified"
+            result, response = await truto.request("GET", target, account=None, read=read)
+            assert (result, response.attempts) == (2, 2)
+
+    run(story())
 
 
 def test_a_body_that_is_cut_each_time_leaves_no_cycle() -> None:

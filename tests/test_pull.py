@@ -1378,7 +1378,38 @@ def test_rows_are_told_apart_by_what_they_hold() -> None:
     assert seen.new([b"a", b"a", b"b"]) == [1, 2]
 
 
+def test_pages_that_cannot_be_read_leave_room_for_others() -> None:
+    async def scenario() -> None:
+        async with service(accounts=READ_AHEAD + 2) as (sandbox, client):
+            for account in sandbox.account_ids[:-1]:
+                sandbox.script(account, [Fault.html().forever()])
+            async with client.interactions.pull(sandbox.account_ids, max_accounts=1, **BOUNDS) as pages:
+                async with asyncio.timeout(10.0):
+                    assert {page.account.id async for page in pages} == {sandbox.account_ids[-1]}
+            assert {type(error) for error in pages.report.failed.values()} == {DecodeError}
+
+    run(scenario())
+
+
 # --- stopping --------------------------------------------------------------------------------------------------
+
+
+def test_what_turns_out_to_be_cut_is_not_fetched_again_while_stopping() -> None:
+    """It waited to be read for longer than what is under way is waited for."""
+
+    async def scenario() -> None:
+        async with service(accounts=1, page_size=1) as (sandbox, client):
+            sandbox.script(sandbox.account_ids[0], [Fault.ok(), Fault.truncate("json")])
+            async with client.interactions.pull(sandbox.account_ids, max_accounts=1, **BOUNDS) as pages:
+                async with asyncio.timeout(5.0):
+                    while pages._fetching or sandbox.stats.requests < 2:  # the second body waits for its turn
+                        await asyncio.sleep(0)
+                    pages.stop()
+                    assert len([page async for page in pages]) == 1
+            assert sandbox.stats.requests == 2
+            assert pages.report.pages == 1
+
+    run(scenario())
 
 
 def test_stopping_finishes_what_is_in_hand(tmp_path: Path) -> None:

@@ -235,6 +235,37 @@ def test_the_pages_of_a_walk_differ_in_their_cursor_alone() -> None:
         targets.at(0, "\ud800")
 
 
+@given(
+    account=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    first=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    is_used=st.booleans(),
+)
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"start_time": START, "limit": 5, "users": list(map(str, range(25)))},
+        {"extra_query": {"zz": 1, "a": "integrated_account_id=x"}, "object_arrays": "brackets"},
+        {"remote_query": {"integrated_account_id": "a&b", "ids": [1, 2]}},
+    ],
+)
+def test_what_is_encoded_for_one_account_is_right_for_another(
+    filters: dict[str, Any], account: str, first: str, is_used: bool
+) -> None:
+    """A pull encodes the query of a window once; each account is asked as if it had been encoded for it alone."""
+    query = interactions(account=account, **filters)
+    targets = Targets(interactions(account=first, **filters))
+    if is_used:
+        targets.start(None)
+        targets.at(0, None)
+    other = targets.like(account)
+    assert other.query == query
+    assert other.start(None) == query.start(None)
+    for chunk in range(len(query.users)):
+        for cursor in (None, "c/d"):
+            assert other.at(chunk, cursor) == query.target(chunk, cursor)
+
+
 def test_without_an_account_nothing_is_sent_for_it() -> None:
     """An integrated-account token implies its account."""
     assert interactions(account=None).target() == PATH

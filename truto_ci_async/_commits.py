@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import Any, Literal
 
 from msgspec import Raw
@@ -21,6 +22,7 @@ from ._answers import PageReader
 from ._row_keys import row_keys, row_marks
 from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Progress
 from .plan import AccountPage
+from .resources import SLICED_ABOVE
 from .sinks import FileSink, Sink, commit_together
 
 # What is done becomes durable after so many pages or seconds, whichever comes first, and at once if somebody waits.
@@ -32,8 +34,6 @@ KEPT_BYTES = 16 * 2**20
 BREATH_BYTES = 2**19
 # A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
 ASK_AGAIN_SECONDS = 1.0
-# Of a body larger than that marks are made, for reading it again takes too long in one go.
-KEPT_BODY_BYTES = 2**20
 
 
 class Entry:
@@ -126,7 +126,8 @@ class Commits:
         if self._failure is not None and self._kept:
             # What was committed before stays, so what is known of its rows has to as well.
             keys = {key: b"".join(map(self._keys_in, bodies)) for key, bodies in self._kept.items()}
-            await self._checkpoint.commit({}, row_keys=keys)
+            with suppress(Exception):  # it may be what failed, and is told of already
+                await self._checkpoint.commit({}, row_keys=keys)
 
     def settle(self, failure: Exception | None = None) -> None:
         """Let go of who waits, and say whether all that was marked is durable.
@@ -191,7 +192,7 @@ class Commits:
         if (
             is_whole
             and self._keeps_bodies
-            and len(body) <= KEPT_BODY_BYTES
+            and len(body) <= SLICED_ABOVE  # a larger one takes too long to be read again in one go
             and self._kept_bytes + len(body) <= KEPT_BYTES
         ):
             entry.body = body

@@ -319,9 +319,8 @@ class Targets:
             return f"&{text}&".replace(mine, theirs)[1:-1]
 
         other = Targets(self.query.like(account))
-        other._around = {
-            chunk: (swapped(before), swapped(after)) for chunk, (before, after) in self._around.items()
-        }
+        # The account stands before the cursor, whatever else is asked.
+        other._around = {chunk: (swapped(before), after) for chunk, (before, after) in self._around.items()}
         other._filters = None if self._filters is None else swapped(self._filters)
         return other
 

@@ -45,6 +45,7 @@ from .errors import (
     RateLimitError,
     ServerError,
     TransportError,
+    TruncatedBodyError,
     TrutoError,
     UsageError,
 )
@@ -605,7 +606,7 @@ class Pull(Generic[T]):
             walk.advance(here, page.next_cursor)
         except CursorLoopError as error:
             loop = error  # the page itself is good; a later run begins its window again
-        await self._hand_over(state, page, is_loop=loop is not None)
+        self._hand_over(state, page, is_loop=loop is not None)
         if loop is not None:
             return self._fail(state, loop)
         return None if state.left else _OVER
@@ -621,11 +622,12 @@ class Pull(Generic[T]):
         await self._room.acquire()
         try:
             data = await read_page(self._client, self._reader, body, account=state.account.id)
-        except BaseException:
+        except BaseException as error:
             self._room.release()
-            self._fetching.add(worker)  # it may be fetched again
-            if self._stopping:
-                worker.cancel()  # but not now
+            if isinstance(error, TruncatedBodyError):
+                self._fetching.add(worker)  # it is fetched again,
+                if self._stopping:
+                    worker.cancel()  # but not now
             raise
         state.body = body
         return data
@@ -651,7 +653,7 @@ class Pull(Generic[T]):
         targets = self._targets[index] = Targets(plan.query(account, plan.windows[index]))
         return targets
 
-    async def _hand_over(self, state: _Account, page: Page[Any], *, is_loop: bool) -> None:
+    def _hand_over(self, state: _Account, page: Page[Any], *, is_loop: bool) -> None:
         index, progress = state.left[0]
         window = cast("Plan", self.plan).windows[index]
         position = cast("Walk", state.walk).position
