@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 import time
+import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -44,6 +45,7 @@ from truto_ci_async.errors import (
     UsageError,
 )
 
+from .certificates import client_context, server_context
 from .rawserver import OK, RawServer, in_chunks, reset, serving, turns, with_length
 from .support import run
 
@@ -283,6 +285,80 @@ def test_more_than_one_idle_connection_may_have_spoken() -> None:
         assert server.connections == 6
 
     with_server(handle, story)
+
+
+# Reading
+
+
+@pytest.mark.parametrize("end", [b"Content-Length: 300000\r\n\r\n", b"\r\n"], ids=["length", "no length"])
+@WAYS
+def test_a_body_over_tls_is_whole_when_the_connection_ends_with_it(way: Way, end: bytes) -> None:
+    """asyncio's TLS reads into a buffered protocol's room once more at the end, and forgets what does not fit."""
+    body = bytes(range(250)) * 1200
+
+    def serve(listener: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        is_held, is_sent = threading.Event(), threading.Event()
+
+        def hold() -> None:  # so that the end is there when the first bytes are read
+            is_held.set()
+            is_sent.wait(SOON)
+
+        with listener, listener.accept()[0] as plain:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**20)
+            with server_context().wrap_socket(plain, server_side=True) as connection:
+                connection.recv(4096)
+                loop.call_soon_threadsafe(hold)
+                is_held.wait(SOON)
+                connection.sendall(OK + end + body)
+        is_sent.set()
+
+    async def story() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        serving = threading.Thread(target=serve, args=(listener, asyncio.get_running_loop()))
+        serving.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        transport = Transport(url, max_connections=4, ssl_context=client_context())
+        try:
+            assert await way(transport) == body
+        finally:
+            await transport.aclose()
+            serving.join(10)
+
+    run(story())
+
+
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+def test_a_small_answer_takes_little_memory_to_read(is_tls: bool) -> None:
+    """Bytes of 256 kB for each read, which asyncio makes by itself, cost a mapping and page faults every time."""
+
+    def serve(listener: socket.socket) -> None:  # whatever asyncio takes to serve would be counted too
+        with listener:
+            connection = listener.accept()[0]
+        if is_tls:
+            connection = server_context().wrap_socket(connection, server_side=True)
+        with connection:
+            while connection.recv(4096):
+                connection.sendall(with_length(b"x" * 1000))
+
+    async def story() -> None:
+        listener = socket.create_server(("127.0.0.1", 0))
+        serving = threading.Thread(target=serve, args=(listener,))
+        serving.start()
+        url = f"{'https' if is_tls else 'http'}://127.0.0.1:{listener.getsockname()[1]}"
+        transport = Transport(url, max_connections=4, ssl_context=client_context())
+        try:
+            await buffered(transport)
+            tracemalloc.start()
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(5):
+                await buffered(transport)
+            assert tracemalloc.get_traced_memory()[1] - before < 2**17
+        finally:
+            tracemalloc.stop()
+            await transport.aclose()
+            serving.join(10)
+
+    run(story())
 
 
 # Connections
