@@ -283,6 +283,37 @@ class Row(TypedDict):
     id: str
 
 
+class Record(Struct):
+    id: str | None = None
+    raw: Raw = Raw(b"null")
+    remote_data: Raw = Raw(b"{}")
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [b'{"id": "a", "remote_data": {"x": 1}, "raw": [1]}', b'{"remote_data": 7}', b'{"id": "b"}'],
+        [b'{"id": 5, "remote_data": {"x": 1}, "raw": [1]}', b'{"id": {}, "remote_data": 7}'],
+    ],
+    ids=["good", "repaired"],
+)
+@pytest.mark.parametrize("item_type", [Raw, Interaction, Record])
+def test_no_item_keeps_the_text_alive_it_was_read_from(item_type: Any, texts: list[bytes]) -> None:
+    """A Raw is a view; the page around one kept record can be a thousand times its size."""
+    whole = b"[" + b", ".join(texts) + b"]"
+    held = [sys.getrefcount(whole), *(sys.getrefcount(text) for text in texts)]
+    reader = ItemReader[Any](item_type)
+    items, _ = reader.read_array(whole)
+    items += [reader.read_item(text, index=0, path="$")[0] for text in texts]
+    assert len(items) == 2 * len(texts)
+    assert [sys.getrefcount(whole), *(sys.getrefcount(text) for text in texts)] == held
+    if item_type is not Raw:
+        key = "remote_json" if item_type is Interaction else "remote_data"
+        records = [bytes(getattr(item, key)) for item in items]
+        assert records[:2] == [b'{"x": 1}', b"7"]
+        assert records == records[: len(texts)] * 2
+
+
 @pytest.mark.parametrize(
     ("item_type", "item", "expected", "paths"),
     [

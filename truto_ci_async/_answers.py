@@ -73,15 +73,14 @@ _any = msgspec.json.Decoder()
 class PageReader(Generic[T]):
     """Read bodies of pages into items of one type; holds decoders that are built once.
 
-    ``keyed`` reads the object that ``truto_key_by`` makes of ``result``. ``detach=False`` leaves items that are Raw
-    as views of the whole body, for who does not keep any.
+    ``keyed`` reads the object that ``truto_key_by`` makes of ``result``. ``detach=False`` leaves what is Raw as views
+    of the whole body, for who keeps no items.
     """
 
     def __init__(self, items: ItemReader[T], *, keyed: bool = False, detach: bool = True) -> None:
         self._items = items
         self._keyed = keyed
-        item_type: Any = items.item_type
-        self._detaches = detach and item_type is Raw
+        self._detaches = detach
         #: The body of a page without items.
         self.nothing = b'{"result":{}}' if keyed else b'{"result":[]}'
         self._envelope = msgspec.json.Decoder(_Envelope[items.item_type])  # type: ignore[name-defined]
@@ -99,11 +98,8 @@ class PageReader(Generic[T]):
                 except msgspec.ValidationError:
                     return self._read_carefully(body)
                 if not self._items.blank(envelope.result):
-                    items: Any = envelope.result
-                    if self._detaches:
-                        items = tuple(map(Raw.copy, items))
                     return PageData(
-                        items=items,
+                        items=self._items.detach(envelope.result) if self._detaches else envelope.result,
                         next_cursor=envelope.next_cursor or None,
                         prev_cursor=envelope.prev_cursor or None,
                         result_count=envelope.result_count,

@@ -112,7 +112,8 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
 
     ``start_time`` and ``end_time`` are the window really answered, which can differ from the one asked.
     ``aggregation_period`` is ``day``, ``week``, ``month``, ``total`` or a word newer than this package.
-    ``remote_json`` is the provider's own record as the bytes it came in, ``remote_data`` the same decoded.
+    ``remote_json`` is the provider's own record as the bytes it came in, ``remote_data`` the same decoded. Only those
+    bytes are kept, and not the page around them, unless a decoder of your own made the item.
 
     Equal when all fields are equal; the hash is of (id, user id, window), so interactions go into sets and
     dicts. Pickles and copies.
@@ -132,12 +133,6 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
     created_at: AwareDatetime | None = None
     updated_at: AwareDatetime | None = None
     remote_json: Raw = NO_DATA
-
-    def __post_init__(self) -> None:
-        # A Raw is a view of the whole page it came in: a single kept item would keep that page alive.
-        raw = self.remote_json
-        if raw is not NO_DATA:
-            force_setattr(self, "remote_json", raw.copy())
 
     def __hash__(self) -> int:
         return hash((self.id, self.user.id if self.user else None, self.start_time, self.end_time))
