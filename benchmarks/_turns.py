@@ -22,10 +22,10 @@ from benchmarks import _harness
 
 OURS = "ours"
 
-# asyncio reads into 256 kB that are cut to what came. By chance, and for the life of a process, glibc maps them anew
-# for each read (21 page faults for a page of 100 items, a fifth of its time) or takes them from its heap. Here always
-# the latter, for all.
-SAME_HEAP = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**24)}
+# Turns a process has before another one takes its place. What its heap came to look like weighs as much as the code
+# that is compared, and stays as it is for the life of a process: glibc maps the 256 kB into which asyncio reads anew
+# each time (21 page faults for a page of 100 items), or does not.
+TURNS_OF_A_PROCESS = 3
 
 
 class Turn(NamedTuple):
@@ -38,6 +38,9 @@ class Measured(NamedTuple):
 
     turns: list[Turn]
     peak: int  # bytes above what it had before its first turn, with everything imported
+
+    def and_then(self, other: Measured) -> Measured:
+        return Measured(self.turns + other.turns, max(self.peak, other.peak))
 
     def typical(self, what: str) -> float:
         return _harness.median([getattr(turn, what) for turn in self.turns])
@@ -78,7 +81,7 @@ class _Contender:
             stdout=subprocess.PIPE,
             text=True,
             cwd=_harness.ROOT,
-            env=os.environ | SAME_HEAP | dict(environment),
+            env=os.environ | dict(environment),
         )
         self.measured = Measured([], 0)
         self._read()
@@ -95,7 +98,7 @@ class _Contender:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         seconds, cpu, peak = json.loads(self._read())
-        self.measured = Measured([*self.measured.turns, Turn(seconds, cpu)], peak)
+        self.measured = self.measured.and_then(Measured([Turn(seconds, cpu)], peak))
 
     def end(self) -> None:
         self._process.communicate()
@@ -110,18 +113,21 @@ def take_turns(
     environment: Mapping[str, str] = {},
 ) -> dict[str, Measured]:
     """Run ``python -m module --here CONTENDER arguments`` for each, and let them take turns."""
-    running: dict[str, _Contender] = {}
-    try:
-        for name in contenders:
-            running[name] = _Contender(module, ["--here", name, *arguments], environment)
-        for number in range(rounds):
-            order = list(running.values())
-            for contender in order if number % 2 else reversed(order):
-                contender.turn()
-        return {name: contender.measured for name, contender in running.items()}
-    finally:
-        for contender in running.values():
-            contender.end()
+    measured = {name: Measured([], 0) for name in contenders}
+    for first in range(0, rounds, TURNS_OF_A_PROCESS):
+        running: dict[str, _Contender] = {}
+        try:
+            for name in contenders:
+                running[name] = _Contender(module, ["--here", name, *arguments], environment)
+            for number in range(first, min(first + TURNS_OF_A_PROCESS, rounds)):
+                order = list(running.values())
+                for contender in order if number % 2 else reversed(order):
+                    contender.turn()
+        finally:
+            for contender in running.values():
+                contender.end()
+        measured = {name: measured[name].and_then(running[name].measured) for name in contenders}
+    return measured
 
 
 def installed(contenders: Mapping[str, str], only: str = "") -> list[str]:
