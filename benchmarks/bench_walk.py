@@ -4,6 +4,7 @@
     tls       the same over TLS, with 20 ms from here to there and back, setting up a connection included
     tls-late  TLS again, with the 20 ms spent by the server before each answer and no distance at all
     slow      a consumer that awaits, for each page, as long as fetching one takes
+    busy      a consumer that works for as long, and awaits nothing
 
 The bare loop is what a careful person writes with aiohttp and msgspec (one session, one decoder, the same structs) and
 no more: no retries, no deadline of the whole, no guard against a cursor that comes twice, no limits. The package does
@@ -18,8 +19,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,16 @@ PATH = "/unified/conversational-intelligence/interactions"
 TOKEN = "benchmark-token"
 # Seconds from here to there and back.
 ROUND_TRIP = 0.02
-# What the server of the slow consumer takes for a page; what a fetch takes in all is measured.
+# What the server of the slow and the busy consumer takes for a page; what a fetch takes in all is measured.
 SERVER_TIME = 0.02
+
+
+async def await_for(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+async def work_for(seconds: float) -> None:
+    time.sleep(seconds)  # noqa: ASYNC251  # what a consumer does that holds the loop
 
 
 class Ours:
@@ -48,11 +59,11 @@ class Ours:
             count += 1
         return count
 
-    async def pages(self, account: str, seconds: float) -> int:
+    async def pages(self, account: str, consume: Callable[[], Awaitable[object]]) -> int:
         count = 0
         async for page in self._truto.interactions.list(account).pages():
             count += len(page)
-            await asyncio.sleep(seconds)
+            await consume()
         return count
 
 
@@ -87,11 +98,11 @@ class Bare:
                 count += 1
         return count
 
-    async def pages(self, account: str, seconds: float) -> int:
+    async def pages(self, account: str, consume: Callable[[], Awaitable[object]]) -> int:
         count = 0
         async for page in self._walk(account):
             count += len(page)
-            await asyncio.sleep(seconds)
+            await consume()
         return count
 
 
@@ -171,7 +182,7 @@ CONTENDERS = {  # and the modules they need
     SDK: "truto_python_sdk",
 }
 MODULE = "benchmarks.bench_walk"
-CASES = ("plain", "tls", "tls-late", "slow")
+CASES = ("plain", "tls", "tls-late", "slow", "busy")
 GOALS = [
     Goal("walk plain", BARE, "speed", least=0.90),
     Goal("walk plain", BARE, "cpu", most=1.15),
@@ -195,8 +206,8 @@ def here(options: argparse.Namespace) -> None:
 
         def walk() -> None:
             asked = account(options)
-            pause = options.pause
-            count = runner.run(contender.pages(asked, pause) if pause else contender.items(asked))
+            consume = partial(work_for if options.busy else await_for, options.pause)
+            count = runner.run(contender.pages(asked, consume) if options.pause else contender.items(asked))
             assert count == expected, f"{count} items, where {expected} were expected"
 
         _turns.serve_turns(walk, collect=options.gc != "off")
@@ -241,7 +252,8 @@ def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[s
         given += ["--url", url]
         one_walk = _turns.take_turns(MODULE, [BARE], given, rounds=1)[BARE]
         fetch = one_walk.typical("seconds") / options.pages
-        return _turns.take_turns(MODULE, [OURS, BARE], [*given, "--pause", str(fetch)], rounds=rounds)
+        given += ["--pause", str(fetch)] + (["--busy"] if case == "busy" else [])
+        return _turns.take_turns(MODULE, [OURS, BARE], given, rounds=rounds)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -254,6 +266,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)  # where a contender asks
     parser.add_argument("--pause", type=float, default=0.0, help=argparse.SUPPRESS)
+    parser.add_argument("--busy", action="store_true", help=argparse.SUPPRESS)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.virtual import clock, run_virtual
-from truto_ci_async._deadlines import Deadlines
+from tests.virtual import clock, hold, run_virtual
+from truto_ci_async._deadlines import HELD, Deadlines
 
 
 def story(main: Callable[[Deadlines], Coroutine[Any, Any, None]]) -> None:
@@ -38,6 +39,72 @@ def test_a_block_is_ended_when_its_time_is_over() -> None:
         assert task is not None
         assert task.cancelling() == 0, "the task goes on as if nobody had cancelled it"
         await asyncio.sleep(1.0)
+
+    story(main)
+
+
+def test_what_came_while_the_loop_was_held_is_in_time() -> None:
+    """A consumer worked for minutes without awaiting, and the answer has been here for as long."""
+
+    async def main(deadlines: Deadlines) -> None:
+        answer = asyncio.get_running_loop().create_future()
+
+        async def wait_for_it() -> str:
+            with deadlines.within(3.0):
+                await asyncio.sleep(0.5)  # turns of the loop that it takes to get to it
+                return str(await answer)
+
+        asking = asyncio.create_task(wait_for_it())
+        await asyncio.sleep(1.0)
+        hold(100.0)
+        answer.set_result("here")
+        assert await asking == "here"
+        assert clock() < 102.0
+
+    story(main)
+
+
+@pytest.mark.parametrize(
+    ("holds", "ends"),
+    [
+        ([2.0 + HELD * 0.9], 3.0 + HELD * 0.9),  # as late as a busy machine
+        ([50.0], 54.0),
+        ([1.9, 50.0], 52.9 + 3.0),  # what ends in time is no reason to begin anew
+        ([50.0, 50.0], 102.0),  # once, or a loop that is held again and again would have no deadlines
+    ],
+)
+def test_time_starts_anew_when_the_loop_was_held(holds: list[float], ends: float) -> None:
+    async def main(deadlines: Deadlines) -> None:
+        async def wait() -> float:
+            with pytest.raises(TimeoutError), deadlines.within(3.0):
+                await asyncio.sleep(1000.0)
+            return clock()
+
+        waiting = asyncio.create_task(wait())
+        for seconds in holds:
+            await asyncio.sleep(1.0 if seconds > 2.0 else 0.0)
+            hold(seconds)
+        assert await waiting == pytest.approx(ends)
+        assert deadlines.lines == {}
+
+    story(main)
+
+
+def test_blocks_whose_time_starts_anew_end_in_turn() -> None:
+    async def main(deadlines: Deadlines) -> None:
+        ended: list[tuple[str, float]] = []
+
+        async def wait(name: str, seconds: float) -> None:
+            with suppress(TimeoutError), deadlines.within(seconds):
+                await asyncio.sleep(1000.0)
+            ended.append((name, clock()))
+
+        tasks = [asyncio.create_task(wait("early", 3.0)), asyncio.create_task(wait("long", 80.0))]
+        await asyncio.sleep(1.0)
+        hold(50.0)
+        tasks.append(asyncio.create_task(wait("late", 3.0)))
+        await asyncio.wait(tasks)
+        assert sorted(ended) == [("early", 54.0), ("late", 54.0), ("long", 80.0)]
 
     story(main)
 

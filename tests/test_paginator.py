@@ -18,7 +18,17 @@ from hypothesis import strategies as st
 
 from truto_ci_async.errors import CursorLoopError, ServerError, TrutoError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
-from truto_ci_async.paginator import Items, Pages, Paginator, RawPages, Walk, Walkable, following
+from truto_ci_async.paginator import (
+    STARTS_AT_ONCE,
+    Items,
+    Pages,
+    Paginator,
+    RawPages,
+    Walk,
+    Walkable,
+    following,
+    started,
+)
 
 from .support import run
 
@@ -84,7 +94,7 @@ class Service:
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """As the client does: the task is registered, and its failure is not reported as never looked at."""
-        task = asyncio.get_running_loop().create_task(work, name="ahead")
+        task = started(work)
         self.tasks.add(task)
         self.spawned += 1
         self.most_tasks = max(self.most_tasks, len(self.tasks))
@@ -435,16 +445,46 @@ def test_the_next_page_is_fetched_while_the_consumer_works_on_this_one() -> None
 
 
 @pytest.mark.parametrize("awaits", [False, True])
-def test_a_task_fetches_ahead_only_for_those_who_await(awaits: bool) -> None:
-    """A loop that awaits nothing is back before a task could begin, and a task a page is work for nothing."""
+def test_a_task_fetches_ahead_where_that_gains_something(awaits: bool) -> None:
+    """Who awaits nothing is back before a task could begin at the loop's next turn, and then needs none."""
 
     async def main() -> None:
         service = Service(numbered(4))
         async for _ in service.list().pages():
             if awaits:
                 await asyncio.sleep(0)
-        assert service.spawned == (3 if awaits else 0)
+        assert service.spawned == (3 if awaits else 2 if STARTS_AT_ONCE else 0)
         assert len(service.asked) == 4
+
+    run(main())
+
+
+@pytest.mark.parametrize("by_page", [False, True])
+def test_the_next_page_is_fetched_while_the_consumer_works_without_awaiting(by_page: bool) -> None:
+    """Its request has to be under way before the page is handed over, since nothing happens until the next one."""
+
+    async def main() -> None:
+        service = Service(numbered(5, size=1))
+        asked: list[int] = []
+        walk: Any = service.list().pages() if by_page else service.list()
+        async for _ in walk:
+            asked.append(len(service.asked))  # noqa: PERF401
+        # Not after the first page: a search may end there, and its request would be for nothing.
+        assert asked == ([1, 3, 4, 5, 5] if STARTS_AT_ONCE else [1, 2, 3, 4, 5])
+
+    run(main())
+
+
+def test_collecting_fetches_nothing_ahead() -> None:
+    """Pages that are worked on only when all are here have nothing to be fetched beside."""
+
+    async def main() -> None:
+        service = Service(numbered(5))
+        assert len(await service.list().collect()) == 10
+        assert len(await service.list().collect(7)) == 7
+        assert await service.list().first() == 0
+        assert service.spawned == 0
+        assert len(service.asked) == 5 + 4 + 1
 
     run(main())
 

@@ -42,11 +42,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop without a network whose ``time()`` jumps from timer to timer."""
 
     def __init__(self) -> None:
-        self._jumping = _JumpingSelector()
-        super().__init__(self._jumping)
+        self.jumping = _JumpingSelector()
+        super().__init__(self.jumping)
 
     def time(self) -> float:
-        return self._jumping.now
+        return self.jumping.now
 
 
 def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -66,6 +66,13 @@ def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 def clock() -> float:
     """The running loop's time."""
     return asyncio.get_running_loop().time()
+
+
+def hold(seconds: float) -> None:
+    """Work that long without awaiting anything."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    loop.jumping.now += seconds
 
 
 def epoch() -> float:

@@ -6,7 +6,9 @@ Deadlines of the same length end in the order they began; they stand in one line
 looks at the heads of the lines when the first of them was due. One whose block was left by then is no longer there.
 
 What a block sees is what ``asyncio.timeout`` shows it: its task is cancelled when the time is over, and the
-cancellation leaves the block as a TimeoutError.
+cancellation leaves the block as a TimeoutError. But for one thing: when the loop was held, by somebody's work between
+two awaits, the time of a block that ran out meanwhile starts anew, once. What it waits for may have come long ago,
+and nobody could look.
 """
 
 from __future__ import annotations
@@ -15,6 +17,9 @@ import asyncio
 import math
 from types import TracebackType
 from typing import Any
+
+# The loop was held if a timer of it goes off this many seconds late.
+HELD = 0.25
 
 
 class Deadlines:
@@ -52,6 +57,7 @@ class Deadlines:
         assert self.loop is not None
         # A loop may be early by its clock's resolution, and to ask again at once would only spin.
         now = max(self.loop.time(), self.timer_at)
+        was_held = now - self.timer_at > HELD
         self._timer = None
         self.timer_at = first = math.inf
         for seconds, line in list(self.lines.items()):
@@ -60,7 +66,13 @@ class Deadlines:
                     first = min(first, deadline.at)
                     break
                 del line[deadline]
-                deadline.expire()
+                if was_held and not deadline.is_renewed:
+                    deadline.is_renewed = True
+                    deadline.at = now + seconds
+                    line[deadline] = None  # the last one in its line
+                    first = min(first, deadline.at)
+                else:
+                    deadline.expire()
             if not line:
                 del self.lines[seconds]
         if first < math.inf:
@@ -78,7 +90,7 @@ class Deadlines:
 class Deadline:
     """One block with a deadline, for one task: see ``Deadlines.within``."""
 
-    __slots__ = ("_cancelling", "_deadlines", "_line", "_seconds", "_task", "at", "expired")
+    __slots__ = ("_cancelling", "_deadlines", "_line", "_seconds", "_task", "at", "expired", "is_renewed")
 
     def __init__(self, deadlines: Deadlines, seconds: float | None) -> None:
         self._deadlines = deadlines
@@ -87,6 +99,7 @@ class Deadline:
         self._task: asyncio.Task[Any] | None = None
         self.at = math.inf  # by the loop's clock
         self.expired = False  # the block has been told
+        self.is_renewed = False  # its time started anew
 
     def expire(self) -> None:
         """End the block now, as if its time were over; nothing happens when it was left already."""

@@ -41,6 +41,7 @@ from .errors import (
 )
 from .events import Emitter, EventHook, PacingWait, RequestSent, ResponseReceived, RetryScheduled
 from .models import ResponseInfo
+from .paginator import started
 from .resources import IntegratedAccounts, Interactions, Resource
 
 if TYPE_CHECKING:
@@ -524,7 +525,7 @@ class TrutoClient:
 
     def spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
         """Start a task that ends with the client at the latest; its failure is its waiter's business."""
-        task = asyncio.get_running_loop().create_task(work)
+        task = started(work)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
         return task

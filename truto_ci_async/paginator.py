@@ -8,6 +8,7 @@ walk is an error (contract section 2). Iterating twice starts twice, since state
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
@@ -49,23 +50,23 @@ class Walk:
         self._chunks = chunks
         self._account = account
         self._seen = {start.cursor} if start.cursor else set[str]()
-        self._pages = 0
+        self.pages = 0  # so far
 
     def advance(self, here: Position, next_cursor: str | None) -> Position | None:
         """Go on to the place after a page at ``here``.
 
         :raises CursorLoopError: its cursor was used before.
         """
-        self._pages += 1
+        self.pages += 1
         self.position = following(here, next_cursor, self._chunks)
         if not next_cursor:
             self._seen.clear()
         elif next_cursor in self._seen:
             raise CursorLoopError(
-                f"the service gave the cursor {next_cursor[:80]!r} a second time, after {self._pages} pages",
+                f"the service gave the cursor {next_cursor[:80]!r} a second time, after {self.pages} pages",
                 cursor=next_cursor,
                 account=self._account,
-                pages=self._pages,
+                pages=self.pages,
             )
         else:
             self._seen.add(next_cursor)
@@ -74,8 +75,20 @@ class Walk:
 
 # Fetch the page at a place; retries are inside it.
 Fetch = Callable[[Position], Coroutine[Any, Any, P]]
-# Start a task that the client cancels when it closes.
+# Start a task, by ``started``, that the client cancels when it closes.
 Spawn = Callable[[Coroutine[Any, Any, P]], "asyncio.Task[P]"]
+
+# Whether a task can do its first step, which sends the request, before the loop has a turn.
+STARTS_AT_ONCE = sys.version_info >= (3, 12)
+R = TypeVar("R")
+
+
+def started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
+    """Start a task; where Python can (3.12), it has done all up to its first wait when this returns."""
+    loop = asyncio.get_running_loop()
+    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+        return asyncio.Task(work, loop=loop, eager_start=True)
+    return loop.create_task(work)
 
 
 class Walkable(Generic[P]):
@@ -114,19 +127,29 @@ class Pages(Generic[P]):
     """The pages of one walk, by ``async for``; owns at most one task, which fetches the page ahead.
 
     An error leaves the walk where it was: asking again fetches the same page again. Dropping the iterator,
-    as a ``break`` does, cancels the fetch ahead at once.
+    as a ``break`` does, cancels the fetch ahead at once. ``prefetch=False`` is for who works on pages only when all of
+    them are here.
     """
 
-    __slots__ = ("_ahead", "_asking", "_left", "_loop_error", "_walk", "_walkable", "_wanted", "__weakref__")
+    __slots__ = (
+        "_ahead",
+        "_asking",
+        "_left",
+        "_loop_error",
+        "_prefetch",
+        "_walk",
+        "_walkable",
+        "__weakref__",
+    )
 
-    def __init__(self, walkable: Walkable[P], *, wanted: Callable[[P], bool] | None = None) -> None:
+    def __init__(self, walkable: Walkable[P], *, prefetch: bool = True) -> None:
         self._walkable = walkable
         self._walk = walkable.walk()
         self._left = walkable.max_pages
         self._ahead: _Ahead[P] | None = None
         self._asking = False
         self._loop_error: CursorLoopError | None = None
-        self._wanted = wanted
+        self._prefetch = prefetch and walkable.prefetch > 0
 
     def __aiter__(self) -> Pages[P]:
         return self
@@ -155,14 +178,11 @@ class Pages(Generic[P]):
         except CursorLoopError as error:
             self._loop_error = error  # this page is good and handed over first
             return page
-        if following is not None and self._walkable.prefetch and self._left != 0:
-            self._fetch_ahead(page, following)
+        if following is not None and self._prefetch and self._left != 0:
+            # Many loops break off on their first page: until somebody came back for a second one, no request goes
+            # out for who may be gone before the loop has a turn.
+            self._ahead = _Ahead(self._walkable, following, at_once=STARTS_AT_ONCE and self._walk.pages > 1)
         return page
-
-    def _fetch_ahead(self, page: P, following: Position) -> None:
-        if self._wanted is not None and not self._wanted(page):
-            return
-        self._ahead = _Ahead(self._walkable, following)
 
     async def aclose(self) -> None:
         """End the walk, and drop the fetch ahead; dropping the iterator does the same."""
@@ -180,31 +200,36 @@ class Pages(Generic[P]):
 
 
 class _Ahead(Generic[P]):
-    """The fetch of the next page. A task does it from the loop's next turn on, unless it is asked for before that.
+    """The fetch of the next page, by a task that begins ``at_once`` or at the loop's next turn.
 
-    Most loops over items await nothing themselves: such a consumer is back before the loop has a turn, and then
-    fetches by itself, which spares a task and two turns of the loop for each page.
+    Begun at once, a request is under way also while a consumer works without awaiting anything. At the next turn, such
+    a consumer is back before that, and fetches by itself, which spares the task.
 
     Nothing here refers to the iterator: a task would keep it alive past a ``break``.
     """
 
     __slots__ = ("_begin_soon", "_here", "_loop", "_task", "_walkable")
 
-    def __init__(self, walkable: Walkable[P], here: Position) -> None:
+    def __init__(self, walkable: Walkable[P], here: Position, *, at_once: bool) -> None:
         self._walkable = walkable
         self._here = here
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[P] | None = None
-        self._begin_soon = self._loop.call_soon(self._begin)
+        self._begin_soon: asyncio.Handle | None = None
+        if at_once:
+            self._begin()
+        else:
+            self._begin_soon = self._loop.call_soon(self._begin)
 
     def _begin(self) -> None:
+        self._begin_soon = None
         self._task = self._walkable.spawn(self._walkable.fetch(self._here))
 
     async def page(self) -> P:
         """Return the page. A cancellation of ours ends the fetch: nothing keeps running behind our back."""
         task, self._task = self._task, None
         if task is None:
-            self._begin_soon.cancel()
+            self._drop()
             return await self._walkable.fetch(self._here)
         try:
             return await task
@@ -230,7 +255,8 @@ class _Ahead(Generic[P]):
             self._loop.call_soon_threadsafe(self._drop)
 
     def _drop(self) -> None:
-        self._begin_soon.cancel()
+        if self._begin_soon is not None:
+            self._begin_soon.cancel()
         if self._task is not None:
             self._task.cancel()
 
@@ -271,8 +297,9 @@ class Paginator(Generic[T]):
             print(interaction.row())
 
     Each use starts afresh at the given cursor. The next page is fetched while you work on this one
-    (``prefetch=1``), unless only the first page is asked for. Errors are those of ``TrutoError``; the items
-    before one have been handed over, and ``Page.position`` of the last page is where to go on.
+    (``prefetch=1``), unless only the first page is asked for; on Python 3.12 and newer also while you work without
+    awaiting anything. Errors are those of ``TrutoError``; the items before one have been handed over, and
+    ``Page.position`` of the last page is where to go on.
     """
 
     def __init__(self, walkable: Walkable[Page[T]], *, label: str) -> None:
@@ -300,11 +327,7 @@ class Paginator(Generic[T]):
         items: list[T] = []
         if max_items == 0:
             return items
-
-        def wanted(page: Page[T]) -> bool:
-            return max_items is None or len(items) + len(page.items) < max_items
-
-        async for page in Pages(self._walkable, wanted=wanted):
+        async for page in Pages(self._walkable, prefetch=False):
             items.extend(page.items)
             if max_items is not None and len(items) >= max_items:
                 del items[max_items:]
