@@ -727,9 +727,10 @@ def test_no_input_costs_more_than_linear_time(kind: str, engine: Engine) -> None
     while seconds(small := b'{"result":[%s]}' % HOSTILE[kind](n)) < 0.05:  # less says more of the clock
         n *= 2
     large = b'{"result":[%s]}' % HOSTILE[kind](4 * n)
-    # Side by side, since a shared machine changes its speed: what is quadratic is 4 times over each time.
+    # Side by side, since a shared machine changes its speed: what is quadratic is 4 times over each time, while caches
+    # and the garbage collector alone have made it 1.2.
     ratios = [seconds(large) / sum(seconds(small) for _ in range(4)) for _ in range(5)]
-    assert min(ratios) <= 1.1  # doubled: 2.2
+    assert min(ratios) <= 1.5
 
 
 @engines

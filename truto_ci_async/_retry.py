@@ -74,6 +74,9 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     ``attempt``  one request, from the moment it has a place among ``max_connections`` to the last byte of its body.
     ``total``    a whole call: every attempt, every wait for pacing and between attempts.
 
+    An attempt or call whose time ran out while the loop was held, by code that awaits nothing, gets the same time
+    again, once: its answer may have come, and nobody could look.
+
     :raises ConfigurationError: a value is not above zero.
     """
 
