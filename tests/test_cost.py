@@ -87,19 +87,26 @@ def test_a_reader_is_built_once_for_a_type() -> None:
     assert item_reader(Interaction) is not item_reader(Interaction, "raise")
 
 
-def test_a_walk_leaves_no_cycles() -> None:
+@pytest.mark.parametrize("awaits", [False, True])
+def test_a_walk_leaves_no_cycles(awaits: bool) -> None:
     """Pages go when nobody holds them, and not when the garbage collector comes by."""
+
+    async def walk(truto: TrutoClient) -> None:
+        await truto.interactions.list("a").collect()
+        async for _ in truto.interactions.list("a"):
+            if awaits:
+                await asyncio.sleep(0)
 
     async def scenario() -> int:
         async with (
             serving(answer_pages) as server,
             TrutoClient("token", base_url=server.url, pacing=Pacing.off()) as truto,
         ):
-            await truto.interactions.list("a").collect()
+            await walk(truto)
             gc.collect()
             gc.disable()
             try:
-                await truto.interactions.list("a").collect()
+                await walk(truto)
                 gc.set_debug(gc.DEBUG_SAVEALL)
                 gc.collect()
                 return sum(type(each).__module__.startswith("truto_ci_async") for each in gc.garbage)
