@@ -49,6 +49,7 @@ from truto_ci_async import (
     UsageError,
     quick_retries,
 )
+from truto_ci_async._deadlines import HELD
 from truto_ci_async.sandbox import Fault, Sandbox
 
 from .support import run
@@ -342,6 +343,25 @@ def test_a_client_with_a_walk_under_way_is_not_forgotten() -> None:
         await walk._walkable.spawn.__self__.aclose()  # type: ignore[attr-defined]
 
     tell(story)
+
+
+def test_a_consumer_may_hold_the_loop_for_longer_than_a_call_may_take() -> None:
+    """The next page is on its way meanwhile, and its deadlines run out before anybody could look for it."""
+
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.script(account, [Fault.slow(0.1).forever()])
+        timeouts = Timeouts(attempt=0.5, total=0.6)
+        async with connect(sandbox, timeouts=timeouts, retry=ONCE) as truto:
+            numbers = []
+            async for page in truto.interactions.list(account, limit=2, **WINDOW).pages():
+                numbers.append(len(page))
+                if len(page) < 2:
+                    break
+                await settle()  # the request is on its way
+                time.sleep(0.6 + 2 * HELD)  # noqa: ASYNC251  # work that awaits nothing
+            assert numbers == [2, 2, 1]
+
+    tell(story, interactions=5)
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
