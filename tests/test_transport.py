@@ -327,6 +327,33 @@ def test_a_body_over_tls_is_whole_when_the_connection_ends_with_it(way: Way, end
     run(story())
 
 
+@WAYS
+@pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
+def test_bodies_that_come_at_the_same_time_do_not_mix(is_tls: bool, way: Way) -> None:
+    """Connections over TLS read into the same memory, each in its turn."""
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head = await server.head(reader)
+            body = head.split()[1][1:] * 200_000
+            writer.write(with_length(body) if len(server.heads) % 2 else in_chunks(body, 70_001))
+            await writer.drain()
+
+    async def story() -> None:
+        async with serving(handle, tls=server_context() if is_tls else None) as server:
+            trust = client_context() if is_tls else None
+            transport = Transport(server.url, max_connections=4, ssl_context=trust)
+            try:
+                targets = [f"/{number:03}" for number in range(12)]
+                bodies = await asyncio.gather(*(way(transport, target=target) for target in targets))
+                assert bodies == [target[1:].encode() * 200_000 for target in targets]
+                assert server.connections == 4
+            finally:
+                await transport.aclose()
+
+    run(story())
+
+
 @pytest.mark.parametrize("is_tls", [False, True], ids=["plain", "tls"])
 def test_a_small_answer_takes_little_memory_to_read(is_tls: bool) -> None:
     """Bytes of 256 kB for each read, which asyncio makes by itself, cost a mapping and page faults every time."""
