@@ -75,7 +75,8 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     ``total``    a whole call: every attempt, every wait for pacing and between attempts.
 
     An attempt or call whose time ran out while the loop was held, by code that awaits nothing, gets the same time
-    again, once: its answer may have come, and nobody could look.
+    again, once: its answer may have come, and nobody could look. That is not so for ``connect``, nor where the time
+    ran out in the last quarter of a second: for long work between awaits use ``prefetch=0``, or a thread.
 
     :raises ConfigurationError: a value is not above zero.
     """

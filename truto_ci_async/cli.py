@@ -745,7 +745,7 @@ async def _walk(
     progress: Progress,
     documents: Callable[[Page[Any], Sequence[Any]], Sequence[Any]] | None = None,
 ) -> None:
-    """Write page after page; each is out before the next one is waited for, and none is fetched in vain."""
+    """Write page after page; each is out before the next one is waited for."""
     left: int | None = options.max_items
     progress.position = options.next_cursor
     async for page in paginator.pages():

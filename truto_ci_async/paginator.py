@@ -297,9 +297,9 @@ class Paginator(Generic[T]):
             print(interaction.row())
 
     Each use starts afresh at the given cursor. The next page is fetched while you work on this one
-    (``prefetch=1``), unless only the first page is asked for; on Python 3.12 and newer also while you work without
-    awaiting anything. Errors are those of ``TrutoError``; the items before one have been handed over, and
-    ``Page.position`` of the last page is where to go on.
+    (``prefetch=1``), unless only the first page is asked for; on Python 3.12 and newer, from the second page on, also
+    while you work without awaiting anything. Errors are those of ``TrutoError``; the items before one have been
+    handed over, and ``Page.position`` of the last page is where to go on.
     """
 
     def __init__(self, walkable: Walkable[Page[T]], *, label: str) -> None:
