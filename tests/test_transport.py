@@ -621,6 +621,38 @@ def test_a_body_that_stops(way: Way) -> None:
     with_server(plays(OK + b"Content-Length: 9\r\n\r\nabc", SILENCE), story)
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("at", [1, 2, 3, 5, 8])
+def test_a_connection_that_is_made_while_the_loop_is_held_is_in_time(at: int, tls: bool) -> None:
+    """Somebody's work takes longer than connecting may, and begins some turns of the loop after it."""
+
+    async def main() -> None:
+        async with serving(plays(with_length(b"{}")), tls=server_context() if tls else None) as server:
+            transport = Transport(
+                server.url, max_connections=1, ssl_context=client_context() if tls else None
+            )
+            asking = asyncio.ensure_future(send(transport, timeouts=Timeouts(connect=0.2)))
+            await turns(at)
+            time.sleep(0.25)  # noqa: ASYNC251  # work that awaits nothing
+            assert (await asking).status == 200
+            await transport.aclose()
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_connecting_is_timed_by_whoever_owns_the_pool(is_ours: bool) -> None:
+    """``connect`` of aiohttp would also count the wait for a place in a pool that others use too."""
+
+    async def main() -> None:
+        async with aiohttp.ClientSession() as session:
+            transport = Transport("http://x", max_connections=1, session=None if is_ours else session)
+            told = transport._client_timeout(Timeouts(connect=7.0))
+            assert (told.connect, told.sock_connect) == (None, None if is_ours else 7.0)
+
+    run(main())
+
+
 def test_a_tunnel_that_is_never_made_is_not_waited_for_past_the_connect_deadline() -> None:
     """aiohttp times the sockets of a connection only, and not what a proxy takes to answer."""
 

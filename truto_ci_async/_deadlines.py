@@ -6,9 +6,9 @@ Deadlines of the same length end in the order they began; they stand in one line
 looks at the heads of the lines when the first of them was due. One whose block was left by then is no longer there.
 
 What a block sees is what ``asyncio.timeout`` shows it: its task is cancelled when the time is over, and the
-cancellation leaves the block as a TimeoutError. But for one thing: when the loop was held, by somebody's work between
-two awaits, the time of a block that ran out meanwhile starts anew, once. What it waits for may have come long ago,
-and nobody could look.
+cancellation leaves the block as a TimeoutError. But for one thing: when somebody's work between two awaits held the
+loop, what a block waits for may have come long ago, and nobody could look. So a block whose time is over gets a last
+chance before it is ended, once: a turn of the loop, and where the loop comes late, more time.
 """
 
 from __future__ import annotations
@@ -18,19 +18,23 @@ import math
 from types import TracebackType
 from typing import Any
 
-# The loop was held if a timer of it goes off this many seconds late.
-HELD = 0.25
+# Seconds by which timers of a loop that nobody holds go off late.
+NOISE = 0.01
+# Seconds that are enough to look at an answer that is here.
+A_LOOK = 0.25
 
 
 class Deadlines:
     """The open deadlines of one event loop, which is the one running when the first of them is made."""
 
-    __slots__ = ("_timer", "lines", "loop", "timer_at")
+    __slots__ = ("_timer", "last_chances", "lines", "loop", "timer_at")
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         # By their length in seconds; in each line the first one ends first. Dicts, since they leave from the middle.
         self.lines: dict[float, dict[Deadline, None]] = {}
+        # Those whose time is over, and who have been given some more: few, in no order.
+        self.last_chances: dict[Deadline, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.timer_at = math.inf
 
@@ -57,22 +61,22 @@ class Deadlines:
         assert self.loop is not None
         # A loop may be early by its clock's resolution, and to ask again at once would only spin.
         now = max(self.loop.time(), self.timer_at)
-        was_held = now - self.timer_at > HELD
         self._timer = None
         self.timer_at = first = math.inf
+        for deadline in list(self.last_chances):
+            if deadline.at > now:
+                first = min(first, deadline.at)
+            else:
+                del self.last_chances[deadline]
+                deadline.expire()
         for seconds, line in list(self.lines.items()):
             for deadline in list(line):
                 if deadline.at > now:
                     first = min(first, deadline.at)
                     break
                 del line[deadline]
-                if was_held and not deadline.is_renewed:
-                    deadline.is_renewed = True
-                    deadline.at = now + seconds
-                    line[deadline] = None  # the last one in its line
-                    first = min(first, deadline.at)
-                else:
-                    deadline.expire()
+                deadline.give_last_chance(now + more_time(seconds, late=now - deadline.at))
+                first = min(first, deadline.at)
             if not line:
                 del self.lines[seconds]
         if first < math.inf:
@@ -83,6 +87,7 @@ class Deadlines:
         timer, self._timer = self._timer, None
         self.timer_at = math.inf
         self.lines.clear()
+        self.last_chances.clear()
         if timer is not None:
             timer.cancel()
 
@@ -90,7 +95,7 @@ class Deadlines:
 class Deadline:
     """One block with a deadline, for one task: see ``Deadlines.within``."""
 
-    __slots__ = ("_cancelling", "_deadlines", "_line", "_seconds", "_task", "at", "expired", "is_renewed")
+    __slots__ = ("_cancelling", "_deadlines", "_line", "_seconds", "_task", "at", "expired")
 
     def __init__(self, deadlines: Deadlines, seconds: float | None) -> None:
         self._deadlines = deadlines
@@ -99,7 +104,12 @@ class Deadline:
         self._task: asyncio.Task[Any] | None = None
         self.at = math.inf  # by the loop's clock
         self.expired = False  # the block has been told
-        self.is_renewed = False  # its time started anew
+
+    def give_last_chance(self, until: float) -> None:
+        """Leave the line, and end the block at that moment if it is not left by then."""
+        self.at = until
+        self._line = self._deadlines.last_chances
+        self._line[self] = None
 
     def expire(self) -> None:
         """End the block now, as if its time were over; nothing happens when it was left already."""
@@ -142,3 +152,20 @@ class Deadline:
             and kind is asyncio.CancelledError
         ):
             raise TimeoutError from error
+
+
+def more_time(seconds: float, *, late: float) -> float:
+    """Return the seconds that a block gets whose time, of ``seconds``, was over ``late`` seconds ago.
+
+    None where the loop was in time (a turn of it goes by all the same), otherwise as long again as it was late: enough
+    for a look, and no more than the whole time.
+
+    >>> (
+    ...     more_time(60.0, late=0.001),
+    ...     more_time(60.0, late=0.1),
+    ...     more_time(60.0, late=20.0),
+    ...     more_time(60.0, late=90.0),
+    ... )
+    (0.0, 0.25, 20.0, 60.0)
+    """
+    return 0.0 if late < NOISE else min(seconds, max(late, A_LOOK))

@@ -74,9 +74,9 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     ``attempt``  one request, from the moment it has a place among ``max_connections`` to the last byte of its body.
     ``total``    a whole call: every attempt, every wait for pacing and between attempts.
 
-    An attempt or call whose time ran out while the loop was held, by code that awaits nothing, gets the same time
-    again, once: its answer may have come, and nobody could look. That is not so for ``connect``, nor where the time
-    ran out in the last quarter of a second: for long work between awaits use ``prefetch=0``, or a thread.
+    Where the time was over before anybody could look, because code that awaits nothing held the loop, what came
+    meanwhile counts: a connection, attempt or call then gets more time, once, of at most its whole. Not so for
+    ``connect`` of an aiohttp session that was handed in.
 
     :raises ConfigurationError: a value is not above zero.
     """

@@ -394,12 +394,13 @@ class _Pool(aiohttp.TCPConnector):
     another.
     """
 
-    def __init__(self, tls: ssl.SSLContext | bool) -> None:
+    def __init__(self, tls: ssl.SSLContext | bool, deadlines: Deadlines) -> None:
         # No limit: how many there are is for ``Transport`` to say.
         super().__init__(limit=0, keepalive_timeout=KEEP_ALIVE, ssl=tls)  # pyright: ignore[reportUnknownMemberType]
         self._factory: Any = partial(_Connection, self._loop, memoryview(bytearray(TLS_ROOM)))
         # Requests that are about to be given a connection.
         self.asking: dict[aiohttp.ClientRequest, _Sends] = {}
+        self._deadlines = deadlines
         self._is_new_wanted = False
 
     async def connect(
@@ -430,6 +431,18 @@ class _Pool(aiohttp.TCPConnector):
             self._is_new_wanted = False
             return None
         return await super()._get(key, traces)
+
+    async def _create_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's own signature
+    ) -> ResponseHandler:
+        # Names, all addresses and a proxy's tunnel. Not by a timer of aiohttp, which is over as soon as somebody's work
+        # held the loop for so long, though the connection stood all the time.
+        sends = self.asking.get(req)
+        with self._deadlines.within(None if sends is None else sends.connect):
+            return await super()._create_connection(req, traces, timeout)
 
     def let_go(self) -> None:
         """Start closing; what this does not wait for, the loop does in its next turns."""
@@ -533,7 +546,7 @@ class Transport:
         """
         slots = self._slots_here()
         await slots.acquire()
-        sends = _Sends(may_resend)
+        sends = _Sends(may_resend, timeouts.connect)
         exchange: Exchange | None = None
         try:
             with self.deadlines.within(timeouts.attempt):
@@ -577,7 +590,8 @@ class Transport:
         await slots.acquire()
         try:
             with self.deadlines.within(timeouts.attempt):
-                exchange = await self._open(method, target, headers, None, timeouts, _Sends(may_resend))
+                sends = _Sends(may_resend, timeouts.connect)
+                exchange = await self._open(method, target, headers, None, timeouts, sends)
         except BaseException as error:
             slots.release()
             if isinstance(error, FAILURES) and not isinstance(error, TrutoError):
@@ -633,11 +647,10 @@ class Transport:
 
     def _client_timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
         if self._told_timeouts is None or self._told_timeouts[0] is not timeouts:
-            # Without the threshold aiohttp rounds timeouts up to whole seconds. ``connect`` takes in names, all
-            # addresses and a proxy's tunnel; in a pool that is not ours it would also count the wait for a place.
+            # Without the threshold aiohttp rounds timeouts up to whole seconds. A pool of ours times connecting
+            # itself; ``connect`` would also count the wait for a place in one that is not.
             told = aiohttp.ClientTimeout(
-                connect=timeouts.connect if self._owns_session else None,
-                sock_connect=timeouts.connect,
+                sock_connect=None if self._owns_session else timeouts.connect,
                 sock_read=timeouts.read,
                 ceil_threshold=float("inf"),
             )
@@ -665,7 +678,7 @@ class Transport:
             self.bind()  # while this waited for a place; says so
         session = self._session
         if session is None:
-            self._pool = _Pool(self._ssl)
+            self._pool = _Pool(self._ssl, self.deadlines)
             session = self._session = aiohttp.ClientSession(
                 connector=self._pool,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -729,10 +742,11 @@ class _Sends:
     again is for the retry policy to say.
     """
 
-    __slots__ = ("_failure", "_may_resend", "count", "is_again", "is_reused", "pool")
+    __slots__ = ("_failure", "_may_resend", "connect", "count", "is_again", "is_reused", "pool")
 
-    def __init__(self, may_resend: Callable[[], bool] | None) -> None:
+    def __init__(self, may_resend: Callable[[], bool] | None, connect: float | None) -> None:
         self._may_resend = may_resend
+        self.connect = connect  # seconds that a new connection may take
         self._failure: Exception | None = None
         self.count = 0
         self.is_again = False  # it went out before, and is not to go out on another used connection
