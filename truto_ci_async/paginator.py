@@ -78,15 +78,21 @@ Fetch = Callable[[Position], Coroutine[Any, Any, P]]
 # Start a task, by ``started``, that the client cancels when it closes.
 Spawn = Callable[[Coroutine[Any, Any, P]], "asyncio.Task[P]"]
 
-# Whether a task can do its first step, which sends the request, before the loop has a turn.
-STARTS_AT_ONCE = sys.version_info >= (3, 12)
 R = TypeVar("R")
 
 
+def starts_at_once(loop: asyncio.AbstractEventLoop) -> bool:
+    """Tell whether a task can do its first step, which sends the request, before the loop has a turn (Python 3.12).
+
+    Not where somebody's factory makes the tasks.
+    """
+    return sys.version_info >= (3, 12) and loop.get_task_factory() is None
+
+
 def started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
-    """Start a task; where Python can (3.12), it has done all up to its first wait when this returns."""
+    """Start a task; where it ``starts_at_once``, it has done all up to its first wait when this returns."""
     loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
+    if sys.version_info >= (3, 12) and starts_at_once(loop):
         return asyncio.Task(work, loop=loop, eager_start=True)
     return loop.create_task(work)
 
@@ -181,7 +187,7 @@ class Pages(Generic[P]):
         if following is not None and self._prefetch and self._left != 0:
             # Many loops break off on their first page: until somebody came back for a second one, no request goes
             # out for who may be gone before the loop has a turn.
-            self._ahead = _Ahead(self._walkable, following, at_once=STARTS_AT_ONCE and self._walk.pages > 1)
+            self._ahead = _Ahead(self._walkable, following, at_once=self._walk.pages > 1)
         return page
 
     async def aclose(self) -> None:
@@ -200,7 +206,7 @@ class Pages(Generic[P]):
 
 
 class _Ahead(Generic[P]):
-    """The fetch of the next page, by a task that begins ``at_once`` or at the loop's next turn.
+    """The fetch of the next page, by a task that begins ``at_once``, if it can, or at the loop's next turn.
 
     Begun at once, a request is under way also while a consumer works without awaiting anything. At the next turn, such
     a consumer is back before that, and fetches by itself, which spares the task.
@@ -216,7 +222,7 @@ class _Ahead(Generic[P]):
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[P] | None = None
         self._begin_soon: asyncio.Handle | None = None
-        if at_once:
+        if at_once and starts_at_once(self._loop):
             self._begin()
         else:
             self._begin_soon = self._loop.call_soon(self._begin)
