@@ -416,6 +416,11 @@ def test_accounts_are_filtered(sandbox: Sandbox, run: Run, options: Sequence[str
     assert len(ndjson(run("accounts", "-o", "ndjson", *options).out)) == count
 
 
+def test_max_items_of_accounts_fetches_nothing_in_vain(sandbox: Sandbox, run: Run) -> None:
+    assert len(ndjson(run("accounts", "-o", "ndjson", "--limit", "1", "--max-items", "2").out)) == 2
+    assert len(sandbox.requests) == 2
+
+
 def test_capabilities(sandbox: Sandbox, run: Run) -> None:
     ran = run("capabilities", sandbox.account_ids[0])
     assert ran.out.split() == [
@@ -560,7 +565,9 @@ def test_max_items_says_how_to_go_on_and_fetches_nothing_in_vain(sandbox: Sandbo
         == everything[3:]
     )
 
+    before = len(sandbox.requests)
     inside = run(*listing(sandbox, "-o", "ndjson", "--max-items", "5"))
+    assert len(sandbox.requests) == before + 2
     assert ndjson(inside.out) == everything[:5]
     assert "it begins with 2 written above" in inside.err
     assert (

@@ -373,6 +373,7 @@ async def _list(
         item_type=item_type,
         response_format=options.format,
         cursor=options.next_cursor,
+        prefetch=_prefetch(options),
         max_pages=options.max_pages,
         **_filters(options),
     )
@@ -583,6 +584,7 @@ async def accounts(options: argparse.Namespace, progress: Progress) -> None:
             limit=options.limit,
             cursor=options.next_cursor,
             extra_query=extra_query,
+            prefetch=_prefetch(options),
             max_pages=options.max_pages,
         )
         documents = None if format in ("table", "csv") else without_context
@@ -722,6 +724,11 @@ def _filters(options: argparse.Namespace) -> Filters:
         "ignore_remote_data": options.ignore_remote_data,
         "extra_query": options.extra_query,
     }
+
+
+def _prefetch(options: argparse.Namespace) -> int:
+    """Fetch ahead, unless the walk breaks off where only its items tell: no page is fetched in vain."""
+    return 1 if options.max_items is None else 0
 
 
 def _is_file(options: argparse.Namespace) -> bool:
