@@ -23,7 +23,9 @@ from yarl import URL
 from truto_ci_async._deadlines import Deadlines
 from truto_ci_async._retry import Timeouts
 from truto_ci_async._transport import (
+    FIRST_ROOM,
     MAX_HEADER_BYTES,
+    PLAIN_ROOM,
     TLS_ROOM,
     Exchange,
     Reply,
@@ -399,6 +401,22 @@ def test_a_small_answer_takes_little_memory_to_read(is_tls: bool) -> None:
             serving.join(10)
 
     run(story())
+
+
+def test_a_connection_has_the_room_that_its_answers_need() -> None:
+    """Hundreds of them may be open for small answers; a large one is not to be read in small pieces."""
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        rooms = []
+        for _ in range(3):
+            await buffered(transport)
+            assert transport._pool is not None
+            ((connection, _),) = next(iter(transport._pool._conns.values()))
+            rooms.append(len(connection.get_buffer(-1)))  # type: ignore[attr-defined]
+        assert rooms == [FIRST_ROOM, PLAIN_ROOM, PLAIN_ROOM]
+
+    bodies = [b"a" * 1000, b"b" * 2**20, b"c" * 1000]
+    with_server(keeps_alive(lambda number: with_length(bodies[number - 1])), story)
 
 
 # Connections

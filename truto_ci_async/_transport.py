@@ -56,8 +56,10 @@ CLOSE_DEADLINE = 5.0
 BREATH = 0.005
 # Bytes of one header, and of the status line. aiohttp's own 8 kB are less than what proxies let through.
 MAX_HEADER_BYTES = 64 * 1024
-# Bytes that one read of a plain socket brings at most: what it is copied to is then still below the 128 kB from which
-# on an allocator asks the system for memory, and gives it back, each time.
+# Bytes that one read of a plain socket brings: at first, since most connections carry small answers, and at most. What
+# it is copied to is then still below the 128 kB from which on an allocator asks the system for memory, and gives it
+# back, each time.
+FIRST_ROOM = 16 * 1024
 PLAIN_ROOM = 127 * 1024
 # The same over TLS: all that asyncio holds of a connection (256 kB and the beginning of a record), so that one read
 # leaves nothing behind, which it would forget when the connection ends there.
@@ -343,13 +345,15 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         if transport.get_extra_info("sslcontext") is None:
-            self._room = memoryview(bytearray(PLAIN_ROOM))
+            self._room = memoryview(bytearray(FIRST_ROOM))
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._room
 
     def buffer_updated(self, nbytes: int) -> None:
         self.data_received(self._room[:nbytes].tobytes())
+        if nbytes == len(self._room) < PLAIN_ROOM:  # there may be more
+            self._room = memoryview(bytearray(min(2 * nbytes, PLAIN_ROOM)))
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         # aiohttp says so with every read of a body; the parser has something left only if it was paused.
