@@ -6,17 +6,18 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from msgspec import Raw
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from truto_ci_async import _answers
+from truto_ci_async import _answers, _decode
 from truto_ci_async._answers import (
     PageReader,
     cursor_text,
@@ -304,18 +305,91 @@ def test_items_of_any_shape_and_exact_items() -> None:
     ]
 
 
-@pytest.mark.parametrize("item_type", [Raw, Interaction])
-def test_items_are_detached_unless_nobody_keeps_them(item_type: Any) -> None:
+T = TypeVar("T")
+
+
+class Own(Struct):
+    id: str
+    remote_data: Raw
+
+
+class Odd(Struct):
+    id: Annotated[Raw, Meta(description="as it is written")]
+    remote_data: Raw | UnsetType = UNSET
+
+
+class Wrapped(Struct, frozen=True):
+    remote_data: Own
+    more: Interaction | None = None
+
+
+class Box(Struct, Generic[T]):
+    inside: T
+
+
+class Point(NamedTuple):
+    x: Raw
+    y: int | None = None
+
+
+@dataclass(frozen=True)
+class Dated:
+    remote_data: list[dict[str, tuple[int, Raw]]]
+
+
+class Node(Struct):
+    own: Raw
+    nodes: list[Node] = []
+
+
+class Nest(Struct):
+    nest: Nest | None = None
+    own: Raw = Raw(b"null")
+
+
+@pytest.mark.parametrize(
+    ("item_type", "item", "places"),
+    [
+        (Raw, b"[]", 1),
+        (Interaction, b'{"id":"1","remote_data":{}}', 1),
+        (Interaction | None, b'{"id":"1","remote_data":{}}', 1),
+        (Own, b'{"id":"1","remote_data":7}', 1),
+        (Odd, b'{"id":"1"}', 1),
+        (Odd, b'{"id":"1","remote_data":7}', 2),
+        (Wrapped, b'{"remote_data":{"id":"1","remote_data":7},"more":{"id":"2","remote_data":8}}', 2),
+        (Wrapped, b'{"remote_data":{"id":"1","remote_data":7}}', 1),
+        (list[Raw], b"[1,[2]]", 2),
+        (dict[str, list[Raw]], b'{"a":[1,2],"b":[]}', 2),
+        (tuple[int, Raw, tuple[Raw, ...]], b"[1,2,[3,4]]", 3),
+        (Point, b"[1,2]", 1),
+        (Box[Raw], b'{"inside":1}', 1),
+        (Box[list[Raw]], b'{"inside":[1,2]}', 2),
+        (list[Box[Box[Raw]]], b'[{"inside":{"inside":1}}]', 1),
+        (Box[int], b'{"inside":1}', 0),
+        (dict[str, Point], b'{"a":[1,2],"b":[3]}', 2),
+        (Dated, b'{"remote_data":[{"a":[1,"x"]},{}]}', 1),
+        (Node, b'{"own":1,"nodes":[{"own":2},{"own":3,"nodes":[{"own":4}]}]}', 4),
+        (Nest, b'{"nest":' * 700 + b"null" + b',"own":5}' * 700, 700),
+        (Interaction | list[Raw], b"[1]", 1),
+        (dict[str, Any], b'{"a":1}', 0),
+    ],
+)
+def test_items_are_detached_unless_nobody_keeps_them(item_type: Any, item: bytes, places: int) -> None:
     """A view keeps its whole page; our own sinks are done with a page once it is written."""
-    text = (
-        b'{"result":[{"id":"1","remote_data":{}},{"id":"2","remote_data":[]}],"next_cursor":null}' + b" " * 9
-    )
+    text = b'{"result":[%b,%b],"next_cursor":null}' % (item, item) + b" " * 9
     held = sys.getrefcount(text)
     detached = PageReader(ItemReader[Any](item_type)).read(text).items
     assert sys.getrefcount(text) == held
     views = PageReader(ItemReader[Any](item_type), detach=False).read(text).items
-    assert sys.getrefcount(text) == held + len(views)
-    assert views == detached
+    assert sys.getrefcount(text) == held + 2 * places
+    assert (views, list(map(type, views))) == (detached, list(map(type, detached)))
+    assert msgspec.json.encode(detached) == msgspec.json.encode(views)
+
+
+def test_pages_of_interactions_are_detached_without_a_look_into_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it in C, a page at a time."""
+    monkeypatch.setattr(_decode, "_fresh", None)
+    assert READER.read(b'{"result":[{"id":"1","remote_data":{}}]}').items[0].remote_data == {}
 
 
 # Bodies that are no envelope

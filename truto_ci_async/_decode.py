@@ -46,9 +46,9 @@ Note: TypeAlias = Callable[[str, str], None]
 class ItemReader(Generic[T]):
     """Read items of one type; built once and reused, since building decoders costs more than a small page.
 
-    ``item_type`` is a msgspec Struct (repaired field by field; fields that are ``msgspec.Raw`` are detached from the
-    page), ``dict`` or ``Any`` (whatever came), ``msgspec.Raw`` (exact bytes, detached too), or a dataclass or
-    TypedDict (all or nothing).
+    ``item_type`` is a msgspec Struct (repaired field by field), ``dict`` or ``Any`` (whatever came), ``msgspec.Raw``
+    (exact bytes), or a dataclass or TypedDict (all or nothing). What is Raw anywhere in an item is detached from the
+    text it came in.
 
         >>> items, issues = ItemReader(User).read_array(b'[{"id": 234599484848423, "name": "Ann"}]')
         >>> items[0].id, issues[0].path
@@ -73,7 +73,7 @@ class ItemReader(Generic[T]):
         self._shape = _struct_shape(item_type)
         # What each field holds when nothing was there to read; the first one is the probe.
         self._blanks = _blank_values(item_type) if self._shape else []
-        self._raw_fields = _raw_fields(item_type) if self._shape else []
+        self._raw_fields, self._has_raw_inside = _raw_places(item_type)
 
     def read_array(
         self, text: bytes, *, start: int = 0, path: str = "$.result"
@@ -112,12 +112,14 @@ class ItemReader(Generic[T]):
         return item, issues
 
     def detach(self, items: Items) -> Items:
-        """Give bytes of their own to items that are Raw, or are structs with fields that are.
+        """Give bytes of their own to items that are Raw, and to what is Raw in them.
 
         A Raw is a view of the whole text it came in: one item that is kept would keep a page alive.
         """
         if self.item_type is Raw:
             return type(items)(map(Raw.copy, items))
+        if self._has_raw_inside:
+            return _detached(items)
         for name, get in self._raw_fields:
             # All of it in C, at a third of what a __post_init__ takes.
             copies = map(Raw.copy, map(get, items))
@@ -190,7 +192,7 @@ class ItemReader(Generic[T]):
 
 
 def item_reader(item_type: Any, on_invalid: OnInvalid = "repair") -> ItemReader[Any]:
-    """Return a reader of ``item_type``, the same one for the same arguments: building it takes as long as a page."""
+    """Return a reader of ``item_type``, the same one for the same arguments: building it takes milliseconds."""
     try:
         return _kept_reader(item_type, on_invalid)
     except TypeError:  # a type that cannot be hashed
@@ -393,10 +395,76 @@ def _blank_values(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
     return [(attrgetter(name), getattr(blank, name)) for name in names]
 
 
-def _raw_fields(item_type: Any) -> list[tuple[str, Callable[[Any], Any]]]:
-    """Return name and getter of each field of a Struct that is kept as the bytes it came in."""
-    fields = msgspec.structs.fields(item_type)
-    return [(field.name, attrgetter(field.name)) for field in fields if field.type is Raw]
+# What is Raw. Nearly always it is a field of the items themselves, which ``detach`` does a page at a time.
+
+
+def _raw_places(item_type: Any) -> tuple[list[tuple[str, Callable[[Any], Any]]], bool]:
+    """Return name and getter of each field of a Struct that is Raw, and whether it has other places for one."""
+    info = msgspec.inspect.type_info(item_type)
+    if not isinstance(info, msgspec.inspect.StructType):
+        return [], not isinstance(info, msgspec.inspect.RawType) and _may_hold_raw(info, set())
+    names = {field.name for field in msgspec.structs.fields(item_type) if field.type is Raw}
+    others = [field for field in info.fields if field.name not in names]
+    return [(name, attrgetter(name)) for name in names], any(_may_hold_raw(each, set()) for each in others)
+
+
+def _may_hold_raw(info: object, seen: set[int]) -> bool:
+    """Tell whether a description of a type, as ``msgspec.inspect`` gives them, has Raw in it anywhere."""
+    if isinstance(info, msgspec.inspect.RawType):
+        return True
+    if isinstance(info, tuple):
+        return any(_may_hold_raw(each, seen) for each in cast("tuple[object, ...]", info))
+    if not isinstance(info, (msgspec.inspect.Type, msgspec.inspect.Field)) or id(info) in seen:
+        return False
+    seen.add(id(info))  # a type may contain itself
+    return any(_may_hold_raw(getattr(info, name), seen) for name in info.__struct_fields__)
+
+
+def _detached(items: Items) -> Items:
+    """Put copies in the place of what is Raw, in items of any shape that msgspec makes.
+
+    Not by recursion, since JSON may be nested deeper than Python calls may.
+    """
+    todo: list[Any] = []
+    fresh = type(items)([_fresh(item, todo) for item in items])
+    while todo:
+        holder = todo.pop()
+        kind = cast("Any", type(holder))
+        if kind is list:
+            holder[:] = [_fresh(value, todo) for value in holder]
+        elif kind is dict:
+            for key, value in holder.items():
+                holder[key] = _fresh(value, todo)
+        else:
+            put = force_setattr if _is_struct(kind) else object.__setattr__
+            for name in _places(kind):
+                put(holder, name, _fresh(getattr(holder, name), todo))
+    return fresh
+
+
+def _fresh(value: Any, todo: list[Any]) -> Any:
+    """Return what to put in the place of ``value``; what has places itself is left ``todo``."""
+    kind = cast("Any", type(value))
+    if kind is Raw:
+        return value.copy()
+    if issubclass(kind, tuple):
+        make: Any = getattr(value, "_make", tuple)  # of a NamedTuple
+        return make([_fresh(each, todo) for each in value])
+    if kind in (list, dict) or _places(kind):
+        todo.append(value)
+    return value
+
+
+@lru_cache(maxsize=256)
+def _places(kind: Any) -> tuple[str, ...]:
+    """Return the fields that may hold what is Raw, of a Struct, a dataclass or an attrs class; others have none."""
+    if not any(
+        hasattr(kind, mark) for mark in ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__")
+    ):
+        return ()
+    info: Any = msgspec.inspect.type_info(kind)
+    is_generic = bool(getattr(kind, "__parameters__", ()))  # an instance does not say of what
+    return tuple(field.name for field in info.fields if is_generic or _may_hold_raw(field, set()))
 
 
 def _is_struct(type: Any) -> bool:
