@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import itertools
 import json
 import logging
 import re
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -710,10 +712,26 @@ def test_guesses_that_fail_become_rare() -> None:
     assert 0 < reader.failed < 20
 
 
+@pytest.fixture
+def steady_heap() -> Iterator[None]:
+    """Neither garbage collections nor memory of the system's: both begin at some size, and are no work on a body."""
+
+    def set_glibc(mmaps: int, trim: int) -> None:
+        if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+            libc.mallopt(-4, mmaps)  # M_MMAP_MAX
+            libc.mallopt(-1, trim)  # M_TRIM_THRESHOLD
+
+    set_glibc(0, 2**31 - 1)
+    gc.disable()
+    yield
+    gc.enable()
+    set_glibc(65_536, 128 * 1024)
+
+
 @pytest.mark.long
 @engines
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_no_input_costs_more_than_linear_time(kind: str, engine: Engine) -> None:
+def test_no_input_costs_more_than_linear_time(kind: str, engine: Engine, steady_heap: None) -> None:
     def seconds(body: bytes) -> float:
         start = time.process_time()
         decoder = ItemDecoder(ANY, engine=engine)
@@ -727,10 +745,9 @@ def test_no_input_costs_more_than_linear_time(kind: str, engine: Engine) -> None
     while seconds(small := b'{"result":[%s]}' % HOSTILE[kind](n)) < 0.05:  # less says more of the clock
         n *= 2
     large = b'{"result":[%s]}' % HOSTILE[kind](4 * n)
-    # Side by side, since a shared machine changes its speed: what is quadratic is 4 times over each time, while caches
-    # and the garbage collector alone have made it 1.2.
-    ratios = [seconds(large) / sum(seconds(small) for _ in range(4)) for _ in range(5)]
-    assert min(ratios) <= 1.5
+    # Side by side, since a shared machine changes its speed: what is quadratic is 4 times over each time.
+    ratios = (seconds(large) / sum(seconds(small) for _ in range(4)) for _ in range(20))
+    assert any(ratio <= 1.1 for ratio in ratios)  # doubled: 2.2
 
 
 @engines
