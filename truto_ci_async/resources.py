@@ -180,7 +180,7 @@ class Resource(Generic[T]):
         ``cursor``                 where to go on: a ``Page.position``, its text, or the service's own cursor.
         ``empty_on_not_found``     take the provider's "nothing in this period" (404) for an empty window.
         ``prefetch``               1 fetches the next page while you work on this one; 0 does not, and spares a request
-                                   where you break off.
+                                   and its connection where you break off.
         ``max_pages``              stop after that many pages.
 
         :raises UsageError: at once, for an argument that can never be right.
