@@ -207,7 +207,10 @@ def test_one_task_may_open_a_client_and_another_close_it() -> None:
             await truto.interactions.list(account, **WINDOW)
 
         await asyncio.create_task(use())
+        assert truto._transport.opened
         await asyncio.create_task(truto.aclose())
+        assert truto._transport.closed
+        assert not truto._transport.opened
 
     tell(story)
 
