@@ -354,6 +354,7 @@ class Nest(Struct):
         (Interaction, b'{"id":"1","remote_data":{}}', 1),
         (Interaction | None, b'{"id":"1","remote_data":{}}', 1),
         (Own, b'{"id":"1","remote_data":7}', 1),
+        (Annotated[Own, "as theirs"], b'{"id":"1","remote_data":7}', 1),
         (Odd, b'{"id":"1"}', 1),
         (Odd, b'{"id":"1","remote_data":7}', 2),
         (Wrapped, b'{"remote_data":{"id":"1","remote_data":7},"more":{"id":"2","remote_data":8}}', 2),

@@ -403,8 +403,13 @@ def _raw_places(item_type: Any) -> tuple[list[tuple[str, Callable[[Any], Any]]],
     info = msgspec.inspect.type_info(item_type)
     if not isinstance(info, msgspec.inspect.StructType):
         return [], not isinstance(info, msgspec.inspect.RawType) and _may_hold_raw(info, set())
-    names = {field.name for field in msgspec.structs.fields(item_type) if field.type is Raw}
-    others = [field for field in info.fields if field.name not in names]
+    # Of the others, which may be UNSET, each value has to be looked at.
+    names = [
+        field.name
+        for field in info.fields
+        if isinstance(field.type, msgspec.inspect.RawType) and (field.required or type(field.default) is Raw)
+    ]
+    others = (field for field in info.fields if field.name not in names)
     return [(name, attrgetter(name)) for name in names], any(_may_hold_raw(each, set()) for each in others)
 
 
