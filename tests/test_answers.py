@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, NamedTuple, NewType, TypeVar
 
 import msgspec
 import pytest
@@ -342,6 +342,21 @@ class Node(Struct):
     nodes: list[Node] = []
 
 
+class Chain(NamedTuple):
+    own: Raw
+    next: Chain | None = None
+
+
+class Child(Struct):
+    own: Raw
+    nodes: list[Child] = []
+    parent: Child | None = None
+
+    def __post_init__(self) -> None:
+        for node in self.nodes:
+            node.parent = self
+
+
 class Nest(Struct):
     nest: Nest | None = None
     own: Raw = Raw(b"null")
@@ -372,6 +387,8 @@ class Nest(Struct):
         (Node, b'{"own":1,"nodes":[{"own":2},{"own":3,"nodes":[{"own":4}]}]}', 4),
         (Nest, b'{"nest":' * 700 + b"null" + b',"own":5}' * 700, 700),
         (Interaction | list[Raw], b"[1]", 1),
+        (NewType("Exact", Raw), b"[1]", 1),
+        (Raw | UnsetType, b"[1]", 1),
         (dict[str, Any], b'{"a":1}', 0),
     ],
 )
@@ -385,6 +402,26 @@ def test_items_are_detached_unless_nobody_keeps_them(item_type: Any, item: bytes
     assert sys.getrefcount(text) == held + 2 * places
     assert (views, list(map(type, views))) == (detached, list(map(type, detached)))
     assert msgspec.json.encode(detached) == msgspec.json.encode(views)
+
+
+def test_items_that_know_their_parents_are_detached_too() -> None:
+    text = b'[{"own":1,"nodes":[{"own":2},{"own":3}]}]' + b" " * 9
+    held = sys.getrefcount(text)
+    [item], _ = ItemReader(Child).read_array(text)
+    assert item.nodes[1].parent is item
+    assert [bytes(each.own) for each in (item, *item.nodes)] == [b"1", b"2", b"3"]
+    assert sys.getrefcount(text) == held
+
+
+def test_tuples_in_tuples_are_read_however_deep() -> None:
+    """Where they are too deep for a look at each, they stay views."""
+    for depth in (10, 300, 600):
+        [item], issues = ItemReader(Chain).read_array(b"[" + b"[1," * depth + b"null" + b"]" * depth + b"]")
+        assert issues == []
+        while item is not None:
+            assert bytes(item.own) == b"1"
+            item, depth = item.next, depth - 1
+        assert depth == 0
 
 
 def test_pages_of_interactions_are_detached_without_a_look_into_each(monkeypatch: pytest.MonkeyPatch) -> None:

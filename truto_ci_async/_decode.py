@@ -15,6 +15,7 @@ import typing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from functools import lru_cache
@@ -119,7 +120,8 @@ class ItemReader(Generic[T]):
         if self.item_type is Raw:
             return type(items)(map(Raw.copy, items))
         if self._has_raw_inside:
-            return _detached(items)
+            with suppress(RecursionError):  # tuples in tuples, by the hundred: they stay as they are
+                return _detached(items)
         for name, get in self._raw_fields:
             # All of it in C, at a third of what a __post_init__ takes.
             copies = map(Raw.copy, map(get, items))
@@ -402,7 +404,7 @@ def _raw_places(item_type: Any) -> tuple[list[tuple[str, Callable[[Any], Any]]],
     """Return name and getter of each field of a Struct that is Raw, and whether it has other places for one."""
     info = msgspec.inspect.type_info(item_type)
     if not isinstance(info, msgspec.inspect.StructType):
-        return [], not isinstance(info, msgspec.inspect.RawType) and _may_hold_raw(info, set())
+        return [], item_type is not Raw and _may_hold_raw(info, set())
     # Of the others, which may be UNSET, each value has to be looked at.
     names = [
         field.name
@@ -428,12 +430,16 @@ def _may_hold_raw(info: object, seen: set[int]) -> bool:
 def _detached(items: Items) -> Items:
     """Put copies in the place of what is Raw, in items of any shape that msgspec makes.
 
-    Not by recursion, since JSON may be nested deeper than Python calls may.
+    Not by recursion, but for tuples, since JSON may be nested deeper than Python calls may.
     """
     todo: list[Any] = []
+    done = set[int]()  # items may refer to each other: a type's __post_init__ can do what it likes
     fresh = type(items)([_fresh(item, todo) for item in items])
     while todo:
         holder = todo.pop()
+        if id(holder) in done:
+            continue
+        done.add(id(holder))
         kind = cast("Any", type(holder))
         if kind is list:
             holder[:] = [_fresh(value, todo) for value in holder]
