@@ -6,7 +6,7 @@ same process before its first request, with everything imported. ``first item`` 
 bytes decoded by then. ``stall`` is how late other tasks of the loop got their turn (99th percentile), in a further
 round, and ``held`` the work that was done before they did, which does not depend on what else the machine does.
 
-    python -m benchmarks.bench_stream --size 90 --shapes remote,pretty --rounds 3 --json
+    python -m benchmarks.bench_stream --size 90 --shapes remote,pretty --rounds 5 --json
 
 Where buffering wins: on items whose end cannot be guessed (``look_alike``: a quarter quicker) and of a megabyte each
 (``huge``), where finding that end costs a second look at the bytes; and wherever the whole list is wanted at once and
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--size", type=float, default=90, help="MB of the body (default 90)")
     parser.add_argument("--shapes", default=",".join(data.SHAPES), help="comma-separated (default: all)")
     parser.add_argument("--contenders", default="", help="semicolon-separated (default: all)")
-    parser.add_argument("--rounds", type=int, default=3, help="the median counts (default 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="the median counts (default 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--here", default="", help=argparse.SUPPRESS)  # the process of one contender
     parser.add_argument("--account", default="", help=argparse.SUPPRESS)

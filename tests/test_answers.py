@@ -318,6 +318,11 @@ class Odd(Struct):
     remote_data: Raw | UnsetType = UNSET
 
 
+class Mayhap(Struct, frozen=True):
+    id: str
+    remote_data: Raw | UnsetType = UNSET
+
+
 class Wrapped(Struct, frozen=True):
     remote_data: Own
     more: Interaction | None = None
@@ -370,6 +375,8 @@ class Nest(Struct):
         (Interaction | None, b'{"id":"1","remote_data":{}}', 1),
         (Own, b'{"id":"1","remote_data":7}', 1),
         (Annotated[Own, "as theirs"], b'{"id":"1","remote_data":7}', 1),
+        (Mayhap, b'{"id":"1"}', 0),
+        (Mayhap, b'{"id":"1","remote_data":7}', 1),
         (Odd, b'{"id":"1"}', 1),
         (Odd, b'{"id":"1","remote_data":7}', 2),
         (Wrapped, b'{"remote_data":{"id":"1","remote_data":7},"more":{"id":"2","remote_data":8}}', 2),

@@ -8,7 +8,7 @@ looks at the heads of the lines when the first of them was due. One whose block 
 What a block sees is what ``asyncio.timeout`` shows it: its task is cancelled when the time is over, and the
 cancellation leaves the block as a TimeoutError. But for one thing: when somebody's work between two awaits held the
 loop, what a block waits for may have come long ago, and nobody could look. So a block whose time is over gets a last
-chance before it is ended, once: a turn of the loop, and where the loop comes late, more time.
+chance before it is ended, once: time enough for a look, and as long again as the loop was late.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ import math
 from types import TracebackType
 from typing import Any
 
-# Seconds that are enough to look at an answer that is here; and where less is given, as many times the lateness. Timers
-# are hardly ever in time, so that this must be next to nothing for a millisecond.
-A_LOOK = 0.25
-LOOKS = 25
+# Seconds that are enough to look at an answer that is here. Given always: by a clock of milliseconds, as some loops
+# have, nobody can tell that they were held until a moment after a deadline.
+A_LOOK = 0.05
 
 
 class Deadlines:
@@ -157,9 +156,9 @@ class Deadline:
 def more_time(seconds: float, *, late: float) -> float:
     """Return the seconds that a block gets whose time, of ``seconds``, was over ``late`` seconds ago.
 
-    As long again as the loop was late, enough for a look where that is short, and no more than the whole time.
+    Enough for a look, as long again as the loop was late, and no more than the whole time.
 
-    >>> [more_time(60.0, late=late) for late in (0.0, 0.001, 0.1, 20.0, 90.0)]
-    [0.0, 0.025, 0.25, 20.0, 60.0]
+    >>> [more_time(60.0, late=late) for late in (0.0, 0.2, 20.0, 90.0)]
+    [0.05, 0.2, 20.0, 60.0]
     """
-    return min(seconds, max(late, min(LOOKS * late, A_LOOK)))
+    return min(seconds, max(late, A_LOOK))

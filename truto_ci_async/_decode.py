@@ -49,7 +49,7 @@ class ItemReader(Generic[T]):
 
     ``item_type`` is a msgspec Struct (repaired field by field), ``dict`` or ``Any`` (whatever came), ``msgspec.Raw``
     (exact bytes), or a dataclass or TypedDict (all or nothing). What is Raw anywhere in an item is detached from the
-    text it came in.
+    text it came in: as a field of the items themselves at next to no cost, deeper inside for a microsecond or two.
 
         >>> items, issues = ItemReader(User).read_array(b'[{"id": 234599484848423, "name": "Ann"}]')
         >>> items[0].id, issues[0].path
