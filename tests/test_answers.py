@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Generic, NamedTuple, NewType, TypeVar
@@ -342,6 +342,12 @@ class Dated:
     remote_data: list[dict[str, tuple[int, Raw]]]
 
 
+@dataclass
+class Later:
+    own: Raw
+    more: Raw | None = field(init=False, default=None)
+
+
 class Node(Struct):
     own: Raw
     nodes: list[Node] = []
@@ -391,6 +397,7 @@ class Nest(Struct):
         (Box[int], b'{"inside":1}', 0),
         (dict[str, Point], b'{"a":[1,2],"b":[3]}', 2),
         (Dated, b'{"remote_data":[{"a":[1,"x"]},{}]}', 1),
+        (Later, b'{"own":1}', 1),
         (Node, b'{"own":1,"nodes":[{"own":2},{"own":3,"nodes":[{"own":4}]}]}', 4),
         (Nest, b'{"nest":' * 700 + b"null" + b',"own":5}' * 700, 700),
         (Interaction | list[Raw], b"[1]", 1),

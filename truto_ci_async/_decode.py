@@ -449,7 +449,9 @@ def _detached(items: Items) -> Items:
         else:
             put = force_setattr if _is_struct(kind) else object.__setattr__
             for name in _places(kind):
-                put(holder, name, _fresh(getattr(holder, name), todo))
+                value = getattr(holder, name)
+                if (new := _fresh(value, todo)) is not value:
+                    put(holder, name, new)
     return fresh
 
 
