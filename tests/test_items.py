@@ -746,8 +746,8 @@ def test_no_input_costs_more_than_linear_time(kind: str, engine: Engine, steady_
         n *= 2
     large = b'{"result":[%s]}' % HOSTILE[kind](4 * n)
     # Side by side, since a shared machine changes its speed: what is quadratic is 4 times over each time.
-    ratios = (seconds(large) / sum(seconds(small) for _ in range(4)) for _ in range(20))
-    assert any(ratio <= 1.1 for ratio in ratios)  # doubled: 2.2
+    ratios = [seconds(large) / sum(seconds(small) for _ in range(4)) for _ in range(5)]
+    assert min(ratios) <= 1.1  # doubled: 2.2
 
 
 @engines

@@ -390,6 +390,9 @@ class _Connection(ResponseHandler, asyncio.BufferedProtocol):
             self._read_timeout_handle = self._loop.call_at(due, self._look, timeout)
 
 
+_NO_TIMERS = aiohttp.ClientTimeout()
+
+
 class _Pool(aiohttp.TCPConnector):
     """Connections, of which one is used again only if it has been silent since its last answer.
 
@@ -442,11 +445,10 @@ class _Pool(aiohttp.TCPConnector):
         traces: list[Trace],
         timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109  # aiohttp's own signature
     ) -> ResponseHandler:
-        # Names, all addresses and a proxy's tunnel. Not by a timer of aiohttp, which is over as soon as somebody's work
-        # held the loop for so long, though the connection stood all the time.
-        sends = self.asking.get(req)
-        with self._deadlines.within(None if sends is None else sends.connect):
-            return await super()._create_connection(req, traces, timeout)
+        # For names, all addresses and a proxy's tunnel together, where aiohttp would time each socket. By deadlines of
+        # ours: its timers are over once somebody's work held the loop for so long, though the connection stood.
+        with self._deadlines.within(timeout.sock_connect):
+            return await super()._create_connection(req, traces, _NO_TIMERS)
 
     def let_go(self) -> None:
         """Start closing; what this does not wait for, the loop does in its next turns."""
@@ -550,7 +552,7 @@ class Transport:
         """
         slots = self._slots_here()
         await slots.acquire()
-        sends = _Sends(may_resend, timeouts.connect)
+        sends = _Sends(may_resend)
         exchange: Exchange | None = None
         try:
             with self.deadlines.within(timeouts.attempt):
@@ -594,8 +596,7 @@ class Transport:
         await slots.acquire()
         try:
             with self.deadlines.within(timeouts.attempt):
-                sends = _Sends(may_resend, timeouts.connect)
-                exchange = await self._open(method, target, headers, None, timeouts, sends)
+                exchange = await self._open(method, target, headers, None, timeouts, _Sends(may_resend))
         except BaseException as error:
             slots.release()
             if isinstance(error, FAILURES) and not isinstance(error, TrutoError):
@@ -651,10 +652,10 @@ class Transport:
 
     def _client_timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
         if self._told_timeouts is None or self._told_timeouts[0] is not timeouts:
-            # Without the threshold aiohttp rounds timeouts up to whole seconds. A pool of ours times connecting
-            # itself; ``connect`` would also count the wait for a place in one that is not.
+            # Without the threshold aiohttp rounds timeouts up to whole seconds. Its ``connect`` would also count the
+            # wait for a place in a pool that is not ours.
             told = aiohttp.ClientTimeout(
-                sock_connect=None if self._owns_session else timeouts.connect,
+                sock_connect=timeouts.connect,
                 sock_read=timeouts.read,
                 ceil_threshold=float("inf"),
             )
@@ -746,11 +747,10 @@ class _Sends:
     again is for the retry policy to say.
     """
 
-    __slots__ = ("_failure", "_may_resend", "connect", "count", "is_again", "is_reused", "pool")
+    __slots__ = ("_failure", "_may_resend", "count", "is_again", "is_reused", "pool")
 
-    def __init__(self, may_resend: Callable[[], bool] | None, connect: float | None) -> None:
+    def __init__(self, may_resend: Callable[[], bool] | None) -> None:
         self._may_resend = may_resend
-        self.connect = connect  # seconds that a new connection may take
         self._failure: Exception | None = None
         self.count = 0
         self.is_again = False  # it went out before, and is not to go out on another used connection

@@ -92,7 +92,7 @@ def starts_at_once(loop: asyncio.AbstractEventLoop) -> bool:
 def started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
     """Start a task; where it ``starts_at_once``, it has done all up to its first wait when this returns."""
     loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12) and starts_at_once(loop):
+    if sys.version_info >= (3, 12) and starts_at_once(loop):  # the version once more, for type checkers
         return asyncio.Task(work, loop=loop, eager_start=True)
     return loop.create_task(work)
 
