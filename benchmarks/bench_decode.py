@@ -23,8 +23,8 @@ import msgspec
 
 from benchmarks import _turns, data
 from benchmarks._turns import OURS, Goal, Record
-from truto_ci_async._answers import PageReader
-from truto_ci_async._decode import item_reader
+from truto_ci_async._wire.item_reader import item_reader
+from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.models import Interaction
 
 ANY, SAME, PYDANTIC = "msgspec, remote_data: Any", "msgspec, same structs", "pydantic"

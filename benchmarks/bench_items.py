@@ -23,8 +23,8 @@ import ijson
 import msgspec
 
 from benchmarks import data
-from truto_ci_async._decode import ItemReader
-from truto_ci_async._items import Engine, ItemDecoder
+from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder
+from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.models import Interaction
 
 

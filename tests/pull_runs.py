@@ -116,10 +116,10 @@ def serve() -> None:
 
 async def pull(job: dict[str, Any]) -> dict[str, Any]:
     from truto_ci_async import Pacing, TrutoClient
-    from truto_ci_async.checkpoint import SQLiteCheckpoint
-    from truto_ci_async.pull import Budget, Pull, run_shard
-    from truto_ci_async.resources import STATE_FILE
-    from truto_ci_async.sinks import CsvSink, Disk, FileSink, NdjsonSink, ParquetSink
+    from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
+    from truto_ci_async.pull.engine import Budget, Pull, run_shard
+    from truto_ci_async.resources.base import STATE_FILE
+    from truto_ci_async.sinks.files import CsvSink, Disk, FileSink, NdjsonSink, ParquetSink
 
     left = job.get("kill") or ["", 0]
 

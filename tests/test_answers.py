@@ -17,8 +17,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from truto_ci_async import _answers, _decode
-from truto_ci_async._answers import (
+from truto_ci_async._wire import item_reader as _decode
+from truto_ci_async._wire import page_reader as _answers
+from truto_ci_async._wire.item_reader import ItemReader
+from truto_ci_async._wire.page_reader import (
     PageReader,
     cursor_text,
     error_class,
@@ -28,7 +30,6 @@ from truto_ci_async._answers import (
     read_error,
     read_token,
 )
-from truto_ci_async._decode import ItemReader
 from truto_ci_async.errors import (
     AccountBlockedError,
     APIError,

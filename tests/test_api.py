@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 import pytest
 
 import truto_ci_async
-from truto_ci_async import errors, events, models
+from truto_ci_async import errors, events
+from truto_ci_async.models import interactions as models
 
 PACKAGE = "truto_ci_async"
 FOLDER = Path(truto_ci_async.__file__).parent

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truto_ci_async import _bodies
-from truto_ci_async._bodies import ACCEPT_ENCODING, PIECE, SLICE, BodyDecoder
+from truto_ci_async._http.transport import content_encoding as _bodies
+from truto_ci_async._http.transport.content_encoding import ACCEPT_ENCODING, PIECE, SLICE, BodyDecoder
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, TrutoError
 
 # Repetitive like JSON, but not so much that whole blocks collapse.

@@ -25,7 +25,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support import run
-from truto_ci_async.checkpoint import (
+from truto_ci_async.client import TrutoClient
+from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
+from truto_ci_async.pull.checkpoint.sqlite import (
     APPLICATION_ID,
     SCHEMA_VERSION,
     Checkpoint,
@@ -35,9 +37,7 @@ from truto_ci_async.checkpoint import (
     RunLock,
     SQLiteCheckpoint,
 )
-from truto_ci_async.client import TrutoClient
-from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
-from truto_ci_async.plan import Plan, resolve
+from truto_ci_async.pull.plan.plan import Plan, resolve
 
 NOW = datetime(2024, 3, 15, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]

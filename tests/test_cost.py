@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from truto_ci_async import Interaction, Pacing, TrutoClient, _transport, client
-from truto_ci_async._decode import item_reader
+from truto_ci_async import Interaction, Pacing, TrutoClient, client
+from truto_ci_async._http.transport import transport as _transport
+from truto_ci_async._wire.item_reader import item_reader
 
 from .rawserver import OK, RawServer, serving
 from .support import run

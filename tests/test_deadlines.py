@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.virtual import clock, hold, run_virtual
-from truto_ci_async._deadlines import A_LOOK, Deadlines, more_time
+from truto_ci_async._http.transport.deadlines import A_LOOK, Deadlines, more_time
 
 
 def story(main: Callable[[Deadlines], Coroutine[Any, Any, None]]) -> None:

@@ -21,11 +21,12 @@ from hypothesis import strategies as st
 from ijson.backends import python as ijson_python
 from msgspec import Raw
 
-from truto_ci_async import _items, _lanes
-from truto_ci_async._decode import ItemReader
-from truto_ci_async._items import Engine, ItemDecoder, NdjsonDecoder
-from truto_ci_async._lanes import ISSUES_KEPT
-from truto_ci_async._tokens import TokenCutter
+from truto_ci_async._wire.incremental import fast_parser as _lanes
+from truto_ci_async._wire.incremental import item_decoder as _items
+from truto_ci_async._wire.incremental.fast_parser import ISSUES_KEPT
+from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder, NdjsonDecoder
+from truto_ci_async._wire.incremental.lexer import TokenCutter
+from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
 from truto_ci_async.models import Interaction
 

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from truto_ci_async._answers import PageReader
-from truto_ci_async._decode import ItemReader
+from truto_ci_async._wire.item_reader import ItemReader
+from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import DecodeError
 from truto_ci_async.models import (
     ROW_COLUMNS,

@@ -25,7 +25,7 @@ from tests.virtual import (
     percentile,
     run_virtual,
 )
-from truto_ci_async._pacing import (
+from truto_ci_async._http.policy.rate_limiter import (
     MARGIN,
     Gate,
     Level,
@@ -36,7 +36,7 @@ from truto_ci_async._pacing import (
     level_named,
     parse_rate_limit,
 )
-from truto_ci_async._retry import RetryPolicy, parse_retry_after
+from truto_ci_async._http.policy.retry import RetryPolicy, parse_retry_after
 from truto_ci_async.errors import ConfigurationError, RateLimitError
 from truto_ci_async.models import RateLimit
 

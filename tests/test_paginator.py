@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from truto_ci_async.errors import CursorLoopError, ServerError, TrutoError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
-from truto_ci_async.paginator import (
+from truto_ci_async.pagination.paginator import (
     Items,
     Pages,
     Paginator,

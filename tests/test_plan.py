@@ -17,12 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import run
-from truto_ci_async import plan as plans
-from truto_ci_async._wire import list_query
+from truto_ci_async._wire.list_query import list_query
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, Page, User
-from truto_ci_async.plan import AccountPage, Plan, PlannedAccount, Unit, Window, resolve
+from truto_ci_async.pull.plan import plan as plans
+from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount, Unit, Window, resolve
 
 NOW = datetime(2024, 3, 15, 13, 45, 7, 250_000, tzinfo=UTC)
 

@@ -32,12 +32,9 @@ import pytest
 
 from tests.pull_runs import Runs
 from tests.support import run
-from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, Timeouts, TrutoClient, _commits
-from truto_ci_async._commits import COMMIT_PAGES
-from truto_ci_async._disk import Disk
-from truto_ci_async._outage import Outage
-from truto_ci_async._row_keys import PULL_COLUMNS, Seen, plain_views, row_keys, row_marks, split
-from truto_ci_async.checkpoint import Key, MemoryCheckpoint, Progress, SQLiteCheckpoint
+from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, Timeouts, TrutoClient
+from truto_ci_async._files import Disk
+from truto_ci_async._http.policy.circuit_breaker import Outage
 from truto_ci_async.errors import (
     AccountBlockedError,
     AuthenticationError,
@@ -57,8 +54,10 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.events import Event, PageDecoded, RequestSent, ResponseReceived
 from truto_ci_async.models import Interaction
-from truto_ci_async.plan import AccountPage, Plan, PlannedAccount
-from truto_ci_async.pull import (
+from truto_ci_async.pull import commits as _commits
+from truto_ci_async.pull.checkpoint.sqlite import Key, MemoryCheckpoint, Progress, SQLiteCheckpoint
+from truto_ci_async.pull.commits import COMMIT_PAGES
+from truto_ci_async.pull.engine import (
     ACCOUNT_CALLS,
     READ_AHEAD,
     RESTARTS,
@@ -69,8 +68,10 @@ from truto_ci_async.pull import (
     PullReport,
     run_shard,
 )
-from truto_ci_async.resources import STATE_FILE
-from truto_ci_async.sinks import NdjsonSink
+from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount
+from truto_ci_async.pull.row_fingerprints import PULL_COLUMNS, Seen, plain_views, row_keys, row_marks, split
+from truto_ci_async.resources.base import STATE_FILE
+from truto_ci_async.sinks.files import NdjsonSink
 
 log = logging.getLogger("tests")
 posix = pytest.mark.skipif(os.name == "nt", reason="signals, forks and mounts of POSIX")

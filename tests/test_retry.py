@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truto_ci_async._retry import (
+from truto_ci_async._http.policy.retry import (
     Failure,
     GiveUp,
     Retry,

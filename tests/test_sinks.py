@@ -33,9 +33,8 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from tests.support import run
-from truto_ci_async import _disk, sinks
-from truto_ci_async._disk import Disk
-from truto_ci_async.checkpoint import Checkpoint, MemoryCheckpoint, Progress, SQLiteCheckpoint
+from truto_ci_async import _files as _disk
+from truto_ci_async._files import Disk
 from truto_ci_async.errors import (
     DamagedStateError,
     MissingExtraError,
@@ -43,17 +42,11 @@ from truto_ci_async.errors import (
     StorageError,
     UsageError,
 )
-from truto_ci_async.models import (
-    ROW_COLUMNS,
-    AdditionalMetric,
-    Email,
-    Interaction,
-    Metrics,
-    Page,
-    User,
-)
-from truto_ci_async.plan import AccountPage, Plan, PlannedAccount, Unit, Window
-from truto_ci_async.sinks import (
+from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, User
+from truto_ci_async.pull.checkpoint.sqlite import Checkpoint, MemoryCheckpoint, Progress, SQLiteCheckpoint
+from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount, Unit, Window
+from truto_ci_async.sinks import files as sinks
+from truto_ci_async.sinks.files import (
     PULL_COLUMNS,
     CsvSink,
     FileSink,

@@ -38,11 +38,11 @@ from truto_ci_async import (
     TrutoClient,
     UsageError,
 )
-from truto_ci_async._decode import ItemReader
-from truto_ci_async._disk import Disk
-from truto_ci_async._items import ItemDecoder
+from truto_ci_async._files import Disk
+from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
+from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.events import Emitter
-from truto_ci_async.paginator import Walk
+from truto_ci_async.pagination.paginator import Walk
 from truto_ci_async.sandbox import Fault, Sandbox
 
 from .rawserver import OK, RawServer, in_chunks, serving, turns, with_length

@@ -20,9 +20,9 @@ import pytest
 from aiohttp.http_exceptions import BadStatusLine, ContentLengthError
 from yarl import URL
 
-from truto_ci_async._deadlines import Deadlines
-from truto_ci_async._retry import Timeouts
-from truto_ci_async._transport import (
+from truto_ci_async._http.policy.retry import Timeouts
+from truto_ci_async._http.transport.deadlines import Deadlines
+from truto_ci_async._http.transport.transport import (
     FIRST_ROOM,
     MAX_HEADER_BYTES,
     PLAIN_ROOM,

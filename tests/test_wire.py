@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truto_ci_async._wire import (
+from truto_ci_async._wire.list_query import (
     MAX_DEPTH,
     ListQuery,
     Targets,

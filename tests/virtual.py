@@ -16,8 +16,15 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from email.utils import formatdate
 from typing import Any, NamedTuple, TypeVar
 
-from truto_ci_async._pacing import Gate, Pacer, Pacing
-from truto_ci_async._retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState, parse_retry_after
+from truto_ci_async._http.policy.rate_limiter import Gate, Pacer, Pacing
+from truto_ci_async._http.policy.retry import (
+    Failure,
+    GiveUp,
+    RetryBudget,
+    RetryPolicy,
+    RetryState,
+    parse_retry_after,
+)
 
 T = TypeVar("T")
 

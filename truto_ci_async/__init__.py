@@ -15,24 +15,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._pacing import (
-        Pacing,
-        Rate,
+    from truto_ci_async._http.policy.rate_limiter import Pacing, Rate
+    from truto_ci_async._http.policy.retry import RetryPolicy, Timeouts, quick_retries
+    from truto_ci_async.models import (
+        ROW_COLUMNS,
+        AdditionalMetric,
+        Capabilities,
+        Capability,
+        DebugInfo,
+        Email,
+        IntegratedAccount,
+        Integration,
+        Interaction,
+        Issue,
+        Metrics,
+        Number,
+        Page,
+        Position,
+        RateLimit,
+        RawResponse,
+        ResponseInfo,
+        User,
     )
-    from ._retry import (
-        RetryPolicy,
-        Timeouts,
-        quick_retries,
-    )
-    from .checkpoint import (
-        Checkpoint,
-        MemoryCheckpoint,
-        Progress,
-        SQLiteCheckpoint,
-    )
-    from .client import (
-        TrutoClient,
-    )
+    from truto_ci_async.pagination.paginator import Paginator, RawPages
+    from truto_ci_async.pagination.stream import ItemStream
+    from truto_ci_async.pull.checkpoint.sqlite import Checkpoint, MemoryCheckpoint, Progress, SQLiteCheckpoint
+    from truto_ci_async.pull.engine import Budget, Pull, PulledPage, PullReport, run_shard
+    from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount, Unit, Window
+    from truto_ci_async.resources.base import IntegratedAccounts, Interactions, Keyed, Resource
+    from truto_ci_async.sandbox import Fault, Sandbox
+    from truto_ci_async.sinks.files import CsvSink, FileSink, NdjsonSink, ParquetSink, Sink, make_sink
+
+    from .client import TrutoClient
     from .errors import (
         AccountBlockedError,
         APIError,
@@ -69,65 +83,6 @@ if TYPE_CHECKING:
         ResponseReceived,
         RetryScheduled,
     )
-    from .models import (
-        ROW_COLUMNS,
-        AdditionalMetric,
-        Capabilities,
-        Capability,
-        DebugInfo,
-        Email,
-        IntegratedAccount,
-        Integration,
-        Interaction,
-        Issue,
-        Metrics,
-        Number,
-        Page,
-        Position,
-        RateLimit,
-        RawResponse,
-        ResponseInfo,
-        User,
-    )
-    from .paginator import (
-        Paginator,
-        RawPages,
-    )
-    from .plan import (
-        AccountPage,
-        Plan,
-        PlannedAccount,
-        Unit,
-        Window,
-    )
-    from .pull import (
-        Budget,
-        Pull,
-        PulledPage,
-        PullReport,
-        run_shard,
-    )
-    from .resources import (
-        IntegratedAccounts,
-        Interactions,
-        Keyed,
-        Resource,
-    )
-    from .sandbox import (
-        Fault,
-        Sandbox,
-    )
-    from .sinks import (
-        CsvSink,
-        FileSink,
-        NdjsonSink,
-        ParquetSink,
-        Sink,
-        make_sink,
-    )
-    from .streams import (
-        ItemStream,
-    )
 
 
 # Here and not asked of importlib.metadata, which takes as long to load as a good part of the package.
@@ -135,15 +90,15 @@ __version__ = "0.1.0"
 
 # Each public name and the module that holds it.
 _HOMES = {
-    "Pacing": "_pacing",
-    "Rate": "_pacing",
-    "RetryPolicy": "_retry",
-    "Timeouts": "_retry",
-    "quick_retries": "_retry",
-    "Checkpoint": "checkpoint",
-    "MemoryCheckpoint": "checkpoint",
-    "Progress": "checkpoint",
-    "SQLiteCheckpoint": "checkpoint",
+    "Pacing": "_http.policy.rate_limiter",
+    "Rate": "_http.policy.rate_limiter",
+    "RetryPolicy": "_http.policy.retry",
+    "Timeouts": "_http.policy.retry",
+    "quick_retries": "_http.policy.retry",
+    "Checkpoint": "pull.checkpoint.sqlite",
+    "MemoryCheckpoint": "pull.checkpoint.sqlite",
+    "Progress": "pull.checkpoint.sqlite",
+    "SQLiteCheckpoint": "pull.checkpoint.sqlite",
     "TrutoClient": "client",
     "APIError": "errors",
     "AccountBlockedError": "errors",
@@ -195,31 +150,31 @@ _HOMES = {
     "RawResponse": "models",
     "ResponseInfo": "models",
     "User": "models",
-    "Paginator": "paginator",
-    "RawPages": "paginator",
-    "AccountPage": "plan",
-    "Plan": "plan",
-    "PlannedAccount": "plan",
-    "Unit": "plan",
-    "Window": "plan",
-    "Budget": "pull",
-    "Pull": "pull",
-    "PullReport": "pull",
-    "PulledPage": "pull",
-    "run_shard": "pull",
-    "IntegratedAccounts": "resources",
-    "Interactions": "resources",
-    "Keyed": "resources",
-    "Resource": "resources",
+    "Paginator": "pagination.paginator",
+    "RawPages": "pagination.paginator",
+    "AccountPage": "pull.plan.plan",
+    "Plan": "pull.plan.plan",
+    "PlannedAccount": "pull.plan.plan",
+    "Unit": "pull.plan.plan",
+    "Window": "pull.plan.plan",
+    "Budget": "pull.engine",
+    "Pull": "pull.engine",
+    "PullReport": "pull.engine",
+    "PulledPage": "pull.engine",
+    "run_shard": "pull.engine",
+    "IntegratedAccounts": "resources.base",
+    "Interactions": "resources.base",
+    "Keyed": "resources.base",
+    "Resource": "resources.base",
     "Fault": "sandbox",
     "Sandbox": "sandbox",
-    "CsvSink": "sinks",
-    "FileSink": "sinks",
-    "NdjsonSink": "sinks",
-    "ParquetSink": "sinks",
-    "Sink": "sinks",
-    "make_sink": "sinks",
-    "ItemStream": "streams",
+    "CsvSink": "sinks.files",
+    "FileSink": "sinks.files",
+    "NdjsonSink": "sinks.files",
+    "ParquetSink": "sinks.files",
+    "Sink": "sinks.files",
+    "make_sink": "sinks.files",
+    "ItemStream": "pagination.stream",
 }
 
 __all__ = [

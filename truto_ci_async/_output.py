@@ -18,8 +18,9 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import msgspec
 
+from truto_ci_async.models import ROW_COLUMNS, Capability, DebugInfo, IntegratedAccount, Interaction
+
 from .errors import MissingExtraError
-from .models import ROW_COLUMNS, Capability, DebugInfo, IntegratedAccount, Interaction
 
 Row: TypeAlias = Mapping[str, Any]
 

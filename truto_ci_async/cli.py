@@ -23,7 +23,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from . import _output as shapes
+from truto_ci_async import _output as shapes
+
 from ._arguments import (
     CONFLICT,
     DONE,
@@ -66,13 +67,14 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from ._wire import Filters
+    from truto_ci_async._wire.list_query import Filters
+    from truto_ci_async.models import IntegratedAccount, Page
+    from truto_ci_async.pagination.paginator import Paginator
+    from truto_ci_async.pagination.stream import ItemStream
+    from truto_ci_async.sandbox import Sandbox
+
     from .client import TrutoClient
     from .events import Event
-    from .models import IntegratedAccount, Page
-    from .paginator import Paginator
-    from .sandbox import Sandbox
-    from .streams import ItemStream
 
 # A sandbox for a pull has accounts and pages enough to see something, and the service's limits on a tenth of the time.
 PULL_SANDBOX: Final[Mapping[str, Any]] = {
@@ -362,7 +364,7 @@ async def _list(
 ) -> None:
     from msgspec import Raw
 
-    from .models import Interaction
+    from truto_ci_async.models import Interaction
 
     # Rows are made of typed items; the other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw
@@ -411,7 +413,7 @@ async def _stream(
     """Write items as they come in; one stream goes over all pages, or over one at a time to count them."""
     from msgspec import Raw
 
-    from .models import Interaction
+    from truto_ci_async.models import Interaction
 
     item_type: Any = Raw
     if in_rows:
@@ -485,7 +487,7 @@ async def _keyed(
 
 async def pull(options: argparse.Namespace, progress: Progress) -> int:
     """``pull``: many accounts into a folder. Progress and summary go to stderr, rows and the report to files."""
-    from . import _pull_command as command
+    from truto_ci_async import _pull_command as command
 
     del progress  # what there is to say about a pull is in its report
     command.check_report_path(options.report)
@@ -616,7 +618,7 @@ async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
 
 async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
     """``sandbox``: serve until interrupted, or for the time given."""
-    from .sandbox import run
+    from truto_ci_async.sandbox import run
 
     def ready(running: Sandbox) -> None:
         values = {"TRUTO_API_BASE_URL": running.url, "TRUTO_API_TOKEN": running.token}
@@ -680,7 +682,7 @@ async def _connected(
         return
     if options.token or options.api_url:
         raise UsageError("--sandbox has a token and an address of its own: leave out --token and --api-url")
-    from .sandbox import Sandbox
+    from truto_ci_async.sandbox import Sandbox
 
     pacing = Pacing()
     if "token_rate" in sandbox_options:

@@ -21,11 +21,23 @@ from itertools import count
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
 
-from ._answers import read_error
-from ._deadlines import Deadline
-from ._pacing import Gate, Level, Pacer, Pacing, level_named, parse_rate_limit
-from ._retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts, parse_retry_after
-from ._transport import Exchange, Reply, Secret, Transport, base_headers
+from truto_ci_async._http.policy.rate_limiter import Gate, Level, Pacer, Pacing, level_named, parse_rate_limit
+from truto_ci_async._http.policy.retry import (
+    Failure,
+    GiveUp,
+    RetryBudget,
+    RetryPolicy,
+    RetryState,
+    Timeouts,
+    parse_retry_after,
+)
+from truto_ci_async._http.transport.deadlines import Deadline
+from truto_ci_async._http.transport.transport import Exchange, Reply, Secret, Transport, base_headers
+from truto_ci_async._wire.page_reader import read_error
+from truto_ci_async.models import ResponseInfo
+from truto_ci_async.pagination.paginator import started
+from truto_ci_async.resources.base import IntegratedAccounts, Interactions, Resource
+
 from .errors import (
     APIError,
     BodyTooLargeError,
@@ -40,16 +52,13 @@ from .errors import (
     UsageError,
 )
 from .events import Emitter, EventHook, PacingWait, RequestSent, ResponseReceived, RetryScheduled
-from .models import ResponseInfo
-from .paginator import started
-from .resources import IntegratedAccounts, Interactions, Resource
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     import aiohttp
 
-    from .streams import Reopen
+    from truto_ci_async.pagination.stream import Reopen
 
 R = TypeVar("R")
 T = TypeVar("T")

@@ -21,8 +21,9 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
 
+from truto_ci_async.models import Issue
+
 from .errors import ConfigurationError
-from .models import Issue
 
 __all__ = [
     "Emitter",

@@ -25,7 +25,7 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
-from .errors import ConfigurationError
+from truto_ci_async.errors import ConfigurationError
 
 __all__ = [
     "Failure",

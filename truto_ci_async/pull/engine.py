@@ -25,15 +25,12 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from ._answers import PageData, PageReader
-from ._commits import Commits, Entry, wait_for_event
-from ._decode import ItemReader, OnInvalid
-from ._outage import Outage
-from ._retry import check_number
-from ._row_keys import Seen, row_keys, row_marks, split
-from ._wire import Targets
-from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Outcome, Progress
-from .errors import (
+from truto_ci_async._http.policy.circuit_breaker import Outage
+from truto_ci_async._http.policy.retry import check_number
+from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
+from truto_ci_async._wire.list_query import Targets
+from truto_ci_async._wire.page_reader import PageData, PageReader
+from truto_ci_async.errors import (
     APIError,
     AuthenticationError,
     BodyTooLargeError,
@@ -49,16 +46,20 @@ from .errors import (
     TrutoError,
     UsageError,
 )
-from .models import Interaction, Page, Position
-from .paginator import Walk
-from .plan import AccountPage, Plan, PlannedAccount, Window
-from .resources import fetch_page, read_page
-from .sinks import FileSink, Sink
+from truto_ci_async.models import Interaction, Page, Position
+from truto_ci_async.pagination.paginator import Walk
+from truto_ci_async.pull.checkpoint.sqlite import Checkpoint, Key, MemoryCheckpoint, Outcome, Progress
+from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount, Window
+from truto_ci_async.resources.base import fetch_page, read_page
+from truto_ci_async.sinks.files import FileSink, Sink
+
+from .commits import Commits, Entry, wait_for_event
+from .row_fingerprints import Seen, row_keys, row_marks, split
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from .client import TrutoClient
+    from truto_ci_async.client import TrutoClient
 
 R = TypeVar("R")
 T = TypeVar("T")

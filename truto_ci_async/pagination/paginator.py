@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
 from typing import Any, Generic, Protocol, TypeVar
 
-from .errors import CursorLoopError, UsageError
-from .models import Page, Position, RawResponse
+from truto_ci_async.errors import CursorLoopError, UsageError
+from truto_ci_async.models import Page, Position, RawResponse
 
 T = TypeVar("T")
 

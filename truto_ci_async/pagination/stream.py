@@ -21,12 +21,21 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import anyio
 
-from ._answers import cursor_text, raise_about
-from ._disk import Disk, Worker
-from ._items import ItemDecoder, NdjsonDecoder
-from .errors import APIError, BodyTooLargeError, DecodeError, TransportError, TrutoError, UsageError
-from .events import Emitter
-from .models import Issue, Position, ResponseInfo, redact
+from truto_ci_async._files import Disk, Worker
+from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
+from truto_ci_async._wire.page_reader import cursor_text, raise_about
+from truto_ci_async.errors import (
+    APIError,
+    BodyTooLargeError,
+    DecodeError,
+    TransportError,
+    TrutoError,
+    UsageError,
+)
+from truto_ci_async.events import Emitter
+from truto_ci_async.models import Issue, Position, ResponseInfo
+from truto_ci_async.models.interactions import redact
+
 from .paginator import Walk
 
 if TYPE_CHECKING:

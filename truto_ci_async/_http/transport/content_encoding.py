@@ -14,7 +14,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Protocol
 
-from .errors import BodyTooLargeError, DecodeError, TruncatedBodyError
+from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError
 
 # About the most bytes one step hands out (brotli may double it): a step inflates in about a millisecond.
 PIECE = 256 * 1024

@@ -27,10 +27,8 @@ from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from ._bodies import ACCEPT_ENCODING, BodyDecoder
-from ._deadlines import Deadlines
-from ._retry import Timeouts
-from .errors import (
+from truto_ci_async._http.policy.retry import Timeouts
+from truto_ci_async.errors import (
     BodyTooLargeError,
     ConfigurationError,
     ConnectError,
@@ -41,6 +39,9 @@ from .errors import (
     TrutoError,
     UsageError,
 )
+
+from .content_encoding import ACCEPT_ENCODING, BodyDecoder
+from .deadlines import Deadlines
 
 if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey

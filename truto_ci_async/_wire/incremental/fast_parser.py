@@ -27,11 +27,12 @@ import ijson
 import msgspec
 from msgspec import Raw
 
-from ._decode import ItemReader
-from ._json import EXCERPT_BYTES
-from ._tokens import PARSER_ERRORS, TokenCutter, is_cut
-from .errors import BodyTooLargeError, DecodeError
-from .models import Issue
+from truto_ci_async._json import EXCERPT_BYTES
+from truto_ci_async._wire.item_reader import ItemReader
+from truto_ci_async.errors import BodyTooLargeError, DecodeError
+from truto_ci_async.models import Issue
+
+from .lexer import PARSER_ERRORS, TokenCutter, is_cut
 
 T = TypeVar("T")
 

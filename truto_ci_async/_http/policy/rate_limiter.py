@@ -33,9 +33,10 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from ._retry import check_number, server_time
-from .errors import ConfigurationError, RateLimitError
-from .models import RateLimit
+from truto_ci_async.errors import ConfigurationError, RateLimitError
+from truto_ci_async.models import RateLimit
+
+from .retry import check_number, server_time
 
 __all__ = ["Gate", "Level", "Pacer", "Pacing", "Rate", "Ticket", "level_named", "parse_rate_limit"]
 

@@ -27,9 +27,9 @@ from typing import Literal, NoReturn, ParamSpec, Self, TypeAlias, TypeVar, cast
 import msgspec
 from msgspec import Struct
 
-from ._disk import Step, Worker, no_step, storage_error
-from .errors import DamagedStateError, StateConflictError, UsageError
-from .plan import Plan
+from truto_ci_async._files import Step, Worker, no_step, storage_error
+from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
+from truto_ci_async.pull.plan.plan import Plan
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 from msgspec import Raw
 
-from ._answers import PageReader
-from ._row_keys import row_keys, row_marks
-from .checkpoint import Checkpoint, Key, MemoryCheckpoint, Progress
-from .plan import AccountPage
-from .resources import SLICED_ABOVE
-from .sinks import FileSink, Sink, commit_together
+from truto_ci_async._wire.page_reader import PageReader
+from truto_ci_async.pull.checkpoint.sqlite import Checkpoint, Key, MemoryCheckpoint, Progress
+from truto_ci_async.pull.plan.plan import AccountPage
+from truto_ci_async.resources.base import SLICED_ABOVE
+from truto_ci_async.sinks.files import FileSink, Sink, commit_together
+
+from .row_fingerprints import row_keys, row_marks
 
 # What is done becomes durable after so many pages or seconds, whichever comes first, and at once if somebody waits.
 COMMIT_PAGES = 64

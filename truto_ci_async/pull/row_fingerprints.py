@@ -17,7 +17,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from .models import Interaction
+from truto_ci_async.models import Interaction
 
 #: What a pull adds to every row, before the row's own columns.
 PULL_COLUMNS = ("integrated_account_id", "tenant_id", "window_start", "window_end")

@@ -13,9 +13,8 @@ from typing import Any, Generic, NoReturn, TypeVar, cast
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from ._decode import ItemReader
-from ._json import EXCERPT_BYTES, decode_with, describe
-from .errors import (
+from truto_ci_async._json import EXCERPT_BYTES, decode_with, describe
+from truto_ci_async.errors import (
     AccountBlockedError,
     APIError,
     AuthenticationError,
@@ -30,7 +29,10 @@ from .errors import (
     TruncatedBodyError,
     UsageError,
 )
-from .models import Capabilities, Capability, DebugInfo, Issue, redact
+from truto_ci_async.models import Capabilities, Capability, DebugInfo, Issue
+from truto_ci_async.models.interactions import redact
+
+from .item_reader import ItemReader
 
 T = TypeVar("T")
 
@@ -114,7 +116,7 @@ class PageReader(Generic[T]):
 
     def _refuse(self, body: bytes, error: DecodeError) -> NoReturn:
         """Raise what is wrong with a body: cut short, or ``error``."""
-        from ._tokens import is_cut
+        from truto_ci_async._wire.incremental.lexer import is_cut
 
         if is_cut(body):
             raise TruncatedBodyError(
@@ -131,7 +133,7 @@ class PageReader(Generic[T]):
         if self._keyed:
             yield self.read(body)
             return
-        from ._items import ItemDecoder
+        from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
 
         decoder = ItemDecoder(
             self._items, max_item_bytes=len(body), max_envelope_bytes=len(body), max_issues=None

@@ -12,12 +12,13 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 
-from ._decode import MAX_ITEM_BYTES, ItemReader
-from ._json import EXCERPT_BYTES, describe
-from ._lanes import FINDER_WORKS, ISSUES_KEPT, WHITE, BulkLane, IjsonLane, Lane, Scanner, Tally
-from ._tokens import is_cut
-from .errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
-from .models import Issue
+from truto_ci_async._json import EXCERPT_BYTES, describe
+from truto_ci_async._wire.item_reader import MAX_ITEM_BYTES, ItemReader
+from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
+from truto_ci_async.models import Issue
+
+from .fast_parser import FINDER_WORKS, ISSUES_KEPT, WHITE, BulkLane, IjsonLane, Lane, Scanner, Tally
+from .lexer import is_cut
 
 T = TypeVar("T")
 

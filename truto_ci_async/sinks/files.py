@@ -33,12 +33,12 @@ from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, Protocol, TypeAl
 import msgspec
 from msgspec import Raw, Struct
 
-from ._disk import Disk, Step, Worker, no_step, storage_error
-from ._row_keys import PULL_COLUMNS, View, plain_views
-from .checkpoint import Checkpoint, Key, Progress
-from .errors import DamagedStateError, MissingExtraError, StateConflictError, UsageError
-from .models import ROW_COLUMNS, Interaction
-from .plan import AccountPage
+from truto_ci_async._files import Disk, Step, Worker, no_step, storage_error
+from truto_ci_async.errors import DamagedStateError, MissingExtraError, StateConflictError, UsageError
+from truto_ci_async.models import ROW_COLUMNS, Interaction
+from truto_ci_async.pull.checkpoint.sqlite import Checkpoint, Key, Progress
+from truto_ci_async.pull.plan.plan import AccountPage
+from truto_ci_async.pull.row_fingerprints import PULL_COLUMNS, View, plain_views
 
 P = ParamSpec("P")
 R = TypeVar("R")

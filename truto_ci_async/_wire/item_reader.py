@@ -27,8 +27,8 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import force_setattr
 
-from .errors import DecodeError, UsageError
-from .models import Issue
+from truto_ci_async.errors import DecodeError, UsageError
+from truto_ci_async.models import Issue
 
 T = TypeVar("T")
 Items = TypeVar("Items", list[Any], tuple[Any, ...])

@@ -17,8 +17,8 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 from msgspec.structs import force_setattr
 
-from ._json import EXCERPT_BYTES, decode_json
-from .errors import DecodeError, UsageError
+from truto_ci_async._json import EXCERPT_BYTES, decode_json
+from truto_ci_async.errors import DecodeError, UsageError
 
 __all__ = [
     "ROW_COLUMNS",

@@ -28,8 +28,7 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from ._row_keys import View, plain_views
-from ._wire import (
+from truto_ci_async._wire.list_query import (
     MAX_DEPTH,
     ListQuery,
     ObjectArrays,
@@ -39,11 +38,12 @@ from ._wire import (
     list_query,
     split_users,
 )
-from .errors import UsageError
-from .models import IntegratedAccount, Page
+from truto_ci_async.errors import UsageError
+from truto_ci_async.models import IntegratedAccount, Page
+from truto_ci_async.pull.row_fingerprints import View, plain_views
 
 if TYPE_CHECKING:
-    from .client import TrutoClient
+    from truto_ci_async.client import TrutoClient
 
 T = TypeVar("T")
 

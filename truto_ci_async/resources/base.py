@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unp
 
 import msgspec
 
-from ._answers import PageData, PageReader, raise_about, raw_cursor, read_capabilities, read_token
-from ._decode import MAX_ITEM_BYTES, OnInvalid, item_reader
-from ._transport import Secret
-from ._wire import (
+from truto_ci_async._http.transport.transport import Secret
+from truto_ci_async._wire.item_reader import MAX_ITEM_BYTES, OnInvalid, item_reader
+from truto_ci_async._wire.list_query import (
     Filters,
     ListQuery,
     Moment,
@@ -30,9 +29,17 @@ from ._wire import (
     snapshot,
     takes_filters,
 )
-from .errors import APIError, DecodeError, NotFoundError, UsageError
-from .events import PageDecoded
-from .models import (
+from truto_ci_async._wire.page_reader import (
+    PageData,
+    PageReader,
+    raise_about,
+    raw_cursor,
+    read_capabilities,
+    read_token,
+)
+from truto_ci_async.errors import APIError, DecodeError, NotFoundError, UsageError
+from truto_ci_async.events import PageDecoded
+from truto_ci_async.models import (
     Capabilities,
     IntegratedAccount,
     Interaction,
@@ -42,16 +49,25 @@ from .models import (
     RawResponse,
     ResponseInfo,
 )
-from .paginator import Fetch, P, Pages, Paginator, RawPages, Walk, Walkable, following
+from truto_ci_async.pagination.paginator import (
+    Fetch,
+    P,
+    Pages,
+    Paginator,
+    RawPages,
+    Walk,
+    Walkable,
+    following,
+)
 
 if TYPE_CHECKING:
-    from ._items import Engine
-    from .checkpoint import Checkpoint
-    from .client import TrutoClient
-    from .plan import Accounts, Plan, PlanOptions
-    from .pull import Budget, CommitMode, Pull, PullReport
-    from .sinks import OutputFormat
-    from .streams import Decoder, ItemStream, Reopen
+    from truto_ci_async._wire.incremental.item_decoder import Engine
+    from truto_ci_async.client import TrutoClient
+    from truto_ci_async.pagination.stream import Decoder, ItemStream, Reopen
+    from truto_ci_async.pull.checkpoint.sqlite import Checkpoint
+    from truto_ci_async.pull.engine import Budget, CommitMode, Pull, PullReport
+    from truto_ci_async.pull.plan.plan import Accounts, Plan, PlanOptions
+    from truto_ci_async.sinks.files import OutputFormat
 
 T = TypeVar("T")
 S = TypeVar("S")
@@ -397,8 +413,8 @@ class Resource(Generic[T]):
         reader = item_reader(item_type or self._item_type, on_invalid)
         client = self._client
         # Loaded here: with ijson it takes half as long as all the rest of the package, and many never need it.
-        from ._items import ItemDecoder, NdjsonDecoder
-        from .streams import ItemStream
+        from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
+        from truto_ci_async.pagination.stream import ItemStream
 
         def decoder(is_ndjson: bool) -> Decoder[Any]:
             if is_ndjson:
@@ -447,7 +463,7 @@ class Interactions(Resource[Interaction]):
 
         :raises UsageError: something that can never be right.
         """
-        from .plan import resolve
+        from truto_ci_async.pull.plan.plan import resolve
 
         return await resolve(self._client, accounts, **options)
 
@@ -481,7 +497,7 @@ class Interactions(Resource[Interaction]):
 
         What is asked is a Plan, or accounts and the options of ``plan``.
         """
-        from .pull import Budget, Pull
+        from truto_ci_async.pull.engine import Budget, Pull
 
         return Pull(
             self._client,
@@ -523,9 +539,9 @@ class Interactions(Resource[Interaction]):
         :raises StorageError: the disk fails; a later run goes on.
         :raises AuthenticationError: the token is refused.
         """
-        from .checkpoint import SQLiteCheckpoint
-        from .pull import Budget, run_shard
-        from .sinks import make_sink
+        from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
+        from truto_ci_async.pull.engine import Budget, run_shard
+        from truto_ci_async.sinks.files import make_sink
 
         folder = pathlib.Path(out)
         sink = make_sink(format, folder, fresh=fresh)
@@ -544,7 +560,7 @@ class Interactions(Resource[Interaction]):
     def _planned(
         self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
     ) -> Plan | Callable[[Plan | None], Awaitable[Plan]]:
-        from .plan import Plan, resolve
+        from truto_ci_async.pull.plan.plan import Plan, resolve
 
         if isinstance(plan_or_accounts, Plan):
             if options:

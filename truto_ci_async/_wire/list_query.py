@@ -19,8 +19,8 @@ from uuid import UUID
 from msgspec import Struct
 from msgspec.structs import replace
 
-from .errors import UsageError
-from .models import IntegratedAccount, Position, User
+from truto_ci_async.errors import UsageError
+from truto_ci_async.models import IntegratedAccount, Position, User
 
 T = TypeVar("T")
 
