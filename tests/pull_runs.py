@@ -117,9 +117,13 @@ def serve() -> None:
 async def pull(job: dict[str, Any]) -> dict[str, Any]:
     from truto_ci_async import Pacing, TrutoClient
     from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
-    from truto_ci_async.pull.engine import Budget, Pull, run_shard
-    from truto_ci_async.resources.base import STATE_FILE
-    from truto_ci_async.sinks.files import CsvSink, Disk, FileSink, NdjsonSink, ParquetSink
+    from truto_ci_async.pull.engine import Pull
+    from truto_ci_async.pull.report import Budget
+    from truto_ci_async.pull.shard import run_shard
+    from truto_ci_async.resources.interactions import STATE_FILE
+    from truto_ci_async.sinks.files import Disk, FileSink
+    from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
+    from truto_ci_async.sinks.parquet import ParquetSink
 
     left = job.get("kill") or ["", 0]
 

@@ -20,16 +20,8 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from truto_ci_async._wire import item_reader as _decode
 from truto_ci_async._wire import page_reader as _answers
 from truto_ci_async._wire.item_reader import ItemReader
-from truto_ci_async._wire.page_reader import (
-    PageReader,
-    cursor_text,
-    error_class,
-    raise_about,
-    raw_cursor,
-    read_capabilities,
-    read_error,
-    read_token,
-)
+from truto_ci_async._wire.page_reader import PageReader, cursor_text, raw_cursor
+from truto_ci_async._wire.responses import error_class, raise_about, read_capabilities, read_error, read_token
 from truto_ci_async.errors import (
     AccountBlockedError,
     APIError,

@@ -17,85 +17,92 @@ from typing import Any, NamedTuple
 import pytest
 
 import truto_ci_async
-from truto_ci_async import errors, events
-from truto_ci_async.models import interactions as models
+from truto_ci_async import errors, events, models
 
 PACKAGE = "truto_ci_async"
 FOLDER = Path(truto_ci_async.__file__).parent
 
-# The house. A module imports from its own floor and those below, and never in a circle.
-FLOORS: dict[int, set[str]] = {
-    0: {"errors", "models", "events", "_json", "_tokens"},
-    1: {"_wire", "_answers", "_decode", "_items", "_lanes", "_bodies", "_retry", "_pacing"},
-    2: {"_transport", "_deadlines", "_disk"},
-    3: {"client", "resources", "paginator", "streams"},
-    4: {"plan", "checkpoint", "sinks", "pull", "_commits", "_outage", "_row_keys"},
-    5: {"cli", "__main__", "_arguments", "_output", "_targets", "_pull_command"},
-}
-FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
-# The one stair up: verbs of a resource that stand for the floor above, and load it when they are called.
-STAIRS = {("resources", module) for module in FLOORS[4]}
-# Standing aside: the package's front door, and the stand-in for the service, which shares nothing with the client.
-ASIDE = {"__init__", "sandbox"}
+# The house, from the top floor down. A room is a folder or a file of the package; it imports from lower floors only,
+# and within a room no file imports in a circle.
+FLOORS: tuple[frozenset[str], ...] = tuple(
+    frozenset(rooms.split())
+    for rooms in (
+        "__main__",
+        "cli",
+        "__init__",
+        "client",
+        "resources",
+        "pull",
+        "pagination",
+        "_http sinks",
+        "_wire events",
+        "models",
+        "_json _files",
+        "errors _version",
+    )
+)
+HEIGHT = {room: len(FLOORS) - height for height, rooms in enumerate(FLOORS) for room in rooms}
+# Pure rules: no floor below this one waits, nor do these rooms above it.
+PURE = ("_wire", "models", "_json", "errors", "_version", "_http.policy")
+# The stand-in for the service. It shares nothing with the client, and only the top may import it.
+SANDBOX = "sandbox"
 
 
 class Import(NamedTuple):
-    """One thing a module imports at run time: ``top`` of another package, or ``module`` of our own."""
+    """One thing a file imports, also inside a function or for type checkers only."""
 
-    top: str
-    module: str
+    module: str  # of our own: dotted below the package, "" for none
+    top: str  # the top-level package
     is_lazy: bool  # inside a function
-
-    def __str__(self) -> str:
-        return self.module or self.top
+    is_typing: bool  # under `if TYPE_CHECKING`
 
 
-def sources() -> dict[str, Path]:
-    """Every module with its file: ``client``, ``sandbox.query``, ..."""
-    return {
-        ".".join(path.relative_to(FOLDER).with_suffix("").parts): path
-        for path in sorted(FOLDER.rglob("*.py"))
-    }
+def module_of(path: Path) -> str:
+    parts = path.relative_to(FOLDER).with_suffix("").parts
+    return ".".join(parts if len(parts) == 1 or parts[-1] != "__init__" else parts[:-1])
+
+
+SOURCES = {module_of(path): path for path in sorted(FOLDER.rglob("*.py"))}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[0]
 
 
 @cache
-def imports(path: Path) -> frozenset[Import]:
-    """What a file imports at run time: all but what stands under ``if TYPE_CHECKING``."""
-    return frozenset(_imports(path))
+def imports(module: str) -> frozenset[Import]:
+    return frozenset(_imports(SOURCES[module]))
 
 
 def _imports(path: Path) -> Iterator[Import]:
     package = [PACKAGE, *path.relative_to(FOLDER).parts[:-1]]
     for node, scopes in walk(ast.parse(path.read_text(encoding="utf-8"))):
-        is_lazy = any(isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef) for scope in scopes)
+        flags = (
+            any(isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef) for scope in scopes),
+            any(isinstance(scope, ast.If) and ast.unparse(scope.test) == "TYPE_CHECKING" for scope in scopes),
+        )
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield _import(alias.name.split("."), "", is_lazy)
+                yield _import(alias.name.split("."), "", *flags)
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else []
             for alias in node.names:
-                yield _import([*base, *(node.module or "").split(".")], alias.name, is_lazy)
+                yield _import([*base, *(node.module or "").split(".")], alias.name, *flags)
 
 
-def _import(parts: list[str], name: str, is_lazy: bool) -> Import:
+def _import(parts: list[str], name: str, is_lazy: bool, is_typing: bool) -> Import:
     parts = [part for part in parts if part]
     if parts[0] != PACKAGE:
-        return Import(parts[0], "", is_lazy)
-    if len(parts) > 1:
-        return Import(PACKAGE, parts[1], is_lazy)
-    # `from . import x`: a module of that name, or a public name, which lives in one.
-    return Import(
-        PACKAGE, truto_ci_async._HOMES.get(name, "__init__" if name == "__version__" else name), is_lazy
-    )
+        return Import("", parts[0], is_lazy, is_typing)
+    module = ".".join(parts[1:])
+    if f"{module}.{name}".removeprefix(".") in SOURCES:
+        module = f"{module}.{name}".removeprefix(".")
+    return Import(module or "__init__", PACKAGE, is_lazy, is_typing)
 
 
 def walk(node: ast.AST, scopes: tuple[ast.AST, ...] = ()) -> Iterator[tuple[ast.AST, tuple[ast.AST, ...]]]:
-    """Every node with those around it, outermost first; what only a type checker sees is left out."""
+    """Every node with those around it, outermost first."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            for other in child.orelse:
-                yield from walk(other, scopes)
-            continue
         yield child, scopes
         yield from walk(child, (*scopes, child))
 
@@ -138,7 +145,7 @@ def test_type_checkers_see_the_same_names_from_the_same_homes() -> None:
     tree = ast.parse((FOLDER / "__init__.py").read_text(encoding="utf-8"))
     [block] = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {
-        alias.name: node.module
+        alias.name: (node.module or "").removeprefix(f"{PACKAGE}.")
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
@@ -222,7 +229,7 @@ def ours(modules: set[str]) -> set[str]:
 
 def test_importing_the_package_loads_nothing_of_it() -> None:
     modules = loaded("import truto_ci_async")
-    assert ours(modules) == set()
+    assert ours(modules) == {"_version"}
     assert not HEAVY & modules
     assert len(modules) < 60  # the standard library's typing and importlib, and what they lean on
 
@@ -231,7 +238,7 @@ def test_importing_the_package_loads_nothing_of_it() -> None:
 def test_models_and_errors_load_no_http_client(name: str) -> None:
     """Workers that only unpickle or validate records start in a fraction of the time."""
     modules = loaded(f"from truto_ci_async import {name}")
-    assert ours(modules) <= FLOORS[0]
+    assert max(HEIGHT[room_of(name)] for name in ours(modules)) <= HEIGHT["models"]
     assert not HEAVY & modules
 
 
@@ -243,102 +250,141 @@ def test_the_client_loads_neither_the_command_line_nor_the_sandbox() -> None:
     modules = loaded("from truto_ci_async import TrutoClient, Interaction, Paginator")
     assert "aiohttp" in modules
     assert not {"argparse", "rich", "yaml", "pyarrow", "sqlite3"} & modules
-    assert {FLOOR_OF[name] for name in ours(modules)} <= {0, 1, 2, 3}
+    assert max(HEIGHT[room_of(name)] for name in ours(modules)) <= HEIGHT["client"]
+    assert "pull" not in {room_of(name) for name in ours(modules)}
 
 
 # How it is built
 
 
-def test_every_module_has_its_floor() -> None:
-    modules = {name for name in sources() if "." not in name}
-    assert modules <= set(FLOOR_OF) | ASIDE
-    assert sum(len(names) for names in FLOORS.values()) == len(FLOOR_OF), "a module on two floors"
+def test_every_room_has_its_floor() -> None:
+    assert {room_of(module) for module in SOURCES} - {SANDBOX} == set(HEIGHT)
 
 
-@pytest.mark.parametrize("module", sorted(set(sources()) & set(FLOOR_OF)))
-def test_imports_only_go_down(module: str) -> None:
-    floor = FLOOR_OF[module]
-    for imported in imports(sources()[module]):
-        if imported.top != PACKAGE or imported.module == "__init__":
-            continue
-        if imported.is_lazy and (module, imported.module) in STAIRS:
-            continue
-        if imported.module == "sandbox":
-            assert floor == 5, f"{module} (floor {floor}) imports the sandbox"
-        else:
-            assert FLOOR_OF[imported.module] <= floor, f"{module} (floor {floor}) imports {imported.module}"
+def test_imports_only_go_down(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lazy and typing-only imports count: what a file needs to know is below it, however it asks for it."""
+    upward = [
+        f"{module} (floor {HEIGHT[room_of(module)]}) imports {found.module} (floor {HEIGHT[room_of(found.module)]})"
+        for module in SOURCES
+        if room_of(module) != SANDBOX
+        for found in sorted(imports(module))
+        if found.module and room_of(found.module) not in (SANDBOX, room_of(module))
+        if HEIGHT[room_of(found.module)] >= HEIGHT[room_of(module)]
+        if not (module == "__init__" or found.module == "__init__")
+    ]
+    with capsys.disabled():
+        if upward:
+            print("\n" + floors_drawn())  # noqa: T201
+    assert not upward, "\n" + "\n".join(upward)
+
+
+def floors_drawn() -> str:
+    """The floors with their rooms, and what each of them leans on."""
+    lines: list[str] = []
+    for rooms in FLOORS:
+        for room in sorted(rooms):
+            below = {
+                room_of(found.module)
+                for module in SOURCES
+                if room_of(module) == room
+                for found in imports(module)
+                if found.module
+            }
+            lines.append(f"{HEIGHT[room]:2}  {room:12} -> {' '.join(sorted(below - {room}))}")
+    return "\n".join(lines)
 
 
 def test_no_module_imports_in_a_circle() -> None:
     graph = {
-        module: {
-            found.module
-            for found in imports(path)
-            if found.module in FLOOR_OF and not (found.is_lazy and (module, found.module) in STAIRS)
-        }
-        for module, path in sources().items()
-        if module in FLOOR_OF
+        module: {found.module for found in imports(module) if found.module in SOURCES} - {"__init__"}
+        for module in SOURCES
+        if module != "__init__"
     }
-    assert all(module not in leans_on for module, leans_on in graph.items())
+    assert [module for module, needs in graph.items() if module in needs and not is_package(module)] == []
+    for module, needs in graph.items():
+        needs.discard(module)
     order = list(graphlib.TopologicalSorter(graph).static_order())
     assert order.index("errors") < order.index("client")
 
 
+def is_package(module: str) -> bool:
+    return SOURCES[module].name == "__init__.py"
+
+
+def test_only_the_top_imports_the_sandbox() -> None:
+    users = {
+        room_of(module) for module in SOURCES for found in imports(module) if room_of(found.module) == SANDBOX
+    }
+    assert users <= {SANDBOX, "cli", "__init__"}
+
+
 def test_the_sandbox_shares_nothing_with_the_client() -> None:
     """A mistake in a shared model would be made on both sides, and no test would see it."""
-    files = [path for name, path in sources().items() if name.startswith("sandbox")]
+    files = [module for module in SOURCES if room_of(module) == SANDBOX]
     assert files
-    for path in files:
-        assert [
-            str(found) for found in imports(path) if found.top == PACKAGE and found.module != "sandbox"
-        ] == []
+    for module in files:
+        shared = {found.module for found in imports(module) if found.module}
+        assert {room_of(name) for name in shared} <= {SANDBOX}
 
 
-@pytest.mark.parametrize("module", sorted(sources()))
+@pytest.mark.parametrize("module", sorted(SOURCES))
 def test_only_the_transport_knows_the_http_client(module: str) -> None:
-    """One place maps its errors and reads its bodies; the rest would not notice another client."""
-    tops = {found.top for found in imports(sources()[module])}
-    if module != "_transport" and not module.startswith("sandbox"):
+    """One folder maps its errors and reads its bodies; the rest would not notice another client."""
+    tops = {found.top for found in imports(module) if not found.is_typing}
+    if not module.startswith("_http.transport") and room_of(module) != SANDBOX:
         assert not tops & {"aiohttp", "yarl", "multidict"}
-    if module.startswith("sandbox"):
+    if room_of(module) == SANDBOX:
         assert not tops & {"msgspec", "ijson", "anyio"}
 
 
-@pytest.mark.parametrize("module", sorted(sources()))
+@pytest.mark.parametrize("module", sorted(SOURCES))
 def test_nothing_but_the_four_dependencies_is_needed_to_import_a_module(module: str) -> None:
     """Everything else is an extra, asked for where it is used."""
     core = {"aiohttp", "anyio", "ijson", "msgspec", PACKAGE} | {"yarl", "multidict"}  # aiohttp's own two
     if module == "sandbox.fixtures":
         core |= {"pytest"}  # for those who test with it
-    needed = {found.top for found in imports(sources()[module]) if not found.is_lazy}
+    needed = {found.top for found in imports(module) if not found.is_lazy and not found.is_typing}
     assert needed - core - sys.stdlib_module_names == set()
 
 
+@pytest.mark.parametrize("folder", sorted({path.parent for path in SOURCES.values()} - {FOLDER}))
+def test_every_folder_says_what_lives_there(folder: Path) -> None:
+    """A stranger opens `__init__` first: what is here, what is not, and where to start reading."""
+    doc = ast.get_docstring(ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    assert len(doc) > 150, f"{folder.relative_to(FOLDER)} has no docstring to speak of"
+    assert any(f"`{path.stem}`" in doc for path in folder.glob("*.py") if path.stem != "__init__"), doc
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_no_file_is_too_long_to_have_one_subject(module: str) -> None:
+    assert len(SOURCES[module].read_text(encoding="utf-8").splitlines()) <= 500
+
+
 AWAITING = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
+# The one file of the pure rooms that awaits: it is where rules meet the loop.
+WAITS = {"_http.policy.admission"}
 
 
-@pytest.mark.parametrize("module", sorted(set(sources()) & (FLOORS[0] | FLOORS[1])))
+@pytest.mark.parametrize(
+    "module", [module for module in SOURCES if f"{module}.".startswith(tuple(f"{name}." for name in PURE))]
+)
 def test_the_pure_floors_never_wait(module: str) -> None:
     """Rules that do no waiting need no event loop to be tested, and cannot be cancelled half-way."""
-    path = sources()[module]
+    if module in WAITS:
+        return
     awaiting = {
         next((scope.name for scope in scopes if isinstance(scope, ast.ClassDef)), "")
-        for node, scopes in walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node, scopes in walk(ast.parse(SOURCES[module].read_text(encoding="utf-8")))
         if isinstance(node, AWAITING) or (isinstance(node, ast.comprehension) and node.is_async)
     }
-    assert awaiting <= ({"Gate"} if module == "_pacing" else set())
-    if module != "_pacing":
-        assert not {found.top for found in imports(path)} & {"asyncio", "anyio", "threading", "socket", "ssl"}
+    assert awaiting <= ({"AccountPage"} if module == "models.pulls" else set())
+    assert not {found.top for found in imports(module)} & {"asyncio", "anyio", "threading", "socket", "ssl"}
 
 
 def test_the_reader_of_imports_sees_them() -> None:
     """The tests above pass on what they cannot see: so this one looks at what is surely there."""
-    assert {("errors", False), ("models", False)} <= {
-        (found.module, found.is_lazy) for found in imports(FOLDER / "_wire.py")
-    }
-    assert "aiohttp" in {found.top for found in imports(FOLDER / "_transport.py")}
-    assert "sandbox" in {found.module for found in imports(FOLDER / "sandbox" / "server.py")}
-    assert "client" not in {found.module for found in imports(FOLDER / "resources.py")}, (
-        "only for type checkers"
-    )
-    assert Import(PACKAGE, "_items", True) in set(imports(FOLDER / "_answers.py"))
+    assert "errors" in {found.module for found in imports("_wire.query_string")}
+    assert "aiohttp" in {found.top for found in imports("_http.transport.transport")}
+    assert "models" in {found.module for found in imports("pull.engine")}
+    assert any(found.is_lazy for found in imports("__init__") | imports("resources.interactions"))
+    assert any(found.is_typing for found in imports("__init__"))

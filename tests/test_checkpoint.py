@@ -27,17 +27,12 @@ from hypothesis import strategies as st
 from tests.support import run
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
-from truto_ci_async.pull.checkpoint.sqlite import (
-    APPLICATION_ID,
-    SCHEMA_VERSION,
-    Checkpoint,
-    Key,
-    MemoryCheckpoint,
-    Progress,
-    RunLock,
-    SQLiteCheckpoint,
-)
-from truto_ci_async.pull.plan.plan import Plan, resolve
+from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
+from truto_ci_async.pull.checkpoint.lock import RunLock
+from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
+from truto_ci_async.pull.checkpoint.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteCheckpoint
+from truto_ci_async.pull.plan.plan import Plan
+from truto_ci_async.pull.plan.resolve import resolve
 
 NOW = datetime(2024, 3, 15, tzinfo=UTC)
 ROOT = Path(__file__).parents[1]
@@ -332,7 +327,7 @@ def test_a_commit_happens_as_a_whole_or_not_at_all(
     assert visit(SQLiteCheckpoint(path), None)[1:] == ({("a", 0): FIRST, ("b", 1): FIRST}, b"three")
 
 
-class Gate:
+class AdmissionQueue:
     """A step that holds the writer's thread until it is let go."""
 
     def __init__(self) -> None:
@@ -351,7 +346,7 @@ class Gate:
 
 def test_a_commit_leaves_the_loop_alone_and_outlives_a_cancellation(path: Path) -> None:
     """A cancelled pull must know whether its last commit happened: it did, and only then the cancellation goes on."""
-    gate = Gate()
+    gate = AdmissionQueue()
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path, step=gate) as checkpoint:
@@ -374,7 +369,7 @@ def test_a_commit_leaves_the_loop_alone_and_outlives_a_cancellation(path: Path) 
 
 def test_a_second_cancellation_does_not_wait(path: Path) -> None:
     """A disk that hangs must not keep a process alive that was told twice to end."""
-    gate = Gate()
+    gate = AdmissionQueue()
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path, step=gate) as checkpoint:

@@ -1435,7 +1435,7 @@ def test_what_only_looks_odd_is_a_right_answer() -> None:
     tell(story)
 
 
-CUT: list[tuple[Fault, type[TransportError]]] = [
+BACK_OFF_FACTOR: list[tuple[Fault, type[TransportError]]] = [
     (Fault.truncate("length"), TruncatedBodyError),
     (Fault.truncate("length", 0), TruncatedBodyError),
     (Fault.truncate("chunked"), TruncatedBodyError),
@@ -1455,7 +1455,9 @@ CUT: list[tuple[Fault, type[TransportError]]] = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "kind"), CUT, ids=[f"{f.kind}-{f.mode}-{f.keep}" for f, _ in CUT])
+@pytest.mark.parametrize(
+    ("fault", "kind"), BACK_OFF_FACTOR, ids=[f"{f.kind}-{f.mode}-{f.keep}" for f, _ in BACK_OFF_FACTOR]
+)
 def test_a_page_that_is_cut_or_never_comes_is_fetched_again_whole_or_one_error(
     fault: Fault, kind: type[TransportError]
 ) -> None:

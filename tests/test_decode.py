@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Raw, Struct
 
-from truto_ci_async._wire.item_reader import ItemReader, read_moment
+from truto_ci_async._wire.item_reader import ItemReader
+from truto_ci_async._wire.repair import read_moment
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Interaction, Issue, User
 

@@ -23,9 +23,9 @@ from msgspec import Raw
 
 from truto_ci_async._wire.incremental import fast_parser as _lanes
 from truto_ci_async._wire.incremental import item_decoder as _items
-from truto_ci_async._wire.incremental.fast_parser import ISSUES_KEPT
+from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT
 from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder, NdjsonDecoder
-from truto_ci_async._wire.incremental.lexer import TokenCutter
+from truto_ci_async._wire.incremental.lexer import JsonTokenSplitter
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
 from truto_ci_async.models import Interaction
@@ -779,7 +779,7 @@ def test_ijson_is_given_a_string_once(engine: Engine, size: int, monkeypatch: py
 
 @given(bodies(), st.integers(1, 30))
 def test_pieces_end_between_tokens(body: bytes, size: int) -> None:
-    cutter = TokenCutter()
+    cutter = JsonTokenSplitter()
     pieces = [cutter.cut(chunk) for chunk in sliced(body, size)]
     pieces.append(cutter.rest())
     assert b"".join(pieces) == body
@@ -800,7 +800,7 @@ def test_what_was_handed_out_is_not_kept() -> None:
     for chunk in itertools.repeat(item * 20, 500):
         decoder.feed(chunk)
         lane = decoder._lane
-        assert isinstance(lane, _lanes.BulkLane)
+        assert isinstance(lane, _lanes.FastArrayParser)
         assert sum(map(len, lane._parts)) <= len(item)
 
 

@@ -25,18 +25,12 @@ from tests.virtual import (
     percentile,
     run_virtual,
 )
-from truto_ci_async._http.policy.rate_limiter import (
-    MARGIN,
-    Gate,
-    Level,
-    Pacer,
-    Pacing,
-    Rate,
-    Ticket,
-    level_named,
-    parse_rate_limit,
-)
-from truto_ci_async._http.policy.retry import RetryPolicy, parse_retry_after
+from truto_ci_async._http.policy.admission import AdmissionQueue
+from truto_ci_async._http.policy.headers import parse_retry_after
+from truto_ci_async._http.policy.rate_headers import Level, level_named, parse_rate_limit
+from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter, Waiter
+from truto_ci_async._http.policy.rate_windows import MARGIN, Rate
+from truto_ci_async._http.policy.retry import RetryPolicy
 from truto_ci_async.errors import ConfigurationError, RateLimitError
 from truto_ci_async.models import RateLimit
 
@@ -44,12 +38,12 @@ NOW = 1_700_000_000.0  # wall clock
 DATE = {"date": "Tue, 14 Nov 2023 22:13:20 GMT"}  # the same moment
 
 
-def pacer(token: Rate | None = None, account: Rate | None = None, max_wait: float = 60.0) -> Pacer:
-    return Pacer(Pacing(token=token, account=account), max_wait=max_wait, random=lambda: 0.0)
+def pacer(token: Rate | None = None, account: Rate | None = None, max_wait: float = 60.0) -> RateLimiter:
+    return RateLimiter(Pacing(token=token, account=account), max_wait=max_wait, random=lambda: 0.0)
 
 
 def answer(
-    pacer: Pacer,
+    pacer: RateLimiter,
     account: str | None,
     now: float,
     status: int = 200,
@@ -71,7 +65,7 @@ def answer(
     )
 
 
-def goes(pacer: Pacer, account: str, now: float) -> bool:
+def goes(pacer: RateLimiter, account: str, now: float) -> bool:
     """Whether a request for ``account`` may be sent now."""
     ticket = pacer.enter(account, now)
     if ticket is not None:
@@ -79,7 +73,7 @@ def goes(pacer: Pacer, account: str, now: float) -> bool:
     return ticket is None or ticket.is_through
 
 
-def drain(pacer: Pacer, account: str, start: float, end: float) -> list[float]:
+def drain(pacer: RateLimiter, account: str, start: float, end: float) -> list[float]:
     """Send as fast as allowed for one account, answered at once; the times of the requests."""
     times: list[float] = []
     now = start
@@ -205,7 +199,7 @@ def test_whatever_happens_the_limits_hold(
     subject = pacer(Rate(token, 10), Rate(account, 5))
     now = 0.0
     sent: list[tuple[float, str]] = []
-    queue: list[Ticket] = []
+    queue: list[Waiter] = []
     for name, gap, outcome in steps:
         now += gap
         tickets = [subject.enter(name, now)]
@@ -226,7 +220,7 @@ def test_whatever_happens_the_limits_hold(
         assert busiest_window([time for time, each in sent if each == name], 5) <= account
 
 
-def name_of(ticket: Ticket) -> str:
+def name_of(ticket: Waiter) -> str:
     return ticket._account.name or ""
 
 
@@ -275,7 +269,7 @@ def test_processes_come_back_from_a_pause_at_different_times() -> None:
     rng = random.Random(4)
     ends: list[float] = []
     for _ in range(50):
-        subject = Pacer(Pacing(), random=rng.random)
+        subject = RateLimiter(Pacing(), random=rng.random)
         subject.enter("a", 0.0)
         answer(subject, "a", 0.0, 429, retry_after=10.0, is_remote=True)
         subject.enter("a", 0.0)
@@ -428,7 +422,7 @@ def test_a_long_pause_of_the_token_is_everybodys() -> None:
 
 
 def test_a_pause_of_the_longest_allowed_wait_is_sat_out() -> None:
-    subject = Pacer(Pacing(), max_wait=60.0, random=lambda: 0.999)
+    subject = RateLimiter(Pacing(), max_wait=60.0, random=lambda: 0.999)
     subject.enter("a", 0.0)
     answer(subject, "a", 0.0, 429, retry_after=60.0, hint="token")
     ticket = subject.enter("a", 0.0)
@@ -509,7 +503,7 @@ def test_accounts_take_turns_and_within_one_it_is_first_come_first_served() -> N
     for _ in range(2):
         assert subject.enter("x", 0.0) is None
     subject.on_throttled("token", None, 20.0, 0.0)
-    tickets: dict[Ticket, str] = {}
+    tickets: dict[Waiter, str] = {}
     for name in ("a1", "a2", "a3", "b1", "b2", "c1"):
         ticket = subject.enter(name[0], 0.0)
         assert ticket is not None
@@ -569,7 +563,7 @@ def test_nobody_is_lost_in_the_queue(data: st.DataObject) -> None:
     """Any mix of arrivals, departures, answers and pauses: everyone goes, leaves or is refused, once."""
     subject = pacer(Rate(data.draw(st.integers(1, 5)), 10), Rate(data.draw(st.integers(1, 3)), 10))
     now = 0.0
-    waiting: list[Ticket] = []
+    waiting: list[Waiter] = []
     out: deque[str] = deque()
     entered = went = refused = left = 0
 
@@ -704,7 +698,7 @@ def test_an_answer_may_come_after_its_account_was_forgotten() -> None:
 
 
 def test_off_means_off() -> None:
-    subject = Pacer(Pacing.off())
+    subject = RateLimiter(Pacing.off())
     assert not subject.is_on
     for _ in range(5000):
         assert subject.enter("a", 0.0) is None
@@ -736,15 +730,15 @@ def test_pacing_refuses_what_is_no_rate() -> None:
 
 
 def gate(
-    subject: Pacer,
+    subject: RateLimiter,
     waits: list[tuple[str | None, Level, float]] | None = None,
     clock: Callable[[], float] = clock,
-) -> Gate:
+) -> AdmissionQueue:
     def on_wait(account: str | None, level: Level, seconds: float) -> None:
         if waits is not None:
             waits.append((account, level, seconds))
 
-    return Gate(subject, clock=clock, epoch=epoch, on_wait=on_wait)
+    return AdmissionQueue(subject, clock=clock, epoch=epoch, on_wait=on_wait)
 
 
 def test_an_admission_that_need_not_wait_does_not_yield() -> None:
@@ -824,7 +818,9 @@ def test_a_slot_meant_for_somebody_already_cancelled_goes_to_the_next() -> None:
 
     async def main() -> None:
         now = 0.0
-        subject = Gate(pacer(Rate(1, 10)), clock=lambda: now, call_later=lambda delay, callback: NoTimer())
+        subject = AdmissionQueue(
+            pacer(Rate(1, 10)), clock=lambda: now, call_later=lambda delay, callback: NoTimer()
+        )
         await subject.admit("x")
         first = asyncio.create_task(subject.admit("a"))
         second = asyncio.create_task(subject.admit("b"))
@@ -849,7 +845,7 @@ def test_a_timer_may_be_a_hair_early() -> None:
             timers.append((now + delay, callback))
             return NoTimer()
 
-        subject = Gate(pacer(Rate(1, 10)), clock=lambda: now, call_later=call_later)
+        subject = AdmissionQueue(pacer(Rate(1, 10)), clock=lambda: now, call_later=call_later)
         await subject.admit("x")
         task = asyncio.create_task(subject.admit("a"))
         await asyncio.sleep(0)
@@ -895,7 +891,7 @@ def test_waiting_takes_one_timer_and_ends_with_none() -> None:
             timers_set += 1
             return loop.call_later(delay, callback)
 
-        subject = Gate(pacer(Rate(2, 10)), clock=clock, call_later=call_later)
+        subject = AdmissionQueue(pacer(Rate(2, 10)), clock=clock, call_later=call_later)
         tasks = [asyncio.create_task(subject.admit(f"a{n}")) for n in range(30)]
         await asyncio.sleep(0)
         assert timers_set == 1
@@ -932,7 +928,7 @@ def test_those_who_would_wait_too_long_hear_it_now() -> None:
 
 def test_a_client_may_outlive_its_loop() -> None:
     """Notebook scripts call ``asyncio.run`` twice; what waited in the first run is gone and blocks nobody."""
-    subject = Gate(pacer(Rate(1, 0.05)))
+    subject = AdmissionQueue(pacer(Rate(1, 0.05)))
 
     async def main() -> None:
         for _ in range(2):
@@ -962,7 +958,7 @@ def uneven(seed: int, slow: frozenset[str] = frozenset()) -> Callable[[str], tup
 
 
 def pull(accounts: int, pages: int, service: StrictService, **options: object) -> tuple[SimClient, float]:
-    """Walk all accounts at once; the client's books and the time it took."""
+    """PageCursor all accounts at once; the client's books and the time it took."""
 
     async def main() -> tuple[SimClient, float]:
         client = SimClient(service, **options)  # type: ignore[arg-type]
@@ -1163,7 +1159,7 @@ def test_processes_share_a_token_for_hours(processes: int) -> None:
 
 def test_no_more_are_let_through_than_have_a_connection() -> None:
     """Who waits for a connection behind the gate would leave later than the limits count on, and in a flood."""
-    pacer = Pacer(Pacing(token=Rate(100, 1), account=Rate(100, 1)), max_busy=2)
+    pacer = RateLimiter(Pacing(token=Rate(100, 1), account=Rate(100, 1)), max_busy=2)
     assert [pacer.enter(str(number), 0.0) is None for number in range(4)] == [True, True, False, False]
     assert pacer.poll(5.0) == []
     assert pacer.next_at(5.0) == math.inf

@@ -17,18 +17,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from truto_ci_async._http.tasks import started
 from truto_ci_async.errors import CursorLoopError, ServerError, TrutoError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
-from truto_ci_async.pagination.paginator import (
-    Items,
-    Pages,
-    Paginator,
-    RawPages,
-    Walk,
-    Walkable,
-    following,
-    started,
-)
+from truto_ci_async.pagination.cursor import PageCursor, following
+from truto_ci_async.pagination.paginator import Items, Pages, PageSource, Paginator, RawPages
 
 from .support import run
 
@@ -104,8 +97,8 @@ class Service:
         task.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
         return task
 
-    def walkable(self, start: Position | None = None, **options: Any) -> Walkable[Page[int]]:
-        return Walkable(
+    def walkable(self, start: Position | None = None, **options: Any) -> PageSource[Page[int]]:
+        return PageSource(
             self.fetch,
             start or Position(filters="f"),
             spawn=self.spawn,
@@ -132,7 +125,7 @@ async def soon(work: Awaitable[Any]) -> Any:
 
 
 async def gather(walk: AsyncIterable[int], seen: list[int]) -> None:
-    """Walk to the end, or to the error, and keep what came before it."""
+    """PageCursor to the end, or to the error, and keep what came before it."""
     async for item in walk:
         seen.append(item)  # noqa: PERF401
 
@@ -970,7 +963,7 @@ def test_collect_of_any_count_is_the_beginning_and_asks_for_no_page_it_does_not_
 
 def test_a_walk_is_pure_state() -> None:
     """Streams walk with it too, without tasks or pages."""
-    walk = Walk(Position(filters="f"), 2, account="acc")
+    walk = PageCursor(Position(filters="f"), 2, account="acc")
     here = walk.position
     assert here is not None
     assert walk.advance(here, "a") == Position(filters="f", cursor="a") == walk.position
@@ -994,7 +987,7 @@ def test_raw_pages_go_on_by_the_cursor_of_each_body() -> None:
             return RawResponse(body=b"x", response=ResponseInfo(), next_cursor=bodies[here.cursor])
 
         service = Service(numbered(1))
-        walkable: Walkable[RawResponse] = Walkable(fetch, Position(filters="f"), spawn=service.spawn)
+        walkable: PageSource[RawResponse] = PageSource(fetch, Position(filters="f"), spawn=service.spawn)
         raw = RawPages(walkable, label="raw")
         assert [response.next_cursor async for response in raw] == ["b", "c", None]
         assert (await raw).next_cursor == "b"

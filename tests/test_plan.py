@@ -21,8 +21,10 @@ from truto_ci_async._wire.list_query import list_query
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, Page, User
+from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
 from truto_ci_async.pull.plan import plan as plans
-from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount, Unit, Window, resolve
+from truto_ci_async.pull.plan.plan import Plan
+from truto_ci_async.pull.plan.resolve import resolve
 
 NOW = datetime(2024, 3, 15, 13, 45, 7, 250_000, tzinfo=UTC)
 
@@ -373,7 +375,7 @@ def test_windows_tile_the_time_asked_for(
     if end <= begin.astimezone(UTC):
         return
     given_bounds: tuple[Any, Any] = (begin.isoformat(), end.isoformat()) if as_text else (begin, end)
-    _, windows = plans._resolve_windows(*given_bounds, window, NOW)
+    _, windows = plans.resolve_windows(*given_bounds, window, NOW)
     moments = [
         (datetime.fromisoformat(str(window.start)), datetime.fromisoformat(str(window.end)))
         for window in windows

@@ -34,7 +34,7 @@ from tests.pull_runs import Runs
 from tests.support import run
 from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, Timeouts, TrutoClient
 from truto_ci_async._files import Disk
-from truto_ci_async._http.policy.circuit_breaker import Outage
+from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
 from truto_ci_async.errors import (
     AccountBlockedError,
     AuthenticationError,
@@ -54,24 +54,20 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.events import Event, PageDecoded, RequestSent, ResponseReceived
 from truto_ci_async.models import Interaction
+from truto_ci_async.models.pulls import AccountPage, PlannedAccount
+from truto_ci_async.models.row_views import PULL_COLUMNS, plain_views
 from truto_ci_async.pull import commits as _commits
-from truto_ci_async.pull.checkpoint.sqlite import Key, MemoryCheckpoint, Progress, SQLiteCheckpoint
+from truto_ci_async.pull.checkpoint.base import Key, Progress
+from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
+from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import COMMIT_PAGES
-from truto_ci_async.pull.engine import (
-    ACCOUNT_CALLS,
-    READ_AHEAD,
-    RESTARTS,
-    STOP_SECONDS,
-    TURN_PAGES,
-    Budget,
-    Pull,
-    PullReport,
-    run_shard,
-)
-from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount
-from truto_ci_async.pull.row_fingerprints import PULL_COLUMNS, Seen, plain_views, row_keys, row_marks, split
-from truto_ci_async.resources.base import STATE_FILE
-from truto_ci_async.sinks.files import NdjsonSink
+from truto_ci_async.pull.engine import ACCOUNT_CALLS, READ_AHEAD, RESTARTS, STOP_SECONDS, TURN_PAGES, Pull
+from truto_ci_async.pull.plan.plan import Plan
+from truto_ci_async.pull.report import Budget, PullReport
+from truto_ci_async.pull.row_fingerprints import SeenRows, row_identities, row_keys, split
+from truto_ci_async.pull.shard import run_shard
+from truto_ci_async.resources.interactions import STATE_FILE
+from truto_ci_async.sinks.lines import NdjsonSink
 
 log = logging.getLogger("tests")
 posix = pytest.mark.skipif(os.name == "nt", reason="signals, forks and mounts of POSIX")
@@ -1173,7 +1169,7 @@ class Clock:
 def test_who_is_to_blame_for_a_failure() -> None:
     async def scenario() -> None:
         clock = Clock()
-        outage = Outage(max_outage=100.0, probe_wait=1.0, max_probe_wait=4.0, clock=clock)
+        outage = CircuitBreaker(max_outage=100.0, probe_wait=1.0, max_probe_wait=4.0, clock=clock)
         assert await outage.turn()
         clock.now = 101.0
         outage.success()
@@ -1347,7 +1343,7 @@ def test_cursors_that_never_live_are_given_up(tmp_path: Path) -> None:
 
 def test_rows_are_told_apart_by_what_they_hold() -> None:
     def keys_of(items: list[Any]) -> list[bytes]:
-        return list(split(row_keys(row_marks(items))))
+        return list(split(row_keys(row_identities(items))))
 
     def raw(**fields: Any) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(fields))
@@ -1371,10 +1367,10 @@ def test_rows_are_told_apart_by_what_they_hold() -> None:
     # A row that came twice the first time comes twice in all, and no more.
     views = plain_views([one, same])
     assert views is not None
-    assert list(split(row_keys(row_marks([one, same], views)))) == keys
+    assert list(split(row_keys(row_identities([one, same], views)))) == keys
     for name in PULL_COLUMNS:  # a row with a field of our names is not for the quick way
         assert plain_views([one, raw(id="1", **{name: None})]) is None
-    seen = Seen([b"a", b"a", b"b"])
+    seen = SeenRows([b"a", b"a", b"b"])
     assert seen.new([b"a", b"b", b"c"]) == [2]
     assert seen.new([b"a", b"a", b"b"]) == [1, 2]
 

@@ -86,7 +86,7 @@ def same(items: Any, expected: list[dict[str, Any]]) -> bool:
 
 
 async def gather(walk: AsyncIterable[Any], seen: list[Any]) -> None:
-    """Walk to the end, or to the error, and keep what came before it."""
+    """PageCursor to the end, or to the error, and keep what came before it."""
     async for item in walk:
         seen.append(item)  # noqa: PERF401
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from truto_ci_async._http.policy.headers import parse_http_date, parse_retry_after
 from truto_ci_async._http.policy.retry import (
     Failure,
     GiveUp,
@@ -20,8 +21,6 @@ from truto_ci_async._http.policy.retry import (
     RetryState,
     Timeouts,
     classify,
-    parse_http_date,
-    parse_retry_after,
     quick_retries,
 )
 from truto_ci_async.errors import ConfigurationError

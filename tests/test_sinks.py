@@ -43,19 +43,18 @@ from truto_ci_async.errors import (
     UsageError,
 )
 from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, User
-from truto_ci_async.pull.checkpoint.sqlite import Checkpoint, MemoryCheckpoint, Progress, SQLiteCheckpoint
-from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount, Unit, Window
+from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
+from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
+from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
+from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
+from truto_ci_async.pull.commits import commit_together
+from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.sinks import files as sinks
-from truto_ci_async.sinks.files import (
-    PULL_COLUMNS,
-    CsvSink,
-    FileSink,
-    NdjsonSink,
-    ParquetSink,
-    commit_together,
-    make_sink,
-    splice,
-)
+from truto_ci_async.sinks.factory import make_sink
+from truto_ci_async.sinks.files import PULL_COLUMNS, FileSink
+from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
+from truto_ci_async.sinks.parquet import ParquetSink
+from truto_ci_async.sinks.rows import splice
 
 ROOT = Path(__file__).parents[1]
 FORMATS = ["ndjson", "csv", "parquet"]
@@ -339,7 +338,7 @@ class FailingDisk(Disk):
         before = target.read_bytes() if target.exists() else b""
         super().rename(source, target)
         self._durable[target] = self._durable.pop(source)
-        self._moves.append(("renamed", source, target, before))
+        self._moves.append(("map_network_error", source, target, before))
 
     def remove(self, path: Path) -> None:
         if self.failed:
@@ -360,7 +359,7 @@ class FailingDisk(Disk):
                 continue
             if kind == "removed" and not source.exists():
                 source.write_bytes(data)
-            elif kind == "renamed" and target.exists():
+            elif kind == "map_network_error" and target.exists():
                 target.replace(source)
                 sizes[source] = sizes.get(target, 0)
                 if data:
@@ -1335,7 +1334,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
 # --- sinks of users --------------------------------------------------------------------------------------------
 
 
-class Tally:
+class ItemCollector:
     """The example of the documentation: three methods are a sink."""
 
     opened_with: ClassVar[list[bytes | None]] = []
@@ -1353,7 +1352,7 @@ class Tally:
 
 def test_three_methods_are_a_sink() -> None:
     async def scenario() -> None:
-        sink, checkpoint = Tally(), MemoryCheckpoint()
+        sink, checkpoint = ItemCollector(), MemoryCheckpoint()
         unit = next(PLAN.units())
         await checkpoint.open(PLAN)
         await sink.open(checkpoint.sink_state)

@@ -42,7 +42,7 @@ from truto_ci_async._files import Disk
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.events import Emitter
-from truto_ci_async.pagination.paginator import Walk
+from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.sandbox import Fault, Sandbox
 
 from .rawserver import OK, RawServer, in_chunks, serving, turns, with_length
@@ -625,7 +625,7 @@ def fake_stream(*pages: list[Any], engine: Any = "auto", opener: Any = None) -> 
     return ItemStream(
         opener or in_turn,
         lambda is_ndjson: ItemDecoder(ItemReader(Interaction), engine=engine),
-        Walk(Position(filters=""), 1),
+        PageCursor(Position(filters=""), 1),
         follow_cursor=True,
         max_stream_bytes=None,
         emitter=Emitter(),
@@ -1127,7 +1127,9 @@ def test_a_cancellation_in_the_middle_of_a_disk_step_waits_for_it_and_cleans_up(
                 await saving
 
     run(main())
-    assert names(tmp_path) == (["file"] if step == "rename" else [])  # renamed is renamed: it is whole
+    assert names(tmp_path) == (
+        ["file"] if step == "rename" else []
+    )  # map_network_error is map_network_error: it is whole
 
 
 def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path: Path) -> None:

@@ -20,23 +20,18 @@ import pytest
 from aiohttp.http_exceptions import BadStatusLine, ContentLengthError
 from yarl import URL
 
+from truto_ci_async._http.credentials import Secret
 from truto_ci_async._http.policy.retry import Timeouts
-from truto_ci_async._http.transport.deadlines import Deadlines
-from truto_ci_async._http.transport.transport import (
-    FIRST_ROOM,
-    MAX_HEADER_BYTES,
-    PLAIN_ROOM,
-    TLS_ROOM,
-    Exchange,
-    Reply,
-    Secret,
-    Transport,
-    base_headers,
-    checked_base_url,
-    checked_proxy,
-    environment_proxy,
-    renamed,
+from truto_ci_async._http.transport.addresses import checked_base_url, checked_proxy, environment_proxy
+from truto_ci_async._http.transport.connection_pool import (
+    FIRST_READ_BUFFER,
+    PLAIN_READ_BUFFER,
+    TLS_READ_BUFFER,
 )
+from truto_ci_async._http.transport.deadlines import Deadlines
+from truto_ci_async._http.transport.network_errors import map_network_error
+from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
+from truto_ci_async._http.transport.transport import MAX_HEADER_BYTES, Transport, base_headers
 from truto_ci_async.errors import (
     BodyTooLargeError,
     ConfigurationError,
@@ -63,7 +58,7 @@ RESET, SILENCE = "reset", "silence"
 Steps = Sequence[bytes | str]
 
 
-async def send(transport: Transport, target: str = "/", **options: Any) -> Reply:
+async def send(transport: Transport, target: str = "/", **options: Any) -> BufferedResponse:
     options = {"timeouts": PATIENT, "limit": 2**20} | options
     return await transport.send(options.pop("method", "GET"), target, HEADERS, **options)
 
@@ -386,7 +381,7 @@ def test_a_body_over_tls_is_whole_when_the_connection_ends_while_nobody_reads(is
 
 def test_the_room_of_tls_has_place_for_all_that_asyncio_holds_of_a_connection() -> None:
     one_record = 2**14
-    assert asyncio.sslproto.SSLProtocol.max_size + one_record <= TLS_ROOM
+    assert asyncio.sslproto.SSLProtocol.max_size + one_record <= TLS_READ_BUFFER
 
 
 @WAYS
@@ -449,7 +444,7 @@ def test_a_connection_has_the_room_that_its_answers_need() -> None:
             assert transport._pool is not None
             ((connection, _),) = next(iter(transport._pool._conns.values()))
             rooms.append(len(connection.get_buffer(-1)))  # type: ignore[attr-defined]
-        assert rooms == [FIRST_ROOM, PLAIN_ROOM, PLAIN_ROOM]
+        assert rooms == [FIRST_READ_BUFFER, PLAIN_READ_BUFFER, PLAIN_READ_BUFFER]
 
     bodies = [b"a" * 1000, b"b" * 2**20, b"c" * 1000]
     with_server(keeps_alive(lambda number: with_length(bodies[number - 1])), story)
@@ -950,7 +945,7 @@ def test_a_reader_that_comes_too_late_to_wait_is_told_that_the_body_was_cut(is_s
 
     async def main() -> None:
         answer: Any = LostAnswer()
-        exchange = Exchange(answer, sends=1, timeouts=PATIENT, deadlines=Deadlines(), among=set())
+        exchange = StreamedResponse(answer, sends=1, timeouts=PATIENT, deadlines=Deadlines(), among=set())
         with pytest.raises(TruncatedBodyError, match=r"Connection closed\."):
             await (anext(exchange.pieces(None)) if is_streamed else exchange.read(None))
         exchange.close()
@@ -1133,7 +1128,7 @@ def _caused(error: BaseException, cause: BaseException) -> BaseException:
 def test_every_failure_has_a_name_of_ours(
     error: BaseException, kind: type[TransportError], words: str
 ) -> None:
-    ours = renamed(error, PATIENT, bytes_read=5)
+    ours = map_network_error(error, PATIENT, bytes_read=5)
     assert type(ours) is kind
     assert words in str(ours)
     assert "\n" not in str(ours)
@@ -1348,11 +1343,11 @@ def test_a_proxys_password_is_not_to_be_seen() -> None:
 def test_an_exchange_has_what_a_reply_has() -> None:
     """Both are answers to whoever looks at a status."""
     shared = {"status", "reason", "headers", "body", "sends"}
-    assert shared <= set(Reply.__struct_fields__)
+    assert shared <= set(BufferedResponse.__struct_fields__)
 
     async def story(server: RawServer, transport: Transport) -> None:
         exchange = await transport.open("GET", "/", HEADERS, timeouts=PATIENT)
-        assert isinstance(exchange, Exchange)
+        assert isinstance(exchange, StreamedResponse)
         assert shared <= set(vars(exchange))
         exchange.close()
 

@@ -22,17 +22,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truto_ci_async._wire.list_query import (
-    MAX_DEPTH,
-    ListQuery,
-    Targets,
-    encode_query,
-    format_time,
-    list_query,
-    merge,
-    path_of,
-    split_users,
-)
+from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query, split_users
+from truto_ci_async._wire.query_string import MAX_DEPTH, encode_query, format_time, merge, path_of
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, Position, User
 from truto_ci_async.sandbox import parse_query
@@ -72,7 +63,7 @@ def test_the_golden_request_byte_for_byte() -> None:
     )
 
 
-# The same filters as people ask for them today. Targets as the clients make them: the TypeScript SDK by qs 6.15,
+# The same filters as people ask for them today. RequestTargets as the clients make them: the TypeScript SDK by qs 6.15,
 # the Python SDK by urlencode and then yarl, which takes some escapes back; curl sends what was typed.
 SAMPLES = [
     pytest.param(PATH + f"?integrated_account_id={ACCOUNT}", {}, True, id="official CLI"),
@@ -223,7 +214,7 @@ def test_a_cursor_goes_out_escaped_with_all_filters_again() -> None:
 def test_the_pages_of_a_walk_differ_in_their_cursor_alone() -> None:
     """What a walk encodes once and keeps must be what each page would encode for itself."""
     query = interactions(users=map(str, range(25)), limit=5, start_time=START, extra_query={"zz": 1})
-    targets = Targets(query)
+    targets = RequestTargets(query)
     for chunk in (0, 1, 0):
         for cursor in (None, "a/b", "", "c"):
             asked = parse_query(urlsplit(targets.at(chunk, cursor)).query)
@@ -254,7 +245,7 @@ def test_what_is_encoded_for_one_account_is_right_for_another(
 ) -> None:
     """A pull encodes the query of a window once; each account is asked as if it had been encoded for it alone."""
     query = interactions(account=account, **filters)
-    targets = Targets(interactions(account=first, **filters))
+    targets = RequestTargets(interactions(account=first, **filters))
     if is_used:
         targets.start(None)
         targets.at(0, None)

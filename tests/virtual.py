@@ -16,15 +16,10 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping
 from email.utils import formatdate
 from typing import Any, NamedTuple, TypeVar
 
-from truto_ci_async._http.policy.rate_limiter import Gate, Pacer, Pacing
-from truto_ci_async._http.policy.retry import (
-    Failure,
-    GiveUp,
-    RetryBudget,
-    RetryPolicy,
-    RetryState,
-    parse_retry_after,
-)
+from truto_ci_async._http.policy.admission import AdmissionQueue
+from truto_ci_async._http.policy.headers import parse_retry_after
+from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter
+from truto_ci_async._http.policy.retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState
 
 T = TypeVar("T")
 
@@ -193,8 +188,8 @@ class SimClient:
         draw = random.Random(seed).random
         self.policy = policy or RetryPolicy()
         self.budget = RetryBudget(self.policy.budget_capacity, self.policy.budget_refill)
-        self.pacer = Pacer(pacing, max_wait=self.policy.max_wait, random=draw)
-        self.gate = Gate(self.pacer, clock=clock, epoch=epoch)
+        self.pacer = RateLimiter(pacing, max_wait=self.policy.max_wait, random=draw)
+        self.gate = AdmissionQueue(self.pacer, clock=clock, epoch=epoch)
         self.finished: list[tuple[str, float, float]] = []
         self.lost: list[tuple[str, str]] = []
         self.early = 0

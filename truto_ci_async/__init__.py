@@ -14,8 +14,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ._version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from truto_ci_async._http.policy.rate_limiter import Pacing, Rate
+    from truto_ci_async._http.policy.rate_limiter import Pacing
+    from truto_ci_async._http.policy.rate_windows import Rate
     from truto_ci_async._http.policy.retry import RetryPolicy, Timeouts, quick_retries
     from truto_ci_async.models import (
         ROW_COLUMNS,
@@ -37,14 +40,25 @@ if TYPE_CHECKING:
         ResponseInfo,
         User,
     )
+    from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
     from truto_ci_async.pagination.paginator import Paginator, RawPages
     from truto_ci_async.pagination.stream import ItemStream
-    from truto_ci_async.pull.checkpoint.sqlite import Checkpoint, MemoryCheckpoint, Progress, SQLiteCheckpoint
-    from truto_ci_async.pull.engine import Budget, Pull, PulledPage, PullReport, run_shard
-    from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount, Unit, Window
-    from truto_ci_async.resources.base import IntegratedAccounts, Interactions, Keyed, Resource
+    from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
+    from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
+    from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
+    from truto_ci_async.pull.engine import Pull, PulledPage
+    from truto_ci_async.pull.plan.plan import Plan
+    from truto_ci_async.pull.report import Budget, PullReport
+    from truto_ci_async.pull.shard import run_shard
+    from truto_ci_async.resources.base import Keyed, Resource
+    from truto_ci_async.resources.integrated_accounts import IntegratedAccounts
+    from truto_ci_async.resources.interactions import Interactions
     from truto_ci_async.sandbox import Fault, Sandbox
-    from truto_ci_async.sinks.files import CsvSink, FileSink, NdjsonSink, ParquetSink, Sink, make_sink
+    from truto_ci_async.sinks.base import Sink
+    from truto_ci_async.sinks.factory import make_sink
+    from truto_ci_async.sinks.files import FileSink
+    from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
+    from truto_ci_async.sinks.parquet import ParquetSink
 
     from .client import TrutoClient
     from .errors import (
@@ -85,20 +99,13 @@ if TYPE_CHECKING:
     )
 
 
-# Here and not asked of importlib.metadata, which takes as long to load as a good part of the package.
-__version__ = "0.1.0"
-
 # Each public name and the module that holds it.
 _HOMES = {
     "Pacing": "_http.policy.rate_limiter",
-    "Rate": "_http.policy.rate_limiter",
+    "Rate": "_http.policy.rate_windows",
     "RetryPolicy": "_http.policy.retry",
     "Timeouts": "_http.policy.retry",
     "quick_retries": "_http.policy.retry",
-    "Checkpoint": "pull.checkpoint.sqlite",
-    "MemoryCheckpoint": "pull.checkpoint.sqlite",
-    "Progress": "pull.checkpoint.sqlite",
-    "SQLiteCheckpoint": "pull.checkpoint.sqlite",
     "TrutoClient": "client",
     "APIError": "errors",
     "AccountBlockedError": "errors",
@@ -150,31 +157,35 @@ _HOMES = {
     "RawResponse": "models",
     "ResponseInfo": "models",
     "User": "models",
+    "AccountPage": "models.pulls",
+    "PlannedAccount": "models.pulls",
+    "Unit": "models.pulls",
+    "Window": "models.pulls",
     "Paginator": "pagination.paginator",
     "RawPages": "pagination.paginator",
-    "AccountPage": "pull.plan.plan",
-    "Plan": "pull.plan.plan",
-    "PlannedAccount": "pull.plan.plan",
-    "Unit": "pull.plan.plan",
-    "Window": "pull.plan.plan",
-    "Budget": "pull.engine",
+    "ItemStream": "pagination.stream",
+    "Checkpoint": "pull.checkpoint.base",
+    "Progress": "pull.checkpoint.base",
+    "MemoryCheckpoint": "pull.checkpoint.memory",
+    "SQLiteCheckpoint": "pull.checkpoint.sqlite",
     "Pull": "pull.engine",
-    "PullReport": "pull.engine",
     "PulledPage": "pull.engine",
-    "run_shard": "pull.engine",
-    "IntegratedAccounts": "resources.base",
-    "Interactions": "resources.base",
+    "Plan": "pull.plan.plan",
+    "Budget": "pull.report",
+    "PullReport": "pull.report",
+    "run_shard": "pull.shard",
     "Keyed": "resources.base",
     "Resource": "resources.base",
+    "IntegratedAccounts": "resources.integrated_accounts",
+    "Interactions": "resources.interactions",
     "Fault": "sandbox",
     "Sandbox": "sandbox",
-    "CsvSink": "sinks.files",
+    "Sink": "sinks.base",
+    "make_sink": "sinks.factory",
     "FileSink": "sinks.files",
-    "NdjsonSink": "sinks.files",
-    "ParquetSink": "sinks.files",
-    "Sink": "sinks.files",
-    "make_sink": "sinks.files",
-    "ItemStream": "pagination.stream",
+    "CsvSink": "sinks.lines",
+    "NdjsonSink": "sinks.lines",
+    "ParquetSink": "sinks.parquet",
 }
 
 __all__ = [

@@ -92,7 +92,7 @@ environment:
   HTTPS_PROXY, NO_PROXY, NO_COLOR, COLUMNS   as usual
 """,
     )
-    from . import __version__
+    from ._version import __version__
 
     parser.add_argument("--version", action="version", version=f"truto-ci {__version__}")
     _add_connection(parser, {"token": None, "api_url": None, "sandbox": False, "timeout": None, "verbose": 0})
@@ -235,7 +235,7 @@ def _add_interactions(commands: Commands) -> None:
         commands.add_parser,
         "interactions",
         help="talk metrics of one account's people",
-        description="Walk through the interactions of one account: a row of talk metrics for each of its people.",
+        description="PageCursor through the interactions of one account: a row of talk metrics for each of its people.",
         epilog="""\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci interactions --sandbox
@@ -261,7 +261,7 @@ def _add_unified(commands: Commands) -> None:
         commands.add_parser,
         "unified",
         help="any other unified resource",
-        description="Walk through the items of any unified resource of one account.",
+        description="PageCursor through the items of any unified resource of one account.",
         epilog="""\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci unified conversational-intelligence interactions --sandbox -o json --max-items 2

@@ -21,7 +21,8 @@ from .errors import UsageError
 from .events import PacingWait, RequestSent, RetryScheduled
 
 if TYPE_CHECKING:
-    from truto_ci_async.pull.engine import Pull, PullReport
+    from truto_ci_async.pull.engine import Pull
+    from truto_ci_async.pull.report import PullReport
 
     from .events import Event
 
@@ -298,7 +299,7 @@ def write_report(path: str, watch: Watch, error: BaseException | None, **more: A
 
     :raises OSError: it cannot be written.
     """
-    from truto_ci_async.pull.engine import PullReport
+    from truto_ci_async.pull.report import PullReport
 
     report = watch.report or PullReport()
     told = None if error is None else {"type": type(error).__name__, "message": str(error)}

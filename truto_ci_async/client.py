@@ -21,22 +21,21 @@ from itertools import count
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
 
-from truto_ci_async._http.policy.rate_limiter import Gate, Level, Pacer, Pacing, level_named, parse_rate_limit
-from truto_ci_async._http.policy.retry import (
-    Failure,
-    GiveUp,
-    RetryBudget,
-    RetryPolicy,
-    RetryState,
-    Timeouts,
-    parse_retry_after,
-)
+from truto_ci_async._http.credentials import Secret
+from truto_ci_async._http.policy.admission import AdmissionQueue
+from truto_ci_async._http.policy.headers import parse_retry_after
+from truto_ci_async._http.policy.rate_headers import Level, level_named, parse_rate_limit
+from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter
+from truto_ci_async._http.policy.retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts
+from truto_ci_async._http.tasks import started
 from truto_ci_async._http.transport.deadlines import Deadline
-from truto_ci_async._http.transport.transport import Exchange, Reply, Secret, Transport, base_headers
-from truto_ci_async._wire.page_reader import read_error
+from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
+from truto_ci_async._http.transport.transport import Transport, base_headers
+from truto_ci_async._wire.responses import read_error
 from truto_ci_async.models import ResponseInfo
-from truto_ci_async.pagination.paginator import started
-from truto_ci_async.resources.base import IntegratedAccounts, Interactions, Resource
+from truto_ci_async.resources.base import Resource
+from truto_ci_async.resources.integrated_accounts import IntegratedAccounts
+from truto_ci_async.resources.interactions import Interactions
 
 from .errors import (
     APIError,
@@ -62,7 +61,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 T = TypeVar("T")
-A = TypeVar("A", "Reply", "Exchange")
+A = TypeVar("A", "BufferedResponse", "StreamedResponse")
 
 # One attempt: the token and the attempt's number in, a result and how it was answered out.
 Once: TypeAlias = Callable[["Secret", int], Awaitable[tuple[R, ResponseInfo]]]
@@ -174,8 +173,8 @@ class TrutoClient:
     def _set_pacing(self, pacing: Pacing) -> None:
         self.pacing = pacing
         # Told through the emitter and not through a method of ours: a cycle would keep a forgotten client alive.
-        self._gate = Gate(
-            Pacer(pacing, max_wait=self.retry.max_wait, max_busy=self._transport.max_connections),
+        self._gate = AdmissionQueue(
+            RateLimiter(pacing, max_wait=self.retry.max_wait, max_busy=self._transport.max_connections),
             on_wait=partial(_tell_wait, self.emitter),
         )
 
@@ -256,12 +255,12 @@ class TrutoClient:
         account: str | None,
         read: Callable[[bytes], Awaitable[R]],
         body: bytes | None = None,
-        excuse: Callable[[APIError], bytes | None] | None = None,
+        error_fallback: Callable[[APIError], bytes | None] | None = None,
     ) -> tuple[R, ResponseInfo]:
         """Make one call, retries included, and return what ``read`` makes of the body.
 
         ``target`` is path and query, encoded. A body that ``read`` calls truncated is fetched again, whole; what
-        ``read`` takes is on no deadline. ``excuse`` may give a body in place of an error status, which is then not
+        ``read`` takes is on no deadline. ``error_fallback`` may give a body in place of an error status, which is then not
         raised.
 
         :raises APIError: an error status that no retry mends.
@@ -278,7 +277,7 @@ class TrutoClient:
         failure: TruncatedBodyError | None = None
         try:
             while True:
-                content, response = await self._within_total(call, once, excuse, failure)
+                content, response = await self._within_total(call, once, error_fallback, failure)
                 read_since = monotonic()
                 try:
                     result = await read(content)
@@ -301,12 +300,12 @@ class TrutoClient:
         """
         call = self._new_call("GET", target, account, None)
 
-        async def once(token: Secret, attempt: int) -> tuple[Exchange, ResponseInfo]:
+        async def once(token: Secret, attempt: int) -> tuple[StreamedResponse, ResponseInfo]:
             exchange = await self._send(call, token, attempt, self._opened)
             call.state.succeeded()
             return exchange, call.response(exchange.status, exchange.headers, attempt)
 
-        async def reopen(failure: TransportError | None = None) -> tuple[Exchange, ResponseInfo]:
+        async def reopen(failure: TransportError | None = None) -> tuple[StreamedResponse, ResponseInfo]:
             return await self._within_total(call, once, None, failure)
 
         return reopen
@@ -326,7 +325,7 @@ class TrutoClient:
         self,
         call: _Call,
         once: Once[R],
-        excuse: Callable[[APIError], R | None] | None,
+        error_fallback: Callable[[APIError], R | None] | None,
         failure: TransportError | None,
     ) -> tuple[R, ResponseInfo]:
         """Make the attempts of a call under its outer deadline."""
@@ -335,7 +334,7 @@ class TrutoClient:
         try:
             with deadline:
                 self._in_flight.add(deadline)
-                return await self._attempts(call, once, excuse, failure)
+                return await self._attempts(call, once, error_fallback, failure)
         except (DecodeError, BodyTooLargeError) as error:
             error.account = account
             raise
@@ -360,7 +359,7 @@ class TrutoClient:
         self,
         call: _Call,
         once: Once[R],
-        excuse: Callable[[APIError], R | None] | None,
+        error_fallback: Callable[[APIError], R | None] | None,
         failure: TransportError | None,
     ) -> tuple[R, ResponseInfo]:
         state = call.state
@@ -388,8 +387,8 @@ class TrutoClient:
                 return await once(token, attempt)
             except (APIError, TransportError) as error:
                 error.account, error.attempts = call.account, attempt
-                if excuse is not None and isinstance(error, APIError):
-                    excused = excuse(error)
+                if error_fallback is not None and isinstance(error, APIError):
+                    excused = error_fallback(error)
                     if excused is not None:
                         return excused, call.response(error.status, error.headers, attempt)
                 wants_token = await self._wait_after(call, error)
@@ -490,7 +489,7 @@ class TrutoClient:
             self._sent_headers = token, merge_headers(others, {"Authorization": Secret(f"Bearer {token}")})
         return self._sent_headers[1]
 
-    def _buffered(self, call: _Call, headers: dict[str, str]) -> Awaitable[Reply]:
+    def _buffered(self, call: _Call, headers: dict[str, str]) -> Awaitable[BufferedResponse]:
         return self._transport.send(
             call.method,
             call.target,
@@ -501,7 +500,7 @@ class TrutoClient:
             may_resend=self._may_resend,
         )
 
-    async def _opened(self, call: _Call, headers: dict[str, str]) -> Exchange:
+    async def _opened(self, call: _Call, headers: dict[str, str]) -> StreamedResponse:
         """Send, and return when the headers are here; the body of a refusal is read, as far as it is bearable."""
         exchange = await self._transport.open(
             call.method, call.target, headers, timeouts=self.timeouts, may_resend=self._may_resend
@@ -520,7 +519,7 @@ class TrutoClient:
         """Whether a request may go out a second time at once, since the idle connection it went out on was dead."""
         return self.retry.attempts > 1 and self._budget.spend()
 
-    def _refused(self, call: _Call, reply: Reply | Exchange, token: Secret) -> APIError:
+    def _refused(self, call: _Call, reply: BufferedResponse | StreamedResponse, token: Secret) -> APIError:
         return read_error(
             reply.status,
             reply.headers,
@@ -730,7 +729,7 @@ def _without(token: Secret, body: bytes) -> bytes:
 
 
 def _user_agent() -> str:
-    from . import __version__
+    from ._version import __version__
 
     return f"truto-ci-async/{__version__}"
 

@@ -8,69 +8,18 @@ walk is an error (contract section 2). Iterating twice starts twice, since state
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import suppress
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
+from truto_ci_async._http.tasks import starts_at_once
 from truto_ci_async.errors import CursorLoopError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse
 
+from .cursor import HasNextCursor, PageCursor
+
 T = TypeVar("T")
-
-
-class Stop(Protocol):
-    """What a walk has to know of a page."""
-
-    @property
-    def next_cursor(self) -> str | None: ...
-
-
-P = TypeVar("P", bound=Stop)
-P_co = TypeVar("P_co", bound=Stop, covariant=True)
-
-
-def following(here: Position, next_cursor: str | None, chunks: int) -> Position | None:
-    """Return the place after a page at ``here``, in a walk of ``chunks`` legs; None when it ends there."""
-    if next_cursor:
-        return Position(filters=here.filters, chunk=here.chunk, cursor=next_cursor)
-    if here.chunk + 1 < chunks:
-        return Position(filters=here.filters, chunk=here.chunk + 1)
-    return None
-
-
-class Walk:
-    """Where a walk stands: pure state, fed with the cursor of each page.
-
-    A walk has ``chunks`` legs (groups of users), each with cursors of its own.
-    """
-
-    def __init__(self, start: Position, chunks: int, *, account: str | None = None) -> None:
-        self.position: Position | None = start
-        self._chunks = chunks
-        self._account = account
-        self._seen = {start.cursor} if start.cursor else set[str]()
-        self.pages = 0  # so far
-
-    def advance(self, here: Position, next_cursor: str | None) -> Position | None:
-        """Go on to the place after a page at ``here``.
-
-        :raises CursorLoopError: its cursor was used before.
-        """
-        self.pages += 1
-        self.position = following(here, next_cursor, self._chunks)
-        if not next_cursor:
-            self._seen.clear()
-        elif next_cursor in self._seen:
-            raise CursorLoopError(
-                f"the service gave the cursor {next_cursor[:80]!r} a second time, after {self.pages} pages",
-                cursor=next_cursor,
-                account=self._account,
-                pages=self.pages,
-            )
-        else:
-            self._seen.add(next_cursor)
-        return self.position
+P = TypeVar("P", bound=HasNextCursor)
 
 
 # Fetch the page at a place; retries are inside it.
@@ -78,26 +27,8 @@ Fetch = Callable[[Position], Coroutine[Any, Any, P]]
 # Start a task, by ``started``, that the client cancels when it closes.
 Spawn = Callable[[Coroutine[Any, Any, P]], "asyncio.Task[P]"]
 
-R = TypeVar("R")
 
-
-def starts_at_once(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell whether a task can do its first step, which sends the request, before the loop has a turn (Python 3.12).
-
-    Not where somebody's factory makes the tasks.
-    """
-    return sys.version_info >= (3, 12) and loop.get_task_factory() is None
-
-
-def started(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
-    """Start a task; where it ``starts_at_once``, it has done all up to its first wait when this returns."""
-    loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12) and starts_at_once(loop):  # the version once more, for type checkers
-        return asyncio.Task(work, loop=loop, eager_start=True)
-    return loop.create_task(work)
-
-
-class Walkable(Generic[P]):
+class PageSource(Generic[P]):
     """What to walk and how: shared by every iteration, changed by none."""
 
     def __init__(
@@ -125,8 +56,8 @@ class Walkable(Generic[P]):
         self.max_pages = max_pages
         self.account = account
 
-    def walk(self) -> Walk:
-        return Walk(self.start, self.chunks, account=self.account)
+    def walk(self) -> PageCursor:
+        return PageCursor(self.start, self.chunks, account=self.account)
 
 
 class Pages(Generic[P]):
@@ -148,11 +79,11 @@ class Pages(Generic[P]):
         "__weakref__",
     )
 
-    def __init__(self, walkable: Walkable[P], *, prefetch: bool = True) -> None:
+    def __init__(self, walkable: PageSource[P], *, prefetch: bool = True) -> None:
         self._walkable = walkable
         self._walk = walkable.walk()
         self._left = walkable.max_pages
-        self._ahead: _Ahead[P] | None = None
+        self._ahead: _Prefetch[P] | None = None
         self._asking = False
         self._loop_error: CursorLoopError | None = None
         self._prefetch = prefetch and walkable.prefetch > 0
@@ -187,7 +118,7 @@ class Pages(Generic[P]):
         if following is not None and self._prefetch and self._left != 0:
             # Many loops break off on their first page: until somebody came back for a second one, no request goes
             # out for who may be gone before the loop has a turn.
-            self._ahead = _Ahead(self._walkable, following, at_once=self._walk.pages > 1)
+            self._ahead = _Prefetch(self._walkable, following, at_once=self._walk.pages > 1)
         return page
 
     async def aclose(self) -> None:
@@ -205,7 +136,7 @@ class Pages(Generic[P]):
         self.cancel()
 
 
-class _Ahead(Generic[P]):
+class _Prefetch(Generic[P]):
     """The fetch of the next page, by a task that begins ``at_once``, if it can, or at the loop's next turn.
 
     Begun at once, a request is under way also while a consumer works without awaiting anything. At the next turn, such
@@ -216,7 +147,7 @@ class _Ahead(Generic[P]):
 
     __slots__ = ("_begin_soon", "_here", "_loop", "_task", "_walkable")
 
-    def __init__(self, walkable: Walkable[P], here: Position, *, at_once: bool) -> None:
+    def __init__(self, walkable: PageSource[P], here: Position, *, at_once: bool) -> None:
         self._walkable = walkable
         self._here = here
         self._loop = asyncio.get_running_loop()
@@ -308,7 +239,7 @@ class Paginator(Generic[T]):
     handed over, and ``Page.position`` of the last page is where to go on.
     """
 
-    def __init__(self, walkable: Walkable[Page[T]], *, label: str) -> None:
+    def __init__(self, walkable: PageSource[Page[T]], *, label: str) -> None:
         self._walkable = walkable
         self._label = label
 
@@ -316,7 +247,7 @@ class Paginator(Generic[T]):
         return Items(Pages(self._walkable))
 
     def pages(self) -> Pages[Page[T]]:
-        """Walk page by page: each with its cursor, its position to resume from and how it was answered."""
+        """PageCursor page by page: each with its cursor, its position to resume from and how it was answered."""
         return Pages(self._walkable)
 
     def __await__(self) -> Generator[Any, Any, Page[T]]:
@@ -354,7 +285,7 @@ class RawPages:
     Goes on only by a ``next_cursor`` at the top of a JSON body; nothing else of it is looked at.
     """
 
-    def __init__(self, walkable: Walkable[RawResponse], *, label: str) -> None:
+    def __init__(self, walkable: PageSource[RawResponse], *, label: str) -> None:
         self._walkable = walkable
         self._label = label
 

@@ -23,7 +23,8 @@ import anyio
 
 from truto_ci_async._files import Disk, Worker
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
-from truto_ci_async._wire.page_reader import cursor_text, raise_about
+from truto_ci_async._wire.page_reader import cursor_text
+from truto_ci_async._wire.responses import raise_about
 from truto_ci_async.errors import (
     APIError,
     BodyTooLargeError,
@@ -34,15 +35,18 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.events import Emitter
 from truto_ci_async.models import Issue, Position, ResponseInfo
-from truto_ci_async.models.interactions import redact
+from truto_ci_async.models.debug import redact
 
-from .paginator import Walk
+from .cursor import PageCursor
+from .stream_views import Batches, Chunks, Items
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+
 T = TypeVar("T")
+
 
 # Bytes decoded in one go: a little at first, so that the first item is out at once, then as much as one step's
 # time allows, which depends on the engine, the items and the machine.
@@ -50,7 +54,7 @@ SMALLEST_STEP = 16 * 1024
 LARGEST_STEP = 256 * 1024
 STEP_SECONDS = 0.002
 # Seconds of decoding between two breaths for the loop: a task that slept needs two or three to go on.
-BREATH = 0.002
+YIELD_INTERVAL = 0.002
 # Bytes collected before a file is written to, since every write is a trip to another thread.
 WRITE_SIZE = 2**20
 # Repairs kept on the stream, all in all; the rest is counted.
@@ -124,7 +128,7 @@ class ItemStream(Generic[T]):
         self,
         opener: Opener,
         decoder: Callable[[bool], Decoder[T]],
-        walk: Walk,
+        walk: PageCursor,
         *,
         follow_cursor: bool,
         max_stream_bytes: int | None,
@@ -215,22 +219,22 @@ class ItemStream(Generic[T]):
 
     def __aiter__(self) -> AsyncIterator[T]:
         self._use()
-        return _Items(self)
+        return Items(self)
 
     def batches(self) -> AsyncIterator[list[T]]:
         """Hand out the items in lists, as the bytes come in: for bulk work, with less to do per item."""
         self._use()
-        return _Batches(self)
+        return Batches(self)
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Hand out the body's bytes, decompressed, whatever they are; cursors are not followed."""
         self._use()
-        return _Chunks(self)
+        return Chunks(self)
 
     async def save(self, path: str | os.PathLike[str]) -> int:
         """Write the body to ``path`` and return its size in bytes; cursors are not followed.
 
-        The file appears whole or not at all: it is written beside, synced and then renamed.
+        The file appears whole or not at all: it is written beside, synced and then map_network_error.
 
         :raises UsageError: ``path`` is a directory, or anything else that is no file.
         :raises OSError: the file cannot be written.
@@ -412,7 +416,7 @@ class ItemStream(Generic[T]):
             perf_counter() > self._breath
         ):  # before anything is taken: whoever is cancelled here has lost nothing
             await asyncio.sleep(0)
-            self._breath = perf_counter() + BREATH
+            self._breath = perf_counter() + YIELD_INTERVAL
         if self._at == len(self._piece):
             piece = await self._receive()
             if piece is None:
@@ -474,59 +478,6 @@ def _may_be_json(kind: str) -> bool:
         in {"application/json", "text/json", "text/plain", "application/octet-stream", "text/javascript"}
         or kind.endswith("+json")
     )
-
-
-class _Items(Generic[T]):
-    __slots__ = ("_next", "_stream")
-
-    def __init__(self, stream: ItemStream[T]) -> None:
-        self._stream = stream
-        self._next: Callable[[], T] = iter(()).__next__
-
-    def __aiter__(self) -> _Items[T]:
-        return self
-
-    async def __anext__(self) -> T:
-        while True:
-            try:
-                return self._next()
-            except StopIteration:
-                items = await self._stream.next_items()
-                if items is None:
-                    raise StopAsyncIteration from None
-                self._next = items.__next__
-
-
-class _Batches(Generic[T]):
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: ItemStream[T]) -> None:
-        self._stream = stream
-
-    def __aiter__(self) -> _Batches[T]:
-        return self
-
-    async def __anext__(self) -> list[T]:
-        batch = await self._stream.next_batch()
-        if batch is None:
-            raise StopAsyncIteration
-        return batch
-
-
-class _Chunks:
-    __slots__ = ("_stream",)
-
-    def __init__(self, stream: ItemStream[Any]) -> None:
-        self._stream = stream
-
-    def __aiter__(self) -> _Chunks:
-        return self
-
-    async def __anext__(self) -> bytes:
-        chunk = await self._stream.next_chunk()
-        if chunk is None:
-            raise StopAsyncIteration
-        return chunk
 
 
 class _NewFile:

@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
 from msgspec import Raw
 
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async.pull.checkpoint.sqlite import Checkpoint, Key, MemoryCheckpoint, Progress
-from truto_ci_async.pull.plan.plan import AccountPage
-from truto_ci_async.resources.base import SLICED_ABOVE
-from truto_ci_async.sinks.files import FileSink, Sink, commit_together
+from truto_ci_async.errors import UsageError
+from truto_ci_async.models.pulls import AccountPage
+from truto_ci_async.pagination.page_fetch import SLICED_ABOVE
+from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
+from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
+from truto_ci_async.sinks.base import Sink
+from truto_ci_async.sinks.files import FileSink
 
-from .row_fingerprints import row_keys, row_marks
+from .row_fingerprints import row_identities, row_keys
 
 # What is done becomes durable after so many pages or seconds, whichever comes first, and at once if somebody waits.
 COMMIT_PAGES = 64
@@ -32,7 +35,7 @@ COMMIT_SECONDS = 0.05
 # Bytes of bodies that are kept rather than made keys of, where nothing is to outlive the process.
 KEPT_BYTES = 16 * 2**20
 # Bytes of marks that keys are made of in one go, some milliseconds; then the loop has a turn.
-BREATH_BYTES = 2**19
+YIELD_BYTES = 2**19
 # A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
 ASK_AGAIN_SECONDS = 1.0
 
@@ -198,7 +201,7 @@ class Commits:
         ):
             entry.body = body
         else:
-            entry.marks = row_marks(items, page.plain_views if type(items[0]) is Raw else None)
+            entry.marks = row_identities(items, page.plain_views if type(items[0]) is Raw else None)
 
     async def keys_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
         """Return the keys of all rows of a window that were handed out, in this run or an earlier one."""
@@ -264,7 +267,7 @@ class Commits:
             elif marks:
                 self._add_keys(entry.key, row_keys(marks))
                 made += len(marks)
-            if made >= BREATH_BYTES:
+            if made >= YIELD_BYTES:
                 made = 0
                 await asyncio.sleep(0)
         for key, bodies in self._kept.items() if final else ():
@@ -292,7 +295,7 @@ class Commits:
 
     def _keys_in(self, body: bytes) -> bytes:
         """Return the keys of the rows of a page that was read before."""
-        return row_keys(row_marks(self._reader.read(body).items))
+        return row_keys(row_identities(self._reader.read(body).items))
 
     async def _commit(
         self,
@@ -332,3 +335,31 @@ async def wait_for_event(event: asyncio.Event, seconds: float | None) -> None:
                 await event.wait()
         except TimeoutError:
             pass
+
+
+async def commit_together(
+    sink: Sink,
+    checkpoint: Checkpoint,
+    changes: Mapping[Key, Progress],
+    *,
+    row_keys: Mapping[Key, bytes] | None = None,
+    final: bool = False,
+    begun: Awaitable[bytes | None] | None = None,
+) -> bool:
+    """Make the pages a sink has taken durable, and with them the progress they stand for; False: not yet.
+
+    ``changes`` must be the progress of exactly the pages whose ``write`` has returned. ``begun`` is what
+    ``FileSink.begin_commit`` gave, if it was called already.
+    """
+    state = await (sink.commit(final=final) if begun is None else begun)
+    if state is None:
+        if final:
+            raise UsageError(
+                f"{type(sink).__name__}.commit(final=True) gave None: return bytes (b'' will do), or nothing counts "
+                "as done"
+            )
+        return False
+    await checkpoint.commit(changes, state, row_keys=row_keys)
+    if isinstance(sink, FileSink):
+        await sink.committed()
+    return True

@@ -23,12 +23,10 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVa
 
 import anyio
 import msgspec
-from msgspec import Struct
 
-from truto_ci_async._http.policy.circuit_breaker import Outage
-from truto_ci_async._http.policy.retry import check_number
+from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
-from truto_ci_async._wire.list_query import Targets
+from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async.errors import (
     APIError,
@@ -47,22 +45,28 @@ from truto_ci_async.errors import (
     UsageError,
 )
 from truto_ci_async.models import Interaction, Page, Position
-from truto_ci_async.pagination.paginator import Walk
-from truto_ci_async.pull.checkpoint.sqlite import Checkpoint, Key, MemoryCheckpoint, Outcome, Progress
-from truto_ci_async.pull.plan.plan import AccountPage, Plan, PlannedAccount, Window
-from truto_ci_async.resources.base import fetch_page, read_page
-from truto_ci_async.sinks.files import FileSink, Sink
+from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Window
+from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.page_fetch import fetch_page, read_page
+from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Outcome, Progress
+from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
+from truto_ci_async.pull.plan.plan import Plan
+from truto_ci_async.sinks.base import Sink
+from truto_ci_async.sinks.files import FileSink
 
 from .commits import Commits, Entry, wait_for_event
-from .row_fingerprints import Seen, row_keys, row_marks, split
+from .report import Budget, PullReport
+from .row_fingerprints import SeenRows, row_identities, row_keys, split
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from truto_ci_async.client import TrutoClient
 
+
 R = TypeVar("R")
 T = TypeVar("T")
+
 
 CommitMode: TypeAlias = Literal["auto", "manual"]
 #: A plan, or what makes one once the one that is stored, if any, is known.
@@ -84,89 +88,6 @@ END_SECONDS = 5.0
 # Statuses of a refused cursor. Nobody has published the words that go with them.
 _REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
 _BEGUN_AGAIN = "begun again: its cursor was refused"
-
-
-class Budget(Struct, frozen=True, kw_only=True):
-    """What one pull may use.
-
-    ``max_accounts``  accounts asked at the same time.
-    ``max_outage``    seconds a service that is down is probed before what is left is parked for a later run.
-    ``probe_wait``    seconds before the first probe; doubled for each further one, up to ``max_probe_wait``.
-
-    :raises ConfigurationError: a value out of range.
-    """
-
-    max_accounts: int = 32
-    max_outage: float = 900.0
-    probe_wait: float = 1.0
-    max_probe_wait: float = 30.0
-
-    def __post_init__(self) -> None:
-        check_number("max_accounts", self.max_accounts, least=1)
-        if not isinstance(self.max_accounts, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"max_accounts must be a whole number, got {self.max_accounts!r}")
-        check_number("max_outage", self.max_outage, least=0)
-        check_number("probe_wait", self.probe_wait, above=0)
-        check_number("max_probe_wait", self.max_probe_wait, above=0)
-
-
-class PullReport:
-    """How a pull went, or is going.
-
-    ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over.
-    ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
-    ``failed``    account id -> the error that ended it; a later run tries again.
-    ``parked``    account id -> when to come back, in seconds since 1970 (None: when the service is up again).
-    ``rows, pages, requests, retries, issues``  counts of this run; ``waited`` seconds of pacing, all accounts together.
-    """
-
-    def __init__(self, accounts: int = 0, windows: int = 1) -> None:
-        self.accounts = accounts
-        self.windows = windows
-        self.windows_done = 0
-        self.done = 0
-        self.empty = 0
-        self.failed: dict[str, TrutoError] = {}
-        self.parked: dict[str, float | None] = {}
-        self.rows = 0
-        self.pages = 0
-        self.requests = 0
-        self.retries = 0
-        self.waited = 0.0
-        self.issues = 0
-
-    @property
-    def complete(self) -> bool:
-        """Whether every account was pulled to the end."""
-        return self.done == self.accounts
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain, JSON-ready data."""
-        return {
-            "complete": self.complete,
-            "accounts": self.accounts,
-            "windows": self.windows,
-            "windows_done": self.windows_done,
-            "done": self.done,
-            "empty": self.empty,
-            "failed": {
-                account: {"error": type(error).__name__, "message": str(error)}
-                for account, error in self.failed.items()
-            },
-            "parked": dict(self.parked),
-            "rows": self.rows,
-            "pages": self.pages,
-            "requests": self.requests,
-            "retries": self.retries,
-            "waited": round(self.waited, 3),
-            "issues": self.issues,
-        }
-
-    def __repr__(self) -> str:
-        return (
-            f"PullReport({self.done:,} of {self.accounts:,} accounts done, {self.empty:,} of them empty, "
-            f"{len(self.failed):,} failed, {len(self.parked):,} parked; {self.rows:,} rows in {self.pages:,} pages)"
-        )
 
 
 class PulledPage(AccountPage[T]):
@@ -218,15 +139,15 @@ class _Account:
         self.account = account
         self.left = left  # windows still to do, oldest first, with the progress made in each
         self.rows = rows  # in all windows, for telling empty accounts
-        self.walk: Walk | None = None  # of the first of them
-        self.targets: Targets | None = None
+        self.walk: PageCursor | None = None  # of the first of them
+        self.targets: RequestTargets | None = None
         self.body = b""  # of the page that is about to be handed over
         self.is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
         self.open: deque[Entry] = deque()  # handed out and not committed yet, in order
         self.calls = 0  # failed ones in a row
         self.failing_since: float | None = None  # the first of those that were not the service's fault
         self.restarts = 0
-        self.seen: Seen | None = None  # rows handed out before the window was begun again
+        self.seen: SeenRows | None = None  # rows handed out before the window was begun again
 
 
 class Pull(Generic[T]):
@@ -287,10 +208,10 @@ class Pull(Generic[T]):
         self._later: list[tuple[float, int, _Account]] = []  # heap: not to be asked before
         self._order = count()
         self._stored: dict[Key, Progress] = {}
-        self._targets: dict[int, Targets] = {}  # of the first account that came to each window
+        self._targets: dict[int, RequestTargets] = {}  # of the first account that came to each window
         self._in_service = 0
         self._wake = asyncio.Event()
-        self._outage = Outage(
+        self._outage = CircuitBreaker(
             max_outage=budget.max_outage, probe_wait=budget.probe_wait, max_probe_wait=budget.max_probe_wait
         )
 
@@ -640,27 +561,27 @@ class Pull(Generic[T]):
         if progress.rows and (position is None or progress.error is not None):
             # Begun again, in this run or an earlier one: leave out what was handed out before.
             keys = await self._commits.keys_of((state.account.id, index), state.open)
-            state.seen = Seen(split(keys))
+            state.seen = SeenRows(split(keys))
         state.targets = targets
         state.is_resumed = position is not None and position.cursor is not None
-        state.walk = Walk(targets.start(position), len(targets.query.users), account=state.account.id)
+        state.walk = PageCursor(targets.start(position), len(targets.query.users), account=state.account.id)
 
-    def _targets_of(self, account: PlannedAccount, index: int) -> Targets:
+    def _targets_of(self, account: PlannedAccount, index: int) -> RequestTargets:
         """Return what is asked of an account over a window: checked, ordered and encoded once for each window."""
         first = self._targets.get(index)
         if first is not None:
             return first.like(account.id)
         plan = cast("Plan", self.plan)
-        targets = self._targets[index] = Targets(plan.query(account, plan.windows[index]))
+        targets = self._targets[index] = RequestTargets(plan.query(account, plan.windows[index]))
         return targets
 
     def _hand_over(self, state: _Account, page: Page[Any], *, is_loop: bool) -> None:
         index, progress = state.left[0]
         window = cast("Plan", self.plan).windows[index]
-        position = cast("Walk", state.walk).position
+        position = cast("PageCursor", state.walk).position
         is_last = position is None
         if state.seen is not None:
-            fresh = state.seen.new(list(split(row_keys(row_marks(page.items)))))
+            fresh = state.seen.new(list(split(row_keys(row_identities(page.items)))))
             if len(fresh) < len(page):
                 page = _only(page, fresh)
         rows = progress.rows + len(page)
@@ -747,7 +668,7 @@ class Pull(Generic[T]):
         return time.monotonic() + max(wait, self._budget.probe_wait * 2.0 ** (state.calls - 1))
 
     def _begin_again(self, state: _Account, error: TrutoError) -> float:
-        """Walk the window from its start when it is its turn again."""
+        """PageCursor the window from its start when it is its turn again."""
         index, progress = state.left[0]
         state.walk = state.seen = None
         state.left[0] = (index, msgspec.structs.replace(progress, position=None, error=_BEGUN_AGAIN))
@@ -815,43 +736,3 @@ def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:
         response=page.response,
         position=page.position,
     )
-
-
-async def run_shard(
-    client: TrutoClient,
-    shard: MadePlan,
-    store: Checkpoint,
-    sink: Sink,
-    budget: Budget = Budget(),
-    *,
-    on_invalid: OnInvalid = "repair",
-    grow: bool = False,
-    fresh: bool = False,
-    on_start: Callable[[Pull[Any]], None] | None = None,
-) -> PullReport:
-    """Pull a plan, or a shard of one, into a sink. Run it again to go on; once complete it asks nothing more.
-
-    ``on_start`` is given the running pull, whose ``report`` can be watched and whose ``stop()`` ends it in order.
-
-    :raises AuthenticationError: the token is refused; what was written is committed.
-    :raises StateConflictError: another run, or another plan, holds the state.
-    :raises StorageError: the disk fails; nothing is torn, and a later run goes on.
-    """
-    pull: Pull[Any] = Pull(
-        client,
-        shard,
-        checkpoint=store,
-        budget=budget,
-        commit="manual",
-        item_type=getattr(sink, "item_type", Interaction),
-        on_invalid=on_invalid,
-        grow=grow,
-        fresh=fresh,
-        sink=sink,
-    )
-    async with pull as pages:
-        if on_start is not None:
-            on_start(pages)
-        async for page in pages:
-            await pages.write(page)
-    return pull.report

@@ -9,61 +9,28 @@ time, for the many windows that are over before their keys are asked for.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
 from truto_ci_async.models import Interaction
-
-#: What a pull adds to every row, before the row's own columns.
-PULL_COLUMNS = ("integrated_account_id", "tenant_id", "window_start", "window_end")
+from truto_ci_async.models.row_views import View, read_views
 
 KEY_BYTES = 8
 
 
-class _User(Struct, gc=False):
-    id: Any = None
-
-
-class View(Struct, gc=False):
-    """Of a row's bytes, what its key is made of."""
-
-    id: Any = None
-    user: _User | None = None
-    start_time: Any = None
-    end_time: Any = None
-
-
-# A type of which there is no value in any row: whoever has such a field cannot be read.
-_NEVER = Literal["no row has this text under a name that is a column of ours"]
-_fields: list[Any] = [(name, _NEVER, None) for name in PULL_COLUMNS]
-_Plain: Any = msgspec.defstruct("_Plain", _fields, bases=(View,), gc=False)
-
-_read_views = msgspec.json.Decoder(View).decode_lines
-_read_plain: Callable[[bytes], list[View]] = msgspec.json.Decoder(_Plain).decode_lines
-
-
-def plain_views(items: Sequence[Any]) -> Sequence[View] | None:
-    """Read what Raw items are told apart by; None: one of them is no object, or has a field named like our columns."""
-    try:
-        views = _read_plain(b"\n".join(items))
-    except (msgspec.DecodeError, RecursionError):
-        return None
-    return views if len(views) == len(items) else None
-
-
-def row_marks(items: Sequence[Any], views: Sequence[View] | None = None) -> bytes:
+def row_identities(items: Sequence[Any], views: Sequence[View] | None = None) -> bytes:
     """Return what each item is told apart by, as one JSON array: id, user and the window really answered, or a digest.
 
     The same rows have the same marks only as items of the same type. ``views`` are those of ``plain_views``.
     """
     if items and type(items[0]) is Raw:
         try:
-            return _marks(views or _read_views(b"\n".join(items)), items)
+            return _marks(views or read_views(b"\n".join(items)), items)
         except (msgspec.DecodeError, RecursionError):
             return msgspec.json.encode([_digest(item) for item in items])
     if items and isinstance(items[0], Interaction):
@@ -104,7 +71,7 @@ def split(keys: bytes) -> Iterator[bytes]:
     return (keys[at : at + KEY_BYTES] for at in range(0, len(keys), KEY_BYTES))
 
 
-class Seen:
+class SeenRows:
     """Rows handed out before their window was begun again. A row is left out as often as it was handed out."""
 
     def __init__(self, keys: Iterable[bytes]) -> None:

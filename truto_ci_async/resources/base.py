@@ -6,76 +6,31 @@ Filters are the contract's section 1, results its sections 2 and 5.
 
 from __future__ import annotations
 
-import asyncio
 import functools
-import os
-import pathlib
-from collections.abc import Awaitable, Callable, Mapping
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
 import msgspec
 
-from truto_ci_async._http.transport.transport import Secret
 from truto_ci_async._wire.item_reader import MAX_ITEM_BYTES, OnInvalid, item_reader
-from truto_ci_async._wire.list_query import (
-    Filters,
-    ListQuery,
-    Moment,
-    Targets,
-    account_id,
-    list_query,
-    path_of,
-    snapshot,
-    takes_filters,
-)
-from truto_ci_async._wire.page_reader import (
-    PageData,
-    PageReader,
-    raise_about,
-    raw_cursor,
-    read_capabilities,
-    read_token,
-)
-from truto_ci_async.errors import APIError, DecodeError, NotFoundError, UsageError
-from truto_ci_async.events import PageDecoded
-from truto_ci_async.models import (
-    Capabilities,
-    IntegratedAccount,
-    Interaction,
-    Issue,
-    Page,
-    Position,
-    RawResponse,
-    ResponseInfo,
-)
-from truto_ci_async.pagination.paginator import (
-    Fetch,
-    P,
-    Pages,
-    Paginator,
-    RawPages,
-    Walk,
-    Walkable,
-    following,
-)
+from truto_ci_async._wire.list_query import Filters, ListQuery, RequestTargets, list_query, takes_filters
+from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursor
+from truto_ci_async._wire.query_string import path_of
+from truto_ci_async._wire.responses import raise_about
+from truto_ci_async.errors import APIError, DecodeError, UsageError
+from truto_ci_async.models import IntegratedAccount, Issue, Position, RawResponse
+from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.page_fetch import fetch_page, read_page, request_page
+from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
 
 if TYPE_CHECKING:
     from truto_ci_async._wire.incremental.item_decoder import Engine
     from truto_ci_async.client import TrutoClient
     from truto_ci_async.pagination.stream import Decoder, ItemStream, Reopen
-    from truto_ci_async.pull.checkpoint.sqlite import Checkpoint
-    from truto_ci_async.pull.engine import Budget, CommitMode, Pull, PullReport
-    from truto_ci_async.pull.plan.plan import Accounts, Plan, PlanOptions
-    from truto_ci_async.sinks.files import OutputFormat
+
 
 T = TypeVar("T")
 S = TypeVar("S")
 
-# Where ``pull_to`` keeps its progress, inside the output's folder.
-STATE_FILE = ".truto-pull.sqlite3"
-# Bytes of body that are decoded in one go (a few milliseconds); more goes in slices.
-SLICED_ABOVE = 2**20
 
 ListFormat: TypeAlias = Literal["unified", "normalized", "debug"]
 StreamFormat: TypeAlias = Literal["stream", "unified", "normalized", "raw", "debug"]
@@ -215,7 +170,7 @@ class Resource(Generic[T]):
             **filters,
         )
         reader = PageReader(item_reader(item_type or self._item_type, on_invalid))
-        return _paginator(
+        return make_paginator(
             self._client,
             query,
             reader,
@@ -273,13 +228,13 @@ class Resource(Generic[T]):
         )
         reader = PageReader(item_reader(item_type or self._item_type, on_invalid), keyed=True)
         client = self._client
-        targets = Targets(query)
+        targets = RequestTargets(query)
 
         read = functools.partial(read_page, client, reader, account=query.account)
         nothing = reader.nothing if empty_on_not_found else None
 
         async def fetch(here: Position) -> PageData[Any]:
-            data, _ = await _fetch(client, targets, read, here, nothing=nothing)
+            data, _ = await request_page(client, targets, read, here, nothing=nothing)
             return data
 
         keyed = Keyed[Any]()
@@ -430,250 +385,12 @@ class Resource(Generic[T]):
         return ItemStream(
             open_at,
             decoder,
-            Walk(_start(query, cursor), len(query.users), account=query.account),
+            PageCursor(_start(query, cursor), len(query.users), account=query.account),
             follow_cursor=follow_cursor,
             max_stream_bytes=max_stream_bytes,
             emitter=client.emitter,
             account=query.account,
         )
-
-
-class Interactions(Resource[Interaction]):
-    """``client.interactions``: talk metrics of the people on an account's calls."""
-
-    def __init__(self, client: TrutoClient) -> None:
-        super().__init__(client, "conversational-intelligence", "interactions", Interaction)
-
-    # A pull is built on top of resources; these three step up to it, late, so that it can be asked for from here.
-
-    async def plan(self, accounts: Accounts | None = None, **options: Unpack[PlanOptions]) -> Plan:
-        """Say once and for all what a pull asks: accounts, absolute bounds, windows, filters.
-
-            plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
-
-        ``accounts``             ids, IntegratedAccounts or dicts with an ``id``, in any iterable, also an asynchronous
-                                 one; or a ``Path`` to a file with one id, or one JSON object, on each line. None:
-                                 discover them by ``integration`` and ``status``.
-        ``start_time, end_time`` moments, timedeltas from now, or text: ISO 8601 with an offset, ``now``, ``today``,
-                                 ``-7d``. ``end_time`` is now unless given; now is read once.
-        ``window``               ``day``, ``week``, ``month`` or a timedelta: ask a series of windows, oldest first,
-                                 whose rows are never merged. None: one window.
-
-        The other options are filters of ``list``.
-
-        :raises UsageError: something that can never be right.
-        """
-        from truto_ci_async.pull.plan.plan import resolve
-
-        return await resolve(self._client, accounts, **options)
-
-    def pull(
-        self,
-        plan_or_accounts: Plan | Accounts | None = None,
-        *,
-        checkpoint: Checkpoint | None = None,
-        budget: Budget | None = None,
-        max_accounts: int = 32,
-        commit: CommitMode = "auto",
-        item_type: Any = Interaction,
-        on_invalid: OnInvalid = "repair",
-        grow: bool = False,
-        fresh: bool = False,
-        **options: Unpack[PlanOptions],
-    ) -> Pull[Any]:
-        """Pull many accounts at once: an async context manager that hands out a bounded stream of AccountPage.
-
-            async with truto.interactions.pull(account_ids, start_time="-7d") as pages:
-                async for page in pages:
-                    store(page.account.id, page.page.items)
-            print(pages.report)
-
-        ``checkpoint``    where progress is kept, such as ``SQLiteCheckpoint(path)``; None keeps it in memory.
-        ``max_accounts``  accounts asked at once; ``budget`` sets this and how long an outage is sat out.
-        ``commit``        ``auto``: asking for the next page marks the one before as done (one consumer);
-                          ``manual``: each page is done with its ``commit()`` (any number of consumers), which
-                          waits for the pages of its account before it.
-        ``grow``          take in accounts that are new since the stored plan; ``fresh`` forgets what is stored.
-
-        What is asked is a Plan, or accounts and the options of ``plan``.
-        """
-        from truto_ci_async.pull.engine import Budget, Pull
-
-        return Pull(
-            self._client,
-            self._planned(plan_or_accounts, options),
-            checkpoint=checkpoint,
-            budget=budget or Budget(max_accounts=max_accounts),
-            commit=commit,
-            item_type=item_type,
-            on_invalid=on_invalid,
-            grow=grow,
-            fresh=fresh,
-        )
-
-    async def pull_to(
-        self,
-        out: str | os.PathLike[str],
-        plan_or_accounts: Plan | Accounts | None = None,
-        *,
-        format: OutputFormat = "ndjson",
-        budget: Budget | None = None,
-        max_accounts: int = 32,
-        on_invalid: OnInvalid = "repair",
-        grow: bool = False,
-        fresh: bool = False,
-        on_start: Callable[[Pull[Any]], None] | None = None,
-        **options: Unpack[PlanOptions],
-    ) -> PullReport:
-        """Pull many accounts into the folder ``out``; run it again to go on where it stopped.
-
-            report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
-
-        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Rows carry the account, its tenant and the window asked.
-        Output and progress are committed together: killed at any moment, nothing is lost or doubled once it has
-        been run again until ``report.complete``. NDJSON takes items as they come, so that ``on_invalid`` means nothing
-        there. ``on_start`` is given the running pull, whose ``report`` can be
-        watched and whose ``stop()`` ends it in order. The rest is as for ``pull``.
-
-        :raises StateConflictError: another run holds the folder, or it belongs to another plan.
-        :raises StorageError: the disk fails; a later run goes on.
-        :raises AuthenticationError: the token is refused.
-        """
-        from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
-        from truto_ci_async.pull.engine import Budget, run_shard
-        from truto_ci_async.sinks.files import make_sink
-
-        folder = pathlib.Path(out)
-        sink = make_sink(format, folder, fresh=fresh)
-        return await run_shard(
-            self._client,
-            self._planned(plan_or_accounts, options),
-            SQLiteCheckpoint(folder / STATE_FILE),
-            sink,
-            budget or Budget(max_accounts=max_accounts),
-            on_invalid=on_invalid,
-            grow=grow,
-            fresh=fresh,
-            on_start=on_start,
-        )
-
-    def _planned(
-        self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
-    ) -> Plan | Callable[[Plan | None], Awaitable[Plan]]:
-        from truto_ci_async.pull.plan.plan import Plan, resolve
-
-        if isinstance(plan_or_accounts, Plan):
-            if options:
-                raise UsageError(
-                    f"a plan says all of it already: {', '.join(options)} cannot be given beside it"
-                )
-            return plan_or_accounts
-
-        async def make(stored: Plan | None) -> Plan:
-            known = None if stored is None else stored.accounts
-            return await resolve(self._client, plan_or_accounts, known=known, **options)
-
-        return make
-
-
-class IntegratedAccounts:
-    """``client.integrated_accounts``: the connected accounts of this environment (contract section 5)."""
-
-    def __init__(self, client: TrutoClient) -> None:
-        self._client = client
-
-    def __repr__(self) -> str:
-        return "<IntegratedAccounts>"
-
-    def list(
-        self,
-        integration: str | None = None,
-        status: str | None = None,
-        tenant_id: str | None = None,
-        is_sandbox: bool | None = None,
-        *,
-        created_at: Moment | Mapping[str, Any] | None = None,
-        updated_at: Moment | Mapping[str, Any] | None = None,
-        limit: int | None = None,
-        cursor: str | Position | None = None,
-        extra_query: Mapping[str, Any] | None = None,
-        on_invalid: OnInvalid = "repair",
-        prefetch: int = 1,
-        max_pages: int | None = None,
-    ) -> Paginator[IntegratedAccount]:
-        """List connected accounts.
-
-            async for account in truto.integrated_accounts.list(integration="gong", status="active"):
-                print(account.id, account.tenant_id)
-
-        ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``; the times take
-        a moment or operators such as ``{"gt": moment}``. The rest is as for ``Resource.list``.
-        """
-        query = list_query("integrated-account", account=None, limit=limit, extra_query=extra_query)
-        query = msgspec.structs.replace(
-            query,
-            params={
-                "integration.name": integration,
-                "status": status,
-                "tenant_id": tenant_id,
-                "is_sandbox": is_sandbox,
-                "created_at": snapshot(created_at),
-                "updated_at": snapshot(updated_at),
-                "limit": limit,
-            },
-        )
-        query.target()
-        reader = PageReader(item_reader(IntegratedAccount, on_invalid))
-        return _paginator(
-            self._client,
-            query,
-            reader,
-            cursor=cursor,
-            empty_on_not_found=False,
-            prefetch=prefetch,
-            max_pages=max_pages,
-            label="list of integrated accounts",
-        )
-
-    async def capabilities(self, integrated_account_id: str | IntegratedAccount) -> Capabilities:
-        """Tell which unified resources an account offers, and whether it is blocked.
-
-        :raises NotFoundError: no such account.
-        """
-        account = _required(integrated_account_id)
-
-        async def read(body: bytes) -> Capabilities:
-            return read_capabilities(body)
-
-        target = path_of("integrated-account", account, "capabilities") + "?type=unified"
-        capabilities, _ = await self._client.request("GET", target, account=account, read=read)
-        return capabilities
-
-    async def create_token(self, integrated_account_id: str | IntegratedAccount) -> str:
-        """Make a token that stands for this account alone and lives 15 minutes (contract section 4).
-
-        Use it with ``client.with_options(token=...)``; calls then need no ``integrated_account_id``.
-        """
-        account = _required(integrated_account_id)
-
-        async def read(body: bytes) -> str:
-            return read_token(body)
-
-        token, _ = await self._client.request(
-            "POST",
-            "/integrated-account/token",
-            account=account,
-            read=read,
-            body=msgspec.json.encode({"integrated_account_id": account}),
-        )
-        return Secret(token)  # a notebook would show it otherwise
-
-
-def _required(account: str | IntegratedAccount) -> str:
-    value = account_id(account)
-    if value is None:
-        raise UsageError("this call needs an integrated account's id")
-    return value
 
 
 def _start(query: ListQuery, cursor: str | Position | None) -> Position:
@@ -690,8 +407,8 @@ def _walkable(
     cursor: str | Position | None,
     prefetch: int = 1,
     max_pages: int | None = None,
-) -> Walkable[P]:
-    return Walkable(
+) -> PageSource[P]:
+    return PageSource(
         fetch,
         _start(query, cursor),
         spawn=client.spawn,
@@ -702,7 +419,7 @@ def _walkable(
     )
 
 
-def _paginator(
+def make_paginator(
     client: TrutoClient,
     query: ListQuery,
     reader: PageReader[Any],
@@ -713,103 +430,10 @@ def _paginator(
     max_pages: int | None,
     label: str,
 ) -> Paginator[Any]:
-    targets = Targets(query)
+    targets = RequestTargets(query)
 
     read = functools.partial(read_page, client, reader, account=query.account)
     nothing = reader.nothing if empty_on_not_found else None
     fetch = functools.partial(fetch_page, client, targets, read, nothing=nothing)
     walkable = _walkable(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(walkable, label=label)
-
-
-async def fetch_page(
-    client: TrutoClient,
-    targets: Targets,
-    read: Callable[[bytes], Awaitable[PageData[Any]]],
-    here: Position,
-    *,
-    nothing: bytes | None,
-) -> Page[Any]:
-    """Fetch the page at a place of a walk; ``read`` is on no deadline.
-
-    ``nothing`` is the body that stands in for the provider's word that there is nothing; None: that is an error.
-    """
-    data, response = await _fetch(client, targets, read, here, nothing=nothing)
-    return Page(
-        data.items,
-        next_cursor=data.next_cursor,
-        prev_cursor=data.prev_cursor,
-        result_count=data.result_count,
-        is_partial_response=data.is_partial_response,
-        debug=data.debug,
-        extra=data.extra,
-        issues=data.issues,
-        response=response,
-        position=following(here, data.next_cursor, len(targets.query.users)),
-    )
-
-
-async def _fetch(
-    client: TrutoClient,
-    targets: Targets,
-    read: Callable[[bytes], Awaitable[PageData[Any]]],
-    here: Position,
-    *,
-    nothing: bytes | None,
-) -> tuple[PageData[Any], ResponseInfo]:
-    """Fetch and read the page at a place; what goes wrong says which page it was."""
-
-    def excuse(error: APIError) -> bytes | None:
-        # Gong's "no stats found for the specified period": only the first page of a window can be empty this way.
-        return (
-            nothing if isinstance(error, NotFoundError) and error.is_remote and here.cursor is None else None
-        )
-
-    try:
-        return await client.request(
-            "GET",
-            targets.at(here.chunk, here.cursor),
-            account=targets.query.account,
-            read=read,
-            excuse=excuse,
-        )
-    except DecodeError as error:
-        error.cursor = here.cursor
-        raise
-    except APIError as error:
-        raise_about(error, here.cursor)
-
-
-async def read_page(
-    client: TrutoClient, reader: PageReader[Any], body: bytes, *, account: str | None
-) -> PageData[Any]:
-    """Read a page, a large one in steps between which the loop has a turn, and tell of it."""
-    emitter = client.emitter
-    started = perf_counter()
-    if len(body) <= SLICED_ABOVE:
-        data = reader.read(body)
-    else:
-        data = await _read_in_slices(reader, body)
-    if emitter.active:
-        emitter.emit(
-            PageDecoded(
-                time=emitter.now(),
-                account=account,
-                items=len(data.items),
-                issues=len(data.issues),
-                bytes=len(body),
-                elapsed=perf_counter() - started,
-            )
-        )
-    if data.issues:
-        emitter.repaired(data.issues, account=account)
-    return data
-
-
-async def _read_in_slices(reader: PageReader[Any], body: bytes) -> PageData[Any]:
-    page = PageData[Any](items=())
-    for part in reader.read_in_slices(body):
-        if part is not None:
-            page = part
-        await asyncio.sleep(0)  # a breath for the loop
-    return page

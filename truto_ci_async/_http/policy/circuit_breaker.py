@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 
-class Outage:
+class CircuitBreaker:
     """Lets requests through, one by one while the service is down.
 
     After each ``turn`` that said yes, ``success`` or ``failure`` must follow; a probe (``is_on`` when its turn came)

@@ -15,39 +15,26 @@ teach their account only: what remains until the reset is all that is sent until
 Those who wait are queued per account, first come first served, and accounts take turns. An account that has
 to wait for its own limit leaves the round until it may go, so it never holds up another one.
 
-``Pacer`` holds these rules and is pure: it is told the time, and never waits. ``Gate`` at the end does the
+``RateLimiter`` holds these rules and is pure: it is told the time, and never waits. ``AdmissionQueue`` at the end does the
 waiting.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random as _random
-import re
-import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import Any, Final
 
 from msgspec import Struct
 
-from truto_ci_async.errors import ConfigurationError, RateLimitError
-from truto_ci_async.models import RateLimit
+from truto_ci_async.errors import ConfigurationError
 
-from .retry import check_number, server_time
+from .rate_headers import Level, parse_rate_limit
+from .rate_windows import Quota, Rate, SlidingWindow
 
-__all__ = ["Gate", "Level", "Pacer", "Pacing", "Rate", "Ticket", "level_named", "parse_rate_limit"]
-
-Level: TypeAlias = Literal["token", "account"]
-
-# Of the window, added to it: requests on their way bunch up by as much as latency varies.
-MARGIN: Final = 0.04
-BURST_SHARE: Final = 0.5  # of the slots, free to be taken at once
-GAP_SHARE: Final = 0.95  # of the steady gap between two requests; the slots hold the long run to the limit
-CUT: Final = 0.75  # of the slots, left after a 429
-REGAINED_PER_WINDOW: Final = 0.03  # of the slots, won back in each window after a 429
 DEFAULT_PAUSE: Final = 1.0  # seconds, after a 429 that does not say
 SPREAD: Final = 0.05  # of a pause, added at random so that several processes do not come back as one ...
 MOST_SPREAD: Final = 1.0  # ... but no more seconds than this
@@ -55,8 +42,8 @@ MOST_SPREAD: Final = 1.0  # ... but no more seconds than this
 # that does not name its level is its account's at first, and adds a point of suspicion against the token,
 # unless that account has had one lately. When many accounts have, each counts again. The token is blamed as
 # well from this many points, and this share of the accounts at work.
-SUSPICION: Final = 3.0
-SUSPICION_SHARE: Final = 0.025
+TOKEN_BLAME_SCORE: Final = 3.0
+TOKEN_BLAME_SHARE: Final = 0.025
 LATELY: Final = 60.0  # seconds
 MANY: Final = 0.25  # of the accounts at work
 # Good answers take suspicion away: a whole point each as long as we use little of the token's limit
@@ -66,22 +53,6 @@ CLEARED: Final = 0.03  # points
 # No tier asks for more than its own window, give or take: a longer pause than that is not the token's.
 LONGEST_TIER_PAUSE: Final = 1.5  # windows
 FORGET_EVERY: Final = 10.0  # seconds between two looks whether an account can be forgotten
-
-
-class Rate(Struct, frozen=True):
-    """``limit`` requests in any ``window`` seconds.
-
-    :raises ConfigurationError: ``limit`` is not a whole number of at least 1, or ``window`` not above zero.
-    """
-
-    limit: int
-    window: float
-
-    def __post_init__(self) -> None:
-        check_number("Rate.limit", self.limit, least=1)
-        check_number("Rate.window", self.window, above=0)
-        if not isinstance(self.limit, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"Rate.limit must be a whole number, got {self.limit!r}")
 
 
 class Pacing(Struct, frozen=True, kw_only=True):
@@ -107,210 +78,7 @@ class Pacing(Struct, frozen=True, kw_only=True):
         return cls(token=None, account=None, enabled=False)
 
 
-# --- what the headers say ------------------------------------------------------------------------------
-
-_NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*(?:[,;].*)?", re.ASCII | re.DOTALL)
-_WINDOW = re.compile(r";\s*w\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)", re.ASCII | re.IGNORECASE)
-_LONGEST_VALUE: Final = 400  # characters
-# Told apart by size: nobody resets in ten years, and the epoch passed these marks long ago.
-_EPOCH_SECONDS: Final = 3e8
-_EPOCH_MILLISECONDS: Final = 3e11
-_LONGEST_RESET: Final = 366 * 86400.0
-
-
-def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit | None:
-    """Read the ``ratelimit-*`` headers, leniently; None when there is nothing to read in them.
-
-    ``headers`` have lower-case names. The limit comes as ``110`` or ``110;w=10``; the reset in seconds from
-    now or as a point in time, which is measured against the answer's own ``Date`` (``now_epoch`` when there
-    is none).
-    """
-    limit_text = headers.get("ratelimit-limit")
-    remaining_text = headers.get("ratelimit-remaining")
-    reset_text = headers.get("ratelimit-reset")
-    if limit_text is None and remaining_text is None and reset_text is None:
-        return None
-    limit = _number(limit_text)
-    remaining = _number(remaining_text)
-    reset = _number(reset_text)
-    window: float | None = None
-    if limit is not None and limit_text is not None and (match := _WINDOW.search(limit_text)):
-        window = float(match[1]) or None
-    if reset is not None:
-        if reset >= _EPOCH_MILLISECONDS:
-            reset /= 1000.0
-        if reset >= _EPOCH_SECONDS:
-            reset = max(0.0, reset - server_time(headers, now_epoch))
-        if reset > _LONGEST_RESET:
-            reset = None
-    if limit is None and remaining is None and reset is None:
-        return None
-    return RateLimit(
-        limit=None if limit is None else int(limit),
-        window=window,
-        remaining=None if remaining is None else int(remaining),
-        reset=reset,
-    )
-
-
-def _number(text: str | None) -> float | None:
-    if text is None or len(text) > _LONGEST_VALUE or not (match := _NUMBER.fullmatch(text)):
-        return None
-    return float(match[1])
-
-
-def level_named(insight: Mapping[str, Any], message: str = "") -> Level | None:
-    """Find the level that the body of a 429 speaks of; None when it names neither, or both.
-
-    ``insight`` is the body's ``truto_error_insight``. Nobody has published its words for this (contract
-    section 3), so this only looks for "account" and "token".
-    """
-    text = f"{insight.get('rate_limit_error', '')} {message}".lower()
-    is_account, is_token = "account" in text, "token" in text
-    if is_account == is_token:
-        return None
-    return "account" if is_account else "token"
-
-
-# --- one limit -----------------------------------------------------------------------------------------
-
-
-class _Window:
-    """The slots of one limit. ``busy`` requests are out; ``_kept`` says until when slots are taken."""
-
-    __slots__ = (
-        "_cut_at",
-        "_cut_to",
-        "_gap",
-        "_hold",
-        "_kept",
-        "_last",
-        "busy",
-        "limit",
-        "max_busy",
-        "paused_until",
-    )
-
-    def __init__(self, rate: Rate | None, *, max_busy: float = math.inf) -> None:
-        self.max_busy = max_busy
-        self.limit = math.inf if rate is None else float(rate.limit)
-        self._hold = 1.0 if rate is None else rate.window * (1 + MARGIN)
-        self._gap = 0.0 if rate is None else rate.window * GAP_SHARE  # to be divided by the slots
-        self._kept: deque[float] = deque()
-        self._last = -math.inf  # when a slot was taken last
-        self._cut_at = -math.inf
-        self._cut_to = 0.0  # slots right after the last cut; 0 when there is no cut to win back
-        self.busy = 0
-        self.paused_until = -math.inf
-
-    def ready_at(self, now: float) -> float:
-        """When a slot can be taken; ``now`` or earlier means now, infinity means after the next answer."""
-        if self.busy >= self.max_busy:
-            return math.inf
-        kept = self._kept
-        while kept and kept[0] <= now:
-            kept.popleft()
-        if self.paused_until > now:
-            return self.paused_until
-        limit = self._slots(now) if self._cut_to else self.limit
-        used = len(kept)
-        if used >= limit:
-            return kept[used - math.ceil(limit)]
-        if self._cut_to or used >= limit * BURST_SHARE:
-            return self._last + self._gap / limit
-        return now
-
-    def take(self, now: float) -> None:
-        """Take a slot; ``ready_at`` said that there is one."""
-        self.busy += 1
-        if self.limit == math.inf:
-            return
-        self._kept.append(now + self._hold)
-        # A timer is always a little late. Counting from when it was due keeps the rate.
-        gap = self._gap / self.limit
-        due = self._last + gap
-        self._last = due if now - gap < due <= now else now
-
-    def come_back(self, *, is_sent: bool) -> None:
-        """Note that a request is no longer out. One that was never sent leaves its slot."""
-        self.busy = max(0, self.busy - 1)
-        if not is_sent and self._kept:
-            self._kept.pop()
-
-    def pause(self, until: float) -> None:
-        """Let nobody through before ``until``."""
-        self.paused_until = max(self.paused_until, until)
-
-    def cut(self, now: float) -> None:
-        """Work with fewer slots after a 429; at most once a window: answers to a flood come together."""
-        if self.limit == math.inf or now < self._cut_at + self._hold:
-            return
-        self._cut_to = max(1.0, (self._slots(now) if self._cut_to else self.limit) * CUT)
-        self._cut_at = now
-
-    def share_used(self, now: float) -> float:
-        """How much of the limit is in use, from 0 to 1."""
-        self.ready_at(now)
-        return len(self._kept) / self.limit
-
-    def idle_from(self) -> float:
-        """When everything this knows will be out of date."""
-        kept = self._kept[-1] if self._kept else -math.inf
-        regained = -math.inf
-        if self._cut_to:
-            regained = self._cut_at + (1 - self._cut_to / self.limit) / REGAINED_PER_WINDOW * self._hold
-        return max(kept, regained, self.paused_until)
-
-    def _slots(self, now: float) -> float:
-        windows = max(0.0, now - self._cut_at) / self._hold
-        slots = self._cut_to + self.limit * REGAINED_PER_WINDOW * windows
-        if slots >= self.limit:
-            self._cut_to = 0.0
-            return self.limit
-        return slots
-
-
-class _Quota:
-    """What the provider said about an account: ``left`` requests until ``until``, then ``limit`` a period."""
-
-    __slots__ = ("left", "limit", "period", "until")
-
-    def __init__(self) -> None:
-        self.limit: int | None = None
-        self.period: float | None = None  # seconds; None when unknown
-        self.left = math.inf
-        self.until = -math.inf
-
-    def learn(self, told: RateLimit, busy: int, now: float, longest: float) -> None:
-        """Take in headers. ``busy`` requests are out and not counted in them yet.
-
-        Nothing is held back for longer than ``longest`` on the word of a header: past that, the next request
-        asks.
-        """
-        if told.limit is not None:
-            # A limit of nothing would be a wall for ever; the count of what remains can say "not now".
-            self.limit = told.limit or None
-            self.period = told.window if told.window is not None and told.window <= longest else None
-        if told.remaining is not None and told.reset is not None and told.reset <= longest:
-            self.left = max(0, told.remaining - busy)
-            self.until = now + told.reset
-        elif told.remaining:
-            self.left = math.inf
-
-    def ready_at(self, now: float, busy: int) -> float:
-        """When one more may go, as ``_Window.ready_at``."""
-        if now >= self.until:
-            self.left = math.inf
-            if self.limit is not None and self.period is not None:
-                self.left = max(0, self.limit - busy)
-                self.until = now + self.period
-        return now if self.left >= 1 else self.until
-
-
-# --- the queue -----------------------------------------------------------------------------------------
-
-
-class Ticket:
+class Waiter:
     """A place in the queue. ``owner`` is free for whoever waits to use.
 
     ``refused`` is set instead of letting it through: the seconds that the service wants this level left
@@ -332,10 +100,10 @@ class _Account:
 
     def __init__(self, name: str | None, rate: Rate | None) -> None:
         self.name = name
-        self.window = _Window(rate)
-        self.quota: _Quota | None = None
+        self.window = SlidingWindow(rate)
+        self.quota: Quota | None = None
         # An OrderedDict and not a deque: one who gives up leaves from the middle.
-        self.waiting: OrderedDict[Ticket, None] = OrderedDict()
+        self.waiting: OrderedDict[Waiter, None] = OrderedDict()
         self.is_in_round = False
         self.due = math.inf  # when the heap brings it back into the round; infinity: not in the heap
         self.version = 0  # of its entry in the heap; older entries are dead, and at most wake us for nothing
@@ -347,7 +115,7 @@ class _Account:
         return max(ready, self.quota.ready_at(now, self.window.busy))
 
 
-class Pacer:
+class RateLimiter:
     """The rules of pacing for one token. Every ``now`` is a monotonic clock's, in seconds.
 
     Ask with ``enter``; after anything that returns, ``poll`` says who else may go and ``next_at`` when to ask
@@ -371,13 +139,13 @@ class Pacer:
         self._pacing = pacing or Pacing()
         self._max_wait = max_wait
         self._draw = random
-        self._token = _Window(self._pacing.token, max_busy=max_busy)
+        self._token = SlidingWindow(self._pacing.token, max_busy=max_busy)
         self._accounts: dict[str | None, _Account] = {}
         self._round: deque[_Account] = deque()  # may go as soon as the token may
         self._later: list[tuple[float, int, int, _Account]] = []  # heap: due, order, version, account
         self._forget: list[tuple[float, int, _Account]] = []  # heap: when to look whether it can be forgotten
         self._order = 0  # ties of the heaps are first come, first served
-        self._refused: list[Ticket] = []
+        self._refused: list[Waiter] = []
         self._suspicion = 0.0
         # Accounts that met an unmarked 429, and when.
         self._hit: OrderedDict[str | None, float] = OrderedDict()
@@ -391,7 +159,7 @@ class Pacer:
         """False under ``Pacing.off()``: then there is nothing to ask."""
         return self._pacing.enabled
 
-    def enter(self, account: str | None, now: float) -> Ticket | None:
+    def enter(self, account: str | None, now: float) -> Waiter | None:
         """Ask to send a request. None: go. Otherwise a ticket that ``poll`` will hand back in its turn."""
         if self._forget and self._forget[0][0] <= now:
             self._forget_idle(now)
@@ -405,7 +173,7 @@ class Pacer:
             level: Level = "token" if token_ready > now else "account"
         else:
             level = "token" if state.is_in_round or not state.waiting else "account"
-        ticket = Ticket(state)
+        ticket = Waiter(state)
         ticket.level = level
         state.waiting[ticket] = None
         self.waiting += 1
@@ -413,15 +181,15 @@ class Pacer:
             self._line_up(state, now)
         return ticket
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: Waiter) -> None:
         """Give up a place in the queue; nothing happens when the ticket has left it already."""
         waiting = ticket._account.waiting  # pyright: ignore[reportPrivateUsage]
         if ticket in waiting:
             del waiting[ticket]
             self.waiting -= 1
 
-    def poll(self, now: float) -> list[Ticket]:
-        """Take out of the queue who may go now (they are let through) and who is refused (see ``Ticket``)."""
+    def poll(self, now: float) -> list[Waiter]:
+        """Take out of the queue who may go now (they are let through) and who is refused (see ``Waiter``)."""
         out = self._refused
         self._refused = []
         self.waiting -= len(out)
@@ -493,7 +261,7 @@ class Pacer:
         state = self._accounts.get(account) or self._remember(account, now)
         if told is not None:
             if state.quota is None:
-                state.quota = _Quota()
+                state.quota = Quota()
             state.quota.learn(told, state.window.busy, now, self._max_wait)
             if state.waiting:
                 self._line_up(state, now)
@@ -534,11 +302,11 @@ class Pacer:
         while hit and next(iter(hit.values())) < now - LATELY:
             hit.popitem(last=False)
         at_work = len(self._accounts)
-        if state.name not in hit or len(hit) >= max(SUSPICION, MANY * at_work):
+        if state.name not in hit or len(hit) >= max(TOKEN_BLAME_SCORE, MANY * at_work):
             self._suspicion += 1.0
         hit[state.name] = now
         hit.move_to_end(state.name)
-        if self._suspicion < max(SUSPICION, SUSPICION_SHARE * at_work):
+        if self._suspicion < max(TOKEN_BLAME_SCORE, TOKEN_BLAME_SHARE * at_work):
             return False
         self._suspicion = 0.0
         return True
@@ -617,161 +385,3 @@ class Pacer:
                 self._push_forget(max(idle, now) + FORGET_EVERY, state)
             else:
                 del self._accounts[state.name]
-
-
-# --- the gate ------------------------------------------------------------------------------------------
-
-
-class _Timer(Protocol):
-    def cancel(self) -> object: ...
-
-
-class Gate:
-    """Lets requests through as its ``Pacer`` says: the one part of pacing that awaits.
-
-    Everyone admitted must come back exactly once, by ``on_response``, ``on_failure`` or ``on_unsent``
-    (arguments as ``Pacer``'s, without the time). No task of its own: while somebody waits, one timer of the
-    running loop is set.
-
-    ``clock`` is monotonic, ``epoch`` the wall clock; ``call_later(delay, callback)`` gives something to
-    cancel. ``on_wait(account, level, seconds)`` is told of everyone who had to wait, once they are through.
-    """
-
-    def __init__(
-        self,
-        pacer: Pacer,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        epoch: Callable[[], float] = time.time,
-        call_later: Callable[[float, Callable[[], None]], _Timer] | None = None,
-        on_wait: Callable[[str | None, Level, float], None] | None = None,
-    ) -> None:
-        self.pacer = pacer
-        self._clock = clock
-        self._epoch = epoch
-        self._call_later = call_later
-        self._on_wait = on_wait
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: _Timer | None = None
-        self._timer_at = math.inf
-
-    async def admit(self, account: str | None) -> float:
-        """Wait for the turn of a request for ``account``; give back the seconds waited.
-
-        When nothing speaks against it this returns at once, without a turn of the loop. Whoever is cancelled
-        while waiting leaves the queue, and a slot already given to them goes to the next.
-
-        :raises RateLimitError: the service wants this level left alone for longer than the pacer's
-            ``max_wait``; nothing was sent. ``retry_after`` says for how long.
-        """
-        pacer = self.pacer
-        if not pacer.is_on:
-            return 0.0
-        start = self._clock()
-        ticket = pacer.enter(account, start)
-        if ticket is None:
-            return 0.0
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # a timer of a loop that is gone would never fire
-            self._loop = loop
-            self._timer = None
-            self._timer_at = math.inf
-        future: asyncio.Future[None] = loop.create_future()
-        ticket.owner = future
-        try:
-            self._turn()
-            is_delayed = not future.done()
-            await future
-        except BaseException:
-            if ticket.is_through:
-                pacer.on_unsent(account, self._clock())
-            else:
-                pacer.leave(ticket)
-            self._turn()
-            raise
-        if ticket.refused is not None:
-            raise RateLimitError(
-                f"the service asked to be left alone for another {ticket.refused:.0f} s"
-                + (" by this token" if ticket.level == "token" else " by this account"),
-                status=429,
-                error="Too Many Requests",
-                retry_after=ticket.refused,
-                account=account,
-                attempts=0,
-            )
-        if not is_delayed:
-            return 0.0
-        waited = max(0.0, self._clock() - start)
-        if self._on_wait is not None:
-            self._on_wait(account, ticket.level, waited)
-        return waited
-
-    def on_response(
-        self,
-        account: str | None,
-        status: int,
-        headers: Mapping[str, str],
-        *,
-        retry_after: float | None = None,
-        is_remote: bool = False,
-        hint: Level | None = None,
-    ) -> None:
-        """An answer came: see ``Pacer.on_response``."""
-        if self.pacer.is_on:
-            self.pacer.on_response(
-                account,
-                status,
-                headers,
-                self._clock(),
-                now_epoch=self._epoch(),
-                retry_after=retry_after,
-                is_remote=is_remote,
-                hint=hint,
-            )
-            self._turn()
-
-    def on_failure(self, account: str | None) -> None:
-        """No answer came, though the request may have been sent."""
-        if self.pacer.is_on:
-            self.pacer.on_failure(account, self._clock())
-            self._turn()
-
-    def on_unsent(self, account: str | None) -> None:
-        """Nothing was sent after all."""
-        if self.pacer.is_on:
-            self.pacer.on_unsent(account, self._clock())
-            self._turn()
-
-    def _turn(self, now: float | None = None) -> None:
-        """Wake whoever may go, and set the timer for the next."""
-        pacer = self.pacer
-        if not pacer.waiting and self._timer is None:
-            return
-        if now is None:
-            now = self._clock()
-        _wake(pacer.poll(now))
-        at = pacer.next_at(now)
-        if at == self._timer_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        self._timer_at = at
-        if at == math.inf or self._loop is None or self._loop.is_closed():
-            return
-        self._timer = (self._call_later or self._loop.call_later)(max(0.0, at - now), self._fire)
-
-    def _fire(self) -> None:
-        # A loop may fire early by its clock's resolution; to ask again at once would only spin.
-        now = max(self._clock(), self._timer_at)
-        self._timer = None
-        self._timer_at = math.inf
-        self._turn(now)
-
-
-def _wake(tickets: Iterable[Ticket]) -> None:
-    for ticket in tickets:
-        future: asyncio.Future[None] = ticket.owner
-        # One who was cancelled in this very turn gives the slot back when its task runs.
-        if not future.done() and not future.get_loop().is_closed():
-            future.set_result(None)

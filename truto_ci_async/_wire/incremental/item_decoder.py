@@ -17,7 +17,10 @@ from truto_ci_async._wire.item_reader import MAX_ITEM_BYTES, ItemReader
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
 from truto_ci_async.models import Issue
 
-from .fast_parser import FINDER_WORKS, ISSUES_KEPT, WHITE, BulkLane, IjsonLane, Lane, Scanner, Tally
+from .array_scanner import WHITE, ArrayParser, Scanner
+from .fast_parser import FINDER_WORKS, FastArrayParser
+from .ijson_parser import IjsonArrayParser
+from .item_collector import ISSUES_KEPT, ItemCollector
 from .lexer import is_cut
 
 T = TypeVar("T")
@@ -70,10 +73,10 @@ class ItemDecoder(Generic[T]):
         self.items_read = 0
         self._max_item_bytes = max_item_bytes
         self._max_envelope_bytes = max_envelope_bytes
-        self._tally = Tally(reader, f"$.{path}", max_issues=max_issues)
+        self._tally = ItemCollector(reader, f"$.{path}", max_issues=max_issues)
         self._utf8 = _Utf8()
         self._scanner = Scanner(keys, key_by=key_by)
-        self._lane: Lane[T] | None = None
+        self._lane: ArrayParser[T] | None = None
         self._head = bytearray()
         self._tail = bytearray()
         self._stage: Literal["head", "items", "tail"] = "head"
@@ -163,13 +166,13 @@ class ItemDecoder(Generic[T]):
         if opening < 0:
             return []
         keyed = chunk[opening : opening + 1] == b"{"
-        make = BulkLane if self.engine == "auto" else IjsonLane
+        make = FastArrayParser if self.engine == "auto" else IjsonArrayParser
         self._lane = make(self._tally, self._scanner, keyed, self._max_item_bytes)
         self._stage = "items"
         return self._take_items(chunk[opening + 1 :])
 
     def _take_items(self, chunk: bytes, *, end: bool = False) -> list[T]:
-        lane = cast("Lane[T]", self._lane)
+        lane = cast("ArrayParser[T]", self._lane)
         items = lane.take(chunk, end=end)
         if lane.rest is not None:
             self._stage = "tail"
@@ -250,7 +253,7 @@ class NdjsonDecoder(Generic[T]):
         self.bytes_read = 0
         self.items_read = 0
         self._max_item_bytes = max_item_bytes
-        self._tally = Tally(reader, "$")
+        self._tally = ItemCollector(reader, "$")
         self._utf8 = _Utf8()
         self._parts: list[bytes] = []  # of the line that is not complete yet
         self._size = 0

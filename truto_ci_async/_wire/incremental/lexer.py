@@ -26,7 +26,7 @@ def is_cut(*parts: bytes) -> bool:
         return False
     events = ijson.sendable_list()
     parser = ijson.basic_parse_coro(events, use_float=False)
-    cutter = TokenCutter()
+    cutter = JsonTokenSplitter()
     try:
         for part in parts:
             for start in range(0, len(part), SLICE_BYTES):
@@ -46,7 +46,7 @@ def is_cut(*parts: bytes) -> bool:
     return False
 
 
-class TokenCutter:
+class JsonTokenSplitter:
     """Cut bytes that arrive into pieces that end between two tokens of JSON, for ijson.
 
     ijson reads a token that comes in n pieces n times from its start: a 64 MB string in network chunks would

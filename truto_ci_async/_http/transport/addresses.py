@@ -1,0 +1,71 @@
+"""Checks base URLs and proxies."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from yarl import URL
+
+from truto_ci_async.errors import ConfigurationError
+
+_NEVER_IN_A_URL = re.compile(r"[^!-~]")
+_USER_IN_A_URL = re.compile(r"[^/]*//[^/]*@")
+
+
+def checked_base_url(base_url: str) -> str:
+    """Return ``base_url`` without its trailing slash.
+
+    :raises ConfigurationError: no http or https URL of a host, or one with a query, fragment or password.
+    """
+    if (
+        "?" in base_url or "#" in base_url or _USER_IN_A_URL.match(base_url)
+    ):  # not quoted: it may hold a password
+        raise ConfigurationError("base_url takes scheme, host, port and path only")
+    try:
+        parts = urlsplit(base_url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        usable = usable and not _NEVER_IN_A_URL.search(base_url) and URL(base_url, encoded=True).absolute
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            f"base_url {base_url!r} is no http or https URL, such as https://api.truto.one"
+        )
+    return base_url.rstrip("/")
+
+
+def checked_proxy(proxy: str) -> str:
+    """Return ``proxy`` as aiohttp takes it.
+
+    :raises ConfigurationError: not an http or https proxy; its URL is not quoted, since it may hold a password.
+    """
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    try:
+        parts = urlsplit(proxy)
+        usable = bool(parts.hostname) and parts.port != 0 and URL(proxy).absolute
+    except ValueError:
+        raise ConfigurationError("the proxy is no URL of a host, such as http://proxy:3128") from None
+    if parts.scheme not in {"http", "https"}:
+        raise ConfigurationError(
+            f"a proxy is an http or https URL, this one is {parts.scheme!r} (did HTTPS_PROXY or ALL_PROXY name it?)"
+        )
+    if not usable:
+        raise ConfigurationError("the proxy is no URL of a host, such as http://proxy:3128")
+    return proxy
+
+
+def environment_proxy(base_url: str) -> str | None:
+    """Return the proxy that the environment names for ``base_url`` (HTTPS_PROXY, NO_PROXY, …), if any.
+
+    Read through urllib: aiohttp's ``trust_env`` would also read ``.netrc``, and an entry there breaks every
+    request that carries a bearer token.
+    """
+    parts = urlsplit(base_url)
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.netloc):
+        return None
+    return checked_proxy(proxy)

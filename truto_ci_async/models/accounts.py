@@ -1,0 +1,97 @@
+"""Connected accounts, and what each of them offers."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from .types import AwareDatetime, decode_any
+
+
+class Integration(Struct, frozen=True, kw_only=True, gc=False):
+    """The product an account is connected to, such as ``gong``."""
+
+    id: str | None = None
+    name: str | None = None
+    category: str | None = None
+
+
+class IntegratedAccount(Struct, frozen=True, kw_only=True):
+    """One connected account (contract section 5). Pass it wherever an integrated account id is asked for.
+
+    ``status`` is ``active``, ``connecting``, ``post_install_error``, ``validation_error``, ``needs_reauth`` or
+    a word newer than this package. ``context`` can hold the customer's secrets and is left out of the repr.
+    """
+
+    id: str | None = None
+    tenant_id: str | None = None
+    environment_id: str | None = None
+    environment_integration_id: str | None = None
+    status: str | None = None
+    is_sandbox: bool | None = None
+    authentication_method: str | None = None
+    region: str | None = None
+    context: Any = None
+    integration: Integration | None = None
+    created_at: AwareDatetime | None = None
+    updated_at: AwareDatetime | None = None
+    last_error: Any = None
+
+    def row(self) -> dict[str, Any]:
+        """Flatten into one row for tables and CSV; ``context`` and ``last_error`` are left out."""
+        integration = self.integration or Integration()
+        return {
+            "id": self.id,
+            "integration": integration.name,
+            "status": self.status,
+            "tenant_id": self.tenant_id,
+            "is_sandbox": self.is_sandbox,
+            "authentication_method": self.authentication_method,
+            "region": self.region,
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the API's own shape as plain, JSON-ready dicts and lists, ``context`` included."""
+        return cast("dict[str, Any]", decode_any(msgspec.json.encode(self)))
+
+    def __repr__(self) -> str:
+        integration = self.integration.name if self.integration else None
+        return (
+            f"IntegratedAccount(id={self.id!r}, integration={integration!r}, status={self.status!r}, "
+            f"tenant_id={self.tenant_id!r})"
+        )
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [
+            (name, value) for name, value in super().__rich_repr__() if name not in {"context", "last_error"}
+        ]
+
+
+class Capability(Struct, frozen=True, kw_only=True, gc=False):
+    """One unified resource an account can be asked for; ``model`` is None where the service leaves it out."""
+
+    model: str | None = None
+    resource: str | None = None
+    methods: tuple[str, ...] = ()
+
+
+class Capabilities(Struct, frozen=True, kw_only=True):
+    """What an account can do: ``.capabilities(id)``. Both published shapes become this one."""
+
+    account_id: str | None = None
+    status: str | None = None
+    is_blocked: bool | None = None
+    unified: tuple[Capability, ...] = ()
+
+    def supports(self, resource: str, method: str = "list", *, model: str | None = None) -> bool:
+        """Tell whether ``method`` of ``resource`` is offered; ``model`` narrows it where the service names it."""
+        return any(
+            entry.resource == resource
+            and method in entry.methods
+            and (model is None or entry.model is None or entry.model == model)
+            for entry in self.unified
+        )

@@ -1,0 +1,213 @@
+"""Pages, positions, raw responses, and what came with them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar, overload
+
+import msgspec
+from msgspec import Struct
+
+from truto_ci_async._json import EXCERPT_BYTES, decode_json
+from truto_ci_async.errors import DecodeError, UsageError
+
+from .debug import DebugInfo
+
+T = TypeVar("T")
+
+
+class RateLimit(Struct, frozen=True, kw_only=True, gc=False):
+    """The ``ratelimit-*`` headers of an answer: requests per ``window`` seconds, and when it opens again.
+
+    ``reset`` is in seconds from the moment of the answer. A value that was absent or unreadable is None.
+    """
+
+    limit: int | None = None
+    window: float | None = None
+    remaining: int | None = None
+    reset: float | None = None
+
+
+class ResponseInfo(Struct, frozen=True, kw_only=True):
+    """How an answer came about. ``headers`` have lower-case names; ``elapsed`` is in seconds.
+
+    ``attempts`` counts the requests sent for it; ``elapsed`` runs from the first of them to the last byte,
+    waits between them included; ``waited`` is the time spent in pacing before the first.
+    """
+
+    status: int = 200
+    headers: dict[str, str] = {}
+    rate_limit: RateLimit | None = None
+    attempts: int = 1
+    elapsed: float = 0.0
+    waited: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"ResponseInfo(status={self.status}, attempts={self.attempts}, elapsed={self.elapsed:.3f})"
+
+
+class Issue(Struct, frozen=True, kw_only=True, gc=False):
+    """One thing that was wrong with a record and was repaired rather than raised.
+
+    ``index`` is the record's place on its page, ``path`` where inside the body, ``message`` what was expected
+    and what came, and ``raw`` the record's own JSON, so that nothing is lost. ``dropped`` is True when nothing
+    of the record could be kept: it is in ``raw`` only.
+    """
+
+    index: int | None = None
+    path: str = "$"
+    message: str = ""
+    dropped: bool = False
+    raw: bytes = b""
+
+
+class Position(Struct, frozen=True, kw_only=True, gc=False):
+    """The place after a page: where a walk goes on from, valid for the same filters only.
+
+    ``chunk`` counts the groups of 20 users a long ``users`` filter is split into, ``cursor`` is the service's
+    own (None: start of that chunk), ``filters`` a fingerprint of everything else that was asked. Store it as
+    text with ``str()``; ``list(cursor=...)`` takes the object or that text.
+    """
+
+    PREFIX: ClassVar[str] = "truto-position-1."
+
+    filters: str
+    chunk: int = 0
+    cursor: str | None = None
+
+    def __str__(self) -> str:
+        fields = msgspec.json.encode((self.chunk, self.cursor, self.filters))
+        return self.PREFIX + base64.urlsafe_b64encode(fields).decode().rstrip("=")
+
+    @classmethod
+    def parse(cls, text: str) -> Position:
+        """Read what ``str(position)`` wrote.
+
+        :raises UsageError: the text is something else, or was cut.
+        """
+        try:
+            text = text.strip()
+            if not text.startswith(cls.PREFIX):
+                raise ValueError(text)
+            packed = text.removeprefix(cls.PREFIX)
+            fields = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
+            chunk, cursor, filters = msgspec.json.decode(fields, type=tuple[int, str | None, str])
+        except ValueError as error:
+            raise UsageError(
+                f"not the text of a Position: {text[:40]!r}; store str(page.position) whole"
+            ) from error
+        return cls(chunk=chunk, cursor=cursor, filters=filters)
+
+
+class Page(Sequence[T], Generic[T]):
+    """One page of items: a read-only sequence of them, with what came beside them.
+
+    ``next_cursor`` is the service's own word; ``position`` is what resumes a walk (None only at its end).
+    ``extra`` holds envelope keys this package does not know. ``issues`` lists repaired records. ``response``
+    tells status, headers, rate limit, attempts and time. ``debug`` is set by ``response_format="debug"``.
+    """
+
+    __slots__ = (
+        "debug",
+        "extra",
+        "is_partial_response",
+        "issues",
+        "items",
+        "next_cursor",
+        "position",
+        "prev_cursor",
+        "response",
+        "result_count",
+    )
+
+    def __init__(
+        self,
+        items: Sequence[T],
+        *,
+        next_cursor: str | None = None,
+        prev_cursor: str | None = None,
+        result_count: int | None = None,
+        is_partial_response: bool | None = None,
+        debug: DebugInfo | None = None,
+        extra: Mapping[str, Any] | None = None,
+        issues: Sequence[Issue] = (),
+        response: ResponseInfo | None = None,
+        position: Position | None = None,
+    ) -> None:
+        self.items: tuple[T, ...] = tuple(items)
+        self.next_cursor = next_cursor
+        self.prev_cursor = prev_cursor
+        self.result_count = result_count
+        self.is_partial_response = is_partial_response
+        self.debug = debug
+        self.extra: dict[str, Any] = dict(extra or {})
+        self.issues: tuple[Issue, ...] = tuple(issues)
+        self.response = response or ResponseInfo()
+        self.position = position
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the walk goes on after this page (it may still turn out that nothing more is there)."""
+        return self.position is not None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self.items
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[T, ...]: ...
+    def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
+        return self.items[index]
+
+    def __repr__(self) -> str:
+        head = f", first={self.items[0]!r}" if self.items else ""
+        issues = f", issues={len(self.issues)}" if self.issues else ""
+        return f"Page({len(self.items)} items, has_more={self.has_more}{issues}{head})"
+
+
+class RawResponse:
+    """A body as it came, untyped: ``response_format="raw"`` (contract section 2, Formats)."""
+
+    __slots__ = ("body", "next_cursor", "response")
+
+    def __init__(self, *, body: bytes, response: ResponseInfo, next_cursor: str | None = None) -> None:
+        self.body = body
+        self.response = response
+        self.next_cursor = next_cursor
+
+    @property
+    def status(self) -> int:
+        return self.response.status
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Response headers, names in lower case."""
+        return self.response.headers
+
+    @property
+    def content_type(self) -> str:
+        """Media type without its parameters, in lower case; empty when the service sent none."""
+        return self.headers.get("content-type", "").split(";", 1)[0].strip().lower()
+
+    def json(self, type: Any = Any) -> Any:
+        """Decode the body as JSON, into ``type`` if given.
+
+        :raises DecodeError: the body is not JSON, or does not fit ``type``.
+        """
+        try:
+            return decode_json(self.body, type)
+        except msgspec.ValidationError as error:
+            raise DecodeError(
+                f"the body has another shape: {error}", raw=self.body[:EXCERPT_BYTES]
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"RawResponse(status={self.status}, {self.content_type or 'no content type'}, {len(self.body):,} bytes)"

@@ -1,0 +1,64 @@
+"""The iterators an ItemStream hands out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from .stream import ItemStream
+
+T = TypeVar("T")
+
+
+class Items(Generic[T]):
+    __slots__ = ("_next", "_stream")
+
+    def __init__(self, stream: ItemStream[T]) -> None:
+        self._stream = stream
+        self._next: Callable[[], T] = iter(()).__next__
+
+    def __aiter__(self) -> Items[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        while True:
+            try:
+                return self._next()
+            except StopIteration:
+                items = await self._stream.next_items()
+                if items is None:
+                    raise StopAsyncIteration from None
+                self._next = items.__next__
+
+
+class Batches(Generic[T]):
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: ItemStream[T]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Batches[T]:
+        return self
+
+    async def __anext__(self) -> list[T]:
+        batch = await self._stream.next_batch()
+        if batch is None:
+            raise StopAsyncIteration
+        return batch
+
+
+class Chunks:
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: ItemStream[Any]) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> Chunks:
+        return self
+
+    async def __anext__(self) -> bytes:
+        chunk = await self._stream.next_chunk()
+        if chunk is None:
+            raise StopAsyncIteration
+        return chunk

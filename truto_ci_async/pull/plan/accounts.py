@@ -1,0 +1,114 @@
+"""Collects the accounts of a plan from lists, files and discovery."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import msgspec
+
+from truto_ci_async._wire.query_string import in_order
+from truto_ci_async.errors import UsageError
+from truto_ci_async.models import IntegratedAccount
+from truto_ci_async.models.pulls import PlannedAccount
+
+#: And a source of accounts that goes on for longer than this has no end.
+MAX_ACCOUNTS = 1_000_000
+
+
+AccountLike: TypeAlias = str | IntegratedAccount | PlannedAccount | Mapping[str, Any]
+Accounts: TypeAlias = Iterable[AccountLike] | AsyncIterable[AccountLike] | os.PathLike[str]
+
+
+async def collect_accounts(accounts: Accounts) -> tuple[PlannedAccount, ...]:
+    """Take accounts in their order, each once; a tenant named by a later mention is kept."""
+    single: object = accounts
+    if isinstance(single, (str, bytes, Mapping, IntegratedAccount, PlannedAccount)):
+        shown = _brief(cast("object", single))
+        raise UsageError(f"accounts takes several: accounts=[{shown}]; a file is given as a Path")
+    if isinstance(accounts, os.PathLike):
+        accounts = await asyncio.to_thread(_read_file, Path(accounts))
+    found: dict[str, PlannedAccount] = {}
+    async for account in _each(accounts):
+        known = found.get(account.id)
+        if known is None or known.tenant_id is None:
+            found[account.id] = account
+        if len(found) > MAX_ACCOUNTS:
+            raise UsageError(f"more than {MAX_ACCOUNTS:,} accounts; does this source ever end?")
+    return tuple(found.values())
+
+
+async def _each(
+    accounts: Iterable[AccountLike] | AsyncIterable[AccountLike],
+) -> AsyncIterator[PlannedAccount]:
+    if isinstance(accounts, AsyncIterable):
+        async for account in accounts:
+            yield _planned(account)
+    elif isinstance(accounts, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        for account in in_order(accounts):
+            yield _planned(account)
+    else:
+        raise UsageError(f"accounts takes ids, IntegratedAccounts or a Path, not {_brief(accounts)}")
+
+
+def _planned(account: object) -> PlannedAccount:
+    if isinstance(account, PlannedAccount):
+        return account
+    name: object = account
+    tenant: object = None
+    if isinstance(account, IntegratedAccount):
+        name, tenant = account.id, account.tenant_id
+    elif isinstance(account, Mapping):
+        fields = cast("Mapping[str, object]", account)
+        name, tenant = fields.get("id"), fields.get("tenant_id")
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"an account's id is non-empty text, not {_brief(name)}")
+    if tenant is not None and not isinstance(tenant, str):
+        raise UsageError(f"the tenant_id of account {name} is text, not {_brief(tenant)}")
+    return PlannedAccount(checked_text("an account's id", name), tenant and checked_text("tenant_id", tenant))
+
+
+def _brief(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _read_file(path: Path) -> list[AccountLike]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read accounts from {path}: {error}") from error
+    found = [
+        _read_line(line, f"{path}, line {number}")
+        for number, line in enumerate(map(str.strip, text.split("\n")), 1)
+        if line and not line.startswith("#")
+    ]
+    if not found:
+        raise UsageError(f"{path} names no account")
+    return found
+
+
+def _read_line(line: str, where: str) -> AccountLike:
+    try:
+        if line.startswith("{"):
+            return _planned(msgspec.json.decode(line))
+        name = line.split("#", 1)[0].strip()
+        if re.search(r"[\s,;\"']", name):
+            raise UsageError("expected one id on a line, or a JSON object with an id")
+        return _planned(name)
+    except (UsageError, msgspec.DecodeError) as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def checked_text(name: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise UsageError(f"{name}: expected text, not {text!r}")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{name} holds a lone surrogate, which has no UTF-8 form") from None
+    return str(text)

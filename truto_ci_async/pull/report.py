@@ -1,0 +1,93 @@
+"""What a pull may use, and how it went."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Struct
+
+from truto_ci_async._http.policy.retry import check_number
+from truto_ci_async.errors import ConfigurationError, TrutoError
+
+
+class Budget(Struct, frozen=True, kw_only=True):
+    """What one pull may use.
+
+    ``max_accounts``  accounts asked at the same time.
+    ``max_outage``    seconds a service that is down is probed before what is left is parked for a later run.
+    ``probe_wait``    seconds before the first probe; doubled for each further one, up to ``max_probe_wait``.
+
+    :raises ConfigurationError: a value out of range.
+    """
+
+    max_accounts: int = 32
+    max_outage: float = 900.0
+    probe_wait: float = 1.0
+    max_probe_wait: float = 30.0
+
+    def __post_init__(self) -> None:
+        check_number("max_accounts", self.max_accounts, least=1)
+        if not isinstance(self.max_accounts, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigurationError(f"max_accounts must be a whole number, got {self.max_accounts!r}")
+        check_number("max_outage", self.max_outage, least=0)
+        check_number("probe_wait", self.probe_wait, above=0)
+        check_number("max_probe_wait", self.max_probe_wait, above=0)
+
+
+class PullReport:
+    """How a pull went, or is going.
+
+    ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over.
+    ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
+    ``failed``    account id -> the error that ended it; a later run tries again.
+    ``parked``    account id -> when to come back, in seconds since 1970 (None: when the service is up again).
+    ``rows, pages, requests, retries, issues``  counts of this run; ``waited`` seconds of pacing, all accounts together.
+    """
+
+    def __init__(self, accounts: int = 0, windows: int = 1) -> None:
+        self.accounts = accounts
+        self.windows = windows
+        self.windows_done = 0
+        self.done = 0
+        self.empty = 0
+        self.failed: dict[str, TrutoError] = {}
+        self.parked: dict[str, float | None] = {}
+        self.rows = 0
+        self.pages = 0
+        self.requests = 0
+        self.retries = 0
+        self.waited = 0.0
+        self.issues = 0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every account was pulled to the end."""
+        return self.done == self.accounts
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain, JSON-ready data."""
+        return {
+            "complete": self.complete,
+            "accounts": self.accounts,
+            "windows": self.windows,
+            "windows_done": self.windows_done,
+            "done": self.done,
+            "empty": self.empty,
+            "failed": {
+                account: {"error": type(error).__name__, "message": str(error)}
+                for account, error in self.failed.items()
+            },
+            "parked": dict(self.parked),
+            "rows": self.rows,
+            "pages": self.pages,
+            "requests": self.requests,
+            "retries": self.retries,
+            "waited": round(self.waited, 3),
+            "issues": self.issues,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"PullReport({self.done:,} of {self.accounts:,} accounts done, {self.empty:,} of them empty, "
+            f"{len(self.failed):,} failed, {len(self.parked):,} parked; {self.rows:,} rows in {self.pages:,} pages)"
+        )

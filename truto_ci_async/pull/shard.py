@@ -1,0 +1,57 @@
+"""Pulls one shard of a plan into a sink."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from truto_ci_async._wire.item_reader import OnInvalid
+from truto_ci_async.models import Interaction
+from truto_ci_async.pull.checkpoint.base import Checkpoint
+from truto_ci_async.sinks.base import Sink
+
+from .engine import MadePlan, Pull
+from .report import Budget, PullReport
+
+if TYPE_CHECKING:
+    from truto_ci_async.client import TrutoClient
+
+
+async def run_shard(
+    client: TrutoClient,
+    shard: MadePlan,
+    store: Checkpoint,
+    sink: Sink,
+    budget: Budget = Budget(),
+    *,
+    on_invalid: OnInvalid = "repair",
+    grow: bool = False,
+    fresh: bool = False,
+    on_start: Callable[[Pull[Any]], None] | None = None,
+) -> PullReport:
+    """Pull a plan, or a shard of one, into a sink. Run it again to go on; once complete it asks nothing more.
+
+    ``on_start`` is given the running pull, whose ``report`` can be watched and whose ``stop()`` ends it in order.
+
+    :raises AuthenticationError: the token is refused; what was written is committed.
+    :raises StateConflictError: another run, or another plan, holds the state.
+    :raises StorageError: the disk fails; nothing is torn, and a later run goes on.
+    """
+    pull: Pull[Any] = Pull(
+        client,
+        shard,
+        checkpoint=store,
+        budget=budget,
+        commit="manual",
+        item_type=getattr(sink, "item_type", Interaction),
+        on_invalid=on_invalid,
+        grow=grow,
+        fresh=fresh,
+        sink=sink,
+    )
+    async with pull as pages:
+        if on_start is not None:
+            on_start(pages)
+        async for page in pages:
+            await pages.write(page)
+    return pull.report

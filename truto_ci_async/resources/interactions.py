@@ -1,0 +1,168 @@
+"""Interactions, and the pulls over them."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Unpack
+
+from truto_ci_async._wire.item_reader import OnInvalid
+from truto_ci_async.errors import UsageError
+from truto_ci_async.models import Interaction
+
+from .base import Resource
+
+if TYPE_CHECKING:
+    from truto_ci_async.client import TrutoClient
+    from truto_ci_async.pull.checkpoint.base import Checkpoint
+    from truto_ci_async.pull.engine import CommitMode, Pull
+    from truto_ci_async.pull.plan.accounts import Accounts
+    from truto_ci_async.pull.plan.plan import Plan, PlanOptions
+    from truto_ci_async.pull.report import Budget, PullReport
+    from truto_ci_async.sinks.files import OutputFormat
+
+
+# Where ``pull_to`` keeps its progress, inside the output's folder.
+STATE_FILE = ".truto-pull.sqlite3"
+
+
+class Interactions(Resource[Interaction]):
+    """``client.interactions``: talk metrics of the people on an account's calls."""
+
+    def __init__(self, client: TrutoClient) -> None:
+        super().__init__(client, "conversational-intelligence", "interactions", Interaction)
+
+    # A pull is built on top of resources; these three step up to it, late, so that it can be asked for from here.
+
+    async def plan(self, accounts: Accounts | None = None, **options: Unpack[PlanOptions]) -> Plan:
+        """Say once and for all what a pull asks: accounts, absolute bounds, windows, filters.
+
+            plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
+
+        ``accounts``             ids, IntegratedAccounts or dicts with an ``id``, in any iterable, also an asynchronous
+                                 one; or a ``Path`` to a file with one id, or one JSON object, on each line. None:
+                                 discover them by ``integration`` and ``status``.
+        ``start_time, end_time`` moments, timedeltas from now, or text: ISO 8601 with an offset, ``now``, ``today``,
+                                 ``-7d``. ``end_time`` is now unless given; now is read once.
+        ``window``               ``day``, ``week``, ``month`` or a timedelta: ask a series of windows, oldest first,
+                                 whose rows are never merged. None: one window.
+
+        The other options are filters of ``list``.
+
+        :raises UsageError: something that can never be right.
+        """
+        from truto_ci_async.pull.plan.resolve import resolve
+
+        return await resolve(self._client, accounts, **options)
+
+    def pull(
+        self,
+        plan_or_accounts: Plan | Accounts | None = None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        budget: Budget | None = None,
+        max_accounts: int = 32,
+        commit: CommitMode = "auto",
+        item_type: Any = Interaction,
+        on_invalid: OnInvalid = "repair",
+        grow: bool = False,
+        fresh: bool = False,
+        **options: Unpack[PlanOptions],
+    ) -> Pull[Any]:
+        """Pull many accounts at once: an async context manager that hands out a bounded stream of AccountPage.
+
+            async with truto.interactions.pull(account_ids, start_time="-7d") as pages:
+                async for page in pages:
+                    store(page.account.id, page.page.items)
+            print(pages.report)
+
+        ``checkpoint``    where progress is kept, such as ``SQLiteCheckpoint(path)``; None keeps it in memory.
+        ``max_accounts``  accounts asked at once; ``budget`` sets this and how long an outage is sat out.
+        ``commit``        ``auto``: asking for the next page marks the one before as done (one consumer);
+                          ``manual``: each page is done with its ``commit()`` (any number of consumers), which
+                          waits for the pages of its account before it.
+        ``grow``          take in accounts that are new since the stored plan; ``fresh`` forgets what is stored.
+
+        What is asked is a Plan, or accounts and the options of ``plan``.
+        """
+        from truto_ci_async.pull.engine import Pull
+        from truto_ci_async.pull.report import Budget
+
+        return Pull(
+            self._client,
+            self._planned(plan_or_accounts, options),
+            checkpoint=checkpoint,
+            budget=budget or Budget(max_accounts=max_accounts),
+            commit=commit,
+            item_type=item_type,
+            on_invalid=on_invalid,
+            grow=grow,
+            fresh=fresh,
+        )
+
+    async def pull_to(
+        self,
+        out: str | os.PathLike[str],
+        plan_or_accounts: Plan | Accounts | None = None,
+        *,
+        format: OutputFormat = "ndjson",
+        budget: Budget | None = None,
+        max_accounts: int = 32,
+        on_invalid: OnInvalid = "repair",
+        grow: bool = False,
+        fresh: bool = False,
+        on_start: Callable[[Pull[Any]], None] | None = None,
+        **options: Unpack[PlanOptions],
+    ) -> PullReport:
+        """Pull many accounts into the folder ``out``; run it again to go on where it stopped.
+
+            report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
+
+        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Rows carry the account, its tenant and the window asked.
+        Output and progress are committed together: killed at any moment, nothing is lost or doubled once it has
+        been run again until ``report.complete``. NDJSON takes items as they come, so that ``on_invalid`` means nothing
+        there. ``on_start`` is given the running pull, whose ``report`` can be
+        watched and whose ``stop()`` ends it in order. The rest is as for ``pull``.
+
+        :raises StateConflictError: another run holds the folder, or it belongs to another plan.
+        :raises StorageError: the disk fails; a later run goes on.
+        :raises AuthenticationError: the token is refused.
+        """
+        from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
+        from truto_ci_async.pull.report import Budget
+        from truto_ci_async.pull.shard import run_shard
+        from truto_ci_async.sinks.factory import make_sink
+
+        folder = pathlib.Path(out)
+        sink = make_sink(format, folder, fresh=fresh)
+        return await run_shard(
+            self._client,
+            self._planned(plan_or_accounts, options),
+            SQLiteCheckpoint(folder / STATE_FILE),
+            sink,
+            budget or Budget(max_accounts=max_accounts),
+            on_invalid=on_invalid,
+            grow=grow,
+            fresh=fresh,
+            on_start=on_start,
+        )
+
+    def _planned(
+        self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
+    ) -> Plan | Callable[[Plan | None], Awaitable[Plan]]:
+        from truto_ci_async.pull.plan.plan import Plan
+        from truto_ci_async.pull.plan.resolve import resolve
+
+        if isinstance(plan_or_accounts, Plan):
+            if options:
+                raise UsageError(
+                    f"a plan says all of it already: {', '.join(options)} cannot be given beside it"
+                )
+            return plan_or_accounts
+
+        async def make(stored: Plan | None) -> Plan:
+            known = None if stored is None else stored.accounts
+            return await resolve(self._client, plan_or_accounts, known=known, **options)
+
+        return make
