@@ -26,8 +26,8 @@ demo: $(VENV)/.stamp-demo ## See it work: a pull against a local sandbox, no acc
 test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 	$(PY) -X dev -m pytest $(PARALLEL) $(ARGS)
 
-test-long: $(VENV)/.stamp-test ## Run the tests that take minutes
-	$(PY) -X dev -m pytest -m long -o faulthandler_timeout=1800 $(ARGS)
+test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search new Hypothesis examples
+	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "long or hypothesis" -o faulthandler_timeout=1800 $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
 

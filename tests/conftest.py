@@ -14,6 +14,10 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Set where every test can run (.ci/run): a skip fails, but for those a `skipif` mark makes for another platform.
+SKIPS_FAIL = os.environ.get("SKIPS_FAIL") == "1"
+
+# "fixed" takes the same examples on every machine, "search" (`make test-long`) takes new ones each run, and more.
 # No deadline per example: `-X dev` and a busy machine make single examples slow, which says nothing.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
