@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -10,6 +11,8 @@ import pytest
 
 from hypothesis import settings
 T = TypeVar("T")
+
+ZSTD_MODULE = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 # Seconds a timed-out test gets to unwind, and turns of the loop tasks get to finish once it returned.
 UNWIND_SECONDS = 5.0

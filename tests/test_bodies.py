@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import random
-import sys
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import ZSTD_MODULE
 from truto_ci_async import _bodies
 from truto_ci_async._bodies import ACCEPT_ENCODING, PIECE, SLICE, BodyDecoder
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, TrutoError
@@ -37,7 +37,7 @@ def _brotli(data: bytes) -> bytes:
 
 
 def _zstd_module() -> Any:
-    return pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    return pytest.importorskip(ZSTD_MODULE)
 
 
 def _zstd(data: bytes) -> bytes:
