@@ -8,8 +8,8 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
-
 from hypothesis import settings
+
 T = TypeVar("T")
 
 ZSTD_MODULE = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
@@ -19,13 +19,13 @@ UNWIND_SECONDS = 5.0
 SETTLE_TURNS = 20
 
 
-def run(coro: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:
-    """Run ``coro`` in a new event loop in debug mode, and return what it returns.
-
 def examples(count: int) -> settings:
     """Take ``count`` Hypothesis examples instead of 100, and as many times more where all tests take more."""
     return settings(max_examples=count * settings.default.max_examples // 100)
 
+
+def run(coro: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:
+    """Run ``coro`` in a new event loop in debug mode, and return what it returns.
 
     Fails when it takes longer than ``timeout`` seconds (and shows where each task stood), when it leaves a
     task running, or when an error ended in the loop's exception handler because nobody was there for it.
