@@ -4,6 +4,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 UV ?= $(shell command -v uv 2>/dev/null)
+UV_OR_OURS = $(or $(UV),build/uv/bin/uv)
 PYTHON ?=
 CANDIDATES = $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 python)
 ARGS ?=
@@ -15,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-wheel test-oldest check lint format bench dist clean
+.PHONY: help demo test test-long test-wheel test-oldest test-newest check lint format bench dist lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -26,8 +27,8 @@ demo: $(VENV)/.stamp-demo ## See it work: a pull against a local sandbox, no acc
 test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 	$(PY) -X dev -m pytest $(PARALLEL) $(ARGS)
 
-test-long: $(VENV)/.stamp-test ## Run the tests that take minutes
-	$(PY) -X dev -m pytest -m long -o faulthandler_timeout=1800 $(ARGS)
+test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search new Hypothesis examples
+	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "long or hypothesis" -o faulthandler_timeout=1800 $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
 
@@ -56,41 +57,50 @@ test-wheel: dist ## Test the built wheel in a clean environment
 	! $(PY) -m zipfile -l dist/*.whl | grep -E '^(tests|examples|benchmarks|typings)/'
 	for name in *; do case $$name in truto_ci_async|build|dist) ;; *) cp -R "$$name" build/wheel/src/ ;; esac; done
 	$(PY) -m venv build/wheel/venv
-	$(WHEEL_VENV)/python -m pip install --quiet 'pip>=25.1'
 	$(WHEEL_VENV)/python -m pip install --quiet dist/*.whl
 	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async' && ../venv/bin/truto-ci --help >/dev/null
-	$(WHEEL_VENV)/python -m pip install --quiet "$$(echo dist/*.whl)[all]" --group test
+	$(WHEEL_VENV)/python -m pip install --quiet --require-hashes -r locks/test.txt
+	$(WHEEL_VENV)/python -m pip install --quiet "$$(echo dist/*.whl)[all]"
 	cd build/wheel/src && ../venv/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
-test-oldest: ## Test with the oldest dependencies we allow (needs uv)
-	@[ -n "$(UV)" ] || { echo "error: test-oldest needs uv (pip install uv)" >&2; exit 1; }
+test-oldest: $(UV_OR_OURS) ## Test with the oldest dependencies we allow
 	rm -rf build/oldest
-	"$(UV)" venv --quiet --python "$(or $(PYTHON),3.11)" build/oldest
-	"$(UV)" pip install --python build/oldest/bin/python --resolution lowest-direct -e '.[all]' --group test
+	"$<" venv --quiet --python "$(or $(PYTHON),3.11)" build/oldest
+	"$<" pip install --python build/oldest/bin/python --resolution lowest-direct -e '.[all]' --group test
 	build/oldest/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
+
+# pip understands --group since 25.1, newer than what many Pythons bring.
+test-newest: $(VENV)/.stamp-venv ## Test with the newest dependencies there are, past the locks
+	rm -rf build/newest
+	$(PY) -m venv build/newest
+	build/newest/bin/python -m pip install --quiet 'pip>=25.1'
+	build/newest/bin/python -m pip install -e '.[all]' --group test
+	build/newest/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
+
+# The smaller sets take their versions from the largest.
+COMPILE = "$<" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --custom-compile-command 'make lock' --upgrade pyproject.toml --group backend
+lock: $(UV_OR_OURS) ## Lock the newest releases into locks/, for demo, test and lint
+	$(COMPILE) --extra all --group dev -o locks/dev.txt
+	$(COMPILE) --extra all --group test -c locks/dev.txt -o locks/test.txt
+	$(COMPILE) --extra cli -c locks/dev.txt -o locks/demo.txt
 
 clean: ## Remove everything these commands made
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# --- setting up .venv: one stamp per set of packages, made again when pyproject.toml changes -----------
+# --- setting up .venv: one stamp per lock, made again when the lock or pyproject.toml changes -----------
 
-$(VENV)/.stamp-demo: WHAT = -e '.[cli]'
-$(VENV)/.stamp-test: WHAT = -e '.[all]' --group test
+INSTALL = $(if $(UV),"$(UV)" pip install --python $(PY),$(PY) -m pip install --disable-pip-version-check) --quiet
+
 $(VENV)/.stamp-test: INCLUDES = $(VENV)/.stamp-demo
-$(VENV)/.stamp-dev: WHAT = -e '.[all]' --group dev
 $(VENV)/.stamp-dev: INCLUDES = $(VENV)/.stamp-demo $(VENV)/.stamp-test
 
-# pip understands --group since 25.1, newer than what many Pythons bring.
-$(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-dev: $(VENV)/.stamp-venv pyproject.toml
-	@echo "Setting up $(VENV): $(WHAT)" >&2
-	@if [ -n "$(UV)" ]; then \
-	  "$(UV)" pip install --quiet --python $(PY) $(WHAT); \
-	else \
-	  { $(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null; } && \
-	  $(PY) -m pip install --quiet --disable-pip-version-check 'pip>=25.1' && \
-	  $(PY) -m pip install --quiet --disable-pip-version-check $(WHAT); \
-	fi
+$(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-dev: $(VENV)/.stamp-%: locks/%.txt pyproject.toml $(VENV)/.stamp-venv
+	@echo "Setting up $(VENV): $<" >&2
+	@[ -n "$(UV)" ] || $(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
+	@$(INSTALL) --require-hashes -r $<
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@ $(INCLUDES)
 
 $(VENV)/.stamp-venv:
@@ -106,3 +116,8 @@ $(VENV)/.stamp-venv:
 	  exit 1; \
 	fi
 	@touch $@
+
+# For what only uv can do, where it is not on PATH.
+build/uv/bin/uv: | $(VENV)/.stamp-venv
+	$(PY) -m venv build/uv
+	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv

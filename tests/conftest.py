@@ -7,17 +7,30 @@ import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Set where every test can run (.ci/run): a skip fails, but for those a `skipif` mark makes for another platform.
+SKIPS_FAIL = os.environ.get("SKIPS_FAIL") == "1"
+
+# "fixed" takes the same examples on every machine, "search" (`make test-long`) takes new ones each run, and more.
 # No deadline per example: `-X dev` and a busy machine make single examples slow, which says nothing.
-settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+for profile, fixed, examples in (("fixed", True, 100), ("search", False, 1000)):
+    settings.register_profile(
+        profile,
+        derandomize=fixed,
+        max_examples=examples,
+        print_blob=True,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 # Frames of a stack that an object of aiohttp notes when it is made: as many as asyncio notes in its debug mode.
 NOTED_FRAMES = 10
@@ -29,6 +42,27 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
     if sys.flags.dev_mode:
         for spec in specs:
             spec.python = f"{shlex.quote(sys.executable)} -X dev"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fail a test that skipped itself where it should have run."""
+    report = yield
+    by_mark = report.when == "setup" and item.get_closest_marker("skipif") is not None
+    return report if by_mark or hasattr(report, "wasxfail") else _fail_if_skipped(report)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Do the same for a module that skips itself."""
+    return _fail_if_skipped((yield))
+
+
+def _fail_if_skipped(report: Report) -> Report:
+    if SKIPS_FAIL and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped where every test must run: {report.longreprtext}"
+    return report
 
 
 def pytest_collection_finish() -> None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import settings
 
 T = TypeVar("T")
+
+ZSTD_MODULE = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 # Seconds a timed-out test gets to unwind, and turns of the loop tasks get to finish once it returned.
 UNWIND_SECONDS = 5.0
 SETTLE_TURNS = 20
+
+
+def examples(count: int) -> settings:
+    """Take ``count`` Hypothesis examples instead of 100, and as many times more where all tests take more."""
+    return settings(max_examples=count * settings.default.max_examples // 100)
 
 
 def run(coro: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import random
-import sys
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -37,7 +36,7 @@ def _brotli(data: bytes) -> bytes:
 
 
 def _zstd_module() -> Any:
-    return pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    return pytest.importorskip(ZSTD_MODULE)
 
 
 def _zstd(data: bytes) -> bytes:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import run
+from tests.support import examples, run
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
@@ -169,7 +169,7 @@ _commits = st.lists(
 )
 
 
-@settings(max_examples=25)  # each of them waits for the disk
+@examples(25)  # each of them waits for the disk
 @given(commits=_commits)
 def test_both_stores_keep_the_same(
     commits: list[tuple[dict[Key, Progress], bytes | None]], tmp_path_factory: Any

@@ -16,7 +16,7 @@ from typing import Any
 import ijson
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ijson.backends import python as ijson_python
 from msgspec import Raw
@@ -208,7 +208,7 @@ def test_a_comma_too_many_is_not_guessed_away(engine: Engine) -> None:
         read([b'{"result":[1,2,3,', b",", b"4]}"], engine=engine)
 
 
-@settings(max_examples=8)
+@examples(8)
 @given(bodies())
 def test_both_engines_agree_with_the_oracle_cut_at_every_byte(body: bytes) -> None:
     expected = oracle(body)
@@ -217,7 +217,7 @@ def test_both_engines_agree_with_the_oracle_cut_at_every_byte(body: bytes) -> No
             assert read([body[:place], body[place:]], engine=engine) == expected
 
 
-@settings(max_examples=40)
+@examples(40)
 @given(bodies("records.items"), bodies(keyed=True), st.integers(1, 30))
 def test_nested_paths_and_keyed_objects(nested: bytes, keyed: bytes, size: int) -> None:
     for engine in ENGINES:
@@ -260,7 +260,7 @@ def test_every_truncation_is_told_as_one(size: int) -> None:
         assert_cut(keyed, place, size, key_by=True)
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(bodies(), st.lists(st.floats(0, 1, exclude_max=True), max_size=10), st.integers(1, 500))
 def test_any_truncation_is_told_as_one(body: bytes, places: list[float], size: int) -> None:
     body = body.strip()
@@ -280,7 +280,7 @@ def test_a_number_beyond_any_float_is_an_item_but_nothing_around_them(engine: En
             read(sliced(body, 20), engine=engine)
 
 
-@settings(max_examples=150)
+@examples(150)
 @given(bodies(), st.data())
 def test_a_broken_body_is_never_silent(body: bytes, data: st.DataObject) -> None:
     """Change, add or drop some bytes: an error where the oracle errs, its answer where it does not."""
@@ -822,7 +822,7 @@ def test_without_msgspecs_message_the_other_engine_serves(
     assert _lanes.FINDER_WORKS
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(bodies(), st.integers(1, 50))
 def test_the_python_backend_of_ijson_gives_the_same(body: bytes, size: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -11,9 +11,10 @@ from functools import cache
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import examples
 from tests.test_retry import garbage_headers
 from tests.virtual import (
     Answer,
@@ -118,7 +119,7 @@ def test_rate_limit_headers(headers: dict[str, str], expected: RateLimit | None)
     assert parse_rate_limit(headers, NOW) == expected
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(
     garbage_headers,
     st.floats(),

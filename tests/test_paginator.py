@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from truto_ci_async._http.tasks import started
@@ -23,7 +23,7 @@ from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination.cursor import PageCursor, following
 from truto_ci_async.pagination.paginator import Items, Pages, PageSource, Paginator, RawPages
 
-from .support import run
+from .support import examples, run
 
 DEADLINE = 5.0
 # Tasks can do their first step before the loop has a turn.
@@ -920,7 +920,7 @@ def layouts(draw: st.DrawFn) -> list[Leg]:
 
 @given(layouts(), st.sampled_from([0, 1]))
 @example([[((0,), "truto-position-1."), ((1,), None)]], 1)
-@settings(max_examples=60)
+@examples(60)
 def test_resuming_from_any_stored_position_gives_exactly_the_rest(legs: list[Leg], prefetch: int) -> None:
     async def main() -> None:
         service = Service(*legs, awaits=0)
@@ -941,7 +941,7 @@ def test_resuming_from_any_stored_position_gives_exactly_the_rest(legs: list[Leg
 
 
 @given(layouts(), st.data())
-@settings(max_examples=60)
+@examples(60)
 def test_collect_of_any_count_is_the_beginning_and_asks_for_no_page_it_does_not_need(
     legs: list[Leg], data: st.DataObject
 ) -> None:

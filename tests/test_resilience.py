@@ -55,7 +55,7 @@ from truto_ci_async.sandbox import Fault, Sandbox
 from . import support
 from .certificates import client_context, server_context
 from .rawserver import OK, RawServer, in_chunks, reset, serving, tunnel, turns, with_length
-from .support import run
+from .support import ZSTD_MODULE, run
 
 WINDOW: dict[str, Any] = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"}
 UNLIMITED: dict[str, Any] = {"others": 0, "token_rate": None, "account_rate": None, "ratelimit_headers": None}
@@ -668,7 +668,7 @@ def test_a_compression_bomb_costs_no_more_than_the_limit(
 ) -> None:
     """In a process of its own: its peak memory is the program's, and its longest step that of its loop."""
     length, cap = size
-    pytest.importorskip({"br": "brotli", "zstd": "backports.zstd"}.get(coding, "zlib"))
+    pytest.importorskip({"br": "brotli", "zstd": ZSTD_MODULE}.get(coding, "zlib"))
     with Sandbox.in_thread(accounts=1, interactions=2, **UNLIMITED) as sandbox:
         [account] = sandbox.account_ids
         sandbox.script(account, [Fault.ok(), Fault.bomb(coding, length)])

@@ -28,11 +28,11 @@ from typing import Any, ClassVar
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from tests.support import run
+from tests.support import examples, run
 from truto_ci_async import _files as _disk
 from truto_ci_async._files import Disk
 from truto_ci_async.errors import (
@@ -409,7 +409,7 @@ def test_a_disk_may_fail_at_any_operation(format: str, tmp_path: Path) -> None:
     assert run(scenario()) > 30
 
 
-@settings(max_examples=60)
+@examples(60)
 @given(
     format=st.sampled_from(FORMATS),
     cuts=st.lists(st.integers(1, 70), min_size=1, max_size=3),
@@ -1124,7 +1124,7 @@ def written(
     return path
 
 
-@settings(max_examples=50)
+@examples(50)
 @given(items=st.lists(_interactions, min_size=1, max_size=3))
 def test_csv_is_read_back_as_it_was(items: list[Interaction]) -> None:
     """Quotes, commas and line breaks of any kind are part of names, and end no cell."""
@@ -1187,7 +1187,7 @@ def test_csv_has_its_header_once_and_also_without_rows(tmp_path: Path) -> None:
 # --- Parquet ---------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30)
+@examples(30)
 @given(items=st.lists(_interactions, min_size=1, max_size=5))
 def test_parquet_is_typed(items: list[Interaction]) -> None:
     """Moments are moments and numbers are numbers, whatever JSON called them; nothing is guessed from the rows."""

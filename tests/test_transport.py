@@ -46,7 +46,7 @@ from truto_ci_async.errors import (
 
 from .certificates import client_context, server_context
 from .rawserver import OK, RawServer, in_chunks, reset, serving, turns, with_length
-from .support import run
+from .support import ZSTD_MODULE, run
 
 PATIENT = Timeouts(connect=10.0, read=10.0, attempt=10.0, total=10.0)
 # A failure that has to be noticed, and is not left to a deadline, is noticed within this.
@@ -836,7 +836,7 @@ def _empty_frames(coding: str) -> bytes:
         return gzip.compress(b"") * 30_000
     if coding == "deflate":  # one stream of empty stored blocks
         return b"\x78\x01" + b"\0\0\0\xff\xff" * 100_000 + b"\1\0\0\xff\xff" + zlib.adler32(b"").to_bytes(4)
-    zstd = pytest.importorskip("backports.zstd")
+    zstd = pytest.importorskip(ZSTD_MODULE)
     packed: bytes = zstd.compress(b"")
     return packed * 12_000
 

@@ -70,7 +70,8 @@ class PageReader(Generic[T]):
         self._detaches = detach
         #: The body of a page without items.
         self.nothing = b'{"result":{}}' if keyed else b'{"result":[]}'
-        self._envelope = msgspec.json.Decoder(_Envelope[items.item_type])  # type: ignore[name-defined]
+        envelope: type[_Envelope[T]] = cast("Any", _Envelope)[items.item_type]
+        self._envelope = msgspec.json.Decoder(envelope)
 
     def read(self, body: bytes) -> PageData[T]:
         """Read one body whole.

@@ -33,7 +33,10 @@ _text: Callable[[bytes], str] = msgspec.json.Decoder(str).decode
 
 
 class StrictRead:
-    """Turn the failures of msgspec that are no DecodeError of its own into ours."""
+    """Turn bad UTF-8 and too deep nesting into our own DecodeError.
+
+    msgspec raises UnicodeDecodeError for bad UTF-8 before 0.23, and its own DecodeError since.
+    """
 
     __slots__ = ("index", "path", "raw")
 
@@ -48,8 +51,13 @@ class StrictRead:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, RecursionError):
             message = "nested too deep to decode"
-        elif isinstance(error, UnicodeDecodeError):
-            message = f"not UTF-8: {error.reason}"
+        elif type(error) in (UnicodeDecodeError, msgspec.DecodeError):
+            try:
+                self.raw.decode()
+            except UnicodeDecodeError as bad:
+                message = f"not UTF-8: {bad.reason}"
+            else:
+                return
         else:
             return
         raise DecodeError(message, path=self.path, index=self.index, raw=self.raw) from None
