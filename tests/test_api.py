@@ -336,7 +336,7 @@ def test_the_reader_of_imports_sees_them() -> None:
         (found.module, found.is_lazy) for found in imports(FOLDER / "_wire.py")
     }
     assert "aiohttp" in {found.top for found in imports(FOLDER / "_transport.py")}
-    assert "sandbox" in {found.module for found in imports(FOLDER / "sandbox" / "server.py")}
+    assert "sandbox" in {found.module for found in imports(FOLDER / "sandbox" / "http" / "server.py")}
     assert "client" not in {found.module for found in imports(FOLDER / "resources.py")}, (
         "only for type checkers"
     )
