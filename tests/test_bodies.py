@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import ZSTD_MODULE
 from truto_ci_async._http.transport import content_encoding as _bodies
 from truto_ci_async._http.transport.content_encoding import ACCEPT_ENCODING, PIECE, SLICE, BodyDecoder
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, TrutoError

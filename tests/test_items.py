@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from ijson.backends import python as ijson_python
 from msgspec import Raw
 
+from tests.support import examples
 from truto_ci_async._wire.incremental import fast_parser as _lanes
 from truto_ci_async._wire.incremental import item_decoder as _items
 from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT

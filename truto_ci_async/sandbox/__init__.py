@@ -11,9 +11,9 @@ answers on the wire, and `server` is the whole.
 
 from __future__ import annotations
 
-from .faults import Fault
-from .query import parse_query
-from .records import RecordedRequest, Stats
-from .server import Options, Sandbox, run
+from .http.server import Options, Sandbox, run
+from .service.faults import Fault
+from .service.query import parse_query
+from .service.records import RecordedRequest, Stats
 
 __all__ = ["Fault", "Options", "RecordedRequest", "Sandbox", "Stats", "parse_query", "run"]

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .server import Sandbox
+from .http.server import Sandbox
 
 __all__ = ["truto_sandbox"]
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from .answers import JSON_TYPE, Answer, dump_json, error_answer
-from .codecs import ENCODINGS, Encoding, check_encoding
+from .content_encoding import ENCODINGS, Encoding, check_encoding
+from .responses import JSON_TYPE, Answer, dump_json, error_answer
 
 _DEFAULT_HTML: Final = (
     "<!doctype html><html><head><title>Just a moment...</title></head><body>cf-ray</body></html>"

@@ -12,11 +12,11 @@ from datetime import date
 from hashlib import blake2b
 from typing import Any, Final, Literal, TypeAlias
 
-from .answers import Answer, Refused, as_object, dump_json, missing_parameters, remote_error
 from .cursors import CursorRefused, Cursors
 from .data import TIMEZONE, Company, Window, company_today, make_accounts
 from .faults import Fault
 from .listing import Listing, boolean, positive, select, sort_records, text
+from .responses import Answer, Refused, as_object, dump_json, missing_parameters, remote_error
 
 INTERACTIONS: Final = "/unified/conversational-intelligence/interactions"
 CONTACTS: Final = "/unified/crm/contacts"

@@ -6,8 +6,8 @@ import math
 from collections import deque
 from typing import Final, Literal, TypeAlias
 
-from .answers import Refused
 from .records import Stats
+from .responses import Refused
 
 Rate: TypeAlias = tuple[int, float]  # requests, seconds
 LimitHeaders: TypeAlias = Literal["plain", "window", "epoch"]

@@ -15,9 +15,9 @@ from typing import Final
 
 from aiohttp import web
 
-from .answers import Answer, reason
-from .codecs import compress
-from .faults import Fault
+from truto_ci_async.sandbox.service.content_encoding import compress
+from truto_ci_async.sandbox.service.faults import Fault
+from truto_ci_async.sandbox.service.responses import Answer, reason
 
 MAX_TARGET_CHARS: Final = 16_384  # of a request line's target; more is 414
 _MAX_LINE_BYTES: Final = 2 * MAX_TARGET_CHARS  # the parser's own limit, so that ours answers first

@@ -9,8 +9,8 @@ from datetime import date, datetime
 from itertools import pairwise
 from typing import Any, Final
 
-from .answers import Refused, as_list, as_object, dump_json, missing_parameters
 from .data import Company, Window
+from .responses import Refused, as_list, as_object, dump_json, missing_parameters
 
 FORMATS: Final = ("unified", "raw", "normalized", "stream", "debug")
 SYNCED_YEAR: Final = 2024  # the months of this year are what the synced store holds when no window is asked

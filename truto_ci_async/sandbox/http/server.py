@@ -16,17 +16,18 @@ from typing import Any, Final, Literal, Self, TypedDict, Unpack
 
 from aiohttp import web
 
-from .answers import Answer, Refused
-from .api import Api, ApiOptions, Call, ProviderShape, StreamAs
-from .codecs import Encoding, bomb, check_encoding
-from .codecs import compress as compress_body
-from .data import Window
-from .delivery import MAX_TARGET_CHARS, Connections, Delivered, Delivery, read_post, reset
-from .faults import Fault, Script
-from .limits import LimitHeaders, Rate, Tiers
-from .listing import date_time
-from .query import parse_query
-from .records import RecordedRequest, Stats
+from truto_ci_async.sandbox.service.api import Api, ApiOptions, Call, ProviderShape, StreamAs
+from truto_ci_async.sandbox.service.content_encoding import Encoding, bomb, check_encoding
+from truto_ci_async.sandbox.service.content_encoding import compress as compress_body
+from truto_ci_async.sandbox.service.data import Window
+from truto_ci_async.sandbox.service.faults import Fault, Script
+from truto_ci_async.sandbox.service.limits import LimitHeaders, Rate, Tiers
+from truto_ci_async.sandbox.service.listing import date_time
+from truto_ci_async.sandbox.service.query import parse_query
+from truto_ci_async.sandbox.service.records import RecordedRequest, Stats
+from truto_ci_async.sandbox.service.responses import Answer, Refused
+
+from .response_writer import MAX_TARGET_CHARS, Connections, Delivered, Delivery, read_post, reset
 
 _CACHE_BYTES: Final = 64 * 2**20  # of rendered pages
 _CACHE_QUERIES: Final = 2_048  # parsed query strings
