@@ -23,26 +23,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from truto_ci_async import _output as shapes
-
-from ._arguments import (
-    CONFLICT,
-    DONE,
-    FAILED,
-    INCOMPLETE,
-    INTERACTIONS,
-    INTERRUPTED,
-    REFUSED,
-    SANDBOX_SEED,
-    SOME_FAILED,
-    TERMINATED,
-    USAGE,
-    build_parser,
-    read_query,
+from truto_ci_async.cli.output import writers as shapes
+from truto_ci_async.cli.output.destinations import ClosedPipe, Output, Stdout, open_target
+from truto_ci_async.cli.output.writers import (
+    CsvWriter,
+    DocumentWriter,
+    TableWriter,
+    Writer,
+    debug_document,
+    make_writer,
 )
-from ._output import CsvWriter, DocumentWriter, TableWriter, Writer, debug_document, make_writer
-from ._targets import ClosedPipe, Output, Stdout, open_target
-from .errors import (
+from truto_ci_async.errors import (
     AccountBlockedError,
     AuthenticationError,
     BadRequestError,
@@ -66,15 +57,30 @@ from .errors import (
     UsageError,
 )
 
+from .arguments import (
+    CONFLICT,
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    INTERACTIONS,
+    INTERRUPTED,
+    REFUSED,
+    SANDBOX_SEED,
+    SOME_FAILED,
+    TERMINATED,
+    USAGE,
+    build_parser,
+    read_query,
+)
+
 if TYPE_CHECKING:
     from truto_ci_async._wire.list_query import Filters
+    from truto_ci_async.client import TrutoClient
+    from truto_ci_async.events import Event
     from truto_ci_async.models import IntegratedAccount, Page
     from truto_ci_async.pagination.paginator import Paginator
     from truto_ci_async.pagination.stream import ItemStream
     from truto_ci_async.sandbox import Sandbox
-
-    from .client import TrutoClient
-    from .events import Event
 
 # A sandbox for a pull has accounts and pages enough to see something, and the service's limits on a tenth of the time.
 PULL_SANDBOX: Final[Mapping[str, Any]] = {
@@ -487,7 +493,7 @@ async def _keyed(
 
 async def pull(options: argparse.Namespace, progress: Progress) -> int:
     """``pull``: many accounts into a folder. Progress and summary go to stderr, rows and the report to files."""
-    from truto_ci_async import _pull_command as command
+    from truto_ci_async.cli import pull as command
 
     del progress  # what there is to say about a pull is in its report
     command.check_report_path(options.report)
@@ -662,7 +668,7 @@ async def _connected(
 
     ``see`` is shown every event. Limits among ``sandbox_options`` are kept by both sides.
     """
-    from . import Pacing, Rate, Timeouts, TrutoClient
+    from truto_ci_async import Pacing, Rate, Timeouts, TrutoClient
 
     timeouts, seconds = Timeouts(), options.timeout
     if seconds is not None:

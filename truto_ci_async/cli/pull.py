@@ -17,14 +17,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
-from .errors import UsageError
-from .events import PacingWait, RequestSent, RetryScheduled
+from truto_ci_async.errors import UsageError
+from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 
 if TYPE_CHECKING:
+    from truto_ci_async.events import Event
     from truto_ci_async.pull.engine import Pull
     from truto_ci_async.pull.report import PullReport
-
-    from .events import Event
 
 # Seconds between two looks at a terminal, and between two lines in a log.
 TERMINAL_SECONDS: Final = 0.2
