@@ -17,8 +17,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from truto_ci_async._wire import item_reader as _decode
-from truto_ci_async._wire import page_reader as _answers
+from truto_ci_async._wire import detach, page_reader
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async._wire.page_reader import PageReader, cursor_text, raw_cursor
 from truto_ci_async._wire.responses import error_class, raise_about, read_capabilities, read_error, read_token
@@ -433,7 +432,7 @@ def test_tuples_in_tuples_are_read_however_deep() -> None:
 
 def test_pages_of_interactions_are_detached_without_a_look_into_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it in C, a page at a time."""
-    monkeypatch.setattr(_decode, "_fresh", None)
+    monkeypatch.setattr(detach, "_fresh", None)
     assert READER.read(b'{"result":[{"id":"1","remote_data":{}}]}').items[0].remote_data == {}
 
 
@@ -756,7 +755,7 @@ def test_whatever_comes_is_read_alike_in_slices(text: bytes) -> None:
     """How large a body is must not decide what a caller gets."""
     assume(text.count(b'"result') <= 1)  # given twice, the one reading takes the last and the other refuses
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_answers, "SLICE", 7)
+        patch.setattr(page_reader, "SLICE", 7)
         for reader in (READER, ANY):
             assert told(partial(in_slices, reader), text) == told(reader.read, text)
 

@@ -530,7 +530,7 @@ def test_state_holds_no_token(path: Path) -> None:
 
     async def scenario() -> dict[str, bytes]:
         async with TrutoClient(token="tok-secret") as client, SQLiteCheckpoint(path) as checkpoint:
-            plan = await resolve(client, ["a", "b"], start_time="-3d", users=["7"])
+            plan = await resolve(client.integrated_accounts.list, ["a", "b"], start_time="-3d", users=["7"])
             await checkpoint.open(plan)
             await checkpoint.commit({("a", 0): FAILED}, b"one")
             return files(path.parent)
@@ -656,7 +656,7 @@ def test_a_program_that_writes_into_the_state_is_told(path: Path) -> None:
 
 HOLD = """
 import asyncio, sys
-from truto_ci_async.checkpoint import SQLiteCheckpoint
+from truto_ci_async import SQLiteCheckpoint
 
 async def hold():
     async with SQLiteCheckpoint(sys.argv[1]) as checkpoint:
@@ -745,7 +745,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     program = """
 import os, sys, time
 from pathlib import Path
-from truto_ci_async.checkpoint import RunLock
+from truto_ci_async.pull.checkpoint.lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
 leave, stay = os.pipe()
@@ -777,7 +777,7 @@ os._exit(0)
 RACE = """
 import os, sys, time
 from pathlib import Path
-from truto_ci_async.checkpoint import RunLock
+from truto_ci_async.pull.checkpoint.lock import RunLock
 from truto_ci_async.errors import StateConflictError
 
 folder, rounds, children = Path(sys.argv[1]), 25, 4

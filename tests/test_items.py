@@ -22,8 +22,7 @@ from ijson.backends import python as ijson_python
 from msgspec import Raw
 
 from tests.support import examples
-from truto_ci_async._wire.incremental import fast_parser as _lanes
-from truto_ci_async._wire.incremental import item_decoder as _items
+from truto_ci_async._wire.incremental import fast_parser, item_collector, item_decoder
 from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT
 from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder, NdjsonDecoder
 from truto_ci_async._wire.incremental.lexer import JsonTokenSplitter
@@ -39,7 +38,7 @@ engines = pytest.mark.parametrize("engine", ENGINES)
 def _guess_early() -> Iterator[None]:
     """Let the bulk lane guess after two items, so that small bodies take every turn it has."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_lanes, "LEARN_FROM", 2)
+        patch.setattr(fast_parser, "LEARN_FROM", 2)
         yield
 
 
@@ -525,7 +524,7 @@ def test_issues_of_large_records_do_not_add_up() -> None:
     for _ in range(40):
         decoder.feed(b'{"id":5,"remote_data":"' + b"x" * 200_000 + b'"},')
     assert decoder.issues_count >= 38
-    assert sum(len(issue.raw) for issue in decoder.issues) <= _lanes.ISSUE_BYTES_KEPT
+    assert sum(len(issue.raw) for issue in decoder.issues) <= item_collector.ISSUE_BYTES_KEPT
 
 
 # Bounds
@@ -671,7 +670,7 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_input_costs_more_than_linear_work(kind: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted in bytes looked at, which a busy machine does not change."""
-    skim = _lanes._skim
+    skim = fast_parser._skim
     scanned = 0
 
     def counting(text: memoryview) -> object:
@@ -685,7 +684,7 @@ def test_no_input_costs_more_than_linear_work(kind: str, size: int, monkeypatch:
         scanned += len(text)
         return found
 
-    monkeypatch.setattr(_lanes, "_skim", counting)
+    monkeypatch.setattr(fast_parser, "_skim", counting)
     for n in (250_000, 1_000_000):
         scanned = 0
         reader = Counting(Any)
@@ -801,7 +800,7 @@ def test_what_was_handed_out_is_not_kept() -> None:
     for chunk in itertools.repeat(item * 20, 500):
         decoder.feed(chunk)
         lane = decoder._lane
-        assert isinstance(lane, _lanes.FastArrayParser)
+        assert isinstance(lane, fast_parser.FastArrayParser)
         assert sum(map(len, lane._parts)) <= len(item)
 
 
@@ -814,13 +813,13 @@ def test_without_msgspecs_message_the_other_engine_serves(
     def changed(text: memoryview) -> object:
         raise msgspec.DecodeError("JSON is malformed: data after the end (offset 3)")
 
-    monkeypatch.setattr(_lanes, "_skim", changed)
+    monkeypatch.setattr(fast_parser, "_skim", changed)
     with caplog.at_level(logging.WARNING):
-        assert not _lanes.check_finder()
+        assert not fast_parser.check_finder()
     assert "slower" in caplog.text
-    monkeypatch.setattr(_items, "FINDER_WORKS", False)
+    monkeypatch.setattr(item_decoder, "FINDER_WORKS", False)
     assert ItemDecoder(RAW).engine == "ijson"
-    assert _lanes.FINDER_WORKS
+    assert fast_parser.FINDER_WORKS
 
 
 @examples(30)

@@ -22,7 +22,8 @@ from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, Page, User
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
-from truto_ci_async.pull.plan import plan as plans
+from truto_ci_async.pull.plan import accounts as plan_accounts
+from truto_ci_async.pull.plan.bounds import resolve_windows
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.plan.resolve import resolve
 
@@ -134,7 +135,7 @@ def test_wrong_accounts_are_refused(accounts: Any, message: str) -> None:
 
 def test_a_source_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is bounded, also what a caller hands in."""
-    monkeypatch.setattr(plans, "MAX_ACCOUNTS", 3)
+    monkeypatch.setattr(plan_accounts, "MAX_ACCOUNTS", 3)
 
     def endless() -> Iterator[str]:
         number = 0
@@ -168,7 +169,7 @@ class _Accounts:
 
 def discover(*found: str, **options: Any) -> Plan:
     client: Any = _Accounts(*found)
-    plan = run(resolve(client, now=NOW, **options))
+    plan = run(resolve(client.integrated_accounts.list, now=NOW, **options))
     assert len(client.asked) == 1
     return plan
 
@@ -188,7 +189,7 @@ def test_filters_are_checked_before_any_account_is_looked_up() -> None:
     """A slip in a filter must not cost a walk over thousands of accounts first."""
     client: Any = _Accounts("a")
     with pytest.raises(UsageError, match="limit"):
-        run(resolve(client, integration="gong", limit=0))
+        run(resolve(client.integrated_accounts.list, integration="gong", limit=0))
     assert client.asked == []
 
 
@@ -375,7 +376,7 @@ def test_windows_tile_the_time_asked_for(
     if end <= begin.astimezone(UTC):
         return
     given_bounds: tuple[Any, Any] = (begin.isoformat(), end.isoformat()) if as_text else (begin, end)
-    _, windows = plans.resolve_windows(*given_bounds, window, NOW)
+    _, windows = resolve_windows(*given_bounds, window, NOW)
     moments = [
         (datetime.fromisoformat(str(window.start)), datetime.fromisoformat(str(window.end)))
         for window in windows
@@ -506,7 +507,7 @@ def test_a_plan_knows_no_token() -> None:
 
     async def scenario() -> str:
         async with TrutoClient(token="tok-secret") as client:
-            plan = await resolve(client, ["a"], start_time="-1d")
+            plan = await resolve(client.integrated_accounts.list, ["a"], start_time="-1d")
             return plan.to_json() + repr(plan)
 
     assert "tok-secret" not in run(scenario())

@@ -49,7 +49,8 @@ from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import commit_together
 from truto_ci_async.pull.plan.plan import Plan
-from truto_ci_async.sinks import files as sinks
+from truto_ci_async.sinks import files, lines
+from truto_ci_async.sinks import parquet as parquet_sink
 from truto_ci_async.sinks.factory import make_sink
 from truto_ci_async.sinks.files import PULL_COLUMNS, FileSink
 from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
@@ -811,8 +812,8 @@ def test_a_page_that_was_cancelled_was_not_taken(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pull will ask for it again: if half of the pages waiting for the disk counted all the same, rows double."""
-    monkeypatch.setattr(sinks, "FLUSH_BYTES", 1)
-    monkeypatch.setattr(sinks, "GROUP_ROWS", 1)
+    small_flushes(monkeypatch, 1)
+    monkeypatch.setattr(parquet_sink, "GROUP_ROWS", 1)
     reached, opened = threading.Event(), threading.Event()
     holding = False
 
@@ -947,8 +948,8 @@ def test_large_pages_and_many_pages_come_out_whole(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Large pages are encoded in the thread, many are moved to the file between commits: no row minds."""
-    monkeypatch.setattr(sinks, "FLUSH_BYTES", 20_000)
-    monkeypatch.setattr(sinks, "GROUP_ROWS", 100)
+    small_flushes(monkeypatch, 20_000)
+    monkeypatch.setattr(parquet_sink, "GROUP_ROWS", 100)
     unit = next(PLAN.units())
 
     def page(number: int, items: int) -> AccountPage[Any]:
@@ -1291,7 +1292,7 @@ def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
         # Whatever pyarrow still has to say, that file descriptor may be another file's by now.
         other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
         os.dup2(other, part.file)
-        part.write(bytes(2 * sinks.FLUSH_BYTES))
+        part.write(bytes(2 * files.FLUSH_BYTES))
         part.flush()
         assert os.fstat(other).st_size == 0
         for file in {other, part.file}:
@@ -1304,7 +1305,7 @@ def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
 
 def test_a_part_that_breaks_off_is_given_up_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """pyarrow writes the end of a file whenever it is closed, and complains from its destructor if it cannot."""
-    monkeypatch.setattr(sinks, "FLUSH_BYTES", 1)
+    small_flushes(monkeypatch, 1)
 
     async def scenario() -> None:
         for at in range(1, 8):
@@ -1391,3 +1392,8 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
     for make in options:
         with pytest.raises(UsageError), suppress(StopIteration):
             make()
+
+
+def small_flushes(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    for module in (files, lines, parquet_sink):
+        monkeypatch.setattr(module, "FLUSH_BYTES", size)

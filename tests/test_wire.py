@@ -797,7 +797,7 @@ def test_the_order_of_keys_does_not_matter_to_a_stored_position() -> None:
 def test_filters_in_sets_fit_a_position_stored_by_another_process() -> None:
     """A set's order differs from process to process: a resumed walk must still be the same walk."""
     program = (
-        "from truto_ci_async._wire import list_query\n"
+        "from truto_ci_async._wire.list_query import list_query\n"
         "names = {f'name-{i}' for i in range(18)}\n"
         "query = list_query('u', account='a', users=names, exclude_fields=names, remote_query={'in': names})\n"
         "print(query.fingerprint(), query.target())\n"

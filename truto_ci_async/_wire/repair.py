@@ -78,7 +78,7 @@ class _Shape:
         self.element = _first(_element(member) for member in plain)
         self.value = _first(_value(member) for member in plain)
         self.keys: frozenset[str] = frozenset()
-        self.read_fields: dict[str, tuple[bytes, _Shape, bool]] | None = None
+        self._fields: dict[str, tuple[bytes, _Shape, bool]] | None = None
         if self.struct is not None:
             config = _config(self.struct)
             self.keys = frozenset(field.encode_name for field in msgspec.structs.fields(self.struct))
@@ -130,8 +130,8 @@ class _Shape:
 
     def fix_struct(self, given: Fields, path: str, note: Note) -> bytes | None:
         """Write an object anew so that each known field fits or is null; None: a required one cannot."""
-        if self.read_fields is None:
-            self.read_fields = {
+        if self._fields is None:
+            self._fields = {
                 field.encode_name: (
                     msgspec.json.encode(field.encode_name),
                     _shape(field.type),
@@ -142,7 +142,7 @@ class _Shape:
         parts: list[bytes | Raw] = []
         whole = True
         for key, value in given.items():
-            known = self.read_fields.get(key)
+            known = self._fields.get(key)
             if known is None:
                 parts += (b",", msgspec.json.encode(key), b":", value)
                 continue
@@ -157,7 +157,7 @@ class _Shape:
                 parts += (b",", name, b":", fixed)
             else:
                 parts += (b",", name, b":", value)
-        for key, (_, _, required) in self.read_fields.items():
+        for key, (_, _, required) in self._fields.items():
             if required and key not in given:
                 note(f"{path}.{key}", "missing, and required")
                 whole = False

@@ -17,7 +17,7 @@ from truto_ci_async.models import Page, Position, ResponseInfo
 from .cursor import following
 
 if TYPE_CHECKING:
-    from truto_ci_async.client import TrutoClient
+    from truto_ci_async._http.base_client import BaseClient
 
 
 # Bytes of body that are decoded in one go (a few milliseconds); more goes in slices.
@@ -25,7 +25,7 @@ SLICED_ABOVE = 2**20
 
 
 async def fetch_page(
-    client: TrutoClient,
+    client: BaseClient,
     targets: RequestTargets,
     read: Callable[[bytes], Awaitable[PageData[Any]]],
     here: Position,
@@ -52,7 +52,7 @@ async def fetch_page(
 
 
 async def request_page(
-    client: TrutoClient,
+    client: BaseClient,
     targets: RequestTargets,
     read: Callable[[bytes], Awaitable[PageData[Any]]],
     here: Position,
@@ -83,7 +83,7 @@ async def request_page(
 
 
 async def read_page(
-    client: TrutoClient, reader: PageReader[Any], body: bytes, *, account: str | None
+    client: BaseClient, reader: PageReader[Any], body: bytes, *, account: str | None
 ) -> PageData[Any]:
     """Read a page, a large one in steps between which the loop has a turn, and tell of it."""
     emitter = client.emitter

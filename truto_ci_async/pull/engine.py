@@ -61,7 +61,7 @@ from .row_fingerprints import SeenRows, row_identities, row_keys, split
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from truto_ci_async.client import TrutoClient
+    from truto_ci_async._http.base_client import BaseClient
 
 
 R = TypeVar("R")
@@ -168,7 +168,7 @@ class Pull(Generic[T]):
 
     def __init__(
         self,
-        client: TrutoClient,
+        client: BaseClient,
         plan: MadePlan,
         *,
         checkpoint: Checkpoint | None = None,

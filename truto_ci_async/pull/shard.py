@@ -14,11 +14,11 @@ from .engine import MadePlan, Pull
 from .report import Budget, PullReport
 
 if TYPE_CHECKING:
-    from truto_ci_async.client import TrutoClient
+    from truto_ci_async._http.base_client import BaseClient
 
 
 async def run_shard(
-    client: TrutoClient,
+    client: BaseClient,
     shard: MadePlan,
     store: Checkpoint,
     sink: Sink,

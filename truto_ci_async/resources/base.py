@@ -23,8 +23,8 @@ from truto_ci_async.pagination.page_fetch import fetch_page, read_page, request_
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
 
 if TYPE_CHECKING:
+    from truto_ci_async._http.base_client import BaseClient
     from truto_ci_async._wire.incremental.item_decoder import Engine
-    from truto_ci_async.client import TrutoClient
     from truto_ci_async.pagination.stream import Decoder, ItemStream, Reopen
 
 
@@ -86,7 +86,7 @@ class Keyed(dict[str, T], Generic[T]):
 class Resource(Generic[T]):
     """One unified resource, such as ``client.unified("crm", "contacts")``; items are of type ``T``."""
 
-    def __init__(self, client: TrutoClient, model: str, resource: str, item_type: type[T]) -> None:
+    def __init__(self, client: BaseClient, model: str, resource: str, item_type: type[T]) -> None:
         path_of(model, resource)  # refuses what can never be a path
         self._client = client
         self._model = model
@@ -400,7 +400,7 @@ def _start(query: ListQuery, cursor: str | Position | None) -> Position:
 
 
 def _walkable(
-    client: TrutoClient,
+    client: BaseClient,
     query: ListQuery,
     fetch: Fetch[P],
     *,
@@ -420,7 +420,7 @@ def _walkable(
 
 
 def make_paginator(
-    client: TrutoClient,
+    client: BaseClient,
     query: ListQuery,
     reader: PageReader[Any],
     *,

@@ -20,13 +20,13 @@ from truto_ci_async.pagination.paginator import Paginator
 from .base import make_paginator
 
 if TYPE_CHECKING:
-    from truto_ci_async.client import TrutoClient
+    from truto_ci_async._http.base_client import BaseClient
 
 
 class IntegratedAccounts:
     """``client.integrated_accounts``: the connected accounts of this environment (contract section 5)."""
 
-    def __init__(self, client: TrutoClient) -> None:
+    def __init__(self, client: BaseClient) -> None:
         self._client = client
 
     def __repr__(self) -> str:

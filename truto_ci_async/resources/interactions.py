@@ -12,9 +12,10 @@ from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Interaction
 
 from .base import Resource
+from .integrated_accounts import IntegratedAccounts
 
 if TYPE_CHECKING:
-    from truto_ci_async.client import TrutoClient
+    from truto_ci_async._http.base_client import BaseClient
     from truto_ci_async.pull.checkpoint.base import Checkpoint
     from truto_ci_async.pull.engine import CommitMode, Pull
     from truto_ci_async.pull.plan.accounts import Accounts
@@ -30,7 +31,7 @@ STATE_FILE = ".truto-pull.sqlite3"
 class Interactions(Resource[Interaction]):
     """``client.interactions``: talk metrics of the people on an account's calls."""
 
-    def __init__(self, client: TrutoClient) -> None:
+    def __init__(self, client: BaseClient) -> None:
         super().__init__(client, "conversational-intelligence", "interactions", Interaction)
 
     # A pull is built on top of resources; these three step up to it, late, so that it can be asked for from here.
@@ -54,7 +55,7 @@ class Interactions(Resource[Interaction]):
         """
         from truto_ci_async.pull.plan.resolve import resolve
 
-        return await resolve(self._client, accounts, **options)
+        return await resolve(IntegratedAccounts(self._client).list, accounts, **options)
 
     def pull(
         self,
@@ -163,6 +164,8 @@ class Interactions(Resource[Interaction]):
 
         async def make(stored: Plan | None) -> Plan:
             known = None if stored is None else stored.accounts
-            return await resolve(self._client, plan_or_accounts, known=known, **options)
+            return await resolve(
+                IntegratedAccounts(self._client).list, plan_or_accounts, known=known, **options
+            )
 
         return make

@@ -6,7 +6,7 @@ and hands them back to ``open`` the next time, which takes away whatever came af
 and only if, a checkpoint says so.
 
 NDJSON and CSV grow one file, committed as a length. Parquet makes parts: written under a temporary name that no
-``*.parquet`` finds, synced, map_network_error, the folder synced, then named in the checkpoint. ``manifest.json`` lists what
+``*.parquet`` finds, synced, renamed, the folder synced, then named in the checkpoint. ``manifest.json`` lists what
 is committed, for readers; it may lag behind, and never runs ahead.
 
 Every row carries the account it came from, its tenant where that is known, and the window that was asked for.

@@ -77,7 +77,7 @@ class ParquetSink(FileSink):
     _manifest_seconds = 0.0
 
     def _forget(self) -> None:
-        self.flat_rows: list[tuple[Any, ...]] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._size = 0  # bytes of JSON text in those rows
         self._open_rows = self._open_bytes = 0  # of the open part, those rows included
         self._open_since = 0.0
@@ -85,7 +85,7 @@ class ParquetSink(FileSink):
 
     async def write(self, page: AccountPage[Any]) -> None:
         self._require_open()
-        if len(self.flat_rows) >= GROUP_ROWS or self._size >= GROUP_BYTES:
+        if len(self._rows) >= GROUP_ROWS or self._size >= GROUP_BYTES:
             await self._run(self._write_group, self._take())
         if len(page) > INLINE_ITEMS:
             rows = await self._require_open().run(flat_rows, page, self.format)
@@ -97,7 +97,7 @@ class ParquetSink(FileSink):
         if not self._open_rows:
             self._open_since = self._clock()
         size = sum([len(row[-1] or "") for row in rows])
-        self.flat_rows += rows
+        self._rows += rows
         self._size += size
         self._open_rows += len(rows)
         self._open_bytes += size
@@ -121,7 +121,7 @@ class ParquetSink(FileSink):
         )
 
     def _take(self) -> list[tuple[Any, ...]]:
-        rows, self.flat_rows, self._size = self.flat_rows, [], 0
+        rows, self._rows, self._size = self._rows, [], 0
         return rows
 
     # In the worker's thread.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import Any, TypeAlias, Unpack, cast
 from uuid import UUID
 
 import msgspec
@@ -13,18 +13,19 @@ import msgspec
 from truto_ci_async._wire.list_query import split_users
 from truto_ci_async._wire.query_string import MAX_DEPTH, format_time, in_order
 from truto_ci_async.errors import UsageError
+from truto_ci_async.models import IntegratedAccount
 from truto_ci_async.models.pulls import PlannedAccount
 
 from .accounts import Accounts, checked_text, collect_accounts
 from .bounds import When, WindowLength, resolve_windows
 from .plan import Plan, PlanFilters
 
-if TYPE_CHECKING:
-    from truto_ci_async.client import TrutoClient
+#: Lists the accounts that match, as `integrated_accounts.list` does.
+Discover: TypeAlias = Callable[..., AsyncIterable[IntegratedAccount]]
 
 
 async def resolve(
-    client: TrutoClient | None,
+    discover: Discover | None,
     accounts: Accounts | None = None,
     *,
     integration: str | None = None,
@@ -43,7 +44,8 @@ async def resolve(
     each line. Without them the accounts are discovered by ``integration`` and ``status``. A bound is a moment, a
     timedelta from now, or text: ISO 8601 with an offset, ``now``, ``today``, ``-7d``, ``today-12h``. ``end_time``
     is now unless given. ``now`` replaces the clock; its time zone is the one whose midnight ``today`` means.
-    ``known`` are accounts that an earlier run discovered: they stand in for discovery.
+    ``discover`` lists accounts by ``integration`` and ``status``. ``known`` are accounts that
+    an earlier run discovered: they are used instead.
 
     :raises UsageError: something that can never be right; the message says how to write it.
     """
@@ -77,12 +79,10 @@ async def resolve(
         raise UsageError("say which accounts: a list of ids, a Path to a file, or integration= and status=")
     elif known is not None:
         found = tuple(known)
-    elif client is None:
+    elif discover is None:
         raise UsageError("a client is needed to find accounts by integration and status")
     else:
-        found = await collect_accounts(
-            client.integrated_accounts.list(integration=integration, status=status)
-        )
+        found = await collect_accounts(discover(integration=integration, status=status))
     return msgspec.structs.replace(plan, accounts=found, given=plan.given | sought)
 
 
