@@ -339,7 +339,7 @@ class FailingDisk(Disk):
         before = target.read_bytes() if target.exists() else b""
         super().rename(source, target)
         self._durable[target] = self._durable.pop(source)
-        self._moves.append(("map_network_error", source, target, before))
+        self._moves.append(("renamed", source, target, before))
 
     def remove(self, path: Path) -> None:
         if self.failed:
@@ -360,7 +360,7 @@ class FailingDisk(Disk):
                 continue
             if kind == "removed" and not source.exists():
                 source.write_bytes(data)
-            elif kind == "map_network_error" and target.exists():
+            elif kind == "renamed" and target.exists():
                 target.replace(source)
                 sizes[source] = sizes.get(target, 0)
                 if data:

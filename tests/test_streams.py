@@ -1127,9 +1127,7 @@ def test_a_cancellation_in_the_middle_of_a_disk_step_waits_for_it_and_cleans_up(
                 await saving
 
     run(main())
-    assert names(tmp_path) == (
-        ["file"] if step == "rename" else []
-    )  # map_network_error is map_network_error: it is whole
+    assert names(tmp_path) == (["file"] if step == "rename" else [])  # renamed is renamed: it is whole
 
 
 def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path: Path) -> None:

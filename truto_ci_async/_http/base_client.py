@@ -12,12 +12,12 @@ import copy
 import os
 import ssl
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextvars import ContextVar
 from functools import partial
 from itertools import count
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 from truto_ci_async._http.policy.admission import AdmissionQueue
 from truto_ci_async._http.policy.headers import parse_retry_after
@@ -60,8 +60,6 @@ if TYPE_CHECKING:
 
     import aiohttp
 
-    from truto_ci_async.pagination.stream import Reopen
-
 
 R = TypeVar("R")
 A = TypeVar("A", "BufferedResponse", "StreamedResponse")
@@ -87,6 +85,22 @@ END_CALLS = 1.0
 
 # Which call waits for its turn: pacing tells of waits, but knows no calls.
 _waiting_call: ContextVar[int] = ContextVar("truto_ci_async_waiting_call", default=0)
+
+
+class Body(Protocol):
+    """An answer whose body is still on its way."""
+
+    status: int
+    headers: dict[str, str]
+
+    def pieces(self, limit: int | None) -> AsyncIterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+# Opens one page. The argument is the failure that makes this another attempt at it: the retry policy waits, or
+# raises it when it has enough.
+Reopen = Callable[[TransportError | None], Awaitable[tuple[Body, ResponseInfo]]]
 
 
 class BaseClient:

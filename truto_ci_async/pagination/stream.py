@@ -12,12 +12,12 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
 from operator import length_hint
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import anyio
 
@@ -43,6 +43,8 @@ from .stream_views import Batches, Chunks, Items
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
+
+    from truto_ci_async._http.base_client import Body, Reopen
 
 
 T = TypeVar("T")
@@ -73,21 +75,7 @@ NDJSON_TYPES = frozenset(
 )
 
 
-class Body(Protocol):
-    """An answer whose body is still on its way."""
-
-    status: int
-    headers: dict[str, str]
-
-    def pieces(self, limit: int | None) -> AsyncIterator[bytes]: ...
-
-    def close(self) -> None: ...
-
-
-# Opens one page. The argument is the failure that makes this another attempt at it: the retry policy waits, or
-# raises it when it has enough.
-Reopen = Callable[[TransportError | None], Awaitable[tuple[Body, ResponseInfo]]]
-Opener = Callable[[Position], Reopen]
+Opener: TypeAlias = "Callable[[Position], Reopen]"
 Decoder = ItemDecoder[T] | NdjsonDecoder[T]
 
 
@@ -234,7 +222,7 @@ class ItemStream(Generic[T]):
     async def save(self, path: str | os.PathLike[str]) -> int:
         """Write the body to ``path`` and return its size in bytes; cursors are not followed.
 
-        The file appears whole or not at all: it is written beside, synced and then map_network_error.
+        The file appears whole or not at all: it is written beside, synced and then renamed.
 
         :raises UsageError: ``path`` is a directory, or anything else that is no file.
         :raises OSError: the file cannot be written.

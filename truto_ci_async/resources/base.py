@@ -23,9 +23,9 @@ from truto_ci_async.pagination.page_fetch import fetch_page, read_page, request_
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
 
 if TYPE_CHECKING:
-    from truto_ci_async._http.base_client import BaseClient
+    from truto_ci_async._http.base_client import BaseClient, Reopen
     from truto_ci_async._wire.incremental.item_decoder import Engine
-    from truto_ci_async.pagination.stream import Decoder, ItemStream, Reopen
+    from truto_ci_async.pagination.stream import Decoder, ItemStream
 
 
 T = TypeVar("T")

@@ -15,7 +15,8 @@ teach their account only: what remains until the reset is all that is sent until
 Those who wait are queued per account, first come first served, and accounts take turns. An account that has
 to wait for its own limit leaves the round until it may go, so it never holds up another one.
 
-``RateLimiter`` holds these rules and is pure: it is told the time, and never waits. ``AdmissionQueue`` does the waiting.
+``RateLimiter`` holds these rules and is pure: it is told the time, and never waits.
+``AdmissionQueue`` does the waiting.
 """
 
 from __future__ import annotations
