@@ -29,7 +29,7 @@ FLOORS: dict[int, set[str]] = {
     2: {"_transport", "_deadlines", "_disk"},
     3: {"client", "resources", "paginator", "streams"},
     4: {"plan", "checkpoint", "sinks", "pull", "_commits", "_outage", "_row_keys"},
-    5: {"cli", "__main__", "_arguments", "_output", "_targets", "_pull_command"},
+    5: {"cli", "__main__"},
 }
 FLOOR_OF = {module: floor for floor, modules in FLOORS.items() for module in modules}
 # The one stair up: verbs of a resource that stand for the floor above, and load it when they are called.

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from truto_ci_async import Fault, Sandbox, UsageError, __version__, cli
-from truto_ci_async import _output as output
-from truto_ci_async._arguments import (
+from truto_ci_async import Fault, Sandbox, UsageError, __version__
+from truto_ci_async.cli import main as cli
+from truto_ci_async.cli.arguments import (
     DONE,
     FAILED,
     INCOMPLETE,
@@ -37,8 +37,9 @@ from truto_ci_async._arguments import (
     build_parser,
     read_query,
 )
-from truto_ci_async._targets import NewFile
-from truto_ci_async.cli import main
+from truto_ci_async.cli.main import main
+from truto_ci_async.cli.output import writers as output
+from truto_ci_async.cli.output.destinations import NewFile
 
 DEADLINE = 20.0  # seconds for a process to do what it is waited for
 START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from truto_ci_async import Fault, Sandbox, cli
-from truto_ci_async import _pull_command as command
-from truto_ci_async._arguments import (
+from truto_ci_async import Fault, Sandbox
+from truto_ci_async.cli import main as cli
+from truto_ci_async.cli import pull_progress as command
+from truto_ci_async.cli.arguments import (
     CONFLICT,
     DONE,
     INCOMPLETE,
@@ -34,7 +35,7 @@ from truto_ci_async._arguments import (
     USAGE,
     build_parser,
 )
-from truto_ci_async.cli import main
+from truto_ci_async.cli.main import main
 from truto_ci_async.errors import PermissionDeniedError, TrutoError
 from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 from truto_ci_async.pull import PullReport

@@ -27,7 +27,7 @@ import pytest
 import truto_ci_async
 from tests.support import run
 from truto_ci_async import Pacing, RetryPolicy, Sandbox, Timeouts, errors
-from truto_ci_async._arguments import build_parser
+from truto_ci_async.cli.arguments import build_parser
 from truto_ci_async.client import DEFAULT_MAX_BODY_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
-from .errors import UsageError
-from .events import PacingWait, RequestSent, RetryScheduled
+from truto_ci_async.errors import UsageError
+from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 
 if TYPE_CHECKING:
-    from .events import Event
-    from .pull import Pull, PullReport
+    from truto_ci_async.events import Event
+    from truto_ci_async.pull import Pull, PullReport
 
 # Seconds between two looks at a terminal, and between two lines in a log.
 TERMINAL_SECONDS: Final = 0.2
@@ -297,7 +297,7 @@ def write_report(path: str, watch: Watch, error: BaseException | None, **more: A
 
     :raises OSError: it cannot be written.
     """
-    from .pull import PullReport
+    from truto_ci_async.pull import PullReport
 
     report = watch.report or PullReport()
     told = None if error is None else {"type": type(error).__name__, "message": str(error)}

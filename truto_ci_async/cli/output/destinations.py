@@ -14,8 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
-from ._output import Writer
-from .errors import UsageError
+from truto_ci_async.errors import UsageError
+
+from .writers import Writer
 
 
 class ClosedPipe(Exception):

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 
 import msgspec
 
-from .errors import MissingExtraError
-from .models import ROW_COLUMNS, Capability, DebugInfo, IntegratedAccount, Interaction
+from truto_ci_async.errors import MissingExtraError
+from truto_ci_async.models import ROW_COLUMNS, Capability, DebugInfo, IntegratedAccount, Interaction
 
 Row: TypeAlias = Mapping[str, Any]
 

@@ -14,8 +14,9 @@ from datetime import date, datetime, timedelta
 from textwrap import fill
 from typing import Any, Final, TypeAlias, cast
 
-from ._output import FORMATS
-from .errors import UsageError
+from truto_ci_async.errors import UsageError
+
+from .output.writers import FORMATS
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -92,7 +93,7 @@ environment:
   HTTPS_PROXY, NO_PROXY, NO_COLOR, COLUMNS   as usual
 """,
     )
-    from . import __version__
+    from truto_ci_async import __version__
 
     parser.add_argument("--version", action="version", version=f"truto-ci {__version__}")
     _add_connection(parser, {"token": None, "api_url": None, "sandbox": False, "timeout": None, "verbose": 0})

@@ -23,25 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from . import _output as shapes
-from ._arguments import (
-    CONFLICT,
-    DONE,
-    FAILED,
-    INCOMPLETE,
-    INTERACTIONS,
-    INTERRUPTED,
-    REFUSED,
-    SANDBOX_SEED,
-    SOME_FAILED,
-    TERMINATED,
-    USAGE,
-    build_parser,
-    read_query,
-)
-from ._output import CsvWriter, DocumentWriter, TableWriter, Writer, debug_document, make_writer
-from ._targets import ClosedPipe, Output, Stdout, open_target
-from .errors import (
+from truto_ci_async.errors import (
     AccountBlockedError,
     AuthenticationError,
     BadRequestError,
@@ -65,14 +47,33 @@ from .errors import (
     UsageError,
 )
 
+from .arguments import (
+    CONFLICT,
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    INTERACTIONS,
+    INTERRUPTED,
+    REFUSED,
+    SANDBOX_SEED,
+    SOME_FAILED,
+    TERMINATED,
+    USAGE,
+    build_parser,
+    read_query,
+)
+from .output import writers as shapes
+from .output.destinations import ClosedPipe, Output, Stdout, open_target
+from .output.writers import CsvWriter, DocumentWriter, TableWriter, Writer, debug_document, make_writer
+
 if TYPE_CHECKING:
-    from ._wire import Filters
-    from .client import TrutoClient
-    from .events import Event
-    from .models import IntegratedAccount, Page
-    from .paginator import Paginator
-    from .sandbox import Sandbox
-    from .streams import ItemStream
+    from truto_ci_async._wire import Filters
+    from truto_ci_async.client import TrutoClient
+    from truto_ci_async.events import Event
+    from truto_ci_async.models import IntegratedAccount, Page
+    from truto_ci_async.paginator import Paginator
+    from truto_ci_async.sandbox import Sandbox
+    from truto_ci_async.streams import ItemStream
 
 # A sandbox for a pull has accounts and pages enough to see something, and the service's limits on a tenth of the time.
 PULL_SANDBOX: Final[Mapping[str, Any]] = {
@@ -362,7 +363,7 @@ async def _list(
 ) -> None:
     from msgspec import Raw
 
-    from .models import Interaction
+    from truto_ci_async.models import Interaction
 
     # Rows are made of typed items; the other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw
@@ -411,7 +412,7 @@ async def _stream(
     """Write items as they come in; one stream goes over all pages, or over one at a time to count them."""
     from msgspec import Raw
 
-    from .models import Interaction
+    from truto_ci_async.models import Interaction
 
     item_type: Any = Raw
     if in_rows:
@@ -485,7 +486,7 @@ async def _keyed(
 
 async def pull(options: argparse.Namespace, progress: Progress) -> int:
     """``pull``: many accounts into a folder. Progress and summary go to stderr, rows and the report to files."""
-    from . import _pull_command as command
+    from . import pull_progress as command
 
     del progress  # what there is to say about a pull is in its report
     command.check_report_path(options.report)
@@ -616,7 +617,7 @@ async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
 
 async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
     """``sandbox``: serve until interrupted, or for the time given."""
-    from .sandbox import run
+    from truto_ci_async.sandbox import run
 
     def ready(running: Sandbox) -> None:
         values = {"TRUTO_API_BASE_URL": running.url, "TRUTO_API_TOKEN": running.token}
@@ -660,7 +661,7 @@ async def _connected(
 
     ``see`` is shown every event. Limits among ``sandbox_options`` are kept by both sides.
     """
-    from . import Pacing, Rate, Timeouts, TrutoClient
+    from truto_ci_async import Pacing, Rate, Timeouts, TrutoClient
 
     timeouts, seconds = Timeouts(), options.timeout
     if seconds is not None:
@@ -680,7 +681,7 @@ async def _connected(
         return
     if options.token or options.api_url:
         raise UsageError("--sandbox has a token and an address of its own: leave out --token and --api-url")
-    from .sandbox import Sandbox
+    from truto_ci_async.sandbox import Sandbox
 
     pacing = Pacing()
     if "token_rate" in sandbox_options:
