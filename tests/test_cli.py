@@ -1,4 +1,4 @@
-"""The command line: what it prints where, how it ends, and how to go on after it did not.
+"""The command line: what it prints where, its exit codes, and how to continue after a failure.
 
 Most tests call ``main`` in this process against a sandbox in a thread; pipes, signals and terminals need real ones.
 """
@@ -58,7 +58,7 @@ class Ran(NamedTuple):
 
     @property
     def cursor(self) -> str:
-        """The position that stderr says to go on from."""
+        """The position from which stderr says to continue."""
         found: str = re.findall(r"--next-cursor[ =](\S+)", self.err)[-1]
         return found
 
@@ -104,7 +104,7 @@ def ndjson(text: str) -> list[Any]:
 
 @contextmanager
 def process(*argv: str, stdout: int = subprocess.PIPE) -> Generator[subprocess.Popen[bytes]]:
-    """Start a real ``truto-ci``; it does not outlive the block, nor the deadline."""
+    """Start a real ``truto-ci``; it is killed at the end of the block or at the deadline."""
     command = [sys.executable, "-W", "error", "-m", "truto_ci_async", *argv]
     with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE) as started:
         watchdog = threading.Timer(DEADLINE, started.kill)
@@ -125,7 +125,7 @@ def ended(started: subprocess.Popen[bytes]) -> Ran:
 
 
 class Slowly(threading.Thread):
-    """A server of one answer: the beginning at once, the rest when it is told to."""
+    """A server with one response: it sends the beginning at once, and the rest when told to."""
 
     def __init__(self, beginning: bytes, rest: bytes) -> None:
         super().__init__(daemon=True)
@@ -176,7 +176,7 @@ def test_a_stream_is_written_item_by_item_over_all_pages(sandbox: Sandbox, run: 
 
 
 def test_rows_of_a_stream_are_those_of_a_list(sandbox: Sandbox, run: Run) -> None:
-    """A table's columns are as wide as what came first needs, which of a stream may be less than a page."""
+    """Apart from the widths of a table's columns, which the first batch decides: a stream's may be less than a page."""
     for format in ("csv", "table"):
         listed = run(*listing(sandbox, "-o", format)).out
         streamed = run(*listing(sandbox, "-o", format, "--format", "stream")).out
@@ -186,10 +186,10 @@ def test_rows_of_a_stream_are_those_of_a_list(sandbox: Sandbox, run: Run) -> Non
         assert listed == streamed
 
 
-def test_the_first_line_of_a_stream_is_out_before_the_body_ends(
+def test_a_stream_writes_its_first_items_before_the_body_ends(
     slowly: Callable[[bytes, bytes], Slowly],
 ) -> None:
-    """A body of hours must feed what reads the pipe from its first item on."""
+    """A body that takes hours must feed the reader of a pipe from the first item on."""
     server = slowly(b'{"result":[{"id":"1"},{"id":"2"},', b'{"id":"3"}]}')
     with process(*STREAM, "--api-url", server.url) as started:
         assert started.stdout is not None
@@ -204,10 +204,10 @@ def test_the_first_line_of_a_stream_is_out_before_the_body_ends(
     assert ndjson(ran.out) == [{"id": "3"}]
 
 
-def test_a_stream_that_breaks_is_incomplete_and_says_how_to_go_on(
+def test_a_broken_stream_is_incomplete_and_says_how_to_continue(
     slowly: Callable[[bytes, bytes], Slowly], tmp_path: Path, run: Run
 ) -> None:
-    server = slowly(b'{"result":[{"id":"1"},{"id":"2"},', b'{"id":"3"')  # and no more, after 40 bytes
+    server = slowly(b'{"result":[{"id":"1"},{"id":"2"},', b'{"id":"3"')  # and nothing more
     server.go_on.set()
     file = tmp_path / "items.json"
     ran = run(*STREAM, "--api-url", server.url, "-o", "json", "--out", str(file))
@@ -218,7 +218,7 @@ def test_a_stream_that_breaks_is_incomplete_and_says_how_to_go_on(
     assert not file.exists()
 
 
-def test_a_later_page_that_fails_is_gone_on_from(sandbox: Sandbox, run: Run) -> None:
+def test_a_stream_continues_from_a_later_page_that_failed(sandbox: Sandbox, run: Run) -> None:
     sandbox.script(sandbox.account_ids[0], [Fault.ok(), Fault.status(400).forever()])
     ran = run(*listing(sandbox, "--format", "stream"))
     assert ran.code == FAILED
@@ -260,7 +260,7 @@ def test_gongs_own_body_is_streamed_by_its_path(sandbox: Sandbox, run: Run) -> N
 
 
 @pytest.mark.parametrize("more", [("--path", "a"), ("--format", "stream", "--key-by", "id", "-o", "json")])
-def test_options_that_do_not_go_with_a_stream_are_refused(
+def test_options_that_contradict_a_stream_are_refused(
     sandbox: Sandbox, run: Run, more: tuple[str, ...]
 ) -> None:
     ran = run(*listing(sandbox, *more))
@@ -360,13 +360,13 @@ def test_an_empty_window_is_a_document_too(sandbox: Sandbox, run: Run, format: s
     assert "0 interactions" in ran.err
 
 
-def test_ndjson_stays_one_line_an_item_when_the_service_lays_its_json_out(sandbox: Sandbox, run: Run) -> None:
+def test_ndjson_stays_one_line_per_item_when_the_service_indents_its_json(sandbox: Sandbox, run: Run) -> None:
     items = [{"id": "1", "remote_data": {"rate": 1.00}}, {"id": "2"}]
     sandbox.fault(Fault.body(json.dumps({"result": items}, indent=2)))
     assert ndjson(run(*listing(sandbox, "-o", "ndjson")).out) == items
 
 
-def test_repairs_are_told_on_stderr(sandbox: Sandbox, run: Run) -> None:
+def test_repairs_are_reported_on_stderr(sandbox: Sandbox, run: Run) -> None:
     sandbox.fault(Fault.items([{"id": "1", "metrics": {"patience": "much"}}], mode="append"))
     ran = run(*listing(sandbox, "-o", "csv"))
     assert ran.code == DONE
@@ -378,7 +378,7 @@ def test_key_by_gives_one_object(sandbox: Sandbox, run: Run) -> None:
     assert json.loads(ran.out) == {item["id"]: item for item in expected(sandbox)}
 
 
-def test_raw_gives_the_answers_of_the_provider(sandbox: Sandbox, run: Run) -> None:
+def test_raw_gives_the_responses_of_the_provider(sandbox: Sandbox, run: Run) -> None:
     documents = json.loads(run(*listing(sandbox, "--format", "raw")).out)
     assert [row for each in documents for row in each["result"]] == expected(sandbox, provider=True)
 
@@ -420,7 +420,7 @@ def test_accounts_are_filtered(sandbox: Sandbox, run: Run, options: Sequence[str
     assert len(ndjson(run("accounts", "-o", "ndjson", *options).out)) == count
 
 
-def test_max_items_of_accounts_fetches_nothing_in_vain(sandbox: Sandbox, run: Run) -> None:
+def test_max_items_of_accounts_fetches_no_page_too_many(sandbox: Sandbox, run: Run) -> None:
     assert len(ndjson(run("accounts", "-o", "ndjson", "--limit", "1", "--max-items", "2").out)) == 2
     assert len(sandbox.requests) == 2
 
@@ -441,7 +441,7 @@ def test_capabilities(sandbox: Sandbox, run: Run) -> None:
     assert run("capabilities").code == USAGE
 
 
-def test_the_official_line_works(sandbox: Sandbox, run: Run) -> None:
+def test_the_official_command_works(sandbox: Sandbox, run: Run) -> None:
     account, path = sandbox.account_ids[0], ("conversational-intelligence", "interactions")
     assert json.loads(run("unified", *path, "-a", account, *WINDOW, "-o", "json").out) == expected(sandbox)
     assert run("unified", *path, "-a", account, *WINDOW).out == run(*listing(sandbox)).out
@@ -557,10 +557,10 @@ def test_q_goes_into_query_json_and_a_dot_can_be_part_of_a_name() -> None:
     assert read_query(["a.b=1"], None, dots_nest=False) == {"a.b": "1"}
 
 
-# --- going on --------------------------------------------------------------------------------------------------
+# --- continuing ------------------------------------------------------------------------------------------------
 
 
-def test_max_items_says_how_to_go_on_and_fetches_nothing_in_vain(sandbox: Sandbox, run: Run) -> None:
+def test_max_items_says_how_to_continue_and_fetches_no_page_too_many(sandbox: Sandbox, run: Run) -> None:
     everything = expected(sandbox)
     at_end_of_page = run(*listing(sandbox, "-o", "ndjson", "--max-items", "3"))
     assert ndjson(at_end_of_page.out) == everything[:3]
@@ -588,7 +588,7 @@ def test_max_items_says_how_to_go_on_and_fetches_nothing_in_vain(sandbox: Sandbo
 
 
 @pytest.mark.parametrize("format", ["unified", "raw"])
-def test_max_pages_and_the_service_s_own_cursor(sandbox: Sandbox, run: Run, format: str) -> None:
+def test_max_pages_and_the_cursor_of_the_service(sandbox: Sandbox, run: Run, format: str) -> None:
     options = listing(sandbox, "-o", "ndjson", "--format", format)
     first = run(*options, "--max-pages", "1")
     rest = run(*options, "--next-cursor", first.cursor)
@@ -596,7 +596,7 @@ def test_max_pages_and_the_service_s_own_cursor(sandbox: Sandbox, run: Run, form
 
 
 def test_a_cursor_may_be_made_of_any_characters(sandbox: Sandbox, run: Run) -> None:
-    """The line to paste works in a shell, also for a cursor that looks like an option."""
+    """The printed option can be pasted into a shell, even when the cursor looks like an option itself."""
     cursor = "-v $HOME's"
     sandbox.fault(Fault.body({"result": [], "next_cursor": cursor}))
     ran = run(*listing(sandbox, "--format", "raw", "--max-pages", "1"))
@@ -655,7 +655,7 @@ SERVER_ERROR = [Fault.ok(), Fault.status(500).forever()]
         ([Fault.ok(), Fault.loop()], FAILED, "a second time"),
     ],
 )
-def test_exit_codes_of_answers(
+def test_exit_codes_of_responses(
     sandbox: Sandbox, run: Run, faults: Sequence[Fault], code: int, words: str
 ) -> None:
     """Each failure is one or two plain lines: what happened, and what to do."""
@@ -699,14 +699,14 @@ def test_exit_codes_of_command_lines(run: Run, argv: Sequence[str], code: int, w
     assert "Traceback" not in ran.err
 
 
-def test_no_token_says_where_one_goes(run: Run) -> None:
+def test_without_a_token_it_says_where_to_put_one(run: Run) -> None:
     ran = run("accounts")
     assert ran.code == USAGE
     assert "export TRUTO_API_TOKEN" in ran.err
     assert "--sandbox" in ran.err
 
 
-def test_a_service_that_is_not_there(run: Run) -> None:
+def test_a_service_that_cannot_be_reached(run: Run) -> None:
     ran = run("accounts", "--token", "t", "--api-url", "http://127.0.0.1:1")
     assert ran.code == FAILED
     assert "check the network" in ran.err
@@ -719,20 +719,18 @@ def test_timeout_bounds_a_page(sandbox: Sandbox, run: Run) -> None:
     assert "--timeout SECONDS" in ran.err
 
 
-def test_a_mistake_of_ours_is_one_line_unless_asked_for_more(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_is_one_line_without_vv(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     async def broken(options: argparse.Namespace, progress: Progress) -> None:
-        raise ZeroDivisionError("by nought")
+        raise ZeroDivisionError("division by zero")
 
     monkeypatch.setitem(COMMANDS, "accounts", broken)
     ran = run("accounts")
     assert ran.code == FAILED
-    assert ran.err == "truto-ci: unexpected ZeroDivisionError: by nought (-vv shows where)\n"
+    assert ran.err == "truto-ci: unexpected ZeroDivisionError: division by zero (-vv shows where)\n"
     assert "Traceback" in run("accounts", "-vv").err
 
 
-def test_json_stays_a_document_when_the_walk_breaks_off(sandbox: Sandbox, run: Run) -> None:
+def test_json_stays_a_document_when_a_later_page_fails(sandbox: Sandbox, run: Run) -> None:
     sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
     ran = run(*listing(sandbox, "-o", "json"))
     assert ran.code == INCOMPLETE
@@ -799,7 +797,7 @@ def test_a_partial_file_is_a_document_and_never_replaces_another(
     assert not file.exists()
 
 
-def test_half_a_page_is_taken_off_a_partial_file(tmp_path: Path) -> None:
+def test_half_a_page_is_cut_off_a_partial_file(tmp_path: Path) -> None:
     """As when the disk is full."""
     file = NewFile(tmp_path / "x.json")
     file.write(b"[1")
@@ -815,7 +813,7 @@ def test_a_failure_before_the_first_page_leaves_nothing(sandbox: Sandbox, run: R
     assert list(tmp_path.iterdir()) == []
 
 
-def test_files_that_cannot_be_written_are_refused_before_anything_is_asked(
+def test_files_that_cannot_be_written_are_refused_before_any_request(
     sandbox: Sandbox, run: Run, tmp_path: Path
 ) -> None:
     for path in (tmp_path, tmp_path / "no" / "such"):
@@ -861,7 +859,7 @@ def test_a_closed_pipe_is_a_quiet_success(
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["interactions", "--sandbox", "-o", "ndjson"]])
-def test_a_closed_pipe_leaves_no_complaint_at_exit(argv: Sequence[str]) -> None:
+def test_a_closed_pipe_causes_no_error_at_exit(argv: Sequence[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -885,10 +883,10 @@ def test_no_stdout_at_all_is_one_line(sandbox: Sandbox, run: Run, monkeypatch: p
     ("format", "signum", "code"),
     [("ndjson", signal.SIGINT, INTERRUPTED), ("csv", signal.SIGTERM, TERMINATED)],
 )
-def test_pages_are_out_at_once_and_an_interrupted_walk_goes_on_later(
+def test_pages_are_written_at_once_and_an_interrupted_list_can_be_continued(
     sandbox: Sandbox, run: Run, format: str, signum: signal.Signals, code: int
 ) -> None:
-    """The second page never comes; the first is read, and then it is Ctrl-C, or a supervisor's SIGTERM."""
+    """The second page hangs; after the first one is read, Ctrl-C or a supervisor's SIGTERM arrives."""
     sandbox.fault(Fault.hang().on(2), sandbox.account_ids[0])
     with process(*listing(sandbox, "-o", format)) as started:
         assert started.stdout is not None
@@ -940,7 +938,7 @@ def test_the_sandbox_stops_by_itself_when_told_to(run: Run) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")
 @pytest.mark.parametrize(("no_color", "escapes"), [("", True), ("1", False)])
-def test_a_terminal_gets_colours_unless_it_wants_none(
+def test_a_terminal_gets_colours_unless_no_color_is_set(
     monkeypatch: pytest.MonkeyPatch, no_color: str, escapes: bool
 ) -> None:
     pytest.importorskip("rich")
@@ -957,7 +955,7 @@ def test_a_terminal_gets_colours_unless_it_wants_none(
             while True:
                 try:
                     piece = os.read(ours, 65_536)
-                except OSError:  # Linux says so when the other end is closed
+                except OSError:  # Linux raises it when the other end is closed
                     break
                 if not piece:
                     break
@@ -987,7 +985,7 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 
 @pytest.mark.parametrize("command", commands())
-def test_help_says_something_about_every_option(run: Run, command: str) -> None:
+def test_help_describes_every_option(run: Run, command: str) -> None:
     ran = run(*([command] if command else []), "--help")
     assert ran.code == DONE
     for action in commands()[command]._actions:
@@ -996,7 +994,7 @@ def test_help_says_something_about_every_option(run: Run, command: str) -> None:
             assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", ran.out)
 
 
-def test_help_tells_every_exit_code(run: Run) -> None:
+def test_help_lists_every_exit_code(run: Run) -> None:
     documented = re.findall(r"\b\d+\b(?=\s{2,}\w|: by)", run("--help").out.partition("exit codes:")[2])
     codes = {DONE, FAILED, USAGE, REFUSED, INCOMPLETE, INTERRUPTED, TERMINATED}
     assert {int(code) for code in documented} == codes
@@ -1014,7 +1012,7 @@ def test_help_tells_every_exit_code(run: Run) -> None:
 def test_every_example_of_the_help_works(
     run: Run, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pasted as they are, without an account. A pull has 3 of them here; with all 24 the README's line is run."""
+    """Run as they stand, without an account. A pull has 3 accounts here; the README's example runs with all 24."""
     monkeypatch.setitem(PULL_SANDBOX, "accounts", 3)
     monkeypatch.chdir(tmp_path)
     words = shlex.split(line.partition(" | ")[0])
@@ -1065,12 +1063,12 @@ def test_rich_and_plain_tables_differ_in_nothing_but_style(monkeypatch: pytest.M
     ] == plain.splitlines()
 
 
-def test_names_cannot_steer_the_terminal() -> None:
+def test_names_cannot_control_the_terminal() -> None:
     shown = TableWriter(ANY_LAYOUT).page([{"name": "a\x1b[2Jb\nc\u202ed"}]).decode()
     assert shown.splitlines() == ["name", "a�[2Jb�c�d"]
 
 
-def test_a_table_goes_on_with_the_columns_of_its_first_page() -> None:
+def test_a_table_keeps_the_columns_of_its_first_page() -> None:
     writer = TableWriter(ANY_LAYOUT)
     assert writer.page([]) == b""
     first = writer.page([{"id": "1", "name": "山"}]).decode()
@@ -1078,7 +1076,7 @@ def test_a_table_goes_on_with_the_columns_of_its_first_page() -> None:
     assert writer.page([{"id": "22222", "name": "b"}]).decode() == "22222  b\n"
 
 
-def test_csv_tells_of_fields_that_came_too_late() -> None:
+def test_csv_reports_fields_that_came_after_the_header() -> None:
     writer = CsvWriter(ANY_LAYOUT)
     assert writer.page([{"a": 1, "b": [None]}, {"c": True}]) == b"a,b,c\n1,[null],\n,,true\n"
     assert writer.page([{"a": "x,\n", "d": 1}]) == b'"x,\n",,\n'

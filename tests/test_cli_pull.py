@@ -1,4 +1,4 @@
-"""``truto-ci pull``: what it writes, shows and returns, and that it can be stopped at any time and run again."""
+"""``truto-ci pull``: what it writes, shows and returns, and that it can be stopped at any time and continued."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
 
 
 def test_every_active_account_into_a_folder(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
-    """Found by integration and status, with their tenants; run again, nothing is asked for a second time."""
+    """Found by integration and status, with their tenants. A second run sends no requests."""
     found = ("--integration", "gong", "--status", "active", *WINDOW)
     ran = run(*found, "--report", str(tmp_path / "report.json"))
     assert (ran.code, ran.out) == (DONE, "")
@@ -119,7 +119,7 @@ def test_every_active_account_into_a_folder(sandbox: Sandbox, run: Any, tmp_path
     sandbox.clear()
     ran = run(*found)
     assert ran.code == DONE
-    assert not sandbox.requests, "nor are the accounts looked up"
+    assert not sandbox.requests, "not even for the accounts"
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
@@ -180,10 +180,10 @@ def test_times_and_lengths_of_a_command_line() -> None:
 # --- exit codes ------------------------------------------------------------------------------------------------
 
 
-def test_a_pull_that_came_to_nothing_leaves_no_older_report(
+def test_a_pull_that_fails_at_once_replaces_an_older_report(
     sandbox: Sandbox, run: Any, tmp_path: Path
 ) -> None:
-    """A job reads the report after the pull: one of yesterday would say that all is well."""
+    """A job reads the report after the pull: yesterday's would say that all is well."""
     report = tmp_path / "report.json"
     line = ("--accounts", sandbox.account_ids[0], *WINDOW, "--report", str(report))
     assert run(*line).code == DONE
@@ -196,15 +196,15 @@ def test_a_pull_that_came_to_nothing_leaves_no_older_report(
     assert "limit is 1" in told["error"]["message"]
 
 
-def test_the_way_on_from_a_fresh_start_is_without_it(sandbox: Sandbox, run: Any) -> None:
-    """The same line with --fresh would begin anew for ever."""
+def test_a_fresh_pull_is_continued_without_fresh(sandbox: Sandbox, run: Any) -> None:
+    """The same command with --fresh would start over each time."""
     sandbox.script(sandbox.account_ids[0], [Fault.status(403).forever()])
     ran = run("--accounts", sandbox.account_ids[0], *WINDOW, "--fresh")
     assert ran.code == SOME_FAILED
     assert "run the same command again without --fresh" in ran.err
 
 
-def test_an_interruption_before_it_begins_is_no_traceback(
+def test_an_interruption_before_it_starts_shows_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted() -> None:
@@ -216,7 +216,7 @@ def test_an_interruption_before_it_begins_is_no_traceback(
 
 
 def test_failing_and_parked_accounts(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
-    """5 when one failed, 4 when some are only parked, 0 when all are there; each by running the same line again."""
+    """Exit code 5 when one failed, 4 when some are only parked, 0 when all are done, each for the same command."""
     bad, *parked = sandbox.account_ids[:4]
     line = ("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--report", str(tmp_path / "report.json"))
     sandbox.script(bad, [Fault.ok(), Fault.status(403).forever()])
@@ -303,7 +303,7 @@ def test_wrong_usage(sandbox: Sandbox, run: Any, argv: tuple[str, ...], words: s
 
 @contextmanager
 def process(*argv: str, **options: Any) -> Generator[subprocess.Popen[bytes]]:
-    """Start a real ``truto-ci pull``; it does not outlive the block, nor the deadline."""
+    """Start a real ``truto-ci pull``; it is killed at the end of the block or at the deadline."""
     arguments = [sys.executable, "-W", "error", "-m", "truto_ci_async", "pull", *argv]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     with subprocess.Popen(arguments, **options) as started:
@@ -326,9 +326,9 @@ def until(condition: Callable[[], bool]) -> None:
 @posix
 @pytest.mark.parametrize("case", ["SIGINT", "SIGTERM", "SIGINT twice"])
 def test_a_signal_leaves_everything_in_order(sandbox: Sandbox, run: Any, tmp_path: Path, case: str) -> None:
-    """Within two seconds, with a request that hangs: what was in hand is there, and the next run goes on.
+    """It ends within two seconds although requests hang, fetched pages are written, and the next run continues.
 
-    A second signal does not wait for what is in hand, so it comes when that is written.
+    A second signal does not wait for fetched pages to be written, so it is sent once they are.
     """
     output = tmp_path / "out" / "interactions.ndjson"
     which = getattr(signal, case.split()[0])
@@ -361,7 +361,7 @@ def test_a_signal_leaves_everything_in_order(sandbox: Sandbox, run: Any, tmp_pat
 
 
 @posix
-def test_a_signal_before_it_began(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_signal_before_the_pull_has_started(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.fault(Fault.hang())
     with process("--integration", "gong", *WINDOW, "--out", str(tmp_path / "out")) as started:
         until(lambda: sandbox.stats.requests == 1)
@@ -388,7 +388,7 @@ def test_a_reader_that_went_away_changes_nothing(sandbox: Sandbox, tmp_path: Pat
 
 @posix
 def test_without_an_account_of_your_own(tmp_path: Path) -> None:
-    """``--sandbox`` needs nothing, and goes on with another sandbox of the same data in the next process."""
+    """``--sandbox`` needs no setup, and the next process continues with a new sandbox of the same data."""
     line = ("--sandbox", "--out", str(tmp_path), "--limit", "5")
     with process(*line) as started:
         until(lambda: (tmp_path / "interactions.ndjson").exists())
@@ -499,7 +499,7 @@ def test_the_summary_names_what_is_missing() -> None:
 
 
 @posix
-def test_a_terminal_sees_it_move(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_terminal_shows_live_progress(sandbox: Sandbox, tmp_path: Path) -> None:
     pytest.importorskip("rich")
     import pty
 
