@@ -1,4 +1,4 @@
-"""``truto-ci pull``: what it writes, shows and returns, and that it can be stopped at any time and run again."""
+"""``truto-ci pull``: what it writes, shows and returns, and that it can be stopped at any time and continued."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from truto_ci_async import Fault, Sandbox
-from truto_ci_async.cli import main as cli
-from truto_ci_async.cli import pull as command
-from truto_ci_async.cli.arguments import (
+from truto_ci_async.cli.arguments import build_parser
+from truto_ci_async.cli.main import main
+from truto_ci_async.cli.messages import (
     CONFLICT,
     DONE,
     INCOMPLETE,
@@ -33,9 +33,8 @@ from truto_ci_async.cli.arguments import (
     SOME_FAILED,
     TERMINATED,
     USAGE,
-    build_parser,
 )
-from truto_ci_async.cli.main import main
+from truto_ci_async.cli.pull_progress import MAX_NAMED, PullProgress, duration, say_status, shown, summary
 from truto_ci_async.errors import PermissionDeniedError, TrutoError
 from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 from truto_ci_async.pull.report import PullReport
@@ -103,7 +102,7 @@ def rows(folder: Path) -> list[tuple[str, str]]:
 
 
 def test_every_active_account_into_a_folder(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
-    """Found by integration and status, with their tenants; run again, nothing is asked for a second time."""
+    """Found by integration and status, with their tenants. A second run sends no requests."""
     found = ("--integration", "gong", "--status", "active", *WINDOW)
     ran = run(*found, "--report", str(tmp_path / "report.json"))
     assert (ran.code, ran.out) == (DONE, "")
@@ -120,7 +119,7 @@ def test_every_active_account_into_a_folder(sandbox: Sandbox, run: Any, tmp_path
     sandbox.clear()
     ran = run(*found)
     assert ran.code == DONE
-    assert not sandbox.requests, "nor are the accounts looked up"
+    assert not sandbox.requests, "not even for the accounts"
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
@@ -181,10 +180,10 @@ def test_times_and_lengths_of_a_command_line() -> None:
 # --- exit codes ------------------------------------------------------------------------------------------------
 
 
-def test_a_pull_that_came_to_nothing_leaves_no_older_report(
+def test_a_pull_that_fails_at_once_replaces_an_older_report(
     sandbox: Sandbox, run: Any, tmp_path: Path
 ) -> None:
-    """A job reads the report after the pull: one of yesterday would say that all is well."""
+    """A job reads the report after the pull: yesterday's would say that all is well."""
     report = tmp_path / "report.json"
     line = ("--accounts", sandbox.account_ids[0], *WINDOW, "--report", str(report))
     assert run(*line).code == DONE
@@ -197,27 +196,27 @@ def test_a_pull_that_came_to_nothing_leaves_no_older_report(
     assert "limit is 1" in told["error"]["message"]
 
 
-def test_the_way_on_from_a_fresh_start_is_without_it(sandbox: Sandbox, run: Any) -> None:
-    """The same line with --fresh would begin anew for ever."""
+def test_a_fresh_pull_is_continued_without_fresh(sandbox: Sandbox, run: Any) -> None:
+    """The same command with --fresh would start over each time."""
     sandbox.script(sandbox.account_ids[0], [Fault.status(403).forever()])
     ran = run("--accounts", sandbox.account_ids[0], *WINDOW, "--fresh")
     assert ran.code == SOME_FAILED
-    assert "run the same line again without --fresh" in ran.err
+    assert "run the same command again without --fresh" in ran.err
 
 
-def test_an_interruption_before_it_begins_is_no_traceback(
+def test_an_interruption_before_it_starts_shows_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "build_parser", interrupted)
-    assert cli.main(["pull"]) == INTERRUPTED
+    monkeypatch.setattr("truto_ci_async.cli.main.build_parser", interrupted)
+    assert main(["pull"]) == INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_failing_and_parked_accounts(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
-    """5 when one failed, 4 when some are only parked, 0 when all are there; each by running the same line again."""
+    """Exit code 5 when one failed, 4 when some are only parked, 0 when all are done, each for the same command."""
     bad, *parked = sandbox.account_ids[:4]
     line = ("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--report", str(tmp_path / "report.json"))
     sandbox.script(bad, [Fault.ok(), Fault.status(403).forever()])
@@ -227,14 +226,14 @@ def test_failing_and_parked_accounts(sandbox: Sandbox, run: Any, tmp_path: Path)
     assert ran.code == SOME_FAILED
     assert f"failed: {bad}: " in ran.err
     assert all(f"parked: {account}: until 20" in ran.err for account in parked)
-    assert "run the same line again" in ran.err
+    assert "run the same command again" in ran.err
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["failed"][bad]["error"] == "PermissionDeniedError"
     assert set(report["parked"]) == set(parked)
     sandbox.clear_faults()
     ran = run(*line)
     assert ran.code == INCOMPLETE
-    assert re.search(r"parked +3 +the first may be asked again at 20", ran.err)
+    assert re.search(r"parked +3 +the first can be tried again at 20", ran.err)
     database = sqlite3.connect(tmp_path / "out" / STATE_FILE)
     with database:
         database.execute("UPDATE progress SET until = until - 90000")  # tomorrow
@@ -281,11 +280,14 @@ def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: P
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (WINDOW, "say which accounts"),
-        ((*WINDOW, "--accounts", "a", "--status", "active"), "take one"),
+        (WINDOW, "which accounts?"),
+        ((*WINDOW, "--accounts", "a", "--status", "active"), "use one of them"),
         ((*WINDOW, "--accounts-file", "/not/there"), "cannot read accounts"),
         (("--accounts", "a", "--start-time", "2024-02-01", "--end-time", "2024-01-01"), "not after"),
-        (("--accounts", "a", *WINDOW, "--report", "/not/there/report.json"), "--report names a file"),
+        (
+            ("--accounts", "a", *WINDOW, "--report", "/not/there/report.json"),
+            "--report needs the path of a file",
+        ),
         (("--accounts", " , ", *WINDOW), ""),
     ],
 )
@@ -301,7 +303,7 @@ def test_wrong_usage(sandbox: Sandbox, run: Any, argv: tuple[str, ...], words: s
 
 @contextmanager
 def process(*argv: str, **options: Any) -> Generator[subprocess.Popen[bytes]]:
-    """Start a real ``truto-ci pull``; it does not outlive the block, nor the deadline."""
+    """Start a real ``truto-ci pull``; it is killed at the end of the block or at the deadline."""
     arguments = [sys.executable, "-W", "error", "-m", "truto_ci_async", "pull", *argv]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     with subprocess.Popen(arguments, **options) as started:
@@ -324,9 +326,9 @@ def until(condition: Callable[[], bool]) -> None:
 @posix
 @pytest.mark.parametrize("case", ["SIGINT", "SIGTERM", "SIGINT twice"])
 def test_a_signal_leaves_everything_in_order(sandbox: Sandbox, run: Any, tmp_path: Path, case: str) -> None:
-    """Within two seconds, with a request that hangs: what was in hand is there, and the next run goes on.
+    """It ends within two seconds although requests hang, fetched pages are written, and the next run continues.
 
-    A second signal does not wait for what is in hand, so it comes when that is written.
+    A second signal does not wait for fetched pages to be written, so it is sent once they are.
     """
     output = tmp_path / "out" / "interactions.ndjson"
     which = getattr(signal, case.split()[0])
@@ -348,7 +350,7 @@ def test_a_signal_leaves_everything_in_order(sandbox: Sandbox, run: Any, tmp_pat
     assert started.returncode == (TERMINATED if case == "SIGTERM" else INTERRUPTED)
     assert out == b""
     assert b"Traceback" not in err
-    assert b"run the same line again" in err
+    assert b"run the same command again" in err
     assert json.loads((tmp_path / "report.json").read_text())["exit_code"] == started.returncode
     assert len(rows(tmp_path / "out")) == 2 * PAGE * ACCOUNTS
     sandbox.clear_faults()
@@ -359,7 +361,7 @@ def test_a_signal_leaves_everything_in_order(sandbox: Sandbox, run: Any, tmp_pat
 
 
 @posix
-def test_a_signal_before_it_began(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_signal_before_the_pull_has_started(sandbox: Sandbox, tmp_path: Path) -> None:
     sandbox.fault(Fault.hang())
     with process("--integration", "gong", *WINDOW, "--out", str(tmp_path / "out")) as started:
         until(lambda: sandbox.stats.requests == 1)
@@ -386,7 +388,7 @@ def test_a_reader_that_went_away_changes_nothing(sandbox: Sandbox, tmp_path: Pat
 
 @posix
 def test_without_an_account_of_your_own(tmp_path: Path) -> None:
-    """``--sandbox`` needs nothing, and goes on with another sandbox of the same data in the next process."""
+    """``--sandbox`` needs no setup, and the next process continues with a new sandbox of the same data."""
     line = ("--sandbox", "--out", str(tmp_path), "--limit", "5")
     with process(*line) as started:
         until(lambda: (tmp_path / "interactions.ndjson").exists())
@@ -407,7 +409,7 @@ def test_without_an_account_of_your_own(tmp_path: Path) -> None:
 
 
 class Running:
-    """As much of a pull as a watch looks at."""
+    """The parts of a pull that its progress reads."""
 
     def __init__(self, accounts: int) -> None:
         self.report = PullReport(accounts)
@@ -422,39 +424,36 @@ class Clock:
         return self.now
 
 
-def watched() -> tuple[command.Watch, PullReport]:
+def sampled() -> tuple[PullProgress, PullReport]:
     clock = Clock()
-    watch = command.Watch(clock)
-    assert watch.parts() == ["finding the accounts"]
+    progress = PullProgress(clock)
+    assert progress.parts() == ["finding the accounts"]
     running: Any = Running(1000)
-    watch.begin(running)
+    progress.on_start(running)
     for _ in range(20):
-        watch.see(RequestSent(time=0.0, method="GET", url="/"))
-    watch.see(PacingWait(time=0.0, level="token", wait=90.0))
-    watch.see(RetryScheduled(time=0.0, reason="status 502", wait=2.5, attempt=1))
+        progress.on_event(RequestSent(time=0.0, method="GET", url="/"))
+    progress.on_event(PacingWait(time=0.0, level="token", wait=90.0))
+    progress.on_event(RetryScheduled(time=0.0, reason="status 502", wait=2.5, attempt=1))
     clock.now = 10.0
     report: PullReport = running.report
     report.done, report.rows, report.empty = 98, 2000, 4
     report.failed["bad"] = PermissionDeniedError("no", status=403, error="Forbidden")
     report.parked["later"] = 1_700_000_000.0
-    watch.sample()
-    return watch, report
+    progress.sample()
+    return progress, report
 
 
-def test_progress_says_how_far_how_fast_and_how_long() -> None:
-    watch, report = watched()
-    assert ", ".join(watch.parts()) == (
+def test_progress_says_how_far_how_fast_and_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+    progress, report = sampled()
+    assert ", ".join(progress.parts()) == (
         "98 of 1,000 accounts, 2,000 rows (200/s), 20 requests (2/s), 1 failed, 1 parked, "
         "waited 1 min 30 s for token limit, 2.5 s for retry after status 502, about 1 min 30 s left"
     )
-    said: list[str] = []
-    lines = command.Lines(watch, said.append)
-    lines.show()
-    lines.close()
-    assert said == [", ".join(watch.parts())]
+    say_status(progress)
+    assert capsys.readouterr().err == ", ".join(progress.parts()) + "\n"
     report.done = 998
-    assert "left" not in watch.parts()[-1]
-    assert [command.duration(seconds) for seconds in (0.04, 59.6, 61, 3725)] == [
+    assert "left" not in progress.parts()[-1]
+    assert [duration(seconds) for seconds in (0.04, 59.6, 61, 3725)] == [
         "0.0 s",
         "60 s",
         "1 min 01 s",
@@ -462,47 +461,45 @@ def test_progress_says_how_far_how_fast_and_how_long() -> None:
     ]
 
 
-def test_progress_tells_of_an_outage_and_its_cause() -> None:
-    """A mistyped address looks the same as a service that is down, until somebody reads why."""
-    watch, _ = watched()
-    running: Any = watch.pull
+def test_progress_names_an_outage_and_its_cause() -> None:
+    """A mistyped address looks the same as a service that is down until you read the cause."""
+    progress, _ = sampled()
+    running: Any = progress.pull
     running.outage = (75.0, "ConnectError: the connection failed: Connect call failed ('127.0.0.1', 9)")
     assert (
-        "no answer for 1 min 15 s, probing (ConnectError: the connection failed: Connect call failed "
+        "no answer for 1 min 15 s, still trying (ConnectError: the connection failed: Connect call failed "
         "('127.0.0.1', 9))"
-    ) in watch.parts()
+    ) in progress.parts()
 
 
 def test_progress_over_many_windows_counts_them() -> None:
-    """Every account is busy until the end when each is asked 31 days: their number says nothing of how far it is."""
-    watch, report = watched()
+    """With 31 windows per account, no account is done until near the end, so their number shows no progress."""
+    progress, report = sampled()
     report.windows, report.windows_done, report.done = 31, 5_000, 0
-    clock: Any = watch._clock
+    clock: Any = progress._clock
     clock.now += 10.0
-    watch.sample()
-    said = ", ".join(watch.parts())
+    progress.sample()
+    said = ", ".join(progress.parts())
     assert said.startswith("0 of 1,000 accounts, 5,000 of 31,000 windows, ")
     assert re.search(r"about \d+ (s|min \d\d s) left", said)
 
 
 def test_the_summary_names_what_is_missing() -> None:
-    watch, report = watched()
-    for number in range(command.NAMED + 5):
+    progress, report = sampled()
+    for number in range(MAX_NAMED + 5):
         report.failed[f"bad-{number}"] = TrutoError("broken")
-    lines = command.summary(
-        watch, "out", lambda error: "reconnect" if type(error) is not TrutoError else None
-    )
+    lines = summary(progress, "out")
     text = "\n".join(lines)
-    assert "failed: bad: Truto answered 403 Forbidden: no; reconnect" in text
+    assert "failed: bad: Truto answered 403 Forbidden: no; the token or the account" in text
     assert "... and 6 more" in text
     assert "parked: later: until 2023-11-14 22:13:20Z" in text
-    assert re.search(r"left +885 +a later run", text)
+    assert re.search(r"left +885 +the next run", text)
     assert len({line.index("  ", 4) for line in lines if line.startswith("  accounts")}) == 1
-    assert command.summary(command.Watch(), "out", lambda _: None) == []
+    assert summary(PullProgress(), "out") == []
 
 
 @posix
-def test_a_terminal_sees_it_move(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_terminal_shows_live_progress(sandbox: Sandbox, tmp_path: Path) -> None:
     pytest.importorskip("rich")
     import pty
 
@@ -518,22 +515,21 @@ def test_a_terminal_sees_it_move(sandbox: Sandbox, tmp_path: Path) -> None:
             try:
                 while piece := os.read(leader, 4096):
                     shown += piece
-            except OSError:  # how Linux says that the other end is closed
+            except OSError:  # Linux's way of saying that the other end is closed
                 pass
             started.wait(DEADLINE)
     finally:
         os.close(leader)
     assert started.returncode == DONE
     assert f"of {ACCOUNTS} accounts".encode() in shown
-    assert b"\x1b[2K" in shown  # lines were taken away again
+    assert b"\x1b[2K" in shown  # lines were erased
     assert b"accounts done" in shown
 
 
-def test_showing_ends_with_its_block() -> None:
+def test_the_display_ends_with_its_block() -> None:
     async def scenario() -> None:
-        watch, _ = watched()
-        said: list[str] = []
-        with command.Shown(watch, said.append):
+        progress, _ = sampled()
+        with shown(progress):
             await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}

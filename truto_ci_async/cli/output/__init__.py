@@ -1,1 +1,6 @@
-"""Output of the command line."""
+"""Output of the command line.
+
+``writers`` turns pages of items into JSON, NDJSON, CSV or YAML and picks the writer for ``-o``. ``tables`` says which
+columns the items of each kind have, and draws tables. ``destinations`` sends the bytes to stdout or to a file. A new
+format is a writer; columns for a new resource are a ``RowLayout`` in ``tables``.
+"""

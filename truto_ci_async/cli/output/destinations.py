@@ -1,6 +1,6 @@
-"""Where the bytes of a command go: stdout, or a file that gets its name when it is complete.
+"""Where the bytes of a command go: stdout, a device, or a file that gets its name once it is complete.
 
-An ``Output`` joins such a place to a writer, and sees to it that what was complete survives a walk that was not.
+An ``Output`` joins a destination to a writer and keeps the complete pages when a command fails.
 """
 
 from __future__ import annotations
@@ -20,29 +20,28 @@ from .writers import Writer
 
 
 class ClosedPipe(Exception):
-    """Whoever read our stdout has seen enough, as in ``| head``. Not a failure."""
+    """The reader of our stdout has stopped reading, as ``| head`` does. Not a failure."""
 
 
-class Target(Protocol):
-    """A place for bytes. Each ``write`` is on its way when it returns."""
+class Destination(Protocol):
+    """Takes bytes. Each ``write`` is flushed when it returns."""
 
     def write(self, data: bytes) -> None: ...
     def finish(self) -> Path | None:
-        """End after success; returns the file that holds it all, if any."""
+        """End after success; return the complete file, if it is one."""
         ...
 
     def abandon(self, closing: bytes) -> Path | None:
-        """End after a failure, with ``closing`` to make a whole document; returns the file that was kept, if any."""
+        """End after a failure, with ``closing`` to complete the document; return the file that was kept, if any."""
         ...
 
 
-class Stdout:
-    """Standard output, as UTF-8 whatever the locale."""
+class OpenStream:
+    """Writes straight through to stdout, or to a device or named pipe, which is never replaced."""
 
-    def __init__(self) -> None:
-        if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
-            raise OSError("stdout is closed")
-        self._stream: IO[bytes] = sys.stdout.buffer
+    def __init__(self, stream: IO[bytes], *, close: bool = True) -> None:
+        self._stream = stream
+        self._close = close
 
     def write(self, data: bytes) -> None:
         try:
@@ -52,18 +51,32 @@ class Stdout:
             raise ClosedPipe from None
 
     def finish(self) -> Path | None:
+        if self._close:
+            self._stream.close()
         return None
 
     def abandon(self, closing: bytes) -> Path | None:
         with suppress(ClosedPipe, OSError):
             self.write(closing)
+        with suppress(OSError):
+            self.finish()
         return None
 
 
-class NewFile:
-    """A file that gets its name only when it is complete; what is there under that name stays until then.
+def open_stdout() -> OpenStream:
+    """Return stdout, in UTF-8 whatever the locale.
 
-    After a failure the complete pages stay beside it, as ``NAME.partial`` (``NAME.partial-2``, … if that is taken).
+    :raises OSError: it is closed.
+    """
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+        raise OSError("stdout is closed")
+    return OpenStream(sys.stdout.buffer, close=False)
+
+
+class NewFile:
+    """A file that gets its name only once it is complete; until then a file of that name stays as it is.
+
+    After a failure the complete pages are kept beside it, as ``NAME.partial`` (or ``NAME.partial-2``, …).
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,9 +97,7 @@ class NewFile:
         return self._path
 
     def abandon(self, closing: bytes) -> Path | None:
-        with suppress(
-            OSError
-        ):  # the disk may be full: then half a page is taken off and the rest still counts
+        with suppress(OSError):  # on a full disk; the half-written page is cut off below
             self._stream.close()
         if not self._complete:
             self._temporary.unlink(missing_ok=True)
@@ -104,70 +115,51 @@ class NewFile:
         return kept
 
 
-class Device:
-    """What is no regular file, such as ``/dev/null`` or a named pipe: written into, never replaced."""
-
-    def __init__(self, path: Path) -> None:
-        self._stream = path.open("wb")
-
-    def write(self, data: bytes) -> None:
-        try:
-            self._stream.write(data)
-            self._stream.flush()
-        except BrokenPipeError:
-            raise ClosedPipe from None
-
-    def finish(self) -> Path | None:
-        self._stream.close()
-        return None
-
-    def abandon(self, closing: bytes) -> Path | None:
-        with suppress(ClosedPipe, OSError):
-            self.write(closing)
-        with suppress(OSError):
-            self._stream.close()
-        return None
+def is_stdout(path: str | None) -> bool:
+    return path in (None, "-")
 
 
-def open_target(path: str | None) -> Target:
+def open_destination(path: str | None) -> Destination:
     """Open the file named by ``--out``; without one, or for ``-``, stdout.
 
-    :raises UsageError: a directory, or in one that is not there.
+    :raises UsageError: it is a directory, or its directory does not exist.
     :raises OSError: it cannot be written.
     """
     if path is None or path == "-":
-        return Stdout()
+        return open_stdout()
     file = Path(path)
     if file.is_dir():
-        raise UsageError(f"--out names a file, and {path} is a directory")
-    if not file.exists() and not Path(os.path.realpath(file)).parent.is_dir():
-        raise UsageError(f"--out {path}: the directory is not there")
-    return NewFile(file) if file.is_file() or not file.exists() else Device(file)
+        raise UsageError(f"--out names a file, but {path} is a directory")
+    if file.exists() and not file.is_file():
+        return OpenStream(file.open("wb"))
+    if not Path(os.path.realpath(file)).parent.is_dir():
+        raise UsageError(f"--out {path}: the directory does not exist")
+    return NewFile(file)
 
 
 class Output:
-    """A writer and a place, for the time of one command.
+    """A writer and its destination, for one command.
 
-        with Output(JsonWriter(), Stdout()) as output:
+        with Output(JsonWriter(), open_stdout()) as output:
             output.page(items)
 
-    Leaving it normally completes the document. Leaving it by an exception completes it too, if there was a page, so
-    that it can be read; ``file`` then names the file that was kept, and the final one after success.
+    Leaving the block completes the document. After an exception it does so too, if a page was written, so that what
+    there is can be read. ``file`` then names the final file, or after an exception the one that was kept.
     """
 
-    def __init__(self, writer: Writer, target: Target) -> None:
+    def __init__(self, writer: Writer, destination: Destination) -> None:
         self._writer = writer
-        self._target = target
-        self._begun = False
+        self._destination = destination
+        self._started = False
         self.file: Path | None = None
 
     def page(self, items: Sequence[Any]) -> None:
-        """Write one page, down to the last byte.
+        """Write and flush one page.
 
-        :raises ClosedPipe: nobody reads on.
+        :raises ClosedPipe: the reader has stopped reading.
         """
-        self._target.write(self._writer.page(items))
-        self._begun = True
+        self._destination.write(self._writer.page(items))
+        self._started = True
 
     def __enter__(self) -> Self:
         return self
@@ -175,12 +167,12 @@ class Output:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None:
-            try:
-                self._target.write(self._writer.end())
-                self.file = self._target.finish()
-            except BaseException:
-                self.file = self._target.abandon(b"")
-                raise
-        else:
-            self.file = self._target.abandon(self._writer.end() if self._begun else b"")
+        if kind is not None:
+            self.file = self._destination.abandon(self._writer.end() if self._started else b"")
+            return
+        try:
+            self._destination.write(self._writer.end())
+            self.file = self._destination.finish()
+        except BaseException:
+            self.file = self._destination.abandon(b"")
+            raise

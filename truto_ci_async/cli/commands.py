@@ -1,0 +1,115 @@
+"""The commands of ``truto-ci``. Each takes the parsed options and a ``Progress``, which it keeps up to date.
+
+After an error or an interruption, ``main`` uses that progress to say how to continue. A command returns an exit code,
+or None for success.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from msgspec import to_builtins
+
+from truto_ci_async.cli.output.destinations import is_stdout, open_stdout
+from truto_ci_async.cli.output.tables import ACCOUNT_LAYOUT, CAPABILITY_LAYOUT
+from truto_ci_async.cli.output.writers import ROW_FORMATS, DocumentWriter, Writer, make_writer
+from truto_ci_async.errors import UsageError
+
+from .connection import SANDBOX_WINDOW, connect
+from .listing import list_items, open_output, prefetch, write_pages
+from .messages import Progress, say
+from .pull import pull
+from .values import read_query
+
+if TYPE_CHECKING:
+    from truto_ci_async.models import IntegratedAccount, Page
+    from truto_ci_async.sandbox import Sandbox
+
+Command: TypeAlias = Callable[[argparse.Namespace, Progress], Coroutine[Any, Any, int | None]]
+
+
+async def accounts(options: argparse.Namespace, progress: Progress) -> None:
+    """List the connected accounts."""
+    progress.noun = "account"
+    format = options.output or "table"
+    writer = make_writer(format, ACCOUNT_LAYOUT, is_stdout=is_stdout(options.out))
+    extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
+    async with connect(options) as client:
+        paginator = client.integrated_accounts.list(
+            options.integration,
+            options.status,
+            options.tenant_id,
+            None if options.is_sandbox is None else options.is_sandbox == "true",
+            limit=options.limit,
+            cursor=options.next_cursor,
+            extra_query=extra_query,
+            prefetch=prefetch(options),
+            max_pages=options.max_pages,
+        )
+        with open_output(options, writer, progress) as output:
+            render = None if format in ROW_FORMATS else _without_context
+            await write_pages(paginator, options, output, progress, render)
+    progress.say_done()
+
+
+def _without_context(
+    page: Page[IntegratedAccount], items: Sequence[IntegratedAccount]
+) -> Sequence[dict[str, Any]]:
+    """Return the accounts without their context, which can hold the customer's secrets."""
+    return [{name: value for name, value in each.to_dict().items() if name != "context"} for each in items]
+
+
+async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
+    """Show what one account supports."""
+    format = options.output or "table"
+    is_document = format in ("json", "yaml")
+    if is_document:
+        writer: Writer = DocumentWriter(format)
+    else:
+        writer = make_writer(format, CAPABILITY_LAYOUT, is_stdout=is_stdout(options.out))
+    async with connect(options) as client:
+        if options.account is None:
+            raise UsageError("capabilities needs the ID of an account: `truto-ci accounts` lists them")
+        found = await client.integrated_accounts.capabilities(options.account)
+    with open_output(options, writer, progress) as output:
+        output.page([to_builtins(found)] if is_document else found.unified)
+    blocked = {True: "blocked", False: "not blocked", None: "unknown whether blocked"}[found.is_blocked]
+    say(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
+
+
+async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
+    """Serve made-up data until interrupted, or for the given time."""
+    from truto_ci_async.sandbox import run
+
+    def say_ready(running: Sandbox) -> None:
+        values = {"TRUTO_API_BASE_URL": running.url, "TRUTO_API_TOKEN": running.token}
+        values |= {f"ACCOUNT_{number}": each for number, each in enumerate(running.account_ids, 1)}
+        open_stdout().write("".join(f"export {name}={value}\n" for name, value in values.items()).encode())
+        window = f"--start-time {SANDBOX_WINDOW[0]} --end-time {SANDBOX_WINDOW[1]}"
+        say(f"paste these into another terminal, then: truto-ci interactions -a $ACCOUNT_1 {window}")
+        end = f"for {options.seconds:g} s" if options.seconds else "until Ctrl-C"
+        say(f"serving made-up data, to this machine only, {end}")
+
+    with suppress(TimeoutError):
+        async with asyncio.timeout(options.seconds):
+            await run(
+                options.port,
+                ready=say_ready,
+                accounts=options.accounts,
+                interactions=options.interactions,
+                seed=options.seed,
+            )
+
+
+COMMANDS: Final[dict[str, Command]] = {
+    "interactions": list_items,
+    "unified": list_items,
+    "pull": pull,
+    "accounts": accounts,
+    "capabilities": capabilities,
+    "sandbox": sandbox,
+}

@@ -1,0 +1,161 @@
+"""What the command line tells its user on stderr: exit codes, errors, advice, and how to continue."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from truto_ci_async import errors
+
+DONE: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+REFUSED: Final = 3
+INCOMPLETE: Final = 4
+SOME_FAILED: Final = 5
+CONFLICT: Final = 6
+INTERRUPTED: Final = 130
+TERMINATED: Final = 143
+
+EXIT_CODES: Final = """\
+exit codes:
+  0    done (also when the reader of a pipe stops reading)
+  1    failed
+  2    wrong usage: the command line, or no token
+  3    refused: another token is needed, or the account's owner must reconnect it or grant rights
+  4    incomplete: some pages were written before the service or the network failed; stderr says how to continue
+  130  interrupted by Ctrl-C (143: by SIGTERM); stderr says how to continue
+"""
+PULL_EXIT_CODES: Final = """\
+exit codes:
+  0    done: every account was pulled to the end
+  1    failed
+  2    wrong usage: the command line, or no token
+  3    refused: another token is needed
+  4    incomplete: some accounts are parked until the service accepts requests again, or the disk failed; run it again
+  5    some accounts failed; the others are done or parked
+  6    conflict: the folder is in use by another run, belongs to another pull, or was altered
+  130  interrupted by Ctrl-C (143: by SIGTERM); run it again to continue
+"""
+
+
+def say(line: str) -> None:
+    """Print one message on stderr. A closed stderr is ignored."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def plural(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def exit_code(error: BaseException, *, is_partly_done: bool = False) -> int:
+    match error:
+        case errors.UsageError() | errors.ConfigurationError():
+            return USAGE
+        case errors.AuthenticationError() | errors.ReconnectRequiredError() | errors.PermissionDeniedError():
+            return REFUSED
+        case errors.StateConflictError() | errors.DamagedStateError():
+            return CONFLICT
+        case errors.StorageError():
+            return INCOMPLETE
+        case errors.TransportError() | errors.RateLimitError() | errors.ServerError() if is_partly_done:
+            return INCOMPLETE
+        case _:
+            return FAILED
+
+
+def describe(error: BaseException) -> str:
+    if isinstance(error, errors.TrutoError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
+    return f"unexpected {type(error).__name__}: {error} (-vv shows where)"
+
+
+def advise(error: BaseException) -> str | None:
+    """Return what to do about an error, or None when its own message says it."""
+    match error:
+        case errors.ConfigurationError() if "no API token" in error.message:
+            return "export TRUTO_API_TOKEN=..., or try --sandbox, which needs no token"
+        case errors.DeadlineError():
+            return "--timeout SECONDS allows more time"
+        case errors.ConnectError():
+            return f"check the network and --api-url ({plural(error.attempts, 'attempt')})"
+        case errors.ServerError(status=status) if status < 400:
+            return "check --api-url"
+        case errors.RateLimitError(retry_after=float() | int() as seconds):
+            return f"wait {seconds:g} s, then run it again"
+        case errors.PermissionDeniedError(missing_scopes=scopes) if scopes:
+            return f"missing scopes: {', '.join(scopes)}; the account's owner can grant them"
+        case errors.ServerError() | errors.TransportError():
+            return f"it is safe to try again later ({plural(error.attempts, 'attempt')} so far)"
+        case errors.DecodeError() if "path=" in error.message:
+            return "--format stream --path KEY says where the items are"
+        case _:
+            return next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), None)
+
+
+_ADVICE: Final[dict[type[errors.TrutoError], str]] = {
+    errors.AuthenticationError: "check the token: it is valid in one environment, an account's own for 15 minutes",
+    errors.ReconnectRequiredError: "the account's owner must reconnect it; trying again will not help",
+    errors.PermissionDeniedError: "the token or the account's connection does not allow this",
+    errors.NotFoundError: "`truto-ci accounts` lists the accounts, `truto-ci capabilities ID` shows what one supports",
+    errors.BadRequestError: "change the request; -v shows it",
+    errors.RateLimitError: "wait a while, then run it again",
+    errors.AccountBlockedError: "Truto has blocked this account: contact its support",
+    errors.DecodeError: "check --api-url; --format raw shows JSON of any shape",
+    errors.BodyTooLargeError: "--limit N asks for smaller pages",
+    errors.CursorExpiredError: "run it without --next-cursor to start the window again",
+    errors.CursorLoopError: "this is an error of the service: report it to its support",
+}
+
+
+class Progress:
+    """Counts what a command has written, and says how to continue. A page counts once it is written."""
+
+    def __init__(self) -> None:
+        self.noun = "item"
+        self.items = 0
+        self.pages = 0
+        self.position: object = None  # where to continue; None at the beginning and at the end
+        self.repeated = 0  # items already written that come again when continuing from `position`
+        self.more = "there is more"
+        self.file: Path | None = None  # where the output is; None for stdout
+
+    def add_page(self, items: int, position: object, *, repeated: int = 0) -> None:
+        self.items += items
+        self.pages += 1
+        self.position = position
+        self.repeated = repeated
+
+    def say_done(self) -> None:
+        """Say what a successful command wrote, and how to get more if it stopped at a limit."""
+        say(self._written())
+        if self.position is not None:
+            say(f"{self.more}; {self._how_to_continue()}")
+        elif self.repeated:
+            say(f"{self.more} on this first page: raise --max-items")
+
+    def say_unfinished(self) -> None:
+        """Say what a command wrote before it failed, and how to continue."""
+        if self.pages or self.items:
+            say(f"complete so far: {self._written()}")
+        if self.position is not None:
+            say(self._how_to_continue())
+
+    def _written(self) -> str:
+        counts = plural(self.items, self.noun)
+        if self.pages or not self.items:
+            counts += f", {plural(self.pages, 'page')}"
+        return counts if self.file is None else f"{counts}, in {self.file}"
+
+    def _how_to_continue(self) -> str:
+        """Say which option continues from the position, quoted for a shell: a cursor can be any text."""
+        repeating = f" (it repeats the last {self.repeated:,})" if self.repeated else ""
+        cursor = str(self.position)
+        separator = "=" if cursor.startswith("-") else " "
+        return f"to continue{repeating}, add: --next-cursor{separator}{shlex.quote(cursor)}"

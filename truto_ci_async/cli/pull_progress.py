@@ -1,0 +1,286 @@
+"""Progress of ``truto-ci pull``: counts and rates, the display on stderr while it runs, the summary and the report."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from truto_ci_async.errors import UsageError
+from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
+
+from .messages import advise, say
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.live import Live
+
+    from truto_ci_async.events import Event
+    from truto_ci_async.pull.engine import Pull
+    from truto_ci_async.pull.report import PullReport
+
+# Seconds between two updates of a terminal, and between two lines in a log.
+TERMINAL_SECONDS: Final = 0.2
+LOG_SECONDS: Final = 5.0
+# Rates, and the remaining time derived from them, are averages over so many seconds.
+RATE_SECONDS: Final = 30.0
+# Failed and parked accounts that the summary names; ``--report`` has them all.
+MAX_NAMED: Final = 10
+
+
+class PullProgress:
+    """How far a pull is: its report, counts of its client's events, and recent rates."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = clock()
+        self.requests = 0
+        self.waits: defaultdict[str, float] = defaultdict(float)  # reason -> seconds, over all accounts
+        self.pull: Pull[Any] | None = None
+        self._samples: deque[tuple[float, int, int, int]] = deque()  # time, accounts, rows, requests
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, RequestSent):
+            self.requests += 1
+        elif isinstance(event, PacingWait):
+            self.waits[f"{event.level} limit"] += event.wait
+        elif isinstance(event, RetryScheduled):
+            self.waits[f"retry after {event.reason}"] += event.wait
+
+    def on_start(self, pull: Pull[Any]) -> None:
+        self.pull = pull
+        self.sample()
+
+    @property
+    def report(self) -> PullReport | None:
+        return None if self.pull is None else self.pull.report
+
+    @property
+    def elapsed(self) -> float:
+        return self._clock() - self._started
+
+    def sample(self) -> None:
+        """Record the current counts. Rates are between the oldest sample kept and the newest."""
+        report = self.report
+        if report is None:
+            return
+        now = self._clock()
+        self._samples.append((now, finished(report), report.rows, self.requests))
+        while len(self._samples) > 2 and self._samples[0][0] < now - RATE_SECONDS:
+            self._samples.popleft()
+
+    def rates(self) -> tuple[float, float, float]:
+        """Return accounts, rows and requests per second."""
+        if len(self._samples) < 2:
+            return 0.0, 0.0, 0.0
+        first, last = self._samples[0], self._samples[-1]
+        seconds = max(last[0] - first[0], 0.001)
+        accounts, rows, requests = (b - a for a, b in zip(first[1:], last[1:], strict=True))
+        return accounts / seconds, rows / seconds, requests / seconds
+
+    def seconds_left(self) -> float | None:
+        """Estimate the remaining time from the recent rate; None when there is no rate yet."""
+        report = self.report
+        accounts = self.rates()[0]
+        if report is None or accounts <= 0:
+            return None
+        return (report.accounts * report.windows - finished(report)) / accounts
+
+    def parts(self) -> list[str]:
+        """Return the status in parts, the most important first."""
+        report = self.report
+        if report is None:
+            return ["finding the accounts"]
+        _, rows, requests = self.rates()
+        total = report.accounts * report.windows
+        parts = [f"{report.done:,} of {report.accounts:,} accounts"]
+        if report.windows > 1:
+            parts.append(f"{report.windows_done:,} of {total:,} windows")
+        parts.append(f"{report.rows:,} rows ({rows:,.0f}/s)")
+        parts.append(f"{self.requests:,} requests ({requests:,.0f}/s)")
+        if report.failed:
+            parts.append(f"{len(report.failed):,} failed")
+        if report.parked:
+            parts.append(f"{len(report.parked):,} parked")
+        if self.pull is not None and (outage := self.pull.outage) is not None:
+            seconds, cause = outage
+            parts.append(f"no answer for {duration(seconds)}, still trying ({cause[:100]})")
+        if self.waits:
+            parts.append(f"waited {_waits_text(self.waits)}")
+        left = self.seconds_left()
+        if left is not None and finished(report) < total:
+            parts.append(f"about {duration(left)} left")
+        return parts
+
+
+def finished(report: PullReport) -> int:
+    """Count what this run will not request again: accounts, or with a series of windows, windows of accounts."""
+    ended = len(report.failed) + len(report.parked)
+    if report.windows == 1:
+        return report.done + ended
+    return min(report.windows_done + ended * report.windows, report.accounts * report.windows)
+
+
+def duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def _waits_text(waits: Mapping[str, float]) -> str:
+    return ", ".join(f"{duration(seconds)} for {reason}" for reason, seconds in _longest_first(waits))
+
+
+def _longest_first(waits: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(waits.items(), key=lambda item: -item[1])
+
+
+# --- while it runs ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shown(progress: PullProgress) -> Generator[None]:
+    """Keep the progress on stderr up to date for the duration of the block: drawn in a terminal, else as log lines."""
+    live = _start_live()
+
+    async def keep_updating() -> None:
+        while True:
+            await asyncio.sleep(LOG_SECONDS if live is None else TERMINAL_SECONDS)
+            progress.sample()
+            if live is None:
+                say_status(progress)
+            else:
+                live.update(_drawing(progress), refresh=True)
+
+    task = asyncio.create_task(keep_updating())
+    try:
+        yield
+    finally:
+        task.cancel()
+        if live is not None:
+            live.stop()
+
+
+def say_status(progress: PullProgress) -> None:
+    say(", ".join(progress.parts()))
+
+
+def _start_live() -> Live | None:
+    """Start a display at the bottom of the terminal; None without a terminal or without rich."""
+    if sys.stderr is None or not sys.stderr.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+        return None
+    try:
+        from rich.console import Console
+        from rich.live import Live
+    except ImportError:
+        return None
+    live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
+    live.start()
+    return live
+
+
+def _drawing(progress: PullProgress) -> Group:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.text import Text
+
+    report = progress.report
+    first, *others = progress.parts()
+    total, done = (report.accounts * report.windows, finished(report)) if report else (None, 0)
+    return Group(ProgressBar(total, done, width=40), Text(first, "bold"), Text(" · ".join(others)))
+
+
+# --- when it has ended -----------------------------------------------------------------------------------------
+
+
+def summary(progress: PullProgress, out: str) -> list[str]:
+    """Return the last lines: a table of what was done, then what failed or is parked, and what to do about it."""
+    report = progress.report
+    if report is None:
+        return []
+    left = report.accounts - report.done - len(report.failed) - len(report.parked)
+    rows: list[tuple[str, str, str]] = [
+        ("accounts done", f"{report.done:,}", f"of {report.accounts:,}, {report.empty:,} of them empty"),
+        ("failed", f"{len(report.failed):,}", "the next run tries them again" if report.failed else ""),
+        ("parked", f"{len(report.parked):,}", _parked_text(report)),
+        ("left", f"{left:,}", "the next run continues with them" if left else ""),
+        ("rows", f"{report.rows:,}", f"in {report.pages:,} pages, into {out}"),
+        ("requests", f"{progress.requests:,}", f"{report.retries:,} of them retries"),
+        (
+            "time",
+            duration(progress.elapsed),
+            f"waited {_waits_text(progress.waits)}" if progress.waits else "",
+        ),
+    ]
+    if report.issues:
+        rows.append(("fields repaired", f"{report.issues:,}", ""))
+    failed = (
+        f"failed: {account}: {error}" + (f"; {advice}" if (advice := advise(error)) else "")
+        for account, error in report.failed.items()
+    )
+    parked = (
+        f"parked: {account}: until {_utc(until) if until else 'the service is available again'}"
+        for account, until in report.parked.items()
+    )
+    return [*_table(rows), *_first_few(failed), *_first_few(parked)]
+
+
+def _table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
+    heads, values = (max(len(row[column]) for row in rows) for column in (0, 1))
+    return [f"  {head:<{heads}}  {value:>{values}}  {note}".rstrip() for head, value, note in rows]
+
+
+def _first_few(lines: Iterable[str]) -> list[str]:
+    found = list(lines)
+    rest = len(found) - MAX_NAMED
+    return found[:MAX_NAMED] + ([f"... and {rest:,} more; --report FILE lists them all"] if rest > 0 else [])
+
+
+def _parked_text(report: PullReport) -> str:
+    if not report.parked:
+        return ""
+    until = [each for each in report.parked.values() if each is not None]
+    return f"the first can be tried again at {_utc(min(until))}" if until else "the service was not available"
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
+
+
+def write_report(path: str, progress: PullProgress, error: BaseException | None, **more: Any) -> None:
+    """Write the report as JSON, atomically. ``error`` is what ended the pull.
+
+    A pull that failed at once is reported too, since an older file would be taken for its report.
+
+    :raises OSError: it cannot be written.
+    """
+    from truto_ci_async.pull.report import PullReport
+
+    report = progress.report or PullReport()
+    document = {
+        **more,
+        "error": None if error is None else {"type": type(error).__name__, "message": str(error)},
+        **report.to_dict(),
+        "complete": progress.report is not None and report.complete,
+        "requests": progress.requests,
+        "waits": {reason: round(seconds, 3) for reason, seconds in _longest_first(progress.waits)},
+        "elapsed": round(progress.elapsed, 3),
+    }
+    file = Path(path)
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
+def check_report_path(path: str | None) -> None:
+    """:raises UsageError: no file can be written there."""
+    if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+        raise UsageError(f"--report needs the path of a file in an existing folder, not {path}")

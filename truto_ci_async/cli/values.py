@@ -1,0 +1,146 @@
+"""Turns the text of an option into a value. Each reader raises an error that says how to write it."""
+
+from __future__ import annotations
+
+import json
+import re
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import date, datetime, timedelta
+from typing import Any, Final, cast
+
+from truto_ci_async.errors import UsageError
+
+
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """Return a reader of whole numbers, both bounds included."""
+    allowed = f"of {least} or more" if most is None else f"from {least} to {most}"
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            raise ArgumentTypeError(f"{text!r} is not a whole number {allowed}")
+        return int(text)
+
+    return read
+
+
+def seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+
+
+def moment(text: str) -> date | datetime:
+    """Read a day or a date-time. Refuse a date-time without a time zone, whose meaning depends on the reader."""
+    with suppress(ValueError):
+        return date.fromisoformat(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ArgumentTypeError(
+            f"{text!r} is not a date or date-time such as 2024-01-31 or 2024-01-31T09:30:00Z"
+        ) from None
+    if found.utcoffset() is None:
+        raise ArgumentTypeError(f"{text!r} has no time zone: end it with Z or an offset such as +01:00")
+    return found
+
+
+_RELATIVE: Final = re.compile(r"(now|today)?([+-]\d{1,7}[smhdw])?", re.ASCII)
+_LENGTH: Final = re.compile(r"(\d{1,7})([smhdw])", re.ASCII)
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def moment_or_relative(text: str) -> date | datetime | str:
+    """Read a moment. One relative to now stays text: the plan reads the clock once, for all of them."""
+    return text if text and _RELATIVE.fullmatch(text) else moment(text)
+
+
+def window_length(text: str) -> str | timedelta:
+    if text in ("day", "week", "month"):
+        return text
+    match = _LENGTH.fullmatch(text)
+    if match is None or not int(match[1]):
+        raise ArgumentTypeError(f"{text!r} is not day, week, month, or a length such as 6h or 10d")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+# --- -q and --query-json ---------------------------------------------------------------------------------------
+
+
+def read_query(
+    pairs: Sequence[str], document: str | None, *, dots_nest: bool = True
+) -> dict[str, Any] | None:
+    """Merge the parameters of each ``-q`` into those of ``--query-json``; None when there are none.
+
+    ``dots_nest=False`` is for endpoints whose parameter names contain dots.
+
+    :raises UsageError: one of them cannot be read.
+    """
+    query = {} if document is None else _read_json_object(document)
+    for text in pairs:
+        for pair in _hide_escaped(text).split(","):
+            name, equals, value = pair.partition("=")
+            if not equals:
+                raise UsageError(
+                    f'-q takes NAME=VALUE, and {_restore(pair)!r} has no "="; write a comma in a value as \\,'
+                )
+            _insert(query, _read_path(name, dots_nest=dots_nest), _restore(value))
+    return query or None
+
+
+def _read_json_object(text: str) -> dict[str, Any]:
+    try:
+        document: object = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"--query-json is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise UsageError(f'--query-json takes an object such as {{"sort_by": "id"}}, not {text:.40}')
+    return cast("dict[str, Any]", document)
+
+
+# While a -q is taken apart, a character after a backslash is replaced by a surrogate, which no valid text contains.
+_SURROGATES: Final = 0xD800
+
+
+def _hide_escaped(text: str) -> str:
+    return re.sub(r"\\([\\,=\[\].])", lambda match: chr(_SURROGATES + ord(match[1])), text)
+
+
+def _restore(text: str) -> str:
+    return re.sub("[\ud800-\ud87f]", lambda match: chr(ord(match[0]) - _SURROGATES), text)
+
+
+def _read_path(name: str, *, dots_nest: bool) -> list[str]:
+    """Split ``a[b].c`` into its parts. An empty last part means "append to a list"."""
+    dot, key = (r"\.", r"[^\[\].]+") if dots_nest else (r"(?!)", r"[^\[\]]+")
+    if not re.fullmatch(rf"{key}(\[[^\[\]]+\]|{dot}{key})*(\[\])?", name):
+        raise UsageError(
+            f"-q cannot read the name {_restore(name)!r}; write a=..., a[b]=..., a.b=... or a[]=..."
+        )
+    parts = re.findall(rf"\[([^\[\]]*)\]|(?:{dot})?({key})", name)
+    return [_restore(in_brackets or bare) for in_brackets, bare in parts]
+
+
+def _insert(query: dict[str, Any], path: Sequence[str], value: str) -> None:
+    conflict = UsageError(
+        f"-q gives {path[0]!r} both a value and members, or different kinds of members; remove one"
+    )
+    is_list = path[-1] == ""
+    *parents, name = path[:-1] if is_list else path
+    for parent in parents:
+        query = query.setdefault(parent, {})
+        if not isinstance(query, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise conflict
+    present = query.get(name)
+    if not is_list:
+        if isinstance(present, dict | list):
+            raise conflict
+        query[name] = value
+    elif isinstance(present, list):
+        query[name].append(value)
+    elif present is None:
+        query[name] = [value]
+    else:
+        raise conflict
