@@ -282,7 +282,7 @@ def test_records_look_like_gongs() -> None:
 def test_windows_are_whole_pacific_days(start: str, end: str, answered: tuple[str, str]) -> None:
     """What is answered can differ from what was asked; a client has to read it from the records."""
     asked = datetime.fromisoformat(start), datetime.fromisoformat(end)
-    assert Window.answering(*asked, today=date(2024, 12, 24)).texts == answered
+    assert Window.whole_days(*asked, today=date(2024, 12, 24)).texts == answered
 
 
 @pytest.mark.parametrize("year", range(2008, 2040))
