@@ -1,4 +1,4 @@
-"""The sandbox against plain aiohttp and plain sockets: other tests lean on it, so the client has no part here."""
+"""The sandbox, tested with plain aiohttp and plain sockets. Other tests rely on it, so the client is not used here."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from truto_ci_async.sandbox.service.limits import SlidingWindow
 
 INTERACTIONS = "/unified/conversational-intelligence/interactions"
 JANUARY = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"}
-DEADLINE = 30.0  # seconds for a test; a busy machine needs more than its share
-QUIET_TURNS = 100  # of the event loop, which both ends share: with nothing read by then, nothing is coming
+DEADLINE = 30.0  # seconds per test; ample, for busy machines
+QUIET_TURNS = 100  # of the loop, which both ends share: if nothing arrived by then, nothing will
 
 # --- query strings ---------------------------------------------------------------------------------------
 
@@ -85,7 +85,7 @@ TWENTY_ONE = [str(number) for number in range(21)]
     ],
 )
 def test_query_strings_are_read_as_qs_reads_them(raw: str, parsed: dict[str, Any]) -> None:
-    """Each line was run through qs 6.15.1; a client that is wrong about one of them loses filters in production."""
+    """Each case was run through qs 6.15.1. A client that gets one wrong loses filters in production."""
     assert parse_query(raw) == parsed
 
 
@@ -94,11 +94,11 @@ def test_no_query_string_raises(raw: str) -> None:
     json.dumps(parse_query(raw))
 
 
-# --- asking the sandbox ----------------------------------------------------------------------------------
+# --- calling the sandbox ---------------------------------------------------------------------------------
 
 
-class Reply:
-    """Status, headers and body of an answer, read whole."""
+class Response:
+    """Status, headers and complete body."""
 
     def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.status, self.headers, self.body = status, headers, body
@@ -109,7 +109,7 @@ class Reply:
 
 
 class Caller:
-    """A sandbox with a session beside it."""
+    """A sandbox, and a session to call it with."""
 
     def __init__(self, **options: Any) -> None:
         self.sandbox = Sandbox(**options)
@@ -134,35 +134,33 @@ class Caller:
         given = {name: value for name, value in (base | query).items() if value is not None}
         return f"{path}?{urlencode(given)}" + (f"&{raw}" if raw else "")
 
-    async def get(self, *, headers: dict[str, str] | None = None, **query: Any) -> Reply:
+    async def get(self, *, headers: dict[str, str] | None = None, **query: Any) -> Response:
         return await self.send("GET", self.target(**query), headers=headers)
 
     async def send(
         self, method: str, target: str, *, headers: dict[str, str] | None = None, **rest: Any
-    ) -> Reply:
+    ) -> Response:
         url = yarl.URL(self.sandbox.url + target, encoded=True)
-        async with self.session.request(
-            method, url, headers=headers, allow_redirects=False, **rest
-        ) as response:
-            return Reply(response.status, response.headers, await response.read())
+        async with self.session.request(method, url, headers=headers, allow_redirects=False, **rest) as got:
+            return Response(got.status, got.headers, await got.read())
 
-    async def walk(self, **query: Any) -> list[dict[str, Any]]:
-        """All pages, as a correct client reads them."""
+    async def collect(self, **query: Any) -> list[dict[str, Any]]:
+        """Collect all pages, as a correct client does."""
         found: list[dict[str, Any]] = []
         seen: set[str] = set()
         cursor = None
         while True:
-            reply = await self.get(next_cursor=cursor, **query)
-            assert reply.status == 200, reply.body
-            found += reply.json["result"]
-            cursor = reply.json.get("next_cursor")
+            response = await self.get(next_cursor=cursor, **query)
+            assert response.status == 200, response.body
+            found += response.json["result"]
+            cursor = response.json.get("next_cursor")
             if not cursor:
                 return found
             assert cursor not in seen
             seen.add(cursor)
 
     async def raw(self, headers: str = "", **query: Any) -> tuple[bytes, bytes, str]:
-        """Head, body as sent and how it ended ("eof", "reset" or "open"), over a connection of its own."""
+        """Return the head, the body as sent, and how it ended ("eof", "reset" or "open"), over a new connection."""
         host, port = self.sandbox.url.removeprefix("http://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         with closing(writer):
@@ -188,15 +186,15 @@ class Caller:
 # --- records and windows ---------------------------------------------------------------------------------
 
 
-def test_a_walk_yields_what_is_expected() -> None:
-    """`expected` and the served pages come from one source, at every page size."""
+def test_all_pages_together_are_what_is_expected() -> None:
+    """`expected` agrees with the pages at every page size."""
 
     async def main() -> None:
         async with Caller(interactions=120, account_rate=None) as caller:
             expected = caller.sandbox.expected(caller.account, **JANUARY)
             assert len(expected) == 120
             for limit in (None, "1", "7", "100", "100000"):
-                assert await caller.walk(limit=limit) == expected
+                assert await caller.collect(limit=limit) == expected
             assert len(caller.sandbox.requests) == 3 + 120 + 18 + 2 + 2
             assert caller.sandbox.stats.connections == 1
 
@@ -204,7 +202,7 @@ def test_a_walk_yields_what_is_expected() -> None:
 
 
 def test_the_same_arguments_give_the_same_company() -> None:
-    """A failing seed must fail again elsewhere; another seed, account or window must not look the same."""
+    """A seed that fails must fail on every machine; another seed, account or window must give other data."""
     first, again, other = Sandbox(), Sandbox(), Sandbox(seed=8)
     assert first.accounts == again.accounts != other.accounts
     one, two = first.account_ids[:2]
@@ -217,12 +215,12 @@ def test_the_same_arguments_give_the_same_company() -> None:
     )
     assert rows != others
     assert [row["metrics"] for row in rows] != [row["metrics"] for row in months]
-    assert [row["id"] for row in rows] == [row["id"] for row in months]  # ids promise nothing across windows
+    assert [row["id"] for row in rows] == [row["id"] for row in months]  # ids are not unique across windows
     assert Sandbox(accounts=["62f44730-dd91-461e-bd6a-aedd9e0ad79d"]).account_ids[0].startswith("62f44730")
 
 
-def test_records_look_like_gongs() -> None:
-    """The shapes a decoder must live with all turn up in one small company."""
+def test_records_look_like_those_of_gong() -> None:
+    """One small company contains every variant that a decoder must handle."""
     sandbox = Sandbox(interactions=200)
     rows = sandbox.expected(sandbox.account_ids[0], **JANUARY)
     ids = [row["user"]["id"] for row in rows]
@@ -245,7 +243,7 @@ def test_records_look_like_gongs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "answered"),
+    ("start", "end", "effective"),
     [
         (
             "2024-01-01T00:00:00Z",
@@ -279,10 +277,10 @@ def test_records_look_like_gongs() -> None:
         ),
     ],
 )
-def test_windows_are_whole_pacific_days(start: str, end: str, answered: tuple[str, str]) -> None:
-    """What is answered can differ from what was asked; a client has to read it from the records."""
-    asked = datetime.fromisoformat(start), datetime.fromisoformat(end)
-    assert Window.answering(*asked, today=date(2024, 12, 24)).texts == answered
+def test_windows_are_whole_pacific_days(start: str, end: str, effective: tuple[str, str]) -> None:
+    """The window in the records can differ from the one requested, so clients must read it from the records."""
+    requested = datetime.fromisoformat(start), datetime.fromisoformat(end)
+    assert Window.whole_days(*requested, today=date(2024, 12, 24)).texts == effective
 
 
 @pytest.mark.parametrize("year", range(2008, 2040))
@@ -300,22 +298,22 @@ def test_summer_time_agrees_with_the_time_zone_database(year: int) -> None:
 
 
 def test_windows_with_nothing_in_them() -> None:
-    """Gong's 404 is an empty window, not a failure; an end before the start is the caller's mistake."""
+    """Gong's 404 means that the window is empty. An end before the start is the caller's mistake."""
 
     async def main() -> None:
         async with Caller() as caller:
             future = {"start_time": "2999-01-01T00:00:00Z", "end_time": "2999-02-01T00:00:00Z"}
-            reply = await caller.get(**future)
-            assert (reply.status, reply.json["truto_is_remote_error"]) == (404, True)
-            assert reply.json["message"] == "no stats found for the specified period"
-            assert "remote_error" in reply.json["truto_error_insight"]
+            response = await caller.get(**future)
+            assert (response.status, response.json["truto_is_remote_error"]) == (404, True)
+            assert response.json["message"] == "no stats found for the specified period"
+            assert "remote_error" in response.json["truto_error_insight"]
             assert caller.sandbox.expected(caller.account, **future) == []
             caller.sandbox.configure(caller.account, interactions=0)
             assert (await caller.get()).status == 404
             caller.sandbox.configure(caller.account, interactions=3)
-            assert len(await caller.walk()) == 3
-            reply = await caller.get(start_time=JANUARY["end_time"], end_time=JANUARY["start_time"])
-            assert (reply.status, reply.json.get("truto_is_remote_error")) == (400, None)
+            assert len(await caller.collect()) == 3
+            response = await caller.get(start_time=JANUARY["end_time"], end_time=JANUARY["start_time"])
+            assert (response.status, response.json.get("truto_is_remote_error")) == (400, None)
 
     run(main(), DEADLINE)
 
@@ -324,7 +322,7 @@ def test_windows_with_nothing_in_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "status", "said"),
+    ("query", "status", "message"),
     [
         ({"start_time": None}, 400, "start_time"),
         ({"integrated_account_id": None}, 400, "integrated_account_id"),
@@ -350,16 +348,16 @@ def test_windows_with_nothing_in_them() -> None:
         ({"path": "/"}, 404, "Cannot GET"),
     ],
 )
-def test_wrong_parameters_are_refused(query: dict[str, Any], status: int, said: str) -> None:
-    """A lenient fake hides the client's mistakes until production finds them."""
+def test_wrong_parameters_are_refused(query: dict[str, Any], status: int, message: str) -> None:
+    """A lenient fake would hide the client's mistakes until production."""
 
     async def main() -> None:
         async with Caller() as caller:
-            reply = await caller.get(**query)
-            body = reply.json
-            assert (reply.status, body["statusCode"]) == (status, status)
+            response = await caller.get(**query)
+            body = response.json
+            assert (response.status, body["statusCode"]) == (status, status)
             assert body["error"] == {400: "Bad Request", 404: "Not Found"}[status]
-            assert said in body["message"]
+            assert message in body["message"]
             if None in query.values():
                 names = body["truto_error_insight"]["missing_required_query_parameters"]["value"]
                 assert names == [next(iter(query))]
@@ -367,15 +365,15 @@ def test_wrong_parameters_are_refused(query: dict[str, Any], status: int, said: 
     run(main(), DEADLINE)
 
 
-def test_users_filter_and_its_traps() -> None:
-    """Spelled right it filters; spelled the documented way, or with 21 users, it selects nobody without a word."""
+def test_the_users_filter_and_its_pitfalls() -> None:
+    """The filter works with indices. The documented `users[][id]`, or 21 users, silently match nobody."""
 
     async def main() -> None:
         async with Caller(interactions=60) as caller:
             ids = caller.sandbox.user_ids(caller.account)[5:26]
             some = "&".join(f"users[{at}][id]={each}" for at, each in enumerate(ids[:20]))
             expected = caller.sandbox.expected(caller.account, **JANUARY, users=ids[:20])
-            assert await caller.walk(raw=quote(some, safe="=&"), limit="8") == expected
+            assert await caller.collect(raw=quote(some, safe="=&"), limit="8") == expected
             assert len(expected) == 20
             assert caller.sandbox.requests[-1].notes == ()
             for wrong in (
@@ -383,14 +381,14 @@ def test_users_filter_and_its_traps() -> None:
                 "&".join(f"users[{at}][id]={each}" for at, each in enumerate(ids)),
                 "&".join(f"users[]={each}" for each in ids[:2]),
             ):
-                assert await caller.walk(raw=wrong) == []
+                assert await caller.collect(raw=wrong) == []
                 assert len(caller.sandbox.requests[-1].notes) == 1
 
     run(main(), DEADLINE)
 
 
 def test_options_of_a_page() -> None:
-    """Excluded fields, keys, limits, remote data, remote query: each is visible in the answer."""
+    """Excluded fields, keys, limits, remote data and remote query each show in the response."""
 
     async def main() -> None:
         async with Caller(interactions=5, extra_envelope={"x_trace": "t"}) as caller:
@@ -419,7 +417,7 @@ def test_options_of_a_page() -> None:
 
 @pytest.mark.parametrize(("setting", "last"), [("null", None), ("empty", ""), ("absent", "absent")])
 def test_envelopes_vary(setting: Any, last: str | None) -> None:
-    """Key order is not promised, and there are three ways to say that a page is the last."""
+    """The order of members is not guaranteed, and there are three ways to mark the last page."""
 
     async def main() -> None:
         async with Caller(interactions=3, end_cursor=setting, envelope_first=True) as caller:
@@ -434,23 +432,23 @@ def test_envelopes_vary(setting: Any, last: str | None) -> None:
 
 
 def test_super_query_filters_and_sorts() -> None:
-    """The synced store is where operators and sort_by have an effect."""
+    """Operators and sort_by only work with the synced store."""
 
     async def main() -> None:
         async with Caller(interactions=30) as caller:
             raw = "sort_by[id]=desc&metrics.interactivity[gt]=100"
-            found = await caller.walk(truto_super_query="wnam", raw=raw)
+            found = await caller.collect(truto_super_query="wnam", raw=raw)
             assert 0 < len(found) < 30
             assert [item["id"] for item in found] == sorted((item["id"] for item in found), reverse=True)
             assert all(item["metrics"]["interactivity"] > 100 for item in found)
-            assert found != await caller.walk(raw=raw)  # without it they do nothing
+            assert found != await caller.collect(raw=raw)  # ignored without it
             window = {"start_time": None, "end_time": None}
             raw = "created_at[gte]=2024-03-01T00:00:00Z&created_at[lt]=2024-05-01T00:00:00Z"
-            found = await caller.walk(truto_super_query="apac", raw=raw, limit="100", **window)
+            found = await caller.collect(truto_super_query="apac", raw=raw, limit="100", **window)
             assert {item["created_at"][:7] for item in found} == {"2024-03", "2024-04"}
             one = found[0]["id"]
             for condition, count in ((f"id={one}", 12), (f"id[in]={one},x", 12), (f"id[ne]={one}", 12 * 29)):
-                got = await caller.walk(truto_super_query="apac", raw=condition, limit="100", **window)
+                got = await caller.collect(truto_super_query="apac", raw=condition, limit="100", **window)
                 assert len(got) == count
             assert (await caller.get(truto_super_query="apac", raw="id[like]=1")).status == 400
             assert (await caller.get(truto_super_query="apac", raw="sort_by[id]=up")).status == 400
@@ -462,44 +460,46 @@ def test_super_query_filters_and_sorts() -> None:
 
 
 def test_raw_and_stream_in_both_shapes() -> None:
-    """Truto's envelope round Gong's rows, or Gong's whole body: nobody says which, so both are here."""
+    """The documentation does not say whether it is Truto's envelope or Gong's own body, so both are supported."""
 
     async def main() -> None:
         async with Caller(interactions=5, provider_shape="gong", stream_piece=100) as caller:
             rows = caller.sandbox.expected(caller.account, **JANUARY, provider=True)
             for kind in ("raw", "stream"):
                 caller.sandbox.configure(caller.account, provider_shape="gong")
-                reply = await caller.get(truto_response_format=kind, limit="4")
-                page = reply.json
+                response = await caller.get(truto_response_format=kind, limit="4")
+                page = response.json
                 assert page["peopleInteractionStats"] == rows[:4]
                 assert (page["fromDateTime"], page["timeZone"]) == ("2024-01-01T00:00:00-08:00", "US/Pacific")
                 assert "next_cursor" not in page
                 records = page["records"]
                 assert (records["totalRecords"], records["currentPageNumber"]) == (5, 0)
-                reply = await caller.get(truto_response_format=kind, limit="4", next_cursor=records["cursor"])
-                assert reply.json["peopleInteractionStats"] == rows[4:]
-                assert "cursor" not in reply.json["records"]
+                response = await caller.get(
+                    truto_response_format=kind, limit="4", next_cursor=records["cursor"]
+                )
+                assert response.json["peopleInteractionStats"] == rows[4:]
+                assert "cursor" not in response.json["records"]
                 caller.sandbox.configure(caller.account, provider_shape="envelope")
                 in_envelope = rows if kind == "raw" else caller.sandbox.expected(caller.account, **JANUARY)
-                assert await caller.walk(truto_response_format=kind, limit="2") == in_envelope
-                assert reply.headers.get("Transfer-Encoding") == ("chunked" if kind == "stream" else None)
+                assert await caller.collect(truto_response_format=kind, limit="2") == in_envelope
+                assert response.headers.get("Transfer-Encoding") == ("chunked" if kind == "stream" else None)
             _, body, _ = await caller.raw(truto_response_format="stream")
             assert body.startswith(b"64\r\n{")
-            assert await caller.walk(truto_response_format="normalized") == caller.sandbox.expected(
+            assert await caller.collect(truto_response_format="normalized") == caller.sandbox.expected(
                 caller.account, **JANUARY
             )
 
     run(main(), DEADLINE)
 
 
-def test_streams_that_are_no_json_document() -> None:
+def test_streams_that_are_not_a_json_document() -> None:
     async def main() -> None:
         async with Caller(interactions=70) as caller:
             rows = caller.sandbox.expected(caller.account, **JANUARY)
             caller.sandbox.configure(caller.account, stream_as="ndjson")
-            reply = await caller.get(truto_response_format="stream")
-            assert reply.headers["Content-Type"] == "application/x-ndjson"
-            assert [json.loads(line) for line in reply.body.splitlines()] == rows
+            response = await caller.get(truto_response_format="stream")
+            assert response.headers["Content-Type"] == "application/x-ndjson"
+            assert [json.loads(line) for line in response.body.splitlines()] == rows
             caller.sandbox.configure(caller.account, stream_as="bytes")
             first, again = [(await caller.get(truto_response_format="stream")).body for _ in range(2)]
             assert first == again
@@ -510,8 +510,8 @@ def test_streams_that_are_no_json_document() -> None:
     run(main(), DEADLINE)
 
 
-def test_debug_gives_the_providers_credentials_away() -> None:
-    """So that a client that prints or logs them is found out."""
+def test_debug_reveals_the_credentials_of_the_provider() -> None:
+    """As the real service does, so that a client that prints or logs them is caught."""
 
     async def main() -> None:
         async with Caller(interactions=5) as caller:
@@ -537,7 +537,7 @@ def test_debug_gives_the_providers_credentials_away() -> None:
 
 
 def test_a_cursor_belongs_to_its_filters() -> None:
-    """The service wants all parameters again with each cursor; a client that forgets one must not get a page."""
+    """The service expects all parameters with each cursor, so a client that omits one must get an error."""
 
     async def main() -> None:
         async with Caller(accounts=2) as caller:
@@ -554,18 +554,18 @@ def test_a_cursor_belongs_to_its_filters() -> None:
                 ({"raw": "truto_exclude_fields[]=id"}, "truto_exclude_fields"),
                 ({"truto_super_query": "apac"}, "truto_super_query"),
             ):
-                reply = await caller.get(**{"limit": "10", "next_cursor": cursor} | change)
-                assert reply.status == 400
-                assert reply.json["message"].endswith(f"other values of: {name}")
-                assert cursor in reply.json["message"]
+                response = await caller.get(**{"limit": "10", "next_cursor": cursor} | change)
+                assert response.status == 400
+                assert response.json["message"].endswith(f"other values of: {name}")
+                assert cursor in response.json["message"]
             same = {"start_time": "2023-12-31T19:00:00-05:00", "truto_ignore_remote_data": "true"}
             assert (await caller.get(limit="10", next_cursor=cursor, **same)).status == 200
             listing = await caller.get(path="/integrated-account", next_cursor=cursor)
             assert (listing.status, "another list" in listing.json["message"]) == (400, True)
             swapped = cursor[:20] + ("A" if cursor[20] != "A" else "B") + cursor[21:]
             for broken in (swapped, cursor[:-1], cursor[1:], cursor + "A", "é", "x" * 500):
-                reply = await caller.get(limit="10", next_cursor=broken)
-                assert (reply.status, "not a cursor" in reply.json["message"]) == (400, True)
+                response = await caller.get(limit="10", next_cursor=broken)
+                assert (response.status, "not a cursor" in response.json["message"]) == (400, True)
 
     run(main(), DEADLINE)
 
@@ -579,8 +579,8 @@ def test_cursors_expire() -> None:
             fresh = await caller.get(next_cursor=cursor)
             assert fresh.status == 200
             now += 2
-            reply = await caller.get(next_cursor=cursor)
-            assert (reply.status, reply.json["message"]) == (400, "The cursor has expired")
+            response = await caller.get(next_cursor=cursor)
+            assert (response.status, response.json["message"]) == (400, "The cursor has expired")
             cursor = fresh.json["next_cursor"]
             assert (await caller.get(next_cursor=cursor)).status == 200
             caller.sandbox.expire_cursors()
@@ -601,12 +601,12 @@ def test_accounts_are_listed_and_filtered() -> None:
                 found: list[str] = []
                 cursor: str | None = None
                 while True:
-                    reply = await caller.get(
+                    response = await caller.get(
                         path="/integrated-account", limit="2", next_cursor=cursor, **query
                     )
-                    assert reply.json["limit"] == 2
-                    found += [account["id"] for account in reply.json["results"]]
-                    cursor = reply.json["next_cursor"]
+                    assert response.json["limit"] == 2
+                    found += [account["id"] for account in response.json["results"]]
+                    cursor = response.json["next_cursor"]
                     if not cursor:
                         return found
 
@@ -619,11 +619,11 @@ def test_accounts_are_listed_and_filtered() -> None:
             assert await listed(tenant_id="tenant-2") == [everyone[1]]
             assert await listed(is_sandbox="true") == [everyone[2], everyone[5], everyone[8]]
             assert await listed(**{"created_at[gt]": "2024-01-08T00:00:00Z"}) == everyone[7:]
-            reply = await caller.get(path="/integrated-account", is_sandbox="maybe")
-            assert reply.status == 400
-            reply = await caller.get(path=f"/integrated-account/{everyone[0]}")
-            assert reply.json == sandbox.accounts[0]
-            assert set(reply.json) == {
+            response = await caller.get(path="/integrated-account", is_sandbox="maybe")
+            assert response.status == 400
+            response = await caller.get(path=f"/integrated-account/{everyone[0]}")
+            assert response.json == sandbox.accounts[0]
+            assert set(response.json) == {
                 "id", "tenant_id", "environment_id", "environment_integration_id", "status", "is_sandbox",
                 "authentication_method", "region", "context", "integration", "created_at", "updated_at", "last_error",
             }  # fmt: skip
@@ -646,20 +646,20 @@ def test_capabilities_in_both_shapes(shape: Any) -> None:
 
 
 def test_accounts_that_cannot_be_used() -> None:
-    """What must be reconnected, is blocked or is of another kind each says so in its own way."""
+    """Disconnected, inactive, blocked or of another integration: each has its own error."""
 
     async def main() -> None:
         async with Caller(others=5) as caller:
             by_status = {account["status"]: account["id"] for account in caller.sandbox.accounts}
-            reply = await caller.get(integrated_account_id=by_status["needs_reauth"])
-            assert (reply.status, reply.json["truto_is_remote_error"]) == (401, True)
+            response = await caller.get(integrated_account_id=by_status["needs_reauth"])
+            assert (response.status, response.json["truto_is_remote_error"]) == (401, True)
             assert (await caller.get(integrated_account_id=by_status["validation_error"])).status == 400
             hubspot = next(a["id"] for a in caller.sandbox.accounts if a["integration"]["name"] == "hubspot")
-            reply = await caller.get(integrated_account_id=hubspot)
-            assert (reply.status, reply.json.get("truto_is_remote_error")) == (404, None)
+            response = await caller.get(integrated_account_id=hubspot)
+            assert (response.status, response.json.get("truto_is_remote_error")) == (404, None)
             caller.sandbox.configure(caller.account, blocked=True)
-            reply = await caller.get()
-            assert (reply.status, reply.headers.get("Retry-After")) == (503, None)
+            response = await caller.get()
+            assert (response.status, response.headers.get("Retry-After")) == (503, None)
             caller.sandbox.configure(caller.account, blocked=False, status="needs_reauth")
             assert (await caller.get(integrated_account_id=caller.sandbox.accounts[0]["id"])).status == 401
 
@@ -667,29 +667,29 @@ def test_accounts_that_cannot_be_used() -> None:
 
 
 def test_tokens() -> None:
-    """Wrong ones are a local 401; an account's token implies its account and lives 15 minutes."""
+    """A wrong token gets a local 401. An account's token implies the account and expires after 15 minutes."""
 
     async def main() -> None:
         now = 1_750_000_000.0
         async with Caller(clock=lambda: now) as caller:
             for header in ("", "Bearer", "Bearer nonsense", "Basic sandbox-token", "sandbox-token"):
-                reply = await caller.get(headers={"Authorization": header})
-                assert (reply.status, reply.json["error"]) == (401, "Unauthorized")
-                assert "truto_is_remote_error" not in reply.json
+                response = await caller.get(headers={"Authorization": header})
+                assert (response.status, response.json["error"]) == (401, "Unauthorized")
+                assert "truto_is_remote_error" not in response.json
             assert (await caller.get(headers={"Authorization": "bearer sandbox-token"})).status == 200
             caller.sandbox.tokens.append("second")
             assert (await caller.get(headers={"Authorization": "Bearer second"})).status == 200
 
             path = "/integrated-account/token"
-            reply = await caller.send("POST", path, json={"integrated_account_id": caller.account})
-            token = reply.json["integrated_account_token"]
+            response = await caller.send("POST", path, json={"integrated_account_id": caller.account})
+            token = response.json["integrated_account_token"]
             own = {"Authorization": f"Bearer {token}"}
             assert (await caller.get(headers=own, integrated_account_id=None)).status == 200
             assert caller.sandbox.requests[-1].account == caller.account
             assert (await caller.get(headers=own)).status == 200
             other = caller.sandbox.account_ids[1]
-            reply = await caller.get(headers=own, integrated_account_id=other)
-            assert (reply.status, "forbidden_error" in reply.json["truto_error_insight"]) == (403, True)
+            response = await caller.get(headers=own, integrated_account_id=other)
+            assert (response.status, "forbidden_error" in response.json["truto_error_insight"]) == (403, True)
             assert (await caller.get(headers=own, path="/integrated-account")).status == 403
             now += 899
             assert (await caller.get(headers=own)).status == 200
@@ -710,10 +710,10 @@ def test_another_resource_pages_the_same_way() -> None:
     async def main() -> None:
         async with Caller() as caller:
             path, account = "/unified/crm/contacts", caller.account
-            found = await caller.walk(path=path, integrated_account_id=account, limit="10")
+            found = await caller.collect(path=path, integrated_account_id=account, limit="10")
             assert len(found) == 36
             raw = "sort_by[id]=desc&id[lt]=1010"
-            some = await caller.walk(
+            some = await caller.collect(
                 path=path, integrated_account_id=account, truto_super_query="apac", raw=raw
             )
             assert [int(item["id"]) for item in some] == list(range(1009, 999, -1))
@@ -743,19 +743,19 @@ def test_sliding_windows_slide() -> None:
     ("shape", "limit", "reset"),
     [("plain", "3", "10"), ("window", "3;w=10", "10"), ("epoch", "3", "1750000010")],
 )
-def test_both_tiers_are_enforced(shape: Any, limit: str, reset: str) -> None:
-    """A refusal carries everything a client may pace itself by."""
+def test_both_rate_limits_are_enforced(shape: Any, limit: str, reset: str) -> None:
+    """A 429 has all the headers that a client may use to slow down."""
 
     async def main() -> None:
         now = 1_750_000_000.0
         options = {"token_rate": (5, 10.0), "account_rate": (3, 10.0), "ratelimit_headers": shape}
         async with Caller(clock=lambda: now, **options) as caller:
-            replies = [await caller.get() for _ in range(4)]
-            assert [reply.status for reply in replies] == [200, 200, 200, 429]
-            assert [reply.headers["ratelimit-remaining"] for reply in replies] == ["2", "1", "0", "0"]
-            assert {reply.headers["ratelimit-limit"] for reply in replies} == {limit}
-            assert {reply.headers["ratelimit-reset"] for reply in replies} == {reset}
-            refusal = replies[-1]
+            responses = [await caller.get() for _ in range(4)]
+            assert [response.status for response in responses] == [200, 200, 200, 429]
+            assert [response.headers["ratelimit-remaining"] for response in responses] == ["2", "1", "0", "0"]
+            assert {response.headers["ratelimit-limit"] for response in responses} == {limit}
+            assert {response.headers["ratelimit-reset"] for response in responses} == {reset}
+            refusal = responses[-1]
             assert refusal.headers["Retry-After"] == "10"
             assert "rate_limit_error" in refusal.json["truto_error_insight"]
             assert refusal.json["error"] == "Too Many Requests"
@@ -771,15 +771,15 @@ def test_both_tiers_are_enforced(shape: Any, limit: str, reset: str) -> None:
     run(main(), DEADLINE)
 
 
-def test_limits_are_trutos_by_default_and_can_be_switched_off() -> None:
+def test_limits_default_to_those_of_truto_and_can_be_switched_off() -> None:
     async def main() -> None:
         async with Caller() as caller:
             statuses = [(await caller.get(limit="1")).status for _ in range(51)]
             assert statuses == [200] * 50 + [429]
         async with Caller(token_rate=None, account_rate=None) as caller:
-            replies = [await caller.get(limit="1") for _ in range(60)]
-            assert {reply.status for reply in replies} == {200}
-            assert "ratelimit-limit" not in replies[0].headers
+            responses = [await caller.get(limit="1") for _ in range(60)]
+            assert {response.status for response in responses} == {200}
+            assert "ratelimit-limit" not in responses[0].headers
 
     run(main(), DEADLINE)
 
@@ -791,8 +791,8 @@ async def statuses(caller: Caller, count: int) -> list[int]:
     return [(await caller.get(limit="1")).status for _ in range(count)]
 
 
-def test_a_script_is_played_in_order() -> None:
-    """In order, so many times, on a numbered request, on every so many-th; other accounts are left alone."""
+def test_scripted_faults_happen_in_order() -> None:
+    """One after the other, several times, on the n-th request, on every n-th; other accounts are not affected."""
 
     async def main() -> None:
         async with Caller(account_rate=None) as caller:
@@ -823,7 +823,7 @@ def test_a_script_is_played_in_order() -> None:
 
 
 def test_status_faults() -> None:
-    """Truto's error body by default, anything else on request."""
+    """Truto's error body by default, any other if given."""
 
     async def main() -> None:
         async with Caller() as caller:
@@ -851,31 +851,31 @@ def test_status_faults() -> None:
                     Fault.redirect("/elsewhere", 307),
                 ],
             )
-            replies = [await caller.get() for _ in range(13)]
-            assert [reply.status for reply in replies] == [
+            responses = [await caller.get() for _ in range(13)]
+            assert [response.status for response in responses] == [
                 422, 403, 500, 522, 599, 204, 502, 200, 200, 500, 200, 200, 307,
             ]  # fmt: skip
-            assert replies.pop(5).body == b""
-            assert replies[0].json == {
+            assert responses.pop(5).body == b""
+            assert responses[0].json == {
                 "statusCode": 422,
                 "error": "Unprocessable Entity"
-                if "Entity" in replies[0].json["error"]
+                if "Entity" in responses[0].json["error"]
                 else "Unprocessable Content",
                 "message": "Email is invalid",
                 "details": {"failures": []},
                 "truto_is_remote_error": True,
                 "raw_response": {},
             }
-            assert replies[1].json["truto_error_insight"]["forbidden_error"]["value"] == {
+            assert responses[1].json["truto_error_insight"]["forbidden_error"]["value"] == {
                 "missing_scopes": ["x"]
             }
-            assert (replies[2].body, replies[2].headers["X-Id"]) == (b"plain", "1")
-            assert replies[4].json == {"a": 1}
-            for page in replies[5:7]:
+            assert (responses[2].body, responses[2].headers["X-Id"]) == (b"plain", "1")
+            assert responses[4].json == {"a": 1}
+            for page in responses[5:7]:
                 assert page.headers["Content-Type"].startswith("text/html")
                 assert page.body.startswith(b"<!doctype html>")
-            assert (replies[7].body, replies[8].body, replies[9].body) == (b"", b"", b"\xef\xbb\xbf{}")
-            assert replies[11].headers["Location"] == "/elsewhere"
+            assert (responses[7].body, responses[8].body, responses[9].body) == (b"", b"", b"\xef\xbb\xbf{}")
+            assert responses[11].headers["Location"] == "/elsewhere"
 
     run(main(), DEADLINE)
 
@@ -891,18 +891,18 @@ def test_retry_after_forms_and_a_skewed_clock() -> None:
                 {},
             ]
             caller.sandbox.script(caller.account, [Fault.status(429, **form) for form in forms])
-            replies = [await caller.get() for _ in forms]
-            texts = [reply.headers.get("Retry-After") for reply in replies]
+            responses = [await caller.get() for _ in forms]
+            texts = [response.headers.get("Retry-After") for response in responses]
             assert (texts[0], texts[2], texts[3]) == ("7", "soon", None)
-            answered = parsedate_to_datetime(replies[1].headers["Date"])
-            assert answered.timestamp() == now + 3600
-            assert parsedate_to_datetime(str(texts[1])) - answered == timedelta(seconds=7)
+            sent = parsedate_to_datetime(responses[1].headers["Date"])
+            assert sent.timestamp() == now + 3600
+            assert parsedate_to_datetime(str(texts[1])) - sent == timedelta(seconds=7)
 
     run(main(), DEADLINE)
 
 
-def test_odd_pages_lose_nothing() -> None:
-    """An empty page in the middle, and a walk whose cursors go round."""
+def test_faults_of_a_page_lose_no_records() -> None:
+    """An empty page in the middle, and cursors that form a loop."""
 
     async def main() -> None:
         async with Caller(interactions=25, page_size=10) as caller:
@@ -910,12 +910,12 @@ def test_odd_pages_lose_nothing() -> None:
             caller.sandbox.script(
                 caller.account, [Fault.empty_page(), Fault.ok(), Fault.empty_page().times(2)]
             )
-            assert await caller.walk() == expected
+            assert await caller.collect() == expected
             assert len(caller.sandbox.requests) == 6
 
             ids = [account["id"] for account in caller.sandbox.accounts]
             caller.sandbox.fault(Fault.empty_page())
-            found = await caller.walk(path="/integrated-account", limit="2")
+            found = await caller.collect(path="/integrated-account", limit="2")
             assert [account["id"] for account in found] == ids
 
             for length in (1, 2, 5):
@@ -949,7 +949,7 @@ def test_malformed_items() -> None:
 
 
 def test_broken_connections() -> None:
-    """Reset or closed, before the first byte, inside the head, inside the body."""
+    """Reset or closed: before the first byte, within the head, within the body."""
 
     async def main() -> None:
         async with Caller() as caller:
@@ -966,8 +966,8 @@ def test_broken_connections() -> None:
     run(main(), DEADLINE)
 
 
-def test_truncated_answers() -> None:
-    """Five ways to lose the second half of a body; the last two look like good HTTP."""
+def test_truncated_responses() -> None:
+    """Five ways to lose the second half of a body. In the last three the HTTP itself is complete."""
 
     async def main() -> None:
         async with Caller(interactions=20, stream_piece=4096) as caller:
@@ -980,8 +980,8 @@ def test_truncated_answers() -> None:
             head, body, ended = await caller.raw()
             assert b"Transfer-Encoding: chunked" in head
             assert (body.endswith(b"0\r\n\r\n"), ended) == (False, "eof")
-            reply = await caller.get()
-            assert reply.body == whole[: len(whole) // 2]
+            response = await caller.get()
+            assert response.body == whole[: len(whole) // 2]
             head, body, ended = await caller.raw()
             assert b"Content-Encoding: gzip" in head
             assert (body.endswith(b"\r\n0\r\n\r\n"), ended) == (True, "open")
@@ -1005,8 +1005,8 @@ def chunks(body: bytes) -> Iterator[bytes]:
         body = body[int(size, 16) + 2 :]
 
 
-def test_silence() -> None:
-    """Never an answer, or never the rest of it; the connection stays open until the client goes."""
+def test_hanging_responses() -> None:
+    """No response, or only part of one. The connection stays open until the client disconnects."""
 
     async def main() -> None:
         async with Caller() as caller:
@@ -1026,7 +1026,7 @@ def test_silence() -> None:
     run(main(), DEADLINE)
 
 
-def test_a_drip() -> None:
+def test_a_dripping_response() -> None:
     async def main() -> None:
         async with Caller(interactions=1) as caller:
             page = (await caller.get(truto_ignore_remote_data="true")).body
@@ -1045,18 +1045,18 @@ def test_a_drip() -> None:
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])
 def test_content_codings(encoding: Any) -> None:
-    """Only for clients that list it, unless a fault forces it."""
+    """Used only for clients that accept it, unless a fault forces it."""
 
     async def main() -> None:
         async with Caller(compress=encoding, account_rate=None) as caller:
             plain = await caller.get()
             assert "Content-Encoding" not in plain.headers
             for accepted in (encoding, f"identity, {encoding.upper()};q=0.5"):
-                reply = await caller.get(headers={"Accept-Encoding": accepted})
-                assert (reply.headers["Content-Encoding"], reply.body) == (encoding, plain.body)
-                assert int(reply.headers["Content-Length"]) < len(plain.body) // 3
-            reply = await caller.get(headers={"Accept-Encoding": f"{encoding};q=0, identity"})
-            assert "Content-Encoding" not in reply.headers
+                response = await caller.get(headers={"Accept-Encoding": accepted})
+                assert (response.headers["Content-Encoding"], response.body) == (encoding, plain.body)
+                assert int(response.headers["Content-Length"]) < len(plain.body) // 3
+            response = await caller.get(headers={"Accept-Encoding": f"{encoding};q=0, identity"})
+            assert "Content-Encoding" not in response.headers
             query = {"truto_response_format": "stream", "limit": "20"}
             stream = await caller.get(headers={"Accept-Encoding": encoding}, **query)
             assert (stream.headers["Content-Encoding"], stream.json["result_count"]) == (encoding, 20)
@@ -1078,12 +1078,12 @@ def test_bombs_are_small_and_quick() -> None:
         Fault.bomb("lzma")  # type: ignore[arg-type]
 
 
-def test_kept_connections_break_now_and_then() -> None:
-    """Every third request of one connection is met with a reset, as by a proxy that has just closed it."""
+def test_every_nth_request_of_a_connection_can_be_reset() -> None:
+    """A keep-alive connection breaks on its third request, as if a proxy had just closed it."""
 
     async def main() -> None:
         async with Caller(reset_every=3) as caller:
-            assert await statuses(caller, 6) == [200] * 6  # aiohttp sends a GET once more by itself
+            assert await statuses(caller, 6) == [200] * 6  # aiohttp itself resends a GET once
             records = caller.sandbox.requests
             assert [record.fault for record in records] == [
                 None, None, "reset_every", None, None, "reset_every", None, None,
@@ -1097,7 +1097,7 @@ def test_kept_connections_break_now_and_then() -> None:
 # --- the server ------------------------------------------------------------------------------------------
 
 
-def test_requests_are_recorded_as_they_came() -> None:
+def test_requests_are_recorded_as_they_arrived() -> None:
     async def main() -> None:
         async with Caller() as caller:
             await caller.get(raw="users%5B0%5D%5Bid%5D=1&x=a%2Bb+c", headers={"X-Mine": "1"})
@@ -1118,25 +1118,25 @@ def test_requests_are_recorded_as_they_came() -> None:
     run(main(), DEADLINE)
 
 
-def test_a_request_is_on_record_while_it_hangs() -> None:
-    """A test can wait for a request to arrive and then do something to it."""
+def test_a_request_is_recorded_before_it_is_answered() -> None:
+    """So a test can wait until a hanging request has arrived."""
 
     async def main() -> None:
         async with Caller() as caller:
             caller.sandbox.fault(Fault.hang(), caller.account)
-            asking = asyncio.create_task(caller.get())
+            pending = asyncio.create_task(caller.get())
             while not caller.sandbox.requests:
                 await asyncio.sleep(0)
             assert caller.sandbox.requests[0].status is None
-            asking.cancel()
+            pending.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await asking
+                await pending
 
     run(main(), DEADLINE)
 
 
-def test_closing_ends_everything_at_once() -> None:
-    """Hanging, dripping and idle connections all end with the sandbox; closing twice is fine; it can start again."""
+def test_closing_drops_every_connection_at_once() -> None:
+    """Hanging, dripping and idle ones too. The sandbox can be closed twice, and started again."""
 
     async def main() -> None:
         sandbox = Sandbox()
@@ -1147,7 +1147,7 @@ def test_closing_ends_everything_at_once() -> None:
             assert (await caller.get()).status == 200
             kinds = [Fault.hang(), Fault.hang_body(), Fault.drip(60), Fault.slow(60)]
             sandbox.script(caller.account, kinds)
-            asking = [asyncio.create_task(caller.get()) for _ in kinds]
+            pending = [asyncio.create_task(caller.get()) for _ in kinds]
             while len(sandbox.requests) < 5:
                 await asyncio.sleep(0)
             port = int(sandbox.url.rpartition(":")[2])
@@ -1155,7 +1155,7 @@ def test_closing_ends_everything_at_once() -> None:
             started = asyncio.get_running_loop().time()
             await sandbox.aclose()
             await sandbox.aclose()
-            ends = await asyncio.gather(*asking, return_exceptions=True)
+            ends = await asyncio.gather(*pending, return_exceptions=True)
             assert await reader.read() == b""
             idle.close()
             assert all(isinstance(end, aiohttp.ClientError) for end in ends), ends
@@ -1167,8 +1167,8 @@ def test_closing_ends_everything_at_once() -> None:
     run(main(), DEADLINE)
 
 
-def test_a_client_may_go_away_in_the_middle(caplog: pytest.LogCaptureFixture) -> None:
-    """A stream nobody reads to its end leaves no task, no connection and no log line."""
+def test_a_client_may_disconnect_in_the_middle(caplog: pytest.LogCaptureFixture) -> None:
+    """A stream that is not read to its end leaves no task, connection or log line behind."""
 
     async def main() -> None:
         async with Caller(interactions=20_000, stream_as="ndjson", stream_piece=65_536) as caller:
@@ -1184,7 +1184,7 @@ def test_a_client_may_go_away_in_the_middle(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_it_runs_in_a_thread() -> None:
-    """For code that is not async: plain urllib here."""
+    """For code that is not async, here urllib."""
     with Sandbox.in_thread(accounts=1, interactions=3) as sandbox:
         query = urlencode({"integrated_account_id": sandbox.account_ids[0], **JANUARY})
         request = urllib.request.Request(f"{sandbox.url}{INTERACTIONS}?{query}")
@@ -1217,15 +1217,15 @@ def test_sizes_are_bounded() -> None:
     async def main() -> None:
         async with Caller() as caller:
             assert (await caller.get(raw="x=" + "y" * 15_000)).status == 200
-            reply = await caller.get(raw="x=" + "y" * 17_000)
-            assert (reply.status, reply.json["statusCode"]) == (414, 414)
+            response = await caller.get(raw="x=" + "y" * 17_000)
+            assert (response.status, response.json["statusCode"]) == (414, 414)
             assert (await caller.send("HEAD", caller.target())).status == 405
             assert (await caller.get(headers={"X-Long": "y" * 17_000})).status == 400
 
     run(main(), DEADLINE)
 
 
-def test_it_listens_on_this_machine_only() -> None:
+def test_it_listens_on_loopback_only() -> None:
     for host in ("0.0.0.0", "192.168.1.1", "::", "example.com"):
         with pytest.raises(ValueError, match="loopback"):
             Sandbox(host=host)
@@ -1248,22 +1248,38 @@ def test_in_thread_takes_what_the_sandbox_takes() -> None:
     assert set(Options.__annotations__) | {"port"} == set(parameters)
 
 
-def test_it_shares_nothing_with_the_client() -> None:
-    """The two must be able to disagree, so the sandbox imports only itself."""
-    for path in pathlib.Path(package.__file__).parent.rglob("*.py"):
+def imports(folder: str) -> set[str]:
+    """Return the names of the modules that the files under a folder of the sandbox import."""
+    found: set[str] = set()
+    for path in (pathlib.Path(package.__file__).parent / folder).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
-                assert node.level < 2
-                module = (node.module or "") + "."
-                assert module.startswith(package.__name__ + ".") or not module.startswith("truto_ci_async.")
-            if isinstance(node, ast.Import):
-                assert not any(name.name.startswith(("truto_ci_async", "msgspec")) for name in node.names)
+                assert node.level < 2, "imports from another folder are absolute"
+                found |= {node.module or ""} if not node.level else set()
+            elif isinstance(node, ast.Import):
+                found |= {name.name for name in node.names}
+    return found
+
+
+def test_it_shares_nothing_with_the_client() -> None:
+    """Each must be able to show the other wrong, so the sandbox imports only itself."""
+    ours = {name for name in imports(".") if name.split(".")[0] == "truto_ci_async"}
+    assert ours
+    assert all(name.startswith(f"{package.__name__}.") for name in ours)
+    assert "msgspec" not in imports(".")
+
+
+def test_the_service_knows_no_network() -> None:
+    """`http` imports `service`, never the other way round."""
+    assert f"{package.__name__}.service.service" in imports("http")
+    tops = {name.split(".")[0] for name in imports("service")}
+    assert not tops & {"aiohttp", "asyncio", "socket", "threading", "truto_ci_async"}
 
 
 def test_the_fixture_serves_one_test(truto_sandbox: Sandbox) -> None:
-    """It runs beside the test, in a thread: code that is not async can be tested with it too."""
+    """It runs in its own thread, so code that is not async can be tested with it too."""
     request = urllib.request.Request(
         f"{truto_sandbox.url}/integrated-account", headers={"Authorization": f"Bearer {truto_sandbox.token}"}
     )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as reply:
-        assert len(json.load(reply)["result"]) == len(truto_sandbox.accounts)
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as response:
+        assert len(json.load(response)["result"]) == len(truto_sandbox.accounts)

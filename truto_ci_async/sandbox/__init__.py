@@ -1,9 +1,7 @@
-"""A local, strict stand-in for Truto: a server on 127.0.0.1 that answers as the API does and misbehaves as told.
+"""A local, strict stand-in for Truto: a server on 127.0.0.1 that responds as the API does, and fails on request.
 
-It is made from plain dicts and imports nothing of the client, so that the two can disagree. From the inside out:
-`query` reads query strings, `data` makes up companies, `listing` reads parameters and picks records, `cursors` and
-`limits` do what their names say, `api` turns a request into an answer, `faults` says what goes wrong, `delivery` puts
-answers on the wire, and `server` is the whole.
+It works on plain dicts and shares no code with the client, so that each can show the other wrong. `http` moves bytes
+and connections, `service` below it is Truto, and `fixtures` is for pytest. Start with `http.server`.
 
     async with Sandbox(accounts=2) as sandbox:
         sandbox.script(sandbox.account_ids[0], [Fault.status(503), Fault.reset()])

@@ -1,4 +1,4 @@
-"""A pytest fixture, for tests of code that uses this package. Needs pytest, which the package itself does not.
+"""A pytest fixture for testing code that uses this package. Needs pytest, which the package itself does not.
 
 In a ``conftest.py``:
 
@@ -26,6 +26,6 @@ __all__ = ["truto_sandbox"]
 
 @pytest.fixture
 def truto_sandbox() -> Iterator[Sandbox]:
-    """Run a Sandbox with its defaults in a thread of its own, for the length of one test."""
+    """Run a `Sandbox` with default options in its own thread for one test."""
     with Sandbox.in_thread() as sandbox:
         yield sandbox

@@ -1,5 +1,5 @@
-"""The sandbox on the network: the listening server, its connections, and how responses are written or broken.
+"""The sandbox on the network: the server, its connections, and how responses are sent or broken on the way.
 
-What a response says is decided in `sandbox.service`, which this folder imports and which never imports this folder.
-Start reading at `server`.
+What a response says is decided in `sandbox.service`, which never imports this folder. Start with `server` (`Sandbox`),
+then `connections` and `response_writer`.
 """

@@ -1,4 +1,7 @@
-"""Truto as the sandbox knows it: a function from a request to a response. No sockets, nothing awaits.
+"""Truto itself, as a function from a request to a response. It knows no sockets and never awaits.
 
-How a response reaches the client, or fails to, is the business of `sandbox.http`. Start reading at `api`.
+Start with `service`, which puts the rest together: `query` parses query strings, `limits` enforces the rate limits,
+`faults` says what goes wrong, `api` routes. Behind `api`, `listing`, `parameters` and `filtering` read a list request,
+`cursors` issues cursors and `data` makes up the records. `responses` and `content_encoding` build bodies, `records` is
+what a test sees afterwards. Sending responses, or failing to, is the job of `sandbox.http`.
 """

@@ -1,4 +1,4 @@
-"""Content codings: compressing an answer, and bodies that are small on the wire and huge when read."""
+"""Content codings: compresses response bodies, and makes decompression bombs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Encoding: TypeAlias = Literal["gzip", "deflate", "br", "zstd"]
 
 ENCODINGS: Final[tuple[Encoding, ...]] = ("gzip", "deflate", "br", "zstd")
 _BLOCK: Final = b" " * 2**20
-_LARGE: Final = 2**18  # bytes; a body beyond it is compressed again each time
+_MAX_CACHED_BYTES: Final = 2**18  # larger bodies are compressed again each time
 
 
 def compress(encoding: str, data: bytes) -> bytes:
-    """Compress in one go. What is not large is remembered: tests ask for the same pages again and again.
+    """Compress in one go. Small results are cached, because tests ask for the same pages again and again.
 
-    :raises RuntimeError: the coding needs a package that is not installed; the text names it.
+    :raises RuntimeError: the coding needs a package that is not installed. The message names it.
     """
-    return _compress(encoding, data) if len(data) > _LARGE else _compress_once(encoding, data)
+    return _compress(encoding, data) if len(data) > _MAX_CACHED_BYTES else _compress_cached(encoding, data)
 
 
 def _compress(encoding: str, data: bytes) -> bytes:
@@ -32,15 +32,15 @@ def _compress(encoding: str, data: bytes) -> bytes:
         return bytes(_module("brotli", "brotli").compress(data, quality=4))
     if encoding == "zstd":
         return bytes(_zstd().compress(data))
-    raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {encoding!r}")
+    raise _unknown(encoding)
 
 
-_compress_once = lru_cache(maxsize=256)(_compress)
+_compress_cached = lru_cache(maxsize=256)(_compress)
 
 
 @lru_cache(maxsize=8)
 def bomb(encoding: str, size: int) -> bytes:
-    """Return a body that decompresses to `size` spaces. Quick and small in memory, kept for the next time."""
+    """Return a body that decompresses to `size` spaces. It is quick to make, takes little memory and is cached."""
     whole, rest = divmod(size, len(_BLOCK))
     blocks = [_BLOCK] * whole + [_BLOCK[:rest]]
     if encoding in ("gzip", "deflate"):
@@ -53,11 +53,11 @@ def bomb(encoding: str, size: int) -> bytes:
         packer = _zstd().ZstdCompressor()
         parts = [packer.compress(block) for block in blocks]
         return b"".join([*parts, packer.flush()])
-    raise ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {encoding!r}")
+    raise _unknown(encoding)
 
 
 def _deflate_bomb(encoding: str, blocks: list[bytes], size: int) -> bytes:
-    # A block that ends in a full flush refers to nothing before it, so it is compressed once and repeated.
+    # After a full flush the decompressor starts afresh, so one compressed block can be repeated.
     packer = zlib.compressobj(9, wbits=-15)
     repeated = packer.compress(_BLOCK) + packer.flush(zlib.Z_FULL_FLUSH)
     packer = zlib.compressobj(9, wbits=-15)
@@ -75,12 +75,25 @@ def _wbits(encoding: str) -> int:
 
 
 def check_encoding(encoding: str) -> None:
-    """Find out early what `compress` would say.
+    """Fail now rather than in the first `compress`.
 
     :raises ValueError: there is no such coding.
-    :raises RuntimeError: it needs a package that is not installed; the text names it.
+    :raises RuntimeError: it needs a package that is not installed. The message names it.
     """
     compress(encoding, b"")
+
+
+def accepts(header: str, encoding: str) -> bool:
+    """Tell whether an Accept-Encoding header lists a coding, with a quality above 0."""
+    for item in header.split(","):
+        name, _, quality = item.strip().partition(";")
+        if name.strip().lower() == encoding:
+            return quality.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+def _unknown(encoding: str) -> ValueError:
+    return ValueError(f"encoding must be one of {', '.join(ENCODINGS)}, not {encoding!r}")
 
 
 def _zstd() -> Any:

@@ -1,19 +1,20 @@
-"""The made-up companies behind the sandbox: accounts, Gong-like users, their rows. Pure and seeded.
+"""Made-up, seeded data: accounts, the companies behind them, their users, and each user's statistics.
 
-Nothing is stored: a row is computed from (seed, account, user, window), so the same question always has the same
-answer, and a company of a hundred thousand users costs nothing until it is asked.
+Rows are not stored. Each is computed from (seed, account, user, window), so the same request always gets the same
+records, and a company of a hundred thousand users costs nothing until it is used.
 """
 
 from __future__ import annotations
 
 import random
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
 
-TIMEZONE: Final = "US/Pacific"  # of every company here
+TIMEZONE: Final = "US/Pacific"  # of every company
 STATISTICS: Final = {
     "longest_monologue": "Longest Monologue",
     "longest_customer_story": "Longest Customer Story",
@@ -35,7 +36,7 @@ _LOCAL_PARTS: Final = (
     "o'neil",
 )
 _CRM_CONTACTS: Final = 36  # records of crm/contacts in every account
-# After the active Gong accounts come these, round and round.
+# The accounts after the active Gong ones cycle through these.
 _OTHERS: Final = (
     ("gong", "needs_reauth"),
     ("hubspot", "active"),
@@ -48,16 +49,16 @@ _CATEGORIES: Final = {"gong": "conversational-intelligence", "hubspot": "crm", "
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Whole days of the company's calendar, the last one not included."""
+    """Whole days of the company's calendar. `end` is exclusive."""
 
     start: date
     end: date
 
     @classmethod
-    def answering(cls, start: datetime, end: datetime, today: date) -> Window:
-        """The window Gong answers for one asked: the dates in UTC, the end rounded up and not past today.
+    def whole_days(cls, start: datetime, end: datetime, today: date) -> Window:
+        """Return the window Gong uses for a requested one: dates in UTC, the end rounded up but at most today.
 
-        It is empty (`end <= start`) when the one asked lies in the future.
+        It is empty (`end <= start`) if the requested one lies in the future.
         """
         first = start.astimezone(UTC)
         last = end.astimezone(UTC)
@@ -70,7 +71,7 @@ class Window:
 
     @property
     def texts(self) -> tuple[str, str]:
-        """Both ends as date-times with the company's offset."""
+        """Start and end as date-times with the company's UTC offset."""
         return midnight(self.start), midnight(self.end)
 
 
@@ -79,14 +80,14 @@ def midnight(day: date) -> str:
 
 
 def company_today(now: float) -> date:
-    """Today's date at the company, from seconds since the epoch."""
+    """Return the date at the company, given seconds since the epoch."""
     local = datetime.fromtimestamp(now, UTC) - timedelta(hours=8)
-    # The hour matters in the last one before midnight only, so what counts is the midnight to come.
+    # Summer time changes the date only in the hour before midnight, so the coming midnight decides.
     return (local + timedelta(hours=_is_summer(local.date() + timedelta(days=1)))).date()
 
 
 def _is_summer(day: date) -> bool:
-    """Whether Pacific midnight of `day` is in summer time; by rule, for machines without time zone data."""
+    """Tell whether summer time applies at midnight Pacific of `day`, without needing a time zone database."""
     march, november = date(day.year, 3, 8), date(day.year, 11, 1)
     starts = march + timedelta(days=6 - march.weekday())  # second Sunday of March
     ends = november + timedelta(days=6 - november.weekday())  # first Sunday of November
@@ -108,7 +109,7 @@ class Company:
 
     @property
     def users(self) -> list[tuple[str, str]]:
-        """(id, email) of everyone with a row; made on first use."""
+        """(id, email) of everyone with a row. Made on first use."""
         if len(self._users) != self.size:
             self._users = _make_users(random.Random(f"{self.seed}/{self.id}/users"), self.size)
         return self._users
@@ -116,12 +117,12 @@ class Company:
     def row(self, user: tuple[str, str], window: Window) -> Row:
         key = f"{self.seed}/{self.id}/{user[0]}/{window.start}/{window.end}"
         bits = int.from_bytes(blake2b(key.encode(), digest_size=32).digest())
-        # Not made from the window: nobody promises ids that are unique across windows, so these are not.
+        # The id leaves the window out: ids are not known to be unique across windows, so here they are not.
         stable = blake2b(f"{self.seed}/{self.id}/{user[0]}".encode(), digest_size=12).hexdigest()
         return Row(stable, user[0], user[1], window, bits)
 
     def contacts(self) -> list[dict[str, Any]]:
-        """The records of crm/contacts."""
+        """Return the records of crm/contacts."""
         rng = random.Random(f"{self.seed}/{self.id}/contacts")
         return [
             {
@@ -139,7 +140,7 @@ class Company:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One user's statistics of one window; `bits` is where all its variety comes from."""
+    """One user's statistics for one window. All variation comes from the random `bits`."""
 
     id: str
     user_id: str
@@ -148,7 +149,7 @@ class Row:
     bits: int
 
     def unified(self) -> dict[str, Any]:
-        """As Truto maps it."""
+        """Return the row as Truto maps it."""
         start, end = self.window.texts
         values = self._statistics()
         user: dict[str, Any] = {"id": self.user_id, "emails": [{"email": self.email, "is_primary": True}]}
@@ -170,12 +171,12 @@ class Row:
         return item
 
     def synced(self) -> dict[str, Any]:
-        """As Truto's synced store holds it: a unified row with the times of the sync."""
+        """Return the row as Truto's synced store holds it: unified, with the times of the sync."""
         synced_at = f"{self.window.end.isoformat()}T10:00:00.000Z"
         return {**self.unified(), "created_at": synced_at, "updated_at": synced_at}
 
     def gong(self) -> dict[str, Any]:
-        """As Gong sends it."""
+        """Return the row as Gong sends it."""
         named = [{"name": STATISTICS[name], "value": value} for name, value in self._statistics().items()]
         return {
             "userId": self.user_id,
@@ -202,10 +203,10 @@ class Row:
         ]
 
 
-def make_accounts(seed: int, active: int | tuple[str, ...], others: int) -> list[dict[str, Any]]:
-    """Make the accounts as `GET /integrated-account` shows them.
+def make_accounts(seed: int, active: int | Sequence[str], others: int) -> list[dict[str, Any]]:
+    """Make accounts in the form of `GET /integrated-account`.
 
-    First come `active` working Gong accounts (a number, or their ids), then `others` mixed ones.
+    First come the `active` Gong accounts (a number, or their ids), then `others` mixed ones.
     """
     rng = random.Random(f"{seed}/accounts")
 
@@ -213,7 +214,7 @@ def make_accounts(seed: int, active: int | tuple[str, ...], others: int) -> list
         return str(uuid.UUID(int=rng.getrandbits(128), version=4))
 
     environment, installed = new_id(), {name: (new_id(), new_id()) for name in _CATEGORIES}
-    ids = tuple(new_id() for _ in range(active)) if isinstance(active, int) else active
+    ids = [new_id() for _ in range(active)] if isinstance(active, int) else active
     wanted = [(account_id, "gong", "active") for account_id in ids]
     wanted += [(new_id(), *_OTHERS[number % len(_OTHERS)]) for number in range(others)]
     return [
@@ -241,7 +242,7 @@ def make_accounts(seed: int, active: int | tuple[str, ...], others: int) -> list
 
 
 def _make_users(rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """Make up ids of 15 to 20 digits: text for good reason, a double holds 15 and 64 bits hold 19."""
+    """Make users whose ids have 15 to 20 digits, too long for a double (15) or a 64-bit integer (19)."""
     users: dict[str, str] = {}
     while len(users) < count:
         digits = 20 if len(users) % 5 == 1 else rng.randint(15, 19)

@@ -1,14 +1,19 @@
-"""Scripted faults: what goes wrong, and with which request. Pure data; the server carries them out."""
+"""Scripted faults: what goes wrong, and with which request. `api` and `sandbox.http` carry them out."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from email.utils import formatdate
 from typing import Any, Final, Literal
 
-from .content_encoding import ENCODINGS, Encoding, check_encoding
-from .responses import JSON_TYPE, Answer, dump_json, error_answer
+from .content_encoding import ENCODINGS, Encoding, bomb, check_encoding
+from .responses import JSON_TYPE, Response, dump_json, error_response
+
+# Faults that change the page while it is built, and those of the connection while a response is sent.
+PAGE_FAULTS: Final = frozenset(("empty_page", "loop", "items"))
+CONNECTION_FAULTS: Final = frozenset(("reset", "disconnect", "truncate", "hang", "hang_body", "drip", "slow"))
 
 _DEFAULT_HTML: Final = (
     "<!doctype html><html><head><title>Just a moment...</title></head><body>cf-ray</body></html>"
@@ -19,23 +24,21 @@ _DEFAULT_HTML: Final = (
 class Fault:
     """One thing that goes wrong.
 
-    Make it with a class method; say when with `times`, `forever`, `on` or `every`. Without any of those it happens
-    once, when its turn comes:
+    Create one with a class method, and say when it happens with `times`, `forever`, `on` or `every`. By default it
+    happens once, when its turn comes:
 
         sandbox.script(account_id, [Fault.status(503), Fault.ok(), Fault.reset().times(2)])
 
-    gives 503, a good page, two broken connections, then good pages for ever.
+    gives a 503, a good page, two broken connections, and good pages from then on.
     """
 
     kind: str
-    count: int | None = 1  # requests it takes; None is all
-    nth: int | None = (
-        None  # only on this request of the account, counted from 1 since `script` was called first
-    )
-    step: int | None = None  # on every so many requests
-    answer: Answer | None = None
+    count: int | None = 1  # how many requests it happens to; None is all
+    nth: int | None = None  # only on this request of the account, counted from 1 since the first `script`
+    step: int | None = None  # on every request whose number is a multiple of this
+    response: Response | None = None
     seconds: float = 0.0
-    keep: int | float | None = None  # how much of the answer gets through: bytes, or a fraction if a float
+    keep: int | float | None = None  # how much of the response is sent: bytes, or a fraction if a float
     mode: str = ""
     retry_after: float | str | None = None
     retry_as_date: bool = False
@@ -44,10 +47,21 @@ class Fault:
 
     @property
     def is_silent(self) -> bool:
-        """Whether not one byte of an answer goes out."""
+        """Whether no byte of a response is sent."""
         return self.kind == "hang" or (self.kind in ("reset", "disconnect") and not self.keep)
 
-    # When
+    def response_at(self, now: float) -> Response | None:
+        """Return the response that replaces the good one, if any; `now` is for dates in `Retry-After`."""
+        if self.kind == "bomb":
+            return Response(200, bomb(self.mode, self.size), encoding=self.mode)
+        retry = self.retry_after
+        if self.response is None or retry is None:
+            return self.response
+        if not isinstance(retry, str):
+            retry = formatdate(now + retry, usegmt=True) if self.retry_as_date else f"{retry:g}"
+        return replace(self.response, headers=(*self.response.headers, ("Retry-After", retry)))
+
+    # When it happens
 
     def times(self, count: int) -> Fault:
         """Happen to `count` requests in a row."""
@@ -57,18 +71,18 @@ class Fault:
         return replace(self, count=None)
 
     def on(self, nth: int) -> Fault:
-        """Happen to the account's request number `nth` (from 1) and to no other."""
+        """Happen only to the account's request number `nth`, counted from 1."""
         return replace(self, nth=nth)
 
     def every(self, step: int) -> Fault:
-        """Happen to every `step`-th request of the account, for ever unless `times` follows."""
+        """Happen to every `step`-th request of the account, without end unless `times` follows."""
         return replace(self, step=step, count=None)
 
-    # What: answers
+    # Other responses
 
     @classmethod
     def ok(cls) -> Fault:
-        """Nothing: a place holder in a script."""
+        """Do nothing: a placeholder in a script."""
         return cls(kind="ok")
 
     @classmethod
@@ -87,16 +101,16 @@ class Fault:
         retry_after: float | str | None = None,
         retry_as_date: bool = False,
     ) -> Fault:
-        """Answer with a status and Truto's error body, or with `body` in its place.
+        """Respond with a status and Truto's error body, or with `body` instead.
 
-        `retry_after` is a number of seconds or any text. With `retry_as_date` the number is written as an HTTP date,
+        `retry_after` is a number of seconds or any text. With `retry_as_date` the number is sent as an HTTP date,
         counted from the sandbox's own (skewed) clock.
         """
         extra = tuple((headers or {}).items())
-        if code in (204, 304):
-            answer = Answer(code, b"", content_type, extra)  # HTTP knows no body here
+        if code in (204, 304):  # these have no body in HTTP
+            response = Response(code, b"", content_type, extra)
         elif body is None:
-            answer = error_answer(
+            response = error_response(
                 code,
                 message,
                 remote=remote,
@@ -106,8 +120,8 @@ class Fault:
                 headers=extra,
             )
         else:
-            answer = Answer(code, _body(body), content_type, extra)
-        return cls(kind="status", answer=answer, retry_after=retry_after, retry_as_date=retry_as_date)
+            response = Response(code, _body(body), content_type, extra)
+        return cls(kind="status", response=response, retry_after=retry_after, retry_as_date=retry_as_date)
 
     @classmethod
     def body(
@@ -118,64 +132,63 @@ class Fault:
         status: int = 200,
         headers: Mapping[str, str] | None = None,
     ) -> Fault:
-        """Answer with these bytes (text is UTF-8, anything else JSON), whatever was asked."""
-        return cls(
-            kind="body", answer=Answer(status, _body(body), content_type, tuple((headers or {}).items()))
-        )
+        """Respond with these bytes, whatever the request. Text is sent as UTF-8, other values as JSON."""
+        response = Response(status, _body(body), content_type, tuple((headers or {}).items()))
+        return cls(kind="body", response=response)
 
     @classmethod
     def html(cls, text: str = _DEFAULT_HTML, *, status: int = 200) -> Fault:
-        """Answer with a web page, as a proxy in between does."""
-        return cls(kind="html", answer=Answer(status, text.encode(), "text/html; charset=utf-8"))
+        """Respond with a web page, as a proxy in between might."""
+        return cls(kind="html", response=Response(status, text.encode(), "text/html; charset=utf-8"))
 
     @classmethod
     def empty_body(cls, *, status: int = 200) -> Fault:
-        return cls(kind="empty_body", answer=Answer(status, b""))
+        return cls(kind="empty_body", response=Response(status, b""))
 
     @classmethod
     def redirect(cls, location: str, code: int = 302) -> Fault:
-        answer = Answer(code, b"", "text/plain", (("Location", location),))
-        return cls(kind="redirect", answer=answer)
+        response = Response(code, b"", "text/plain", (("Location", location),))
+        return cls(kind="redirect", response=response)
 
     @classmethod
     def bomb(cls, encoding: Encoding = "gzip", size: int = 2**30) -> Fault:
-        """Answer 200 with a small compressed body that reads as `size` bytes of spaces."""
+        """Respond with 200 and a small compressed body that decompresses to `size` spaces."""
         return cls(kind="bomb", mode=_encoding(encoding), size=size)
 
-    # What: pages that are odd but well-formed HTTP
+    # Unusual pages in well-formed HTTP
 
     @classmethod
     def empty_page(cls) -> Fault:
-        """Answer with no records and a cursor to go on with; the records come with the next request."""
+        """Respond with no records and a cursor. The records follow with the next request."""
         return cls(kind="empty_page")
 
     @classmethod
     def loop(cls, length: int = 1) -> Fault:
-        """Lead the walk round a ring of `length` cursors, for ever unless told otherwise."""
+        """Send the client round a loop of `length` cursors, without end unless `times` follows."""
         return cls(kind="loop", size=length, count=None)
 
     @classmethod
     def items(
         cls, items: Iterable[Any], *, mode: Literal["replace", "append", "prepend"] = "replace"
     ) -> Fault:
-        """Put these items on the page in place of its own, or beside them: JSON values, or `bytes` as they are."""
+        """Replace or extend the page's items with these: JSON values, or `bytes` that are sent as they are."""
         return cls(kind="items", content=tuple(items), mode=mode)
 
     @classmethod
     def compressed(cls, encoding: Encoding) -> Fault:
-        """Compress the good answer, whatever the client accepts."""
+        """Compress the good response, whatever the client accepts."""
         return cls(kind="compressed", mode=_encoding(encoding))
 
-    # What: the connection
+    # Faults of the connection
 
     @classmethod
     def reset(cls, after: int = 0) -> Fault:
-        """Break the connection (RST) after so many bytes of the answer, head included; at 0 before any."""
+        """Reset the connection (RST) after this many bytes of the response, its head included."""
         return cls(kind="reset", keep=after)
 
     @classmethod
     def disconnect(cls, after: int = 0) -> Fault:
-        """Close the connection (FIN) after so many bytes of the answer, head included; at 0 before any."""
+        """Close the connection (FIN) after this many bytes of the response, its head included."""
         return cls(kind="disconnect", keep=after)
 
     @classmethod
@@ -184,11 +197,11 @@ class Fault:
         mode: Literal["length", "chunked", "json", "gzip", "deflate", "br", "zstd"] = "length",
         keep: int | float = 0.5,
     ) -> Fault:
-        """Let only `keep` of the body through: bytes, or a fraction if it is a float.
+        """Send only `keep` of the body: a number of bytes, or a fraction if it is a float.
 
-        `length` announces all of it in Content-Length and closes early; `chunked` closes without the last chunk;
-        `json` is whole HTTP around half a document; a content coding is cut inside its own data, in HTTP that ends
-        cleanly.
+        `length` announces the full Content-Length and closes early. `chunked` closes without the last chunk. `json`
+        is complete HTTP with an incomplete document. With a content coding the compressed data is cut, and the HTTP
+        around it is complete.
         """
         if mode in ENCODINGS:
             check_encoding(mode)
@@ -196,32 +209,32 @@ class Fault:
 
     @classmethod
     def hang(cls) -> Fault:
-        """Accept the request and never answer."""
+        """Accept the request and never respond."""
         return cls(kind="hang")
 
     @classmethod
     def hang_body(cls, keep: int | float = 0) -> Fault:
-        """Send the head and `keep` of the body, then nothing more."""
+        """Send the head and `keep` of the body, then nothing."""
         return cls(kind="hang_body", keep=keep)
 
     @classmethod
     def drip(cls, seconds: float = 1.0, *, part: Literal["body", "all"] = "body") -> Fault:
-        """Send one byte every `seconds`: of the body, or of the head as well."""
+        """Send one byte every `seconds`: of the body only, or of the head as well."""
         return cls(kind="drip", seconds=seconds, mode=part)
 
     @classmethod
     def slow(cls, seconds: float) -> Fault:
-        """Answer well, but only after `seconds`."""
+        """Send the good response after a delay of `seconds`."""
         return cls(kind="slow", seconds=seconds)
 
 
 class Script:
-    """The faults of one account in the order of their turn."""
+    """The faults scripted for one account, in order."""
 
     def __init__(self) -> None:
-        self._queue: deque[tuple[Fault, list[int]]] = deque()  # the number: how often it came
-        self._planned: list[tuple[Fault, list[int]]] = []  # those with `nth` or `step`
-        self._seen = 0
+        self._queue: deque[tuple[Fault, list[int]]] = deque()  # with a count of how often it happened
+        self._planned: list[tuple[Fault, list[int]]] = []  # the same, for faults with `nth` or `step`
+        self._requests = 0
 
     def add(self, faults: Iterable[Fault]) -> None:
         for fault in faults:
@@ -229,10 +242,10 @@ class Script:
             (self._planned if planned else self._queue).append((fault, [0]))
 
     def next(self) -> Fault | None:
-        """Say what happens to the next request. A fault planned for its number goes before one in the queue."""
-        self._seen += 1
+        """Return the fault of the next request. One planned for its number takes precedence over the queue."""
+        self._requests += 1
         for fault, used in self._planned:
-            due = fault.nth == self._seen or (fault.step and self._seen % fault.step == 0)
+            due = fault.nth == self._requests or (fault.step and self._requests % fault.step == 0)
             if due and (fault.count is None or used[0] < fault.count):
                 used[0] += 1
                 return fault

@@ -1,4 +1,4 @@
-"""Truto's two request tiers, as sliding windows. Pure: the caller brings the clock."""
+"""Truto's two request limits, per token and per account, as sliding windows. The caller passes in the time."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import deque
 from typing import Final, Literal, TypeAlias
 
 from .records import Stats
-from .responses import Refused
+from .responses import ServiceError
 
 Rate: TypeAlias = tuple[int, float]  # requests, seconds
 LimitHeaders: TypeAlias = Literal["plain", "window", "epoch"]
 
-_MAX_WINDOWS: Final = 100_000  # tokens and accounts that are remembered
+_MAX_WINDOWS: Final = 100_000  # one per token and account seen
 
 
 class SlidingWindow:
-    """Admits at most `limit` requests in any `period` seconds. A refused request does not count."""
+    """Admits at most `limit` requests in any `period` seconds. Refused requests do not count."""
 
     __slots__ = ("_admitted", "limit", "period")
 
@@ -26,43 +26,47 @@ class SlidingWindow:
         self._admitted: deque[float] = deque()
 
     def admit(self, now: float) -> bool:
-        self._forget(now)
+        self._expire(now)
         if len(self._admitted) >= self.limit:
             return False
         self._admitted.append(now)
         return True
 
     def remaining(self, now: float) -> int:
-        self._forget(now)
+        self._expire(now)
         return self.limit - len(self._admitted)
 
     def reset_after(self, now: float) -> float:
-        """Seconds until one more request is admitted than now; 0 when none is on record."""
-        self._forget(now)
+        """Seconds until the oldest admitted request leaves the window; 0 if the window is empty."""
+        self._expire(now)
         return self._admitted[0] + self.period - now if self._admitted else 0.0
 
-    def _forget(self, now: float) -> None:
+    def _expire(self, now: float) -> None:
         admitted = self._admitted
         while admitted and now - admitted[0] >= self.period:
             admitted.popleft()
 
 
-class Tiers:
-    """A window for every token and one for every account; None for a rate switches its tier off."""
+class RateLimits:
+    """One window for every token and one for every account. A rate of None switches that limit off."""
 
     def __init__(
-        self, token_rate: Rate | None, account_rate: Rate | None, headers: LimitHeaders | None, skew: float
+        self,
+        token_rate: Rate | None,
+        account_rate: Rate | None,
+        header_style: LimitHeaders | None,
+        date_skew: float,
     ) -> None:
         self._token_rate = token_rate
         self._account_rate = account_rate
-        self._headers_as = headers
-        self._skew = skew  # seconds the times in headers are ahead
+        self._header_style = header_style
+        self._date_skew = date_skew  # seconds the times in headers are ahead
         self._windows: dict[str, SlidingWindow] = {}
 
     def admit(self, token: str, account_id: str | None, now: float, stats: Stats) -> list[tuple[str, str]]:
-        """Count a request. Returns the headers that say how the innermost tier stands.
+        """Count a request, and return the headers that describe the innermost limit.
 
-        :raises Refused: a tier is full.
+        :raises ServiceError: a limit is reached.
         """
         window = None
         if self._token_rate:
@@ -85,11 +89,11 @@ class Tiers:
             window = self._windows[name] = SlidingWindow(*rate)
         return window
 
-    def _too_many(self, window: SlidingWindow, whose: str, now: float) -> Refused:
+    def _too_many(self, window: SlidingWindow, whose: str, now: float) -> ServiceError:
         text = f"Rate limit exceeded: {window.limit} requests in {window.period:g} seconds per {whose}"
         value = {"limit": window.limit, "window": window.period}
         retry = ("Retry-After", str(math.ceil(window.period)))
-        return Refused(
+        return ServiceError(
             429,
             text,
             insight={"rate_limit_error": {"description": text, "value": value}},
@@ -97,15 +101,13 @@ class Tiers:
         )
 
     def _headers(self, window: SlidingWindow, now: float) -> list[tuple[str, str]]:
-        shape = self._headers_as
-        if shape is None:
+        style = self._header_style
+        if style is None:
             return []
-        reset = window.reset_after(now) + (now + self._skew if shape == "epoch" else 0)
+        limit = f"{window.limit};w={window.period:g}" if style == "window" else str(window.limit)
+        reset = window.reset_after(now) + (now + self._date_skew if style == "epoch" else 0)
         return [
-            (
-                "ratelimit-limit",
-                f"{window.limit};w={window.period:g}" if shape == "window" else str(window.limit),
-            ),
+            ("ratelimit-limit", limit),
             ("ratelimit-remaining", str(window.remaining(now))),
             ("ratelimit-reset", str(math.ceil(reset))),
         ]

@@ -1,9 +1,8 @@
-"""Query strings read the way the npm `qs` package reads them (6.15, default options). Pure.
+"""Parses query strings exactly as the npm package `qs` does (6.15, default options).
 
-The service very likely reads its query strings with `qs`, whose corners decide what a client may send: an index above
-19 turns an array into an object, `users[][id]=1&users[][id]=2` becomes one user with two ids, a bare "+" is a space.
-The functions below follow the JavaScript step by step so that those corners come out the same; the names in
-parentheses are those of qs.
+The service very likely uses `qs`, and its edge cases decide what a client may send: an index above 19 turns an array
+into an object, `users[][id]=1&users[][id]=2` becomes one user with two ids, a bare "+" is a space. The functions below
+follow the JavaScript step by step to get those cases right. Names in parentheses are those of the qs functions.
 """
 
 from __future__ import annotations
@@ -12,15 +11,15 @@ import re
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
-MAX_DEPTH: Final = 5  # bracket pairs; what is deeper stays one literal key
+MAX_DEPTH: Final = 5  # bracket pairs; anything deeper stays one literal key
 ARRAY_LIMIT: Final = 20  # elements, so the highest index is 19
-PARAMETER_LIMIT: Final = 1000  # parameters; the rest is dropped without a word
+PARAMETER_LIMIT: Final = 1000  # parameters; the rest are silently dropped
 
 _SEGMENT: Final = re.compile(r"\[[^\[\]]*\]")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _MAX_SAFE_INTEGER: Final = 2**53
 
-# Names every JavaScript object has: qs drops a parameter that uses one as a key.
+# Properties of every JavaScript object. qs drops parameters that use one as a key.
 _PROTOTYPE_NAMES: Final = frozenset(
     (
         "__defineGetter__",
@@ -37,7 +36,7 @@ _PROTOTYPE_NAMES: Final = frozenset(
         "valueOf",
     )
 )
-_HOLE: Final = object()  # an element of a sparse array that was never set
+_HOLE: Final = object()  # an unset element of a sparse array
 
 
 class _Array(list[Any]):
@@ -45,7 +44,7 @@ class _Array(list[Any]):
 
 
 class _Object(dict[str, Any]):
-    """A JavaScript object. `top`, on an array that outgrew ARRAY_LIMIT, is its highest index so far."""
+    """A JavaScript object. If it was an array that outgrew ARRAY_LIMIT, `top` is its highest index."""
 
     top: int | None = None
 
@@ -62,7 +61,7 @@ def parse_query(raw: str) -> dict[str, Any]:
 
 
 def _flat(raw: str) -> dict[str, Any]:
-    """Split into decoded keys and values; a repeated key collects an array (parseValues)."""
+    """Split into decoded keys and values. The values of a repeated key become an array (parseValues)."""
     found: dict[str, Any] = {}
     if not raw:
         return found
@@ -79,11 +78,9 @@ def _flat(raw: str) -> dict[str, Any]:
 
 
 def _decode(text: str) -> str:
-    """Percent-decode. Text whose escapes are not valid UTF-8 stays as it is."""
+    """Percent-decode. Text with invalid escapes, or escapes that are not UTF-8, stays as it is."""
     text = text.replace("+", " ")
-    if "%" not in text:
-        return text
-    if _BAD_ESCAPE.search(text):
+    if "%" not in text or _BAD_ESCAPE.search(text):
         return text
     try:
         return unquote_to_bytes(text.encode("utf-8", "surrogateescape")).decode()
@@ -92,7 +89,7 @@ def _decode(text: str) -> str:
 
 
 def _segments(key: str) -> list[str]:
-    """Cut "a[b][c]" into "a", "[b]", "[c]"; empty when qs drops the parameter (splitKeyIntoSegments)."""
+    """Split "a[b][c]" into "a", "[b]", "[c]". Empty if qs drops the parameter (splitKeyIntoSegments)."""
     found = list(_SEGMENT.finditer(key))
     parent = key[: found[0].start()] if found else key
     names = [parent] if parent else []
@@ -105,7 +102,7 @@ def _segments(key: str) -> list[str]:
 
 
 def _nest(names: list[str], value: Any) -> Any:
-    """Wrap a value in the objects and arrays its key spells (parseObject)."""
+    """Wrap a value in the objects and arrays that its key describes (parseObject)."""
     for name in reversed(names):
         if name == "[]":
             if not (isinstance(value, _Object) and value.top is not None):
@@ -129,7 +126,7 @@ def _index(text: str) -> int | None:
 
 
 def _combine(first: Any, second: Any) -> Any:
-    """Join two values in an array, or in an object when that is longer than ARRAY_LIMIT (utils.combine)."""
+    """Join two values in an array, or in an object if it gets longer than ARRAY_LIMIT (utils.combine)."""
     if isinstance(first, _Object) and first.top is not None:
         return _append(first, second)
     joined = _Array(first if isinstance(first, _Array) else [first])
@@ -154,7 +151,7 @@ def _to_object(array: _Array) -> _Object:
 
 
 def _merge(target: Any, source: Any) -> Any:
-    """Merge two parsed values the way utils.merge does; may change and return `target`."""
+    """Merge two parsed values as utils.merge does. May modify and return `target`."""
     if source == "":
         return target
     if isinstance(source, str):
@@ -212,7 +209,7 @@ def _merge_arrays(target: _Array, source: _Array) -> _Array:
 
 
 def _plain(value: Any) -> Any:
-    """Turn into plain dicts and lists, holes gone (utils.compact)."""
+    """Convert to plain dicts and lists without holes (utils.compact)."""
     if isinstance(value, _Array):
         return [_plain(item) for item in value if item is not _HOLE]
     if isinstance(value, _Object):

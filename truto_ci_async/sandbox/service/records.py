@@ -1,4 +1,4 @@
-"""What the sandbox remembers about the requests it got."""
+"""What the sandbox records about the requests it received."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .query import parse_query
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """One request as it arrived. `status`, `fault` and `notes` are filled in while it is answered."""
+    """One request as it arrived. `status`, `fault` and `notes` are filled in while it is handled."""
 
     method: str
     path: str
@@ -20,10 +20,10 @@ class RecordedRequest:
     headers: Mapping[str, str]  # names compare without case
     account: str | None  # the integrated account it is about
     time: float  # time.monotonic() at arrival
-    peer_port: int  # the same for two requests that came over one connection
-    status: int | None = None  # None: no head was sent (yet)
-    fault: str | None = None  # the kind of fault that hit it
-    notes: tuple[str, ...] = ()  # what was accepted but cannot have been meant
+    peer_port: int  # equal for requests that came over the same connection
+    status: int | None = None  # None if no response head was sent, or not yet
+    fault: str | None = None  # the kind of fault applied to it
+    notes: tuple[str, ...] = ()  # parameters that were accepted but are almost certainly a mistake
 
     @cached_property
     def query(self) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class RecordedRequest:
         return parse_query(self.target.partition("?")[2])
 
     def fill_in(self, **values: object) -> None:
-        """For the server only. The record is there before the answer is, so that a test can wait for it."""
+        """Set fields. Only for the server, which records a request before it responds, so that tests can wait."""
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
@@ -42,9 +42,9 @@ class Stats:
 
     requests: int = 0
     connections: int = 0
-    token_refusals: int = 0  # 429 by the token's tier
-    account_refusals: int = 0  # 429 by the account's tier
-    faults: int = 0  # scripted ones
+    token_refusals: int = 0  # 429s of the token's limit
+    account_refusals: int = 0  # 429s of the account's limit
+    faults: int = 0  # scripted faults that were applied
 
     @property
     def rate_limited(self) -> int:

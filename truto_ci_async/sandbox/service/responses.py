@@ -1,4 +1,4 @@
-"""An answer before it meets the wire, and the bodies of Truto's errors."""
+"""Responses before they are sent, and the bodies of Truto's errors."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ JSON_TYPE: Final = "application/json; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """Status, headers and whole body; how it travels is decided later."""
+class Response:
+    """Status, headers and complete body. How they are sent is decided later."""
 
     status: int
     body: bytes
     content_type: str = JSON_TYPE
     headers: tuple[tuple[str, str], ...] = ()
-    encoding: str | None = None  # the body is compressed like this already
-    streamed: bool = False  # send it chunked, in small pieces
-    notes: tuple[str, ...] = ()  # what was accepted but cannot have been meant
+    encoding: str | None = None  # set if `body` is already compressed
+    streamed: bool = False  # send the body chunked, in small pieces
+    notes: tuple[str, ...] = ()  # parameters that were accepted but are almost certainly a mistake
 
 
-class Refused(Exception):
-    """The request gets an error answer."""
+class ServiceError(Exception):
+    """Raised where a request cannot be served; becomes an error response."""
 
-    def __init__(self, status: int, message: str, **rest: Any) -> None:
+    def __init__(self, status: int, message: str, **members: Any) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.rest = rest  # further arguments of `error_answer`
+        self._members = members  # further arguments of `error_response`
 
-    def answer(self) -> Answer:
-        return error_answer(self.status, self.message, **self.rest)
+    def response(self) -> Response:
+        return error_response(self.status, self.message, **self._members)
 
 
 def dump_json(value: Any) -> bytes:
@@ -42,16 +42,16 @@ def dump_json(value: Any) -> bytes:
 
 
 def as_object(value: Any) -> dict[str, Any] | None:
-    """The value if it is a JSON object."""
+    """Return the value if it is a JSON object."""
     return cast("dict[str, Any]", value) if isinstance(value, dict) else None
 
 
 def as_list(value: Any) -> Sequence[Any] | None:
-    """The value if it is a JSON array."""
+    """Return the value if it is a JSON array."""
     return cast("Sequence[Any]", value) if isinstance(value, list) else None
 
 
-def error_answer(
+def error_response(
     status: int,
     message: str | None = None,
     *,
@@ -60,9 +60,9 @@ def error_answer(
     details: Any = None,
     raw_response: Any = None,
     headers: tuple[tuple[str, str], ...] = (),
-) -> Answer:
-    """Build Truto's error body: the first three members always, the others when they apply."""
-    title = reason(status)
+) -> Response:
+    """Build Truto's error body: always its first three members, the others only if given."""
+    title = reason_phrase(status)
     body: dict[str, Any] = {
         "statusCode": status,
         "error": title,
@@ -76,12 +76,12 @@ def error_answer(
         body["raw_response"] = raw_response
     if insight is not None:
         body["truto_error_insight"] = dict(insight)
-    return Answer(status, dump_json(body), headers=headers)
+    return Response(status, dump_json(body), headers=headers)
 
 
-def remote_error(status: int, message: str) -> Refused:
-    """An error of Gong's, passed on in its own words."""
-    return Refused(
+def remote_error(status: int, message: str) -> ServiceError:
+    """Build an error of Gong's that Truto passes on with Gong's own message."""
+    return ServiceError(
         status,
         message,
         remote=True,
@@ -90,13 +90,13 @@ def remote_error(status: int, message: str) -> Refused:
     )
 
 
-def missing_parameters(names: list[str]) -> Refused:
+def missing_parameters(names: list[str]) -> ServiceError:
     insight = {"description": "Required query parameters are missing", "value": names}
     message = f"Missing required query parameters: {', '.join(names)}"
-    return Refused(400, message, insight={"missing_required_query_parameters": insight})
+    return ServiceError(400, message, insight={"missing_required_query_parameters": insight})
 
 
-def reason(status: int) -> str:
+def reason_phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
     except ValueError:
