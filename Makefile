@@ -27,7 +27,7 @@ demo: $(VENV)/.stamp-demo ## See it work: a pull against a local sandbox, no acc
 test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 	$(PY) -X dev -m pytest $(PARALLEL) $(ARGS)
 
-test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search new Hypothesis examples
+test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "long or hypothesis" -o faulthandler_timeout=1800 $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
@@ -70,17 +70,17 @@ test-oldest: $(UV_OR_OURS) ## Test with the oldest dependencies we allow
 	build/oldest/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
 # pip understands --group since 25.1, newer than what many Pythons bring.
-test-newest: $(VENV)/.stamp-venv ## Test with the newest dependencies there are, past the locks
+test-newest: $(VENV)/.stamp-venv ## Test with the newest release of every dependency
 	rm -rf build/newest
 	$(PY) -m venv build/newest
 	build/newest/bin/python -m pip install --quiet 'pip>=25.1'
 	build/newest/bin/python -m pip install -e '.[all]' --group test
 	build/newest/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
-# The smaller sets take their versions from the largest.
+# dev is the largest set; the other two take their versions from it.
 COMPILE = "$<" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command 'make lock' --upgrade pyproject.toml --group backend
-lock: $(UV_OR_OURS) ## Lock the newest releases into locks/, for demo, test and lint
+lock: $(UV_OR_OURS) ## Update locks/ to the newest releases
 	$(COMPILE) --extra all --group dev -o locks/dev.txt
 	$(COMPILE) --extra all --group test -c locks/dev.txt -o locks/test.txt
 	$(COMPILE) --extra cli -c locks/dev.txt -o locks/demo.txt
@@ -117,7 +117,7 @@ $(VENV)/.stamp-venv:
 	fi
 	@touch $@
 
-# For what only uv can do, where it is not on PATH.
+# test-oldest and lock need uv; this is for machines that do not have it on PATH.
 build/uv/bin/uv: | $(VENV)/.stamp-venv
 	$(PY) -m venv build/uv
 	build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv

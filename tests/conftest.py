@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 import pytest
 from hypothesis import HealthCheck, settings
 
-# Set where every test can run (.ci/run): a skip fails, but for those a `skipif` mark makes for another platform.
+# .ci/run sets it: a skipped test fails there, unless a `skipif` mark skips it because of the platform.
 SKIPS_FAIL = os.environ.get("SKIPS_FAIL") == "1"
 
-# "fixed" takes the same examples on every machine, "search" (`make test-long`) takes new ones each run, and more.
+# "fixed" runs the same examples on every machine; "search" (`make test-long`) runs more and new ones.
 # No deadline per example: `-X dev` and a busy machine make single examples slow, which says nothing.
 for profile, fixed, examples in (("fixed", True, 100), ("search", False, 1000)):
     settings.register_profile(
@@ -46,7 +46,7 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Fail a test that skipped itself where it should have run."""
+    """Fail a test that skips itself where every test must run."""
     report = yield
     by_mark = report.when == "setup" and item.get_closest_marker("skipif") is not None
     return report if by_mark or hasattr(report, "wasxfail") else _fail_if_skipped(report)

@@ -20,7 +20,7 @@ SETTLE_TURNS = 20
 
 
 def examples(count: int) -> settings:
-    """Take ``count`` Hypothesis examples instead of 100, and as many times more where all tests take more."""
+    """Run ``count`` Hypothesis examples instead of 100; the ``search`` profile multiplies both alike."""
     return settings(max_examples=count * settings.default.max_examples // 100)
 
 

@@ -1465,7 +1465,10 @@ def test_a_page_that_is_cut_or_never_comes_is_fetched_again_whole_or_one_error(
         fault = Fault.truncate("json", 1)
 
     async def story(sandbox: Sandbox, account: str) -> None:
-        timeouts = Timeouts(connect=1, read=0.05, attempt=0.1, total=5)
+        read = (
+            0.1 if kind is DeadlineError else 5.0
+        )  # a busy machine may take long over the pages that do come
+        timeouts = Timeouts(connect=5, read=read, attempt=2 * read, total=30)
         async with connect(sandbox, timeouts=timeouts) as truto:
             sandbox.script(account, [fault.on(2)])
             items = await truto.interactions.list(account, item_type=dict, **WINDOW).collect()

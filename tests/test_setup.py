@@ -1,4 +1,4 @@
-"""The set-up of the repository: locks that match pyproject.toml, and skips that fail where they must."""
+"""The repository itself: the locks match pyproject.toml, and a skipped test fails in CI."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def wanted(*extras: str, groups: tuple[str, ...]) -> list[Requirement]:
     ids=["demo", "test", "dev"],
 )
 def test_the_locks_hold_what_pyproject_asks_for(name: str, requirements: list[Requirement]) -> None:
-    """`make` installs from them and looks at nothing else. When this fails, run `make lock`."""
+    """`make` installs nothing but what the locks list. When this fails, run `make lock`."""
     lines = (ROOT / "locks" / f"{name}.txt").read_text("utf-8").splitlines()
     locked = [Requirement(line.rstrip(" \\")) for line in lines if line[:1].isalnum()]
     for requirement in requirements:
         [found] = [lock for lock in locked if same_project(lock, requirement)]
         assert requirement.specifier.contains(next(iter(found.specifier)).version), requirement
-    assert not [line for line in lines if "://" in line], "an address of a package index"
+    assert not [line for line in lines if "://" in line], "the lock names a package index"
 
 
 def same_project(one: Requirement, other: Requirement) -> bool:
@@ -71,7 +71,7 @@ def test_that_is_known_to_fail():
     ("value", "ends"), [("1", "1 failed, 1 skipped, 1 xfailed"), ("", "2 skipped, 1 xfailed")]
 )
 def test_a_test_that_skips_itself_fails_in_ci(value: str, ends: str, tmp_path: Path) -> None:
-    """Something that is missing there would otherwise go unnoticed."""
+    """Otherwise nobody would notice that something is missing there and the test never runs."""
     (tmp_path / "test_some.py").write_text(SUITE)
     command = [
         "-m",
