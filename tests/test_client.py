@@ -1046,7 +1046,7 @@ def test_headers_go_out_with_every_request_once_each() -> None:
 def test_what_its_reader_takes_is_not_the_calls_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cut body is fetched again, however long it waited to be read."""
     late = 0.0
-    monkeypatch.setattr("truto_ci_async.client.monotonic", lambda: time.monotonic() + late)
+    monkeypatch.setattr("truto_ci_async._http.base_client.monotonic", lambda: time.monotonic() + late)
     bodies: list[bytes] = []
 
     async def read(body: bytes) -> int:
