@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from .types import AwareDatetime, decode_any
+from .field_types import AwareDatetime, decode_any
 
 
 class Integration(Struct, frozen=True, kw_only=True, gc=False):

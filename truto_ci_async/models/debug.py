@@ -8,7 +8,7 @@ from typing import Any, cast
 from msgspec import Raw, Struct
 from msgspec.structs import force_setattr
 
-from .types import NO_DATA, Number, decode_any
+from .field_types import NO_DATA, Number, decode_any
 
 
 class _Redacted(dict[str, Any]):

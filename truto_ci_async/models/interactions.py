@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Raw, Struct
 
-from .types import NO_DATA, AwareDatetime, Number, decode_any, iso_text, json_text
+from .field_types import NO_DATA, AwareDatetime, Number, decode_any, iso_text, json_text
 
 
 class Email(Struct, frozen=True, kw_only=True, gc=False):
