@@ -610,7 +610,7 @@ def test_a_position_of_other_filters_is_refused(sandbox: Sandbox, run: Run) -> N
     position = run(*listing(sandbox, "--max-pages", "1")).cursor
     ran = run(*listing(sandbox, "--next-cursor", position, "--limit", "2"))
     assert ran.code == USAGE
-    assert "belongs to another walk" in ran.err
+    assert "from a call with other filters" in ran.err
     assert "add: --next-cursor" not in ran.err
 
 

@@ -139,8 +139,8 @@ def test_a_page_with_repairs_is_one_warning(caplog: pytest.LogCaptureFixture) ->
         for n in range(50)
     ]
     emitter = Emitter(seen.append, now=lambda: 5.0)
-    emitter.repaired(issues, account="a1")
-    emitter.repaired([], account="a1")
+    emitter.report_repairs(issues, account="a1")
+    emitter.report_repairs([], account="a1")
     assert [(event.time, event.path, event.index) for event in seen if isinstance(event, FieldRepaired)] == [
         (5.0, issue.path, issue.index) for issue in issues
     ]
@@ -153,5 +153,5 @@ def test_a_page_with_repairs_is_one_warning(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_one_repair_is_a_warning_without_a_count(caplog: pytest.LogCaptureFixture) -> None:
-    Emitter().repaired([Issue(path="$.x", message="bad")])
+    Emitter().report_repairs([Issue(path="$.x", message="bad")])
     assert caplog.messages == ["repaired $.x: bad"]

@@ -20,7 +20,13 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from truto_ci_async._wire import detach, page_reader
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async._wire.page_reader import PageReader, cursor_text, raw_cursor
-from truto_ci_async._wire.responses import error_class, raise_about, read_capabilities, read_error, read_token
+from truto_ci_async._wire.responses import (
+    error_class,
+    raise_for_cursor,
+    read_capabilities,
+    read_error,
+    read_token,
+)
 from truto_ci_async.errors import (
     AccountBlockedError,
     APIError,
@@ -692,7 +698,7 @@ def test_no_body_makes_another_error_than_ours(text: bytes) -> None:
         assert str(error)
         repr(error)
         with pytest.raises(TrutoError):
-            raise_about(error, "c")
+            raise_for_cursor(error, "c")
 
 
 # Large bodies, read in steps
@@ -1027,7 +1033,7 @@ def test_a_refused_cursor_is_told_from_other_refusals(
 ) -> None:
     error = read_error(status, {}, body({"message": message}), account="acc")
     with pytest.raises(TrutoError) as caught:
-        raise_about(error, "c-1")
+        raise_for_cursor(error, "c-1")
     assert type(caught.value) is expected
     if isinstance(caught.value, CursorExpiredError):
         assert (caught.value.cursor, caught.value.account) == ("c-1", "acc")
@@ -1035,7 +1041,7 @@ def test_a_refused_cursor_is_told_from_other_refusals(
         assert caught.value.__cause__ is error
         assert message in str(caught.value)
     with pytest.raises(APIError) as without:
-        raise_about(error, None)
+        raise_for_cursor(error, None)
     assert without.value is error
 
 

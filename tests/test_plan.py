@@ -457,7 +457,7 @@ def test_text_that_is_no_plan_is_refused(text: str | bytes) -> None:
     ("filters", "message"),
     [
         ({"limit": 0}, "limit"),
-        ({"users": "7"}, "users takes several"),
+        ({"users": "7"}, "users must be a list"),
         ({"exclude_fields": "id"}, "exclude_fields takes several"),
         ({"exclude_fields": 7}, "exclude_fields takes several"),
         ({"response_format": "raw"}, "a pull takes response_format"),

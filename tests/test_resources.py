@@ -410,7 +410,7 @@ def test_one_paginator_may_be_walked_by_many_at_once() -> None:
         ({"limit": 0}, "limit"),
         ({"limit": True}, "limit"),
         ({"users": "123"}, "several ids"),
-        ({"users": [123]}, "non-empty text"),
+        ({"users": [123]}, "non-empty string"),
         ({"exclude_fields": "id"}, "several names"),
         ({"response_format": "raw"}, "raw\\(\\) and stream\\(\\)"),
         ({"extra_query": {"next_cursor": "x"}}, "cursor="),
@@ -988,7 +988,7 @@ def test_any_other_unified_resource_has_the_same_verbs() -> None:
 
 @pytest.mark.parametrize(("model", "resource"), [("", "x"), ("crm", ""), ("..", "x"), ("crm", ".")])
 def test_a_resource_without_a_name_is_refused(model: str, resource: str) -> None:
-    with pytest.raises(UsageError, match="part of the path"):
+    with pytest.raises(UsageError, match="path segment"):
         TrutoClient("token").unified(model, resource)
 
 

@@ -194,7 +194,7 @@ class Emitter:
         if self._hook is not None:
             self._call(self._hook, event)
 
-    def repaired(self, issues: Sequence[Issue], *, account: str | None = None) -> None:
+    def report_repairs(self, issues: Sequence[Issue], *, account: str | None = None) -> None:
         """Report the repairs of one page: an event each for the hook, one WARNING in all for the log."""
         if not issues:
             return

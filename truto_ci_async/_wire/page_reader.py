@@ -15,7 +15,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from truto_ci_async._json import EXCERPT_BYTES, decode_with, describe
 from truto_ci_async.errors import DecodeError, TruncatedBodyError
 from truto_ci_async.models import DebugInfo, Issue
-from truto_ci_async.models.debug import redact
+from truto_ci_async.models.debug import mask_repr
 
 from .item_reader import ItemReader
 
@@ -69,7 +69,7 @@ class PageReader(Generic[T]):
         self._keyed = keyed
         self._detaches = detach
         #: The body of a page without items.
-        self.nothing = b'{"result":{}}' if keyed else b'{"result":[]}'
+        self.empty_body = b'{"result":{}}' if keyed else b'{"result":[]}'
         envelope: type[_Envelope[T]] = cast("Any", _Envelope)[items.item_type]
         self._envelope = msgspec.json.Decoder(envelope)
 
@@ -227,7 +227,7 @@ def read_envelope(envelope: dict[str, Raw]) -> dict[str, Any]:
         try:
             known["debug"] = msgspec.json.decode(envelope["debug"], type=DebugInfo | None)
         except msgspec.ValidationError:
-            fields["debug"] = redact(_value("debug", envelope["debug"]))
+            fields["debug"] = mask_repr(_value("debug", envelope["debug"]))
     return known | {"extra": fields}
 
 

@@ -173,7 +173,7 @@ def _text(value: object) -> str:
     return text if len(text) <= 1_000 else f"{text[:1_000]}…"
 
 
-def raise_about(error: APIError, cursor: str | None) -> NoReturn:
+def raise_for_cursor(error: APIError, cursor: str | None) -> NoReturn:
     """Raise what a refusal means for the request's ``cursor``: its end, its misuse, or just the refusal itself.
 
     :raises CursorExpiredError: the service no longer takes the cursor.

@@ -6,9 +6,9 @@ Nothing here reads a body or talks to a network: decoding is in `_wire`, request
 
 from .accounts import Capabilities, Capability, IntegratedAccount, Integration
 from .debug import DebugInfo
+from .field_types import Number
 from .interactions import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, User
 from .pages import Issue, Page, Position, RateLimit, RawResponse, ResponseInfo
-from .field_types import Number
 
 __all__ = [
     "ROW_COLUMNS",

@@ -11,7 +11,7 @@ from msgspec.structs import force_setattr
 from .field_types import NO_DATA, Number, decode_any
 
 
-class _Redacted(dict[str, Any]):
+class _MaskedDict(dict[str, Any]):
     """A dict that shows its keys and hides its values; values are reached by key as ever."""
 
     def __repr__(self) -> str:
@@ -20,7 +20,7 @@ class _Redacted(dict[str, Any]):
     __str__ = __repr__
 
 
-class _RedactedList(list[Any]):
+class _MaskedList(list[Any]):
     def __repr__(self) -> str:
         return f"[{len(self)} hidden]"
 
@@ -31,12 +31,12 @@ class _RedactedList(list[Any]):
 _URL_SECRETS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 
 
-def redact(value: object) -> Any:
+def mask_repr(value: object) -> Any:
     """Wrap decoded JSON so that its reprs hide what it holds."""
     if isinstance(value, dict):
-        return _Redacted({key: redact(item) for key, item in cast("dict[str, object]", value).items()})
+        return _MaskedDict({key: mask_repr(item) for key, item in cast("dict[str, object]", value).items()})
     if isinstance(value, list):
-        return _RedactedList(redact(item) for item in cast("list[object]", value))
+        return _MaskedList(mask_repr(item) for item in cast("list[object]", value))
     return value
 
 
@@ -77,7 +77,7 @@ class DebugInfo(
     @property
     def request_options(self) -> Any:
         """Options of the provider's request, decoded on each access; every repr of it is masked."""
-        return redact(decode_any(self.options_json))
+        return mask_repr(decode_any(self.options_json))
 
     @property
     def data(self) -> Any:
@@ -87,7 +87,7 @@ class DebugInfo(
     @property
     def response_headers(self) -> Any:
         """Headers of the provider's answer, decoded on each access; every repr of it is masked."""
-        return redact(decode_any(self.headers_json))
+        return mask_repr(decode_any(self.headers_json))
 
     def __repr__(self) -> str:
         return f"DebugInfo({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
-from truto_ci_async._wire.responses import raise_about
+from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import APIError, DecodeError, NotFoundError
 from truto_ci_async.events import PageDecoded
 from truto_ci_async.models import Page, Position, ResponseInfo
@@ -47,7 +47,7 @@ async def fetch_page(
         extra=data.extra,
         issues=data.issues,
         response=response,
-        position=following(here, data.next_cursor, len(targets.query.users)),
+        position=following(here, data.next_cursor, len(targets.query.user_batches)),
     )
 
 
@@ -79,7 +79,7 @@ async def request_page(
         error.cursor = here.cursor
         raise
     except APIError as error:
-        raise_about(error, here.cursor)
+        raise_for_cursor(error, here.cursor)
 
 
 async def read_page(
@@ -104,7 +104,7 @@ async def read_page(
             )
         )
     if data.issues:
-        emitter.repaired(data.issues, account=account)
+        emitter.report_repairs(data.issues, account=account)
     return data
 
 

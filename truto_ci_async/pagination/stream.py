@@ -24,7 +24,7 @@ import anyio
 from truto_ci_async._files import Disk, Worker
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
 from truto_ci_async._wire.page_reader import cursor_text
-from truto_ci_async._wire.responses import raise_about
+from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import (
     APIError,
     BodyTooLargeError,
@@ -35,7 +35,7 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.events import Emitter
 from truto_ci_async.models import Issue, Position, ResponseInfo
-from truto_ci_async.models.debug import redact
+from truto_ci_async.models.debug import mask_repr
 
 from .cursor import PageCursor
 from .stream_views import Batches, Chunks, Items
@@ -345,7 +345,7 @@ class ItemStream(Generic[T]):
         try:
             body, self.response = await self._reopen(broke)
         except APIError as error:
-            raise_about(error, here.cursor)
+            raise_for_cursor(error, here.cursor)
         finally:
             del broke  # an error, its frames and this one would be a cycle
         self._body = body
@@ -436,7 +436,7 @@ class ItemStream(Generic[T]):
         nothing = self.response.status == 204 and decoder.bytes_read == 0
         self.envelope = {} if nothing else decoder.close()
         if "debug" in self.envelope:  # its requestOptions can hold the provider's credentials
-            self.envelope["debug"] = redact(self.envelope["debug"])
+            self.envelope["debug"] = mask_repr(self.envelope["debug"])
         self.next_cursor = cursor_text(self.envelope.get("next_cursor"))
         self._let_go()
         self._take_issues()

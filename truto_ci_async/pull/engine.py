@@ -514,7 +514,7 @@ class Pull(Generic[T]):
         self._fetching.add(worker)
         read = partial(self._read, state, worker)
         try:
-            page = await fetch_page(client, targets, read, here, nothing=self._reader.nothing)
+            page = await fetch_page(client, targets, read, here, nothing=self._reader.empty_body)
         except TrutoError as error:
             return self._failed(state, error, asked_at, is_probe=is_probe)
         finally:
@@ -564,13 +564,15 @@ class Pull(Generic[T]):
             state.seen = SeenRows(split(keys))
         state.targets = targets
         state.is_resumed = position is not None and position.cursor is not None
-        state.walk = PageCursor(targets.start(position), len(targets.query.users), account=state.account.id)
+        state.walk = PageCursor(
+            targets.start_position(position), len(targets.query.user_batches), account=state.account.id
+        )
 
     def _targets_of(self, account: PlannedAccount, index: int) -> RequestTargets:
         """Return what is asked of an account over a window: checked, ordered and encoded once for each window."""
         first = self._targets.get(index)
         if first is not None:
-            return first.like(account.id)
+            return first.for_account(account.id)
         plan = cast("Plan", self.plan)
         targets = self._targets[index] = RequestTargets(plan.query(account, plan.windows[index]))
         return targets

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unp
 
 import msgspec
 
+from truto_ci_async._wire.filters import Filters, takes_filters
 from truto_ci_async._wire.item_reader import MAX_ITEM_BYTES, OnInvalid, item_reader
-from truto_ci_async._wire.list_query import Filters, ListQuery, RequestTargets, list_query, takes_filters
+from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
 from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursor
-from truto_ci_async._wire.query_string import path_of
-from truto_ci_async._wire.responses import raise_about
+from truto_ci_async._wire.query_string import join_path
+from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import APIError, DecodeError, UsageError
 from truto_ci_async.models import IntegratedAccount, Issue, Position, RawResponse
 from truto_ci_async.pagination.cursor import PageCursor
@@ -87,7 +88,7 @@ class Resource(Generic[T]):
     """One unified resource, such as ``client.unified("crm", "contacts")``; items are of type ``T``."""
 
     def __init__(self, client: BaseClient, model: str, resource: str, item_type: type[T]) -> None:
-        path_of(model, resource)  # refuses what can never be a path
+        join_path(model, resource)  # refuses what can never be a path
         self._client = client
         self._model = model
         self._resource = resource
@@ -231,7 +232,7 @@ class Resource(Generic[T]):
         targets = RequestTargets(query)
 
         read = functools.partial(read_page, client, reader, account=query.account)
-        nothing = reader.nothing if empty_on_not_found else None
+        nothing = reader.empty_body if empty_on_not_found else None
 
         async def fetch(here: Position) -> PageData[Any]:
             data, _ = await request_page(client, targets, read, here, nothing=nothing)
@@ -301,7 +302,7 @@ class Resource(Generic[T]):
                 error.cursor = here.cursor
                 raise
             except APIError as error:
-                raise_about(error, here.cursor)
+                raise_for_cursor(error, here.cursor)
             return RawResponse(body=body, response=response, next_cursor=raw_cursor(body))
 
         return RawPages(
@@ -385,7 +386,7 @@ class Resource(Generic[T]):
         return ItemStream(
             open_at,
             decoder,
-            PageCursor(_start(query, cursor), len(query.users), account=query.account),
+            PageCursor(_start(query, cursor), len(query.user_batches), account=query.account),
             follow_cursor=follow_cursor,
             max_stream_bytes=max_stream_bytes,
             emitter=client.emitter,
@@ -396,7 +397,7 @@ class Resource(Generic[T]):
 def _start(query: ListQuery, cursor: str | Position | None) -> Position:
     if cursor is not None and not isinstance(cursor, (str, Position)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"cursor takes a page.position, its text or the service's own, not {cursor!r}")
-    return query.start(cursor)
+    return query.start_position(cursor)
 
 
 def _walkable(
@@ -412,7 +413,7 @@ def _walkable(
         fetch,
         _start(query, cursor),
         spawn=client.spawn,
-        chunks=len(query.users),
+        chunks=len(query.user_batches),
         prefetch=prefetch,
         max_pages=max_pages,
         account=query.account,
@@ -433,7 +434,7 @@ def make_paginator(
     targets = RequestTargets(query)
 
     read = functools.partial(read_page, client, reader, account=query.account)
-    nothing = reader.nothing if empty_on_not_found else None
+    nothing = reader.empty_body if empty_on_not_found else None
     fetch = functools.partial(fetch_page, client, targets, read, nothing=nothing)
     walkable = _walkable(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(walkable, label=label)

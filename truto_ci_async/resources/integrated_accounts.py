@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from truto_ci_async._http.credentials import Secret
+from truto_ci_async._wire.filters import account_id
 from truto_ci_async._wire.item_reader import OnInvalid, item_reader
-from truto_ci_async._wire.list_query import account_id, list_query
+from truto_ci_async._wire.list_query import list_query
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async._wire.query_string import Moment, path_of, snapshot
+from truto_ci_async._wire.query_string import Timestamp, join_path, snapshot
 from truto_ci_async._wire.responses import read_capabilities, read_token
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Capabilities, IntegratedAccount, Position
@@ -39,8 +40,8 @@ class IntegratedAccounts:
         tenant_id: str | None = None,
         is_sandbox: bool | None = None,
         *,
-        created_at: Moment | Mapping[str, Any] | None = None,
-        updated_at: Moment | Mapping[str, Any] | None = None,
+        created_at: Timestamp | Mapping[str, Any] | None = None,
+        updated_at: Timestamp | Mapping[str, Any] | None = None,
         limit: int | None = None,
         cursor: str | Position | None = None,
         extra_query: Mapping[str, Any] | None = None,
@@ -92,7 +93,7 @@ class IntegratedAccounts:
         async def read(body: bytes) -> Capabilities:
             return read_capabilities(body)
 
-        target = path_of("integrated-account", account, "capabilities") + "?type=unified"
+        target = join_path("integrated-account", account, "capabilities") + "?type=unified"
         capabilities, _ = await self._client.request("GET", target, account=account, read=read)
         return capabilities
 

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from truto_ci_async._wire.query_string import in_order
+from truto_ci_async._wire.query_string import stable_order
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount
 from truto_ci_async.models.pulls import PlannedAccount
@@ -49,7 +49,7 @@ async def _each(
         async for account in accounts:
             yield _planned(account)
     elif isinstance(accounts, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        for account in in_order(accounts):
+        for account in stable_order(accounts):
             yield _planned(account)
     else:
         raise UsageError(f"accounts takes ids, IntegratedAccounts or a Path, not {_brief(accounts)}")

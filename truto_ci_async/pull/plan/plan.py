@@ -20,7 +20,8 @@ from typing import Any, Literal, TypeAlias, TypedDict, cast
 import msgspec
 from msgspec import Struct
 
-from truto_ci_async._wire.list_query import ListQuery, UserFilter, list_query
+from truto_ci_async._wire.filters import UserFilter
+from truto_ci_async._wire.list_query import ListQuery, list_query
 from truto_ci_async._wire.query_string import ObjectArrays
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models.pulls import PlannedAccount, Unit, Window

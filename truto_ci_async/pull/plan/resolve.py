@@ -10,8 +10,8 @@ from uuid import UUID
 
 import msgspec
 
-from truto_ci_async._wire.list_query import split_users
-from truto_ci_async._wire.query_string import MAX_DEPTH, format_time, in_order
+from truto_ci_async._wire.filters import split_users
+from truto_ci_async._wire.query_string import MAX_DEPTH, format_time, stable_order
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount
 from truto_ci_async.models.pulls import PlannedAccount
@@ -115,12 +115,12 @@ def _plain(name: str, value: object, depth: int = 0) -> Any:
     elif name == "exclude_fields" and not depth:
         if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
             raise UsageError(f"exclude_fields takes several names: exclude_fields=[{value!r}]")
-        value = list(in_order(cast("Iterable[object]", value)))
+        value = list(stable_order(cast("Iterable[object]", value)))
     if isinstance(value, Mapping):
         entries = cast("Mapping[object, object]", value).items()
         return {checked_text(name, key): _plain(name, item, depth + 1) for key, item in entries}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(name, item, depth + 1) for item in in_order(cast("Iterable[object]", value))]
+        return [_plain(name, item, depth + 1) for item in stable_order(cast("Iterable[object]", value))]
     if isinstance(value, (datetime, date)):
         return format_time(value, name)
     if isinstance(value, UUID):
