@@ -1,4 +1,4 @@
-"""What a client tells about its work, and that telling can neither break a call nor give away a secret."""
+"""Events: reporting can neither break a call nor leak a secret."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_event_reads_as_one_line() -> None:
 
 
 @pytest.mark.parametrize("control", ["\n", "\r", "\x1b[31m", "\x00", "\u2028", "\x85"])
-def test_text_from_outside_cannot_begin_a_line_of_its_own(control: str) -> None:
+def test_text_from_outside_cannot_start_a_new_line(control: str) -> None:
     event = FieldRepaired(time=1.0, account=f"a{control}b", path="$", message=f"got{control}ERROR forged")
     assert len(str(event).splitlines()) == 1
     assert str(event).isprintable()
@@ -58,13 +58,13 @@ def test_events_are_frozen_and_keyword_only(event: Event) -> None:
         type(event)(1.0)  # type: ignore[call-arg, misc]
 
 
-def test_nobody_listens_by_default() -> None:
+def test_an_emitter_is_inactive_by_default() -> None:
     """Then no event is built at all."""
     assert not Emitter().active
     assert Emitter(print).active
 
 
-def test_a_logger_at_debug_listens(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_are_logged_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     emitter = Emitter()
     with caplog.at_level(logging.DEBUG, logger=LOGGER):
         assert emitter.active
@@ -75,11 +75,11 @@ def test_a_logger_at_debug_listens(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_library_prints_nothing_by_itself() -> None:
-    """With no logging set up, Python prints warnings to stderr; a library leaves that to its user."""
+    """Without logging set up, Python would print a library's warnings to stderr."""
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger(LOGGER).handlers)
 
 
-def test_a_raising_hook_never_breaks_a_call_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_raising_hook_never_breaks_a_call_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Event] = []
 
     def hook(event: Event) -> None:
@@ -105,8 +105,8 @@ def test_a_hook_may_end_the_program(error: type[BaseException]) -> None:
         Emitter(hook).emit(EVENTS[0])
 
 
-def test_a_hook_that_would_have_to_be_awaited_is_refused() -> None:
-    """It would never run, and Python would say so somewhere else, later."""
+def test_an_async_hook_is_refused() -> None:
+    """It would never run, and Python would warn about it later and elsewhere."""
 
     async def hook(_event: Event) -> None: ...
 
@@ -117,11 +117,11 @@ def test_a_hook_that_would_have_to_be_awaited_is_refused() -> None:
         with pytest.raises(ConfigurationError, match="plain function"):
             Emitter(wrong)
     wrong_type: Any = "print"
-    with pytest.raises(ConfigurationError, match="function taking an event"):
+    with pytest.raises(ConfigurationError, match="function that takes an event"):
         Emitter(wrong_type)
 
 
-def test_a_hook_that_turns_out_to_be_async_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hook_that_returns_a_coroutine_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def work(_event: Event) -> None: ...
 
     Emitter(lambda event: work(event)).emit(EVENTS[0])
@@ -130,7 +130,7 @@ def test_a_hook_that_turns_out_to_be_async_is_told(caplog: pytest.LogCaptureFixt
 
 
 def test_a_page_with_repairs_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Fifty bad records must not fill the log, and nothing of the record itself may get into it."""
+    """Fifty bad records must not fill the log, and the records themselves must not get into it."""
     seen: list[Event] = []
     issues = [
         Issue(

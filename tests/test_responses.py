@@ -104,7 +104,7 @@ def test_an_error_carries_everything_the_service_sent() -> None:
     assert error.insight == {"remote_error": {"description": "the provider refused", "value": []}}
     assert (error.headers, error.account, error.attempts) == ({"x-request-id": "r"}, "acc", 3)
     assert str(error) == (
-        "the provider, through Truto, answered 422 Unprocessable Entity: Email is invalid "
+        "the provider, through Truto, responded with 422 Unprocessable Entity: Email is invalid "
         "(remote error: the provider refused) [account acc]"
     )
 
@@ -136,7 +136,7 @@ def test_the_message_falls_back_and_the_status_is_never_hidden(text: bytes, expe
     assert (type(error), error.status) == (ServerError, 502)
     assert expected is None or error.message == expected
     assert len(str(error)) < 1_200
-    assert str(error).startswith("Truto answered 502 ")
+    assert str(error).startswith("Truto responded with 502 ")
 
 
 @pytest.mark.parametrize("text", [b"", b"<html>", b"null", b'{"message": ""}'])
@@ -152,7 +152,7 @@ def test_missing_parameters_are_listed_in_the_message() -> None:
     }
     error = read_error(422, {}, body({"message": "refused", "truto_error_insight": insight}))
     assert str(error) == (
-        "Truto answered 422: refused (conditionally required query parameters: one of these is needed; "
+        "Truto responded with 422: refused (conditionally required query parameters: one of these is needed; "
         "missing required query parameters: start_time, end_time)"
     )
 
@@ -177,7 +177,7 @@ def test_an_insight_of_an_unknown_shape_is_harmless(insight: Any) -> None:
     error = read_error(403, {}, body({"message": "m", "truto_error_insight": insight}))
     assert isinstance(error, PermissionDeniedError)
     assert error.missing_scopes == ()
-    assert str(error).startswith("Truto answered 403: m")
+    assert str(error).startswith("Truto responded with 403: m")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Types and JSON helpers that the structs share."""
+"""Field types of the structs, and how a value that is kept as raw JSON is decoded."""
 
 from __future__ import annotations
 
@@ -15,21 +15,16 @@ Number: TypeAlias = int | float
 AwareDatetime: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
 NO_DATA = Raw(b"null")
-# One decoder for every lazily decoded value; building one per access would cost more than small records do.
-_any = msgspec.json.Decoder()
+# Building a decoder takes longer than decoding a small record.
+_decoder = msgspec.json.Decoder()
 
 
-def decode_any(raw: Raw | bytes) -> Any:
-    """Decode a value that was skipped when its page was read, so that nobody has looked inside it yet."""
+def decode_raw(raw: Raw | bytes) -> Any:
+    """Decode a value that was kept as raw JSON, and so not validated, when its page was read.
+
+    :raises DecodeError: the value is bad UTF-8, nested too deep, or has a number too large for a float.
+    """
     try:
-        return _any.decode(raw)
+        return _decoder.decode(raw)
     except (ValueError, RecursionError) as error:  # ValueError: msgspec's own errors, and bad UTF-8
         raise DecodeError(f"the value cannot be decoded: {error}", raw=bytes(raw)[:EXCERPT_BYTES]) from error
-
-
-def json_text(value: object) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()
-
-
-def iso_text(moment: datetime | None) -> str:
-    return "?" if moment is None else moment.isoformat()
