@@ -25,7 +25,6 @@ from truto_ci_async.models import Issue
 from .errors import ConfigurationError
 
 __all__ = [
-    "Emitter",
     "Event",
     "EventHook",
     "FieldRepaired",

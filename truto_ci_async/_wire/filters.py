@@ -102,7 +102,7 @@ def _field_names(names: object) -> tuple[object, ...]:
 def _parameters(name: str, value: object) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise UsageError(f"{name} must be a dict of parameters, not {value!r}")
-    return cast("dict[str, Any]", snapshot(value or {}))
+    return cast("dict[str, Any]", snapshot(cast("object", value) or {}))
 
 
 def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ...], ...]:
