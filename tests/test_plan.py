@@ -250,7 +250,7 @@ def test_today_begins_at_midnight_of_the_zone_of_now() -> None:
         ({"start_time": "-9999999w"}, "beyond the calendar"),
         ({"start_time": "0001-01-01T00:00:00+05:00"}, "beyond the calendar"),
         ({"start_time": timedelta.min}, "beyond the calendar"),
-        ({"start_time": 7}, "start_time takes"),
+        ({"start_time": 7}, "start_time must be"),
         ({"start_time": "2024-02-01", "end_time": "2024-01-01"}, "is not after"),
         ({"start_time": "2024-02-01", "end_time": "2024-02-01T00:00:00Z"}, "is not after"),
         ({"start_time": "2024-02-01T00:00:00Z", "end_time": "2024-02-01T01:00:00+02:00"}, "is not after"),
@@ -678,7 +678,7 @@ def test_an_account_page_belongs_to_a_pull() -> None:
     page = AccountPage(PlannedAccount("a"), Window("2024-01-01", None), Page([1, 2]))
     assert len(page) == 2
     assert repr(page) == "AccountPage('a', 2024-01-01..None, 2 items)"
-    with pytest.raises(UsageError, match="not handed out by a pull"):
+    with pytest.raises(UsageError, match="pages of an open pull"):
         run(page.commit())
 
 

@@ -409,9 +409,9 @@ def test_one_paginator_may_be_walked_by_many_at_once() -> None:
         ({"start_time": datetime(2024, 1, 1)}, "no time zone"),
         ({"limit": 0}, "limit"),
         ({"limit": True}, "limit"),
-        ({"users": "123"}, "several ids"),
+        ({"users": "123"}, "list of ids"),
         ({"users": [123]}, "non-empty string"),
-        ({"exclude_fields": "id"}, "several names"),
+        ({"exclude_fields": "id"}, "list of names"),
         ({"response_format": "raw"}, "raw\\(\\) and stream\\(\\)"),
         ({"extra_query": {"next_cursor": "x"}}, "cursor="),
         ({"on_invalid": "ignore"}, "repair"),
@@ -512,7 +512,7 @@ def test_a_position_of_other_filters_is_refused_before_anything_is_sent(other: d
         assert position is not None
         sandbox.clear()
         for cursor in (position, str(position)):
-            with pytest.raises(UsageError, match="another walk"):
+            with pytest.raises(UsageError, match="other filters"):
                 truto.interactions.list(**{**arguments, **other}, cursor=cursor)
         assert sandbox.requests == []
 
@@ -1223,7 +1223,7 @@ def test_a_verb_spells_out_its_filters_and_refuses_others(verb: str) -> None:
 
 def test_the_text_of_no_position_is_refused() -> None:
     """``str(page.position)`` of a finished walk is 'None': sent as a cursor it would start over, or worse."""
-    with pytest.raises(UsageError, match="had ended"):
+    with pytest.raises(UsageError, match="after the last page"):
         TrutoClient("token").interactions.list("a", cursor="None")
 
 

@@ -93,7 +93,7 @@ def _check_limit(limit: object) -> None:
 def _field_names(names: object) -> tuple[object, ...]:
     names = names or ()
     if isinstance(names, str):
-        raise UsageError(f"exclude_fields must be a list of names: exclude_fields=[{names!r}]")
+        raise UsageError(f"exclude_fields must be a list of names, such as exclude_fields=[{names!r}]")
     if not isinstance(names, Iterable):
         raise UsageError(f"exclude_fields must be a list of names, not {names!r}")
     return tuple(stable_order(cast("Iterable[object]", names)))
@@ -116,7 +116,7 @@ def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ..
     if users is None:
         return ((),)
     if isinstance(users, (str, User, Mapping)):
-        raise UsageError(f"users must be a list of ids: users=[{users!r}]")
+        raise UsageError(f"users must be a list of ids, such as users=[{users!r}]")
     if not isinstance(users, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UsageError(f"users must be a list of ids, not {users!r}")
     ids = tuple(dict.fromkeys(map(_user_id, stable_order(users))))
