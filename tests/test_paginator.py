@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from truto_ci_async._http.tasks import started
 from truto_ci_async.errors import CursorLoopError, ServerError, TrutoError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
-from truto_ci_async.pagination.cursor import PageCursor, following
+from truto_ci_async.pagination.cursor import PageCursor, position_after
 from truto_ci_async.pagination.paginator import Items, Pages, PageSource, Paginator, RawPages
 
 from .support import examples, run
@@ -78,7 +78,7 @@ class Service:
             raise self.failures[place].pop(0)
         items, cursor = self._page(place)
         self.answered.append(place)
-        return Page(items, next_cursor=cursor, position=following(here, cursor, len(self.legs)))
+        return Page(items, next_cursor=cursor, position=position_after(here, cursor, len(self.legs)))
 
     def _page(self, place: Start) -> tuple[Numbered, str | None]:
         pages = self.legs[place[0]]
@@ -102,7 +102,7 @@ class Service:
             self.fetch,
             start or Position(filters="f"),
             spawn=self.spawn,
-            chunks=len(self.legs),
+            user_batches=len(self.legs),
             account="acc",
             **options,
         )

@@ -412,7 +412,7 @@ def test_one_paginator_may_be_walked_by_many_at_once() -> None:
         ({"users": "123"}, "several ids"),
         ({"users": [123]}, "non-empty text"),
         ({"exclude_fields": "id"}, "several names"),
-        ({"response_format": "raw"}, "raw\\(\\) and stream\\(\\)"),
+        ({"response_format": "raw"}, "raw\\(\\) or stream\\(\\)"),
         ({"extra_query": {"next_cursor": "x"}}, "cursor="),
         ({"on_invalid": "ignore"}, "repair"),
         ({"item_type": 5}, "item_type"),
