@@ -1014,17 +1014,21 @@ def test_raw_pages_follow_the_cursor_of_each_body() -> None:
     run(main())
 
 
-def test_an_iteration_can_be_closed_early() -> None:
+@pytest.mark.parametrize("by_page", [False, True])
+def test_an_iteration_can_be_closed_early(by_page: bool) -> None:
     """An iterator held in a variable outlives ``break``; ``aclosing`` ends it and its prefetch."""
 
     async def main() -> None:
         service = Service(numbered(5))
-        for iteration in (service.list().pages(), aiter(service.list())):
-            async with contextlib.aclosing(iteration):
-                await anext(iteration)
-            with pytest.raises(StopAsyncIteration):
-                await anext(iteration)
+        service.gates[(0, "c1")] = asyncio.Event()
+        iteration: Any = service.list().pages() if by_page else aiter(service.list())
+        async with contextlib.aclosing(iteration):
+            await anext(iteration)
+            await soon(service.started[(0, "c1")].wait())
         await settle()
+        assert service.cancelled == [(0, "c1")]
+        with pytest.raises(StopAsyncIteration):
+            await anext(iteration)
 
     run(main())
 

@@ -41,6 +41,7 @@ from truto_ci_async._files import Disk
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.events import Emitter
+from truto_ci_async.pagination import page_body
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.sandbox import Fault, Sandbox
 
@@ -528,7 +529,7 @@ def test_closing_while_the_next_page_is_being_opened_opens_nothing() -> None:
             go_on.set()
             with pytest.raises(UsageError, match="closed"):
                 await soon(reading)
-        assert two.closed
+            assert two.closed
 
     run(main())
 
@@ -629,6 +630,46 @@ def fake_stream(*pages: list[Any], engine: Any = "auto", opener: Any = None) -> 
         max_stream_bytes=None,
         emitter=Emitter(),
     )
+
+
+class SlowDecoder:
+    """A decoder that takes ``pace`` seconds for each byte, by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = self.pace = 0.0
+        self.sizes: list[int] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def feed(self, chunk: bytes) -> list[Any]:
+        self.sizes.append(len(chunk))
+        self.now += len(chunk) * self.pace
+        return []
+
+
+def test_steps_are_as_large_as_their_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large enough to be fast, small enough to let other tasks run, on any machine."""
+    decoder: Any = SlowDecoder()
+    monkeypatch.setattr(page_body, "perf_counter", decoder.clock)
+
+    async def main() -> None:
+        page = page_body.PageBody[Any](FakeBody([bytes(2**24)]), ResponseInfo(), lambda is_ndjson: decoder)
+        page.start(None, 0)
+        found = []
+        for seconds in (0.0, 0.0025 / 2**17, 1.0):  # for each byte
+            decoder.sizes.clear()
+            decoder.pace = seconds
+            for _ in range(8):
+                await page.step()
+            found.append([size // 1024 for size in decoder.sizes])
+        assert found == [
+            [16, 32, 64, 128, 256, 256, 256, 256],
+            [256, 128, 64, 64, 64, 64, 64, 64],
+            [64, 32, 16, 16, 16, 16, 16, 16],
+        ]
+
+    run(main())
 
 
 async def sent_until_stuck(sent: list[int]) -> int:
@@ -1027,7 +1068,7 @@ def test_repairs_are_counted_and_reported_per_page_and_a_hundred_are_kept(
             counts = [stream.issues_count async for _ in stream.batches()]
             assert counts[0] > 0
             assert stream.issues_count == 260
-            assert len(stream.issues) == 100
+            assert len(stream.issues) == len(stream._issues) == 100
             assert stream.issues[7].index == 7
         assert sum(isinstance(event, FieldRepaired) for event in events) == 200
 

@@ -97,7 +97,6 @@ class Pages(Generic[P]):
             page = await (self._source.fetch(here) if prefetch is None else prefetch.page())
         finally:
             self._is_fetching = False
-            del prefetch  # breaks the cycle of a failed task, its error and this frame
         if self._pages_left is not None:
             self._pages_left -= 1
         try:
@@ -163,7 +162,7 @@ class Prefetch(Generic[P]):
             return await task
         except asyncio.CancelledError:
             waiter = asyncio.current_task()
-            if task.cancelled() and waiter is not None and not waiter.cancelling():
+            if waiter is not None and not waiter.cancelling():  # so it was the task that was cancelled
                 raise UsageError("the client was closed while its pages were being read") from None
             raise
         finally:
