@@ -554,7 +554,7 @@ def test_a_full_disk_is_a_typed_error_and_the_state_goes_on_when_it_is_mended(pa
             assert database is not None
             (pages,) = database.execute("PRAGMA page_count").fetchone()
             database.execute(f"PRAGMA max_page_count = {pages}")
-            with pytest.raises(StorageError, match="full.*run again once this is mended") as caught:
+            with pytest.raises(StorageError, match="full.*run again once this is fixed") as caught:
                 await checkpoint.commit({("b", 0): FIRST}, b"two" * 10_000)
             assert (caught.value.errno, caught.value.path) == (errno.ENOSPC, str(path))
             assert pickle.loads(pickle.dumps(caught.value)).errno == errno.ENOSPC

@@ -342,7 +342,7 @@ def test_a_client_with_a_walk_under_way_is_not_forgotten() -> None:
         walk = connect(sandbox).interactions.list(account, **WINDOW)
         gc.collect()
         assert len(await walk.collect()) == 12
-        await walk._walkable.spawn.__self__.aclose()  # type: ignore[attr-defined]
+        await walk._source.spawn.__self__.aclose()  # type: ignore[attr-defined]
 
     tell(story)
 

@@ -514,7 +514,7 @@ class Pull(Generic[T]):
         self._fetching.add(worker)
         read = partial(self._read, state, worker)
         try:
-            page = await fetch_page(client, targets, read, here, nothing=self._reader.empty_body)
+            page = await fetch_page(client, targets, read, here, empty_body=self._reader.empty_body)
         except TrutoError as error:
             return self._failed(state, error, asked_at, is_probe=is_probe)
         finally:
