@@ -44,6 +44,7 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, User
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
+from truto_ci_async.models.row_views import PULL_COLUMNS
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
@@ -52,7 +53,7 @@ from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.sinks import files, lines
 from truto_ci_async.sinks import parquet as parquet_sink
 from truto_ci_async.sinks.factory import make_sink
-from truto_ci_async.sinks.files import PULL_COLUMNS, FileSink
+from truto_ci_async.sinks.files import FileSink
 from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
 from truto_ci_async.sinks.parquet import ParquetSink
 from truto_ci_async.sinks.rows import splice

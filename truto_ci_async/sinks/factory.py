@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from typing import Literal, TypeAlias
 
 from truto_ci_async._files import Disk, Step, no_step
 from truto_ci_async.errors import UsageError
 
-from .files import FileSink, OutputFormat
+from .files import FileSink
 from .lines import CsvSink, NdjsonSink
 from .parquet import ParquetSink
+
+OutputFormat: TypeAlias = Literal["ndjson", "csv", "parquet"]
 
 
 def make_sink(

@@ -26,7 +26,6 @@ from time import monotonic
 from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from truto_ci_async._files import Disk, Worker, storage_error
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
@@ -34,14 +33,14 @@ from truto_ci_async.models import ROW_COLUMNS, Interaction
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
 
+from .manifest import MANIFEST, Manifest, ManifestPart, Part, SinkState
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-OutputFormat: TypeAlias = Literal["ndjson", "csv", "parquet"]
 Verify: TypeAlias = Literal["full", "size"]
 
-MANIFEST = "manifest.json"
 # Every name a sink of ours gives, committed or not.
 OUR_FILES = re.compile(
     r"interactions\.(?:ndjson|csv)|part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.tmp|\.manifest\.json\.tmp",
@@ -54,44 +53,6 @@ FLUSH_BYTES = 2**22
 
 # The manifest of a growing file is brought up to date this often, not with every commit.
 MANIFEST_SECONDS = 5.0
-
-
-class Part(Struct, frozen=True):
-    """One committed file: as many bytes of it as count, and their CRC-32."""
-
-    name: str
-    rows: int = 0
-    bytes: int = 0
-    crc32: int = 0
-
-
-class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-sink-1"):
-    """What is committed. ``next`` is the number of the next part."""
-
-    format: str
-    parts: tuple[Part, ...] = ()
-    next: int = 1
-
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
-
-
-class ManifestPart(Struct):
-    name: str
-    rows: int
-    bytes: int
-    crc32: str  # eight hex digits, as tools print them
-
-
-class Manifest(Struct, kw_only=True, tag_field="kind", tag="truto-manifest-1"):
-    """``manifest.json``: what is committed, for whoever reads the output."""
-
-    format: str
-    rows: int = 0
-    bytes: int = 0
-    columns: tuple[str, ...] = ()
-    parts: tuple[ManifestPart, ...] = ()
 
 
 class FileSink(ABC):

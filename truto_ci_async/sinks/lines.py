@@ -15,7 +15,8 @@ from truto_ci_async.models import ROW_COLUMNS
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
 
-from .files import FLUSH_BYTES, FileSink, Part, SinkState
+from .files import FLUSH_BYTES, FileSink
+from .manifest import Part, SinkState
 from .rows import INLINE_ITEMS, csv_cell, flat_rows, pull_values, splice
 
 

@@ -19,7 +19,8 @@ from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
 
-from .files import FLUSH_BYTES, FileSink, Part, SinkState, Verify
+from .files import FLUSH_BYTES, FileSink, Verify
+from .manifest import Part, SinkState
 from .rows import INLINE_ITEMS, flat_rows
 
 # A row group is what Parquet holds in memory: so many rows, or so many bytes of JSON text in them.
