@@ -50,13 +50,13 @@ from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import commit_together
 from truto_ci_async.pull.plan.plan import Plan
-from truto_ci_async.sinks import files, lines
+from truto_ci_async.sinks import files
 from truto_ci_async.sinks import parquet as parquet_sink
 from truto_ci_async.sinks.factory import make_sink
 from truto_ci_async.sinks.files import FileSink
 from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
 from truto_ci_async.sinks.parquet import ParquetSink
-from truto_ci_async.sinks.rows import splice
+from truto_ci_async.sinks.rows import json_lines
 
 ROOT = Path(__file__).parents[1]
 FORMATS = ["ndjson", "csv", "parquet"]
@@ -623,7 +623,7 @@ def test_committed_output_that_was_changed_is_told(
     path = committed(tmp_path)
     kept = path.read_bytes()
     harm(path)
-    with pytest.raises(DamagedStateError, match="is not as it was committed") as caught:
+    with pytest.raises(DamagedStateError, match="does not match what was committed") as caught:
         run(pull(build(format, tmp_path), checkpoint))
     assert caught.value.path == str(path)
     path.write_bytes(kept)  # put back, it is as good as ever
@@ -705,17 +705,17 @@ def test_files_of_somebody_else_are_not_overwritten(format: str, name: str, tmp_
     """Not even under ``fresh``: nothing says that they were ours."""
     (tmp_path / name).write_bytes(b"precious")
     for fresh in (False, True):
-        with pytest.raises(StateConflictError, match=f"{name} is there already"):
+        with pytest.raises(StateConflictError, match=f"{name} is already there"):
             run(pull(build(format, tmp_path, fresh=fresh), MemoryCheckpoint()))
     (tmp_path / name).unlink()
     (tmp_path / "manifest.json").write_bytes(b'{"name": "web app"}')
-    with pytest.raises(StateConflictError, match="was not made by a pull"):
+    with pytest.raises(StateConflictError, match="was not written by a pull"):
         run(pull(build(format, tmp_path), MemoryCheckpoint()))
 
 
 def test_another_format_goes_into_another_folder(tmp_path: Path) -> None:
     checkpoint = finished("ndjson", tmp_path)
-    with pytest.raises(StateConflictError, match="it holds ndjson, and csv was asked for"):
+    with pytest.raises(StateConflictError, match="it holds ndjson, not csv"):
         run(pull(build("csv", tmp_path), checkpoint))
 
 
@@ -1049,9 +1049,9 @@ HEAD = b'{"integrated_account_id":"a","tenant_id":null,"window_start":"2024-01-0
 )
 def test_items_keep_their_bytes(item: bytes, rest: bytes) -> None:
     """Numbers keep their digits and text its escapes; only what would break the line or the row is touched."""
-    assert splice(OURS, [Raw(item)]) == HEAD + rest + b"\n"
+    assert json_lines(OURS, [Raw(item)]) == HEAD + rest + b"\n"
     plain = b'{"id":"0"}'
-    assert splice(OURS, [Raw(plain), Raw(item)]) == HEAD + b',"id":"0"}\n' + HEAD + rest + b"\n"
+    assert json_lines(OURS, [Raw(plain), Raw(item)]) == HEAD + b',"id":"0"}\n' + HEAD + rest + b"\n"
 
 
 _json = st.recursive(
@@ -1070,7 +1070,7 @@ def test_every_line_is_the_item_and_where_it_came_from(
 ) -> None:
     """However the service lays out its JSON, a line is an item."""
     texts = [json.dumps(item, indent=indent, ensure_ascii=ascii) for item in items]
-    lines = splice(OURS, [Raw(text.encode()) for text in texts]).decode().split("\n")
+    lines = json_lines(OURS, [Raw(text.encode()) for text in texts]).decode().split("\n")
     assert lines.pop() == ""
     assert len(lines) == len(items)
     for line, item in zip(lines, items, strict=True):
@@ -1083,10 +1083,10 @@ def test_every_line_is_the_item_and_where_it_came_from(
 def test_typed_items_can_be_lines_too() -> None:
     """A pull that decodes for its own use may write the same pages."""
     item = Interaction(id="7", remote_json=Raw(b'{"n": 1.50}'))
-    (line,) = splice(OURS, [item]).splitlines()
+    (line,) = json_lines(OURS, [item]).splitlines()
     assert json.loads(line) == OURS | item.to_dict()
     assert b'"remote_data":{"n": 1.50}' in line
-    assert splice(OURS, [{"id": "7"}]) == HEAD + b',"id":"7"}\n'
+    assert json_lines(OURS, [{"id": "7"}]) == HEAD + b',"id":"7"}\n'
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------
@@ -1285,7 +1285,7 @@ def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
         sink = ParquetSink(tmp_path)
         await sink.open(None)
         await sink.write(page_of(next(PLAN.units()), 0, Interaction))
-        await sink._run(sink._write_group, sink._take())
+        await sink._run(sink._append, *sink._take())
         assert names(tmp_path) == {"manifest.json", ".part-000001.parquet.tmp"}
         part = sink._file
         assert part is not None
@@ -1396,5 +1396,5 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 
 
 def small_flushes(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    for module in (files, lines, parquet_sink):
+    for module in (files, parquet_sink):
         monkeypatch.setattr(module, "FLUSH_BYTES", size)
