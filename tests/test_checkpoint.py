@@ -221,7 +221,7 @@ def test_starting_over_forgets_everything(store: Store) -> None:
 
 def test_a_pull_can_go_on_without_being_told_what(store: Store) -> None:
     """The plan is stored with the output, so the folder is enough."""
-    with pytest.raises(UsageError, match="nothing is stored"):
+    with pytest.raises(UsageError, match="has no stored plan"):
         visit(store(), None)
     plan = make_plan()
     fill(store(), plan)
@@ -443,7 +443,7 @@ def test_the_database_of_something_else_is_left_alone(path: Path) -> None:
     change(path, "CREATE TABLE dear (data)")
     before = files(path.parent)
     for fresh in (False, True):
-        with pytest.raises(StateConflictError, match="database of something else"):
+        with pytest.raises(StateConflictError, match="database of another program"):
             visit(SQLiteCheckpoint(path), make_plan(), fresh=fresh)
     assert files(path.parent) == before
 
@@ -643,7 +643,7 @@ def test_a_program_that_writes_into_the_state_is_told(path: Path) -> None:
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
             await checkpoint.open(None)
-            with pytest.raises(StateConflictError, match="another program is writing"):
+            with pytest.raises(StateConflictError, match="another program is writing to"):
                 await checkpoint.commit({("a", 0): FIRST})
 
     try:

@@ -1,4 +1,4 @@
-"""Progress kept in memory."""
+"""Progress in memory, for pulls that need not outlive the process."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
 
-from .base import Checkpoint, Key, Progress, agree
+from .base import Checkpoint, Key, Progress, plan_in_force
 
 
 class MemoryCheckpoint(Checkpoint):
-    """Keeps progress for as long as the object lives; opened again, the pull goes on where it was."""
+    """Keeps progress as long as the object lives. Opened again, a pull continues where it stopped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -21,7 +21,7 @@ class MemoryCheckpoint(Checkpoint):
         self._is_held = self._is_open = False
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
-        if self._is_held or self._is_open:
+        if self._is_held:
             raise StateConflictError("another pull of this process uses this checkpoint", pid=os.getpid())
         self._is_held = True
         return None if fresh else self._plan
@@ -30,7 +30,8 @@ class MemoryCheckpoint(Checkpoint):
         if not self._is_held or self._is_open:
             await self.hold()
         try:
-            self._plan = agree(None if fresh else self._plan, plan, grow=grow, path="this checkpoint")
+            stored = None if fresh else self._plan
+            self._plan = plan_in_force(stored, plan, grow=grow, path="this checkpoint")
         except BaseException:
             self._is_held = False
             raise
