@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from tests.support import examples, run
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
+from truto_ci_async.pull.checkpoint import lock as lock_module
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.lock import RunLock
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
@@ -132,7 +133,7 @@ def test_row_keys_are_remembered_until_a_walk_is_over(store: Store) -> None:
             assert await checkpoint.row_keys(("a", 0)) == b"k1k2"
             assert await checkpoint.row_keys(("b", 0)) == b"x"
             assert await checkpoint.row_keys(("a", 1)) == b""
-            over = Progress(rows=9, pages=3, outcome="done")
+            over = Progress(rows=9, pages=2, outcome="done")
             alone = Progress(rows=1, pages=1, outcome="done")
             await checkpoint.commit(
                 {("a", 0): over, ("b", 1): alone}, row_keys={("a", 0): b"k3", ("b", 1): b"y"}
@@ -270,8 +271,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state.sqlite3"
 
 
-def test_commits_are_durable(path: Path) -> None:
-    """In WAL mode only FULL syncs with each commit; the default of other builds may be NORMAL, which does not."""
+def test_commits_are_durable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In WAL mode only FULL syncs with each commit. Some builds of SQLite default to NORMAL, which does not."""
+    connect = sqlite3.connect
+
+    def connect_to_other_build(*args: Any, **options: Any) -> sqlite3.Connection:
+        database = connect(*args, **options)
+        database.execute("PRAGMA synchronous = NORMAL")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_other_build)
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
@@ -494,7 +503,8 @@ def test_a_damaged_file_is_told(path: Path, damage: Callable[[bytes], bytes]) ->
     [
         "UPDATE meta SET value = x'7b7d' WHERE name = 'plan'",
         "UPDATE progress SET outcome = 'happy'",
-        'UPDATE progress SET "window" = 99',
+        'UPDATE progress SET "window" = 3',
+        'UPDATE progress SET "window" = -1',
         "UPDATE progress SET account = 'nobody'",
     ],
 )
@@ -772,6 +782,34 @@ os._exit(0)
     again = RunLock(state)
     again.acquire()
     again.release()
+
+
+@pytest.mark.parametrize("is_taken_again", [False, True])
+def test_a_lock_file_removed_while_it_is_opened_is_not_trusted(
+    is_taken_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock on a removed file excludes nobody: the next run creates a new file and locks that one."""
+    first, second, third = (RunLock(tmp_path / "state") for _ in range(3))
+    first.acquire()
+    try_lock = lock_module._try_lock
+
+    def release_first(file: int) -> None:
+        monkeypatch.undo()
+        first.release()
+        if is_taken_again:
+            third.acquire()
+        try_lock(file)  # succeeds, on the file that `first` has removed
+
+    monkeypatch.setattr(lock_module, "_try_lock", release_first)
+    if is_taken_again:
+        with pytest.raises(StateConflictError, match="another pull of this process"):
+            second.acquire()
+        third.release()
+    else:
+        second.acquire()
+        assert second.path.exists()
+        second.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 RACE = """

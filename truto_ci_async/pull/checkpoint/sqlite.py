@@ -238,7 +238,7 @@ class SQLiteCheckpoint(Checkpoint):
             for (account, window), item in changes.items()
         ]
         over = {key for key, item in changes.items() if item.is_over}
-        new_keys = [(*key, keys) for key, keys in row_keys.items() if keys and key not in over]
+        new_keys = [(*key, keys) for key, keys in row_keys.items() if key not in over]
         # A walk of one page was over before any fingerprints were stored.
         old_keys = [key for key in over if changes[key].pages > 1]
         with self._errors("write"), self._transaction() as database:
