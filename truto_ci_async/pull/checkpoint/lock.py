@@ -20,6 +20,8 @@ from truto_ci_async.errors import StateConflictError
 # How long to wait for the owner of the lock to write its name to the file.
 NAME_SECONDS = 0.5
 POLL_SECONDS = 0.02
+# More than a name takes.
+NAME_BYTES = 4096
 
 if sys.platform == "win32":
     import msvcrt
@@ -152,7 +154,7 @@ def _is_at(file: int, path: Path) -> bool:
 def _read_owner(file: int) -> LockOwner | None:
     try:
         os.lseek(file, 0, os.SEEK_SET)
-        return msgspec.json.decode(os.read(file, 4096), type=LockOwner)
+        return msgspec.json.decode(os.read(file, NAME_BYTES), type=LockOwner)
     except (OSError, msgspec.DecodeError):
         return None
 

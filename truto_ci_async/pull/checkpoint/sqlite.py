@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn, ParamSpec, TypeVar, cast, get_args
+from typing import NoReturn, ParamSpec, TypeVar, get_args
 
 from truto_ci_async._files import Step, Worker, no_step, storage_error
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
@@ -35,7 +35,23 @@ SCHEMA = (
         PRIMARY KEY (account, "window")) WITHOUT ROWID""",
     'CREATE TABLE row_keys (account TEXT NOT NULL, "window" INTEGER NOT NULL, keys BLOB NOT NULL)',
     'CREATE INDEX row_keys_of ON row_keys (account, "window")',
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+# In WAL mode, FULL syncs with each commit. NORMAL, the default of some builds, does not.
+DURABLE = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
+CLEAR = ("DELETE FROM progress", "DELETE FROM row_keys", "DELETE FROM meta")
+READ_HEADER = """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version"""
+CHECK = "PRAGMA quick_check(1)"
+READ_META = "SELECT value FROM meta WHERE name = ?"
+PUT_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+READ_PROGRESS = 'SELECT account, "window", position, "rows", pages, outcome, error, until FROM progress'
+PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid'
+ADD_ROW_KEYS = "INSERT INTO row_keys VALUES (?, ?, ?)"
+DELETE_ROW_KEYS = 'DELETE FROM row_keys WHERE account = ? AND "window" = ?'
+
 OUTCOMES = frozenset(get_args(Outcome))
 
 # How long to wait for another program that writes to the database.
@@ -134,8 +150,8 @@ class SQLiteCheckpoint(Checkpoint):
                     raise
                 self._discard()
                 database = self._connect()
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
+            for statement in DURABLE:
+                database.execute(statement)
             return None if fresh else self._read_plan(database)
 
     def _open(self, plan: Plan | None, grow: bool, fresh: bool) -> Plan:
@@ -146,9 +162,8 @@ class SQLiteCheckpoint(Checkpoint):
             if in_force != stored:
                 with self._transaction() as database:
                     if fresh:
-                        database.execute("DELETE FROM progress")
-                        database.execute("DELETE FROM row_keys")
-                        database.execute("DELETE FROM meta")
+                        for statement in CLEAR:
+                            database.execute(statement)
                     _put(database, "plan", in_force.to_json().encode())
             self._plan = in_force
             self._sink_state = _get(database, "sink")
@@ -168,22 +183,22 @@ class SQLiteCheckpoint(Checkpoint):
         return header[68:] == APPLICATION_ID.to_bytes(4)
 
     def _discard(self) -> None:
-        if self._database is not None:
+        if self._database is not None:  # pragma: no mutate - only Windows refuses to remove an open file
             self._database.close()
-        for suffix in ("-wal", "-shm", ""):
+        for suffix in (
+            "-wal",
+            "-shm",
+            "",
+        ):  # pragma: no mutate - SQLite drops the log of a missing file as well
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     def _check_schema(self, database: sqlite3.Connection) -> None:
         """Create the tables in a new file, and refuse one that is damaged, too new or not ours."""
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        (application,) = database.execute("PRAGMA application_id").fetchone()
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if not tables and not version and not application:
+        application, version, tables = database.execute(READ_HEADER).fetchone()
+        if not (application or version or tables):
             with self._transaction():
                 for statement in SCHEMA:
                     database.execute(statement)
-                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             return
         if application != APPLICATION_ID:
             self._conflict("is the database of another program: use another path")
@@ -192,7 +207,7 @@ class SQLiteCheckpoint(Checkpoint):
                 f"was written by a newer version of this package (its format is {version}, this version reads up "
                 f"to {SCHEMA_VERSION}): upgrade, or use another folder"
             )
-        (finding,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        (finding,) = database.execute(CHECK).fetchone()
         if finding != "ok":
             self._damaged(str(finding))
 
@@ -206,13 +221,14 @@ class SQLiteCheckpoint(Checkpoint):
             self._damaged(str(error))
 
     def _load(self) -> dict[Key, Progress]:
-        plan = cast("Plan", self._plan)
+        if (plan := self._plan) is None:
+            raise UsageError(f"{self.path} is not open")
         # The plan's own strings, so that the thousands of windows of an account share one.
         ids = {account.id: account.id for account in plan.accounts}
         found: dict[Key, Progress] = {}
         with self._errors("read"):
             for account, window, position, rows, pages, outcome, error, until in self._opened().execute(
-                'SELECT account, "window", position, "rows", pages, outcome, error, until FROM progress'
+                READ_PROGRESS
             ):
                 if account not in ids or not 0 <= window < len(plan.windows) or outcome not in OUTCOMES:
                     self._damaged(
@@ -225,10 +241,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _read_row_keys(self, key: Key) -> bytes:
         with self._errors("read"):
-            found = self._opened().execute(
-                'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid', key
-            )
-            return b"".join(keys for (keys,) in found)
+            return b"".join(keys for (keys,) in self._opened().execute(READ_ROW_KEYS, key))
 
     def _commit(
         self, changes: Mapping[Key, Progress], sink_state: bytes | None, row_keys: Mapping[Key, bytes]
@@ -239,12 +252,12 @@ class SQLiteCheckpoint(Checkpoint):
         ]
         over = {key for key, item in changes.items() if item.is_over}
         new_keys = [(*key, keys) for key, keys in row_keys.items() if key not in over]
-        # A walk of one page was over before any fingerprints were stored.
+        # A walk of one page is over before any fingerprints are stored: there is nothing to delete.
         old_keys = [key for key in over if changes[key].pages > 1]
         with self._errors("write"), self._transaction() as database:
-            database.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)", progress)
-            database.executemany("INSERT INTO row_keys VALUES (?, ?, ?)", new_keys)
-            database.executemany('DELETE FROM row_keys WHERE account = ? AND "window" = ?', old_keys)
+            database.executemany(PUT_PROGRESS, progress)
+            database.executemany(ADD_ROW_KEYS, new_keys)
+            database.executemany(DELETE_ROW_KEYS, old_keys)
             if sink_state is not None:
                 _put(database, "sink", sink_state)
         if sink_state is not None:
@@ -323,9 +336,9 @@ def _is_damage(error: BaseException) -> bool:
 
 
 def _get(database: sqlite3.Connection, name: str) -> bytes | None:
-    row = database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    row = database.execute(READ_META, (name,)).fetchone()
     return None if row is None else bytes(row[0])
 
 
 def _put(database: sqlite3.Connection, name: str, value: bytes) -> None:
-    database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+    database.execute(PUT_META, (name, value))
