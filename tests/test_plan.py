@@ -377,18 +377,18 @@ def test_windows_tile_the_time_asked_for(
         return
     given_bounds: tuple[Any, Any] = (begin.isoformat(), end.isoformat()) if as_text else (begin, end)
     _, windows = resolve_windows(*given_bounds, window, NOW)
-    moments = [
+    times = [
         (datetime.fromisoformat(str(window.start)), datetime.fromisoformat(str(window.end)))
         for window in windows
     ]
-    assert moments[0][0] == begin.astimezone(UTC)
-    assert moments[-1][1] == end
-    assert all(first < last for first, last in moments)
-    assert all(before[1] == after[0] for before, after in pairwise(moments))
+    assert times[0][0] == begin.astimezone(UTC)
+    assert times[-1][1] == end
+    assert all(first < last for first, last in times)
+    assert all(before[1] == after[0] for before, after in pairwise(times))
     assert all(before.end == after.start for before, after in pairwise(windows))
     if isinstance(window, str):
         local = begin.tzinfo if not as_text else datetime.fromisoformat(begin.isoformat()).tzinfo
-        for _, cut in moments[:-1]:
+        for _, cut in times[:-1]:
             there = cut.astimezone(local)
             # Where clocks skip midnight, the day starts right after the gap.
             assert (

@@ -723,7 +723,7 @@ def test_another_format_goes_into_another_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_readers_see_whole_parts_and_true_manifests_at_every_moment(format: str, tmp_path: Path) -> None:
+def test_readers_see_whole_parts_and_true_manifests_at_all_times(format: str, tmp_path: Path) -> None:
     """A loader that globs the folder or follows the manifest never sees data that may disappear again."""
     checkpoint = MemoryCheckpoint()
     seen: list[int] = []
@@ -1091,7 +1091,7 @@ def test_typed_items_can_be_lines_too() -> None:
 
 # --- CSV -------------------------------------------------------------------------------------------------------
 
-_moments = st.datetimes(
+_times = st.datetimes(
     timezones=st.sampled_from(
         [UTC, timezone(timedelta(hours=14)), timezone(-timedelta(hours=11, minutes=30))]
     )
@@ -1103,9 +1103,9 @@ _interactions = st.builds(
     id=st.none() | _text,
     user=st.none()
     | st.builds(User, id=_text, name=_text, emails=st.just((Email(email="a@b", is_primary=True),))),
-    start_time=st.none() | _moments,
-    end_time=st.none() | _moments,
-    created_at=st.none() | _moments,
+    start_time=st.none() | _times,
+    end_time=st.none() | _times,
+    created_at=st.none() | _times,
     metrics=st.none() | st.builds(Metrics, patience=_number, question_rate=_number),
     additional_metrics=st.none() | st.just((AdditionalMetric(name="x", value=1),)),
     remote_json=_json.map(lambda value: Raw(json.dumps(value).encode())),
@@ -1208,9 +1208,7 @@ def test_parquet_is_typed(items: list[Interaction]) -> None:
         got = table.column(column).cast("int64").to_pylist()
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
         want = [
-            None
-            if (moment := getattr(item, column)) is None
-            else (moment - epoch) // timedelta(microseconds=1)
+            None if (value := getattr(item, column)) is None else (value - epoch) // timedelta(microseconds=1)
             for item in items
         ]
         assert got == want

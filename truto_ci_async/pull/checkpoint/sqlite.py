@@ -185,11 +185,7 @@ class SQLiteCheckpoint(Checkpoint):
     def _discard(self) -> None:
         if self._database is not None:  # pragma: no mutate - only Windows refuses to remove an open file
             self._database.close()
-        for suffix in (
-            "-wal",
-            "-shm",
-            "",
-        ):  # pragma: no mutate - SQLite drops the log of a missing file as well
+        for suffix in ("-wal", "-shm", ""):  # pragma: no mutate - SQLite drops a stale log too
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
     def _check_schema(self, database: sqlite3.Connection) -> None:

@@ -16,7 +16,7 @@ from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount
 from truto_ci_async.models.pulls import PlannedAccount
 
-#: An iterable that goes on for longer than this is taken to be endless.
+#: An iterable of more accounts than this is taken to be endless.
 MAX_ACCOUNTS = 1_000_000
 
 AccountLike: TypeAlias = str | IntegratedAccount | PlannedAccount | Mapping[str, Any]

@@ -49,12 +49,14 @@ async def resolve(
     elif now.utcoffset() is None:
         raise UsageError("now takes an aware datetime")
     given, windows = resolve_windows(start_time, end_time, window, now.replace(microsecond=0))
-    asked = _filters(filters)
+    requested = _filters(filters)
     plan = Plan(
         accounts=(),
         windows=windows,
-        filters={name: value for name, value in asked.items() if not (value is False or value in ([], {}))},
-        given=given | asked,
+        filters={
+            name: value for name, value in requested.items() if not (value is False or value in ([], {}))
+        },
+        given=given | requested,
         created_at=format_time(now, "now"),
     )
     _check_filters(plan)
