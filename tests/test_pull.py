@@ -1782,7 +1782,7 @@ def test_a_sink_that_does_not_open_leaves_nothing_held(tmp_path: Path) -> None:
         async with service(accounts=1) as (sandbox, client):
             (tmp_path / "interactions.ndjson").write_text("somebody else's")
             for _ in range(2):
-                with pytest.raises(StateConflictError, match="is there already"):
+                with pytest.raises(StateConflictError, match="is already there"):
                     await client.interactions.pull_to(tmp_path, sandbox.account_ids, **BOUNDS)
             assert not list(tmp_path.glob("*.lock"))
             assert (tmp_path / "interactions.ndjson").read_text() == "somebody else's"

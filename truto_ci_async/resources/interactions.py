@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from truto_ci_async.pull.plan.accounts import Accounts
     from truto_ci_async.pull.plan.plan import Plan, PlanOptions
     from truto_ci_async.pull.report import Budget, PullReport
-    from truto_ci_async.sinks.files import OutputFormat
+    from truto_ci_async.sinks.factory import OutputFormat
 
 
 # Where ``pull_to`` keeps its progress, inside the output folder.
