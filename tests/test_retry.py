@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 import random
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime, formatdate
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truto_ci_async._http.policy.headers import parse_http_date, parse_retry_after
 from truto_ci_async._http.policy.retry import (
     Failure,
     GiveUp,
@@ -104,106 +102,6 @@ def test_a_fresh_token_costs_no_budget() -> None:
     """When the token of a thousand running calls expires, all of them must get through."""
     budget = full_budget(left=0.0)
     assert isinstance(state(can_refresh=True, budget=budget).failed(status(401), 0.0), Retry)
-
-
-# --- Retry-After --------------------------------------------------------------------------------------------
-
-LATER = formatdate(NOW + 30, usegmt=True)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("0", 0.0),
-        ("10", 10.0),
-        (" 10 ", 10.0),
-        ("1.5", 1.5),
-        ("007", 7.0),
-        ("86400", 86400.0),
-        ("10, 20", 20.0),  # joined by a proxy
-        (LATER, 30.0),
-        (datetime.fromtimestamp(NOW + 30, UTC).strftime("%A, %d-%b-%y %H:%M:%S GMT"), 30.0),  # RFC 850
-        (datetime.fromtimestamp(NOW + 30, UTC).ctime(), 30.0),  # asctime
-        (formatdate(NOW - 30, usegmt=True), 0.0),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-        ("Fri, 31 Dec 9999 23:59:60 GMT", 253402300800 - NOW),
-        ("", None),
-        ("-1", None),
-        ("-0", None),
-        ("+5", None),
-        ("1e3", None),
-        ("1_0", None),
-        ("nan", None),
-        ("inf", None),
-        ("9" * 350, None),  # beyond the largest float
-        ("9" * 100_000, None),
-        ("soon", None),
-        ("٣٠", None),
-        ("10 seconds", None),
-        ("Mon, 31 Feb 2025 10:00:00 GMT", None),
-        ("Mon, 03 Mar 2025 25:00:00 GMT", None),
-        ("Mon, 03 Foo 2025 10:00:00 GMT", None),
-        ("Mon, 03 Mar 2025 10:00:00 PST", None),
-        ("2025-03-03T10:00:00Z", None),
-        ("\x00", None),
-    ],
-)
-def test_retry_after_values(value: str, expected: float | None) -> None:
-    assert parse_retry_after({"retry-after": value}, NOW) == expected
-
-
-def test_no_header_is_no_wish() -> None:
-    assert parse_retry_after({}, NOW) is None
-
-
-@pytest.mark.parametrize("skew", [-120, 0, 120])
-def test_a_date_is_measured_against_the_clock_that_wrote_it(skew: int) -> None:
-    """With the server's clock two minutes off, ours would wait for nothing, or two minutes too long."""
-    headers = {
-        "retry-after": formatdate(NOW + skew + 30, usegmt=True),
-        "date": formatdate(NOW + skew, usegmt=True),
-    }
-    assert parse_retry_after(headers, NOW) == 30.0
-
-
-def test_a_bad_date_header_falls_back_to_our_clock() -> None:
-    assert parse_retry_after({"retry-after": LATER, "date": "yesterday"}, NOW) == 30.0
-
-
-@given(
-    st.datetimes(datetime(1971, 1, 1), datetime(2069, 12, 31)).map(
-        lambda d: d.replace(microsecond=0, tzinfo=UTC)
-    )
-)
-def test_the_three_forms_of_a_date_agree(moment: datetime) -> None:
-    forms = (
-        format_datetime(moment, usegmt=True),
-        moment.strftime("%A, %d-%b-%y %H:%M:%S GMT"),
-        moment.ctime(),
-    )
-    assert {parse_http_date(form) for form in forms} == {moment.timestamp()}
-
-
-garbage_values = st.one_of(
-    st.text(max_size=40),
-    st.floats().map(str),
-    st.integers().map(str),
-    st.from_regex(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{1,4} \d\d:\d\d:\d\d [A-Z]{1,3}", fullmatch=True),
-    st.from_regex(r"\d{1,20}([.,;]\s?(w=)?\d{0,20}){0,3}", fullmatch=True),
-    st.sampled_from(
-        ["-1", "nan", "inf", "-inf", "1e999", "0", "", " ", ",", ";w=", "0;w=0", "\x00", "１０", "9" * 500]
-    ),
-)
-garbage_headers = st.dictionaries(
-    st.sampled_from(["retry-after", "date", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"]),
-    garbage_values,
-)
-
-
-@given(garbage_headers, st.floats())
-def test_no_header_can_break_the_parser(headers: dict[str, str], now_epoch: float) -> None:
-    wait = parse_retry_after(headers, now_epoch)
-    assert wait is None or (wait >= 0 and math.isfinite(wait))
 
 
 # --- waits --------------------------------------------------------------------------------------------------

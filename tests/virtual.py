@@ -19,11 +19,16 @@ from typing import Any, NamedTuple, TypeVar
 from truto_ci_async._http.policy.admission import AdmissionQueue
 from truto_ci_async._http.policy.headers import parse_retry_after
 from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter
+from truto_ci_async._http.policy.rate_windows import Rate
 from truto_ci_async._http.policy.retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState
 
 T = TypeVar("T")
 
 EPOCH = 1_700_000_000.0  # the wall clock when the virtual one stands at 0
+
+
+def pacer(token: Rate | None = None, account: Rate | None = None, max_wait: float = 60.0) -> RateLimiter:
+    return RateLimiter(Pacing(token=token, account=account), max_wait=max_wait, random=lambda: 0.0)
 
 
 class _JumpingSelector(selectors.SelectSelector):
