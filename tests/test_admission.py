@@ -16,7 +16,7 @@ from tests.virtual import (
     run_virtual,
 )
 from truto_ci_async._http.policy.admission import AdmissionQueue
-from truto_ci_async._http.policy.rate_headers import Level
+from truto_ci_async._http.policy.headers import Level
 from truto_ci_async._http.policy.rate_limiter import RateLimiter
 from truto_ci_async._http.policy.rate_windows import MARGIN, Rate
 from truto_ci_async.errors import RateLimitError

@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truto_ci_async._http.policy.headers import parse_http_date, parse_retry_after
-from truto_ci_async._http.policy.rate_headers import level_named, parse_rate_limit
+from truto_ci_async._http.policy.headers import (
+    level_named,
+    parse_http_date,
+    parse_rate_limit,
+    parse_retry_after,
+)
 from truto_ci_async.models import RateLimit
 
 NOW = 1_700_000_000.0  # wall clock

@@ -17,8 +17,7 @@ from tests.virtual import (
     busiest_window,
     pacer,
 )
-from truto_ci_async._http.policy.headers import parse_retry_after
-from truto_ci_async._http.policy.rate_headers import Level, parse_rate_limit
+from truto_ci_async._http.policy.headers import Level, parse_rate_limit, parse_retry_after
 from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter, Waiter
 from truto_ci_async._http.policy.rate_windows import Rate
 from truto_ci_async.errors import ConfigurationError

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from truto_ci_async.errors import RateLimitError
 
-from .rate_headers import Level
+from .headers import Level
 from .rate_limiter import RateLimiter, Waiter
 
 

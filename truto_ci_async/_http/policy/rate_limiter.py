@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from truto_ci_async.errors import ConfigurationError
 
-from .rate_headers import Level, parse_rate_limit
+from .headers import Level, parse_rate_limit
 from .rate_windows import Quota, Rate, SlidingWindow
 
 DEFAULT_PAUSE: Final = 1.0  # seconds, after a 429 that does not say
