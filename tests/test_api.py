@@ -37,13 +37,13 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "_http sinks",
         "_wire events",
         "models",
-        "_json _files",
+        "_json _files _checks",
         "errors _version",
     )
 )
 HEIGHT = {room: len(FLOORS) - height for height, rooms in enumerate(FLOORS) for room in rooms}
 # Pure rules: no floor below this one waits, nor do these rooms above it.
-PURE = ("_wire", "models", "_json", "errors", "_version", "_http.policy")
+PURE = ("_wire", "models", "_json", "_checks", "errors", "_version", "_http.policy")
 # The stand-in for the service. It shares nothing with the client, and only the top may import it.
 SANDBOX = "sandbox"
 

@@ -8,10 +8,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from truto_ci_async.errors import ConfigurationError
+from truto_ci_async._checks import check_number, check_whole_number
 from truto_ci_async.models import RateLimit
-
-from .retry import check_number
 
 # Of the window, added to it: requests on their way bunch up by as much as latency varies.
 MARGIN: Final = 0.04
@@ -31,10 +29,8 @@ class Rate(Struct, frozen=True):
     window: float
 
     def __post_init__(self) -> None:
-        check_number("Rate.limit", self.limit, least=1)
+        check_whole_number("Rate.limit", self.limit, least=1)
         check_number("Rate.window", self.window, above=0)
-        if not isinstance(self.limit, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"Rate.limit must be a whole number, got {self.limit!r}")
 
 
 class SlidingWindow:
