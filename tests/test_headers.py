@@ -68,13 +68,13 @@ def test_retry_after_values(value: str, expected: float | None) -> None:
     assert parse_retry_after({"retry-after": value}, NOW) == expected
 
 
-def test_no_header_is_no_wish() -> None:
+def test_without_the_header_there_is_no_wait() -> None:
     assert parse_retry_after({}, NOW) is None
 
 
 @pytest.mark.parametrize("skew", [-120, 0, 120])
 def test_a_date_is_measured_against_the_clock_that_wrote_it(skew: int) -> None:
-    """With the server's clock two minutes off, ours would wait for nothing, or two minutes too long."""
+    """If the server's clock is two minutes off, comparing with ours would wait too little or too long."""
     headers = {
         "retry-after": formatdate(NOW + skew + 30, usegmt=True),
         "date": formatdate(NOW + skew, usegmt=True),

@@ -1,4 +1,4 @@
-"""Pacing and retries together, in virtual time: rates kept, shares found, outages sat out."""
+"""Pacing and retries together, simulated in virtual time: rates, fairness, restarts and outages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cache
 import pytest
 
 from tests.virtual import (
-    Answer,
+    Response,
     SimClient,
     StrictService,
     busiest_window,
@@ -23,13 +23,13 @@ from truto_ci_async._http.policy.retry import RetryPolicy
 
 
 def uneven(seed: int, slow: frozenset[str] = frozenset()) -> Callable[[str], tuple[float, float]]:
-    """Latencies there and back; slow accounts answer after half a minute."""
+    """Return a latency function: responses for ``slow`` accounts take half a minute."""
     rng = random.Random(seed)
     return lambda account: (rng.uniform(0.02, 0.08), 30.0 if account in slow else rng.uniform(0.05, 0.3))
 
 
 def pull(accounts: int, pages: int, service: StrictService, **options: object) -> tuple[SimClient, float]:
-    """PageCursor all accounts at once; the client's books and the time it took."""
+    """Walk all accounts at once; return the client with its records, and the time it took."""
 
     async def main() -> tuple[SimClient, float]:
         client = SimClient(service, **options)  # type: ignore[arg-type]
@@ -41,7 +41,7 @@ def pull(accounts: int, pages: int, service: StrictService, **options: object) -
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_thousand_accounts_use_the_permitted_rate_and_meet_no_429(seed: int) -> None:
-    """1,000 accounts x 10 pages under both tiers. The earliest end: 500 now and 500 every ten seconds."""
+    """1,000 accounts x 10 pages under both tiers. The ideal: 500 requests at once and 500 every ten seconds."""
     service = StrictService(latency=uneven(seed))
     client, took = pull(1000, 10, service)
     assert len(client.finished) == 10_000
@@ -62,7 +62,7 @@ def test_few_accounts_use_what_their_own_limits_permit(accounts: int) -> None:
 
 @pytest.mark.parametrize(("jitter", "rate"), [(0.6, 0.9), (2.0, 0.8)])
 def test_uneven_latency_is_absorbed(jitter: float, rate: float) -> None:
-    """Requests bunch up on the way when one takes seconds and the next none."""
+    """Requests bunch up if one takes seconds to arrive and the next none."""
     rng = random.Random(1)
     service = StrictService(latency=lambda account: (rng.uniform(0.0, jitter), rng.uniform(0.0, 2.0)))
     client, took = pull(1000, 10, service)
@@ -82,14 +82,14 @@ ODD = {
 
 @cache
 def ordinary_times(kind: str) -> tuple[float, float]:
-    """95th percentiles over 980 ordinary accounts: the time of their last page, and of one page."""
+    """Return 95th percentiles over 980 ordinary accounts: when their last page came, and how long a page took."""
     odd = ODD.get(kind, frozenset())
     ordinary = [f"a{n}" for n in range(1000) if f"a{n}" not in ODD["slow" if kind == "none" else kind]]
     rng = random.Random(9)
 
-    def other(account: str, now: float) -> Answer | None:
+    def other(account: str, now: float) -> Response | None:
         if "limited" in kind and account in odd and rng.random() < 0.9:
-            return Answer(429, {"retry-after": "10"}, is_remote=kind == "limited, marked")
+            return Response(429, {"retry-after": "10"}, is_remote=kind == "limited, marked")
         return None
 
     async def main() -> SimClient:
@@ -109,7 +109,7 @@ def ordinary_times(kind: str) -> tuple[float, float]:
 
 @pytest.mark.parametrize("kind", list(ODD))
 def test_twenty_odd_accounts_do_not_hold_up_the_others(kind: str) -> None:
-    """Slow ones, and ones whose provider refuses nine requests in ten: 1.1 x for everybody else at most."""
+    """Slow accounts, or ones whose provider refuses nine requests in ten, cost the others at most 10 %."""
     base_end, base_page = ordinary_times("none")
     end, page = ordinary_times(kind)
     assert end <= base_end * 1.1
@@ -117,7 +117,7 @@ def test_twenty_odd_accounts_do_not_hold_up_the_others(kind: str) -> None:
 
 
 def test_two_processes_of_one_token_find_their_shares() -> None:
-    """They only meet in 429s: each must give way, and neither may starve."""
+    """They notice each other only through 429s: both must give way, and neither may starve."""
 
     async def main() -> None:
         service = StrictService(latency=uneven(1))
@@ -137,7 +137,7 @@ def test_two_processes_of_one_token_find_their_shares() -> None:
 
 
 def test_a_restart_meets_its_own_past_once() -> None:
-    """The service still counts what the killed process had sent: one flood of 429s, one pause, then none."""
+    """The service still counts what the killed process sent: one burst of 429s, one pause, then no more."""
 
     async def main() -> None:
         service = StrictService(latency=uneven(2))
@@ -153,21 +153,21 @@ def test_a_restart_meets_its_own_past_once() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [Answer(500), Answer(503, {"retry-after": "5"}), Answer(429, {"retry-after": "10"})],
+    [Response(500), Response(503, {"retry-after": "5"}), Response(429, {"retry-after": "10"})],
     ids=["500", "503 with Retry-After", "429"],
 )
 @pytest.mark.parametrize("pacing", [None, Pacing.off()], ids=["paced", "unpaced"])
 def test_an_outage_is_met_with_patience_and_left_without_a_spike(
-    broken: Answer, pacing: Pacing | None
+    broken: Response, pacing: Pacing | None
 ) -> None:
-    """All answers fail for a minute: at most 20 % more requests than calls, and no rush when it is over.
+    """Every request fails for a minute: at most 20 % more requests than calls, and no burst when it is over.
 
-    While 429 is the answer, calls wait as they are asked to, and nothing is lost; each call may come back
-    ``attempts`` times, when it was told to. Unpaced, only the extra traffic is bounded.
+    During 429s, calls wait as long as the service asks, and nothing is lost: each call may retry ``attempts`` times,
+    when it is allowed to. Without pacing, only the extra traffic is bounded.
     """
 
     async def main() -> None:
-        def other(account: str, now: float) -> Answer | None:
+        def other(account: str, now: float) -> Response | None:
             return broken if 5.0 < now < 65.0 else None
 
         unlimited = StrictService(latency=uneven(4), other=other, token=None, account=None)

@@ -1,4 +1,4 @@
-"""Trying again: what is retried, after how long, how often, and what a whole client may spend on it."""
+"""Retries: which failures, after how long, how often, and how many for a whole client."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def state(
     can_refresh: bool = False,
     budget: RetryBudget | None = None,
 ) -> RetryState:
-    """A call that began at 0 with its first request sent."""
+    """Return a call that started at 0 and has sent its first request."""
     state = RetryState(
         policy or RetryPolicy(),
         budget or full_budget(policy),
@@ -67,7 +67,7 @@ FAULTS = {408, 425, 500, 502, 504, 520, 521, 522, 523, 524}
 @pytest.mark.parametrize("is_remote", [False, True])
 @pytest.mark.parametrize("has_retry_after", [False, True])
 def test_every_status_is_retried_as_the_contract_says(is_remote: bool, has_retry_after: bool) -> None:
-    """A retry too many hammers a service that said no; one too few loses a page."""
+    """One retry too many hammers a service that said no; one too few loses a page."""
     for code in range(100, 600):
         expected = "no"
         if code in FAULTS:
@@ -82,14 +82,14 @@ def test_every_status_is_retried_as_the_contract_says(is_remote: bool, has_retry
 @pytest.mark.parametrize(
     ("kind", "is_retried"), [("connect", True), ("timeout", True), ("truncated", True), ("fatal", False)]
 )
-def test_failures_without_an_answer(kind: str, is_retried: bool) -> None:
+def test_failures_without_a_response(kind: str, is_retried: bool) -> None:
     """A lost connection may work the next time; a bad certificate never will."""
     decision = state().failed(Failure(kind=kind), 0.0)  # type: ignore[arg-type]
     assert decision == (Retry(wait=0.025, reason=kind) if is_retried else GiveUp(reason="not retryable"))
 
 
-def test_a_local_401_is_tried_once_more_when_the_token_can_be_fetched_again() -> None:
-    """Tokens of an integrated account live 15 minutes; a second refusal of a fresh one is final."""
+def test_a_local_401_is_retried_once_if_a_new_token_can_be_fetched() -> None:
+    """Tokens of an integrated account live 15 minutes. If a fresh one is refused too, that is final."""
     call = state(can_refresh=True)
     assert call.failed(status(401), 0.0) == Retry(wait=0.0, reason="status 401", fresh_token=True)
     call.sent()
@@ -99,7 +99,7 @@ def test_a_local_401_is_tried_once_more_when_the_token_can_be_fetched_again() ->
 
 
 def test_a_fresh_token_costs_no_budget() -> None:
-    """When the token of a thousand running calls expires, all of them must get through."""
+    """If the token expires under a thousand running calls, all of them must be able to retry."""
     budget = full_budget(left=0.0)
     assert isinstance(state(can_refresh=True, budget=budget).failed(status(401), 0.0), Retry)
 
@@ -119,7 +119,7 @@ def test_a_fresh_token_costs_no_budget() -> None:
     ],
 )
 def test_the_first_wait_after_a_429(retry_after: float | None, expected: tuple[float, float] | None) -> None:
-    """Never earlier than asked, spread upward only; a wish above ``max_wait`` is told at once."""
+    """Never earlier than asked, since the spread only adds time; a wait above ``max_wait`` gives up at once."""
     for draw in (0.0, 0.3, 0.999999):
         decision = state(draw=draw, total=300.0).failed(status(429, retry_after), 0.0)
         if expected is None:
@@ -130,7 +130,7 @@ def test_the_first_wait_after_a_429(retry_after: float | None, expected: tuple[f
 
 
 def test_backoff_doubles_from_its_base_up_to_its_ceiling() -> None:
-    """Faults pass quickly, throttling does not: two bases, one rule."""
+    """Faults pass quickly and throttling does not, so there are two bases."""
     for code, base in ((500, 0.05), (429, 1.0)):
         call = state(RetryPolicy(attempts=2000), draw=1 - 2**-53, budget=RetryBudget(1e6, 0.5))
         waits: list[float] = []
@@ -166,7 +166,7 @@ def test_a_wait_is_never_negative_nor_earlier_than_asked_nor_endless(
 
 
 def test_waits_are_spread_over_the_whole_interval() -> None:
-    """Full jitter: a thousand clients cut off at one moment must not come back at one moment."""
+    """Full jitter: a thousand clients disconnected at once must not come back at once."""
     rng = random.Random(7)
     waits: list[float] = []
     for _ in range(1000):
@@ -197,7 +197,7 @@ def test_none_means_one_request() -> None:
 
 
 def test_a_wait_past_the_deadline_is_not_begun() -> None:
-    """To sleep until a deadline and fail then tells the caller late what is known now."""
+    """Sleeping until the deadline, then failing, would tell the caller late what is known now."""
     assert isinstance(state(total=300.0).failed(status(429, 10.0), 289.0), Retry)
     assert state(total=300.0).failed(status(429, 10.0), 289.5) == GiveUp(reason="elapsed")
     policy = RetryPolicy(max_elapsed=20.0)
@@ -206,7 +206,7 @@ def test_a_wait_past_the_deadline_is_not_begun() -> None:
     assert state(RetryPolicy(max_elapsed=0.0)).failed(status(500), 0.0) == GiveUp(reason="elapsed")
 
 
-def test_time_that_is_left_out_is_not_the_calls_own() -> None:
+def test_time_left_out_does_not_count_for_the_call() -> None:
     state = RetryState(RetryPolicy(), RetryBudget(10, 1.0), now=0.0, total=2.0, random=lambda: 0.0)
     state.sent()
     state.leave_out(2.5)
@@ -227,7 +227,7 @@ def test_a_retry_that_is_not_granted_costs_nothing() -> None:
 
 
 def test_an_empty_budget_ends_retries_but_not_what_the_service_asked_for() -> None:
-    """A 429 with Retry-After shows a service that is up and counting; pacing holds the others back."""
+    """A 429 with Retry-After shows that the service is up; pacing slows down the other calls."""
     budget = full_budget(left=0.5)
     assert state(budget=budget).failed(status(500), 0.0) == GiveUp(reason="budget")
     assert state(budget=budget).failed(status(429), 0.0) == GiveUp(reason="budget")
@@ -236,7 +236,7 @@ def test_an_empty_budget_ends_retries_but_not_what_the_service_asked_for() -> No
 
 
 def test_a_refusal_shows_that_the_service_is_up() -> None:
-    """A pull of many empty windows is answered with 404s; they must not starve the budget."""
+    """A pull over many empty windows gets many 404s, and they must not use up the budget."""
     budget = full_budget(left=0.0)
     state(budget=budget).failed(status(404, is_remote=True), 0.0)
     assert budget.left == 0.5
@@ -254,7 +254,7 @@ def test_a_refusal_shows_that_the_service_is_up() -> None:
 def run_calls(
     calls: int, failure_rate: float, *, budget: RetryBudget, policy: RetryPolicy, seed: int
 ) -> tuple[int, int]:
-    """Make ``calls`` against a service that fails at random; give back requests sent and calls lost.
+    """Make ``calls`` against a service that fails at random; return requests sent and calls lost.
 
     64 calls are under way at once, and every one waits its turn for its next request.
     """
@@ -281,7 +281,7 @@ def run_calls(
 @pytest.mark.parametrize("before", [0.0, 0.1, 0.27], ids=lambda rate: f"{rate:.0%} failing before")
 @pytest.mark.parametrize("calls", [500, 1000, 10_000])
 def test_a_total_outage_meets_little_more_than_the_calls_themselves(calls: int, before: float) -> None:
-    """Without a common budget a service that is down would meet every call five times."""
+    """Without a shared budget, a service that is down would get every request five times."""
     budget = full_budget()
     policy = RetryPolicy()
     run_calls(2000, before, budget=budget, policy=policy, seed=1)
@@ -299,15 +299,15 @@ def test_an_outage_with_a_few_good_answers_stays_within_its_bounds() -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("failing", [0.27, 0.30], ids=["as asked", "with margin"])
 def test_a_flaky_service_loses_nothing(failing: float, seed: int) -> None:
-    """20 % 5xx, 5 % resets and 2 % cut bodies: the budget must not stop what ten attempts can mend."""
+    """20 % 5xx, 5 % resets and 2 % truncated bodies: the budget must not prevent what ten attempts can fix."""
     budget = full_budget()
     sent, lost = run_calls(20_000, failing, budget=budget, policy=RetryPolicy(attempts=12), seed=seed)
     assert lost == 0
     assert sent == pytest.approx(20_000 / (1 - failing), rel=0.02)
 
 
-def test_ten_attempts_mend_what_they_can() -> None:
-    """At 27 % a call fails ten times running once in half a million calls."""
+def test_ten_attempts_are_enough_for_a_flaky_service() -> None:
+    """At 27 %, a call fails ten times in a row once in half a million calls."""
     _, lost = run_calls(20_000, 0.27, budget=full_budget(), policy=RetryPolicy(attempts=10), seed=0)
     assert lost == 0
 
@@ -357,7 +357,7 @@ def test_a_policy_refuses_nonsense(options: dict[str, float]) -> None:
 
 
 def test_users_can_take_the_waiting_out_of_their_tests() -> None:
-    """A failing call fails at once, whatever the policy; a switch that stays on would be a trap."""
+    """A failing call fails at once, whatever the policy, and only inside the ``with`` block."""
     with quick_retries():
         assert state().failed(status(500), 0.0) == GiveUp(reason="attempts")
         with quick_retries(3):

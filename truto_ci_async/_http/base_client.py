@@ -163,7 +163,7 @@ class BaseClient:
         self.pacing = pacing
         # Told through the emitter and not through a method of ours: a cycle would keep a forgotten client alive.
         self._gate = AdmissionQueue(
-            RateLimiter(pacing, max_wait=self.retry.max_wait, max_busy=self._transport.max_connections),
+            RateLimiter(pacing, max_wait=self.retry.max_wait, max_in_flight=self._transport.max_connections),
             on_wait=partial(_tell_wait, self.emitter),
         )
 
