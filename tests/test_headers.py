@@ -40,6 +40,8 @@ LATER = formatdate(NOW + 30, usegmt=True)
         (LATER, 30.0),
         (datetime.fromtimestamp(NOW + 30, UTC).strftime("%A, %d-%b-%y %H:%M:%S GMT"), 30.0),  # RFC 850
         (datetime.fromtimestamp(NOW + 30, UTC).ctime(), 30.0),  # asctime
+        ("Friday, 31-Dec-69 23:59:59 GMT", 3155759999 - NOW),  # 2069
+        ("Thursday, 01-Jan-70 00:00:00 GMT", 0.0),  # 1970
         (formatdate(NOW - 30, usegmt=True), 0.0),
         ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
         ("Fri, 31 Dec 9999 23:59:60 GMT", 253402300800 - NOW),

@@ -165,6 +165,30 @@ def test_a_wait_is_never_negative_nor_earlier_than_asked_nor_endless(
         assert retry_after is None or retry_after > max_wait
 
 
+@pytest.mark.parametrize(
+    ("code", "retry_after", "attempts", "longest"),
+    [
+        (500, None, 1, 0.05),
+        (500, None, 3, 0.2),
+        (500, None, 30, 60.0),
+        (429, 10.0, 1, 11.0),
+        (429, 10.0, 3, 14.0),
+        (429, 10.0, 30, 60.0),  # the spread ends at max_wait ...
+        (429, 59.5, 30, 60.5),  # ... but is never smaller than its base
+        (503, 59.5, 30, 60.5),
+    ],
+)
+def test_the_longest_wait_before_an_attempt(
+    code: int, retry_after: float | None, attempts: int, longest: float
+) -> None:
+    call = state(RetryPolicy(attempts=100), draw=1.0)
+    for _ in range(attempts - 1):
+        call.sent()
+    decision = call.failed(status(code, retry_after), 0.0)
+    assert isinstance(decision, Retry)
+    assert decision.wait == pytest.approx(longest)
+
+
 def test_waits_are_spread_over_the_whole_interval() -> None:
     """Full jitter: a thousand clients disconnected at once must not come back at once."""
     rng = random.Random(7)
@@ -233,6 +257,29 @@ def test_an_empty_budget_ends_retries_but_not_what_the_service_asked_for() -> No
     assert state(budget=budget).failed(status(429), 0.0) == GiveUp(reason="budget")
     assert state(budget=budget).failed(status(503, 5.0), 0.0) == GiveUp(reason="budget")
     assert isinstance(state(budget=budget).failed(status(429, 5.0), 0.0), Retry)
+
+
+def test_the_budget_pays_for_whole_retries_only() -> None:
+    budget = RetryBudget(2.0, 0.5)
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+    assert budget.left == 0.0
+    budget.success()
+    assert (budget.left, budget.spend()) == (0.5, False)
+    budget.success()
+    assert budget.spend()
+
+
+def test_what_is_given_back_never_exceeds_the_capacity() -> None:
+    """Requests resent over a new connection must not let a client save up retries for later."""
+    budget = RetryBudget(3.0, 0.5)
+    budget.spend()
+    budget.spend()
+    budget.give_back(1)
+    assert budget.left == 2.0
+    budget.give_back(5)
+    assert budget.left == 3.0
+    budget.success()
+    assert budget.left == 3.0
 
 
 def test_a_refusal_shows_that_the_service_is_up() -> None:
