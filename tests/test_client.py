@@ -1325,8 +1325,8 @@ def test_pacing_hears_of_the_end_of_every_request() -> None:
                     await asyncio.sleep(0)
                 call.cancel()
                 await asyncio.wait({call})
-            assert truto._gate.pacer._token.busy == 0
-            assert truto._gate.pacer._accounts[account].window.busy == 0
+            assert truto._gate.limiter._token.in_flight == 0
+            assert truto._gate.limiter._accounts[account].window.in_flight == 0
 
     tell(story)
 

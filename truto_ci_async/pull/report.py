@@ -6,8 +6,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from truto_ci_async._http.policy.retry import check_number
-from truto_ci_async.errors import ConfigurationError, TrutoError
+from truto_ci_async._checks import check_number, check_whole_number
+from truto_ci_async.errors import TrutoError
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -26,9 +26,7 @@ class Budget(Struct, frozen=True, kw_only=True):
     max_probe_wait: float = 30.0
 
     def __post_init__(self) -> None:
-        check_number("max_accounts", self.max_accounts, least=1)
-        if not isinstance(self.max_accounts, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"max_accounts must be a whole number, got {self.max_accounts!r}")
+        check_whole_number("max_accounts", self.max_accounts, least=1)
         check_number("max_outage", self.max_outage, least=0)
         check_number("probe_wait", self.probe_wait, above=0)
         check_number("max_probe_wait", self.max_probe_wait, above=0)
