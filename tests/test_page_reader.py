@@ -605,7 +605,9 @@ def test_no_body_raises_an_error_of_another_library(text: bytes) -> None:
                 hash(item)
                 repr(item)
                 for use in (item.to_dict, lambda item=item: item.remote_data):
-                    with suppress(DecodeError):  # a number no float holds, where nobody had looked before
+                    with suppress(
+                        DecodeError
+                    ):  # a number too large for a float, in a value that was kept raw
                         use()
     raw_cursor(text)
 
