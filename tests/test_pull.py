@@ -57,11 +57,12 @@ from truto_ci_async.models import Interaction
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount
 from truto_ci_async.models.row_views import PULL_COLUMNS, plain_views
 from truto_ci_async.pull import commits as _commits
+from truto_ci_async.pull.account_pull import ACCOUNT_CALLS, RESTARTS
 from truto_ci_async.pull.checkpoint.base import Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import COMMIT_PAGES
-from truto_ci_async.pull.engine import ACCOUNT_CALLS, READ_AHEAD, RESTARTS, STOP_SECONDS, TURN_PAGES, Pull
+from truto_ci_async.pull.engine import READ_AHEAD, STOP_SECONDS, TURN_PAGES, Pull
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.report import Budget, PullReport
 from truto_ci_async.pull.row_fingerprints import SeenRows, row_identities, row_keys, split

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
     from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
     from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
-    from truto_ci_async.pull.engine import Pull, PulledPage
+    from truto_ci_async.pull.commits import PulledPage
+    from truto_ci_async.pull.engine import Pull
     from truto_ci_async.pull.plan.plan import Plan
     from truto_ci_async.pull.report import Budget, PullReport
     from truto_ci_async.pull.shard import run_shard
@@ -169,7 +170,7 @@ _HOMES = {
     "MemoryCheckpoint": "pull.checkpoint.memory",
     "SQLiteCheckpoint": "pull.checkpoint.sqlite",
     "Pull": "pull.engine",
-    "PulledPage": "pull.engine",
+    "PulledPage": "pull.commits",
     "Plan": "pull.plan.plan",
     "Budget": "pull.report",
     "PullReport": "pull.report",

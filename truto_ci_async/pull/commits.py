@@ -14,20 +14,24 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msgspec import Raw
 
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models.pulls import AccountPage
+from truto_ci_async.models import Page
+from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Window
 from truto_ci_async.pagination.page_fetch import SLICED_ABOVE
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.sinks.base import Sink
 from truto_ci_async.sinks.files import FileSink
 
+from .report import PullReport
 from .row_fingerprints import row_identities, row_keys
+
+T = TypeVar("T")
 
 # What is done becomes durable after so many pages or seconds, whichever comes first, and at once if somebody waits.
 COMMIT_PAGES = 64
@@ -66,11 +70,39 @@ class Entry:
         self.durable = False
 
 
+class PulledPage(AccountPage[T]):
+    """A page that a pull handed out; ``commit`` marks it as done."""
+
+    __slots__ = ("_commits", "_entry")
+
+    def __init__(
+        self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
+    ) -> None:
+        super().__init__(account, window, page)
+        self._commits = commits
+        self._entry = entry
+
+    def mark(self) -> None:
+        """Mark this page as done; it becomes durable with the next commit."""
+        self._commits.require_open()
+        self._commits.mark(self._entry)
+
+    async def commit(self) -> None:
+        """Mark this page as done, and wait until that is durable.
+
+        Pages of one account are committed in order: this one waits for those before it. Committing twice is fine.
+
+        :raises StorageError: the checkpoint cannot be written.
+        """
+        self.mark()
+        await self._commits.wait_until_durable(self._entry)
+
+
 class Commits:
     """What is marked of one pull, and the task that makes it durable.
 
-    ``reader`` is that of the pages. ``count`` is told of each entry once it is marked (1), and of those that in the end
-    are not durable (-1); ``on_failure`` of a commit that failed, after which there are no more.
+    ``reader`` is that of the pages. ``report`` counts each entry once it is marked, and no more if in the end it is not
+    durable; ``on_failure`` is told of a commit that failed, after which there are no more.
     """
 
     def __init__(
@@ -79,18 +111,19 @@ class Commits:
         sink: Sink | None,
         *,
         reader: PageReader[Any],
-        count: Callable[[Entry, int], None],
+        report: PullReport,
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._checkpoint = checkpoint
         self._keeps_bodies = isinstance(checkpoint, MemoryCheckpoint)
         self._sink = sink
         self._reader = reader
-        self._count = count
+        self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
         self._task: asyncio.Task[None] | None = None
         self._is_closing = False
+        self.is_closed = False  # the pull was left: nothing can be marked any more
 
         self._changes: dict[Key, Progress] = {}
         self._new_keys: dict[Key, bytes] = {}
@@ -111,9 +144,12 @@ class Commits:
     def start(self) -> None:
         self._task = asyncio.create_task(self._commit_as_marked(), name="truto-pull-commit")
 
-    @property
-    def is_started(self) -> bool:
-        return self._task is not None
+    def require_open(self) -> None:
+        """Raise UsageError unless the pull is open."""
+        if self.is_closed:
+            raise UsageError("this pull is closed")
+        if self._task is None:
+            raise UsageError("open the pull first: async with ... as pages:")
 
     async def close(self) -> None:
         """Make durable what is marked; ``settle`` says how that went."""
@@ -169,22 +205,33 @@ class Commits:
             self._full.set()
         self._marks.set()
 
-    async def next(self) -> None:
-        """Wait for the next commit, which begins as soon as it can.
+    async def wait_until_durable(self, entry: Entry) -> None:
+        """Wait until ``entry`` is durable; the next commit begins as soon as it can.
 
         :raises Exception: the last one failed.
         """
-        self.check()
-        self._full.set()
-        await self._flushed.wait()
+        while not entry.durable:
+            self.check()
+            self.require_open()
+            self._full.set()
+            await self._flushed.wait()
 
-    async def write(self, page: AccountPage[Any], mark: Callable[[], None]) -> None:
+    async def write(self, page: PulledPage[Any]) -> None:
         """Give a page to the sink and mark it as done: from then on a commit takes both or neither."""
         assert self._sink is not None
         async with self._written:
             self.check()
             await self._sink.write(page)
-            mark()
+            page.mark()
+
+    def _count(self, entry: Entry, sign: int) -> None:
+        report = self._report
+        if entry.rows is not None:
+            report.rows += sign * entry.rows
+            report.pages += sign
+            report.done += sign * (entry.ends != "")
+            report.empty += sign * (entry.ends == "empty")
+            report.windows_done += sign * entry.progress.is_over
 
     # --- the rows of open windows ----------------------------------------------------------------------
 

@@ -16,7 +16,6 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar, cast
@@ -26,37 +25,21 @@ import msgspec
 
 from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
-from truto_ci_async._wire.list_query import RequestTargets
-from truto_ci_async._wire.page_reader import PageData, PageReader
+from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import (
-    APIError,
-    AuthenticationError,
-    BodyTooLargeError,
-    ConfigurationError,
-    ConnectError,
-    CursorExpiredError,
-    CursorLoopError,
-    DecodeError,
-    RateLimitError,
-    ServerError,
-    TransportError,
-    TruncatedBodyError,
-    TrutoError,
     UsageError,
 )
-from truto_ci_async.models import Interaction, Page, Position
-from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Window
-from truto_ci_async.pagination.cursor import PageCursor
-from truto_ci_async.pagination.page_fetch import fetch_page, read_page
-from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Outcome, Progress
+from truto_ci_async.models import Interaction
+from truto_ci_async.models.pulls import PlannedAccount
+from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.sinks.base import Sink
 from truto_ci_async.sinks.files import FileSink
 
-from .commits import Commits, Entry, wait_for_event
+from .account_pull import IN_TURN, NEVER, AccountPull, Shared
+from .commits import Commits, PulledPage, wait_for_event
 from .report import Budget, PullReport
-from .row_fingerprints import SeenRows, row_identities, row_keys, split
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -76,78 +59,10 @@ MadePlan: TypeAlias = "Plan | Callable[[Plan | None], Awaitable[Plan]]"
 READ_AHEAD = 4
 # Pages an account is asked for before another one that waits gets the worker.
 TURN_PAGES = 16
-# A window whose cursor died is begun again this often in one run.
-RESTARTS = 3
-# An account that keeps failing while others do not is given up after so many calls, each with its own retries.
-ACCOUNT_CALLS = 3
 # After ``stop()``, what the service has not answered within so many seconds is dropped.
 STOP_SECONDS = 1.0
 # Leaving a pull waits so many seconds at most for its workers to notice.
 END_SECONDS = 5.0
-
-# Statuses of a refused cursor. Nobody has published the words that go with them.
-_REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
-_BEGUN_AGAIN = "begun again: its cursor was refused"
-
-
-class PulledPage(AccountPage[T]):
-    """A page that a pull handed out; ``commit`` marks it as done."""
-
-    __slots__ = ("_entry", "_pull")
-
-    def __init__(
-        self, account: PlannedAccount, window: Window, page: Page[T], *, pull: Pull[T], entry: Entry
-    ) -> None:
-        super().__init__(account, window, page)
-        self._pull = pull
-        self._entry = entry
-
-    def mark(self) -> None:
-        """Mark this page as done; it becomes durable with the next commit."""
-        self._pull.mark(self._entry)
-
-    async def commit(self) -> None:
-        """Mark this page as done, and wait until that is durable.
-
-        Pages of one account are committed in order: this one waits for those before it. Committing twice is fine.
-
-        :raises StorageError: the checkpoint cannot be written.
-        """
-        self.mark()
-        await self._pull.flushed(self._entry)
-
-
-class _Account:
-    """Where the pull of one account stands."""
-
-    __slots__ = (
-        "account",
-        "body",
-        "calls",
-        "failing_since",
-        "is_resumed",
-        "left",
-        "open",
-        "restarts",
-        "rows",
-        "seen",
-        "targets",
-        "walk",
-    )
-
-    def __init__(self, account: PlannedAccount, left: deque[tuple[int, Progress]], rows: int) -> None:
-        self.account = account
-        self.left = left  # windows still to do, oldest first, with the progress made in each
-        self.rows = rows  # in all windows, for telling empty accounts
-        self.walk: PageCursor | None = None  # of the first of them
-        self.targets: RequestTargets | None = None
-        self.body = b""  # of the page that is about to be handed over
-        self.is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
-        self.open: deque[Entry] = deque()  # handed out and not committed yet, in order
-        self.calls = 0  # failed ones in a row
-        self.failing_since: float | None = None  # the first of those that were not the service's fault
-        self.restarts = 0
-        self.seen: SeenRows | None = None  # rows handed out before the window was begun again
 
 
 class Pull(Generic[T]):
@@ -199,23 +114,19 @@ class Pull(Generic[T]):
         self.report = PullReport()
 
         self._entered = False
-        self._closed = False
         self._stopping = False
         self._timer: asyncio.TimerHandle | None = None
         self._fatal: Exception | None = None  # ends the pull; the consumer gets it in place of the end
 
-        self._ready: deque[PlannedAccount | _Account] = deque()
-        self._later: list[tuple[float, int, _Account]] = []  # heap: not to be asked before
+        self._ready: deque[PlannedAccount | AccountPull] = deque()
+        self._later: list[tuple[float, int, AccountPull]] = []  # heap: not to be asked before
         self._order = count()
-        self._stored: dict[Key, Progress] = {}
-        self._targets: dict[int, RequestTargets] = {}  # of the first account that came to each window
+        self._shared: Shared | None = None
         self._in_service = 0
         self._wake = asyncio.Event()
         self._outage = CircuitBreaker(
             max_outage=budget.max_outage, probe_wait=budget.probe_wait, max_probe_wait=budget.max_probe_wait
         )
-
-        self._unanswered_for = ""  # what the last call of an outage failed with
 
         self._workers: set[asyncio.Task[None]] = set()
         self._fetching: set[asyncio.Task[Any]] = set()  # those of them that wait for the service
@@ -229,7 +140,7 @@ class Pull(Generic[T]):
             self._checkpoint,
             sink,
             reader=self._reader,
-            count=self._count_done,
+            report=self.report,
             on_failure=self._die,
         )
 
@@ -278,7 +189,7 @@ class Pull(Generic[T]):
 
         :raises Exception: what is marked could not be made durable.
         """
-        self._closed = True
+        self._commits.is_closed = True
         if self._timer is not None:
             self._timer.cancel()
         for worker in self._workers:
@@ -306,7 +217,7 @@ class Pull(Generic[T]):
     def outage(self) -> tuple[float, str] | None:
         """Since how many seconds the service has not answered, and what came in its place; None: it answers."""
         seconds = self._outage.seconds
-        return None if seconds is None else (seconds, self._unanswered_for)
+        return None if seconds is None or self._shared is None else (seconds, self._shared.outage_cause)
 
     def stop(self) -> None:
         """Ask for no more pages: what is in hand still comes, then the stream ends. Run again to go on.
@@ -338,7 +249,7 @@ class Pull(Generic[T]):
         return self
 
     async def __anext__(self) -> PulledPage[T]:
-        self._check_open()
+        self._commits.require_open()
         if self._auto:
             if self._asking:
                 raise UsageError(
@@ -356,7 +267,7 @@ class Pull(Generic[T]):
             self._asking = False
         if page is None:
             self._pages.put_nowait(None)  # for whoever asks next
-            self._check_open()
+            self._commits.require_open()
             self._commits.check()
             if self._fatal is not None:
                 raise self._fatal from self._fatal.__cause__
@@ -368,40 +279,26 @@ class Pull(Generic[T]):
 
     async def write(self, page: PulledPage[T]) -> None:
         """Give a page to the sink and mark it as done: from then on a commit takes both or neither."""
-        await self._commits.write(page, page.mark)
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise UsageError("this pull is closed")
-        if not self._commits.is_started:
-            raise UsageError("open the pull first: async with ... as pages:")
-
-    def mark(self, entry: Entry) -> None:
-        """Mark an entry as done; it counts once all before it in its account are."""
-        self._check_open()
-        self._commits.mark(entry)
-
-    async def flushed(self, entry: Entry) -> None:
-        """Wait until ``entry`` is durable."""
-        while not entry.durable:
-            self._commits.check()
-            self._check_open()
-            await self._commits.next()
-
-    def _count_done(self, entry: Entry, sign: int) -> None:
-        report = self.report
-        if entry.rows is not None:
-            report.rows += sign * entry.rows
-            report.pages += sign
-            report.done += sign * (entry.ends != "")
-            report.empty += sign * (entry.ends == "empty")
-            report.windows_done += sign * entry.progress.is_over
+        await self._commits.write(page)
 
     # --- who is next -----------------------------------------------------------------------------------
 
     def _schedule(self, plan: Plan, stored: dict[Key, Progress]) -> None:
         """Queue every account that has a window left to do."""
-        self._stored = stored
+        self._shared = Shared(
+            self._client,
+            plan,
+            self._reader,
+            self._commits,
+            self.report,
+            self._budget,
+            self._outage,
+            stored=stored,
+            fetching=self._fetching,
+            room=self._room,
+            hand_over=self._pages.put_nowait,
+            is_stopping=lambda: self._stopping,
+        )
         self.report.accounts = len(plan.accounts)
         self.report.windows = len(plan.windows)
         over: dict[str, int] = {}
@@ -423,23 +320,11 @@ class Pull(Generic[T]):
             else:
                 self._ready.append(account)
 
-    def _begin(self, account: PlannedAccount) -> _Account:
-        """Gather what is left to do of an account; kept small until then, for there may be very many."""
-        plan = cast("Plan", self.plan)
-        left: deque[tuple[int, Progress]] = deque()
-        rows = 0
-        for index in range(len(plan.windows)):
-            progress = self._stored.pop((account.id, index), None) or Progress()
-            rows += progress.rows
-            if not progress.is_over:
-                left.append((index, progress))
-        return _Account(account, left, rows)
-
     def _wake_all(self) -> None:
         wake, self._wake = self._wake, asyncio.Event()
         wake.set()
 
-    async def _take(self) -> _Account | None:
+    async def _take(self) -> AccountPull | None:
         """Wait for an account that may be asked now; None when there will be none."""
         while not self._stopping:
             now = time.monotonic()
@@ -448,7 +333,11 @@ class Pull(Generic[T]):
             if self._ready:
                 self._in_service += 1
                 taken = self._ready.popleft()
-                return self._begin(taken) if isinstance(taken, PlannedAccount) else taken
+                return (
+                    AccountPull(taken, cast("Shared", self._shared))
+                    if isinstance(taken, PlannedAccount)
+                    else taken
+                )
             if not self._later and not self._in_service:
                 self._wake_all()
                 return None
@@ -464,11 +353,10 @@ class Pull(Generic[T]):
                 return
             finally:
                 self._in_service -= 1
-            if again_at is not None:
-                if again_at:
-                    heappush(self._later, (again_at, next(self._order), state))
-                else:
-                    self._ready.append(state)
+            if again_at == IN_TURN:
+                self._ready.append(state)
+            elif again_at != NEVER:
+                heappush(self._later, (again_at, next(self._order), state))
             self._wake_all()
 
     def _worker_ended(self, worker: asyncio.Task[None]) -> None:
@@ -476,228 +364,23 @@ class Pull(Generic[T]):
         if not self._workers:
             self._pages.put_nowait(None)
 
-    async def _serve(self, state: _Account) -> float | None:
-        """Ask one account for some pages. Returns when to come again (0: in its turn), None when it is over."""
+    async def _serve(self, account: AccountPull) -> float:
+        """Ask one account for some pages. Return when to ask it again."""
         for _ in range(TURN_PAGES):
             if not await self._outage.turn():
-                if self._outage.is_over:
-                    self._park(state, None)
-                return None
+                return account.park(None) if self._outage.is_over else NEVER
             is_probe = self._outage.is_on
             try:
-                outcome = await self._one_page(state, is_probe=is_probe)
+                again_at = await account.next_page(
+                    self._prober if is_probe else self._client, is_probe=is_probe
+                )
             except BaseException:
                 if is_probe:
                     self._outage.undecided()
                 raise
-            if outcome is not None:
-                return outcome if outcome >= 0 else None
-        return 0.0
-
-    # --- one page --------------------------------------------------------------------------------------
-
-    async def _one_page(self, state: _Account, *, is_probe: bool) -> float | None:
-        """Fetch and hand over one page.
-
-        Returns None to go on with the next one, else when to come again, or _OVER.
-        """
-        if state.walk is None:
-            await self._begin_walk(state)
-        walk, targets = state.walk, state.targets
-        assert walk is not None
-        assert targets is not None
-        here = walk.position
-        assert here is not None
-        client = self._prober if is_probe else self._client
-        asked_at = time.monotonic()
-        worker = cast("asyncio.Task[Any]", asyncio.current_task())
-        self._fetching.add(worker)
-        read = partial(self._read, state, worker)
-        try:
-            page = await fetch_page(client, targets, read, here, nothing=self._reader.nothing)
-        except TrutoError as error:
-            return self._failed(state, error, asked_at, is_probe=is_probe)
-        finally:
-            self._fetching.discard(worker)
-        self._outage.success()
-        state.calls, state.failing_since = 0, None
-        state.is_resumed = False
-        self._count(page)
-        loop: CursorLoopError | None = None
-        try:
-            walk.advance(here, page.next_cursor)
-        except CursorLoopError as error:
-            loop = error  # the page itself is good; a later run begins its window again
-        self._hand_over(state, page, is_loop=loop is not None)
-        if loop is not None:
-            return self._fail(state, loop)
-        return None if state.left else _OVER
-
-    async def _read(self, state: _Account, worker: asyncio.Task[Any], body: bytes) -> PageData[Any]:
-        """Read a page when it is about to be taken.
-
-        A page of fifty rows is hundreds of objects and a body is one. Were all that arrive at once read at once, they
-        would be out of the processor's cache when the consumer comes to them, and the garbage collector would walk
-        over them in between: half as much work again.
-        """
-        self._fetching.discard(worker)
-        await self._room.acquire()
-        try:
-            data = await read_page(self._client, self._reader, body, account=state.account.id)
-        except BaseException as error:
-            self._room.release()
-            if isinstance(error, TruncatedBodyError):
-                self._fetching.add(worker)  # it is fetched again,
-                if self._stopping:
-                    worker.cancel()  # but not now
-            raise
-        state.body = body
-        return data
-
-    async def _begin_walk(self, state: _Account) -> None:
-        index, progress = state.left[0]
-        targets = self._targets_of(state.account, index)
-        position = None if progress.position is None else Position.parse(progress.position)
-        if progress.rows and (position is None or progress.error is not None):
-            # Begun again, in this run or an earlier one: leave out what was handed out before.
-            keys = await self._commits.keys_of((state.account.id, index), state.open)
-            state.seen = SeenRows(split(keys))
-        state.targets = targets
-        state.is_resumed = position is not None and position.cursor is not None
-        state.walk = PageCursor(targets.start(position), len(targets.query.users), account=state.account.id)
-
-    def _targets_of(self, account: PlannedAccount, index: int) -> RequestTargets:
-        """Return what is asked of an account over a window: checked, ordered and encoded once for each window."""
-        first = self._targets.get(index)
-        if first is not None:
-            return first.like(account.id)
-        plan = cast("Plan", self.plan)
-        targets = self._targets[index] = RequestTargets(plan.query(account, plan.windows[index]))
-        return targets
-
-    def _hand_over(self, state: _Account, page: Page[Any], *, is_loop: bool) -> None:
-        index, progress = state.left[0]
-        window = cast("Plan", self.plan).windows[index]
-        position = cast("PageCursor", state.walk).position
-        is_last = position is None
-        if state.seen is not None:
-            fresh = state.seen.new(list(split(row_keys(row_identities(page.items)))))
-            if len(fresh) < len(page):
-                page = _only(page, fresh)
-        rows = progress.rows + len(page)
-        progress = Progress(
-            position=None if is_last or is_loop else str(position),
-            rows=rows,
-            pages=progress.pages + 1,
-            outcome="open" if not is_last else "done" if rows else "empty",
-            error=None if is_last or state.seen is None else _BEGUN_AGAIN,
-        )
-        state.rows += len(page)
-        if is_last:
-            state.left.popleft()
-            state.walk = state.seen = None
-            state.restarts = 0
-        else:
-            state.left[0] = (index, progress)
-        ends: Literal["", "done", "empty"] = "" if state.left else "done" if state.rows else "empty"
-        entry = Entry(state.open, (state.account.id, index), progress, rows=len(page), ends=ends)
-        state.open.append(entry)
-        handed = PulledPage(state.account, window, page, pull=self, entry=entry)
-        if not is_last:
-            self._commits.remember(entry, handed, state.body, is_whole=state.seen is None)
-        state.body = b""
-        self._pages.put_nowait(handed)
-
-    def _count(self, page: Page[Any]) -> None:
-        report = self.report
-        report.requests += page.response.attempts
-        report.retries += page.response.attempts - 1
-        report.waited += page.response.waited
-        report.issues += len(page.issues)
-
-    # --- failures --------------------------------------------------------------------------------------
-
-    def _failed(self, state: _Account, error: TrutoError, asked_at: float, *, is_probe: bool) -> float:
-        """Decide what a failed call means, for its account or for everyone. Returns as ``_one_page``.
-
-        :raises TrutoError: it ends the whole pull.
-        """
-        cause = error.__cause__ if isinstance(error, (CursorExpiredError, UsageError)) else error
-        attempts: int = getattr(cause, "attempts", 1)
-        self.report.requests += attempts
-        self.report.retries += max(attempts - 1, 0)
-        is_fatal = isinstance(error, (AuthenticationError, ConfigurationError)) or (
-            isinstance(error, ConnectError) and error.is_permanent
-        )
-        if is_fatal or not isinstance(cause, (APIError, TransportError, DecodeError, BodyTooLargeError)):
-            raise error
-        if isinstance(cause, RateLimitError) and not cause.attempts:
-            if is_probe:
-                self._outage.undecided()  # pacing said so, and nobody was asked
-            return self._told_to_wait(state, cause)
-        is_asked_to_wait = isinstance(cause, APIError) and (
-            (cause.retry_after or 0.0) > self._client.retry.max_wait or isinstance(cause, RateLimitError)
-        )
-        if not is_asked_to_wait and isinstance(cause, (TransportError, ServerError)):
-            return self._unanswered(state, cause, asked_at)
-        self._outage.success()
-        if is_asked_to_wait:
-            return self._told_to_wait(state, cast("APIError", cause))
-        if cause is not error or (
-            state.is_resumed and isinstance(cause, APIError) and cause.status in _REFUSED_CURSOR
-        ):
-            return self._begin_again(state, error)
-        return self._fail(state, error)
-
-    def _unanswered(self, state: _Account, error: TrutoError, asked_at: float) -> float:
-        if self._outage.failure(asked_at, failing_since=state.failing_since):
-            self._unanswered_for = f"{type(error).__name__}: {error}"
-            return 0.0  # the service, not the account: it comes again when a probe gets through
-        state.calls += 1
-        if state.failing_since is None:
-            state.failing_since = time.monotonic()
-        if state.calls >= ACCOUNT_CALLS:
-            return self._fail(state, error)
-        return time.monotonic() + self._budget.probe_wait * 2.0 ** (state.calls - 1)
-
-    def _told_to_wait(self, state: _Account, error: APIError) -> float:
-        wait = error.retry_after or 0.0
-        state.calls += 1
-        if wait > self._client.retry.max_wait or state.calls >= ACCOUNT_CALLS:
-            return self._park(state, time.time() + wait)
-        return time.monotonic() + max(wait, self._budget.probe_wait * 2.0 ** (state.calls - 1))
-
-    def _begin_again(self, state: _Account, error: TrutoError) -> float:
-        """PageCursor the window from its start when it is its turn again."""
-        index, progress = state.left[0]
-        state.walk = state.seen = None
-        state.left[0] = (index, msgspec.structs.replace(progress, position=None, error=_BEGUN_AGAIN))
-        state.restarts += 1
-        return self._fail(state, error) if state.restarts > RESTARTS else 0.0
-
-    def _fail(self, state: _Account, error: TrutoError) -> float:
-        self.report.failed[state.account.id] = _light(error)
-        return self._end(state, outcome="failed", error=f"{type(error).__name__}: {error}")
-
-    def _park(self, state: _Account, until: float | None) -> float:
-        self.report.parked[state.account.id] = until
-        return self._end(state, outcome="parked", until=until)
-
-    def _end(
-        self, state: _Account, *, outcome: Outcome, error: str | None = None, until: float | None = None
-    ) -> float:
-        """Note how an account ended, behind the pages of it that are still to be committed."""
-        index, progress = state.left[0]
-        # An error that is there says that the window was begun again, which must not be forgotten.
-        ended = msgspec.structs.replace(progress, outcome=outcome, error=error or progress.error, until=until)
-        entry = Entry(state.open, (state.account.id, index), ended)
-        state.open.append(entry)
-        self.mark(entry)
-        return _OVER
-
-
-# What stands in place of the time to come again for an account that does not.
-_OVER = -1.0
+            if again_at is not None:
+                return again_at
+        return IN_TURN
 
 
 async def _to_its_end(work: Coroutine[Any, Any, R]) -> R:
@@ -711,28 +394,3 @@ async def _to_its_end(work: Coroutine[Any, Any, R]) -> R:
             await asyncio.wait([task])
         raise
     return task.result()
-
-
-def _light(error: TrutoError) -> TrutoError:
-    """Return ``error`` without the frames it went through: they would keep pages alive for as long as it is kept."""
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__ = each.__context__ = None
-        each = each.__cause__
-    return error
-
-
-def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:
-    """Return ``page`` with some of its items."""
-    return Page(
-        [page.items[index] for index in wanted],
-        next_cursor=page.next_cursor,
-        prev_cursor=page.prev_cursor,
-        result_count=page.result_count,
-        is_partial_response=page.is_partial_response,
-        debug=page.debug,
-        extra=page.extra,
-        issues=page.issues,
-        response=page.response,
-        position=page.position,
-    )

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from truto_ci_async._http.policy.retry import check_number
 from truto_ci_async.errors import ConfigurationError, TrutoError
+from truto_ci_async.models import Page
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -58,6 +59,17 @@ class PullReport:
         self.retries = 0
         self.waited = 0.0
         self.issues = 0
+
+    def count_call(self, page: Page[Any]) -> None:
+        """Count a call that gave a page."""
+        self.requests += page.response.attempts
+        self.retries += page.response.attempts - 1
+        self.waited += page.response.waited
+        self.issues += len(page.issues)
+
+    def count_failed_call(self, attempts: int) -> None:
+        self.requests += attempts
+        self.retries += max(attempts - 1, 0)
 
     @property
     def complete(self) -> bool:
