@@ -62,11 +62,12 @@ from truto_ci_async.pull.checkpoint.base import Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import COMMIT_PAGES
-from truto_ci_async.pull.engine import READ_AHEAD, STOP_SECONDS, TURN_PAGES, Pull
+from truto_ci_async.pull.engine import READ_AHEAD, STOP_SECONDS, Pull
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.report import Budget, PullReport
 from truto_ci_async.pull.row_fingerprints import SeenRows, row_identities, row_keys, split
 from truto_ci_async.pull.shard import run_shard
+from truto_ci_async.pull.workers import TURN_PAGES
 from truto_ci_async.resources.interactions import STATE_FILE
 from truto_ci_async.sinks.lines import NdjsonSink
 
@@ -1159,66 +1160,36 @@ def test_an_outage_without_end_parks_what_is_left(tmp_path: Path) -> None:
     run(scenario())
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_who_is_to_blame_for_a_failure() -> None:
-    async def scenario() -> None:
-        clock = Clock()
-        outage = CircuitBreaker(max_outage=100.0, probe_wait=1.0, max_probe_wait=4.0, clock=clock)
-        assert await outage.turn()
-        clock.now = 101.0
-        outage.success()
-        assert not outage.failure(100.5)  # somebody else got through since
-        assert not outage.failure(102.0, failing_since=100.8)  # somebody did since it failed first
-        assert not outage.is_on
-        clock.now = 103.0
-        assert outage.failure(102.5, failing_since=101.5)
-        assert outage.is_on
-        assert outage.failure(102.5)  # under way when it began
-        probe = asyncio.ensure_future(outage.turn())
-        other = asyncio.ensure_future(outage.turn())
-        await asyncio.sleep(0)
-        assert not probe.done()
-        waits: list[float] = []
-        for _ in range(4):
-            start = clock.now
-            while not (probe.done() or other.done()):
-                clock.now += 0.5
-                outage._tell()  # a timer would, if time passed
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-            waits.append(clock.now - start)
-            assert probe.done() != other.done()  # one, never both
-            if other.done():
-                probe, other = other, probe
-            assert outage.failure(clock.now)
-            probe = asyncio.ensure_future(outage.turn())
-            await asyncio.sleep(0)
-        assert waits == [1.0, 2.0, 4.0, 4.0]
-        outage.success()
-        assert await probe
-        assert await other
-        assert outage.failure(clock.now + 1)
-        clock.now += 200
-        third = asyncio.ensure_future(outage.turn())
-        assert await third
-        outage.undecided()
-        assert await outage.turn()
-        assert outage.failure(clock.now)
-        assert outage.is_over
-        assert not await outage.turn()
-        outage.success()
-        assert await outage.turn()
-        outage.stop()
-        assert not await outage.turn()
-
-    run(scenario())
+    circuit = CircuitBreaker(max_outage=100.0, probe_wait=1.0, max_probe_wait=4.0)
+    closed: list[bool] = []
+    circuit.on_close = lambda: closed.append(circuit.is_open)
+    circuit.success(101.0)
+    assert not circuit.failure(101.0, asked_at=100.5)  # somebody else got through since
+    assert not circuit.failure(101.0, asked_at=102.0, failing_since=100.8)  # since its account failed first
+    assert not circuit.is_open
+    assert circuit.seconds_open(102.0) is None
+    assert circuit.failure(103.0, asked_at=102.5, failing_since=101.5)
+    assert circuit.is_open
+    assert circuit.failure(103.5, asked_at=102.5)  # under way when the circuit opened
+    assert circuit.seconds_open(103.5) == 0.5
+    now, waits = 103.0, list[float]()
+    for _ in range(4):
+        waits.append(circuit.next_trial - now)
+        now = circuit.next_trial
+        assert circuit.failure(now, asked_at=now)
+    assert waits == [1.0, 2.0, 4.0, 4.0]
+    assert closed == []
+    circuit.success(now)
+    assert closed == [False]
+    assert circuit.failure(now + 1, asked_at=now + 1)
+    assert circuit.next_trial == now + 2  # the first wait once more
+    assert not circuit.is_given_up
+    assert circuit.failure(now + 101, asked_at=now + 2)
+    assert circuit.is_given_up
+    circuit.success(now + 102)  # an answer that was a long time coming
+    assert not circuit.is_given_up
+    assert closed == [False, False]
 
 
 # --- what goes wrong: cursors ----------------------------------------------------------------------------------
@@ -1400,7 +1371,7 @@ def test_what_turns_out_to_be_cut_is_not_fetched_again_while_stopping() -> None:
             sandbox.script(sandbox.account_ids[0], [Fault.ok(), Fault.truncate("json")])
             async with client.interactions.pull(sandbox.account_ids, max_accounts=1, **BOUNDS) as pages:
                 async with asyncio.timeout(5.0):
-                    while pages._fetching or sandbox.stats.requests < 2:  # the second body waits for its turn
+                    while pages._workers._shared.fetching or sandbox.stats.requests < 2:  # the second body waits for its turn
                         await asyncio.sleep(0)
                     pages.stop()
                     assert len([page async for page in pages]) == 1

@@ -5,14 +5,15 @@ The engine decides when an account has its turn, and makes what comes out durabl
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from copy import copy
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
+import anyio
 import msgspec
 
 from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
@@ -42,6 +43,7 @@ from truto_ci_async.pull.checkpoint.base import Key, Outcome, Progress
 from truto_ci_async.pull.plan.plan import Plan
 
 from .commits import Commits, Entry, PulledPage
+from .handover import Handover
 from .report import Budget, PullReport
 from .row_fingerprints import SeenRows, row_identities, row_keys, split
 
@@ -61,67 +63,30 @@ _REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
 _RESTARTED = "restarted: its cursor was refused"
 
 
+@dataclass
 class Shared:
     """What the accounts of one pull have in common."""
 
-    def __init__(
-        self,
-        client: BaseClient,
-        plan: Plan,
-        reader: PageReader[Any],
-        commits: Commits,
-        report: PullReport,
-        budget: Budget,
-        circuit: CircuitBreaker,
-        *,
-        stored: dict[Key, Progress],
-        fetching: set[asyncio.Task[Any]],
-        room: asyncio.Semaphore,
-        hand_over: Callable[[PulledPage[Any]], None],
-        is_stopping: Callable[[], bool],
-    ) -> None:
-        self.client = client
-        self.plan = plan
-        self.reader = reader
-        self.commits = commits
-        self.report = report
-        self.budget = budget
-        self.circuit = circuit
-        self.stored = stored  # progress of earlier runs, of accounts that have not had a turn yet
-        self.fetching = fetching
-        self.room = room
-        self.hand_over = hand_over
-        self.is_stopping = is_stopping
-        self.outage_cause = ""  # what the last call failed with for which the service is to blame
-        self._targets: dict[int, RequestTargets] = {}  # of the first account that came to each window
-
-    def targets_of(self, account: PlannedAccount, index: int) -> RequestTargets:
-        """Return the requests of an account over a window, checked, ordered and encoded once per window."""
-        first = self._targets.get(index)
-        if first is not None:
-            return first.like(account.id)
-        targets = self._targets[index] = RequestTargets(self.plan.query(account, self.plan.windows[index]))
-        return targets
+    client: BaseClient
+    trial_client: BaseClient  # sends a request once: retries are for a service that is there
+    plan: Plan
+    stored: dict[Key, Progress]  # of earlier runs, for accounts that have not had a turn yet
+    reader: PageReader[Any]
+    pages: Handover[PulledPage[Any]]
+    commits: Commits
+    report: PullReport
+    budget: Budget
+    circuit: CircuitBreaker
+    outage_cause: str = ""  # what the last call failed with for which the service is to blame
+    is_stopping: bool = False
+    #: A scope for each request that has no answer yet, which is cancelled to drop it.
+    fetching: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
+    #: By window, of the first account that came to it: checking, ordering and encoding is done once.
+    targets: dict[int, RequestTargets] = field(default_factory=dict[int, RequestTargets])
 
 
 class AccountPull:
     """The pull of one account, one page at a time. Make it at its first turn: there may be very many accounts."""
-
-    __slots__ = (
-        "_body",
-        "_calls",
-        "_failing_since",
-        "_is_resumed",
-        "_left",
-        "_restarts",
-        "_rows",
-        "_seen",
-        "_shared",
-        "_targets",
-        "_uncommitted",
-        "_walk",
-        "account",
-    )
 
     def __init__(self, account: PlannedAccount, shared: Shared) -> None:
         self.account = account
@@ -134,8 +99,7 @@ class AccountPull:
             self._rows += progress.rows
             if not progress.is_over:
                 self._left.append((index, progress))
-        self._walk: PageCursor | None = None  # over the first of them
-        self._targets: RequestTargets | None = None
+        self._walk: tuple[PageCursor, RequestTargets] | None = None  # over the first of them
         self._seen: SeenRows | None = None  # rows handed out before that window was restarted
         self._is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
         self._restarts = 0
@@ -146,34 +110,30 @@ class AccountPull:
 
     # --- one page --------------------------------------------------------------------------------------
 
-    async def next_page(self, client: BaseClient, *, is_probe: bool) -> float | None:
-        """Fetch one page and hand it over.
+    async def next_page(self, client: BaseClient, fetch: anyio.CancelScope) -> float | None:
+        """Fetch one page and hand it over; ``fetch`` is cancelled to drop the request.
 
         Return when to ask this account again; None: go on with its next page.
         """
         shared = self._shared
-        if self._walk is None:
-            await self._begin_walk()
-        walk, targets = self._walk, self._targets
-        assert walk is not None
-        assert targets is not None
-        here = walk.position
-        assert here is not None
+        walk, targets = self._walk or await self._begin_walk()
+        here = cast("Position", walk.position)
+        if shared.is_stopping:
+            return NEVER
         asked_at = time.monotonic()
-        worker = asyncio.current_task()
-        assert worker is not None
-        shared.fetching.add(worker)
-        read = partial(self._read, worker)
+        shared.fetching.add(fetch)
+        read = partial(self._read, fetch)
         try:
             page = await fetch_page(client, targets, read, here, nothing=shared.reader.nothing)
         except TrutoError as error:
-            return self._failed(error, asked_at, is_probe=is_probe)
+            return self._failed(error, asked_at)
         finally:
-            shared.fetching.discard(worker)
-        shared.circuit.success()
+            shared.fetching.discard(fetch)
+        shared.circuit.success(time.monotonic())
         self._calls, self._failing_since = 0, None
         self._is_resumed = False
-        shared.report.count_call(page)
+        response = page.response
+        shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=len(page.issues))
         loop: CursorLoopError | None = None
         try:
             walk.advance(here, page.next_cursor)
@@ -184,20 +144,25 @@ class AccountPull:
             return self._fail(loop)
         return None if self._left else NEVER
 
-    async def _begin_walk(self) -> None:
+    async def _begin_walk(self) -> tuple[PageCursor, RequestTargets]:
         shared = self._shared
         index, progress = self._left[0]
-        targets = shared.targets_of(self.account, index)
+        if (first := shared.targets.get(index)) is not None:
+            targets = first.like(self.account.id)
+        else:
+            query = shared.plan.query(self.account, shared.plan.windows[index])
+            targets = shared.targets[index] = RequestTargets(query)
         position = None if progress.position is None else Position.parse(progress.position)
         if progress.rows and (position is None or progress.error is not None):
             # Restarted, in this run or an earlier one: leave out what was handed out before.
             keys = await shared.commits.keys_of((self.account.id, index), self._uncommitted)
             self._seen = SeenRows(split(keys))
-        self._targets = targets
         self._is_resumed = position is not None and position.cursor is not None
-        self._walk = PageCursor(targets.start(position), len(targets.query.users), account=self.account.id)
+        walk = PageCursor(targets.start(position), len(targets.query.users), account=self.account.id)
+        self._walk = walk, targets
+        return self._walk
 
-    async def _read(self, worker: asyncio.Task[Any], body: bytes) -> PageData[Any]:
+    async def _read(self, fetch: anyio.CancelScope, body: bytes) -> PageData[Any]:
         """Read a page when the consumer is about to take it.
 
         A page of fifty rows is hundreds of objects, while a body is one. If all that arrive at once were read at
@@ -205,16 +170,17 @@ class AccountPull:
         collector would walk over them in between: half as much work again.
         """
         shared = self._shared
-        shared.fetching.discard(worker)
-        await shared.room.acquire()
+        shared.fetching.discard(fetch)
+        fetch.deadline = math.inf
+        await shared.pages.reserve()
         try:
             data = await read_page(shared.client, shared.reader, body, account=self.account.id)
         except BaseException as error:
-            shared.room.release()
+            shared.pages.give_back()
             if isinstance(error, TruncatedBodyError):
-                shared.fetching.add(worker)  # it is fetched again,
-                if shared.is_stopping():
-                    worker.cancel()  # but not now
+                shared.fetching.add(fetch)  # it is fetched again,
+                if shared.is_stopping:
+                    fetch.cancel()  # but not now
             raise
         self._body = body
         return data
@@ -252,32 +218,30 @@ class AccountPull:
         if not is_last:
             shared.commits.remember(entry, handed, self._body, is_whole=is_whole)
         self._body = b""
-        shared.hand_over(handed)
+        shared.pages.send(handed)
 
     # --- failures --------------------------------------------------------------------------------------
 
-    def _failed(self, error: TrutoError, asked_at: float, *, is_probe: bool) -> float:
+    def _failed(self, error: TrutoError, asked_at: float) -> float:
         """Decide what a failed call means for its account or for everyone. Return as ``next_page``.
 
         :raises TrutoError: it ends the whole pull.
         """
         circuit = self._shared.circuit
         cause = error.__cause__ if isinstance(error, (CursorExpiredError, UsageError)) else error
-        self._shared.report.count_failed_call(getattr(cause, "attempts", 1))
+        self._shared.report.count_call(attempts=getattr(cause, "attempts", 1))
         if _is_fatal(error) or not isinstance(
             cause, (APIError, TransportError, DecodeError, BodyTooLargeError)
         ):
             raise error
         if isinstance(cause, RateLimitError) and not cause.attempts:  # refused by pacing: nothing was sent
-            if is_probe:
-                circuit.undecided()
             return self._wait_or_park(cause)
         if isinstance(cause, APIError) and self._asks_to_wait(cause):
-            circuit.success()
+            circuit.success(time.monotonic())
             return self._wait_or_park(cause)
         if isinstance(cause, (TransportError, ServerError)):
             return self._unanswered(cause, asked_at)
-        circuit.success()
+        circuit.success(time.monotonic())
         if cause is not error or self._is_refused_cursor(cause):
             return self._restart(error)
         return self._fail(error)
@@ -292,15 +256,16 @@ class AccountPull:
         return self._is_resumed and isinstance(error, APIError) and error.status in _REFUSED_CURSOR
 
     def _unanswered(self, error: TrutoError, asked_at: float) -> float:
-        if self._shared.circuit.failure(asked_at, failing_since=self._failing_since):
+        now = time.monotonic()
+        if self._shared.circuit.failure(now, asked_at=asked_at, failing_since=self._failing_since):
             self._shared.outage_cause = f"{type(error).__name__}: {error}"
-            return IN_TURN  # the service's fault: the account comes again when a probe gets through
+            return IN_TURN  # the service's fault: the account comes again once a trial gets through
         self._calls += 1
         if self._failing_since is None:
-            self._failing_since = time.monotonic()
+            self._failing_since = now
         if self._calls >= ACCOUNT_CALLS:
             return self._fail(error)
-        return time.monotonic() + self._backoff()
+        return now + self._backoff()
 
     def _wait_or_park(self, error: APIError) -> float:
         wait = error.retry_after or 0.0
@@ -358,15 +323,6 @@ def _without_frames(error: TrutoError) -> TrutoError:
 
 def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:
     """Return ``page`` with some of its items."""
-    return Page(
-        [page.items[index] for index in wanted],
-        next_cursor=page.next_cursor,
-        prev_cursor=page.prev_cursor,
-        result_count=page.result_count,
-        is_partial_response=page.is_partial_response,
-        debug=page.debug,
-        extra=page.extra,
-        issues=page.issues,
-        response=page.response,
-        position=page.position,
-    )
+    page = copy(page)
+    page.items = tuple(page.items[index] for index in wanted)
+    return page

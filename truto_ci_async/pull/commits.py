@@ -10,12 +10,13 @@ until it is over. They are as durable as the progress they go with.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
 
+import anyio
+import anyio.lowlevel
 from msgspec import Raw
 
 from truto_ci_async._wire.page_reader import PageReader
@@ -121,8 +122,7 @@ class Commits:
         self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
-        self._task: asyncio.Task[None] | None = None
-        self._is_closing = False
+        self.is_open = False
         self.is_closed = False  # the pull was left: nothing can be marked any more
 
         self._changes: dict[Key, Progress] = {}
@@ -132,50 +132,64 @@ class Commits:
         self._marked: list[Entry] = []
         self._unsure: list[Entry] = []  # marked, and on their way to be durable
         self._marked_since = 0  # the sink was asked to commit last
-        self._marks = asyncio.Event()
-        self._full = asyncio.Event()
+        self._marks = anyio.Event()
+        self._full = anyio.Event()
         # The sink is asked one thing at a time, unless it can be written to while it commits (``begin_commit``).
-        self._written = asyncio.Lock()
-        self._committing = asyncio.Lock()  # held until what was marked is either durable or marked again
-        self._flushed = asyncio.Event()
+        self._written = anyio.Lock(fast_acquire=True)
+        self._committing = anyio.Lock(
+            fast_acquire=True
+        )  # held until what was marked is either durable or marked again
+        self._flushed = anyio.Event()
 
     # --- life ------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._commit_as_marked(), name="truto-pull-commit")
 
     def require_open(self) -> None:
         """Raise UsageError unless the pull is open."""
         if self.is_closed:
             raise UsageError("this pull is closed")
-        if self._task is None:
+        if not self.is_open:
             raise UsageError("open the pull first: async with ... as pages:")
 
+    async def run(self) -> None:
+        """Make durable what is marked, again and again. A cancellation ends this once a commit under way is done."""
+        while self._failure is None:
+            with anyio.move_on_after(ASK_AGAIN_SECONDS if self._changes else None):
+                await self._marks.wait()
+            self._marks = anyio.Event()
+            with anyio.move_on_after(COMMIT_SECONDS):
+                await self._full.wait()
+            try:
+                with anyio.CancelScope(shield=True):  # half a commit would double rows
+                    await self._flush()
+            except Exception as error:  # noqa: BLE001 - a sink may raise anything; the consumer gets it
+                self.fail(error)
+                self._on_failure(error)
+
     async def close(self) -> None:
-        """Make durable what is marked; ``settle`` says how that went."""
-        self._is_closing = True
-        self._marks.set()
-        self._full.set()
-        if self._task is not None:
-            await self._task  # never cancelled: half a commit would double rows
+        """Make durable what is marked, after ``run`` has ended; ``settle`` says how that went."""
+        if not self.is_open:
+            return
         if self._failure is None:
             try:
                 await self._flush(final=True)
             except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
-                self._failure = error
+                self.fail(error)
         if self._failure is not None and self._kept:
             # What was committed before stays, so what is known of its rows has to as well.
             keys = {key: b"".join(map(self._keys_in, bodies)) for key, bodies in self._kept.items()}
             with suppress(Exception):  # it may be what failed, and is told of already
                 await self._checkpoint.commit({}, row_keys=keys)
 
-    def settle(self, failure: Exception | None = None) -> None:
-        """Let go of who waits, and say whether all that was marked is durable.
+    def fail(self, error: Exception) -> None:
+        """Note that nothing more can be made durable."""
+        self._failure = self._failure or error
 
-        :raises Exception: it is not, or ``failure``; what does not last is not counted any more.
+    def settle(self) -> None:
+        """Wake the waiters, and say whether all that was marked is durable.
+
+        :raises Exception: it is not; what does not last is not counted any more.
         """
-        self._failure = self._failure or failure
-        self.tell()
+        self.notify()
         if self._failure is not None:
             for entry in (*self._unsure, *self._marked):
                 self._count(entry, -1)
@@ -262,25 +276,11 @@ class Commits:
 
     # --- commits ----------------------------------------------------------------------------------------
 
-    async def _commit_as_marked(self) -> None:
-        while True:
-            await wait_for_event(self._marks, ASK_AGAIN_SECONDS if self._changes else None)
-            self._marks.clear()
-            await wait_for_event(self._full, COMMIT_SECONDS)
-            if self._is_closing:
-                return
-            try:
-                await self._flush()
-            except Exception as error:  # noqa: BLE001 - a sink may raise anything; the consumer gets it
-                self._failure = error
-                self._on_failure(error)
-                return
-
     async def _flush(self, *, final: bool = False) -> None:
         """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
         async with self._committing:
             async with self._written:
-                self._full.clear()
+                self._full = anyio.Event()
                 self._marked_since = 0
                 # Both are taken in one go: what is marked while this waits belongs to the next commit.
                 changes, self._changes = self._changes, {}
@@ -316,13 +316,13 @@ class Commits:
                 made += len(marks)
             if made >= YIELD_BYTES:
                 made = 0
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
         for key, bodies in self._kept.items() if final else ():
             if key in changes and changes[key].is_over:
                 continue
             for body in bodies:
                 self._add_keys(key, self._keys_in(body))
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
 
     def _keep(self, marked: list[Entry], changes: dict[Key, Progress], *, final: bool) -> None:
         """Keep the bodies of what is durable now, as long as their windows are not over."""
@@ -366,22 +366,12 @@ class Commits:
             return
         self._keep(marked, changes, final=final)
         self._unsure = []
-        self.tell()
+        self.notify()
 
-    def tell(self) -> None:
-        """Let who waits look again."""
-        flushed, self._flushed = self._flushed, asyncio.Event()
+    def notify(self) -> None:
+        """Let those look again who wait until something is durable."""
+        flushed, self._flushed = self._flushed, anyio.Event()
         flushed.set()
-
-
-async def wait_for_event(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for an event, for some time at most."""
-    if not event.is_set():
-        try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            pass
 
 
 async def commit_together(
