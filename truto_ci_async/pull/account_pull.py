@@ -45,7 +45,7 @@ from truto_ci_async.pull.plan.plan import Plan
 from .commits import Commits, Entry, PulledPage
 from .handover import Handover
 from .report import Budget, PullReport
-from .row_fingerprints import SeenRows, row_identities, row_keys, split
+from .row_fingerprints import SeenRows, row_fingerprints, row_identities, split
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -155,8 +155,8 @@ class AccountPull:
         position = None if progress.position is None else Position.parse(progress.position)
         if progress.rows and (position is None or progress.error is not None):
             # Restarted, in this run or an earlier one: leave out what was handed out before.
-            keys = await shared.commits.keys_of((self.account.id, index), self._uncommitted)
-            self._seen = SeenRows(split(keys))
+            known = await shared.commits.fingerprints_of((self.account.id, index), self._uncommitted)
+            self._seen = SeenRows(split(known))
         self._is_resumed = position is not None and position.cursor is not None
         walk = PageCursor(targets.start(position), len(targets.query.users), account=self.account.id)
         self._walk = walk, targets
@@ -190,7 +190,7 @@ class AccountPull:
         index, progress = self._left[0]
         is_last = position is None
         if self._seen is not None:
-            fresh = self._seen.new(list(split(row_keys(row_identities(page.items)))))
+            fresh = self._seen.new(split(row_fingerprints(row_identities(page.items))))
             if len(fresh) < len(page):
                 page = _only(page, fresh)
         rows = progress.rows + len(page)
@@ -211,7 +211,6 @@ class AccountPull:
             self._left[0] = (index, progress)
         ends: Literal["", "done", "empty"] = "" if self._left else "done" if self._rows else "empty"
         entry = Entry(self._uncommitted, (self.account.id, index), progress, rows=len(page), ends=ends)
-        self._uncommitted.append(entry)
         handed = PulledPage(
             self.account, shared.plan.windows[index], page, commits=shared.commits, entry=entry
         )
@@ -300,7 +299,6 @@ class AccountPull:
         # An error that is there says that the window was restarted, which must not be forgotten.
         ended = msgspec.structs.replace(progress, outcome=outcome, error=error or progress.error, until=until)
         entry = Entry(self._uncommitted, (self.account.id, index), ended)
-        self._uncommitted.append(entry)
         self._shared.commits.mark(entry)
         return NEVER
 
