@@ -265,7 +265,7 @@ def test_state_that_does_not_fit(sandbox: Sandbox, run: Any, tmp_path: Path) -> 
     output = tmp_path / "out" / "interactions.ndjson"
     output.write_bytes(output.read_bytes().replace(b"a", b"b", 1))
     ran = run(*both)
-    assert (ran.code, "is not as it was committed" in ran.err) == (CONFLICT, True)
+    assert (ran.code, "does not match what was committed" in ran.err) == (CONFLICT, True)
     assert run(*both, "--fresh").code == DONE
     assert len(rows(tmp_path / "out")) == 2 * PEOPLE
 

@@ -342,7 +342,7 @@ def test_a_client_with_a_walk_under_way_is_not_forgotten() -> None:
         walk = connect(sandbox).interactions.list(account, **WINDOW)
         gc.collect()
         assert len(await walk.collect()) == 12
-        await walk._walkable.spawn.__self__.aclose()  # type: ignore[attr-defined]
+        await walk._source.spawn.__self__.aclose()  # type: ignore[attr-defined]
 
     tell(story)
 
@@ -1325,8 +1325,8 @@ def test_pacing_hears_of_the_end_of_every_request() -> None:
                     await asyncio.sleep(0)
                 call.cancel()
                 await asyncio.wait({call})
-            assert truto._gate.pacer._token.busy == 0
-            assert truto._gate.pacer._accounts[account].window.busy == 0
+            assert truto._gate.limiter._token.in_flight == 0
+            assert truto._gate.limiter._accounts[account].window.in_flight == 0
 
     tell(story)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Meta, Raw, Struct
 
 from truto_ci_async._wire.item_reader import ItemReader
-from truto_ci_async._wire.repair import read_moment
+from truto_ci_async._wire.moments import read_moment
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Interaction, Issue, User
 

@@ -36,7 +36,7 @@ engines = pytest.mark.parametrize("engine", ENGINES)
 
 @pytest.fixture(autouse=True, scope="module")
 def _guess_early() -> Iterator[None]:
-    """Let the bulk lane guess after two items, so that small bodies take every turn it has."""
+    """Let the fast parser guess after two items, so that small bodies reach all of its branches."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fast_parser, "LEARN_FROM", 2)
         yield
@@ -583,7 +583,7 @@ def test_what_follows_the_document_is_refused_at_once(engine: Engine) -> None:
     decoder = ItemDecoder(RAW, engine=engine)
     decoder.feed(b'{"result":[]} ')
     decoder.feed(b" \n")
-    with pytest.raises(DecodeError, match="ended"):
+    with pytest.raises(DecodeError, match="after the end"):
         decoder.feed(b"x")
 
 
@@ -670,7 +670,7 @@ HOSTILE = {
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_input_costs_more_than_linear_work(kind: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted in bytes looked at, which a busy machine does not change."""
-    skim = fast_parser._skim
+    skim = fast_parser._skip_value
     scanned = 0
 
     def counting(text: memoryview) -> object:
@@ -684,7 +684,7 @@ def test_no_input_costs_more_than_linear_work(kind: str, size: int, monkeypatch:
         scanned += len(text)
         return found
 
-    monkeypatch.setattr(fast_parser, "_skim", counting)
+    monkeypatch.setattr(fast_parser, "_skip_value", counting)
     for n in (250_000, 1_000_000):
         scanned = 0
         reader = Counting(Any)
@@ -779,11 +779,11 @@ def test_ijson_is_given_a_string_once(engine: Engine, size: int, monkeypatch: py
 
 @given(bodies(), st.integers(1, 30))
 def test_pieces_end_between_tokens(body: bytes, size: int) -> None:
-    cutter = JsonTokenSplitter()
-    pieces = [cutter.cut(chunk) for chunk in sliced(body, size)]
-    pieces.append(cutter.rest())
+    splitter = JsonTokenSplitter()
+    pieces = [splitter.cut(chunk) for chunk in sliced(body, size)]
+    pieces.append(splitter.rest())
     assert b"".join(pieces) == body
-    assert cutter.held_bytes == 0
+    assert splitter.held_bytes == 0
     inside = {
         place
         for token in re.finditer(rb'"(?:[^"\\]|\\.)*"|[-+.\w]+', body)
@@ -799,9 +799,9 @@ def test_what_was_handed_out_is_not_kept() -> None:
     item = b',{"id":"1","remote_data":"%s"}' % (b"x" * 3000)
     for chunk in itertools.repeat(item * 20, 500):
         decoder.feed(chunk)
-        lane = decoder._lane
-        assert isinstance(lane, fast_parser.FastArrayParser)
-        assert sum(map(len, lane._parts)) <= len(item)
+        parser = decoder._parser
+        assert isinstance(parser, fast_parser.FastArrayParser)
+        assert sum(map(len, parser._parts)) <= len(item)
 
 
 # What stands behind the engines
@@ -813,13 +813,13 @@ def test_without_msgspecs_message_the_other_engine_serves(
     def changed(text: memoryview) -> object:
         raise msgspec.DecodeError("JSON is malformed: data after the end (offset 3)")
 
-    monkeypatch.setattr(fast_parser, "_skim", changed)
+    monkeypatch.setattr(fast_parser, "_skip_value", changed)
     with caplog.at_level(logging.WARNING):
-        assert not fast_parser.check_finder()
+        assert not fast_parser.check_msgspec()
     assert "slower" in caplog.text
-    monkeypatch.setattr(item_decoder, "FINDER_WORKS", False)
+    monkeypatch.setattr(item_decoder, "FAST_PARSER_WORKS", False)
     assert ItemDecoder(RAW).engine == "ijson"
-    assert fast_parser.FINDER_WORKS
+    assert fast_parser.FAST_PARSER_WORKS
 
 
 @examples(30)

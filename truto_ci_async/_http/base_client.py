@@ -20,8 +20,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 from truto_ci_async._http.policy.admission import AdmissionQueue
-from truto_ci_async._http.policy.headers import parse_retry_after
-from truto_ci_async._http.policy.rate_headers import Level, level_named, parse_rate_limit
+from truto_ci_async._http.policy.headers import Level, level_named, parse_rate_limit, parse_retry_after
 from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter
 from truto_ci_async._http.policy.retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts
 from truto_ci_async._http.transport.deadlines import Deadline
@@ -164,7 +163,7 @@ class BaseClient:
         self.pacing = pacing
         # Told through the emitter and not through a method of ours: a cycle would keep a forgotten client alive.
         self._gate = AdmissionQueue(
-            RateLimiter(pacing, max_wait=self.retry.max_wait, max_busy=self._transport.max_connections),
+            RateLimiter(pacing, max_wait=self.retry.max_wait, max_in_flight=self._transport.max_connections),
             on_wait=partial(_tell_wait, self.emitter),
         )
 
