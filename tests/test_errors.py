@@ -137,10 +137,10 @@ def test_every_exception_can_be_pickled_with_all_its_attributes(kind: type[Truto
 
 def test_attributes_set_later_are_pickled_too() -> None:
     error = TruncatedBodyError("m")
-    error.position = Position(filters="f", chunk=1, cursor="c")
+    error.position = Position(filters="f", user_batch=1, cursor="c")
     error.account = "acc"
     again = pickle.loads(pickle.dumps(error))
-    assert again.position == Position(filters="f", chunk=1, cursor="c")
+    assert again.position == Position(filters="f", user_batch=1, cursor="c")
     assert again.account == "acc"
 
 

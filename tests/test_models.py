@@ -278,7 +278,7 @@ THINGS = [
     pytest.param(Capabilities(unified=(Capability(resource="r", methods=("list",)),)), id="Capabilities"),
     pytest.param(ResponseInfo(headers={"a": "b"}, rate_limit=RateLimit(limit=1)), id="ResponseInfo"),
     pytest.param(Issue(index=1, path="$", message="m", raw=b"\xff"), id="Issue"),
-    pytest.param(Position(filters="f", chunk=2, cursor="c"), id="Position"),
+    pytest.param(Position(filters="f", user_batch=2, cursor="c"), id="Position"),
     pytest.param(
         msgspec.json.decode(b'{"requestUrl": "u", "requestOptions": {"a" : 1}, "data": []}', type=DebugInfo),
         id="DebugInfo",
@@ -544,7 +544,7 @@ def test_a_page_copies_its_arguments() -> None:
 def test_a_page_with_a_position_has_more() -> None:
     """At the end of a batch of users there is no cursor, but another batch may follow."""
     assert not Page([1], next_cursor=None).has_more
-    assert Page([], next_cursor=None, position=Position(filters="f", chunk=1)).has_more
+    assert Page([], next_cursor=None, position=Position(filters="f", user_batch=1)).has_more
 
 
 def test_the_repr_of_a_page() -> None:

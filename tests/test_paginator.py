@@ -64,7 +64,7 @@ class Service:
         self.spawned = self.most_tasks = 0
 
     async def fetch(self, here: Position) -> Page[int]:
-        place = (here.chunk, here.cursor)
+        place = (here.user_batch, here.cursor)
         self.asked.append(place)
         self.started[place].set()
         try:
@@ -901,7 +901,7 @@ def test_user_batches_are_walked_one_after_the_other() -> None:
     async def main() -> None:
         service = Service(batch([0, 1], [2]), batch([]), batch([3], [4]))
         pages = [page async for page in service.list().pages()]
-        places = [(page.position.chunk, page.position.cursor) for page in pages if page.position]
+        places = [(page.position.user_batch, page.position.cursor) for page in pages if page.position]
         assert places == service.asked[1:] == [(0, "c1"), (1, None), (2, None), (2, "c1")]
         assert pages[1].next_cursor is None, "the service's cursor is null at the end of a batch"
         assert pages[1].has_more
@@ -984,10 +984,12 @@ def test_a_page_cursor_is_pure_state() -> None:
     here = walk.position
     assert here is not None
     assert walk.advance(here, "a") == Position(filters="f", cursor="a") == walk.position
-    assert walk.advance(Position(filters="f", cursor="a"), None) == Position(filters="f", chunk=1)
-    assert walk.advance(Position(filters="f", chunk=1), "a") == Position(filters="f", chunk=1, cursor="a")
+    assert walk.advance(Position(filters="f", cursor="a"), None) == Position(filters="f", user_batch=1)
+    assert walk.advance(Position(filters="f", user_batch=1), "a") == Position(
+        filters="f", user_batch=1, cursor="a"
+    )
     with pytest.raises(CursorLoopError):
-        walk.advance(Position(filters="f", chunk=1, cursor="a"), "a")
+        walk.advance(Position(filters="f", user_batch=1, cursor="a"), "a")
 
 
 # Raw pages

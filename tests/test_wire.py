@@ -712,7 +712,7 @@ def test_a_bare_cursor_is_refused_with_several_batches() -> None:
     query = interactions(users=map(str, range(21)))
     with pytest.raises(UsageError, match="2 batches.*page.position"):
         query.start_position("abc")
-    assert query.start_position(None).chunk == 0
+    assert query.start_position(None).user_batch == 0
 
 
 def test_the_text_none_is_refused_as_a_cursor() -> None:
@@ -723,9 +723,9 @@ def test_the_text_none_is_refused_as_a_cursor() -> None:
 
 
 @given(st.integers(0, 2), st.none() | st.text(min_size=1))
-def test_a_position_survives_as_text(chunk: int, cursor: str | None) -> None:
+def test_a_position_survives_as_text(user_batch: int, cursor: str | None) -> None:
     query = interactions(users=map(str, range(60)))
-    position = Position(filters=query.fingerprint(), chunk=chunk, cursor=cursor)
+    position = Position(filters=query.fingerprint(), user_batch=user_batch, cursor=cursor)
     text = str(position)
     assert text.isascii()
     assert (
@@ -740,7 +740,7 @@ def test_a_position_survives_as_text(chunk: int, cursor: str | None) -> None:
 
 
 def test_a_truncated_position_is_refused() -> None:
-    text = str(Position(filters="0123456789ab", chunk=3, cursor="cursor/é?"))
+    text = str(Position(filters="0123456789ab", user_batch=3, cursor="cursor/é?"))
     for end in range(len(Position.PREFIX), len(text)):
         with pytest.raises(UsageError, match="not the text of a Position"):
             Position.parse(text[:end])
@@ -782,11 +782,11 @@ def test_a_position_of_other_filters_is_refused(change: dict[str, Any]) -> None:
             interactions(**filters | change).start_position(form)
 
 
-@pytest.mark.parametrize("chunk", [-1, 3, 10**9])
-def test_a_position_in_a_batch_that_does_not_exist_is_refused(chunk: int) -> None:
+@pytest.mark.parametrize("user_batch", [-1, 3, 10**9])
+def test_a_position_in_a_batch_that_does_not_exist_is_refused(user_batch: int) -> None:
     query = interactions(users=map(str, range(60)))
     with pytest.raises(UsageError, match="other filters"):
-        query.start_position(Position(filters=query.fingerprint(), chunk=chunk))
+        query.start_position(Position(filters=query.fingerprint(), user_batch=user_batch))
 
 
 FILTERS = st.fixed_dictionaries(

@@ -105,7 +105,7 @@ class ListQuery(Struct, frozen=True, kw_only=True):
                 "the cursor is the string 'None': it was stored after the last page; nothing is left to read"
             )
         if isinstance(cursor, Position):
-            if cursor.filters != fingerprint or not 0 <= cursor.chunk < len(self.user_batches):
+            if cursor.filters != fingerprint or not 0 <= cursor.user_batch < len(self.user_batches):
                 raise UsageError(
                     "this position was taken from a call with other filters: repeat the account, window, users, limit "
                     "and format of that call, or start without a position"

@@ -66,7 +66,7 @@ class Issue(Struct, frozen=True, kw_only=True, gc=False):
 class Position(Struct, frozen=True, kw_only=True, gc=False):
     """The place after a page, from which a list call with the same filters continues.
 
-    ``chunk`` is the index of the batch of 20 users into which a long ``users`` filter is split, ``cursor`` the
+    ``user_batch`` is the index of the batch of 20 users into which a long ``users`` filter is split, ``cursor`` the
     service's own (None means the start of that batch), ``filters`` a fingerprint of the filters. Store it as text
     with ``str()``; ``list(cursor=...)`` accepts the object and the text.
     """
@@ -74,11 +74,11 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
     PREFIX: ClassVar[str] = "truto-position-1."
 
     filters: str
-    chunk: int = 0
+    user_batch: int = 0
     cursor: str | None = None
 
     def __str__(self) -> str:
-        fields = msgspec.json.encode((self.chunk, self.cursor, self.filters))
+        fields = msgspec.json.encode((self.user_batch, self.cursor, self.filters))
         return self.PREFIX + base64.urlsafe_b64encode(fields).decode().rstrip("=")
 
     @classmethod
@@ -93,12 +93,12 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
                 raise ValueError(text)
             packed = text.removeprefix(cls.PREFIX)
             fields = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
-            chunk, cursor, filters = msgspec.json.decode(fields, type=tuple[int, str | None, str])
+            user_batch, cursor, filters = msgspec.json.decode(fields, type=tuple[int, str | None, str])
         except ValueError as error:
             raise UsageError(
                 f"not the text of a Position: {text[:40]!r}; store the whole of str(page.position)"
             ) from error
-        return cls(chunk=chunk, cursor=cursor, filters=filters)
+        return cls(user_batch=user_batch, cursor=cursor, filters=filters)
 
 
 class Page(Sequence[T], Generic[T]):

@@ -22,9 +22,9 @@ class HasNextCursor(Protocol):
 def position_after(here: Position, next_cursor: str | None, user_batches: int) -> Position | None:
     """Return the position after the page at ``here``, or None if the walk ends there."""
     if next_cursor:
-        return Position(filters=here.filters, chunk=here.chunk, cursor=next_cursor)
-    if here.chunk + 1 < user_batches:
-        return Position(filters=here.filters, chunk=here.chunk + 1)
+        return Position(filters=here.filters, user_batch=here.user_batch, cursor=next_cursor)
+    if here.user_batch + 1 < user_batches:
+        return Position(filters=here.filters, user_batch=here.user_batch + 1)
     return None
 
 

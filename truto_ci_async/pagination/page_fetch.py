@@ -73,7 +73,7 @@ async def fetch_and_read(
     try:
         return await client.request(
             "GET",
-            targets.at(here.chunk, here.cursor),
+            targets.at(here.user_batch, here.cursor),
             account=targets.query.account,
             read=read,
             error_fallback=error_fallback,

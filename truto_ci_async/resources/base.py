@@ -346,7 +346,7 @@ class Resource(Generic[T]):
             )
 
         def open_at(here: Position) -> Reopen:
-            return self._client.open_stream(targets.at(here.chunk, here.cursor), account=query.account)
+            return self._client.open_stream(targets.at(here.user_batch, here.cursor), account=query.account)
 
         new_decoder(False)  # raises at once for a bad path or engine
         return ItemStream(
