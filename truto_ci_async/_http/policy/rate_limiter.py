@@ -185,7 +185,7 @@ class RateLimiter:
             if not self._ready or self._token.ready_at(now) > now:
                 break
             state = self._ready.popleft()
-            state.is_ready = False
+            state.is_ready = False  # mutant: None is as good as False
             if state.waiters and state.ready_at(now) <= now:
                 waiter, _ = state.waiters.popitem(last=False)
                 self.waiting -= 1
@@ -204,7 +204,7 @@ class RateLimiter:
             return now
         if self._ready:
             return self._token.ready_at(now)
-        return self._delayed[0][0] if self._delayed else math.inf
+        return self._delayed[0][0]  # an account that has waiters is ready or delayed
 
     def on_unsent(self, account: str | None, now: float) -> None:
         """Give back the slot of a request that was never sent."""
@@ -249,23 +249,7 @@ class RateLimiter:
             self._learn(state, learned, now)
         if status == 429:
             level: Level | None = "account" if hint is None and (is_remote or learned is not None) else hint
-            self._back_off(state, level, retry_after, now)
-
-    def throttle(self, level: Level, account: str | None, until: float, now: float) -> None:
-        """Pause a level until ``until``, and let it use fewer slots after that. Other accounts are not affected."""
-        if not self._pacing.enabled:
-            return
-        if level == "token":
-            self._token.pause(until)
-            self._token.back_off(now)
-            if until - now > self._max_wait + MOST_SPREAD:
-                for each in self._accounts.values():
-                    self._refuse_if_too_long(each, now)
-            return
-        state = self._account(account, now)
-        state.window.pause(until)
-        state.window.back_off(now)
-        self._refuse_if_too_long(state, now)
+            self._on_429(state, level, retry_after, now)
 
     def _learn(self, state: AccountQueue, learned: RateLimit, now: float) -> None:
         if state.quota is None:
@@ -274,15 +258,24 @@ class RateLimiter:
         if state.waiters:
             self._schedule(state, now)
 
-    def _back_off(
+    def _on_429(
         self, state: AccountQueue, level: Level | None, retry_after: float | None, now: float
     ) -> None:
-        """React to a 429. One that names no level always pauses its account, and the token if that is to blame."""
+        """Pause ``level``. If it is not known, pause the account, and the token as well if that is to blame."""
+        if not self._pacing.enabled:
+            return
         pause = DEFAULT_PAUSE if retry_after is None else retry_after
         until = now + pause + min(MOST_SPREAD, SPREAD * pause) * self._draw()
-        if level is None and self._is_token_to_blame(state, pause, now):
-            self.throttle("token", state.name, until, now)
-        self.throttle(level or "account", state.name, until, now)
+        if level == "token" or (level is None and self._is_token_to_blame(state, pause, now)):
+            self._token.pause(until)
+            self._token.back_off(now)
+            if pause > self._max_wait:  # mutant: only saves time, since each account is checked for itself
+                for each in self._accounts.values():
+                    self._refuse_if_too_long(each, now)
+        if level != "token":
+            state.window.pause(until)
+            state.window.back_off(now)
+            self._refuse_if_too_long(state, now)
 
     def _is_token_to_blame(self, state: AccountQueue, pause: float, now: float) -> bool:
         rate = self._pacing.token

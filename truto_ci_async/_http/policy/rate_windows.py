@@ -73,7 +73,7 @@ class SlidingWindow:
             taken.popleft()
         if self.paused_until > now:
             return self.paused_until
-        slots = self._slots(now) if self._backed_off_to else self.limit
+        slots = self._slots(now)
         used = len(taken)
         if used >= slots:
             return taken[used - math.ceil(slots)]
@@ -106,8 +106,7 @@ class SlidingWindow:
         """Use fewer slots after a 429. Once a window is enough: one burst of requests gets many 429s."""
         if self.limit == math.inf or now < self._backed_off_at + self._slot_seconds:
             return
-        slots = self._slots(now) if self._backed_off_to else self.limit
-        self._backed_off_to = max(1.0, slots * BACK_OFF_FACTOR)
+        self._backed_off_to = max(1.0, self._slots(now) * BACK_OFF_FACTOR)
         self._backed_off_at = now
 
     def share_used(self, now: float) -> float:
@@ -125,11 +124,13 @@ class SlidingWindow:
         return max(last_slot, regained, self.paused_until)
 
     def _slots(self, now: float) -> float:
-        """Return how many slots there are while they come back after a 429."""
+        """Return how many slots there are: all of them, or fewer for some time after a 429."""
+        if not self._backed_off_to:
+            return self.limit
         windows = max(0.0, now - self._backed_off_at) / self._slot_seconds
         slots = self._backed_off_to + self.limit * REGAINED_PER_WINDOW * windows
         if slots >= self.limit:
-            self._backed_off_to = 0.0
+            self._backed_off_to = 0.0  # mutant: None is as good as 0
             return self.limit
         return slots
 
