@@ -427,13 +427,11 @@ def test_max_items_of_accounts_fetches_no_page_too_many(sandbox: Sandbox, run: R
 
 def test_capabilities(sandbox: Sandbox, run: Run) -> None:
     ran = run("capabilities", sandbox.account_ids[0])
+    model = "conversational-intelligence"
     assert ran.out.split() == [
-        "model",
-        "resource",
-        "methods",
-        "conversational-intelligence",
-        "interactions",
-        "list",
+        *("model", "resource", "methods"),
+        *(model, "meetings", "list", "get", model, "users", "list", "get"),
+        *(model, "transcripts", "list", model, "activity", "list", model, "interactions", "list"),
     ]
     assert "active, not blocked" in ran.err
     document = json.loads(run("capabilities", sandbox.account_ids[0], "-o", "json").out)
