@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from truto_ci_async._http.tasks import started
+from truto_ci_async._http.tasks import start_task
 from truto_ci_async.errors import CursorLoopError, ServerError, TrutoError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination.cursor import PageCursor, following
@@ -89,7 +89,7 @@ class Service:
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """As the client does: the task is registered, and its failure is not reported as never looked at."""
-        task = started(work)
+        task = start_task(work)
         self.tasks.add(task)
         self.spawned += 1
         self.most_tasks = max(self.most_tasks, len(self.tasks))

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
-from truto_ci_async._http.tasks import starts_at_once
+from truto_ci_async._http.tasks import call_in_loop, starts_at_once
 from truto_ci_async.errors import CursorLoopError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse
 
@@ -180,16 +179,7 @@ class _Prefetch(Generic[P]):
 
     def cancel(self) -> None:
         """Drop the fetch; nothing happens when it is over."""
-        try:
-            here = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            here = False
-        if here:
-            self._drop()
-            return
-        # Dropped by another thread's garbage collection, or between two runs of the loop, or after the last.
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._drop)
+        call_in_loop(self._loop, self._drop)
 
     def _drop(self) -> None:
         if self._begin_soon is not None:
