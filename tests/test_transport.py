@@ -662,8 +662,8 @@ def test_connecting_is_timed_in_a_pool_of_others_too() -> None:
     async def main() -> None:
         async with aiohttp.ClientSession() as session:
             transport = Transport("http://x", max_connections=1, session=session)
-            told = transport._client_timeout(Timeouts(connect=7.0))
-            assert (told.connect, told.sock_connect) == (None, 7.0)
+            timeout = transport._callers_session_options(Timeouts(connect=7.0))["timeout"]
+            assert (timeout.connect, timeout.sock_connect) == (None, 7.0)
 
     run(main())
 

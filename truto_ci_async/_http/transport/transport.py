@@ -7,6 +7,7 @@ into an error of this package. It does not decide whether to try again, or whose
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 import warnings
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ from .response import BufferedResponse, StreamedResponse
 CLOSE_DEADLINE = 5.0
 # Bytes of one header, and of the status line. aiohttp's own limit of 8 kB is less than what proxies let through.
 MAX_HEADER_BYTES = 64 * 1024
+_NO_TIMERS = aiohttp.ClientTimeout()
 
 
 class Transport:
@@ -59,8 +61,7 @@ class Transport:
         self._callers_session = session
         #: Headers that our own session adds to every request.
         self.default_headers: Mapping[str, str] = headers if session is None else {}
-        self._client_timeouts: tuple[Timeouts, aiohttp.ClientTimeout] | None = None
-        self._can_time_reads = True
+        self._has_internals = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: asyncio.Semaphore | None = None
         self._pool: ConnectionPool | None = None
@@ -180,36 +181,55 @@ class Transport:
         may_resend: Callable[[], bool] | None,
     ) -> StreamedResponse:
         session = self._open_session()
-        counter: SendCounter | None = None
-        options: dict[str, Any] = {"allow_redirects": False}
+        options: dict[str, Any] = {"headers": headers, "allow_redirects": False}
         if body is not None:
             options["data"] = body
-        if self._pool is None:
-            options |= self._callers_session_options()
-        else:
-            # Only for our own session: middlewares given here would replace those of the caller's.
-            counter = SendCounter(self._pool, connect_timeout=timeouts.connect, may_resend=may_resend)
-            options["middlewares"] = (counter,)
-        timeout = self._client_timeout(timeouts)
-        try:
-            response = await session.request(
-                method, self._url(target), headers=headers, timeout=timeout, **options
+        if self._pool is not None:
+            response, sends = await self._request(
+                session, self._pool, method, self._url(target), options, timeouts, may_resend
             )
-        finally:
-            if counter is not None:
-                counter.forget()
+        else:
+            options |= self._callers_session_options(timeouts)
+            response, sends = await session.request(method, self._url(target), **options), 1
+            if self._has_internals:
+                stop_read_timer(response)
         if response.status == 407:
             response.close()
             raise proxy_refused(response.status, response.reason or "")
-        if self._can_time_reads:
-            stop_read_timer(response)
         return StreamedResponse(
             response,
-            sends=counter.count if counter is not None else 1,
+            sends=sends,
             timeouts=timeouts,
             deadlines=self.deadlines,
             open_responses=self._open_responses,
         )
+
+    async def _request(
+        self,
+        session: aiohttp.ClientSession,
+        pool: ConnectionPool,
+        method: str,
+        url: URL,
+        options: dict[str, Any],
+        timeouts: Timeouts,
+        may_resend: Callable[[], bool] | None,
+    ) -> tuple[aiohttp.ClientResponse, int]:
+        """Return the response of our own session, and how often the request was sent."""
+        deadline = self.deadlines.within(None)
+        counter = SendCounter(pool, deadline, timeouts, may_resend)
+        try:
+            with deadline:
+                response = await session.request(
+                    method, url, timeout=_NO_TIMERS, middlewares=(counter,), **options
+                )
+        except TimeoutError as error:
+            if not deadline.expired:
+                raise
+            redact_message(error)
+            raise counter.missed_deadline() from error
+        finally:
+            counter.forget()
+        return response, counter.count
 
     def _url(self, target: str) -> URL:
         # Built from its parts, since parsing it takes 9 us, of the 80 us that a small request takes of our own code.
@@ -219,21 +239,8 @@ class Transport:
             scheme=scheme, host=host, port=port, path=root + path, query_string=query, encoded=True
         )
 
-    def _client_timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
-        if self._client_timeouts is None or self._client_timeouts[0] is not timeouts:
-            # Only until the headers are here; `StreamedResponse` times the waits for the body. Our own pool times
-            # connecting; in a session of the caller aiohttp's ``connect`` would include the wait for a free
-            # connection. Without the threshold aiohttp rounds timeouts up to whole seconds.
-            client_timeout = aiohttp.ClientTimeout(
-                sock_connect=timeouts.connect if self._pool is None else None,
-                sock_read=timeouts.read if self._can_time_reads else None,
-                ceil_threshold=float("inf"),
-            )
-            self._client_timeouts = timeouts, client_timeout
-        return self._client_timeouts[1]
-
-    def _callers_session_options(self) -> dict[str, Any]:
-        """What our own session has by itself, and a session of the caller must be given with each request."""
+    def _callers_session_options(self, timeouts: Timeouts) -> dict[str, Any]:
+        """Return what a session of the caller must be given with each request; our own has it already."""
         return {
             "proxy": self._proxy,
             "ssl": self._ssl,
@@ -241,6 +248,13 @@ class Transport:
             "raise_for_status": False,
             "max_line_size": MAX_HEADER_BYTES,
             "max_field_size": MAX_HEADER_BYTES,
+            # Until the headers are here. ``connect`` would include the wait for a free connection, and a threshold makes
+            # aiohttp round timeouts up to whole seconds.
+            "timeout": aiohttp.ClientTimeout(
+                sock_connect=timeouts.connect,
+                sock_read=timeouts.read if self._has_internals else None,
+                ceil_threshold=math.inf,
+            ),
         }
 
     def _failed(self, error: Exception, timeouts: Timeouts) -> TrutoError:
@@ -266,7 +280,7 @@ class Transport:
             self.bind()  # raises: the client was closed while this call waited for a slot
         session = self._session
         if session is None:
-            self._can_time_reads = is_complete()
+            self._has_internals = is_complete()
             session = self._callers_session or self._new_session()
             if session is self._callers_session and _loop_of(session) is not self._loop:
                 raise UsageError("the aiohttp session passed in belongs to another event loop")
@@ -276,7 +290,7 @@ class Transport:
         return session
 
     def _new_session(self) -> aiohttp.ClientSession:
-        self._pool = ConnectionPool(self._ssl, self.deadlines, can_reuse=self._can_time_reads)
+        self._pool = ConnectionPool(self._ssl, can_reuse=self._has_internals)
         return aiohttp.ClientSession(
             connector=self._pool,
             cookie_jar=aiohttp.DummyCookieJar(),
