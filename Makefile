@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-wheel test-oldest test-newest check lint format bench dist lock clean
+.PHONY: help demo test test-long test-wheel test-oldest test-newest test-aiohttp check lint format bench dist lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -76,6 +76,9 @@ test-newest: $(VENV)/.stamp-venv ## Test with the newest release of every depend
 	build/newest/bin/python -m pip install --quiet 'pip>=25.1'
 	build/newest/bin/python -m pip install -e '.[all]' --group test
 	build/newest/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
+
+test-aiohttp: ## Test the transport with the oldest and the newest aiohttp
+	$(MAKE) test-oldest test-newest ARGS="tests/test_transport.py $(ARGS)"
 
 # dev is the largest set; the other two take their versions from it.
 COMPILE = "$<" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import inspect
 import socket
 import ssl
+import sys
 import threading
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from operator import attrgetter
 from typing import Any
 
 import aiohttp
@@ -20,7 +23,9 @@ from yarl import URL
 
 from truto_ci_async._http.credentials import Secret
 from truto_ci_async._http.policy.retry import Timeouts
+from truto_ci_async._http.transport import aiohttp_internals
 from truto_ci_async._http.transport.addresses import checked_base_url, checked_proxy, environment_proxy
+from truto_ci_async._http.transport.connection_pool import ConnectionPool
 from truto_ci_async._http.transport.deadlines import Deadlines
 from truto_ci_async._http.transport.network_errors import map_network_error
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
@@ -252,6 +257,51 @@ def test_what_an_idle_connection_says_is_no_answer_to_the_next_request(unasked: 
         for number in range(2, 6):
             assert await buffered(transport) == b"answer %d" % number
         assert server.connections == 2
+
+    with_server(handle, story)
+
+
+class Hidden:
+    """An attribute of aiohttp that this package cannot see, as if aiohttp had renamed it for itself."""
+
+    def __init__(self, original: Any) -> None:
+        self._original = original
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if sys._getframe(1).f_globals["__name__"].startswith("truto_ci_async"):
+            raise AttributeError("hidden")
+        return self._original.__get__(instance, owner)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if sys._getframe(1).f_globals["__name__"].startswith("truto_ci_async"):
+            raise AttributeError("hidden")
+        self._original.__set__(instance, value)
+
+
+@pytest.mark.parametrize("name", aiohttp_internals.NAMES)
+@WAYS
+def test_without_an_internal_name_of_aiohttp_no_connection_is_reused(
+    name: str, way: Way, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client then cannot tell whether an idle connection is safe to use, and must not guess."""
+    owner, _, attribute = name.rpartition(".")
+    cls = attrgetter(owner)(aiohttp)
+    monkeypatch.setattr(cls, attribute, Hidden(inspect.getattr_static(cls, attribute)))
+    if attribute == "connect":
+        monkeypatch.delattr(ConnectionPool, "connect")  # aiohttp would call another method
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        writer.write(with_length(b"answer %d" % len(server.heads)) + with_length(b"poison"))
+        await reader.read()
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        for number in range(1, 5):
+            assert await way(transport) == b"answer %d" % number
+        assert server.connections == 4
+        warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert len(warnings) == 1
+        assert f"lacks {name}: connections are not reused" in warnings[0]
 
     with_server(handle, story)
 

@@ -44,16 +44,19 @@ class ConnectionPool(aiohttp.TCPConnector):
         counter.on_connecting()
         while True:
             connection = await super().connect(req, *args, **options)
-            protocol = connection.protocol if self._can_reuse else None
-            is_used = protocol is not None and protocol in self._used
+            is_new = not self._can_reuse or self._is_new(connection)
             # Where one idle connection was dead all of them may be, so a resend takes a new one.
-            if not is_used or (is_silent(connection) and not counter.is_resend):
-                break
+            if is_new or (is_silent(connection) and not counter.is_resend):
+                counter.on_connected(is_reused=not is_new)
+                return connection
             connection.close()
-        if protocol is not None:
-            self._used.add(protocol)
-        counter.on_connected(is_used=is_used)
-        return connection
+
+    def _is_new(self, connection: Connection) -> bool:
+        protocol = connection.protocol
+        if protocol is None or protocol in self._used:
+            return False
+        self._used.add(protocol)
+        return True
 
     async def abort(self) -> None:
         """Close all connections without saying goodbye over TLS."""
@@ -114,8 +117,8 @@ class SendCounter:
         self._is_connected = False
         self._deadline.restart(self._timeouts.connect)
 
-    def on_connected(self, *, is_used: bool) -> None:
-        self._is_connected, self._is_reused = True, is_used
+    def on_connected(self, *, is_reused: bool) -> None:
+        self._is_connected, self._is_reused = True, is_reused
         self._deadline.restart(self._timeouts.read)
 
     def missed_deadline(self) -> DeadlineError:

@@ -248,8 +248,8 @@ class Transport:
             "raise_for_status": False,
             "max_line_size": MAX_HEADER_BYTES,
             "max_field_size": MAX_HEADER_BYTES,
-            # Until the headers are here. ``connect`` would include the wait for a free connection, and a threshold makes
-            # aiohttp round timeouts up to whole seconds.
+            # Until the headers are here. Its ``connect`` would include the wait for a free connection, and with a
+            # threshold aiohttp rounds timeouts up to whole seconds.
             "timeout": aiohttp.ClientTimeout(
                 sock_connect=timeouts.connect,
                 sock_read=timeouts.read if self._has_internals else None,
