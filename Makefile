@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest mutants check lint format bench dist lock clean
+.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench dist lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -83,6 +83,9 @@ test-newest: $(VENV)/.stamp-venv ## Test with the newest release of every depend
 mutants: $(VENV)/.stamp-mutants ## Break the rules and parsers on purpose; the tests must catch 90 % (ARGS: names)
 	HYPOTHESIS_PROFILE=few $(VENV)/bin/mutmut run --max-children $(WORKERS) $(ARGS)
 	$(PY) -m tests.mutants
+
+test-aiohttp: ## Test the transport with the oldest and the newest aiohttp
+	$(MAKE) test-oldest test-newest ARGS="tests/test_transport.py $(ARGS)"
 
 # dev is the largest set; the others take their versions from it.
 COMPILE = "$<" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \

@@ -413,7 +413,7 @@ def test_closing_ends_a_call_under_way_with_a_usage_error(fault: Fault, of_a_cop
             await soon(retrying.wait())
         await settle()
         await soon(truto.aclose())
-        with pytest.raises(UsageError, match="closed while this call was under way") as caught:
+        with pytest.raises(UsageError, match="closed during this call") as caught:
             await soon(call)
         assert caught.value.__cause__ is None
 
@@ -1756,7 +1756,7 @@ def test_a_client_holds_nothing_of_finished_calls() -> None:
                 async for _ in truto.interactions.list(account, **WINDOW):
                     break
             await settle()
-            assert truto._tasks == set()
+            assert not truto._tasks
             assert truto._in_flight == set()
 
     tell(story)

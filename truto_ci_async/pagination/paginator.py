@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import suppress
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
