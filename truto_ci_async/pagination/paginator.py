@@ -169,16 +169,7 @@ class Prefetch(Generic[P]):
 
     def cancel(self) -> None:
         """Cancel the fetch, from any thread; does nothing if it is over."""
-        try:
-            is_in_loop = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            is_in_loop = False
-        if is_in_loop:
-            self._drop()
-            return
-        # Garbage collected in another thread, or while the loop is not running.
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._drop)
+        call_in_loop(self._loop, self._drop)
 
     def _drop(self) -> None:
         if self._start_handle is not None:
