@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from truto_ci_async._http.tasks import starts_at_once
+from truto_ci_async._http.tasks import call_in_loop, starts_at_once
 from truto_ci_async.errors import CursorLoopError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse
 
