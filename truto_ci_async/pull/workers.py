@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from heapq import heappop, heappush
 from itertools import count
 
@@ -47,7 +48,7 @@ class Workers:
 
     async def run(self) -> None:
         """Ask all accounts, until each is over or the pull is stopped."""
-        with self._schedule:
+        with closing(self._schedule):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._schedule.run, name="truto-pull-schedule")
                 for number in range(min(self._shared.budget.max_accounts, self._schedule.left)):
@@ -116,7 +117,7 @@ class Workers:
 class Schedule:
     """The accounts that are still to be asked: those in ``line`` now, the others when their time has come.
 
-    ``line`` ends when no account is ``left``. Leave the ``with`` block once the workers have ended.
+    ``line`` ends when no account is ``left``. ``close`` it once the workers have ended.
     """
 
     def __init__(self, accounts: Iterable[PlannedAccount]) -> None:
@@ -168,10 +169,7 @@ class Schedule:
             while heap and heap[0][0] <= now:
                 self._to_line.send_nowait(heappop(heap)[-1])
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         self.stop()
         self.line.close()
         self._waiting.close()

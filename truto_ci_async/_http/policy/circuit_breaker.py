@@ -18,7 +18,7 @@ class CircuitBreaker:
     ``probe_wait``      seconds before the first trial; doubled for each further one, up to ``max_probe_wait``.
     """
 
-    def __init__(self, *, max_outage: float, probe_wait: float, max_probe_wait: float) -> None:
+    def __init__(self, max_outage: float, probe_wait: float, max_probe_wait: float) -> None:
         self._max_outage = max_outage
         self._first_wait = self._wait = probe_wait
         self._max_wait = max_probe_wait
