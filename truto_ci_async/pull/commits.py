@@ -104,7 +104,7 @@ class Commits:
     """What is marked as done in one pull, and how it becomes durable.
 
     ``report`` counts entries when they are marked, and takes back those that in the end are not durable.
-    ``on_failure`` is told of the commit that failed; there are no more after it.
+    ``on_failure`` is called when a commit fails. There are no more commits after that.
     """
 
     def __init__(

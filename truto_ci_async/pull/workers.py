@@ -27,7 +27,7 @@ class Workers:
     """A fixed number of workers, each of which asks one account at a time.
 
     While the service is down, one of them at a time sends a single trial request and the others wait.
-    ``on_error`` is told of what ends the whole pull.
+    ``on_error`` is called with an error that ends the whole pull.
     """
 
     def __init__(
@@ -129,8 +129,9 @@ class Schedule:
         self._nap = anyio.CancelScope()
         self._hurries = False
         self.left = 0
-        for self.left, account in enumerate(accounts, 1):
+        for account in accounts:
             self._to_line.send_nowait(account)
+            self.left += 1
         if not self.left:
             self.stop()
 
