@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Raw, Struct
 
+from truto_ci_async._wire import repair
 from truto_ci_async._wire.item_reader import ItemReader, item_reader
 from truto_ci_async._wire.moments import read_moment
 from truto_ci_async.errors import DecodeError, UsageError
@@ -403,6 +404,14 @@ def test_no_item_keeps_the_text_alive_it_was_read_from(item_type: Any, texts: li
         assert records == records[: len(texts)] * 2
 
 
+def test_raw_inside_of_lists_inside_of_tuples_is_detached() -> None:
+    text = b'[[[1], {"a": 2}]]' + b" " * 10_000
+    references = sys.getrefcount(text)
+    [item], _ = ItemReader(tuple[list[Raw], dict[str, Raw]]).read_array(text)
+    assert item == ([Raw(b"1")], {"a": Raw(b"2")})
+    assert sys.getrefcount(text) == references
+
+
 @pytest.mark.parametrize(
     ("item_type", "item", "expected", "paths"),
     [
@@ -414,6 +423,7 @@ def test_no_item_keeps_the_text_alive_it_was_read_from(item_type: Any, texts: li
         (Call, b'{"id": "a", "parent": {"size": 1}}', Call("a"), [".parent"]),
         (Call, b'{"size": 1}', None, [".id"]),
         (Call, b'{"id": []}', None, [".id"]),
+        (Call, b'{"x": 1}', None, [""]),
         (Checked, b'{"low": 1, "high": 2}', Checked(1, 2), []),
         (Checked, b'{"low": 2, "high": 1}', None, [""]),
         (Checked, b'{"low": "x", "high": 1}', Checked(None, 1), [".low"]),
@@ -481,12 +491,27 @@ def fresh_reader(*fields: Any, **options: Any) -> ItemReader[Any]:
         (dict[str, Checked], b'{"a": {"low": "x"}, "b": 5}', {"a": Checked()}),
     ],
 )  # fmt: skip
-def test_a_field_is_repaired_by_its_type(field_type: Any, value: bytes, expected: Any) -> None:
+def test_a_field_is_repaired_by_its_type(
+    field_type: Any, value: bytes, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "_repairers", {})
     reader = fresh_reader(("other", int | None, None), ("field", field_type, "default"))
     item, issues = reader.read_item(b'{"id": "a", "other": 1, "field": ' + value + b"}", index=0, path="$")
     assert (item.id, item.other, item.field) == ("a", 1, expected)
     assert all(issue.path.startswith("$.field") for issue in issues)
     assert issues
+
+
+def test_what_a_type_itself_refuses_is_quoted() -> None:
+    _, [issue] = ItemReader(Checked).read_item(b'{"low": 2, "high": 1}', index=0, path="$")
+    assert issue.message == "low is above high"
+
+
+def test_a_message_has_no_second_path() -> None:
+    """msgspec names the place inside the value; the issue has the path from the top."""
+    reader = fresh_reader(("pair", tuple[int, str], None))
+    _, [issue] = reader.read_item(b'{"pair": ["a", 1]}', index=0, path="$")
+    assert (issue.path, issue.message) == ("$.pair", 'Expected `int`, got `str`: ["a", 1]')
 
 
 def test_a_missing_field_is_named() -> None:

@@ -399,6 +399,15 @@ def test_the_error_for_a_malformed_item_says_where_it_is(
     assert error.raw == (raw + space)[:512]
 
 
+def test_a_malformed_item_at_the_end_of_the_body_is_not_taken_for_a_cut() -> None:
+    decoder = ItemDecoder(RAW)
+    assert list(map(bytes, decoder.feed(b'{"result":[1,-x'))) == [b"1"]
+    with pytest.raises(DecodeError) as caught:
+        decoder.close()
+    assert str(caught.value) == "the item is not JSON"
+    assert (caught.value.path, caught.value.index, caught.value.raw) == ("$.result[1]", 1, b"-x")
+
+
 @engines
 def test_a_malformed_item_is_reported_long_before_the_end(engine: Engine) -> None:
     """There may be another gigabyte of the body to come."""
