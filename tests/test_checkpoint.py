@@ -30,7 +30,7 @@ from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
 from truto_ci_async.pull.checkpoint import lock as lock_module
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
-from truto_ci_async.pull.checkpoint.lock import RunLock
+from truto_ci_async.pull.checkpoint.lock import LockOwner, RunLock
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
@@ -149,6 +149,22 @@ def test_row_keys_are_remembered_until_a_walk_is_over(store: Store) -> None:
             await checkpoint.aclose()
             await checkpoint.open(make_plan(), fresh=True)
             assert await checkpoint.row_keys(("b", 0)) == b""
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("outcome", ["open", "done", "empty", "failed", "parked"])
+def test_the_row_keys_of_a_walk_are_kept_as_long_as_it_may_go_on(store: Store, outcome: Any) -> None:
+    """A failed or parked account is tried again, and may have to restart its window."""
+    progress = Progress(rows=2, pages=2, outcome=outcome)
+    assert progress.is_over == (outcome in ("done", "empty"))
+
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(make_plan())
+            await checkpoint.commit({("a", 0): FIRST}, row_keys={("a", 0): b"k1"})
+            await checkpoint.commit({("a", 0): progress})
+            assert await checkpoint.row_keys(("a", 0)) == (b"" if progress.is_over else b"k1")
 
     run(scenario())
 
@@ -316,10 +332,9 @@ def test_reprs_are_short(path: Path) -> None:
 def test_a_closed_checkpoint_says_so(store: Store) -> None:
     async def scenario() -> None:
         checkpoint = store()
-        with pytest.raises(UsageError, match="open"):
-            await checkpoint.load()
-        with pytest.raises(UsageError, match="open"):
-            await checkpoint.commit({})
+        for call in (checkpoint.load(), checkpoint.commit({})):
+            with pytest.raises(UsageError, match=r"^open the checkpoint first|/state\.sqlite3 is not open$"):
+                await call
         await checkpoint.aclose()
 
     run(scenario())
@@ -684,7 +699,9 @@ def test_errors_of_sqlite_become_ours(
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.hold()
             await checkpoint.open(make_plan())
+            checkpoint._is_open = False  # as after `hold`, so that opening it again is allowed
             assert checkpoint._database is not None
             checkpoint._database.close()
             database = checkpoint._database = BrokenDatabase(code)  # type: ignore[assignment]
@@ -692,6 +709,7 @@ def test_errors_of_sqlite_become_ours(
                 (checkpoint.load(), "read"),
                 (checkpoint.row_keys(("a", 0)), "read"),
                 (checkpoint.commit({("a", 0): FIRST}), "write"),
+                (checkpoint.open(make_plan()), "open"),
             ):
                 with pytest.raises(expected) as caught:
                     await call
@@ -879,6 +897,24 @@ def test_an_owner_without_a_name_is_waited_for_briefly(tmp_path: Path) -> None:
             assert caught.value.pid is None
     finally:
         lock.release()
+
+
+@posix
+def test_an_owner_is_only_named_if_it_can_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users look for the process that a message names. Processes of other hosts and users cannot be checked."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait(10)
+    here, elsewhere = socket.gethostname(), "elsewhere"
+    assert LockOwner(os.getpid(), here, "then").is_alive
+    assert not LockOwner(process.pid, here, "then").is_alive
+    assert LockOwner(process.pid, elsewhere, "then").is_alive
+
+    def refuse(pid: int, number: int) -> None:
+        assert number == 0
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert LockOwner(1, here, "then").is_alive
 
 
 @posix
