@@ -710,7 +710,7 @@ def test_connecting_is_timed_in_a_pool_of_others_too() -> None:
     async def main() -> None:
         async with aiohttp.ClientSession() as session:
             transport = Transport("http://x", max_connections=1, session=session)
-            timeout = transport._callers_session_options(Timeouts(connect=7.0))["timeout"]
+            timeout = transport._client_timeout(Timeouts(connect=7.0))
             assert (timeout.connect, timeout.sock_connect) == (None, 7.0)
 
     run(main())
