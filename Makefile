@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-wheel test-oldest test-newest test-aiohttp check lint format bench dist lock clean
+.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench dist lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -29,6 +29,9 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "long or hypothesis" -o faulthandler_timeout=1800 $(ARGS)
+
+test-services: $(VENV)/.stamp-test build/sdk/.stamp ## Run the tests against other software: Truto's own Python SDK
+	$(PY) -X dev -m pytest -m services $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
 
@@ -55,7 +58,7 @@ test-wheel: dist ## Test the built wheel in a clean environment
 	rm -rf build/wheel && mkdir -p build/wheel/src
 	$(PY) -m zipfile -l dist/*.whl | grep -q 'truto_ci_async/py.typed'
 	! $(PY) -m zipfile -l dist/*.whl | grep -E '^(tests|examples|benchmarks|typings)/'
-	for name in *; do case $$name in truto_ci_async|build|dist) ;; *) cp -R "$$name" build/wheel/src/ ;; esac; done
+	for name in *; do case $$name in truto_ci_async|build|dist|mutants) ;; *) cp -R "$$name" build/wheel/src/ ;; esac; done
 	$(PY) -m venv build/wheel/venv
 	$(WHEEL_VENV)/python -m pip install --quiet dist/*.whl
 	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async' && ../venv/bin/truto-ci --help >/dev/null
@@ -77,19 +80,24 @@ test-newest: $(VENV)/.stamp-venv ## Test with the newest release of every depend
 	build/newest/bin/python -m pip install -e '.[all]' --group test
 	build/newest/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
+mutants: $(VENV)/.stamp-mutants ## Break the rules and parsers on purpose; the tests must catch 90 % (ARGS: names)
+	HYPOTHESIS_PROFILE=few $(VENV)/bin/mutmut run --max-children $(WORKERS) $(ARGS)
+	$(PY) -m tests.mutants
+
 test-aiohttp: ## Test the transport with the oldest and the newest aiohttp
 	$(MAKE) test-oldest test-newest ARGS="tests/test_transport.py $(ARGS)"
 
-# dev is the largest set; the other two take their versions from it.
+# dev is the largest set; the others take their versions from it.
 COMPILE = "$<" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command 'make lock' --upgrade pyproject.toml --group backend
 lock: $(UV_OR_OURS) ## Update locks/ to the newest releases
 	$(COMPILE) --extra all --group dev -o locks/dev.txt
 	$(COMPILE) --extra all --group test -c locks/dev.txt -o locks/test.txt
+	$(COMPILE) --extra all --group test --group mutants -c locks/dev.txt -o locks/mutants.txt
 	$(COMPILE) --extra cli -c locks/dev.txt -o locks/demo.txt
 
 clean: ## Remove everything these commands made
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist mutants .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- setting up .venv: one stamp per lock, made again when the lock or pyproject.toml changes -----------
@@ -97,9 +105,9 @@ clean: ## Remove everything these commands made
 INSTALL = $(if $(UV),"$(UV)" pip install --python $(PY),$(PY) -m pip install --disable-pip-version-check) --quiet
 
 $(VENV)/.stamp-test: INCLUDES = $(VENV)/.stamp-demo
-$(VENV)/.stamp-dev: INCLUDES = $(VENV)/.stamp-demo $(VENV)/.stamp-test
+$(VENV)/.stamp-dev $(VENV)/.stamp-mutants: INCLUDES = $(VENV)/.stamp-demo $(VENV)/.stamp-test
 
-$(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-dev: $(VENV)/.stamp-%: locks/%.txt pyproject.toml $(VENV)/.stamp-venv
+$(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-dev $(VENV)/.stamp-mutants: $(VENV)/.stamp-%: locks/%.txt pyproject.toml $(VENV)/.stamp-venv
 	@echo "Setting up $(VENV): $<" >&2
 	@[ -n "$(UV)" ] || $(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
 	@$(INSTALL) --require-hashes -r $<
@@ -119,6 +127,21 @@ $(VENV)/.stamp-venv:
 	  exit 1; \
 	fi
 	@touch $@
+
+# The SDK needs Python 3.12, so it has an environment of its own. pyenv's shims fail where no version is chosen.
+SDK_CANDIDATES = $(PYTHON) python3 python3.14 python3.13 python3.12 \
+	$(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1[2-9]*/bin/python)
+build/sdk/.stamp: Makefile
+	@rm -rf build/sdk
+	@for python in $(SDK_CANDIDATES); do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+	    echo "Setting up build/sdk: truto-python-sdk" >&2; \
+	    "$$python" -m venv build/sdk && build/sdk/bin/python -m pip install --quiet --disable-pip-version-check \
+	      truto-python-sdk==0.1.6 && touch $@ && exit; exit 1; \
+	  fi; \
+	done; \
+	echo "error: no Python >= 3.12 with venv and pip among: $(SDK_CANDIDATES)" >&2; \
+	exit 1
 
 # test-oldest and lock need uv; this is for machines that do not have it on PATH.
 build/uv/bin/uv: | $(VENV)/.stamp-venv

@@ -342,7 +342,7 @@ def test_a_client_with_a_walk_under_way_is_not_forgotten() -> None:
         walk = connect(sandbox).interactions.list(account, **WINDOW)
         gc.collect()
         assert len(await walk.collect()) == 12
-        await walk._walkable.spawn.__self__.aclose()  # type: ignore[attr-defined]
+        await walk._source.spawn.__self__.aclose()  # type: ignore[attr-defined]
 
     tell(story)
 
@@ -1297,7 +1297,7 @@ def test_a_call_that_may_not_be_tried_again_for_long_says_how_often_it_was() -> 
 
         def told(event: Event) -> None:
             if isinstance(event, RetryScheduled):
-                truto._gate.on_response(account, 429, {}, retry_after=1000.0)
+                truto._admission.on_response(account, 429, {}, retry_after=1000.0)
 
         async with connect(sandbox, pacing=Pacing(), on_event=told) as truto:
             with pytest.raises(RateLimitError) as caught:
@@ -1325,8 +1325,8 @@ def test_pacing_hears_of_the_end_of_every_request() -> None:
                     await asyncio.sleep(0)
                 call.cancel()
                 await asyncio.wait({call})
-            assert truto._gate.pacer._token.busy == 0
-            assert truto._gate.pacer._accounts[account].window.busy == 0
+            assert truto._admission.limiter._token.in_flight == 0
+            assert truto._admission.limiter._accounts[account].window.in_flight == 0
 
     tell(story)
 

@@ -729,13 +729,14 @@ def test_a_large_page_lets_the_loop_breathe() -> None:
 
 def held(truto: TrutoClient, tasks: set[asyncio.Task[Any]]) -> list[str]:
     """Return what a client still holds, apart from idle connections."""
-    transport, pacer = truto._transport, truto._gate.pacer
+    transport, limiter = truto._transport, truto._admission.limiter
     found = {
         "a place": transport._slots is not None and transport._slots._value != transport.max_connections,
         "a body": transport._open_responses,
         "a connection": transport._pool is not None and transport._pool._acquired,
-        "a turn": pacer._token.busy or any(state.window.busy for state in pacer._accounts.values()),
-        "a ticket": pacer.waiting,
+        "a slot": limiter._token.in_flight
+        or any(state.window.in_flight for state in limiter._accounts.values()),
+        "a waiter": limiter.waiting,
         "a deadline": truto._in_flight,
         "a task": len(truto._tasks) or own_tasks() - tasks,
     }
@@ -1068,7 +1069,7 @@ def test_a_session_that_reads_a_netrc_is_told_so() -> None:
 
 
 class Proxy:
-    """Return a handler for a proxy: tunnels and plain requests. It refuses both with any ``status`` but 200."""
+    """A handler for a proxy, with tunnels and plain requests. It refuses both if ``status`` is not 200."""
 
     def __init__(self, status: int = 200) -> None:
         self.status = status

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from time import monotonic, time
 
-from truto_ci_async._http.policy.rate_headers import Level, parse_rate_limit
+from truto_ci_async._http.policy.headers import Level, parse_rate_limit
 from truto_ci_async._http.policy.retry import Retry, RetryState
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
 from truto_ci_async.events import Emitter, PacingWait, RequestSent, ResponseReceived, RetryScheduled
