@@ -1,4 +1,4 @@
-"""Deadlines of blocks: what they show is what ``asyncio.timeout`` shows, and they cost one timer for all."""
+"""Deadlines of blocks: they behave like ``asyncio.timeout``, but share one timer."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from tests.virtual import clock, hold, run_virtual
 from truto_ci_async._http.transport.deadlines import MIN_EXTENSION, Deadlines, extension
 
-# The loop may run a timer early by as much as its clock resolves. Twice that leaves room for rounding.
+# The loop may run a timer early by the resolution of its clock. Twice that allows for rounding.
 TOLERANCE = 2 * time.get_clock_info("monotonic").resolution
 
 
 def story(main: Callable[[Deadlines], Coroutine[Any, Any, None]]) -> None:
-    """Run ``main`` in virtual time; the one timer that may be left is taken back."""
+    """Run ``main`` in virtual time, and cancel the one timer that may be left."""
 
     async def whole() -> None:
         deadlines = Deadlines()
@@ -49,7 +49,7 @@ def test_a_block_is_ended_when_its_time_is_over() -> None:
 
 @pytest.mark.parametrize("seconds", [1.9, 2.0, 2.0001, 2.001, 2.05, 2.1, 5.0, 100.0])
 def test_what_came_while_the_loop_was_held_is_in_time(seconds: float) -> None:
-    """A consumer worked without awaiting until after the deadline, and the answer has been here for long."""
+    """A consumer worked without awaiting until after the deadline, while the response arrived in time."""
 
     async def main(deadlines: Deadlines) -> None:
         answer = asyncio.get_running_loop().create_future()
@@ -61,7 +61,7 @@ def test_what_came_while_the_loop_was_held_is_in_time(seconds: float) -> None:
         asking = asyncio.create_task(wait_for_it())
         await asyncio.sleep(1.0)
         hold(seconds)
-        # As a socket does it: the loop learns of it in its next turn, and who waits for it in the one after that.
+        # Like a socket: the loop notices it in its next turn, and the waiting task runs in the one after that.
         asyncio.get_running_loop().call_soon(answer.set_result, "here")
         assert await asking == "here"
         assert clock() == 1.0 + seconds
@@ -97,7 +97,7 @@ def test_what_takes_some_more_turns_after_the_loop_was_held_is_in_time_too() -> 
         ([3.0], 5.0),
         ([50.0], 54.0),
         ([1.9, 50.0], 52.9 + 3.0),
-        ([50.0, 50.0], 102.0),  # once, or a loop that is held again and again would have no deadlines
+        ([50.0, 50.0], 102.0),  # only once, or a loop that is blocked again and again would have no deadlines
         ([2.1, 0.2, 0.2], 3.3),
     ],
 )
@@ -131,7 +131,7 @@ def test_a_block_gets_more_time_once_when_the_loop_was_held(holds: list[float], 
         (60.0, 0.1, 0.1),
         (60.0, 20.0, 20.0),
         (60.0, 600.0, 60.0),
-        (0.01, 0.0, 0.01),  # never more than the whole of it
+        (0.01, 0.0, 0.01),  # never more than the whole time
         (0.1, 0.2, 0.1),
     ],
 )
@@ -140,7 +140,7 @@ def test_how_much_more_time(seconds: float, late: float, more: float) -> None:
 
 
 def test_a_timer_that_is_early_by_the_resolution_of_its_clock_is_in_time() -> None:
-    """To wait for the rest would be to ask over and over until it is there."""
+    """Waiting for the rest would mean setting the timer again and again."""
 
     async def main(deadlines: Deadlines) -> None:
         with deadlines.within(3.0) as deadline:
@@ -165,7 +165,7 @@ def test_what_is_open_when_all_is_closed_has_no_deadline_any_more() -> None:
         await asyncio.sleep(1.0)
         assert (len(deadlines.queues), len(deadlines.extended)) == (1, 1)
         deadlines.close()
-        with pytest.raises(TimeoutError), deadlines.within(100.0):  # looks at all there are
+        with pytest.raises(TimeoutError), deadlines.within(100.0):  # checks all that are left
             await asyncio.sleep(200.0)
         await asyncio.gather(*working)
 
@@ -218,7 +218,7 @@ def test_a_block_left_in_time_is_left_alone() -> None:
             await asyncio.sleep(2.0)
         await asyncio.sleep(10.0)
         assert not deadline.expired
-        deadline.expire()  # too late to mean anything
+        deadline.expire()  # too late to have an effect
         await asyncio.sleep(0)
 
     story(main)
@@ -245,7 +245,7 @@ def test_of_two_blocks_the_one_due_first_is_ended(outer: float, inner: float) ->
 
 
 def test_a_cancellation_from_outside_goes_on_as_one() -> None:
-    """Also when the deadline comes in the same turn: whoever cancelled waits for a cancelled task."""
+    """Also when the deadline expires in the same turn: whoever cancelled the task expects it to be cancelled."""
 
     async def main(deadlines: Deadlines) -> None:
         blocks: list[Any] = []
@@ -275,13 +275,13 @@ def test_an_error_of_the_block_is_its_own() -> None:
                 await asyncio.sleep(10.0)
             finally:
                 raise LookupError
-        await asyncio.sleep(0)  # nothing of the cancellation is left
+        await asyncio.sleep(0)  # would raise if a cancellation were pending
 
     story(main)
 
 
 def test_a_block_without_a_time_can_be_ended() -> None:
-    """A client that is closed ends its calls this way, also those that may take for ever."""
+    """Closing a client ends its calls this way, also those without a deadline."""
 
     async def main(deadlines: Deadlines) -> None:
         with pytest.raises(TimeoutError), deadlines.within(None) as deadline:
@@ -293,7 +293,7 @@ def test_a_block_without_a_time_can_be_ended() -> None:
 
 
 def test_blocks_that_are_left_in_time_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason for all this: a timer set and taken back for each block costs more than the rest of it."""
+    """The reason for this module: setting and cancelling a timer for each block costs more than all the rest."""
 
     async def main(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
@@ -308,7 +308,7 @@ def test_blocks_that_are_left_in_time_share_one_timer(monkeypatch: pytest.Monkey
 
 
 def test_lengths_that_are_used_no_more_are_forgotten() -> None:
-    """A caller may compute what is left of its own deadline for each call, and no two of those are equal."""
+    """A caller may pass the remaining time of its own deadline to each call, and no two of those are equal."""
 
     async def main(deadlines: Deadlines) -> None:
         for number in range(100):
@@ -328,7 +328,7 @@ def test_lengths_that_are_used_no_more_are_forgotten() -> None:
 )
 @example([(0.5, 0.0, 0.0), (0.5, 3.4013918363221354e-12, 0.0)])
 def test_each_block_ends_at_its_own_time(blocks: list[tuple[float, float, float]]) -> None:
-    """Whatever others do: (length, what the work takes, when it begins)."""
+    """Whatever the others do. A block is (its seconds, how long the work takes, when it begins)."""
 
     async def main(deadlines: Deadlines) -> None:
         async def work(seconds: float, takes: float, begins: float) -> None:

@@ -142,7 +142,7 @@ class BaseClient:
 
     def _set_pacing(self, pacing: Pacing) -> None:
         self.pacing = pacing
-        self._gate = AdmissionQueue(
+        self._admission = AdmissionQueue(
             RateLimiter(pacing, max_wait=self.retry.max_wait, max_in_flight=self._transport.max_connections),
             # Not a method of the client, which would be a cycle and keep a forgotten client alive.
             on_wait=partial(emit_wait, self.emitter),
@@ -328,14 +328,14 @@ class BaseClient:
 
     async def _turn_and_token(self, call: Call, refused: Secret | None) -> Secret:
         try:
-            call.waited += await self._gate.admit(call.account)
+            call.waited += await self._admission.admit(call.account)
         except RateLimitError as error:
             error.attempts = call.state.attempts
             raise error from call.last_error
         try:
             return await self._token.get(refused)
         except BaseException:
-            self._gate.on_unsent(call.account)
+            self._admission.on_unsent(call.account)
             raise
 
     async def _wait_after(self, call: Call, error: APIError | TransportError) -> bool:
@@ -369,10 +369,10 @@ class BaseClient:
         try:
             response = await transfer(call, headers)
         except BaseException:
-            self._gate.on_failure(call.account)
+            self._admission.on_failure(call.account)
             raise
         error = error_of_status(response, account=call.account, token=token)
-        self._gate.on_response(
+        self._admission.on_response(
             call.account,
             response.status,
             response.headers,

@@ -15,8 +15,9 @@ None of these names starts with an underscore, but none of them is promised eith
     the timer measures the time between two reads of the socket, whether or not anyone waits for them. Waits for a
     timer that stops meanwhile (aiohttp issue 3808 is the nearest).
 
-If any of them is missing, the client works on, but it never reuses a connection and logs one warning: `is_complete`
-says so. It gives up speed rather than the check of idle connections.
+If any of them is missing (`is_complete`), the client logs one warning and works on, but it never reuses a connection,
+and only the deadline of the attempt limits the wait for headers. It gives up speed rather than the check of idle
+connections.
 """
 
 from __future__ import annotations
