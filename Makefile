@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest check lint format bench dist lock clean
+.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench dist lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -58,7 +58,7 @@ test-wheel: dist ## Test the built wheel in a clean environment
 	rm -rf build/wheel && mkdir -p build/wheel/src
 	$(PY) -m zipfile -l dist/*.whl | grep -q 'truto_ci_async/py.typed'
 	! $(PY) -m zipfile -l dist/*.whl | grep -E '^(tests|examples|benchmarks|typings)/'
-	for name in *; do case $$name in truto_ci_async|build|dist) ;; *) cp -R "$$name" build/wheel/src/ ;; esac; done
+	for name in *; do case $$name in truto_ci_async|build|dist|mutants) ;; *) cp -R "$$name" build/wheel/src/ ;; esac; done
 	$(PY) -m venv build/wheel/venv
 	$(WHEEL_VENV)/python -m pip install --quiet dist/*.whl
 	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async' && ../venv/bin/truto-ci --help >/dev/null
@@ -80,16 +80,24 @@ test-newest: $(VENV)/.stamp-venv ## Test with the newest release of every depend
 	build/newest/bin/python -m pip install -e '.[all]' --group test
 	build/newest/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
-# dev is the largest set; the other two take their versions from it.
+mutants: $(VENV)/.stamp-mutants ## Break the rules and parsers on purpose; the tests must catch 90 % (ARGS: names)
+	HYPOTHESIS_PROFILE=few $(VENV)/bin/mutmut run --max-children $(WORKERS) $(ARGS)
+	$(PY) -m tests.mutants
+
+test-aiohttp: ## Test the transport with the oldest and the newest aiohttp
+	$(MAKE) test-oldest test-newest ARGS="tests/test_transport.py $(ARGS)"
+
+# dev is the largest set; the others take their versions from it.
 COMPILE = "$<" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command 'make lock' --upgrade pyproject.toml --group backend
 lock: $(UV_OR_OURS) ## Update locks/ to the newest releases
 	$(COMPILE) --extra all --group dev -o locks/dev.txt
 	$(COMPILE) --extra all --group test -c locks/dev.txt -o locks/test.txt
+	$(COMPILE) --extra all --group test --group mutants -c locks/dev.txt -o locks/mutants.txt
 	$(COMPILE) --extra cli -c locks/dev.txt -o locks/demo.txt
 
 clean: ## Remove everything these commands made
-	rm -rf $(VENV) build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist mutants .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- setting up .venv: one stamp per lock, made again when the lock or pyproject.toml changes -----------
@@ -97,9 +105,9 @@ clean: ## Remove everything these commands made
 INSTALL = $(if $(UV),"$(UV)" pip install --python $(PY),$(PY) -m pip install --disable-pip-version-check) --quiet
 
 $(VENV)/.stamp-test: INCLUDES = $(VENV)/.stamp-demo
-$(VENV)/.stamp-dev: INCLUDES = $(VENV)/.stamp-demo $(VENV)/.stamp-test
+$(VENV)/.stamp-dev $(VENV)/.stamp-mutants: INCLUDES = $(VENV)/.stamp-demo $(VENV)/.stamp-test
 
-$(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-dev: $(VENV)/.stamp-%: locks/%.txt pyproject.toml $(VENV)/.stamp-venv
+$(VENV)/.stamp-demo $(VENV)/.stamp-test $(VENV)/.stamp-dev $(VENV)/.stamp-mutants: $(VENV)/.stamp-%: locks/%.txt pyproject.toml $(VENV)/.stamp-venv
 	@echo "Setting up $(VENV): $<" >&2
 	@[ -n "$(UV)" ] || $(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
 	@$(INSTALL) --require-hashes -r $<

@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, settings
 # .ci/run sets it: a skipped test fails there, unless a `skipif` mark skips it because of the platform.
 SKIPS_FAIL = os.environ.get("SKIPS_FAIL") == "1"
 
-# "fixed" runs the same examples on every machine; "search" (`make test-long`) runs more and new ones.
+# "fixed" runs the same examples on every machine; "search" (`make test-long`) runs more and new ones; "few"
+# (`make mutants`) runs fewer, since each of thousands of mutants needs a run.
 # No deadline per example: `-X dev` and a busy machine make single examples slow, which says nothing.
-for profile, fixed, examples in (("fixed", True, 100), ("search", False, 1000)):
+for profile, fixed, examples in (("fixed", True, 100), ("search", False, 1000), ("few", True, 20)):
     settings.register_profile(
         profile,
         derandomize=fixed,

@@ -342,7 +342,7 @@ def test_a_brotli_that_cannot_bound_its_output_is_left_out(monkeypatch: pytest.M
     assert _bodies._bounded(old) is None
     assert _bodies._bounded(None) is None
     monkeypatch.setattr(_bodies, "_brotli", None)
-    with pytest.raises(DecodeError, match="'br', which cannot be opened"):
+    with pytest.raises(DecodeError, match="'br', which cannot be decompressed"):
         BodyDecoder("br")
 
 
@@ -350,6 +350,6 @@ def test_without_the_optional_modules_the_rest_still_works(monkeypatch: pytest.M
     assert _bodies._optional("no_such_module_a", "no_such_module_b") is None
     assert _bodies._optional("no_such_module_a", "zlib") is zlib
     monkeypatch.setattr(_bodies, "_zstd", None)
-    with pytest.raises(DecodeError, match="'zstd', which cannot be opened"):
+    with pytest.raises(DecodeError, match="'zstd', which cannot be decompressed"):
         BodyDecoder("zstd")
     assert opened("gzip", [gzip.compress(TEXT)]) == TEXT

@@ -46,6 +46,8 @@ from truto_ci_async.cli.output.writers import FORMATS, CsvWriter, YamlWriter
 from truto_ci_async.cli.pull import PULL_SANDBOX
 from truto_ci_async.cli.values import read_query
 
+from .support import file_size_limit
+
 DEADLINE = 20.0  # seconds for a process to do what it is waited for
 START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
 WINDOW = ("--start-time", "2024-01-01", "--end-time", "2024-02-01")
@@ -610,7 +612,7 @@ def test_a_position_of_other_filters_is_refused(sandbox: Sandbox, run: Run) -> N
     position = run(*listing(sandbox, "--max-pages", "1")).cursor
     ran = run(*listing(sandbox, "--next-cursor", position, "--limit", "2"))
     assert ran.code == USAGE
-    assert "belongs to another walk" in ran.err
+    assert "from a call with other filters" in ran.err
     assert "add: --next-cursor" not in ran.err
 
 
@@ -804,13 +806,15 @@ def test_a_partial_file_is_a_document_and_never_replaces_another(
 
 
 def test_half_a_page_is_cut_off_a_partial_file(tmp_path: Path) -> None:
-    """As when the disk is full."""
+    """As when the disk becomes full in the middle of a page."""
     file = NewFile(tmp_path / "x.json")
     file.write(b"[1")
-    file._stream.write(b",2")  # pyright: ignore[reportPrivateUsage]
+    with file_size_limit(4), pytest.raises(OSError, match="too large"):
+        file.write(b",2345")
     kept = tmp_path / "x.json.partial"
     assert file.abandon(b"]") == kept
     assert kept.read_bytes() == b"[1]"
+    assert [each.name for each in tmp_path.iterdir()] == [kept.name]
 
 
 def test_a_failure_before_the_first_page_leaves_nothing(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:

@@ -342,7 +342,7 @@ def test_a_client_with_a_walk_under_way_is_not_forgotten() -> None:
         walk = connect(sandbox).interactions.list(account, **WINDOW)
         gc.collect()
         assert len(await walk.collect()) == 12
-        await walk._walkable.spawn.__self__.aclose()  # type: ignore[attr-defined]
+        await walk._source.spawn.__self__.aclose()  # type: ignore[attr-defined]
 
     tell(story)
 
@@ -413,7 +413,7 @@ def test_closing_ends_a_call_under_way_with_a_usage_error(fault: Fault, of_a_cop
             await soon(retrying.wait())
         await settle()
         await soon(truto.aclose())
-        with pytest.raises(UsageError, match="closed while this call was under way") as caught:
+        with pytest.raises(UsageError, match="closed during this call") as caught:
             await soon(call)
         assert caught.value.__cause__ is None
 
@@ -1325,8 +1325,8 @@ def test_pacing_hears_of_the_end_of_every_request() -> None:
                     await asyncio.sleep(0)
                 call.cancel()
                 await asyncio.wait({call})
-            assert truto._gate.pacer._token.busy == 0
-            assert truto._gate.pacer._accounts[account].window.busy == 0
+            assert truto._gate.limiter._token.in_flight == 0
+            assert truto._gate.limiter._accounts[account].window.in_flight == 0
 
     tell(story)
 
@@ -1756,7 +1756,7 @@ def test_a_client_holds_nothing_of_finished_calls() -> None:
                 async for _ in truto.interactions.list(account, **WINDOW):
                     break
             await settle()
-            assert truto._tasks == set()
+            assert not truto._tasks
             assert truto._in_flight == set()
 
     tell(story)

@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from truto_ci_async import Interaction, Pacing, TrutoClient, client
+from truto_ci_async import Interaction, Pacing, TrutoClient
+from truto_ci_async._http import base_client
 from truto_ci_async._wire.item_reader import item_reader
 
 from .rawserver import OK, RawServer, serving
@@ -51,7 +52,7 @@ def test_a_page_costs_one_request_and_no_task(monkeypatch: pytest.MonkeyPatch) -
             TrutoClient("token", base_url=server.url, pacing=Pacing.off()) as truto,
         ):
             await truto.interactions.list("a")  # headers, session and connection are made here
-            count_calls(monkeypatch, counts, client, "merge_headers")
+            count_calls(monkeypatch, counts, base_client, "merge_headers")
             count_calls(monkeypatch, counts, aiohttp, "ClientTimeout")
             count_calls(monkeypatch, counts, truto, "spawn")
             count_calls(monkeypatch, counts, truto._transport, "send")

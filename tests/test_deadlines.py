@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.virtual import clock, hold, run_virtual
-from truto_ci_async._http.transport.deadlines import A_LOOK, Deadlines, more_time
+from truto_ci_async._http.transport.deadlines import MIN_EXTENSION, Deadlines, extension
 
 # The loop may run a timer early by as much as its clock resolves. Twice that leaves room for rounding.
 TOLERANCE = 2 * time.get_clock_info("monotonic").resolution
@@ -36,7 +36,7 @@ def test_a_block_is_ended_when_its_time_is_over() -> None:
     async def main(deadlines: Deadlines) -> None:
         with pytest.raises(TimeoutError) as caught, deadlines.within(3.0) as deadline:
             await asyncio.sleep(10.0)
-        assert clock() == 3.0 + A_LOOK
+        assert clock() == 3.0 + MIN_EXTENSION
         assert deadline.expired
         assert isinstance(caught.value.__cause__, asyncio.CancelledError)
         task = asyncio.current_task()
@@ -65,8 +65,8 @@ def test_what_came_while_the_loop_was_held_is_in_time(seconds: float) -> None:
         asyncio.get_running_loop().call_soon(answer.set_result, "here")
         assert await asking == "here"
         assert clock() == 1.0 + seconds
-        assert deadlines.last_chances == {}
-        assert not any(deadlines.lines.values())
+        assert deadlines.extended == {}
+        assert not any(deadlines.queues.values())
 
     story(main)
 
@@ -76,12 +76,12 @@ def test_what_takes_some_more_turns_after_the_loop_was_held_is_in_time_too() -> 
         async def shake_hands() -> str:
             with deadlines.within(3.0):
                 for _ in range(10):
-                    await asyncio.sleep(A_LOOK / 12)
+                    await asyncio.sleep(MIN_EXTENSION / 12)
                 return "done"
 
         shaking = asyncio.create_task(shake_hands())
         await asyncio.sleep(0)
-        hold(3.0 + A_LOOK / 2)
+        hold(3.0 + MIN_EXTENSION / 2)
         assert await shaking == "done"
 
     story(main)
@@ -90,9 +90,9 @@ def test_what_takes_some_more_turns_after_the_loop_was_held_is_in_time_too() -> 
 @pytest.mark.parametrize(
     ("holds", "ends"),
     [
-        ([1.9], 3.0 + A_LOOK),
-        ([2.0], 3.0 + A_LOOK),
-        ([2.0 + A_LOOK / 2], 3.0 + 1.5 * A_LOOK),
+        ([1.9], 3.0 + MIN_EXTENSION),
+        ([2.0], 3.0 + MIN_EXTENSION),
+        ([2.0 + MIN_EXTENSION / 2], 3.0 + 1.5 * MIN_EXTENSION),
         ([2.1], 3.2),
         ([3.0], 5.0),
         ([50.0], 54.0),
@@ -117,8 +117,8 @@ def test_a_block_gets_more_time_once_when_the_loop_was_held(holds: list[float], 
             if seconds == 50.0:
                 await asyncio.sleep(1.0)
         assert await waiting == pytest.approx(ends)
-        assert deadlines.lines == {}
-        assert deadlines.last_chances == {}
+        assert deadlines.queues == {}
+        assert deadlines.extended == {}
 
     story(main)
 
@@ -126,8 +126,8 @@ def test_a_block_gets_more_time_once_when_the_loop_was_held(holds: list[float], 
 @pytest.mark.parametrize(
     ("seconds", "late", "more"),
     [
-        (60.0, 0.0, A_LOOK),
-        (60.0, A_LOOK, A_LOOK),
+        (60.0, 0.0, MIN_EXTENSION),
+        (60.0, MIN_EXTENSION, MIN_EXTENSION),
         (60.0, 0.1, 0.1),
         (60.0, 20.0, 20.0),
         (60.0, 600.0, 60.0),
@@ -136,7 +136,7 @@ def test_a_block_gets_more_time_once_when_the_loop_was_held(holds: list[float], 
     ],
 )
 def test_how_much_more_time(seconds: float, late: float, more: float) -> None:
-    assert more_time(seconds, late=late) == more
+    assert extension(seconds, late=late) == more
 
 
 def test_a_timer_that_is_early_by_the_resolution_of_its_clock_is_in_time() -> None:
@@ -147,8 +147,8 @@ def test_a_timer_that_is_early_by_the_resolution_of_its_clock_is_in_time() -> No
             await asyncio.sleep(2.9999)
             assert deadlines._timer is not None
             deadlines._timer.cancel()
-            deadlines._look()
-            assert list(deadlines.last_chances) == [deadline]
+            deadlines._check()
+            assert list(deadlines.extended) == [deadline]
 
     story(main)
 
@@ -163,7 +163,7 @@ def test_what_is_open_when_all_is_closed_has_no_deadline_any_more() -> None:
         await asyncio.sleep(1.0)
         hold(50.0)
         await asyncio.sleep(1.0)
-        assert (len(deadlines.lines), len(deadlines.last_chances)) == (1, 1)
+        assert (len(deadlines.queues), len(deadlines.extended)) == (1, 1)
         deadlines.close()
         with pytest.raises(TimeoutError), deadlines.within(100.0):  # looks at all there are
             await asyncio.sleep(200.0)
@@ -184,7 +184,7 @@ def test_a_block_that_is_left_with_time_to_spare_after_its_last_chance_is_left_a
         await asyncio.sleep(1.0)
         hold(50.0)
         await working
-        assert deadlines.last_chances == {}
+        assert deadlines.extended == {}
 
     story(main)
 
@@ -205,8 +205,8 @@ def test_blocks_with_a_last_chance_and_others_end_each_at_its_own_time() -> None
         await asyncio.wait(tasks)
         assert sorted(ended) == [
             ("early", 54.0),
-            ("late", 54.0 + A_LOOK),
-            ("long", 80.0 + A_LOOK),
+            ("late", 54.0 + MIN_EXTENSION),
+            ("long", 80.0 + MIN_EXTENSION),
         ]
 
     story(main)
@@ -239,7 +239,7 @@ def test_of_two_blocks_the_one_due_first_is_ended(outer: float, inner: float) ->
         except TimeoutError:
             ended.append("outer")
         assert ended == ["inner", "outer"] if inner < outer else "outer" in ended
-        assert clock() == A_LOOK + max(outer, min(outer, inner))
+        assert clock() == MIN_EXTENSION + max(outer, min(outer, inner))
 
     story(main)
 
@@ -315,7 +315,7 @@ def test_lengths_that_are_used_no_more_are_forgotten() -> None:
             with deadlines.within(5.0 + number / 1000):
                 await asyncio.sleep(1.0)
         await asyncio.sleep(10.0)
-        assert len(deadlines.lines) == 0
+        assert len(deadlines.queues) == 0
 
     story(main)
 
@@ -338,10 +338,10 @@ def test_each_block_ends_at_its_own_time(blocks: list[tuple[float, float, float]
                 with deadlines.within(seconds):
                     await asyncio.sleep(takes)
             except TimeoutError:
-                assert seconds + A_LOOK <= takes + TOLERANCE
-                assert clock() - started == pytest.approx(seconds + A_LOOK, abs=TOLERANCE)
+                assert seconds + MIN_EXTENSION <= takes + TOLERANCE
+                assert clock() - started == pytest.approx(seconds + MIN_EXTENSION, abs=TOLERANCE)
             else:
-                assert takes <= seconds + A_LOOK + TOLERANCE
+                assert takes <= seconds + MIN_EXTENSION + TOLERANCE
                 assert clock() - started == pytest.approx(takes, abs=TOLERANCE)
 
         await asyncio.gather(*(work(*block) for block in blocks))

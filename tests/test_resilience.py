@@ -727,15 +727,16 @@ def test_a_large_page_lets_the_loop_breathe() -> None:
 
 def held(truto: TrutoClient, tasks: set[asyncio.Task[Any]]) -> list[str]:
     """What a client still holds, beside its idle connections."""
-    transport, pacer = truto._transport, truto._gate.pacer
+    transport, limiter = truto._transport, truto._gate.limiter
     found = {
         "a place": transport._slots is not None and transport._slots._value != transport.max_connections,
-        "a body": transport._open_exchanges,
+        "a body": transport._open_responses,
         "a connection": transport._pool is not None and transport._pool._acquired,
-        "a turn": pacer._token.busy or any(state.window.busy for state in pacer._accounts.values()),
-        "a ticket": pacer.waiting,
+        "a slot": limiter._token.in_flight
+        or any(state.window.in_flight for state in limiter._accounts.values()),
+        "a waiter": limiter.waiting,
         "a deadline": truto._in_flight,
-        "a task": truto._tasks | (own_tasks() - tasks),
+        "a task": len(truto._tasks) or own_tasks() - tasks,
     }
     return [f"{name}: {what}" for name, what in found.items() if what]
 

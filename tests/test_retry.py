@@ -1,17 +1,15 @@
-"""Trying again: what is retried, after how long, how often, and what a whole client may spend on it."""
+"""Retries: which failures, after how long, how often, and how many for a whole client."""
 
 from __future__ import annotations
 
 import math
 import random
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime, formatdate
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truto_ci_async._http.policy.headers import parse_http_date, parse_retry_after
 from truto_ci_async._http.policy.retry import (
     Failure,
     GiveUp,
@@ -44,7 +42,7 @@ def state(
     can_refresh: bool = False,
     budget: RetryBudget | None = None,
 ) -> RetryState:
-    """A call that began at 0 with its first request sent."""
+    """Return a call that started at 0 and has sent its first request."""
     state = RetryState(
         policy or RetryPolicy(),
         budget or full_budget(policy),
@@ -69,7 +67,7 @@ FAULTS = {408, 425, 500, 502, 504, 520, 521, 522, 523, 524}
 @pytest.mark.parametrize("is_remote", [False, True])
 @pytest.mark.parametrize("has_retry_after", [False, True])
 def test_every_status_is_retried_as_the_contract_says(is_remote: bool, has_retry_after: bool) -> None:
-    """A retry too many hammers a service that said no; one too few loses a page."""
+    """One retry too many hammers a service that said no; one too few loses a page."""
     for code in range(100, 600):
         expected = "no"
         if code in FAULTS:
@@ -84,14 +82,14 @@ def test_every_status_is_retried_as_the_contract_says(is_remote: bool, has_retry
 @pytest.mark.parametrize(
     ("kind", "is_retried"), [("connect", True), ("timeout", True), ("truncated", True), ("fatal", False)]
 )
-def test_failures_without_an_answer(kind: str, is_retried: bool) -> None:
+def test_failures_without_a_response(kind: str, is_retried: bool) -> None:
     """A lost connection may work the next time; a bad certificate never will."""
     decision = state().failed(Failure(kind=kind), 0.0)  # type: ignore[arg-type]
     assert decision == (Retry(wait=0.025, reason=kind) if is_retried else GiveUp(reason="not retryable"))
 
 
-def test_a_local_401_is_tried_once_more_when_the_token_can_be_fetched_again() -> None:
-    """Tokens of an integrated account live 15 minutes; a second refusal of a fresh one is final."""
+def test_a_local_401_is_retried_once_if_a_new_token_can_be_fetched() -> None:
+    """Tokens of an integrated account live 15 minutes. If a fresh one is refused too, that is final."""
     call = state(can_refresh=True)
     assert call.failed(status(401), 0.0) == Retry(wait=0.0, reason="status 401", fresh_token=True)
     call.sent()
@@ -101,109 +99,9 @@ def test_a_local_401_is_tried_once_more_when_the_token_can_be_fetched_again() ->
 
 
 def test_a_fresh_token_costs_no_budget() -> None:
-    """When the token of a thousand running calls expires, all of them must get through."""
+    """If the token expires under a thousand running calls, all of them must be able to retry."""
     budget = full_budget(left=0.0)
     assert isinstance(state(can_refresh=True, budget=budget).failed(status(401), 0.0), Retry)
-
-
-# --- Retry-After --------------------------------------------------------------------------------------------
-
-LATER = formatdate(NOW + 30, usegmt=True)
-
-
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("0", 0.0),
-        ("10", 10.0),
-        (" 10 ", 10.0),
-        ("1.5", 1.5),
-        ("007", 7.0),
-        ("86400", 86400.0),
-        ("10, 20", 20.0),  # joined by a proxy
-        (LATER, 30.0),
-        (datetime.fromtimestamp(NOW + 30, UTC).strftime("%A, %d-%b-%y %H:%M:%S GMT"), 30.0),  # RFC 850
-        (datetime.fromtimestamp(NOW + 30, UTC).ctime(), 30.0),  # asctime
-        (formatdate(NOW - 30, usegmt=True), 0.0),
-        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
-        ("Fri, 31 Dec 9999 23:59:60 GMT", 253402300800 - NOW),
-        ("", None),
-        ("-1", None),
-        ("-0", None),
-        ("+5", None),
-        ("1e3", None),
-        ("1_0", None),
-        ("nan", None),
-        ("inf", None),
-        ("9" * 350, None),  # beyond the largest float
-        ("9" * 100_000, None),
-        ("soon", None),
-        ("٣٠", None),
-        ("10 seconds", None),
-        ("Mon, 31 Feb 2025 10:00:00 GMT", None),
-        ("Mon, 03 Mar 2025 25:00:00 GMT", None),
-        ("Mon, 03 Foo 2025 10:00:00 GMT", None),
-        ("Mon, 03 Mar 2025 10:00:00 PST", None),
-        ("2025-03-03T10:00:00Z", None),
-        ("\x00", None),
-    ],
-)
-def test_retry_after_values(value: str, expected: float | None) -> None:
-    assert parse_retry_after({"retry-after": value}, NOW) == expected
-
-
-def test_no_header_is_no_wish() -> None:
-    assert parse_retry_after({}, NOW) is None
-
-
-@pytest.mark.parametrize("skew", [-120, 0, 120])
-def test_a_date_is_measured_against_the_clock_that_wrote_it(skew: int) -> None:
-    """With the server's clock two minutes off, ours would wait for nothing, or two minutes too long."""
-    headers = {
-        "retry-after": formatdate(NOW + skew + 30, usegmt=True),
-        "date": formatdate(NOW + skew, usegmt=True),
-    }
-    assert parse_retry_after(headers, NOW) == 30.0
-
-
-def test_a_bad_date_header_falls_back_to_our_clock() -> None:
-    assert parse_retry_after({"retry-after": LATER, "date": "yesterday"}, NOW) == 30.0
-
-
-@given(
-    st.datetimes(datetime(1971, 1, 1), datetime(2069, 12, 31)).map(
-        lambda d: d.replace(microsecond=0, tzinfo=UTC)
-    )
-)
-def test_the_three_forms_of_a_date_agree(moment: datetime) -> None:
-    forms = (
-        format_datetime(moment, usegmt=True),
-        moment.strftime("%A, %d-%b-%y %H:%M:%S GMT"),
-        moment.ctime(),
-    )
-    assert {parse_http_date(form) for form in forms} == {moment.timestamp()}
-
-
-garbage_values = st.one_of(
-    st.text(max_size=40),
-    st.floats().map(str),
-    st.integers().map(str),
-    st.from_regex(r"[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{1,4} \d\d:\d\d:\d\d [A-Z]{1,3}", fullmatch=True),
-    st.from_regex(r"\d{1,20}([.,;]\s?(w=)?\d{0,20}){0,3}", fullmatch=True),
-    st.sampled_from(
-        ["-1", "nan", "inf", "-inf", "1e999", "0", "", " ", ",", ";w=", "0;w=0", "\x00", "１０", "9" * 500]
-    ),
-)
-garbage_headers = st.dictionaries(
-    st.sampled_from(["retry-after", "date", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"]),
-    garbage_values,
-)
-
-
-@given(garbage_headers, st.floats())
-def test_no_header_can_break_the_parser(headers: dict[str, str], now_epoch: float) -> None:
-    wait = parse_retry_after(headers, now_epoch)
-    assert wait is None or (wait >= 0 and math.isfinite(wait))
 
 
 # --- waits --------------------------------------------------------------------------------------------------
@@ -221,7 +119,7 @@ def test_no_header_can_break_the_parser(headers: dict[str, str], now_epoch: floa
     ],
 )
 def test_the_first_wait_after_a_429(retry_after: float | None, expected: tuple[float, float] | None) -> None:
-    """Never earlier than asked, spread upward only; a wish above ``max_wait`` is told at once."""
+    """Never earlier than asked, since the spread only adds time; a wait above ``max_wait`` gives up at once."""
     for draw in (0.0, 0.3, 0.999999):
         decision = state(draw=draw, total=300.0).failed(status(429, retry_after), 0.0)
         if expected is None:
@@ -232,7 +130,7 @@ def test_the_first_wait_after_a_429(retry_after: float | None, expected: tuple[f
 
 
 def test_backoff_doubles_from_its_base_up_to_its_ceiling() -> None:
-    """Faults pass quickly, throttling does not: two bases, one rule."""
+    """Faults pass quickly and throttling does not, so there are two bases."""
     for code, base in ((500, 0.05), (429, 1.0)):
         call = state(RetryPolicy(attempts=2000), draw=1 - 2**-53, budget=RetryBudget(1e6, 0.5))
         waits: list[float] = []
@@ -267,8 +165,32 @@ def test_a_wait_is_never_negative_nor_earlier_than_asked_nor_endless(
         assert retry_after is None or retry_after > max_wait
 
 
+@pytest.mark.parametrize(
+    ("code", "retry_after", "attempts", "longest"),
+    [
+        (500, None, 1, 0.05),
+        (500, None, 3, 0.2),
+        (500, None, 30, 60.0),
+        (429, 10.0, 1, 11.0),
+        (429, 10.0, 3, 14.0),
+        (429, 10.0, 30, 60.0),  # the spread ends at max_wait ...
+        (429, 59.5, 30, 60.5),  # ... but is never smaller than its base
+        (503, 59.5, 30, 60.5),
+    ],
+)
+def test_the_longest_wait_before_an_attempt(
+    code: int, retry_after: float | None, attempts: int, longest: float
+) -> None:
+    call = state(RetryPolicy(attempts=100), draw=1.0)
+    for _ in range(attempts - 1):
+        call.sent()
+    decision = call.failed(status(code, retry_after), 0.0)
+    assert isinstance(decision, Retry)
+    assert decision.wait == pytest.approx(longest)
+
+
 def test_waits_are_spread_over_the_whole_interval() -> None:
-    """Full jitter: a thousand clients cut off at one moment must not come back at one moment."""
+    """Full jitter: a thousand clients disconnected at once must not come back at once."""
     rng = random.Random(7)
     waits: list[float] = []
     for _ in range(1000):
@@ -299,7 +221,7 @@ def test_none_means_one_request() -> None:
 
 
 def test_a_wait_past_the_deadline_is_not_begun() -> None:
-    """To sleep until a deadline and fail then tells the caller late what is known now."""
+    """Sleeping until the deadline, then failing, would tell the caller late what is known now."""
     assert isinstance(state(total=300.0).failed(status(429, 10.0), 289.0), Retry)
     assert state(total=300.0).failed(status(429, 10.0), 289.5) == GiveUp(reason="elapsed")
     policy = RetryPolicy(max_elapsed=20.0)
@@ -308,12 +230,13 @@ def test_a_wait_past_the_deadline_is_not_begun() -> None:
     assert state(RetryPolicy(max_elapsed=0.0)).failed(status(500), 0.0) == GiveUp(reason="elapsed")
 
 
-def test_time_that_is_left_out_is_not_the_calls_own() -> None:
-    state = RetryState(RetryPolicy(), RetryBudget(10, 1.0), now=0.0, total=2.0, random=lambda: 0.0)
+def test_time_left_out_does_not_count_for_the_call() -> None:
+    state = RetryState(RetryPolicy(), RetryBudget(10, 1.0), now=1.0, total=2.0, random=lambda: 0.0)
     state.sent()
-    state.leave_out(2.5)
-    assert isinstance(state.failed(Failure(kind="truncated"), 3.0), Retry)
-    assert isinstance(state.failed(Failure(kind="truncated"), 4.5), GiveUp)
+    state.leave_out(2.0)
+    state.leave_out(0.5)
+    assert isinstance(state.failed(Failure(kind="truncated"), 5.4), Retry)
+    assert isinstance(state.failed(Failure(kind="truncated"), 5.5), GiveUp)
 
 
 def test_a_retry_that_is_not_granted_costs_nothing() -> None:
@@ -329,7 +252,7 @@ def test_a_retry_that_is_not_granted_costs_nothing() -> None:
 
 
 def test_an_empty_budget_ends_retries_but_not_what_the_service_asked_for() -> None:
-    """A 429 with Retry-After shows a service that is up and counting; pacing holds the others back."""
+    """A 429 with Retry-After shows that the service is up; pacing slows down the other calls."""
     budget = full_budget(left=0.5)
     assert state(budget=budget).failed(status(500), 0.0) == GiveUp(reason="budget")
     assert state(budget=budget).failed(status(429), 0.0) == GiveUp(reason="budget")
@@ -337,8 +260,31 @@ def test_an_empty_budget_ends_retries_but_not_what_the_service_asked_for() -> No
     assert isinstance(state(budget=budget).failed(status(429, 5.0), 0.0), Retry)
 
 
+def test_the_budget_pays_for_whole_retries_only() -> None:
+    budget = RetryBudget(2.0, 0.5)
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+    assert budget.left == 0.0
+    budget.success()
+    assert (budget.left, budget.spend()) == (0.5, False)
+    budget.success()
+    assert budget.spend()
+
+
+def test_what_is_given_back_never_exceeds_the_capacity() -> None:
+    """Requests resent over a new connection must not let a client save up retries for later."""
+    budget = RetryBudget(3.0, 0.5)
+    budget.spend()
+    budget.spend()
+    budget.give_back(1)
+    assert budget.left == 2.0
+    budget.give_back(5)
+    assert budget.left == 3.0
+    budget.success()
+    assert budget.left == 3.0
+
+
 def test_a_refusal_shows_that_the_service_is_up() -> None:
-    """A pull of many empty windows is answered with 404s; they must not starve the budget."""
+    """A pull over many empty windows gets many 404s, and they must not use up the budget."""
     budget = full_budget(left=0.0)
     state(budget=budget).failed(status(404, is_remote=True), 0.0)
     assert budget.left == 0.5
@@ -356,7 +302,7 @@ def test_a_refusal_shows_that_the_service_is_up() -> None:
 def run_calls(
     calls: int, failure_rate: float, *, budget: RetryBudget, policy: RetryPolicy, seed: int
 ) -> tuple[int, int]:
-    """Make ``calls`` against a service that fails at random; give back requests sent and calls lost.
+    """Make ``calls`` against a service that fails at random; return requests sent and calls lost.
 
     64 calls are under way at once, and every one waits its turn for its next request.
     """
@@ -383,7 +329,7 @@ def run_calls(
 @pytest.mark.parametrize("before", [0.0, 0.1, 0.27], ids=lambda rate: f"{rate:.0%} failing before")
 @pytest.mark.parametrize("calls", [500, 1000, 10_000])
 def test_a_total_outage_meets_little_more_than_the_calls_themselves(calls: int, before: float) -> None:
-    """Without a common budget a service that is down would meet every call five times."""
+    """Without a shared budget, a service that is down would get every request five times."""
     budget = full_budget()
     policy = RetryPolicy()
     run_calls(2000, before, budget=budget, policy=policy, seed=1)
@@ -401,15 +347,15 @@ def test_an_outage_with_a_few_good_answers_stays_within_its_bounds() -> None:
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("failing", [0.27, 0.30], ids=["as asked", "with margin"])
 def test_a_flaky_service_loses_nothing(failing: float, seed: int) -> None:
-    """20 % 5xx, 5 % resets and 2 % cut bodies: the budget must not stop what ten attempts can mend."""
+    """20 % 5xx, 5 % resets and 2 % truncated bodies: the budget must not prevent what ten attempts can fix."""
     budget = full_budget()
     sent, lost = run_calls(20_000, failing, budget=budget, policy=RetryPolicy(attempts=12), seed=seed)
     assert lost == 0
     assert sent == pytest.approx(20_000 / (1 - failing), rel=0.02)
 
 
-def test_ten_attempts_mend_what_they_can() -> None:
-    """At 27 % a call fails ten times running once in half a million calls."""
+def test_ten_attempts_are_enough_for_a_flaky_service() -> None:
+    """At 27 %, a call fails ten times in a row once in half a million calls."""
     _, lost = run_calls(20_000, 0.27, budget=full_budget(), policy=RetryPolicy(attempts=10), seed=0)
     assert lost == 0
 
@@ -459,7 +405,7 @@ def test_a_policy_refuses_nonsense(options: dict[str, float]) -> None:
 
 
 def test_users_can_take_the_waiting_out_of_their_tests() -> None:
-    """A failing call fails at once, whatever the policy; a switch that stays on would be a trap."""
+    """A failing call fails at once, whatever the policy, and only inside the ``with`` block."""
     with quick_retries():
         assert state().failed(status(500), 0.0) == GiveUp(reason="attempts")
         with quick_retries(3):

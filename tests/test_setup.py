@@ -33,9 +33,10 @@ def wanted(*extras: str, groups: tuple[str, ...]) -> list[Requirement]:
     [
         ("demo", wanted("cli", groups=("backend",))),
         ("test", wanted("cli", "compression", "parquet", groups=("backend", "test"))),
+        ("mutants", wanted("cli", "compression", "parquet", groups=("backend", "test", "mutants"))),
         ("dev", wanted("cli", "compression", "parquet", groups=("backend", "test", "lint", "build"))),
     ],
-    ids=["demo", "test", "dev"],
+    ids=["demo", "test", "mutants", "dev"],
 )
 def test_the_locks_hold_what_pyproject_asks_for(name: str, requirements: list[Requirement]) -> None:
     """`make` installs nothing but what the locks list. When this fails, run `make lock`."""

@@ -1,9 +1,8 @@
-"""A world in virtual time: a loop whose clock jumps, a service that counts strictly, and a client for both.
+"""A simulation in virtual time: an event loop whose clock jumps, a service that counts requests, and a client.
 
-The loop runs real asyncio code (the gate, tasks, timers), but instead of sleeping it moves its clock to the
-next timer, so that hours pass in seconds and every run is the same. The service keeps its own books and
-shares no code with the pacer it judges. The client is the retry loop of the real one without a network: gate,
-request, retry rules.
+The loop runs real asyncio code (the admission queue, tasks, timers). Instead of sleeping it moves its clock to the next
+timer, so hours pass in seconds and every run is the same. The service counts for itself and shares no code with the
+rate limiter under test. The client is the real attempt loop without the network: admission, request, retry rules.
 """
 
 from __future__ import annotations
@@ -19,15 +18,22 @@ from typing import Any, NamedTuple, TypeVar
 from truto_ci_async._http.policy.admission import AdmissionQueue
 from truto_ci_async._http.policy.headers import parse_retry_after
 from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter
+from truto_ci_async._http.policy.rate_windows import Rate
 from truto_ci_async._http.policy.retry import Failure, GiveUp, RetryBudget, RetryPolicy, RetryState
 
 T = TypeVar("T")
 
-EPOCH = 1_700_000_000.0  # the wall clock when the virtual one stands at 0
+EPOCH = 1_700_000_000.0  # the wall clock when the virtual clock is at 0
+
+
+def rate_limiter(
+    token: Rate | None = None, account: Rate | None = None, max_wait: float = 60.0
+) -> RateLimiter:
+    return RateLimiter(Pacing(token=token, account=account), max_wait=max_wait, random=lambda: 0.0)
 
 
 class _JumpingSelector(selectors.SelectSelector):
-    """Where the loop would sleep, it gets to the moment at once."""
+    """Moves the clock forward instead of sleeping."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +41,7 @@ class _JumpingSelector(selectors.SelectSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            raise RuntimeError("deadlock: everybody waits, and no timer is set")
+            raise RuntimeError("deadlock: every task waits, and no timer is set")
         self.now += max(0.0, timeout)
         return []
 
@@ -52,7 +58,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run ``main()`` in virtual time. Fails when it leaves a task or a timer behind."""
+    """Run ``main()`` in virtual time, and fail if it leaves a task or a timer behind."""
     loop = VirtualLoop()
     loop.set_debug(False)  # it would double the time of runs with a million callbacks
     try:
@@ -66,12 +72,12 @@ def run_virtual(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 def clock() -> float:
-    """The running loop's time."""
+    """Return the running loop's time."""
     return asyncio.get_running_loop().time()
 
 
 def hold(seconds: float) -> None:
-    """Work that long without awaiting anything."""
+    """Block the loop for ``seconds``."""
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualLoop)
     loop.jumping.now += seconds
@@ -81,13 +87,13 @@ def epoch() -> float:
     return EPOCH + clock()
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: Mapping[str, str] = {}
     is_remote: bool = False
 
 
-OK = Answer(200)
+OK = Response(200)
 
 
 class Arrival(NamedTuple):
@@ -97,11 +103,10 @@ class Arrival(NamedTuple):
 
 
 class StrictService:
-    """Counts every request it lets in, in sliding windows (contract section 4), and answers 429 above them.
+    """Counts requests in sliding windows (contract section 4), and responds 429 above the limits.
 
-    ``latency(account)`` gives the seconds there and back. ``other(account, now)`` may answer in place of a
-    200 or refuse for reasons of its own; it is asked after the tiers. ``arrivals`` is the book of everything
-    that came.
+    ``latency(account)`` returns the seconds a request and its response take. ``other(account, now)`` may return a
+    response in place of the 200; it is called once the limits are checked. ``arrivals`` records every request.
     """
 
     def __init__(
@@ -111,7 +116,7 @@ class StrictService:
         account: tuple[int, float] | None = (50, 10.0),
         retry_after: float = 10.0,
         latency: Callable[[str], tuple[float, float]] = lambda account: (0.05, 0.05),
-        other: Callable[[str, float], Answer | None] = lambda account, now: None,
+        other: Callable[[str, float], Response | None] = lambda account, now: None,
     ) -> None:
         self._token = token
         self._account = account
@@ -123,10 +128,10 @@ class StrictService:
         self.arrivals: list[Arrival] = []
 
     def remember(self, count: int, time: float) -> None:
-        """Pretend that ``count`` requests of other accounts came at ``time``."""
+        """Pretend that ``count`` requests of other accounts arrived at ``time``."""
         self._token_log.extend([time] * count)
 
-    async def ask(self, account: str) -> Answer:
+    async def ask(self, account: str) -> Response:
         there, back = self._latency(account)
         await asyncio.sleep(there)
         answer = self._arrive(account, clock())
@@ -134,7 +139,7 @@ class StrictService:
         await asyncio.sleep(back)
         return answer
 
-    def _arrive(self, account: str, now: float) -> Answer:
+    def _arrive(self, account: str, now: float) -> Response:
         limits = [
             (log, limit)
             for log, limit in ((self._token_log, self._token), (self._account_logs[account], self._account))
@@ -144,7 +149,7 @@ class StrictService:
             while log and log[0] <= now - window:
                 log.popleft()
             if len(log) >= count:
-                return Answer(
+                return Response(
                     429,
                     {"retry-after": f"{self._retry_after:g}", "date": formatdate(EPOCH + now, usegmt=True)},
                 )
@@ -153,12 +158,12 @@ class StrictService:
         return self._other(account, now) or OK
 
     def count(self, status: int | None = None, *, since: float = 0.0) -> int:
-        """Arrivals answered with ``status`` (any, if None) from ``since`` on."""
+        """Count the requests from ``since`` on that got ``status`` (None: any)."""
         return sum(1 for a in self.arrivals if a.time >= since and status in (None, a.status))
 
 
 def busiest_window(times: Iterable[float], window: float) -> int:
-    """The most of ``times`` (ascending) that fall into any half-open window."""
+    """Return the most ``times`` (ascending) that fall into one half-open window."""
     recent: deque[float] = deque()
     most = 0
     for time in times:
@@ -170,10 +175,10 @@ def busiest_window(times: Iterable[float], window: float) -> int:
 
 
 class SimClient:
-    """Calls a ``StrictService`` by the package's own rules, and keeps book of what it did.
+    """Calls a ``StrictService`` by the rules of the package, and records what it did.
 
-    ``finished`` has (account, start, end) of each call that succeeded, ``lost`` (account, reason) of those
-    that did not, ``early`` the requests that went out before an answer known by then had said they might.
+    ``finished`` has (account, start, end) of each call that succeeded, ``lost`` has (account, reason) of those that
+    did not. ``early`` counts requests sent before a ``Retry-After`` received by then allowed it.
     """
 
     def __init__(
@@ -188,8 +193,8 @@ class SimClient:
         draw = random.Random(seed).random
         self.policy = policy or RetryPolicy()
         self.budget = RetryBudget(self.policy.budget_capacity, self.policy.budget_refill)
-        self.pacer = RateLimiter(pacing, max_wait=self.policy.max_wait, random=draw)
-        self.gate = AdmissionQueue(self.pacer, clock=clock, epoch=epoch)
+        self.limiter = RateLimiter(pacing, max_wait=self.policy.max_wait, random=draw)
+        self.admission = AdmissionQueue(self.limiter, clock=clock, epoch=epoch)
         self.finished: list[tuple[str, float, float]] = []
         self.lost: list[tuple[str, str]] = []
         self.early = 0
@@ -200,17 +205,17 @@ class SimClient:
         self._open_at: defaultdict[str, float] = defaultdict(float)
 
     async def call(self, account: str) -> bool:
-        """Fetch one page; False when it was lost."""
+        """Fetch one page; return False if the call gave up."""
         start = clock()
         state = RetryState(self.policy, self.budget, now=start, total=self._total, random=self._draw)
         while True:
-            await self.gate.admit(account)
+            await self.admission.admit(account)
             state.sent()
             self.sent += 1
             self.early += clock() < self._open_at[account]
             answer = await self._service.ask(account)
             retry_after = parse_retry_after(answer.headers, epoch())
-            self.gate.on_response(
+            self.admission.on_response(
                 account, answer.status, answer.headers, retry_after=retry_after, is_remote=answer.is_remote
             )
             if answer.status == 200:
@@ -229,7 +234,7 @@ class SimClient:
             await asyncio.sleep(decision.wait)
 
     async def walk(self, account: str, pages: int) -> None:
-        """Fetch the pages of one account one after the other."""
+        """Fetch the pages of one account, one after the other."""
         for _ in range(pages):
             await self.call(account)
 
@@ -240,6 +245,6 @@ class SimClient:
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """The value below which ``share`` (0 to 1) of ``values`` lie."""
+    """Return the value below which ``share`` (0 to 1) of ``values`` lie."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

@@ -1,4 +1,8 @@
-"""Makes requests wait for their turn."""
+"""Makes requests wait until their ``RateLimiter`` admits them.
+
+The only file of this folder that awaits. It is on the path of every request, so it has no task of its own: each
+waiting request awaits one future, and one timer of the running loop wakes them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from typing import Protocol
 
 from truto_ci_async.errors import RateLimitError
 
-from .rate_headers import Level
+from .headers import Level
 from .rate_limiter import RateLimiter, Waiter
 
 
@@ -19,26 +23,25 @@ class _Timer(Protocol):
 
 
 class AdmissionQueue:
-    """Lets requests through as its ``RateLimiter`` says: the one part of pacing that awaits.
+    """Lets requests through when their ``RateLimiter`` admits them.
 
-    Everyone admitted must come back exactly once, by ``on_response``, ``on_failure`` or ``on_unsent``
-    (arguments as ``RateLimiter``'s, without the time). No task of its own: while somebody waits, one timer of the
-    running loop is set.
+    Report the end of every admitted request exactly once, with ``on_response``, ``on_failure`` or ``on_unsent``. They
+    take the arguments of the ``RateLimiter``'s methods, without the time.
 
-    ``clock`` is monotonic, ``epoch`` the wall clock; ``call_later(delay, callback)`` gives something to
-    cancel. ``on_wait(account, level, seconds)`` is told of everyone who had to wait, once they are through.
+    ``clock`` is monotonic, ``epoch`` the wall clock. ``call_later(delay, callback)`` returns a timer.
+    ``on_wait(account, level, seconds)`` is called for each request that had to wait, once it is admitted.
     """
 
     def __init__(
         self,
-        pacer: RateLimiter,
+        limiter: RateLimiter,
         *,
         clock: Callable[[], float] = time.monotonic,
         epoch: Callable[[], float] = time.time,
         call_later: Callable[[float, Callable[[], None]], _Timer] | None = None,
         on_wait: Callable[[str | None, Level, float], None] | None = None,
     ) -> None:
-        self.pacer = pacer
+        self.limiter = limiter
         self._clock = clock
         self._epoch = epoch
         self._call_later = call_later
@@ -48,55 +51,59 @@ class AdmissionQueue:
         self._timer_at = math.inf
 
     async def admit(self, account: str | None) -> float:
-        """Wait for the turn of a request for ``account``; give back the seconds waited.
+        """Wait until a request for ``account`` may be sent, and return the seconds waited.
 
-        When nothing speaks against it this returns at once, without a turn of the loop. Whoever is cancelled
-        while waiting leaves the queue, and a slot already given to them goes to the next.
+        If it may be sent now, this returns without yielding to the loop. A cancelled request leaves the queue; if it
+        already had a slot, the slot goes to the next one.
 
-        :raises RateLimitError: the service wants this level left alone for longer than the pacer's
-            ``max_wait``; nothing was sent. ``retry_after`` says for how long.
+        :raises RateLimitError: the service wants no requests at this level for longer than the limiter's ``max_wait``.
+            Nothing was sent. ``retry_after`` is the time left.
         """
-        pacer = self.pacer
-        if not pacer.is_on:
+        limiter = self.limiter
+        if not limiter.is_on:
             return 0.0
         start = self._clock()
-        ticket = pacer.enter(account, start)
-        if ticket is None:
+        waiter = limiter.enter(account, start)
+        if waiter is None:
             return 0.0
+        had_to_wait = await self._wait(waiter)
+        if waiter.refused is not None:
+            raise RateLimitError(
+                f"the service wants no requests of this {waiter.level} for another {waiter.refused:.0f} s",
+                status=429,
+                error="Too Many Requests",
+                retry_after=waiter.refused,
+                account=account,
+                attempts=0,
+            )
+        if not had_to_wait:
+            return 0.0
+        waited = max(0.0, self._clock() - start)
+        if self._on_wait is not None:
+            self._on_wait(account, waiter.level, waited)
+        return waited
+
+    async def _wait(self, waiter: Waiter) -> bool:
+        """Wait until ``waiter`` is out of the queue; return whether that took any waiting."""
         loop = asyncio.get_running_loop()
-        if loop is not self._loop:  # a timer of a loop that is gone would never fire
+        if loop is not self._loop:  # the timer of a loop that ended would never fire
             self._loop = loop
             self._timer = None
             self._timer_at = math.inf
         future: asyncio.Future[None] = loop.create_future()
-        ticket.owner = future
+        waiter.owner = future
         try:
-            self._turn()
-            is_delayed = not future.done()
+            self._wake_next()
+            had_to_wait = not future.done()
             await future
         except BaseException:
-            if ticket.is_through:
-                pacer.on_unsent(account, self._clock())
+            if waiter.is_admitted:
+                self.limiter.on_unsent(waiter.account.name, self._clock())
             else:
-                pacer.leave(ticket)
-            self._turn()
+                self.limiter.leave(waiter)
+            self._wake_next()
             raise
-        if ticket.refused is not None:
-            raise RateLimitError(
-                f"the service asked to be left alone for another {ticket.refused:.0f} s"
-                + (" by this token" if ticket.level == "token" else " by this account"),
-                status=429,
-                error="Too Many Requests",
-                retry_after=ticket.refused,
-                account=account,
-                attempts=0,
-            )
-        if not is_delayed:
-            return 0.0
-        waited = max(0.0, self._clock() - start)
-        if self._on_wait is not None:
-            self._on_wait(account, ticket.level, waited)
-        return waited
+        return had_to_wait
 
     def on_response(
         self,
@@ -108,9 +115,9 @@ class AdmissionQueue:
         is_remote: bool = False,
         hint: Level | None = None,
     ) -> None:
-        """An answer came: see ``RateLimiter.on_response``."""
-        if self.pacer.is_on:
-            self.pacer.on_response(
+        """Note a response: see ``RateLimiter.on_response``."""
+        if self.limiter.is_on:
+            self.limiter.on_response(
                 account,
                 status,
                 headers,
@@ -120,29 +127,29 @@ class AdmissionQueue:
                 is_remote=is_remote,
                 hint=hint,
             )
-            self._turn()
+            self._wake_next()
 
     def on_failure(self, account: str | None) -> None:
-        """No answer came, though the request may have been sent."""
-        if self.pacer.is_on:
-            self.pacer.on_failure(account, self._clock())
-            self._turn()
+        """Note that no response came, though the request may have been sent."""
+        if self.limiter.is_on:
+            self.limiter.on_failure(account)
+            self._wake_next()
 
     def on_unsent(self, account: str | None) -> None:
-        """Nothing was sent after all."""
-        if self.pacer.is_on:
-            self.pacer.on_unsent(account, self._clock())
-            self._turn()
+        """Note that the request was never sent."""
+        if self.limiter.is_on:
+            self.limiter.on_unsent(account, self._clock())
+            self._wake_next()
 
-    def _turn(self, now: float | None = None) -> None:
-        """Wake whoever may go, and set the timer for the next."""
-        pacer = self.pacer
-        if not pacer.waiting and self._timer is None:
+    def _wake_next(self, now: float | None = None) -> None:
+        """Wake the waiters that left the queue, and set the timer for the next ones."""
+        limiter = self.limiter
+        if not limiter.waiting and self._timer is None:
             return
         if now is None:
             now = self._clock()
-        _wake(pacer.poll(now))
-        at = pacer.next_at(now)
+        _wake(limiter.poll(now))
+        at = limiter.next_at(now)
         if at == self._timer_at:
             return
         if self._timer is not None:
@@ -151,19 +158,19 @@ class AdmissionQueue:
         self._timer_at = at
         if at == math.inf or self._loop is None or self._loop.is_closed():
             return
-        self._timer = (self._call_later or self._loop.call_later)(max(0.0, at - now), self._fire)
+        self._timer = (self._call_later or self._loop.call_later)(max(0.0, at - now), self._on_timer)
 
-    def _fire(self) -> None:
-        # A loop may fire early by its clock's resolution; to ask again at once would only spin.
+    def _on_timer(self) -> None:
+        # A loop may fire early by its clock's resolution. Setting the timer again would spin.
         now = max(self._clock(), self._timer_at)
         self._timer = None
         self._timer_at = math.inf
-        self._turn(now)
+        self._wake_next(now)
 
 
-def _wake(tickets: Iterable[Waiter]) -> None:
-    for ticket in tickets:
-        future: asyncio.Future[None] = ticket.owner
-        # One who was cancelled in this very turn gives the slot back when its task runs.
+def _wake(waiters: Iterable[Waiter]) -> None:
+    for waiter in waiters:
+        future: asyncio.Future[None] = waiter.owner
+        # A request cancelled in this turn of the loop gives its slot back when its task runs.
         if not future.done() and not future.get_loop().is_closed():
             future.set_result(None)

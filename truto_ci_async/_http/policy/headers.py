@@ -1,4 +1,8 @@
-"""Reads `Retry-After`, `Date` and `ratelimit-*` headers leniently."""
+"""Reads the headers that say how fast we may send: `Retry-After`, `Date` and `ratelimit-*`.
+
+Providers fill them in as they please, so every parser is lenient: a value it cannot read is None, never an error.
+Header names are lower case throughout.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,14 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final, Literal, TypeAlias
+
+from truto_ci_async.models import RateLimit
+
+Level: TypeAlias = Literal["token", "account"]
+
+# Characters. No real date or number is longer; a longer value never reaches a regular expression.
+_LONGEST_VALUE: Final = 400
 
 # "10", "1.5", and "10, 10" from a proxy that joined two headers.
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:\s*,\s*[0-9]+(?:\.[0-9]*)?)*", re.ASCII)
@@ -23,46 +34,20 @@ _DATES: Final = (
         re.ASCII | re.IGNORECASE,
     ),
 )
-_LONGEST_VALUE: Final = (
-    400  # characters; no sane date or number is longer, and no pattern gets to chew on more
-)
 
-
-def parse_http_date(text: str) -> float | None:
-    """Read an HTTP date in any of its three forms as seconds since the epoch; None when it is none."""
-    text = text.strip()
-    if len(text) > _LONGEST_VALUE:
-        return None
-    match = _DATES[0].fullmatch(text) or _DATES[1].fullmatch(text)
-    if match is None or (month := match["month"].lower()) not in _MONTHS:
-        return None
-    year = int(match["year"])
-    if len(match["year"]) == 2:
-        year += 1900 if year >= 70 else 2000
-    hour, minute, second = (int(part) for part in match["time"].split(":"))
-    if second > 60:
-        return None
-    try:
-        # 60 is a leap second: one more than 59.
-        moment = datetime(
-            year,
-            _MONTHS.index(month) + 1,
-            int(match["day"]),
-            hour,
-            minute,
-            min(second, 59),
-            tzinfo=UTC,
-        )
-    except ValueError:
-        return None
-    return moment.timestamp() + (second == 60)
+_NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*(?:[,;].*)?", re.ASCII | re.DOTALL)
+_WINDOW = re.compile(r";\s*w\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)", re.ASCII | re.IGNORECASE)
+# A reset from here on is a point in time: as a number of seconds to wait it would be ten years.
+_EPOCH_SECONDS: Final = 3e8
+_EPOCH_MILLISECONDS: Final = 3e11
+_LONGEST_RESET: Final = 366 * 86400.0
 
 
 def parse_retry_after(headers: Mapping[str, str], now_epoch: float) -> float | None:
-    """Read ``Retry-After`` as seconds from now, never negative; None when it is missing or makes no sense.
+    """Read ``Retry-After`` as seconds from now, never negative; None if it is missing or unreadable.
 
-    ``headers`` have lower-case names. A date is measured against the answer's own ``Date``, since the two
-    clocks may differ, and against ``now_epoch`` when there is none. A date that has passed gives 0.0.
+    A date is compared with the response's own ``Date``, since the server's clock may differ from ours, or with
+    ``now_epoch`` if there is none. A date in the past gives 0.0.
     """
     text = headers.get("retry-after")
     if text is None or len(text) > _LONGEST_VALUE:
@@ -74,12 +59,85 @@ def parse_retry_after(headers: Mapping[str, str], now_epoch: float) -> float | N
     moment = parse_http_date(text)
     if moment is None:
         return None
-    wait = moment - server_time(headers, now_epoch)
+    wait = moment - _server_time(headers, now_epoch)
     return max(0.0, wait) if math.isfinite(wait) else None
 
 
-def server_time(headers: Mapping[str, str], now_epoch: float) -> float:
-    """The answer's own ``Date`` in seconds since the epoch; ``now_epoch`` when there is no readable one."""
+def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit | None:
+    """Read the ``ratelimit-*`` headers; None if none of them is readable.
+
+    The limit is written as ``110`` or ``110;w=10``, the reset as seconds from now or as a point in time, which is
+    compared with the response's own ``Date`` (``now_epoch`` if there is none).
+    """
+    limit_text = headers.get("ratelimit-limit")
+    limit = _number(limit_text)
+    remaining = _number(headers.get("ratelimit-remaining"))
+    reset = _number(headers.get("ratelimit-reset"))
+    if reset is not None:
+        reset = _seconds_until_reset(reset, headers, now_epoch)
+    if limit is None and remaining is None and reset is None:
+        return None
+    window = None if limit is None else _WINDOW.search(limit_text or "")
+    return RateLimit(
+        limit=None if limit is None else int(limit),
+        window=(float(window[1]) or None) if window else None,
+        remaining=None if remaining is None else int(remaining),
+        reset=reset,
+    )
+
+
+def _number(text: str | None) -> float | None:
+    if text is None or len(text) > _LONGEST_VALUE or not (match := _NUMBER.fullmatch(text)):
+        return None
+    return float(match[1])
+
+
+def _seconds_until_reset(reset: float, headers: Mapping[str, str], now_epoch: float) -> float | None:
+    if reset >= _EPOCH_MILLISECONDS:
+        reset /= 1000.0
+    if reset >= _EPOCH_SECONDS:
+        reset = max(0.0, reset - _server_time(headers, now_epoch))
+    return reset if reset <= _LONGEST_RESET else None
+
+
+def level_named(insight: Mapping[str, Any], message: str) -> Level | None:
+    """Find which limit the body of a 429 talks about; None if it names neither, or both.
+
+    ``insight`` is the body's ``truto_error_insight``. Its wording is not documented (contract section 3), so this only
+    looks for the words "account" and "token".
+    """
+    text = f"{insight.get('rate_limit_error')} {message}".lower()
+    is_account, is_token = "account" in text, "token" in text
+    if is_account == is_token:
+        return None
+    return "account" if is_account else "token"
+
+
+def parse_http_date(text: str) -> float | None:
+    """Read an HTTP date in any of its three forms as seconds since the epoch; None if it is not one."""
+    text = text.strip()
+    if len(text) > _LONGEST_VALUE:
+        return None
+    match = _DATES[0].fullmatch(text) or _DATES[1].fullmatch(text)
+    if match is None or (month := match["month"].lower()) not in _MONTHS:
+        return None
+    year = int(match["year"])
+    if len(match["year"]) == 2:
+        year += 1900 if year >= 70 else 2000
+    hour, minute, second = (int(part) for part in match["time"].split(":"))
+    is_leap_second = second == 60
+    day = int(match["day"])
+    try:
+        moment = datetime(
+            year, _MONTHS.index(month) + 1, day, hour, minute, second - is_leap_second, tzinfo=UTC
+        )
+    except ValueError:
+        return None
+    return moment.timestamp() + is_leap_second
+
+
+def _server_time(headers: Mapping[str, str], now_epoch: float) -> float:
+    """Return the response's own ``Date`` in seconds since the epoch, or ``now_epoch`` if it has no readable one."""
     text = headers.get("date")
     moment = None if text is None else parse_http_date(text)
     return now_epoch if moment is None else moment

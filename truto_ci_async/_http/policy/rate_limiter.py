@@ -1,22 +1,20 @@
-"""Who may send the next request, and when: pacing under a limit per token and a limit per account.
+"""Decides who may send the next request, and when: a limit per token and a limit per account.
 
-How it works. The service counts requests in a sliding window. Each limit therefore has as many slots as it
-allows requests, and a request keeps its slot for one window and a little more: no window can ever hold too
-many, whatever was sent before. Half of the slots may be taken at once, so that short work goes at full speed;
-the others are taken at the steady rate, so that long work becomes an even flow instead of a flood every ten
-seconds.
+The service counts requests in sliding windows. Each limit therefore has as many slots as it allows requests, and a
+request keeps its slot for one window plus a margin, so no window can hold too many. Half of the slots can be taken at
+once, so short work runs at full speed. The others are handed out at the steady rate, so long work is an even flow
+instead of a burst every ten seconds.
 
-A 429 pauses its level (the whole token, or one account) for as long as the service asked. It also means that
-somebody else uses the same limit, or that the limit is lower than we think: the level then works with a
-quarter fewer slots, all of them at the steady rate (so nothing rushes out when the pause ends), and wins them
-back slowly. Several processes of one token meet in this way. ``ratelimit-*`` headers are the provider's and
-teach their account only: what remains until the reset is all that is sent until then.
+A 429 pauses its level (the whole token, or one account) for as long as the service asked. It also means that someone
+else uses the same limit, or that the limit is lower than we think. So that level backs off: it works with a quarter
+fewer slots, all of them at the steady rate so that nothing rushes out after the pause, and wins them back slowly. This
+is how several processes that share a token find their shares. ``ratelimit-*`` headers come from the provider and apply
+to their account only: what remains until the reset is all that is sent until then.
 
-Those who wait are queued per account, first come first served, and accounts take turns. An account that has
-to wait for its own limit leaves the round until it may go, so it never holds up another one.
+Requests wait in a queue per account, first come first served, and accounts take turns. An account that has to wait for
+its own limit skips its turns until then, so it never holds up another one.
 
-``RateLimiter`` holds these rules and is pure: it is told the time, and never waits.
-``AdmissionQueue`` does the waiting.
+``RateLimiter`` is pure: callers pass in the time, and it never waits. ``AdmissionQueue`` does the waiting.
 """
 
 from __future__ import annotations
@@ -31,35 +29,24 @@ from typing import Any, Final
 from msgspec import Struct
 
 from truto_ci_async.errors import ConfigurationError
+from truto_ci_async.models import RateLimit
 
-from .rate_headers import Level, parse_rate_limit
+from .headers import Level, parse_rate_limit
 from .rate_windows import Quota, Rate, SlidingWindow
+from .token_blame import TokenBlame
 
-DEFAULT_PAUSE: Final = 1.0  # seconds, after a 429 that does not say
-SPREAD: Final = 0.05  # of a pause, added at random so that several processes do not come back as one ...
-MOST_SPREAD: Final = 1.0  # ... but no more seconds than this
-# To stop everybody for the sake of one account costs far more than to learn a few requests later. So a 429
-# that does not name its level is its account's at first, and adds a point of suspicion against the token,
-# unless that account has had one lately. When many accounts have, each counts again. The token is blamed as
-# well from this many points, and this share of the accounts at work.
-TOKEN_BLAME_SCORE: Final = 3.0
-TOKEN_BLAME_SHARE: Final = 0.025
-LATELY: Final = 60.0  # seconds
-MANY: Final = 0.25  # of the accounts at work
-# Good answers take suspicion away: a whole point each as long as we use little of the token's limit
-# ourselves, and next to nothing when we use much of it.
-MUCH: Final = 0.25  # of the limit
-CLEARED: Final = 0.03  # points
-# No tier asks for more than its own window, give or take: a longer pause than that is not the token's.
-LONGEST_TIER_PAUSE: Final = 1.5  # windows
-FORGET_EVERY: Final = 10.0  # seconds between two looks whether an account can be forgotten
+DEFAULT_PAUSE: Final = 1.0  # seconds, after a 429 without a readable Retry-After
+SPREAD: Final = 0.05  # of a pause, added at random so that several processes do not come back at once ...
+MOST_SPREAD: Final = 1.0  # ... up to this many seconds
+# The service's own limits ask for about one window. A longer pause is the provider's, so the account's.
+LONGEST_TOKEN_PAUSE: Final = 1.5  # windows
+FORGET_EVERY: Final = 10.0  # seconds between two checks whether an account can be forgotten
 
 
 class Pacing(Struct, frozen=True, kw_only=True):
     """The limits to stay within: of the API token, and of each integrated account (contract section 4).
 
-    None leaves a level without a limit of its own; it still pauses after a 429. ``Pacing.off()`` does nothing
-    at all.
+    None leaves a level without a limit of its own; it still pauses after a 429. ``Pacing.off()`` turns pacing off.
     """
 
     token: Rate | None = Rate(500, 10.0)
@@ -74,58 +61,62 @@ class Pacing(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def off(cls) -> Pacing:
-        """Send everything at once; only each call's own retries wait."""
+        """Send everything at once; a call then waits only before its own retries."""
         return cls(token=None, account=None, enabled=False)
 
 
 class Waiter:
-    """A place in the queue. ``owner`` is free for whoever waits to use.
+    """A request's place in the queue. ``owner`` is for the code that waits; nothing here looks at it.
 
-    ``refused`` is set instead of letting it through: the seconds that the service wants this level left
-    alone. ``level`` names the limit it waits, or waited, for.
+    It leaves the queue either ``is_admitted``, or ``refused``: for that many seconds the service wants no request at
+    this level, which is longer than ``max_wait``. ``level`` is the limit it waits for.
     """
 
-    __slots__ = ("_account", "is_through", "level", "owner", "refused")
+    __slots__ = ("account", "is_admitted", "level", "owner", "refused")
 
-    def __init__(self, account: _Account) -> None:
-        self._account = account
+    def __init__(self, account: AccountQueue, level: Level) -> None:
+        self.account = account
+        self.level: Level = level
         self.owner: Any = None
-        self.is_through = False
-        self.level: Level = "account"
+        self.is_admitted = False
         self.refused: float | None = None
 
 
-class _Account:
-    __slots__ = ("due", "is_in_round", "name", "quota", "version", "waiting", "window")
+class AccountQueue:
+    """One account: its limits, and the requests that wait for them."""
+
+    __slots__ = ("due", "is_ready", "name", "quota", "version", "waiters", "window")
 
     def __init__(self, name: str | None, rate: Rate | None) -> None:
         self.name = name
         self.window = SlidingWindow(rate)
         self.quota: Quota | None = None
-        # An OrderedDict and not a deque: one who gives up leaves from the middle.
-        self.waiting: OrderedDict[Waiter, None] = OrderedDict()
-        self.is_in_round = False
-        self.due = math.inf  # when the heap brings it back into the round; infinity: not in the heap
-        self.version = 0  # of its entry in the heap; older entries are dead, and at most wake us for nothing
+        # An OrderedDict and not a deque: a cancelled request leaves from the middle.
+        self.waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self.is_ready = False
+        self.due = (
+            math.inf
+        )  # when it moves from the delayed accounts to the ready ones; infinity: not delayed
+        self.version = 0  # of its entry in the heap; an outdated entry at most causes a needless wake-up
 
     def ready_at(self, now: float) -> float:
         ready = self.window.ready_at(now)
         if self.quota is None:
             return ready
-        return max(ready, self.quota.ready_at(now, self.window.busy))
+        return max(ready, self.quota.ready_at(now, self.window.in_flight))
 
 
 class RateLimiter:
-    """The rules of pacing for one token. Every ``now`` is a monotonic clock's, in seconds.
+    """The pacing rules for one token. ``now`` is always a monotonic clock, in seconds.
 
-    Ask with ``enter``; after anything that returns, ``poll`` says who else may go and ``next_at`` when to ask
-    again. Everyone let through must come back exactly once, by ``on_response``, ``on_failure`` or
-    ``on_unsent``: what a header says remains is less than that by those still out. ``len()`` is the number of
-    accounts remembered: those active within the last window, and those whose 429 is not yet over.
+    Ask with ``enter``. After any other call, ``poll`` returns who may go next and ``next_at`` when to poll again.
+    Report the end of every admitted request exactly once, with ``on_response``, ``on_failure`` or ``on_unsent``.
+    ``len()`` is the number of accounts it remembers: those active in the last window or still paused after a 429.
 
-    ``max_busy`` requests may be out at once: who was let through and then waited for a connection would leave later,
-    together with others, than the limits count on. ``max_wait`` (seconds) is the longest pause to sit out: who would
-    wait longer is refused. ``random`` gives numbers in [0, 1).
+    ``max_in_flight``  requests admitted at once. One that had to wait for a connection after it was admitted would be
+                       sent later than the limits assume, together with others.
+    ``max_wait``       longest pause to wait out, in seconds; beyond it, waiters are refused.
+    ``random``         returns numbers in [0, 1).
     """
 
     def __init__(
@@ -133,103 +124,101 @@ class RateLimiter:
         pacing: Pacing | None = None,
         *,
         max_wait: float = 60.0,
-        max_busy: float = math.inf,
+        max_in_flight: float = math.inf,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._pacing = pacing or Pacing()
         self._max_wait = max_wait
         self._draw = random
-        self._token = SlidingWindow(self._pacing.token, max_busy=max_busy)
-        self._accounts: dict[str | None, _Account] = {}
-        self._round: deque[_Account] = deque()  # may go as soon as the token may
-        self._later: list[tuple[float, int, int, _Account]] = []  # heap: due, order, version, account
-        self._forget: list[tuple[float, int, _Account]] = []  # heap: when to look whether it can be forgotten
-        self._order = 0  # ties of the heaps are first come, first served
-        self._refused: list[Waiter] = []
-        self._suspicion = 0.0
-        # Accounts that met an unmarked 429, and when.
-        self._hit: OrderedDict[str | None, float] = OrderedDict()
-        self.waiting = 0  # tickets that are out
+        self._token = SlidingWindow(self._pacing.token, max_in_flight=max_in_flight)
+        self._blame = TokenBlame()
+        self._accounts: dict[str | None, AccountQueue] = {}
+        self._ready: deque[AccountQueue] = deque()  # may go as soon as the token allows it, in turn
+        self._delayed: list[tuple[float, int, int, AccountQueue]] = []  # heap: due, order, version, account
+        self._idle_checks: list[tuple[float, int, AccountQueue]] = []  # heap: when to check, order, account
+        self._order = 0  # breaks ties in the heaps: first come, first served
+        self._refused: list[Waiter] = []  # not handed out by ``poll`` yet
+        self.waiting = 0
 
     def __len__(self) -> int:
         return len(self._accounts)
 
     @property
     def is_on(self) -> bool:
-        """False under ``Pacing.off()``: then there is nothing to ask."""
+        """Whether there is anything to ask: False under ``Pacing.off()``."""
         return self._pacing.enabled
 
     def enter(self, account: str | None, now: float) -> Waiter | None:
-        """Ask to send a request. None: go. Otherwise a ticket that ``poll`` will hand back in its turn."""
-        if self._forget and self._forget[0][0] <= now:
+        """Ask to send a request. None: send it. Otherwise a waiter, which ``poll`` will return in its turn."""
+        if self._idle_checks and self._idle_checks[0][0] <= now:
             self._forget_idle(now)
-        state = self._accounts.get(account) or self._remember(account, now)
-        if not state.waiting and not self._round and not (self._later and self._later[0][0] <= now):
+        state = self._account(account, now)
+        if not state.waiters and not self._ready and not (self._delayed and self._delayed[0][0] <= now):
             token_ready = self._token.ready_at(now)
             if token_ready <= now and state.ready_at(now) <= now:
-                self._token.take(now)
                 self._take(state, now)
                 return None
             level: Level = "token" if token_ready > now else "account"
         else:
-            level = "token" if state.is_in_round or not state.waiting else "account"
-        ticket = Waiter(state)
-        ticket.level = level
-        state.waiting[ticket] = None
+            level = "token" if state.is_ready or not state.waiters else "account"
+        waiter = Waiter(state, level)
+        state.waiters[waiter] = None
         self.waiting += 1
         if not self._refuse_if_too_long(state, now):
-            self._line_up(state, now)
-        return ticket
+            self._schedule(state, now)
+        return waiter
 
-    def leave(self, ticket: Waiter) -> None:
-        """Give up a place in the queue; nothing happens when the ticket has left it already."""
-        waiting = ticket._account.waiting  # pyright: ignore[reportPrivateUsage]
-        if ticket in waiting:
-            del waiting[ticket]
+    def leave(self, waiter: Waiter) -> None:
+        """Give up a place in the queue. A waiter that already left is ignored."""
+        waiters = waiter.account.waiters
+        if waiter in waiters:
+            del waiters[waiter]
             self.waiting -= 1
 
     def poll(self, now: float) -> list[Waiter]:
-        """Take out of the queue who may go now (they are let through) and who is refused (see ``Waiter``)."""
+        """Take out of the queue, and return, the waiters that are admitted now and those that are refused."""
         out = self._refused
         self._refused = []
         self.waiting -= len(out)
-        token = self._token
         while self.waiting:
-            self._bring_back(now)
-            if not self._round or token.ready_at(now) > now:
+            self._promote_due(now)
+            if not self._ready or self._token.ready_at(now) > now:
                 break
-            state = self._round.popleft()
-            state.is_in_round = False
-            if not state.waiting:
-                continue
-            if state.ready_at(now) <= now:
-                ticket, _ = state.waiting.popitem(last=False)
+            state = self._ready.popleft()
+            state.is_ready = False  # mutant: None is as good as False
+            if state.waiters and state.ready_at(now) <= now:
+                waiter, _ = state.waiters.popitem(last=False)
                 self.waiting -= 1
-                ticket.is_through = True
-                token.take(now)
+                waiter.is_admitted = True
                 self._take(state, now)
-                out.append(ticket)
-            if state.waiting:
-                self._line_up(state, now)
+                out.append(waiter)
+            if state.waiters:
+                self._schedule(state, now)
         return out
 
     def next_at(self, now: float) -> float:
-        """When ``poll`` should be called next; infinity when nobody waits."""
+        """Return when to call ``poll`` next; infinity if nothing is waiting or a request must finish first."""
         if not self.waiting:
             return math.inf
         if self._refused:
             return now
-        if self._round:
+        if self._ready:
             return self._token.ready_at(now)
-        return self._later[0][0] if self._later else math.inf
+        return self._delayed[0][0]  # an account that has waiters is ready or delayed
 
     def on_unsent(self, account: str | None, now: float) -> None:
-        """Give back a slot that was not used: nothing was sent."""
-        self._come_back(account, now, is_sent=False)
+        """Give back the slot of a request that was never sent."""
+        self._finish(account, is_sent=False)
+        state = self._accounts.get(account)
+        if state is not None:
+            if state.quota is not None:
+                state.quota.left += 1
+            if state.waiters:
+                self._schedule(state, now)
 
-    def on_failure(self, account: str | None, now: float) -> None:
-        """Note that no answer came; the service may have counted the request."""
-        self._come_back(account, now, is_sent=True)
+    def on_failure(self, account: str | None) -> None:
+        """Note that a request got no response. The service may have counted it."""
+        self._finish(account, is_sent=True)
 
     def on_response(
         self,
@@ -243,145 +232,130 @@ class RateLimiter:
         is_remote: bool = False,
         hint: Level | None = None,
     ) -> None:
-        """Learn from an answer. Call it as soon as the headers are there (for a 429, once its body is read).
+        """Learn from a response. Call it as soon as its headers arrive, or for a 429 once its body is read.
 
-        ``retry_after`` is what ``parse_retry_after`` made of the headers. ``is_remote`` and ``hint`` come
-        from the body of a 429: a remote one is the account's, and ``hint`` is the level that the service
-        named, if it did.
+        ``retry_after`` comes from ``parse_retry_after``. ``is_remote`` and ``hint`` come from the body of a 429: a
+        remote one is about its account, and ``hint`` is the level that the service named, if any.
         """
-        self._come_back(account, now, is_sent=True)
-        told = parse_rate_limit(headers, now_epoch)
+        self._finish(account, is_sent=True)
+        learned = parse_rate_limit(headers, now_epoch)
         if status != 429:
-            if self._suspicion:
-                much = self._token.share_used(now) >= MUCH
-                self._suspicion = max(0.0, self._suspicion - (CLEARED if much else 1.0))
-            if told is None:
+            if self._blame.score:
+                self._blame.forgive(self._token.share_used(now))
+            if learned is None:
                 return
-        # A request may have been out for longer than its account is remembered.
-        state = self._accounts.get(account) or self._remember(account, now)
-        if told is not None:
-            if state.quota is None:
-                state.quota = Quota()
-            state.quota.learn(told, state.window.busy, now, self._max_wait)
-            if state.waiting:
-                self._line_up(state, now)
-        if status != 429:
-            return
-        if hint is None and (is_remote or told is not None):
-            hint = "account"
-        pause = DEFAULT_PAUSE if retry_after is None else retry_after
-        until = now + pause + min(MOST_SPREAD, SPREAD * pause) * self._draw()
-        if hint is None and self._is_tokens(state, pause, now):
-            self.on_throttled("token", account, until, now)
-        self.on_throttled(hint or "account", account, until, now)
+        state = self._account(account, now)
+        if learned is not None:
+            self._learn(state, learned, now)
+        if status == 429:
+            level: Level | None = "account" if hint is None and (is_remote or learned is not None) else hint
+            self._on_429(state, level, retry_after, now)
 
-    def on_throttled(self, level: Level, account: str | None, until: float, now: float) -> None:
-        """Pause a level until ``until``, and go on more carefully after it. Other accounts just go on."""
+    def _learn(self, state: AccountQueue, learned: RateLimit, now: float) -> None:
+        if state.quota is None:
+            state.quota = Quota()
+        state.quota.learn(learned, state.window.in_flight, now, self._max_wait)
+        if state.waiters:
+            self._schedule(state, now)
+
+    def _on_429(
+        self, state: AccountQueue, level: Level | None, retry_after: float | None, now: float
+    ) -> None:
+        """Pause ``level``. If it is not known, pause the account, and the token as well if that is to blame."""
         if not self._pacing.enabled:
             return
-        if level == "token":
+        pause = DEFAULT_PAUSE if retry_after is None else retry_after
+        until = now + pause + min(MOST_SPREAD, SPREAD * pause) * self._draw()
+        if level == "token" or (level is None and self._is_token_to_blame(state, pause, now)):
             self._token.pause(until)
-            self._token.cut(now)
-            if until - now > self._max_wait + MOST_SPREAD:
+            self._token.back_off(now)
+            if pause > self._max_wait:  # mutant: only saves time, since each account is checked for itself
                 for each in self._accounts.values():
                     self._refuse_if_too_long(each, now)
-            return
-        state = self._accounts.get(account) or self._remember(account, now)
-        state.window.pause(until)
-        state.window.cut(now)
-        self._refuse_if_too_long(state, now)
+        if level != "token":
+            state.window.pause(until)
+            state.window.back_off(now)
+            self._refuse_if_too_long(state, now)
 
-    def _is_tokens(self, state: _Account, pause: float, now: float) -> bool:
-        """Judge whether a 429 that does not name its level was the token's, by who else met one lately."""
+    def _is_token_to_blame(self, state: AccountQueue, pause: float, now: float) -> bool:
         rate = self._pacing.token
-        if rate is None or pause > rate.window * LONGEST_TIER_PAUSE:
+        if rate is None or pause > rate.window * LONGEST_TOKEN_PAUSE:
             return False
         if state.window.share_used(now) >= self._token.share_used(now):
-            return False  # it is nearer to its own limit
-        hit = self._hit
-        while hit and next(iter(hit.values())) < now - LATELY:
-            hit.popitem(last=False)
-        at_work = len(self._accounts)
-        if state.name not in hit or len(hit) >= max(TOKEN_BLAME_SCORE, MANY * at_work):
-            self._suspicion += 1.0
-        hit[state.name] = now
-        hit.move_to_end(state.name)
-        if self._suspicion < max(TOKEN_BLAME_SCORE, TOKEN_BLAME_SHARE * at_work):
-            return False
-        self._suspicion = 0.0
-        return True
+            return False  # the account is closer to its own limit than to the token's
+        return self._blame.add(state.name, len(self._accounts), now)
 
-    def _take(self, state: _Account, now: float) -> None:
+    def _take(self, state: AccountQueue, now: float) -> None:
+        self._token.take(now)
         state.window.take(now)
         if state.quota is not None:
             state.quota.left -= 1
 
-    def _remember(self, account: str | None, now: float) -> _Account:
-        state = self._accounts[account] = _Account(account, self._pacing.account)
-        self._push_forget(now + FORGET_EVERY, state)
-        return state
-
-    def _come_back(self, account: str | None, now: float, *, is_sent: bool) -> None:
-        self._token.come_back(is_sent=is_sent)
+    def _finish(self, account: str | None, *, is_sent: bool) -> None:
+        self._token.finish(is_sent=is_sent)
         state = self._accounts.get(account)
-        if state is None:
-            return
-        state.window.come_back(is_sent=is_sent)
-        if not is_sent:
-            if state.quota is not None:
-                state.quota.left += 1
-            if state.waiting:
-                self._line_up(state, now)
+        if state is not None:  # a slow request can outlive what is remembered of its account
+            state.window.finish(is_sent=is_sent)
 
-    def _line_up(self, state: _Account, now: float) -> None:
-        """Put an account that has someone waiting where it belongs: into the round, or the heap."""
-        if state.is_in_round:
+    def _schedule(self, state: AccountQueue, now: float) -> None:
+        """Put an account that has waiters where it belongs: among the ready or the delayed ones."""
+        if state.is_ready:
             return
         due = state.ready_at(now)
         if due <= now:
-            state.is_in_round = True
-            self._round.append(state)
+            state.is_ready = True
+            self._ready.append(state)
             state.due = math.inf
             state.version += 1
-        elif due < state.due:  # a later one is found out when its entry comes up
+        elif (
+            due < state.due
+        ):  # a later time needs no new entry: the current one comes up first, and is checked
             state.due = due
             state.version += 1
             self._order += 1
-            heappush(self._later, (due, self._order, state.version, state))
+            heappush(self._delayed, (due, self._order, state.version, state))
 
-    def _bring_back(self, now: float) -> None:
-        """Move the accounts whose time has come from the heap into the round."""
-        while self._later and self._later[0][0] <= now:
-            _, _, version, state = heappop(self._later)
+    def _promote_due(self, now: float) -> None:
+        """Schedule the delayed accounts whose time has come."""
+        while self._delayed and self._delayed[0][0] <= now:
+            _, _, version, state = heappop(self._delayed)
             if version == state.version:
                 state.due = math.inf
-                if state.waiting:
-                    self._line_up(state, now)
+                if state.waiters:
+                    self._schedule(state, now)
 
-    def _refuse_if_too_long(self, state: _Account, now: float) -> bool:
+    def _refuse_if_too_long(self, state: AccountQueue, now: float) -> bool:
+        """Refuse the waiters of an account whose pause is longer than ``max_wait``, and return whether it is."""
         token, account = self._token.paused_until, state.window.paused_until
         pause = max(token, account) - now
-        if pause <= self._max_wait + MOST_SPREAD or not state.waiting:
+        if pause <= self._max_wait + MOST_SPREAD or not state.waiters:
             return False
-        for ticket in state.waiting:
-            ticket.level = "token" if token >= account else "account"
-            ticket.refused = pause
-            self._refused.append(ticket)
-        state.waiting.clear()
+        for waiter in state.waiters:
+            waiter.level = "token" if token >= account else "account"
+            waiter.refused = pause
+        self._refused += state.waiters
+        state.waiters.clear()
         return True
 
-    def _push_forget(self, at: float, state: _Account) -> None:
+    def _account(self, name: str | None, now: float) -> AccountQueue:
+        state = self._accounts.get(name)
+        if state is None:
+            state = self._accounts[name] = AccountQueue(name, self._pacing.account)
+            self._check_idle(now + FORGET_EVERY, state)
+        return state
+
+    def _check_idle(self, at: float, state: AccountQueue) -> None:
         self._order += 1
-        heappush(self._forget, (at, self._order, state))
+        heappush(self._idle_checks, (at, self._order, state))
 
     def _forget_idle(self, now: float) -> None:
-        """Forget accounts about which nothing is left to know. Each is looked at once a window."""
-        while self._forget and self._forget[0][0] <= now:
-            _, _, state = heappop(self._forget)
-            idle = state.window.idle_from()
+        """Forget accounts about which there is nothing left to know."""
+        while self._idle_checks and self._idle_checks[0][0] <= now:
+            _, _, state = heappop(self._idle_checks)
+            forgettable = state.window.forgettable_at()
             if state.quota is not None:
-                idle = max(idle, state.quota.until)
-            if state.waiting or state.due != math.inf or state.is_in_round or idle > now:
-                self._push_forget(max(idle, now) + FORGET_EVERY, state)
+                forgettable = max(forgettable, state.quota.until)
+            if state.waiters or state.due != math.inf or state.is_ready or forgettable > now:
+                self._check_idle(max(forgettable, now) + FORGET_EVERY, state)
             else:
                 del self._accounts[state.name]

@@ -1,4 +1,4 @@
-"""Sliding windows and quotas of one limit."""
+"""Counts the requests of one limit: the sliding window we keep to, and the quota a provider reports."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import Final
 
 from msgspec import Struct
 
-from truto_ci_async.errors import ConfigurationError
+from truto_ci_async._checks import check_number, check_whole_number
 from truto_ci_async.models import RateLimit
 
-from .retry import check_number
-
-# Of the window, added to it: requests on their way bunch up by as much as latency varies.
+# Share of the window added to it: latency varies, so requests can arrive closer together than they were sent.
 MARGIN: Final = 0.04
-BURST_SHARE: Final = 0.5  # of the slots, free to be taken at once
-GAP_SHARE: Final = 0.95  # of the steady gap between two requests; the slots hold the long run to the limit
-BACK_OFF_FACTOR: Final = 0.75  # of the slots, left after a 429
-REGAINED_PER_WINDOW: Final = 0.03  # of the slots, won back in each window after a 429
+BURST_SHARE: Final = 0.5  # of the slots can be taken at once
+GAP_SHARE: Final = 0.95  # of the steady gap between two requests; the slots alone keep the long-run rate
+BACK_OFF_FACTOR: Final = 0.75  # of the slots are left after a 429
+REGAINED_PER_WINDOW: Final = 0.03  # of the slots come back with each window after a 429
 
 
 class Rate(Struct, frozen=True):
@@ -31,139 +29,146 @@ class Rate(Struct, frozen=True):
     window: float
 
     def __post_init__(self) -> None:
-        check_number("Rate.limit", self.limit, least=1)
+        check_whole_number("Rate.limit", self.limit, least=1)
         check_number("Rate.window", self.window, above=0)
-        if not isinstance(self.limit, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"Rate.limit must be a whole number, got {self.limit!r}")
 
 
 class SlidingWindow:
-    """The slots of one limit. ``busy`` requests are out; ``_kept`` says until when slots are taken."""
+    """Hands out the slots of one limit. ``in_flight`` requests have been sent and not finished.
+
+    A request takes a slot and keeps it for one window plus a margin, however soon the response arrives.
+    """
 
     __slots__ = (
-        "_cut_at",
-        "_cut_to",
+        "_backed_off_at",
+        "_backed_off_to",
         "_gap",
-        "_hold",
-        "_kept",
-        "_last",
-        "busy",
+        "_last_taken",
+        "_slot_seconds",
+        "_taken_until",
+        "in_flight",
         "limit",
-        "max_busy",
+        "max_in_flight",
         "paused_until",
     )
 
-    def __init__(self, rate: Rate | None, *, max_busy: float = math.inf) -> None:
-        self.max_busy = max_busy
+    def __init__(self, rate: Rate | None, *, max_in_flight: float = math.inf) -> None:
+        self.max_in_flight = max_in_flight
         self.limit = math.inf if rate is None else float(rate.limit)
-        self._hold = 1.0 if rate is None else rate.window * (1 + MARGIN)
-        self._gap = 0.0 if rate is None else rate.window * GAP_SHARE  # to be divided by the slots
-        self._kept: deque[float] = deque()
-        self._last = -math.inf  # when a slot was taken last
-        self._cut_at = -math.inf
-        self._cut_to = 0.0  # slots right after the last cut; 0 when there is no cut to win back
-        self.busy = 0
+        self._slot_seconds = 1.0 if rate is None else rate.window * (1 + MARGIN)
+        self._gap = 0.0 if rate is None else rate.window * GAP_SHARE  # divide by the number of slots
+        self._taken_until: deque[float] = deque()
+        self._last_taken = -math.inf
+        self._backed_off_at = -math.inf
+        self._backed_off_to = 0.0  # slots right after backing off; 0 when all slots are available
+        self.in_flight = 0
         self.paused_until = -math.inf
 
     def ready_at(self, now: float) -> float:
-        """When a slot can be taken; ``now`` or earlier means now, infinity means after the next answer."""
-        if self.busy >= self.max_busy:
+        """Return when a slot is free. ``now`` or earlier: right away; infinity: once a request has finished."""
+        if self.in_flight >= self.max_in_flight:
             return math.inf
-        kept = self._kept
-        while kept and kept[0] <= now:
-            kept.popleft()
+        taken = self._taken_until
+        while taken and taken[0] <= now:
+            taken.popleft()
         if self.paused_until > now:
             return self.paused_until
-        limit = self._slots(now) if self._cut_to else self.limit
-        used = len(kept)
-        if used >= limit:
-            return kept[used - math.ceil(limit)]
-        if self._cut_to or used >= limit * BURST_SHARE:
-            return self._last + self._gap / limit
+        slots = self._slots(now)
+        used = len(taken)
+        if used >= slots:
+            return taken[used - math.ceil(slots)]
+        if self._backed_off_to or used >= slots * BURST_SHARE:
+            return self._last_taken + self._gap / slots
         return now
 
     def take(self, now: float) -> None:
-        """Take a slot; ``ready_at`` said that there is one."""
-        self.busy += 1
+        """Take a slot. Call it only when ``ready_at`` says that one is free."""
+        self.in_flight += 1
         if self.limit == math.inf:
             return
-        self._kept.append(now + self._hold)
-        # A timer is always a little late. Counting from when it was due keeps the rate.
+        self._taken_until.append(now + self._slot_seconds)
+        # Timers fire a little late. Counting from when this slot was due, not from now, keeps the rate.
         gap = self._gap / self.limit
-        due = self._last + gap
-        self._last = due if now - gap < due <= now else now
+        due = self._last_taken + gap
+        self._last_taken = due if now - gap < due <= now else now
 
-    def come_back(self, *, is_sent: bool) -> None:
-        """Note that a request is no longer out. One that was never sent leaves its slot."""
-        self.busy = max(0, self.busy - 1)
-        if not is_sent and self._kept:
-            self._kept.pop()
+    def finish(self, *, is_sent: bool) -> None:
+        """Note that a request is no longer in flight. If it was never sent, its slot is free again."""
+        self.in_flight = max(0, self.in_flight - 1)
+        if not is_sent and self._taken_until:
+            self._taken_until.pop()
 
     def pause(self, until: float) -> None:
-        """Let nobody through before ``until``."""
+        """Hand out no slot before ``until``. An earlier, longer pause stays in force."""
         self.paused_until = max(self.paused_until, until)
 
-    def cut(self, now: float) -> None:
-        """Work with fewer slots after a 429; at most once a window: answers to a flood come together."""
-        if self.limit == math.inf or now < self._cut_at + self._hold:
+    def back_off(self, now: float) -> None:
+        """Use fewer slots after a 429. Once a window is enough: one burst of requests gets many 429s."""
+        if self.limit == math.inf or now < self._backed_off_at + self._slot_seconds:
             return
-        self._cut_to = max(1.0, (self._slots(now) if self._cut_to else self.limit) * BACK_OFF_FACTOR)
-        self._cut_at = now
+        self._backed_off_to = max(1.0, self._slots(now) * BACK_OFF_FACTOR)
+        self._backed_off_at = now
 
     def share_used(self, now: float) -> float:
-        """How much of the limit is in use, from 0 to 1."""
+        """Return how much of the limit is in use, from 0 to 1."""
         self.ready_at(now)
-        return len(self._kept) / self.limit
+        return len(self._taken_until) / self.limit
 
-    def idle_from(self) -> float:
-        """When everything this knows will be out of date."""
-        kept = self._kept[-1] if self._kept else -math.inf
+    def forgettable_at(self) -> float:
+        """Return when this window will be as good as new."""
+        last_slot = self._taken_until[-1] if self._taken_until else -math.inf
         regained = -math.inf
-        if self._cut_to:
-            regained = self._cut_at + (1 - self._cut_to / self.limit) / REGAINED_PER_WINDOW * self._hold
-        return max(kept, regained, self.paused_until)
+        if self._backed_off_to:
+            windows = (1 - self._backed_off_to / self.limit) / REGAINED_PER_WINDOW
+            regained = self._backed_off_at + windows * self._slot_seconds
+        return max(last_slot, regained, self.paused_until)
 
     def _slots(self, now: float) -> float:
-        windows = max(0.0, now - self._cut_at) / self._hold
-        slots = self._cut_to + self.limit * REGAINED_PER_WINDOW * windows
+        """Return how many slots there are: all of them, or fewer for some time after a 429."""
+        if not self._backed_off_to:
+            return self.limit
+        windows = max(0.0, now - self._backed_off_at) / self._slot_seconds
+        slots = self._backed_off_to + self.limit * REGAINED_PER_WINDOW * windows
         if slots >= self.limit:
-            self._cut_to = 0.0
+            self._backed_off_to = 0.0  # mutant: None is as good as 0
             return self.limit
         return slots
 
 
 class Quota:
-    """What the provider said about an account: ``left`` requests until ``until``, then ``limit`` a period."""
+    """What a provider's headers said about an account.
+
+    ``left`` requests may be sent until ``until``, after that ``limit`` requests in every ``period`` seconds.
+    """
 
     __slots__ = ("left", "limit", "period", "until")
 
     def __init__(self) -> None:
         self.limit: int | None = None
-        self.period: float | None = None  # seconds; None when unknown
+        self.period: float | None = None
         self.left = math.inf
         self.until = -math.inf
 
-    def learn(self, told: RateLimit, busy: int, now: float, longest: float) -> None:
-        """Take in headers. ``busy`` requests are out and not counted in them yet.
+    def learn(self, learned: RateLimit, in_flight: int, now: float, longest: float) -> None:
+        """Update from the headers of a response, which do not count the ``in_flight`` requests yet.
 
-        Nothing is held back for longer than ``longest`` on the word of a header: past that, the next request
-        asks.
+        Headers alone hold requests back for at most ``longest`` seconds. After that the next request finds out.
         """
-        if told.limit is not None:
-            # A limit of nothing would be a wall for ever; the count of what remains can say "not now".
-            self.limit = told.limit or None
-            self.period = told.window if told.window is not None and told.window <= longest else None
-        if told.remaining is not None and told.reset is not None and told.reset <= longest:
-            self.left = max(0, told.remaining - busy)
-            self.until = now + told.reset
-        elif told.remaining:
+        if learned.limit is not None:
+            # A limit of 0 would block for ever, so it is treated as unknown; ``remaining`` can still say "not now".
+            self.limit = learned.limit or None
+            self.period = learned.window if learned.window is not None and learned.window <= longest else None
+        if learned.remaining is not None and learned.reset is not None and learned.reset <= longest:
+            self.left = max(0, learned.remaining - in_flight)
+            self.until = now + learned.reset
+        elif learned.remaining:
             self.left = math.inf
 
-    def ready_at(self, now: float, busy: int) -> float:
-        """When one more may go, as ``SlidingWindow.ready_at``."""
+    def ready_at(self, now: float, in_flight: int) -> float:
+        """Return when the next request may be sent, as ``SlidingWindow.ready_at`` does."""
         if now >= self.until:
             self.left = math.inf
             if self.limit is not None and self.period is not None:
-                self.left = max(0, self.limit - busy)
+                self.left = max(0, self.limit - in_flight)
                 self.until = now + self.period
         return now if self.left >= 1 else self.until

@@ -1,7 +1,7 @@
-"""Wait or give up: how long a request may take, which failures are tried again, and after how long.
+"""Decides how long a request may take, which failures are retried, and after how long.
 
-Pure rules: nothing here awaits, reads a clock or sleeps. One call keeps one ``RetryState``; all calls of a
-client share one ``RetryBudget``, so that a service that is down meets little more than the calls themselves:
+Pure rules: nothing here awaits, reads a clock or sleeps. Each call has its own ``RetryState``. All calls of a client
+share one ``RetryBudget``, so that retries add little traffic to a service that is down:
 
     state = RetryState(policy, budget, now=clock(), total=timeouts.total)
     while True:
@@ -15,7 +15,6 @@ client share one ``RetryBudget``, so that a service that is down meets little mo
 
 from __future__ import annotations
 
-import math
 import random as _random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -23,43 +22,29 @@ from typing import Final, Literal, TypeAlias
 
 from msgspec import Struct
 
-from truto_ci_async.errors import ConfigurationError
+from truto_ci_async._checks import check_number, check_whole_number
 
 Verdict: TypeAlias = Literal["no", "fault", "throttle", "auth"]
 FailureKind: TypeAlias = Literal["status", "connect", "timeout", "truncated", "fatal"]
 GiveUpReason: TypeAlias = Literal["not retryable", "attempts", "elapsed", "budget", "wait too long"]
 
-# Contract section 3. 503 and 401 have rules of their own in ``classify``.
+# Contract section 3. ``classify`` has special rules for 503 and 401.
 FAULT_STATUSES: Final = frozenset({408, 425, 500, 502, 504, 520, 521, 522, 523, 524})
-
-
-def check_number(
-    name: str, value: object, *, above: float | None = None, least: float | None = None
-) -> float:
-    """Refuse anything but a finite number in range.
-
-    :raises ConfigurationError: with the option's name, what was expected and what came.
-    """
-    wanted = "a finite number" + (f" above {above:g}" if above is not None else "")
-    wanted += f" of at least {least:g}" if least is not None else ""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ConfigurationError(f"{name} must be {wanted}, got {value!r}")
-    if (above is not None and value <= above) or (least is not None and value < least):
-        raise ConfigurationError(f"{name} must be {wanted}, got {value!r}")
-    return value
+# 2.0**1024 overflows, so the exponent of the backoff is bounded. The wait reaches its ceiling long before that.
+_MAX_DOUBLINGS: Final = 60
 
 
 class Timeouts(Struct, frozen=True, kw_only=True):
     """Deadlines in seconds; None means no limit.
 
-    ``connect``  making a connection, TLS included.
-    ``read``     longest gap between two bytes of an answer.
-    ``attempt``  one request, from the moment it has a place among ``max_connections`` to the last byte of its body.
-    ``total``    a whole call: every attempt, every wait for pacing and between attempts.
+    ``connect``  opening a connection, TLS included.
+    ``read``     longest gap between two bytes of a response.
+    ``attempt``  one request, from the moment it gets one of the ``max_connections`` to the last byte of its body.
+    ``total``    a whole call: every attempt, and every wait for pacing and between attempts.
 
-    Each is kept to within 0.05 s. Where code that awaits nothing held the loop until a deadline was over, what came
-    meanwhile counts: a connection, attempt or call then gets as long again as the loop was late, once, and at most
-    its whole time. Not so for ``connect`` of an aiohttp session that was handed in.
+    Each is kept to within 0.05 s. If code that never awaits blocks the event loop past a deadline, a connection,
+    attempt or call gets the time the loop was late added, once, and at most its own length. This does not apply to
+    ``connect`` with an aiohttp session that you pass in.
 
     :raises ConfigurationError: a value is not above zero.
     """
@@ -76,19 +61,19 @@ class Timeouts(Struct, frozen=True, kw_only=True):
 
 
 class RetryPolicy(Struct, frozen=True, kw_only=True):
-    """When to try again. Times are in seconds.
+    """When to retry. Times are in seconds.
 
-    ``attempts``         requests in all for one page, the first one included.
-    ``max_elapsed``      no retry starts later than this after the call began; None: ``Timeouts.total`` alone.
+    ``attempts``         most requests for one page, including the first.
+    ``max_elapsed``      no retry starts later than this after the call began; None: only ``Timeouts.total`` applies.
     ``max_wait``         longest wait the service may ask for, and longest backoff. A longer ``Retry-After``
                          raises ``RateLimitError`` at once instead of waiting.
     ``fault_base``       the first backoff after a fault (connection lost, 5xx) is a random time up to this,
-                         the next up to twice this, and so on.
-    ``throttle_base``    the same after 429, on top of what the service asked for.
-    ``budget_capacity``  retries that a client may spend at once without any success.
-    ``budget_refill``    retries that each success earns back, up to the capacity. The defaults hold an outage
-                         of 500 calls to 20 % extra traffic, and keep up with a service that fails 3 requests
-                         in 10.
+                         the next one up to twice this, and so on.
+    ``throttle_base``    the same after a 429, on top of the wait the service asked for.
+    ``budget_capacity``  retries a client may make in a row without any success.
+    ``budget_refill``    retries that each success earns back, up to the capacity. With the defaults, an outage hit by
+                         500 calls sees at most 20 % extra traffic, and a service that fails 3 requests in 10 is
+                         still retried every time.
 
     :raises ConfigurationError: a value is out of range.
     """
@@ -102,9 +87,7 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
     budget_refill: float = 0.5
 
     def __post_init__(self) -> None:
-        check_number("RetryPolicy.attempts", self.attempts, least=1)
-        if not isinstance(self.attempts, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"RetryPolicy.attempts must be a whole number, got {self.attempts!r}")
+        check_whole_number("RetryPolicy.attempts", self.attempts, least=1)
         if self.max_elapsed is not None:
             check_number("RetryPolicy.max_elapsed", self.max_elapsed, least=0)
         for name in ("max_wait", "fault_base", "throttle_base", "budget_capacity", "budget_refill"):
@@ -112,17 +95,16 @@ class RetryPolicy(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def none(cls) -> RetryPolicy:
-        """Send every request once, whatever happens to it."""
+        """Never retry."""
         return cls(attempts=1)
 
 
 class Failure(Struct, frozen=True, kw_only=True):
     """What went wrong with one attempt.
 
-    ``kind`` is ``"status"`` for an answer with an error status; ``"connect"``, ``"timeout"`` or
-    ``"truncated"`` when no whole answer came; ``"fatal"`` for what another attempt cannot mend (a bad
-    certificate, a proxy that refuses). ``retry_after`` is what ``parse_retry_after`` made of the answer, in
-    seconds.
+    ``kind`` is ``"status"`` for a response with an error status; ``"connect"``, ``"timeout"`` or ``"truncated"`` if no
+    complete response arrived; ``"fatal"`` if a retry cannot help (a bad certificate, a proxy that refuses).
+    ``retry_after`` comes from ``parse_retry_after``, in seconds.
     """
 
     kind: FailureKind
@@ -132,7 +114,7 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     @property
     def verdict(self) -> Verdict:
-        """Whether, and how, this is tried again."""
+        """Whether and how to retry."""
         if self.kind == "status":
             return classify(
                 self.status or 0, is_remote=self.is_remote, has_retry_after=self.retry_after is not None
@@ -148,9 +130,8 @@ class Failure(Struct, frozen=True, kw_only=True):
 def classify(status: int, *, is_remote: bool = False, has_retry_after: bool = False) -> Verdict:
     """Sort a status by what to do about it (contract section 3).
 
-    ``"fault"``: again, after the short backoff. ``"throttle"``: again, after the long one and what the
-    service asked for. ``"auth"``: once more, with a fresh token, if there is a way to get one. ``"no"``:
-    never.
+    ``"fault"``: retry after the short backoff. ``"throttle"``: retry after the long backoff, on top of the wait the
+    service asked for. ``"auth"``: retry once with a fresh token, if there is a way to get one. ``"no"``: never retry.
     """
     if status in FAULT_STATUSES:
         return "fault"
@@ -164,9 +145,9 @@ def classify(status: int, *, is_remote: bool = False, has_retry_after: bool = Fa
 
 
 class RetryBudget:
-    """A bucket of retries shared by every call of a client. It has no clock: successes fill it.
+    """Limits the retries of all calls of a client together. It has no clock: successes refill it.
 
-    It starts full. ``capacity`` and ``refill`` are those of ``RetryPolicy``; ``left`` is what is in it.
+    It starts full. ``capacity`` and ``refill`` come from ``RetryPolicy``; ``left`` is the number of retries left.
     """
 
     __slots__ = ("capacity", "left", "refill")
@@ -177,26 +158,26 @@ class RetryBudget:
         self.left = capacity
 
     def spend(self) -> bool:
-        """Take one retry out; False (and nothing taken) when there is none."""
+        """Pay for one retry. Return False, and take nothing, if less than one is left."""
         if self.left < 1.0:
             return False
         self.left -= 1.0
         return True
 
     def give_back(self, retries: int) -> None:
-        """Put back what was spent on requests that went out again and were answered well.
+        """Return what was spent on resending requests over a new connection, once they succeeded.
 
-        The idle connection they went out on was dead, and the service never saw them.
+        The idle connection they were first sent on was dead, so the service never saw them.
         """
         self.left = min(self.capacity, self.left + retries)
 
     def success(self) -> None:
-        """Note that the service answered a request properly."""
+        """Note that the service gave a proper response."""
         self.left = min(self.capacity, self.left + self.refill)
 
 
 class Retry(Struct, frozen=True, kw_only=True):
-    """Try again after ``wait`` seconds, with a fresh token if ``fresh_token``."""
+    """Retry after ``wait`` seconds, with a fresh token if ``fresh_token``."""
 
     wait: float
     reason: str
@@ -212,9 +193,9 @@ class GiveUp(Struct, frozen=True, kw_only=True):
 class RetryState:
     """The retries of one call.
 
-    ``now`` is the clock's value at the start of the call and ``total`` its deadline (``Timeouts.total``).
-    ``can_refresh`` tells whether the token comes from a function that can be asked again. ``attempts`` counts
-    the requests sent so far. ``random`` gives numbers in [0, 1).
+    ``now`` is the time at the start of the call and ``total`` its deadline (``Timeouts.total``). ``can_refresh`` says
+    whether a new token can be fetched. ``attempts`` counts the requests sent so far. ``random`` returns numbers in
+    [0, 1).
     """
 
     __slots__ = ("_budget", "_can_refresh", "_draw", "_policy", "_started", "_total", "attempts")
@@ -238,58 +219,60 @@ class RetryState:
         self.attempts = 0
 
     def sent(self) -> int:
-        """Count one request and return its number, from 1."""
+        """Count one request and return its number, starting at 1."""
         self.attempts += 1
         return self.attempts
 
     def succeeded(self) -> None:
-        """Note a good answer; it earns retries for the client."""
+        """Note a success, which earns the client retries."""
         self._budget.success()
 
     def leave_out(self, seconds: float) -> None:
-        """Take that much time for none of the call's own, such as that of the caller who read its answer."""
+        """Do not count ``seconds`` as time of this call: the caller spent them reading the response."""
         self._started += seconds
 
     def failed(self, failure: Failure, now: float) -> Retry | GiveUp:
-        """Decide what follows ``failure``; a retry is paid for when it is granted.
-
-        A retry whose wait would end after the call's deadline is not granted, so the caller hears at once.
-        Two kinds of retry are free: the one with a fresh token, and one after a 429 that names its
-        ``Retry-After``, since a service that counts requests and says when to come back is up, and pacing
-        already holds back the rest.
-        """
-        policy = self._policy
+        """Decide what to do about ``failure``, and pay for the retry if one is granted."""
         verdict = failure.verdict
         if verdict == "no":
             if failure.kind == "status" and (failure.status or 0) < 500:
-                self._budget.success()  # refused, but properly: the service is up
+                self._budget.success()  # the service refused this request, but it is up
             return GiveUp(reason="not retryable")
         if verdict == "auth" and not self._can_refresh:
             return GiveUp(reason="not retryable")
-        if self.attempts >= (policy.attempts if _quick is None else _quick):
+        if self.attempts >= (self._policy.attempts if _quick is None else _quick):
             return GiveUp(reason="attempts")
         if verdict == "auth":
             self._can_refresh = False
             return Retry(wait=0.0, reason=failure.reason, fresh_token=True)
-        floor = failure.retry_after or 0.0
-        if floor > policy.max_wait:
+        return self._wait_and_retry(failure, verdict, now)
+
+    def _wait_and_retry(self, failure: Failure, verdict: Verdict, now: float) -> Retry | GiveUp:
+        """Grant a retry if time and budget allow it.
+
+        If the wait would end after the deadline, give up now rather than then. A retry after a 429 with a
+        ``Retry-After`` costs no budget: a service that counts requests and says when to come back is up, and pacing
+        already slows down the other calls.
+        """
+        policy = self._policy
+        retry_after = failure.retry_after or 0.0
+        if retry_after > policy.max_wait:
             return GiveUp(reason="wait too long")
-        wait = 0.0 if _quick is not None else self._wait(verdict, floor)
+        wait = 0.0 if _quick is not None else self._backoff(verdict, retry_after)
         ends_after = now - self._started + wait
         if any(limit is not None and ends_after >= limit for limit in (self._total, policy.max_elapsed)):
             return GiveUp(reason="elapsed")
-        is_asked_back = failure.status == 429 and failure.retry_after is not None
-        if not is_asked_back and not self._budget.spend():
+        is_free = failure.status == 429 and failure.retry_after is not None
+        if not is_free and not self._budget.spend():
             return GiveUp(reason="budget")
         return Retry(wait=wait, reason=failure.reason)
 
-    def _wait(self, verdict: Verdict, floor: float) -> float:
-        """Full jitter (0 up to the doubled base) on top of what the service asked for: never before that."""
+    def _backoff(self, verdict: Verdict, retry_after: float) -> float:
+        """Return ``retry_after`` plus a random time up to the doubled base (full jitter), so never less than asked."""
         policy = self._policy
         base = policy.throttle_base if verdict == "throttle" else policy.fault_base
-        # The exponent is bounded because 2.0**1024 overflows; the wait met its ceiling long before.
-        spread = min(base * 2.0 ** min(self.attempts - 1, 60), max(policy.max_wait - floor, base))
-        return floor + spread * self._draw()
+        doubled = base * 2.0 ** min(self.attempts - 1, _MAX_DOUBLINGS)
+        return retry_after + min(doubled, max(policy.max_wait - retry_after, base)) * self._draw()
 
 
 _quick: int | None = None
@@ -297,18 +280,18 @@ _quick: int | None = None
 
 @contextmanager
 def quick_retries(attempts: int = 1) -> Generator[None]:
-    """For your tests: make every client of this process try at most ``attempts`` times, with no wait between.
+    """For your tests: make every client in this process send at most ``attempts`` requests per call, without waiting.
 
         with quick_retries():
-            ...                 # a call that fails, fails at once
+            ...                 # a failing call fails at once
 
-    It may be nested; the inner one counts.
+    Nested calls are fine; the innermost one applies.
 
     :raises ConfigurationError: ``attempts`` is below 1.
     """
     global _quick
     before = _quick
-    check_number("attempts", attempts, least=1)
+    check_whole_number("attempts", attempts, least=1)
     _quick = attempts
     try:
         yield
