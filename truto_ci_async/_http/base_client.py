@@ -69,7 +69,7 @@ BASE_URL_VARIABLE = "TRUTO_API_BASE_URL"
 DEFAULT_MAX_BODY_BYTES = 64 * 2**20
 # Most bytes that are read of the body of an error response to a stream.
 MAX_ERROR_BYTES = 2**20
-# Seconds that closing waits for calls in flight, which are told to end at once.
+# Seconds that closing waits for calls in flight, which it has ended, to return.
 END_CALLS = 1.0
 
 

@@ -72,9 +72,9 @@ def is_silent(connection: aiohttp.connector.Connection) -> bool:
 def watch_connection(
     response: aiohttp.ClientResponse, on_end: Callable[[asyncio.Future[None]], object]
 ) -> asyncio.Future[None] | None:
-    """Call ``on_end`` when the connection of ``response`` ends, and return the future that tells how.
+    """Call ``on_end`` when the connection of ``response`` ends, and return a future for that.
 
-    None means that there is nothing to wait for: the whole response is here, or its connection was lost already.
+    None if there is nothing to wait for: the whole response is here, or its connection was lost already.
     """
     try:
         connection = response.connection
@@ -104,7 +104,7 @@ def error_of(end: asyncio.Future[None]) -> BaseException | None:
 
 
 def end_read(response: aiohttp.ClientResponse) -> None:
-    """Make whoever reads the body fail, unless all of it is here."""
+    """Make the reader of the body fail, unless the whole body is here."""
     content = response.content
     try:
         if not content.is_eof() and content.exception() is None:

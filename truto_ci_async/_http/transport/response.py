@@ -87,8 +87,10 @@ class StreamedResponse:
                 body.add(piece)
             return body.bytes()
         # Nothing to decompress, so there is no work to interrupt.
+        content = self._response.content
         try:
-            while data := await self.receive():
+            while not content.at_eof():
+                data = content.read_nowait() or await self.receive()
                 decoder.count(len(data))
                 self.bytes_read = decoder.total
                 body.add(data)
