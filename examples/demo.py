@@ -41,7 +41,7 @@ async def one_account() -> None:
         )
         account = next(account for account in accounts if account.status == "active")
 
-        # 2. PageCursor through the interactions of one of them. `async for interaction in truto.interactions.list(...)`
+        # 2. Walk through the interactions of one of them. `async for interaction in truto.interactions.list(...)`
         #    does the same item by item; here the pages are shown as they arrive.
         print(f"\nInteractions of account {account.id}, {START.date()} to {END.date()}:")
         interactions: list[Interaction] = []

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import pytest
@@ -22,6 +23,19 @@ SETTLE_TURNS = 20
 def examples(count: int) -> settings:
     """Run ``count`` Hypothesis examples instead of 100; the ``search`` profile multiplies both alike."""
     return settings(max_examples=count * settings.default.max_examples // 100)
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond ``size`` bytes: the next write fails half-way, as on a full disk."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def run(coro: Coroutine[Any, Any, T], timeout: float = 30.0) -> T:

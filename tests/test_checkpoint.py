@@ -1,4 +1,4 @@
-"""Checkpoints: progress and the state of the output in one step, held by one run, refused when they do not fit."""
+"""Checkpoints: progress and the output's state are committed together, by one run at a time, for one plan."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import pickle
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from hypothesis import strategies as st
 from tests.support import examples, run
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
+from truto_ci_async.pull.checkpoint import lock as lock_module
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
-from truto_ci_async.pull.checkpoint.lock import RunLock
+from truto_ci_async.pull.checkpoint.lock import LockOwner, RunLock
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
@@ -40,7 +42,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="signals, forks and mounts of
 
 
 def make_plan(*accounts: str, **options: Any) -> Plan:
-    """Make a plan without a loop: with a list of ids there is nothing to wait for."""
+    """Make a plan without an event loop: a list of ids needs no waiting."""
     making = resolve(
         None, accounts or ("a", "b"), **{"start_time": "-3d", "window": "day", "now": NOW} | options
     )
@@ -57,17 +59,17 @@ Store = Callable[[], Checkpoint]
 
 @pytest.fixture(params=["memory", "sqlite"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    """Gives the same state again and again, as runs that follow each other would find it."""
+    """Returns a checkpoint over the same state each time, as consecutive runs would."""
     if request.param == "memory":
         memory = MemoryCheckpoint()
         return lambda: memory
-    return lambda: SQLiteCheckpoint(tmp_path / "out" / "state.sqlite3")
+    return lambda: SQLiteCheckpoint(tmp_path / "new" / "out" / "state.sqlite3")
 
 
 def visit(
     checkpoint: Checkpoint, plan: Plan | None, **options: Any
 ) -> tuple[Plan, dict[Key, Progress], bytes | None]:
-    """Open, look around, close."""
+    """Open a checkpoint, return what it holds, and close it."""
 
     async def scenario() -> tuple[Plan, dict[Key, Progress], bytes | None]:
         async with checkpoint:
@@ -92,11 +94,11 @@ FIRST = Progress(position="p1", rows=100, pages=1)
 PARKED = Progress(position="p2", rows=2**40, pages=2, outcome="parked", until=1_710_000_000.25)
 FAILED = Progress(outcome="failed", error="503: blocked \u2028 \0 end")
 
-# --- what both stores do ---------------------------------------------------------------------------------------
+# --- both stores ------------------------------------------------------------------------------------------------
 
 
 def test_what_was_committed_is_there_the_next_time(store: Store) -> None:
-    """That is all a checkpoint is for."""
+    """The purpose of a checkpoint."""
     plan = make_plan()
     assert visit(store(), plan) == (plan, {}, None)
     fill(store(), plan, ({("a", 0): FIRST}, b"one"), ({("a", 0): PARKED, ("b", 2): FAILED}, b"\0two"))
@@ -104,7 +106,7 @@ def test_what_was_committed_is_there_the_next_time(store: Store) -> None:
 
 
 def test_a_commit_without_a_sink_state_leaves_it_as_it_was(store: Store) -> None:
-    """A failed account is progress too, and says nothing about the output."""
+    """A failed account is progress too, but changes nothing in the output."""
 
     async def scenario() -> None:
         async with store() as checkpoint:
@@ -118,7 +120,7 @@ def test_a_commit_without_a_sink_state_leaves_it_as_it_was(store: Store) -> None
 
 
 def test_row_keys_are_remembered_until_a_walk_is_over(store: Store) -> None:
-    """A window that has to be begun again must know which of its rows are in the output; later nobody asks."""
+    """A restarted window skips the rows that are in the output already. Once it is over, nobody asks for them."""
 
     async def scenario() -> None:
         async with store() as checkpoint:
@@ -132,7 +134,7 @@ def test_row_keys_are_remembered_until_a_walk_is_over(store: Store) -> None:
             assert await checkpoint.row_keys(("a", 0)) == b"k1k2"
             assert await checkpoint.row_keys(("b", 0)) == b"x"
             assert await checkpoint.row_keys(("a", 1)) == b""
-            over = Progress(rows=9, pages=3, outcome="done")
+            over = Progress(rows=9, pages=2, outcome="done")
             alone = Progress(rows=1, pages=1, outcome="done")
             await checkpoint.commit(
                 {("a", 0): over, ("b", 1): alone}, row_keys={("a", 0): b"k3", ("b", 1): b"y"}
@@ -147,6 +149,22 @@ def test_row_keys_are_remembered_until_a_walk_is_over(store: Store) -> None:
             await checkpoint.aclose()
             await checkpoint.open(make_plan(), fresh=True)
             assert await checkpoint.row_keys(("b", 0)) == b""
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("outcome", ["open", "done", "empty", "failed", "parked"])
+def test_the_row_keys_of_a_walk_are_kept_as_long_as_it_may_go_on(store: Store, outcome: Any) -> None:
+    """A failed or parked account is tried again, and may have to restart its window."""
+    progress = Progress(rows=2, pages=2, outcome=outcome)
+    assert progress.is_over == (outcome in ("done", "empty"))
+
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(make_plan())
+            await checkpoint.commit({("a", 0): FIRST}, row_keys={("a", 0): b"k1"})
+            await checkpoint.commit({("a", 0): progress, ("b", 0): progress})
+            assert await checkpoint.row_keys(("a", 0)) == (b"" if progress.is_over else b"k1")
 
     run(scenario())
 
@@ -169,12 +187,12 @@ _commits = st.lists(
 )
 
 
-@examples(25)  # each of them waits for the disk
+@examples(25)  # each one waits for the disk
 @given(commits=_commits)
 def test_both_stores_keep_the_same(
     commits: list[tuple[dict[Key, Progress], bytes | None]], tmp_path_factory: Any
 ) -> None:
-    """Whatever a pull says, the durable store tells it back as the simple one does."""
+    """Whatever a pull commits, the durable store returns the same as the simple one."""
     plan = make_plan("a", "b", "c", "d")
     memory, path = MemoryCheckpoint(), tmp_path_factory.mktemp("state") / "s"
     for checkpoint in (memory, SQLiteCheckpoint(path)):
@@ -183,18 +201,21 @@ def test_both_stores_keep_the_same(
 
 
 def test_another_plan_is_refused_and_nothing_changes(store: Store) -> None:
-    """Positions of one plan under another would skip and repeat rows; the message says which argument it was."""
+    """Positions of one plan used with another would skip and repeat rows. The message names the argument."""
     plan = make_plan()
     fill(store(), plan, ({("a", 0): FIRST}, b"one"))
-    with pytest.raises(StateConflictError, match=r'window is "week", stored is "day".*fresh=True'):
+    with pytest.raises(
+        StateConflictError, match=r'window is "week", stored is "day".*, or start over with fresh=True$'
+    ) as caught:
         visit(store(), make_plan(window="week"))
+    assert str(caught.value).startswith(f"{caught.value.path} belongs to another plan")
     with pytest.raises(StateConflictError, match="1 account is new: c"):
         visit(store(), make_plan("a", "b", "c"))
     assert visit(store(), plan) == (plan, {("a", 0): FIRST}, b"one")
 
 
 def test_the_stored_bounds_stay_in_force(store: Store) -> None:
-    """The same command line a day later goes on with the windows of the day it was first given."""
+    """The same command a day later continues with the windows of the day it first ran."""
     plan = make_plan()
     fill(store(), plan)
     later = make_plan(now=datetime(2024, 3, 16, tzinfo=UTC))
@@ -203,7 +224,7 @@ def test_the_stored_bounds_stay_in_force(store: Store) -> None:
 
 
 def test_a_grown_list_is_taken_on_purpose(store: Store) -> None:
-    """New customers join a pull that is going on, and stay in it."""
+    """With ``grow``, new customers join a pull in progress and stay in it."""
     fill(store(), make_plan(), ({("a", 0): FIRST}, b"one"))
     grown = make_plan("a", "b", "c")
     in_force, progress, state = visit(store(), grown, grow=True)
@@ -221,7 +242,7 @@ def test_starting_over_forgets_everything(store: Store) -> None:
 
 def test_a_pull_can_go_on_without_being_told_what(store: Store) -> None:
     """The plan is stored with the output, so the folder is enough."""
-    with pytest.raises(UsageError, match="nothing is stored"):
+    with pytest.raises(UsageError, match=r"^(this checkpoint|.+/state\.sqlite3) has no stored plan"):
         visit(store(), None)
     plan = make_plan()
     fill(store(), plan)
@@ -229,16 +250,18 @@ def test_a_pull_can_go_on_without_being_told_what(store: Store) -> None:
 
 
 def test_one_process_opens_it_once(store: Store) -> None:
-    """Two pulls into one output would double its rows, in one process as in two."""
+    """Two pulls into one output would double its rows, whether in one process or in two."""
     plan = make_plan()
 
     async def scenario() -> None:
         first, second = store(), store()
         await first.open(plan)
-        with pytest.raises(StateConflictError, match="another pull of this process") as caught:
+        with pytest.raises(
+            StateConflictError, match=r"^(.+ is in use by )?another pull of this process"
+        ) as caught:
             await second.open(plan)
         assert caught.value.pid == os.getpid()
-        if second is not first:  # being refused leaves the holder alone
+        if second is not first:  # a refused run leaves the owner alone
             await second.aclose()
         await first.commit({("a", 0): FIRST})
         await first.aclose()
@@ -250,19 +273,79 @@ def test_one_process_opens_it_once(store: Store) -> None:
     run(scenario())
 
 
-def test_a_closed_checkpoint_says_so(store: Store) -> None:
+def test_a_second_run_is_refused_before_its_plan_is_known(store: Store) -> None:
+    """``hold`` comes before thousands of accounts are looked up. It returns the stored plan and deletes nothing."""
+    plan = make_plan()
+
+    async def scenario() -> None:
+        first, second = store(), store()
+        assert await first.hold() is None
+        with pytest.raises(UsageError, match="open"):
+            await first.load()
+        with pytest.raises(StateConflictError, match=r"^(.+ is in use by )?another pull of this process"):
+            await second.hold()
+        assert await first.open(plan) == plan
+        await first.aclose()
+        assert await second.hold() == plan
+        await second.aclose()
+        assert await second.hold(fresh=True) is None
+        await second.aclose()
+        assert await second.open() == plan
+        await second.aclose()
+        assert await second.hold() == plan
+        assert await second.open() == plan
+        await second.aclose()
+
+    run(scenario())
+
+
+def test_a_checkpoint_that_refused_a_plan_can_be_opened_with_another(store: Store) -> None:
+    plan = make_plan()
+
     async def scenario() -> None:
         checkpoint = store()
-        with pytest.raises(UsageError, match="open"):
-            await checkpoint.load()
-        with pytest.raises(UsageError, match="open"):
-            await checkpoint.commit({})
+        await checkpoint.open(plan)
+        await checkpoint.aclose()
+        with pytest.raises(StateConflictError, match="belongs to another plan"):
+            await checkpoint.open(make_plan(window="week"))
+        assert await checkpoint.open(plan) == plan
         await checkpoint.aclose()
 
     run(scenario())
 
 
-# --- SQLite: durable, one step, off the loop -------------------------------------------------------------------
+def test_opening_twice_is_refused(store: Store) -> None:
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(make_plan())
+            with pytest.raises(
+                (UsageError, StateConflictError), match="open already|another pull of this process"
+            ):
+                await checkpoint.open(make_plan())
+            assert await checkpoint.load() == {}
+
+    run(scenario())
+
+
+def test_reprs_are_short(path: Path) -> None:
+    memory = MemoryCheckpoint()
+    fill(memory, make_plan(), ({("a", 0): FIRST, ("b", 0): FIRST}, None))
+    assert repr(memory) == "MemoryCheckpoint(2 walks)"
+    assert repr(SQLiteCheckpoint(path)) == f"SQLiteCheckpoint({str(path)!r})"
+
+
+def test_a_closed_checkpoint_says_so(store: Store) -> None:
+    async def scenario() -> None:
+        checkpoint = store()
+        for call in (checkpoint.load(), checkpoint.commit({})):
+            with pytest.raises(UsageError, match=r"^open the checkpoint first|/state\.sqlite3 is not open$"):
+                await call
+        await checkpoint.aclose()
+
+    run(scenario())
+
+
+# --- SQLite: durable, atomic, off the event loop----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -270,8 +353,16 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state.sqlite3"
 
 
-def test_commits_are_durable(path: Path) -> None:
-    """In WAL mode only FULL syncs with each commit; the default of other builds may be NORMAL, which does not."""
+def test_commits_are_durable(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In WAL mode only FULL syncs with each commit. Some builds of SQLite default to NORMAL, which does not."""
+    connect = sqlite3.connect
+
+    def connect_to_other_build(*args: Any, **options: Any) -> sqlite3.Connection:
+        database = connect(*args, **options)
+        database.execute("PRAGMA synchronous = NORMAL")
+        return database
+
+    monkeypatch.setattr(sqlite3, "connect", connect_to_other_build)
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
@@ -285,7 +376,7 @@ def test_commits_are_durable(path: Path) -> None:
 
 
 class Fault:
-    """A step that fails on command."""
+    """A step that fails on demand."""
 
     def __init__(self) -> None:
         self.error: BaseException | None = None
@@ -301,13 +392,13 @@ class Fault:
     [
         (OSError(errno.EIO, "input/output error"), StorageError),
         (KeyboardInterrupt(), KeyboardInterrupt),
-        (sqlite3.ProgrammingError("a slip of ours"), sqlite3.ProgrammingError),
+        (sqlite3.ProgrammingError("a mistake of ours"), sqlite3.ProgrammingError),
     ],
 )
 def test_a_commit_happens_as_a_whole_or_not_at_all(
     path: Path, error: BaseException, expected: type[BaseException]
 ) -> None:
-    """Progress without the output it stands for loses rows; output without its progress doubles them."""
+    """Progress without its output loses rows; output without its progress doubles them."""
     fault = Fault()
 
     async def scenario() -> None:
@@ -327,8 +418,8 @@ def test_a_commit_happens_as_a_whole_or_not_at_all(
     assert visit(SQLiteCheckpoint(path), None)[1:] == ({("a", 0): FIRST, ("b", 1): FIRST}, b"three")
 
 
-class AdmissionQueue:
-    """A step that holds the writer's thread until it is let go."""
+class Gate:
+    """A step that blocks the writer's thread until it is opened."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()
@@ -345,15 +436,16 @@ class AdmissionQueue:
 
 
 def test_a_commit_leaves_the_loop_alone_and_outlives_a_cancellation(path: Path) -> None:
-    """A cancelled pull must know whether its last commit happened: it did, and only then the cancellation goes on."""
-    gate = AdmissionQueue()
+    """A cancelled pull must know whether its last commit happened: the cancellation waits for it to finish."""
+    gate = Gate()
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path, step=gate) as checkpoint:
             await checkpoint.open(make_plan())
             gate.closed = True
             committing = asyncio.create_task(checkpoint.commit({("a", 0): FIRST}, b"one"))
-            await gate.wait()  # so the loop runs while the thread stands in the middle of the commit
+            await gate.wait()  # the event loop runs while the thread is in the middle of the commit
+            assert any(thread.name.startswith("truto-state") for thread in threading.enumerate())
             committing.cancel()
             for _ in range(10):
                 await asyncio.sleep(0)
@@ -368,8 +460,8 @@ def test_a_commit_leaves_the_loop_alone_and_outlives_a_cancellation(path: Path) 
 
 
 def test_a_second_cancellation_does_not_wait(path: Path) -> None:
-    """A disk that hangs must not keep a process alive that was told twice to end."""
-    gate = AdmissionQueue()
+    """A hanging disk must not keep a process alive that was told twice to stop."""
+    gate = Gate()
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path, step=gate) as checkpoint:
@@ -383,13 +475,13 @@ def test_a_second_cancellation_does_not_wait(path: Path) -> None:
             with pytest.raises(asyncio.CancelledError):
                 await committing
             gate.opened.set()
-            assert await checkpoint.load() == {("a", 0): FIRST}  # in order behind it, so it happened
+            assert await checkpoint.load() == {("a", 0): FIRST}  # queued after the commit, so that is done
 
     run(scenario())
 
 
 def test_a_commit_takes_what_was_there_when_it_was_called(path: Path) -> None:
-    """A pull goes on collecting changes into its dict while the last ones are being written."""
+    """A pull keeps adding changes to its dict while earlier ones are being written."""
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
@@ -405,16 +497,16 @@ def test_a_commit_takes_what_was_there_when_it_was_called(path: Path) -> None:
 
 
 def test_thousands_of_walks_load_quickly(path: Path) -> None:
-    """Starting again must not take longer than asking would."""
+    """A restart must not take longer than requesting the data again."""
     plan = make_plan(*(f"account-{number}" for number in range(5000)), start_time="-10d")
     fill(SQLiteCheckpoint(path), plan, ({unit.key: FIRST for unit in plan.units()}, b"state"))
     started = time.perf_counter()
     _, progress, _ = visit(SQLiteCheckpoint(path), plan)
     assert len(progress) == 50_000
-    assert time.perf_counter() - started < 5  # 0.3 s where nothing else runs
+    assert time.perf_counter() - started < 5  # 0.3 s on an idle machine
 
 
-# --- SQLite: files that are not as they should be --------------------------------------------------------------
+# --- SQLite: files in an unexpected state -----------------------------------------------------------------------
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -422,28 +514,35 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def test_nothing_is_left_beside_the_state(path: Path) -> None:
-    """No lock, no log: one file, that can be copied and looked at."""
+    """No lock and no log: just one file that can be copied and inspected."""
     fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))
     assert list(files(path.parent)) == ["state.sqlite3"]
 
 
 def test_a_newer_format_is_refused(path: Path) -> None:
-    """A version that does not know the format could only guess, and spoil it."""
+    """An older version could only guess at the format, and might corrupt it."""
     fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))
     change(path, f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     before = files(path.parent)
     for fresh in (False, True):
-        with pytest.raises(StateConflictError, match=f"newer version.*format is {SCHEMA_VERSION + 1}"):
+        with pytest.raises(
+            StateConflictError,
+            match=f"newer version.*format is {SCHEMA_VERSION + 1}.* or use another folder$",
+        ) as caught:
             visit(SQLiteCheckpoint(path), make_plan(), fresh=fresh)
+        assert caught.value.path == str(path)
     assert files(path.parent) == before
 
 
-def test_the_database_of_something_else_is_left_alone(path: Path) -> None:
-    """Even when told to start over: a path can be mistyped."""
-    change(path, "CREATE TABLE dear (data)")
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE dear (data)", "PRAGMA application_id = 7", "PRAGMA user_version = 7"]
+)
+def test_the_database_of_another_program_is_left_alone(path: Path, statement: str) -> None:
+    """Not even ``fresh`` replaces it: a path is easily mistyped."""
+    change(path, statement)
     before = files(path.parent)
     for fresh in (False, True):
-        with pytest.raises(StateConflictError, match="database of something else"):
+        with pytest.raises(StateConflictError, match="is the database of another program: use another path$"):
             visit(SQLiteCheckpoint(path), make_plan(), fresh=fresh)
     assert files(path.parent) == before
 
@@ -474,15 +573,15 @@ def _flipped(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("damage", [_garbage, _half, _zeros, _flipped])
 def test_a_damaged_file_is_told(path: Path, damage: Callable[[bytes], bytes]) -> None:
-    """Guessing on from half a state loses rows; the error says what can be done."""
+    """Continuing from half a state would lose rows. The error says what to do."""
     fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one" * 5000))
     path.write_bytes(damage(path.read_bytes()))
     before = path.read_bytes()
-    with pytest.raises(DamagedStateError, match="is damaged") as caught:
+    with pytest.raises(DamagedStateError, match=r"(?s)is damaged: (?!None).+\. Restore a copy") as caught:
         visit(SQLiteCheckpoint(path), make_plan())
     assert caught.value.path == str(path)
     assert path.read_bytes() == before
-    if damage is _garbage:  # perhaps not ours at all
+    if damage is _garbage:  # it may not be ours at all
         with pytest.raises(DamagedStateError):
             visit(SQLiteCheckpoint(path), make_plan(), fresh=True)
     else:
@@ -490,23 +589,24 @@ def test_a_damaged_file_is_told(path: Path, damage: Callable[[bytes], bytes]) ->
 
 
 @pytest.mark.parametrize(
-    "statement",
+    ("statement", "finding"),
     [
-        "UPDATE meta SET value = x'7b7d' WHERE name = 'plan'",
-        "UPDATE progress SET outcome = 'happy'",
-        'UPDATE progress SET "window" = 99',
-        "UPDATE progress SET account = 'nobody'",
+        ("UPDATE meta SET value = x'7b7d' WHERE name = 'plan'", "not the JSON of a plan"),
+        ("UPDATE progress SET outcome = 'happy'", r"not in its plan \('a', 0, 'happy'\)"),
+        ('UPDATE progress SET "window" = 3', r"not in its plan \('a', 3, 'open'\)"),
+        ('UPDATE progress SET "window" = -1', r"not in its plan \('a', -1, 'open'\)"),
+        ("UPDATE progress SET account = 'nobody'", r"not in its plan \('nobody', 0, 'open'\)"),
     ],
 )
-def test_contents_that_make_no_sense_are_damage(path: Path, statement: str) -> None:
+def test_contents_that_make_no_sense_are_damage(path: Path, statement: str, finding: str) -> None:
     fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))
     change(path, statement)
-    with pytest.raises(DamagedStateError, match="is damaged"):
+    with pytest.raises(DamagedStateError, match=f"is damaged: .*{finding}"):
         visit(SQLiteCheckpoint(path), make_plan())
 
 
 def test_the_log_of_a_state_that_was_removed_is_not_played_into_the_new_one(path: Path) -> None:
-    """Somebody removes the state of a killed run and overlooks its log; SQLite would bring the old pages back."""
+    """If only the database of a killed run is removed, its log must not bring the old state back."""
     plan = make_plan()
 
     async def scenario() -> dict[str, bytes]:
@@ -526,7 +626,7 @@ def test_the_log_of_a_state_that_was_removed_is_not_played_into_the_new_one(path
 
 
 def test_state_holds_no_token(path: Path) -> None:
-    """State is copied, mailed and backed up."""
+    """State files get copied, mailed and backed up."""
 
     async def scenario() -> dict[str, bytes]:
         async with TrutoClient(token="tok-secret") as client, SQLiteCheckpoint(path) as checkpoint:
@@ -543,8 +643,8 @@ def test_state_holds_no_token(path: Path) -> None:
 # --- SQLite: the disk ------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_is_a_typed_error_and_the_state_goes_on_when_it_is_mended(path: Path) -> None:
-    """What was committed stays; the same object commits again once there is room."""
+def test_a_full_disk_is_a_typed_error_and_commits_work_again_once_there_is_space(path: Path) -> None:
+    """Earlier commits stay, and the same object can commit again once there is space."""
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
@@ -554,7 +654,7 @@ def test_a_full_disk_is_a_typed_error_and_the_state_goes_on_when_it_is_mended(pa
             assert database is not None
             (pages,) = database.execute("PRAGMA page_count").fetchone()
             database.execute(f"PRAGMA max_page_count = {pages}")
-            with pytest.raises(StorageError, match="full.*run again once this is mended") as caught:
+            with pytest.raises(StorageError, match="is full") as caught:
                 await checkpoint.commit({("b", 0): FIRST}, b"two" * 10_000)
             assert (caught.value.errno, caught.value.path) == (errno.ENOSPC, str(path))
             assert pickle.loads(pickle.dumps(caught.value)).errno == errno.ENOSPC
@@ -566,9 +666,77 @@ def test_a_full_disk_is_a_typed_error_and_the_state_goes_on_when_it_is_mended(pa
     assert visit(SQLiteCheckpoint(path), None)[1:] == ({("a", 0): FIRST, ("b", 0): FIRST}, b"two" * 10_000)
 
 
+class BrokenDatabase:
+    """A connection on which every statement fails."""
+
+    in_transaction = False
+
+    def __init__(self, code: int | None) -> None:
+        self.error = sqlite3.OperationalError("said SQLite")
+        if code is not None:
+            self.error.sqlite_errorcode = code
+
+    def execute(self, *_: object) -> None:
+        raise self.error
+
+    def close(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("code", "expected", "number"),
+    [
+        (sqlite3.SQLITE_FULL, StorageError, errno.ENOSPC),
+        (sqlite3.SQLITE_IOERR | 3 << 8, StorageError, errno.EIO),  # an extended code
+        (sqlite3.SQLITE_READONLY, StorageError, errno.EROFS),
+        (sqlite3.SQLITE_CANTOPEN, StorageError, errno.EACCES),
+        (sqlite3.SQLITE_PERM, StorageError, errno.EACCES),
+        (sqlite3.SQLITE_NOLFS, StorageError, errno.EFBIG),
+        (sqlite3.SQLITE_PROTOCOL, StorageError, errno.ENOLCK),
+        (sqlite3.SQLITE_CORRUPT | 1 << 8, DamagedStateError, None),
+        (sqlite3.SQLITE_NOTADB, DamagedStateError, None),
+        (sqlite3.SQLITE_BUSY, StateConflictError, None),
+        (sqlite3.SQLITE_LOCKED | 1 << 8, StateConflictError, None),
+        (sqlite3.SQLITE_MISUSE, sqlite3.OperationalError, None),
+        (None, sqlite3.OperationalError, None),
+    ],
+)
+def test_errors_of_sqlite_become_ours(
+    code: int | None, expected: type[Exception], number: int | None, path: Path
+) -> None:
+    """Callers decide by the type and ``errno``. A mistake of ours stays what it is."""
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.hold()
+            await checkpoint.open(make_plan())
+            checkpoint._is_open = False  # as after `hold`, so that opening it again is allowed
+            assert checkpoint._database is not None
+            checkpoint._database.close()
+            database = checkpoint._database = BrokenDatabase(code)  # type: ignore[assignment]
+            for call, doing in (
+                (checkpoint.load(), "read"),
+                (checkpoint.row_keys(("a", 0)), "read"),
+                (checkpoint.commit({("a", 0): FIRST}), "write"),
+                (checkpoint.open(make_plan()), "open"),
+            ):
+                with pytest.raises(expected) as caught:
+                    await call
+                if expected is sqlite3.OperationalError:
+                    assert caught.value is database.error
+                    continue
+                assert caught.value.__cause__ is database.error
+                assert caught.value.path == str(path)  # type: ignore[attr-defined]
+                if number is not None:
+                    assert caught.value.errno == number  # type: ignore[attr-defined]
+                    assert str(caught.value).startswith(f"cannot {doing} {path}")
+
+    run(scenario())
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Gives a file system of its own in memory; called again, it changes its options."""
+    """Mounts a small file system in memory. Call it again to remount with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False
@@ -589,7 +757,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 @posix
 def test_a_disk_that_is_really_full(small_disk: Callable[[str], Path]) -> None:
-    """The same with a real file system: opening and committing fail typed, and go on when there is room."""
+    """The same on a real file system: opening and committing raise StorageError, and work again once there is space."""
     folder = small_disk("size=1m")
     path = folder / "state.sqlite3"
     fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))
@@ -635,7 +803,7 @@ def test_a_path_that_cannot_be_a_file(tmp_path: Path) -> None:
 
 
 def test_a_program_that_writes_into_the_state_is_told(path: Path) -> None:
-    """SQLite's own shell, say, left open in the middle of a transaction."""
+    """For example SQLite's shell, left open in the middle of a transaction."""
     fill(SQLiteCheckpoint(path), make_plan())
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -643,8 +811,10 @@ def test_a_program_that_writes_into_the_state_is_told(path: Path) -> None:
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
             await checkpoint.open(None)
-            with pytest.raises(StateConflictError, match="another program is writing"):
+            started = time.perf_counter()
+            with pytest.raises(StateConflictError, match="another program is writing to"):
                 await checkpoint.commit({("a", 0): FIRST})
+            assert time.perf_counter() - started < 4  # SQLite itself waits for 5 s
 
     try:
         run(scenario())
@@ -669,8 +839,8 @@ asyncio.run(hold())
 
 
 @pytest.fixture
-def holder(path: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Another process that holds the state."""
+def owner(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that owns the state."""
     fill(SQLiteCheckpoint(path), make_plan())
     command = [sys.executable, "-c", HOLD, str(path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
@@ -685,32 +855,33 @@ def holder(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_a_second_process_is_refused_and_told_who_is_there(
-    path: Path, holder: subprocess.Popen[bytes]
+    path: Path, owner: subprocess.Popen[bytes]
 ) -> None:
-    """Within a second, by name: whoever reads it has to find that process."""
+    """The message comes within a second and names the process, so that the user can find it."""
     started = time.perf_counter()
-    with pytest.raises(StateConflictError, match=f"in use by process {holder.pid} on ") as caught:
+    with pytest.raises(StateConflictError, match=f"in use by process {owner.pid} on ") as caught:
         visit(SQLiteCheckpoint(path), None)
     assert time.perf_counter() - started < 1
-    assert caught.value.pid == holder.pid
+    assert caught.value.pid == owner.pid
+    assert caught.value.host == socket.gethostname()
     assert caught.value.path == str(path)
-    with pytest.raises(StateConflictError):  # starting over does not help either
+    with pytest.raises(StateConflictError):  # nor may it start over
         visit(SQLiteCheckpoint(path), make_plan(), fresh=True)
 
 
 @posix
-def test_the_lock_of_a_killed_process_is_taken_over(path: Path, holder: subprocess.Popen[bytes]) -> None:
+def test_the_lock_of_a_killed_process_is_taken_over(path: Path, owner: subprocess.Popen[bytes]) -> None:
     """Nobody should have to find and remove a file after a crash."""
-    holder.send_signal(signal.SIGKILL)
-    holder.wait(10)
+    owner.send_signal(signal.SIGKILL)
+    owner.wait(10)
     lock = path.with_name("state.sqlite3.lock")
-    assert json.loads(lock.read_bytes())["pid"] == holder.pid
+    assert json.loads(lock.read_bytes())["pid"] == owner.pid
     assert visit(SQLiteCheckpoint(path), None)[0] == make_plan()
     assert not lock.exists()
 
 
 def test_a_recycled_pid_is_not_believed(path: Path) -> None:
-    """The number in the file is only a name: here it is that of a process that is there and holds nothing."""
+    """The pid in the file is only for messages. Here it belongs to a live process that holds no lock."""
     fill(SQLiteCheckpoint(path), make_plan())
     lock = path.with_name("state.sqlite3.lock")
     for text in (json.dumps({"pid": os.getppid(), "host": "here", "since": "then"}), "", "nonsense"):
@@ -719,8 +890,11 @@ def test_a_recycled_pid_is_not_believed(path: Path) -> None:
 
 
 @posix
-def test_a_holder_that_has_not_said_its_name_is_waited_for_shortly(tmp_path: Path) -> None:
-    """Between taking the lock and writing the pid there is a moment, in which an older name may stand there."""
+def test_an_owner_without_a_name_is_waited_for_briefly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An owner takes the lock before it writes its name. Until then, the file may hold an older name."""
+    monkeypatch.setattr(lock_module, "NAME_SECONDS", 0.1)
     lock = RunLock(tmp_path / "state")
     lock.acquire()
     try:
@@ -733,15 +907,68 @@ def test_a_holder_that_has_not_said_its_name_is_waited_for_shortly(tmp_path: Pat
             started = time.perf_counter()
             with pytest.raises(StateConflictError, match="in use by another process") as caught:
                 RunLock(tmp_path / "state").acquire()
-            assert time.perf_counter() - started < 1
+            assert 0.1 <= time.perf_counter() - started < 1
             assert caught.value.pid is None
     finally:
         lock.release()
 
 
+def test_the_lock_file_names_its_owner(path: Path) -> None:
+    """For whoever finds it in the folder, with any umask, and whatever an earlier run left in it."""
+    lock = RunLock(path)
+    lock.path.write_bytes(b"x" * 1000)
+    lock.acquire()
+    owner = json.loads(lock.path.read_bytes())
+    assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
+    assert abs(datetime.fromisoformat(owner["since"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    lock.release()
+    umask = os.umask(0)
+    try:
+        lock.acquire()
+    finally:
+        os.umask(umask)
+    assert os.name == "nt" or lock.path.stat().st_mode & 0o777 == 0o666
+    lock.release()
+
+
+def test_a_refused_run_leaves_no_file_open(path: Path) -> None:
+    """A scheduler may try every minute for days."""
+
+    def next_number() -> int:
+        number = os.dup(1)
+        os.close(number)
+        return number
+
+    lock = RunLock(path)
+    lock.acquire()
+    before = next_number()
+    with pytest.raises(StateConflictError):
+        RunLock(path).acquire()
+    assert next_number() == before
+    lock.release()
+
+
+@posix
+def test_an_owner_is_only_named_if_it_can_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users look for the process that a message names. Processes of other hosts and users cannot be checked."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait(10)
+    here, elsewhere = socket.gethostname(), "elsewhere"
+    assert LockOwner(os.getpid(), here, "then").is_alive
+    assert not LockOwner(process.pid, here, "then").is_alive
+    assert LockOwner(process.pid, elsewhere, "then").is_alive
+
+    def refuse(pid: int, number: int) -> None:
+        assert number == 0
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert LockOwner(1, here, "then").is_alive
+
+
 @posix
 def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
-    """A process pool of the application outlives the pull, and would otherwise hold its state for ever."""
+    """An application's process pool may outlive the pull, and would otherwise hold the lock for ever."""
     program = """
 import os, sys, time
 from pathlib import Path
@@ -750,7 +977,7 @@ lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
 leave, stay = os.pipe()
 if os.fork() == 0:
-    lock.release()  # closes nothing of the parent's, removes nothing
+    lock.release()  # must not remove the parent's file
     os.close(stay)
     os.read(leave, 1)
     os._exit(0)
@@ -772,6 +999,55 @@ os._exit(0)
     again = RunLock(state)
     again.acquire()
     again.release()
+
+
+@posix
+def test_the_child_of_a_fork_leaves_the_lock_alone(tmp_path: Path) -> None:
+    """What happens in a child, seen from inside: its copy is closed, and releasing it does nothing."""
+    lock = RunLock(tmp_path / "state")
+    lock.acquire()
+    assert lock._file is not None
+    of_parent = os.dup(lock._file)
+    of_child = lock._file
+    lock_module._after_fork()
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(of_child)
+    lock.release()
+    lock.abandon()
+    with pytest.raises(StateConflictError, match="in use by"):
+        RunLock(tmp_path / "state").acquire()
+    os.close(of_parent)
+    lock.acquire()
+    lock.release()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("is_taken_again", [False, True])
+def test_a_lock_file_removed_while_it_is_opened_is_not_trusted(
+    is_taken_again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock on a removed file excludes nobody: the next run creates a new file and locks that one."""
+    first, second, third = (RunLock(tmp_path / "state") for _ in range(3))
+    first.acquire()
+    try_lock = lock_module._try_lock
+
+    def release_first(file: int) -> None:
+        monkeypatch.undo()
+        first.release()
+        if is_taken_again:
+            third.acquire()
+        try_lock(file)  # succeeds, on the file that `first` has removed
+
+    monkeypatch.setattr(lock_module, "_try_lock", release_first)
+    if is_taken_again:
+        with pytest.raises(StateConflictError, match="another pull of this process"):
+            second.acquire()
+        third.release()
+    else:
+        second.acquire()
+        assert second.path.exists()
+        second.release()
+    assert list(tmp_path.iterdir()) == []
 
 
 RACE = """
@@ -816,7 +1092,7 @@ for number in range(rounds):
 
 @posix
 def test_of_many_that_come_at_once_one_gets_the_lock(tmp_path: Path) -> None:
-    """Also while another one lets go and removes the file that is just being opened."""
+    """Even while its owner releases it and removes the file that others are just opening."""
     done = subprocess.run(
         [sys.executable, "-c", RACE, str(tmp_path)], cwd=ROOT, capture_output=True, timeout=30
     )
@@ -825,7 +1101,7 @@ def test_of_many_that_come_at_once_one_gets_the_lock(tmp_path: Path) -> None:
 
 
 def test_our_databases_are_marked(path: Path) -> None:
-    """``file`` and others tell them by this number; it must never change."""
+    """``file`` and other tools recognise them by this number, so it must never change."""
     fill(SQLiteCheckpoint(path), make_plan())
     assert APPLICATION_ID.to_bytes(4) == b"TrCI"
     assert path.read_bytes()[68:72] == b"TrCI"

@@ -265,7 +265,7 @@ def test_state_that_does_not_fit(sandbox: Sandbox, run: Any, tmp_path: Path) -> 
     output = tmp_path / "out" / "interactions.ndjson"
     output.write_bytes(output.read_bytes().replace(b"a", b"b", 1))
     ran = run(*both)
-    assert (ran.code, "is not as it was committed" in ran.err) == (CONFLICT, True)
+    assert (ran.code, "does not match what was committed" in ran.err) == (CONFLICT, True)
     assert run(*both, "--fresh").code == DONE
     assert len(rows(tmp_path / "out")) == 2 * PEOPLE
 
@@ -490,7 +490,7 @@ def test_the_summary_names_what_is_missing() -> None:
         report.failed[f"bad-{number}"] = TrutoError("broken")
     lines = summary(progress, "out")
     text = "\n".join(lines)
-    assert "failed: bad: Truto answered 403 Forbidden: no; the token or the account" in text
+    assert "failed: bad: Truto responded with 403 Forbidden: no; the token or the account" in text
     assert "... and 6 more" in text
     assert "parked: later: until 2023-11-14 22:13:20Z" in text
     assert re.search(r"left +885 +the next run", text)

@@ -1,4 +1,4 @@
-"""The error tree: drawn as it is, catchable by what the caller can do, and able to travel between processes."""
+"""The exceptions: their documented tree, what they carry, and that they can be pickled."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from truto_ci_async.models import Position
 
 PUBLIC: list[type[TrutoError]] = [getattr(errors, name) for name in errors.__all__]
 
-# A telling value for each argument of an error; any other argument gets its own name.
+# A distinct value for each argument of an exception; any other argument gets its own name.
 VALUES: dict[str, Any] = {
     "message": "what went wrong",
     "is_permanent": True,
@@ -50,7 +50,7 @@ VALUES: dict[str, Any] = {
 
 
 def sample(kind: type[TrutoError]) -> TrutoError:
-    """An error with every argument given."""
+    """Build an exception with every argument given."""
     arguments = {name: VALUES.get(name, name) for name in inspect.signature(kind).parameters}
     error = kind(**arguments)
     for name, value in arguments.items():
@@ -81,7 +81,7 @@ def _public_parent(kind: type) -> str:
 
 
 def test_the_tree_in_the_docstring_is_the_real_one() -> None:
-    """It is what a caller reads before writing ``except``."""
+    """It is what people read before they write ``except``."""
     real = {kind.__name__: _public_parent(kind) for kind in PUBLIC if kind is not TrutoError}
     assert _drawn(errors.__doc__ or "") == real
 
@@ -104,13 +104,13 @@ def test_every_error_of_the_module_is_public() -> None:
         (MissingExtraError, ImportError),
     ],
 )
-def test_errors_are_also_what_python_calls_them(kind: type, builtin: type) -> None:
-    """Code that handles TimeoutError already, handles ours."""
+def test_exceptions_are_also_the_builtin_ones(kind: type, builtin: type) -> None:
+    """Code that handles TimeoutError handles ours too."""
     assert issubclass(kind, builtin)
 
 
 @pytest.mark.parametrize("kind", PUBLIC)
-def test_every_error_says_what_it_means(kind: type) -> None:
+def test_every_exception_has_a_docstring_of_its_own(kind: type) -> None:
     assert kind.__doc__
     assert kind.__doc__ != getattr(kind.__mro__[1], "__doc__", None)
 
@@ -119,8 +119,8 @@ def test_every_error_says_what_it_means(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", PUBLIC)
-def test_every_error_pickles_with_all_it_carries(kind: type[TrutoError]) -> None:
-    """Pools and queues send errors between processes; one that fails to pickle hides the first failure."""
+def test_every_exception_can_be_pickled_with_all_its_attributes(kind: type[TrutoError]) -> None:
+    """Pools and queues send exceptions between processes; one that cannot be pickled hides the real failure."""
     error = sample(kind)
     error.add_note("seen by a test")
     copies = [
@@ -135,12 +135,12 @@ def test_every_error_pickles_with_all_it_carries(kind: type[TrutoError]) -> None
             assert again.msg == error.msg == error.message
 
 
-def test_what_was_set_later_travels_too() -> None:
+def test_attributes_set_later_are_pickled_too() -> None:
     error = TruncatedBodyError("m")
-    error.position = Position(filters="f", chunk=1, cursor="c")
+    error.position = Position(filters="f", user_batch=1, cursor="c")
     error.account = "acc"
     again = pickle.loads(pickle.dumps(error))
-    assert again.position == Position(filters="f", chunk=1, cursor="c")
+    assert again.position == Position(filters="f", user_batch=1, cursor="c")
     assert again.account == "acc"
 
 
@@ -155,13 +155,13 @@ def test_every_error_has_its_message_as_text(kind: type[TrutoError]) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in PUBLIC if kind is not MissingExtraError])
 def test_every_error_can_be_made_with_a_message_alone(kind: type[TrutoError]) -> None:
-    """Tests of callers make them so."""
+    """Callers' tests build them that way."""
     assert kind("m").message == "m"
     assert kind().message == ""
     assert str(kind("m")).endswith("m")
 
 
-def test_a_missing_extra_says_the_line_to_type() -> None:
+def test_a_missing_extra_names_the_command_to_run() -> None:
     error = MissingExtraError("rich", "cli")
     assert str(error) == "rich is not installed: pip install 'truto-ci-async[cli]'"
     assert (error.package, error.extra) == ("rich", "cli")
@@ -173,16 +173,17 @@ def test_a_missing_extra_says_the_line_to_type() -> None:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"status": 404}, "Truto answered 404: m"),
-        ({"status": 404, "error": "Not Found"}, "Truto answered 404 Not Found: m"),
-        ({"status": 401, "is_remote": True}, "the provider, through Truto, answered 401: m"),
-        ({"status": 404, "account": "acc"}, "Truto answered 404: m [account acc]"),
+        ({"status": 404}, "Truto responded with 404: m"),
+        ({"status": 404, "error": "Not Found"}, "Truto responded with 404 Not Found: m"),
+        ({"status": 401, "is_remote": True}, "the provider, through Truto, responded with 401: m"),
+        ({"status": 404, "account": "acc"}, "Truto responded with 404: m [account acc]"),
+        ({"status": 429, "attempts": 0, "account": "acc"}, "m [account acc]"),
         (
             {
                 "status": 422,
                 "insight": {"missing_required_query_parameters": {"value": ["start_time", "end_time"]}},
             },
-            "Truto answered 422: m (missing required query parameters: start_time, end_time)",
+            "Truto responded with 422: m (missing required query parameters: start_time, end_time)",
         ),
         (
             {
@@ -197,18 +198,18 @@ def test_a_missing_extra_says_the_line_to_type() -> None:
                 },
                 "account": "acc",
             },
-            "Truto answered 422: m (forbidden error: rights are missing; missing required body fields: x, 5; "
+            "Truto responded with 422: m (forbidden error: rights are missing; missing required body fields: x, 5; "
             "rate limit error: slow down) [account acc]",
         ),
-        ({"status": 422, "insight": {"new_kind": "text"}}, "Truto answered 422: m (new kind)"),
-        ({"status": 422, "insight": {"new_kind": {}}}, "Truto answered 422: m (new kind)"),
+        ({"status": 422, "insight": {"new_kind": "text"}}, "Truto responded with 422: m (new kind)"),
+        ({"status": 422, "insight": {"new_kind": {}}}, "Truto responded with 422: m (new kind)"),
     ],
 )
-def test_an_api_error_says_who_what_and_what_to_do(fields: dict[str, Any], expected: str) -> None:
+def test_the_text_of_an_api_error(fields: dict[str, Any], expected: str) -> None:
     assert str(APIError("m", **fields)) == expected
 
 
-def test_an_api_error_keeps_copies_of_what_it_was_given() -> None:
+def test_an_api_error_copies_its_arguments() -> None:
     insight: dict[str, Any] = {"a": {}}
     headers = {"a": "b"}
     error = APIError("m", insight=insight, headers=headers)

@@ -1,4 +1,4 @@
-"""What a client tells about its work, and that telling can neither break a call nor give away a secret."""
+"""Events: reporting can neither break a call nor leak a secret."""
 
 from __future__ import annotations
 
@@ -41,10 +41,17 @@ def test_every_event_reads_as_one_line() -> None:
         "page of 50 items, 2,048 bytes decoded in 0.001 s, 1 repaired [account a1]",
         "repaired $.result[3].user: Expected `object`, got `str` [account a1]",
     ]
+    assert (
+        str(RequestSent(time=1.0, method="GET", url="/x", attempt=2, call_id=7))
+        == "call 7: GET /x, attempt 2"
+    )
+    assert str(ResponseReceived(time=1.0, status=500, attempt=3, call_id=7)) == (
+        "call 7: status 500, 0 bytes in 0.000 s, attempt 3"
+    )
 
 
 @pytest.mark.parametrize("control", ["\n", "\r", "\x1b[31m", "\x00", "\u2028", "\x85"])
-def test_text_from_outside_cannot_begin_a_line_of_its_own(control: str) -> None:
+def test_text_from_outside_cannot_start_a_new_line(control: str) -> None:
     event = FieldRepaired(time=1.0, account=f"a{control}b", path="$", message=f"got{control}ERROR forged")
     assert len(str(event).splitlines()) == 1
     assert str(event).isprintable()
@@ -58,13 +65,13 @@ def test_events_are_frozen_and_keyword_only(event: Event) -> None:
         type(event)(1.0)  # type: ignore[call-arg, misc]
 
 
-def test_nobody_listens_by_default() -> None:
+def test_an_emitter_is_inactive_by_default() -> None:
     """Then no event is built at all."""
     assert not Emitter().active
     assert Emitter(print).active
 
 
-def test_a_logger_at_debug_listens(caplog: pytest.LogCaptureFixture) -> None:
+def test_events_are_logged_at_debug(caplog: pytest.LogCaptureFixture) -> None:
     emitter = Emitter()
     with caplog.at_level(logging.DEBUG, logger=LOGGER):
         assert emitter.active
@@ -75,11 +82,11 @@ def test_a_logger_at_debug_listens(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_the_library_prints_nothing_by_itself() -> None:
-    """With no logging set up, Python prints warnings to stderr; a library leaves that to its user."""
+    """Without logging set up, Python would print a library's warnings to stderr."""
     assert any(isinstance(handler, logging.NullHandler) for handler in logging.getLogger(LOGGER).handlers)
 
 
-def test_a_raising_hook_never_breaks_a_call_and_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_raising_hook_never_breaks_a_call_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Event] = []
 
     def hook(event: Event) -> None:
@@ -105,8 +112,8 @@ def test_a_hook_may_end_the_program(error: type[BaseException]) -> None:
         Emitter(hook).emit(EVENTS[0])
 
 
-def test_a_hook_that_would_have_to_be_awaited_is_refused() -> None:
-    """It would never run, and Python would say so somewhere else, later."""
+def test_an_async_hook_is_refused() -> None:
+    """It would never run, and Python would warn about it later and elsewhere."""
 
     async def hook(_event: Event) -> None: ...
 
@@ -117,11 +124,11 @@ def test_a_hook_that_would_have_to_be_awaited_is_refused() -> None:
         with pytest.raises(ConfigurationError, match="plain function"):
             Emitter(wrong)
     wrong_type: Any = "print"
-    with pytest.raises(ConfigurationError, match="function taking an event"):
+    with pytest.raises(ConfigurationError, match="function that takes an event"):
         Emitter(wrong_type)
 
 
-def test_a_hook_that_turns_out_to_be_async_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hook_that_returns_a_coroutine_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     async def work(_event: Event) -> None: ...
 
     Emitter(lambda event: work(event)).emit(EVENTS[0])
@@ -130,7 +137,7 @@ def test_a_hook_that_turns_out_to_be_async_is_told(caplog: pytest.LogCaptureFixt
 
 
 def test_a_page_with_repairs_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
-    """Fifty bad records must not fill the log, and nothing of the record itself may get into it."""
+    """Fifty bad records must not fill the log, and the records themselves must not get into it."""
     seen: list[Event] = []
     issues = [
         Issue(
@@ -139,8 +146,8 @@ def test_a_page_with_repairs_is_one_warning(caplog: pytest.LogCaptureFixture) ->
         for n in range(50)
     ]
     emitter = Emitter(seen.append, now=lambda: 5.0)
-    emitter.repaired(issues, account="a1")
-    emitter.repaired([], account="a1")
+    emitter.report_repairs(issues, account="a1")
+    emitter.report_repairs([], account="a1")
     assert [(event.time, event.path, event.index) for event in seen if isinstance(event, FieldRepaired)] == [
         (5.0, issue.path, issue.index) for issue in issues
     ]
@@ -153,5 +160,5 @@ def test_a_page_with_repairs_is_one_warning(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_one_repair_is_a_warning_without_a_count(caplog: pytest.LogCaptureFixture) -> None:
-    Emitter().repaired([Issue(path="$.x", message="bad")])
+    Emitter().report_repairs([Issue(path="$.x", message="bad")])
     assert caplog.messages == ["repaired $.x: bad"]

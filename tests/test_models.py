@@ -1,4 +1,4 @@
-"""The structs a call hands out: exact values, nothing pinned, nothing secret in what they print."""
+"""The objects that calls return: exact values, no page kept alive, no secret in a repr."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ from truto_ci_async.models import (
     ResponseInfo,
     User,
 )
+from truto_ci_async.models.row_views import plain_views
 
 PACIFIC = timezone(timedelta(hours=-8))
 SECRET = "hunter2"
 
-# The provider's record keeps its own spelling: spaces, 1.00, escapes, key order.
+# The provider's record must stay as it is: spaces, 1.00, escapes, key order.
 REMOTE = '{"userId" : "98765432109876543210", "z": 1.00, "a": [ 1e2, null ], "n": "Zo\\u00eb"}'
 TEXT = (
     '{"id": "98765432109876543210_2024-01-01",'
@@ -67,7 +68,7 @@ ITEM = decoded(TEXT)
 # Interactions
 
 
-def test_a_faithful_item() -> None:
+def test_an_ordinary_item() -> None:
     assert ITEM.id == "98765432109876543210_2024-01-01"
     assert ITEM.user == User(
         id="98765432109876543210",
@@ -87,7 +88,7 @@ def test_a_faithful_item() -> None:
 
 
 def test_numbers_keep_their_type() -> None:
-    """A count must not come back as 125.0, nor an id as a number."""
+    """A count must not become 125.0, nor an id a number."""
     assert ITEM.metrics is not None
     assert type(ITEM.metrics.longest_monologue) is int
     assert type(ITEM.metrics.interactivity) is float
@@ -109,7 +110,7 @@ def test_every_field_may_be_missing(text: str) -> None:
     assert repr(item).startswith("Interaction(id=None")
 
 
-def test_words_and_fields_newer_than_this_package_do_no_harm() -> None:
+def test_values_and_fields_newer_than_this_package_are_harmless() -> None:
     item = decoded(
         '{"id": "a", "aggregation_period": "fortnight", "mood": {"x": [1]}, "user": {"id": "u", "team": 5},'
         ' "metrics": {"new_metric": 1, "patience": 1}, "additional_metrics": [{"name": "n", "value": 1, "unit": "s"}]}'
@@ -119,15 +120,15 @@ def test_words_and_fields_newer_than_this_package_do_no_harm() -> None:
     assert item.metrics == Metrics(patience=1)
 
 
-def test_remote_data_is_decoded_anew_on_each_access() -> None:
-    """What one reader does to it, no other sees."""
+def test_remote_data_is_decoded_on_each_access() -> None:
+    """Changes by one reader are invisible to others."""
     ITEM.remote_data["z"] = "changed"
     assert ITEM.remote_data["z"] == 1.0
     assert bytes(ITEM.remote_json) == REMOTE.encode()
 
 
 @pytest.mark.parametrize("text", ["1e400", '{"a": [1e400]}'])
-def test_remote_data_that_cannot_be_decoded_says_so_and_keeps_its_text(text: str) -> None:
+def test_remote_data_that_cannot_be_decoded_keeps_its_text(text: str) -> None:
     item = decoded(f'{{"id": "a", "remote_data": {text}}}')
     for use in (lambda: item.remote_data, item.to_dict):
         with pytest.raises(DecodeError, match="out of range"):
@@ -139,8 +140,8 @@ def test_remote_data_that_cannot_be_decoded_says_so_and_keeps_its_text(text: str
 @pytest.mark.parametrize("item_type", [Interaction, Raw])
 @pytest.mark.parametrize("odd", ["", '"odd": {"a": "b"}, '])
 @pytest.mark.parametrize("second", ['{"id": "b"}', '{"id": 5}'])
-def test_a_kept_item_does_not_keep_its_page(item_type: Any, odd: str, second: str) -> None:
-    """One item kept from each of a million pages must not be a million pages kept."""
+def test_a_kept_item_does_not_keep_its_page_alive(item_type: Any, odd: str, second: str) -> None:
+    """Keeping one item of each of a million pages must not keep a million pages."""
     text = f'{{{odd}"result": [{TEXT}, {second}], "debug": {{"data": [1], "requestOptions": {{}}}}}}'.encode()
     reader: PageReader[Any] = PageReader(ItemReader(item_type))
     before = sys.getrefcount(text)
@@ -149,12 +150,12 @@ def test_a_kept_item_does_not_keep_its_page(item_type: Any, odd: str, second: st
     assert kept.debug is not None
     assert sys.getrefcount(text) == before
     view = msgspec.json.decode(text, type=dict[str, Raw])
-    assert sys.getrefcount(text) > before, "what does hold the page shows in the count"
+    assert sys.getrefcount(text) > before, "a view that keeps the page alive shows in the count"
     del view
 
 
 def test_items_are_not_tracked_by_the_garbage_collector() -> None:
-    """Half the time of decoding a page goes into tracking, where items are kept."""
+    """Tracking takes half of the time of decoding a page whose items are kept."""
     assert ITEM.user is not None
     assert ITEM.user.emails is not None
     assert ITEM.additional_metrics is not None
@@ -200,7 +201,7 @@ def test_a_row_is_flat_and_has_every_column_in_order() -> None:
 
 
 def test_every_field_of_the_api_is_in_the_row() -> None:
-    """A field added to the struct and forgotten in the row would be missing from every CSV."""
+    """A field that is forgotten in the row would be missing from every CSV."""
     fields = {field.encode_name for field in msgspec.structs.fields(Interaction)} - {"user", "metrics"}
     metrics = {field.encode_name for field in msgspec.structs.fields(Metrics)}
     user = {f"user_{field.encode_name}" for field in msgspec.structs.fields(User)} | {"user_email"}
@@ -212,11 +213,11 @@ def test_every_field_of_the_api_is_in_the_row() -> None:
     [(None, None), ((), None), ((Email(email="a"),), "a"), ((Email(email="a"), Email(email="b", is_primary=True)), "b"),
      ((Email(email="a", is_primary=False), Email(email="b", is_primary=False)), "a"), ((Email(),), None)],
 )  # fmt: skip
-def test_a_users_one_address(emails: tuple[Email, ...] | None, expected: str | None) -> None:
+def test_the_email_of_a_user(emails: tuple[Email, ...] | None, expected: str | None) -> None:
     assert User(emails=emails).email == expected
 
 
-def test_to_dict_is_the_apis_own_shape_and_comes_back() -> None:
+def test_to_dict_has_the_apis_own_shape_and_can_be_decoded() -> None:
     plain = ITEM.to_dict()
     assert plain["user"]["id"] == "98765432109876543210"
     assert plain["start_time"] == "2024-01-01T00:00:00-08:00"
@@ -225,8 +226,8 @@ def test_to_dict_is_the_apis_own_shape_and_comes_back() -> None:
     assert msgspec.structs.replace(decoded(json.dumps(plain)), remote_json=ITEM.remote_json) == ITEM
 
 
-def test_json_holds_the_providers_record_byte_by_byte() -> None:
-    """Numbers such as 1.00 or 20-digit ones change when they are decoded: this record is not."""
+def test_encoded_json_has_the_providers_record_unchanged() -> None:
+    """Decoding would change numbers such as 1.00 or 20-digit ones."""
     encoded = msgspec.json.encode(ITEM)
     parts = msgspec.json.decode(encoded, type=dict[str, Raw])
     assert bytes(parts["remote_data"]) == REMOTE.encode()
@@ -254,7 +255,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.booleans())
-def test_any_provider_record_survives(value: Any, is_ascii: bool) -> None:
+def test_any_provider_record_is_kept_unchanged(value: Any, is_ascii: bool) -> None:
     text = json.dumps(value, ensure_ascii=is_ascii, indent=1 if is_ascii else None).encode()
     item = decoded(b'{"id": "a", "remote_data": ' + text + b"}")
     assert item.remote_data == value
@@ -265,7 +266,7 @@ def test_any_provider_record_survives(value: Any, is_ascii: bool) -> None:
     assert (item.row()["remote_data"] is None) == (value is None)
 
 
-# Values: equal, hashed, copied, pickled
+# Equality, hashing, copying, pickling
 
 THINGS = [
     pytest.param(ITEM, id="Interaction"),
@@ -277,7 +278,7 @@ THINGS = [
     pytest.param(Capabilities(unified=(Capability(resource="r", methods=("list",)),)), id="Capabilities"),
     pytest.param(ResponseInfo(headers={"a": "b"}, rate_limit=RateLimit(limit=1)), id="ResponseInfo"),
     pytest.param(Issue(index=1, path="$", message="m", raw=b"\xff"), id="Issue"),
-    pytest.param(Position(filters="f", chunk=2, cursor="c"), id="Position"),
+    pytest.param(Position(filters="f", user_batch=2, cursor="c"), id="Position"),
     pytest.param(
         msgspec.json.decode(b'{"requestUrl": "u", "requestOptions": {"a" : 1}, "data": []}', type=DebugInfo),
         id="DebugInfo",
@@ -286,7 +287,7 @@ THINGS = [
 
 
 @pytest.mark.parametrize("thing", THINGS)
-def test_things_pickle_copy_and_compare(thing: Any) -> None:
+def test_structs_can_be_pickled_copied_and_compared(thing: Any) -> None:
     """They go through queues, to other processes and into caches."""
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         again = pickle.loads(pickle.dumps(thing, protocol))
@@ -297,13 +298,13 @@ def test_things_pickle_copy_and_compare(thing: Any) -> None:
 
 
 @pytest.mark.parametrize("thing", THINGS)
-def test_things_cannot_be_changed(thing: Any) -> None:
+def test_structs_are_immutable(thing: Any) -> None:
     for name in thing.__struct_fields__:
         with pytest.raises(AttributeError):
             setattr(thing, name, None)
 
 
-def test_pages_and_responses_pickle_too() -> None:
+def test_pages_and_responses_can_be_pickled() -> None:
     page = Page(
         [ITEM], next_cursor="c", extra={"a": 1}, issues=[Issue(index=1)], position=Position(filters="f")
     )
@@ -330,26 +331,24 @@ def test_pages_and_responses_pickle_too() -> None:
         ({"remote_json": Raw(b"{}")}, False),
     ],
 )
-def test_equal_when_all_is_equal_and_hashed_by_id_user_and_window(
-    change: dict[str, Any], has_other_hash: bool
-) -> None:
-    """Two answers about the same user and window differ when anything does, yet meet in the same bucket."""
+def test_interactions_are_hashed_by_id_user_and_window(change: dict[str, Any], has_other_hash: bool) -> None:
+    """Any difference makes two interactions unequal, but not every one changes the hash."""
     other = msgspec.structs.replace(ITEM, **change)
     assert other != ITEM
     assert (hash(other) != hash(ITEM)) == has_other_hash
     assert len({ITEM, other, decoded(TEXT)}) == 2
 
 
-def test_the_same_moment_in_another_offset_hashes_the_same() -> None:
+def test_equal_times_of_different_offsets_have_the_same_hash() -> None:
     other = msgspec.structs.replace(ITEM, start_time=datetime(2024, 1, 1, 8, tzinfo=UTC))
     assert other == ITEM
     assert hash(other) == hash(ITEM)
 
 
-# What things print
+# Reprs
 
 
-def test_an_interaction_prints_what_a_person_looks_for() -> None:
+def test_the_repr_of_an_interaction() -> None:
     assert repr(ITEM) == (
         "Interaction(id='98765432109876543210_2024-01-01', user='zoë@x.io', "
         "window=2024-01-01T00:00:00-08:00..2024-02-01T00:00:00.500000-08:00, "
@@ -381,7 +380,7 @@ DEBUG = msgspec.json.decode(
 )
 
 
-def test_debug_keeps_everything_reachable() -> None:
+def test_debug_values_can_be_read_by_key() -> None:
     assert DEBUG.request_options["headers"]["Authorization"] == SECRET
     assert DEBUG.request_options["auth"] == [SECRET, [SECRET]]
     assert DEBUG.response_headers["set-cookie"] == [SECRET]
@@ -392,7 +391,7 @@ def test_debug_keeps_everything_reachable() -> None:
 
 
 def test_the_providers_credentials_are_in_no_repr() -> None:
-    """A debug page printed in a notebook or a log must not give the customer's provider away."""
+    """A debug page printed in a notebook or a log must not leak the customer's credentials."""
     options, headers = DEBUG.request_options, DEBUG.response_headers
     page = Page([ITEM], debug=DEBUG)
     parts = [
@@ -422,8 +421,22 @@ def test_the_providers_credentials_are_in_no_repr() -> None:
     assert repr(DebugInfo()) == "DebugInfo(request_url=None, request_options='***', result_count=None)"
 
 
-def test_secrets_are_not_in_rich_output_either() -> None:
-    """IPython and tracebacks with rich print structs field by field, past their repr."""
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"https://x.io/a#{SECRET}", "https://x.io/a"),
+        (f"https://x.io/a?k={SECRET}", "https://x.io/a"),
+        (f"https://{SECRET}@x.io", "https://x.io"),
+        (f"https://u:{SECRET}@x.io/a@b", "https://x.io/a@b"),
+        (f"https://x.io/a?k=1\n{SECRET}", "https://x.io/a"),
+    ],
+)
+def test_credentials_in_a_url_are_not_in_the_repr(url: str, shown: str) -> None:
+    assert repr(DebugInfo(request_url=url)).startswith(f"DebugInfo(request_url={shown!r},")
+
+
+def test_secrets_are_not_in_rich_output() -> None:
+    """rich prints structs field by field and ignores their repr."""
     pretty = pytest.importorskip("rich.pretty").pretty_repr
     account = IntegratedAccount(id="a", context={"password": SECRET}, last_error={"token": SECRET})
     for thing in (
@@ -438,13 +451,13 @@ def test_secrets_are_not_in_rich_output_either() -> None:
     assert "'a'" in pretty(account)
 
 
-def test_headers_stay_out_of_a_responses_repr() -> None:
-    """They hold cookies; the numbers are what a reader wants."""
+def test_headers_are_not_in_the_repr_of_a_response() -> None:
+    """They contain cookies."""
     info = ResponseInfo(status=200, headers={"set-cookie": SECRET}, attempts=2, elapsed=0.12345)
     assert repr(info) == "ResponseInfo(status=200, attempts=2, elapsed=0.123)"
 
 
-def test_an_account_prints_who_it_is() -> None:
+def test_the_repr_of_an_account() -> None:
     account = IntegratedAccount(id="a", integration=Integration(name="gong"), status="active", tenant_id="t")
     assert repr(account) == "IntegratedAccount(id='a', integration='gong', status='active', tenant_id='t')"
 
@@ -490,7 +503,7 @@ def test_an_account_of_the_api() -> None:
         ("calls", "list", None, False),
     ],
 )
-def test_capabilities_are_asked_by_resource_and_method(
+def test_supports_looks_for_resource_method_and_model(
     resource: str, method: str, model: str | None, expected: bool
 ) -> None:
     can = Capabilities(
@@ -519,7 +532,7 @@ def test_a_page_is_a_sequence_of_its_items() -> None:
     assert first == "a"
 
 
-def test_a_page_is_not_what_was_given_to_it() -> None:
+def test_a_page_copies_its_arguments() -> None:
     items, issues, extra = [1], [Issue()], {"a": 1}
     page = Page(items, issues=issues, extra=extra)
     items.append(2)
@@ -528,13 +541,13 @@ def test_a_page_is_not_what_was_given_to_it() -> None:
     assert (list(page), len(page.issues), page.extra) == ([1], 1, {"a": 1})
 
 
-def test_a_page_knows_whether_there_is_more_by_its_position() -> None:
-    """At the end of a group of users there is no cursor, and yet there is more."""
+def test_a_page_with_a_position_has_more() -> None:
+    """At the end of a batch of users there is no cursor, but another batch may follow."""
     assert not Page([1], next_cursor=None).has_more
-    assert Page([], next_cursor=None, position=Position(filters="f", chunk=1)).has_more
+    assert Page([], next_cursor=None, position=Position(filters="f", user_batch=1)).has_more
 
 
-def test_a_page_prints_its_size_and_first_item() -> None:
+def test_the_repr_of_a_page() -> None:
     assert repr(Page([])) == "Page(0 items, has_more=False)"
     page = Page([Interaction(id="a"), Interaction(id="b")], issues=[Issue()], position=Position(filters="f"))
     assert repr(page) == "Page(2 items, has_more=True, issues=1, first=Interaction(id='a'))"
@@ -562,11 +575,12 @@ def test_a_raw_response_decodes_on_demand() -> None:
         (b"1e400", Any, "out of range"),
         (b"[" * 100_000, Any, "too deep"),
         (b'{"a": 1', Any, "not JSON"),
-        (b"[]", User, "another shape"),
-        (b'{"id": 5}', User, "another shape"),
+        (b"[]", User, "does not match"),
+        (b'{"id": 5}', User, "does not match"),
+        (b'{"id": 5, "name": "' + b"n" * 1_000 + b'"}', User, "does not match"),
     ],
 )
-def test_a_raw_body_that_does_not_fit_is_one_typed_error(body: bytes, type_: Any, said: str) -> None:
+def test_a_raw_body_that_does_not_match_is_a_decode_error(body: bytes, type_: Any, said: str) -> None:
     with pytest.raises(DecodeError, match=said) as caught:
         raw(body).json(type_)
     assert caught.value.raw == body[:512]
@@ -584,3 +598,27 @@ def test_a_raw_body_that_does_not_fit_is_one_typed_error(body: bytes, type_: Any
 def test_the_media_type_without_its_parameters(value: str, expected: str) -> None:
     assert raw(b"", **{"content-type": value}).content_type == expected
     assert raw(b"").content_type == ""
+
+
+# Row views
+
+
+@pytest.mark.parametrize(
+    ("items", "is_readable"),
+    [
+        ([b'{"id": "a"}', b'{"user": {"id": 5}, "x": [1]}'], True),
+        ([], True),
+        ([b'{"id": "a"}', b"[]"], False),
+        ([b'{"id": "a"}', b"null"], False),
+        ([b'{"id": "a"}', b""], False),
+        ([b'{"id": "a", "tenant_id": "t"}'], False),
+        ([b'{"window_start": null}'], False),
+        ([b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"], False),
+    ],
+)
+def test_row_views_are_read_only_if_every_item_has_one(items: list[bytes], is_readable: bool) -> None:
+    """An item without one, or with a column of a pull, is written the slower way, field by field."""
+    views = plain_views([Raw(item) for item in items])
+    assert (views is not None) == is_readable
+    if views is not None:
+        assert [view.id for view in views] == [json.loads(item).get("id") for item in items]

@@ -1,4 +1,4 @@
-"""Walks over pages, with fakes: a callable that fetches the page at a place, no client and no HTTP."""
+"""Iterating over pages, with a fake that serves the page at a position: no client and no HTTP."""
 
 from __future__ import annotations
 
@@ -17,44 +17,45 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from truto_ci_async._http.tasks import started
+from truto_ci_async._http.tasks import start_task
 from truto_ci_async.errors import CursorLoopError, ServerError, TrutoError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
-from truto_ci_async.pagination.cursor import PageCursor, following
+from truto_ci_async.pagination import paginator
+from truto_ci_async.pagination.cursor import PageCursor, position_after
 from truto_ci_async.pagination.paginator import Items, Pages, PageSource, Paginator, RawPages
 
 from .support import examples, run
 
 DEADLINE = 5.0
-# Tasks can do their first step before the loop has a turn.
+# Tasks can run their first step before the loop's next turn.
 EAGER = sys.version_info >= (3, 12)
-# Turns of the loop in which a thing that is going to happen has happened.
+# Turns of the loop after which nothing more happens by itself.
 TURNS = 20
 
 Numbered = tuple[int, ...]
-# The pages of one leg: the items of each, and the cursor it gives.
-Leg = list[tuple[Numbered, str | None]]
+# The pages of one user batch: the items of each, and its next cursor.
+Batch = list[tuple[Numbered, str | None]]
 Start = tuple[int, str | None]
 
 
-def leg(*pages: Sequence[int], end: str | None = None, name: str = "c") -> Leg:
-    """One leg whose pages hold these items; the last one gives ``end`` as its cursor."""
+def batch(*pages: Sequence[int], end: str | None = None, name: str = "c") -> Batch:
+    """One user batch whose pages hold these items; the last page has ``end`` as its cursor."""
     last = len(pages) - 1
     return [(tuple(items), end if i == last else f"{name}{i + 1}") for i, items in enumerate(pages)]
 
 
-def numbered(pages: int, size: int = 2) -> Leg:
-    return leg(*(range(i * size, (i + 1) * size) for i in range(pages)))
+def numbered(pages: int, size: int = 2) -> Batch:
+    return batch(*(range(i * size, (i + 1) * size) for i in range(pages)))
 
 
 class Service:
-    """Answers the pages of its legs, counts what it was asked, and holds back or fails what it is told to."""
+    """Serves the pages of its user batches, records requests, and delays or fails those it is set up to."""
 
-    def __init__(self, *legs: Leg, awaits: int = 1) -> None:
-        self.legs = legs
+    def __init__(self, *batches: Batch, awaits: int = 1) -> None:
+        self.batches = batches
         self.awaits = awaits
         self.asked: list[Start] = []
-        self.answered: list[Start] = []
+        self.served: list[Start] = []
         self.cancelled: list[Start] = []
         self.started: defaultdict[Start, asyncio.Event] = defaultdict(asyncio.Event)
         self.gates: dict[Start, asyncio.Event] = {}
@@ -63,7 +64,7 @@ class Service:
         self.spawned = self.most_tasks = 0
 
     async def fetch(self, here: Position) -> Page[int]:
-        place = (here.chunk, here.cursor)
+        place = (here.user_batch, here.cursor)
         self.asked.append(place)
         self.started[place].set()
         try:
@@ -77,19 +78,19 @@ class Service:
         if self.failures.get(place):
             raise self.failures[place].pop(0)
         items, cursor = self._page(place)
-        self.answered.append(place)
-        return Page(items, next_cursor=cursor, position=following(here, cursor, len(self.legs)))
+        self.served.append(place)
+        return Page(items, next_cursor=cursor, position=position_after(here, cursor, len(self.batches)))
 
     def _page(self, place: Start) -> tuple[Numbered, str | None]:
-        pages = self.legs[place[0]]
+        pages = self.batches[place[0]]
         if place[1] is None:
             return pages[0]
         cursors = [cursor for _, cursor in pages]
         return pages[cursors.index(place[1]) + 1]
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """As the client does: the task is registered, and its failure is not reported as never looked at."""
-        task = started(work)
+        """Like the client: keep the task, and look at its exception so that asyncio does not log it."""
+        task = start_task(work)
         self.tasks.add(task)
         self.spawned += 1
         self.most_tasks = max(self.most_tasks, len(self.tasks))
@@ -97,22 +98,22 @@ class Service:
         task.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
         return task
 
-    def walkable(self, start: Position | None = None, **options: Any) -> PageSource[Page[int]]:
+    def source(self, start: Position | None = None, **options: Any) -> PageSource[Page[int]]:
         return PageSource(
             self.fetch,
             start or Position(filters="f"),
             spawn=self.spawn,
-            chunks=len(self.legs),
+            user_batches=len(self.batches),
             account="acc",
             **options,
         )
 
     def list(self, start: Position | None = None, **options: Any) -> Paginator[int]:
-        return Paginator(self.walkable(start, **options), label="list of numbers")
+        return Paginator(self.source(start, **options), label="list of numbers")
 
     @property
     def all(self) -> list[int]:
-        return [item for pages in self.legs for items, _ in pages for item in items]
+        return [item for pages in self.batches for items, _ in pages for item in items]
 
 
 async def settle() -> None:
@@ -125,7 +126,7 @@ async def soon(work: Awaitable[Any]) -> Any:
 
 
 async def gather(walk: AsyncIterable[int], seen: list[int]) -> None:
-    """PageCursor to the end, or to the error, and keep what came before it."""
+    """Iterate to the end or to an error, and keep what came before it."""
     async for item in walk:
         seen.append(item)  # noqa: PERF401
 
@@ -145,23 +146,23 @@ def test_items_come_in_order_across_pages_with_one_request_for_each(prefetch: in
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
-def test_an_empty_page_with_a_cursor_goes_on(prefetch: int) -> None:
-    """Truto's own Python client ends its walk there, and the records after it are lost."""
-    service = Service(leg([], [1], [], [], [2, 3], []))
+def test_an_empty_page_with_a_cursor_does_not_end_the_walk(prefetch: int) -> None:
+    """Truto's own Python client stops there, and the records after it are lost."""
+    service = Service(batch([], [1], [], [], [2, 3], []))
     assert run(items_of(service.list(prefetch=prefetch))) == [1, 2, 3]
     assert len(service.asked) == 6
 
 
 @pytest.mark.parametrize("end", [None, ""])
 def test_a_null_or_empty_cursor_ends_the_walk(end: str | None) -> None:
-    service = Service(leg([1], [2], end=end))
+    service = Service(batch([1], [2], end=end))
     assert run(items_of(service.list())) == [1, 2]
     assert len(service.asked) == 2
 
 
-def test_a_walk_of_no_items_at_all_is_empty() -> None:
+def test_a_walk_without_items_is_empty() -> None:
     async def main() -> None:
-        service = Service(leg([]))
+        service = Service(batch([]))
         assert await items_of(service.list()) == []
         assert await service.list().collect() == []
         assert await service.list().first() is None
@@ -170,7 +171,7 @@ def test_a_walk_of_no_items_at_all_is_empty() -> None:
     run(main())
 
 
-def test_pages_carry_their_cursor_and_the_position_after_them() -> None:
+def test_pages_have_their_cursor_and_the_position_after_them() -> None:
     async def main() -> None:
         service = Service(numbered(3))
         pages = [page async for page in service.list().pages()]
@@ -185,26 +186,26 @@ def test_pages_carry_their_cursor_and_the_position_after_them() -> None:
 def test_iterating_twice_starts_twice() -> None:
     async def main() -> None:
         service = Service(numbered(3))
-        paginator = service.list()
-        assert await items_of(paginator) == await items_of(paginator) == service.all
-        assert len([page async for page in paginator.pages()]) == 3
+        listing = service.list()
+        assert await items_of(listing) == await items_of(listing) == service.all
+        assert len([page async for page in listing.pages()]) == 3
         assert service.asked == [(0, None), (0, "c1"), (0, "c2")] * 3
 
     run(main())
 
 
-def test_two_iterations_of_one_paginator_go_side_by_side() -> None:
+def test_two_iterations_of_one_paginator_are_independent() -> None:
     async def main() -> None:
         service = Service(numbered(3))
-        paginator = service.list()
-        first, second = aiter(paginator), aiter(paginator)
+        listing = service.list()
+        first, second = aiter(listing), aiter(listing)
         seen = [(await anext(first), await anext(second)) for _ in service.all]
         assert seen == [(item, item) for item in service.all]
 
     run(main())
 
 
-def test_an_ended_iteration_stays_ended_and_asks_nothing() -> None:
+def test_an_ended_iteration_stays_ended_and_sends_nothing() -> None:
     async def main() -> None:
         service = Service(numbered(2))
         items, pages = aiter(service.list()), service.list().pages()
@@ -238,23 +239,21 @@ def test_max_items_is_a_count(wrong: Any) -> None:
 
 def test_the_repr_says_what_to_do() -> None:
     service = Service(numbered(1))
-    assert "`await` it" in repr(service.list())
+    assert repr(service.list()).startswith("<list of numbers: `await` it")
     assert "`async for`" in repr(service.list())
-    raw = RawPages(service.walkable(), label="raw numbers")  # type: ignore[arg-type]
-    assert "`await` it" in repr(raw)
+    raw = RawPages(service.source(), label="raw numbers")  # type: ignore[arg-type]
+    assert repr(raw).startswith("<raw numbers: `await` it")
     assert "`async for`" in repr(raw)
 
 
-# Cursors that come again
+# Cursors that come twice
 
 
 @pytest.mark.parametrize("prefetch", [0, 1])
 @pytest.mark.parametrize("length", range(1, 7))
-def test_a_ring_of_cursors_is_an_error_after_every_page_of_it_was_handed_over(
-    length: int, prefetch: int
-) -> None:
-    """The first page and the ring: n + 1 requests, and not one more."""
-    service = Service(leg(*([i] for i in range(length + 1)), end="c1"))
+def test_a_cursor_loop_is_an_error_after_all_its_pages_were_handed_over(length: int, prefetch: int) -> None:
+    """The first page and the loop: n + 1 requests, and not one more."""
+    service = Service(batch(*([i] for i in range(length + 1)), end="c1"))
 
     async def main() -> None:
         seen: list[int] = []
@@ -268,30 +267,30 @@ def test_a_ring_of_cursors_is_an_error_after_every_page_of_it_was_handed_over(
     run(main())
 
 
-def test_a_ring_further_down_the_walk_is_seen_too() -> None:
-    service = Service(leg([0], [1], [2], [3], end="c2"))
+def test_a_loop_that_begins_at_a_later_page_is_detected() -> None:
+    service = Service(batch([0], [1], [2], [3], end="c2"))
     with pytest.raises(CursorLoopError):
         run(items_of(service.list()))
     assert len(service.asked) == 4
 
 
-def test_a_ring_through_the_cursor_a_walk_began_at_is_seen() -> None:
-    service = Service(leg([0], [1], [2], end="c1"))
+def test_a_loop_back_to_the_cursor_a_walk_started_at_is_detected() -> None:
+    service = Service(batch([0], [1], [2], end="c1"))
     with pytest.raises(CursorLoopError):
         run(items_of(service.list(Position(filters="f", cursor="c1"))))
     assert service.asked == [(0, "c1"), (0, "c2")]
 
 
-def test_empty_pages_do_not_hide_a_ring() -> None:
-    service = Service(leg([], [], end="c1"))
+def test_empty_pages_do_not_hide_a_loop() -> None:
+    service = Service(batch([], [], end="c1"))
     with pytest.raises(CursorLoopError):
         run(service.list().collect())
     assert len(service.asked) == 2
 
 
-def test_asking_on_after_a_ring_is_the_same_error_and_no_request() -> None:
+def test_asking_again_after_a_loop_raises_the_same_error_without_a_request() -> None:
     async def main() -> None:
-        service = Service(leg([0], [1], end="c1"))
+        service = Service(batch([0], [1], end="c1"))
         pages = service.list().pages()
         assert [(await anext(pages)).items for _ in range(2)] == [(0,), (1,)]
         errors = []
@@ -315,11 +314,11 @@ def _frames(error: BaseException) -> list[Any]:
     return frames
 
 
-def test_one_page_asked_for_of_a_ring_is_no_error() -> None:
-    """Who stops before the ring closes, or exactly there, got what was asked for."""
+def test_stopping_before_the_loop_closes_is_no_error() -> None:
+    """The same goes for stopping exactly where it closes: the caller got what was asked for."""
 
     async def main() -> None:
-        service = Service(leg([0], [1], end="c1"))
+        service = Service(batch([0], [1], end="c1"))
         assert await service.list(max_pages=2).collect() == [0, 1]
         assert await service.list().collect(2) == [0, 1]
         assert (await service.list()).items == (0,)
@@ -327,14 +326,14 @@ def test_one_page_asked_for_of_a_ring_is_no_error() -> None:
     run(main())
 
 
-def test_each_leg_has_cursors_of_its_own() -> None:
-    """The service may well give the same cursor for the same offset of another group of users."""
-    service = Service(leg([0], [1], [2]), leg([3], [4], [5]), leg([6]))
+def test_each_user_batch_has_cursors_of_its_own() -> None:
+    """The service may use the same cursor for the same offset in another batch."""
+    service = Service(batch([0], [1], [2]), batch([3], [4], [5]), batch([6]))
     assert run(items_of(service.list())) == list(range(7))
 
 
-def test_a_ring_in_a_later_leg_is_seen_after_the_earlier_ones() -> None:
-    service = Service(leg([0], [1]), leg([2], [3], end="c1"))
+def test_a_loop_in_a_later_user_batch_is_detected() -> None:
+    service = Service(batch([0], [1]), batch([2], [3], end="c1"))
 
     async def main() -> None:
         seen: list[int] = []
@@ -356,7 +355,7 @@ def test_max_pages_is_the_number_of_requests(max_pages: int, prefetch: int) -> N
         service = Service(numbered(5))
         pages = []
         async for page in service.list(max_pages=max_pages, prefetch=prefetch).pages():
-            await settle()  # time enough for a fetch ahead
+            await settle()  # long enough for a prefetch
             pages.append(page)
         assert len(pages) == len(service.asked) == min(max_pages, 5)
         assert pages[-1].has_more is (max_pages < 5)
@@ -364,17 +363,17 @@ def test_max_pages_is_the_number_of_requests(max_pages: int, prefetch: int) -> N
     run(main())
 
 
-def test_max_pages_counts_over_all_legs() -> None:
-    service = Service(leg([0], [1]), leg([2], [3]))
+def test_max_pages_counts_over_all_user_batches() -> None:
+    service = Service(batch([0], [1]), batch([2], [3]))
     assert run(items_of(service.list(max_pages=3))) == [0, 1, 2]
     assert len(service.asked) == 3
 
 
-def test_awaiting_gives_the_first_page_and_fetches_nothing_ahead() -> None:
+def test_awaiting_gives_the_first_page_without_a_prefetch() -> None:
     async def main() -> None:
         service = Service(numbered(3))
-        paginator = service.list()
-        first, again = await paginator, await paginator.page()
+        listing = service.list()
+        first, again = await listing, await listing.page()
         await settle()
         assert first.items == again.items == (0, 1)
         assert service.asked == [(0, None)] * 2
@@ -385,28 +384,28 @@ def test_awaiting_gives_the_first_page_and_fetches_nothing_ahead() -> None:
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 @pytest.mark.parametrize("max_items", [0, 1, 2, 3, 4, 5, 6, 7, 100, None])
-def test_collect_fetches_no_page_in_vain(max_items: int | None, size: int) -> None:
+def test_collect_fetches_no_more_pages_than_it_needs(max_items: int | None, size: int) -> None:
     async def main() -> None:
         service = Service(numbered(3, size))
         items = await service.list().collect(max_items)
         await settle()
         assert items == service.all[:max_items]
         wanted = 3 if max_items is None else min(3, -(-max_items // size))
-        assert len(service.asked) == wanted, "nor is one begun and dropped"
+        assert len(service.asked) == wanted, "nor is one started and dropped"
         assert service.cancelled == []
 
     run(main())
 
 
-def test_collect_of_a_count_passes_over_empty_pages() -> None:
-    service = Service(leg([], [1], [], [2], [3]))
+def test_collect_of_a_count_skips_empty_pages() -> None:
+    service = Service(batch([], [1], [], [2], [3]))
     assert run(service.list().collect(2)) == [1, 2]
     assert len(service.asked) == 4
 
 
 def test_first_gives_the_first_item_and_fetches_no_page_after_it() -> None:
     async def main() -> None:
-        service = Service(leg([], [], [7, 8], [9]))
+        service = Service(batch([], [], [7], [9]))
         assert await service.list().first() == 7
         await settle()
         assert len(service.asked) == 3
@@ -415,10 +414,10 @@ def test_first_gives_the_first_item_and_fetches_no_page_after_it() -> None:
 
 
 def test_first_tells_an_item_that_is_false_from_none() -> None:
-    assert run(Service(leg([0], [1])).list().first()) == 0
+    assert run(Service(batch([0], [1])).list().first()) == 0
 
 
-# Fetching ahead
+# Prefetch
 
 
 def test_the_next_page_is_fetched_while_the_consumer_works_on_this_one() -> None:
@@ -429,10 +428,10 @@ def test_the_next_page_is_fetched_while_the_consumer_works_on_this_one() -> None
             seen += 1
             page = item // 2
             if page < 3:
-                # Nobody asks for the next page before this returns.
+                # The next page is not asked for before this returns.
                 await soon(service.started[(0, f"c{page + 1}")].wait())
                 await settle()
-                assert len(service.answered) == page + 2, "one page ahead, whole, and no more than one"
+                assert len(service.served) == page + 2, "one page ahead, and only one"
         assert seen == 8
         assert service.most_tasks == 1
 
@@ -441,13 +440,13 @@ def test_the_next_page_is_fetched_while_the_consumer_works_on_this_one() -> None
 
 @pytest.mark.parametrize("has_factory", [False, True])
 @pytest.mark.parametrize("awaits", [False, True])
-def test_a_task_fetches_ahead_where_that_gains_something(awaits: bool, has_factory: bool) -> None:
-    """Who awaits nothing is back before a task could begin at the loop's next turn, and then needs none."""
+def test_a_prefetch_task_is_made_only_where_it_gains_something(awaits: bool, has_factory: bool) -> None:
+    """A consumer that does not await comes back before a task could start at the loop's next turn."""
 
     async def main() -> None:
         service = Service(numbered(4))
         loop = asyncio.get_running_loop()
-        if has_factory:  # its tasks may begin whenever it likes
+        if has_factory:  # its tasks may start at any time
             loop.set_task_factory(lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options))
         async for _ in service.list().pages():
             if awaits:
@@ -460,7 +459,7 @@ def test_a_task_fetches_ahead_where_that_gains_something(awaits: bool, has_facto
 
 @pytest.mark.parametrize("by_page", [False, True])
 def test_the_next_page_is_fetched_while_the_consumer_works_without_awaiting(by_page: bool) -> None:
-    """Its request has to be under way before the page is handed over, since nothing happens until the next one."""
+    """Its request must be sent before the page is handed over, since the loop gets no turn until the next one."""
 
     async def main() -> None:
         service = Service(numbered(5, size=1))
@@ -468,14 +467,33 @@ def test_the_next_page_is_fetched_while_the_consumer_works_without_awaiting(by_p
         walk: Any = service.list().pages() if by_page else service.list()
         async for _ in walk:
             asked.append(len(service.asked))  # noqa: PERF401
-        # Not after the first page: a search may end there, and its request would be for nothing.
+        # Not after the first page: many loops stop there, and the request would be wasted.
         assert asked == ([1, 3, 4, 5, 5] if EAGER else [1, 2, 3, 4, 5])
 
     run(main())
 
 
-def test_collecting_fetches_nothing_ahead() -> None:
-    """Pages that are worked on only when all are here have nothing to be fetched beside."""
+def test_a_prefetch_starts_at_once_from_the_second_page_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many loops stop at the first page. Until then a break still prevents the request."""
+    monkeypatch.setattr(
+        paginator, "starts_at_once", lambda loop: loop is asyncio.get_running_loop()
+    )  # on any version
+
+    async def main() -> None:
+        service = Service(numbered(4))
+        pages = service.list().pages()
+        spawned = []
+        async for _ in pages:
+            spawned.append(service.spawned)  # noqa: PERF401  # the loop had no turn since the page came
+        assert spawned == [0, 1, 2, 2]
+
+    run(main())
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_collecting_does_not_prefetch(monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+    """Nothing happens between two pages, so a prefetch would gain nothing."""
+    monkeypatch.setattr(paginator, "starts_at_once", lambda loop: at_once)
 
     async def main() -> None:
         service = Service(numbered(5))
@@ -499,9 +517,9 @@ def test_without_prefetch_a_page_is_fetched_when_it_is_asked_for() -> None:
     run(main())
 
 
-def test_the_next_leg_is_fetched_ahead_too() -> None:
+def test_the_first_page_of_the_next_user_batch_is_prefetched() -> None:
     async def main() -> None:
-        service = Service(leg([0]), leg([1]))
+        service = Service(batch([0]), batch([1]))
         pages = service.list().pages()
         assert (await anext(pages)).items == (0,)
         await soon(service.started[(1, None)].wait())
@@ -511,19 +529,18 @@ def test_the_next_leg_is_fetched_ahead_too() -> None:
 
 
 @pytest.mark.parametrize("by_page", [False, True])
-def test_break_cancels_the_fetch_ahead_at_once(by_page: bool) -> None:
+def test_break_cancels_the_prefetch_at_once(by_page: bool) -> None:
     async def main() -> None:
         service = Service(numbered(3))
         service.gates[(0, "c1")] = asyncio.Event()
         walk: Any = service.list().pages() if by_page else service.list()
         async for _ in walk:
             await soon(service.started[(0, "c1")].wait())
-            (ahead,) = service.tasks
+            (prefetch,) = service.tasks
             break
-        # In the very same step: nothing has been awaited since. (An iterator the caller made, and still holds,
-        # goes on, so by_page drops it.)
+        # Nothing was awaited since the break. (An iterator that the caller still holds goes on, so it is dropped.)
         del walk
-        assert ahead.cancelling() == 1
+        assert prefetch.cancelling() == 1
         await settle()
         assert service.tasks == set()
         assert service.cancelled == [(0, "c1")]
@@ -531,7 +548,7 @@ def test_break_cancels_the_fetch_ahead_at_once(by_page: bool) -> None:
     run(main())
 
 
-def test_an_exception_in_the_body_cancels_the_fetch_ahead() -> None:
+def test_an_exception_in_the_loop_body_cancels_the_prefetch() -> None:
     async def main() -> None:
         service = Service(numbered(3))
         service.gates[(0, "c1")] = asyncio.Event()
@@ -550,7 +567,7 @@ def test_an_exception_in_the_body_cancels_the_fetch_ahead() -> None:
     run(main())
 
 
-def test_dropping_an_iterator_nobody_awaits_cancels_its_fetch_ahead() -> None:
+def test_dropping_an_iterator_cancels_its_prefetch() -> None:
     async def main() -> None:
         service = Service(numbered(3))
         service.gates[(0, "c1")] = asyncio.Event()
@@ -564,7 +581,7 @@ def test_dropping_an_iterator_nobody_awaits_cancels_its_fetch_ahead() -> None:
     run(main())
 
 
-def test_breaking_while_the_fetch_ahead_has_not_begun_leaves_nothing() -> None:
+def test_a_break_before_the_prefetch_starts_leaves_nothing() -> None:
     """A task that is cancelled before its first step must not leave a coroutine that was never awaited."""
 
     async def main() -> None:
@@ -578,7 +595,7 @@ def test_breaking_while_the_fetch_ahead_has_not_begun_leaves_nothing() -> None:
     run(main())
 
 
-def test_a_dropped_fetch_ahead_that_failed_is_not_reported_by_anyone() -> None:
+def test_the_failure_of_a_dropped_prefetch_is_not_reported() -> None:
     """``run`` fails the test when an error ends in the loop's exception handler."""
 
     async def main() -> None:
@@ -595,7 +612,7 @@ def test_a_dropped_fetch_ahead_that_failed_is_not_reported_by_anyone() -> None:
     run(main())
 
 
-def test_a_fetch_ahead_that_failed_is_told_when_its_page_is_asked_for() -> None:
+def test_a_failed_prefetch_is_raised_when_its_page_is_asked_for() -> None:
     async def main() -> None:
         service = Service(numbered(3))
         service.failures[(0, "c1")] = [ServerError("gone")]
@@ -616,8 +633,8 @@ def test_a_failing_page_leaves_the_walk_where_it_was(by_page: bool, prefetch: in
         service = Service(numbered(4))
         service.failures[(0, None)] = [ServerError("1"), ServerError("2")]
         service.failures[(0, "c2")] = [ServerError("3")]
-        paginator = service.list(prefetch=prefetch)
-        walk: Any = paginator.pages() if by_page else aiter(paginator)
+        listing = service.list(prefetch=prefetch)
+        walk: Any = listing.pages() if by_page else aiter(listing)
         seen: list[int] = []
         errors = []
         for _ in range(50):
@@ -652,7 +669,7 @@ def test_a_failed_page_does_not_use_up_max_pages() -> None:
 
 
 def test_a_failure_leaves_no_cycle_that_would_keep_the_walk_alive() -> None:
-    """What a failed walk holds goes with its last reference, not with the next round of garbage collection."""
+    """A failed walk is freed with its last reference, not by the next garbage collection."""
 
     async def main() -> None:
         service = Service(numbered(3))
@@ -678,7 +695,7 @@ def test_a_failure_leaves_no_cycle_that_would_keep_the_walk_alive() -> None:
 
 @pytest.mark.parametrize("prefetch", [0, 1])
 def test_cancelling_the_consumer_anywhere_leaves_no_task(prefetch: int) -> None:
-    """Swept over every turn of the loop: the consumer ends as cancelled, the fetch ahead ends with it."""
+    """Cancels at every turn of the loop in turn: the consumer ends as cancelled, and the prefetch with it."""
 
     async def main() -> None:
         ended = False
@@ -705,22 +722,22 @@ def test_cancelling_the_consumer_anywhere_leaves_no_task(prefetch: int) -> None:
             if ended:
                 assert seen == service.all
                 break
-        assert ended, "the sweep came to the end of the walk"
+        assert ended, "the last turn tried is after the end of the walk"
 
     run(main())
 
 
 @pytest.mark.parametrize("by_page", [False, True])
 @pytest.mark.parametrize("prefetch", [0, 1])
-def test_iterating_on_after_a_cancelled_step_loses_nothing(prefetch: int, by_page: bool) -> None:
-    """Also when it was the fetch ahead that was waited for: what goes with it is fetched again."""
+def test_iterating_again_after_a_cancelled_step_loses_nothing(prefetch: int, by_page: bool) -> None:
+    """This includes a cancelled wait for the prefetch: its page is fetched again."""
 
     async def main() -> None:
-        for work in range(5):  # turns the consumer takes for itself: the fetch ahead is further on then
+        for work in range(5):  # turns between two steps: the prefetch is further on then
             for turns in range(8):
-                service = Service(leg([0, 1], [], [2], [3, 4]), leg([5], [6, 7]), awaits=3)
-                paginator = service.list(prefetch=prefetch)
-                walk: Any = paginator.pages() if by_page else aiter(paginator)
+                service = Service(batch([0, 1], [], [2], [3, 4]), batch([5], [6, 7]), awaits=3)
+                listing = service.list(prefetch=prefetch)
+                walk: Any = listing.pages() if by_page else aiter(listing)
                 seen: list[int] = []
                 for _ in range(50):
                     step = asyncio.ensure_future(anext(walk))
@@ -742,8 +759,8 @@ def test_iterating_on_after_a_cancelled_step_loses_nothing(prefetch: int, by_pag
     run(main())
 
 
-def test_a_timeout_around_one_step_is_the_consumers_own() -> None:
-    """It must not be taken for the closing of the client."""
+def test_a_timeout_around_one_step_stays_a_timeout() -> None:
+    """It must not be mistaken for a closed client."""
 
     async def main() -> None:
         service = Service(numbered(3))
@@ -761,7 +778,7 @@ def test_a_timeout_around_one_step_is_the_consumers_own() -> None:
     run(main())
 
 
-def test_a_walk_whose_fetch_ahead_is_ended_from_outside_says_that_the_client_was_closed() -> None:
+def test_a_prefetch_cancelled_from_outside_means_that_the_client_was_closed() -> None:
     async def main() -> None:
         service = Service(numbered(3))
         service.gates[(0, "c1")] = asyncio.Event()
@@ -771,7 +788,7 @@ def test_a_walk_whose_fetch_ahead_is_ended_from_outside_says_that_the_client_was
         await soon(service.started[(0, "c1")].wait())
         for task in service.tasks:
             task.cancel()
-        with pytest.raises(UsageError, match="closed"):
+        with pytest.raises(UsageError, match="^the client was closed .* read$"):
             await soon(waiting)
 
     run(main())
@@ -782,25 +799,25 @@ def test_a_walk_whose_fetch_ahead_is_ended_from_outside_says_that_the_client_was
 
 @pytest.mark.parametrize("by_page", [False, True])
 @pytest.mark.parametrize("prefetch", [0, 1])
-def test_two_tasks_on_one_iteration_are_told_so(prefetch: int, by_page: bool) -> None:
+def test_two_tasks_cannot_share_one_iterator(prefetch: int, by_page: bool) -> None:
     async def main() -> None:
         service = Service(numbered(3, size=1))
-        paginator = service.list(prefetch=prefetch)
-        walk: Any = paginator.pages() if by_page else aiter(paginator)
+        listing = service.list(prefetch=prefetch)
+        walk: Any = listing.pages() if by_page else aiter(listing)
         service.gates[(0, None)] = asyncio.Event()
         first = asyncio.ensure_future(anext(walk))
         await soon(service.started[(0, None)].wait())
-        with pytest.raises(UsageError, match="two tasks"):
+        with pytest.raises(UsageError, match="^two tasks .* its own$"):
             await anext(walk)
         service.gates[(0, None)].set()
         await soon(first)
         rest = [item async for item in walk]
-        assert len(rest) == 2, "the iteration itself took no harm"
+        assert len(rest) == 2, "the iteration goes on undisturbed"
 
     run(main())
 
 
-def test_two_tasks_on_one_iteration_are_told_so_while_they_wait_for_the_fetch_ahead() -> None:
+def test_two_tasks_cannot_wait_for_one_prefetch() -> None:
     async def main() -> None:
         service = Service(numbered(2))
         service.gates[(0, "c1")] = asyncio.Event()
@@ -808,7 +825,7 @@ def test_two_tasks_on_one_iteration_are_told_so_while_they_wait_for_the_fetch_ah
         await anext(pages)
         first = asyncio.ensure_future(anext(pages))
         await settle()
-        with pytest.raises(UsageError, match="two tasks"):
+        with pytest.raises(UsageError, match="^two tasks .* its own$"):
             await anext(pages)
         service.gates[(0, "c1")].set()
         assert (await soon(first)).items == (2, 3)
@@ -819,8 +836,8 @@ def test_two_tasks_on_one_iteration_are_told_so_while_they_wait_for_the_fetch_ah
 # Threads and loops
 
 
-def test_an_iterator_dropped_by_another_thread_cancels_its_fetch_ahead() -> None:
-    """Garbage collection runs in whatever thread it likes."""
+def test_an_iterator_dropped_in_another_thread_cancels_its_prefetch() -> None:
+    """Garbage collection can run in any thread."""
 
     async def main() -> None:
         service = Service(numbered(3))
@@ -828,19 +845,19 @@ def test_an_iterator_dropped_by_another_thread_cancels_its_fetch_ahead() -> None
         pages = service.list().pages()
         await anext(pages)
         await soon(service.started[(0, "c1")].wait())
-        (ahead,) = service.tasks
+        (prefetch,) = service.tasks
         held: list[object] = [pages]
         del pages
         dropper = threading.Thread(target=held.clear)
         dropper.start()
-        await asyncio.wait({ahead}, timeout=DEADLINE)
+        await asyncio.wait({prefetch}, timeout=DEADLINE)
         dropper.join(DEADLINE)
-        assert ahead.cancelled()
+        assert prefetch.cancelled()
 
     run(main())
 
 
-def _walk_to_the_second_page(
+def _iterate_to_the_prefetch(
     loop: asyncio.AbstractEventLoop, service: Service
 ) -> tuple[AsyncIterator[Page[int]], asyncio.Task[Any]]:
     async def begin() -> AsyncIterator[Page[int]]:
@@ -851,44 +868,44 @@ def _walk_to_the_second_page(
         return pages
 
     pages = loop.run_until_complete(begin())
-    (ahead,) = service.tasks
-    return pages, ahead
+    (prefetch,) = service.tasks
+    return pages, prefetch
 
 
-def test_an_iterator_dropped_between_two_runs_of_its_loop_cancels_its_fetch_ahead() -> None:
+def test_an_iterator_dropped_between_two_runs_of_its_loop_cancels_its_prefetch() -> None:
     """As in a notebook, or with ``loop.run_until_complete`` called for each step."""
     loop = asyncio.new_event_loop()
     try:
-        pages, ahead = _walk_to_the_second_page(loop, Service(numbered(3)))
+        pages, prefetch = _iterate_to_the_prefetch(loop, Service(numbered(3)))
         del pages
-        loop.run_until_complete(asyncio.wait({ahead}, timeout=DEADLINE))
-        assert ahead.cancelled()
+        loop.run_until_complete(asyncio.wait({prefetch}, timeout=DEADLINE))
+        assert prefetch.cancelled()
     finally:
         loop.close()
 
 
 def test_an_iterator_dropped_after_its_loop_was_closed_does_no_harm() -> None:
     loop = asyncio.new_event_loop()
-    pages, ahead = _walk_to_the_second_page(loop, Service(numbered(3)))
+    pages, prefetch = _iterate_to_the_prefetch(loop, Service(numbered(3)))
     loop.close()
     del pages  # an exception in __del__ would be a warning, and so an error
     gc.collect()
-    assert not ahead.done()
-    # Closing a loop over a pending task is the test's doing: asyncio would complain about it, rightly.
-    ahead._log_destroy_pending = False  # type: ignore[attr-defined]
-    ahead.get_coro().close()  # type: ignore[union-attr]
+    assert not prefetch.done()
+    # The test closed the loop with a pending task. Keep asyncio from logging that.
+    prefetch._log_destroy_pending = False  # type: ignore[attr-defined]
+    prefetch.get_coro().close()  # type: ignore[union-attr]
 
 
-# Legs
+# User batches
 
 
-def test_legs_are_walked_one_after_the_other_and_positions_carry_theirs() -> None:
+def test_user_batches_are_walked_one_after_the_other() -> None:
     async def main() -> None:
-        service = Service(leg([0, 1], [2]), leg([]), leg([3], [4]))
+        service = Service(batch([0, 1], [2]), batch([]), batch([3], [4]))
         pages = [page async for page in service.list().pages()]
-        places = [(page.position.chunk, page.position.cursor) for page in pages if page.position]
+        places = [(page.position.user_batch, page.position.cursor) for page in pages if page.position]
         assert places == service.asked[1:] == [(0, "c1"), (1, None), (2, None), (2, "c1")]
-        assert pages[1].next_cursor is None, "the service's own word: null at the end of a leg"
+        assert pages[1].next_cursor is None, "the service's cursor is null at the end of a batch"
         assert pages[1].has_more
         assert pages[-1].position is None
 
@@ -896,10 +913,10 @@ def test_legs_are_walked_one_after_the_other_and_positions_carry_theirs() -> Non
 
 
 @st.composite
-def layouts(draw: st.DrawFn) -> list[Leg]:
-    """Legs of pages of random sizes; cursors may be the same in two legs, never twice in one."""
+def layouts(draw: st.DrawFn) -> list[Batch]:
+    """User batches with pages of random sizes. Cursors may repeat between batches, not within one."""
     count = iter(range(10_000))
-    legs = []
+    batches = []
     for _ in range(draw(st.integers(1, 4))):
         sizes = draw(st.lists(st.integers(0, 3), min_size=1, max_size=5))
         cursors: list[str | None] = list(
@@ -914,19 +931,21 @@ def layouts(draw: st.DrawFn) -> list[Leg]:
         )
         ends = [*cursors, draw(st.sampled_from([None, ""]))]
         pages = [tuple(next(count) for _ in range(size)) for size in sizes]
-        legs.append(list(zip(pages, ends, strict=True)))
-    return legs
+        batches.append(list(zip(pages, ends, strict=True)))
+    return batches
 
 
 @given(layouts(), st.sampled_from([0, 1]))
 @example([[((0,), "truto-position-1."), ((1,), None)]], 1)
 @examples(60)
-def test_resuming_from_any_stored_position_gives_exactly_the_rest(legs: list[Leg], prefetch: int) -> None:
+def test_resuming_from_any_stored_position_gives_exactly_the_rest(
+    batches: list[Batch], prefetch: int
+) -> None:
     async def main() -> None:
-        service = Service(*legs, awaits=0)
+        service = Service(*batches, awaits=0)
         pages = [page async for page in service.list(prefetch=prefetch).pages()]
         assert [item for page in pages for item in page] == service.all
-        assert len(service.asked) == sum(map(len, legs))
+        assert len(service.asked) == sum(map(len, batches))
         for number, page in enumerate(pages, 1):
             rest = [item for later in pages[number:] for item in later]
             if page.position is None:
@@ -942,16 +961,16 @@ def test_resuming_from_any_stored_position_gives_exactly_the_rest(legs: list[Leg
 
 @given(layouts(), st.data())
 @examples(60)
-def test_collect_of_any_count_is_the_beginning_and_asks_for_no_page_it_does_not_need(
-    legs: list[Leg], data: st.DataObject
+def test_collect_of_any_count_returns_the_first_items_and_fetches_no_more_pages_than_needed(
+    batches: list[Batch], data: st.DataObject
 ) -> None:
     async def main() -> None:
-        service = Service(*legs, awaits=0)
+        service = Service(*batches, awaits=0)
         wanted = data.draw(st.integers(1, len(service.all) + 1))
         assert await service.list().collect(wanted) == service.all[:wanted]
         await settle()
         needed = had = 0
-        for items, _ in (page for pages in legs for page in pages):
+        for items, _ in (page for pages in batches for page in pages):
             needed += 1
             had += len(items)
             if had >= wanted:
@@ -961,22 +980,32 @@ def test_collect_of_any_count_is_the_beginning_and_asks_for_no_page_it_does_not_
     run(main())
 
 
-def test_a_walk_is_pure_state() -> None:
-    """Streams walk with it too, without tasks or pages."""
+def test_a_page_cursor_is_pure_state() -> None:
+    """Streams and pulls use it too, without tasks or pages."""
     walk = PageCursor(Position(filters="f"), 2, account="acc")
     here = walk.position
     assert here is not None
     assert walk.advance(here, "a") == Position(filters="f", cursor="a") == walk.position
-    assert walk.advance(Position(filters="f", cursor="a"), None) == Position(filters="f", chunk=1)
-    assert walk.advance(Position(filters="f", chunk=1), "a") == Position(filters="f", chunk=1, cursor="a")
+    assert walk.advance(Position(filters="f", cursor="a"), None) == Position(filters="f", user_batch=1)
+    assert walk.advance(Position(filters="f", user_batch=1), "a") == Position(
+        filters="f", user_batch=1, cursor="a"
+    )
     with pytest.raises(CursorLoopError):
-        walk.advance(Position(filters="f", chunk=1, cursor="a"), "a")
+        walk.advance(Position(filters="f", user_batch=1, cursor="a"), "a")
+
+
+def test_a_long_cursor_is_shortened_in_the_message_only() -> None:
+    cursor = "c" * 80 + "d"
+    walk = PageCursor(Position(filters="f", cursor=cursor), 1)
+    with pytest.raises(CursorLoopError, match="cursor 'c{80}' a second time, after 1 pages$") as caught:
+        walk.advance(Position(filters="f", cursor=cursor), cursor)
+    assert caught.value.cursor == cursor
 
 
 # Raw pages
 
 
-def test_raw_pages_go_on_by_the_cursor_of_each_body() -> None:
+def test_raw_pages_follow_the_cursor_of_each_body() -> None:
     bodies = {None: "b", "b": "c", "c": None}
 
     async def main() -> None:
@@ -987,8 +1016,8 @@ def test_raw_pages_go_on_by_the_cursor_of_each_body() -> None:
             return RawResponse(body=b"x", response=ResponseInfo(), next_cursor=bodies[here.cursor])
 
         service = Service(numbered(1))
-        walkable: PageSource[RawResponse] = PageSource(fetch, Position(filters="f"), spawn=service.spawn)
-        raw = RawPages(walkable, label="raw")
+        source: PageSource[RawResponse] = PageSource(fetch, Position(filters="f"), spawn=service.spawn)
+        raw = RawPages(source, label="raw")
         assert [response.next_cursor async for response in raw] == ["b", "c", None]
         assert (await raw).next_cursor == "b"
         await settle()
@@ -997,26 +1026,30 @@ def test_raw_pages_go_on_by_the_cursor_of_each_body() -> None:
     run(main())
 
 
-def test_an_iteration_can_be_closed_early_and_by_name() -> None:
-    """Held in a variable, an iterator outlives ``break``; ``aclosing`` ends it and its fetch ahead."""
+@pytest.mark.parametrize("by_page", [False, True])
+def test_an_iteration_can_be_closed_early(by_page: bool) -> None:
+    """An iterator held in a variable outlives ``break``; ``aclosing`` ends it and its prefetch."""
 
     async def main() -> None:
         service = Service(numbered(5))
-        for iteration in (service.list().pages(), aiter(service.list())):
-            async with contextlib.aclosing(iteration):
-                await anext(iteration)
-            with pytest.raises(StopAsyncIteration):
-                await anext(iteration)
+        service.gates[(0, "c1")] = asyncio.Event()
+        iteration: Any = service.list().pages() if by_page else aiter(service.list())
+        async with contextlib.aclosing(iteration):
+            await anext(iteration)
+            await soon(service.started[(0, "c1")].wait())
         await settle()
+        assert service.cancelled == [(0, "c1")]
+        with pytest.raises(StopAsyncIteration):
+            await anext(iteration)
 
     run(main())
 
 
-# Types of failure that pass through
+# Errors that pass through
 
 
 @pytest.mark.parametrize("error", [ServerError("x"), TrutoError("x"), ValueError("x"), KeyboardInterrupt()])
-def test_errors_of_a_fetch_come_out_as_they_are(error: BaseException) -> None:
+def test_errors_of_a_fetch_are_raised_unchanged(error: BaseException) -> None:
     async def main() -> None:
         service = Service(numbered(2))
         service.failures[(0, None)] = [error, error, error]

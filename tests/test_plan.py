@@ -1,4 +1,4 @@
-"""Plans: what a caller says becomes absolute once, and can be told from what somebody asks for later."""
+"""Plans: options are resolved once, stored, and compared with what a later run asks for."""
 
 from __future__ import annotations
 
@@ -64,18 +64,18 @@ async def _asynchronous() -> AsyncIterator[IntegratedAccount]:
     ids=["list", "tuple", "generator", "set", "mixed", "asynchronous"],
 )
 def test_accounts_come_from_any_iterable_in_order_and_once(accounts: Any) -> None:
-    """One account is never asked twice at once, so it must not stand in a plan twice."""
+    """An account that is in a plan twice would be pulled twice at the same time."""
     assert ids(make(accounts)) == ["a", "b"]
 
 
 def test_a_tenant_is_taken_from_wherever_it_is_named() -> None:
-    """Rows carry the tenant when it is known: a list that names it later is as good as one that does at first."""
+    """Rows carry the tenant if it is known, whichever mention of the account names it."""
     plan = make(["a", {"id": "a", "tenant_id": "t"}, IntegratedAccount(id="a", tenant_id="other"), "b"])
     assert plan.accounts == (PlannedAccount("a", "t"), PlannedAccount("b"))
 
 
 def test_a_file_holds_one_id_or_one_object_a_line(tmp_path: Path) -> None:
-    """Lists of accounts come from other tools: with comments, blank lines, a byte order mark, or as NDJSON."""
+    """Other tools write these files: with comments, blank lines, a byte order mark, or as NDJSON."""
     path = tmp_path / "accounts.txt"
     path.write_bytes(
         b"\xef\xbb\xbf# accounts\r\n\r\na\r\n  b  # second\n"
@@ -88,19 +88,19 @@ def test_a_file_holds_one_id_or_one_object_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "names no account"),
-        (b"# nothing\n", "names no account"),
+        (b"", "contains no accounts"),
+        (b"# nothing\n", "contains no accounts"),
         (b"a\nb,c\n", "line 2: expected one id"),
         (b"id tenant\n", "line 1: expected one id"),
         (b'"a"\n', "line 1: expected one id"),
-        (b'a\n{"id": 7}\n', "line 2: an account's id is non-empty text, not 7"),
-        (b'{"name": "a"}\n', "line 1: an account's id is non-empty text, not None"),
+        (b'a\n{"id": 7}\n', "line 2: an account id must be non-empty text, not 7"),
+        (b'{"name": "a"}\n', "line 1: an account id must be non-empty text, not None"),
         (b'{"id": "a"\n', "line 1: "),
         (b"\xff\xfe", "cannot read accounts"),
     ],
 )
 def test_a_wrong_file_names_the_line(tmp_path: Path, content: bytes, message: str) -> None:
-    """A CSV taken for a list of ids would otherwise become thousands of accounts that do not exist."""
+    """Otherwise a CSV file would be read as thousands of accounts that do not exist."""
     path = tmp_path / "accounts.txt"
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message):
@@ -115,17 +115,17 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("accounts", "message"),
     [
-        ("a", r"accounts takes several: accounts=\['a'\]; a file is given as a Path"),
-        (IntegratedAccount(id="a"), "accounts takes several"),
-        ({"id": "a"}, "accounts takes several"),
-        ([""], "non-empty text"),
-        ([None], "non-empty text, not None"),
-        ([7], "non-empty text, not 7"),
-        ([IntegratedAccount()], "non-empty text, not None"),
-        ([{"id": "a", "tenant_id": 7}], "tenant_id of account a is text"),
+        ("a", r"accounts takes an iterable: accounts=\['a'\]; pass a file as a Path"),
+        (IntegratedAccount(id="a"), "accounts takes an iterable"),
+        ({"id": "a"}, "accounts takes an iterable"),
+        ([""], "must be non-empty text"),
+        ([None], "must be non-empty text, not None"),
+        ([7], "must be non-empty text, not 7"),
+        ([IntegratedAccount()], "must be non-empty text, not None"),
+        ([{"id": "a", "tenant_id": 7}], "tenant_id of account a must be text"),
         (["\ud800"], "lone surrogate"),
         (7, "accounts takes ids"),
-        (None, "say which accounts"),
+        (None, "no accounts given"),
     ],
 )
 def test_wrong_accounts_are_refused(accounts: Any, message: str) -> None:
@@ -134,7 +134,7 @@ def test_wrong_accounts_are_refused(accounts: Any, message: str) -> None:
 
 
 def test_a_source_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything is bounded, also what a caller hands in."""
+    """Everything is bounded, including what a caller passes in."""
     monkeypatch.setattr(plan_accounts, "MAX_ACCOUNTS", 3)
 
     def endless() -> Iterator[str]:
@@ -181,12 +181,12 @@ def test_accounts_are_discovered_by_integration_and_status() -> None:
 
 
 def test_a_list_and_a_search_exclude_each_other() -> None:
-    with pytest.raises(UsageError, match="integration would find accounts, but accounts are given"):
+    with pytest.raises(UsageError, match="pass either accounts, or integration to look them up"):
         make(["a"], integration="gong")
 
 
 def test_filters_are_checked_before_any_account_is_looked_up() -> None:
-    """A slip in a filter must not cost a walk over thousands of accounts first."""
+    """A mistake in a filter is reported before thousands of accounts are listed."""
     client: Any = _Accounts("a")
     with pytest.raises(UsageError, match="limit"):
         run(resolve(client.integrated_accounts.list, integration="gong", limit=0))
@@ -217,19 +217,19 @@ def test_filters_are_checked_before_any_account_is_looked_up() -> None:
     ],
 )
 def test_bounds_become_absolute(start: Any, end: Any, expected: tuple[str | None, str | None]) -> None:
-    """What goes out is fixed when the plan is made; a date is its midnight UTC, other text goes out as written."""
+    """A plan fixes what is sent: a date becomes midnight UTC, other ISO 8601 text is sent as written."""
     assert bounds(make(start_time=start, end_time=end)) == [expected]
 
 
 def test_now_is_read_once() -> None:
-    """Two readings would make the window a little longer or shorter than asked, differently in each run."""
+    """Reading the clock twice would make the window a little longer or shorter, differently in each run."""
     (window,) = run(resolve(None, ["a"], start_time="-1s")).windows
     start, end = (datetime.fromisoformat(str(text)) for text in (window.start, window.end))
     assert end - start == timedelta(seconds=1)
 
 
 def test_today_begins_at_midnight_of_the_zone_of_now() -> None:
-    """A company's day is not UTC's; a clock with a zone says which one is meant, through a change of its offset too."""
+    """``today`` means the day in the time zone of ``now``, even across a change of its UTC offset."""
     now = datetime(2024, 3, 11, 10, tzinfo=ZoneInfo("US/Pacific"))
     plan = make(start_time="today-2d", end_time="today", now=now, window="day")
     assert bounds(plan) == [
@@ -247,26 +247,26 @@ def test_today_begins_at_midnight_of_the_zone_of_now() -> None:
         ({"start_time": "last week"}, "is not a time; write it like"),
         ({"start_time": ""}, "is not a time"),
         ({"start_time": "-7"}, "is not a time"),
-        ({"start_time": "-9999999w"}, "beyond the calendar"),
-        ({"start_time": "0001-01-01T00:00:00+05:00"}, "beyond the calendar"),
-        ({"start_time": timedelta.min}, "beyond the calendar"),
-        ({"start_time": 7}, "start_time takes"),
+        ({"start_time": "-9999999w"}, "outside of the calendar"),
+        ({"start_time": "0001-01-01T00:00:00+05:00"}, "outside of the calendar"),
+        ({"start_time": timedelta.min}, "outside of the calendar"),
+        ({"start_time": 7}, "start_time must be"),
         ({"start_time": "2024-02-01", "end_time": "2024-01-01"}, "is not after"),
         ({"start_time": "2024-02-01", "end_time": "2024-02-01T00:00:00Z"}, "is not after"),
         ({"start_time": "2024-02-01T00:00:00Z", "end_time": "2024-02-01T01:00:00+02:00"}, "is not after"),
         ({"start_time": "+1d"}, "is not after"),
-        ({"window": "day"}, "takes a start_time"),
-        ({"window": "day", "end_time": "today"}, "takes a start_time"),
-        ({"start_time": "-7d", "window": "year"}, "window is 'day', 'week', 'month' or a timedelta"),
-        ({"start_time": "-7d", "window": 1}, "window is"),
-        ({"start_time": "-7d", "window": timedelta()}, "longer than nothing"),
-        ({"start_time": "-7d", "window": timedelta(days=-1)}, "longer than nothing"),
+        ({"window": "day"}, "needs a start_time"),
+        ({"window": "day", "end_time": "today"}, "needs a start_time"),
+        ({"start_time": "-7d", "window": "year"}, "window must be 'day', 'week', 'month' or a timedelta"),
+        ({"start_time": "-7d", "window": 1}, "window must be"),
+        ({"start_time": "-7d", "window": timedelta()}, "longer than zero"),
+        ({"start_time": "-7d", "window": timedelta(days=-1)}, "longer than zero"),
         ({"start_time": "-70000d", "window": timedelta(minutes=1)}, "more than 100,000 windows"),
         ({"now": datetime(2024, 1, 1)}, "now takes an aware datetime"),
     ],
 )
 def test_wrong_bounds_are_refused(options: dict[str, Any], message: str) -> None:
-    """Each of these would ask something else than was meant, or ask for ever."""
+    """Each of these would request something unintended, or never end."""
     with pytest.raises(UsageError, match=message):
         make(**options)
 
@@ -348,7 +348,7 @@ def test_wrong_bounds_are_refused(options: dict[str, Any], message: str) -> None
     ],
 )
 def test_windows_are_a_series(start: Any, end: Any, window: Any, expected: list[str]) -> None:
-    """Days as the provider has them: whole ones, of the zone that was given, half-open, oldest first."""
+    """Windows are whole days in the given time zone, half-open, oldest first."""
     plan = make(start_time=start, end_time=end, window=window)
     written = [bound if "T" in bound else f"{bound}T00:00:00Z" for bound in expected]
     assert bounds(plan) == list(pairwise(written))
@@ -370,27 +370,27 @@ _LENGTHS = st.sampled_from(["day", "week", "month"]) | st.timedeltas(timedelta(h
 def test_windows_tile_the_time_asked_for(
     start: datetime, length: timedelta, zone: str, window: Any, as_text: bool
 ) -> None:
-    """No moment is asked for twice, and none is left out, whatever clocks did in between."""
+    """Windows neither overlap nor leave gaps, whatever clock changes lie between."""
     begin = start.replace(tzinfo=ZoneInfo(zone), microsecond=0)
     end = (begin.astimezone(UTC) + length).replace(microsecond=0)
     if end <= begin.astimezone(UTC):
         return
     given_bounds: tuple[Any, Any] = (begin.isoformat(), end.isoformat()) if as_text else (begin, end)
     _, windows = resolve_windows(*given_bounds, window, NOW)
-    moments = [
+    times = [
         (datetime.fromisoformat(str(window.start)), datetime.fromisoformat(str(window.end)))
         for window in windows
     ]
-    assert moments[0][0] == begin.astimezone(UTC)
-    assert moments[-1][1] == end
-    assert all(first < last for first, last in moments)
-    assert all(before[1] == after[0] for before, after in pairwise(moments))
+    assert times[0][0] == begin.astimezone(UTC)
+    assert times[-1][1] == end
+    assert all(first < last for first, last in times)
+    assert all(before[1] == after[0] for before, after in pairwise(times))
     assert all(before.end == after.start for before, after in pairwise(windows))
     if isinstance(window, str):
         local = begin.tzinfo if not as_text else datetime.fromisoformat(begin.isoformat()).tzinfo
-        for _, cut in moments[:-1]:
+        for _, cut in times[:-1]:
             there = cut.astimezone(local)
-            # Where clocks jump over midnight, the day begins with its first moment after the jump.
+            # Where clocks skip midnight, the day starts right after the gap.
             assert (
                 there.time() == time() or (cut - timedelta(seconds=1)).astimezone(local).date() < there.date()
             )
@@ -414,7 +414,7 @@ FILTERS: dict[str, Any] = {
 
 
 def test_a_plan_asks_what_a_list_call_asks() -> None:
-    """One language for both: a pull is many walks, each as ``list`` makes them."""
+    """A pull is many walks, each the same as one by ``list``."""
     plan = make(start_time="2024-01-01", end_time="2024-02-01", **FILTERS)
     asked = plan.query(plan.accounts[0], plan.windows[0])
     query = list_query(
@@ -431,7 +431,7 @@ def test_a_plan_asks_what_a_list_call_asks() -> None:
 
 
 def test_a_plan_survives_storing() -> None:
-    """A plan read back asks the same, to the byte: cursors stored beside it belong to its very filters."""
+    """A stored plan sends byte-identical requests, because stored cursors only fit the filters they came from."""
     plan = make([{"id": "a", "tenant_id": "t"}], start_time="-3d", window="day", **FILTERS)
     again = Plan.from_json(plan.to_json())
     assert again == plan
@@ -457,16 +457,16 @@ def test_text_that_is_no_plan_is_refused(text: str | bytes) -> None:
     ("filters", "message"),
     [
         ({"limit": 0}, "limit"),
-        ({"users": "7"}, "users takes several"),
+        ({"users": "7"}, "users must be a list"),
         ({"exclude_fields": "id"}, "exclude_fields takes several"),
         ({"exclude_fields": 7}, "exclude_fields takes several"),
-        ({"response_format": "raw"}, "a pull takes response_format"),
-        ({"extra_query": {"start_time": "2024-01-01"}}, "start_time in extra_query"),
-        ({"extra_query": {"integrated_account_id": "x"}}, "integrated_account_id in extra_query"),
+        ({"response_format": "raw"}, "the response_format of a pull must be"),
+        ({"extra_query": {"start_time": "2024-01-01"}}, "extra_query must not set start_time"),
+        ({"extra_query": {"integrated_account_id": "x"}}, "extra_query must not set integrated_account_id"),
         ({"extra_query": {"next_cursor": "x"}}, "next_cursor"),
         ({"extra_query": {"x": object()}}, "cannot be sent in a query"),
         ({"extra_query": {"x": float("nan")}}, "cannot be sent in a query"),
-        ({"extra_query": {7: "x"}}, "expected text, not 7"),
+        ({"extra_query": {7: "x"}}, "a name must be text, not 7"),
         ({"remote_query": {"x": "\ud800"}}, "lone surrogate"),
         ({"remote_query": {"x": datetime(2024, 1, 1)}}, "no time zone"),
         ({"object_arrays": "commas"}, "object_arrays"),
@@ -480,12 +480,12 @@ def test_wrong_filters_are_refused(filters: dict[str, Any], message: str) -> Non
 def test_filters_that_hold_themselves_are_refused() -> None:
     loop: dict[str, Any] = {}
     loop["x"] = loop
-    with pytest.raises(UsageError, match="does it hold itself"):
+    with pytest.raises(UsageError, match="does it contain itself"):
         make(extra_query=loop)
 
 
 def test_parameters_may_be_taken_out_and_renamed() -> None:
-    """An environment may name the bounds otherwise; taking ours out is then part of the answer."""
+    """A custom environment may use other names for the bounds, so ours can be removed."""
     plan = make(start_time="2024-01-01", end_time="2024-02-01", extra_query={"start_time": None, "from": "x"})
     assert "start_time" not in plan.query(plan.accounts[0], plan.windows[0]).target()
 
@@ -503,7 +503,7 @@ def test_what_a_caller_does_to_filters_later_changes_nothing() -> None:
 
 
 def test_a_plan_knows_no_token() -> None:
-    """Plans are stored and passed around."""
+    """Plans are stored and shared."""
 
     async def scenario() -> str:
         async with TrutoClient(token="tok-secret") as client:
@@ -517,7 +517,7 @@ def test_a_plan_knows_no_token() -> None:
 
 
 def test_walks_come_window_by_window() -> None:
-    """Oldest first, and every account before the next window: neighbours are of different accounts."""
+    """The oldest window of every account comes first, so consecutive walks belong to different accounts."""
     plan = make(["a", "b"], start_time="2024-01-01", end_time="2024-01-03", window="day")
     assert [(unit.account.id, unit.index) for unit in plan.units()] == [
         ("a", 0),
@@ -538,7 +538,7 @@ def test_walks_come_window_by_window() -> None:
     n=st.integers(1, 9),
 )
 def test_an_account_is_in_one_shard_and_stays_there(names: list[str], more: list[str], n: int) -> None:
-    """Processes share nothing but the plan: an account in two shards would be pulled twice, one in none never."""
+    """An account in two shards would be pulled twice, and one in no shard never."""
     plan, grown_plan = (
         Plan(accounts=tuple(map(PlannedAccount, listed))) for listed in (names, [*names, *more])
     )
@@ -564,7 +564,7 @@ def test_a_shard_is_not_split_again() -> None:
 
 
 def test_shards_do_not_depend_on_the_process() -> None:
-    """``hash()`` of text differs from one process to the next."""
+    """``hash()`` of a string differs between processes."""
     plan = make([str(number) for number in range(12)])
     assert [ids(shard) for shard in plan.shards(3)] == [
         [],
@@ -573,7 +573,7 @@ def test_shards_do_not_depend_on_the_process() -> None:
     ]
 
 
-# --- what differs ----------------------------------------------------------------------------------------------
+# --- differences -----------------------------------------------------------------------------------------------
 
 BASE: dict[str, Any] = {"start_time": "-7d", "window": "day", "limit": 50, "users": ["7"]}
 
@@ -591,18 +591,18 @@ BASE: dict[str, Any] = {"start_time": "-7d", "window": "day", "limit": 50, "user
         ({"ignore_remote_data": False, "exclude_fields": []}, None),
         (BASE | {"start_time": "-8d"}, 'start_time is "now-8d", stored is "now-7d"'),
         ({"start_time": "2024-03-08"}, 'start_time is "2024-03-08", stored is "now-7d"'),
-        ({"start_time": "-7d", "end_time": "today"}, 'end_time is "today", stored is not given'),
+        ({"start_time": "-7d", "end_time": "today"}, 'end_time is "today", stored is not set'),
         (BASE | {"window": "week"}, 'window is "week", stored is "day"'),
         (BASE | {"window": timedelta(days=1)}, 'window is "1d", stored is "day"'),
         (
             BASE | {"limit": 100, "users": ["8"]},
             'users is ["8"], stored is ["7"]; limit is 100, stored is 50',
         ),
-        ({"ignore_remote_data": True}, "ignore_remote_data is true, stored is not given"),
+        ({"ignore_remote_data": True}, "ignore_remote_data is true, stored is not set"),
     ],
 )
 def test_a_difference_is_named(options: dict[str, Any], expected: str | None) -> None:
-    """The next run is started by the same line in a crontab, days later: that is the same plan, and nothing else is."""
+    """The same crontab line, days later, is the same plan. Anything else is not."""
     difference = make(**options).difference(make(**BASE))
     if expected is None:
         assert difference is None
@@ -624,12 +624,12 @@ def test_a_difference_is_named(options: dict[str, Any], expected: str | None) ->
     ],
 )
 def test_a_grown_list_is_told_from_a_changed_one(accounts: str, grow: bool, expected: str | None) -> None:
-    """Customers come: that is no other pull. But it is said on purpose, and none may silently go."""
+    """New customers do not make it another pull, but adding them takes ``grow``. None may be dropped silently."""
     assert make(list(accounts)).difference(make(["a", "b"]), grow=grow) == expected
 
 
 def test_discovered_accounts_may_come_and_go() -> None:
-    """An account that was disconnected over night is no reason to refuse to go on."""
+    """A pull continues even if an account was disconnected overnight."""
     stored = discover("a", "b", integration="gong")
     later = discover("b", "c", integration="gong")
     assert later.difference(stored) is None
@@ -647,7 +647,7 @@ def test_a_shard_does_not_go_on_where_another_one_was() -> None:
 
 
 def test_the_stored_plan_is_the_one_in_force() -> None:
-    """Bounds resolved anew would shift every window under the positions that are stored."""
+    """Resolving the bounds again would shift every window away from its stored position."""
     stored = make(**BASE)
     later = make(["a", "b", "c"], **BASE | {"now": NOW + timedelta(days=2)})
     assert later.windows != stored.windows
@@ -674,16 +674,16 @@ def test_reprs_stay_short() -> None:
 
 
 def test_an_account_page_belongs_to_a_pull() -> None:
-    """Made by hand, as in the test of a sink, it has nothing to be committed to."""
+    """A page made by hand, as in a test of a sink, cannot be committed."""
     page = AccountPage(PlannedAccount("a"), Window("2024-01-01", None), Page([1, 2]))
     assert len(page) == 2
     assert repr(page) == "AccountPage('a', 2024-01-01..None, 2 items)"
-    with pytest.raises(UsageError, match="not handed out by a pull"):
+    with pytest.raises(UsageError, match="pages of an open pull"):
         run(page.commit())
 
 
 def test_stored_plans_stay_readable() -> None:
-    """The format on disk outlives this version: what was written once is read for ever, or refused by its kind."""
+    """Stored plans outlive this version: they are read for ever, or refused by their kind."""
     text = (
         '{"kind":"truto-plan-1","accounts":[{"id":"a","tenant_id":null}],'
         '"windows":[{"start":"2024-01-01","end":"2024-02-01"}],"filters":{"limit":5},'

@@ -1,4 +1,4 @@
-"""Sinks: a row is in the output if, and only if, a checkpoint says so, whatever happened in between."""
+"""Sinks: a row is in the output if, and only if, a checkpoint says so, whatever went wrong in between."""
 
 from __future__ import annotations
 
@@ -44,26 +44,27 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, User
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
+from truto_ci_async.models.row_views import PULL_COLUMNS
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import commit_together
 from truto_ci_async.pull.plan.plan import Plan
-from truto_ci_async.sinks import files, lines
+from truto_ci_async.sinks import files
 from truto_ci_async.sinks import parquet as parquet_sink
 from truto_ci_async.sinks.factory import make_sink
-from truto_ci_async.sinks.files import PULL_COLUMNS, FileSink
+from truto_ci_async.sinks.files import FileSink
 from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
 from truto_ci_async.sinks.parquet import ParquetSink
-from truto_ci_async.sinks.rows import splice
+from truto_ci_async.sinks.rows import json_lines
 
 ROOT = Path(__file__).parents[1]
 FORMATS = ["ndjson", "csv", "parquet"]
 posix = pytest.mark.skipif(os.name == "nt", reason="forks and mounts of POSIX")
 
-# --- a pull, as simple as it can be ----------------------------------------------------------------------------
+# --- a minimal pull --------------------------------------------------------------------------------------------
 
-# Files live in memory where they can: what is tested is the order of things, and most disks only make it slow.
+# Files are kept in memory if possible: these tests are about the order of operations, and disks are slow.
 MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -85,7 +86,7 @@ PLAN = Plan(
 
 
 def page_of(unit: Unit, number: int, item_type: Any) -> AccountPage[Any]:
-    """What the service would answer: the same, however often it is asked."""
+    """Return what the service would answer: the same on every request."""
     items: list[Any] = []
     if unit.account.id != "empty":
         items = [
@@ -112,7 +113,7 @@ def expected_rows(plan: Plan = PLAN) -> list[tuple[str | None, ...]]:
 
 
 def read_rows(folder: Path, format: str) -> list[tuple[str | None, ...]]:
-    """Read the output as a stranger would: everything that a glob finds."""
+    """Read the output as any reader would: everything a glob finds."""
     rows: list[dict[str, Any]] = []
     if format == "parquet":
         from pyarrow import parquet
@@ -131,7 +132,7 @@ def read_rows(folder: Path, format: str) -> list[tuple[str | None, ...]]:
 
 
 async def pull(sink: FileSink, checkpoint: Checkpoint, plan: Plan = PLAN, *, every: int = 3) -> None:
-    """Pull what is not done yet, page by page, committing every so many."""
+    """Pull what is not done yet, page by page, committing after every ``every`` pages."""
     async with checkpoint:
         plan = await checkpoint.open(plan)
         async with sink:
@@ -158,7 +159,7 @@ async def pull(sink: FileSink, checkpoint: Checkpoint, plan: Plan = PLAN, *, eve
 
 
 def build(format: str, folder: Path, **options: Any) -> FileSink:
-    """A sink with parts so small that a short pull makes several."""
+    """Create a sink with parts so small that a short pull writes several."""
     if format == "parquet":
         options.setdefault("part_rows", 5)
     kinds: dict[str, type[Any]] = {"ndjson": NdjsonSink, "csv": CsvSink, "parquet": ParquetSink}
@@ -172,7 +173,7 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 
 def check_manifest(folder: Path, format: str) -> int:
-    """Everything the manifest says is true of the files; returns the rows it lists."""
+    """Check that the manifest describes the files, and return the number of rows it lists."""
     content = manifest(folder)
     assert content["format"] == format
     for part in content["parts"]:
@@ -190,7 +191,7 @@ def names(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_pull_writes_every_row_once(format: str, tmp_path: Path) -> None:
-    """And the manifest says so in the end; run again, nothing is left to do and nothing changes."""
+    """The manifest lists them all, and another run has nothing left to do and changes nothing."""
     checkpoint = MemoryCheckpoint()
     run(pull(build(format, tmp_path), checkpoint))
     assert read_rows(tmp_path, format) == expected_rows()
@@ -205,14 +206,14 @@ def test_a_pull_writes_every_row_once(format: str, tmp_path: Path) -> None:
 
 
 def drive(format: str, folder: Path) -> None:
-    """Kill a pull at its first step, its second, and so on; each time run it again and look at the output.
+    """Kill a pull at its first step, its second, and so on. Each time, run it again and check the output.
 
-    Runs in a process of its own, which forks: nothing is imported twice, and SIGKILL is really that.
+    Runs in a process of its own and forks: nothing is imported twice, and SIGKILL is the real one.
     """
     import signal
 
     def attempt(out: Path, at: int) -> bool:
-        """Run until the step number ``at``; False when the pull was over before."""
+        """Run until step number ``at``. Return False if the pull ended before."""
         pid = os.fork()
         if pid:
             _, status = os.waitpid(pid, 0)
@@ -260,7 +261,7 @@ def drive(format: str, folder: Path) -> None:
         going = attempt(out, at)
         if going:
             look(out, final=False)
-            if at % 3 == 0 and attempt(out, draw.randrange(1, 12)):  # and again, soon after it came back
+            if at % 3 == 0 and attempt(out, draw.randrange(1, 12)):  # and once more, soon after the restart
                 look(out, final=False)
         assert not attempt(out, 0)
         look(out, final=True)
@@ -272,7 +273,7 @@ def drive(format: str, folder: Path) -> None:
 @posix
 @pytest.mark.parametrize("format", FORMATS)
 def test_killed_at_any_step_and_run_again_nothing_is_lost_or_doubled(format: str, tmp_path: Path) -> None:
-    """The promise of the package for long pulls. Each step is the last one once."""
+    """The main promise for long pulls: every step may be the last one."""
     program = f"from tests.test_sinks import *; drive({format!r}, Path({str(tmp_path)!r}))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
@@ -281,13 +282,13 @@ def test_killed_at_any_step_and_run_again_nothing_is_lost_or_doubled(format: str
     assert sum(steps.values()) > 30
 
 
-# --- disks that fail, and power that does ----------------------------------------------------------------------
+# --- disk errors and power failures ----------------------------------------------------------------------------
 
 
 class FailingDisk(Disk):
-    """Fails at operation number ``at`` and, unless it is mended, at each one after it.
+    """Fails at operation number ``at``, and at every later one until it is repaired.
 
-    It knows what would be left if the power went: whatever was not synced may be there, or not, or in part.
+    It keeps track of what a power failure may leave: data that was not synced may be there, missing or incomplete.
     """
 
     def __init__(self, at: int = 0, number: int = errno.EIO) -> None:
@@ -323,7 +324,7 @@ class FailingDisk(Disk):
         try:
             super().write(file, data)
         except OSError:
-            os.write(file, bytes(data)[: len(data) // 2])  # some of it arrived
+            os.write(file, bytes(data)[: len(data) // 2])  # some of it was written
             raise
 
     def fsync(self, file: int) -> None:
@@ -353,7 +354,7 @@ class FailingDisk(Disk):
         self._moves.clear()
 
     def cut_power(self, draw: random.Random) -> None:
-        """Leave of the files what a crash of the machine may leave."""
+        """Leave the files in a state that a power failure may leave them in."""
         sizes = dict(self._durable)
         for kind, source, target, data in reversed(self._moves):
             if draw.random() < 0.5:
@@ -386,7 +387,7 @@ async def attempt(format: str, folder: Path, checkpoint: Checkpoint, disk: Disk)
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_disk_may_fail_at_any_operation(format: str, tmp_path: Path) -> None:
-    """Full or broken, at each operation once: a typed error, and the next run goes on and ends well."""
+    """A disk that is full or broken at any operation raises StorageError, and the next run completes the pull."""
 
     async def scenario() -> int:
         at = 1
@@ -417,7 +418,7 @@ def test_a_disk_may_fail_at_any_operation(format: str, tmp_path: Path) -> None:
     seed=st.integers(),
 )
 def test_the_power_may_go_at_any_time(format: str, cuts: list[int], seed: int) -> None:
-    """After a crash of the machine, what was not synced is there, or not, or in part: none of it may count."""
+    """After a power failure, data that was not synced may be there, missing or incomplete. None of it may count."""
     draw = random.Random(seed)
     checkpoint = MemoryCheckpoint()
 
@@ -438,7 +439,7 @@ def test_the_power_may_go_at_any_time(format: str, cuts: list[int], seed: int) -
 
 @posix
 def test_a_sync_reaches_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In memory nothing tells whether a sync was made; here the system's own is listened to."""
+    """A file system in memory does not show whether anything was synced, so this test records the calls."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_ino))
     disk = Disk()
@@ -450,7 +451,7 @@ def test_a_sync_reaches_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_write_goes_on_until_all_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The system may take a part of what it is given, as it does on a disk that is nearly full."""
+    """The system may write only part of the data, for example when the disk is nearly full."""
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:3]))
     disk = Disk()
@@ -462,7 +463,7 @@ def test_a_write_goes_on_until_all_is_written(tmp_path: Path, monkeypatch: pytes
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_failed_sink_stays_failed_until_it_is_opened_again(format: str, tmp_path: Path) -> None:
-    """Going on behind half a row would commit it. The same object goes on once it was opened anew."""
+    """Writing after half a row would commit it. The same object works again once it has been reopened."""
 
     async def scenario() -> None:
         disk = FailingDisk()
@@ -476,7 +477,7 @@ def test_a_failed_sink_stays_failed_until_it_is_opened_again(format: str, tmp_pa
         disk.failed = True
         with pytest.raises(StorageError):
             await sink.commit(final=True)
-        disk.failed = False  # mended behind its back
+        disk.failed = False  # repaired without its knowledge
         for call in (sink.write(page), sink.commit(), sink.commit(final=True)):
             with pytest.raises(StorageError):
                 await call
@@ -491,7 +492,7 @@ def test_a_failed_sink_stays_failed_until_it_is_opened_again(format: str, tmp_pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Gives a file system of its own in memory; called again, it changes its options."""
+    """Mounts a small file system in memory. Call it again to remount with other options."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = False
@@ -513,7 +514,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 @posix
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_disk_of_8_mb_fills_up(format: str, small_disk: Callable[[str], Path]) -> None:
-    """With a real file system, state and output on it together: typed, nothing torn, done once there is room."""
+    """State and output on one real file system: StorageError, no torn rows, and completed once there is space."""
     folder = small_disk("size=8m")
     noise = random.Random(1)
     unit = Unit(PlannedAccount("a"), Window("2024-01-01", "2024-01-02"), 0)
@@ -573,7 +574,7 @@ def test_a_folder_that_cannot_be_one(format: str, tmp_path: Path) -> None:
             run(pull(build(format, out), MemoryCheckpoint()))
 
 
-# --- output that was changed behind our back -------------------------------------------------------------------
+# --- output that somebody changed ------------------------------------------------------------------------------
 
 
 def finished(format: str, folder: Path) -> MemoryCheckpoint:
@@ -583,7 +584,7 @@ def finished(format: str, folder: Path) -> MemoryCheckpoint:
 
 
 def committed(folder: Path) -> Path:
-    """The first of the committed files."""
+    """Return the first of the committed files."""
     return folder / manifest(folder)["parts"][0]["name"]
 
 
@@ -617,22 +618,22 @@ def _empty(path: Path) -> None:
 def test_committed_output_that_was_changed_is_told(
     format: str, harm: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    """Going on would call a pull complete whose rows are not there."""
+    """Otherwise a pull would count as complete although rows are missing."""
     checkpoint = finished(format, tmp_path)
     path = committed(tmp_path)
     kept = path.read_bytes()
     harm(path)
-    with pytest.raises(DamagedStateError, match="is not as it was committed") as caught:
+    with pytest.raises(DamagedStateError, match="does not match what was committed") as caught:
         run(pull(build(format, tmp_path), checkpoint))
     assert caught.value.path == str(path)
-    path.write_bytes(kept)  # put back, it is as good as ever
+    path.write_bytes(kept)  # works again once restored
     run(pull(build(format, tmp_path), checkpoint))
     assert read_rows(tmp_path, format) == expected_rows()
 
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_sizes_alone_can_be_checked(format: str, tmp_path: Path) -> None:
-    """Reading back a terabyte before going on is not always wanted."""
+    """Reading a terabyte again before continuing is not always wanted."""
     checkpoint = finished(format, tmp_path)
     _alter(committed(tmp_path))
     run(pull(build(format, tmp_path, verify="size"), checkpoint))
@@ -643,7 +644,7 @@ def test_sizes_alone_can_be_checked(format: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["ndjson", "csv"])
 def test_what_stands_behind_the_committed_length_is_cut_off(format: str, tmp_path: Path) -> None:
-    """Rows of a killed run that no checkpoint knows, the last of them half."""
+    """A killed run leaves rows that no checkpoint knows, the last of them incomplete."""
     checkpoint = finished(format, tmp_path)
     path = committed(tmp_path)
     kept = path.read_bytes()
@@ -653,7 +654,7 @@ def test_what_stands_behind_the_committed_length_is_cut_off(format: str, tmp_pat
 
 
 def test_parts_that_no_checkpoint_names_are_removed(tmp_path: Path) -> None:
-    """And their numbers are not given again: a reader may have taken them for what they were."""
+    """Their numbers are not reused, because a reader may already have read those files."""
     checkpoint = finished("parquet", tmp_path)
     last = max(names(tmp_path) & {f"part-{number:06d}.parquet" for number in range(99)})
     shutil.copy(tmp_path / last, tmp_path / "part-000050.parquet")
@@ -680,13 +681,13 @@ def test_a_state_that_is_none_of_ours_is_damage(state: bytes, tmp_path: Path) ->
         run(build("ndjson", tmp_path).open(state))
 
 
-# --- folders that are taken ------------------------------------------------------------------------------------
+# --- folders in use --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("format", FORMATS)
 @pytest.mark.parametrize("earlier", FORMATS)
 def test_output_of_an_unknown_pull_is_not_overwritten(format: str, earlier: str, tmp_path: Path) -> None:
-    """The state was lost, or another folder was meant: hours of output must not go with one command."""
+    """If the state was lost, or the folder mistyped, one command must not delete hours of output."""
     finished(earlier, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(StateConflictError, match=r"holds 24 rows of an earlier pull.*fresh=True"):
@@ -701,20 +702,20 @@ def test_output_of_an_unknown_pull_is_not_overwritten(format: str, earlier: str,
     ("format", "name"), [("ndjson", "interactions.ndjson"), ("parquet", "part-000001.parquet")]
 )
 def test_files_of_somebody_else_are_not_overwritten(format: str, name: str, tmp_path: Path) -> None:
-    """Not even under ``fresh``: nothing says that they were ours."""
+    """Not even with ``fresh``: nothing says that a pull wrote them."""
     (tmp_path / name).write_bytes(b"precious")
     for fresh in (False, True):
-        with pytest.raises(StateConflictError, match=f"{name} is there already"):
+        with pytest.raises(StateConflictError, match=f"{name} is already there"):
             run(pull(build(format, tmp_path, fresh=fresh), MemoryCheckpoint()))
     (tmp_path / name).unlink()
     (tmp_path / "manifest.json").write_bytes(b'{"name": "web app"}')
-    with pytest.raises(StateConflictError, match="was not made by a pull"):
+    with pytest.raises(StateConflictError, match="was not written by a pull"):
         run(pull(build(format, tmp_path), MemoryCheckpoint()))
 
 
 def test_another_format_goes_into_another_folder(tmp_path: Path) -> None:
     checkpoint = finished("ndjson", tmp_path)
-    with pytest.raises(StateConflictError, match="it holds ndjson, and csv was asked for"):
+    with pytest.raises(StateConflictError, match="it holds ndjson, not csv"):
         run(pull(build("csv", tmp_path), checkpoint))
 
 
@@ -722,8 +723,8 @@ def test_another_format_goes_into_another_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_readers_see_whole_parts_and_true_manifests_at_every_moment(format: str, tmp_path: Path) -> None:
-    """A loader that globs the folder every minute, or follows the manifest, never meets what may go away again."""
+def test_readers_see_whole_parts_and_true_manifests_at_all_times(format: str, tmp_path: Path) -> None:
+    """A loader that globs the folder or follows the manifest never sees data that may disappear again."""
     checkpoint = MemoryCheckpoint()
     seen: list[int] = []
 
@@ -741,7 +742,7 @@ def test_readers_see_whole_parts_and_true_manifests_at_every_moment(format: str,
 
 
 def test_the_manifest_of_a_growing_file_is_not_written_with_every_commit(tmp_path: Path) -> None:
-    """Commits come twenty times a second; two syncs more for each would be the larger part of the work."""
+    """Commits come twenty times a second. Two more syncs for each would take most of the time."""
     now = 100.0
     disk = FailingDisk()
 
@@ -768,7 +769,7 @@ def test_the_manifest_of_a_growing_file_is_not_written_with_every_commit(tmp_pat
 
 
 def test_a_commit_is_one_sync(tmp_path: Path) -> None:
-    """The cost of a commit is one sync of the output and one of the checkpoint; anything more adds up."""
+    """A commit costs one sync of the output and one of the checkpoint. Any more would add up."""
 
     async def scenario() -> list[str]:
         disk = FailingDisk()
@@ -777,7 +778,7 @@ def test_a_commit_is_one_sync(tmp_path: Path) -> None:
         await sink.write(page_of(next(PLAN.units()), 0, Raw))
         disk.steps.clear()
         await sink.commit()
-        await sink.commit()  # nothing new: no work
+        await sink.commit()  # nothing new, so nothing to do
         steps = list(disk.steps)
         await sink.aclose()
         return steps
@@ -786,7 +787,7 @@ def test_a_commit_is_one_sync(tmp_path: Path) -> None:
 
 
 def test_a_part_is_synced_before_it_has_its_name(tmp_path: Path) -> None:
-    """A name that survives a crash while its bytes do not is a part full of zeros."""
+    """If the name survived a crash and the data did not, the part would be full of zeros."""
 
     async def scenario() -> list[str]:
         disk = FailingDisk()
@@ -811,7 +812,7 @@ def test_a_part_is_synced_before_it_has_its_name(tmp_path: Path) -> None:
 def test_a_page_that_was_cancelled_was_not_taken(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pull will ask for it again: if half of the pages waiting for the disk counted all the same, rows double."""
+    """The pull requests such a page again. If it had been taken anyway, its rows would be doubled."""
     small_flushes(monkeypatch, 1)
     monkeypatch.setattr(parquet_sink, "GROUP_ROWS", 1)
     reached, opened = threading.Event(), threading.Event()
@@ -848,7 +849,7 @@ def test_a_page_that_was_cancelled_was_not_taken(
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_after_a_cancelled_commit_the_next_one_says_all_there_is(format: str, tmp_path: Path) -> None:
-    """The pages are in the output, and nobody heard of it: a state without them would cut them off again."""
+    """The pages are in the output but nobody was told. A state without them would remove them again."""
     reached, opened = threading.Event(), threading.Event()
     holding = False
 
@@ -882,7 +883,7 @@ def test_after_a_cancelled_commit_the_next_one_says_all_there_is(format: str, tm
 
 
 def test_opening_that_is_cancelled_does_not_read_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C while many gigabytes of committed output are checked."""
+    """For example Ctrl-C while gigabytes of committed output are being checked."""
     reads = 0
     reading = threading.Event()
 
@@ -923,7 +924,7 @@ def test_opening_that_is_cancelled_does_not_read_on(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_commit_covers_what_was_taken_when_it_was_called(format: str, tmp_path: Path) -> None:
-    """Other accounts go on meanwhile: their pages belong to the next checkpoint, as their progress does."""
+    """Other accounts continue meanwhile. Their pages and their progress belong to the next checkpoint."""
 
     async def scenario() -> None:
         sink = build(format, tmp_path)
@@ -947,7 +948,7 @@ def test_a_commit_covers_what_was_taken_when_it_was_called(format: str, tmp_path
 def test_large_pages_and_many_pages_come_out_whole(
     format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Large pages are encoded in the thread, many are moved to the file between commits: no row minds."""
+    """No row is lost or torn when pages are encoded in the thread, or written to the file between commits."""
     small_flushes(monkeypatch, 20_000)
     monkeypatch.setattr(parquet_sink, "GROUP_ROWS", 100)
     unit = next(PLAN.units())
@@ -1001,7 +1002,7 @@ def test_a_sink_that_is_not_open_says_so(format: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_page_that_cannot_be_written_does_no_harm(format: str, tmp_path: Path) -> None:
-    """The wrong item type is the caller's slip: said at once, and the pages before and after are fine."""
+    """The wrong item type is the caller's mistake. It is reported at once, and other pages are unaffected."""
 
     async def scenario() -> None:
         sink = build(format, tmp_path)
@@ -1047,10 +1048,10 @@ HEAD = b'{"integrated_account_id":"a","tenant_id":null,"window_start":"2024-01-0
     ],
 )
 def test_items_keep_their_bytes(item: bytes, rest: bytes) -> None:
-    """Numbers keep their digits and text its escapes; only what would break the line or the row is touched."""
-    assert splice(OURS, [Raw(item)]) == HEAD + rest + b"\n"
+    """Numbers keep their digits and strings their escapes. Only what would break the line or the row changes."""
+    assert json_lines(OURS, [Raw(item)]) == HEAD + rest + b"\n"
     plain = b'{"id":"0"}'
-    assert splice(OURS, [Raw(plain), Raw(item)]) == HEAD + b',"id":"0"}\n' + HEAD + rest + b"\n"
+    assert json_lines(OURS, [Raw(plain), Raw(item)]) == HEAD + b',"id":"0"}\n' + HEAD + rest + b"\n"
 
 
 _json = st.recursive(
@@ -1067,9 +1068,9 @@ _json = st.recursive(
 def test_every_line_is_the_item_and_where_it_came_from(
     items: list[Any], indent: int | None, ascii: bool
 ) -> None:
-    """However the service lays out its JSON, a line is an item."""
+    """However the service formats its JSON, an item takes one line."""
     texts = [json.dumps(item, indent=indent, ensure_ascii=ascii) for item in items]
-    lines = splice(OURS, [Raw(text.encode()) for text in texts]).decode().split("\n")
+    lines = json_lines(OURS, [Raw(text.encode()) for text in texts]).decode().split("\n")
     assert lines.pop() == ""
     assert len(lines) == len(items)
     for line, item in zip(lines, items, strict=True):
@@ -1080,17 +1081,17 @@ def test_every_line_is_the_item_and_where_it_came_from(
 
 
 def test_typed_items_can_be_lines_too() -> None:
-    """A pull that decodes for its own use may write the same pages."""
+    """A pull that decodes its items can write them as well."""
     item = Interaction(id="7", remote_json=Raw(b'{"n": 1.50}'))
-    (line,) = splice(OURS, [item]).splitlines()
+    (line,) = json_lines(OURS, [item]).splitlines()
     assert json.loads(line) == OURS | item.to_dict()
     assert b'"remote_data":{"n": 1.50}' in line
-    assert splice(OURS, [{"id": "7"}]) == HEAD + b',"id":"7"}\n'
+    assert json_lines(OURS, [{"id": "7"}]) == HEAD + b',"id":"7"}\n'
 
 
 # --- CSV -------------------------------------------------------------------------------------------------------
 
-_moments = st.datetimes(
+_times = st.datetimes(
     timezones=st.sampled_from(
         [UTC, timezone(timedelta(hours=14)), timezone(-timedelta(hours=11, minutes=30))]
     )
@@ -1102,9 +1103,9 @@ _interactions = st.builds(
     id=st.none() | _text,
     user=st.none()
     | st.builds(User, id=_text, name=_text, emails=st.just((Email(email="a@b", is_primary=True),))),
-    start_time=st.none() | _moments,
-    end_time=st.none() | _moments,
-    created_at=st.none() | _moments,
+    start_time=st.none() | _times,
+    end_time=st.none() | _times,
+    created_at=st.none() | _times,
     metrics=st.none() | st.builds(Metrics, patience=_number, question_rate=_number),
     additional_metrics=st.none() | st.just((AdditionalMetric(name="x", value=1),)),
     remote_json=_json.map(lambda value: Raw(json.dumps(value).encode())),
@@ -1128,7 +1129,7 @@ def written(
 @examples(50)
 @given(items=st.lists(_interactions, min_size=1, max_size=3))
 def test_csv_is_read_back_as_it_was(items: list[Interaction]) -> None:
-    """Quotes, commas and line breaks of any kind are part of names, and end no cell."""
+    """Quotes, commas and line breaks may be part of a name, and must not end a cell."""
     with tempfile.TemporaryDirectory(dir=MEMORY) as name:
         data = written("csv", items, Path(name)).read_bytes()
     header, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
@@ -1149,14 +1150,14 @@ def test_csv_is_read_back_as_it_was(items: list[Interaction]) -> None:
     "text", ["a,b", 'say "x"', "one\rtwo", "one\ntwo", "one\r\ntwo", "\r", '"', " a ", "☃\u2028"]
 )
 def test_csv_quotes_what_would_end_a_cell(text: str, tmp_path: Path) -> None:
-    """The csv module of older Pythons forgets the lone carriage return."""
+    """The csv module of older Pythons does not quote a lone carriage return."""
     data = written("csv", [Interaction(user=User(name=text), id="7")], tmp_path).read_bytes().decode()
     (row,) = csv.DictReader(io.StringIO(data, newline=""))
     assert (row["user_name"], row["id"]) == (text, "7")
 
 
 def test_csv_has_one_header_also_when_rows_come_later(tmp_path: Path) -> None:
-    """A run of empty accounts wrote the header; the next run, with a grown list, goes on behind it."""
+    """A run over empty accounts writes the header. The next run, with more accounts, continues after it."""
 
     async def scenario() -> None:
         sink = build("csv", tmp_path)
@@ -1191,7 +1192,7 @@ def test_csv_has_its_header_once_and_also_without_rows(tmp_path: Path) -> None:
 @examples(30)
 @given(items=st.lists(_interactions, min_size=1, max_size=5))
 def test_parquet_is_typed(items: list[Interaction]) -> None:
-    """Moments are moments and numbers are numbers, whatever JSON called them; nothing is guessed from the rows."""
+    """Times are timestamps and numbers are floats, however JSON wrote them. No type is guessed from the rows."""
     from pyarrow import parquet
 
     with tempfile.TemporaryDirectory(dir=MEMORY) as name:
@@ -1207,9 +1208,7 @@ def test_parquet_is_typed(items: list[Interaction]) -> None:
         got = table.column(column).cast("int64").to_pylist()
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
         want = [
-            None
-            if (moment := getattr(item, column)) is None
-            else (moment - epoch) // timedelta(microseconds=1)
+            None if (value := getattr(item, column)) is None else (value - epoch) // timedelta(microseconds=1)
             for item in items
         ]
         assert got == want
@@ -1226,7 +1225,7 @@ def test_parquet_is_typed(items: list[Interaction]) -> None:
 
 
 def test_numbers_beyond_any_float_do_not_stop_a_pull(tmp_path: Path) -> None:
-    """JSON has no largest number, and Parquet's columns do; one odd record is no reason to end."""
+    """JSON integers can be larger than any float. One odd record must not end a pull."""
     from pyarrow import parquet
 
     items = [Interaction(metrics=Metrics(patience=number)) for number in (10**400, -(10**400), 2**63 + 1)]
@@ -1235,7 +1234,7 @@ def test_numbers_beyond_any_float_do_not_stop_a_pull(tmp_path: Path) -> None:
 
 
 def test_a_part_closes_at_its_rows_or_its_age(tmp_path: Path) -> None:
-    """Many small parts are slow to read; a part that never closes is asked for again as a whole after a crash."""
+    """Many small parts are slow to read, and the rows of an open part are requested again after a crash."""
     now = 50.0
 
     async def scenario() -> None:
@@ -1243,7 +1242,7 @@ def test_a_part_closes_at_its_rows_or_its_age(tmp_path: Path) -> None:
         sink = ParquetSink(tmp_path, part_rows=5, part_seconds=10, clock=lambda: now)
         unit = next(PLAN.units())
         await sink.open(None)
-        before = await sink.commit()  # nothing was written: what there is, is durable
+        before = await sink.commit()  # nothing was written, so all of it is durable
         assert before is not None
         await sink.write(page_of(unit, 0, Interaction))
         assert await sink.commit() is None
@@ -1270,7 +1269,7 @@ def test_a_part_closes_at_its_rows_or_its_age(tmp_path: Path) -> None:
 
 
 def test_pages_of_many_accounts_share_a_part(tmp_path: Path) -> None:
-    """Thousands of accounts of a few rows each must not become thousands of files."""
+    """Thousands of accounts with a few rows each must not become thousands of files."""
     checkpoint = MemoryCheckpoint()
     run(pull(ParquetSink(tmp_path), checkpoint))
     (part,) = manifest(tmp_path)["parts"]
@@ -1278,18 +1277,18 @@ def test_pages_of_many_accounts_share_a_part(tmp_path: Path) -> None:
 
 
 def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
-    """No checkpoint will ever name it."""
+    """No checkpoint will ever name such a part."""
 
     async def scenario() -> None:
         sink = ParquetSink(tmp_path)
         await sink.open(None)
         await sink.write(page_of(next(PLAN.units()), 0, Interaction))
-        await sink._run(sink._write_group, sink._take())
+        await sink._run(sink._append, *sink._take())
         assert names(tmp_path) == {"manifest.json", ".part-000001.parquet.tmp"}
         part = sink._file
         assert part is not None
         await sink.aclose()
-        # Whatever pyarrow still has to say, that file descriptor may be another file's by now.
+        # By the time pyarrow writes its footer, the file descriptor may belong to another file.
         other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
         os.dup2(other, part.file)
         part.write(bytes(2 * files.FLUSH_BYTES))
@@ -1304,7 +1303,7 @@ def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
 
 
 def test_a_part_that_breaks_off_is_given_up_quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """pyarrow writes the end of a file whenever it is closed, and complains from its destructor if it cannot."""
+    """pyarrow writes a footer whenever it closes a file, even in its destructor, where errors are only printed."""
     small_flushes(monkeypatch, 1)
 
     async def scenario() -> None:
@@ -1329,14 +1328,14 @@ def test_parquet_without_pyarrow_says_what_to_install(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=re.escape("pip install 'truto-ci-async[parquet]'")):
         make_sink("parquet", tmp_path)
-    run(pull(make_sink("ndjson", tmp_path), MemoryCheckpoint()))  # the others need none
+    run(pull(make_sink("ndjson", tmp_path), MemoryCheckpoint()))  # the other formats do not need it
 
 
-# --- sinks of users --------------------------------------------------------------------------------------------
+# --- custom sinks ----------------------------------------------------------------------------------------------
 
 
-class ItemCollector:
-    """The example of the documentation: three methods are a sink."""
+class RowCounter:
+    """The example from the documentation: a sink has three methods."""
 
     opened_with: ClassVar[list[bytes | None]] = []
 
@@ -1353,14 +1352,14 @@ class ItemCollector:
 
 def test_three_methods_are_a_sink() -> None:
     async def scenario() -> None:
-        sink, checkpoint = ItemCollector(), MemoryCheckpoint()
+        sink, checkpoint = RowCounter(), MemoryCheckpoint()
         unit = next(PLAN.units())
         await checkpoint.open(PLAN)
         await sink.open(checkpoint.sink_state)
         changes = {unit.key: Progress(rows=2, pages=1)}
         await sink.write(page_of(unit, 0, Interaction))
         assert not await commit_together(sink, checkpoint, changes)
-        assert await checkpoint.load() == {}  # not yet durable, so not yet done
+        assert await checkpoint.load() == {}  # not durable yet, so not done yet
         await sink.write(page_of(unit, 1, Interaction))
         assert await commit_together(sink, checkpoint, changes)
         assert await checkpoint.load() == changes
@@ -1395,5 +1394,5 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 
 
 def small_flushes(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    for module in (files, lines, parquet_sink):
+    for module in (files, parquet_sink):
         monkeypatch.setattr(module, "FLUSH_BYTES", size)

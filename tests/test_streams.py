@@ -1,4 +1,4 @@
-"""Streams over loopback: what comes out, when, at whose pace, and what is left behind however it ends."""
+"""Streams over loopback: what they return, when, at whose pace, and that nothing is left open afterwards."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import gzip
 import json
 import logging
-import resource
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -42,11 +41,12 @@ from truto_ci_async._files import Disk
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.events import Emitter
+from truto_ci_async.pagination import page_body
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.sandbox import Fault, Sandbox
 
 from .rawserver import OK, RawServer, in_chunks, serving, turns, with_length
-from .support import run
+from .support import file_size_limit, run
 
 WINDOW: dict[str, Any] = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"}
 SMALL: dict[str, Any] = {
@@ -63,22 +63,22 @@ QUICK = Timeouts(connect=1, read=0.1, attempt=0.5, total=5)
 CODINGS = ("gzip", "deflate", "br", "zstd")
 KILO = b"x" * 1000
 
-Story = Callable[[Sandbox, str], Awaitable[None]]
+Scenario = Callable[[Sandbox, str], Awaitable[None]]
 Handle = Callable[[RawServer, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
-def tell(story: Story, **options: Any) -> None:
-    """Run ``story(sandbox, account)`` against a small sandbox of one account without limits."""
+def in_sandbox(scenario: Scenario, **options: Any) -> None:
+    """Run ``scenario(sandbox, account)`` against a small sandbox with one account and no limits."""
 
     async def main() -> None:
         async with Sandbox(**{**SMALL, **options}) as sandbox:
-            await story(sandbox, sandbox.account_ids[0])
+            await scenario(sandbox, sandbox.account_ids[0])
 
     run(main())
 
 
 def connect(server: Sandbox | RawServer, **options: Any) -> TrutoClient:
-    """A client with a single connection: one that is not given back keeps every later call waiting."""
+    """A client with a single connection: if it is not given back, the next call hangs."""
     settings: dict[str, Any] = {
         "token": server.token if isinstance(server, Sandbox) else "token",
         "pacing": Pacing.off(),
@@ -90,18 +90,18 @@ def connect(server: Sandbox | RawServer, **options: Any) -> TrutoClient:
     return TrutoClient(base_url=server.url, **settings)
 
 
-def answering(*answers: bytes) -> Handle:
-    """Answer the requests of all connections with these, in turn; the last one again and again."""
-    left = list(answers)
+def responding(*responses: bytes) -> Handle:
+    """Send these responses in turn, over any connection, then repeat the last one."""
+    left = list(responses)
 
     async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             await server.head(reader)
-            answer = left.pop(0) if len(left) > 1 else left[0]
-            writer.write(answer)
+            response = left.pop(0) if len(left) > 1 else left[0]
+            writer.write(response)
             await writer.drain()
-            if answer.startswith(OK + b"Connection: close"):
-                await turns()  # what came before the end is read before the end is noticed
+            if response.startswith(OK + b"Connection: close"):
+                await turns()  # let the client read what was sent before it sees the end
                 return
 
     return handle
@@ -117,7 +117,7 @@ def body(numbers: range, cursor: str | None = None, filler: bytes = b"") -> byte
 
 
 def broken(part: bytes) -> bytes:
-    """An answer that promises more than it sends."""
+    """A response that promises more than it sends."""
     return OK + b"Connection: close\r\nContent-Length: 5000000\r\n\r\n" + part
 
 
@@ -141,12 +141,12 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-# What comes out
+# Items, bytes and files
 
 
 @pytest.mark.parametrize("engine", ["auto", "ijson"])
-def test_items_of_all_pages_come_typed_and_in_order(engine: Any) -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_items_of_all_pages_are_typed_and_in_order(engine: Any) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with (
             connect(sandbox) as truto,
             truto.interactions.stream(account, **WINDOW, engine=engine) as stream,
@@ -166,12 +166,12 @@ def test_items_of_all_pages_come_typed_and_in_order(engine: Any) -> None:
             assert (stream.issues, stream.issues_count) == ([], 0)
         assert len(sandbox.requests) == 3
 
-    tell(story)
+    in_sandbox(scenario)
 
 
 @pytest.mark.parametrize("piece", [7, 1024, 2**20])
 def test_batches_chunks_and_save_read_the_same_bytes(piece: int, tmp_path: Path) -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox) as truto:
             open_stream = truto.interactions.stream
             async with open_stream(account, **WINDOW) as stream:
@@ -192,11 +192,11 @@ def test_batches_chunks_and_save_read_the_same_bytes(piece: int, tmp_path: Path)
         assert (tmp_path / "body.json").read_bytes() == whole
         assert [path.name for path in tmp_path.iterdir()] == ["body.json"]
 
-    tell(story, stream_piece=piece)
+    in_sandbox(scenario, stream_piece=piece)
 
 
 def test_any_response_format_and_any_type_can_be_streamed() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox) as truto:
             async with truto.interactions.stream(
                 account, **WINDOW, response_format="debug", item_type=dict
@@ -208,21 +208,21 @@ def test_any_response_format_and_any_type_can_be_streamed() -> None:
             async with truto.interactions.stream(account, **WINDOW, key_by="id") as stream:
                 assert await ids(stream) == wanted(sandbox, account)
 
-    tell(story)
+    in_sandbox(scenario)
 
 
 def test_ndjson_is_read_line_by_line_by_its_media_type() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
             assert stream.content_type == "application/x-ndjson"
             assert await ids(stream) == wanted(sandbox, account)
             assert (stream.position, stream.envelope) == (None, {})
 
-    tell(story, stream_as="ndjson", stream_piece=100)
+    in_sandbox(scenario, stream_as="ndjson", stream_piece=100)
 
 
-def test_gongs_own_body_needs_its_path_and_the_error_says_so() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_gongs_own_body_needs_a_path_and_the_error_says_so() -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox) as truto:
             async with truto.interactions.stream(account, **WINDOW) as stream:
                 with pytest.raises(DecodeError, match="requestId, records, peopleInteractionStats") as caught:
@@ -236,12 +236,12 @@ def test_gongs_own_body_needs_its_path_and_the_error_says_so() -> None:
                 assert rows.envelope["timeZone"]
             assert found == sandbox.expected(account, **WINDOW, provider=True)[:5]
 
-    tell(story, provider_shape="gong")
+    in_sandbox(scenario, provider_shape="gong")
 
 
 @pytest.mark.parametrize("kind", ["bytes", "empty"])
-def test_a_body_that_is_no_json_is_there_as_chunks(kind: Any, tmp_path: Path) -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_a_body_that_is_not_json_can_be_read_as_chunks(kind: Any, tmp_path: Path) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox) as truto:
             async with truto.interactions.stream(account, **WINDOW) as stream:
                 assert stream.content_type == "application/octet-stream"
@@ -254,21 +254,21 @@ def test_a_body_that_is_no_json_is_there_as_chunks(kind: Any, tmp_path: Path) ->
                 assert await stream.save(tmp_path / "file") == len(whole)
         assert (tmp_path / "file").read_bytes() == whole
 
-    tell(story, stream_as=kind)
+    in_sandbox(scenario, stream_as=kind)
 
 
-def test_a_web_page_is_named_for_what_it_is() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_a_web_page_is_refused_by_its_media_type() -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.fault(Fault.html())
         async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
             with pytest.raises(DecodeError, match=r"text/html, which holds no items; read it with chunks"):
                 await ids(stream)
 
-    tell(story)
+    in_sandbox(scenario)
 
 
 def test_204_holds_no_items_and_an_empty_200_is_an_error() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [Fault.status(204), Fault.empty_body()])
         async with connect(sandbox) as truto:
             async with truto.interactions.stream(account, **WINDOW) as stream:
@@ -278,13 +278,13 @@ def test_204_holds_no_items_and_an_empty_200_is_an_error() -> None:
                 with pytest.raises(DecodeError, match="not JSON"):
                     await ids(stream)
 
-    tell(story)
+    in_sandbox(scenario)
 
 
-def test_a_refusal_is_raised_when_the_stream_is_opened() -> None:
-    """A 404 too: a stream never turns "no stats found" into an empty answer."""
+def test_an_error_status_is_raised_when_the_stream_is_opened() -> None:
+    """That includes 404: a stream never turns "no stats found" into no items."""
 
-    async def story(sandbox: Sandbox, account: str) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.configure(account, interactions=0)
         async with connect(sandbox) as truto:
             stream = truto.interactions.stream(account, **WINDOW)
@@ -294,14 +294,14 @@ def test_a_refusal_is_raised_when_the_stream_is_opened() -> None:
             assert "closed" in repr(stream)
             assert await truto.interactions.list(account, **WINDOW).collect() == []  # the connection is free
 
-    tell(story)
+    in_sandbox(scenario)
 
 
 # Over pages
 
 
-def test_without_following_cursors_one_page_is_read_and_position_goes_on() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_without_following_cursors_one_page_is_read_and_position_moves_on() -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox) as truto:
             async with truto.interactions.stream(account, **WINDOW, follow_cursor=False) as stream:
                 first = await ids(stream)
@@ -312,11 +312,11 @@ def test_without_following_cursors_one_page_is_read_and_position_goes_on() -> No
                 assert first + await ids(rest) == wanted(sandbox, account)
         assert len(sandbox.requests) == 3
 
-    tell(story)
+    in_sandbox(scenario)
 
 
-def test_an_empty_page_goes_on_and_a_cursor_seen_before_is_an_error() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_an_empty_page_does_not_end_a_stream_and_a_repeated_cursor_is_an_error() -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.fault(Fault.empty_page().on(2))
         async with connect(sandbox) as truto:
             async with truto.interactions.stream(account, **WINDOW) as stream:
@@ -329,14 +329,14 @@ def test_an_empty_page_goes_on_and_a_cursor_seen_before_is_an_error() -> None:
                     while True:
                         found.append(await anext(reading))
                 assert stream.items_read == len(found) > 0
-                with pytest.raises(UsageError, match="broke off"):  # and no silent end
+                with pytest.raises(UsageError, match="broke off"):  # rather than a silent end
                     await anext(reading)
 
-    tell(story)
+    in_sandbox(scenario)
 
 
-def test_a_long_list_of_users_is_walked_group_by_group() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_a_long_list_of_users_is_read_batch_by_batch() -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         users = sandbox.user_ids(account)[:23]
         async with (
             connect(sandbox) as truto,
@@ -346,25 +346,25 @@ def test_a_long_list_of_users_is_walked_group_by_group() -> None:
             assert stream.position is None
         assert len(sandbox.requests) == 2
 
-    tell(story, interactions=30, page_size=50)
+    in_sandbox(scenario, interactions=30, page_size=50)
 
 
-def test_a_cursor_that_expired_on_the_way_says_so() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_a_cursor_that_expires_between_pages_is_an_error_of_its_own() -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
             with pytest.raises(CursorExpiredError):
                 async for _ in stream:
                     sandbox.expire_cursors()
             assert stream.items_read == 5
 
-    tell(story)
+    in_sandbox(scenario)
 
 
-# Used once, and never half open
+# Misuse and early exits
 
 
-def test_misuse_is_told_at_once() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_misuse_is_an_error_at_once() -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox) as truto:
             stream = truto.interactions.stream(account, **WINDOW)
             assert repr(stream) == "<ItemStream not opened: use `async with`, 0 items, 0 bytes>"
@@ -389,7 +389,7 @@ def test_misuse_is_told_at_once() -> None:
                 with pytest.raises(UsageError):
                     truto.interactions.stream(account, **WINDOW, **wrong)  # type: ignore[arg-type]
 
-    tell(story)
+    in_sandbox(scenario)
 
 
 def test_two_tasks_cannot_read_one_stream() -> None:
@@ -412,7 +412,7 @@ def test_two_tasks_cannot_read_one_stream() -> None:
 def silent_after(
     part: bytes, *more: bytes, then: asyncio.Event | None = None, end: bytes = b"0\r\n\r\n"
 ) -> Handle:
-    """Send the beginning of a chunked body, then nothing until ``then`` is set; then the rest."""
+    """Send the beginning of a chunked body, wait until ``then`` is set, and send the rest."""
 
     async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.head(reader)
@@ -432,7 +432,7 @@ class _Stop(Exception):
 @pytest.mark.parametrize("way", ["break", "exception", "cancel", "close", "unread"])
 @pytest.mark.parametrize("how", ["items", "batches", "chunks"])
 def test_leaving_early_leaves_no_connection_no_slot_and_no_task(way: str, how: str) -> None:
-    """The body would go on for ever; the single connection is needed again at once."""
+    """The body never ends, and the single connection is needed again at once."""
 
     async def endless(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.head(reader)
@@ -529,16 +529,16 @@ def test_closing_while_the_next_page_is_being_opened_opens_nothing() -> None:
             go_on.set()
             with pytest.raises(UsageError, match="closed"):
                 await soon(reading)
-        assert two.closed
+            assert two.closed
 
     run(main())
 
 
-# In time
+# Timing
 
 
-def test_the_first_items_are_out_before_the_body_ends() -> None:
-    """64 KiB after the array's start are enough, and nothing is sent after them."""
+def test_the_first_items_come_before_the_body_ends() -> None:
+    """The first 64 KiB of the array are enough; nothing more is sent before they are read."""
 
     async def main() -> None:
         go_on = asyncio.Event()
@@ -560,8 +560,8 @@ def test_the_first_items_are_out_before_the_body_ends() -> None:
     run(main())
 
 
-def test_the_first_item_of_bytes_that_are_all_here_is_out_first() -> None:
-    """However much came at once, little of it is decoded before something is handed out."""
+def test_the_first_item_comes_before_the_rest_is_decoded() -> None:
+    """Even if the whole body was received at once, only its beginning is decoded first."""
 
     async def main() -> None:
         whole = body(range(3000), filler=KILO)
@@ -572,7 +572,7 @@ def test_the_first_item_of_bytes_that_are_all_here_is_out_first() -> None:
     run(main())
 
 
-def test_a_large_piece_is_decoded_with_breaths_in_between() -> None:
+def test_other_tasks_run_while_a_large_piece_is_decoded() -> None:
     async def main() -> None:
         ticks = 0
 
@@ -593,7 +593,7 @@ def test_a_large_piece_is_decoded_with_breaths_in_between() -> None:
 
 
 class FakeBody:
-    """An answer whose pieces are given; one may be an error."""
+    """A response with these pieces; one may be an exception to raise."""
 
     status = 200
 
@@ -632,8 +632,48 @@ def fake_stream(*pages: list[Any], engine: Any = "auto", opener: Any = None) -> 
     )
 
 
+class SlowDecoder:
+    """A decoder that takes ``pace`` seconds for each byte, by a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now = self.pace = 0.0
+        self.sizes: list[int] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def feed(self, chunk: bytes) -> list[Any]:
+        self.sizes.append(len(chunk))
+        self.now += len(chunk) * self.pace
+        return []
+
+
+def test_steps_are_as_large_as_their_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large enough to be fast, small enough to let other tasks run, on any machine."""
+    decoder: Any = SlowDecoder()
+    monkeypatch.setattr(page_body, "perf_counter", decoder.clock)
+
+    async def main() -> None:
+        page = page_body.PageBody[Any](FakeBody([bytes(2**24)]), ResponseInfo(), lambda is_ndjson: decoder)
+        page.start(None, 0)
+        found = []
+        for seconds in (0.0, 0.0025 / 2**17, 1.0):  # for each byte
+            decoder.sizes.clear()
+            decoder.pace = seconds
+            for _ in range(8):
+                await page.step()
+            found.append([size // 1024 for size in decoder.sizes])
+        assert found == [
+            [16, 32, 64, 128, 256, 256, 256, 256],
+            [256, 128, 64, 64, 64, 64, 64, 64],
+            [64, 32, 16, 16, 16, 16, 16, 16],
+        ]
+
+    run(main())
+
+
 async def sent_until_stuck(sent: list[int]) -> int:
-    """Wait until a server that sends all the time cannot send any more.
+    """Wait until a server that sends all the time is blocked.
 
     A full connection is asked again by the system after 0.2 s, and may then have found a little more room.
     """
@@ -648,7 +688,7 @@ async def sent_until_stuck(sent: list[int]) -> int:
 
 @pytest.mark.parametrize("coding", ["", "gzip"])
 def test_a_slow_consumer_slows_the_server_and_is_never_timed_out(coding: str) -> None:
-    """It pauses for longer than every timeout; meanwhile the server gets rid of no more than the buffers hold."""
+    """The consumer pauses for longer than every timeout; the server can send no more than the buffers hold."""
     total = 20_000
     sent = [0]
     whole = body(range(total), filler=KILO)
@@ -703,7 +743,7 @@ def test_a_silent_server_is_timed_out_by_the_read_deadline() -> None:
     run(main())
 
 
-# Broken bodies
+# Bodies that break off
 
 BREAKS = [
     Fault.truncate("length", 0.01),
@@ -717,8 +757,8 @@ BREAKS = [
 
 
 @pytest.mark.parametrize("fault", BREAKS, ids=lambda fault: fault.kind + fault.mode)
-def test_what_breaks_before_the_first_item_is_fetched_again(fault: Fault) -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_a_body_that_breaks_before_its_first_item_is_fetched_again(fault: Fault) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [fault.times(2), Fault.ok(), fault])  # on the first and on the second page
         async with (
             connect(sandbox, timeouts=QUICK) as truto,
@@ -732,13 +772,13 @@ def test_what_breaks_before_the_first_item_is_fetched_again(fault: Fault) -> Non
             assert found == wanted(sandbox, account)
         assert len(sandbox.requests) == 6
 
-    tell(story)
+    in_sandbox(scenario)
 
 
 @pytest.mark.parametrize("how", ["items", "chunks"])
-def test_the_retry_policy_says_when_it_is_enough(how: str) -> None:
+def test_the_retry_policy_limits_the_attempts(how: str) -> None:
     async def main() -> None:
-        async with serving(answering(broken(b""))) as server:
+        async with serving(responding(broken(b""))) as server:
             async with (
                 connect(server, retry=RetryPolicy(attempts=3, fault_base=0)) as truto,
                 truto.interactions.stream("a") as stream,
@@ -755,15 +795,15 @@ def test_the_retry_policy_says_when_it_is_enough(how: str) -> None:
     run(main())
 
 
-def test_after_the_first_item_it_raises_and_position_gives_the_rest() -> None:
-    """The first page is whole and is not repeated; the second comes again from its start."""
+def test_a_break_after_the_first_item_is_raised_and_position_resumes_at_its_page() -> None:
+    """The first page was complete and is not repeated. The second is read again from its start."""
 
     async def main() -> None:
         one, two, three = range(40), range(40, 140), range(140, 150)
         part = body(two, "three", KILO)[:60_000]
-        answers = [with_length(body(one, "two", KILO)), broken(b""), broken(part)]
-        answers += [with_length(body(two, "three")), with_length(body(three))]
-        async with serving(answering(*answers)) as server, connect(server) as truto:
+        responses = [with_length(body(one, "two", KILO)), broken(b""), broken(part)]
+        responses += [with_length(body(two, "three")), with_length(body(three))]
+        async with serving(responding(*responses)) as server, connect(server) as truto:
             found = []
             async with truto.interactions.stream("a") as stream:
                 reading = aiter(stream)
@@ -786,7 +826,7 @@ def test_after_the_first_item_it_raises_and_position_gives_the_rest() -> None:
 
 
 @pytest.mark.parametrize("how", ["chunks", "save"])
-def test_chunks_and_save_are_not_repeated_either(how: str, tmp_path: Path) -> None:
+def test_chunks_and_save_are_not_retried_after_the_first_bytes(how: str, tmp_path: Path) -> None:
     async def main() -> None:
         go_on = asyncio.Event()
 
@@ -815,10 +855,10 @@ def test_chunks_and_save_are_not_repeated_either(how: str, tmp_path: Path) -> No
     run(main())
 
 
-def test_a_next_page_that_cannot_be_opened_is_no_end() -> None:
-    """The items of the page before were empty, so nothing of this one is to be tried beyond the policy either."""
+def test_a_next_page_that_cannot_be_opened_is_an_error() -> None:
+    """It must not look like the end, and the empty page before it allows no extra attempts."""
 
-    async def story(sandbox: Sandbox, account: str) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [Fault.empty_page(), Fault.disconnect().forever()])
         async with (
             connect(sandbox, retry=RetryPolicy(attempts=2, fault_base=0)) as truto,
@@ -828,18 +868,18 @@ def test_a_next_page_that_cannot_be_opened_is_no_end() -> None:
             with pytest.raises(TransportError) as caught:
                 await anext(batches)
             assert caught.value.attempts == 2
-            assert len(sandbox.requests) == 4  # one on the first page's connection, which was dead
+            assert len(sandbox.requests) == 4  # one was sent on the first page's connection, which was dead
             assert caught.value.position == stream.position
             assert stream.position is not None
             assert stream.position.cursor
             with pytest.raises(UsageError, match="broke off"):
                 await anext(batches)
 
-    tell(story)
+    in_sandbox(scenario)
 
 
-def test_a_next_page_that_is_refused_leaves_the_position_to_go_on_from() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_an_error_status_on_a_later_page_leaves_a_position_to_resume_from() -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [Fault.ok(), Fault.status(500).times(5)])
         async with connect(sandbox) as truto:
             async with truto.interactions.stream(account, **WINDOW) as stream:
@@ -849,14 +889,14 @@ def test_a_next_page_that_is_refused_leaves_the_position_to_go_on_from() -> None
             async with truto.interactions.stream(account, **WINDOW, cursor=stream.position) as rest:
                 assert await ids(rest) == wanted(sandbox, account)[5:]
 
-    tell(story)
+    in_sandbox(scenario)
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-def test_compressed_streams_are_read_whole_and_a_cut_one_is_an_error(coding: Any) -> None:
-    """Cut inside the coding's own data, in HTTP that ends cleanly: also where all the JSON came out already."""
+def test_compressed_streams_are_read_and_a_truncated_one_is_an_error(coding: Any) -> None:
+    """Truncated inside the compressed data, while HTTP ends cleanly, and even if all JSON was decoded already."""
 
-    async def story(sandbox: Sandbox, account: str) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [Fault.compressed(coding).times(3)])
         async with connect(sandbox, retry=ONCE) as truto:
             async with truto.interactions.stream(account, **WINDOW) as stream:
@@ -867,10 +907,10 @@ def test_compressed_streams_are_read_whole_and_a_cut_one_is_an_error(coding: Any
                     with pytest.raises(TruncatedBodyError):
                         await ids(stream)
 
-    tell(story)
+    in_sandbox(scenario)
 
 
-def test_items_that_came_before_bad_json_are_kept_and_the_error_says_where() -> None:
+def test_items_before_bad_json_are_handed_out_and_the_error_says_where_it_is() -> None:
     async def main() -> None:
         first, second = b",".join(map(item, range(20))), b',{"id":nonsense},' + item(21, KILO)
         async with fake_stream([b'{"result":[' + first, second + b"]}"]) as stream:
@@ -891,9 +931,9 @@ def test_items_that_came_before_bad_json_are_kept_and_the_error_says_where() -> 
 @pytest.mark.parametrize("after", [0, 1, 2, 3, 5, 8, 13])
 @pytest.mark.parametrize("how", ["items", "batches", "chunks"])
 def test_a_cancelled_read_loses_nothing(after: int, how: str) -> None:
-    """Every read is cancelled once, after so many turns of the loop, and asked for again."""
+    """Each read is cancelled once, after this many turns of the loop, and repeated."""
 
-    async def story(sandbox: Sandbox, account: str) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
             reading: AsyncIterator[Any] = {
                 "items": stream.__aiter__,
@@ -924,11 +964,11 @@ def test_a_cancelled_read_loses_nothing(after: int, how: str) -> None:
         else:
             assert [each.id for each in found] == wanted(sandbox, account)
 
-    tell(story, stream_piece=300)
+    in_sandbox(scenario, stream_piece=300)
 
 
-def test_a_wait_for_the_next_page_may_be_cancelled_and_asked_for_again() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+def test_a_cancelled_wait_for_the_next_page_can_be_repeated() -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.fault(Fault.hang().on(2))
         async with connect(sandbox) as truto, truto.interactions.stream(account, **WINDOW) as stream:
             reading = aiter(stream)
@@ -938,10 +978,10 @@ def test_a_wait_for_the_next_page_may_be_cancelled_and_asked_for_again() -> None
             found += [each.id async for each in reading]
             assert found == wanted(sandbox, account)
 
-    tell(story)
+    in_sandbox(scenario)
 
 
-# Bounds
+# Limits
 
 
 @pytest.mark.parametrize(
@@ -955,7 +995,7 @@ def test_max_stream_bytes_counts_all_pages_together(
         one, two = body(range(10), "two", KILO), body(range(10, 20), None, KILO)
         limit = len(one) + len(two) + spare
         async with (
-            serving(answering(framed(one), framed(two), framed(two))) as server,
+            serving(responding(framed(one), framed(two), framed(two))) as server,
             connect(server) as truto,
         ):
             stream = truto.interactions.stream("a", max_stream_bytes=limit)
@@ -976,11 +1016,11 @@ def test_max_stream_bytes_counts_all_pages_together(
 
 
 @pytest.mark.parametrize("head", [b"Content-Encoding: rot13\r\n", b"Content-Length: 900000\r\n"])
-def test_what_cannot_be_read_at_all_gives_the_connection_back(head: bytes) -> None:
+def test_a_body_that_cannot_be_read_gives_its_connection_back(head: bytes) -> None:
     async def main() -> None:
         bad = OK + b"Connection: close\r\n" + head + b"\r\n" + b"{}"
         async with (
-            serving(answering(bad, bad, with_length(body(range(3))))) as server,
+            serving(responding(bad, bad, with_length(body(range(3))))) as server,
             connect(server) as truto,
         ):
             for _ in range(2):
@@ -994,10 +1034,10 @@ def test_what_cannot_be_read_at_all_gives_the_connection_back(head: bytes) -> No
     run(main())
 
 
-def test_one_item_may_not_be_larger_than_allowed() -> None:
+def test_an_item_larger_than_max_item_bytes_is_an_error() -> None:
     async def main() -> None:
         async with (
-            serving(answering(with_length(body(range(3), None, KILO * 50)))) as server,
+            serving(responding(with_length(body(range(3), None, KILO * 50)))) as server,
             connect(server) as truto,
         ):
             async with truto.interactions.stream("a", max_item_bytes=20_000) as stream:
@@ -1009,26 +1049,26 @@ def test_one_item_may_not_be_larger_than_allowed() -> None:
     run(main())
 
 
-def test_repairs_are_counted_the_first_hundred_kept_and_each_page_reported(
+def test_repairs_are_counted_and_reported_per_page_and_a_hundred_are_kept(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A page that had to be fetched again counts once."""
+    """A page that was fetched twice counts once."""
     bad = b",".join(b'{"id":"%d","timezone":%d}' % (number, number) for number in range(130))
     dropped = b'{"result":[1,2,3'
 
     async def main() -> None:
         events: list[Any] = []
-        answers = [broken(dropped), with_length(b'{"result":[%b],"next_cursor":"two"}' % bad)]
-        answers += [with_length(b'{"result":[%b]}' % bad)]
+        responses = [broken(dropped), with_length(b'{"result":[%b],"next_cursor":"two"}' % bad)]
+        responses += [with_length(b'{"result":[%b]}' % bad)]
         async with (
-            serving(answering(*answers)) as server,
+            serving(responding(*responses)) as server,
             connect(server, on_event=events.append) as truto,
             truto.interactions.stream("a") as stream,
         ):
             counts = [stream.issues_count async for _ in stream.batches()]
             assert counts[0] > 0
             assert stream.issues_count == 260
-            assert len(stream.issues) == 100
+            assert len(stream.issues) == len(stream._issues) == 100
             assert stream.issues[7].index == 7
         assert sum(isinstance(event, FieldRepaired) for event in events) == 200
 
@@ -1037,7 +1077,9 @@ def test_repairs_are_counted_the_first_hundred_kept_and_each_page_reported(
     assert len(caplog.records) == 2
 
 
-def test_repairs_of_a_page_that_was_left_early_are_reported_too(caplog: pytest.LogCaptureFixture) -> None:
+def test_repairs_of_a_page_that_was_not_read_to_its_end_are_reported(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def main() -> None:
         async with fake_stream([b'{"result":[{"id":"1","timezone":2},{"id":"2"},', item(3) * 9]) as stream:
             async for _ in stream:
@@ -1049,7 +1091,7 @@ def test_repairs_of_a_page_that_was_left_early_are_reported_too(caplog: pytest.L
 
 
 def test_under_raise_the_first_bad_item_ends_the_stream() -> None:
-    async def story(sandbox: Sandbox, account: str) -> None:
+    async def scenario(sandbox: Sandbox, account: str) -> None:
         sandbox.fault(Fault.items([{"id": 5}], mode="append").on(2))
         async with (
             connect(sandbox) as truto,
@@ -1061,19 +1103,19 @@ def test_under_raise_the_first_bad_item_ends_the_stream() -> None:
             assert (caught.value.account, caught.value.cursor) == (account, stream.position.cursor)
             assert caught.value.path.startswith("$.result[5]")
 
-    tell(story)
+    in_sandbox(scenario)
 
 
 # Files
 
 
-def test_a_body_that_breaks_or_is_given_up_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_body_that_breaks_or_is_abandoned_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "body.json"
     target.write_text("old")
 
     async def main() -> None:
         async with (
-            serving(answering(broken(KILO * 3000))) as server,
+            serving(responding(broken(KILO * 3000))) as server,
             connect(server) as truto,
             truto.interactions.stream("a") as stream,
         ):
@@ -1113,7 +1155,7 @@ def test_a_cancellation_in_the_middle_of_a_disk_step_waits_for_it_and_cleans_up(
 
     async def main() -> None:
         async with (
-            serving(answering(with_length(KILO * 5000))) as server,
+            serving(responding(with_length(KILO * 5000))) as server,
             connect(server) as truto,
             truto.interactions.stream("a") as stream,
         ):
@@ -1127,16 +1169,16 @@ def test_a_cancellation_in_the_middle_of_a_disk_step_waits_for_it_and_cleans_up(
                 await saving
 
     run(main())
-    assert names(tmp_path) == (["file"] if step == "rename" else [])  # renamed is renamed: it is whole
+    assert names(tmp_path) == (["file"] if step == "rename" else [])  # after the rename the file is complete
 
 
-def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_an_oserror_and_leaves_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_text("old")
 
     async def main() -> None:
         async with (
-            serving(answering(with_length(KILO * 5000))) as server,
+            serving(responding(with_length(KILO * 5000))) as server,
             connect(server) as truto,
             truto.interactions.stream("a") as stream,
         ):
@@ -1144,22 +1186,18 @@ def test_a_full_disk_is_an_oserror_and_leaves_nothing(tmp_path: Path) -> None:
                 await stream.save(target)
             assert caught.value.errno == errno.EFBIG
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, hard))
-    try:
+    with file_size_limit(2_500_000):
         run(main())
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert names(tmp_path) == ["file"]
     assert target.read_text() == "old"
 
 
-def test_a_file_is_made_as_any_other_and_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_a_file_has_the_usual_permissions_and_a_link_stays_a_link(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     (tmp_path / "plain").touch()
 
     async def main() -> None:
-        async with serving(answering(with_length(KILO))) as server, connect(server) as truto:
+        async with serving(responding(with_length(KILO))) as server, connect(server) as truto:
             async with truto.interactions.stream("a") as stream:
                 assert await stream.save(str(tmp_path / "link")) == 1000
             for wrong in (tmp_path, Path("/dev/null")):
@@ -1177,12 +1215,12 @@ def test_a_file_is_made_as_any_other_and_a_link_stays_a_link(tmp_path: Path) -> 
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-# At size
+# Large bodies
 
 
 @pytest.mark.long
-def test_a_gigabyte_is_read_in_flat_memory() -> None:
-    """Peak above the idle client, in a process of its own, through the real client and a real socket."""
+def test_a_gigabyte_is_read_in_constant_memory() -> None:
+    """Peak memory above the idle client, in a process of its own, through a real socket."""
     with _harness.server() as url:
         for found in bench_stream.measure(url, "remote", 1000, ["ours", "ours, item by item"], 1):
             assert found["bytes"] > 10**9
@@ -1191,7 +1229,7 @@ def test_a_gigabyte_is_read_in_flat_memory() -> None:
 
 
 @pytest.mark.long
-def test_other_tasks_get_their_turn_while_a_large_body_is_read() -> None:
+def test_other_tasks_run_while_a_large_body_is_read() -> None:
     with _harness.server() as url:
         contenders = ["ours", "ours, item by item", "ours, engine=ijson"]
         for found in bench_stream.measure(url, "remote", 90, contenders, 1):

@@ -1,7 +1,7 @@
-"""Requests as functions of their filters: the contract's encoding row by row, and what binds a position to a walk.
+"""Requests as functions of their filters: the contract's encoding row by row, and what ties a position to its query.
 
 What is sent is read back by the sandbox's ``parse_query``, which follows the service's own parser and shares no
-code with the encoder it judges.
+code with the encoder under test.
 """
 
 from __future__ import annotations
@@ -15,15 +15,16 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from enum import Enum, IntEnum
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query, split_users
-from truto_ci_async._wire.query_string import MAX_DEPTH, encode_query, format_time, merge, path_of
+from truto_ci_async._wire.filters import split_users
+from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
+from truto_ci_async._wire.query_string import MAX_DEPTH, deep_merge, encode_query, format_time, join_path
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, Position, User
 from truto_ci_async.sandbox import parse_query
@@ -41,7 +42,7 @@ def interactions(account: Any = ACCOUNT, **filters: Any) -> ListQuery:
 
 
 def sent(**filters: Any) -> str:
-    """The query of the first page, without the account every request begins with."""
+    """The query of the first page, without the account that every request begins with."""
     return interactions(**filters).target().partition(ACCOUNT)[2].removeprefix("&")
 
 
@@ -49,7 +50,7 @@ def sent(**filters: Any) -> str:
 
 
 def test_the_golden_request_byte_for_byte() -> None:
-    """Contract section 7: what the service was seen to take."""
+    """Contract section 7: a request the service accepts."""
     query = interactions(
         start_time=START,
         end_time=END,
@@ -63,8 +64,8 @@ def test_the_golden_request_byte_for_byte() -> None:
     )
 
 
-# The same filters as people ask for them today. RequestTargets as the clients make them: the TypeScript SDK by qs 6.15,
-# the Python SDK by urlencode and then yarl, which takes some escapes back; curl sends what was typed.
+# The same filters as other clients send them: the TypeScript SDK encodes with qs 6.15, the Python SDK with urlencode
+# and then yarl, which undoes some escapes; curl sends what was typed.
 SAMPLES = [
     pytest.param(PATH + f"?integrated_account_id={ACCOUNT}", {}, True, id="official CLI"),
     pytest.param(
@@ -141,13 +142,15 @@ SAMPLES = [
 
 
 @pytest.mark.parametrize(("today", "filters", "is_fully_escaped"), SAMPLES)
-def test_we_ask_what_people_ask_today(today: str, filters: dict[str, Any], is_fully_escaped: bool) -> None:
-    """Moving over must not change the question: the service reads both targets the same."""
+def test_other_clients_requests_ask_the_same(
+    today: str, filters: dict[str, Any], is_fully_escaped: bool
+) -> None:
+    """Switching to this package must not change the question: the service reads both targets alike."""
     ours = interactions(**filters).target()
     assert urlsplit(ours).path == urlsplit(today).path
     asked = parse_query(urlsplit(today).query)
     if asked.get("next_cursor") == "":
-        del asked["next_cursor"]  # an empty cursor is the beginning, which we ask for by sending none
+        del asked["next_cursor"]  # an empty cursor means the first page, for which we send none
     assert parse_query(urlsplit(ours).query) == asked
     if is_fully_escaped:
         assert ours == today.removesuffix("&next_cursor=")
@@ -184,8 +187,8 @@ def test_each_filter_is_sent_under_its_own_name(filters: dict[str, Any], expecte
     assert unquote(sent(**filters)) == expected
 
 
-def test_parameters_keep_the_contracts_order_whatever_the_callers() -> None:
-    """One order means one text per question: readable logs, and caches that hit."""
+def test_parameters_are_in_the_contracts_order_whatever_the_callers() -> None:
+    """The same question is always the same text: readable logs, and caches that hit."""
     names = ["start_time", "end_time", "users", "limit", "next_cursor", "truto_response_format", "truto_key_by",
              "truto_ignore_limit", "truto_ignore_remote_data", "truto_exclude_fields", "truto_super_query",
              "truto_skip_api_call", "remote_query", "zz"]  # fmt: skip
@@ -205,23 +208,34 @@ def test_an_empty_cursor_is_never_sent(cursor: str | None) -> None:
     assert "cursor" not in interactions().target(cursor=cursor)
 
 
-def test_a_cursor_goes_out_escaped_with_all_filters_again() -> None:
-    """Contract section 2: the service wants every parameter again with each cursor."""
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+@example("-._~")
+@example("a+b")
+@example("a%20b")
+@example("Zoë")
+def test_every_cursor_is_sent_as_the_service_gave_it(cursor: str) -> None:
+    target = interactions().target(cursor=cursor)
+    assert parse_query(urlsplit(target).query)["next_cursor"] == cursor
+    assert target.endswith(f"next_cursor={quote(cursor, safe='')}")
+
+
+def test_a_cursor_is_sent_escaped_and_with_all_filters() -> None:
+    """Contract section 2: all other parameters are sent again with each cursor."""
     query = interactions(start_time=START, limit=5)
     assert query.target(cursor="a+b/c==").replace("&next_cursor=a%2Bb%2Fc%3D%3D", "") == query.target()
 
 
-def test_the_pages_of_a_walk_differ_in_their_cursor_alone() -> None:
-    """What a walk encodes once and keeps must be what each page would encode for itself."""
+def test_the_targets_of_a_query_differ_only_in_their_cursor() -> None:
+    """What is encoded once and cached must equal what each page would encode for itself."""
     query = interactions(users=map(str, range(25)), limit=5, start_time=START, extra_query={"zz": 1})
     targets = RequestTargets(query)
-    for chunk in (0, 1, 0):
+    for batch in (0, 1, 0):
         for cursor in (None, "a/b", "", "c"):
-            asked = parse_query(urlsplit(targets.at(chunk, cursor)).query)
+            asked = parse_query(urlsplit(targets.at(batch, cursor)).query)
             assert asked.pop("next_cursor", None) == (cursor or None)
-            assert asked == parse_query(urlsplit(query.target(chunk)).query)
-            assert targets.at(chunk, cursor) == query.target(chunk, cursor)
-    assert [len(parse_query(urlsplit(targets.at(chunk, "c")).query)["users"]) for chunk in (0, 1)] == [20, 5]
+            assert asked == parse_query(urlsplit(query.target(batch)).query)
+            assert targets.at(batch, cursor) == query.target(batch, cursor)
+    assert [len(parse_query(urlsplit(targets.at(batch, "c")).query)["users"]) for batch in (0, 1)] == [20, 5]
     with pytest.raises(UsageError, match="next_cursor"):
         targets.at(0, "\ud800")
 
@@ -240,21 +254,21 @@ def test_the_pages_of_a_walk_differ_in_their_cursor_alone() -> None:
         {"remote_query": {"integrated_account_id": "a&b", "ids": [1, 2]}},
     ],
 )
-def test_what_is_encoded_for_one_account_is_right_for_another(
+def test_targets_encoded_for_one_account_are_right_for_another(
     filters: dict[str, Any], account: str, first: str, is_used: bool
 ) -> None:
-    """A pull encodes the query of a window once; each account is asked as if it had been encoded for it alone."""
+    """A pull encodes the query of a window once and swaps the account in the text."""
     query = interactions(account=account, **filters)
     targets = RequestTargets(interactions(account=first, **filters))
     if is_used:
-        targets.start(None)
+        targets.start_position(None)
         targets.at(0, None)
-    other = targets.like(account)
+    other = targets.for_account(account)
     assert other.query == query
-    assert other.start(None) == query.start(None)
-    for chunk in range(len(query.users)):
+    assert other.start_position(None) == query.start_position(None)
+    for batch in range(len(query.user_batches)):
         for cursor in (None, "c/d"):
-            assert other.at(chunk, cursor) == query.target(chunk, cursor)
+            assert other.at(batch, cursor) == query.target(batch, cursor)
 
 
 def test_without_an_account_nothing_is_sent_for_it() -> None:
@@ -315,8 +329,8 @@ def test_enum_members_are_sent_as_their_values() -> None:
     assert sent(super_query=Region.APAC, limit=Size.SMALL) == "limit=5&truto_super_query=apac"
 
 
-def test_the_documented_form_of_object_arrays_can_be_asked_for() -> None:
-    """An environment may replace the query mapping and then want ``users[][id]``."""
+def test_object_arrays_can_be_sent_in_the_documented_form() -> None:
+    """An environment may replace the query mapping and then expect ``users[][id]``."""
     assert encode_query({"users": [{"id": "1"}, {"id": "2"}]}, object_arrays="brackets") == (
         "users%5B%5D%5Bid%5D=1&users%5B%5D%5Bid%5D=2"
     )
@@ -333,21 +347,26 @@ def test_only_the_indexed_form_keeps_users_apart() -> None:
 
 
 @pytest.mark.parametrize("value", [b"x", object(), math.nan, math.inf, -math.inf, 1j, iter("ab"), "\ud800"])
-def test_a_value_without_a_text_form_is_refused_by_name(value: Any) -> None:
+def test_a_value_without_a_text_form_is_refused_and_named(value: Any) -> None:
     with pytest.raises(UsageError, match=r"^extra\[deep\]"):
         encode_query({"extra": {"deep": value}})
 
 
 @pytest.mark.parametrize("name", [1, None, b"a", "\ud800"])
-def test_a_name_that_is_no_text_is_refused(name: Any) -> None:
+def test_a_name_that_is_not_a_string_is_refused(name: Any) -> None:
     for params in ({name: 1}, {"a": {name: 1}}, {"a": [{name: 1}]}):
-        with pytest.raises(UsageError, match="name of a parameter"):
+        with pytest.raises(UsageError, match="parameter name"):
             encode_query(params)
+
+
+def test_a_name_that_is_not_a_string_is_refused_whatever_its_value() -> None:
+    with pytest.raises(UsageError, match="parameter name"):
+        encode_query({1: None})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("make", [lambda i: {"id": str(i)}, str], ids=["objects", "scalars"])
 def test_an_array_the_service_would_misread_is_refused(make: Callable[[int], Any]) -> None:
-    """Above index 19 its parser makes an object of the array."""
+    """Its parser turns an array with an index above 19 into an object."""
     values = [make(i) for i in range(21)]
     assert parse_query(encode_query({"a": values[:20]})) == {"a": values[:20]}
     with pytest.raises(UsageError, match="21 values.*20"):
@@ -355,7 +374,7 @@ def test_an_array_the_service_would_misread_is_refused(make: Callable[[int], Any
 
 
 NAMES = st.text(min_size=1, max_size=4).filter(
-    # Brackets are the syntax, digits an index; "toString" and the like qs keeps for itself.
+    # Brackets are syntax, and digits would be an index.
     lambda name: not set("[]") & set(name) and not (name.isascii() and name.isdigit())
 )
 SCALARS = st.one_of(
@@ -376,7 +395,7 @@ def nested(depth: int) -> st.SearchStrategy[Any]:
 
 
 def as_read(value: Any) -> Any:
-    """What a reader gets of ``value``: text, with None and what is empty gone. None: nothing is left."""
+    """What the service reads back: strings, without None and empty values. None if nothing is left."""
     if isinstance(value, dict):
         return {key: read for key, item in value.items() if (read := as_read(item)) is not None} or None
     if isinstance(value, list):
@@ -387,7 +406,7 @@ def as_read(value: Any) -> Any:
 
 
 @given(st.dictionaries(NAMES, nested(5), max_size=4))
-def test_the_service_reads_back_what_was_asked(params: dict[str, Any]) -> None:
+def test_the_service_reads_back_what_was_sent(params: dict[str, Any]) -> None:
     query = encode_query(params)
     assert query.isascii()
     assert not set(query) & set(" +#?/[]\r\n")
@@ -403,11 +422,11 @@ def test_arrays_are_read_back_up_to_the_parsers_limit(scalars: list[Any], object
     assert parse_query(encode_query(params)) == (as_read(params) or {})
 
 
-# Moments
+# Times
 
 
 @pytest.mark.parametrize(
-    ("moment", "expected"),
+    ("value", "expected"),
     [
         (datetime(2024, 1, 1, 12, 30, tzinfo=UTC), "2024-01-01T12:30:00Z"),
         (datetime(2024, 1, 1, tzinfo=INDIA), "2023-12-31T18:30:00Z"),
@@ -431,25 +450,25 @@ def test_arrays_are_read_back_up_to_the_parsers_limit(scalars: list[Any], object
         ("  last tuesday ", "  last tuesday "),
     ],
 )
-def test_moments_go_out_as_utc_and_text_untouched(moment: Any, expected: str) -> None:
-    assert format_time(moment, "start_time") == expected
-    assert parse_query(sent(start_time=moment)) == {"start_time": expected}
+def test_times_are_sent_as_utc_and_strings_unchanged(value: Any, expected: str) -> None:
+    assert format_time(value, "start_time") == expected
+    assert parse_query(sent(start_time=value)) == {"start_time": expected}
 
 
 @given(st.datetimes(timezones=st.timezones() | st.just(INDIA)))
-def test_a_moment_stays_the_same_moment(moment: datetime) -> None:
+def test_the_text_means_the_same_time(value: datetime) -> None:
     try:
-        text = format_time(moment, "start_time")
+        text = format_time(value, "start_time")
     except UsageError:
-        assert moment.year in {1, 9999}  # no such moment in UTC
+        assert value.year in {1, 9999}  # out of range in UTC
         return
     assert text.endswith("Z")
-    assert datetime.fromisoformat(text) - moment == timedelta(0)  # `==` is False in the hour that DST skips
+    assert datetime.fromisoformat(text) - value == timedelta(0)  # `==` is False in the hour that DST skips
 
 
 @pytest.mark.parametrize("name", ["start_time", "end_time"])
-def test_a_naive_datetime_is_refused_with_the_mend(name: str) -> None:
-    """Nobody can guess its offset, and a wrong guess answers another window without a word."""
+def test_a_naive_datetime_is_refused_with_the_fix(name: str) -> None:
+    """A wrongly guessed offset would silently ask for another window."""
     with pytest.raises(UsageError) as caught:
         interactions(**{name: datetime(2024, 1, 1)})
     assert str(caught.value).startswith(f"{name}=2024-01-01T00:00:00 has no time zone")
@@ -459,13 +478,13 @@ def test_a_naive_datetime_is_refused_with_the_mend(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment",
+    "value",
     [datetime.min.replace(tzinfo=INDIA), datetime.max.replace(tzinfo=timezone(-timedelta(hours=1))), 0, 1.5, True,
      timedelta(1), b"2024", START.time(), ["2024"]],
 )  # fmt: skip
-def test_what_is_no_moment_in_utc_is_refused(moment: Any) -> None:
+def test_a_time_that_cannot_be_sent_is_refused(value: Any) -> None:
     with pytest.raises(UsageError, match="start_time"):
-        interactions(start_time=moment)
+        interactions(start_time=value)
 
 
 # Merging
@@ -485,14 +504,14 @@ def test_what_is_no_moment_in_utc_is_refused(moment: Any) -> None:
         ({"a": [1]}, {"a": [2]}, {"a": [2]}),
     ],
 )
-def test_extra_is_merged_deep_and_last_and_none_drops(params: Any, extra: Any, expected: Any) -> None:
+def test_extra_parameters_are_merged_deep_and_none_removes(params: Any, extra: Any, expected: Any) -> None:
     before = copy.deepcopy((params, extra))
-    assert merge(params, extra) == expected
+    assert deep_merge(params, extra) == expected
     assert (params, extra) == before
 
 
-def test_extra_query_can_change_any_parameter_of_ours() -> None:
-    """An environment may replace the query mapping: the caller has the last word."""
+def test_extra_query_can_change_every_parameter() -> None:
+    """An environment may replace the query mapping, so the caller has the last word."""
     assert (
         interactions(start_time=START, extra_query={"start_time": None}).target() == interactions().target()
     )
@@ -508,7 +527,7 @@ def test_extra_query_can_change_any_parameter_of_ours() -> None:
 
 
 def test_next_cursor_in_extra_query_is_refused() -> None:
-    """It would be sent with every page, and the walk would never end."""
+    """It would be sent with every page, and paging would never end."""
     with pytest.raises(UsageError, match="cursor="):
         interactions(extra_query={"next_cursor": "c"})
 
@@ -523,12 +542,12 @@ def test_nothing_the_caller_passed_in_is_changed() -> None:
     before = copy.deepcopy(filters)
     query = interactions(**filters)
     query.target(cursor="c")
-    query.start(None)
+    query.start_position(None)
     assert filters == before
 
 
-def test_what_the_caller_changes_later_does_not_change_the_walk() -> None:
-    """A walk sends its filters again with every page; half a walk with others would be a quiet mistake."""
+def test_what_the_caller_changes_later_does_not_change_the_query() -> None:
+    """Filters are sent again with every page; they must not change half-way."""
     remote: dict[str, Any] = {"a": {"b": [1]}}
     extra: dict[str, Any] = {"created_at": {"gt": "2024"}}
     query = interactions(remote_query=remote, extra_query=extra)
@@ -562,11 +581,11 @@ def test_users_are_split_at_twenty_in_their_order_without_duplicates(users: Any,
 
 
 @given(st.lists(st.text(min_size=1, max_size=2), max_size=70))
-def test_every_user_is_asked_for_once(users: list[str]) -> None:
-    chunks = split_users(users)
-    assert [user for chunk in chunks for user in chunk] == list(dict.fromkeys(users))
-    assert all(len(chunk) == 20 for chunk in chunks[:-1])
-    assert len(chunks[-1]) <= 20
+def test_every_user_is_in_one_batch(users: list[str]) -> None:
+    batches = split_users(users)
+    assert [user for batch in batches for user in batch] == list(dict.fromkeys(users))
+    assert all(len(batch) == 20 for batch in batches[:-1])
+    assert len(batches[-1]) <= 20
 
 
 @pytest.mark.parametrize(
@@ -585,23 +604,23 @@ def test_every_user_is_asked_for_once(users: list[str]) -> None:
         ["1"],
     ],
 )
-def test_a_user_id_that_is_no_text_is_refused(user: Any) -> None:
-    """Ids reach 20 digits: as a float, one is another user's."""
-    with pytest.raises(UsageError, match="a user id is non-empty text"):
+def test_a_user_id_that_is_not_a_string_is_refused(user: Any) -> None:
+    """Ids have up to 20 digits: through a float, one becomes another user's."""
+    with pytest.raises(UsageError, match="a user id must be a non-empty string"):
         interactions(users=["1", user])
 
 
 @pytest.mark.parametrize("users", ["234599484848423", "", User(id="1"), {"id": "1"}])
-def test_a_single_user_is_refused_with_the_mend(users: Any) -> None:
-    """Text is iterable too: each digit would pass as a user."""
+def test_a_single_user_is_refused_with_the_fix(users: Any) -> None:
+    """A string is iterable too: each digit would pass as a user."""
     with pytest.raises(UsageError) as caught:
         interactions(users=users)
     assert f"users=[{users!r}]" in str(caught.value)
 
 
-def test_each_chunk_of_users_is_a_walk_of_its_own() -> None:
+def test_each_batch_of_users_has_its_own_targets() -> None:
     query = interactions(users=[f"u{i}" for i in range(45)])
-    asked = [parse_query(urlsplit(query.target(chunk)).query)["users"] for chunk in range(3)]
+    asked = [parse_query(urlsplit(query.target(batch)).query)["users"] for batch in range(3)]
     assert [len(users) for users in asked] == [20, 20, 5]
     assert asked[2] == [{"id": f"u{i}"} for i in range(40, 45)]
 
@@ -617,13 +636,13 @@ def test_each_chunk_of_users_is_a_walk_of_its_own() -> None:
         ({"limit": True}, "1 or more"),
         ({"limit": 1.0}, "1 or more"),
         ({"limit": "5"}, "1 or more"),
-        ({"users": 5}, "users takes several ids"),
+        ({"users": 5}, "users must be a list of ids"),
         ({"exclude_fields": "id"}, "exclude_fields=\\['id'\\]"),
-        ({"exclude_fields": 5}, "exclude_fields takes several names"),
-        ({"remote_query": "a=b"}, "remote_query takes a dict"),
-        ({"remote_query": [("a", "b")]}, "remote_query takes a dict"),
-        ({"extra_query": "a=b"}, "extra_query takes a dict"),
-        ({"extra_query": 5}, "extra_query takes a dict"),
+        ({"exclude_fields": 5}, "exclude_fields must be a list of names"),
+        ({"remote_query": "a=b"}, "remote_query must be a dict"),
+        ({"remote_query": [("a", "b")]}, "remote_query must be a dict"),
+        ({"extra_query": "a=b"}, "extra_query must be a dict"),
+        ({"extra_query": 5}, "extra_query must be a dict"),
         ({"object_arrays": "repeat"}, "'indices' or 'brackets'"),
         ({"super_query": b"apac"}, "truto_super_query"),
         ({"account": ""}, "integrated_account_id"),
@@ -633,17 +652,17 @@ def test_each_chunk_of_users_is_a_walk_of_its_own() -> None:
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_refused_at_the_call(filters: dict[str, Any], said: str) -> None:
-    """At the call and not at the first page, which may come much later and elsewhere."""
+    """At the call, and not at the first page, which may be fetched much later and elsewhere."""
     with pytest.raises(UsageError, match=said):
         interactions(**filters)
 
 
-def test_a_filter_that_does_not_exist_is_a_type_error_as_for_any_call() -> None:
+def test_an_unknown_filter_is_a_type_error_as_for_any_call() -> None:
     with pytest.raises(TypeError, match="start.*extra_query"):
         interactions(start=START)
 
 
-def test_parameters_that_hold_themselves_are_refused() -> None:
+def test_parameters_that_contain_themselves_are_refused() -> None:
     loop: dict[str, Any] = {}
     loop["a"] = [loop]
     for name in ("remote_query", "extra_query"):
@@ -664,57 +683,69 @@ def test_parameters_that_hold_themselves_are_refused() -> None:
         (("...",), "/..."),
     ],
 )
-def test_a_path_is_escaped_part_by_part(segments: tuple[str, ...], expected: str) -> None:
-    assert path_of(*segments) == expected
+def test_a_path_is_escaped_segment_by_segment(segments: tuple[str, ...], expected: str) -> None:
+    assert join_path(*segments) == expected
 
 
 @pytest.mark.parametrize("segment", ["", ".", "..", "\ud800"])
-def test_a_part_that_would_change_the_path_is_refused(segment: str) -> None:
-    """A server resolves dots away: another resource would answer."""
-    with pytest.raises(UsageError, match="part of the path"):
-        path_of("unified", segment)
+def test_a_segment_that_would_change_the_path_is_refused(segment: str) -> None:
+    """A server resolves the dots: another resource would answer."""
+    with pytest.raises(UsageError, match="path segment"):
+        join_path("unified", segment)
 
 
-# Where a walk goes on
+# Where to start reading
 
 
-def test_a_walk_begins_at_its_beginning() -> None:
+def test_without_a_cursor_reading_starts_at_the_first_page() -> None:
     query = interactions()
-    assert query.start(None) == query.start("") == Position(filters=query.fingerprint())
+    assert query.start_position(None) == query.start_position("") == Position(filters=query.fingerprint())
 
 
-def test_a_bare_cursor_is_where_a_single_walk_goes_on() -> None:
+def test_a_bare_cursor_is_enough_with_one_batch_of_users() -> None:
     query = interactions(users=["1"] * 50)
-    assert query.start("abc") == Position(filters=query.fingerprint(), cursor="abc")
+    assert query.start_position("abc") == Position(filters=query.fingerprint(), cursor="abc")
 
 
-def test_a_bare_cursor_of_several_walks_is_refused() -> None:
-    """It does not say whose: the service would take it for another group of users, or refuse it."""
+def test_a_bare_cursor_is_refused_with_several_batches() -> None:
+    """It does not say which batch it belongs to."""
     query = interactions(users=map(str, range(21)))
-    with pytest.raises(UsageError, match="2 groups.*page.position"):
-        query.start("abc")
-    assert query.start(None).chunk == 0
+    with pytest.raises(UsageError, match="2 batches.*page.position"):
+        query.start_position("abc")
+    assert query.start_position(None).user_batch == 0
+
+
+def test_the_text_none_is_refused_as_a_cursor() -> None:
+    """``str(page.position)`` after the last page: taken for a cursor, it would be sent to the service."""
+    for users in ([], map(str, range(21))):
+        with pytest.raises(UsageError, match="after the last page"):
+            interactions(users=users).start_position(str(None))
 
 
 @given(st.integers(0, 2), st.none() | st.text(min_size=1))
-def test_a_position_comes_back_from_its_text(chunk: int, cursor: str | None) -> None:
+def test_a_position_survives_as_text(user_batch: int, cursor: str | None) -> None:
     query = interactions(users=map(str, range(60)))
-    position = Position(filters=query.fingerprint(), chunk=chunk, cursor=cursor)
+    position = Position(filters=query.fingerprint(), user_batch=user_batch, cursor=cursor)
     text = str(position)
     assert text.isascii()
     assert (
         text.replace("-", "").replace("_", "").replace(".", "").isalnum()
     )  # no quoting in shells, URLs or YAML
-    assert query.start(text) == query.start(position) == query.start(f" {text}\n") == position
+    assert (
+        query.start_position(text)
+        == query.start_position(position)
+        == query.start_position(f" {text}\n")
+        == position
+    )
 
 
-def test_a_stored_position_that_was_cut_is_refused() -> None:
-    text = str(Position(filters="0123456789ab", chunk=3, cursor="cursor/é?"))
+def test_a_truncated_position_is_refused() -> None:
+    text = str(Position(filters="0123456789ab", user_batch=3, cursor="cursor/é?"))
     for end in range(len(Position.PREFIX), len(text)):
         with pytest.raises(UsageError, match="not the text of a Position"):
             Position.parse(text[:end])
         with pytest.raises(UsageError):
-            interactions().start(text[:end])
+            interactions().start_position(text[:end])
 
 
 @pytest.mark.parametrize(
@@ -726,7 +757,7 @@ def test_a_stored_position_that_was_cut_is_refused() -> None:
         *map("truto-position-1.".__add__, ["W10", "é", "W" * 4000]),
     ],
 )
-def test_text_that_is_no_position_is_refused_and_quoted_shortly(text: str) -> None:
+def test_text_that_is_not_a_position_is_refused_and_quoted_briefly(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         Position.parse(text)
     assert len(str(caught.value)) < 200
@@ -740,22 +771,22 @@ def test_text_that_is_no_position_is_refused_and_quoted_shortly(text: str) -> No
      {"extra_query": {"created_at": {"gt": "2024"}}}, {"object_arrays": "brackets"}],
 )  # fmt: skip
 def test_a_position_of_other_filters_is_refused(change: dict[str, Any]) -> None:
-    """Pages of two questions would be read as one answer."""
+    """Pages of two different queries would be mixed."""
     filters: dict[str, Any] = {
         "start_time": START, "end_time": END, "users": ["1", "2"], "limit": 5, "remote_query": {"a": 1}
     }  # fmt: skip
-    position = interactions(**filters).start("cursor")
-    assert interactions(**filters).start(position) == position
+    position = interactions(**filters).start_position("cursor")
+    assert interactions(**filters).start_position(position) == position
     for form in (position, str(position)):
-        with pytest.raises(UsageError, match="belongs to another walk"):
-            interactions(**filters | change).start(form)
+        with pytest.raises(UsageError, match="from a call with other filters"):
+            interactions(**filters | change).start_position(form)
 
 
-@pytest.mark.parametrize("chunk", [-1, 3, 10**9])
-def test_a_position_in_a_group_of_users_that_is_not_there_is_refused(chunk: int) -> None:
+@pytest.mark.parametrize("user_batch", [-1, 3, 10**9])
+def test_a_position_in_a_batch_that_does_not_exist_is_refused(user_batch: int) -> None:
     query = interactions(users=map(str, range(60)))
-    with pytest.raises(UsageError, match="another walk"):
-        query.start(Position(filters=query.fingerprint(), chunk=chunk))
+    with pytest.raises(UsageError, match="other filters"):
+        query.start_position(Position(filters=query.fingerprint(), user_batch=user_batch))
 
 
 FILTERS = st.fixed_dictionaries(
@@ -775,7 +806,7 @@ FILTERS = st.fixed_dictionaries(
 
 
 @given(FILTERS, FILTERS)
-def test_fingerprints_are_equal_exactly_when_the_same_is_asked(
+def test_fingerprints_are_equal_exactly_when_the_queries_are(
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     first, second = interactions(**one), interactions(**other)
@@ -783,8 +814,8 @@ def test_fingerprints_are_equal_exactly_when_the_same_is_asked(
     assert (first.fingerprint() == second.fingerprint()) == (asked[0] == asked[1])
 
 
-def test_the_order_of_keys_does_not_matter_to_a_stored_position() -> None:
-    """Equal dicts are equal filters, in whatever order another program builds them."""
+def test_the_order_of_keys_does_not_change_the_fingerprint() -> None:
+    """Equal dicts are equal filters, whatever order another program builds them in."""
     one = interactions(remote_query={"a": 1, "b": {"c": 2, "d": 3}}, extra_query={"x": 1, "y": 2})
     other = interactions(extra_query={"y": 2, "x": 1}, remote_query={"b": {"d": 3, "c": 2}, "a": 1})
     assert one.fingerprint() == other.fingerprint()
@@ -794,8 +825,8 @@ def test_the_order_of_keys_does_not_matter_to_a_stored_position() -> None:
     )
 
 
-def test_filters_in_sets_fit_a_position_stored_by_another_process() -> None:
-    """A set's order differs from process to process: a resumed walk must still be the same walk."""
+def test_filters_given_as_sets_have_the_same_fingerprint_in_every_process() -> None:
+    """The order of a set differs between processes; a stored position must still fit."""
     program = (
         "from truto_ci_async._wire.list_query import list_query\n"
         "names = {f'name-{i}' for i in range(18)}\n"

@@ -1,61 +1,66 @@
-"""Blocking disk work for state and output: off the event loop, in the order it was asked for, every step named.
+"""Blocking file work: a thread to run it in, the operations themselves, and files that appear whole or not at all.
 
-What is written where, and when it counts as committed, is said in ``checkpoint`` and ``sinks``.
+What is written where, and when it counts as committed, is decided in ``pull/checkpoint`` and ``sinks``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import anyio
 
-from .errors import StorageError
+from .errors import StorageError, UsageError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Told the name of each step just before it is taken: ``write``, ``fsync``, ``rename``, ``fsync-dir``,
-#: ``manifest``, ``checkpoint``. Tests end the process in there.
+#: Called with the name of each step just before it is done: ``write``, ``fsync``, ``rename``, ``fsync-dir``,
+#: ``manifest``, ``checkpoint``. Tests kill the process there.
 Step: TypeAlias = Callable[[str], None]
 
 READ_BYTES = 2**20
 
 
 def no_step(name: str) -> None:
-    """Do nothing: the ``Step`` of everyday use."""
+    """Do nothing: the ``Step`` of normal use."""
 
 
 class Worker:
-    """One thread that does jobs one after the other; a job that was given is done, whatever becomes of its caller."""
+    """One thread that runs jobs in the order they were given. A job always runs to its end, even if its caller leaves.
+
+    ``anyio.to_thread`` gives no order and no thread of its own, and a task cancelled by asyncio leaves its job behind.
+    """
 
     def __init__(self, name: str) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
 
     async def run(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Do ``job`` in the thread, and return what it returns.
+        """Run ``job`` in the thread and return its result.
 
-        It is in the queue before this awaits for the first time. A cancellation waits for it to end and then goes
-        on, so that nobody has to guess whether it happened; a second one does not wait.
+        The job is queued before the first await. A cancelled caller still waits for the job, so that it is known to
+        be over; a second cancellation does not wait.
         """
         return await self.finish(self.start(job, *args, **kwargs))
 
     def start(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[R]:
-        """Put ``job`` into the queue, for ``finish`` to wait for."""
+        """Queue ``job``; ``finish`` waits for it."""
         begun = asyncio.wrap_future(self._pool.submit(job, *args, **kwargs))
         begun.add_done_callback(_retrieve)
         return begun
 
     @staticmethod
     async def finish(begun: asyncio.Future[R], on_cancel: Callable[[], object] | None = None) -> R:
-        """Wait for a job, and return what it returns; for cancellations see ``run``.
+        """Wait for a job and return its result; see ``run`` for cancellation.
 
-        ``on_cancel`` is called at a cancellation, to tell a long job that nobody needs it any more.
+        ``on_cancel`` is called on cancellation, to tell a long job to stop early.
         """
         try:
             await asyncio.wait([begun])
@@ -68,25 +73,25 @@ class Worker:
         return begun.result()
 
     def close(self) -> None:
-        """Let the thread end once its jobs are done."""
+        """Let the thread end after its jobs."""
         self._pool.shutdown(wait=False)
 
 
 def _retrieve(job: asyncio.Future[Any]) -> None:
-    """Look at the outcome of a job nobody waits for any more, or asyncio logs it as lost."""
+    """Look at the outcome of a job nobody waits for, or asyncio logs its exception as never retrieved."""
     if not job.cancelled():
         job.exception()
 
 
 class Disk:
-    """The file operations that output is made of. A test puts one in its place that fails, or forgets."""
+    """The file operations behind all output. Tests replace it with one that fails or loses what was not synced."""
 
     def __init__(self, step: Step = no_step) -> None:
         self.step = step
         self.is_stopped = False
 
     def open(self, path: Path) -> int:
-        """Open for writing at the end, made anew where it is not there."""
+        """Open for appending; create the file if it is missing."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         return os.open(path, flags, 0o666)
 
@@ -103,7 +108,7 @@ class Disk:
         os.fsync(file)
 
     def cut(self, file: int, size: int) -> None:
-        """Take away what stands behind the first ``size`` bytes."""
+        """Truncate to ``size`` bytes."""
         os.ftruncate(file, size)
 
     def close(self, file: int) -> None:
@@ -114,7 +119,7 @@ class Disk:
         source.replace(target)
 
     def fsync_dir(self, path: Path) -> None:
-        """Make names in a folder durable. Windows has no such thing, and needs none."""
+        """Make the names in a directory durable. Windows cannot, and does not need to."""
         self.step("fsync-dir")
         if os.name == "nt":
             return
@@ -130,27 +135,102 @@ class Disk:
     def checksum(self, path: Path, size: int) -> int:
         """Return the CRC-32 of the first ``size`` bytes.
 
-        :raises InterruptedError: another thread has set ``is_stopped``.
+        :raises InterruptedError: another thread called ``stop``.
         """
         crc, left = 0, size
         with path.open("rb", buffering=0) as file:
             while left and (data := file.read(min(left, READ_BYTES))):
                 crc, left = zlib.crc32(data, crc), left - len(data)
                 if self.is_stopped:
-                    raise InterruptedError("stopped while what is committed was read")
+                    raise InterruptedError("stopped while reading committed output")
         return crc
 
     def stop(self) -> None:
-        """End what reads for long."""
+        """Interrupt a long ``checksum``."""
         self.is_stopped = True
 
 
+class AtomicFile:
+    """A file that appears under its name only when it is complete. Until then a file of that name is left alone.
+
+    It is written beside its target under a temporary name, synced and then renamed:
+
+        file = AtomicFile(path)
+        try:
+            file.open()
+            file.write(data)
+            file.sync()
+            file.publish()
+        finally:
+            file.discard()
+
+    Every method blocks. ``size`` counts the bytes of all writes that succeeded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.size = 0
+        self._disk = Disk()
+        self._temporary: Path | None = None
+        self._file: int | None = None
+
+    def open(self) -> None:
+        """Create the temporary file. If ``path`` is a link, it stays one: ``path`` becomes what it points to.
+
+        :raises UsageError: ``path`` is a directory or a device.
+        """
+        if self.path.exists() and not self.path.is_file():
+            raise UsageError(f"{self.path} is a directory or a device, not a file")
+        self.path = Path(os.path.realpath(self.path))
+        temporary = self.path.with_name(f".truto-{secrets.token_hex(8)}.part")
+        self._file = self._disk.open(temporary)
+        self._temporary = temporary
+
+    def write(self, data: bytes) -> None:
+        """Append ``data``. If that fails, as on a full disk, cut off the part of it that was written."""
+        assert self._file is not None
+        try:
+            self._disk.write(self._file, data)
+        except BaseException:
+            with suppress(OSError):
+                self._disk.cut(self._file, self.size)
+            raise
+        self.size += len(data)
+
+    def sync(self) -> None:
+        assert self._file is not None
+        self._disk.fsync(self._file)
+
+    def publish(self, path: Path | None = None) -> None:
+        """Rename the file to ``path``, or else to the path it was made for, and make that durable."""
+        assert self._temporary is not None
+        target = path or self.path
+        self._close()
+        self._disk.rename(self._temporary, target)
+        self._temporary = None
+        self._disk.fsync_dir(target.parent)
+
+    def discard(self) -> None:
+        """Remove the file unless it is published; never fails, and may be called at any time."""
+        with suppress(OSError):
+            self._close()
+        temporary, self._temporary = self._temporary, None
+        if temporary is not None:
+            with suppress(OSError):
+                self._disk.remove(temporary)
+
+    def _close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            self._disk.close(file)
+
+
 def storage_error(error: OSError, path: Path | str, doing: str) -> StorageError:
-    """Return the error to raise for one of the system's."""
+    """Return our error for an OSError."""
     where = str(error.filename or path)
     reason = error.strerror or str(error) or type(error).__name__
     return StorageError(
-        f"cannot {doing} {where}: {reason}; what was committed is safe, run again once this is mended",
+        f"cannot {doing} {where}: {reason}; what was committed is safe, run again once this is fixed",
         path=where,
         errno=error.errno,
     )

@@ -1,7 +1,7 @@
-"""Strict JSON for bodies: every way a text can be wrong becomes one DecodeError.
+"""Decodes JSON bodies strictly: whatever is wrong with one is a DecodeError.
 
-msgspec does the decoding. What it leaves open is closed here: it does not look inside skipped values (bad
-UTF-8 there goes unseen), and nests no deeper than the interpreter's recursion limit (RecursionError).
+msgspec does the decoding. It does not look inside values it skips, so bad UTF-8 there goes unnoticed, and deep nesting
+raises RecursionError; both are handled here.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from .errors import DecodeError
 T_co = TypeVar("T_co", covariant=True)
 V = TypeVar("V")
 
-# As much of a bad body as an error carries along.
+# How much of a bad body an error keeps.
 EXCERPT_BYTES = 512
 
 
 class Decoder(Protocol[T_co]):
-    """The one method of ``msgspec.json.Decoder`` that is used here."""
+    """The one method of ``msgspec.json.Decoder`` that is used."""
 
     def decode(self, buf: bytes, /) -> T_co: ...
 
@@ -28,16 +28,17 @@ class Decoder(Protocol[T_co]):
 def decode_json(body: bytes, type: Any = Any) -> Any:
     """Decode ``body`` into ``type``.
 
-    :raises DecodeError: not JSON, or JSON of another shape; ``path`` says where.
+    :raises DecodeError: the body is not JSON.
+    :raises msgspec.ValidationError: it is JSON, but does not match ``type``.
     """
     return decode_with(msgspec.json.Decoder(type), body)
 
 
 def decode_with(decoder: Decoder[V], body: bytes) -> V:
-    """Decode ``body`` with a reused decoder.
+    """Decode ``body`` with a decoder that is reused.
 
-    :raises DecodeError: not JSON (bad UTF-8 and a byte order mark included), or nested too deep.
-    :raises msgspec.ValidationError: JSON, but not of the decoder's type; the caller knows what to try next.
+    :raises DecodeError: the body is not JSON, is not UTF-8, has a byte order mark, or is nested too deep.
+    :raises msgspec.ValidationError: it is JSON, but does not match the decoder's type.
     """
     check_utf8(body)
     try:
@@ -53,11 +54,11 @@ def decode_with(decoder: Decoder[V], body: bytes) -> V:
 
 
 def check_utf8(body: bytes) -> None:
-    """Refuse bytes that are not UTF-8.
+    """Check that ``body`` is UTF-8.
 
-    :raises DecodeError: with the offset of the first bad byte.
+    :raises DecodeError: it is not; the message has the offset of the first bad byte.
     """
-    if body.isascii():  # ten times cheaper than decoding, and true of most bodies
+    if body.isascii():  # ten times faster than decoding, and true of most bodies
         return
     try:
         body.decode()
@@ -69,7 +70,7 @@ def check_utf8(body: bytes) -> None:
 
 
 def describe(body: bytes) -> str:
-    """Say in a few words what a body that should have been JSON looks like."""
+    """Describe in a few words a body that should have been JSON."""
     start = body[:256].lstrip()
     if not start:
         return "it is empty" if len(body) < 256 else "it begins with white space"

@@ -1,14 +1,14 @@
-"""Everything this package raises, sorted by what the caller can do about it.
+"""The exceptions of this package, grouped by what you can do about them.
 
     TrutoError
     ├── ConfigurationError          fix how the client was built (token, base_url, options)
-    ├── UsageError                  fix the call: naive datetime, closed client, foreign position, ...
-    ├── MissingExtraError           install the extra; the message holds the line to type
-    ├── TransportError              the network failed; retried already, safe to try again
+    ├── UsageError                  fix the call: naive datetime, closed client, position of other filters, ...
+    ├── MissingExtraError           install the extra; the message has the command
+    ├── TransportError              the network failed after all retries; safe to try again
     │   ├── ConnectError            no connection (also a ConnectionError)
     │   ├── DeadlineError           too slow (also a TimeoutError)
-    │   └── TruncatedBodyError      the body ended early; nothing of it was used
-    ├── APIError                    the service answered with an error status
+    │   └── TruncatedBodyError      the body ended early
+    ├── APIError                    the service responded with an error status
     │   ├── BadRequestError         400 405 409 422, other 4xx: change the request, see ``insight``
     │   ├── AuthenticationError     401 from Truto: get another API token
     │   ├── ReconnectRequiredError  401 from the provider: the account's owner must reconnect
@@ -16,16 +16,16 @@
     │   ├── NotFoundError           404
     │   ├── RateLimitError          429: wait ``retry_after`` seconds
     │   ├── AccountBlockedError     503 without Retry-After: the account is blocked
-    │   └── ServerError             any other 5xx, 408 or 425, and statuses nobody expected (3xx too)
-    ├── DecodeError                 the body is not what the contract says
-    ├── BodyTooLargeError           the body passed a size limit; raise the limit or use ``stream``
-    ├── CursorLoopError             the service gave a cursor it had given before in this walk
-    ├── CursorExpiredError          the service no longer takes this cursor; start the window again
-    ├── StateConflictError          the stored state is in use, or of another plan: wait, or use another folder
-    ├── StorageError                the disk failed; mend it and run again, what was committed is safe
-    └── DamagedStateError           stored state or output is not as it was committed: put it back or start over
+    │   └── ServerError             any other 5xx, 408, 425, 3xx and unexpected statuses
+    ├── DecodeError                 the body is not what the API documents
+    ├── BodyTooLargeError           the body exceeds a size limit; raise the limit or use ``stream``
+    ├── CursorLoopError             the service returned a cursor a second time
+    ├── CursorExpiredError          the service no longer accepts this cursor; start the window again
+    ├── StateConflictError          the stored state is in use or of another plan; wait, or use another folder
+    ├── StorageError                the disk failed; fix it and run again, what was committed is safe
+    └── DamagedStateError           stored state or output was changed; restore it or start over
 
-Exceptions of aiohttp never get out: they are kept as ``__cause__``. Every error pickles.
+aiohttp's exceptions are never raised: they are the ``__cause__``. Every exception can be pickled.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ __all__ = [
 
 
 class TrutoError(Exception):
-    """Root of every error of this package; catch it to catch them all."""
+    """Base class of all exceptions of this package."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
         self.message = message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Subclasses take keyword-only arguments, so rebuild from the state and not from ``args``.
+        # Subclasses take keyword-only arguments, so ``args`` are not enough to rebuild one.
         return _rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -81,15 +81,15 @@ def _rebuild(cls: type[TrutoError], args: tuple[Any, ...], state: dict[str, Any]
 
 
 class ConfigurationError(TrutoError):
-    """The client cannot work as it was built: no token, an unusable ``base_url``, a wrong option."""
+    """The client was built wrongly: no token, an unusable ``base_url``, an invalid option."""
 
 
 class UsageError(TrutoError):
-    """A call was made in a way that can never work; the message says how to make it."""
+    """A call that can never work; the message says how to write it."""
 
 
 class MissingExtraError(TrutoError, ImportError):
-    """An optional dependency is not installed; the message holds the line to type."""
+    """An optional dependency is not installed; the message has the command that installs it."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed: pip install 'truto-ci-async[{extra}]'")
@@ -98,13 +98,13 @@ class MissingExtraError(TrutoError, ImportError):
 
 
 class TransportError(TrutoError):
-    """The network failed, after the retries that the policy allows; trying again is safe.
+    """The network failed, and so did the retries that the policy allows; it is safe to try again.
 
-    ``account`` is the integrated account asked for (None when the token implies it), ``attempts`` how
-    often the request was sent.
+    ``account`` is the integrated account of the request (None when the token implies it), ``attempts`` the number of
+    requests sent.
 
-    A stream that breaks after its first items cannot be retried silently: ``items_read`` counts the items handed
-    out, ``bytes_read`` the bytes of body received, and ``position`` (when not None) is where to start again.
+    A stream that breaks after its first items is not retried: ``items_read`` counts the items handed out,
+    ``bytes_read`` the bytes of the body received, and ``position`` (when not None) is where to start again.
     """
 
     items_read: int = 0
@@ -118,9 +118,9 @@ class TransportError(TrutoError):
 
 
 class ConnectError(TransportError, ConnectionError):
-    """The connection could not be made, or was lost before a whole answer came.
+    """The connection could not be opened, or was lost before the response was complete.
 
-    ``is_permanent`` is True for what trying again cannot mend: an untrusted certificate, a proxy that refuses.
+    ``is_permanent`` is True if trying again cannot help: an untrusted certificate, a proxy that refuses.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class ConnectError(TransportError, ConnectionError):
 
 
 class DeadlineError(TransportError, TimeoutError):
-    """A deadline passed. ``deadline`` names it: ``connect``, ``read``, ``attempt`` or ``total``.
+    """A deadline passed: ``deadline`` says which, ``connect``, ``read``, ``attempt`` or ``total``.
 
-    ``seconds`` is its length. Raise it in ``Timeouts`` when the service is slow rather than broken.
+    ``seconds`` is its length. Increase it in ``Timeouts`` if the service is slow rather than broken.
     """
 
     def __init__(
@@ -156,9 +156,9 @@ class DeadlineError(TransportError, TimeoutError):
 
 
 class TruncatedBodyError(TransportError):
-    """The body ended before it was complete: a short Content-Length, a cut chunk, half a gzip or half a JSON text.
+    """The body ended early: fewer bytes than Content-Length, an incomplete chunk, incomplete gzip or JSON.
 
-    A buffered page is retried as a whole, so no part of it is ever seen.
+    A buffered page is retried as a whole, so you never see a part of it.
     """
 
     def __init__(
@@ -176,19 +176,19 @@ class TruncatedBodyError(TransportError):
 
 
 class APIError(TrutoError):
-    """The service answered with an error status (contract section 3).
+    """The service responded with an error status (contract section 3).
 
     ``status``        HTTP status.
-    ``error``         the service's short word for it, such as ``"Unprocessable Entity"``.
-    ``message``       what went wrong; falls back to the provider's own answer when the service says nothing.
-    ``is_remote``     True when the provider (Gong) refused and not Truto.
+    ``error``         the service's name for it, such as ``"Unprocessable Entity"``.
+    ``message``       what went wrong; the provider's own response if the service sent no message.
+    ``is_remote``     True if the error is the provider's (Gong's) and not Truto's.
     ``insight``       ``truto_error_insight``: a dict of hints, empty when there are none.
     ``details``       ``details`` of the body, or None.
-    ``raw_response``  the provider's answer as Truto passed it on, or None.
+    ``raw_response``  the provider's response as Truto passed it on, or None.
     ``headers``       response headers, names in lower case.
-    ``retry_after``   seconds the service asks to wait, or None.
-    ``account``       the integrated account asked for, or None when the token implies it.
-    ``attempts``      how often the request was sent.
+    ``retry_after``   seconds to wait before trying again, as the service asks, or None.
+    ``account``       the integrated account of the request, or None when the token implies it.
+    ``attempts``      the number of requests sent.
     """
 
     def __init__(
@@ -219,9 +219,10 @@ class APIError(TrutoError):
         self.attempts = attempts
 
     def __str__(self) -> str:
-        who = "the provider, through Truto," if self.is_remote else "Truto"
-        text = f"{who} answered {self.status} {self.error}".rstrip() + f": {self.message}"
-        if not self.attempts:  # held back here, since the service had asked for it before
+        if self.attempts:
+            sender = "the provider, through Truto," if self.is_remote else "Truto"
+            text = f"{sender} responded with {self.status} {self.error}".rstrip() + f": {self.message}"
+        else:  # never sent, because the service had asked to wait
             text = self.message
         hints = [hint for key in sorted(self.insight) if (hint := _hint(key, self.insight[key]))]
         if hints:
@@ -232,7 +233,7 @@ class APIError(TrutoError):
 
 
 def _hint(key: str, value: object) -> str:
-    """One insight as a phrase, such as ``missing required query parameters: start_time, end_time``."""
+    """Return an insight as a phrase, such as ``missing required query parameters: start_time, end_time``."""
     name = key.replace("_", " ")
     if not isinstance(value, dict):
         return name
@@ -245,23 +246,23 @@ def _hint(key: str, value: object) -> str:
 
 
 class BadRequestError(APIError):
-    """400, 405, 409 or 422: the request was refused; ``insight`` and ``details`` say what to change."""
+    """400, 405, 409, 422 or another 4xx: the request was refused; see ``insight`` and ``details``."""
 
 
 class AuthenticationError(APIError):
-    """401 from Truto itself: the API token is wrong, expired or of another environment."""
+    """401 from Truto: the API token is wrong, expired or of another environment."""
 
 
 class ReconnectRequiredError(APIError):
-    """401 from the provider: the owner of the account must reconnect it; trying again does not help."""
+    """401 from the provider: the owner of the account must reconnect it."""
 
 
 class PermissionDeniedError(APIError):
-    """403: the connection lacks rights; ``missing_scopes`` lists them when the service says which."""
+    """403: the connection lacks permissions; see ``missing_scopes``."""
 
     @property
     def missing_scopes(self) -> tuple[str, ...]:
-        """Scopes the account's owner must grant, as the service names them; empty when it names none."""
+        """Scopes that the account's owner must grant; empty if the service names none."""
         entry: object = self.insight.get("forbidden_error")
         value: object = cast("dict[str, object]", entry).get("value") if isinstance(entry, dict) else None
         scopes: object = (
@@ -279,23 +280,23 @@ class NotFoundError(APIError):
 
 
 class RateLimitError(APIError):
-    """429: too many requests, and the wait asked for (``retry_after``, seconds) passes the policy's limits."""
+    """429: too many requests, and ``retry_after`` is longer than the retry policy allows."""
 
 
 class AccountBlockedError(APIError):
-    """503 without Retry-After: Truto has blocked this account; ask its support."""
+    """503 without Retry-After: Truto has blocked this account; ask Truto's support."""
 
 
 class ServerError(APIError):
-    """The service failed (5xx, 408, 425) and kept failing, or answered with a status nobody expected."""
+    """The service failed (5xx, 408, 425) on every attempt, or responded with an unexpected status."""
 
 
 class DecodeError(TrutoError):
-    """A body or an item is not what the contract says.
+    """A body or an item is not what the API documents.
 
-    ``path`` is where, such as ``$.result[3].user``; ``index`` the item's place on its page (None when the
-    body as a whole is meant); ``account`` and ``cursor`` say which page to look at; ``raw`` is the item's own
-    JSON, or the beginning of the body.
+    ``path`` is the place in the body, such as ``$.result[3].user``; ``index`` the item's index on its page (None if
+    the error is about the whole body); ``account`` and ``cursor`` identify the page; ``raw`` is the item's own JSON or
+    the beginning of the body.
     """
 
     def __init__(
@@ -317,7 +318,7 @@ class DecodeError(TrutoError):
 
 
 class BodyTooLargeError(TrutoError):
-    """A body, item or envelope passed its limit (``limit``, in bytes after decompression)."""
+    """A body, item or envelope is larger than ``limit``, in bytes after decompression."""
 
     def __init__(self, message: str = "", *, limit: int = 0, account: str | None = None) -> None:
         super().__init__(message)
@@ -336,16 +337,16 @@ class _CursorError(TrutoError):
 
 
 class CursorLoopError(_CursorError):
-    """The service gave ``cursor`` a second time in this walk; going on would never end.
+    """The service returned ``cursor`` a second time; going on would never end.
 
-    ``pages`` counts the pages read so far, all of them handed over.
+    ``pages`` counts the pages read so far, all of which were handed out.
     """
 
 
 class CursorExpiredError(_CursorError):
-    """The service refuses ``cursor`` as expired or unknown; ask for the window again from its start.
+    """The service refuses ``cursor`` as expired or unknown; start the window again.
 
-    The service's answer is the ``__cause__``.
+    The service's response is the ``__cause__``.
     """
 
 
@@ -358,8 +359,8 @@ class _PathError(TrutoError):
 class StateConflictError(_PathError):
     """The state or output at ``path`` cannot be used for this pull; the message says why.
 
-    Another run holds it (``pid`` is its process, on ``host``), or it belongs to another plan, another format or a
-    newer version. Nothing was changed. Wait for that run, repeat the call the state was made by, or use another
+    Another run is using it (``pid`` is its process, on ``host``), or it belongs to another plan, another format or a
+    newer version. Nothing was changed. Wait for that run, repeat the call that created the state, or use another
     folder.
     """
 
@@ -372,9 +373,9 @@ class StateConflictError(_PathError):
 
 
 class StorageError(_PathError):
-    """The disk failed at ``path``: full, read-only, broken. What was committed is safe; mend it and run again.
+    """The disk failed at ``path``: it is full, read-only or broken. What was committed is safe; fix it and run again.
 
-    ``errno`` is the system's number for it, where there is one. The system's own error is the ``__cause__``.
+    ``errno`` is the error number, if there is one. The original OSError is the ``__cause__``.
     """
 
     def __init__(self, message: str = "", *, path: str = "", errno: int | None = None) -> None:
@@ -383,7 +384,7 @@ class StorageError(_PathError):
 
 
 class DamagedStateError(_PathError):
-    """What is stored at ``path`` was damaged, altered or taken away since it was committed.
+    """The state or output at ``path`` was damaged, changed or removed after it was committed.
 
-    Put it back as it was, or start over; going on would lose or double rows.
+    Restore it or start over; going on would lose or duplicate rows.
     """

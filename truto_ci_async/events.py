@@ -1,13 +1,12 @@
-"""What a client tells about its work: to its ``on_event`` function, and to the ``truto_ci_async`` logger.
+"""Events: what a client reports about its work, to its ``on_event`` function and the ``truto_ci_async`` logger.
 
     def watch(event: Event) -> None:
         if isinstance(event, RetryScheduled):
-            print(event)        # every event reads as one line
+            print(event)  # one line of text
 
     TrutoClient(on_event=watch)
 
-Events hold no token and no record. Everything is logged at DEBUG, except one WARNING for a page that needed
-repair.
+Events contain no token and no record. They are logged at DEBUG; a page with repaired records is one WARNING as well.
 """
 
 from __future__ import annotations
@@ -26,7 +25,6 @@ from truto_ci_async.models import Issue
 from .errors import ConfigurationError
 
 __all__ = [
-    "Emitter",
     "Event",
     "EventHook",
     "FieldRepaired",
@@ -40,16 +38,14 @@ __all__ = [
 logger = logging.getLogger("truto_ci_async")
 logger.addHandler(logging.NullHandler())
 
-# Control characters would let a provider's text begin a log line of its own.
+# A control character in a provider's text could start a forged log line.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class Event(Struct, frozen=True, kw_only=True, gc=False):
-    """Something that happened, at ``time`` (seconds since the epoch).
+    """Something that happened at ``time`` (seconds since the epoch); ``str(event)`` is one line for a log.
 
-    ``account`` is None when the token implies it.
-
-    ``str(event)`` is one line for a log.
+    ``account`` is the integrated account, or None when the token implies it.
     """
 
     time: float
@@ -64,7 +60,7 @@ class Event(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RequestSent(Event, frozen=True, kw_only=True, gc=False):
-    """A request goes out. ``url`` is path and query; ``attempt`` counts from 1 within call ``call_id``."""
+    """A request is sent. ``url`` is path and query; ``attempt`` counts from 1 within the call ``call_id``."""
 
     method: str
     url: str
@@ -77,10 +73,10 @@ class RequestSent(Event, frozen=True, kw_only=True, gc=False):
 
 
 class ResponseReceived(Event, frozen=True, kw_only=True, gc=False):
-    """An answer came: ``elapsed`` seconds after the request; ``bytes`` of body after decompression.
+    """A response arrived, ``elapsed`` seconds after the request, with ``bytes`` of body after decompression.
 
-    For a stream the body is still to come and ``bytes`` is 0. ``resent`` counts the times the connection
-    layer sent the request again on its own, because the pooled connection was dead.
+    For a stream the body is still to come, and ``bytes`` is 0. ``resent`` counts how often the connection layer sent
+    the request again by itself, because a pooled connection was dead.
     """
 
     status: int
@@ -98,7 +94,7 @@ class ResponseReceived(Event, frozen=True, kw_only=True, gc=False):
 
 
 class RetryScheduled(Event, frozen=True, kw_only=True, gc=False):
-    """Attempt number ``attempt`` failed for ``reason``; the next one follows in ``wait`` seconds."""
+    """Attempt number ``attempt`` failed for ``reason``; the next one starts in ``wait`` seconds."""
 
     reason: str
     wait: float
@@ -112,7 +108,7 @@ class RetryScheduled(Event, frozen=True, kw_only=True, gc=False):
 
 
 class PacingWait(Event, frozen=True, kw_only=True, gc=False):
-    """A request was held back ``wait`` seconds, to stay within the limit of ``level``."""
+    """A request waited ``wait`` seconds, to stay within the rate limit of the ``level``."""
 
     level: Literal["token", "account"]
     wait: float
@@ -123,7 +119,7 @@ class PacingWait(Event, frozen=True, kw_only=True, gc=False):
 
 
 class PageDecoded(Event, frozen=True, kw_only=True, gc=False):
-    """A page became items: ``bytes`` of body decoded in ``elapsed`` seconds, ``issues`` repaired."""
+    """A page of ``bytes`` was decoded into ``items`` in ``elapsed`` seconds, with ``issues`` repaired."""
 
     items: int
     issues: int = 0
@@ -136,7 +132,7 @@ class PageDecoded(Event, frozen=True, kw_only=True, gc=False):
 
 
 class FieldRepaired(Event, frozen=True, kw_only=True, gc=False):
-    """A field was not what the contract says and was set aside; the record itself is in ``Page.issues``."""
+    """A field was not of its documented type and was repaired; the record itself is in ``Page.issues``."""
 
     path: str
     message: str
@@ -150,14 +146,14 @@ EventHook: TypeAlias = Callable[[Event], object]
 
 
 class Emitter:
-    """Hands events to a client's hook and to the logger.
+    """Passes events to a client's hook and to the logger.
 
-    Building an event costs more than throwing it away, so ask first:
+    Building an event is not free, so check first whether anyone listens:
 
         if emitter.active:
             emitter.emit(RequestSent(time=emitter.now(), ...))
 
-    :raises ConfigurationError: ``hook`` is a coroutine function, or cannot be called.
+    :raises ConfigurationError: ``hook`` is not callable, or is a coroutine function.
     """
 
     __slots__ = ("_hook", "_is_hook_reported", "_logger", "now")
@@ -170,12 +166,12 @@ class Emitter:
         now: Callable[[], float] = time.time,
     ) -> None:
         if hook is not None and not callable(hook):
-            raise ConfigurationError(f"on_event must be a function taking an event, got {hook!r}")
+            raise ConfigurationError(f"on_event must be a function that takes an event, not {hook!r}")
         if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
             type(hook).__call__ if hook is not None else None
         ):
             raise ConfigurationError(
-                "on_event must be a plain function: it is called in the middle of a request"
+                "on_event must be a plain function, not a coroutine function: it is called in the middle of a request"
             )
         self._hook = hook
         self._is_hook_reported = False
@@ -184,18 +180,18 @@ class Emitter:
 
     @property
     def active(self) -> bool:
-        """Whether anyone listens."""
+        """Whether an event would be seen by anyone."""
         return self._hook is not None or self._logger.isEnabledFor(logging.DEBUG)
 
     def emit(self, event: Event) -> None:
-        """Hand over one event. A hook that raises is logged once, at WARNING, and never breaks the call."""
+        """Pass on an event. A hook that raises never breaks the call; its first failure is logged at WARNING."""
         if self._logger.isEnabledFor(logging.DEBUG):
             self._logger.debug("%s", event)
         if self._hook is not None:
             self._call(self._hook, event)
 
-    def repaired(self, issues: Sequence[Issue], *, account: str | None = None) -> None:
-        """Report the repairs of one page: an event each for the hook, one WARNING in all for the log."""
+    def report_repairs(self, issues: Sequence[Issue], *, account: str | None = None) -> None:
+        """Report the repairs of one page: an event for each, and a single WARNING in the log."""
         if not issues:
             return
         if self.active:

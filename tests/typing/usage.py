@@ -1,6 +1,6 @@
-"""What a caller's editor knows. Read by mypy and pyright in strict mode, never executed.
+"""The types that callers get. Checked by mypy and pyright in strict mode, never executed.
 
-``assert_type`` fails when a type got wider. A line that must be refused carries a ``type: ignore``, which both
+``assert_type`` fails when a type gets wider. A line that must be an error carries a ``type: ignore``, which both
 checkers read: once the line is accepted, the ignore is unused, and that is an error too.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, TypedDict, assert_type
 
 import msgspec
 
+import truto_ci_async
 from truto_ci_async import (
     ROW_COLUMNS,
     APIError,
@@ -280,7 +281,7 @@ def protocols(truto: TrutoClient) -> None:
 
 
 async def refused(truto: TrutoClient, page: Page[Interaction], interaction: Interaction) -> None:
-    """Mistakes that a checker sees before the service does."""
+    """Mistakes that a type checker catches."""
     truto.interactions.list("a", start="2024")  # type: ignore[call-overload]
     truto.interactions.list("a", START)  # type: ignore[call-overload]
     truto.interactions.list("a", start_time=5)  # type: ignore[call-overload]
@@ -299,3 +300,4 @@ async def refused(truto: TrutoClient, page: Page[Interaction], interaction: Inte
     interaction.id = "b"  # type: ignore[misc]
     page[0] = interaction  # type: ignore[index]
     _ = interaction.user.id  # type: ignore[union-attr]
+    truto_ci_async.TrutoClint()  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Copies `Raw` fields out of the page they were decoded from."""
+"""Copies `Raw` values out of the text they were decoded from, so that a kept item does not keep its page in memory."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Items = TypeVar("Items", list[Any], tuple[Any, ...])
 
 
 def raw_places(item_type: Any) -> tuple[list[tuple[str, Callable[[Any], Any]]], bool]:
-    """Return name and getter of each field of a Struct that is Raw, and whether it has other places for one."""
+    """Return name and getter of each field of a Struct that is always Raw, and whether Raw may be elsewhere in it."""
     info = msgspec.inspect.type_info(item_type)
     if not isinstance(info, msgspec.inspect.StructType):
         return [], item_type is not Raw and _may_hold_raw(info, set())
-    # Of the others, which may be UNSET, each value has to be looked at.
+    # A field with another default, such as UNSET, is not always Raw: each of its values has to be looked at.
     names = [
         field.name
         for field in info.fields
@@ -32,7 +32,7 @@ def raw_places(item_type: Any) -> tuple[list[tuple[str, Callable[[Any], Any]]], 
 
 
 def _may_hold_raw(info: object, seen: set[int]) -> bool:
-    """Tell whether a description of a type, as ``msgspec.inspect`` gives them, has Raw in it anywhere."""
+    """Tell whether a type, as ``msgspec.inspect`` describes it, contains Raw anywhere."""
     if isinstance(info, msgspec.inspect.RawType):
         return True
     if isinstance(info, tuple):
@@ -44,9 +44,9 @@ def _may_hold_raw(info: object, seen: set[int]) -> bool:
 
 
 def detached(items: Items) -> Items:
-    """Put copies in the place of what is Raw, in items of any shape that msgspec makes.
+    """Replace each Raw by a copy, in items of any type that msgspec can make.
 
-    Not by recursion, but for tuples, since JSON may be nested deeper than Python calls may.
+    Only tuples are followed by recursion, because JSON may be nested deeper than Python calls may.
     """
     todo: list[Any] = []
     done = set[int]()  # items may refer to each other: a type's __post_init__ can do what it likes
@@ -72,7 +72,7 @@ def detached(items: Items) -> Items:
 
 
 def _fresh(value: Any, todo: list[Any]) -> Any:
-    """Return what to put in the place of ``value``; what has places itself is left ``todo``."""
+    """Return what to put in the place of ``value``. If it may hold Raw itself, it is added to ``todo``."""
     kind = cast("Any", type(value))
     if kind is Raw:
         return value.copy()
@@ -86,11 +86,11 @@ def _fresh(value: Any, todo: list[Any]) -> Any:
 
 @lru_cache(maxsize=256)
 def _places(kind: Any) -> tuple[str, ...]:
-    """Return the fields that may hold what is Raw, of a Struct, a dataclass or an attrs class; others have none."""
+    """Return the fields of a Struct, dataclass or attrs class that may hold Raw; other types have none."""
     if not any(
         hasattr(kind, mark) for mark in ("__struct_fields__", "__dataclass_fields__", "__attrs_attrs__")
     ):
         return ()
     info: Any = msgspec.inspect.type_info(kind)
-    is_generic = bool(getattr(kind, "__parameters__", ()))  # an instance does not say of what
+    is_generic = bool(getattr(kind, "__parameters__", ()))  # an instance does not know its type arguments
     return tuple(field.name for field in info.fields if is_generic or _may_hold_raw(field, set()))

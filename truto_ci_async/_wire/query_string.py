@@ -1,4 +1,8 @@
-"""Encodes query parameters the way the service's `qs` parser reads them."""
+"""Encodes nested parameters as a query string that the service's `qs` parser reads back unchanged.
+
+Also holds the small helpers that parameters and paths need before they are encoded: merging, copying, a stable order.
+Which parameters a list call has is in `list_query`.
+"""
 
 from __future__ import annotations
 
@@ -14,73 +18,43 @@ from truto_ci_async.errors import UsageError
 
 T = TypeVar("T")
 
-
-Moment: TypeAlias = datetime | date | str
+Timestamp: TypeAlias = datetime | date | str
 ObjectArrays: TypeAlias = Literal["indices", "brackets"]
 
-
-# qs reads an array whose index passes 19 as an object, so a longer users filter goes out in several walks.
-MAX_USERS = 20
-# Far more levels than qs reads (5); a dict that holds itself has no end.
+# qs turns an array with an index above 19 into an object.
+MAX_ARRAY_ITEMS = 20
+# More than qs keeps (5); the limit is there to catch a dict that contains itself.
 MAX_DEPTH = 32
 
-
-def format_time(moment: Moment, name: str) -> str:
-    """Write a moment the way the service reads it: UTC with ``Z``; text goes out untouched.
-
-    :raises UsageError: a naive datetime, whose offset nobody can guess, or another type.
-    """
-    if isinstance(moment, str):
-        return moment
-    if isinstance(moment, datetime):
-        if moment.utcoffset() is None:
-            raise UsageError(
-                f"{name}={moment.isoformat()} has no time zone; "
-                f"say which one, for example {name}.replace(tzinfo=timezone.utc)"
-            )
-        try:
-            utc = moment.astimezone(UTC)
-        except OverflowError as error:
-            raise UsageError(f"{name}={moment.isoformat()} has no counterpart in UTC") from error
-        fraction = "" if not utc.microsecond else f".{utc.microsecond:06d}".removesuffix("000")
-        return f"{utc.replace(tzinfo=None, microsecond=0).isoformat()}{fraction}Z"
-    if isinstance(moment, date):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return f"{moment.isoformat()}T00:00:00Z"
-    raise UsageError(f"{name} takes an aware datetime, a date or ISO 8601 text, not {moment!r}")
+_ARRAY_TYPES = (list, tuple, set, frozenset)
 
 
 def encode_query(params: Mapping[str, Any], *, object_arrays: ObjectArrays = "indices") -> str:
-    """Encode nested parameters as the service's ``qs`` parser reads them; names and values fully escaped.
+    """Encode nested parameters, with names and values fully percent-encoded.
 
     Objects become ``a[b]=v``, arrays of scalars ``a[]=x``, arrays of objects ``a[0][b]=v`` (or ``a[][b]=v``
-    under ``brackets``). None is never sent, nor are empty arrays and objects.
+    with ``brackets``). None and empty arrays and objects are left out.
 
-    :raises UsageError: a name that is no text, a value that has no text form, or an array of objects longer
-        than qs reads as one.
+    :raises UsageError: a name is not a string, a value has no text form, or an array has more than
+        ``MAX_ARRAY_ITEMS`` items.
     """
     pairs: list[str] = []
     for key, value in params.items():
         if value is None and isinstance(key, str):
-            continue  # most of them
+            continue  # most parameters are not set
         if type(value) is str:
-            pairs.append(encode_pair(_name(key), value))
+            pairs.append(encode_parameter(_name(key), value))
         else:
-            pairs += [encode_pair(name, text) for name, text in _flatten(_name(key), value, object_arrays)]
+            pairs += [
+                encode_parameter(name, text) for name, text in _flatten(_name(key), value, object_arrays)
+            ]
     return "&".join(pairs)
 
 
 @functools.lru_cache(maxsize=2048)
-def encode_pair(name: str, text: str) -> str:
-    """Percent-encode a parameter; kept, since a pull sends the same few for each of its accounts."""
-    return f"{quote(name, safe='')}={quote(checked_text(text, name), safe='')}"
-
-
-def in_order(items: Iterable[T]) -> Iterable[T]:
-    """Sort a set, whose own order is another one in each process, so that a walk can be asked for again."""
-    return sorted(items, key=str) if isinstance(items, (set, frozenset)) else items
-
-
-_ARRAYS = (list, tuple, set, frozenset)
+def encode_parameter(name: str, text: str) -> str:
+    """Percent-encode one parameter. Cached, because a pull sends the same few for every account."""
+    return f"{quote(name, safe='')}={quote(require_encodable(text, name), safe='')}"
 
 
 def _flatten(name: str, value: object, object_arrays: ObjectArrays) -> Iterable[tuple[str, str]]:
@@ -89,18 +63,24 @@ def _flatten(name: str, value: object, object_arrays: ObjectArrays) -> Iterable[
     if isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
             yield from _flatten(f"{name}[{_name(key)}]", item, object_arrays)
-    elif isinstance(value, _ARRAYS):
-        items = [item for item in in_order(cast("Iterable[object]", value)) if item is not None]
-        nested = any(isinstance(item, (Mapping, *_ARRAYS)) for item in items)
-        if len(items) > MAX_USERS:
+    elif isinstance(value, _ARRAY_TYPES):
+        items = [item for item in stable_order(cast("Iterable[object]", value)) if item is not None]
+        if len(items) > MAX_ARRAY_ITEMS:
             raise UsageError(
-                f"{name} holds {len(items)} values; the service reads at most {MAX_USERS} as an array"
+                f"{name} has {len(items)} values; the service reads at most {MAX_ARRAY_ITEMS} as an array"
             )
+        is_nested = any(isinstance(item, (Mapping, *_ARRAY_TYPES)) for item in items)
         for index, item in enumerate(items):
-            suffix = str(index) if nested and object_arrays == "indices" else ""
+            suffix = str(index) if is_nested and object_arrays == "indices" else ""
             yield from _flatten(f"{name}[{suffix}]", item, object_arrays)
     else:
         yield name, _scalar(name, value)
+
+
+def _name(key: object) -> str:
+    if not isinstance(key, str):
+        raise UsageError(f"a parameter name must be a string, not {key!r}")
+    return require_encodable(key, "a parameter name")
 
 
 def _scalar(name: str, value: object) -> str:
@@ -116,61 +96,95 @@ def _scalar(name: str, value: object) -> str:
         text = str(value)
     else:
         raise UsageError(
-            f"{name}={value!r} cannot be sent in a query; give text, a number, a bool or a date-time"
+            f"{name}={value!r} cannot be sent in a query; pass a string, a finite number, a bool, a UUID or a datetime"
         )
-    return checked_text(text, name)
+    return require_encodable(text, name)
 
 
-def _name(key: object) -> str:
-    if not isinstance(key, str):
-        raise UsageError(f"the name of a parameter is text, not {key!r}")
-    return checked_text(key, "the name of a parameter")
+def format_time(value: Timestamp, name: str) -> str:
+    """Format a time as the service reads it: UTC with ``Z``. A string is returned unchanged.
+
+    :raises UsageError: a naive datetime, a datetime out of range in UTC, or a value of another type.
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise UsageError(
+                f"{name}={value.isoformat()} has no time zone; "
+                f"say which one, for example {name}.replace(tzinfo=timezone.utc)"
+            )
+        try:
+            utc = value.astimezone(UTC)
+        except OverflowError as error:
+            raise UsageError(f"{name}={value.isoformat()} is out of range in UTC") from error
+        fraction = "" if not utc.microsecond else f".{utc.microsecond:06d}".removesuffix("000")
+        return f"{utc.replace(tzinfo=None, microsecond=0).isoformat()}{fraction}Z"
+    if isinstance(value, date):  # pyright: ignore[reportUnnecessaryIsInstance]
+        return f"{value.isoformat()}T00:00:00Z"
+    raise UsageError(f"{name} must be an aware datetime, a date or an ISO 8601 string, not {value!r}")
 
 
-def checked_text(text: str, what: str) -> str:
+def require_encodable(text: str, what: str) -> str:
+    """Return ``text``.
+
+    :raises UsageError: it cannot be encoded as UTF-8; the message begins with ``what``.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{what} holds a lone surrogate, which has no UTF-8 form") from None
+        raise UsageError(f"{what} contains a lone surrogate, which cannot be encoded as UTF-8") from None
     return text
 
 
-def merge(params: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge ``extra`` into ``params``, objects key by key; None drops a key. Neither argument is changed."""
+def join_path(*segments: str) -> str:
+    """Join path segments, each fully percent-encoded.
+
+    :raises UsageError: a segment is empty, or is ``.`` or ``..``, which a server would resolve.
+    """
+    for segment in segments:
+        if segment in {"", ".", ".."}:
+            raise UsageError(f"a path segment cannot be {segment!r}")
+    return "/" + "/".join(
+        quote(require_encodable(segment, "a path segment"), safe="") for segment in segments
+    )
+
+
+def deep_merge(params: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge ``extra`` into a copy of ``params``, nested objects key by key. None removes a key."""
     merged = dict(params)
     for key, value in extra.items():
-        mine = merged.get(key)
         if value is None:
             merged.pop(key, None)
         elif isinstance(value, Mapping):
-            base = cast("Mapping[str, Any]", mine if isinstance(mine, Mapping) else {})
-            merged[key] = merge(base, cast("Mapping[str, Any]", value))
+            ours = merged.get(key)
+            base = cast("Mapping[str, Any]", ours if isinstance(ours, Mapping) else {})
+            merged[key] = deep_merge(base, cast("Mapping[str, Any]", value))
         else:
             merged[key] = value
     return merged
 
 
 def snapshot(value: object, depth: int = 0) -> Any:
-    """Copy nested parameters, so that a walk goes on asking the same whatever its caller does to them later.
+    """Copy nested parameters, so that later changes by the caller do not change the query.
 
     :raises UsageError: nested deeper than ``MAX_DEPTH``.
     """
     if depth > MAX_DEPTH:
-        raise UsageError(f"parameters are nested {MAX_DEPTH} levels deep at most; does a dict hold itself?")
+        raise UsageError(
+            f"parameters are nested more than {MAX_DEPTH} levels deep; does a dict contain itself?"
+        )
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
         return {key: snapshot(item, depth + 1) for key, item in items}
-    if isinstance(value, _ARRAYS):
-        return tuple(snapshot(item, depth + 1) for item in in_order(cast("Iterable[object]", value)))
+    if isinstance(value, _ARRAY_TYPES):
+        return tuple(snapshot(item, depth + 1) for item in stable_order(cast("Iterable[object]", value)))
     return value
 
 
-def path_of(*segments: str) -> str:
-    """Join path segments, each fully escaped.
+def stable_order(items: Iterable[T]) -> Iterable[T]:
+    """Sort a set, whose order differs between processes; anything else keeps its order.
 
-    :raises UsageError: an empty one, or ``.`` and ``..``, which a server would resolve away.
+    A query resumed by another process must have the same fingerprint.
     """
-    for segment in segments:
-        if not segment or segment in {".", ".."}:
-            raise UsageError(f"a part of the path is {segment!r}")
-    return "/" + "/".join(quote(checked_text(segment, "a part of the path"), safe="") for segment in segments)
+    return sorted(items, key=str) if isinstance(items, (set, frozenset)) else items

@@ -1,228 +1,211 @@
-"""Repairs fields of the wrong type, one record at a time."""
+"""Rewrites JSON whose values do not fit their types, changing as little as possible and noting each change.
+
+How it works. An object is rewritten field by field. A value that fits keeps its bytes. One of another kind is replaced
+(a number where text is expected becomes text, a date-time in another format becomes RFC 3339), and anything that
+cannot be read becomes null. What the object is decoded into is up to the caller, `item_reader`.
+"""
 
 from __future__ import annotations
 
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from datetime import UTC, datetime, timedelta, timezone
-from decimal import Decimal, InvalidOperation
-from operator import attrgetter
-from typing import Any, TypeAlias
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from msgspec import Raw
 
-from truto_ci_async.errors import DecodeError
+from .moments import read_moment
 
-# How much of a replaced value an issue's message quotes; the record's bytes stand beside it anyway.
+# How much of a replaced value a message quotes. The whole record is in the issue anyway.
 QUOTED_CHARS = 80
 
-
 Fields: TypeAlias = dict[str, Raw]
-Note: TypeAlias = Callable[[str, str], None]
-
+# Where something was changed, and what and why.
+Note: TypeAlias = tuple[str, str]
 
 split_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
-read_fields: Callable[[bytes | Raw], Fields] = msgspec.json.Decoder(Fields).decode
+split_object: Callable[[bytes], Fields] = msgspec.json.Decoder(Fields).decode
 
 
-_text: Callable[[bytes], str] = msgspec.json.Decoder(str).decode
-
-
-class StrictRead:
-    """Turn bad UTF-8 and too deep nesting into our own DecodeError.
-
-    msgspec raises UnicodeDecodeError for bad UTF-8 before 0.23, and its own DecodeError since.
-    """
-
-    __slots__ = ("index", "path", "raw")
-
-    def __init__(self, raw: bytes, path: str, index: int) -> None:
-        self.raw = raw
-        self.path = path
-        self.index = index
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RecursionError):
-            message = "nested too deep to decode"
-        elif type(error) in (UnicodeDecodeError, msgspec.DecodeError):
-            try:
-                self.raw.decode()
-            except UnicodeDecodeError as bad:
-                message = f"not UTF-8: {bad.reason}"
-            else:
-                return
-        else:
-            return
-        raise DecodeError(message, path=self.path, index=self.index, raw=self.raw) from None
-
-
-class _Shape:
-    """How to save a value that does not fit ``type``; the caller has found that it does not."""
+class Repairer:
+    """Replace values that do not fit ``type``. What changes are noted in ``notes``, at ``path`` and below."""
 
     def __init__(self, type: Any) -> None:
-        self.decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(type).decode
-        members = list(_members(type))
-        plain = [_plain(member) for member in members]
-        structs = [member for member in plain if is_struct(member)]
-        self.nullable = types.NoneType in plain
-        self.text = str in plain
-        self.moment = datetime in plain
-        self.struct: Any = structs[0] if len(structs) == 1 else None
-        self.element = _first(_element(member) for member in plain)
-        self.value = _first(_value(member) for member in plain)
-        self.keys: frozenset[str] = frozenset()
-        self._fields: dict[str, tuple[bytes, _Shape, bool]] | None = None
-        if self.struct is not None:
-            config = _config(self.struct)
-            self.keys = frozenset(field.encode_name for field in msgspec.structs.fields(self.struct))
-            if config is not None and config.tag is not None:
-                self.keys |= {config.tag_field or "type"}
+        self._decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(type).decode
+        members = list(_union_members(type))
+        structs = [member for member in members if is_struct(member)]
+        self._nullable = types.NoneType in members
+        self._takes_text = str in members
+        self._takes_moment = datetime in members
+        self._struct: Any = structs[0] if len(structs) == 1 else None
+        self._elements = [found for member in members for found in _element_type(member)]
+        self._values = [found for member in members for found in _value_type(member)]
 
-    def accepts(self, raw: bytes) -> bool:
+    def foreign(self, keys: Fields) -> str | None:
+        """Say what is wrong with an object that has none of the struct's keys; None if it has one."""
+        if not self._keys.isdisjoint(keys):
+            return None
+        known, seen = ", ".join(sorted(self._keys)), ", ".join(list(keys)[:12]) or "none"
+        return f"expected {self._struct.__name__} with some of the keys {known}; the keys are: {seen}"
+
+    def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: list[Note]) -> bytes | Raw | None:
+        """Return ``raw`` if it fits, else a value to replace it; None if there is none. Its path is path + step."""
         try:
-            self.decode(raw)
+            self._decode(raw)
+        except msgspec.ValidationError as error:
+            return self._fix(bytes(raw), str(error), path + step, notes)
+        return raw
+
+    def fix_struct(self, given: Fields, path: str, notes: list[Note]) -> bytes | None:
+        """Rewrite an object so that each known field fits or is null; None if a required one cannot."""
+        parts: list[bytes | Raw] = []
+        is_complete = True
+        for key, value in given.items():
+            field = self._fields.get(key)
+            if field is None:
+                parts += (b",", msgspec.json.encode(key), b":", value)
+                continue
+            fixed = field.repairer.keep_or_fix(value, path, field.step, notes)
+            if fixed is not None:
+                parts += (b",", field.name, fixed)
+            elif field.required:  # others are left out, and take their defaults
+                is_complete = False
+        for field in self._fields.values():
+            if field.required and field.key not in given:
+                notes.append((path + field.step, "missing, and required"))
+                is_complete = False
+        parts[:1] = [b"{"]
+        return b"".join((*parts, b"}")) if is_complete else None
+
+    def _fix(self, raw: bytes, message: str, path: str, notes: list[Note]) -> bytes | None:
+        """Return a value to replace ``raw``, about which the decoder said ``message``; None if there is none."""
+        tried: list[Note] = []
+        fixed = self._rewrite(raw, message, path, tried)
+        if fixed is not None and self._accepts(fixed):
+            notes += tried
+            return fixed
+        notes.append((path, describe_mismatch(message, raw)))
+        return b"null" if self._nullable else None
+
+    def _accepts(self, raw: bytes) -> bool:
+        try:
+            self._decode(raw)
         except msgspec.ValidationError:
             return False
         return True
 
-    def keep_or_fix(self, raw: bytes, path: str, note: Note) -> bytes | None:
-        """Return ``raw`` if it fits, else what ``fix`` makes of it."""
-        try:
-            self.decode(raw)
-        except msgspec.ValidationError as error:
-            return self.fix(raw, str(error), path, note)
-        return raw
+    def _rewrite(self, raw: bytes, message: str, path: str, notes: list[Note]) -> bytes | None:
+        if raw.startswith(b"{"):
+            return self._rewrite_object(raw, path, notes)
+        if raw.startswith(b"["):
+            return self._rewrite_list(raw, path, notes)
+        if self._takes_moment and (found := read_moment(raw)) is not None:
+            moment, how = found
+            fixed = msgspec.json.encode(moment.isoformat())
+        elif self._takes_text and (raw.startswith(b"-") or raw[:1].isdigit()):
+            fixed, how = b'"' + raw + b'"', "kept its digits as text"
+        else:
+            return None
+        notes.append((path, f"{describe_mismatch(message, raw)}; {how}"))
+        return fixed
 
-    def fix(self, raw: bytes, message: str, path: str, note: Note) -> bytes | None:
-        """Return a value that fits in place of ``raw``, noting what was done; None when nothing does.
-
-        ``message`` is what the decoder said to ``raw``.
-        """
-        opening = raw[:1]
-        fixed: bytes | None = None
-        notes: list[tuple[str, str]] = []
-        keep = collect_notes(notes)
-        if opening == b"{" and self.struct is not None:
-            fixed = self.fix_struct(read_fields(raw), path, keep)
-        elif opening == b"{" and self.value is not _ABSENT:
-            fixed = self._fix_map(raw, path, keep)
-        elif opening == b"[" and self.element is not _ABSENT:
-            fixed = self._fix_list(raw, path, keep)
-        elif self.moment and (moment := read_moment(raw)) is not None:
-            fixed = msgspec.json.encode(moment[0].isoformat())
-            keep(path, f"{error_text(message, raw)}; {moment[1]}")
-        elif self.text and (opening == b"-" or opening.isdigit()):
-            fixed = b'"' + raw + b'"'
-            keep(path, f"{error_text(message, raw)}; kept its digits as text")
-        if fixed is not None and self.accepts(fixed):
-            for where, what in notes:
-                note(where, what)
-            return fixed
-        note(path, error_text(message, raw))
-        return b"null" if self.nullable else None
-
-    def fix_struct(self, given: Fields, path: str, note: Note) -> bytes | None:
-        """Write an object anew so that each known field fits or is null; None: a required one cannot."""
-        if self._fields is None:
-            self._fields = {
-                field.encode_name: (
-                    msgspec.json.encode(field.encode_name),
-                    _shape(field.type),
-                    field.required,
-                )
-                for field in msgspec.structs.fields(self.struct)
-            }
-        parts: list[bytes | Raw] = []
-        whole = True
-        for key, value in given.items():
-            known = self._fields.get(key)
-            if known is None:
-                parts += (b",", msgspec.json.encode(key), b":", value)
-                continue
-            name, shape, required = known
-            try:
-                shape.decode(value)
-            except msgspec.ValidationError as error:
-                fixed = shape.fix(bytes(value), str(error), f"{path}.{key}", note)
-                if fixed is None:  # left out, the field has its default
-                    whole = whole and not required
-                    continue
-                parts += (b",", name, b":", fixed)
-            else:
-                parts += (b",", name, b":", value)
-        for key, (_, _, required) in self._fields.items():
-            if required and key not in given:
-                note(f"{path}.{key}", "missing, and required")
-                whole = False
-        parts[:1] = [b"{"]
-        return b"".join(parts) + b"}" if whole else None
-
-    def _fix_list(self, raw: bytes, path: str, note: Note) -> bytes:
-        shape = _shape(self.element)
+    def _rewrite_object(self, raw: bytes, path: str, notes: list[Note]) -> bytes | None:
+        if self._struct is not None:
+            return self.fix_struct(split_object(raw), path, notes)
+        if not self._values:
+            return None
+        repairer = _repairer(self._values[0])
         fixed = (
-            shape.keep_or_fix(bytes(item), f"{path}[{i}]", note) for i, item in enumerate(split_array(raw))
+            (key, repairer.keep_or_fix(value, path, f".{key}", notes))
+            for key, value in split_object(raw).items()
+        )
+        members = (msgspec.json.encode(key) + b":" + value for key, value in fixed if value is not None)
+        return b"{" + b",".join(members) + b"}"
+
+    def _rewrite_list(self, raw: bytes, path: str, notes: list[Note]) -> bytes | None:
+        if not self._elements:
+            return None
+        repairer = _repairer(self._elements[0])
+        fixed = (
+            repairer.keep_or_fix(item, path, f"[{index}]", notes)
+            for index, item in enumerate(split_array(raw))
         )
         return b"[" + b",".join(item for item in fixed if item is not None) + b"]"
 
-    def _fix_map(self, raw: bytes, path: str, note: Note) -> bytes:
-        shape = _shape(self.value)
-        fixed = (
-            (key, shape.keep_or_fix(bytes(item), f"{path}.{key}", note))
-            for key, item in read_fields(raw).items()
-        )
-        return b"{" + b",".join(msgspec.json.encode(k) + b":" + v for k, v in fixed if v is not None) + b"}"
+    @cached_property
+    def _keys(self) -> frozenset[str]:
+        keys = {field.encode_name for field in msgspec.structs.fields(self._struct)}
+        config = _struct_config(self._struct)
+        if config is not None and config.tag is not None:
+            keys.add(config.tag_field or "type")
+        return frozenset(keys)
+
+    @cached_property
+    def _fields(self) -> dict[str, _Field]:
+        """The fields of the struct. Not built by the constructor, because a type may contain itself."""
+        return {
+            field.encode_name: _Field(
+                key=field.encode_name,
+                name=msgspec.json.encode(field.encode_name) + b":",
+                step=f".{field.encode_name}",
+                repairer=_repairer(field.type),
+                required=field.required,
+            )
+            for field in msgspec.structs.fields(self._struct)
+        }
 
 
-_ABSENT: Any = object()
+class _Field(NamedTuple):
+    key: str
+    name: bytes  # as JSON, with the colon
+    step: str
+    repairer: Repairer
+    required: bool
 
 
-def _first(found: Iterable[Any]) -> Any:
-    return next((type for type in found if type is not _ABSENT), _ABSENT)
-
-
-_shapes: dict[Any, _Shape] = {}
-
-
-def _shape(type: Any) -> _Shape:
-    """Return the shape of a field's type, shared by all fields of that type."""
-    try:
-        return _shapes[type]
-    except KeyError:
-        return _shapes.setdefault(type, _Shape(type))
-    except TypeError:  # Annotated with something unhashable
-        return _Shape(type)
-
-
-def struct_shape(item_type: Any) -> _Shape | None:
-    """Return the shape of a type that is one Struct, written as a JSON object; None for anything else."""
+def struct_repairer(item_type: Any) -> Repairer | None:
+    """Return the repairer of a Struct that is written as a JSON object; None for any other type."""
     if not is_struct(item_type):
         return None
-    config = _config(item_type)
-    return None if config is not None and config.array_like else _Shape(item_type)
+    config = _struct_config(item_type)
+    return None if config is not None and config.array_like else Repairer(item_type)
 
 
-def collect_notes(notes: list[tuple[str, str]]) -> Note:
-    def note(where: str, message: str) -> None:
-        notes.append((where, message))
-
-    return note
+_repairers: dict[Any, Repairer] = {}
 
 
-def blank_values(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
-    """Return getter and value of each field of an instance read from ``{}``; empty when that cannot be."""
+def _repairer(type: Any) -> Repairer:
+    """Return the repairer of a field's type, shared by all fields of that type."""
     try:
-        blank = msgspec.json.decode(b"{}", type=item_type)
-    except (msgspec.ValidationError, RecursionError):
-        return []
-    names = [field.name for field in msgspec.structs.fields(item_type)]
-    return [(attrgetter(name), getattr(blank, name)) for name in names]
+        return _repairers[type]
+    except KeyError:
+        return _repairers.setdefault(type, Repairer(type))
+    except TypeError:  # Annotated with something unhashable
+        return Repairer(type)
+
+
+def describe_mismatch(message: str, raw: bytes) -> str:
+    """Say what was expected and what came, quoting the JSON."""
+    text = raw[: QUOTED_CHARS * 4].decode(errors="replace")
+    return (
+        f"{without_location(message)}: {text if len(text) <= QUOTED_CHARS else text[:QUOTED_CHARS] + '...'}"
+    )
+
+
+def without_location(message: str) -> str:
+    """Strip msgspec's own path from its message: it is relative to the value, and notes have a path already."""
+    return _LOCATION.sub("", message)
+
+
+_LOCATION = re.compile(r" - at `[^`]*`$")
+
+
+# Looking into types
 
 
 def is_struct(type: Any) -> bool:
@@ -230,114 +213,32 @@ def is_struct(type: Any) -> bool:
     return isinstance(origin, typing.cast("Any", msgspec.StructMeta))
 
 
-def _config(type: Any) -> Any:
+def _struct_config(type: Any) -> Any:
     return getattr(typing.get_origin(type) or type, "__struct_config__", None)
 
 
-def _plain(type: Any) -> Any:
+def _union_members(type: Any) -> Iterator[Any]:
+    """Yield the members of a union, or the type itself, without what they are annotated with."""
     while typing.get_origin(type) is typing.Annotated:
         type = typing.get_args(type)[0]
-    return type
-
-
-def _members(type: Any) -> Iterator[Any]:
-    plain = _plain(type)
-    if typing.get_origin(plain) in (typing.Union, types.UnionType):
-        for member in typing.get_args(plain):
-            yield from _members(member)
+    if typing.get_origin(type) in (typing.Union, types.UnionType):
+        for member in typing.get_args(type):
+            yield from _union_members(member)
     else:
-        yield plain
+        yield type
 
 
 _LISTS = (list, set, frozenset, Sequence, AbstractSet)
 
 
-def _element(type: Any) -> Any:
-    """Return the type of a list's elements, or _ABSENT for what is no list of one type."""
+def _element_type(type: Any) -> tuple[Any, ...]:
+    """Return the type of a list's elements, or nothing if it is not a list whose elements have one type."""
     origin, args = typing.get_origin(type), typing.get_args(type)
     if origin is tuple:
-        return args[0] if len(args) == 2 and args[1] is Ellipsis else _ABSENT
-    return args[0] if origin in _LISTS and args else _ABSENT
+        return args[:1] if len(args) == 2 and args[1] is Ellipsis else ()
+    return args[:1] if origin in _LISTS else ()
 
 
-def _value(type: Any) -> Any:
-    origin, args = typing.get_origin(type), typing.get_args(type)
-    return args[1] if origin in (dict, Mapping) and len(args) == 2 else _ABSENT
-
-
-_AT = re.compile(r" - at `[^`]*`$")
-
-
-def strip_location(message: str) -> str:
-    return _AT.sub("", message)
-
-
-def error_text(message: str, raw: bytes) -> str:
-    """What was expected and what came, with the value as it stands in the JSON."""
-    text = raw[: QUOTED_CHARS * 4].decode(errors="replace")
-    return f"{strip_location(message)}: {text if len(text) <= QUOTED_CHARS else text[:QUOTED_CHARS] + '...'}"
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Seconds reach this in the year 5138, milliseconds had it in 1973.
-_MILLISECONDS_FROM = 10**11
-_MICROSECONDS_FROM = 10**14
-_MOMENT = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)"
-    r"(?:[Tt ]\s*(\d\d):(\d\d)(?::(\d\d)(?:[.,](\d{1,30}))?)?)?"
-    r"\s*(?:([Zz]|UTC|GMT)|([+-])(\d\d):?(\d\d)?)?",
-    re.ASCII,
-)
-_DIGITS = re.compile(r"\d{10}|\d{13}", re.ASCII)
-
-
-def read_moment(raw: bytes) -> tuple[datetime, str] | None:
-    """Read a JSON value as a date-time, leniently, and say how it was understood; None if it is none.
-
-    Taken: a space for the T, no offset (understood as UTC), no seconds, a date alone, offsets without a
-    colon, fractions of any length, spaces around, and seconds or milliseconds since 1970.
-    """
-    if raw[:1] != b'"':
-        return _from_epoch(raw.decode()) if raw[:1] == b"-" or raw[:1].isdigit() else None
-    text = _text(raw).strip()
-    if _DIGITS.fullmatch(text):
-        return _from_epoch(text)
-    match = _MOMENT.fullmatch(text)
-    if match is None:
-        return None
-    year, month, day, hour, minute, second, fraction, utc, sign, hours, minutes = match.groups()
-    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
-    try:
-        moment = datetime(
-            int(year),
-            int(month),
-            int(day),
-            int(hour or 0),
-            int(minute or 0),
-            int(second or 0),
-            int((fraction or "0").ljust(6, "0")[:6]),
-            tzinfo=timezone(-offset if sign == "-" else offset) if offset else UTC,
-        )
-    except ValueError:
-        return None
-    if hour is None:
-        return moment, "read as the start of that day" + ("" if utc or sign else " in UTC")
-    return moment, "read as it stands" if utc or sign else "without an offset, read as UTC"
-
-
-def _from_epoch(digits: str) -> tuple[datetime, str] | None:
-    try:
-        number = Decimal(digits)
-    except InvalidOperation:
-        return None
-    if not number.is_finite() or number.adjusted() > 18:  # also keeps int() below from a million digits
-        return None
-    unit, scale = "seconds", 1_000_000
-    if abs(number) >= _MICROSECONDS_FROM:
-        unit, scale = "microseconds", 1
-    elif abs(number) >= _MILLISECONDS_FROM:
-        unit, scale = "milliseconds", 1_000
-    try:
-        return _EPOCH + timedelta(microseconds=int(number * scale)), f"read as {unit} since 1970"
-    except OverflowError:
-        return None
+def _value_type(type: Any) -> tuple[Any, ...]:
+    """Return the type of a dict's values, or nothing if it is not a dict."""
+    return typing.get_args(type)[1:] if typing.get_origin(type) in (dict, Mapping) else ()

@@ -22,7 +22,7 @@ from .messages import Progress, say
 from .values import read_query
 
 if TYPE_CHECKING:
-    from truto_ci_async._wire.list_query import Filters
+    from truto_ci_async._wire.filters import Filters
     from truto_ci_async.models import DebugInfo, Page
     from truto_ci_async.pagination.paginator import Paginator
     from truto_ci_async.pagination.stream import ItemStream

@@ -1,14 +1,15 @@
-"""What a call returns: structs of the API, and the pages, positions and accounts they come with.
+"""The objects that calls return: interactions, accounts, pages, and what pulls hand out.
 
-Nothing here reads a body or talks to a network: decoding is in `_wire`, requests are in `_http`. Start with
-`interactions`, then `pages`; `pulls` and `row_views` are for pulls. `types` holds what the structs share.
+Nothing here reads a response or talks to the network: that is in `_wire` and `_http`. Start with `interactions`, then
+`pages`; `accounts` and `debug` are smaller. `pulls` and `row_views` are for pulls only. `field_types` has what several
+structs share.
 """
 
 from .accounts import Capabilities, Capability, IntegratedAccount, Integration
 from .debug import DebugInfo
+from .field_types import Number
 from .interactions import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, User
 from .pages import Issue, Page, Position, RateLimit, RawResponse, ResponseInfo
-from .types import Number
 
 __all__ = [
     "ROW_COLUMNS",

@@ -1,4 +1,4 @@
-"""Connected accounts, and what each of them offers."""
+"""Connected accounts and their capabilities (contract section 5)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from .types import AwareDatetime, decode_any
+from .field_types import AwareDatetime, decode_raw
 
 
 class Integration(Struct, frozen=True, kw_only=True, gc=False):
@@ -19,10 +19,10 @@ class Integration(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class IntegratedAccount(Struct, frozen=True, kw_only=True):
-    """One connected account (contract section 5). Pass it wherever an integrated account id is asked for.
+    """A connected account. Methods that take an ``integrated_account_id`` take it too.
 
     ``status`` is ``active``, ``connecting``, ``post_install_error``, ``validation_error``, ``needs_reauth`` or
-    a word newer than this package. ``context`` can hold the customer's secrets and is left out of the repr.
+    a value newer than this package. ``context`` can contain the customer's secrets and is not in the repr.
     """
 
     id: str | None = None
@@ -40,7 +40,7 @@ class IntegratedAccount(Struct, frozen=True, kw_only=True):
     last_error: Any = None
 
     def row(self) -> dict[str, Any]:
-        """Flatten into one row for tables and CSV; ``context`` and ``last_error`` are left out."""
+        """Flatten into one row for tables and CSV, without ``context`` and ``last_error``."""
         integration = self.integration or Integration()
         return {
             "id": self.id,
@@ -55,8 +55,8 @@ class IntegratedAccount(Struct, frozen=True, kw_only=True):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the API's own shape as plain, JSON-ready dicts and lists, ``context`` included."""
-        return cast("dict[str, Any]", decode_any(msgspec.json.encode(self)))
+        """Return the API's own shape as plain dicts and lists, ready for JSON, including ``context``."""
+        return cast("dict[str, Any]", decode_raw(msgspec.json.encode(self)))
 
     def __repr__(self) -> str:
         integration = self.integration.name if self.integration else None
@@ -72,7 +72,7 @@ class IntegratedAccount(Struct, frozen=True, kw_only=True):
 
 
 class Capability(Struct, frozen=True, kw_only=True, gc=False):
-    """One unified resource an account can be asked for; ``model`` is None where the service leaves it out."""
+    """A unified resource that an account offers; ``model`` is None where the service does not name it."""
 
     model: str | None = None
     resource: str | None = None
@@ -80,7 +80,7 @@ class Capability(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):
-    """What an account can do: ``.capabilities(id)``. Both published shapes become this one."""
+    """What an account can do, as ``integrated_accounts.capabilities(id)`` returns it."""
 
     account_id: str | None = None
     status: str | None = None
@@ -88,7 +88,7 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     unified: tuple[Capability, ...] = ()
 
     def supports(self, resource: str, method: str = "list", *, model: str | None = None) -> bool:
-        """Tell whether ``method`` of ``resource`` is offered; ``model`` narrows it where the service names it."""
+        """Tell whether ``method`` of ``resource`` is offered; ``model`` is compared if the service names it."""
         return any(
             entry.resource == resource
             and method in entry.methods

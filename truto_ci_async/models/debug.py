@@ -1,4 +1,4 @@
-"""What `debug` pages add, with credentials redacted."""
+"""The debug information of a page, with the provider's credentials masked in every repr."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any, cast
 from msgspec import Raw, Struct
 from msgspec.structs import force_setattr
 
-from .types import NO_DATA, Number, decode_any
+from .field_types import NO_DATA, Number, decode_raw
 
 
-class _Redacted(dict[str, Any]):
-    """A dict that shows its keys and hides its values; values are reached by key as ever."""
+class _MaskedDict(dict[str, Any]):
+    """A dict whose repr shows only its keys; values are reached by key as usual."""
 
     def __repr__(self) -> str:
         return "{" + ", ".join(f"{key!r}: '***'" for key in self) + "}"
@@ -20,23 +20,23 @@ class _Redacted(dict[str, Any]):
     __str__ = __repr__
 
 
-class _RedactedList(list[Any]):
+class _MaskedList(list[Any]):
     def __repr__(self) -> str:
         return f"[{len(self)} hidden]"
 
     __str__ = __repr__
 
 
-# The provider's URL can hold a key too: before its host, or in its query.
+# A URL can contain credentials too: before its host, or in its query.
 _URL_SECRETS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
 
 
-def redact(value: object) -> Any:
-    """Wrap decoded JSON so that its reprs hide what it holds."""
+def mask_repr(value: object) -> Any:
+    """Wrap decoded JSON so that no repr of it, or of a part of it, shows a value."""
     if isinstance(value, dict):
-        return _Redacted({key: redact(item) for key, item in cast("dict[str, object]", value).items()})
+        return _MaskedDict({key: mask_repr(item) for key, item in cast("dict[str, object]", value).items()})
     if isinstance(value, list):
-        return _RedactedList(redact(item) for item in cast("list[object]", value))
+        return _MaskedList(mask_repr(item) for item in cast("list[object]", value))
     return value
 
 
@@ -55,10 +55,10 @@ class DebugInfo(
         "result_count": "resultCount",
     },
 ):
-    """What Truto asked the provider and what came back (``response_format="debug"``).
+    """What Truto sent to the provider and what came back (``response_format="debug"``).
 
-    ``request_options`` can hold the provider's credentials: it shows as ``***`` in every repr, also of the
-    parts taken out of it, while its values stay reachable by key. Do not log those.
+    ``request_options`` can contain the provider's credentials. Every repr of it, or of a part of it, shows ``***``;
+    the values are reached by key. Do not log them.
     """
 
     request_url: str | None = None
@@ -76,18 +76,18 @@ class DebugInfo(
 
     @property
     def request_options(self) -> Any:
-        """Options of the provider's request, decoded on each access; every repr of it is masked."""
-        return redact(decode_any(self.options_json))
+        """Options of the request to the provider, decoded on each access; masked in every repr."""
+        return mask_repr(decode_raw(self.options_json))
 
     @property
     def data(self) -> Any:
-        """The provider's body, decoded on each access."""
-        return decode_any(self.data_json)
+        """The body of the provider's response, decoded on each access."""
+        return decode_raw(self.data_json)
 
     @property
     def response_headers(self) -> Any:
-        """Headers of the provider's answer, decoded on each access; every repr of it is masked."""
-        return redact(decode_any(self.headers_json))
+        """Headers of the provider's response, decoded on each access; masked in every repr."""
+        return mask_repr(decode_raw(self.headers_json))
 
     def __repr__(self) -> str:
         return f"DebugInfo({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"

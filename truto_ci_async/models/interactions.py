@@ -1,29 +1,29 @@
-"""Structs of the API: what a call hands out. Nothing here reads bodies or talks to a network.
+"""Interactions: talk metrics of one user over one window (contract section 2).
 
-Field names, types and their optionality are the contract's (sections 2 and 5). Every field is optional to the
-decoder, since ``truto_exclude_fields`` can take any of them away. The structs are frozen and untracked by the
-garbage collector (``gc=False``): no field can reach back to its owner, so no cycle can come about.
+Every field is optional, since ``truto_exclude_fields`` can remove any of them. The structs are frozen and not tracked
+by the garbage collector (``gc=False``): no field can refer back to its owner, so there are no reference cycles.
 """
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, cast
 
 import msgspec
 from msgspec import Raw, Struct
 
-from .types import NO_DATA, AwareDatetime, Number, decode_any, iso_text, json_text
+from .field_types import NO_DATA, AwareDatetime, Number, decode_raw
 
 
 class Email(Struct, frozen=True, kw_only=True, gc=False):
-    """One address of a user."""
+    """One email address of a user."""
 
     email: str | None = None
     is_primary: bool | None = None
 
 
 class User(Struct, frozen=True, kw_only=True, gc=False):
-    """The person the metrics are about. ``id`` is text of up to 20 digits: never turn it into a float."""
+    """The person the metrics are about. ``id`` is a string of up to 20 digits: a float cannot hold it exactly."""
 
     id: str | None = None
     name: str | None = None
@@ -39,7 +39,7 @@ class User(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Metrics(Struct, frozen=True, kw_only=True, gc=False):
-    """Talk metrics as the provider counts them; the contract promises no units. None: not measured."""
+    """Talk metrics as the provider measures them, in its own units. None means not measured."""
 
     longest_monologue: Number | None = None
     longest_customer_story: Number | None = None
@@ -49,22 +49,20 @@ class Metrics(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class AdditionalMetric(Struct, frozen=True, kw_only=True, gc=False):
-    """A metric of the provider that has no field of its own."""
+    """A metric of the provider that has no field in ``Metrics``."""
 
     name: str | None = None
     value: Number | None = None
 
 
 class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
-    """Talk metrics of one user over one window (contract section 2).
+    """Talk metrics of one user over one window.
 
-    ``start_time`` and ``end_time`` are the window really answered, which can differ from the one asked.
-    ``aggregation_period`` is ``day``, ``week``, ``month``, ``total`` or a word newer than this package.
-    ``remote_json`` is the provider's own record as the bytes it came in, ``remote_data`` the same decoded. Only those
-    bytes are kept, and not the page around them, unless a decoder of your own made the item.
+    ``start_time`` and ``end_time`` are the window the metrics cover, which can differ from the one you asked for.
+    ``aggregation_period`` is ``day``, ``week``, ``month``, ``total`` or a value newer than this package.
+    ``remote_json`` is the provider's own record as it was received, ``remote_data`` the same decoded.
 
-    Equal when all fields are equal; the hash is of (id, user id, window), so interactions go into sets and
-    dicts. Pickles and copies.
+    Equal when all fields are equal; hashed by id, user id and window. Can be pickled and copied.
 
         >>> Interaction(id="1", metrics=Metrics(patience=0.8)).row()["patience"]
         0.8
@@ -87,17 +85,16 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
 
     @property
     def remote_data(self) -> Any:
-        """The provider's record, decoded anew on each access: keep the result if it is used often.
+        """The provider's record, decoded on each access: keep the result if you use it often.
 
-        :raises DecodeError: it holds a number too large for any float; ``remote_json`` has its text.
+        :raises DecodeError: it has a number too large for a float; ``remote_json`` has the text.
         """
-        return decode_any(self.remote_json)
+        return decode_raw(self.remote_json)
 
     def row(self) -> dict[str, Any]:
-        """Flatten into one row; keys are ``ROW_COLUMNS``, in that order, always all of them.
+        """Flatten into one row with all of ``ROW_COLUMNS``, in that order.
 
-        The table, CSV, Parquet and data frames share this flattening. Date-times stay ``datetime``; lists
-        and the provider's record become JSON text.
+        Tables, CSV and Parquet all use it. Times stay ``datetime``; lists and the provider's record become JSON text.
         """
         user, metrics = self.user or _NO_USER, self.metrics or _NO_METRICS
         return {
@@ -105,7 +102,7 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
             "user_id": user.id,
             "user_name": user.name,
             "user_email": user.email,
-            "user_emails": json_text(user.emails),
+            "user_emails": _json_text(user.emails),
             "start_time": self.start_time,
             "end_time": self.end_time,
             "timezone": self.timezone,
@@ -115,28 +112,36 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
             "interactivity": metrics.interactivity,
             "patience": metrics.patience,
             "question_rate": metrics.question_rate,
-            "additional_metrics": json_text(self.additional_metrics),
+            "additional_metrics": _json_text(self.additional_metrics),
             "created_at": self.created_at,
             "updated_at": self.updated_at,
             "remote_data": None if self.remote_json == NO_DATA else bytes(self.remote_json).decode(),
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the API's own shape as plain, JSON-ready dicts and lists: date-times are ISO 8601 text."""
-        return cast("dict[str, Any]", decode_any(msgspec.json.encode(self)))
+        """Return the API's own shape as plain dicts and lists, ready for JSON, with times as ISO 8601 text."""
+        return cast("dict[str, Any]", decode_raw(msgspec.json.encode(self)))
 
     def __repr__(self) -> str:
         parts = [f"id={self.id!r}"]
         if self.user is not None:
             parts.append(f"user={self.user.email or self.user.id!r}")
         if self.start_time is not None or self.end_time is not None:
-            parts.append(f"window={iso_text(self.start_time)}..{iso_text(self.end_time)}")
+            parts.append(f"window={_iso_text(self.start_time)}..{_iso_text(self.end_time)}")
         if self.metrics is not None:
             measured = ((name, getattr(self.metrics, name)) for name in self.metrics.__struct_fields__)
             parts.extend(f"{name}={value}" for name, value in measured if value is not None)
         if self.remote_json != NO_DATA:
             parts.append(f"remote_data=<{len(bytes(self.remote_json)):,} bytes>")
         return f"Interaction({', '.join(parts)})"
+
+
+def _json_text(value: object) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def _iso_text(time: datetime | None) -> str:
+    return "?" if time is None else time.isoformat()
 
 
 _NO_USER = User()

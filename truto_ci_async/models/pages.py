@@ -1,4 +1,4 @@
-"""Pages, positions, raw responses, and what came with them."""
+"""Pages of items, raw responses, and what comes with them: response details, repaired fields, positions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ T = TypeVar("T")
 
 
 class RateLimit(Struct, frozen=True, kw_only=True, gc=False):
-    """The ``ratelimit-*`` headers of an answer: requests per ``window`` seconds, and when it opens again.
+    """The ``ratelimit-*`` headers of a response: ``limit`` requests per ``window`` seconds.
 
-    ``reset`` is in seconds from the moment of the answer. A value that was absent or unreadable is None.
+    ``reset`` is the number of seconds from the response until the window starts again. A value that is absent or
+    unreadable is None.
     """
 
     limit: int | None = None
@@ -30,10 +31,10 @@ class RateLimit(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class ResponseInfo(Struct, frozen=True, kw_only=True):
-    """How an answer came about. ``headers`` have lower-case names; ``elapsed`` is in seconds.
+    """Status, headers and timing of a response. Header names are in lower case, times in seconds.
 
-    ``attempts`` counts the requests sent for it; ``elapsed`` runs from the first of them to the last byte,
-    waits between them included; ``waited`` is the time spent in pacing before the first.
+    ``attempts`` counts the requests sent; ``elapsed`` runs from the first of them to the last byte, including the
+    waits between them; ``waited`` is the time spent waiting for the rate limit before the first.
     """
 
     status: int = 200
@@ -48,11 +49,11 @@ class ResponseInfo(Struct, frozen=True, kw_only=True):
 
 
 class Issue(Struct, frozen=True, kw_only=True, gc=False):
-    """One thing that was wrong with a record and was repaired rather than raised.
+    """Something wrong with a record that was repaired instead of raised.
 
-    ``index`` is the record's place on its page, ``path`` where inside the body, ``message`` what was expected
-    and what came, and ``raw`` the record's own JSON, so that nothing is lost. ``dropped`` is True when nothing
-    of the record could be kept: it is in ``raw`` only.
+    ``index`` is the record's index on its page, ``path`` the place in the body, ``message`` what was expected and
+    what was found, and ``raw`` the record's own JSON. ``dropped`` is True if the record could not be kept at all and
+    is in ``raw`` only.
     """
 
     index: int | None = None
@@ -63,28 +64,28 @@ class Issue(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class Position(Struct, frozen=True, kw_only=True, gc=False):
-    """The place after a page: where a walk goes on from, valid for the same filters only.
+    """The place after a page, from which a list call with the same filters continues.
 
-    ``chunk`` counts the groups of 20 users a long ``users`` filter is split into, ``cursor`` is the service's
-    own (None: start of that chunk), ``filters`` a fingerprint of everything else that was asked. Store it as
-    text with ``str()``; ``list(cursor=...)`` takes the object or that text.
+    ``user_batch`` is the index of the batch of 20 users into which a long ``users`` filter is split, ``cursor`` the
+    service's own (None means the start of that batch), ``filters`` a fingerprint of the filters. Store it as text
+    with ``str()``; ``list(cursor=...)`` accepts the object and the text.
     """
 
     PREFIX: ClassVar[str] = "truto-position-1."
 
     filters: str
-    chunk: int = 0
+    user_batch: int = 0
     cursor: str | None = None
 
     def __str__(self) -> str:
-        fields = msgspec.json.encode((self.chunk, self.cursor, self.filters))
+        fields = msgspec.json.encode((self.user_batch, self.cursor, self.filters))
         return self.PREFIX + base64.urlsafe_b64encode(fields).decode().rstrip("=")
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Read what ``str(position)`` wrote.
+        """Parse what ``str(position)`` returned.
 
-        :raises UsageError: the text is something else, or was cut.
+        :raises UsageError: the text is something else, or is incomplete.
         """
         try:
             text = text.strip()
@@ -92,20 +93,20 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
                 raise ValueError(text)
             packed = text.removeprefix(cls.PREFIX)
             fields = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
-            chunk, cursor, filters = msgspec.json.decode(fields, type=tuple[int, str | None, str])
+            user_batch, cursor, filters = msgspec.json.decode(fields, type=tuple[int, str | None, str])
         except ValueError as error:
             raise UsageError(
-                f"not the text of a Position: {text[:40]!r}; store str(page.position) whole"
+                f"not the text of a Position: {text[:40]!r}; store the whole of str(page.position)"
             ) from error
-        return cls(chunk=chunk, cursor=cursor, filters=filters)
+        return cls(user_batch=user_batch, cursor=cursor, filters=filters)
 
 
 class Page(Sequence[T], Generic[T]):
-    """One page of items: a read-only sequence of them, with what came beside them.
+    """One page: a read-only sequence of items, with what the service sent beside them.
 
-    ``next_cursor`` is the service's own word; ``position`` is what resumes a walk (None only at its end).
-    ``extra`` holds envelope keys this package does not know. ``issues`` lists repaired records. ``response``
-    tells status, headers, rate limit, attempts and time. ``debug`` is set by ``response_format="debug"``.
+    ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
+    ``extra`` has the envelope keys that this package does not know. ``issues`` lists repaired records. ``response`` has
+    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``.
     """
 
     __slots__ = (
@@ -148,7 +149,7 @@ class Page(Sequence[T], Generic[T]):
 
     @property
     def has_more(self) -> bool:
-        """Whether the walk goes on after this page (it may still turn out that nothing more is there)."""
+        """Whether there is a page after this one (which may turn out to be empty)."""
         return self.position is not None
 
     def __len__(self) -> int:
@@ -174,7 +175,7 @@ class Page(Sequence[T], Generic[T]):
 
 
 class RawResponse:
-    """A body as it came, untyped: ``response_format="raw"`` (contract section 2, Formats)."""
+    """A response whose body is not parsed (``response_format="raw"``)."""
 
     __slots__ = ("body", "next_cursor", "response")
 
@@ -189,24 +190,24 @@ class RawResponse:
 
     @property
     def headers(self) -> dict[str, str]:
-        """Response headers, names in lower case."""
+        """Response headers; names are in lower case."""
         return self.response.headers
 
     @property
     def content_type(self) -> str:
-        """Media type without its parameters, in lower case; empty when the service sent none."""
+        """Media type without its parameters, in lower case; empty if the service sent none."""
         return self.headers.get("content-type", "").split(";", 1)[0].strip().lower()
 
     def json(self, type: Any = Any) -> Any:
         """Decode the body as JSON, into ``type`` if given.
 
-        :raises DecodeError: the body is not JSON, or does not fit ``type``.
+        :raises DecodeError: the body is not JSON, or does not match ``type``.
         """
         try:
             return decode_json(self.body, type)
         except msgspec.ValidationError as error:
             raise DecodeError(
-                f"the body has another shape: {error}", raw=self.body[:EXCERPT_BYTES]
+                f"the body does not match the type: {error}", raw=self.body[:EXCERPT_BYTES]
             ) from error
 
     def __repr__(self) -> str:

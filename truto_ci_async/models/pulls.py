@@ -1,4 +1,4 @@
-"""What a pull is made of: accounts, windows, and the pages that answer them."""
+"""What a pull asks for and hands out: accounts, windows and their pages."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ T = TypeVar("T")
 
 
 class Window(Struct, frozen=True, gc=False):
-    """Bounds as they go out on the wire, ``[start, end)``; None is not sent."""
+    """The bounds of a window as they are sent, ``[start, end)``; None is not sent."""
 
     start: str | None = None
     end: str | None = None
 
 
 class PlannedAccount(Struct, frozen=True, gc=False):
-    """An account to ask, and the tenant it belongs to where that is known."""
+    """An account to pull, and its tenant if that is known."""
 
     id: str
     tenant_id: str | None = None
 
 
 class Unit(Struct, frozen=True):
-    """One account over one window: a walk of its own. ``index`` is the window's place in the plan."""
+    """One account and one window, paged through on its own. ``index`` is the window's place in the plan."""
 
     account: PlannedAccount
     window: Window
@@ -38,12 +38,12 @@ class Unit(Struct, frozen=True):
 
     @property
     def key(self) -> tuple[str, int]:
-        """What a checkpoint files this walk under."""
+        """The key under which a checkpoint stores the progress of this unit."""
         return self.account.id, self.index
 
 
 class AccountPage(Generic[T]):
-    """A page together with whose it is and which window it answers. A pull hands these out, a sink takes them."""
+    """A page with its account and window. Pulls hand these out, sinks write them."""
 
     __slots__ = ("_views", "account", "page", "window")
 
@@ -55,17 +55,17 @@ class AccountPage(Generic[T]):
 
     @property
     def plain_views(self) -> Sequence[View] | None:
-        """What ``_row_keys.plain_views`` says of items that are Raw, read once."""
+        """The row views of Raw items, read on first use: see ``row_views.plain_views``."""
         if self._views is False:
             self._views = plain_views(self.page.items)
         return self._views
 
     async def commit(self) -> None:
-        """Mark this page, and those of its account before it, as done.
+        """Mark this page, and the earlier ones of its account, as done.
 
-        :raises UsageError: the page was not handed out by a pull that is open.
+        :raises UsageError: the page does not come from an open pull.
         """
-        raise UsageError("this page was not handed out by a pull: there is nothing to commit it to")
+        raise UsageError("only pages of an open pull can be committed, and this page does not come from one")
 
     def __len__(self) -> int:
         return len(self.page.items)

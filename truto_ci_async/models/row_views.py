@@ -1,4 +1,4 @@
-"""Reads just enough of a row's JSON to tell rows apart."""
+"""Decodes only those fields of a row that identify it, for duplicate checks on rows that are kept as raw JSON."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-#: What a pull adds to every row, before the row's own columns.
+#: The columns that a pull puts before the row's own.
 PULL_COLUMNS = ("integrated_account_id", "tenant_id", "window_start", "window_end")
 
 
@@ -17,7 +17,7 @@ class _User(Struct, gc=False):
 
 
 class View(Struct, gc=False):
-    """Of a row's bytes, what its key is made of."""
+    """The fields that identify a row."""
 
     id: Any = None
     user: _User | None = None
@@ -25,8 +25,8 @@ class View(Struct, gc=False):
     end_time: Any = None
 
 
-# A type of which there is no value in any row: whoever has such a field cannot be read.
-_NEVER = Literal["no row has this text under a name that is a column of ours"]
+# A type that no value has: decoding fails for a row with a field of this type.
+_NEVER = Literal["a row with a column of a pull"]
 _fields: list[Any] = [(name, _NEVER, None) for name in PULL_COLUMNS]
 _Plain: Any = msgspec.defstruct("_Plain", _fields, bases=(View,), gc=False)
 
@@ -35,7 +35,10 @@ _read_plain: Callable[[bytes], list[View]] = msgspec.json.Decoder(_Plain).decode
 
 
 def plain_views(items: Sequence[Any]) -> Sequence[View] | None:
-    """Read what Raw items are told apart by; None: one of them is no object, or has a field named like our columns."""
+    """Read the identifying fields of Raw items.
+
+    None if an item is not an object, or has a field with the name of one of the ``PULL_COLUMNS``.
+    """
     try:
         views = _read_plain(b"\n".join(items))
     except (msgspec.DecodeError, RecursionError):

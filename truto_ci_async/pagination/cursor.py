@@ -1,4 +1,8 @@
-"""Where a walk stands: which page comes next, and when it is over."""
+"""Decides which page comes next and when a walk over pages ends. Pure state; nothing here awaits.
+
+Only a null, empty or absent cursor ends a user batch, and the last batch ends the walk. An empty page that has a
+cursor does not end anything. A cursor that comes twice is an error: following it would never end.
+"""
 
 from __future__ import annotations
 
@@ -9,46 +13,47 @@ from truto_ci_async.models import Position
 
 
 class HasNextCursor(Protocol):
-    """What a walk has to know of a page."""
+    """All that a walk needs to know of a page."""
 
     @property
     def next_cursor(self) -> str | None: ...
 
 
-def following(here: Position, next_cursor: str | None, chunks: int) -> Position | None:
-    """Return the place after a page at ``here``, in a walk of ``chunks`` legs; None when it ends there."""
+def position_after(here: Position, next_cursor: str | None, user_batches: int) -> Position | None:
+    """Return the position after the page at ``here``, or None if the walk ends there."""
     if next_cursor:
-        return Position(filters=here.filters, chunk=here.chunk, cursor=next_cursor)
-    if here.chunk + 1 < chunks:
-        return Position(filters=here.filters, chunk=here.chunk + 1)
+        return Position(filters=here.filters, user_batch=here.user_batch, cursor=next_cursor)
+    if here.user_batch + 1 < user_batches:
+        return Position(filters=here.filters, user_batch=here.user_batch + 1)
     return None
 
 
 class PageCursor:
-    """Where a walk stands: pure state, fed with the cursor of each page.
+    """The position of one walk. Give it the cursor of each page to move it on.
 
-    A walk has ``chunks`` legs (groups of users), each with cursors of its own.
+    A long ``users`` filter is split into ``user_batches``, which are walked one after the other. Each batch has
+    cursors of its own, so a cursor may come again in a later batch.
     """
 
-    def __init__(self, start: Position, chunks: int, *, account: str | None = None) -> None:
-        self.position: Position | None = start
-        self._chunks = chunks
-        self._account = account
-        self._seen = {start.cursor} if start.cursor else set[str]()
+    def __init__(self, start: Position, user_batches: int, *, account: str | None = None) -> None:
+        self.position: Position | None = start  # of the page to fetch next; None at the end
         self.pages = 0  # so far
+        self._user_batches = user_batches
+        self._account = account
+        self._seen = {start.cursor}
 
     def advance(self, here: Position, next_cursor: str | None) -> Position | None:
-        """Go on to the place after a page at ``here``.
+        """Move to the position after the page at ``here``, and return it.
 
-        :raises CursorLoopError: its cursor was used before.
+        :raises CursorLoopError: ``next_cursor`` was used before. The page at ``here`` itself is good.
         """
         self.pages += 1
-        self.position = following(here, next_cursor, self._chunks)
+        self.position = position_after(here, next_cursor, self._user_batches)
         if not next_cursor:
             self._seen.clear()
         elif next_cursor in self._seen:
             raise CursorLoopError(
-                f"the service gave the cursor {next_cursor[:80]!r} a second time, after {self.pages} pages",
+                f"the service returned the cursor {next_cursor[:80]!r} a second time, after {self.pages} pages",
                 cursor=next_cursor,
                 account=self._account,
                 pages=self.pages,

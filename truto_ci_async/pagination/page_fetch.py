@@ -1,26 +1,27 @@
-"""Fetches and reads one page."""
+"""Fetches and decodes one page. Retries, rate limits and deadlines are below, in ``BaseClient.request``."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
-from truto_ci_async._wire.responses import raise_about
+from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import APIError, DecodeError, NotFoundError
 from truto_ci_async.events import PageDecoded
 from truto_ci_async.models import Page, Position, ResponseInfo
 
-from .cursor import following
+from .cursor import position_after
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
 
+R = TypeVar("R")
 
-# Bytes of body that are decoded in one go (a few milliseconds); more goes in slices.
+# A body of this many bytes decodes in a few milliseconds. Larger ones are decoded in slices.
 SLICED_ABOVE = 2**20
 
 
@@ -30,13 +31,10 @@ async def fetch_page(
     read: Callable[[bytes], Awaitable[PageData[Any]]],
     here: Position,
     *,
-    nothing: bytes | None,
+    empty_body: bytes | None,
 ) -> Page[Any]:
-    """Fetch the page at a place of a walk; ``read`` is on no deadline.
-
-    ``nothing`` is the body that stands in for the provider's word that there is nothing; None: that is an error.
-    """
-    data, response = await request_page(client, targets, read, here, nothing=nothing)
+    """Fetch the page at ``here``; see ``fetch_and_read`` for the arguments and errors."""
+    data, response = await fetch_and_read(client, targets, read, here, empty_body=empty_body)
     return Page(
         data.items,
         next_cursor=data.next_cursor,
@@ -47,30 +45,35 @@ async def fetch_page(
         extra=data.extra,
         issues=data.issues,
         response=response,
-        position=following(here, data.next_cursor, len(targets.query.users)),
+        position=position_after(here, data.next_cursor, len(targets.query.user_batches)),
     )
 
 
-async def request_page(
+async def fetch_and_read(
     client: BaseClient,
     targets: RequestTargets,
-    read: Callable[[bytes], Awaitable[PageData[Any]]],
+    read: Callable[[bytes], Awaitable[R]],
     here: Position,
     *,
-    nothing: bytes | None,
-) -> tuple[PageData[Any], ResponseInfo]:
-    """Fetch and read the page at a place; what goes wrong says which page it was."""
+    empty_body: bytes | None = None,
+) -> tuple[R, ResponseInfo]:
+    """Request the page at ``here`` and return what ``read`` makes of its body; ``read`` has no deadline.
+
+    ``empty_body`` is read in place of a remote 404 on the first page of a window, which is how Gong says "no stats
+    found for the specified period". Without it that 404 is raised.
+
+    :raises CursorExpiredError: the service no longer accepts the cursor.
+    :raises UsageError: the cursor belongs to other filters.
+    """
 
     def error_fallback(error: APIError) -> bytes | None:
-        # Gong's "no stats found for the specified period": only the first page of a window can be empty this way.
-        return (
-            nothing if isinstance(error, NotFoundError) and error.is_remote and here.cursor is None else None
-        )
+        is_no_data = isinstance(error, NotFoundError) and error.is_remote and here.cursor is None
+        return empty_body if is_no_data else None
 
     try:
         return await client.request(
             "GET",
-            targets.at(here.chunk, here.cursor),
+            targets.at(here.user_batch, here.cursor),
             account=targets.query.account,
             read=read,
             error_fallback=error_fallback,
@@ -79,13 +82,13 @@ async def request_page(
         error.cursor = here.cursor
         raise
     except APIError as error:
-        raise_about(error, here.cursor)
+        raise_for_cursor(error, here.cursor)
 
 
 async def read_page(
     client: BaseClient, reader: PageReader[Any], body: bytes, *, account: str | None
 ) -> PageData[Any]:
-    """Read a page, a large one in steps between which the loop has a turn, and tell of it."""
+    """Decode the body of a page and report it. A large body is decoded in slices, so that other tasks can run."""
     emitter = client.emitter
     started = perf_counter()
     if len(body) <= SLICED_ABOVE:
@@ -104,7 +107,7 @@ async def read_page(
             )
         )
     if data.issues:
-        emitter.repaired(data.issues, account=account)
+        emitter.report_repairs(data.issues, account=account)
     return data
 
 
@@ -113,5 +116,5 @@ async def _read_in_slices(reader: PageReader[Any], body: bytes) -> PageData[Any]
     for part in reader.read_in_slices(body):
         if part is not None:
             page = part
-        await asyncio.sleep(0)  # a breath for the loop
+        await asyncio.sleep(0)
     return page

@@ -1,20 +1,25 @@
-"""The iterators an ItemStream hands out."""
+"""The iterators that an ``ItemStream`` hands out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-if TYPE_CHECKING:
-    from .stream import ItemStream
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Readable(Protocol[T]):
+    """What the iterators ask of a stream. Each method returns None at the end."""
+
+    async def next_items(self) -> Iterator[T] | None: ...
+    async def next_batch(self) -> list[T] | None: ...
+    async def next_chunk(self) -> bytes | None: ...
 
 
 class Items(Generic[T]):
     __slots__ = ("_next", "_stream")
 
-    def __init__(self, stream: ItemStream[T]) -> None:
+    def __init__(self, stream: Readable[T]) -> None:
         self._stream = stream
         self._next: Callable[[], T] = iter(()).__next__
 
@@ -35,7 +40,7 @@ class Items(Generic[T]):
 class Batches(Generic[T]):
     __slots__ = ("_stream",)
 
-    def __init__(self, stream: ItemStream[T]) -> None:
+    def __init__(self, stream: Readable[T]) -> None:
         self._stream = stream
 
     def __aiter__(self) -> Batches[T]:
@@ -51,7 +56,7 @@ class Batches(Generic[T]):
 class Chunks:
     __slots__ = ("_stream",)
 
-    def __init__(self, stream: ItemStream[Any]) -> None:
+    def __init__(self, stream: Readable[Any]) -> None:
         self._stream = stream
 
     def __aiter__(self) -> Chunks:

@@ -1,7 +1,6 @@
-"""The verbs of a resource: from filters to a lazy walk. One class serves every unified resource.
+"""``Resource``: the methods that all unified resources share.
 
-Every verb checks its filters at once and sends nothing; requests go out when the result is awaited or iterated.
-Filters are the contract's section 1, results its sections 2 and 5.
+Each method checks its arguments at once but sends nothing. Requests go out when the result is awaited or iterated.
 """
 
 from __future__ import annotations
@@ -11,21 +10,22 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unp
 
 import msgspec
 
+from truto_ci_async._wire.filters import Filters, ResponseFormat, takes_filters
 from truto_ci_async._wire.item_reader import MAX_ITEM_BYTES, OnInvalid, item_reader
-from truto_ci_async._wire.list_query import Filters, ListQuery, RequestTargets, list_query, takes_filters
+from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
 from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursor
-from truto_ci_async._wire.query_string import path_of
-from truto_ci_async._wire.responses import raise_about
-from truto_ci_async.errors import APIError, DecodeError, UsageError
+from truto_ci_async._wire.query_string import join_path
+from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import IntegratedAccount, Issue, Position, RawResponse
 from truto_ci_async.pagination.cursor import PageCursor
-from truto_ci_async.pagination.page_fetch import fetch_page, read_page, request_page
+from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient, Reopen
     from truto_ci_async._wire.incremental.item_decoder import Engine
-    from truto_ci_async.pagination.stream import Decoder, ItemStream
+    from truto_ci_async.pagination.page_body import Decoder
+    from truto_ci_async.pagination.stream import ItemStream
 
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ Account: TypeAlias = str | IntegratedAccount | None
 
 
 class ListOptions(Filters, total=False):
-    """Arguments of ``Resource.list`` beside the account and the item type."""
+    """Arguments of ``Resource.list`` besides the account and the item type."""
 
     cursor: str | Position | None
     response_format: ListFormat
@@ -49,7 +49,7 @@ class ListOptions(Filters, total=False):
 
 
 class StreamOptions(Filters, total=False):
-    """Arguments of ``Resource.stream`` beside the account and the item type."""
+    """Arguments of ``Resource.stream`` besides the account and the item type."""
 
     path: str
     key_by: str | None
@@ -63,7 +63,7 @@ class StreamOptions(Filters, total=False):
 
 
 class KeyedOptions(Filters, total=False):
-    """Arguments of ``Resource.keyed`` beside the account, the key and the item type."""
+    """Arguments of ``Resource.keyed`` besides the account, the key and the item type."""
 
     response_format: ListFormat
     on_invalid: OnInvalid
@@ -72,9 +72,10 @@ class KeyedOptions(Filters, total=False):
 
 
 class Keyed(dict[str, T], Generic[T]):
-    """Items by key, as ``keyed()`` returns them: a plain dict, and what had to be repaired on the way.
+    """The dict that ``keyed()`` returns: items by key.
 
-    ``issues`` also tells of keys seen twice, of which the first item is kept. ``pages`` counts the pages read.
+    ``issues`` lists repaired records and keys that came twice, of which the first item is kept. ``pages`` counts the
+    pages read.
     """
 
     def __init__(self) -> None:
@@ -82,12 +83,31 @@ class Keyed(dict[str, T], Generic[T]):
         self.issues: list[Issue] = []
         self.pages = 0
 
+    def add_page(self, page: PageData[T]) -> list[Issue]:
+        """Add the items of a page, and return an issue for each key that was there already."""
+        self.pages += 1
+        found: list[Issue] = []
+        for index, (key, item) in enumerate(zip(page.keys or (), page.items, strict=True)):
+            if self.setdefault(key, item) is item:
+                continue
+            found.append(
+                Issue(
+                    index=index,
+                    path=f"$.result.{key}",
+                    message=f"the key {key!r} came a second time, on page {self.pages}; the first item is kept",
+                    raw=msgspec.json.encode(item),
+                    dropped=True,
+                )
+            )
+        self.issues += [*page.issues, *found]
+        return found
+
 
 class Resource(Generic[T]):
     """One unified resource, such as ``client.unified("crm", "contacts")``; items are of type ``T``."""
 
     def __init__(self, client: BaseClient, model: str, resource: str, item_type: type[T]) -> None:
-        path_of(model, resource)  # refuses what can never be a path
+        join_path(model, resource)  # raises for names that cannot be part of a path
         self._client = client
         self._model = model
         self._resource = resource
@@ -116,64 +136,55 @@ class Resource(Generic[T]):
         max_pages: int | None = None,
         **filters: Unpack[Filters],
     ) -> Paginator[Any]:
-        """List the items of one account: a Paginator, which sends nothing until it is awaited or iterated.
+        """List the items of one account. Returns a Paginator, which sends nothing until it is awaited or iterated.
 
             async for interaction in truto.interactions.list(account_id, start_time=start, end_time=end):
                 print(interaction)
 
         Which items:
 
-        ``integrated_account_id``  an id or an IntegratedAccount; None only when the token is an account's own.
-        ``start_time, end_time``   aware datetimes, dates (midnight UTC) or ISO 8601 text, which goes out as it
-                                   is. Gong needs both, and answers whole days of the company's own time zone.
-        ``users``                  user ids; more than 20 are asked in several walks, one after the other.
-        ``limit``                  most records on a page; the service decides unless given.
+        ``integrated_account_id``  an id or an IntegratedAccount; None only with an account's own token.
+        ``start_time, end_time``   aware datetimes, dates (midnight UTC) or ISO 8601 text, which is sent unchanged.
+                                   Gong needs both, and returns whole days in the company's time zone.
+        ``users``                  user ids. More than 20 are sent in several batches, one after the other.
+        ``limit``                  most records on a page; by default the service decides.
         ``ignore_limit``           ask the service to ignore ``limit``.
         ``super_query``            ``apac`` or ``wnam``: read Truto's synced store. Operators go into
-                                   ``extra_query={"created_at": {"gt": moment}, "sort_by": ...}``.
+                                   ``extra_query={"created_at": {"gt": time}, "sort_by": ...}``.
         ``skip_api_call``          do not ask the provider; ``Page.debug`` is then None.
-        ``remote_query``           passed to the provider untouched.
-        ``extra_query``            merged into the query last; None drops a parameter of ours.
-        ``object_arrays``          ``indices`` writes users the way the service reads them, ``brackets`` the way
+        ``remote_query``           passed to the provider unchanged.
+        ``extra_query``            merged into the query last; None removes a parameter.
+        ``object_arrays``          how users are written: ``indices``, as the service reads them, or ``brackets``, as
                                    its documentation shows, for an environment whose mapping needs that.
 
-        What of them:
+        What they contain:
 
-        ``ignore_remote_data``     leave the provider's own record out.
-        ``exclude_fields``         names of fields to leave out; they are None then.
+        ``ignore_remote_data``     leave out the provider's own record.
+        ``exclude_fields``         names of fields to leave out; they are then None.
         ``response_format``        ``unified``, ``normalized`` or ``debug`` (which fills ``Page.debug``).
         ``item_type``              another msgspec Struct, ``dict`` for any shape, ``msgspec.Raw`` for exact bytes.
-        ``on_invalid``             ``repair``: what does not fit becomes None, is told in ``Page.issues`` and logged
-                                   once per page; ``raise``: it is a DecodeError.
+        ``on_invalid``             ``repair``: a value of the wrong type becomes None, is listed in ``Page.issues`` and
+                                   logged once per page; ``raise``: it is a DecodeError.
 
-        How to walk:
+        How to iterate:
 
-        ``cursor``                 where to go on: a ``Page.position``, its text, or the service's own cursor.
-        ``empty_on_not_found``     take the provider's "nothing in this period" (404) for an empty window.
-        ``prefetch``               1 fetches the next page while you work on this one; 0 does not, and spares a request
-                                   and its connection where you break off.
-        ``max_pages``              stop after that many pages.
+        ``cursor``                 where to start: a ``Page.position``, its text, or the service's own cursor.
+        ``empty_on_not_found``     treat the provider's "nothing in this period" (404) as an empty page.
+        ``prefetch``               1 fetches the next page while you work on this one. 0 does not, which saves a request
+                                   and its connection if you stop early.
+        ``max_pages``              stop after this many pages.
 
         :raises UsageError: at once, for an argument that can never be right.
         """
         if response_format not in ("unified", "normalized", "debug"):
             raise UsageError(
                 f"list() takes response_format 'unified', 'normalized' or 'debug', not {response_format!r}; "
-                "raw() and stream() read the others"
+                "use raw() or stream() for the others"
             )
-        query = list_query(
-            "unified",
-            self._model,
-            self._resource,
-            account=integrated_account_id,
-            response_format=response_format,
-            **filters,
-        )
-        reader = PageReader(item_reader(item_type or self._item_type, on_invalid))
         return make_paginator(
             self._client,
-            query,
-            reader,
+            self._query(integrated_account_id, response_format, filters),
+            PageReader(item_reader(item_type or self._item_type, on_invalid)),
             cursor=cursor,
             empty_on_not_found=empty_on_not_found,
             prefetch=prefetch,
@@ -207,58 +218,39 @@ class Resource(Generic[T]):
         max_pages: int | None = None,
         **filters: Unpack[Filters],
     ) -> Keyed[Any]:
-        """Fetch all pages into one dict, keyed by the service (``truto_key_by``); arguments as for ``list``.
+        """Fetch all pages into one dict, keyed by the service (``truto_key_by``). Takes the arguments of ``list``.
 
             by_id = await truto.interactions.keyed(account_id, start_time=start, end_time=end)
 
-        A key seen on two pages keeps its first item, and ``.issues`` tells of the second.
+        A key that comes again on a later page keeps its first item; ``.issues`` lists the second.
 
-        :raises DecodeError: a key seen twice under ``on_invalid="raise"``.
+        :raises DecodeError: such a key, with ``on_invalid="raise"``.
         """
         if not key_by:
             raise UsageError("key_by is the name of a field, such as 'id'")
-        query = list_query(
-            "unified",
-            self._model,
-            self._resource,
-            account=integrated_account_id,
-            response_format=response_format,
-            key_by=key_by,
-            **filters,
-        )
+        query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
         reader = PageReader(item_reader(item_type or self._item_type, on_invalid), keyed=True)
-        client = self._client
         targets = RequestTargets(query)
-
-        read = functools.partial(read_page, client, reader, account=query.account)
-        nothing = reader.nothing if empty_on_not_found else None
+        read = functools.partial(read_page, self._client, reader, account=query.account)
+        empty_body = reader.empty_body if empty_on_not_found else None
 
         async def fetch(here: Position) -> PageData[Any]:
-            data, _ = await request_page(client, targets, read, here, nothing=nothing)
+            data, _ = await fetch_and_read(self._client, targets, read, here, empty_body=empty_body)
             return data
 
         keyed = Keyed[Any]()
         cursor: str | None = None
-        async for page in Pages(_walkable(client, query, fetch, cursor=None, max_pages=max_pages)):
-            keyed.pages += 1
-            keyed.issues.extend(page.issues)
-            for index, (key, item) in enumerate(zip(page.keys or (), page.items, strict=True)):
-                if keyed.setdefault(key, item) is item:
-                    continue
-                message = f"the key {key!r} came a second time, on page {keyed.pages}; the first item is kept"
-                raw = msgspec.json.encode(item)
+        async for page in Pages(_page_source(self._client, query, fetch, prefetch=0, max_pages=max_pages)):
+            for issue in keyed.add_page(page):
                 if on_invalid == "raise":
                     raise DecodeError(
-                        message,
-                        path=f"$.result.{key}",
-                        index=index,
+                        issue.message,
+                        path=issue.path,
+                        index=issue.index,
                         account=query.account,
                         cursor=cursor,
-                        raw=raw,
+                        raw=issue.raw,
                     )
-                keyed.issues.append(
-                    Issue(index=index, path=f"$.result.{key}", message=message, raw=raw, dropped=True)
-                )
             cursor = page.next_cursor
         return keyed
 
@@ -272,42 +264,25 @@ class Resource(Generic[T]):
         max_pages: int | None = None,
         **filters: Unpack[Filters],
     ) -> RawPages:
-        """Ask for the provider's own answer, unread: ``await`` gives the first body, ``async for`` one per page.
+        """Get the provider's own response, undecoded: ``await`` gives the first body, ``async for`` one per page.
 
             response = await truto.interactions.raw(account_id, start_time=start, end_time=end)
             response.json()["peopleInteractionStats"]
 
-        Goes on only by a ``next_cursor`` that is there; filters as for ``list``. A 404 is always an error here.
+        It continues only if the body has a ``next_cursor`` at its top level. Filters are those of ``list``. A 404 is
+        always an error here.
         """
-        query = list_query(
-            "unified",
-            self._model,
-            self._resource,
-            account=integrated_account_id,
-            response_format="raw",
-            **filters,
-        )
-        client = self._client
+        query = self._query(integrated_account_id, "raw", filters)
+        targets = RequestTargets(query)
 
         async def fetch(here: Position) -> RawResponse:
-            async def read(body: bytes) -> bytes:
-                return body
-
-            try:
-                body, response = await client.request(
-                    "GET", query.target(here.chunk, here.cursor), account=query.account, read=read
-                )
-            except DecodeError as error:  # a coding of the body that cannot be opened
-                error.cursor = here.cursor
-                raise
-            except APIError as error:
-                raise_about(error, here.cursor)
+            body, response = await fetch_and_read(self._client, targets, _unread, here)
             return RawResponse(body=body, response=response, next_cursor=raw_cursor(body))
 
-        return RawPages(
-            _walkable(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages),
-            label=f"raw {self._model}/{self._resource}",
+        source = _page_source(
+            self._client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages
         )
+        return RawPages(source, label=f"raw {self._model}/{self._resource}")
 
     @overload
     def stream(
@@ -334,19 +309,19 @@ class Resource(Generic[T]):
         max_stream_bytes: int | None = None,
         **filters: Unpack[Filters],
     ) -> ItemStream[Any]:
-        """Read a body as it arrives, however large, in flat memory: an ItemStream, opened by ``async with``.
+        """Read a body of any size as it arrives, in constant memory. Returns an ItemStream; open it by ``async with``.
 
             async with truto.interactions.stream(account_id, start_time=start, end_time=end) as stream:
                 async for interaction in stream:
                     print(interaction)
 
-        ``path``              where the items are in the body, keys joined by dots. For Gong's own body that is
+        ``path``              where the items are in the body, keys joined by dots. For Gong's own body use
                               ``path="peopleInteractionStats", item_type=dict``.
         ``key_by``            ask for the items as an object keyed by that field (``truto_key_by``).
         ``response_format``   ``stream``, or any other format to read that one incrementally.
-        ``follow_cursor``     go on over pages by the ``next_cursor`` at the top of the body.
-        ``engine``            ``auto``, as quick as a buffered decode; ``ijson``, several times slower, reads every
-                              byte with ijson.
+        ``follow_cursor``     go on to the next page by the ``next_cursor`` at the top level of the body.
+        ``engine``            ``auto``, as fast as decoding a whole body, or ``ijson``, several times slower, which
+                              parses every byte with ijson.
         ``max_item_bytes``    most bytes of one item; ``max_stream_bytes`` of all bodies together (None: no limit).
 
         Filters, ``item_type`` and ``on_invalid`` are those of ``list``. A 404 is always an error here.
@@ -356,22 +331,14 @@ class Resource(Generic[T]):
         for name, value in (("max_item_bytes", max_item_bytes), ("max_stream_bytes", max_stream_bytes)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise UsageError(f"{name} is a number of bytes, 1 or more, not {value!r}")
-        query = list_query(
-            "unified",
-            self._model,
-            self._resource,
-            account=integrated_account_id,
-            response_format=response_format,
-            key_by=key_by,
-            **filters,
-        )
+        query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
+        targets = RequestTargets(query)
         reader = item_reader(item_type or self._item_type, on_invalid)
-        client = self._client
-        # Loaded here: with ijson it takes half as long as all the rest of the package, and many never need it.
+        # Imported here: ijson takes half as long to load as the rest of the package, and many never need it.
         from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
         from truto_ci_async.pagination.stream import ItemStream
 
-        def decoder(is_ndjson: bool) -> Decoder[Any]:
+        def new_decoder(is_ndjson: bool) -> Decoder[Any]:
             if is_ndjson:
                 return NdjsonDecoder(reader, max_item_bytes=max_item_bytes)
             return ItemDecoder(
@@ -379,44 +346,44 @@ class Resource(Generic[T]):
             )
 
         def open_at(here: Position) -> Reopen:
-            return client.open_stream(query.target(here.chunk, here.cursor), account=query.account)
+            return self._client.open_stream(targets.at(here.user_batch, here.cursor), account=query.account)
 
-        decoder(False)  # refuses a path or an engine that cannot be
+        new_decoder(False)  # raises at once for a bad path or engine
         return ItemStream(
             open_at,
-            decoder,
-            PageCursor(_start(query, cursor), len(query.users), account=query.account),
+            new_decoder,
+            PageCursor(_start(query, cursor), len(query.user_batches), account=query.account),
             follow_cursor=follow_cursor,
             max_stream_bytes=max_stream_bytes,
-            emitter=client.emitter,
+            emitter=self._client.emitter,
             account=query.account,
         )
 
+    def _query(
+        self,
+        account: Account,
+        response_format: ResponseFormat,
+        filters: Filters,
+        *,
+        key_by: str | None = None,
+    ) -> ListQuery:
+        """Check the filters.
 
-def _start(query: ListQuery, cursor: str | Position | None) -> Position:
-    if cursor is not None and not isinstance(cursor, (str, Position)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"cursor takes a page.position, its text or the service's own, not {cursor!r}")
-    return query.start(cursor)
+        :raises UsageError: a filter that can never be right.
+        """
+        return list_query(
+            "unified",
+            self._model,
+            self._resource,
+            account=account,
+            response_format=response_format,
+            key_by=key_by,
+            **filters,
+        )
 
 
-def _walkable(
-    client: BaseClient,
-    query: ListQuery,
-    fetch: Fetch[P],
-    *,
-    cursor: str | Position | None,
-    prefetch: int = 1,
-    max_pages: int | None = None,
-) -> PageSource[P]:
-    return PageSource(
-        fetch,
-        _start(query, cursor),
-        spawn=client.spawn,
-        chunks=len(query.users),
-        prefetch=prefetch,
-        max_pages=max_pages,
-        account=query.account,
-    )
+async def _unread(body: bytes) -> bytes:
+    return body
 
 
 def make_paginator(
@@ -430,10 +397,39 @@ def make_paginator(
     max_pages: int | None,
     label: str,
 ) -> Paginator[Any]:
-    targets = RequestTargets(query)
+    """Join a query and a reader into the object that a ``list`` method returns."""
+    fetch = functools.partial(
+        fetch_page,
+        client,
+        RequestTargets(query),
+        functools.partial(read_page, client, reader, account=query.account),
+        empty_body=reader.empty_body if empty_on_not_found else None,
+    )
+    source = _page_source(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
+    return Paginator(source, label=label)
 
-    read = functools.partial(read_page, client, reader, account=query.account)
-    nothing = reader.nothing if empty_on_not_found else None
-    fetch = functools.partial(fetch_page, client, targets, read, nothing=nothing)
-    walkable = _walkable(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
-    return Paginator(walkable, label=label)
+
+def _page_source(
+    client: BaseClient,
+    query: ListQuery,
+    fetch: Fetch[P],
+    *,
+    cursor: str | Position | None = None,
+    prefetch: int,
+    max_pages: int | None,
+) -> PageSource[P]:
+    return PageSource(
+        fetch,
+        _start(query, cursor),
+        spawn=client.spawn,
+        user_batches=len(query.user_batches),
+        prefetch=prefetch,
+        max_pages=max_pages,
+        account=query.account,
+    )
+
+
+def _start(query: ListQuery, cursor: str | Position | None) -> Position:
+    if cursor is not None and not isinstance(cursor, (str, Position)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"cursor takes a page.position, its text or the service's own, not {cursor!r}")
+    return query.start_position(cursor)

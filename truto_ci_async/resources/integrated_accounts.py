@@ -1,4 +1,4 @@
-"""Connected accounts."""
+"""``client.integrated_accounts``: connected accounts, what each offers, and tokens for one of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from truto_ci_async._http.credentials import Secret
+from truto_ci_async._wire.filters import account_id
 from truto_ci_async._wire.item_reader import OnInvalid, item_reader
-from truto_ci_async._wire.list_query import account_id, list_query
+from truto_ci_async._wire.list_query import list_query
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async._wire.query_string import Moment, path_of, snapshot
+from truto_ci_async._wire.query_string import Timestamp, join_path, snapshot
 from truto_ci_async._wire.responses import read_capabilities, read_token
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Capabilities, IntegratedAccount, Position
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class IntegratedAccounts:
-    """``client.integrated_accounts``: the connected accounts of this environment (contract section 5)."""
+    """``client.integrated_accounts``: the connected accounts of an environment."""
 
     def __init__(self, client: BaseClient) -> None:
         self._client = client
@@ -39,8 +40,8 @@ class IntegratedAccounts:
         tenant_id: str | None = None,
         is_sandbox: bool | None = None,
         *,
-        created_at: Moment | Mapping[str, Any] | None = None,
-        updated_at: Moment | Mapping[str, Any] | None = None,
+        created_at: Timestamp | Mapping[str, Any] | None = None,
+        updated_at: Timestamp | Mapping[str, Any] | None = None,
         limit: int | None = None,
         cursor: str | Position | None = None,
         extra_query: Mapping[str, Any] | None = None,
@@ -53,8 +54,8 @@ class IntegratedAccounts:
             async for account in truto.integrated_accounts.list(integration="gong", status="active"):
                 print(account.id, account.tenant_id)
 
-        ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``; the times take
-        a moment or operators such as ``{"gt": moment}``. The rest is as for ``Resource.list``.
+        ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``. The times take a
+        datetime, or operators such as ``{"gt": time}``. The rest is as for ``Resource.list``.
         """
         query = list_query("integrated-account", account=None, limit=limit, extra_query=extra_query)
         query = msgspec.structs.replace(
@@ -69,7 +70,7 @@ class IntegratedAccounts:
                 "limit": limit,
             },
         )
-        query.target()
+        query.target()  # raises at once for a value that cannot be encoded
         reader = PageReader(item_reader(IntegratedAccount, on_invalid))
         return make_paginator(
             self._client,
@@ -83,23 +84,23 @@ class IntegratedAccounts:
         )
 
     async def capabilities(self, integrated_account_id: str | IntegratedAccount) -> Capabilities:
-        """Tell which unified resources an account offers, and whether it is blocked.
+        """Return which unified resources an account offers, and whether it is blocked.
 
-        :raises NotFoundError: no such account.
+        :raises NotFoundError: there is no such account.
         """
         account = _required(integrated_account_id)
 
         async def read(body: bytes) -> Capabilities:
             return read_capabilities(body)
 
-        target = path_of("integrated-account", account, "capabilities") + "?type=unified"
+        target = join_path("integrated-account", account, "capabilities") + "?type=unified"
         capabilities, _ = await self._client.request("GET", target, account=account, read=read)
         return capabilities
 
     async def create_token(self, integrated_account_id: str | IntegratedAccount) -> str:
-        """Make a token that stands for this account alone and lives 15 minutes (contract section 4).
+        """Create a token that is valid for this account alone, for 15 minutes.
 
-        Use it with ``client.with_options(token=...)``; calls then need no ``integrated_account_id``.
+        Use it with ``client.with_options(token=...)``. Calls then need no ``integrated_account_id``.
         """
         account = _required(integrated_account_id)
 
@@ -113,11 +114,11 @@ class IntegratedAccounts:
             read=read,
             body=msgspec.json.encode({"integrated_account_id": account}),
         )
-        return Secret(token)  # a notebook would show it otherwise
+        return Secret(token)  # whose repr is masked: a notebook would show the token
 
 
 def _required(account: str | IntegratedAccount) -> str:
     value = account_id(account)
     if value is None:
-        raise UsageError("this call needs an integrated account's id")
+        raise UsageError("this call needs the id of an integrated account")
     return value

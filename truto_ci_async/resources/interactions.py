@@ -1,4 +1,4 @@
-"""Interactions, and the pulls over them."""
+"""``client.interactions``, and the plans and pulls that start from it."""
 
 from __future__ import annotations
 
@@ -21,37 +21,38 @@ if TYPE_CHECKING:
     from truto_ci_async.pull.plan.accounts import Accounts
     from truto_ci_async.pull.plan.plan import Plan, PlanOptions
     from truto_ci_async.pull.report import Budget, PullReport
-    from truto_ci_async.sinks.files import OutputFormat
+    from truto_ci_async.sinks.factory import OutputFormat
 
 
-# Where ``pull_to`` keeps its progress, inside the output's folder.
+# Where ``pull_to`` keeps its progress, inside the output folder.
 STATE_FILE = ".truto-pull.sqlite3"
 
 
 class Interactions(Resource[Interaction]):
-    """``client.interactions``: talk metrics of the people on an account's calls."""
+    """``client.interactions``: talk metrics of the people on an account's calls.
+
+    The code of pulls is imported when one is started: it brings sqlite3, and many callers never need it.
+    """
 
     def __init__(self, client: BaseClient) -> None:
         super().__init__(client, "conversational-intelligence", "interactions", Interaction)
 
-    # A pull is built on top of resources; these three step up to it, late, so that it can be asked for from here.
-
     async def plan(self, accounts: Accounts | None = None, **options: Unpack[PlanOptions]) -> Plan:
-        """Say once and for all what a pull asks: accounts, absolute bounds, windows, filters.
+        """Fix what a pull asks for: accounts, absolute times, windows and filters.
 
             plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
 
-        ``accounts``             ids, IntegratedAccounts or dicts with an ``id``, in any iterable, also an asynchronous
-                                 one; or a ``Path`` to a file with one id, or one JSON object, on each line. None:
-                                 discover them by ``integration`` and ``status``.
-        ``start_time, end_time`` moments, timedeltas from now, or text: ISO 8601 with an offset, ``now``, ``today``,
-                                 ``-7d``. ``end_time`` is now unless given; now is read once.
-        ``window``               ``day``, ``week``, ``month`` or a timedelta: ask a series of windows, oldest first,
+        ``accounts``             ids, IntegratedAccounts or dicts with an ``id``, in any iterable or async iterable;
+                                 or a ``Path`` to a file with one id, or one JSON object, per line. None: discover
+                                 them by ``integration`` and ``status``.
+        ``start_time, end_time`` datetimes, timedeltas from now, or text: ISO 8601 with an offset, ``now``, ``today``,
+                                 ``-7d``. ``end_time`` defaults to now. The clock is read once.
+        ``window``               ``day``, ``week``, ``month`` or a timedelta: ask for a series of windows, oldest first,
                                  whose rows are never merged. None: one window.
 
-        The other options are filters of ``list``.
+        The other options are the filters of ``list``.
 
-        :raises UsageError: something that can never be right.
+        :raises UsageError: an argument that can never be right.
         """
         from truto_ci_async.pull.plan.resolve import resolve
 
@@ -71,7 +72,7 @@ class Interactions(Resource[Interaction]):
         fresh: bool = False,
         **options: Unpack[PlanOptions],
     ) -> Pull[Any]:
-        """Pull many accounts at once: an async context manager that hands out a bounded stream of AccountPage.
+        """Pull many accounts at once. Returns an async context manager that gives a bounded stream of AccountPages.
 
             async with truto.interactions.pull(account_ids, start_time="-7d") as pages:
                 async for page in pages:
@@ -79,13 +80,13 @@ class Interactions(Resource[Interaction]):
             print(pages.report)
 
         ``checkpoint``    where progress is kept, such as ``SQLiteCheckpoint(path)``; None keeps it in memory.
-        ``max_accounts``  accounts asked at once; ``budget`` sets this and how long an outage is sat out.
-        ``commit``        ``auto``: asking for the next page marks the one before as done (one consumer);
-                          ``manual``: each page is done with its ``commit()`` (any number of consumers), which
-                          waits for the pages of its account before it.
-        ``grow``          take in accounts that are new since the stored plan; ``fresh`` forgets what is stored.
+        ``max_accounts``  accounts fetched at once; ``budget`` sets this and how long to wait during an outage.
+        ``commit``        ``auto``: asking for the next page marks the previous one as done (one consumer);
+                          ``manual``: call ``commit()`` on each page (any number of consumers), which waits for the
+                          earlier pages of its account.
+        ``grow``          add accounts that are new since the stored plan; ``fresh`` discards stored progress.
 
-        What is asked is a Plan, or accounts and the options of ``plan``.
+        Pass a Plan, or accounts and the options of ``plan``.
         """
         from truto_ci_async.pull.engine import Pull
         from truto_ci_async.pull.report import Budget
@@ -116,19 +117,19 @@ class Interactions(Resource[Interaction]):
         on_start: Callable[[Pull[Any]], None] | None = None,
         **options: Unpack[PlanOptions],
     ) -> PullReport:
-        """Pull many accounts into the folder ``out``; run it again to go on where it stopped.
+        """Pull many accounts into the folder ``out``. Run it again to continue where it stopped.
 
             report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
 
-        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Rows carry the account, its tenant and the window asked.
-        Output and progress are committed together: killed at any moment, nothing is lost or doubled once it has
-        been run again until ``report.complete``. NDJSON takes items as they come, so that ``on_invalid`` means nothing
-        there. ``on_start`` is given the running pull, whose ``report`` can be
-        watched and whose ``stop()`` ends it in order. The rest is as for ``pull``.
+        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant and the window.
+        Output and progress are committed together. If the process is killed, run it again until ``report.complete``:
+        nothing is lost or written twice. NDJSON writes items as they were received, so ``on_invalid`` has no effect
+        there. ``on_start`` is called with the running pull: watch its ``report``, or end it with ``stop()``. The rest
+        is as for ``pull``.
 
         :raises StateConflictError: another run holds the folder, or it belongs to another plan.
-        :raises StorageError: the disk fails; a later run goes on.
-        :raises AuthenticationError: the token is refused.
+        :raises StorageError: the disk failed; a later run continues.
+        :raises AuthenticationError: the token was rejected.
         """
         from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
         from truto_ci_async.pull.report import Budget
@@ -157,9 +158,7 @@ class Interactions(Resource[Interaction]):
 
         if isinstance(plan_or_accounts, Plan):
             if options:
-                raise UsageError(
-                    f"a plan says all of it already: {', '.join(options)} cannot be given beside it"
-                )
+                raise UsageError(f"a plan fixes all filters: {', '.join(options)} cannot be given as well")
             return plan_or_accounts
 
         async def make(stored: Plan | None) -> Plan:

@@ -1,4 +1,4 @@
-"""The protocol of a sink."""
+"""The protocol of a sink. Implement its three methods to write the pages of a pull anywhere."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from truto_ci_async.models.pulls import AccountPage
 
 
 class Sink(Protocol):
-    """What a pull writes into. Three methods make one; the pull calls them one at a time.
+    """What a pull writes to. The pull calls one method at a time.
 
-        class ItemCollector:
+        class RowCounter:
             async def open(self, state):
                 self.rows = Counter(json.loads(state or b"{}"))
 
@@ -20,20 +20,20 @@ class Sink(Protocol):
             async def commit(self, *, final=False):
                 return json.dumps(self.rows).encode()
 
-    Whatever one raises ends the pull; what was committed is gone on with the next time.
+    An exception from any of them ends the pull. The next run continues from the last commit.
     """
 
     async def open(self, state: bytes | None) -> None:
-        """Go back to what was committed under ``state``, whatever happened since; None: nothing was.
+        """Go back to the commit that returned ``state``, undoing later writes; None means nothing was committed.
 
-        :raises TrutoError: that is not possible, and the pull does not begin.
+        :raises TrutoError: that is impossible, so the pull does not start.
         """
 
     async def write(self, page: AccountPage[Any]) -> None:
-        """Take a page. It need not be durable before ``commit``. Raising means that nothing of it was taken."""
+        """Take a page, which need not be durable before ``commit``. Raise only if none of it was taken."""
 
     async def commit(self, *, final: bool = False) -> bytes | None:
-        """Make durable what was taken until now, and return what ``open`` needs to come back to here.
+        """Make everything taken so far durable, and return what ``open`` needs to come back to this point.
 
-        None says "not yet": nothing is checkpointed and more pages come. ``final`` does not take None.
+        Return None to postpone: nothing is checkpointed and more pages follow. A ``final`` commit must return bytes.
         """

@@ -1,15 +1,15 @@
-"""Where the rows of a pull end up: NDJSON, CSV or Parquet in a folder, or what a user writes.
+"""What the sinks for a folder share: commits, recovery after a crash, the manifest, and one thread for the disk.
 
-How it works. A sink takes pages, and makes them durable when it is told to commit; what ``commit`` returns says in
-a few bytes what is in the output by then. The pull stores those bytes together with the progress they stand for,
-and hands them back to ``open`` the next time, which takes away whatever came after. So a row is in the output if,
-and only if, a checkpoint says so.
+How it works. ``write`` takes pages into memory. A commit makes them durable and returns a few bytes that describe the
+committed output (``SinkState``). The pull stores those bytes together with the progress they stand for, and passes
+them to ``open`` on the next run, which removes everything written since. So a row is in the output if, and only if, a
+checkpoint says so.
 
-NDJSON and CSV grow one file, committed as a length. Parquet makes parts: written under a temporary name that no
-``*.parquet`` finds, synced, renamed, the folder synced, then named in the checkpoint. ``manifest.json`` lists what
-is committed, for readers; it may lag behind, and never runs ahead.
+NDJSON and CSV append to one file, and commit its length. Parquet writes parts: each one is written under a temporary
+name that ``*.parquet`` does not match, synced and renamed, the folder is synced, and then a checkpoint names the part.
+``manifest.json`` lists what is committed, for readers. It may lag behind the checkpoint, and never runs ahead of it.
 
-Every row carries the account it came from, its tenant where that is known, and the window that was asked for.
+Every row carries its account, the account's tenant if known, and the window that was requested.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from time import monotonic
 from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
 
 from truto_ci_async._files import Disk, Worker, storage_error
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
@@ -34,78 +33,41 @@ from truto_ci_async.models import ROW_COLUMNS, Interaction
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
 
+from .manifest import MANIFEST, Part, SinkState, read_manifest, write_manifest
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
-
-OutputFormat: TypeAlias = Literal["ndjson", "csv", "parquet"]
 Verify: TypeAlias = Literal["full", "size"]
 
-MANIFEST = "manifest.json"
-# Every name a sink of ours gives, committed or not.
+# Every file name a sink of ours uses, for committed and for temporary files.
 OUR_FILES = re.compile(
     r"interactions\.(?:ndjson|csv)|part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.tmp|\.manifest\.json\.tmp",
     re.ASCII,
 )
-
-# Buffered output goes to the file (not yet to the disk) at this size.
+# Pages with more items are encoded in the thread, so that the event loop stays responsive.
+INLINE_ITEMS = 256
+# Buffered output is written to the file at this size; only a commit syncs it.
 FLUSH_BYTES = 2**22
-
-
-# The manifest of a growing file is brought up to date this often, not with every commit.
+# The manifest of a growing file is updated this often rather than with every commit.
 MANIFEST_SECONDS = 5.0
 
 
-class Part(Struct, frozen=True):
-    """One committed file: as many bytes of it as count, and their CRC-32."""
-
-    name: str
-    rows: int = 0
-    bytes: int = 0
-    crc32: int = 0
-
-
-class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-sink-1"):
-    """What is committed. ``next`` is the number of the next part."""
-
-    format: str
-    parts: tuple[Part, ...] = ()
-    next: int = 1
-
-    @property
-    def rows(self) -> int:
-        return sum(part.rows for part in self.parts)
-
-
-class ManifestPart(Struct):
-    name: str
-    rows: int
-    bytes: int
-    crc32: str  # eight hex digits, as tools print them
-
-
-class Manifest(Struct, kw_only=True, tag_field="kind", tag="truto-manifest-1"):
-    """``manifest.json``: what is committed, for whoever reads the output."""
-
-    format: str
-    rows: int = 0
-    bytes: int = 0
-    columns: tuple[str, ...] = ()
-    parts: tuple[ManifestPart, ...] = ()
-
-
 class FileSink(ABC):
-    """What the sinks that write into a folder share: state, manifest, one thread, and how they fail.
+    """Writes to a folder. The formats are its subclasses.
 
-    ``fresh`` removes the output of earlier pulls when nothing is committed. ``verify`` says how committed files are
-    checked on ``open``: ``full`` reads them, ``size`` only looks at their length. After an error of the disk a sink
-    stays failed until it is opened again.
+    ``fresh`` removes the output of earlier pulls, unless some of it is committed. ``verify`` says how ``open`` checks
+    committed files: ``full`` reads them, ``size`` only compares their length. After a disk error a sink refuses to
+    work until it is opened again.
     """
 
     format: ClassVar[str]
-    #: The item type a pull should ask for: bytes pass through NDJSON, the others need the fields.
+    #: The item type a pull should request: NDJSON passes bytes through, the others need the fields.
     item_type: ClassVar[Any] = Interaction
     columns: ClassVar[tuple[str, ...]] = PULL_COLUMNS + ROW_COLUMNS
+    #: Whether a committed file may be longer than its committed part.
+    _grows: ClassVar[bool] = False
+    _manifest_seconds: ClassVar[float] = MANIFEST_SECONDS
 
     def __init__(
         self,
@@ -117,7 +79,7 @@ class FileSink(ABC):
         clock: Callable[[], float] = monotonic,
     ) -> None:
         if verify not in ("full", "size"):
-            raise UsageError(f"verify is 'full' or 'size', not {verify!r}")
+            raise UsageError(f"verify must be 'full' or 'size', not {verify!r}")
         self.directory = Path(directory)
         self._fresh = fresh
         self._verify = verify
@@ -125,68 +87,107 @@ class FileSink(ABC):
         self._clock = clock
         self._worker: Worker | None = None
         self._error: BaseException | None = None
-        # As of the last commit that was asked for, the last one in a checkpoint, and the last one in the manifest.
-        self._state = SinkState(format=self.format)
-        self._committed = self._listed = self._state
+        self._state = SinkState(format=self.format)  # as of the last commit
+        self._committed = self._state  # as of the last commit that is in a checkpoint
+        self._listed = self._state  # as of the last manifest
         self._listed_at = -inf
-        self._written = self._synced = 0  # rows or bytes, since it was opened
+        self._reset()
+
+    def _reset(self) -> None:
+        self._buffer: list[Any] = []  # encoded rows that are not in a file yet
+        self._buffer_rows = self._buffer_bytes = 0
+        self._new_rows = self._new_bytes = 0  # taken since the last commit began
+        self._new_since = 0.0
+        self._written = self._synced = 0  # rows taken since it was opened, and those of them in a commit
 
     @property
     def rows(self) -> int:
-        """Rows committed so far, those of earlier runs included."""
+        """Rows committed so far, including those of earlier runs."""
         return self._committed.rows
 
     async def open(self, state: bytes | None) -> None:
-        """Go back to what was committed under ``state``, or begin where nothing was.
+        """Go back to what was committed under ``state``, or start in a folder without output.
 
-        :raises StateConflictError: the folder holds output that ``state`` does not know, or of another format.
-        :raises DamagedStateError: committed output is gone or was altered.
+        :raises StateConflictError: the folder holds output that ``state`` does not describe, or another format.
+        :raises DamagedStateError: committed output is missing or was altered.
         :raises StorageError: the folder cannot be written.
         """
         await self.aclose()
         worker = self._worker = Worker(f"truto-{self.format}")
         self._error = None
-        self._forget()
+        self._reset()
         self._disk.is_stopped = False
         try:
-            begun = worker.start(self._do, partial(self._open, state))
-            # Who is told to stop while gigabytes are checked is not to wait for that.
-            self._state = self._committed = await Worker.finish(begun, self._disk.stop)
+            opening = worker.start(self._guard, partial(self._open, state))
+            # Checking may read gigabytes. A cancellation stops it.
+            self._state = self._committed = await Worker.finish(opening, self._disk.stop)
         except BaseException:
             await self.aclose()
             raise
         self._listed, self._listed_at = self._committed, self._clock()
 
-    @abstractmethod
     async def write(self, page: AccountPage[Any]) -> None:
-        """Take a page into memory, after moving earlier ones to the file where they are many."""
+        """Take a page into memory, after writing earlier ones to the file if there are many."""
+        self._require_open()
+        if self._is_buffer_full():  # before the page is taken: a cancellation here leaves it out
+            await self._run(self._append, *self._take())
+        if len(page) > INLINE_ITEMS:
+            encoded, size = await self._require_open().run(self._encode, page)
+            self._require_open()
+        else:
+            encoded, size = self._encode(page)
+        if not encoded:
+            return
+        if not self._new_rows:
+            self._new_since = self._clock()
+        rows = len(page)
+        self._buffer += encoded
+        self._buffer_rows += rows
+        self._buffer_bytes += size
+        self._new_rows += rows
+        self._new_bytes += size
+        self._written += rows
 
     async def commit(self, *, final: bool = False) -> bytes | None:
-        """Make durable what was taken; None where a part is to grow first."""
+        """Make what was taken durable; None if a part should grow first."""
         return await self.begin_commit(final=final)
 
-    @abstractmethod
     def begin_commit(self, *, final: bool = False) -> Awaitable[bytes | None]:
-        """Begin a commit of what was taken until now; pages may be written while it is awaited.
+        """Start to commit what was taken so far. Pages may be written while the result is awaited.
 
-        The disk may take its time to say that something is durable, which is no reason to ask for no more pages.
+        So a slow disk does not keep the pull from requesting more pages.
         """
+        worker = self._require_open()
+        syncing = None
+        if self._written != self._synced or (final and not self._state.parts):
+            if self._new_rows and not (final or self._is_due()):
+                return _not_yet()
+            self._new_rows = self._new_bytes = 0
+            # Queued now, not when it is awaited: pages written from now on come after it.
+            syncing = worker.start(self._guard, partial(self._sync, *self._take()))
+        return self._finish_commit(syncing, self._written)
+
+    async def _finish_commit(self, syncing: asyncio.Future[SinkState] | None, written: int) -> bytes:
+        if syncing is not None:
+            self._state = await Worker.finish(syncing)
+            self._synced = written
+        return msgspec.json.encode(self._state)
 
     async def committed(self) -> None:
-        """Hear that a checkpoint now holds what ``commit`` returned last; the manifest may say so."""
+        """Note that a checkpoint now holds what the last ``commit`` returned, so that the manifest may list it."""
         self._committed = self._state
         due = self._clock() - self._listed_at >= self._manifest_seconds or not self._listed.rows
         if due and self._committed.rows != self._listed.rows:
-            await self._list()
+            await self._update_manifest()
 
     async def aclose(self) -> None:
-        """Bring the manifest up to date and close what is open. May be called twice."""
+        """Update the manifest and close the files. May be called twice."""
         worker = self._worker
         if worker is None:
             return
         try:
             if self._error is None and self._listed != self._committed:
-                await self._list()
+                await self._update_manifest()
         finally:
             self._worker = None
             try:
@@ -203,17 +204,23 @@ class FileSink(ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.directory)!r}, {self.rows:,} rows committed)"
 
-    #: The manifest follows every commit where commits are rare.
-    _manifest_seconds: ClassVar[float] = MANIFEST_SECONDS
+    def _is_buffer_full(self) -> bool:
+        return self._buffer_bytes >= FLUSH_BYTES
 
-    @abstractmethod
-    def _forget(self) -> None:
-        """Drop what is in memory."""
+    def _is_due(self) -> bool:
+        """Return whether new rows are worth a commit that is not the final one."""
+        return True
 
-    async def _list(self) -> None:
+    def _take(self) -> tuple[list[Any], int]:
+        """Empty the buffer, and return its content and number of rows."""
+        taken = self._buffer, self._buffer_rows
+        self._buffer, self._buffer_rows, self._buffer_bytes = [], 0, 0
+        return taken
+
+    async def _update_manifest(self) -> None:
         state = self._committed
         self._listed_at = self._clock()
-        await self._run(self._write_manifest, state)
+        await self._run(write_manifest, self._disk, self.directory, state, self.columns)
         self._listed = state
 
     def _require_open(self) -> Worker:
@@ -224,19 +231,12 @@ class FileSink(ABC):
         return self._worker
 
     async def _run(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        return await self._require_open().run(self._do, partial(job, *args, **kwargs))
+        return await self._require_open().run(self._guard, partial(job, *args, **kwargs))
 
-    async def _commit(self, begun: asyncio.Future[SinkState] | None, written: int) -> bytes:
-        """Wait for a job that makes ``written`` rows or bytes durable, if there is one; say what is then."""
-        if begun is not None:
-            self._state = await Worker.finish(begun)
-            self._synced = written
-        return msgspec.json.encode(self._state)
+    # Everything below runs in the worker's thread.
 
-    # What follows runs in the worker's thread.
-
-    def _do(self, job: Callable[[], R]) -> R:
-        """Do a job; when one fails, those behind it in the queue fail the same way."""
+    def _guard(self, job: Callable[[], R]) -> R:
+        """Run a job. If it fails, all jobs after it fail with the same error."""
         if self._error is not None:
             raise self._error
         try:
@@ -253,26 +253,30 @@ class FileSink(ABC):
         state = self._claim() if text is None else self._read_state(text)
         for part in state.parts:
             self._check(part)
-        # First, so that the folder is known as ours by whoever comes after a crash.
-        self._write_manifest(state)
-        names = {part.name for part in state.parts}
-        found = self._ours()
-        for path in found:
-            if path.name not in names:
-                self._disk.remove(path)
-        self._resume(state, [path.name for path in found])
+        # First of all, so that a run after a crash recognises the folder as ours.
+        write_manifest(self._disk, self.directory, state, self.columns)
+        committed = {part.name for part in state.parts}
+        found = self._our_files()
+        for name in sorted(found - committed):
+            self._disk.remove(self.directory / name)
+        self._resume(state, found)
         return state
 
     def _claim(self) -> SinkState:
-        """Make sure that nothing of value is in the folder, since whatever is ours in there will go."""
-        manifest = self._read_manifest()
+        """Make sure that the folder holds nothing of value: every file with one of our names will be removed."""
+        try:
+            manifest = read_manifest(self.directory)
+        except msgspec.DecodeError:
+            self._conflict(f"its {MANIFEST} was not written by a pull. Use another folder")
         if manifest is None:
-            if found := sorted(path.name for path in self._ours() if not path.name.startswith(".")):
-                self._conflict(f"{found[0]} is there already, and no {MANIFEST} says that a pull made it")
+            if found := sorted(name for name in self._our_files() if not name.startswith(".")):
+                self._conflict(
+                    f"{found[0]} is already there, and no {MANIFEST} says that a pull wrote it. Use another folder"
+                )
         elif manifest.rows and not self._fresh:
             self._conflict(
-                f"it holds {manifest.rows:,} rows of an earlier pull, of which this one knows nothing; "
-                "fresh=True removes them"
+                f"it holds {manifest.rows:,} rows of an earlier pull whose state is not given. "
+                "Use another folder, or remove them with fresh=True"
             )
         return SinkState(format=self.format)
 
@@ -285,75 +289,55 @@ class FileSink(ABC):
                 path=str(self.directory),
             ) from error
         if state.format != self.format:
-            self._conflict(f"it holds {state.format}, and {self.format} was asked for")
+            self._conflict(f"it holds {state.format}, not {self.format}. Use another folder")
         return state
 
     def _conflict(self, what: str) -> NoReturn:
-        raise StateConflictError(
-            f"cannot write into {self.directory}: {what}; or use another folder", path=str(self.directory)
-        )
+        raise StateConflictError(f"cannot write to {self.directory}: {what}", path=str(self.directory))
 
-    def _ours(self) -> list[Path]:
-        return [path for path in self.directory.iterdir() if OUR_FILES.fullmatch(path.name)]
+    def _our_files(self) -> set[str]:
+        return {path.name for path in self.directory.iterdir() if OUR_FILES.fullmatch(path.name)}
 
     def _check(self, part: Part) -> None:
-        """Make sure that a committed file still is what it was."""
+        """Make sure that a committed file has not changed."""
         path = self.directory / part.name
         try:
             size = path.stat().st_size
         except FileNotFoundError:
             if not part.bytes:
                 return
-            self._damaged(path, "it is gone")
+            self._damaged(path, "it is missing")
         if size < part.bytes or (size > part.bytes and not self._grows):
-            self._damaged(path, f"it has {size:,} bytes and had {part.bytes:,}")
+            self._damaged(path, f"it has {size:,} bytes instead of {part.bytes:,}")
         if self._verify == "full" and self._disk.checksum(path, part.bytes) != part.crc32:
-            self._damaged(path, f"the checksum of its {part.bytes:,} bytes is another one")
-
-    #: Whether a committed file may be longer than what is committed of it.
-    _grows: ClassVar[bool] = False
+            self._damaged(path, f"the checksum of its first {part.bytes:,} bytes differs")
 
     def _damaged(self, path: Path, what: str) -> NoReturn:
         raise DamagedStateError(
-            f"{path} is not as it was committed: {what}. Put it back, or start over with fresh=True",
+            f"{path} does not match what was committed: {what}. Restore it, or start over with fresh=True",
             path=str(path),
         )
 
-    def _read_manifest(self) -> Manifest | None:
-        path = self.directory / MANIFEST
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=Manifest)
-        except FileNotFoundError:
-            return None
-        except msgspec.DecodeError:
-            self._conflict(f"its {MANIFEST} was not made by a pull")
+    @abstractmethod
+    def _encode(self, page: AccountPage[Any]) -> tuple[list[Any], int]:
+        """Return the rows of a page for ``_append``, and their size in bytes. Also called outside of the thread."""
 
-    def _write_manifest(self, state: SinkState) -> None:
-        manifest = Manifest(
-            format=state.format,
-            rows=state.rows,
-            bytes=sum(part.bytes for part in state.parts),
-            columns=self.columns,
-            parts=tuple(
-                ManifestPart(part.name, part.rows, part.bytes, f"{part.crc32:08x}") for part in state.parts
-            ),
-        )
-        self._disk.step("manifest")
-        temporary = self.directory / f".{MANIFEST}.tmp"
-        self._disk.remove(temporary)
-        file = self._disk.open(temporary)
-        try:
-            self._disk.write(file, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
-            self._disk.fsync(file)
-        finally:
-            self._disk.close(file)
-        self._disk.rename(temporary, self.directory / MANIFEST)
-        self._disk.fsync_dir(self.directory)
+    @abstractmethod
+    def _append(self, encoded: list[Any], rows: int) -> None:
+        """Write rows to the open file."""
+
+    @abstractmethod
+    def _sync(self, encoded: list[Any], rows: int) -> SinkState:
+        """Write the last rows, make everything written durable, and return the new state."""
 
     @abstractmethod
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
-        """Get ready to write behind what is committed; ``found`` are the names that were there."""
+        """Get ready to write after what is committed. ``found`` are the names of our files that were there."""
 
     @abstractmethod
     def _close(self) -> None:
-        """Close what is open; never raises."""
+        """Close what is open, without raising."""
+
+
+async def _not_yet() -> None:
+    """Stand in for a commit while a part should grow first."""

@@ -1,13 +1,12 @@
-"""Parquet parts."""
+"""Parquet: numbered part files, each of them whole or absent."""
 
 from __future__ import annotations
 
 import os
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from math import ceil, inf
 from pathlib import Path
@@ -19,34 +18,36 @@ from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
 
-from .files import FLUSH_BYTES, FileSink, Part, SinkState, Verify
-from .rows import INLINE_ITEMS, flat_rows
+from .files import FLUSH_BYTES, FileSink, Verify
+from .manifest import Part, SinkState
+from .rows import flat_rows
 
-# A row group is what Parquet holds in memory: so many rows, or so many bytes of JSON text in them.
+# A row group is what a Parquet writer holds in memory: this many rows, or bytes of JSON text in them.
 GROUP_ROWS = 10_000
 GROUP_BYTES = 16 * 2**20
-# A part is closed, and with it committed, at so many rows, bytes of JSON text, or seconds.
+# A part is closed, and thereby committed, after this many rows, bytes of JSON text, or seconds.
 PART_ROWS = 100_000
 PART_BYTES = 256 * 2**20
 PART_SECONDS = 10.0
 
-
-_MOMENTS = frozenset(("start_time", "end_time", "created_at", "updated_at"))
+_PART_NAME = re.compile(r"\.?part-(\d{6,})\.parquet(?:\.tmp)?", re.ASCII)
+_TIMES = frozenset(("start_time", "end_time", "created_at", "updated_at"))
 _NUMBERS = frozenset(
     ("longest_monologue", "longest_customer_story", "interactivity", "patience", "question_rate")
 )
 
 
 class ParquetSink(FileSink):
-    """``part-000001.parquet`` and so on: typed columns, date-times in UTC, lists and ``remote_data`` as JSON text.
+    """Writes ``part-000001.parquet`` and so on: typed columns, times in UTC, lists and ``remote_data`` as JSON text.
 
-    Pages of many accounts share a part. One is closed, and with it committed, at ``part_rows`` rows or after
-    ``part_seconds``, whichever comes first; what is in an open part is asked for again after a crash.
+    Pages of many accounts share a part. It is closed, and thereby committed, after ``part_rows`` rows or
+    ``part_seconds``, whichever comes first. After a crash, the rows of an unfinished part are requested again.
 
     :raises MissingExtraError: pyarrow is not installed.
     """
 
     format = "parquet"
+    _manifest_seconds = 0.0  # commits are rare: list each of them
 
     def __init__(
         self,
@@ -65,88 +66,50 @@ class ParquetSink(FileSink):
         except ImportError:
             raise MissingExtraError("pyarrow", "parquet") from None
         if part_rows < 1 or part_seconds <= 0:
-            raise UsageError("a part has at least one row, and some time to grow")
+            raise UsageError("part_rows must be at least 1, and part_seconds greater than 0")
         super().__init__(directory, fresh=fresh, verify=verify, disk=disk, clock=clock)
         self._schema = _schema(self._arrow)
         self._part_rows = part_rows
         self._part_seconds = part_seconds
         self._file: _PartFile | None = None
         self._writer: Any = None
-        self._forget()
 
-    _manifest_seconds = 0.0
+    def _is_buffer_full(self) -> bool:
+        return self._buffer_rows >= GROUP_ROWS or self._buffer_bytes >= GROUP_BYTES
 
-    def _forget(self) -> None:
-        self._rows: list[tuple[Any, ...]] = []
-        self._size = 0  # bytes of JSON text in those rows
-        self._open_rows = self._open_bytes = 0  # of the open part, those rows included
-        self._open_since = 0.0
-        self._written = self._synced = 0
-
-    async def write(self, page: AccountPage[Any]) -> None:
-        self._require_open()
-        if len(self._rows) >= GROUP_ROWS or self._size >= GROUP_BYTES:
-            await self._run(self._write_group, self._take())
-        if len(page) > INLINE_ITEMS:
-            rows = await self._require_open().run(flat_rows, page, self.format)
-            self._require_open()
-        else:
-            rows = flat_rows(page, self.format)
-        if not rows:
-            return
-        if not self._open_rows:
-            self._open_since = self._clock()
-        size = sum([len(row[-1] or "") for row in rows])
-        self._rows += rows
-        self._size += size
-        self._open_rows += len(rows)
-        self._open_bytes += size
-        self._written += len(rows)
-
-    def begin_commit(self, *, final: bool = False) -> Awaitable[bytes | None]:
-        worker = self._require_open()
-        begun = None
-        if self._written != self._synced:
-            if self._open_rows and not (final or self._is_full()):
-                return _not_yet()
-            self._open_rows = self._open_bytes = 0
-            begun = worker.start(self._do, partial(self._close_part, self._take()))
-        return self._commit(begun, self._written)
-
-    def _is_full(self) -> bool:
+    def _is_due(self) -> bool:
         return (
-            self._open_rows >= self._part_rows
-            or self._open_bytes >= PART_BYTES
-            or self._clock() - self._open_since >= self._part_seconds
+            self._new_rows >= self._part_rows
+            or self._new_bytes >= PART_BYTES
+            or self._clock() - self._new_since >= self._part_seconds
         )
 
-    def _take(self) -> list[tuple[Any, ...]]:
-        rows, self._rows, self._size = self._rows, [], 0
-        return rows
+    def _encode(self, page: AccountPage[Any]) -> tuple[list[tuple[Any, ...]], int]:
+        rows = flat_rows(page, self.format)
+        return rows, sum([len(row[-1] or "") for row in rows])
 
-    # In the worker's thread.
+    # Everything below runs in the worker's thread.
 
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
         self._durable = state
-        # A number is given once, also when its part was never committed: somebody may have read that one.
+        # A number is used once, even if its part was never committed: somebody may have read that file.
         numbers = [int(match[1]) for name in found if (match := _PART_NAME.fullmatch(name))]
         self._number = max([state.next, *(number + 1 for number in numbers)])
 
-    def _write_group(self, rows: list[tuple[Any, ...]]) -> None:
-        if not rows:
-            return
+    def _append(self, encoded: list[tuple[Any, ...]], rows: int) -> None:
         if self._writer is None:
             self._file = _PartFile(self._disk, self.directory / f".part-{self._number:06d}.parquet.tmp")
             self._file_rows = 0
             self._writer = self._parquet.ParquetWriter(self._file, self._schema, compression="zstd")
-        groups = max(len(rows) // GROUP_ROWS, 1)
+        groups = max(rows // GROUP_ROWS, 1)
         self._writer.write_table(
-            _table(self._arrow, self._schema, rows), row_group_size=ceil(len(rows) / groups)
+            _table(self._arrow, self._schema, encoded), row_group_size=ceil(rows / groups)
         )
-        self._file_rows += len(rows)
+        self._file_rows += rows
 
-    def _close_part(self, rows: list[tuple[Any, ...]]) -> SinkState:
-        self._write_group(rows)
+    def _sync(self, encoded: list[tuple[Any, ...]], rows: int) -> SinkState:
+        if rows:
+            self._append(encoded, rows)
         file = self._file
         if file is not None:
             self._writer.close()
@@ -170,9 +133,9 @@ class ParquetSink(FileSink):
         writer, self._writer = self._writer, None
         if file is None:
             return
-        # pyarrow writes the end of a file when it closes it, even from a destructor, when that number may be the
-        # descriptor of another file.
-        file.is_deaf = True
+        # pyarrow writes the footer whenever it closes a file, even in a destructor. By then, the number of our file
+        # descriptor may belong to another file.
+        file.is_discarded = True
         with suppress(Exception):
             writer.close()
         with suppress(OSError):
@@ -181,15 +144,8 @@ class ParquetSink(FileSink):
             self._disk.remove(file.path)
 
 
-async def _not_yet() -> None:
-    """Be the commit of a part that is to grow first."""
-
-
-_PART_NAME = re.compile(r"\.?part-(\d{6,})\.parquet(?:\.tmp)?", re.ASCII)
-
-
 class _PartFile:
-    """A file as pyarrow writes one, which gathers its many small writes, and counts and sums what goes through."""
+    """A file for pyarrow to write to. It gathers small writes, and keeps the size and checksum of its content."""
 
     closed = False
 
@@ -197,29 +153,29 @@ class _PartFile:
         self.path = path
         self.file = disk.open(path)
         self.size = self.crc32 = 0
-        self.is_deaf = False
+        self.is_discarded = False
         self._disk = disk
-        self._held = bytearray()
+        self._buffer = bytearray()
 
     def write(self, data: Any) -> int:
-        if not self.is_deaf:
-            self._held += data
-            if len(self._held) >= FLUSH_BYTES:
+        if not self.is_discarded:
+            self._buffer += data
+            if len(self._buffer) >= FLUSH_BYTES:
                 self.flush()
         return memoryview(data).nbytes
 
     def flush(self) -> None:
-        held, self._held = bytes(self._held), bytearray()
-        if held and not self.is_deaf:
-            self._disk.write(self.file, held)
-            self.size += len(held)
-            self.crc32 = zlib.crc32(held, self.crc32)
+        data, self._buffer = bytes(self._buffer), bytearray()
+        if data and not self.is_discarded:
+            self._disk.write(self.file, data)
+            self.size += len(data)
+            self.crc32 = zlib.crc32(data, self.crc32)
 
     def tell(self) -> int:
-        return self.size + len(self._held)
+        return self.size + len(self._buffer)
 
     def close(self) -> None:
-        """Left to the sink, which syncs first."""
+        """Do nothing: the sink syncs the file before it closes it."""
 
     def readable(self) -> bool:
         return False
@@ -232,12 +188,12 @@ class _PartFile:
 
 
 def _schema(arrow: Any) -> Any:
-    moment, number, text = arrow.timestamp("us", tz="UTC"), arrow.float64(), arrow.string()
+    time, number, text = arrow.timestamp("us", tz="UTC"), arrow.float64(), arrow.string()
     return arrow.schema(
         [
             arrow.field(
                 name,
-                moment if name in _MOMENTS else number if name in _NUMBERS else text,
+                time if name in _TIMES else number if name in _NUMBERS else text,
                 nullable=name != PULL_COLUMNS[0],
             )
             for name in FileSink.columns
@@ -258,5 +214,5 @@ def _float(value: float | None) -> float | None:
         return None
     try:
         return float(value)
-    except OverflowError:  # JSON has no largest number
+    except OverflowError:  # JSON integers can be larger than any float
         return inf if value > 0 else -inf

@@ -1,205 +1,168 @@
-"""Where the items of an array begin and end, in bytes that arrive: a scanner to find the array, lanes to walk it.
+"""Splits the array of items with msgspec alone, at close to the speed of decoding it whole.
 
-How it works. What the bulk lane holds always begins at an item.
+How it works. The bytes held back always begin at an item.
 
-- It guesses where the last whole item ends, from what stood between items before, and decodes ``[text]`` with
-  the typed decoder. The text begins at an item, and what follows the cut shows that its last token is
-  complete; so if it decodes, the cut was true.
-- If not, it walks from item to item: msgspec's decoder, told to skip one value, stops at the first character
-  after it and names the place in its error. That is exact, runs at over 1 GB/s, and finds the array's end.
-- After failed guesses in a row it walks ever more batches before it guesses again, and an incomplete item is
-  looked at again only when twice as much is there. So no input, however hostile, costs more than linear time.
+- Guess: the parser takes the right-most separator, as it stood between earlier items, for the end of an item, and
+  decodes everything before it as one array. The text begins at an item, and the separator shows that its last token
+  is complete. So if it decodes, the guess was right.
+- Walk: if not, it goes from item to item. A msgspec decoder that skips one value fails at the first character after
+  it, and its error names that offset. This is exact, runs at over 1 GB/s, and finds the end of the array.
+- Each failed guess doubles the number of batches that are only walked before the next guess, up to 64. An incomplete
+  item is looked at again only when twice as many bytes have arrived. So no input takes more than linear time.
 
-The ijson lane has ijson read every byte and is many times slower. It serves where msgspec's message should
-ever change, and as a check on the first: both give the same answers.
+`IjsonArrayParser` gives the same items many times more slowly. It is used if msgspec ever changes that message, and
+to test this one.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from truto_ci_async._json import EXCERPT_BYTES
-
-from .array_scanner import COLON, COMMA, QUOTE, SPACE, WHITE, Scanner
-from .item_collector import ItemCollector, logger
+from .array_parser import COLON, COMMA_OR_END, ITEM, SPACE, WHITE, ArrayParser
+from .item_collector import ItemCollector
 from .lexer import is_cut
 
 T = TypeVar("T")
 
-
 # Items walked before the first guess.
 LEARN_FROM = 16
-# The longest separator looked for: what is longer (much white space) would make the search itself slow.
+# Longest separator searched for. With more white space than that the search itself would be slow.
 SEPARATOR_BYTES = 96
 
-
-# What may come next among the items: one, or their end; one; a comma, or their end. And under key_by, where an
-# item is its key and value: the colon after a key; the value.
-FIRST, ITEM, AFTER, NAMED, VALUE = range(5)
+logger = logging.getLogger("truto_ci_async")
 
 
-class FastArrayParser(Generic[T]):
-    """Guess where the last whole item ends, or walk there; see the top of this file."""
+class FastArrayParser(ArrayParser[T]):
+    """Guess where the last complete item ends, or walk there; see the top of this file."""
 
-    def __init__(self, tally: ItemCollector[T], scanner: Scanner, keyed: bool, max_item_bytes: int) -> None:
-        self.rest: bytes | None = None
-        self._tally = tally
-        self._scanner = scanner
-        self._keyed = keyed
-        self._closer = b"}" if keyed else b"]"
-        self._max_item_bytes = max_item_bytes
-        # What an incomplete item may take: under key_by its key too, and white space between the two.
+    def __init__(self, collector: ItemCollector[T], *, keyed: bool, max_item_bytes: int) -> None:
+        super().__init__(collector, keyed=keyed, max_item_bytes=max_item_bytes)
+        # The most that is held: an item, and in a keyed object its key and the white space between the two.
         self._max_held = max_item_bytes if not keyed else 2 * max_item_bytes + 1024
-        self._state = FIRST
         self._parts: list[bytes] = []
         self._size = 0
-        self._enough = 0  # bytes to have before looking again
-        self._separator = b""  # what stood between items, with _keep bytes of the item before it
+        self._enough = 0  # how many bytes to hold before looking at them again
+        self._separator = b""  # what stood between two items, preceded by the last _keep bytes of the first
         self._keep = 0
-        self._failures = 0
-        self._walks = 0  # batches to walk before the next guess
-        self._stuck = False  # inside an item larger than all that is held: no use guessing
-        self._walked = 0  # items walked over and not yet read
+        self._failures = 0  # failed guesses in a row
+        self._walks_left = 0  # batches to walk before the next guess
+        self._in_large_item = False  # the last batch completed no item, so a guess would fail
+        self._walked = 0  # items walked over and not decoded yet
 
-    def ends(self) -> bool:
-        held = b"".join(self._parts)
-        if not is_cut(b"{" if self._keyed else b"[", held):
-            raise self._tally.malformed("the item is not JSON", held)
-        return False
+    def check_cut(self) -> None:
+        if not is_cut(self.brackets[:1], *self._parts):
+            raise self._collector.malformed("the item is not JSON", b"".join(self._parts))
 
-    def take(self, chunk: bytes, *, end: bool = False) -> list[T]:
+    def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:
         self._parts.append(chunk)
         self._size += len(chunk)
         if self._size < self._enough and not end:
             return []
         text = b"".join(self._parts)
         items: list[T] = []
-        at = self._advance(text, 0)
+        at = self._skip_to_value(text, 0, 0)
         if not self._separator and not self._keyed:
             items, at = self._walk(text, at, LEARN_FROM)
-        if self._walks:
-            self._walks -= 1
-        elif self._separator and self._state == ITEM and not self._stuck:
+        if self._walks_left:
+            self._walks_left -= 1
+        elif self._separator and self._expected == ITEM and not self._in_large_item:
             found, at = self._guess(text, at)
             items += found
         if self._separator or self._keyed:
             found, at = self._walk(text, at)
             items += found
-        self._stuck = not items
-        if self.rest is None:
-            self._hold(text[at:])
-        else:
-            self._parts.clear()
-            self._scanner.send(self._closer)
+        self._in_large_item = not items
+        self._hold(text[at:] if self.rest is None else b"")
         return items
 
     def _hold(self, text: bytes) -> None:
-        """Keep the beginning of an item until twice as much is there, or just more than an item may have."""
+        """Keep the beginning of an item until twice as much has arrived, or more than an item may have."""
         self._parts = [text]
         self._size = len(text)
         if self._size > self._max_held:
-            raise self._tally.too_large(self._max_item_bytes)
+            raise self._collector.too_large(self._max_item_bytes)
         self._enough = min(2 * self._size, self._max_held + 1)
 
-    def _advance(self, text: bytes, at: int) -> int:
-        """Go from ``at`` to where the next item begins; sets ``rest`` if the end comes in its place."""
-        while True:
-            at = SPACE.match(text, at).end()  # type: ignore[union-attr]  # matches always
-            if at == len(text):
-                return at
-            byte = text[at]
-            if self._state == AFTER and byte == COMMA:
-                self._state = ITEM
-                at += 1
-            elif self._state != ITEM and byte == self._closer[0]:
-                self.rest = text[at + 1 :]
-                return at
-            elif self._state == AFTER:
-                what = f"expected a comma or {self._closer.decode()} after an item, got {chr(byte)!r}"
-                raise self._tally.malformed(what, text[at : at + EXCERPT_BYTES], self._walked)
-            else:
-                return at
-
     def _guess(self, text: bytes, at: int) -> tuple[list[T], int]:
-        """Read up to the right-most separator at once, and return the items and where they end."""
+        """Decode up to the right-most separator; return the items, and where the next one begins."""
         found = text.rfind(self._separator, at)
-        cut = found + self._keep
-        if found < 0 or cut == at or cut - at > self._max_item_bytes:
+        end = found + self._keep
+        if found < 0 or end == at or end - at > self._max_item_bytes:
             return [], at
         try:
-            items = self._tally.read(b"".join((b"[", memoryview(text)[at:cut], b"]")))
+            items = self._collector.read_array(b"".join((b"[", memoryview(text)[at:end], b"]")))
         except msgspec.DecodeError:
             self._failures += 1
-            self._walks = 2 ** min(self._failures, 6)
+            self._walks_left = 2 ** min(self._failures, 6)
             return [], at
         self._failures = 0
-        self._state = AFTER
-        return items, self._advance(text, cut)
+        self._expected = COMMA_OR_END
+        return items, self._skip_to_value(text, end, 0)
 
     def _walk(self, text: bytes, at: int, most: int = sys.maxsize) -> tuple[list[T], int]:
-        """Read items one after the other, at most ``most``, and return them and where they end."""
+        """Decode at most ``most`` items one by one; return them, and where the next one begins."""
         view = memoryview(text)
-        spans: list[memoryview] = []
+        values: list[memoryview] = []
         last = before = (at, at)
         first = at
         while at < len(text) and self.rest is None and self._walked < most:
-            start = self._value(view, at) if self._keyed else at
-            if start < 0 or (end := self._end(view, start)) < 0:
+            start = self._find_value(view, at) if self._keyed else at
+            if start < 0 or (end := self._find_end(view, start)) < 0:
                 break
             before, last = last, (start, end)
             if self._keyed:
-                spans.append(view[start:end])
+                values.append(view[start:end])
             self._walked += 1
-            self._state = AFTER
-            at = self._advance(text, end)
+            self._expected = COMMA_OR_END
+            at = self._skip_to_value(text, end, self._walked)
         if not self._walked:
             return [], at
         if not self._keyed:
-            spans = [view[first : last[1]]]
+            values = [view[first : last[1]]]
             if self._walked > 1:
-                self._learn(text, before, last)
+                self._learn_separator(text, before, last)
         self._walked = 0
         try:
-            return self._tally.read(b"".join((b"[", b",".join(spans), b"]"))), at
+            return self._collector.read_array(b"".join((b"[", b",".join(values), b"]"))), at
         except msgspec.DecodeError as error:
-            raise self._tally.malformed(f"not JSON: {error}", view[first:]) from error
+            raise self._collector.malformed(f"not JSON: {error}", view[first:]) from error
 
-    def _value(self, view: memoryview, at: int) -> int:
-        """Return where the value of the key at ``at`` begins, or -1 if that is not there yet."""
-        if view[at] != QUOTE:
-            raise self._tally.malformed("expected a key", view[at:], self._walked)
-        colon = self._end(view, at)
+    def _find_value(self, view: memoryview, at: int) -> int:
+        """Return where the value of the key at ``at`` begins, or -1 if that has not arrived yet."""
+        colon = self._find_end(view, at)
         if colon < 0 or colon == len(view):
             return -1
         if view[colon] != COLON:
-            raise self._tally.malformed("expected a colon", view[at:], self._walked)
+            what = f"expected a colon after a key, got {chr(view[colon])!r}"
+            raise self._collector.malformed(what, view[colon:], self._walked)
         start = SPACE.match(view, colon + 1).end()  # type: ignore[union-attr]
         return start if start < len(view) else -1
 
-    def _end(self, view: memoryview, start: int) -> int:
-        """Return where what follows the value at ``start`` begins, or -1 if the value is not complete."""
+    def _find_end(self, view: memoryview, start: int) -> int:
+        """Return where the value at ``start`` and the white space after it end, or -1 if it is not complete."""
         rest = view[start:]
         try:
-            length = _length(rest)
+            length = value_length(rest)
         except RecursionError:
-            raise self._tally.malformed("nested too deep to decode", rest, self._walked) from None
-        if length == _INCOMPLETE:
-            if len(rest) > self._max_item_bytes:
-                raise self._tally.too_large(self._max_item_bytes, self._walked)
-            return -1
-        if length == _MALFORMED:
-            raise self._tally.malformed("the item is not JSON", rest, self._walked)
-        if length > self._max_item_bytes and len(bytes(rest[:length]).rstrip(WHITE)) > self._max_item_bytes:
-            raise self._tally.too_large(self._max_item_bytes, self._walked)
-        return start + length
+            raise self._collector.malformed("nested too deep to decode", rest, self._walked) from None
+        if length == MALFORMED:
+            raise self._collector.malformed("the item is not JSON", rest, self._walked)
+        if length == INCOMPLETE:
+            too_large = len(rest) > self._max_item_bytes
+        else:  # the white space after an item is not counted, but stripping copies, so only do that if it matters
+            too_large = length > self._max_item_bytes < len(bytes(rest[:length]).rstrip(WHITE))
+        if too_large:
+            raise self._collector.too_large(self._max_item_bytes, self._walked)
+        return -1 if length == INCOMPLETE else start + length
 
-    def _learn(self, text: bytes, one: tuple[int, int], two: tuple[int, int]) -> None:
+    def _learn_separator(self, text: bytes, one: tuple[int, int], two: tuple[int, int]) -> None:
         """Remember what stands between two items: how both end, the comma, and how both begin."""
         tail = text[max(one[0], one[1] - 64) : one[1]]
         start = one[1] - len(tail)
@@ -219,50 +182,52 @@ class FastArrayParser(Generic[T]):
             self._separator, self._keep = b",", 0
 
 
-# The brackets that end an item, and what begins one: an object up to its first colon if that key is short.
-# A token that ends in one of the first, or with the comma or white space after it, is complete.
+# The brackets and quotes that end an item; and how one begins: if it is an object, up to the first colon if that key
+# is short. A token that is followed by a bracket, a quote, a comma or white space is complete.
 _ENDING = re.compile(rb'[}\]" \t\r\n]+\Z')
 _BEGINNING = re.compile(rb'\{[ \t\r\n]{0,40}"[^"\\]{0,40}"[ \t\r\n]{0,8}:|[{\["]')
 
-_skim: Callable[[memoryview], object] = msgspec.json.Decoder(Raw).decode
+_skip_value: Callable[[memoryview], object] = msgspec.json.Decoder(Raw).decode
 _TRAILING = "JSON is malformed: trailing characters (byte "
-_PLACE_NAMED = re.compile(r"\(byte (\d+)\)$")
-_INCOMPLETE, _MALFORMED = -1, -2
-# A text that ends inside a token is called malformed too, at most this far from its end.
+_OFFSET = re.compile(r"\(byte (\d+)\)$")
+INCOMPLETE, MALFORMED = -1, -2
+# msgspec also calls text malformed that ends inside a token. The offset it names is then this close to the end.
 _TOKEN_BYTES = 16
 
 
-def _length(text: memoryview) -> int:
-    """Return how far the JSON value that ``text`` begins with reaches, white space after it included.
+def value_length(text: memoryview) -> int:
+    """Return the length of the JSON value that ``text`` begins with, including the white space after it.
 
-    _INCOMPLETE: there may be more of it to come. _MALFORMED: no bytes to come can make it JSON.
+    INCOMPLETE: more of it may follow. MALFORMED: no further bytes can make it JSON.
 
     :raises RecursionError: it is nested too deep.
     """
     try:
-        _skim(text)
+        _skip_value(text)
     except msgspec.DecodeError as error:
         message = str(error)
         if message.startswith(_TRAILING):
             return int(message[len(_TRAILING) : -1]) - 1
-        place = _PLACE_NAMED.search(message)
-        if place is not None and int(place[1]) + _TOKEN_BYTES < len(text):
-            return _MALFORMED
-        return _INCOMPLETE
+        offset = _OFFSET.search(message)
+        if offset is not None and int(offset[1]) + _TOKEN_BYTES < len(text):
+            return MALFORMED
+        return INCOMPLETE
     last = text[-1]
-    return len(text) if last in b'}]" \t\r\n' else _INCOMPLETE
+    return len(text) if last in b'}]" \t\r\n' else INCOMPLETE  # more digits of a number may follow
 
 
-def check_finder() -> bool:
-    """Tell whether msgspec still names the place after a value the way ``_length`` reads it."""
-    samples = ((b'{"a": [1]},', 10), (b"[1] ]", 4), (b'"a" :', 4), (b"-1.5e3,", 6), (b"[1", _INCOMPLETE))
+def check_msgspec() -> bool:
+    """Tell whether msgspec's messages still name offsets the way ``value_length`` reads them."""
+    samples = ((b'{"a": [1]},', 10), (b"[1] ]", 4), (b'"a" :', 4), (b"-1.5e3,", 6), (b"[1", INCOMPLETE))
     try:
-        works = all(_length(memoryview(text)) == length for text, length in samples)
+        works = all(value_length(memoryview(text)) == length for text, length in samples)
     except ValueError:
         works = False
     if not works:
-        logger.warning("msgspec %s is not known to this package: streaming is slower", msgspec.__version__)
+        logger.warning(
+            "msgspec %s has error messages unknown to us: streaming is slower", msgspec.__version__
+        )
     return works
 
 
-FINDER_WORKS = check_finder()
+FAST_PARSER_WORKS = check_msgspec()

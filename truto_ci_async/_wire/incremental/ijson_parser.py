@@ -1,131 +1,108 @@
-"""Splits an array into items with ijson."""
+"""Splits the array of items with ijson, which reads every byte: slow, but built on documented behaviour only."""
 
 from __future__ import annotations
 
 import re
-from typing import Generic, TypeVar
+from typing import TypeVar
 
 import msgspec
 
-from .array_scanner import COLON, COMMA, QUOTE, SPACE, Scanner
-from .fast_parser import AFTER, FIRST, ITEM, NAMED, VALUE
+from .array_parser import COMMA_OR_END, ITEM, ITEM_OR_END, KEY_COLON, ArrayParser
 from .item_collector import ItemCollector
-from .lexer import JsonTokenSplitter
+from .lexer import NestingTracker
 
 T = TypeVar("T")
 
 
-class IjsonArrayParser(Generic[T]):
-    """Read item by item; ijson tells which closing bracket is an item's own."""
+class IjsonArrayParser(ArrayParser[T]):
+    """Read item by item. Where a bracket may close an item, ijson's event and depth tell whether it does."""
 
-    def __init__(self, tally: ItemCollector[T], scanner: Scanner, keyed: bool, max_item_bytes: int) -> None:
-        self.rest: bytes | None = None
-        self._tally = tally
-        self._scanner = scanner
-        self._keyed = keyed
-        self._closer = b"}" if keyed else b"]"
-        self._max_item_bytes = max_item_bytes
-        self._cutter = JsonTokenSplitter()
-        self._depth = scanner.depth
-        self._state = FIRST
-        self._ends: re.Pattern[bytes] | None = None  # inside an object or array: up to where it may end
-        self._event = ""  # and what ijson says when it does
-        self._parts: list[bytes] = []  # of the item that is not complete yet
+    def __init__(self, collector: ItemCollector[T], *, keyed: bool, max_item_bytes: int) -> None:
+        super().__init__(collector, keyed=keyed, max_item_bytes=max_item_bytes)
+        self._tracker = NestingTracker()  # of the array alone, so the depth between items is 1
+        self._tracker.send(self.brackets[:1])
+        self._sent = 0  # how much of the piece the tracker has
+        self._container: _Container | None = None  # the item is an object or array, and not complete yet
+        self._parts: list[bytes] = []  # of the key or value that is not complete yet
         self._size = 0
 
-    def ends(self) -> bool:
-        self._scanner.send(self._cutter.rest())
-        return self._scanner.ends()
+    def check_cut(self) -> None:
+        self._tracker.is_complete()
 
-    def take(self, chunk: bytes, *, end: bool = False) -> list[T]:
-        piece = self._cutter.cut(chunk)
+    def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:
+        piece = self._tracker.splitter.cut(chunk)
         done: list[bytes] = []
-        at = sent = start = 0
-        while True:
-            if self._ends is None:
-                at = start = self._enter(piece, at, len(done))
+        at = start = self._sent = 0
+        while at < len(piece):
+            if self._container is None:
+                start = self._skip_to_value(piece, at, len(done))
                 if self.rest is not None:
-                    self._scanner.send(piece[sent : at + 1])
-                    self.rest += self._cutter.rest()
+                    self._tracker.send(piece[self._sent : start + 1])
+                    self.rest += self._tracker.splitter.rest()
                     return self._read(done)
-                if at == len(piece):
+                if start == len(piece):
                     break
-                at += 1
-                self._ends, self._event = _BRACKETS.get(piece[start], (None, ""))
-                if self._ends is None:
-                    at = self._token(piece, start, len(done))
-            if self._ends is not None:
-                match = self._ends.match(piece, at)
-                if match is None:
+                self._container = _CONTAINERS.get(piece[start])
+                at = start + 1 if self._container else self._skip_token(piece, start, len(done))
+            if self._container is not None:
+                at = self._find_end(piece, at, self._container)
+                if at < 0:
                     break
-                at = match.end()
-                self._scanner.send(piece[sent:at])
-                sent = at
-                if self._scanner.last != self._event or self._scanner.depth != self._depth:
-                    continue
-                self._ends = None
-            self._hold(piece[start:at], len(done))
-            if self._keyed and self._state in (FIRST, ITEM):
-                self._state = NAMED
-            else:
-                self._state = AFTER
-                done.append(b"".join(self._parts))
-            self._parts.clear()
-            self._size = 0
-        self._scanner.send(piece[sent:])
-        if self._ends is not None:
-            self._hold(piece[start:], len(done))
-        if self._size + self._cutter.held_bytes > self._max_item_bytes:
-            raise self._tally.too_large(self._max_item_bytes, len(done))
+            self._complete(piece[start:at], done)
+        self._tracker.send(piece[self._sent :])
+        if self._container is not None:
+            self._parts.append(piece[start:])
+            self._size += len(piece) - start
+        if self._size + self._tracker.splitter.held_bytes > self._max_item_bytes:
+            raise self._collector.too_large(self._max_item_bytes, len(done))
         return self._read(done)
 
-    def _enter(self, piece: bytes, at: int, count: int) -> int:
-        """Go from ``at`` to where the next key or value begins; sets ``rest`` if the end comes in its place."""
-        while True:
-            at = SPACE.match(piece, at).end()  # type: ignore[union-attr]
-            if at == len(piece):
-                return at
-            byte = piece[at]
-            if self._state in (FIRST, AFTER) and byte == self._closer[0]:
-                self.rest = piece[at + 1 :]
-                return at
-            if self._state == AFTER and byte == COMMA:
-                self._state = ITEM
-            elif self._state == NAMED and byte == COLON:
-                self._state = VALUE
-            else:
-                break
-            at += 1
-        is_key = self._keyed and self._state in (FIRST, ITEM)
-        if self._state in (AFTER, NAMED) or (is_key and byte != QUOTE):
-            raise self._tally.malformed(f"unexpected {chr(byte)!r} between items", piece[at:], count)
-        return at
-
-    def _token(self, piece: bytes, at: int, count: int) -> int:
+    def _skip_token(self, piece: bytes, at: int, ahead: int) -> int:
         """Return where the string, number or word at ``at`` ends."""
         token = _TOKEN.match(piece, at)
         if token is None:
-            raise self._tally.malformed("the item is not JSON", piece[at:], count)
+            raise self._collector.malformed("the item is not JSON", piece[at:], ahead)
         return token.end()
 
-    def _hold(self, part: bytes, count: int) -> None:
+    def _find_end(self, piece: bytes, at: int, container: _Container) -> int:
+        """Return where ``container`` ends, or -1 if that has not arrived yet."""
+        up_to_bracket, event = container
+        while match := up_to_bracket.match(piece, at):
+            at = match.end()
+            self._tracker.send(piece[self._sent : at])
+            self._sent = at
+            if self._tracker.last_event == event and self._tracker.depth == 1:
+                self._container = None
+                return at
+        return -1
+
+    def _complete(self, part: bytes, done: list[bytes]) -> None:
+        """Take the last part of a key or value; values go to ``done``."""
+        if self._size + len(part) > self._max_item_bytes:
+            raise self._collector.too_large(self._max_item_bytes, len(done))
         self._parts.append(part)
-        self._size += len(part)
-        if self._size > self._max_item_bytes:
-            raise self._tally.too_large(self._max_item_bytes, count)
+        if self._keyed and self._expected in (ITEM_OR_END, ITEM):
+            self._expected = KEY_COLON
+        else:
+            self._expected = COMMA_OR_END
+            done.append(b"".join(self._parts))
+        self._parts.clear()
+        self._size = 0
 
     def _read(self, done: list[bytes]) -> list[T]:
         if not done:
             return []
         try:
-            return self._tally.read(b"".join((b"[", b",".join(done), b"]")))
+            return self._collector.read_array(b"".join((b"[", b",".join(done), b"]")))
         except msgspec.DecodeError as error:
-            raise self._tally.malformed(f"not JSON: {error}", done[0]) from error
+            raise self._collector.malformed(f"not JSON: {error}", done[0]) from error
 
+
+_Container = tuple[re.Pattern[bytes], str]
 
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[^"{}\[\],: \t\r\n]++', re.DOTALL)
-# Up to the next closing bracket, past whole strings; and ijson's event for it.
-_BRACKETS = {
+# Matches up to the next closing bracket outside of strings; and ijson's event for that bracket.
+_CONTAINERS: dict[int, _Container] = {
     ord("{"): (re.compile(rb'[^"}]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"}]*+)*+\}', re.DOTALL), "end_map"),
     ord("["): (re.compile(rb'[^"\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"\]]*+)*+\]', re.DOTALL), "end_array"),
 }

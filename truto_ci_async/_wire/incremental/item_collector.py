@@ -1,8 +1,7 @@
-"""Decodes the items a parser finds and counts what was wrong with them."""
+"""Decodes the items that a parser finds, numbers them, and collects their issues."""
 
 from __future__ import annotations
 
-import logging
 from typing import Generic, TypeVar, cast
 
 from truto_ci_async._json import EXCERPT_BYTES
@@ -12,39 +11,35 @@ from truto_ci_async.models import Issue
 
 T = TypeVar("T")
 
-
-# Issues kept of a body, the rest is counted only: their raw records must not add up.
+# Issues kept of one body; the others are only counted. Each holds its raw record, so their bytes are bounded too.
 ISSUES_KEPT = 100
 ISSUE_BYTES_KEPT = 2**20
 
 
-logger = logging.getLogger("truto_ci_async")
-
-
 class ItemCollector(Generic[T]):
-    """Reads items and counts them: which number comes next, and what was repaired."""
+    """Decode items and count them. Also makes the errors that name an item by its number."""
 
     def __init__(self, reader: ItemReader[T], path: str, *, max_issues: int | None = ISSUES_KEPT) -> None:
-        self.reader = reader
-        self._max_issues = max_issues
-        self.index = 0
+        self.index = 0  # of the next item
         self.issues: list[Issue] = []
         self.issues_count = 0
+        self._reader = reader
         self._path = path
+        self._max_issues = max_issues
         self._issue_bytes = 0
 
-    def read(self, text: bytes) -> list[T]:
-        """Read the items of an array.
+    def read_array(self, text: bytes) -> list[T]:
+        """Decode an array of items.
 
-        :raises msgspec.DecodeError: it is none; nothing was counted then.
+        :raises msgspec.DecodeError: ``text`` is not a JSON array. Nothing has been counted then.
         """
-        items, issues = self.reader.read_array(text, start=self.index, path=self._path)
+        items, issues = self._reader.read_array(text, start=self.index, path=self._path)
         self._count(items, issues)
         return items
 
-    def read_line(self, line: bytes) -> list[T]:
-        """Read one item."""
-        item, issues = self.reader.read_item(line, index=self.index, path=f"{self._path}[{self.index}]")
+    def read_item(self, raw: bytes) -> list[T]:
+        """Decode one item; the list is empty if it was dropped."""
+        item, issues = self._reader.read_item(raw, index=self.index, path=f"{self._path}[{self.index}]")
         items = [] if any(issue.dropped for issue in issues) else [cast("T", item)]
         self._count(items, issues)
         return items
@@ -64,7 +59,7 @@ class ItemCollector(Generic[T]):
                 self.issues.append(issue)
 
     def malformed(self, message: str, text: bytes | memoryview, ahead: int = 0) -> DecodeError:
-        """Return the error for the item that is ``ahead`` of those read, and begins ``text``."""
+        """Make the error for the item that starts ``text`` and is ``ahead`` items after the last one decoded."""
         index = self.index + ahead
         return DecodeError(
             message, path=f"{self._path}[{index}]", index=index, raw=bytes(text[:EXCERPT_BYTES])
@@ -75,10 +70,10 @@ class ItemCollector(Generic[T]):
             f"item {self.index + ahead:,} has more than {limit:,} bytes (max_item_bytes)", limit=limit
         )
 
-    def none_fits(self) -> DecodeError:
-        """Return the error for a body of which nothing could be kept."""
+    def no_item_fits(self) -> DecodeError:
+        """Make the error for a body whose items were all dropped."""
         first = self.issues[0]
-        name = getattr(self.reader.item_type, "__name__", str(self.reader.item_type))
+        name = getattr(self._reader.item_type, "__name__", str(self._reader.item_type))
         return DecodeError(
             f"no item of this body is of type {name}: {first.message}; item_type=dict takes objects of any shape",
             path=first.path,

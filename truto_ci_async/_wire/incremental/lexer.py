@@ -1,91 +1,86 @@
-"""JSON in pieces, with ijson: cut between two tokens, and a text that was cut short told from one that is wrong.
+"""Follows JSON that arrives in pieces: where its tokens end, how deep it is nested, whether it is complete.
 
-msgspec calls a lone surrogate "truncated", so whether a text was cut is decided by its end and never by a message.
-Loaded when a stream is opened or a body is wrong, and not before: ijson brings a good deal with it.
+ijson does the parsing. This module is only loaded to read a stream or to explain a bad body: importing ijson is slow.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import ijson
 
-# How much ijson is given at once: it turns each value into an event, and all events of a slice are in memory.
+from truto_ci_async._json import EXCERPT_BYTES
+from truto_ci_async.errors import DecodeError
+
+# Deepest nesting accepted. msgspec gives up a little below the interpreter's recursion limit (1,000).
+MAX_DEPTH = 512
+# How much ijson gets at once in `is_cut`. Each value becomes an event, and all events of a slice are held in memory.
 SLICE_BYTES = 64 * 1024
-# What ijson raises. ValueError and UnicodeDecodeError: its Python backend on bad text. The last two: its C
-# backend on numbers of more digits than Python reads (4,300), or with an exponent beyond any Decimal.
+# Everything ijson raises for bad text. Its Python backend: ValueError, UnicodeDecodeError. Its C backend, for numbers
+# with more digits than Python parses (4,300) or an exponent too large for Decimal: SystemError, ArithmeticError.
 PARSER_ERRORS = (ijson.JSONError, ValueError, StopIteration, SystemError, ArithmeticError)
+# How much deeper an event takes us.
+STEPS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
 
 
 def is_cut(*parts: bytes) -> bool:
-    """Tell whether ``parts``, joined, are the beginning of a JSON text that ends too early.
+    """Tell whether ``parts``, joined, are valid JSON that ends too early; empty text is not.
 
-    Everything up to the end must be good JSON; an empty body is not a beginning of anything.
+    Decided by how the text ends, never by msgspec's message: it calls a lone surrogate "truncated" too.
     """
     if not any(part.strip() for part in parts):
         return False
-    events = ijson.sendable_list()
-    parser = ijson.basic_parse_coro(events, use_float=False)
-    cutter = JsonTokenSplitter()
+    checker = JsonChecker()
     try:
         for part in parts:
             for start in range(0, len(part), SLICE_BYTES):
-                if piece := cutter.cut(part[start : start + SLICE_BYTES]):
-                    parser.send(piece)
-                    del events[:]
-        if piece := cutter.rest():
-            parser.send(piece)
-    except PARSER_ERRORS:
+                checker.read(part[start : start + SLICE_BYTES])
+        return not checker.is_complete()
+    except DecodeError:
         return False
-    try:
-        parser.close()
-    except ijson.IncompleteJSONError:
-        return True
-    except PARSER_ERRORS:
-        return False
-    return False
 
 
 class JsonTokenSplitter:
-    """Cut bytes that arrive into pieces that end between two tokens of JSON, for ijson.
+    """Turn chunks that end anywhere into pieces that end between two tokens.
 
-    ijson reads a token that comes in n pieces n times from its start: a 64 MB string in network chunks would
-    take half a minute. What is no JSON is cut somewhere; ijson will tell.
+    ijson rereads an incomplete token from its start each time a piece arrives: for a 64 MB string in network chunks
+    that takes half a minute. Text that is not JSON is split somewhere; ijson will report it.
     """
 
     def __init__(self) -> None:
         self.held_bytes = 0
-        self._held: list[bytes] = []  # of the token that is not complete yet
+        self._held: list[bytes] = []  # the token that is not complete yet
         self._in_string = False
-        self._escaped = False  # the next byte follows a backslash
+        self._escaped = False  # the last byte was a backslash that escapes the next one
 
     def cut(self, chunk: bytes) -> bytes:
-        """Take ``chunk`` and return what can be read now: what was held, up to the last whole token."""
+        """Return what was held and ``chunk``, up to the end of the last complete token; hold the rest."""
         if not chunk:
             return b""
         plain = chunk
         if self._escaped or b"\\" in chunk:
-            # The same length without escapes, so that every quote in it opens or closes a string.
+            # Blank out the escapes, keeping the length: now every quote opens or closes a string.
             plain = _ESCAPE.sub(b"__", b"\\" + chunk if self._escaped else chunk)
             plain = plain[1:] if self._escaped else plain
             self._escaped = plain.endswith(b"\\")
         if plain.count(b'"') % 2:
             self._in_string = not self._in_string
         if self._in_string:
-            place = max(plain.rfind(b'"'), 0)
+            end = max(plain.rfind(b'"'), 0)
         else:
-            place = len(plain.rstrip(_SCALAR_BYTES))
-        if place == 0:
+            end = len(plain.rstrip(_SCALAR_BYTES))
+        if end == 0:
             self._hold(chunk)
             return b""
-        piece = b"".join((*self._held, chunk[:place]))
+        piece = b"".join((*self._held, chunk[:end]))
         self._held.clear()
         self.held_bytes = 0
-        self._hold(chunk[place:])
+        self._hold(chunk[end:])
         return piece
 
     def rest(self) -> bytes:
-        """Return what is still held, and begin anew."""
+        """Return what is held, and start over."""
         rest = b"".join(self._held)
         self._held.clear()
         self.held_bytes = 0
@@ -100,3 +95,81 @@ class JsonTokenSplitter:
 
 _ESCAPE = re.compile(rb"\\.", re.DOTALL)
 _SCALAR_BYTES = b"+-.0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class JsonChecker:
+    """Check a JSON document as it arrives; subclasses follow its events."""
+
+    def __init__(self) -> None:
+        self.splitter = JsonTokenSplitter()
+        self._events = ijson.sendable_list()
+        self._parser = ijson.basic_parse_coro(self._events)
+
+    def __del__(self) -> None:
+        # ijson's Python backend raises when it is dropped in the middle of a document.
+        with contextlib.suppress(*PARSER_ERRORS):
+            self._parser.close()
+
+    def read(self, chunk: bytes) -> None:
+        """Read ``chunk``, which may end anywhere; raises as ``send`` does."""
+        self.send(self.splitter.cut(chunk))
+
+    def send(self, piece: bytes) -> None:
+        """Read ``piece``, which begins and ends between tokens.
+
+        :raises DecodeError: it is not JSON, or nested deeper than ``MAX_DEPTH`` where a subclass counts.
+        """
+        if not piece:  # ijson would take it for the end of the document
+            return
+        try:
+            self._parser.send(piece)
+        except PARSER_ERRORS as error:
+            raise _not_json(error, piece) from error
+        self._follow(self._events)
+        self._events.clear()
+
+    def is_complete(self) -> bool:
+        """Tell whether the document is complete. Nothing can be sent after this.
+
+        :raises DecodeError: its end is not JSON.
+        """
+        self.send(self.splitter.rest())
+        try:
+            self._parser.close()
+        except ijson.IncompleteJSONError:
+            return False
+        except PARSER_ERRORS as error:
+            raise _not_json(error, b"") from error
+        return True
+
+    def _follow(self, events: ijson.sendable_list) -> None:
+        """Look at the events of one piece."""
+
+
+class NestingTracker(JsonChecker):
+    """Follow how deep a document is nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth = 0
+        self.last_event = ""  # of the last piece, "" if it had none
+
+    def _follow(self, events: ijson.sendable_list) -> None:
+        depth = self.depth
+        name = ""
+        for name, _ in events:
+            if name in STEPS:
+                depth += STEPS[name]
+                if depth > MAX_DEPTH:
+                    raise too_deep()
+        self.depth = depth
+        self.last_event = name
+
+
+def too_deep() -> DecodeError:
+    return DecodeError(f"the body is nested deeper than {MAX_DEPTH}")
+
+
+def _not_json(error: BaseException, piece: bytes) -> DecodeError:
+    text = " ".join(str(error).split())[:160]
+    return DecodeError(f"the body is not JSON: {text or type(error).__name__}", raw=piece[:EXCERPT_BYTES])

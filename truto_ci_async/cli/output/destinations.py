@@ -6,7 +6,6 @@ An ``Output`` joins a destination to a writer and keeps the complete pages when 
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
+from truto_ci_async._files import AtomicFile
 from truto_ci_async.errors import UsageError
 
 from .writers import Writer
@@ -80,38 +80,31 @@ class NewFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = Path(os.path.realpath(path))  # a link stays a link
-        self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.tmp")
-        self._stream = self._temporary.open("xb")
-        self._complete = 0
+        self._file = AtomicFile(path)
+        self._file.open()
 
     def write(self, data: bytes) -> None:
-        self._stream.write(data)
-        self._stream.flush()
-        self._complete += len(data)
+        self._file.write(data)
 
     def finish(self) -> Path | None:
-        os.fsync(self._stream.fileno())
-        self._stream.close()
-        self._temporary.replace(self._path)
-        return self._path
+        self._file.sync()
+        self._file.publish()
+        return self._file.path
 
     def abandon(self, closing: bytes) -> Path | None:
-        with suppress(OSError):  # on a full disk; the half-written page is cut off below
-            self._stream.close()
-        if not self._complete:
-            self._temporary.unlink(missing_ok=True)
+        file = self._file
+        if not file.size:
+            file.discard()
             return None
-        with suppress(OSError):
-            os.truncate(self._temporary, self._complete)
-            with self._temporary.open("ab") as stream:
-                stream.write(closing)
-        kept = self._path.with_name(f"{self._path.name}.partial")
+        if closing:
+            with suppress(OSError):  # the disk may be full
+                file.write(closing)
+        kept = file.path.with_name(f"{file.path.name}.partial")
         number = 1
         while kept.exists():
             number += 1
-            kept = self._path.with_name(f"{self._path.name}.partial-{number}")
-        self._temporary.replace(kept)
+            kept = file.path.with_name(f"{file.path.name}.partial-{number}")
+        file.publish(kept)
         return kept
 
 

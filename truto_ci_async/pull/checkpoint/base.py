@@ -1,4 +1,4 @@
-"""The protocol of a checkpoint."""
+"""What a checkpoint stores, and the protocol of its stores."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from msgspec import Struct
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
 
-#: An account's id and the number of a window in the plan.
+#: An account's id and the index of a window in the plan.
 Key: TypeAlias = tuple[str, int]
 Outcome: TypeAlias = Literal["open", "done", "empty", "failed", "parked"]
 
 
 class Progress(Struct, frozen=True, kw_only=True, gc=False):
-    """Where the walk of one account over one window stands.
+    """How far the walk of one account over one window has come.
 
-    ``position`` is the text of the Position to go on from, None for the start. ``open`` walks go on, ``done`` and
-    ``empty`` ones are over, ``failed`` ones say why in ``error``, ``parked`` ones wait until ``until`` (seconds
-    since 1970).
+    ``position`` is the text of the Position to continue from, None for the start. ``outcome`` is ``open`` while there
+    is more to request, ``done`` or ``empty`` at the end, ``failed`` with the reason in ``error``, or ``parked`` until
+    the time ``until`` (seconds since 1970).
     """
 
     position: str | None = None
@@ -33,12 +33,12 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left to ask."""
+        """Whether nothing is left to request."""
         return self.outcome in ("done", "empty")
 
 
 class Checkpoint(ABC):
-    """Where progress is kept. ``open`` it, ``load`` once, then ``commit`` changes; ``aclose`` in the end.
+    """Stores progress. ``open`` it, ``load`` once, ``commit`` changes, and ``aclose`` it at the end.
 
     async with SQLiteCheckpoint("data/state.sqlite3") as checkpoint:
         plan = await checkpoint.open(plan)
@@ -56,35 +56,35 @@ class Checkpoint(ABC):
 
     @property
     def sink_state(self) -> bytes | None:
-        """What the sink said of its output at the last commit; None when nothing was committed."""
+        """The state of the output as of the last commit; None if nothing was committed."""
         return self._sink_state
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
-        """Keep other runs away from now on, and return the plan that is stored; ``open`` follows.
+        """Lock out other runs, and return the stored plan; ``open`` comes next.
 
-        So that a second run is refused at once, and not after it has looked up thousands of accounts. A store that
-        does not have this is held by ``open``. ``fresh``: as if nothing was stored.
+        This refuses a second run at once, rather than after it has looked up thousands of accounts. A store without
+        it is locked by ``open``. ``fresh`` ignores what is stored.
 
-        :raises StateConflictError: another run holds it.
+        :raises StateConflictError: another run holds the state.
         """
         del fresh
         return None
 
     @abstractmethod
     async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
-        """Take hold of the state, and return the plan in force: the stored one where there is one.
+        """Lock the state, and return the plan in force: the stored one if there is one.
 
-        ``plan=None`` goes on with what is stored. ``grow`` adds accounts that are new in ``plan``. ``fresh`` forgets
+        ``plan=None`` continues with what is stored. ``grow`` adds accounts that are new in ``plan``. ``fresh`` deletes
         what is stored.
 
-        :raises StateConflictError: another run holds it, or it belongs to another plan.
-        :raises DamagedStateError: it cannot be read.
+        :raises StateConflictError: another run holds the state, or it belongs to another plan.
+        :raises DamagedStateError: the state cannot be read.
         :raises StorageError: the disk fails.
         """
 
     @abstractmethod
     async def load(self) -> dict[Key, Progress]:
-        """Return all progress; what is not in there has not begun."""
+        """Return all progress. A walk without an entry has not started."""
 
     @abstractmethod
     async def commit(
@@ -94,21 +94,21 @@ class Checkpoint(ABC):
         *,
         row_keys: Mapping[Key, bytes] | None = None,
     ) -> None:
-        """Make changes durable together with the sink's state (None: as it was), or none of it.
+        """Make changes and the sink's state durable, all of it or none. ``sink_state=None`` keeps the stored one.
 
-        ``row_keys`` are bytes to remember of a walk beside those it has, in case its window has to be begun again;
-        they are forgotten when the walk is over.
+        ``row_keys`` are fingerprints of rows, appended to those stored for a walk in case its window is restarted.
+        They are deleted once the walk is over.
 
-        :raises StorageError: the disk fails; what was committed before is untouched.
+        :raises StorageError: the disk fails; earlier commits are unaffected.
         """
 
     @abstractmethod
     async def row_keys(self, key: Key) -> bytes:
-        """Return what is remembered of a walk, in the order it was committed."""
+        """Return the row fingerprints stored for a walk, in the order of their commits."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Let go of the state. May be called twice."""
+        """Release the state. May be called twice."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -117,20 +117,21 @@ class Checkpoint(ABC):
         await self.aclose()
 
 
-def agree(stored: Plan | None, plan: Plan | None, *, grow: bool, path: str) -> Plan:
-    """Return the plan in force, given what is stored and what is asked for.
+def plan_in_force(stored: Plan | None, plan: Plan | None, *, grow: bool, path: str) -> Plan:
+    """Return the plan to run, given the stored one and the requested one.
 
-    :raises StateConflictError: they differ; the message says in what.
+    :raises StateConflictError: they differ; the message lists how.
+    :raises UsageError: there is neither.
     """
     if plan is None:
         if stored is None:
-            raise UsageError(f"nothing is stored in {path} to go on with: pass a plan")
+            raise UsageError(f"{path} has no stored plan to continue: pass a plan")
         return stored
     if stored is None:
         return plan
     if difference := plan.difference(stored, grow=grow):
         raise StateConflictError(
-            f"{path} belongs to another plan: {difference}. Repeat what was asked then, use another folder, "
+            f"{path} belongs to another plan: {difference}. Repeat the original request, use another folder, "
             "or start over with fresh=True",
             path=path,
         )

@@ -1,4 +1,4 @@
-"""A lock that one run holds at a time."""
+"""A lock on a file's path that one run holds at a time."""
 
 from __future__ import annotations
 
@@ -17,14 +17,19 @@ from msgspec import Struct
 
 from truto_ci_async.errors import StateConflictError
 
-# How long to wait for a holder of the lock to write its name into it, and for other programs in the database.
+# How long to wait for the owner of the lock to write its name to the file.
 NAME_SECONDS = 0.5
+POLL_SECONDS = 0.02
+# More than a name takes.
+NAME_BYTES = 4096
+
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
 
 if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(file: int) -> None:
-        # One byte far behind the holder's name: a locked byte cannot be read by others.
+        # One byte far behind the owner's name, since a locked byte cannot be read by others.
         os.lseek(file, 1 << 30, os.SEEK_SET)
         try:
             msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
@@ -39,18 +44,31 @@ else:
 
 
 class LockOwner(Struct):
-    """Who holds a lock, as its file says. Only for messages: it is the system that knows who holds it."""
+    """Who holds a lock, according to its file. Only used in messages: the system decides who holds it."""
 
     pid: int
     host: str
     since: str
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether the process exists. The name of a killed owner stays in the file until the next one replaces it."""
+        if self.host != socket.gethostname() or os.name == "nt":
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            return True
+        return True
+
 
 class RunLock:
-    """Keeps a second run away from a state, until released or until the process is gone.
+    """Keeps other runs away from a state until it is released or the process ends.
 
-    The lock is the system's own (``flock``), so it is never left behind by a process that was killed, and a
-    recycled pid cannot be mistaken for its holder. Forked children let go of it, or they would keep it.
+    The lock is the system's own (``flock``). It never outlives a killed process, and no recycled pid can be mistaken
+    for its owner. Forked children give up their copy, which would otherwise keep the lock.
     """
 
     def __init__(self, state: Path) -> None:
@@ -59,43 +77,46 @@ class RunLock:
         self._file: int | None = None
 
     def acquire(self) -> None:
-        """Take the lock, at once or not at all.
+        """Take the lock. If it is taken, fail once its owner is known, after ``NAME_SECONDS`` at most.
 
         :raises StateConflictError: another process, or another pull of this one, holds it.
         """
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
         deadline = time.monotonic() + NAME_SECONDS
-        while True:
-            file = os.open(self.path, flags, 0o666)
-            try:
-                _try_lock(file)
-            except BlockingIOError:
-                holder = _read_holder(file)
-                os.close(file)
-                is_named = holder is not None and _is_running(holder)
-                if is_named or time.monotonic() >= deadline:
-                    self._refuse(holder if is_named else None)
-                time.sleep(0.02)  # it has just been taken, and a name is about to be written
-                continue
-            except BaseException:
-                os.close(file)
-                raise
-            if _is_at(file, self.path):
-                break
-            os.close(file)  # its holder removed it while it was being opened
+        while (file := self._try_acquire(deadline)) is None:
+            pass
         self._file = file
         _held.add(self)
-        holder = LockOwner(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
+        owner = LockOwner(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
         try:
             os.ftruncate(file, 0)
             os.lseek(file, 0, os.SEEK_SET)
-            os.write(file, msgspec.json.encode(holder))
+            os.write(file, msgspec.json.encode(owner))
         except OSError:
             self.release()
             raise
 
+    def _try_acquire(self, deadline: float) -> int | None:
+        """Try once, and return the locked file; None to try again."""
+        file = os.open(self.path, _FLAGS, 0o666)
+        is_locked = False
+        try:
+            _try_lock(file)
+            # The previous owner may have removed the file while it was being opened here.
+            is_locked = _is_at(file, self.path)
+            return file if is_locked else None
+        except BlockingIOError:
+            owner = _read_owner(file)
+            is_named = owner is not None and owner.is_alive
+            if is_named or time.monotonic() >= deadline:
+                self._refuse(owner if is_named else None)
+            time.sleep(POLL_SECONDS)  # the lock has just been taken, and its owner is about to write its name
+            return None
+        finally:
+            if not is_locked:
+                os.close(file)
+
     def release(self) -> None:
-        """Let go. The file goes first: whoever opens it from now on makes a new one."""
+        """Give up the lock. The file is removed first, so that whoever opens its path next creates a new one."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -105,23 +126,23 @@ class RunLock:
         os.close(file)
 
     def abandon(self) -> None:
-        """Close the file without letting go of the lock, which belongs to the parent process."""
+        """Close the file without giving up the lock, which belongs to the parent process."""
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
 
-    def _refuse(self, holder: LockOwner | None) -> NoReturn:
-        if holder is None:
+    def _refuse(self, owner: LockOwner | None) -> NoReturn:
+        if owner is None:
             who = "another process"
-        elif (holder.pid, holder.host) == (os.getpid(), socket.gethostname()):
-            who = f"another pull of this process (pid {holder.pid}) since {holder.since}"
+        elif (owner.pid, owner.host) == (os.getpid(), socket.gethostname()):
+            who = f"another pull of this process (pid {owner.pid}) since {owner.since}"
         else:
-            who = f"process {holder.pid} on {holder.host} since {holder.since}"
+            who = f"process {owner.pid} on {owner.host} since {owner.since}"
         raise StateConflictError(
-            f"{self.state} is in use by {who}: wait until it is done, or end it",
+            f"{self.state} is in use by {who}: wait for it to finish, or stop it",
             path=str(self.state),
-            pid=holder.pid if holder else None,
-            host=holder.host if holder else None,
+            pid=owner.pid if owner else None,
+            host=owner.host if owner else None,
         )
 
 
@@ -132,25 +153,12 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-def _read_holder(file: int) -> LockOwner | None:
+def _read_owner(file: int) -> LockOwner | None:
     try:
         os.lseek(file, 0, os.SEEK_SET)
-        return msgspec.json.decode(os.read(file, 4096), type=LockOwner)
+        return msgspec.json.decode(os.read(file, NAME_BYTES), type=LockOwner)
     except (OSError, msgspec.DecodeError):
         return None
-
-
-def _is_running(holder: LockOwner) -> bool:
-    """Tell whether a holder can be: a name left by a killed run is there until the next holder writes its own."""
-    if holder.host != socket.gethostname() or os.name == "nt":
-        return True
-    try:
-        os.kill(holder.pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 _held: weakref.WeakSet[RunLock] = weakref.WeakSet()

@@ -1,42 +1,44 @@
-"""Progress kept in memory."""
+"""Progress in memory, for pulls that need not outlive the process."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import Literal
 
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
 
-from .base import Checkpoint, Key, Progress, agree
+from .base import Checkpoint, Key, Progress, plan_in_force
 
 
 class MemoryCheckpoint(Checkpoint):
-    """Keeps progress for as long as the object lives; opened again, the pull goes on where it was."""
+    """Keeps progress as long as the object lives. Opened again, a pull continues where it stopped."""
 
     def __init__(self) -> None:
         super().__init__()
         self._progress: dict[Key, Progress] = {}
         self._row_keys: dict[Key, list[bytes]] = {}
-        self._is_held = self._is_open = False
+        self._use: Literal["none", "held", "open"] = "none"
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
-        if self._is_held or self._is_open:
+        if self._use != "none":
             raise StateConflictError("another pull of this process uses this checkpoint", pid=os.getpid())
-        self._is_held = True
+        self._use = "held"
         return None if fresh else self._plan
 
     async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
-        if not self._is_held or self._is_open:
+        if self._use != "held":
             await self.hold()
         try:
-            self._plan = agree(None if fresh else self._plan, plan, grow=grow, path="this checkpoint")
+            stored = None if fresh else self._plan
+            self._plan = plan_in_force(stored, plan, grow=grow, path="this checkpoint")
         except BaseException:
-            self._is_held = False
+            self._use = "none"
             raise
         if fresh:
             self._progress, self._row_keys, self._sink_state = {}, {}, None
-        self._is_open = True
+        self._use = "open"
         return self._plan
 
     async def load(self) -> dict[Key, Progress]:
@@ -65,10 +67,10 @@ class MemoryCheckpoint(Checkpoint):
         return b"".join(self._row_keys.get(key, ()))
 
     async def aclose(self) -> None:
-        self._is_held = self._is_open = False
+        self._use = "none"
 
     def _require_open(self) -> None:
-        if not self._is_open:
+        if self._use != "open":
             raise UsageError("open the checkpoint first")
 
     def __repr__(self) -> str:

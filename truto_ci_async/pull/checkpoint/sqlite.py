@@ -1,11 +1,7 @@
-"""How far a pull has come: progress of each account and window, and the state of its output, as one step.
+"""Progress in an SQLite file, for pulls that outlive the process.
 
-A checkpoint never runs ahead of the output. The output is made durable first and says in a few bytes what is in
-it; those bytes and the progress they stand for are then committed in one transaction. A crash in between leaves
-output that no checkpoint names, which the sink removes when it is opened again: pages are asked for twice, rows
-never lost and never doubled.
-
-Two stores: ``MemoryCheckpoint`` for pulls that need not outlive the process, ``SQLiteCheckpoint`` for those that do.
+All database work runs in one thread, in the order it was requested. A commit writes progress, row fingerprints and
+the state of the output in one transaction.
 """
 
 from __future__ import annotations
@@ -16,20 +12,19 @@ import sqlite3
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn, ParamSpec, TypeVar, cast
+from typing import NoReturn, ParamSpec, TypeVar, get_args
 
 from truto_ci_async._files import Step, Worker, no_step, storage_error
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
 
-from .base import Checkpoint, Key, Progress, agree
+from .base import Checkpoint, Key, Outcome, Progress, plan_in_force
 from .lock import RunLock
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-
-# "TrCI" in the file's header: what tells our state from other people's databases.
+# "TrCI" in the file's header tells our state from other databases.
 APPLICATION_ID = 0x54724349
 SCHEMA_VERSION = 1
 SCHEMA = (
@@ -40,17 +35,46 @@ SCHEMA = (
         PRIMARY KEY (account, "window")) WITHOUT ROWID""",
     'CREATE TABLE row_keys (account TEXT NOT NULL, "window" INTEGER NOT NULL, keys BLOB NOT NULL)',
     'CREATE INDEX row_keys_of ON row_keys (account, "window")',
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
-OUTCOMES = frozenset(("open", "done", "empty", "failed", "parked"))
+# In WAL mode, FULL syncs with each commit. NORMAL, the default of some builds, does not.
+DURABLE = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
+CLEAR = ("DELETE FROM progress", "DELETE FROM row_keys", "DELETE FROM meta")
+READ_HEADER = """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
+    FROM pragma_application_id, pragma_user_version"""
+CHECK = "PRAGMA quick_check(1)"
+READ_META = "SELECT value FROM meta WHERE name = ?"
+PUT_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+READ_PROGRESS = 'SELECT account, "window", position, "rows", pages, outcome, error, until FROM progress'
+PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid'
+ADD_ROW_KEYS = "INSERT INTO row_keys VALUES (?, ?, ?)"
+DELETE_ROW_KEYS = 'DELETE FROM row_keys WHERE account = ? AND "window" = ?'
 
+OUTCOMES = frozenset(get_args(Outcome))
+
+# How long to wait for another program that writes to the database.
 BUSY_SECONDS = 0.5
+
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+_DISK_ERRNO = {
+    sqlite3.SQLITE_FULL: errno.ENOSPC,
+    sqlite3.SQLITE_IOERR: errno.EIO,
+    sqlite3.SQLITE_READONLY: errno.EROFS,
+    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
+    sqlite3.SQLITE_PERM: errno.EACCES,
+    sqlite3.SQLITE_NOLFS: errno.EFBIG,
+    sqlite3.SQLITE_PROTOCOL: errno.ENOLCK,
+}
 
 
 class SQLiteCheckpoint(Checkpoint):
-    """Keeps progress in an SQLite file, durable when ``commit`` returns (WAL, ``synchronous=FULL``).
+    """Keeps progress in an SQLite file; durable when ``commit`` returns (WAL, ``synchronous=FULL``).
 
-    One run at a time: a lock that the system drops with the process stands beside the file (``<path>.lock``), and
-    names its holder. The file holds the plan, progress and the state of the output, and never a token.
+    One run at a time may use it: a lock next to the file (``<path>.lock``) names its owner, and the system releases it
+    when that process ends. The file holds the plan, the progress and the state of the output, but never a token.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, step: Step = no_step) -> None:
@@ -112,7 +136,7 @@ class SQLiteCheckpoint(Checkpoint):
             raise UsageError(f"{self.path} is not open")
         return await self._worker.run(job, *args, **kwargs)
 
-    # What follows runs in the worker's thread.
+    # Everything below runs in the worker's thread.
 
     def _hold(self, fresh: bool) -> Plan | None:
         with self._errors("open"):
@@ -126,21 +150,20 @@ class SQLiteCheckpoint(Checkpoint):
                     raise
                 self._discard()
                 database = self._connect()
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = FULL")
+            for statement in DURABLE:
+                database.execute(statement)
             return None if fresh else self._read_plan(database)
 
     def _open(self, plan: Plan | None, grow: bool, fresh: bool) -> Plan:
         with self._errors("open"):
             database = self._opened()
             stored = None if fresh else self._read_plan(database)
-            in_force = agree(stored, plan, grow=grow, path=str(self.path))
+            in_force = plan_in_force(stored, plan, grow=grow, path=str(self.path))
             if in_force != stored:
                 with self._transaction() as database:
                     if fresh:
-                        database.execute("DELETE FROM progress")
-                        database.execute("DELETE FROM row_keys")
-                        database.execute("DELETE FROM meta")
+                        for statement in CLEAR:
+                            database.execute(statement)
                     _put(database, "plan", in_force.to_json().encode())
             self._plan = in_force
             self._sink_state = _get(database, "sink")
@@ -150,41 +173,37 @@ class SQLiteCheckpoint(Checkpoint):
         self._database = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
-        self._check_owner(self._database)
+        self._check_schema(self._database)
         return self._database
 
     def _is_ours(self) -> bool:
-        """Tell by its header whether a damaged file is one of ours."""
+        """Tell by its header whether a damaged file is a state of ours."""
         with self.path.open("rb") as file:
             header = file.read(72)
         return header[68:] == APPLICATION_ID.to_bytes(4)
 
     def _discard(self) -> None:
-        if self._database is not None:
+        if self._database is not None:  # pragma: no mutate - only Windows refuses to remove an open file
             self._database.close()
-        for suffix in ("-wal", "-shm", ""):
+        for suffix in ("-wal", "-shm", ""):  # pragma: no mutate - SQLite drops a stale log too
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
-    def _check_owner(self, database: sqlite3.Connection) -> None:
-        """Refuse what is damaged or not ours, and lay out what is new."""
-        (version,) = database.execute("PRAGMA user_version").fetchone()
-        (owner,) = database.execute("PRAGMA application_id").fetchone()
-        (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if not tables and not version and not owner:
+    def _check_schema(self, database: sqlite3.Connection) -> None:
+        """Create the tables in a new file, and refuse one that is damaged, too new or not ours."""
+        application, version, tables = database.execute(READ_HEADER).fetchone()
+        if not (application or version or tables):
             with self._transaction():
                 for statement in SCHEMA:
                     database.execute(statement)
-                database.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             return
-        if owner != APPLICATION_ID:
-            self._conflict("is a database of something else; use another path")
+        if application != APPLICATION_ID:
+            self._conflict("is the database of another program: use another path")
         if version > SCHEMA_VERSION:
             self._conflict(
                 f"was written by a newer version of this package (its format is {version}, this version reads up "
                 f"to {SCHEMA_VERSION}): upgrade, or use another folder"
             )
-        (finding,) = database.execute("PRAGMA quick_check(1)").fetchone()
+        (finding,) = database.execute(CHECK).fetchone()
         if finding != "ok":
             self._damaged(str(finding))
 
@@ -198,18 +217,18 @@ class SQLiteCheckpoint(Checkpoint):
             self._damaged(str(error))
 
     def _load(self) -> dict[Key, Progress]:
-        plan = cast("Plan", self._plan)
-        # The ids of the plan, so that thousands of windows share one text each.
+        if (plan := self._plan) is None:
+            raise UsageError(f"{self.path} is not open")
+        # The plan's own strings, so that the thousands of windows of an account share one.
         ids = {account.id: account.id for account in plan.accounts}
         found: dict[Key, Progress] = {}
         with self._errors("read"):
-            database = self._opened()
-            for account, window, position, rows, pages, outcome, error, until in database.execute(
-                'SELECT account, "window", position, "rows", pages, outcome, error, until FROM progress'
+            for account, window, position, rows, pages, outcome, error, until in self._opened().execute(
+                READ_PROGRESS
             ):
                 if account not in ids or not 0 <= window < len(plan.windows) or outcome not in OUTCOMES:
                     self._damaged(
-                        f"progress of a walk that is not planned ({account!r}, {window}, {outcome!r})"
+                        f"it has progress that is not in its plan ({account!r}, {window}, {outcome!r})"
                     )
                 found[ids[account], window] = Progress(
                     position=position, rows=rows, pages=pages, outcome=outcome, error=error, until=until
@@ -218,28 +237,22 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _read_row_keys(self, key: Key) -> bytes:
         with self._errors("read"):
-            found = self._opened().execute(
-                'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid', key
-            )
-            return b"".join(keys for (keys,) in found)
+            return b"".join(keys for (keys,) in self._opened().execute(READ_ROW_KEYS, key))
 
     def _commit(
         self, changes: Mapping[Key, Progress], sink_state: bytes | None, row_keys: Mapping[Key, bytes]
     ) -> None:
-        rows = [
+        progress = [
             (account, window, item.position, item.rows, item.pages, item.outcome, item.error, item.until)
             for (account, window), item in changes.items()
         ]
+        over = {key for key, item in changes.items() if item.is_over}
+        new_keys = [(*key, keys) for key, keys in row_keys.items() if key not in over]
+        old_keys = [key for key in over if changes[key].pages > 1]  # of a single page, none were stored
         with self._errors("write"), self._transaction() as database:
-            database.executemany("INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            added = [
-                (*key, keys)
-                for key, keys in row_keys.items()
-                if keys and not (key in changes and changes[key].is_over)
-            ]
-            database.executemany("INSERT INTO row_keys VALUES (?, ?, ?)", added)
-            over = [key for key, item in changes.items() if item.is_over and item.pages > 1]
-            database.executemany('DELETE FROM row_keys WHERE account = ? AND "window" = ?', over)
+            database.executemany(PUT_PROGRESS, progress)
+            database.executemany(ADD_ROW_KEYS, new_keys)
+            database.executemany(DELETE_ROW_KEYS, old_keys)
             if sink_state is not None:
                 _put(database, "sink", sink_state)
         if sink_state is not None:
@@ -248,7 +261,7 @@ class SQLiteCheckpoint(Checkpoint):
     def _close(self) -> None:
         database, self._database = self._database, None
         lock, self._lock = self._lock, None
-        # Closing moves the log into the database. On a full disk it stays a log, which the next run reads.
+        # Closing moves the log into the database. On a full disk the log remains, and the next run reads it.
         with suppress(sqlite3.Error):
             if database is not None:
                 database.close()
@@ -257,7 +270,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
-            raise UsageError(f"{self.path} is not open")
+            raise UsageError(f"{self.path} is not open")  # pragma: no mutate - the public methods check first
         return self._database
 
     @contextmanager
@@ -276,25 +289,22 @@ class SQLiteCheckpoint(Checkpoint):
 
     @contextmanager
     def _errors(self, doing: str) -> Generator[None]:
-        """Raise ours for what the system and SQLite raise."""
+        """Map errors of the system and of SQLite to ours."""
         try:
             yield
         except OSError as error:
             raise storage_error(error, self.path, doing) from error
         except sqlite3.Error as error:
-            code = getattr(error, "sqlite_errorcode", None)
-            if code is None:
-                raise
-            primary = code & 0xFF
-            if _is_damage(error):
+            primary = _primary_code(error)
+            if primary in _DAMAGE:
                 self._damaged(str(error), error)
-            if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            if primary in _BUSY:
                 raise StateConflictError(
-                    f"another program is writing into {self.path}: end it and run again", path=str(self.path)
+                    f"another program is writing to {self.path}: close it and run again", path=str(self.path)
                 ) from error
             if primary in _DISK_ERRNO:
-                number = _DISK_ERRNO[primary]
-                raise storage_error(OSError(number, str(error)), self.path, doing) from error
+                reason = OSError(_DISK_ERRNO[primary], str(error))
+                raise storage_error(reason, self.path, doing) from error
             raise
 
     def _conflict(self, what: str) -> NoReturn:
@@ -302,7 +312,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _damaged(self, what: str, cause: BaseException | None = None) -> NoReturn:
         raise DamagedStateError(
-            f"{self.path} is damaged: {what}. Put back a copy, or start over with fresh=True",
+            f"{self.path} is damaged: {what}. Restore a copy, or start over with fresh=True",
             path=str(self.path),
         ) from cause
 
@@ -310,29 +320,20 @@ class SQLiteCheckpoint(Checkpoint):
         return f"SQLiteCheckpoint({str(self.path)!r})"
 
 
-_DISK_ERRNO = {
-    sqlite3.SQLITE_FULL: errno.ENOSPC,
-    sqlite3.SQLITE_IOERR: errno.EIO,
-    sqlite3.SQLITE_READONLY: errno.EROFS,
-    sqlite3.SQLITE_CANTOPEN: errno.EACCES,
-    sqlite3.SQLITE_PERM: errno.EACCES,
-    sqlite3.SQLITE_NOLFS: errno.EFBIG,
-    sqlite3.SQLITE_PROTOCOL: errno.ENOLCK,
-}
+def _primary_code(error: BaseException) -> int | None:
+    """Return the primary result code of an SQLite error, None if it has none (such as a misuse of the module)."""
+    code: int | None = getattr(error, "sqlite_errorcode", None)
+    return None if code is None else code & 0xFF
 
 
 def _is_damage(error: BaseException) -> bool:
-    code = getattr(error, "sqlite_errorcode", None) or 0
-    return isinstance(error, DamagedStateError) or code & 0xFF in (
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_NOTADB,
-    )
+    return isinstance(error, DamagedStateError) or _primary_code(error) in _DAMAGE
 
 
 def _get(database: sqlite3.Connection, name: str) -> bytes | None:
-    row = database.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    row = database.execute(READ_META, (name,)).fetchone()
     return None if row is None else bytes(row[0])
 
 
 def _put(database: sqlite3.Connection, name: str, value: bytes) -> None:
-    database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+    database.execute(PUT_META, (name, value))

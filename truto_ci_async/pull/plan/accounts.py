@@ -1,4 +1,4 @@
-"""Collects the accounts of a plan from lists, files and discovery."""
+"""Collects the accounts of a plan from an iterable or a file."""
 
 from __future__ import annotations
 
@@ -11,25 +11,26 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from truto_ci_async._wire.query_string import in_order
+from truto_ci_async._wire.query_string import require_encodable, stable_order
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount
 from truto_ci_async.models.pulls import PlannedAccount
 
-#: And a source of accounts that goes on for longer than this has no end.
+#: An iterable of more accounts than this is taken to be endless.
 MAX_ACCOUNTS = 1_000_000
 
-
 AccountLike: TypeAlias = str | IntegratedAccount | PlannedAccount | Mapping[str, Any]
+#: Ids, IntegratedAccounts or dicts with an ``id``, in any iterable, which may be asynchronous, such as
+#: ``integrated_accounts.list()``; or the path of a file with one id, or one JSON object with an ``id``, per line.
 Accounts: TypeAlias = Iterable[AccountLike] | AsyncIterable[AccountLike] | os.PathLike[str]
 
 
 async def collect_accounts(accounts: Accounts) -> tuple[PlannedAccount, ...]:
-    """Take accounts in their order, each once; a tenant named by a later mention is kept."""
+    """Return each account once, in the given order. A tenant may be named by any mention of its account."""
     single: object = accounts
     if isinstance(single, (str, bytes, Mapping, IntegratedAccount, PlannedAccount)):
         shown = _brief(cast("object", single))
-        raise UsageError(f"accounts takes several: accounts=[{shown}]; a file is given as a Path")
+        raise UsageError(f"accounts takes an iterable: accounts=[{shown}]; pass a file as a Path")
     if isinstance(accounts, os.PathLike):
         accounts = await asyncio.to_thread(_read_file, Path(accounts))
     found: dict[str, PlannedAccount] = {}
@@ -38,7 +39,7 @@ async def collect_accounts(accounts: Accounts) -> tuple[PlannedAccount, ...]:
         if known is None or known.tenant_id is None:
             found[account.id] = account
         if len(found) > MAX_ACCOUNTS:
-            raise UsageError(f"more than {MAX_ACCOUNTS:,} accounts; does this source ever end?")
+            raise UsageError(f"more than {MAX_ACCOUNTS:,} accounts: does this iterable ever end?")
     return tuple(found.values())
 
 
@@ -49,7 +50,7 @@ async def _each(
         async for account in accounts:
             yield _planned(account)
     elif isinstance(accounts, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        for account in in_order(accounts):
+        for account in stable_order(accounts):
             yield _planned(account)
     else:
         raise UsageError(f"accounts takes ids, IntegratedAccounts or a Path, not {_brief(accounts)}")
@@ -66,10 +67,13 @@ def _planned(account: object) -> PlannedAccount:
         fields = cast("Mapping[str, object]", account)
         name, tenant = fields.get("id"), fields.get("tenant_id")
     if not isinstance(name, str) or not name:
-        raise UsageError(f"an account's id is non-empty text, not {_brief(name)}")
+        raise UsageError(f"an account id must be non-empty text, not {_brief(name)}")
     if tenant is not None and not isinstance(tenant, str):
-        raise UsageError(f"the tenant_id of account {name} is text, not {_brief(tenant)}")
-    return PlannedAccount(checked_text("an account's id", name), tenant and checked_text("tenant_id", tenant))
+        raise UsageError(f"the tenant_id of account {name} must be text, not {_brief(tenant)}")
+    return PlannedAccount(
+        str(require_encodable(name, "an account id")),
+        tenant and str(require_encodable(tenant, "a tenant_id")),
+    )
 
 
 def _brief(value: object) -> str:
@@ -88,7 +92,7 @@ def _read_file(path: Path) -> list[AccountLike]:
         if line and not line.startswith("#")
     ]
     if not found:
-        raise UsageError(f"{path} names no account")
+        raise UsageError(f"{path} contains no accounts")
     return found
 
 
@@ -98,17 +102,7 @@ def _read_line(line: str, where: str) -> AccountLike:
             return _planned(msgspec.json.decode(line))
         name = line.split("#", 1)[0].strip()
         if re.search(r"[\s,;\"']", name):
-            raise UsageError("expected one id on a line, or a JSON object with an id")
+            raise UsageError("expected one id per line, or a JSON object with an id")
         return _planned(name)
     except (UsageError, msgspec.DecodeError) as error:
         raise UsageError(f"{where}: {error}") from error
-
-
-def checked_text(name: str, text: object) -> str:
-    if not isinstance(text, str):
-        raise UsageError(f"{name}: expected text, not {text!r}")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{name} holds a lone surrogate, which has no UTF-8 form") from None
-    return str(text)

@@ -1,12 +1,10 @@
-"""What a pull asks for: which accounts, over which windows, with which filters.
+"""The plan of a pull: accounts, windows and filters, all of them absolute.
 
-A plan is resolved once and stored with the output. "Now" is read one time, and relative bounds become absolute
-ones, so that a pull that is killed and started again goes on asking the same. What the caller spelled out is kept
-beside it (``given``): that is what a later call is compared with. Nothing here asks for interactions.
+What the caller wrote is kept beside the resolved values, as ``given``: a later call is compared with that.
 
-Windows are half-open, ``[start, end)``, oldest first. ``day``, ``week`` and ``month`` are counted from the start
-bound and cut at midnights of its own offset, since the provider answers whole days (contract section 2); a
-timedelta counts exact time. The last window ends at the end bound.
+Windows are half-open, ``[start, end)``, oldest first. ``day``, ``week`` and ``month`` are counted from the start and
+meet at midnight in its time zone, because the provider answers in whole days. A timedelta counts exact time. The last
+window ends where the plan ends.
 """
 
 from __future__ import annotations
@@ -20,7 +18,8 @@ from typing import Any, Literal, TypeAlias, TypedDict, cast
 import msgspec
 from msgspec import Struct
 
-from truto_ci_async._wire.list_query import ListQuery, UserFilter, list_query
+from truto_ci_async._wire.filters import UserFilter
+from truto_ci_async._wire.list_query import ListQuery, list_query
 from truto_ci_async._wire.query_string import ObjectArrays
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models.pulls import PlannedAccount, Unit, Window
@@ -30,12 +29,11 @@ from .bounds import When, WindowLength
 
 PlanFormat: TypeAlias = Literal["unified", "normalized", "debug"]
 
-
 PATH = ("unified", "conversational-intelligence", "interactions")
 
 
 class PlanFilters(TypedDict, total=False):
-    """What a plan can ask for beside accounts and bounds; ``Resource.list`` says what each one means."""
+    """What a plan can filter by; see ``Resource.list`` for the meaning of each filter."""
 
     users: Iterable[UserFilter] | None
     limit: int | None
@@ -51,7 +49,7 @@ class PlanFilters(TypedDict, total=False):
 
 
 class PlanOptions(PlanFilters, total=False):
-    """Arguments of ``resolve`` beside the accounts."""
+    """The arguments of ``resolve`` other than the accounts."""
 
     integration: str | None
     status: str | None
@@ -62,12 +60,12 @@ class PlanOptions(PlanFilters, total=False):
 
 
 class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-1"):
-    """Accounts, windows and filters, all absolute: the same plan asks the same requests whenever it is run.
+    """Which accounts to pull, over which windows, with which filters. A plan sends the same requests whenever it runs.
 
         plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
         for shard in plan.shards(4): ...
 
-    ``given`` is what the caller spelled out, bounds as they were given. ``shard`` is (number, of how many).
+    ``given`` is what the caller wrote, relative times included. ``shard`` is (number, count).
     """
 
     accounts: tuple[PlannedAccount, ...]
@@ -79,12 +77,12 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
 
     @property
     def digest(self) -> str:
-        """A short text, equal for plans that ask the same of each account."""
+        """A short text, equal for plans with the same windows and filters."""
         return _digest([self.windows, self.filters])
 
     @property
     def accounts_digest(self) -> str:
-        """A short text, equal for plans of the same accounts in the same order."""
+        """A short text, equal for plans with the same accounts in the same order."""
         return _digest([account.id for account in self.accounts])
 
     def __hash__(self) -> int:
@@ -95,13 +93,13 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
         return len(self.accounts) * len(self.windows)
 
     def units(self) -> Iterator[Unit]:
-        """Go through all walks: the oldest window of every account, in the accounts' order, then the next one."""
+        """Iterate over all walks: the oldest window of every account, in their order, then the next window."""
         for index, window in enumerate(self.windows):
             for account in self.accounts:
                 yield Unit(account, window, index)
 
     def query(self, account: PlannedAccount, window: Window) -> ListQuery:
-        """Return what the walk of ``account`` over ``window`` asks."""
+        """Return the query for a walk of ``account`` over ``window``."""
         return list_query(
             *PATH,
             account=account.id,
@@ -111,16 +109,18 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
         )
 
     def shards(self, n: int) -> list[Plan]:
-        """Split into ``n`` plans for ``n`` processes: an account is in one of them, and stays there as others come.
+        """Split into ``n`` plans for ``n`` processes. Each account is in one of them, and stays in it as others join.
 
-        Some can be empty. Each needs an output of its own.
+        Some shards may be empty. Each needs its own output.
 
-        :raises UsageError: ``n`` is less than 1, or this is a shard itself.
+        :raises UsageError: ``n`` is less than 1, or this plan is a shard itself.
         """
         if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_ACCOUNTS:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"shards takes a whole number of 1 or more, not {n!r}")
+            raise UsageError(
+                f"the number of shards must be a whole number from 1 to {MAX_ACCOUNTS:,}, not {n!r}"
+            )
         if self.shard is not None:
-            raise UsageError(f"this plan is shard {_shard_text(self.shard)} already; split the whole one")
+            raise UsageError(f"this plan is {_shard_text(self.shard)} already: split the whole plan")
         groups: list[list[PlannedAccount]] = [[] for _ in range(n)]
         for account in self.accounts:
             hashed = hashlib.blake2b(account.id.encode(), digest_size=8).digest()
@@ -131,14 +131,14 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
         ]
 
     def to_json(self) -> str:
-        """Return the plan as JSON text, for ``from_json``."""
+        """Return the plan as JSON, for ``from_json``."""
         return msgspec.json.encode(self).decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Plan:
         """Read what ``to_json`` wrote.
 
-        :raises UsageError: it is something else, or was written by a version with other plans.
+        :raises UsageError: the text is not a plan, or a version of this package with another format wrote it.
         """
         try:
             return msgspec.json.decode(text, type=cls)
@@ -146,49 +146,42 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
             raise UsageError(f"not the JSON of a plan: {error}") from error
 
     def difference(self, stored: Plan, *, grow: bool = False) -> str | None:
-        """Say in what this plan asks for something else than ``stored``; None when it can go on from there.
+        """Describe how this plan differs from ``stored``; None if it can continue from there.
 
-        Only what was given for this plan is compared, relative bounds as they were given: ``-7d`` matches the
-        ``-7d`` of a week ago. Accounts that were listed must be the same ones, or more under ``grow``; accounts
-        found by discovery come and go, so there the stored list counts.
+        Only what was given for this plan is compared, and relative times as they were given: ``-7d`` matches the
+        ``-7d`` of a week ago. Listed accounts must be the same, or more with ``grow``. Discovered accounts come and
+        go, so the stored ones are used.
         """
-        found: list[str] = []
-        for name, value in self.given.items():
-            if name == "accounts":
-                continue
-            theirs = stored.given.get(name)
-            if (value or None) == (theirs or None) or self._same_bound(name, stored):
-                continue
-            found.append(f"{name} is {_shown(value)}, stored is {_shown(theirs)}")
+        found = [
+            f"{name} is {_shown(value)}, stored is {_shown(stored.given.get(name))}"
+            for name, value in self.given.items()
+            if name != "accounts" and not self._matches(name, value, stored)
+        ]
         if self.shard != stored.shard:
             found.append(f"this is {_shard_text(self.shard)}, stored is {_shard_text(stored.shard)}")
         if "accounts" in self.given:
-            here, there = ({account.id for account in plan.accounts} for plan in (self, stored))
-            new = [account.id for account in self.accounts if account.id not in there]
-            gone = [account.id for account in stored.accounts if account.id not in here]
+            new, missing = _ids_only_in(self, stored), _ids_only_in(stored, self)
             if new and not grow:
                 found.append(f"{_counted(new, 'new')} (grow=True adds them)")
-            if gone:
-                found.append(_counted(gone, "missing"))
+            if missing:
+                found.append(_counted(missing, "missing"))
         return "; ".join(found) or None
 
+    def _matches(self, name: str, value: object, stored: Plan) -> bool:
+        """Return whether a given value is the stored one. An absolute time may match a relative one by its result."""
+        if (value or None) == (stored.given.get(name) or None):
+            return True
+        if name == "start_time":
+            return self.windows[0].start == stored.windows[0].start
+        return name == "end_time" and self.windows[-1].end == stored.windows[-1].end
+
     def onto(self, stored: Plan, *, grow: bool = False) -> Plan:
-        """Return ``stored``, with the accounts that only this plan has behind its own under ``grow``."""
+        """Return ``stored``; with ``grow``, followed by the accounts that only this plan has."""
         if not grow:
             return stored
         known = {account.id for account in stored.accounts}
         new = tuple(account for account in self.accounts if account.id not in known)
         return msgspec.structs.replace(stored, accounts=stored.accounts + new)
-
-    def _same_bound(self, name: str, stored: Plan) -> bool:
-        """Tell whether a bound given as a moment is what a relative one came to when it was stored."""
-        if name == "start_time":
-            mine, theirs = self.windows[0].start, stored.windows[0].start
-        elif name == "end_time":
-            mine, theirs = self.windows[-1].end, stored.windows[-1].end
-        else:
-            return False
-        return mine == theirs
 
     def __repr__(self) -> str:
         shard = f", shard {_shard_text(self.shard)}" if self.shard else ""
@@ -204,12 +197,17 @@ def _digest(value: object) -> str:
 
 
 def _shown(value: object) -> str:
-    text = "not given" if value is None else json.dumps(value, ensure_ascii=False)
+    text = "not set" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 120 else f"{text[:120]}..."
 
 
 def _shard_text(shard: tuple[int, int] | None) -> str:
     return "the whole plan" if shard is None else f"shard {shard[0]} of {shard[1]}"
+
+
+def _ids_only_in(plan: Plan, other: Plan) -> list[str]:
+    others = {account.id for account in other.accounts}
+    return [account.id for account in plan.accounts if account.id not in others]
 
 
 def _counted(ids: list[str], what: str) -> str:

@@ -1,4 +1,4 @@
-"""Turns the options of a pull into a plan."""
+"""Turns what a caller asks for into a plan."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from uuid import UUID
 
 import msgspec
 
-from truto_ci_async._wire.list_query import split_users
-from truto_ci_async._wire.query_string import MAX_DEPTH, format_time, in_order
+from truto_ci_async._wire.filters import split_users
+from truto_ci_async._wire.query_string import MAX_DEPTH, format_time, require_encodable, stable_order
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount
 from truto_ci_async.models.pulls import PlannedAccount
 
-from .accounts import Accounts, checked_text, collect_accounts
+from .accounts import Accounts, collect_accounts
 from .bounds import When, WindowLength, resolve_windows
 from .plan import Plan, PlanFilters
 
-#: Lists the accounts that match, as `integrated_accounts.list` does.
+#: Finds accounts by ``integration`` and ``status``, as ``integrated_accounts.list`` does.
 Discover: TypeAlias = Callable[..., AsyncIterable[IntegratedAccount]]
 
 
@@ -37,96 +37,119 @@ async def resolve(
     known: Sequence[PlannedAccount] | None = None,
     **filters: Unpack[PlanFilters],
 ) -> Plan:
-    """Make a plan of what a caller says.
+    """Make a plan. Without ``accounts``, look them up with ``discover``, by ``integration`` and ``status``.
 
-    ``accounts`` are ids, IntegratedAccounts or dicts with an ``id``, in any iterable, also an asynchronous one such
-    as ``integrated_accounts.list()``; or a ``Path`` to a file with one id, or one JSON object with an ``id``, on
-    each line. Without them the accounts are discovered by ``integration`` and ``status``. A bound is a moment, a
-    timedelta from now, or text: ISO 8601 with an offset, ``now``, ``today``, ``-7d``, ``today-12h``. ``end_time``
-    is now unless given. ``now`` replaces the clock; its time zone is the one whose midnight ``today`` means.
-    ``discover`` lists accounts by ``integration`` and ``status``. ``known`` are accounts that
-    an earlier run discovered: they are used instead.
+    ``known``  accounts that an earlier run looked up, to be used instead of looking them up again.
+    ``now``    replaces the clock. ``today`` starts at midnight in its time zone, and ``end_time`` defaults to it.
 
-    :raises UsageError: something that can never be right; the message says how to write it.
+    :raises UsageError: an argument can never be right; the message says how to write it.
     """
-    if unknown := ", ".join(filters.keys() - PlanFilters.__annotations__.keys()):
-        raise TypeError(f"unknown filters: {unknown}; what this package does not name goes into extra_query")
     if now is None:
         now = datetime.now(UTC)
     elif now.utcoffset() is None:
         raise UsageError("now takes an aware datetime")
     given, windows = resolve_windows(start_time, end_time, window, now.replace(microsecond=0))
-    asked = {name: _plain(name, value) for name, value in filters.items() if value is not None}
+    requested = _filters(filters)
     plan = Plan(
         accounts=(),
         windows=windows,
-        filters={name: value for name, value in asked.items() if not (value is False or value in ([], {}))},
-        given=given | asked,
+        filters={
+            name: value for name, value in requested.items() if not (value is False or value in ([], {}))
+        },
+        given=given | requested,
         created_at=format_time(now, "now"),
     )
-    _check(plan)
-    sought = {
+    _check_filters(plan)
+    criteria = {
         name: value for name, value in (("integration", integration), ("status", status)) if value is not None
     }
+    found = await _find_accounts(discover, accounts, known, criteria)
+    source = criteria if accounts is None else {"accounts": "listed"}
+    return msgspec.structs.replace(plan, accounts=found, given=plan.given | source)
+
+
+async def _find_accounts(
+    discover: Discover | None,
+    accounts: Accounts | None,
+    known: Sequence[PlannedAccount] | None,
+    criteria: Mapping[str, str],
+) -> tuple[PlannedAccount, ...]:
     if accounts is not None:
-        if sought:
-            raise UsageError(
-                f"{' and '.join(sought)} would find accounts, but accounts are given: pass one of them"
-            )
-        sought = {"accounts": "listed"}
-        found = await collect_accounts(accounts)
-    elif not sought:
-        raise UsageError("say which accounts: a list of ids, a Path to a file, or integration= and status=")
-    elif known is not None:
-        found = tuple(known)
-    elif discover is None:
-        raise UsageError("a client is needed to find accounts by integration and status")
-    else:
-        found = await collect_accounts(discover(integration=integration, status=status))
-    return msgspec.structs.replace(plan, accounts=found, given=plan.given | sought)
+        if criteria:
+            raise UsageError(f"pass either accounts, or {' and '.join(criteria)} to look them up")
+        return await collect_accounts(accounts)
+    if not criteria:
+        raise UsageError(
+            "no accounts given: pass a list of ids or a Path to a file, or look them up with integration= and status="
+        )
+    if known is not None:
+        return tuple(known)
+    if discover is None:
+        raise UsageError("a client is needed to look up accounts by integration and status")
+    return await collect_accounts(
+        discover(integration=criteria.get("integration"), status=criteria.get("status"))
+    )
 
 
-def _check(plan: Plan) -> None:
+def _filters(filters: Mapping[str, object]) -> dict[str, Any]:
+    """Return the filters that are given, as JSON represents them, so that storing them does not change them.
+
+    :raises UsageError: a value cannot be sent.
+    """
+    if unknown := ", ".join(filters.keys() - PlanFilters.__annotations__.keys()):
+        raise TypeError(
+            f"unknown filters: {unknown}; pass parameters that this package does not know in extra_query"
+        )
+    return {name: _filter_value(name, value) for name, value in filters.items() if value is not None}
+
+
+def _check_filters(plan: Plan) -> None:
     """Refuse filters that can never be right, before any account is looked up.
 
-    :raises UsageError: what ``list`` refuses, or an ``extra_query`` that would ask every walk the same.
+    :raises UsageError: ``list`` would refuse them, or ``extra_query`` would make all walks send the same request.
     """
     response_format = plan.filters.get("response_format", "unified")
     if response_format not in ("unified", "normalized", "debug"):
         raise UsageError(
-            f"a pull takes response_format 'unified', 'normalized' or 'debug', not {response_format!r}"
+            f"the response_format of a pull must be 'unified', 'normalized' or 'debug', not {response_format!r}"
         )
     extra = plan.filters.get("extra_query", {})
     own = ("integrated_account_id", "start_time", "end_time", "users")
     if clash := ", ".join(name for name in own if extra.get(name) is not None):
-        raise UsageError(f"{clash} in extra_query would make every account and window ask the same")
+        raise UsageError(f"extra_query must not set {clash}: every walk would send the same request")
     plan.query(PlannedAccount("any"), plan.windows[0])
 
 
-def _plain(name: str, value: object, depth: int = 0) -> Any:
-    """Return a filter as JSON holds it, so that it is the same before it was stored and after.
-
-    :raises UsageError: a value that cannot be sent.
-    """
-    if depth > MAX_DEPTH:
-        raise UsageError(f"{name} is nested deeper than {MAX_DEPTH} levels; does it hold itself?")
-    if name == "users" and not depth:
-        value = [user for chunk in split_users(cast("Any", value)) for user in chunk]
-    elif name == "exclude_fields" and not depth:
+def _filter_value(name: str, value: object) -> Any:
+    if name == "users":
+        value = [user for batch in split_users(cast("Any", value)) for user in batch]
+    elif name == "exclude_fields":
         if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
             raise UsageError(f"exclude_fields takes several names: exclude_fields=[{value!r}]")
-        value = list(in_order(cast("Iterable[object]", value)))
+        value = list(stable_order(cast("Iterable[object]", value)))
+    return _json_value(name, value)
+
+
+def _json_value(name: str, value: object, depth: int = 0) -> Any:
+    if depth > MAX_DEPTH:
+        raise UsageError(f"{name} is nested deeper than {MAX_DEPTH} levels; does it contain itself?")
     if isinstance(value, Mapping):
         entries = cast("Mapping[object, object]", value).items()
-        return {checked_text(name, key): _plain(name, item, depth + 1) for key, item in entries}
+        return {_text(name, key): _json_value(name, item, depth + 1) for key, item in entries}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(name, item, depth + 1) for item in in_order(cast("Iterable[object]", value))]
+        return [_json_value(name, item, depth + 1) for item in stable_order(cast("Iterable[object]", value))]
     if isinstance(value, (datetime, date)):
         return format_time(value, name)
     if isinstance(value, UUID):
         return str(value)
     if isinstance(value, str):
-        return checked_text(name, value)
+        return _text(name, value)
     if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and isfinite(value)):
         return value
-    raise UsageError(f"{name} holds {value!r}, which cannot be sent in a query")
+    raise UsageError(f"{name} contains {value!r}, which cannot be sent in a query")
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UsageError(f"{name}: a name must be text, not {value!r}")
+    return str(require_encodable(value, name))

@@ -1,0 +1,127 @@
+"""Reads what surrounds the items: the keys before and after their array, such as ``next_cursor``."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from truto_ci_async._json import EXCERPT_BYTES, describe
+from truto_ci_async.errors import BodyTooLargeError, DecodeError, UsageError
+
+from .array_parser import WHITE
+from .array_scanner import ArrayScanner
+
+Envelope: TypeAlias = dict[str, Any]
+
+# Takes the place of the items in the envelope. If it is not there after decoding, a second value has replaced it.
+_PLACEHOLDER = "\x00items"
+
+
+class EnvelopeReader:
+    """Keep the bytes before and after the items, at most ``max_bytes``, and decode them as one object.
+
+    The body goes through ``read_head`` until that finds the items, and through ``read_tail`` once they have ended.
+    """
+
+    def __init__(self, path: str, *, key_by: bool, max_bytes: int) -> None:
+        keys = tuple(path.split("."))
+        if not all(keys):
+            raise UsageError(f"path is one key, or several joined by dots, not {path!r}")
+        self._path = path
+        self._max_bytes = max_bytes
+        self._scanner = ArrayScanner(keys, key_by=key_by)
+        self._head = bytearray()
+        self._tail = bytearray()
+
+    def read_head(self, chunk: bytes) -> bytes:
+        """Read up to the items, and return ``chunk`` from their opening bracket on; b"" if that has not arrived."""
+        if not self._head:
+            chunk = chunk.lstrip(WHITE)  # some servers send spaces while they work on the response
+        opening = self._scanner.find(chunk)
+        self._keep(self._head, chunk if opening < 0 else chunk[:opening])
+        return b"" if opening < 0 else chunk[opening:]
+
+    def end_items(self, bracket: bytes) -> None:
+        """Note that ``bracket`` has closed the items."""
+        self._scanner.send(bracket)
+
+    def read_tail(self, chunk: bytes) -> None:
+        """Read what follows the closing bracket of the items.
+
+        :raises DecodeError: it is not JSON, or the document had ended before it.
+        """
+        if not self._scanner.depth:
+            if chunk.strip(WHITE):
+                raise DecodeError(
+                    f"unexpected data after the end of the document: {chunk.strip(WHITE)[:40]!r}"
+                )
+            return
+        self._scanner.read(chunk)
+        self._keep(self._tail, chunk if self._scanner.depth else chunk.rstrip(WHITE))
+
+    def is_complete(self) -> bool:
+        """Tell whether the document is complete. Nothing can be read after this.
+
+        :raises DecodeError: it is empty, or its end is not JSON.
+        """
+        if not self._head:
+            raise DecodeError(f"the body is not JSON: {describe(b'')}")
+        return self._scanner.is_complete()
+
+    def decode(self) -> Envelope:
+        """Decode what was kept, without the items.
+
+        :raises DecodeError: there were no items; it does not decode; or a key on the way to the items comes twice.
+        """
+        if not self._scanner.found:
+            raise self._missing()
+        text = b"".join((self._head, msgspec.json.encode(_PLACEHOLDER), self._tail))
+        try:
+            envelope: Envelope = msgspec.json.decode(text)
+        except RecursionError:
+            raise DecodeError("the envelope around the items is nested too deep to decode") from None
+        except msgspec.DecodeError as error:
+            raise DecodeError(f"the envelope around the items cannot be decoded: {error}") from error
+        *parents, last = keys = self._scanner.found
+        inner: Any = envelope
+        try:
+            for key in parents:
+                inner = inner[key]
+            value = inner.pop(last, None)
+        except (KeyError, TypeError, AttributeError):
+            value = None
+        if value != _PLACEHOLDER:
+            raise DecodeError(f"the key {'.'.join(keys)!r} comes twice", path=f"$.{'.'.join(keys)}")
+        if ".".join(keys) != self._path and "result" in envelope:
+            raise DecodeError("both result and results are there: say path='results'", path="$.result")
+        return envelope
+
+    def _keep(self, part: bytearray, chunk: bytes) -> None:
+        if len(self._head) + len(self._tail) + len(chunk) <= self._max_bytes:
+            part += chunk
+            return
+        scanner = self._scanner
+        if not scanner.found and (scanner.found_instead or not scanner.depth):
+            raise self._missing()
+        raise BodyTooLargeError(
+            f"more than {self._max_bytes:,} bytes surround the items of {self._path!r} (max_envelope_bytes);"
+            f" if the items are elsewhere say path=...; {scanner.describe_keys()}",
+            limit=self._max_bytes,
+        )
+
+    def _missing(self) -> DecodeError:
+        """Make the error for a body without items at the path."""
+        raw = bytes(self._head[:EXCERPT_BYTES])
+        if not raw.startswith(b"{"):
+            return DecodeError(f"expected a JSON object with {self._path!r}: {describe(raw)}", raw=raw)
+        path = f"$.{self._path}"
+        if found := self._scanner.found_instead:
+            hint = "; key_by takes an object" if found == "an object" else ""
+            return DecodeError(f"expected an array at {path}, got {found}{hint}", path=path, raw=raw)
+        hint = "name the key that holds the items, as in path='peopleInteractionStats', item_type=dict"
+        if {"error", "message"} & set(self._scanner.top_keys):
+            hint = f"the body is {bytes(self._head[:200]).decode(errors='replace')}"
+        return DecodeError(
+            f"the body has no {path}; {self._scanner.describe_keys()}; {hint}", path=path, raw=raw
+        )

@@ -1,0 +1,85 @@
+"""What is committed in a folder: the state a checkpoint stores, and ``manifest.json`` for readers of the output."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from truto_ci_async._files import Disk
+
+MANIFEST = "manifest.json"
+
+
+class Part(Struct, frozen=True):
+    """One committed file: how many of its bytes count, and their CRC-32."""
+
+    name: str
+    rows: int = 0
+    bytes: int = 0
+    crc32: int = 0
+
+
+class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-sink-1"):
+    """What is committed, as stored in a checkpoint. ``next`` is the number of the next part."""
+
+    format: str
+    parts: tuple[Part, ...] = ()
+    next: int = 1
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+
+class ManifestPart(Struct):
+    name: str
+    rows: int
+    bytes: int
+    crc32: str  # eight hex digits, as tools print them
+
+
+class Manifest(Struct, kw_only=True, tag_field="kind", tag="truto-manifest-1"):
+    """The content of ``manifest.json``."""
+
+    format: str
+    rows: int = 0
+    bytes: int = 0
+    columns: tuple[str, ...] = ()
+    parts: tuple[ManifestPart, ...] = ()
+
+
+def read_manifest(directory: Path) -> Manifest | None:
+    """Return the manifest of a folder, None if it has none.
+
+    :raises msgspec.DecodeError: the file was not written by ``write_manifest``.
+    """
+    try:
+        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    except FileNotFoundError:
+        return None
+
+
+def write_manifest(disk: Disk, directory: Path, state: SinkState, columns: tuple[str, ...]) -> None:
+    """Replace the manifest of a folder, atomically and durably."""
+    manifest = Manifest(
+        format=state.format,
+        rows=state.rows,
+        bytes=sum(part.bytes for part in state.parts),
+        columns=columns,
+        parts=tuple(
+            ManifestPart(part.name, part.rows, part.bytes, f"{part.crc32:08x}") for part in state.parts
+        ),
+    )
+    disk.step("manifest")
+    temporary = directory / f".{MANIFEST}.tmp"
+    disk.remove(temporary)
+    file = disk.open(temporary)
+    try:
+        disk.write(file, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
+        disk.fsync(file)
+    finally:
+        disk.close(file)
+    disk.rename(temporary, directory / MANIFEST)
+    disk.fsync_dir(directory)
