@@ -548,6 +548,17 @@ def test_newcomers_do_not_overtake() -> None:
     assert limiter.poll(11.0) == [first]
 
 
+def test_an_account_that_waits_for_its_own_limit_holds_up_no_other() -> None:
+    limiter = rate_limiter(None, Rate(1, 10))
+    assert limiter.enter("a", 0.0) is None
+    waiters = [limiter.enter("a", 1.0) for _ in range(2)]
+    assert [waiter.level for waiter in waiters if waiter] == ["account", "account"]
+    assert limiter.enter("b", 9.0) is None
+    due = limiter.next_at(9.0)
+    assert limiter.enter("c", due) is not None  # "a" may go as well now
+    assert waiters[0] in limiter.poll(due)
+
+
 def test_a_pause_also_holds_back_an_account_whose_turn_had_come() -> None:
     """It waited only for the token, and meanwhile another request of the account got a 429."""
     limiter = rate_limiter(Rate(1, 10), Rate(50, 10))
@@ -692,11 +703,14 @@ def test_an_account_is_not_forgotten_while_its_pause_lasts() -> None:
     assert limiter.enter("a", 499.0) is not None
 
 
+@pytest.mark.parametrize("status", [200, 429])
 @pytest.mark.parametrize(("at", "is_forgotten"), [(9.9, False), (10.0, True)])
-def test_an_account_is_forgotten_as_soon_as_its_pause_is_over(at: float, is_forgotten: bool) -> None:
+def test_an_account_is_forgotten_after_ten_seconds_or_its_pause(
+    status: int, at: float, is_forgotten: bool
+) -> None:
     limiter = rate_limiter(Rate(500, 10), None)
     limiter.enter("a", 0.0)
-    respond(limiter, "a", 0.0, 429, retry_after=10.0, is_remote=True)
+    respond(limiter, "a", 0.0, status, retry_after=10.0, is_remote=True)
     limiter.enter("b", at)
     assert ("a" not in limiter._accounts) == is_forgotten
 

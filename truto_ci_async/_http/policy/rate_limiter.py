@@ -161,7 +161,7 @@ class RateLimiter:
         else:
             level = "token" if state.is_ready or not state.waiters else "account"
         waiter = Waiter(state, level)
-        state.waiters[waiter] = None
+        state.waiters[waiter] = None  # mutant: values are not used
         self.waiting += 1
         self._refuse_if_too_long(state, now)
         if state.waiters:
