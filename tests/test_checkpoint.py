@@ -710,7 +710,7 @@ def test_errors_of_sqlite_become_ours(
         async with SQLiteCheckpoint(path) as checkpoint:
             await checkpoint.hold()
             await checkpoint.open(make_plan())
-            checkpoint._is_open = False  # as after `hold`, so that opening it again is allowed
+            checkpoint._use = "held"  # as after `hold`, so that opening it again is allowed
             assert checkpoint._database is not None
             checkpoint._database.close()
             database = checkpoint._database = BrokenDatabase(code)  # type: ignore[assignment]
