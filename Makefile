@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-wheel test-oldest test-newest mutants check lint format bench dist lock clean
+.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench dist lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -29,6 +29,9 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "long or hypothesis" -o faulthandler_timeout=1800 $(ARGS)
+
+test-services: $(VENV)/.stamp-test build/sdk/.stamp ## Run the tests against other software: Truto's own Python SDK
+	$(PY) -X dev -m pytest -m services $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
 
@@ -81,6 +84,9 @@ mutants: $(VENV)/.stamp-mutants ## Break the rules and parsers on purpose; the t
 	HYPOTHESIS_PROFILE=few $(VENV)/bin/mutmut run --max-children $(WORKERS) $(ARGS)
 	$(PY) -m tests.mutants
 
+test-aiohttp: ## Test the transport with the oldest and the newest aiohttp
+	$(MAKE) test-oldest test-newest ARGS="tests/test_transport.py $(ARGS)"
+
 # dev is the largest set; the others take their versions from it.
 COMPILE = "$<" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command 'make lock' --upgrade pyproject.toml --group backend
@@ -121,6 +127,21 @@ $(VENV)/.stamp-venv:
 	  exit 1; \
 	fi
 	@touch $@
+
+# The SDK needs Python 3.12, so it has an environment of its own. pyenv's shims fail where no version is chosen.
+SDK_CANDIDATES = $(PYTHON) python3 python3.14 python3.13 python3.12 \
+	$(wildcard $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions/3.1[2-9]*/bin/python)
+build/sdk/.stamp: Makefile
+	@rm -rf build/sdk
+	@for python in $(SDK_CANDIDATES); do \
+	  if "$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then \
+	    echo "Setting up build/sdk: truto-python-sdk" >&2; \
+	    "$$python" -m venv build/sdk && build/sdk/bin/python -m pip install --quiet --disable-pip-version-check \
+	      truto-python-sdk==0.1.6 && touch $@ && exit; exit 1; \
+	  fi; \
+	done; \
+	echo "error: no Python >= 3.12 with venv and pip among: $(SDK_CANDIDATES)" >&2; \
+	exit 1
 
 # test-oldest and lock need uv; this is for machines that do not have it on PATH.
 build/uv/bin/uv: | $(VENV)/.stamp-venv

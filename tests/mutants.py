@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import Counter
 from pathlib import Path
 
 from mutmut.mutation.diff_apply import get_diff_for_mutant
@@ -20,16 +19,14 @@ CAUGHT = {"killed", "timeout", "segfault"}
 
 
 def main() -> int:
-    files = 0
+    table = [f"{'':54} mutants  caught  explained"]
     is_enough = True
-    print(f"{'':54} mutants  caught  explained")
     for meta in sorted(FOLDER.rglob("*.py.meta")):
         source = str(meta.relative_to(FOLDER)).removesuffix(".meta")
         results: dict[str, int | None] = json.loads(meta.read_text("utf-8"))["exit_code_by_key"]
         statuses = {name: status_by_exit_code[code] for name, code in results.items() if code is not None}
         if not statuses:
             continue
-        files += 1
         caught = sum(status in CAUGHT for status in statuses.values())
         diffs = {
             name: _changed_lines(get_diff_for_mutant(name, path=source))
@@ -39,10 +36,11 @@ def main() -> int:
         unexplained = {name: diff for name, diff in diffs.items() if "# mutant: " not in diff}
         share = caught / len(statuses)
         is_enough &= share >= LEAST_CAUGHT
-        print(f"{source:54} {len(statuses):7} {share:7.1%} {len(diffs) - len(unexplained):10}")
+        table.append(f"{source:54} {len(statuses):7} {share:7.1%} {len(diffs) - len(unexplained):10}")
         for name, diff in unexplained.items():
-            print(f"\n{name}: {statuses[name]}\n{diff}")
-    return 0 if files and is_enough else 1
+            print(f"{name}: {statuses[name]}\n{diff}\n")
+    print("\n".join(table))
+    return 0 if len(table) > 1 and is_enough else 1
 
 
 def _changed_lines(diff: str) -> str:

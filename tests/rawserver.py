@@ -1,4 +1,4 @@
-"""Servers and proxies written by hand, for what a proper one never sends."""
+"""Hand-written servers and proxies, for what a proper server never sends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 class RawServer:
-    """Where a handler listens, and what it was asked: ``heads`` has one entry for each request it read."""
+    """Where a handler listens, and what it received: ``heads`` has one entry for each request."""
 
     def __init__(self, port: int, scheme: str) -> None:
         self.port = port
@@ -43,7 +43,7 @@ async def serving(
     *,
     tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[RawServer]:
-    """Answer each connection with ``handle``; it is closed when that returns."""
+    """Run ``handle`` for each connection, which is closed when that returns."""
     tasks = set[asyncio.Task[Any]]()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -74,24 +74,24 @@ async def serving(
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Break the connection so that the other side sees a reset."""
+    """Close the connection so that the other side sees a reset."""
     writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 async def turns(count: int = 20) -> None:
-    """Let the loop turn: what was written on loopback has been read by then."""
+    """Let the loop run a few turns; what was written on loopback has been read by then."""
     for _ in range(count):
         await asyncio.sleep(0)
 
 
 def with_length(body: bytes, *more: bytes) -> bytes:
-    """A whole answer of this body."""
+    """A complete response with this body."""
     return b"\r\n".join([OK + b"Content-Length: %d" % len(body), *more, b"", body])
 
 
 def in_chunks(body: bytes, size: int, *more: bytes) -> bytes:
-    """A whole answer of this body, in chunks of ``size`` bytes."""
+    """A complete response with this body, in chunks of ``size`` bytes."""
     frames = b"".join(
         b"%x\r\n%b\r\n" % (len(body[at : at + size]), body[at : at + size])
         for at in range(0, len(body), size)
@@ -100,7 +100,7 @@ def in_chunks(body: bytes, size: int, *more: bytes) -> bytes:
 
 
 async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Carry bytes one way until they end."""
+    """Copy bytes in one direction until they end."""
     with suppress(ConnectionError):
         while data := await reader.read(65_536):
             writer.write(data)
@@ -108,7 +108,7 @@ async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, port: int) -> None:
-    """Carry bytes both ways between a connection and a port of this machine, until one side ends."""
+    """Copy bytes in both directions between a connection and a local port, until one side ends."""
     to, out = await asyncio.open_connection("127.0.0.1", port)
     both = {asyncio.ensure_future(pipe(reader, out)), asyncio.ensure_future(pipe(to, writer))}
     try:

@@ -1,4 +1,4 @@
-"""Content codings: any chunking opens the same, every early end is told, and no body is opened past its limit."""
+"""Decompression: chunking makes no difference, every early end is an error, and no body exceeds its limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from truto_ci_async._http.transport import content_encoding as _bodies
 from truto_ci_async._http.transport.content_encoding import ACCEPT_ENCODING, PIECE, SLICE, BodyDecoder
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, TrutoError
 
-# Repetitive like JSON, but not so much that whole blocks collapse.
+# Repetitive like JSON, but not so repetitive that whole blocks collapse.
 TEXT = b"".join(b'{"id": "%d", "value": %d}\n' % (i, i * 7919 % 1009) for i in range(200))
 
 
@@ -27,7 +27,7 @@ def _raw_deflate(data: bytes) -> bytes:
 
 
 def _stored(data: bytes) -> bytes:
-    """zlib without any compression: bodies that servers make of what is too short to pack."""
+    """zlib without compression, as servers send bodies that are too short to compress."""
     return zlib.compress(data, 0)
 
 
@@ -93,7 +93,7 @@ def test_empty_chunks_change_nothing(coding: str, pack: Pack) -> None:
 
 @pytest.mark.parametrize(("coding", "pack"), CODINGS)
 def test_an_empty_text_and_no_body_at_all(coding: str, pack: Pack) -> None:
-    """A 204, or an error without a body, may still name a coding."""
+    """A 204, or an error without a body, may still have a Content-Encoding."""
     assert opened(coding, [pack(b"")]) == b""
     assert opened(coding, []) == b""
     assert opened(coding, [b""]) == b""
@@ -112,14 +112,14 @@ def test_the_name_of_a_coding_is_read_as_headers_are(coding: str) -> None:
 @pytest.mark.parametrize(("coding", "pack"), CODINGS)
 @pytest.mark.parametrize("size", [PIECE - 1, PIECE, PIECE + 1, 2 * PIECE, 2 * PIECE + 1, 5 * PIECE + 17])
 def test_texts_around_the_size_of_a_piece(coding: str, pack: Pack, size: int) -> None:
-    """Where output is held back without input, and where the end falls on the edge of a piece."""
+    """Where output is held back although all input was taken, or the end is at the edge of a piece."""
     for text in (b"x" * size, random.Random(size).randbytes(1000) * (size // 1000) + b"y" * (size % 1000)):
         assert opened(coding, [pack(text)]) == text
         assert opened(coding, chunked(pack(text), 65_536)) == text
 
 
 def test_a_raw_body_whose_first_byte_could_be_zlibs() -> None:
-    """Bits that deflate leaves unused may be set: only the header's check sum tells the two apart."""
+    """Deflate leaves some bits unused, which may be set; only the header's checksum tells the two apart."""
     first = b"\x08" + (5).to_bytes(2, "little") + (5 ^ 0xFFFF).to_bytes(2, "little") + b"hello"
     packed = first + _raw_deflate(b" world")
     for size in (1, 2, 100):
@@ -147,7 +147,7 @@ def test_any_bytes_in_any_chunks(parts: list[bytes], sizes: list[int]) -> None:
     [pytest.param("gzip", gzip.compress, id="gzip"), pytest.param("zstd", _zstd, id="zstd")],
 )
 def test_several_members_are_one_text(coding: str, pack: Pack, size: int) -> None:
-    """Servers that pack chunk by chunk send one member each; both standards have them read on."""
+    """Servers that compress chunk by chunk send one member each, and both standards allow that."""
     packed = b"".join(map(pack, [TEXT[:100], b"", TEXT[100:2000], TEXT[2000:]]))
     assert opened(coding, chunked(packed, size)) == TEXT
 
@@ -157,7 +157,7 @@ def test_several_members_are_one_text(coding: str, pack: Pack, size: int) -> Non
     "packed", [gzip.compress(TEXT) + b"\0" * 30, gzip.compress(TEXT[:9]) + b"\0\0" + gzip.compress(TEXT[9:])]
 )
 def test_zeros_around_gzip_members_are_padding(packed: bytes, size: int) -> None:
-    """As gzip's own tools take it, however the network cut it."""
+    """The gzip tools accept that too; how the network split it makes no difference."""
     assert opened("gzip", chunked(packed, size)) == TEXT
 
 
@@ -167,7 +167,7 @@ def test_zeros_around_gzip_members_are_padding(packed: bytes, size: int) -> None
 @pytest.mark.parametrize(("coding", "pack"), CODINGS)
 @pytest.mark.parametrize("is_dripped", [False, True])
 def test_a_body_cut_at_any_byte_is_told(coding: str, pack: Pack, is_dripped: bool) -> None:
-    """Half a gzip body with a clean end of transfer is half the records, and JSON lines would hide it."""
+    """Half a gzip body whose transfer ends properly is half the records, and JSON Lines would not show it."""
     packed = pack(TEXT[:400])
     for end in range(1, len(packed)):
         decoder = BodyDecoder(coding)
@@ -205,8 +205,8 @@ def test_garbage_after_the_end_is_an_error_in_any_chunking(coding: str, pack: Pa
 
 @pytest.mark.parametrize(("coding", "pack"), CODINGS)
 def test_a_body_of_another_coding_is_an_error(coding: str, pack: Pack) -> None:
-    """A header that lies: plain JSON or HTML under the name of a coding."""
-    pack(b"")  # skips where the module is missing
+    """A wrong header: plain JSON or HTML, declared as compressed."""
+    pack(b"")  # skips the test if the module is missing
     for text in (
         b'{"result": [], "next_cursor": null}',
         b"<html><body>502 Bad Gateway</body></html>",
@@ -277,7 +277,7 @@ BOMB = 64 * 2**20
     ("coding", "pack"), [case for case in CODINGS if case.id in {"gzip", "zlib", "br", "zstd"}]
 )
 def test_a_bomb_stops_at_the_limit_in_bounded_pieces(coding: str, pack: Pack) -> None:
-    """A few hundred kilobytes can open into gigabytes: what is held at once must not depend on the ratio."""
+    """A few hundred kilobytes can decompress into gigabytes; the memory used must not depend on the ratio."""
     bomb = pack(b"\0" * BOMB)
     assert len(bomb) < BOMB / 500
     limit = 3 * PIECE + 1
@@ -291,7 +291,7 @@ def test_a_bomb_stops_at_the_limit_in_bounded_pieces(coding: str, pack: Pack) ->
 
 
 def test_pieces_of_a_bomb_are_made_one_by_one() -> None:
-    """The loop can breathe between them: a step opens one piece and not the whole chunk."""
+    """The loop can run between them: a step decompresses one piece, not the whole chunk."""
     decoder = BodyDecoder("gzip")
     pieces = decoder.feed(gzip.compress(b"\0" * (10 * PIECE)))
     assert len(next(pieces)) == PIECE
@@ -305,7 +305,7 @@ def test_pieces_of_a_bomb_are_made_one_by_one() -> None:
     [pytest.param("gzip", gzip.compress, id="gzip"), pytest.param("zstd", _zstd, id="zstd")],
 )
 def test_a_body_of_empty_members_lets_the_loop_breathe(coding: str, pack: Pack) -> None:
-    """All frames and no content: every frame costs a decoder, and nothing is handed out meanwhile."""
+    """Every empty frame needs a new decoder, and none of them produces anything."""
     members = 2_000
     steps = list(BodyDecoder(coding).feed(pack(b"") * members))
     assert set(steps) == {b""}
@@ -314,7 +314,7 @@ def test_a_body_of_empty_members_lets_the_loop_breathe(coding: str, pack: Pack) 
 
 @pytest.mark.parametrize(("window_log", "is_opened"), [(22, True), (23, True), (24, False), (27, False)])
 def test_a_zstd_window_is_bounded(window_log: int, is_opened: bool) -> None:
-    """A few bytes of header could ask for 128 MB of memory."""
+    """A few bytes of header can request 128 MB of memory."""
     zstd = _zstd_module()
     packer = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: window_log})
     packed = packer.compress(TEXT) + packer.flush()
@@ -327,12 +327,12 @@ def test_an_announced_length_is_refused_before_the_body_is_read() -> None:
     with pytest.raises(BodyTooLargeError, match="100 bytes") as caught:
         decoder.expect(101)
     assert caught.value.limit == 100
-    BodyDecoder("gzip", limit=100).expect(10**9)  # says nothing of the length after decompression
+    BodyDecoder("gzip", limit=100).expect(10**9)  # says nothing about the length after decompression
     BodyDecoder("").expect(10**9)
 
 
 def test_a_brotli_that_cannot_bound_its_output_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Versions before 1.2 open a bomb in one step."""
+    """Versions before 1.2 decompress a bomb in one step."""
 
     class Decompressor:
         def process(self, data: bytes) -> bytes:
@@ -342,7 +342,7 @@ def test_a_brotli_that_cannot_bound_its_output_is_left_out(monkeypatch: pytest.M
     assert _bodies._bounded(old) is None
     assert _bodies._bounded(None) is None
     monkeypatch.setattr(_bodies, "_brotli", None)
-    with pytest.raises(DecodeError, match="'br', which cannot be opened"):
+    with pytest.raises(DecodeError, match="'br', which cannot be decompressed"):
         BodyDecoder("br")
 
 
@@ -350,6 +350,6 @@ def test_without_the_optional_modules_the_rest_still_works(monkeypatch: pytest.M
     assert _bodies._optional("no_such_module_a", "no_such_module_b") is None
     assert _bodies._optional("no_such_module_a", "zlib") is zlib
     monkeypatch.setattr(_bodies, "_zstd", None)
-    with pytest.raises(DecodeError, match="'zstd', which cannot be opened"):
+    with pytest.raises(DecodeError, match="'zstd', which cannot be decompressed"):
         BodyDecoder("zstd")
     assert opened("gzip", [gzip.compress(TEXT)]) == TEXT

@@ -17,7 +17,9 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -429,13 +431,11 @@ def test_max_items_of_accounts_fetches_no_page_too_many(sandbox: Sandbox, run: R
 
 def test_capabilities(sandbox: Sandbox, run: Run) -> None:
     ran = run("capabilities", sandbox.account_ids[0])
+    model = "conversational-intelligence"
     assert ran.out.split() == [
-        "model",
-        "resource",
-        "methods",
-        "conversational-intelligence",
-        "interactions",
-        "list",
+        *("model", "resource", "methods"),
+        *(model, "meetings", "list", "get", model, "users", "list", "get"),
+        *(model, "transcripts", "list", model, "activity", "list", model, "interactions", "list"),
     ]
     assert "active, not blocked" in ran.err
     document = json.loads(run("capabilities", sandbox.account_ids[0], "-o", "json").out)
@@ -691,6 +691,12 @@ def test_exit_codes_of_responses(
         (["interactions", "--sandbox", "--token", "t"], USAGE, "leave out"),
         (["unified", "crm", "..", "-a", "x", "--token", "t"], USAGE, "path"),
         (["sandbox", "--port", "65536"], USAGE, "from 0 to 65535"),
+        (["sandbox", "--accounts", "100000000"], USAGE, "from 1 to 10000"),
+        (["sandbox", "--interactions", "100000000"], USAGE, "from 0 to 1000000"),
+        (["sandbox", "--token-rate", "50"], USAGE, "50/10"),
+        (["sandbox", "--account-rate", "0/10"], USAGE, "50/10"),
+        (["sandbox", "--provider-rate", "3/0"], USAGE, "50/10"),
+        (["sandbox", "--stream-as", "xml"], USAGE, "ndjson"),
         (["capabilities", "no-such-account", "--sandbox"], FAILED, "truto-ci accounts"),
     ],
 )
@@ -930,6 +936,60 @@ def test_the_sandbox_prints_lines_to_paste(run: Run, monkeypatch: pytest.MonkeyP
             monkeypatch.setenv(name, values[name])
         ran = run("interactions", "-a", values["ACCOUNT_2"], *WINDOW, "-o", "ndjson")
         assert len(ndjson(ran.out)) == 4
+        started.send_signal(signal.SIGINT)
+        assert ended(started).code == INTERRUPTED
+
+
+def test_the_sandbox_takes_the_shapes_and_limits_of_the_service(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [
+        "--accounts",
+        "1",
+        "--interactions",
+        "4",
+        "--provider-shape",
+        "gong",
+        "--capabilities-shape",
+        "resources",
+    ]
+    options += ["--accounts-key", "results", "--end-cursor", "absent", "--token-rate", "9/600", "--lenient"]
+    options += ["--provider-rate", "3/600", "--account-rate", "off", "--stream-as", "ndjson"]
+    with process("sandbox", *options) as started:
+        assert started.stdout is not None
+        lines = [shlex.split(started.stdout.readline().decode())[1] for _ in range(3)]
+        values = dict(line.split("=", 1) for line in lines)
+        token = {"Authorization": f"Bearer {values['TRUTO_API_TOKEN']}"}
+
+        def get(path: str) -> tuple[int, Mapping[str, str], Any]:
+            request = urllib.request.Request(values["TRUTO_API_BASE_URL"] + path, headers=token)
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            try:
+                with opener.open(request, timeout=DEADLINE) as response:
+                    return response.status, response.headers, response.read()
+            except urllib.error.HTTPError as error:
+                with error:
+                    return error.code, error.headers, error.read()
+
+        account = values["ACCOUNT_1"]
+        interactions = (
+            f"/unified/conversational-intelligence/interactions?integrated_account_id={account}"
+            "&start_time=2024-01-01T00:00:00Z&end_time=2024-02-01T00:00:00Z&unknown=1&truto_response_format="
+        )
+        assert set(json.loads(get("/integrated-account")[2])) == {"results", "next_cursor", "limit"}
+        assert "resources" in json.loads(get(f"/integrated-account/{account}/capabilities")[2])["unified"]
+        status, headers, body = get(interactions + "raw")
+        assert (status, headers["ratelimit-limit"], len(json.loads(body)["peopleInteractionStats"])) == (
+            200,
+            "3",
+            4,
+        )
+        assert len(get(interactions + "stream")[2].splitlines()) == 4
+        status, _, body = get(interactions + "unified")
+        assert (status, "next_cursor" in json.loads(body)) == (200, False)
+        status, _, body = get(interactions + "unified")
+        assert (status, json.loads(body)["truto_is_remote_error"]) == (429, True)
+        assert [get("/integrated-account")[0] for _ in range(5)] == [200] * 3 + [429] * 2
         started.send_signal(signal.SIGINT)
         assert ended(started).code == INTERRUPTED
 

@@ -1,4 +1,4 @@
-"""The client over loopback: who owns what and for how long, tokens, retries, events, and every kind of bad answer."""
+"""The client over loopback: lifetimes, tokens, retries, events, and every kind of bad response."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ Story = Callable[[Sandbox, str], Awaitable[None]]
 
 
 def tell(story: Story, **options: Any) -> None:
-    """Run ``story(sandbox, account)`` against a small sandbox of one account without limits."""
+    """Run ``story(sandbox, account)`` against a small sandbox with one account and no rate limits."""
 
     async def main() -> None:
         async with Sandbox(**{**SMALL, **options}) as sandbox:
@@ -82,7 +82,7 @@ def tell(story: Story, **options: Any) -> None:
 
 
 def connect(sandbox: Sandbox, **options: Any) -> TrutoClient:
-    """A client of the sandbox that neither paces itself nor waits between attempts."""
+    """Return a client of the sandbox that has no pacing, and does not wait between attempts."""
     settings: dict[str, Any] = {"token": sandbox.token, "pacing": Pacing.off(), "retry": FAST, **options}
     return TrutoClient(base_url=sandbox.url, **settings)
 
@@ -102,7 +102,7 @@ async def soon(work: Awaitable[Any]) -> Any:
     return await asyncio.wait_for(work, DEADLINE)
 
 
-# Life
+# Lifetime
 
 
 def test_nothing_is_opened_before_something_is_asked_for() -> None:
@@ -197,7 +197,7 @@ def test_many_tasks_share_one_client() -> None:
 
 
 def test_one_task_may_open_a_client_and_another_close_it() -> None:
-    """As fixtures and notebook cells do."""
+    """Fixtures and notebook cells do that."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         truto = connect(sandbox)
@@ -234,14 +234,14 @@ def test_a_client_used_from_a_second_loop_says_so() -> None:
 
         for call in calls:
             run(ask(call))
-        # In its own loop it goes on as if nothing had happened.
+        # In its own loop it still works.
         assert len(loop.run_until_complete(truto.interactions.list(account, **WINDOW).collect())) == 12
         loop.run_until_complete(truto.aclose())
         loop.close()
 
 
 def test_a_client_says_that_it_needs_asyncio() -> None:
-    """Under trio, or driven by hand, there is no asyncio loop."""
+    """There is no asyncio loop under trio, or when a coroutine is driven by hand."""
     truto = TrutoClient("token")
     account = "a"
     for work in (
@@ -259,7 +259,7 @@ def test_a_client_says_that_it_needs_asyncio() -> None:
 
 @pytest.fixture
 def heard() -> Any:
-    """Every warning of a test, in place of an error; and what went to a loop's exception handler."""
+    """Record the warnings of a test instead of raising them."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield caught
@@ -268,7 +268,7 @@ def heard() -> Any:
 
 def _told(heard: list[warnings.WarningMessage]) -> list[str]:
     gc.collect()
-    # "unclosed transport/socket" is asyncio's, about a loop that was closed over them.
+    # "unclosed transport/socket" comes from asyncio, for a loop that was closed before them.
     return [str(one.message) for one in heard if not str(one.message).startswith("unclosed")]
 
 
@@ -311,7 +311,7 @@ def test_a_forgotten_client_is_one_warning_that_names_it(
 def test_a_forgotten_client_is_told_of_where_warnings_are_errors_too(
     heard: list[warnings.WarningMessage],
 ) -> None:
-    """The warning cannot be raised out of ``__del__``, and the sockets are let go of all the same."""
+    """The warning cannot be raised from ``__del__``, and the sockets are closed all the same."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         truto = connect(sandbox)
@@ -336,7 +336,7 @@ def test_a_forgotten_client_is_told_of_where_warnings_are_errors_too(
 
 
 def test_a_client_with_a_walk_under_way_is_not_forgotten() -> None:
-    """Whoever holds a walk holds its client."""
+    """A walk keeps its client alive."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         walk = connect(sandbox).interactions.list(account, **WINDOW)
@@ -348,7 +348,7 @@ def test_a_client_with_a_walk_under_way_is_not_forgotten() -> None:
 
 
 def test_a_consumer_may_hold_the_loop_for_longer_than_a_call_may_take() -> None:
-    """The next page is on its way meanwhile, and its deadlines run out before anybody could look for it."""
+    """The next page arrives meanwhile, and its deadlines pass before anyone could notice."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [Fault.slow(0.1).forever()])
@@ -359,8 +359,8 @@ def test_a_consumer_may_hold_the_loop_for_longer_than_a_call_may_take() -> None:
                 numbers.append(len(page))
                 if len(page) < 2:
                     break
-                await settle()  # the request is on its way
-                time.sleep(1.1)  # noqa: ASYNC251  # work that awaits nothing
+                await settle()  # the request has been sent
+                time.sleep(1.1)  # noqa: ASYNC251  # the consumer blocks the loop
             assert numbers == [2, 2, 1]
 
     tell(story, interactions=5)
@@ -395,7 +395,7 @@ def test_a_walk_goes_on_to_a_usage_error_when_its_client_is_closed_meanwhile(pre
 )
 @pytest.mark.parametrize("of_a_copy", [False, True])
 def test_closing_ends_a_call_under_way_with_a_usage_error(fault: Fault, of_a_copy: bool) -> None:
-    """Whether it waits for the server or for its next attempt: no hang, and no error of the network."""
+    """It does not hang or raise a network error, whether it waits for the server or for its next attempt."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [fault])
@@ -413,7 +413,7 @@ def test_closing_ends_a_call_under_way_with_a_usage_error(fault: Fault, of_a_cop
             await soon(retrying.wait())
         await settle()
         await soon(truto.aclose())
-        with pytest.raises(UsageError, match="closed while this call was under way") as caught:
+        with pytest.raises(UsageError, match="closed during this call") as caught:
             await soon(call)
         assert caught.value.__cause__ is None
 
@@ -468,7 +468,7 @@ def test_closing_ends_a_fetch_ahead() -> None:
 
 
 def test_a_cancelled_consumer_gives_its_connection_back_or_drops_it() -> None:
-    """One connection at most, so that a place that is not given back would hang the next call."""
+    """At most one connection, so that the next call would hang if its slot were not returned."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         async with connect(sandbox, max_connections=1) as truto:
@@ -503,7 +503,7 @@ def test_a_copy_shares_the_pool_and_closing_it_closes_nothing() -> None:
 
 
 def test_a_copy_keeps_its_original_from_being_forgotten() -> None:
-    """As in ``TrutoClient(...).with_options(...)``: the original, which owns the pool, has no other name."""
+    """In ``TrutoClient(...).with_options(...)`` nothing else refers to the original, which owns the pool."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         original = connect(sandbox)
@@ -606,7 +606,7 @@ def test_a_session_that_raises_for_a_status_does_not_hide_the_services_words() -
 
 @pytest.mark.filterwarnings("ignore:.*deprecated.*:DeprecationWarning")
 def test_a_session_with_a_password_of_its_own_is_refused() -> None:
-    """aiohttp refuses to send both, with a ValueError for each request."""
+    """aiohttp refuses to send both, and raises a ValueError for each request."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         async with aiohttp.ClientSession(auth=aiohttp.BasicAuth("user", "password")) as session:
@@ -640,7 +640,7 @@ def test_a_session_of_another_loop_is_a_usage_error() -> None:
 async def serving(
     handle: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
 ) -> AsyncIterator[str]:
-    """A server that answers each connection with ``handle``; gives its base URL."""
+    """Run a server that calls ``handle`` for each connection; yields its base URL."""
     tasks = set[asyncio.Task[Any]]()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -771,7 +771,7 @@ def test_a_client_that_cannot_be_made_does_not_show_its_token_in_a_traceback(bas
 
 
 def own_locals(error: BaseException) -> str:
-    """Every variable of every frame of this package in the traceback of an error and of those behind it."""
+    """Return all variables of this package's frames in the tracebacks of an error and of its causes."""
     shown = []
     pending: list[traceback.TracebackException | None] = [
         traceback.TracebackException.from_exception(error, capture_locals=True)
@@ -832,7 +832,7 @@ def test_a_refused_token_is_asked_for_again_once_for_all_who_were_refused() -> N
             assert asked == 2
             assert len(sandbox.requests) == 100
             assert {page.response.attempts for page in pages} == {2}
-            # The next one expires too, much later.
+            # The next one expires too, but much later.
             sandbox.tokens[:] = ["token-3"]
             assert len(await truto.interactions.list(account, **WINDOW).collect()) == 12
             assert asked == 3
@@ -894,7 +894,7 @@ def test_an_error_of_a_token_function_is_the_callers_own() -> None:
                 raise vault.pop()
             return sandbox.token
 
-        # One request an hour: whoever sent nothing has not used it up.
+        # One request an hour, which a call that sent nothing has not used.
         pacing = Pacing(token=Rate(1, 3600), account=None)
         async with connect(sandbox, token=source, pacing=pacing) as truto:
             for wanted in (TimeoutError, LookupError):
@@ -1018,7 +1018,7 @@ def test_a_base_url_may_have_a_path(suffix: str) -> None:
         truto = connect(sandbox)
         assert not truto.base_url.endswith("/")
         async with TrutoClient(sandbox.token, base_url=sandbox.url + suffix, retry=ONCE) as truto:
-            with suppress(APIError):  # the sandbox has no such path, but writes down what it was asked
+            with suppress(APIError):  # the sandbox has no such path, but records the request
                 await truto.integrated_accounts.list(limit=1)
         assert sandbox.requests[0].target == f"{suffix.rstrip('/')}/integrated-account?limit=1"
 
@@ -1044,7 +1044,7 @@ def test_headers_go_out_with_every_request_once_each() -> None:
 
 
 def test_what_its_reader_takes_is_not_the_calls_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cut body is fetched again, however long it waited to be read."""
+    """A truncated body is fetched again, however long reading it took."""
     late = 0.0
     monkeypatch.setattr("truto_ci_async._http.base_client.monotonic", lambda: time.monotonic() + late)
     bodies: list[bytes] = []
@@ -1067,7 +1067,7 @@ def test_what_its_reader_takes_is_not_the_calls_own_time(monkeypatch: pytest.Mon
 
 
 def test_a_body_that_is_cut_each_time_leaves_no_cycle() -> None:
-    """Errors go with who caught them, and so do the bodies their frames hold."""
+    """An error is freed with its last reference, and so are the bodies that its frames hold."""
 
     async def story() -> None:
         retry = RetryPolicy(attempts=2, fault_base=0.001)
@@ -1093,7 +1093,7 @@ def test_a_body_that_is_cut_each_time_leaves_no_cycle() -> None:
 
 @pytest.mark.parametrize(("token", "is_told"), [("token", True), ("a-token-nobody-else-has", False)])
 def test_a_token_that_is_repeated_is_masked_and_a_word_is_left_alone(token: str, is_told: bool) -> None:
-    """A short one may be a word of the message, or a key of the body, by which pacing and callers go."""
+    """A short one may be a word of the message, or a key of the body that pacing and callers need."""
 
     async def story() -> None:
         async with Sandbox(tokens=[token]) as sandbox, TrutoClient(token, base_url=sandbox.url) as truto:
@@ -1105,7 +1105,7 @@ def test_a_token_that_is_repeated_is_masked_and_a_word_is_left_alone(token: str,
     run(story())
 
 
-# Retries, in short
+# Retries
 
 
 def listen(into: list[Event]) -> Callable[[Event], object]:
@@ -1122,7 +1122,7 @@ def test_a_failure_that_passes_costs_the_caller_nothing() -> None:
             items = await truto.interactions.list(account, item_type=dict, **WINDOW).collect()
         assert items == sandbox.expected(account, **WINDOW)
         assert len(sandbox.requests) == 6
-        # A reset of a pooled connection is mended by aiohttp's own resend, which is counted.
+        # After a reset of a pooled connection aiohttp resends the request itself, and that is counted.
         resent = sum(event.resent for event in events if isinstance(event, ResponseReceived))
         retried = [event.reason for event in events if isinstance(event, RetryScheduled)]
         assert (retried, resent) == (["status 500", "status 429"], 1)
@@ -1262,7 +1262,7 @@ def test_a_refusal_is_not_tried_again(status: int) -> None:
 
 
 def test_a_post_is_tried_again_too() -> None:
-    """It makes a token and no record: one too many does no harm."""
+    """It creates a token and no record, so an extra one does no harm."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         sandbox.script(None, [Fault.status(500), Fault.disconnect()])
@@ -1290,14 +1290,14 @@ def test_a_wait_the_service_asks_for_beyond_the_policy_is_an_error_at_once_and_f
 
 
 def test_a_call_that_may_not_be_tried_again_for_long_says_how_often_it_was() -> None:
-    """Meanwhile another call of the account was told to stay away for longer than the policy allows."""
+    """Meanwhile another call of the account got a Retry-After that is longer than the policy allows."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         sandbox.script(account, [Fault.status(500)])
 
         def told(event: Event) -> None:
             if isinstance(event, RetryScheduled):
-                truto._gate.on_response(account, 429, {}, retry_after=1000.0)
+                truto._admission.on_response(account, 429, {}, retry_after=1000.0)
 
         async with connect(sandbox, pacing=Pacing(), on_event=told) as truto:
             with pytest.raises(RateLimitError) as caught:
@@ -1309,7 +1309,7 @@ def test_a_call_that_may_not_be_tried_again_for_long_says_how_often_it_was() -> 
 
 
 def test_pacing_hears_of_the_end_of_every_request() -> None:
-    """Whatever its end was: a place that is never given back is lost for good."""
+    """However it ended: a slot that is not returned is lost for good."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         sandbox.script(
@@ -1325,8 +1325,8 @@ def test_pacing_hears_of_the_end_of_every_request() -> None:
                     await asyncio.sleep(0)
                 call.cancel()
                 await asyncio.wait({call})
-            assert truto._gate.limiter._token.in_flight == 0
-            assert truto._gate.limiter._accounts[account].window.in_flight == 0
+            assert truto._admission.limiter._token.in_flight == 0
+            assert truto._admission.limiter._accounts[account].window.in_flight == 0
 
     tell(story)
 
@@ -1358,7 +1358,7 @@ def test_a_timeout_of_the_callers_is_the_callers() -> None:
     tell(story)
 
 
-# Bad answers
+# Bad responses
 
 
 def envelope(**fields: Any) -> bytes:
@@ -1467,7 +1467,7 @@ def test_a_page_that_is_cut_or_never_comes_is_fetched_again_whole_or_one_error(
     async def story(sandbox: Sandbox, account: str) -> None:
         read = (
             0.1 if kind is DeadlineError else 5.0
-        )  # a busy machine may take long over the pages that do come
+        )  # on a busy machine the pages that do arrive may take long
         timeouts = Timeouts(connect=5, read=read, attempt=2 * read, total=30)
         async with connect(sandbox, timeouts=timeouts) as truto:
             sandbox.script(account, [fault.on(2)])
@@ -1627,7 +1627,7 @@ FAILURES = [
 
 
 def test_the_token_is_nowhere_but_on_the_wire(caplog: pytest.LogCaptureFixture) -> None:
-    """Logs of everybody at DEBUG, events, reprs, tracebacks with locals, chains of causes, pickles."""
+    """All logs at DEBUG, events, reprs, tracebacks with locals, chains of causes, and pickles."""
     caplog.set_level(logging.DEBUG)
     texts: dict[str, list[str]] = {"events": [], "reprs": [], "errors": [], "locals": []}
     pickles: list[bytes] = []
@@ -1658,7 +1658,7 @@ def test_the_token_is_nowhere_but_on_the_wire(caplog: pytest.LogCaptureFixture) 
                 )
                 texts["reprs"] += [f"{value!r} {value}" for value in shown]
                 for fault in FAILURES:
-                    sandbox.script(account, [fault.times(2)])  # aiohttp sends again once on a dead connection
+                    sandbox.script(account, [fault.times(2)])  # aiohttp resends once on a dead connection
                     with pytest.raises(TrutoError) as caught:
                         await truto.interactions.list(account, **WINDOW)
                     sandbox.clear_faults()
@@ -1701,7 +1701,7 @@ def test_errors_of_calls_pickle_with_what_their_handlers_need() -> None:
     tell(story)
 
 
-# What is kept alive
+# References
 
 
 def errors_alive() -> int:
@@ -1712,7 +1712,7 @@ def errors_alive() -> int:
     "fault", [Fault.status(422), Fault.status(500), Fault.body(b"[]")], ids=["refused", "retried", "decode"]
 )
 def test_an_error_of_a_call_goes_with_its_last_reference(fault: Fault) -> None:
-    """No cycle keeps a failed call, and the body it got, until the next round of garbage collection."""
+    """No cycle keeps a failed call and its body until the next garbage collection."""
 
     async def story(sandbox: Sandbox, account: str) -> None:
         sandbox.script(None, [fault.times(3)])
@@ -1721,7 +1721,7 @@ def test_an_error_of_a_call_goes_with_its_last_reference(fault: Fault) -> None:
             before = errors_alive()
             gc.disable()
             try:
-                for _ in range(2):  # the second call may well succeed after a failed attempt
+                for _ in range(2):  # the second call may succeed after a failed attempt
                     with suppress(TrutoError):
                         await truto.integrated_accounts.capabilities(account)
                     assert errors_alive() == before
@@ -1756,7 +1756,7 @@ def test_a_client_holds_nothing_of_finished_calls() -> None:
                 async for _ in truto.interactions.list(account, **WINDOW):
                     break
             await settle()
-            assert truto._tasks == set()
+            assert not truto._tasks
             assert truto._in_flight == set()
 
     tell(story)

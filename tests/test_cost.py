@@ -1,4 +1,4 @@
-"""What a page costs, counted and not timed: what is made once for a walk must not be made for each page."""
+"""The cost of a page, counted instead of timed: what can be made once for a walk is not made for each page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from truto_ci_async import Interaction, Pacing, TrutoClient, client
+from truto_ci_async import Interaction, Pacing, TrutoClient
+from truto_ci_async._http import base_client
 from truto_ci_async._wire.item_reader import item_reader
 
 from .rawserver import OK, RawServer, serving
@@ -42,7 +43,7 @@ def count_calls(monkeypatch: pytest.MonkeyPatch, counts: Counter[str], owner: An
 
 
 def test_a_page_costs_one_request_and_no_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Headers, timeouts and readers are those of the page before; who awaits nothing needs nobody to fetch ahead."""
+    """Headers, timeouts and readers are reused, and a consumer that awaits nothing needs no prefetch task."""
     counts: Counter[str] = Counter()
 
     async def scenario() -> list[Interaction]:
@@ -50,8 +51,8 @@ def test_a_page_costs_one_request_and_no_task(monkeypatch: pytest.MonkeyPatch) -
             serving(answer_pages) as server,
             TrutoClient("token", base_url=server.url, pacing=Pacing.off()) as truto,
         ):
-            await truto.interactions.list("a")  # headers, session and connection are made here
-            count_calls(monkeypatch, counts, client, "merge_headers")
+            await truto.interactions.list("a")  # makes headers, session and connection
+            count_calls(monkeypatch, counts, base_client, "merge_headers")
             count_calls(monkeypatch, counts, aiohttp, "ClientTimeout")
             count_calls(monkeypatch, counts, truto, "spawn")
             count_calls(monkeypatch, counts, truto._transport, "send")
@@ -64,7 +65,7 @@ def test_a_page_costs_one_request_and_no_task(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_another_token_is_sent_at_once() -> None:
-    """The headers that are kept belong to a token: a renewed one never goes out under the old."""
+    """The cached headers belong to one token: after a renewal the old ones are never sent."""
     tokens = iter(("one", "two"))
 
     async def scenario() -> list[bytes]:
@@ -83,14 +84,14 @@ def test_another_token_is_sent_at_once() -> None:
 
 
 def test_a_reader_is_built_once_for_a_type() -> None:
-    """Building one takes as long as decoding a page, and many calls are of one page."""
+    """Building one takes as long as decoding a page, and many calls fetch a single page."""
     assert item_reader(Interaction) is item_reader(Interaction)
     assert item_reader(Interaction) is not item_reader(Interaction, "raise")
 
 
 @pytest.mark.parametrize("awaits", [False, True])
 def test_a_walk_leaves_no_cycles(awaits: bool) -> None:
-    """Pages go when nobody holds them, and not when the garbage collector comes by."""
+    """Pages are freed as soon as nobody holds them, without the garbage collector."""
 
     async def walk(truto: TrutoClient) -> None:
         await truto.interactions.list("a").collect()

@@ -1,4 +1,4 @@
-"""Deadlines of blocks: what they show is what ``asyncio.timeout`` shows, and they cost one timer for all."""
+"""Deadlines of blocks: they behave like ``asyncio.timeout``, but share one timer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.virtual import clock, hold, run_virtual
-from truto_ci_async._http.transport.deadlines import A_LOOK, Deadlines, more_time
+from truto_ci_async._http.transport.deadlines import MIN_EXTENSION, Deadlines, extension
 
-# The loop may run a timer early by as much as its clock resolves. Twice that leaves room for rounding.
+# The loop may run a timer early by the resolution of its clock. Twice that allows for rounding.
 TOLERANCE = 2 * time.get_clock_info("monotonic").resolution
 
 
 def story(main: Callable[[Deadlines], Coroutine[Any, Any, None]]) -> None:
-    """Run ``main`` in virtual time; the one timer that may be left is taken back."""
+    """Run ``main`` in virtual time, and cancel the one timer that may be left."""
 
     async def whole() -> None:
         deadlines = Deadlines()
@@ -36,7 +36,7 @@ def test_a_block_is_ended_when_its_time_is_over() -> None:
     async def main(deadlines: Deadlines) -> None:
         with pytest.raises(TimeoutError) as caught, deadlines.within(3.0) as deadline:
             await asyncio.sleep(10.0)
-        assert clock() == 3.0 + A_LOOK
+        assert clock() == 3.0 + MIN_EXTENSION
         assert deadline.expired
         assert isinstance(caught.value.__cause__, asyncio.CancelledError)
         task = asyncio.current_task()
@@ -49,7 +49,7 @@ def test_a_block_is_ended_when_its_time_is_over() -> None:
 
 @pytest.mark.parametrize("seconds", [1.9, 2.0, 2.0001, 2.001, 2.05, 2.1, 5.0, 100.0])
 def test_what_came_while_the_loop_was_held_is_in_time(seconds: float) -> None:
-    """A consumer worked without awaiting until after the deadline, and the answer has been here for long."""
+    """A consumer worked without awaiting until after the deadline, while the response arrived in time."""
 
     async def main(deadlines: Deadlines) -> None:
         answer = asyncio.get_running_loop().create_future()
@@ -61,12 +61,12 @@ def test_what_came_while_the_loop_was_held_is_in_time(seconds: float) -> None:
         asking = asyncio.create_task(wait_for_it())
         await asyncio.sleep(1.0)
         hold(seconds)
-        # As a socket does it: the loop learns of it in its next turn, and who waits for it in the one after that.
+        # Like a socket: the loop notices it in its next turn, and the waiting task runs in the one after that.
         asyncio.get_running_loop().call_soon(answer.set_result, "here")
         assert await asking == "here"
         assert clock() == 1.0 + seconds
-        assert deadlines.last_chances == {}
-        assert not any(deadlines.lines.values())
+        assert deadlines.extended == {}
+        assert not any(deadlines.queues.values())
 
     story(main)
 
@@ -76,12 +76,12 @@ def test_what_takes_some_more_turns_after_the_loop_was_held_is_in_time_too() -> 
         async def shake_hands() -> str:
             with deadlines.within(3.0):
                 for _ in range(10):
-                    await asyncio.sleep(A_LOOK / 12)
+                    await asyncio.sleep(MIN_EXTENSION / 12)
                 return "done"
 
         shaking = asyncio.create_task(shake_hands())
         await asyncio.sleep(0)
-        hold(3.0 + A_LOOK / 2)
+        hold(3.0 + MIN_EXTENSION / 2)
         assert await shaking == "done"
 
     story(main)
@@ -90,14 +90,14 @@ def test_what_takes_some_more_turns_after_the_loop_was_held_is_in_time_too() -> 
 @pytest.mark.parametrize(
     ("holds", "ends"),
     [
-        ([1.9], 3.0 + A_LOOK),
-        ([2.0], 3.0 + A_LOOK),
-        ([2.0 + A_LOOK / 2], 3.0 + 1.5 * A_LOOK),
+        ([1.9], 3.0 + MIN_EXTENSION),
+        ([2.0], 3.0 + MIN_EXTENSION),
+        ([2.0 + MIN_EXTENSION / 2], 3.0 + 1.5 * MIN_EXTENSION),
         ([2.1], 3.2),
         ([3.0], 5.0),
         ([50.0], 54.0),
         ([1.9, 50.0], 52.9 + 3.0),
-        ([50.0, 50.0], 102.0),  # once, or a loop that is held again and again would have no deadlines
+        ([50.0, 50.0], 102.0),  # only once, or a loop that is blocked again and again would have no deadlines
         ([2.1, 0.2, 0.2], 3.3),
     ],
 )
@@ -117,8 +117,8 @@ def test_a_block_gets_more_time_once_when_the_loop_was_held(holds: list[float], 
             if seconds == 50.0:
                 await asyncio.sleep(1.0)
         assert await waiting == pytest.approx(ends)
-        assert deadlines.lines == {}
-        assert deadlines.last_chances == {}
+        assert deadlines.queues == {}
+        assert deadlines.extended == {}
 
     story(main)
 
@@ -126,29 +126,29 @@ def test_a_block_gets_more_time_once_when_the_loop_was_held(holds: list[float], 
 @pytest.mark.parametrize(
     ("seconds", "late", "more"),
     [
-        (60.0, 0.0, A_LOOK),
-        (60.0, A_LOOK, A_LOOK),
+        (60.0, 0.0, MIN_EXTENSION),
+        (60.0, MIN_EXTENSION, MIN_EXTENSION),
         (60.0, 0.1, 0.1),
         (60.0, 20.0, 20.0),
         (60.0, 600.0, 60.0),
-        (0.01, 0.0, 0.01),  # never more than the whole of it
+        (0.01, 0.0, 0.01),  # never more than the whole time
         (0.1, 0.2, 0.1),
     ],
 )
 def test_how_much_more_time(seconds: float, late: float, more: float) -> None:
-    assert more_time(seconds, late=late) == more
+    assert extension(seconds, late=late) == more
 
 
 def test_a_timer_that_is_early_by_the_resolution_of_its_clock_is_in_time() -> None:
-    """To wait for the rest would be to ask over and over until it is there."""
+    """Waiting for the rest would mean setting the timer again and again."""
 
     async def main(deadlines: Deadlines) -> None:
         with deadlines.within(3.0) as deadline:
             await asyncio.sleep(2.9999)
             assert deadlines._timer is not None
             deadlines._timer.cancel()
-            deadlines._look()
-            assert list(deadlines.last_chances) == [deadline]
+            deadlines._check()
+            assert list(deadlines.extended) == [deadline]
 
     story(main)
 
@@ -163,9 +163,9 @@ def test_what_is_open_when_all_is_closed_has_no_deadline_any_more() -> None:
         await asyncio.sleep(1.0)
         hold(50.0)
         await asyncio.sleep(1.0)
-        assert (len(deadlines.lines), len(deadlines.last_chances)) == (1, 1)
+        assert (len(deadlines.queues), len(deadlines.extended)) == (1, 1)
         deadlines.close()
-        with pytest.raises(TimeoutError), deadlines.within(100.0):  # looks at all there are
+        with pytest.raises(TimeoutError), deadlines.within(100.0):  # checks all that are left
             await asyncio.sleep(200.0)
         await asyncio.gather(*working)
 
@@ -184,7 +184,7 @@ def test_a_block_that_is_left_with_time_to_spare_after_its_last_chance_is_left_a
         await asyncio.sleep(1.0)
         hold(50.0)
         await working
-        assert deadlines.last_chances == {}
+        assert deadlines.extended == {}
 
     story(main)
 
@@ -205,8 +205,8 @@ def test_blocks_with_a_last_chance_and_others_end_each_at_its_own_time() -> None
         await asyncio.wait(tasks)
         assert sorted(ended) == [
             ("early", 54.0),
-            ("late", 54.0 + A_LOOK),
-            ("long", 80.0 + A_LOOK),
+            ("late", 54.0 + MIN_EXTENSION),
+            ("long", 80.0 + MIN_EXTENSION),
         ]
 
     story(main)
@@ -218,7 +218,7 @@ def test_a_block_left_in_time_is_left_alone() -> None:
             await asyncio.sleep(2.0)
         await asyncio.sleep(10.0)
         assert not deadline.expired
-        deadline.expire()  # too late to mean anything
+        deadline.expire()  # too late to have an effect
         await asyncio.sleep(0)
 
     story(main)
@@ -239,13 +239,13 @@ def test_of_two_blocks_the_one_due_first_is_ended(outer: float, inner: float) ->
         except TimeoutError:
             ended.append("outer")
         assert ended == ["inner", "outer"] if inner < outer else "outer" in ended
-        assert clock() == A_LOOK + max(outer, min(outer, inner))
+        assert clock() == MIN_EXTENSION + max(outer, min(outer, inner))
 
     story(main)
 
 
 def test_a_cancellation_from_outside_goes_on_as_one() -> None:
-    """Also when the deadline comes in the same turn: whoever cancelled waits for a cancelled task."""
+    """Also when the deadline expires in the same turn: whoever cancelled the task expects it to be cancelled."""
 
     async def main(deadlines: Deadlines) -> None:
         blocks: list[Any] = []
@@ -275,13 +275,13 @@ def test_an_error_of_the_block_is_its_own() -> None:
                 await asyncio.sleep(10.0)
             finally:
                 raise LookupError
-        await asyncio.sleep(0)  # nothing of the cancellation is left
+        await asyncio.sleep(0)  # would raise if a cancellation were pending
 
     story(main)
 
 
 def test_a_block_without_a_time_can_be_ended() -> None:
-    """A client that is closed ends its calls this way, also those that may take for ever."""
+    """Closing a client ends its calls this way, also those without a deadline."""
 
     async def main(deadlines: Deadlines) -> None:
         with pytest.raises(TimeoutError), deadlines.within(None) as deadline:
@@ -293,7 +293,7 @@ def test_a_block_without_a_time_can_be_ended() -> None:
 
 
 def test_blocks_that_are_left_in_time_share_one_timer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reason for all this: a timer set and taken back for each block costs more than the rest of it."""
+    """The reason for this module: setting and cancelling a timer for each block costs more than all the rest."""
 
     async def main(deadlines: Deadlines) -> None:
         loop = asyncio.get_running_loop()
@@ -308,14 +308,14 @@ def test_blocks_that_are_left_in_time_share_one_timer(monkeypatch: pytest.Monkey
 
 
 def test_lengths_that_are_used_no_more_are_forgotten() -> None:
-    """A caller may compute what is left of its own deadline for each call, and no two of those are equal."""
+    """A caller may pass the remaining time of its own deadline to each call, and no two of those are equal."""
 
     async def main(deadlines: Deadlines) -> None:
         for number in range(100):
             with deadlines.within(5.0 + number / 1000):
                 await asyncio.sleep(1.0)
         await asyncio.sleep(10.0)
-        assert len(deadlines.lines) == 0
+        assert len(deadlines.queues) == 0
 
     story(main)
 
@@ -328,7 +328,7 @@ def test_lengths_that_are_used_no_more_are_forgotten() -> None:
 )
 @example([(0.5, 0.0, 0.0), (0.5, 3.4013918363221354e-12, 0.0)])
 def test_each_block_ends_at_its_own_time(blocks: list[tuple[float, float, float]]) -> None:
-    """Whatever others do: (length, what the work takes, when it begins)."""
+    """Whatever the others do. A block is (its seconds, how long the work takes, when it begins)."""
 
     async def main(deadlines: Deadlines) -> None:
         async def work(seconds: float, takes: float, begins: float) -> None:
@@ -338,10 +338,10 @@ def test_each_block_ends_at_its_own_time(blocks: list[tuple[float, float, float]
                 with deadlines.within(seconds):
                     await asyncio.sleep(takes)
             except TimeoutError:
-                assert seconds + A_LOOK <= takes + TOLERANCE
-                assert clock() - started == pytest.approx(seconds + A_LOOK, abs=TOLERANCE)
+                assert seconds + MIN_EXTENSION <= takes + TOLERANCE
+                assert clock() - started == pytest.approx(seconds + MIN_EXTENSION, abs=TOLERANCE)
             else:
-                assert takes <= seconds + A_LOOK + TOLERANCE
+                assert takes <= seconds + MIN_EXTENSION + TOLERANCE
                 assert clock() - started == pytest.approx(takes, abs=TOLERANCE)
 
         await asyncio.gather(*(work(*block) for block in blocks))

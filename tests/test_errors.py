@@ -177,6 +177,7 @@ def test_a_missing_extra_names_the_command_to_run() -> None:
         ({"status": 404, "error": "Not Found"}, "Truto responded with 404 Not Found: m"),
         ({"status": 401, "is_remote": True}, "the provider, through Truto, responded with 401: m"),
         ({"status": 404, "account": "acc"}, "Truto responded with 404: m [account acc]"),
+        ({"status": 429, "attempts": 0, "account": "acc"}, "m [account acc]"),
         (
             {
                 "status": 422,

@@ -41,6 +41,13 @@ def test_every_event_reads_as_one_line() -> None:
         "page of 50 items, 2,048 bytes decoded in 0.001 s, 1 repaired [account a1]",
         "repaired $.result[3].user: Expected `object`, got `str` [account a1]",
     ]
+    assert (
+        str(RequestSent(time=1.0, method="GET", url="/x", attempt=2, call_id=7))
+        == "call 7: GET /x, attempt 2"
+    )
+    assert str(ResponseReceived(time=1.0, status=500, attempt=3, call_id=7)) == (
+        "call 7: status 500, 0 bytes in 0.000 s, attempt 3"
+    )
 
 
 @pytest.mark.parametrize("control", ["\n", "\r", "\x1b[31m", "\x00", "\u2028", "\x85"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from datetime import UTC, datetime
 from email.utils import format_datetime, formatdate
 
@@ -53,6 +54,9 @@ LATER = formatdate(NOW + 30, usegmt=True)
         ("1_0", None),
         ("nan", None),
         ("inf", None),
+        ("5".zfill(400), 5.0),
+        ("5".zfill(401), None),  # longer than any real value
+        (f"{'m' * 371}, 01 Jan 1970 00:00:00 GMT", 0.0),
         ("9" * 350, None),  # beyond the largest float
         ("9" * 100_000, None),
         ("soon", None),
@@ -82,6 +86,28 @@ def test_a_date_is_measured_against_the_clock_that_wrote_it(skew: int) -> None:
         "date": formatdate(NOW + skew, usegmt=True),
     }
     assert parse_retry_after(headers, NOW) == 30.0
+
+
+def test_the_longest_date_that_is_read() -> None:
+    date = ", 06 Nov 1994 08:49:37 GMT"
+    assert parse_http_date("m" * (400 - len(date)) + date) == 784111777.0
+    assert parse_http_date("m" * (401 - len(date)) + date) is None
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows cannot change its time zone here")
+def test_dates_do_not_depend_on_the_time_zone_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    try:
+        assert parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT") == 784111777.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("now_epoch", [math.nan, math.inf, -math.inf])
+def test_a_wait_that_is_no_number_is_none(now_epoch: float) -> None:
+    assert parse_retry_after({"retry-after": LATER}, now_epoch) is None
 
 
 def test_a_bad_date_header_falls_back_to_our_clock() -> None:
@@ -137,7 +163,10 @@ def test_no_header_can_break_the_parser(headers: dict[str, str], now_epoch: floa
         ({"ratelimit-limit": "100, 100;w=60, 5000;w=3600"}, RateLimit(limit=100, window=60.0)),
         ({"ratelimit-limit": "110;w=0"}, RateLimit(limit=110)),
         ({"ratelimit-limit": "110;burst=9"}, RateLimit(limit=110)),
+        ({"ratelimit-limit": "many;w=10", "ratelimit-remaining": "3"}, RateLimit(remaining=3)),
         ({"ratelimit-remaining": "0"}, RateLimit(remaining=0)),
+        ({"ratelimit-remaining": "3".ljust(400)}, RateLimit(remaining=3)),
+        ({"ratelimit-remaining": "3".ljust(401)}, None),
         ({"ratelimit-reset": "7"}, RateLimit(reset=7.0)),
         ({"ratelimit-reset": "7.5"}, RateLimit(reset=7.5)),
         ({"ratelimit-reset": "1700000030", **DATE}, RateLimit(reset=30.0)),
@@ -145,7 +174,12 @@ def test_no_header_can_break_the_parser(headers: dict[str, str], now_epoch: floa
         ({"ratelimit-reset": "1700000030000"}, RateLimit(reset=30.0)),
         ({"ratelimit-reset": "1700000030", "date": "Tue, 14 Nov 2023 22:11:20 GMT"}, RateLimit(reset=150.0)),
         ({"ratelimit-reset": "1600000000"}, RateLimit(reset=0.0)),
+        ({"ratelimit-reset": "31622400"}, RateLimit(reset=31622400.0)),  # a year
         ({"ratelimit-reset": "99999999"}, None),  # three years
+        ({"ratelimit-reset": "299999999"}, None),
+        ({"ratelimit-reset": "300000000"}, RateLimit(reset=0.0)),  # a point in time from here on
+        ({"ratelimit-reset": "299999999999"}, None),
+        ({"ratelimit-reset": "300000000000"}, RateLimit(reset=0.0)),  # in milliseconds from here on
         ({"ratelimit-limit": "-1", "ratelimit-remaining": "many", "ratelimit-reset": "inf"}, None),
         ({"ratelimit-limit": "9" * 500, "ratelimit-remaining": "3"}, RateLimit(remaining=3)),
     ],

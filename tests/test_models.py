@@ -39,6 +39,7 @@ from truto_ci_async.models import (
     ResponseInfo,
     User,
 )
+from truto_ci_async.models.row_views import plain_views
 
 PACIFIC = timezone(timedelta(hours=-8))
 SECRET = "hunter2"
@@ -420,6 +421,20 @@ def test_the_providers_credentials_are_in_no_repr() -> None:
     assert repr(DebugInfo()) == "DebugInfo(request_url=None, request_options='***', result_count=None)"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        (f"https://x.io/a#{SECRET}", "https://x.io/a"),
+        (f"https://x.io/a?k={SECRET}", "https://x.io/a"),
+        (f"https://{SECRET}@x.io", "https://x.io"),
+        (f"https://u:{SECRET}@x.io/a@b", "https://x.io/a@b"),
+        (f"https://x.io/a?k=1\n{SECRET}", "https://x.io/a"),
+    ],
+)
+def test_credentials_in_a_url_are_not_in_the_repr(url: str, shown: str) -> None:
+    assert repr(DebugInfo(request_url=url)).startswith(f"DebugInfo(request_url={shown!r},")
+
+
 def test_secrets_are_not_in_rich_output() -> None:
     """rich prints structs field by field and ignores their repr."""
     pretty = pytest.importorskip("rich.pretty").pretty_repr
@@ -562,6 +577,7 @@ def test_a_raw_response_decodes_on_demand() -> None:
         (b'{"a": 1', Any, "not JSON"),
         (b"[]", User, "does not match"),
         (b'{"id": 5}', User, "does not match"),
+        (b'{"id": 5, "name": "' + b"n" * 1_000 + b'"}', User, "does not match"),
     ],
 )
 def test_a_raw_body_that_does_not_match_is_a_decode_error(body: bytes, type_: Any, said: str) -> None:
@@ -582,3 +598,27 @@ def test_a_raw_body_that_does_not_match_is_a_decode_error(body: bytes, type_: An
 def test_the_media_type_without_its_parameters(value: str, expected: str) -> None:
     assert raw(b"", **{"content-type": value}).content_type == expected
     assert raw(b"").content_type == ""
+
+
+# Row views
+
+
+@pytest.mark.parametrize(
+    ("items", "is_readable"),
+    [
+        ([b'{"id": "a"}', b'{"user": {"id": 5}, "x": [1]}'], True),
+        ([], True),
+        ([b'{"id": "a"}', b"[]"], False),
+        ([b'{"id": "a"}', b"null"], False),
+        ([b'{"id": "a"}', b""], False),
+        ([b'{"id": "a", "tenant_id": "t"}'], False),
+        ([b'{"window_start": null}'], False),
+        ([b'{"id": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"], False),
+    ],
+)
+def test_row_views_are_read_only_if_every_item_has_one(items: list[bytes], is_readable: bool) -> None:
+    """An item without one, or with a column of a pull, is written the slower way, field by field."""
+    views = plain_views([Raw(item) for item in items])
+    assert (views is not None) == is_readable
+    if views is not None:
+        assert [view.id for view in views] == [json.loads(item).get("id") for item in items]

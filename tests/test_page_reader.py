@@ -226,6 +226,12 @@ def test_a_dropped_keyed_item_takes_its_key_along() -> None:
     assert [(issue.index, issue.dropped) for issue in found.issues] == [(1, True)]
 
 
+def test_a_repaired_keyed_item_keeps_its_key() -> None:
+    found = KEYED.read(b'{"result": {"k1": {"id": 5}, "k2": {"foo": 1}, "k3": {"id": "c"}}}')
+    assert found.keys == ("k1", "k3")
+    assert [item.id for item in found.items] == ["5", "c"]
+
+
 def test_a_keyed_result_where_an_array_is_expected_names_the_method() -> None:
     with pytest.raises(DecodeError, match=r"keyed\(\)"):
         READER.read(b'{"result": {"k1": {"id": "a"}}}')
@@ -426,9 +432,10 @@ def test_interactions_are_detached_without_a_python_call_for_each(monkeypatch: p
         (b"", "empty"),
         (b" \r\n\t ", "empty"),
         (b" " * 300, "white space"),
-        (b"<html><body>502</body></html>", "HTML"),
+        (b"<html><body>502</body></html>" + b"<br>" * 200, "HTML"),
         (b"\n\n  <!DOCTYPE html>", "HTML"),
-        (b"upstream connect error", "upstream connect error"),
+        (b"\n" * 200 + b"<html>", "HTML"),
+        (b"upstream connect error" + b"." * 200, "upstream connect error"),
         (b"\xef\xbb\xbf" + page(), "byte order mark"),
         (page().decode().encode("utf-16"), "UTF-8"),
         (b'{"result": [{"id": "\xff"}]}', "0xff at offset 20"),
@@ -468,18 +475,31 @@ def test_a_body_that_is_not_a_page_is_a_decode_error(text: bytes, said: str) -> 
         assert caught.value.raw in text
         assert caught.value.raw or not text
         assert said in str(caught.value)
+        assert len(str(caught.value)) < 200
 
 
 def test_the_services_message_is_cut_between_characters() -> None:
-    for shift in range(3):
-        with pytest.raises(DecodeError, match="the service says"):
-            READER.read(body({"error": "x" * shift + "é李🙂" * 100}))
+    for shift in range(4):
+        error = "x" * shift + "é李🙂" * 100
+        with pytest.raises(DecodeError) as caught:
+            READER.read(body({"error": error}))
+        shown = str(caught.value).partition('the service says "')[2]
+        assert error.startswith(shown)
+        assert 196 <= len(shown.encode()) < 200
 
 
 def test_a_body_with_a_thousand_keys_makes_a_short_message() -> None:
-    with pytest.raises(DecodeError, match="and 988 more") as caught:
+    with pytest.raises(DecodeError, match="and 988 more$") as caught:
         READER.read(body({f"key-{i}": i for i in range(1000)}))
     assert len(str(caught.value)) < 300
+    with pytest.raises(DecodeError, match="key-11$"):
+        READER.read(body({f"key-{i}": i for i in range(10, 12)} | {f"key-0{i}": i for i in range(10)}))
+
+
+def test_a_value_that_cannot_be_decoded_is_named() -> None:
+    with pytest.raises(DecodeError, match="^other cannot be decoded") as caught:
+        READER.read(b'{"result": [], "other": [1e400]}')
+    assert (caught.value.path, caught.value.raw) == ("$.other", b"[1e400]")
 
 
 def test_the_error_for_the_providers_own_body_says_how_to_read_it() -> None:
@@ -585,7 +605,9 @@ def test_no_body_raises_an_error_of_another_library(text: bytes) -> None:
                 hash(item)
                 repr(item)
                 for use in (item.to_dict, lambda item=item: item.remote_data):
-                    with suppress(DecodeError):  # a number no float holds, where nobody had looked before
+                    with suppress(
+                        DecodeError
+                    ):  # a number too large for a float, in a value that was kept raw
                         use()
     raw_cursor(text)
 
@@ -617,6 +639,15 @@ def test_a_large_page_is_read_in_many_slices() -> None:
     assert len(steps) >= len(text) // 300_000
     assert steps[:-1] == [None] * (len(steps) - 1)
     assert steps[-1] == READER.read(text)
+
+
+def test_no_limit_of_a_stream_applies_to_a_page_read_in_slices() -> None:
+    """The size of the body is limited elsewhere; a page has all of its issues."""
+    rows = [{"id": str(i), "timezone": 5} for i in range(200)]
+    text = body({"result": rows, "large": "x" * 3_000_000})
+    found = in_slices(READER, text)
+    assert (len(found.items), len(found.issues)) == (200, 200)
+    assert found == READER.read(text)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from truto_ci_async._http.tasks import started
+from truto_ci_async._http.tasks import start_task
 from truto_ci_async.errors import CursorLoopError, ServerError, TrutoError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination import paginator
@@ -90,7 +90,7 @@ class Service:
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Like the client: keep the task, and look at its exception so that asyncio does not log it."""
-        task = started(work)
+        task = start_task(work)
         self.tasks.add(task)
         self.spawned += 1
         self.most_tasks = max(self.most_tasks, len(self.tasks))

@@ -57,15 +57,17 @@ from truto_ci_async.models import Interaction
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount
 from truto_ci_async.models.row_views import PULL_COLUMNS, plain_views
 from truto_ci_async.pull import commits as _commits
+from truto_ci_async.pull.account_pull import ACCOUNT_CALLS, RESTARTS
 from truto_ci_async.pull.checkpoint.base import Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import COMMIT_PAGES
-from truto_ci_async.pull.engine import ACCOUNT_CALLS, READ_AHEAD, RESTARTS, STOP_SECONDS, TURN_PAGES, Pull
+from truto_ci_async.pull.engine import READ_AHEAD, STOP_SECONDS, Pull
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.report import Budget, PullReport
-from truto_ci_async.pull.row_fingerprints import SeenRows, row_identities, row_keys, split
+from truto_ci_async.pull.row_fingerprints import SeenRows, row_fingerprints, row_identities, split
 from truto_ci_async.pull.shard import run_shard
+from truto_ci_async.pull.workers import TURN_PAGES
 from truto_ci_async.resources.interactions import STATE_FILE
 from truto_ci_async.sinks.lines import NdjsonSink
 
@@ -391,6 +393,38 @@ def test_two_askers_at_once_are_refused_where_asking_marks() -> None:
                 with pytest.raises(UsageError, match="manual"):
                     await anext(pages)
                 await first
+
+    run(scenario())
+
+
+def test_a_consumer_that_stops_waiting_loses_no_page() -> None:
+    """``asyncio.timeout`` around the wait for a page may hit just when one arrives: it comes with the next call."""
+    asking: list[asyncio.Future[Any]] = []
+    cancelled = 0
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, PageDecoded):  # the page is handed over before the loop has another turn
+            asyncio.get_running_loop().call_soon(asking[-1].cancel)
+
+    async def scenario() -> None:
+        nonlocal cancelled
+        async with service(on_event=cancel) as (sandbox, client):
+            rows: list[Row] = []
+            async with client.interactions.pull(sandbox.account_ids, commit="manual", **BOUNDS) as pages:
+                async with asyncio.timeout(10.0):
+                    while True:
+                        asking.append(asyncio.ensure_future(anext(pages, None)))
+                        await asyncio.wait(asking[-1:])
+                        if asking[-1].cancelled():
+                            cancelled += 1
+                        elif (page := asking[-1].result()) is None:
+                            break
+                        else:
+                            page.mark()
+                            rows += rows_of(page)
+            assert pages.report.complete
+            assert sorted(rows) == expected(sandbox)
+            assert cancelled
 
     run(scenario())
 
@@ -1131,6 +1165,28 @@ def test_an_outage_is_sat_out_with_one_request_at_a_time(fault: Fault) -> None:
     run(scenario())
 
 
+def test_any_answer_ends_an_outage() -> None:
+    """Also one to a call from before, while the trial still hangs: nobody waits for that one."""
+
+    async def scenario() -> None:
+        async with service(accounts=3) as (sandbox, client):
+            hangs, slow, fails = sandbox.account_ids
+            sandbox.script(slow, [Fault.slow(0.5)])
+            sandbox.script(fails, [Fault.status(502), Fault.status(502), Fault.status(502)])
+            sandbox.script(hangs, [Fault.status(502), Fault.status(502), Fault.hang()])
+            done: set[str] = set()
+            budget = msgspec.structs.replace(QUICK, max_accounts=3)
+            async with client.interactions.pull(sandbox.account_ids, budget=budget, **BOUNDS) as pages:
+                async with asyncio.timeout(10.0):
+                    async for page in pages:
+                        done.add(page.account.id)
+                        if pages.report.done == 1 and done == {slow, fails}:
+                            break
+                assert pages.outage is None
+
+    run(scenario())
+
+
 def test_an_outage_without_end_parks_what_is_left(tmp_path: Path) -> None:
     """Parked, not failed: nobody knows anything bad about those accounts. A later run goes on."""
 
@@ -1158,66 +1214,36 @@ def test_an_outage_without_end_parks_what_is_left(tmp_path: Path) -> None:
     run(scenario())
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def test_who_is_to_blame_for_a_failure() -> None:
-    async def scenario() -> None:
-        clock = Clock()
-        outage = CircuitBreaker(max_outage=100.0, probe_wait=1.0, max_probe_wait=4.0, clock=clock)
-        assert await outage.turn()
-        clock.now = 101.0
-        outage.success()
-        assert not outage.failure(100.5)  # somebody else got through since
-        assert not outage.failure(102.0, failing_since=100.8)  # somebody did since it failed first
-        assert not outage.is_on
-        clock.now = 103.0
-        assert outage.failure(102.5, failing_since=101.5)
-        assert outage.is_on
-        assert outage.failure(102.5)  # under way when it began
-        probe = asyncio.ensure_future(outage.turn())
-        other = asyncio.ensure_future(outage.turn())
-        await asyncio.sleep(0)
-        assert not probe.done()
-        waits: list[float] = []
-        for _ in range(4):
-            start = clock.now
-            while not (probe.done() or other.done()):
-                clock.now += 0.5
-                outage._tell()  # a timer would, if time passed
-                await asyncio.sleep(0)
-                await asyncio.sleep(0)
-            waits.append(clock.now - start)
-            assert probe.done() != other.done()  # one, never both
-            if other.done():
-                probe, other = other, probe
-            assert outage.failure(clock.now)
-            probe = asyncio.ensure_future(outage.turn())
-            await asyncio.sleep(0)
-        assert waits == [1.0, 2.0, 4.0, 4.0]
-        outage.success()
-        assert await probe
-        assert await other
-        assert outage.failure(clock.now + 1)
-        clock.now += 200
-        third = asyncio.ensure_future(outage.turn())
-        assert await third
-        outage.undecided()
-        assert await outage.turn()
-        assert outage.failure(clock.now)
-        assert outage.is_over
-        assert not await outage.turn()
-        outage.success()
-        assert await outage.turn()
-        outage.stop()
-        assert not await outage.turn()
-
-    run(scenario())
+    circuit = CircuitBreaker(max_outage=100.0, first_wait=1.0, max_wait=4.0)
+    closed: list[bool] = []
+    circuit.on_close = lambda: closed.append(circuit.is_open)
+    circuit.success(101.0)
+    assert not circuit.failure(101.0, asked_at=100.5)  # somebody else got through since
+    assert not circuit.failure(101.0, asked_at=102.0, failing_since=100.8)  # since its account failed first
+    assert not circuit.is_open
+    assert circuit.seconds_open(102.0) is None
+    assert circuit.failure(103.0, asked_at=102.5, failing_since=101.5)
+    assert circuit.is_open
+    assert circuit.failure(103.5, asked_at=102.5)  # under way when the circuit opened
+    assert circuit.seconds_open(103.5) == 0.5
+    now, waits = 103.0, list[float]()
+    for _ in range(4):
+        waits.append(circuit.next_trial - now)
+        now = circuit.next_trial
+        assert circuit.failure(now, asked_at=now)
+    assert waits == [1.0, 2.0, 4.0, 4.0]
+    assert closed == []
+    circuit.success(now)
+    assert closed == [False]
+    assert circuit.failure(now + 1, asked_at=now + 1)
+    assert circuit.next_trial == now + 2  # the first wait once more
+    assert not circuit.is_given_up
+    assert circuit.failure(now + 101, asked_at=now + 2)
+    assert circuit.is_given_up
+    circuit.success(now + 102)  # an answer that was a long time coming
+    assert not circuit.is_given_up
+    assert closed == [False, False]
 
 
 # --- what goes wrong: cursors ----------------------------------------------------------------------------------
@@ -1343,7 +1369,7 @@ def test_cursors_that_never_live_are_given_up(tmp_path: Path) -> None:
 
 def test_rows_are_told_apart_by_what_they_hold() -> None:
     def keys_of(items: list[Any]) -> list[bytes]:
-        return list(split(row_keys(row_identities(items))))
+        return list(split(row_fingerprints(row_identities(items))))
 
     def raw(**fields: Any) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(fields))
@@ -1367,7 +1393,7 @@ def test_rows_are_told_apart_by_what_they_hold() -> None:
     # A row that came twice the first time comes twice in all, and no more.
     views = plain_views([one, same])
     assert views is not None
-    assert list(split(row_keys(row_identities([one, same], views)))) == keys
+    assert list(split(row_fingerprints(row_identities([one, same], views)))) == keys
     for name in PULL_COLUMNS:  # a row with a field of our names is not for the quick way
         assert plain_views([one, raw(id="1", **{name: None})]) is None
     seen = SeenRows([b"a", b"a", b"b"])
@@ -1399,7 +1425,9 @@ def test_what_turns_out_to_be_cut_is_not_fetched_again_while_stopping() -> None:
             sandbox.script(sandbox.account_ids[0], [Fault.ok(), Fault.truncate("json")])
             async with client.interactions.pull(sandbox.account_ids, max_accounts=1, **BOUNDS) as pages:
                 async with asyncio.timeout(5.0):
-                    while pages._fetching or sandbox.stats.requests < 2:  # the second body waits for its turn
+                    while (
+                        pages._workers._shared.fetching or sandbox.stats.requests < 2
+                    ):  # the second body waits for its turn
                         await asyncio.sleep(0)
                     pages.stop()
                     assert len([page async for page in pages]) == 1

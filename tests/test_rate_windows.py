@@ -147,6 +147,12 @@ def test_the_share_used_counts_only_what_is_still_taken() -> None:
 # --- backing off --------------------------------------------------------------------------------------------
 
 
+def test_the_first_request_may_go_even_after_backing_off() -> None:
+    window = taken(8)
+    window.back_off(0.0)
+    assert window.ready_at(0.0) <= 0.0
+
+
 def test_backing_off_leaves_three_quarters_of_the_slots_at_the_steady_rate() -> None:
     window = taken(8)
     window.back_off(0.0)
@@ -185,6 +191,23 @@ def test_at_least_one_slot_is_left() -> None:
     window.back_off(SLOT)
     window.take(2 * SLOT)
     assert window.ready_at(2 * SLOT) == 2 * SLOT + SLOT
+    window = taken(2)
+    window.back_off(0.0)
+    window.take(0.0)
+    assert window.ready_at(0.0) == GAP / 1.5
+    for windows in (1, 2, 3):
+        window.back_off(windows * SLOT)
+    window.take(3 * SLOT)
+    assert window.ready_at(3 * SLOT) == 4 * SLOT  # one slot, and it is taken
+
+
+def test_a_window_that_recovered_backs_off_from_its_full_limit() -> None:
+    window = taken(4)
+    window.back_off(0.0)
+    assert window.ready_at(200.0) == 200.0  # long recovered
+    window.back_off(200.0)
+    window.take(200.0)
+    assert window.ready_at(200.0) == 200.0 + GAP / 3
 
 
 def test_slots_come_back_with_time_and_then_it_is_over() -> None:
@@ -225,7 +248,9 @@ def learned(*headers: RateLimit, in_flight: int = 0, now: float = 0.0) -> Quota:
 
 
 def test_nothing_is_held_back_without_headers() -> None:
-    assert Quota().ready_at(5.0, 3) == 5.0
+    quota = Quota()
+    assert (quota.limit, quota.period, quota.left, quota.until) == (None, None, math.inf, -math.inf)
+    assert quota.ready_at(5.0, 3) == 5.0
     assert learned(RateLimit()).ready_at(5.0, 3) == 5.0
 
 

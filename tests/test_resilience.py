@@ -1,7 +1,7 @@
-"""The client under faults and load, over loopback: nothing lost, nothing doubled, nothing left open, and in time.
+"""The client under faults and load, over loopback: nothing lost, duplicated or left open, and all in time.
 
-Each heavy test runs small by default and in full with ``-m long``: the same code, other numbers. The figures of the
-full runs are in docs/guarantees.md.
+Each heavy test runs with small numbers by default, and with large ones under ``-m long``. The figures of the large
+runs are in docs/guarantees.md.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ WINDOW: dict[str, Any] = {"start_time": "2024-01-01T00:00:00Z", "end_time": "202
 UNLIMITED: dict[str, Any] = {"others": 0, "token_rate": None, "account_rate": None, "ratelimit_headers": None}
 QUICK_RETRY = RetryPolicy(fault_base=0.001, throttle_base=0.001)
 TOKEN = "sandbox-token"
-# What a deadline may be missed by, in seconds.
+# Seconds by which a deadline may be missed.
 GRACE = 0.5
 
 
 def sizes(quick: Any, full: Any) -> pytest.MarkDecorator:
-    """Parametrize ``size``: small in the normal run, in full under ``-m long``."""
+    """Parametrize ``size``: small in the normal run, large under ``-m long``."""
     return pytest.mark.parametrize(
         "size", [pytest.param(quick, id="quick"), pytest.param(full, id="full", marks=pytest.mark.long)]
     )
 
 
 def run_load(coro: Coroutine[Any, Any, Any], seconds: float = 240.0) -> None:
-    """Run as ``run`` does, but without asyncio's debug mode, which would double the time."""
+    """Like ``run``, but without asyncio's debug mode, which would double the time."""
     with asyncio.Runner(debug=False) as runner:
         runner.run(support._supervise(coro, seconds))
 
@@ -87,7 +87,7 @@ Story = Callable[[Sandbox, TrutoClient, str], Awaitable[None]]
 
 
 def tell(story: Story, *, client: dict[str, Any] | None = None, **options: Any) -> None:
-    """Run ``story(sandbox, client, account)`` against a small sandbox without limits."""
+    """Run ``story(sandbox, client, account)`` against a small sandbox without rate limits."""
 
     async def main() -> None:
         small = {"accounts": 1, "interactions": 12, "page_size": 5, **UNLIMITED}
@@ -98,7 +98,7 @@ def tell(story: Story, *, client: dict[str, Any] | None = None, **options: Any) 
 
 
 class Walks:
-    """The ids that walks over many accounts gave, and what should have come."""
+    """The ids that walks over many accounts returned, and those that were expected."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
@@ -116,7 +116,7 @@ class Walks:
         await asyncio.gather(*(self.walk(truto, account) for account in accounts))
 
     def check(self, accounts: list[str], items: int) -> None:
-        """Nothing failed, nothing is lost, nothing doubled."""
+        """Check that nothing failed, and nothing is missing or duplicated."""
         expected = {
             (account, record["id"])
             for account in accounts
@@ -130,7 +130,7 @@ class Walks:
 
 
 def report(capsys: pytest.CaptureFixture[str], **figures: object) -> None:
-    """Show the figures of a full run; ``-s`` is not needed."""
+    """Print the figures of a large run, also without ``-s``."""
     name = os.environ.get("PYTEST_CURRENT_TEST", "").partition("::")[2].rpartition(" ")[0]
     if "full" in name:
         with capsys.disabled():
@@ -142,7 +142,7 @@ def report(capsys: pytest.CaptureFixture[str], **figures: object) -> None:
 
 @sizes(50, 1000)
 def test_many_accounts_under_both_tiers_lose_and_double_nothing(size: int, capsys: Any) -> None:
-    """Ten pages of each account, all at once, and the service counts every request."""
+    """Ten pages of each account, all at once, with a service that enforces both limits."""
     token, account = (500, 1.0), (50, 1.0)
 
     async def main() -> None:
@@ -165,7 +165,7 @@ def test_many_accounts_under_both_tiers_lose_and_double_nothing(size: int, capsy
 
 
 def chaos(draw: random.Random, count: int) -> list[Fault]:
-    """Faults for ``count`` requests: 20 % 5xx, 5 % resets, 2 % cut bodies; at most eight in a row."""
+    """Return faults for ``count`` requests: 20 % 5xx, 5 % resets, 2 % truncated bodies; at most eight in a row."""
     statuses = [500, 502, 504, 520, 521, 522, 523, 524, 408, 425]
     faults: list[Fault] = []
     while len(faults) < count:
@@ -228,7 +228,7 @@ def test_a_server_that_resets_used_connections_is_not_noticed(size: int, every: 
             resets = sum(record.fault == "reset_every" for record in sandbox.requests)
             assert resets > 50 * size / every / 2
             assert resent > 0
-            # Every reset was met by a resend of the connection layer or a retry of ours, and by nothing else.
+            # Every reset led to one resend by aiohttp or one retry, and to nothing else.
             assert sandbox.stats.requests - resets == 50 * size
             assert resets <= resent + 2 * retried
             report(capsys, good=50 * size, resets=resets, resent=resent, retried=retried)
@@ -237,7 +237,7 @@ def test_a_server_that_resets_used_connections_is_not_noticed(size: int, every: 
 
 
 def test_without_retries_every_request_is_sent_once() -> None:
-    """``RetryPolicy.none()`` says so; aiohttp's resend on a dead idle connection would be a second time."""
+    """``RetryPolicy.none()`` promises that; aiohttp must not resend on a dead idle connection either."""
 
     async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         await truto.interactions.list(account, **WINDOW)
@@ -248,7 +248,7 @@ def test_without_retries_every_request_is_sent_once() -> None:
     tell(story, client={"retry": RetryPolicy.none()}, reset_every=2)
 
 
-# Of the ways to be down the first three are tried in the normal run too.
+# The first three of these also run by default.
 OUTAGES = {
     "500": Fault.status(500),
     "reset": Fault.reset(),
@@ -273,7 +273,7 @@ OUTAGES = {
 def test_a_total_outage_meets_hardly_more_than_the_calls_themselves(
     size: int, kind: str, capsys: Any
 ) -> None:
-    """A service that comes back must not be knocked over by those who wait for it: at most 20 % extra, resends too."""
+    """Retries must not overload a service that recovers: at most 20 % extra requests, resends included."""
 
     async def call(truto: TrutoClient, account: str) -> bool:
         try:
@@ -285,7 +285,7 @@ def test_a_total_outage_meets_hardly_more_than_the_calls_themselves(
     async def main() -> None:
         async with Sandbox(accounts=1, interactions=2, **UNLIMITED) as sandbox, connect(sandbox) as truto:
             [account] = sandbox.account_ids
-            # A pool full of used connections: what is sent again because they are dead counts as well.
+            # A pool full of used connections: resends because they are dead count too.
             assert all(await asyncio.gather(*(call(truto, account) for _ in range(100))))
             sandbox.clear()
             sandbox.script(None, [OUTAGES[kind].forever()])
@@ -293,7 +293,7 @@ def test_a_total_outage_meets_hardly_more_than_the_calls_themselves(
             assert not any(await asyncio.gather(*(call(hasty, account) for _ in range(size))))
             requests = sandbox.stats.requests
             assert requests <= 1.2 * size
-            assert requests >= size or kind == "silence"  # some of those never got as far
+            assert requests >= size or kind == "silence"  # some of those were never sent
             sandbox.clear_faults()
             assert await call(truto, account)
             report(capsys, calls=size, requests=requests, extra=f"{requests / size - 1:.1%}")
@@ -304,7 +304,7 @@ def test_a_total_outage_meets_hardly_more_than_the_calls_themselves(
 # Retry-After
 
 
-# What a refusal says, by how much the server's clock is ahead, and how long to wait for it.
+# The fault, how far the server's clock is ahead, and how long to wait.
 ASKED_TO_WAIT = [
     (Fault.status(429, retry_after=0), 0, 0.0),
     (Fault.status(429), 0, 0.0),
@@ -323,7 +323,7 @@ ASKED_TO_WAIT = [
 
 @pytest.mark.parametrize("pacing", [Pacing(), Pacing.off()], ids=["paced", "unpaced"])
 def test_a_wait_that_the_service_asks_for_is_kept(pacing: Pacing) -> None:
-    """Never earlier, whatever the two clocks say; and no later than the jitter."""
+    """Never too early, whatever the two clocks say, and not later than the jitter."""
     jitter = 0.01
 
     async def ask(fault: Fault, skew: float, wait: float) -> None:
@@ -382,7 +382,7 @@ def stops_after(answer: bytes) -> Any:
 
 
 def drips(answer: bytes, at_once: int = 0) -> Any:
-    """One byte each 20 ms, after the first ``at_once``."""
+    """Send one byte every 20 ms, after the first ``at_once`` bytes."""
 
     async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.head(reader)
@@ -408,12 +408,12 @@ TARPITS = {
     "dripping chunks": drips(in_chunks(b" " * 200, 1), 60),
     "dripping 100s": drips(b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
 }
-# For a stream the total ends with the headers, since only its reader knows how long it may take.
+# For a stream the total ends with the headers, since only its consumer knows how long it may take.
 ENDLESS_FOR_STREAMS = {"dripping body", "dripping chunks"}
 
 
 async def ends_in_time(call: Callable[[], Awaitable[object]], limit: float) -> tuple[str, float]:
-    """Make a call that cannot succeed; give back the deadline that ended it, and the seconds it was missed by."""
+    """Make a call that cannot succeed; return the deadline that ended it, and by how many seconds it was missed."""
     started = time.monotonic()
     with pytest.raises(DeadlineError) as caught:
         await call()
@@ -454,7 +454,7 @@ def test_every_call_ends_by_its_deadline(size: int, tarpit: str, capsys: Any) ->
             streams = tarpit not in ENDLESS_FOR_STREAMS and timeouts.read is not None
             calls = calls_of(truto, streams=streams) * size
             if streams and retry is QUICK_RETRY:
-                limit += 0.2  # the last body that was opened in time may still keep its reader waiting
+                limit += 0.2  # the last body may have been opened just in time, and is then waited for
             ended = await asyncio.gather(*(ends_in_time(call, limit) for call in calls))
             assert {deadline for deadline, _ in ended} <= {"read", "attempt", "total"}
             lates.extend(late for _, late in ended)
@@ -471,7 +471,7 @@ def test_every_call_ends_by_its_deadline(size: int, tarpit: str, capsys: Any) ->
     sys.platform != "linux", reason="how full a queue of connections gets is the system's affair"
 )
 def test_a_listener_that_accepts_nobody() -> None:
-    """The first connections are made by the system and wait; the next ones are not even made."""
+    """The system makes the first connections, which then wait; it does not make any more."""
 
     async def main() -> None:
         with socket.socket() as listener:
@@ -505,7 +505,7 @@ def test_a_call_that_waits_for_a_place_ends_in_time_too() -> None:
 
 
 def answers_with(data: list[bytes], *, rst: bool = False) -> Any:
-    """Send what is the first of ``data`` now, and end the connection."""
+    """Send the item that is first in ``data`` by then, and close the connection."""
 
     async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.head(reader)
@@ -541,7 +541,7 @@ async def _ids_of_a_page(truto: TrutoClient) -> list[str | None]:
 
 
 async def _ids_of_a_stream(truto: TrutoClient) -> list[str | None]:
-    """Items are handed out as they come: what counts is that the end is told."""
+    """Items are returned as they arrive; what matters is that the early end raises an error."""
     async with truto.interactions.stream("a", **WINDOW) as items:
         return [item.id async for item in items]
 
@@ -550,7 +550,7 @@ async def _ids_of_a_stream(truto: TrutoClient) -> list[str | None]:
 @pytest.mark.parametrize("framing", FRAMINGS)
 @pytest.mark.parametrize("ids", [_ids_of_a_page, _ids_of_a_stream])
 def test_a_page_cut_at_any_byte_is_never_a_part_of_a_page(framing: str, rst: bool, ids: Any) -> None:
-    """The whole page, or an error that says that it was cut."""
+    """The whole page, or an error that says that it was truncated."""
     data = [b""]
 
     async def main() -> None:
@@ -567,13 +567,15 @@ def test_a_page_cut_at_any_byte_is_never_a_part_of_a_page(framing: str, rst: boo
                 except TransportError:
                     continue
                 except DecodeError as error:
-                    assert "empty" in str(error)  # noqa: PT017  # nothing at all came, in whole HTTP
+                    assert "empty" in str(error)  # noqa: PT017  # an empty body in complete HTTP
                     continue
                 finally:
-                    await turns()  # the end of this connection has been seen
+                    await turns()  # the client has noticed the end of this connection
                 whole_ones += 1
-            assert whole_ones <= 5  # an end of HTTP that may be missing: nothing of the page
-            assert len(server.heads) == len(cuts)  # RetryPolicy.none(): each was sent once
+            assert (
+                whole_ones <= 5
+            )  # the end of the HTTP framing may be missing, which is not part of the page
+            assert len(server.heads) == len(cuts)  # RetryPolicy.none(): each request was sent once
             if not rst:
                 data[0] = whole
                 assert await ids(truto) == ["a", "b"]
@@ -628,9 +630,9 @@ async def main(url, token, account, limit, way):
             now = time.thread_time()
             longest, at = max(longest, now - at), now
     async with TrutoClient(token, base_url=url, max_body_bytes=limit, pacing=Pacing.off()) as truto:
-        await truto.interactions.list(account, **window)  # warm: everything is imported and connected
+        await truto.interactions.list(account, **window)  # warm-up: everything is imported and connected
         with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")  # the peak counts from here
+            file.write("5")  # resets the peak
         before = status("VmRSS")
         watching = asyncio.create_task(watch())
         read, error = 0, ""
@@ -666,7 +668,7 @@ asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]), sys.ar
 def test_a_compression_bomb_costs_no_more_than_the_limit(
     size: tuple[int, int], coding: Any, way: str, capsys: Any
 ) -> None:
-    """In a process of its own: its peak memory is the program's, and its longest step that of its loop."""
+    """In a separate process, to measure its peak memory and the longest step of its loop."""
     length, cap = size
     pytest.importorskip({"br": "brotli", "zstd": ZSTD_MODULE}.get(coding, "zlib"))
     with Sandbox.in_thread(accounts=1, interactions=2, **UNLIMITED) as sandbox:
@@ -693,7 +695,7 @@ def test_a_compression_bomb_costs_no_more_than_the_limit(
 
 
 def test_a_large_page_lets_the_loop_breathe() -> None:
-    """Others have deadlines too: a page of several megabytes is decoded in slices."""
+    """A page of several megabytes is decoded in slices, since other tasks have deadlines too."""
     longest = 0.0
 
     async def watch() -> None:
@@ -726,23 +728,23 @@ def test_a_large_page_lets_the_loop_breathe() -> None:
 
 
 def held(truto: TrutoClient, tasks: set[asyncio.Task[Any]]) -> list[str]:
-    """What a client still holds, beside its idle connections."""
-    transport, limiter = truto._transport, truto._gate.limiter
+    """Return what a client still holds, apart from idle connections."""
+    transport, limiter = truto._transport, truto._admission.limiter
     found = {
         "a place": transport._slots is not None and transport._slots._value != transport.max_connections,
-        "a body": transport._open_exchanges,
+        "a body": transport._open_responses,
         "a connection": transport._pool is not None and transport._pool._acquired,
         "a slot": limiter._token.in_flight
         or any(state.window.in_flight for state in limiter._accounts.values()),
         "a waiter": limiter.waiting,
         "a deadline": truto._in_flight,
-        "a task": truto._tasks | (own_tasks() - tasks),
+        "a task": len(truto._tasks) or own_tasks() - tasks,
     }
     return [f"{name}: {what}" for name, what in found.items() if what]
 
 
 def own_tasks() -> set[asyncio.Task[Any]]:
-    """Every task but this one, and those of the server, which end when a connection does."""
+    """Return all tasks except this one and those of the server, which end with their connection."""
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     return {task for task in tasks if "RequestHandler" not in repr(task.get_coro())}
 
@@ -802,7 +804,7 @@ async def asked_token() -> str:
     return TOKEN
 
 
-# What is called, and how the client and the sandbox are made for it.
+# The call, and the options of the client and the sandbox for it.
 SWEEPS: dict[str, tuple[Call, dict[str, Any], dict[str, Any]]] = {
     "a page": (_page, {}, {}),
     "a large page": (_page, {}, {"interactions": 3000, "page_size": 3000, "max_page_size": 3000}),
@@ -817,11 +819,11 @@ SWEEPS: dict[str, tuple[Call, dict[str, Any], dict[str, Any]]] = {
     "pacing": (_queued, {"pacing": Pacing(token=Rate(2, 0.005), account=Rate(1, 0.0025))}, {}),
     "a token that is asked for": (_page, {"token": asked_token}, {}),
 }
-STRIDES = {"pacing": 2, "a large page": 3}  # where most turns are the same
+STRIDES = {"pacing": 2, "a large page": 3}  # most of their turns are alike
 
 
 async def sweep(truto: TrutoClient, call: Callable[[], Awaitable[object]], stride: int) -> int:
-    """Cancel a call after each number of turns of the loop, until one is done before; returns how many were."""
+    """Cancel a call after 0, 1, 2, … turns of the loop, until it finishes first; return how many were cancelled."""
     before = own_tasks()
     for count in itertools.count(1):
         task = asyncio.ensure_future(call())
@@ -834,7 +836,7 @@ async def sweep(truto: TrutoClient, call: Callable[[], Awaitable[object]], strid
             await asyncio.wait_for(asyncio.shield(asyncio.wait({task})), 5)
             task.result()
         assert caught.value.args == ("the caller's own",)
-        await turns(3)  # for tasks that were told to end
+        await turns(3)  # for tasks that were cancelled
         assert held(truto, before) == []
     raise AssertionError
 
@@ -899,7 +901,7 @@ def open_files() -> int:
 
 
 class MineError(Exception):
-    """An exception of the caller's own."""
+    """An exception of the caller."""
 
 
 @asynccontextmanager
@@ -929,7 +931,7 @@ ITERATORS: dict[str, Callable[[TrutoClient, str], Any]] = {
 )
 @pytest.mark.parametrize("name", ITERATORS)
 def test_every_way_out_of_a_loop_closes_what_it_opened(name: str, way_out: BaseException | None) -> None:
-    """None is a ``break``. What the body of the loop raised arrives as it was."""
+    """None stands for ``break``. An exception from the body of the loop arrives unchanged."""
 
     async def main() -> None:
         async with Sandbox(accounts=3, interactions=9, page_size=3, stream_piece=64, **UNLIMITED) as sandbox:
@@ -943,13 +945,13 @@ def test_every_way_out_of_a_loop_closes_what_it_opened(name: str, way_out: BaseE
                         async with ITERATORS[name](truto, account) as iterator:
                             async for _ in iterator:
                                 seen += 1
-                                await turns(steps * 3)  # the fetch ahead is at another point each time
+                                await turns(steps * 3)  # the prefetch is at another point each time
                                 if way_out is None:
                                     break
                                 raise way_out
                         came: BaseException | None = None
                     except (MineError, KeyboardInterrupt, SystemExit) as error:
-                        came = error.with_traceback(None)  # or it holds on to the iterator
+                        came = error.with_traceback(None)  # otherwise it holds the iterator
                     assert came is way_out
                     assert seen == 1
                     iterator = None
@@ -1009,13 +1011,13 @@ def test_ctrl_c_in_the_middle_leaves_nothing_to_complain_about() -> None:
             assert word not in said
 
 
-# Elsewhere
+# Redirects, .netrc, proxies
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("way", [_page, _stream, _token])
 def test_a_redirect_is_an_error_and_the_other_place_hears_nothing(code: int, way: Call) -> None:
-    """The token would go along."""
+    """It would get the token."""
 
     async def main() -> None:
         async with serving(answers_with([with_length(PAGE)])) as elsewhere:
@@ -1036,7 +1038,7 @@ def test_a_redirect_is_an_error_and_the_other_place_hears_nothing(code: int, way
 
 @pytest.fixture
 def netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that has a password for every host there is."""
+    """A file with a password for every host."""
     (tmp_path / ".netrc").write_text("default login user password tell-nobody\n", encoding="utf-8")
     (tmp_path / ".netrc").chmod(0o600)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -1054,7 +1056,7 @@ def test_a_netrc_changes_nothing() -> None:
 
 @pytest.mark.usefixtures("netrc")
 def test_a_session_that_reads_a_netrc_is_told_so() -> None:
-    """aiohttp refuses each request with a ValueError; a bare one would say nothing to anybody."""
+    """aiohttp raises a ValueError for each request, which would not help the caller."""
 
     async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         async with aiohttp.ClientSession(trust_env=True) as session:
@@ -1067,7 +1069,7 @@ def test_a_session_that_reads_a_netrc_is_told_so() -> None:
 
 
 class Proxy:
-    """What a proxy does: tunnels, and requests for others. ``status`` other than 200 is its answer to everybody."""
+    """A handler for a proxy, with tunnels and plain requests. It refuses both if ``status`` is not 200."""
 
     def __init__(self, status: int = 200) -> None:
         self.status = status
@@ -1094,7 +1096,7 @@ class Proxy:
 
 @asynccontextmanager
 async def over_tls(sandbox: Sandbox) -> AsyncIterator[RawServer]:
-    """Put TLS before a sandbox."""
+    """Put TLS in front of a sandbox."""
     port = int(sandbox.url.rpartition(":")[2])
 
     async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -1117,7 +1119,7 @@ def test_a_plain_request_goes_through_a_proxy() -> None:
 @pytest.mark.parametrize("proxy_tls", [False, True], ids=["http proxy", "https proxy"])
 @pytest.mark.parametrize("way", [_collect, _stream])
 def test_tls_goes_through_a_proxy_that_learns_nothing(way: Call, proxy_tls: bool) -> None:
-    """With a certificate authority of one's own, and a password for the proxy, which must not get the token."""
+    """With a custom certificate authority, and a password for the proxy, which must not see the token."""
 
     async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         tls = server_context() if proxy_tls else None
@@ -1165,7 +1167,12 @@ def test_the_environment_says_which_proxy(
 @pytest.mark.parametrize(
     ("scheme", "status", "attempts", "words"),
     [
-        ("http", 407, 1, "user and password"),  # the proxy's, whatever was asked; of others one cannot tell
+        (
+            "http",
+            407,
+            1,
+            "user and password",
+        ),  # a 407 is always the proxy's; other statuses may be the service's
         ("https", 407, 1, "user and password"),
         ("https", 403, 1, "403"),
         ("https", 502, 3, "502"),
@@ -1210,7 +1217,7 @@ def test_a_certificate_nobody_vouches_for_is_refused_once() -> None:
         async with over_tls(sandbox) as front, TrutoClient(TOKEN, base_url=front.url) as distrustful:
             asyncio.get_running_loop().set_exception_handler(
                 lambda *_: None
-            )  # the server's, about a handshake
+            )  # the server's complaint about the handshake
             with pytest.raises(ConnectError, match="ssl_context") as caught:
                 await distrustful.interactions.list(account, **WINDOW)
             assert caught.value.is_permanent
@@ -1222,12 +1229,12 @@ def test_a_certificate_nobody_vouches_for_is_refused_once() -> None:
 
 # Secrets
 
-# Not in any variable of a function: tracebacks show those.
+# A global, since tracebacks show the variables of functions.
 SECRETS = {"token": "tok-5b6f2a9e-never-seen", "proxy": "pass-77aa41-never-seen"}
 
 
 def said_by(error: BaseException) -> Iterator[str]:
-    """Everything an error can be made to say: by itself, through its causes, in tracebacks with variables."""
+    """Return everything that an error shows: itself, its causes, and tracebacks with variables."""
     yield "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format(chain=True))
     seen: set[int] = set()
     todo: list[BaseException | None] = [error]
@@ -1259,7 +1266,7 @@ RAW_FAILURES: dict[str, Any] = {
 )
 @pytest.mark.parametrize("way", [_page, _stream, _token])
 def test_the_token_is_nowhere_to_be_seen(failure: str, way: Call, caplog: pytest.LogCaptureFixture) -> None:
-    """Not in errors, causes, tracebacks with variables, events, logs or reprs; nor a proxy's password."""
+    """Not in errors, causes, tracebacks with variables, events, logs or reprs. Nor is a proxy's password."""
     caplog.set_level(logging.DEBUG)
     events: list[Event] = []
     said: list[str] = []
@@ -1304,7 +1311,7 @@ def test_the_token_is_nowhere_to_be_seen(failure: str, way: Call, caplog: pytest
 
 
 def test_what_debug_gives_away_is_nowhere_to_be_seen(caplog: pytest.LogCaptureFixture) -> None:
-    """``requestOptions`` holds what the provider was sent, credentials and all."""
+    """``requestOptions`` holds what was sent to the provider, including credentials."""
     caplog.set_level(logging.DEBUG)
     events: list[Event] = []
 
@@ -1321,7 +1328,7 @@ def test_what_debug_gives_away_is_nowhere_to_be_seen(caplog: pytest.LogCaptureFi
 
 
 def test_the_right_token_is_sent_all_the_same() -> None:
-    """The tests above would pass for a client that sends none."""
+    """The tests above would also pass for a client that sends no token."""
 
     async def story(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         sandbox.tokens.append(SECRETS["token"])

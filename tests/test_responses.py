@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import suppress
 from typing import Any
 
@@ -128,6 +130,8 @@ def test_an_error_carries_everything_the_service_sent() -> None:
         (b"\xef\xbb\xbf{}", "Bad Gateway; the body is not a JSON object: it begins with a byte order mark"),
         (b'{"message": "m"', "Bad Gateway; the body is not a JSON object: it begins b'{\"message\": \"m\"'"),
         (b'{"message": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", None),
+        (b'{"message": "' + b"x" * 1_000 + b'"}', "x" * 1_000),
+        (b'{"message": "' + b"x" * 1_001 + b'"}', "x" * 1_000 + "…"),
         (b'{"message": "' + b"x" * 100_000 + b'"}', "x" * 1_000 + "…"),
     ],
 )  # fmt: skip
@@ -188,8 +192,9 @@ def test_only_true_means_remote(flag: Any, expected: bool) -> None:
     assert read_error(401, {}, body({"truto_is_remote_error": flag})).is_remote is expected
 
 
-def test_a_redirect_says_where_it_leads_and_what_to_check() -> None:
-    error = read_error(302, {"location": "https://login.example/" + "x" * 500}, b"<html>")
+@pytest.mark.parametrize("status", [300, 302, 399])
+def test_a_redirect_says_where_it_leads_and_what_to_check(status: int) -> None:
+    error = read_error(status, {"location": "https://login.example/" + "x" * 500}, b"<html>")
     assert "https://login.example/" in error.message
     assert "base_url" in error.message
     assert len(error.message) < 300
@@ -205,6 +210,11 @@ def test_a_redirect_says_where_it_leads_and_what_to_check() -> None:
         (422, "invalid cursor", CursorExpiredError),
         (404, "The cursor was not found", CursorExpiredError),
         (410, "this cursor is no longer valid", CursorExpiredError),
+        (409, "Malformed cursor", CursorExpiredError),
+        (400, "that is not a cursor", CursorExpiredError),
+        (400, "unknown cursor", CursorExpiredError),
+        (400, "STALE CURSOR", CursorExpiredError),
+        (400, "the cursor was issued for another query", UsageError),
         (422, "the cursor was made for different filters", UsageError),
         (400, "cursor does not belong to this account", UsageError),
         (422, "Invalid cursor: filter mismatch", UsageError),
@@ -230,6 +240,20 @@ def test_a_refused_cursor_is_distinguished_from_other_errors(
     with pytest.raises(APIError) as without:
         raise_for_cursor(error, None)
     assert without.value is error
+
+
+def test_a_raised_error_is_not_kept_alive_by_its_traceback() -> None:
+    """A reference cycle would keep the response, and all that the frames refer to, until the next collection."""
+    error = read_error(500, {}, b"")
+    alive = weakref.ref(error)
+    gc.disable()
+    try:
+        with suppress(APIError):
+            raise_for_cursor(error, "c")
+        del error
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 # Tokens and capabilities
@@ -290,12 +314,14 @@ def test_capabilities_in_both_published_shapes(text: bytes, expected: tuple[Capa
 @pytest.mark.parametrize(
     "text", [b"", b"<html>", b"[]", b"null", b"{}", b'{"error": "x"}', b'{"unified": 5}', b'{"unified": [5]}',
              b'{"unified": [', b'{"unified": {"resources": {}}}', b'{"unified": [], "account": []}',
-             b'{"unified": "\xff"}', b'{"unified": [{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}"]
+             b'{"unified": "\xff"}', b'{"unified": 5, "x": "' + b"x" * 1_000 + b'"}',
+              b'{"unified": [{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}"]
 )  # fmt: skip
 def test_capabilities_of_an_unknown_shape_are_an_error(text: bytes) -> None:
     """An error body read as "can do nothing" would make a caller skip the account."""
-    with pytest.raises(DecodeError):
+    with pytest.raises(DecodeError) as caught:
         read_capabilities(text)
+    assert len(caught.value.raw) <= 512
 
 
 # Whatever comes

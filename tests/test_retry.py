@@ -95,6 +95,8 @@ def test_a_local_401_is_retried_once_if_a_new_token_can_be_fetched() -> None:
     call.sent()
     assert call.failed(status(401), 0.0) == GiveUp(reason="not retryable")
     assert state().failed(status(401), 0.0) == GiveUp(reason="not retryable")
+    call = RetryState(RetryPolicy(), full_budget(), now=0.0)
+    assert call.failed(status(401), 0.0) == GiveUp(reason="not retryable")
     assert state(can_refresh=True).failed(status(401, is_remote=True), 0.0) == GiveUp(reason="not retryable")
 
 
@@ -231,11 +233,12 @@ def test_a_wait_past_the_deadline_is_not_begun() -> None:
 
 
 def test_time_left_out_does_not_count_for_the_call() -> None:
-    state = RetryState(RetryPolicy(), RetryBudget(10, 1.0), now=0.0, total=2.0, random=lambda: 0.0)
+    state = RetryState(RetryPolicy(), RetryBudget(10, 1.0), now=1.0, total=2.0, random=lambda: 0.0)
     state.sent()
-    state.leave_out(2.5)
-    assert isinstance(state.failed(Failure(kind="truncated"), 3.0), Retry)
-    assert isinstance(state.failed(Failure(kind="truncated"), 4.5), GiveUp)
+    state.leave_out(2.0)
+    state.leave_out(0.5)
+    assert isinstance(state.failed(Failure(kind="truncated"), 5.4), Retry)
+    assert isinstance(state.failed(Failure(kind="truncated"), 5.5), GiveUp)
 
 
 def test_a_retry_that_is_not_granted_costs_nothing() -> None:

@@ -9,12 +9,11 @@ import json
 import pathlib
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 import aiohttp
 import brotli
@@ -24,17 +23,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import truto_ci_async.sandbox as package
+from tests.sandbox_caller import DEADLINE, INTERACTIONS, JANUARY, Caller
 from tests.support import run
 from truto_ci_async.sandbox import Fault, Options, Sandbox, parse_query
 from truto_ci_async.sandbox.fixtures import truto_sandbox as truto_sandbox
 from truto_ci_async.sandbox.service.content_encoding import bomb
-from truto_ci_async.sandbox.service.data import Window, company_today, midnight
+from truto_ci_async.sandbox.service.data import Window, midnight
 from truto_ci_async.sandbox.service.limits import SlidingWindow
-
-INTERACTIONS = "/unified/conversational-intelligence/interactions"
-JANUARY = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"}
-DEADLINE = 30.0  # seconds per test; ample, for busy machines
-QUIET_TURNS = 100  # of the loop, which both ends share: if nothing arrived by then, nothing will
 
 # --- query strings ---------------------------------------------------------------------------------------
 
@@ -92,95 +87,6 @@ def test_query_strings_are_read_as_qs_reads_them(raw: str, parsed: dict[str, Any
 @given(st.text(alphabet=st.sampled_from(list("ab[]=&0129.%+é")), max_size=60))
 def test_no_query_string_raises(raw: str) -> None:
     json.dumps(parse_query(raw))
-
-
-# --- calling the sandbox ---------------------------------------------------------------------------------
-
-
-class Response:
-    """Status, headers and complete body."""
-
-    def __init__(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.status, self.headers, self.body = status, headers, body
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Caller:
-    """A sandbox, and a session to call it with."""
-
-    def __init__(self, **options: Any) -> None:
-        self.sandbox = Sandbox(**options)
-
-    async def __aenter__(self) -> Caller:
-        await self.sandbox.start()
-        self.session = aiohttp.ClientSession(
-            headers={"Authorization": f"Bearer {self.sandbox.token}", "Accept-Encoding": "identity"}
-        )
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        await self.session.close()
-        await self.sandbox.aclose()
-
-    @property
-    def account(self) -> str:
-        return self.sandbox.account_ids[0]
-
-    def target(self, *, path: str = INTERACTIONS, raw: str = "", **query: str | None) -> str:
-        base = {"integrated_account_id": self.account, **JANUARY} if path == INTERACTIONS else {}
-        given = {name: value for name, value in (base | query).items() if value is not None}
-        return f"{path}?{urlencode(given)}" + (f"&{raw}" if raw else "")
-
-    async def get(self, *, headers: dict[str, str] | None = None, **query: Any) -> Response:
-        return await self.send("GET", self.target(**query), headers=headers)
-
-    async def send(
-        self, method: str, target: str, *, headers: dict[str, str] | None = None, **rest: Any
-    ) -> Response:
-        url = yarl.URL(self.sandbox.url + target, encoded=True)
-        async with self.session.request(method, url, headers=headers, allow_redirects=False, **rest) as got:
-            return Response(got.status, got.headers, await got.read())
-
-    async def collect(self, **query: Any) -> list[dict[str, Any]]:
-        """Collect all pages, as a correct client does."""
-        found: list[dict[str, Any]] = []
-        seen: set[str] = set()
-        cursor = None
-        while True:
-            response = await self.get(next_cursor=cursor, **query)
-            assert response.status == 200, response.body
-            found += response.json["result"]
-            cursor = response.json.get("next_cursor")
-            if not cursor:
-                return found
-            assert cursor not in seen
-            seen.add(cursor)
-
-    async def raw(self, headers: str = "", **query: Any) -> tuple[bytes, bytes, str]:
-        """Return the head, the body as sent, and how it ended ("eof", "reset" or "open"), over a new connection."""
-        host, port = self.sandbox.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        with closing(writer):
-            auth = f"Authorization: Bearer {self.sandbox.token}\r\n"
-            writer.write(f"GET {self.target(**query)} HTTP/1.1\r\nHost: x\r\n{auth}{headers}\r\n".encode())
-            data, ended = b"", ""
-            while not ended:
-                reading = asyncio.create_task(reader.read(65536))
-                for _ in range(QUIET_TURNS):
-                    await asyncio.sleep(0)
-                if not reading.done():
-                    reading.cancel()
-                    ended = "open"
-                elif isinstance(reading.exception(), ConnectionResetError):
-                    ended = "reset"
-                else:
-                    data += reading.result()
-                    ended = "" if reading.result() else "eof"
-        head, _, body = data.partition(b"\r\n\r\n")
-        return head, body, ended
 
 
 # --- records and windows ---------------------------------------------------------------------------------
@@ -248,39 +154,40 @@ def test_records_look_like_those_of_gong() -> None:
         (
             "2024-01-01T00:00:00Z",
             "2024-02-01T00:00:00Z",
-            ("2024-01-01T00:00:00-08:00", "2024-02-01T00:00:00-08:00"),
+            ("2024-01-01T00:00-08:00", "2024-02-01T00:00-08:00"),
         ),
         (
             "2024-01-01T13:00:00Z",
             "2024-01-02T13:00:00Z",
-            ("2024-01-01T00:00:00-08:00", "2024-01-03T00:00:00-08:00"),
+            ("2024-01-01T00:00-08:00", "2024-01-02T00:00-08:00"),
         ),
         (
             "2024-01-01T00:00:00+05:30",
             "2024-01-02T00:00:00Z",
-            ("2023-12-31T00:00:00-08:00", "2024-01-02T00:00:00-08:00"),
+            ("2023-12-31T00:00-08:00", "2024-01-02T00:00-08:00"),
         ),
         (
             "2024-03-10T00:00:00Z",
             "2024-03-11T00:00:00Z",
-            ("2024-03-10T00:00:00-08:00", "2024-03-11T00:00:00-07:00"),
+            ("2024-03-10T00:00-08:00", "2024-03-11T00:00-07:00"),
         ),
         (
             "2024-11-03T00:00:00Z",
             "2024-11-04T00:00:00Z",
-            ("2024-11-03T00:00:00-07:00", "2024-11-04T00:00:00-08:00"),
+            ("2024-11-03T00:00-07:00", "2024-11-04T00:00-08:00"),
         ),
         (
-            "2024-12-01T00:00:00Z",
-            "2026-01-01T00:00:00Z",
-            ("2024-12-01T00:00:00-08:00", "2024-12-24T00:00:00-08:00"),
+            "0001-01-01T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+            ("0001-01-01T00:00-08:00", "9999-12-31T00:00-08:00"),
         ),
     ],
 )
 def test_windows_are_whole_pacific_days(start: str, end: str, effective: tuple[str, str]) -> None:
     """The window in the records can differ from the one requested, so clients must read it from the records."""
     requested = datetime.fromisoformat(start), datetime.fromisoformat(end)
-    assert Window.whole_days(*requested, today=date(2024, 12, 24)).texts == effective
+    window = Window.whole_days(*requested)
+    assert tuple(text.replace("00:00:00", "00:00") for text in window.texts) == effective
 
 
 @pytest.mark.parametrize("year", range(2008, 2040))
@@ -293,8 +200,6 @@ def test_summer_time_agrees_with_the_time_zone_database(year: int) -> None:
     for number in range(365):
         day = date(year, 1, 1) + timedelta(days=number)
         assert midnight(day) == datetime(day.year, day.month, day.day, tzinfo=pacific).isoformat()
-        noon = datetime(day.year, day.month, day.day, 7, 30, tzinfo=UTC)  # around Pacific midnight
-        assert company_today(noon.timestamp()) == noon.astimezone(pacific).date()
 
 
 def test_windows_with_nothing_in_them() -> None:
@@ -302,18 +207,42 @@ def test_windows_with_nothing_in_them() -> None:
 
     async def main() -> None:
         async with Caller() as caller:
-            future = {"start_time": "2999-01-01T00:00:00Z", "end_time": "2999-02-01T00:00:00Z"}
-            response = await caller.get(**future)
+            hours = {"start_time": "2024-01-01T06:00:00Z", "end_time": "2024-01-01T18:00:00Z"}
+            response = await caller.get(**hours)
             assert (response.status, response.json["truto_is_remote_error"]) == (404, True)
             assert response.json["message"] == "no stats found for the specified period"
             assert "remote_error" in response.json["truto_error_insight"]
-            assert caller.sandbox.expected(caller.account, **future) == []
+            assert caller.sandbox.expected(caller.account, **hours) == []
             caller.sandbox.configure(caller.account, interactions=0)
             assert (await caller.get()).status == 404
             caller.sandbox.configure(caller.account, interactions=3)
             assert len(await caller.collect()) == 3
             response = await caller.get(start_time=JANUARY["end_time"], end_time=JANUARY["start_time"])
             assert (response.status, response.json.get("truto_is_remote_error")) == (400, None)
+
+    run(main(), DEADLINE)
+
+
+def test_a_window_that_ends_after_today_is_refused_by_the_provider() -> None:
+    """Never cut short in silence: rows of a shorter window would be taken for those of the whole."""
+
+    async def main() -> None:
+        now = datetime(2024, 6, 15, 3, tzinfo=UTC)
+        async with Caller(clock=now.timestamp) as caller:
+            for end, status in (
+                ("2024-06-15T00:00:00Z", 200),
+                ("2024-06-15T23:59:59Z", 200),
+                ("2024-06-16T00:00:00Z", 400),
+                ("2999-01-01T00:00:00Z", 400),
+            ):
+                response = await caller.get(end_time=end)
+                assert response.status == status
+                assert response.json.get("truto_is_remote_error", False) == (status == 400)
+            assert "after today, 2024-06-15" in response.json["message"]
+            stored = await caller.get(end_time=end, truto_super_query="wnam")
+            assert stored.status == 400
+            with pytest.raises(ValueError, match="after today"):
+                caller.sandbox.expected(caller.account, start_time=JANUARY["start_time"], end_time=end)
 
     run(main(), DEADLINE)
 
@@ -335,13 +264,15 @@ def test_windows_with_nothing_in_them() -> None:
         ({"limit": "-1"}, 400, "limit"),
         ({"limit": "1.5"}, 400, "limit"),
         ({"raw": "limit=1&limit=2"}, 400, "limit"),
-        ({"next_cursor": ""}, 400, "next_cursor"),
         ({"next_cursor": "made-up"}, 400, "made-up"),
         ({"truto_ignore_remote_data": "True"}, 400, "truto_ignore_remote_data"),
         ({"truto_ignore_limit": "1"}, 400, "truto_ignore_limit"),
         ({"truto_response_format": "xml"}, 400, "truto_response_format"),
         ({"truto_super_query": "emea"}, 400, "truto_super_query"),
-        ({"truto_exclude_fields": "id"}, 400, "truto_exclude_fields[]"),
+        ({"raw": "truto_exclude_fields[a]=id"}, 400, "truto_exclude_fields[]"),
+        ({"start_time": "0001-01-01T00:00:00+14:00"}, 400, "start_time"),
+        ({"end_time": "9999-12-31T23:59:59-14:00"}, 400, "end_time"),
+        ({"start_time": "२०२४-01-01T00:00:00Z"}, 400, "start_time"),
         ({"users": "1"}, 400, "users"),
         ({"remote_query": "a=b"}, 400, "remote_query"),
         ({"path": "/unified/crm/deals"}, 404, "Cannot GET"),
@@ -358,33 +289,97 @@ def test_wrong_parameters_are_refused(query: dict[str, Any], status: int, messag
             assert (response.status, body["statusCode"]) == (status, status)
             assert body["error"] == {400: "Bad Request", 404: "Not Found"}[status]
             assert message in body["message"]
-            if None in query.values():
+            assert set(body) - {"truto_error_insight"} == {"statusCode", "error", "message"}
+            if "start_time" in query and query["start_time"] is None:
                 names = body["truto_error_insight"]["missing_required_query_parameters"]["value"]
                 assert names == [next(iter(query))]
 
     run(main(), DEADLINE)
 
 
-def test_the_users_filter_and_its_pitfalls() -> None:
-    """The filter works with indices. The documented `users[][id]`, or 21 users, silently match nobody."""
+PITFALLS = {
+    "query parameter: starttime": "starttime=2024-01-01T00:00:00Z",
+    "known here:": "foo[bar]=1",
+    "created_at": "created_at[gt]=2024-01-01",
+    "together with truto_super_query": "sort_by[id]=desc",
+    "five brackets": "remote_query[a][b][c][d][e][f][g]=1",
+    "remote_query is nested": "remote_query[x][]=1&remote_query[a][][b][c][d][e][f]=1",
+    "several ids": "users[][id]=1&users[][id]=2",
+    "at most 20 users": "&".join(f"users[{at}][id]={at}" for at in range(21)),
+    "have no single id": "users[]=1&users[]=2",
+    "1 of 2 users": "users[0][id]=&users[1][id]=1",
+}
+
+
+@pytest.mark.parametrize("message", list(PITFALLS))
+def test_what_the_service_would_ignore_is_refused_with_the_reason(message: str) -> None:
+    """Unless `strict` is off: then it is accepted as the service accepts it, and noted if it matches nobody."""
 
     async def main() -> None:
-        async with Caller(interactions=60) as caller:
-            ids = caller.sandbox.user_ids(caller.account)[5:26]
-            some = "&".join(f"users[{at}][id]={each}" for at, each in enumerate(ids[:20]))
-            expected = caller.sandbox.expected(caller.account, **JANUARY, users=ids[:20])
-            assert await caller.collect(raw=quote(some, safe="=&"), limit="8") == expected
-            assert len(expected) == 20
-            assert caller.sandbox.requests[-1].notes == ()
-            for wrong in (
-                "&".join(f"users[][id]={each}" for each in ids[:2]),
-                "&".join(f"users[{at}][id]={each}" for at, each in enumerate(ids)),
-                "&".join(f"users[]={each}" for each in ids[:2]),
-            ):
-                assert await caller.collect(raw=wrong) == []
-                assert len(caller.sandbox.requests[-1].notes) == 1
+        async with Caller(interactions=3) as caller:
+            response = await caller.get(raw=PITFALLS[message])
+            assert (response.status, set(response.json)) == (400, {"statusCode", "error", "message"})
+            assert message in response.json["message"]
+        async with Caller(interactions=3, strict=False) as caller:
+            found = await caller.collect(raw=PITFALLS[message])
+            users = PITFALLS[message].startswith("users")
+            assert len(found) == (0 if users else 3)
+            assert len(caller.sandbox.requests[-1].notes) == users
 
     run(main(), DEADLINE)
+
+
+def test_parameters_that_qs_drops_are_refused() -> None:
+    """qs reads the first 1,000 parameters, and says nothing about the rest."""
+
+    async def main() -> None:
+        raw = "&".join("a" for _ in range(1000))
+        async with Caller() as caller:
+            response = await caller.get(raw=raw)
+            assert (response.status, "1000 parameters" in response.json["message"]) == (400, True)
+        async with Caller(strict=False) as caller:
+            assert (await caller.get(raw=raw)).status == 200
+
+    run(main(), DEADLINE)
+
+
+NAMES = [
+    "start_time", "end_time", "users", "users[0][id]", "users[][id]", "limit", "next_cursor", "truto_key_by",
+    "truto_super_query", "truto_exclude_fields[]", "truto_exclude_fields", "truto_response_format", "created_at",
+    "truto_skip_api_call", "created_at[gt]", "created_at[in]", "created_at[in][]", "created_at[a][b]", "sort_by",
+    "sort_by[id]", "sort_by[user]", "metrics.patience[lt]", "id[ne]", "user", "remote_query[a][b]", "remote_query[]",
+    "integration.name", "status", "features.super_query", "is_sandbox", "type", "methods", "has_description", "x",
+]  # fmt: skip
+VALUES = [
+    "", "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z", "0001-01-01T00:00:00%2B14:00", "9999-12-31T23:59:59-14:00",
+    "2024-01-01", "2024-13-01", "2024-13-01T00:00:00Z", "24:00", "wnam", "raw", "debug", "stream", "true", "false",
+    "asc", "desc", "1", "0", "nan", "inf", "1e999", "-1", "gong", "id", "unified", "%ff", "%00", "é", "a,b",
+]  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=8),
+    st.sampled_from(["unified", "contacts", "accounts", "capabilities", "meta", "account"]),
+    st.booleans(),
+)
+def test_no_request_breaks_the_service(pairs: list[tuple[str, str]], what: str, strict: bool) -> None:
+    """Whatever is asked, the response is one of Truto's, never a failure inside the sandbox."""
+    sandbox = Sandbox(accounts=1, others=1, interactions=3, strict=strict, token_rate=None, account_rate=None)
+    account = sandbox.account_ids[0]
+    path = {
+        "unified": f"{INTERACTIONS}?integrated_account_id={account}&{urlencode(JANUARY)}",
+        "contacts": f"/unified/crm/contacts?integrated_account_id={account}",
+        "accounts": "/integrated-account?",
+        "capabilities": f"/integrated-account/{account}/capabilities?",
+        "meta": f"{INTERACTIONS}/meta/list?integrated_account_id={account}",
+        "account": f"/integrated-account/{account}?",
+    }[what]
+    target = "&".join([path, *(f"{name}={value}" for name, value in pairs)])
+    record = sandbox.record("GET", target, {"Authorization": f"Bearer {sandbox.token}"}, 0)
+    response, _ = sandbox.respond(record, b"")
+    assert response.status in (200, 400, 404)
+    if response.content_type.startswith("application/json"):
+        assert json.loads(response.body)
 
 
 def test_options_of_a_page() -> None:
@@ -409,8 +404,13 @@ def test_options_of_a_page() -> None:
             assert list((await caller.get(truto_key_by="nothing")).json["result"]) == ["undefined"]
             assert (await caller.get(limit="2")).json["result_count"] == 2
             assert (await caller.get(limit="2", truto_ignore_limit="true")).json["result_count"] == 5
-            echo = (await caller.get(raw="remote_query[a][b]=1")).json["remote_query_echo"]
-            assert echo == {"a": {"b": "1"}}
+            for fields in ("truto_exclude_fields=id,user", "truto_exclude_fields[]=id,user"):
+                record = (await caller.get(raw=fields)).json["result"][0]
+                assert set(record) & {"id", "user", "metrics"} == {"metrics"}
+            assert (await caller.get(raw="remote_query[a][b]=1")).json == plain
+            assert (await caller.get(next_cursor="")).json == plain
+            skipped = (await caller.get(truto_skip_api_call="true")).json
+            assert (skipped["result"], skipped["next_cursor"], skipped["result_count"]) == ([], None, 0)
 
     run(main(), DEADLINE)
 
@@ -441,7 +441,6 @@ def test_super_query_filters_and_sorts() -> None:
             assert 0 < len(found) < 30
             assert [item["id"] for item in found] == sorted((item["id"] for item in found), reverse=True)
             assert all(item["metrics"]["interactivity"] > 100 for item in found)
-            assert found != await caller.collect(raw=raw)  # ignored without it
             window = {"start_time": None, "end_time": None}
             raw = "created_at[gte]=2024-03-01T00:00:00Z&created_at[lt]=2024-05-01T00:00:00Z"
             found = await caller.collect(truto_super_query="apac", raw=raw, limit="100", **window)
@@ -451,6 +450,12 @@ def test_super_query_filters_and_sorts() -> None:
                 got = await caller.collect(truto_super_query="apac", raw=condition, limit="100", **window)
                 assert len(got) == count
             assert (await caller.get(truto_super_query="apac", raw="id[like]=1")).status == 400
+            assert (await caller.get(truto_super_query="apac", raw="created_at[gt]=soon")).status == 400
+            assert (await caller.get(truto_super_query="apac", raw="nothing[gt]=1")).status == 400
+            found = await caller.collect(
+                truto_super_query="apac", raw="created_at[gt]=2024-11-30", limit="100", **window
+            )
+            assert {item["created_at"][:7] for item in found} == {"2024-12", "2025-01"}
             assert (await caller.get(truto_super_query="apac", raw="sort_by[id]=up")).status == 400
 
     run(main(), DEADLINE)
@@ -516,14 +521,29 @@ def test_debug_reveals_the_credentials_of_the_provider() -> None:
     async def main() -> None:
         async with Caller(interactions=5) as caller:
             secret = caller.sandbox.provider_secret
-            page = (await caller.get(truto_response_format="debug", limit="2", raw="remote_query[x]=1")).json
+            page = (
+                await caller.get(
+                    truto_response_format="debug",
+                    limit="2",
+                    raw="remote_query[a][b][]=x+y&remote_query[a][b][]=%C3%A9",
+                )
+            ).json
             debug = page["debug"]
             assert list(debug) == [
                 "requestUrl", "requestOptions", "data", "responseHeaders", "nextCursor", "isLooping", "isEmptyResult",
                 "resultCount",
             ]  # fmt: skip
             assert secret in debug["requestOptions"]["headers"]["Authorization"]
-            assert debug["requestUrl"].endswith("?x=1")
+            assert (
+                debug["requestUrl"]
+                == "https://api.gong.io/v2/stats/interaction?a%5Bb%5D%5B%5D=x+y&a%5Bb%5D%5B%5D=%C3%A9"
+            )
+            body = (await caller.get(truto_response_format="raw", limit="2")).json["result"]
+            assert debug["data"]["peopleInteractionStats"] == body
+            assert set(debug["data"]) == {
+                "requestId", "records", "peopleInteractionStats", "timeZone", "fromDateTime", "toDateTime",
+            }  # fmt: skip
+            assert debug["data"]["records"]["totalRecords"] == 5
             assert (debug["nextCursor"], debug["resultCount"]) == (page["next_cursor"], 2)
             assert (await caller.get(truto_response_format="debug", truto_skip_api_call="true")).json[
                 "debug"
@@ -618,14 +638,34 @@ def test_accounts_are_listed_and_filtered() -> None:
             assert len(await listed(status="needs_reauth")) == 1
             assert await listed(tenant_id="tenant-2") == [everyone[1]]
             assert await listed(is_sandbox="true") == [everyone[2], everyone[5], everyone[8]]
-            assert await listed(**{"created_at[gt]": "2024-01-08T00:00:00Z"}) == everyone[7:]
+            for day in ("2024-01-08T00:00:00Z", "2024-01-08", "2024-01-08T05:30:00+05:30"):
+                assert await listed(**{"created_at[gt]": day}) == everyone[7:]
+            assert (
+                await listed(**{"created_at[gte]": "2024-01-03", "created_at[lt]": "2024-01-05"})
+                == everyone[2:4]
+            )
+            assert await listed(**{"status[ne]": "active"}) == [everyone[each] for each in (4, 6, 7, 8)]
+            assert await listed(**{"tenant_id[in]": "tenant-1,tenant-9"}) == [everyone[0], everyone[8]]
+            assert await listed(environment_id=sandbox.accounts[0]["environment_id"]) == everyone
+            assert await listed(environment_id="another") == []
+            assert await listed(**{"features.super_query": "false"}) == [everyone[5], everyone[7]]
+            assert {account["region"] for account in sandbox.accounts} == {"wnam", "apac"}
+            for wrong in (
+                {"integration": "gong"},
+                {"created_at[gt]": "soon"},
+                {"status[like]": "a"},
+                {"status": ""},
+            ):
+                response = await caller.get(path="/integrated-account", **wrong)
+                assert (response.status, set(response.json)) == (400, {"statusCode", "error", "message"})
             response = await caller.get(path="/integrated-account", is_sandbox="maybe")
             assert response.status == 400
             response = await caller.get(path=f"/integrated-account/{everyone[0]}")
             assert response.json == sandbox.accounts[0]
             assert set(response.json) == {
                 "id", "tenant_id", "environment_id", "environment_integration_id", "status", "is_sandbox",
-                "authentication_method", "region", "context", "integration", "created_at", "updated_at", "last_error",
+                "authentication_method", "region", "context", "integration", "features", "object_store_context_fields",
+                "created_at", "updated_at", "last_error", "last_forbidden_error", "last_action_run_result",
             }  # fmt: skip
 
     run(main(), DEADLINE)
@@ -636,10 +676,63 @@ def test_capabilities_in_both_shapes(shape: Any) -> None:
     async def main() -> None:
         async with Caller(capabilities_shape=shape) as caller:
             path = f"/integrated-account/{caller.account}/capabilities"
-            body = (await caller.get(path=path, type="unified")).json
-            assert body["account"] == {"id": caller.account, "status": "active", "is_blocked": False}
-            found = body["unified"][0] if shape == "list" else body["unified"]["resources"][0]
-            assert found["methods"] == ["list"]
+
+            async def asked(**query: str) -> Any:
+                response = await caller.get(path=path, **query)
+                assert response.status == 200, response.body
+                return response.json
+
+            def offered(body: Any) -> dict[str, list[str]]:
+                if shape == "list":
+                    assert {each["model"] for each in body["unified"]} == {"conversational-intelligence"}
+                    return {each["resource"]: each["methods"] for each in body["unified"]}
+                return {each["name"]: each["methods"] for each in body["unified"]["resources"]}
+
+            everything = await asked()
+            assert set(everything) == {
+                "account", "integration", "environment_id", "auth", "ai_readiness", "env_overridden",
+                "unified", "proxy",
+            }  # fmt: skip
+            assert everything == await asked(type="all", has_description="true")
+            assert everything["account"] == {"id": caller.account, "status": "active", "is_blocked": False}
+            assert everything["integration"]["name"] == "gong"
+            assert offered(everything) == {
+                "meetings": ["list", "get"], "users": ["list", "get"], "transcripts": ["list"], "activity": ["list"],
+                "interactions": ["list"],
+            }  # fmt: skip
+            assert [set(method) for each in everything["proxy"] for method in each["methods"]] == [
+                {"name", "has_description", "has_query_schema", "has_body_schema", "has_response_schema",
+                 "api_documentation_url"}
+            ] * 4  # fmt: skip
+            assert "proxy" not in await asked(type="unified")
+            assert "unified" not in await asked(type="proxy")
+            assert offered(await asked(type="unified", resource="users")) == {"users": ["list", "get"]}
+            assert offered(await asked(methods="get")) == {"meetings": ["get"], "users": ["get"]}
+            assert len((await asked(has_description="false"))["proxy"]) == len(everything["proxy"]) + 1
+            for wrong in ({"type": "some"}, {"has_description": "1"}, {"resources": "users"}):
+                assert (await caller.get(path=path, **wrong)).status == 400
+            caller.sandbox.configure(caller.account, blocked=True)
+            assert (await asked())["account"]["status"] == "blocked"
+
+    run(main(), DEADLINE)
+
+
+def test_meta_describes_a_list() -> None:
+    async def main() -> None:
+        async with Caller() as caller:
+            path = f"{INTERACTIONS}/meta/list"
+            body = (await caller.get(path=path, integrated_account_id=caller.account)).json
+            assert set(body) == {"query_schema", "response_schema"}
+            assert body["query_schema"]["required"] == ["start_time", "end_time"]
+            assert set(body["query_schema"]["properties"]) == {"start_time", "end_time", "users"}
+            assert "metrics" in body["response_schema"]["properties"]
+            contacts = await caller.get(
+                path="/unified/crm/contacts/meta/list", integrated_account_id=caller.account
+            )
+            assert contacts.json["query_schema"]["required"] == []
+            assert (
+                await caller.get(path=f"{INTERACTIONS}/meta/get", integrated_account_id=caller.account)
+            ).status == 404
             assert (await caller.get(path=path)).status == 400
 
     run(main(), DEADLINE)
@@ -688,9 +781,22 @@ def test_tokens() -> None:
             assert caller.sandbox.requests[-1].account == caller.account
             assert (await caller.get(headers=own)).status == 200
             other = caller.sandbox.account_ids[1]
-            response = await caller.get(headers=own, integrated_account_id=other)
-            assert (response.status, "forbidden_error" in response.json["truto_error_insight"]) == (403, True)
+            assert (await caller.get(headers=own, integrated_account_id=other)).status == 403
             assert (await caller.get(headers=own, path="/integrated-account")).status == 403
+            mine = await caller.get(headers=own, path="/integrated-account/me")
+            assert (mine.status, mine.json) == (200, caller.sandbox.accounts[0])
+            for below in (
+                caller.account,
+                f"{caller.account}/capabilities",
+                other,
+                "me/capabilities",
+                "token",
+            ):
+                status = 405 if below == "token" else 403
+                response = await caller.get(headers=own, path=f"/integrated-account/{below}")
+                assert (response.status, set(response.json)) == (status, {"statusCode", "error", "message"})
+            assert (await caller.send("POST", path, headers=own, json={})).status == 403
+            assert (await caller.get(path="/integrated-account/me")).status == 404
             now += 899
             assert (await caller.get(headers=own)).status == 200
             now += 2
@@ -739,17 +845,42 @@ def test_sliding_windows_slide() -> None:
     assert (window.remaining(24.0), window.reset_after(24.0)) == (2, 0.0)
 
 
+def test_both_of_trutos_limits_are_enforced() -> None:
+    """Their 429s have a `Retry-After` and nothing else: `ratelimit-*` headers are the provider's."""
+
+    async def main() -> None:
+        now = 1_750_000_000.0
+        async with Caller(clock=lambda: now, token_rate=(5, 10.0), account_rate=(3, 10.0)) as caller:
+            responses = [await caller.get() for _ in range(4)]
+            other = caller.sandbox.account_ids[1]
+            responses += [await caller.get(integrated_account_id=other) for _ in range(2)]
+            assert [response.status for response in responses] == [200, 200, 200, 429, 200, 429]
+            for response in responses:
+                assert not [name for name in response.headers if name.lower().startswith("ratelimit")]
+            for refusal in (responses[3], responses[5]):
+                assert refusal.headers["Retry-After"] == "10"
+                assert set(refusal.json) == {"statusCode", "error", "message"}
+                assert refusal.json["error"] == "Too Many Requests"
+            stats = caller.sandbox.stats
+            assert (stats.account_refusals, stats.token_refusals, stats.rate_limited) == (1, 1, 2)
+            now += 10
+            assert (await caller.get()).status == 200
+            caller.sandbox.clear()
+            assert (caller.sandbox.stats.requests, caller.sandbox.requests) == (0, [])
+
+    run(main(), DEADLINE)
+
+
 @pytest.mark.parametrize(
     ("shape", "limit", "reset"),
     [("plain", "3", "10"), ("window", "3;w=10", "10"), ("epoch", "3", "1750000010")],
 )
-def test_both_rate_limits_are_enforced(shape: Any, limit: str, reset: str) -> None:
+def test_the_providers_limit_is_remote_and_has_headers(shape: Any, limit: str, reset: str) -> None:
     """A 429 has all the headers that a client may use to slow down."""
 
     async def main() -> None:
         now = 1_750_000_000.0
-        options = {"token_rate": (5, 10.0), "account_rate": (3, 10.0), "ratelimit_headers": shape}
-        async with Caller(clock=lambda: now, **options) as caller:
+        async with Caller(clock=lambda: now, provider_rate=(3, 10.0), ratelimit_headers=shape) as caller:
             responses = [await caller.get() for _ in range(4)]
             assert [response.status for response in responses] == [200, 200, 200, 429]
             assert [response.headers["ratelimit-remaining"] for response in responses] == ["2", "1", "0", "0"]
@@ -757,16 +888,15 @@ def test_both_rate_limits_are_enforced(shape: Any, limit: str, reset: str) -> No
             assert {response.headers["ratelimit-reset"] for response in responses} == {reset}
             refusal = responses[-1]
             assert refusal.headers["Retry-After"] == "10"
-            assert "rate_limit_error" in refusal.json["truto_error_insight"]
-            assert refusal.json["error"] == "Too Many Requests"
-            other = caller.sandbox.account_ids[1]
-            assert [(await caller.get(integrated_account_id=other)).status for _ in range(2)] == [200, 429]
+            assert refusal.json["truto_is_remote_error"] is True
+            assert set(refusal.json["truto_error_insight"]) == {"rate_limit_error"}
+            assert set(refusal.json["truto_error_insight"]["rate_limit_error"]) == {"description"}
+            assert (await caller.get(integrated_account_id=caller.sandbox.account_ids[1])).status == 200
+            assert (await caller.get(path="/integrated-account")).status == 200
             stats = caller.sandbox.stats
-            assert (stats.account_refusals, stats.token_refusals, stats.rate_limited) == (1, 1, 2)
+            assert (stats.provider_refusals, stats.rate_limited) == (1, 1)
             now += 10
             assert (await caller.get()).status == 200
-            caller.sandbox.clear()
-            assert (caller.sandbox.stats.requests, caller.sandbox.requests) == (0, [])
 
     run(main(), DEADLINE)
 
@@ -1100,12 +1230,12 @@ def test_every_nth_request_of_a_connection_can_be_reset() -> None:
 def test_requests_are_recorded_as_they_arrived() -> None:
     async def main() -> None:
         async with Caller() as caller:
-            await caller.get(raw="users%5B0%5D%5Bid%5D=1&x=a%2Bb+c", headers={"X-Mine": "1"})
+            await caller.get(raw="users%5B0%5D%5Bid%5D=1&truto_key_by=a%2Bb+c", headers={"X-Mine": "1"})
             record = caller.sandbox.requests[0]
             assert (record.method, record.path, record.status) == ("GET", INTERACTIONS, 200)
-            assert record.target.endswith("users%5B0%5D%5Bid%5D=1&x=a%2Bb+c")
+            assert record.target.endswith("users%5B0%5D%5Bid%5D=1&truto_key_by=a%2Bb+c")
             assert record.query["users"] == [{"id": "1"}]
-            assert record.query["x"] == "a+b c"
+            assert record.query["truto_key_by"] == "a+b c"
             assert (record.headers["x-mine"], record.account) == ("1", caller.account)
             with pytest.raises(AttributeError):
                 record.status = 500  # type: ignore[misc]
@@ -1216,13 +1346,20 @@ def test_run_serves_until_cancelled() -> None:
 def test_sizes_are_bounded() -> None:
     async def main() -> None:
         async with Caller() as caller:
-            assert (await caller.get(raw="x=" + "y" * 15_000)).status == 200
-            response = await caller.get(raw="x=" + "y" * 17_000)
+            assert (await caller.get(truto_key_by="y" * 15_000)).status == 200
+            response = await caller.get(truto_key_by="y" * 17_000)
             assert (response.status, response.json["statusCode"]) == (414, 414)
             assert (await caller.send("HEAD", caller.target())).status == 405
             assert (await caller.get(headers={"X-Long": "y" * 17_000})).status == 400
 
     run(main(), DEADLINE)
+
+
+def test_a_sandbox_holds_only_so_many_accounts() -> None:
+    """It ends at once, where making them would take minutes."""
+    for wrong in ({"accounts": 10**8}, {"others": 10**8}, {"accounts": 60_000, "others": 60_000}):
+        with pytest.raises(ValueError, match="at most 100,000 accounts"):
+            Sandbox(**wrong)
 
 
 def test_it_listens_on_loopback_only() -> None:

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from enum import Enum, IntEnum
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from truto_ci_async._wire.filters import split_users
@@ -208,6 +208,17 @@ def test_an_empty_cursor_is_never_sent(cursor: str | None) -> None:
     assert "cursor" not in interactions().target(cursor=cursor)
 
 
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))
+@example("-._~")
+@example("a+b")
+@example("a%20b")
+@example("Zoë")
+def test_every_cursor_is_sent_as_the_service_gave_it(cursor: str) -> None:
+    target = interactions().target(cursor=cursor)
+    assert parse_query(urlsplit(target).query)["next_cursor"] == cursor
+    assert target.endswith(f"next_cursor={quote(cursor, safe='')}")
+
+
 def test_a_cursor_is_sent_escaped_and_with_all_filters() -> None:
     """Contract section 2: all other parameters are sent again with each cursor."""
     query = interactions(start_time=START, limit=5)
@@ -346,6 +357,11 @@ def test_a_name_that_is_not_a_string_is_refused(name: Any) -> None:
     for params in ({name: 1}, {"a": {name: 1}}, {"a": [{name: 1}]}):
         with pytest.raises(UsageError, match="parameter name"):
             encode_query(params)
+
+
+def test_a_name_that_is_not_a_string_is_refused_whatever_its_value() -> None:
+    with pytest.raises(UsageError, match="parameter name"):
+        encode_query({1: None})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("make", [lambda i: {"id": str(i)}, str], ids=["objects", "scalars"])
@@ -697,6 +713,13 @@ def test_a_bare_cursor_is_refused_with_several_batches() -> None:
     with pytest.raises(UsageError, match="2 batches.*page.position"):
         query.start_position("abc")
     assert query.start_position(None).user_batch == 0
+
+
+def test_the_text_none_is_refused_as_a_cursor() -> None:
+    """``str(page.position)`` after the last page: taken for a cursor, it would be sent to the service."""
+    for users in ([], map(str, range(21))):
+        with pytest.raises(UsageError, match="after the last page"):
+            interactions(users=users).start_position(str(None))
 
 
 @given(st.integers(0, 2), st.none() | st.text(min_size=1))

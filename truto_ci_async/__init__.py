@@ -39,8 +39,8 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.checkpoint.base import Progress as Progress
     from .pull.checkpoint.memory import MemoryCheckpoint as MemoryCheckpoint
     from .pull.checkpoint.sqlite import SQLiteCheckpoint as SQLiteCheckpoint
+    from .pull.commits import PulledPage as PulledPage
     from .pull.engine import Pull as Pull
-    from .pull.engine import PulledPage as PulledPage
     from .pull.plan.plan import Plan as Plan
     from .pull.report import Budget as Budget
     from .pull.report import PullReport as PullReport
@@ -76,7 +76,8 @@ _NAMES = {
     "pull.checkpoint.base": "Checkpoint Progress",
     "pull.checkpoint.memory": "MemoryCheckpoint",
     "pull.checkpoint.sqlite": "SQLiteCheckpoint",
-    "pull.engine": "Pull PulledPage",
+    "pull.commits": "PulledPage",
+    "pull.engine": "Pull",
     "pull.plan.plan": "Plan",
     "pull.report": "Budget PullReport",
     "pull.shard": "run_shard",

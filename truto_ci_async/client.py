@@ -1,4 +1,4 @@
-"""The client: options, resources and their life on top of `BaseClient`, which makes the calls."""
+"""The client that users see: `BaseClient`, which makes the calls, plus the resources."""
 
 from __future__ import annotations
 
@@ -13,30 +13,31 @@ T = TypeVar("T")
 
 
 class TrutoClient(BaseClient):
-    """A connection to Truto. Lazy: it sends nothing, and opens no socket, before it is asked for something.
+    """A client of Truto's API. It opens no socket before the first request.
 
         async with TrutoClient() as truto:
             async for interaction in truto.interactions.list(account_id, start_time=start, end_time=end):
                 print(interaction)
 
-    In a notebook use it bare and ``await truto.aclose()`` in the last cell. One client serves one event loop;
-    within it, any number of tasks.
+    In a notebook, use it without ``async with`` and ``await truto.aclose()`` in the last cell. A client belongs to one
+    event loop, and any number of tasks may share it.
 
-    ``token``            the API token, or a plain or async function giving one, which is asked again when the
-                         service refuses the last one. Default: the environment's ``TRUTO_API_TOKEN``.
-    ``base_url``         default: the environment's ``TRUTO_API_BASE_URL``, then ``https://api.truto.one``.
+    ``token``            the API token, or a plain or async function that returns one and is called again when the
+                         service refuses the last one. Default: ``TRUTO_API_TOKEN`` from the environment.
+    ``base_url``         default: ``TRUTO_API_BASE_URL`` from the environment, then ``https://api.truto.one``.
     ``timeouts``         deadlines in seconds: see ``Timeouts``.
-    ``retry``            attempts, waits and the budget all calls share: see ``RetryPolicy``.
-    ``pacing``           the limits to stay within: see ``Pacing``; ``Pacing.off()`` for none.
+    ``retry``            attempts, waits and the budget that all calls share: see ``RetryPolicy``.
+    ``pacing``           the rate limits to stay within: see ``Pacing``; ``Pacing.off()`` for none.
     ``max_body_bytes``   most bytes of one buffered body, after decompression.
     ``max_connections``  most connections open at once; further calls wait for one.
-    ``headers``          sent with every request. Authorization is not among them: that is ``token``.
-    ``proxy``            an http or https proxy's URL; default: what the environment names (``HTTPS_PROXY``).
+    ``headers``          sent with every request; for authorization use ``token``.
+    ``proxy``            URL of an http or https proxy. Default: what the environment names (``HTTPS_PROXY``).
     ``ssl_context``      for a certificate authority of your own.
-    ``session``          an aiohttp session to use; it stays open, whoever made it closes it.
-    ``on_event``         called with every ``Event``; an exception in it never breaks a call.
+    ``session``          an aiohttp session to use. The client does not close it. aiohttp may send a request on it
+                         again when an idle connection turns out to be dead, and no event counts that.
+    ``on_event``         called with every ``Event``; an exception in it does not affect the call.
 
-    :raises ConfigurationError: an option that cannot work, such as no token at all.
+    :raises ConfigurationError: an option that cannot work, or no token at all.
     """
 
     @property
@@ -54,12 +55,12 @@ class TrutoClient(BaseClient):
     @overload
     def unified(self, model: str, resource: str, item_type: type[T]) -> Resource[T]: ...
     def unified(self, model: str, resource: str, item_type: Any = dict) -> Resource[Any]:
-        """Return any other unified resource, with the same verbs.
+        """Return any other unified resource; it has the same methods.
 
             async for contact in truto.unified("crm", "contacts").list(account_id):
                 print(contact["id"])
 
-        ``item_type`` is a msgspec Struct, or ``dict`` for items as they come.
+        ``item_type`` is a msgspec Struct, or ``dict`` for plain items.
 
         :raises UsageError: an empty name.
         """

@@ -1,4 +1,4 @@
-"""API tokens: where they come from, and how they stay out of logs and tracebacks."""
+"""API tokens: gets and renews them, and keeps them out of logs and tracebacks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from truto_ci_async.errors import ConfigurationError
 
 
 class Secret(str):
-    """Text that reprs, tracebacks with locals and dumps of containers show as ``***``."""
+    """Text whose repr is ``***``, also in tracebacks with locals and in dumps of containers."""
 
     __slots__ = ()
 
@@ -19,7 +19,7 @@ class Secret(str):
         return "'***'"
 
 
-#: A token, or a function (plain or async) that gives one; it is asked again when the service refuses the last.
+#: A token, or a function (plain or async) that returns one; it is called again when the service refuses the last.
 TokenSource: TypeAlias = str | Callable[[], str | Awaitable[str]]
 
 
@@ -27,7 +27,7 @@ TOKEN_VARIABLE = "TRUTO_API_TOKEN"
 
 
 class Token:
-    """The API token: given, or asked for once and again when the service refuses it."""
+    """The API token: a fixed one, or one from a function that is called again when the service refuses it."""
 
     def __init__(self, source: TokenSource | None) -> None:
         source = hidden(source)
@@ -35,52 +35,52 @@ class Token:
             raise ConfigurationError(f"no API token: pass token=..., or set {TOKEN_VARIABLE}")
         if not isinstance(source, str) and not callable(source):
             raise ConfigurationError(
-                f"token is the API token as text, or a function giving it, not {type(source).__name__}"
+                f"token must be the API token as text, or a function that returns it, not {type(source).__name__}"
             )
         self._source = None if isinstance(source, str) else source
         self._value = checked_token(source) if isinstance(source, str) else None
-        self._asking: asyncio.Lock | None = None
+        self._lock: asyncio.Lock | None = None
 
     @property
     def is_refreshable(self) -> bool:
         return self._source is not None
 
     async def get(self, refused: Secret | None = None) -> Secret:
-        """Return the token; one equal to ``refused`` is asked for anew, once for all who were refused."""
+        """Return the token. If it is still ``refused``, get a new one, once for all calls that were refused."""
         if self._source is None or (self._value is not None and self._value is not refused):
             assert self._value is not None
             return self._value
-        if self._asking is None:
-            self._asking = asyncio.Lock()
-        async with self._asking:
+        if self._lock is None:
+            self._lock = asyncio.Lock()
+        async with self._lock:
             if self._value is None or self._value is refused:
-                self._value = await _asked(self._source)
+                self._value = await _called(self._source)
             return self._value
 
 
-async def _asked(source: Callable[[], str | Awaitable[str]]) -> Secret:
-    given = hidden(source())
-    return checked_token(hidden(await given) if inspect.isawaitable(given) else given)
+async def _called(source: Callable[[], str | Awaitable[str]]) -> Secret:
+    token = hidden(source())
+    return checked_token(hidden(await token) if inspect.isawaitable(token) else token)
 
 
 def hidden(value: Any) -> Any:
-    """Mask the repr of text at once: tracebacks can show the arguments and variables of every frame."""
+    """Mask the repr of ``value`` if it is text: tracebacks can show the arguments and variables of every frame."""
     return Secret(value) if isinstance(value, str) else value
 
 
 def checked_token(token: object) -> Secret:
     """Return ``token`` as text whose repr is masked.
 
-    :raises ConfigurationError: not text, empty, or with characters no header may hold; it is not quoted.
+    :raises ConfigurationError: not text, empty, or with characters that no header may hold. It is not quoted.
     """
     token = hidden(token)
     if not isinstance(token, str):
-        raise ConfigurationError(f"the API token is text, not {type(token).__name__}")
+        raise ConfigurationError(f"the API token must be text, not {type(token).__name__}")
     if not token.strip():
         raise ConfigurationError(f"the API token is empty: pass token=..., or set {TOKEN_VARIABLE}")
     if not all("!" <= character <= "~" for character in token):
         raise ConfigurationError(
-            "the API token holds a space, a line end or a character outside ASCII; was it read from a file? "
-            "strip() it"
+            "the API token contains a space, a line break or a character outside ASCII; "
+            "if it was read from a file, strip() it"
         )
     return Secret(token)

@@ -1,4 +1,4 @@
-"""Checks the options of a client, and merges its headers."""
+"""Checks the options of a client, and merges headers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from truto_ci_async._http.policy.rate_limiter import Pacing
 from truto_ci_async._http.policy.retry import RetryPolicy, Timeouts
 from truto_ci_async.errors import ConfigurationError
 
-# The headers that are the client's own business: what they say must be true of the connection.
+# Headers that only the client sets, because they have to match the connection.
 OWN_HEADERS = frozenset(
     {"authorization", "accept-encoding", "host", "content-length", "transfer-encoding", "connection"}
 )
@@ -18,42 +18,51 @@ _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return headers as they go out.
+    """Return a copy of ``headers``.
 
-    :raises ConfigurationError: one that this package sets by itself, or that is not one line of text.
+    :raises ConfigurationError: a header that this package sets itself, or one that is not a single line of text.
     """
     for name, value in headers.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"{name!r} is no name of a header")
+            raise ConfigurationError(f"{name!r} is not a valid header name")
         if name.lower() in OWN_HEADERS:
-            raise ConfigurationError(f"the header {name} is set by the client and cannot be given")
+            raise ConfigurationError(f"the header {name} is set by the client")
         if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigurationError(f"the header {name!r} is not one line of text")
+            raise ConfigurationError(f"the header {name!r} is not a single line of text")
     return dict(headers)
 
 
 def merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    """Return both; of two with the same name, in whatever case, the one of ``others``."""
+    """Return both. Where they have the same name, in whatever case, ``others`` wins."""
     names = {name.lower() for name in others}
     return {name: value for name, value in headers.items() if name.lower() not in names} | dict(others)
 
 
-def check_options(timeouts: object, retry: object, pacing: object) -> None:
+def check_policies(timeouts: object, retry: object, pacing: object) -> None:
     given = (("timeouts", timeouts, Timeouts), ("retry", retry, RetryPolicy), ("pacing", pacing, Pacing))
     for name, value, wanted in given:
         if not isinstance(value, wanted):
-            raise ConfigurationError(f"{name} takes a {wanted.__name__}(...), not {value!r}")
+            raise ConfigurationError(f"{name} must be a {wanted.__name__}(...), not {value!r}")
 
 
-def check_transport(headers: object, proxy: object, ssl_context: object, session: object) -> None:
+def check_limits(max_body_bytes: object, max_connections: object) -> None:
+    for name, value in (("max_body_bytes", max_body_bytes), ("max_connections", max_connections)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigurationError(f"{name} must be a whole number of 1 or more, not {value!r}")
+
+
+def check_transport(
+    base_url: object, headers: object, proxy: object, ssl_context: object, session: object
+) -> None:
     for name, value, wanted, methods in (
+        ("base_url", base_url, "text", ("encode",)),
         ("headers", headers, "a dict of text", ("items", "keys")),
         ("proxy", proxy, "the URL of a proxy", ("encode",)),
         ("ssl_context", ssl_context, "an ssl.SSLContext", ("wrap_bio",)),
         ("session", session, "an aiohttp.ClientSession", ("request", "close")),
     ):
         if value is not None and not all(hasattr(value, method) for method in methods):
-            raise ConfigurationError(f"{name} takes {wanted}, not a {type(value).__name__}")
+            raise ConfigurationError(f"{name} must be {wanted}, not a {type(value).__name__}")
 
 
 def user_agent() -> str:

@@ -62,8 +62,8 @@ def check_filters(filters: Filters) -> dict[str, Any]:
     :raises UsageError: a value that can never be right; the message says how to write it.
     :raises TypeError: an unknown filter.
     """
-    if unknown := ", ".join(sorted(filters.keys() - FILTER_DEFAULTS.keys())):
-        raise TypeError(f"unknown filters: {unknown}; {_UNKNOWN_HINT}")
+    if unknown := filters.keys() - FILTER_DEFAULTS.keys():
+        raise TypeError(f"unknown filters: {', '.join(sorted(unknown))}; {_UNKNOWN_HINT}")
     checked: dict[str, Any] = {**FILTER_DEFAULTS, **filters}
     for name in ("start_time", "end_time"):
         if checked[name] is not None:
@@ -102,7 +102,7 @@ def _field_names(names: object) -> tuple[object, ...]:
 def _parameters(name: str, value: object) -> dict[str, Any]:
     if value is not None and not isinstance(value, Mapping):
         raise UsageError(f"{name} must be a dict of parameters, not {value!r}")
-    return cast("dict[str, Any]", snapshot(cast("object", value) or {}))
+    return cast("dict[str, Any]", snapshot(cast("object", value))) if value else {}
 
 
 def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ...], ...]:

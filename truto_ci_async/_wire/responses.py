@@ -186,7 +186,7 @@ def read_capabilities(body: bytes) -> Capabilities:
     """
     try:
         parsed = decode_with(msgspec.json.Decoder(_CapabilitiesBody), body)
-        if bytes(parsed.unified).lstrip()[:1] == b"{":
+        if bytes(parsed.unified)[:1] == b"{":
             resources = msgspec.json.decode(parsed.unified, type=_UnifiedObject).resources
             unified = tuple(
                 Capability(model=each.api_name, resource=each.name, methods=each.methods)

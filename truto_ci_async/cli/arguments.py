@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from truto_ci_async.cli.output.writers import FORMATS
 
 from .messages import EXIT_CODES, PULL_EXIT_CODES
-from .values import moment, moment_or_relative, seconds, whole_number, window_length
+from .values import moment, moment_or_relative, rate, seconds, whole_number, window_length
 
 INTERACTIONS: Final = ("conversational-intelligence", "interactions")
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
@@ -95,6 +95,7 @@ SANDBOX_EXAMPLES: Final = """\
 examples:
   truto-ci sandbox --for 1
   truto-ci sandbox --port 8123 --for 600 > sandbox.env &
+  truto-ci sandbox --for 1 --provider-rate 3/1 --provider-shape gong
 
 """
 
@@ -272,15 +273,44 @@ def _add_sandbox(commands: Commands) -> None:
     parser.add_argument(
         "--port", type=whole_number(0, 65_535), default=0, metavar="N", help="port to listen on (default: a free one)")
     parser.add_argument(
-        "--accounts", type=whole_number(1), default=3, metavar="N", help="active accounts (default: 3)")
+        "--accounts", type=whole_number(1, 10_000), default=3, metavar="N", help="active accounts (default: 3)")
     parser.add_argument(
-        "--interactions", type=whole_number(0), default=250, metavar="N",
+        "--interactions", type=whole_number(0, 1_000_000), default=250, metavar="N",
         help="people in each account (default: 250)")
     parser.add_argument(
         "--seed", type=int, default=SANDBOX_SEED, metavar="N",
         help=f"the same number always gives the same data (default: {SANDBOX_SEED})")
     parser.add_argument(
         "--for", type=seconds, dest="seconds", metavar="SECONDS", help="stop after this time (default: never)")
+    group = parser.add_argument_group("limits, as REQUESTS/SECONDS or off")
+    group.add_argument(
+        "--token-rate", type=rate, default="500/10", metavar="RATE", help="Truto's for one token (default: 500/10)")
+    group.add_argument(
+        "--account-rate", type=rate, default="50/10", metavar="RATE", help="Truto's for one account (default: 50/10)")
+    group.add_argument(
+        "--provider-rate", type=rate, default="off", metavar="RATE",
+        help="the provider's for one account, such as Gong's 3/1; its responses have ratelimit-* headers "
+        "(default: off)")
+    group = parser.add_argument_group("where the service's documentation leaves more than one form open")
+    group.add_argument(
+        "--provider-shape", choices=("envelope", "gong"), default="envelope",
+        help="raw and stream responses: in Truto's envelope (default), or Gong's own body")
+    group.add_argument(
+        "--stream-as", choices=("json", "ndjson", "bytes", "empty"), default="json",
+        help="what stream responses are (default: json)")
+    group.add_argument(
+        "--capabilities-shape", choices=("list", "resources"), default="list",
+        help="the unified resources of an account: a list (default), or an object with resources")
+    group.add_argument(
+        "--accounts-key", choices=("result", "results"), default="result",
+        help="the member that holds the accounts (default: result)")
+    group.add_argument(
+        "--end-cursor", choices=("null", "empty", "absent"), default="null",
+        help="next_cursor on the last page (default: null)")
+    group.add_argument(
+        "--lenient", action="store_true",
+        help="ignore unknown parameters and misread filters as the service does; by default they are refused, with "
+        "the reason")
 
 
 # --- options that commands share -------------------------------------------------------------------------------

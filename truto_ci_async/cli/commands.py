@@ -102,6 +102,15 @@ async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
                 accounts=options.accounts,
                 interactions=options.interactions,
                 seed=options.seed,
+                token_rate=options.token_rate,
+                account_rate=options.account_rate,
+                provider_rate=options.provider_rate,
+                provider_shape=options.provider_shape,
+                stream_as=options.stream_as,
+                capabilities_shape=options.capabilities_shape,
+                accounts_key=options.accounts_key,
+                end_cursor=options.end_cursor,
+                strict=not options.lenient,
             )
 
 

@@ -144,3 +144,16 @@ def _insert(query: dict[str, Any], path: Sequence[str], value: str) -> None:
         query[name] = [value]
     else:
         raise conflict
+
+
+def rate(text: str) -> tuple[int, float] | None:
+    """Read a limit such as ``50/10``, which is 50 requests in 10 seconds, or ``off``."""
+    if text == "off":
+        return None
+    requests, _, period = text.partition("/")
+    try:
+        return whole_number(1, 1_000_000)(requests), seconds(period)
+    except ArgumentTypeError:
+        raise ArgumentTypeError(
+            f"{text!r} is not a limit such as 50/10 (50 requests in 10 seconds), or off"
+        ) from None

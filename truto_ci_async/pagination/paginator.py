@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterator
-from contextlib import suppress
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from truto_ci_async._http.tasks import starts_at_once
+from truto_ci_async._http.tasks import call_in_loop, starts_at_once
 from truto_ci_async.errors import CursorLoopError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse
 
@@ -170,16 +169,7 @@ class Prefetch(Generic[P]):
 
     def cancel(self) -> None:
         """Cancel the fetch, from any thread; does nothing if it is over."""
-        try:
-            is_in_loop = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            is_in_loop = False  # mutant: None is false too
-        if is_in_loop:
-            self._drop()
-            return
-        # Garbage collected in another thread, or while the loop is not running.
-        with suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(self._drop)
+        call_in_loop(self._loop, self._drop)
 
     def _drop(self) -> None:
         if self._start_handle is not None:

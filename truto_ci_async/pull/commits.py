@@ -1,49 +1,54 @@
-"""What of a pull is done, and when that is durable: in the order of each account's pages, with the sink's own state.
+"""Tracks which pages of a pull are finished and makes them durable, together with the state of the sink.
 
-How it works. A page that was handed out has an entry, in line behind the earlier ones of its account. Who is done with
-a page marks its entry; what is marked with nothing unmarked before it becomes durable with the next commit, which a
-task of its own makes once in a while, and at once when somebody waits for it.
+How it works. A page that was handed out has an entry, in line behind the earlier ones of its account. Consumers mark
+entries as done. What is marked, with nothing unmarked before it in its account, becomes durable with the next commit.
+A task of the pull commits once in a while, and at once when somebody waits for it.
 
-In case a window has to be begun again, the rows of it that were handed out are remembered by their keys (``_row_keys``)
-until it is over. They are as durable as the progress they go with.
+The rows handed out of a window that is still open are remembered (``row_fingerprints``) in case it is restarted.
+What is remembered is as durable as the progress it belongs to.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+import anyio
+import anyio.lowlevel
 from msgspec import Raw
 
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models.pulls import AccountPage
+from truto_ci_async.models import Page
+from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Window
 from truto_ci_async.pagination.page_fetch import SLICED_ABOVE
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.sinks.base import Sink
 from truto_ci_async.sinks.files import FileSink
 
-from .row_fingerprints import row_identities, row_keys
+from .report import PullReport
+from .row_fingerprints import row_fingerprints, row_identities
 
-# What is done becomes durable after so many pages or seconds, whichever comes first, and at once if somebody waits.
+T = TypeVar("T")
+
+# A commit is due after so many marked pages or seconds, and at once if somebody waits for it.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
-# Bytes of bodies that are kept rather than made keys of, where nothing is to outlive the process.
-KEPT_BYTES = 16 * 2**20
-# Bytes of marks that keys are made of in one go, some milliseconds; then the loop has a turn.
-YIELD_BYTES = 2**19
-# A sink that said "not yet" is asked again after so many seconds, when no page came to ask for it.
+# A sink that was not ready to commit is asked again after so many seconds, if no page comes before.
 ASK_AGAIN_SECONDS = 1.0
+# With a checkpoint in memory, so many bytes of bodies are kept in place of fingerprints.
+KEPT_BYTES = 16 * 2**20
+# The loop has a turn after fingerprints were made of so many bytes, which takes some milliseconds.
+YIELD_BYTES = 2**19
 
 
 class Entry:
-    """What is to be committed of a page, or of the end of an account, in its place among the others."""
+    """What a page, or the end of an account, adds to the progress, in its place among the others of its account."""
 
-    __slots__ = ("body", "durable", "ends", "is_done", "key", "marks", "progress", "queue", "rows")
+    __slots__ = ("body", "durable", "ends", "identities", "is_done", "key", "progress", "queue", "rows")
 
     def __init__(
         self,
@@ -58,19 +63,48 @@ class Entry:
         self.key = key
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
-        # Of one of them the keys of its rows are made, in case its window has to be begun again; most are over before.
-        self.body = b""
-        self.marks = b""
         self.ends = ends  # how the account ended, on its last page of all
+        # Fingerprints are made of one of these, if the window is not over by then.
+        self.body = b""
+        self.identities = b""
         self.is_done = False
         self.durable = False
+        queue.append(self)
+
+
+class PulledPage(AccountPage[T]):
+    """A page that a pull handed out; ``commit`` marks it as done."""
+
+    __slots__ = ("_commits", "_entry")
+
+    def __init__(
+        self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
+    ) -> None:
+        super().__init__(account, window, page)
+        self._commits = commits
+        self._entry = entry
+
+    def mark(self) -> None:
+        """Mark this page as done; it becomes durable with the next commit."""
+        self._commits.require_open()
+        self._commits.mark(self._entry)
+
+    async def commit(self) -> None:
+        """Mark this page as done, and wait until that is durable.
+
+        Pages of one account are committed in order: this one waits for those before it. Committing twice is fine.
+
+        :raises StorageError: the checkpoint cannot be written.
+        """
+        self.mark()
+        await self._commits.wait_until_durable(self._entry)
 
 
 class Commits:
-    """What is marked of one pull, and the task that makes it durable.
+    """What is marked as done in one pull, and how it becomes durable.
 
-    ``reader`` is that of the pages. ``count`` is told of each entry once it is marked (1), and of those that in the end
-    are not durable (-1); ``on_failure`` of a commit that failed, after which there are no more.
+    ``report`` counts entries when they are marked, and takes back those that in the end are not durable.
+    ``on_failure`` is called when a commit fails. There are no more commits after that.
     """
 
     def __init__(
@@ -79,81 +113,96 @@ class Commits:
         sink: Sink | None,
         *,
         reader: PageReader[Any],
-        count: Callable[[Entry, int], None],
+        report: PullReport,
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._checkpoint = checkpoint
         self._keeps_bodies = isinstance(checkpoint, MemoryCheckpoint)
         self._sink = sink
         self._reader = reader
-        self._count = count
+        self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
-        self._task: asyncio.Task[None] | None = None
-        self._is_closing = False
-
+        self.is_open = False
+        self.is_closed = False  # the pull was left: nothing more can be marked
         self._changes: dict[Key, Progress] = {}
-        self._new_keys: dict[Key, bytes] = {}
-        self._kept: dict[Key, list[bytes]] = {}  # bodies of whose rows no keys were made yet
-        self._kept_bytes = 0
         self._marked: list[Entry] = []
-        self._unsure: list[Entry] = []  # marked, and on their way to be durable
-        self._marked_since = 0  # the sink was asked to commit last
-        self._marks = asyncio.Event()
-        self._full = asyncio.Event()
-        # The sink is asked one thing at a time, unless it can be written to while it commits (``begin_commit``).
-        self._written = asyncio.Lock()
-        self._committing = asyncio.Lock()  # held until what was marked is either durable or marked again
-        self._flushed = asyncio.Event()
+        self._unsure: list[Entry] = []  # marked, and in a commit that is under way or failed
+        self._marked_since = 0  # the last commit began
+        self._fingerprints = defaultdict[Key, bytes](bytes)  # for the next commit
+        self._bodies: dict[Key, list[bytes]] = {}  # committed, in place of fingerprints
+        self._body_bytes = 0
+        self._is_due = anyio.Event()  # something is marked
+        self._is_urgent = anyio.Event()  # much is marked, or somebody waits
+        self._flushed = anyio.Event()
+        # The sink is asked one thing at a time, but for one that can be written to while it commits.
+        self._sink_lock = anyio.Lock(fast_acquire=True)
+        # Held until what a commit took is either durable or marked again.
+        self._commit_lock = anyio.Lock(fast_acquire=True)
 
     # --- life ------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        self._task = asyncio.create_task(self._commit_as_marked(), name="truto-pull-commit")
-
-    @property
-    def is_started(self) -> bool:
-        return self._task is not None
+    async def run(self) -> None:
+        """Commit what is marked, again and again. A cancellation waits for a commit that is under way."""
+        while self._failure is None:
+            with anyio.move_on_after(ASK_AGAIN_SECONDS if self._changes else None):
+                await self._is_due.wait()
+            self._is_due = anyio.Event()
+            with anyio.move_on_after(COMMIT_SECONDS):
+                await self._is_urgent.wait()
+            try:
+                with anyio.CancelScope(shield=True):  # half a commit would double rows
+                    await self._flush()
+            except Exception as error:  # noqa: BLE001 - a sink may raise anything; the consumer gets it
+                self.fail(error)
+                self._on_failure(error)
 
     async def close(self) -> None:
-        """Make durable what is marked; ``settle`` says how that went."""
-        self._is_closing = True
-        self._marks.set()
-        self._full.set()
-        if self._task is not None:
-            await self._task  # never cancelled: half a commit would double rows
-        if self._failure is None:
-            try:
+        """Make durable what is marked, once ``run`` has ended; ``settle`` says how that went."""
+        try:
+            if self.is_open and self._failure is None:
                 await self._flush(final=True)
-            except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
-                self._failure = error
-        if self._failure is not None and self._kept:
-            # What was committed before stays, so what is known of its rows has to as well.
-            keys = {key: b"".join(map(self._keys_in, bodies)) for key, bodies in self._kept.items()}
-            with suppress(Exception):  # it may be what failed, and is told of already
-                await self._checkpoint.commit({}, row_keys=keys)
+        except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
+            self.fail(error)
+        if self._failure is not None and self._bodies:
+            # What was committed before stays, so its rows have to be known to a later run.
+            known = {key: b"".join(map(self._read_again, bodies)) for key, bodies in self._bodies.items()}
+            with suppress(Exception):  # the checkpoint may be what failed, and that is reported already
+                await self._checkpoint.commit({}, row_keys=known)
 
-    def settle(self, failure: Exception | None = None) -> None:
-        """Let go of who waits, and say whether all that was marked is durable.
+    def fail(self, error: Exception) -> None:
+        """Note that nothing more can be made durable."""
+        self._failure = self._failure or error
 
-        :raises Exception: it is not, or ``failure``; what does not last is not counted any more.
+    def settle(self) -> None:
+        """Wake the waiters, and take back from the report what did not become durable.
+
+        :raises Exception: what the commits failed with.
         """
-        self._failure = self._failure or failure
-        self.tell()
+        self.notify()
         if self._failure is not None:
             for entry in (*self._unsure, *self._marked):
                 self._count(entry, -1)
             raise self._failure
 
-    def check(self) -> None:
-        """Say whether there can be more commits.
+    def notify(self) -> None:
+        """Wake those who wait until something is durable."""
+        flushed, self._flushed = self._flushed, anyio.Event()
+        flushed.set()
 
-        :raises Exception: what the last one failed with.
-        """
+    # --- for the consumers -----------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise what the last commit failed with, if it did."""
         if self._failure is not None:
             raise self._failure from self._failure.__cause__
 
-    # --- what is done ----------------------------------------------------------------------------------
+    def require_open(self) -> None:
+        """Raise UsageError unless the pull is open."""
+        if self.is_closed:
+            raise UsageError("this pull is closed")
+        if not self.is_open:
+            raise UsageError("open the pull first: async with ... as pages:")
 
     def mark(self, entry: Entry) -> None:
         """Mark an entry as done; it counts once all before it in its account are."""
@@ -166,175 +215,141 @@ class Commits:
             self._marked_since += 1
             self._count(ready, 1)
         if self._marked_since >= COMMIT_PAGES:
-            self._full.set()
-        self._marks.set()
+            self._is_urgent.set()
+        self._is_due.set()
 
-    async def next(self) -> None:
-        """Wait for the next commit, which begins as soon as it can.
+    async def wait_until_durable(self, entry: Entry) -> None:
+        """Have the next commit begin as soon as it can, and wait for the one that makes ``entry`` durable.
 
-        :raises Exception: the last one failed.
+        :raises Exception: what the last commit failed with.
         """
-        self.check()
-        self._full.set()
-        await self._flushed.wait()
+        while not entry.durable:
+            self.check()
+            self.require_open()
+            self._is_urgent.set()
+            await self._flushed.wait()
 
-    async def write(self, page: AccountPage[Any], mark: Callable[[], None]) -> None:
+    async def write(self, page: PulledPage[Any]) -> None:
         """Give a page to the sink and mark it as done: from then on a commit takes both or neither."""
         assert self._sink is not None
-        async with self._written:
+        async with self._sink_lock:
             self.check()
             await self._sink.write(page)
-            mark()
+            page.mark()
+
+    def _count(self, entry: Entry, sign: int) -> None:
+        report = self._report
+        if entry.rows is not None:
+            report.rows += sign * entry.rows
+            report.pages += sign
+            report.done += sign * (entry.ends != "")
+            report.empty += sign * (entry.ends == "empty")
+            report.windows_done += sign * entry.progress.is_over
 
     # --- the rows of open windows ----------------------------------------------------------------------
 
     def remember(self, entry: Entry, page: AccountPage[Any], body: bytes, *, is_whole: bool) -> None:
-        """Remember the rows of a page whose window goes on; ``is_whole``: they are all that its body holds."""
+        """Remember the rows of a page whose window goes on; ``is_whole``: they are all that its body holds.
+
+        Where nothing is to outlive the process, some bodies are kept: that costs nothing, and reading them again is
+        seldom needed. A large body takes too long to be read again in one go.
+        """
         items = page.page.items
-        if not items:
-            return
-        if (
-            is_whole
-            and self._keeps_bodies
-            and len(body) <= SLICED_ABOVE  # a larger one takes too long to be read again in one go
-            and self._kept_bytes + len(body) <= KEPT_BYTES
-        ):
+        is_kept = self._keeps_bodies and len(body) <= min(SLICED_ABOVE, KEPT_BYTES - self._body_bytes)
+        if items and is_kept and is_whole:
             entry.body = body
-        else:
-            entry.marks = row_identities(items, page.plain_views if type(items[0]) is Raw else None)
+        elif items:
+            entry.identities = row_identities(items, page.plain_views if type(items[0]) is Raw else None)
 
-    async def keys_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
-        """Return the keys of all rows of a window that were handed out, in this run or an earlier one."""
-        async with self._committing:  # no commit is under way, so a row is in just one of these places
-            keys = await self._checkpoint.row_keys(key) + self._new_keys.get(key, b"")
+    async def fingerprints_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
+        """Return the fingerprints of all rows of a window that were handed out, in this run or an earlier one."""
+        async with self._commit_lock:  # no commit is under way, so a row is in just one of these places
+            known = [await self._checkpoint.row_keys(key), self._fingerprints.get(key, b"")]
+            known += map(self._read_again, self._bodies.get(key, ()))
             entries = [entry for entry in (*self._marked, *handed_out) if entry.key == key]
-            for body in (*self._kept.get(key, ()), *(entry.body for entry in entries if entry.body)):
-                keys += self._keys_in(body)
-            keys += b"".join([row_keys(entry.marks) for entry in entries if entry.marks])
-        return keys
+            known += [self._fingerprint(entry) for entry in entries]
+        return b"".join(known)
 
-    # --- commits ----------------------------------------------------------------------------------------
+    def _fingerprint(self, entry: Entry) -> bytes:
+        if entry.body:
+            return self._read_again(entry.body)
+        return row_fingerprints(entry.identities) if entry.identities else b""
 
-    async def _commit_as_marked(self) -> None:
-        while True:
-            await wait_for_event(self._marks, ASK_AGAIN_SECONDS if self._changes else None)
-            self._marks.clear()
-            await wait_for_event(self._full, COMMIT_SECONDS)
-            if self._is_closing:
-                return
-            try:
-                await self._flush()
-            except Exception as error:  # noqa: BLE001 - a sink may raise anything; the consumer gets it
-                self._failure = error
-                self._on_failure(error)
-                return
+    def _read_again(self, body: bytes) -> bytes:
+        """Return the fingerprints of the rows of a page that was read before."""
+        return row_fingerprints(row_identities(self._reader.read(body).items))
 
-    async def _flush(self, *, final: bool = False) -> None:
-        """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
-        async with self._committing:
-            async with self._written:
-                self._full.clear()
-                self._marked_since = 0
-                # Both are taken in one go: what is marked while this waits belongs to the next commit.
-                changes, self._changes = self._changes, {}
-                marked, self._marked = self._marked, []
-                self._unsure = marked
-                await self._gather_keys(marked, changes, final=final)
-                sink, begun = self._sink, None
-                if isinstance(sink, FileSink) and (changes or final):
-                    begun = sink.begin_commit(final=final)
-                else:
-                    await self._commit(changes, marked, final=final)
-            if begun is not None:
-                await self._commit(changes, marked, final=final, begun=begun)
+    async def _make_fingerprints(self, changes: dict[Key, Progress], *, final: bool) -> None:
+        """Make the fingerprints that go with a commit: those of windows that are not over.
 
-    async def _gather_keys(
-        self, marked: list[Entry], changes: dict[Key, Progress], *, final: bool = False
-    ) -> None:
-        """Make the keys of rows whose window is not over.
-
-        Most windows are over before anybody asks. Where nothing is to outlive the process, the bodies of some pages
-        are kept instead until the pull is left: keeping them costs nothing, and reading them again is seldom needed.
+        Bodies that are kept count as well in the end.
         """
         made = 0
-        for entry in marked:
-            marks, entry.marks = entry.marks, b""
-            if changes[entry.key].is_over:
-                continue
-            if final and entry.body:
-                self._add_keys(entry.key, self._keys_in(entry.body))
-                made += len(entry.body)
-            elif marks:
-                self._add_keys(entry.key, row_keys(marks))
-                made += len(marks)
+        for entry in self._unsure:
+            if not changes[entry.key].is_over and (entry.identities or (final and entry.body)):
+                self._fingerprints[entry.key] += self._fingerprint(entry)
+                made += len(entry.body or entry.identities)
+            entry.identities = b""
             if made >= YIELD_BYTES:
                 made = 0
-                await asyncio.sleep(0)
-        for key, bodies in self._kept.items() if final else ():
-            if key in changes and changes[key].is_over:
-                continue
-            for body in bodies:
-                self._add_keys(key, self._keys_in(body))
-                await asyncio.sleep(0)
+                await anyio.lowlevel.checkpoint()
+        for key, bodies in self._bodies.items() if final else ():
+            for body in bodies if key not in changes or not changes[key].is_over else ():
+                self._fingerprints[key] += self._read_again(body)
+                await anyio.lowlevel.checkpoint()
 
-    def _keep(self, marked: list[Entry], changes: dict[Key, Progress], *, final: bool) -> None:
-        """Keep the bodies of what is durable now, as long as their windows are not over."""
-        for entry in marked:
+    def _note_durable(self, changes: dict[Key, Progress], *, final: bool) -> None:
+        """Note that a commit is durable, and keep its bodies as long as their windows are not over."""
+        for entry in self._unsure:
             entry.durable = True
             body, entry.body = entry.body, b""
             if changes[entry.key].is_over:
-                self._kept_bytes -= sum(map(len, self._kept.pop(entry.key, ())))
+                self._body_bytes -= sum(map(len, self._bodies.pop(entry.key, ())))
             elif body:
-                self._kept.setdefault(entry.key, []).append(body)
-                self._kept_bytes += len(body)
+                self._bodies.setdefault(entry.key, []).append(body)
+                self._body_bytes += len(body)
         if final:
-            self._kept.clear()
+            self._bodies.clear()
 
-    def _add_keys(self, key: Key, keys: bytes) -> None:
-        self._new_keys[key] = self._new_keys.get(key, b"") + keys
+    # --- commits ----------------------------------------------------------------------------------------
 
-    def _keys_in(self, body: bytes) -> bytes:
-        """Return the keys of the rows of a page that was read before."""
-        return row_keys(row_identities(self._reader.read(body).items))
+    async def _flush(self, *, final: bool = False) -> None:
+        """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
+        async with self._commit_lock:
+            async with self._sink_lock:
+                self._is_urgent = anyio.Event()
+                self._marked_since = 0
+                # Both are taken in one go: what is marked while this waits belongs to the next commit.
+                changes, self._changes = self._changes, {}
+                self._unsure, self._marked = self._marked, []
+                await self._make_fingerprints(changes, final=final)
+                begun = None
+                if isinstance(self._sink, FileSink) and (changes or final):
+                    begun = self._sink.begin_commit(final=final)
+                else:
+                    await self._commit(changes, final=final)
+            if begun is not None:
+                await self._commit(changes, final=final, begun=begun)
 
     async def _commit(
-        self,
-        changes: dict[Key, Progress],
-        marked: list[Entry],
-        *,
-        final: bool,
-        begun: Awaitable[bytes | None] | None = None,
+        self, changes: dict[Key, Progress], *, final: bool, begun: Awaitable[bytes | None] | None = None
     ) -> None:
-        keys_of, self._new_keys = self._new_keys, {}
+        fingerprints, self._fingerprints = self._fingerprints, defaultdict[Key, bytes](bytes)
+        is_durable = True
         if self._sink is None:
-            if changes or keys_of:
-                await self._checkpoint.commit(changes, row_keys=keys_of)
-        elif (changes or final) and not await commit_together(
-            self._sink, self._checkpoint, changes, row_keys=keys_of, final=final, begun=begun
-        ):
-            changes.update(self._changes)
-            marked += self._marked
-            self._changes, self._new_keys, self._marked = changes, keys_of, marked
-            self._unsure = []
-            return
-        self._keep(marked, changes, final=final)
+            if changes or fingerprints:
+                await self._checkpoint.commit(changes, row_keys=fingerprints)
+        elif changes or final:
+            is_durable = await commit_together(
+                self._sink, self._checkpoint, changes, row_keys=fingerprints, final=final, begun=begun
+            )
+        if is_durable:
+            self._note_durable(changes, final=final)
+            self.notify()
+        else:
+            self._changes, self._fingerprints = changes | self._changes, fingerprints
+            self._marked = self._unsure + self._marked
         self._unsure = []
-        self.tell()
-
-    def tell(self) -> None:
-        """Let who waits look again."""
-        flushed, self._flushed = self._flushed, asyncio.Event()
-        flushed.set()
-
-
-async def wait_for_event(event: asyncio.Event, seconds: float | None) -> None:
-    """Wait for an event, for some time at most."""
-    if not event.is_set():
-        try:
-            async with asyncio.timeout(seconds):
-                await event.wait()
-        except TimeoutError:
-            pass
 
 
 async def commit_together(
@@ -346,7 +361,7 @@ async def commit_together(
     final: bool = False,
     begun: Awaitable[bytes | None] | None = None,
 ) -> bool:
-    """Make the pages a sink has taken durable, and with them the progress they stand for; False: not yet.
+    """Make durable the pages a sink has taken, together with their progress. False: the sink is not ready yet.
 
     ``changes`` must be the progress of exactly the pages whose ``write`` has returned. ``begun`` is what
     ``FileSink.begin_commit`` gave, if it was called already.

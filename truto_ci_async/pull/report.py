@@ -1,21 +1,23 @@
-"""What a pull may use, and how it went."""
+"""The limits of a pull, and the report on how it went."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from truto_ci_async._checks import check_number, check_whole_number
 from truto_ci_async.errors import TrutoError
 
 
 class Budget(Struct, frozen=True, kw_only=True):
-    """What one pull may use.
+    """The limits of one pull.
 
     ``max_accounts``  accounts asked at the same time.
-    ``max_outage``    seconds a service that is down is probed before what is left is parked for a later run.
-    ``probe_wait``    seconds before the first probe; doubled for each further one, up to ``max_probe_wait``.
+    ``max_outage``    seconds a service may be down before the accounts that are left are parked for a later run.
+    ``probe_wait``    seconds before a single trial request finds out whether the service is back; doubled for each
+                      further one, up to ``max_probe_wait``.
 
     :raises ConfigurationError: a value out of range.
     """
@@ -32,57 +34,50 @@ class Budget(Struct, frozen=True, kw_only=True):
         check_number("max_probe_wait", self.max_probe_wait, above=0)
 
 
-class PullReport:
+class PullReport(Struct, eq=False):
     """How a pull went, or is going.
 
     ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over.
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
-    ``failed``    account id -> the error that ended it; a later run tries again.
-    ``parked``    account id -> when to come back, in seconds since 1970 (None: when the service is up again).
+    ``failed``    account id -> the error that ended it; a later run asks it again.
+    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: when the service is up again).
     ``rows, pages, requests, retries, issues``  counts of this run; ``waited`` seconds of pacing, all accounts together.
     """
 
-    def __init__(self, accounts: int = 0, windows: int = 1) -> None:
-        self.accounts = accounts
-        self.windows = windows
-        self.windows_done = 0
-        self.done = 0
-        self.empty = 0
-        self.failed: dict[str, TrutoError] = {}
-        self.parked: dict[str, float | None] = {}
-        self.rows = 0
-        self.pages = 0
-        self.requests = 0
-        self.retries = 0
-        self.waited = 0.0
-        self.issues = 0
+    accounts: int = 0
+    windows: int = 1
+    windows_done: int = 0
+    done: int = 0
+    empty: int = 0
+    failed: dict[str, TrutoError] = {}
+    parked: dict[str, float | None] = {}
+    rows: int = 0
+    pages: int = 0
+    requests: int = 0
+    retries: int = 0
+    waited: float = 0.0
+    issues: int = 0
 
     @property
     def complete(self) -> bool:
         """Whether every account was pulled to the end."""
         return self.done == self.accounts
 
+    def count_call(self, *, attempts: int, waited: float = 0.0, issues: int = 0) -> None:
+        """Count a call of this run, whether it gave a page or failed."""
+        self.requests += attempts
+        self.retries += max(attempts - 1, 0)
+        self.waited += waited
+        self.issues += issues
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain, JSON-ready data."""
-        return {
-            "complete": self.complete,
-            "accounts": self.accounts,
-            "windows": self.windows,
-            "windows_done": self.windows_done,
-            "done": self.done,
-            "empty": self.empty,
-            "failed": {
-                account: {"error": type(error).__name__, "message": str(error)}
-                for account, error in self.failed.items()
-            },
-            "parked": dict(self.parked),
-            "rows": self.rows,
-            "pages": self.pages,
-            "requests": self.requests,
-            "retries": self.retries,
-            "waited": round(self.waited, 3),
-            "issues": self.issues,
+        failed = {
+            account: {"error": type(error).__name__, "message": str(error)}
+            for account, error in self.failed.items()
         }
+        changed = {"failed": failed, "parked": dict(self.parked), "waited": round(self.waited, 3)}
+        return {"complete": self.complete, **asdict(self), **changed}
 
     def __repr__(self) -> str:
         return (

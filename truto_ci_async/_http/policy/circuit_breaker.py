@@ -1,114 +1,65 @@
-"""Whether the service is there. While it is not, one request at a time probes and everyone else waits.
+"""Decides whether the service is down, and when a single trial request may find out that it is back.
 
-A call that failed after all its retries is either its account's trouble or everybody's. It is everybody's unless
-another call got through since it was sent. Pure but for the waiting in ``turn``; who decides what follows from it is
-``pull``.
+A call that failed after all its retries is either the fault of its account or of the service. The service is to blame
+unless another call got through since this one was sent.
+
+Pure: a state machine whose caller says what time it is, waits, and sends one trial at a time.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Callable
 
 
 class CircuitBreaker:
-    """Lets requests through, one by one while the service is down.
+    """Open while the service is down. All moments are seconds of one monotonic clock.
 
-    After each ``turn`` that said yes, ``success`` or ``failure`` must follow; a probe (``is_on`` when its turn came)
-    that will have neither is given back by ``undecided``.
-
-    ``max_outage``  seconds after which ``is_over`` says that there is no use in waiting any longer.
-    ``probe_wait``  seconds before the first probe, doubled for each further one, up to ``max_probe_wait``.
+    ``max_outage``  seconds after which ``is_given_up`` says that there is no point in waiting any longer.
+    ``first_wait``  seconds before the first trial; doubled for each further one, up to ``max_wait``.
     """
 
-    def __init__(
-        self,
-        *,
-        max_outage: float,
-        probe_wait: float,
-        max_probe_wait: float,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, max_outage: float, first_wait: float, max_wait: float) -> None:
         self._max_outage = max_outage
-        self._first_wait = probe_wait
-        self._max_wait = max_probe_wait
-        self._clock = clock
-        self._since: float | None = None
+        self._first_wait = self._wait = first_wait
+        self._max_wait = max_wait
+        self._opened_at: float | None = None
         self._last_success = -1.0
-        self._wait = probe_wait
-        self._probe_at = 0.0
-        self._is_probing = False
-        self._is_stopped = False
-        self._changed = asyncio.Event()
-        self.is_over = False
+        self.next_trial = 0.0
+        self.is_given_up = False
+        #: Called when the circuit closes.
+        self.on_close: Callable[[], object] = lambda: None
 
     @property
-    def is_on(self) -> bool:
-        """Whether the service is thought to be down."""
-        return self._since is not None
+    def is_open(self) -> bool:
+        return self._opened_at is not None
 
-    @property
-    def seconds(self) -> float | None:
-        """How long the service has been thought to be down; None: it is not."""
-        return None if self._since is None else self._clock() - self._since
+    def seconds_open(self, now: float) -> float | None:
+        """Return how long the service has been down; None while it answers."""
+        return None if self._opened_at is None else now - self._opened_at
 
-    def stop(self) -> None:
-        """Let nobody through from now on."""
-        self._is_stopped = True
-        self._tell()
-
-    async def turn(self) -> bool:
-        """Wait until a request may be sent; False when that will not be in this run."""
-        while not (self._is_stopped or self.is_over):
-            if self._since is None:
-                return True
-            wait = None if self._is_probing else self._probe_at - self._clock()
-            if wait is not None and wait <= 0:
-                self._is_probing = True
-                return True
-            try:
-                async with asyncio.timeout(wait):
-                    await self._changed.wait()
-            except TimeoutError:
-                pass
-        return False
-
-    def success(self) -> None:
+    def success(self, now: float) -> None:
         """Note that the service answered, whatever it said."""
-        self._last_success = self._clock()
-        if self._since is not None:
-            self._since = None
+        self._last_success = now
+        if self._opened_at is not None:
+            self._opened_at = None
             self._wait = self._first_wait
-            self._is_probing = self.is_over = False
-            self._tell()
+            self.is_given_up = False
+            self.on_close()
 
-    def failure(self, asked_at: float, *, failing_since: float | None = None) -> bool:
-        """Note a call, sent at ``asked_at``, that got no answer; True when the service is to blame for it.
+    def failure(self, now: float, *, asked_at: float, failing_since: float | None = None) -> bool:
+        """Note a call, sent at ``asked_at``, that got no answer. Return whether the service is to blame for it.
 
-        ``failing_since`` is when its account failed first, without a success since: it is to blame itself when
-        others got through after that, also once it is the only one left.
+        ``failing_since`` is when its account failed first, without a success since. If other accounts got through
+        after that, the account is to blame, even once it is the only one left.
         """
-        now = self._clock()
-        if self._since is None:
+        if self._opened_at is None:
             if self._last_success > (asked_at if failing_since is None else failing_since):
                 return False
-            self._since = now
-        elif asked_at <= self._since:
-            return True  # it was under way when the service went down; only probes count
+            self._opened_at = now
+        elif asked_at <= self._opened_at:
+            return True  # it was under way when the circuit opened; only trials count
         else:
             self._wait = min(self._wait * 2.0, self._max_wait)
-        self._probe_at = now + self._wait
-        self._is_probing = False
-        self.is_over = now - self._since >= self._max_outage
-        self._tell()
+        self.next_trial = now + self._wait
+        self.is_given_up = now - self._opened_at >= self._max_outage
         return True
-
-    def undecided(self) -> None:
-        """Note that a probe taught nothing, such as one that was never sent: the next one may try."""
-        self._is_probing = False
-        self._tell()
-
-    def _tell(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()

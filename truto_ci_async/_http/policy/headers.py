@@ -77,7 +77,7 @@ def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit 
         reset = _seconds_until_reset(reset, headers, now_epoch)
     if limit is None and remaining is None and reset is None:
         return None
-    window = None if limit is None else _WINDOW.search(limit_text or "")
+    window = None if limit is None else _WINDOW.search(limit_text or "")  # mutant: with a limit there is text
     return RateLimit(
         limit=None if limit is None else int(limit),
         window=(float(window[1]) or None) if window else None,
@@ -100,13 +100,13 @@ def _seconds_until_reset(reset: float, headers: Mapping[str, str], now_epoch: fl
     return reset if reset <= _LONGEST_RESET else None
 
 
-def level_named(insight: Mapping[str, Any], message: str = "") -> Level | None:
+def level_named(insight: Mapping[str, Any], message: str) -> Level | None:
     """Find which limit the body of a 429 talks about; None if it names neither, or both.
 
     ``insight`` is the body's ``truto_error_insight``. Its wording is not documented (contract section 3), so this only
     looks for the words "account" and "token".
     """
-    text = f"{insight.get('rate_limit_error', '')} {message}".lower()
+    text = f"{insight.get('rate_limit_error')} {message}".lower()
     is_account, is_token = "account" in text, "token" in text
     if is_account == is_token:
         return None

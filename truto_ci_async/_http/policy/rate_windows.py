@@ -55,12 +55,14 @@ class SlidingWindow:
     def __init__(self, rate: Rate | None, *, max_in_flight: float = math.inf) -> None:
         self.max_in_flight = max_in_flight
         self.limit = math.inf if rate is None else float(rate.limit)
-        self._slot_seconds = 1.0 if rate is None else rate.window * (1 + MARGIN)
-        self._gap = 0.0 if rate is None else rate.window * GAP_SHARE  # divide by the number of slots
+        window = 1.0 if rate is None else rate.window  # mutant: without a limit the window does not matter
+        self._slot_seconds = window * (1 + MARGIN)
+        self._gap = window * GAP_SHARE  # between two requests if there was one slot
         self._taken_until: deque[float] = deque()
         self._last_taken = -math.inf
         self._backed_off_at = -math.inf
-        self._backed_off_to = 0.0  # slots right after backing off; 0 when all slots are available
+        # Slots right after backing off; 0 when all slots are available.
+        self._backed_off_to = 0.0  # mutant: any other value counts as recovered
         self.in_flight = 0
         self.paused_until = -math.inf
 
@@ -73,7 +75,7 @@ class SlidingWindow:
             taken.popleft()
         if self.paused_until > now:
             return self.paused_until
-        slots = self._slots(now) if self._backed_off_to else self.limit
+        slots = self._slots(now)
         used = len(taken)
         if used >= slots:
             return taken[used - math.ceil(slots)]
@@ -90,7 +92,7 @@ class SlidingWindow:
         # Timers fire a little late. Counting from when this slot was due, not from now, keeps the rate.
         gap = self._gap / self.limit
         due = self._last_taken + gap
-        self._last_taken = due if now - gap < due <= now else now
+        self._last_taken = due if now - gap < due <= now else now  # mutant: < is the same, as due is now
 
     def finish(self, *, is_sent: bool) -> None:
         """Note that a request is no longer in flight. If it was never sent, its slot is free again."""
@@ -106,8 +108,7 @@ class SlidingWindow:
         """Use fewer slots after a 429. Once a window is enough: one burst of requests gets many 429s."""
         if self.limit == math.inf or now < self._backed_off_at + self._slot_seconds:
             return
-        slots = self._slots(now) if self._backed_off_to else self.limit
-        self._backed_off_to = max(1.0, slots * BACK_OFF_FACTOR)
+        self._backed_off_to = max(1.0, self._slots(now) * BACK_OFF_FACTOR)
         self._backed_off_at = now
 
     def share_used(self, now: float) -> float:
@@ -125,11 +126,13 @@ class SlidingWindow:
         return max(last_slot, regained, self.paused_until)
 
     def _slots(self, now: float) -> float:
-        """Return how many slots there are while they come back after a 429."""
+        """Return how many slots there are: all of them, or fewer for some time after a 429."""
+        if not self._backed_off_to:
+            return self.limit
         windows = max(0.0, now - self._backed_off_at) / self._slot_seconds
         slots = self._backed_off_to + self.limit * REGAINED_PER_WINDOW * windows
         if slots >= self.limit:
-            self._backed_off_to = 0.0
+            self._backed_off_to = 0.0  # mutant: None is as good as 0
             return self.limit
         return slots
 

@@ -38,7 +38,7 @@ class TokenBlame:
         """Note a 429 of ``account`` that did not name its level; return whether the token is to blame."""
         refused = self._refused_at
         while refused and next(iter(refused.values())) < now - SCORES_ONCE_IN:
-            refused.popitem(last=False)
+            refused.popitem(last=False)  # mutant: None is as good as False
         if account not in refused or len(refused) >= max(TOKEN_BLAME_SCORE, REPEAT_SHARE * active_accounts):
             self.score += 1.0
         refused[account] = now

@@ -1,4 +1,4 @@
-"""Checks base URLs and proxies."""
+"""Checks base URLs and proxies, and finds the proxy that the environment names."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from truto_ci_async.errors import ConfigurationError
 
 _NEVER_IN_A_URL = re.compile(r"[^!-~]")
 _USER_IN_A_URL = re.compile(r"[^/]*//[^/]*@")
+_NOT_A_PROXY = "the proxy is not a URL with a host, such as http://proxy:3128"
 
 
 def checked_base_url(base_url: str) -> str:
     """Return ``base_url`` without its trailing slash.
 
-    :raises ConfigurationError: no http or https URL of a host, or one with a query, fragment or password.
+    :raises ConfigurationError: not an http or https URL with a host, or one with a query, fragment or password.
     """
-    if (
-        "?" in base_url or "#" in base_url or _USER_IN_A_URL.match(base_url)
-    ):  # not quoted: it may hold a password
-        raise ConfigurationError("base_url takes scheme, host, port and path only")
+    if "?" in base_url or "#" in base_url or _USER_IN_A_URL.match(base_url):
+        # It may hold a password, so the message does not quote it.
+        raise ConfigurationError("base_url may only have a scheme, host, port and path")
     try:
         parts = urlsplit(base_url)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -31,15 +31,15 @@ def checked_base_url(base_url: str) -> str:
         usable = False
     if not usable:
         raise ConfigurationError(
-            f"base_url {base_url!r} is no http or https URL, such as https://api.truto.one"
+            f"base_url {base_url!r} is not an http or https URL such as https://api.truto.one"
         )
     return base_url.rstrip("/")
 
 
 def checked_proxy(proxy: str) -> str:
-    """Return ``proxy`` as aiohttp takes it.
+    """Return ``proxy`` as a URL for aiohttp.
 
-    :raises ConfigurationError: not an http or https proxy; its URL is not quoted, since it may hold a password.
+    :raises ConfigurationError: not an http or https proxy. The message does not quote it: it may hold a password.
     """
     if "://" not in proxy:
         proxy = f"http://{proxy}"
@@ -47,20 +47,20 @@ def checked_proxy(proxy: str) -> str:
         parts = urlsplit(proxy)
         usable = bool(parts.hostname) and parts.port != 0 and URL(proxy).absolute
     except ValueError:
-        raise ConfigurationError("the proxy is no URL of a host, such as http://proxy:3128") from None
+        raise ConfigurationError(_NOT_A_PROXY) from None
     if parts.scheme not in {"http", "https"}:
         raise ConfigurationError(
-            f"a proxy is an http or https URL, this one is {parts.scheme!r} (did HTTPS_PROXY or ALL_PROXY name it?)"
+            f"the proxy must be an http or https URL, not {parts.scheme!r} (is it from HTTPS_PROXY or ALL_PROXY?)"
         )
     if not usable:
-        raise ConfigurationError("the proxy is no URL of a host, such as http://proxy:3128")
+        raise ConfigurationError(_NOT_A_PROXY)
     return proxy
 
 
 def environment_proxy(base_url: str) -> str | None:
     """Return the proxy that the environment names for ``base_url`` (HTTPS_PROXY, NO_PROXY, …), if any.
 
-    Read through urllib: aiohttp's ``trust_env`` would also read ``.netrc``, and an entry there breaks every
+    This uses urllib because aiohttp's ``trust_env`` also reads ``.netrc``, where an entry for the host breaks every
     request that carries a bearer token.
     """
     parts = urlsplit(base_url)

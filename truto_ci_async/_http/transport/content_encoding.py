@@ -1,9 +1,9 @@
-"""Content codings of a body as push decoders that know their own end, bounded in what one step may produce.
+"""Decompresses bodies in small steps, and notices when one ends early.
 
-aiohttp could decompress by itself, but is silent on half a gzip body with a clean chunked end, and inflates a
-whole network read at once. So bodies are taken compressed and opened here: ``feed`` gives pieces of at most
-``PIECE`` bytes, whatever the ratio, and ``close`` tells a body that ended early from a whole one. A step takes in
-at most ``SLICE`` bytes, since a body can also be all frames and no content, and each frame costs a new decoder.
+aiohttp could decompress by itself, but accepts half a gzip body if its chunks end properly, and decompresses everything
+it read from the network at once. So bodies are received compressed and decompressed here: ``feed`` gives pieces of
+at most ``PIECE`` bytes, whatever the ratio, and ``close`` fails for a body that ended early. A step takes in at most
+``SLICE`` bytes: a body can also consist of empty frames, and each frame needs a new decoder.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Any, Protocol
 
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError
 
-# About the most bytes one step hands out (brotli may double it): a step inflates in about a millisecond.
+# Most bytes that one step returns (brotli may return twice as many), which takes about a millisecond.
 PIECE = 256 * 1024
-# The most bytes one step takes in. What is left of a slice is copied at every frame's end, so that a larger one
-# would cost the square: half a megabyte of empty frames held the loop for three seconds.
+# Most bytes that one step takes in. The rest of a slice is copied at the end of every frame, which is quadratic in the
+# slice: half a megabyte of empty frames blocked the loop for three seconds.
 SLICE = 16 * 1024
-# The largest zstd window there is a decoder for, as RFC 9659 has it for HTTP: 2**23 bytes. Without a bound the
-# decoder takes as much memory as the body's first bytes tell it to, up to 128 MB.
+# The largest zstd window that is accepted: 2**23 bytes, the limit of RFC 9659 for HTTP. Without one, the first bytes
+# of a body decide how much memory the decoder takes, up to 128 MB.
 ZSTD_WINDOW_LOG = 23
 
 
@@ -33,7 +33,7 @@ class _Codec(Protocol):
 
 
 class _Zlib:
-    """gzip (several members allowed, as RFC 1952 has it) and deflate (with or without the zlib wrapper)."""
+    """gzip, also of several members (RFC 1952), and deflate, with or without the zlib wrapper."""
 
     def __init__(self, coding: str) -> None:
         self._gzip = coding == "gzip"
@@ -50,16 +50,16 @@ class _Zlib:
             self._inflater = zlib.decompressobj(15 if wrapped else -15)
         while data:
             if self._inflater.eof:
-                data = data.lstrip(b"\0")  # padding, as gzip's own tools take it
+                data = data.lstrip(b"\0")  # padding, which the gzip tools accept too
                 if not data:
                     return
                 if not self._gzip:
-                    raise DecodeError(f"{len(data)} bytes follow the end of the deflate body")
+                    raise DecodeError(f"{len(data)} bytes after the end of the deflate body")
                 self._inflater = zlib.decompressobj(31)
             piece = self._inflater.decompress(data, PIECE)
             yield piece
             data = self._inflater.unconsumed_tail or self._inflater.unused_data
-            if not data and len(piece) == PIECE:  # the inflater may hold output back without holding input
+            if not data and len(piece) == PIECE:  # it may hold back output although it has no more input
                 while piece := self._inflater.decompress(b"", PIECE):
                     yield piece
 
@@ -73,13 +73,13 @@ class _Brotli:
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         if self._decoder.is_finished() and data:
-            raise DecodeError(f"{len(data)} bytes follow the end of the br body")
+            raise DecodeError(f"{len(data)} bytes after the end of the br body")
         while True:
             piece = self._decoder.process(data, output_buffer_limit=PIECE)
             data = b""
             if piece:
                 yield piece
-            # can_accept_more_data is True while output is still held back: only a dry step ends the feed.
+            # can_accept_more_data is also True while output is held back, so go on until a step returns nothing.
             elif self._decoder.can_accept_more_data():
                 return
             if self._decoder.is_finished():
@@ -90,7 +90,7 @@ class _Brotli:
 
 
 class _Zstd:
-    """zstd, several frames allowed, as RFC 8878 has it."""
+    """zstd, also of several frames (RFC 8878)."""
 
     def __init__(self, module: ModuleType) -> None:
         self._module = module
@@ -107,7 +107,7 @@ class _Zstd:
                 if not data:
                     return
                 self._decoder = self._new()
-                yield b""  # a decoder costs some 30 us, and a frame may be 9 bytes
+                yield b""  # a new decoder takes about 30 us, and a frame may have only 9 bytes
             piece = self._decoder.decompress(data, max_length=PIECE)
             data = b""
             if piece:
@@ -132,7 +132,7 @@ def _optional(*names: str) -> ModuleType | None:
 
 
 def _bounded(module: ModuleType | None) -> ModuleType | None:
-    """Leave out a brotli from before 1.2: it cannot bound what one step opens, which is what a bomb needs."""
+    """Return None for a brotli before 1.2: it cannot limit its output, so a compression bomb would go off."""
     try:
         if module is not None:
             module.Decompressor().process(b"", output_buffer_limit=PIECE)
@@ -144,7 +144,7 @@ def _bounded(module: ModuleType | None) -> ModuleType | None:
 _brotli = _bounded(_optional("brotli", "brotlicffi"))
 _zstd = _optional("compression.zstd", "backports.zstd")
 
-#: What to ask the service for: the codings that can be opened here.
+#: The codings that can be decompressed here, to ask the service for.
 ACCEPT_ENCODING = ", ".join(["gzip", "deflate", *(["br"] if _brotli else []), *(["zstd"] if _zstd else [])])
 
 
@@ -158,16 +158,16 @@ def _codec(coding: str) -> _Codec:
     if coding == "zstd" and _zstd is not None:
         return _Zstd(_zstd)
     raise DecodeError(
-        f"the body is encoded as {coding[:40]!r}, which cannot be opened here (asked for: {ACCEPT_ENCODING})"
+        f"the body is encoded as {coding[:40]!r}, which cannot be decompressed here (requested: {ACCEPT_ENCODING})"
     )
 
 
 class BodyDecoder:
-    """Open one body: ``feed`` it what arrives, ``close`` it at the end.
+    """Decompresses one body: ``feed`` it what arrives, ``close`` it at the end.
 
-    ``total`` counts the bytes handed out and never passes ``limit`` (bytes after decompression; None: no limit).
+    ``total`` counts the bytes returned and never exceeds ``limit`` (bytes after decompression; None: no limit).
 
-    :raises DecodeError: a coding that cannot be opened here.
+    :raises DecodeError: a coding that cannot be decompressed here.
     """
 
     def __init__(self, content_encoding: str = "", *, limit: int | None = None) -> None:
@@ -179,28 +179,29 @@ class BodyDecoder:
         self.total = 0
 
     def expect(self, length: int) -> None:
-        """Take note of the length that was announced, of the body as it is sent.
+        """Check the announced length of the body as it is sent.
 
-        :raises BodyTooLargeError: it is not compressed and longer than the limit.
+        :raises BodyTooLargeError: the body is not compressed, and longer than the limit.
         """
         if self._codec is None and self._limit is not None and length > self._limit:
             raise self._too_large(self._limit)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Give what ``data`` opens into, in pieces; a plain body passes through.
+        """Decompress ``data`` in pieces; a plain body passes through.
 
-        A step takes about a millisecond; one that opened nothing yields ``b""``, so that the loop can breathe.
+        A step takes about a millisecond. One that produced nothing yields ``b""``, so that the caller can let the
+        loop run.
 
-        :raises BodyTooLargeError: the limit is passed; nothing of the piece that passes it is handed out.
-        :raises DecodeError: bytes that are not of the coding.
+        :raises BodyTooLargeError: the limit is exceeded; the piece that exceeds it is not returned.
+        :raises DecodeError: bytes that are not of this coding.
         """
         self._received += len(data)
         if self._codec is None:
             self.count(len(data))
             return iter((data,))
-        return self._open(data, self._codec)
+        return self._decompress(data, self._codec)
 
-    def _open(self, data: bytes, codec: _Codec) -> Iterator[bytes]:
+    def _decompress(self, data: bytes, codec: _Codec) -> Iterator[bytes]:
         for at in range(0, len(data), SLICE):
             pieces = codec.feed(data[at : at + SLICE])
             while (piece := self._step(pieces)) is not None:
@@ -216,24 +217,24 @@ class BodyDecoder:
             raise DecodeError(f"the body is not {self._coding}: {error}") from error
 
     def close(self) -> None:
-        """Say that the body has ended.
+        """Check that the body is complete.
 
         :raises TruncatedBodyError: the compressed body ends early.
         """
         if self._codec is not None and self._received and not self._codec.complete():
             raise TruncatedBodyError(
-                f"the {self._coding} body ends early, after {self._received:,} bytes", bytes_read=self.total
+                f"the {self._coding} body ended early, after {self._received:,} bytes", bytes_read=self.total
             )
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is nothing to open: ``count`` does in place of ``feed``."""
+        """Whether the body is not compressed, so that ``count`` is enough instead of ``feed``."""
         return self._codec is None
 
     def count(self, size: int) -> None:
-        """Note ``size`` bytes that are handed out.
+        """Add ``size`` bytes to the total.
 
-        :raises BodyTooLargeError: the limit is passed.
+        :raises BodyTooLargeError: the limit is exceeded.
         """
         self.total += size
         if self._limit is not None and self.total > self._limit:
@@ -241,7 +242,7 @@ class BodyDecoder:
 
     def _too_large(self, limit: int) -> BodyTooLargeError:
         return BodyTooLargeError(
-            f"the body passes the limit of {limit:,} bytes after decompression; "
+            f"the body is larger than the limit of {limit:,} bytes after decompression; "
             "raise max_body_bytes, ask for smaller pages with limit=, or use stream()",
             limit=limit,
         )

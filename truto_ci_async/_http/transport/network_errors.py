@@ -1,10 +1,9 @@
-"""Maps network failures to this package's errors."""
+"""Maps network failures to errors of this package, and redacts those that are kept as their cause."""
 
 from __future__ import annotations
 
 import traceback
 from contextlib import suppress
-from typing import Any
 
 import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
@@ -13,8 +12,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from truto_ci_async._http.policy.retry import Timeouts
 from truto_ci_async.errors import ConnectError, DeadlineError, TransportError, TruncatedBodyError
 
-# What comes out of aiohttp when the network fails. The last ones should not, and do: its parser and its streams
-# check themselves with them.
+# What aiohttp raises when the network fails. The last three are not meant to get out, but do: its parser and streams
+# use them to check themselves.
 FAILURES = (
     aiohttp.ClientError,
     OSError,  # TimeoutError too
@@ -27,47 +26,49 @@ FAILURES = (
 
 
 def map_network_error(error: BaseException, timeouts: Timeouts, *, bytes_read: int = 0) -> TransportError:
-    """Return the error of ours for a failure of the network; the caller raises it from ``error``."""
+    """Return our error for a network failure; the caller raises it from ``error``."""
     redact_message(error)
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return _too_late("no connection within", "connect", timeouts.connect)
-    if isinstance(error, aiohttp.SocketTimeoutError):
-        return _too_late("no byte came for", "read", timeouts.read)
-    if (
-        isinstance(error, TimeoutError) and error.errno is None
-    ):  # with a number it is the system's, of a connection
-        return _too_late("no whole answer within", "attempt", timeouts.attempt)
+    late = _missed_deadline(error, timeouts)
+    if late is not None:
+        return late
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return proxy_refused(error.status, error.message)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        return ConnectError(f"the proxy cannot be reached: {plain_text(error)}")
+        return ConnectError(f"the proxy cannot be reached: {one_line(error)}")
     if isinstance(error, aiohttp.ClientPayloadError):
-        return TruncatedBodyError(
-            f"the body ended early: {plain_text(error.__cause__ or error)}", bytes_read=bytes_read
-        )
+        text = one_line(error.__cause__ or error)
+        return TruncatedBodyError(f"the body ended early: {text}", bytes_read=bytes_read)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        text = one_line(error)
         return ConnectError(
-            f"the server's certificate is not trusted: {plain_text(error)}; see ssl_context",
-            is_permanent=True,
+            f"the server's certificate is not trusted: {text}; see ssl_context", is_permanent=True
         )
     if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
-        return ConnectError(f"the answer is not HTTP: {plain_text(error)}")
+        return ConnectError(f"the response is not valid HTTP: {one_line(error)}")
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return ConnectError("the server closed the connection before it answered")
-    return ConnectError(f"the connection failed: {plain_text(error)}")
+        return ConnectError("the server closed the connection before it responded")
+    return ConnectError(f"the connection failed: {one_line(error)}")
 
 
-def _too_late(what: str, deadline: str, seconds: float | None) -> DeadlineError:
+def _missed_deadline(error: BaseException, timeouts: Timeouts) -> DeadlineError | None:
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        what, deadline, seconds = "no connection within", "connect", timeouts.connect
+    elif isinstance(error, aiohttp.SocketTimeoutError):
+        what, deadline, seconds = "no data received for", "read", timeouts.read
+    elif isinstance(error, TimeoutError) and error.errno is None:  # one with a number is the system's
+        what, deadline, seconds = "no complete response within", "attempt", timeouts.attempt
+    else:
+        return None
     return DeadlineError(f"{what} {seconds} s", deadline=deadline, seconds=seconds)
 
 
 def proxy_refused(status: int, reason: str) -> ConnectError:
-    hint = "; put its user and password into the proxy's URL" if status == 407 else ""
+    hint = "; put the user and password into the proxy's URL" if status == 407 else ""
     return ConnectError(f"the proxy refused with {status} {reason}{hint}", is_permanent=status < 500)
 
 
 def redact_message(error: BaseException) -> None:
-    """Take what is secret out of errors of aiohttp that are kept as a cause.
+    """Remove secrets from errors of aiohttp that are kept as a cause.
 
     They hold the request, a proxy's password, and frames whose variables hold the bytes that were sent.
     """
@@ -81,22 +82,26 @@ def redact_message(error: BaseException) -> None:
         todo += [each.__cause__, each.__context__]
         for frame, _ in traceback.walk_tb(each.__traceback__):
             if frame.f_globals.get("__name__", "").partition(".")[0] in {"aiohttp", "asyncio"}:
-                with suppress(RuntimeError):  # it still runs
+                with suppress(RuntimeError):  # still running
                     frame.clear()
         if isinstance(each, aiohttp.ClientResponseError):
-            info = each.request_info
-            url, real_url = info.url.with_user(None), info.real_url.with_user(None)
-            no_headers = CIMultiDictProxy(CIMultiDict[str]())
-            each.request_info = aiohttp.RequestInfo(url, info.method, no_headers, real_url)
-            each.args = (each.request_info, each.history)
+            _redact_request(each)
         elif isinstance(each, aiohttp.ClientConnectorError):
-            key: Any = each._conn_key._replace(proxy=None, proxy_auth=None)  # pyright: ignore[reportPrivateUsage]
-            each._conn_key = key  # pyright: ignore[reportPrivateUsage]
-            each.args = (key, *each.args[1:])
+            key, os_error, *_ = each.args
+            # The constructor is the public way to replace the key, which holds the proxy's URL.
+            aiohttp.ClientConnectorError.__init__(each, key._replace(proxy=None, proxy_auth=None), os_error)
 
 
-def plain_text(error: BaseException) -> str:
-    """Say in one line what an error says; the parser's draw with spaces where it stood."""
+def _redact_request(error: aiohttp.ClientResponseError) -> None:
+    info = error.request_info
+    url, real_url = info.url.with_user(None), info.real_url.with_user(None)
+    no_headers = CIMultiDictProxy(CIMultiDict[str]())
+    error.request_info = aiohttp.RequestInfo(url, info.method, no_headers, real_url)
+    error.args = (error.request_info, error.history)
+
+
+def one_line(error: BaseException) -> str:
+    """Return the message of an error as one line; the parser's draw a pointer below the text."""
     text = (
         error.message if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)) else str(error)
     )

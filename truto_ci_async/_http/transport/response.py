@@ -1,4 +1,4 @@
-"""Response bodies, buffered and streamed."""
+"""Responses, with a body that was read whole or that is still arriving."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from msgspec import Struct
 from truto_ci_async._http.policy.retry import Timeouts
 from truto_ci_async.errors import DeadlineError, TruncatedBodyError, TrutoError, UsageError
 
+from .aiohttp_internals import end_read, error_of, unwatch_connection, watch_connection
 from .content_encoding import BodyDecoder
 from .deadlines import Deadlines
-from .network_errors import FAILURES, map_network_error, plain_text, redact_message
+from .network_errors import FAILURES, map_network_error, one_line, redact_message
 
-# Seconds of work on a body between two breaths for the loop, so that a compression bomb cannot hold it.
+# Decompression yields to the loop after this many seconds of work, so that a compression bomb cannot block it.
 YIELD_INTERVAL = 0.005
 
 
 class BufferedResponse(Struct, frozen=True, kw_only=True):
-    """A whole answer. Header names are in lower case; ``sends`` counts aiohttp's own resend too."""
+    """A response with its whole body. Header names are in lower case; ``sends`` includes aiohttp's own resend."""
 
     status: int
     reason: str
@@ -33,7 +34,10 @@ class BufferedResponse(Struct, frozen=True, kw_only=True):
 
 
 class StreamedResponse:
-    """An answer whose headers are here and whose body is still on its way. Close it, or read it to its end."""
+    """A response whose headers are here and whose body is still arriving. Read it to its end, or close it.
+
+    ``open_responses`` holds it until then.
+    """
 
     def __init__(
         self,
@@ -42,57 +46,60 @@ class StreamedResponse:
         sends: int,
         timeouts: Timeouts,
         deadlines: Deadlines,
-        among: set[StreamedResponse],
+        open_responses: set[StreamedResponse],
     ) -> None:
         self._response = response
         self._timeouts = timeouts
         self._deadlines = deadlines
-        self._among = among  # those that are open
-        among.add(self)
+        self._open_responses = open_responses
+        open_responses.add(self)
         self.on_end: Callable[[], object] | None = None
-        self._watched = self._watch()
+        # aiohttp keeps a reader waiting when its parser fails or the session is closed, and takes a reset for the end
+        # of a body without a length.
+        self._connection_end = watch_connection(response, self._on_connection_end)
         self.status = response.status
         self.reason = response.reason or ""
         self.headers = _lower(response.headers)
         self.sends = sends
         self.bytes_read = 0
-        self.body = b""  # of a refusal, once somebody has read it
+        self.body = b""  # of an error response, once it has been read
         self.is_client_closed = False
         self._is_ended = False
 
     def pieces(self, limit: int | None) -> AsyncIterator[bytes]:
-        """Give the body opened, in pieces, as it arrives; only waiting for bytes is timed (``Timeouts.read``).
+        """Iterate over the decompressed body as it arrives; only waiting for data is timed (``Timeouts.read``).
 
         :raises TruncatedBodyError: the body ends early.
         :raises BodyTooLargeError: more than ``limit`` bytes after decompression.
         """
-        return _Pieces(self, self._decoder(limit), self._timeouts.read)
+        return _Pieces(self, self._decoder(limit))
 
     async def read(self, limit: int | None) -> bytes:
-        """Return the whole body, opened; the caller holds the deadline.
+        """Return the whole decompressed body; the caller holds the attempt's deadline.
 
         :raises TruncatedBodyError: the body ends early.
         :raises BodyTooLargeError: more than ``limit`` bytes after decompression.
         """
         decoder = self._decoder(limit)
-        whole = _Whole()
+        body = _BodyBuffer()
         if not decoder.is_plain:
-            async for piece in _Pieces(self, decoder, None):
-                whole.add(piece)
-            return whole.bytes()
-        # Nothing to open, so none of the breaths that takes.
+            async for piece in _Pieces(self, decoder):
+                body.add(piece)
+            return body.bytes()
+        # Nothing to decompress, so there is no work to interrupt.
         content = self._response.content
         try:
-            while data := await content.readany():
+            while not content.at_eof():
+                data = content.read_nowait() or await self.receive()
                 decoder.count(len(data))
                 self.bytes_read = decoder.total
-                whole.add(data)
+                body.add(data)
             self.finish()
         except TrutoError:
             raise
         except FAILURES as error:
             raise self.failed(error) from error
-        return whole.bytes()
+        return body.bytes()
 
     def _decoder(self, limit: int | None) -> BodyDecoder:
         decoder = BodyDecoder(self.headers.get("content-encoding", ""), limit=limit)
@@ -101,42 +108,42 @@ class StreamedResponse:
             decoder.expect(int(length))
         return decoder
 
-    async def receive(self, gap: float | None) -> bytes:
-        """Wait for bytes as they are on the wire, ``gap`` seconds at most; ``b""`` is the end of the body."""
+    async def receive(self) -> bytes:
+        """Wait for data as it was sent, at most ``Timeouts.read`` seconds; ``b""`` is the end of the body."""
         content = self._response.content
-        if gap is None:
-            return await content.readany()
+        if data := content.read_nowait():
+            return data
+        if content.at_eof():
+            return b""
         try:
-            with self._deadlines.within(gap):
+            with self._deadlines.within(self._timeouts.read):
                 return await content.readany()
         except TimeoutError as error:
-            raise DeadlineError(f"no byte came for {gap} s", deadline="read", seconds=gap) from error
-
-    def time_waits_only(self) -> None:
-        """Take back the timer of aiohttp, which runs from byte to byte whether or not somebody waits for one."""
-        connection = self._response.connection
-        if connection is not None and connection.protocol is not None:
-            connection.protocol.read_timeout = None
-            connection.protocol.start_timeout()
+            if isinstance(error, aiohttp.ClientError):
+                raise
+            seconds = self._timeouts.read
+            raise DeadlineError(
+                f"no data received for {seconds} s", deadline="read", seconds=seconds
+            ) from error
 
     def finish(self) -> None:
-        """Give the connection back to the pool: the body was read to its end.
+        """Return the connection to the pool after the last byte of the body.
 
-        :raises TruncatedBodyError: the connection broke, and nothing but its end says where the body ends.
+        :raises TruncatedBodyError: the connection broke, and only its end marks the end of the body.
         """
-        gone = self._watched
-        if gone is not None:
+        end = self._connection_end
+        if end is not None:
             is_framed = "content-length" in self.headers or "transfer-encoding" in self.headers
-            if gone.done() and not is_framed and (error := _look_at(gone)) is not None:
+            if end.done() and not is_framed and (error := error_of(end)) is not None:
                 raise TruncatedBodyError(
-                    f"the body ended early: {plain_text(error)}", bytes_read=self.bytes_read
+                    f"the body ended early: {one_line(error)}", bytes_read=self.bytes_read
                 )
             self._unwatch()
         self._response.release()
         self._ended()
 
     def close(self) -> None:
-        """Drop the connection unless the body was read to its end; may be called twice."""
+        """Drop the connection unless the body was read to its end. May be called twice."""
         if self._is_ended:
             return
         self._unwatch()
@@ -145,59 +152,31 @@ class StreamedResponse:
 
     def _ended(self) -> None:
         self._is_ended = True
-        self._among.discard(self)
+        self._open_responses.discard(self)
         if self.on_end is not None:
             self.on_end()
 
     def failed(self, error: Exception) -> TrutoError:
-        """Return the error of ours for one that broke the body off; the caller raises it from ``error``."""
+        """Return our error for one that interrupted the body; the caller raises it from ``error``."""
         if self.is_client_closed:
-            return UsageError("the client was closed while this answer was being read")
-        if isinstance(error, RuntimeError):  # what aiohttp says when it is about to wait on a lost connection
+            return UsageError("the client was closed while this response was being read")
+        if isinstance(error, RuntimeError):  # aiohttp's, when it is about to wait on a lost connection
             redact_message(error)
-            return TruncatedBodyError(
-                f"the body ended early: {plain_text(error)}", bytes_read=self.bytes_read
-            )
+            return TruncatedBodyError(f"the body ended early: {one_line(error)}", bytes_read=self.bytes_read)
         return map_network_error(error, self._timeouts, bytes_read=self.bytes_read)
 
-    # aiohttp leaves a reader waiting for ever when its parser fails in the middle of a body (an invalid chunk size)
-    # or the session is closed, and takes a reset for the end of a body without a length. So the end of the connection
-    # is watched here.
-
-    def _watch(self) -> asyncio.Future[None] | None:
-        connection = self._response.connection
-        if connection is None or connection.protocol is None:
-            return None  # the whole answer is here
-        gone = connection.protocol.closed
-        if gone is None:
-            self._break_off()
-            return None
-        gone.add_done_callback(self._break_off)
-        return gone
+    def _on_connection_end(self, end: asyncio.Future[None]) -> None:
+        error_of(end)
+        end_read(self._response)
 
     def _unwatch(self) -> None:
-        gone, self._watched = self._watched, None
-        if gone is not None:
-            gone.remove_done_callback(self._break_off)
-            # Someone has to look at what ends it, or asyncio reports it; once for each connection is enough.
-            gone.remove_done_callback(_look_at)
-            gone.add_done_callback(_look_at)
-
-    def _break_off(self, gone: asyncio.Future[None] | None = None) -> None:
-        if gone is not None:
-            _look_at(gone)
-        content = self._response.content
-        if not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ClientPayloadError("the connection was lost"))
+        end, self._connection_end = self._connection_end, None
+        if end is not None:
+            unwatch_connection(end, self._on_connection_end)
 
 
-def _look_at(gone: asyncio.Future[None]) -> BaseException | None:
-    """Return what ended a connection; None for a proper end."""
-    return None if gone.cancelled() else gone.exception()
-
-
-class _Whole:
-    """The pieces of one body, put together."""
+class _BodyBuffer:
+    """Joins the pieces of one body."""
 
     __slots__ = ("_first", "_rest")
 
@@ -210,7 +189,7 @@ class _Whole:
             self._first = piece
             return
         if self._rest is None:
-            self._rest = BytesIO()  # grows in place, where joining pieces would take the memory twice
+            self._rest = BytesIO()  # grows in place; joining a list would need the memory twice
             self._rest.write(self._first)
         self._rest.write(piece)
 
@@ -219,16 +198,15 @@ class _Whole:
 
 
 class _Pieces:
-    """The pieces of one body. Not a generator, which would hold on to what it uses until it is collected."""
+    """The pieces of one body. Not a generator, which would keep what it uses until it is collected."""
 
-    __slots__ = ("_breath", "_decoder", "_end", "_exchange", "_gap", "_opened")
+    __slots__ = ("_decoded", "_decoder", "_end", "_response", "_yield_at")
 
-    def __init__(self, exchange: StreamedResponse, decoder: BodyDecoder, gap: float | None) -> None:
-        self._exchange = exchange
+    def __init__(self, response: StreamedResponse, decoder: BodyDecoder) -> None:
+        self._response = response
         self._decoder = decoder
-        self._gap = gap
-        self._opened: Iterator[bytes] = iter(())
-        self._breath = perf_counter() + YIELD_INTERVAL
+        self._decoded: Iterator[bytes] = iter(())
+        self._yield_at = perf_counter() + YIELD_INTERVAL
         self._end: Literal["clean", "broken"] | None = None
 
     def __aiter__(self) -> _Pieces:
@@ -238,32 +216,37 @@ class _Pieces:
         if self._end == "clean":
             raise StopAsyncIteration
         if self._end == "broken":
-            raise UsageError("this body broke off, and there is no more of it")
+            raise UsageError("this body has failed; there is no more of it")
         try:
-            while True:
-                # Before a piece is taken: whoever is cancelled here has lost none.
-                if perf_counter() > self._breath:
-                    await asyncio.sleep(0)
-                    self._breath = perf_counter() + YIELD_INTERVAL
-                piece = next(self._opened, None)
-                self._exchange.bytes_read = self._decoder.total
-                if piece:
-                    return piece
-                if piece is None:
-                    data = await self._exchange.receive(self._gap)
-                    if not data:
-                        break
-                    self._opened = self._decoder.feed(data)
-            self._decoder.close()
-            self._exchange.finish()
+            piece = await self._next()
         except TrutoError:
             self._end = "broken"
             raise
         except FAILURES as error:
             self._end = "broken"
-            raise self._exchange.failed(error) from error
-        self._end = "clean"
-        raise StopAsyncIteration
+            raise self._response.failed(error) from error
+        if piece is None:
+            self._end = "clean"
+            raise StopAsyncIteration
+        return piece
+
+    async def _next(self) -> bytes | None:
+        while True:
+            # Before a piece is taken, so that cancelling the caller here loses none.
+            if perf_counter() > self._yield_at:
+                await asyncio.sleep(0)
+                self._yield_at = perf_counter() + YIELD_INTERVAL
+            piece = next(self._decoded, None)
+            self._response.bytes_read = self._decoder.total
+            if piece:
+                return piece
+            if piece is None:
+                data = await self._response.receive()
+                if not data:
+                    self._decoder.close()
+                    self._response.finish()
+                    return None
+                self._decoded = self._decoder.feed(data)
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

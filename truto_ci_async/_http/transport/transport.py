@@ -1,14 +1,15 @@
-"""One attempt of one request: the only importer of the aiohttp client.
+"""Sends one attempt of one request; the rest of the package knows aiohttp only through this.
 
-Owned here: the pooled session (made inside the running loop), the deadlines of an attempt, bodies opened and
-counted, and the renaming of every network failure into an error of ours. Not here: whether to try again,
-whose turn it is, and what a body means.
+It owns the session (made inside the running loop) and the deadlines of an attempt, and turns every network failure
+into an error of this package. It does not decide whether to try again, or whose turn it is, or what a body means.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -18,9 +19,11 @@ from yarl import URL
 
 from truto_ci_async._http.credentials import Secret
 from truto_ci_async._http.policy.retry import Timeouts
+from truto_ci_async._http.tasks import call_in_loop
 from truto_ci_async.errors import BodyTooLargeError, ConfigurationError, DecodeError, TrutoError, UsageError
 
 from .addresses import checked_base_url, checked_proxy, environment_proxy
+from .aiohttp_internals import is_complete, stop_read_timer
 from .connection_pool import ConnectionPool, SendCounter
 from .content_encoding import ACCEPT_ENCODING
 from .deadlines import Deadlines
@@ -29,9 +32,7 @@ from .response import BufferedResponse, StreamedResponse
 
 # How long closing the pool may take, in seconds.
 CLOSE_DEADLINE = 5.0
-
-
-# Bytes of one header, and of the status line. aiohttp's own 8 kB are less than what proxies let through.
+# Bytes of one header, and of the status line. aiohttp's own limit of 8 kB is less than what proxies let through.
 MAX_HEADER_BYTES = 64 * 1024
 
 
@@ -51,37 +52,27 @@ class Transport:
         self.base_url = checked_base_url(base_url)
         base = URL(self.base_url, encoded=True)
         self._base = base.scheme, base.host_subcomponent or "", base.explicit_port, base.raw_path.rstrip("/")
-        self._told_timeouts: tuple[Timeouts, aiohttp.ClientTimeout] | None = None
         self.max_connections = max_connections
         found = checked_proxy(proxy) if proxy else environment_proxy(self.base_url)
         self._proxy = Secret(found) if found else None  # its URL may hold a password
         self._ssl: ssl.SSLContext | bool = ssl_context or True
-        self._session = session
-        self._owns_session = session is None
-        #: Sent with every request, without being given with it: by a session of ours only.
+        self._session: aiohttp.ClientSession | None = None
+        self._callers_session = session
+        #: Headers that our own session adds to every request.
         self.default_headers: Mapping[str, str] = headers if session is None else {}
-        # A session that was handed in has to be told with each request what one of ours knows by itself.
-        self._options: dict[str, Any] = {"allow_redirects": False}
-        if session is not None:
-            self._options |= {
-                "proxy": self._proxy,
-                "ssl": self._ssl,
-                "auto_decompress": False,
-                "raise_for_status": False,
-                "max_line_size": MAX_HEADER_BYTES,
-                "max_field_size": MAX_HEADER_BYTES,
-            }
+        self._client_timeouts: tuple[Timeouts, aiohttp.ClientTimeout] | None = None
+        self._has_internals = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: asyncio.Semaphore | None = None
         self._pool: ConnectionPool | None = None
-        self._open_exchanges = set[StreamedResponse]()
+        self._open_responses = set[StreamedResponse]()
         self.deadlines = Deadlines()
         self.closed = False
 
     @property
     def opened(self) -> bool:
         """Whether a session of our own is open, which then has to be closed."""
-        return self._owns_session and self._session is not None and not self._session.closed
+        return self._pool is not None and self._session is not None and not self._session.closed
 
     @property
     def loop_is_gone(self) -> bool:
@@ -89,7 +80,7 @@ class Transport:
         return self._loop is not None and self._loop.is_closed()
 
     def bind(self) -> asyncio.AbstractEventLoop:
-        """Tie the pool to the running loop, or check that it is still the one.
+        """Tie the pool to the running loop, or check that it is still the same one.
 
         :raises UsageError: no asyncio loop runs here, another one does, or the client is closed.
         """
@@ -111,6 +102,8 @@ class Transport:
             )
         return loop
 
+    # --- requests ---------------------------------------------------------------------------------------
+
     async def send(
         self,
         method: str,
@@ -122,41 +115,34 @@ class Transport:
         limit: int | None = None,
         may_resend: Callable[[], bool] | None = None,
     ) -> BufferedResponse:
-        """Send one request and read the whole answer, within ``timeouts.attempt`` seconds.
+        """Send one request and read the whole response, within ``timeouts.attempt`` seconds.
 
-        ``may_resend`` is asked before a request goes out again because the used connection it went out on was dead;
+        ``may_resend`` is asked before a request is sent again because the used connection it went out on was dead;
         None always allows that.
 
-        :raises TransportError: connecting, waiting or reading failed; nothing of a half body is returned.
-        :raises BodyTooLargeError: the body passes ``limit`` bytes.
+        :raises TransportError: connecting, waiting or reading failed; nothing of a partial body is returned.
         """
-        slots = self._slots_here()
+        slots = self._bound_slots()
         await slots.acquire()
-        sends = SendCounter(may_resend)
-        exchange: StreamedResponse | None = None
+        response: StreamedResponse | None = None
         try:
             with self.deadlines.within(timeouts.attempt):
-                exchange = await self._open(method, target, headers, body, timeouts, sends)
-                try:
-                    content = await exchange.read(limit)
-                except (DecodeError, BodyTooLargeError):
-                    if exchange.status < 300:
-                        raise
-                    content = b""  # the status says more than a body that cannot be read
+                response = await self._open(method, target, headers, body, timeouts, may_resend)
+                content = await _read(response, limit)
             return BufferedResponse(
-                status=exchange.status,
-                reason=exchange.reason,
-                headers=exchange.headers,
+                status=response.status,
+                reason=response.reason,
+                headers=response.headers,
                 body=content,
-                sends=sends.count,
+                sends=response.sends,
             )
         except TrutoError:
             raise
         except FAILURES as error:
             raise self._failed(error, timeouts) from error
         finally:
-            if exchange is not None:
-                exchange.close()
+            if response is not None:
+                response.close()
             slots.release()
 
     async def open(
@@ -168,23 +154,22 @@ class Transport:
         timeouts: Timeouts,
         may_resend: Callable[[], bool] | None = None,
     ) -> StreamedResponse:
-        """Send one request and return when the headers are here; the caller closes what it gets.
+        """Send one request and return when the headers are here; the caller closes the response.
 
-        :raises TransportError: as ``send``; after the headers only waits for bytes are timed.
+        :raises TransportError: as ``send``; after the headers only waiting for data is timed.
         """
-        slots = self._slots_here()
+        slots = self._bound_slots()
         await slots.acquire()
         try:
             with self.deadlines.within(timeouts.attempt):
-                exchange = await self._open(method, target, headers, None, timeouts, SendCounter(may_resend))
+                response = await self._open(method, target, headers, None, timeouts, may_resend)
         except BaseException as error:
             slots.release()
             if isinstance(error, FAILURES) and not isinstance(error, TrutoError):
                 raise self._failed(error, timeouts) from error
             raise
-        exchange.on_end = slots.release
-        exchange.time_waits_only()
-        return exchange
+        response.on_end = slots.release
+        return response
 
     async def _open(
         self,
@@ -193,37 +178,40 @@ class Transport:
         headers: Mapping[str, str],
         body: bytes | None,
         timeouts: Timeouts,
-        sends: SendCounter,
+        may_resend: Callable[[], bool] | None,
     ) -> StreamedResponse:
-        session = self._session_here()
-        sends.pool = self._pool
-        options: dict[str, Any] = self._options if body is None else {**self._options, "data": body}
-        request = session.request(
-            method,
-            self._url(target),
-            headers=headers,
-            timeout=self._client_timeout(timeouts),
-            middlewares=(*session._middlewares, sends),  # pyright: ignore[reportPrivateUsage]
-            **options,
-        )
+        session = self._open_session()
+        options: dict[str, Any] = {"headers": headers, "allow_redirects": False}
+        counter: SendCounter | None = None
+        if body is not None:
+            options["data"] = body
+        if self._pool is not None:
+            counter = SendCounter(self._pool, connect_timeout=timeouts.connect, may_resend=may_resend)
+            options["middlewares"] = (counter,)
+        else:  # no middlewares, which would replace those of the session
+            options |= self._callers_session_options()
         try:
-            response = await request
+            response = await session.request(
+                method, self._url(target), timeout=self._client_timeout(timeouts), **options
+            )
         finally:
-            sends.forget()
+            if counter is not None:
+                counter.forget()
         if response.status == 407:
             response.close()
             raise proxy_refused(response.status, response.reason or "")
-
+        if self._has_internals:
+            stop_read_timer(response)
         return StreamedResponse(
             response,
-            sends=sends.count,
+            sends=counter.count if counter is not None else 1,
             timeouts=timeouts,
             deadlines=self.deadlines,
-            among=self._open_exchanges,
+            open_responses=self._open_responses,
         )
 
     def _url(self, target: str) -> URL:
-        # Made of its parts: parsing the whole anew takes 9 us, of the 80 that a small request has of ours.
+        # Built from its parts, since parsing it takes 9 us, of the 80 us that a small request takes of our own code.
         scheme, host, port, root = self._base
         path, _, query = target.partition("?")
         return URL.build(
@@ -231,65 +219,83 @@ class Transport:
         )
 
     def _client_timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
-        if self._told_timeouts is None or self._told_timeouts[0] is not timeouts:
-            # Without the threshold aiohttp rounds timeouts up to whole seconds. Its ``connect`` would also count the
-            # wait for a place in a pool that is not ours.
-            told = aiohttp.ClientTimeout(
-                sock_connect=timeouts.connect,
-                sock_read=timeouts.read,
-                ceil_threshold=float("inf"),
+        """Return what aiohttp times: the wait for the headers, and connecting in a session of the caller."""
+        if self._client_timeouts is None or self._client_timeouts[0] is not timeouts:
+            client_timeout = aiohttp.ClientTimeout(
+                # Not ``connect``, which would include the wait for a free connection.
+                sock_connect=None if self._pool is not None else timeouts.connect,
+                sock_read=timeouts.read if self._has_internals else None,
+                ceil_threshold=math.inf,  # or timeouts are rounded up to whole seconds
             )
-            self._told_timeouts = timeouts, told
-        return self._told_timeouts[1]
+            self._client_timeouts = timeouts, client_timeout
+        return self._client_timeouts[1]
+
+    def _callers_session_options(self) -> dict[str, Any]:
+        """Return what a session of the caller must be given with each request; our own has it already."""
+        return {
+            "proxy": self._proxy,
+            "ssl": self._ssl,
+            "auto_decompress": False,
+            "raise_for_status": False,
+            "max_line_size": MAX_HEADER_BYTES,
+            "max_field_size": MAX_HEADER_BYTES,
+        }
 
     def _failed(self, error: Exception, timeouts: Timeouts) -> TrutoError:
         if self.closed:
-            return UsageError("the client was closed while this call was under way")
+            return UsageError("the client was closed during this call")
         if isinstance(error, ValueError) and "AUTH" in str(error):
             redact_message(error)
             return ConfigurationError(
-                "the aiohttp session handed in has a login of its own (auth=, or trust_env=True and a .netrc), "
-                "which cannot go out beside the API token"
+                "the aiohttp session passed in has credentials of its own (auth=, or trust_env=True and a .netrc), "
+                "which cannot be sent together with the API token"
             )
         return map_network_error(error, timeouts)
 
-    def _slots_here(self) -> asyncio.Semaphore:
+    # --- the session ------------------------------------------------------------------------------------
+
+    def _bound_slots(self) -> asyncio.Semaphore:
         self.bind()
         assert self._slots is not None
         return self._slots
 
-    def _session_here(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self.closed:
-            self.bind()  # while this waited for a place; says so
+            self.bind()  # raises: the client was closed while this call waited for a slot
         session = self._session
         if session is None:
-            self._pool = ConnectionPool(self._ssl, self.deadlines)
-            session = self._session = aiohttp.ClientSession(
-                connector=self._pool,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers=self.default_headers,
-                proxy=self._proxy,
-                auto_decompress=False,
-                max_line_size=MAX_HEADER_BYTES,
-                max_field_size=MAX_HEADER_BYTES,
-            )
-        elif session.closed:
-            raise UsageError("the aiohttp session this client was given is closed")
-        elif session._loop is not self._loop:  # pyright: ignore[reportPrivateUsage]
-            raise UsageError("the aiohttp session this client was given belongs to another event loop")
+            self._has_internals = is_complete()
+            session = self._callers_session or self._new_session()
+            if session is self._callers_session and _loop_of(session) is not self._loop:
+                raise UsageError("the aiohttp session passed in belongs to another event loop")
+            self._session = session
+        if session.closed:
+            raise UsageError("the aiohttp session passed in is closed")
         return session
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        self._pool = ConnectionPool(self._ssl, self.deadlines, can_reuse=self._has_internals)
+        return aiohttp.ClientSession(
+            connector=self._pool,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=self.default_headers,
+            proxy=self._proxy,
+            auto_decompress=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+        )
 
     async def aclose(self) -> None:
         """Close the pool, if it is ours. May be called twice, and from any task of the loop."""
         self.closed = True
         self.deadlines.close()
-        for exchange in list(self._open_exchanges):
-            exchange.is_client_closed = True
-            exchange.close()
+        for response in list(self._open_responses):
+            response.is_client_closed = True
+            response.close()
         session, self._session = self._session, None
-        if session is None or session.closed or not self._owns_session:
+        if session is None or session.closed or self._pool is None:
             return
-        # Shielded: a cancelled caller must not leave sockets open; bounded: a stuck TLS goodbye must not hang it.
+        # Shielded: a cancelled caller must not leave sockets open. Bounded: a stuck TLS shutdown must not hang it.
         closing = asyncio.ensure_future(asyncio.wait_for(session.close(), CLOSE_DEADLINE))
         try:
             await asyncio.shield(closing)
@@ -300,25 +306,35 @@ class Transport:
             raise
 
     def abandon(self) -> None:
-        """Let go of the sockets without a loop to wait in: for a client that was forgotten."""
+        """Close the sockets without waiting, for a client that nobody closed. Any thread may call it."""
         self.closed = True
         session, self._session = self._session, None
         pool, loop = self._pool, self._loop
         if session is None or pool is None or loop is None or session.closed:
             return
-        session.detach()  # or aiohttp reports the same session a second time
-        try:
-            is_here = loop.is_closed() or asyncio.get_running_loop() is loop
-        except RuntimeError:
-            is_here = False
-        if is_here:
-            pool.let_go()
-            return
-        # Dropped by another thread's garbage collection, or between two runs of the loop.
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(pool.let_go)
+        session.detach()  # or aiohttp would warn about this session as well
+        if loop.is_closed():
+            with suppress(StopIteration):
+                pool.abort().send(None)
+        else:
+            call_in_loop(loop, lambda: loop.create_task(pool.abort()))
+
+
+async def _read(response: StreamedResponse, limit: int | None) -> bytes:
+    try:
+        return await response.read(limit)
+    except (DecodeError, BodyTooLargeError):
+        if response.status < 300:
+            raise
+        return b""  # the status says more than a body that cannot be read
+
+
+def _loop_of(session: aiohttp.ClientSession) -> asyncio.AbstractEventLoop:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return session.loop
 
 
 def base_headers(user_agent: str) -> dict[str, str]:
-    """Return the headers every request carries beside its authorization."""
+    """Return the headers of every request, apart from its authorization."""
     return {"Accept": "application/json", "Accept-Encoding": ACCEPT_ENCODING, "User-Agent": user_agent}

@@ -57,9 +57,8 @@ class FastArrayParser(ArrayParser[T]):
         self._walked = 0  # items walked over and not decoded yet
 
     def check_cut(self) -> None:
-        held = b"".join(self._parts)
-        if not is_cut(self.brackets[:1], held):
-            raise self._collector.malformed("the item is not JSON", held)
+        if not is_cut(self.brackets[:1], *self._parts):
+            raise self._collector.malformed("the item is not JSON", b"".join(self._parts))
 
     def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:
         self._parts.append(chunk)
@@ -141,7 +140,8 @@ class FastArrayParser(ArrayParser[T]):
         if colon < 0 or colon == len(view):
             return -1
         if view[colon] != COLON:
-            raise self._collector.malformed("expected a colon after a key", view[at:], self._walked)
+            what = f"expected a colon after a key, got {chr(view[colon])!r}"
+            raise self._collector.malformed(what, view[colon:], self._walked)
         start = SPACE.match(view, colon + 1).end()  # type: ignore[union-attr]
         return start if start < len(view) else -1
 

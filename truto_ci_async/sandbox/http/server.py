@@ -13,15 +13,18 @@ from typing import Any, Final, Literal, Self, TypedDict, Unpack
 
 from aiohttp import web
 
-from truto_ci_async.sandbox.service.api import Api, ProviderShape, Shapes, StreamAs
+from truto_ci_async.sandbox.service.api import Api
 from truto_ci_async.sandbox.service.content_encoding import Encoding
 from truto_ci_async.sandbox.service.data import make_accounts
 from truto_ci_async.sandbox.service.limits import LimitHeaders, Rate, RateLimits
 from truto_ci_async.sandbox.service.listing import Paging
+from truto_ci_async.sandbox.service.pages import ProviderShape, Shapes, StreamAs
 from truto_ci_async.sandbox.service.service import Service
 
 from .connections import Connections, read_body, reset
 from .response_writer import ResponseWriter, SentResponse
+
+MAX_ACCOUNTS: Final = 100_000
 
 _CLOSE_SECONDS: Final = 2.0  # how long `aclose` waits for connections to end
 _THREAD_SECONDS: Final = 10.0  # for a sandbox in a thread to start, and to stop
@@ -40,7 +43,9 @@ class Options(TypedDict, total=False):
     tokens: Sequence[str]
     token_rate: Rate | None
     account_rate: Rate | None
+    provider_rate: Rate | None
     ratelimit_headers: LimitHeaders | None
+    strict: bool
     provider_shape: ProviderShape
     stream_as: StreamAs
     stream_piece: int
@@ -64,7 +69,8 @@ class Sandbox(Service):
             client = TrutoClient(sandbox.token, base_url=sandbox.url)
 
     The same arguments give the same accounts and records on every machine. Both of Truto's rate limits are enforced
-    unless set to None. As a pytest fixture:
+    unless set to None. Where the service ignores a mistake, such as a misspelt parameter, the sandbox refuses it with
+    a message that says what would have happened. As a pytest fixture:
 
         @pytest.fixture
         def sandbox():
@@ -86,8 +92,12 @@ class Sandbox(Service):
     :param max_page_size: the highest `limit` that has an effect.
     :param token_rate: how many requests one token may send in how many seconds.
     :param account_rate: the same for one integrated account.
-    :param ratelimit_headers: how the headers are written: with limit `50`, with limit `50;w=10`, or with the reset as
-        a point in time.
+    :param provider_rate: the same for the provider behind one integrated account; Gong allows `(3, 1.0)`. Its 429s are
+        remote errors.
+    :param ratelimit_headers: how the provider's limit is described: with limit `3`, with limit `3;w=1`, or with the
+        reset as a point in time. Truto's own limits have no headers.
+    :param strict: refuse what the service ignores or takes for something else: unknown parameters, more than 20 users
+        or `users[][id]` given twice, brackets deeper than five. If False, behave as the service does.
     :param provider_shape: what `raw` and `stream` responses carry: Truto's envelope (for `raw` around Gong's rows), or
         Gong's own body.
     :param stream_as: what `stream` responses are. `configure` sets this and more for a single account.
@@ -119,7 +129,9 @@ class Sandbox(Service):
         tokens: Sequence[str] = ("sandbox-token",),
         token_rate: Rate | None = (500, 10.0),
         account_rate: Rate | None = (50, 10.0),
+        provider_rate: Rate | None = None,
         ratelimit_headers: LimitHeaders | None = "plain",
+        strict: bool = True,
         provider_shape: ProviderShape = "envelope",
         stream_as: StreamAs = "json",
         stream_piece: int = 1024,
@@ -135,7 +147,12 @@ class Sandbox(Service):
         record_limit: int = 100_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Prepare the sandbox. It does not listen yet."""
+        """Prepare the sandbox. It does not listen yet.
+
+        :raises ValueError: there would be more than 100,000 accounts.
+        """
+        if (accounts if isinstance(accounts, int) else len(accounts)) + others > MAX_ACCOUNTS:
+            raise ValueError(f"a sandbox holds at most {MAX_ACCOUNTS:,} accounts")
         shapes = Shapes(
             provider_shape,
             stream_as,
@@ -146,8 +163,10 @@ class Sandbox(Service):
             end_cursor,
         )
         paging = Paging(page_size, max_page_size, cursor_ttl)
-        api = Api(seed, make_accounts(seed, accounts, others), interactions, shapes, paging, clock)
-        limits = RateLimits(token_rate, account_rate, ratelimit_headers, date_skew)
+        api = Api(
+            seed, make_accounts(seed, accounts, others), interactions, shapes, paging, clock, strict=strict
+        )
+        limits = RateLimits(token_rate, account_rate, provider_rate, ratelimit_headers, date_skew)
         super().__init__(api, limits, tokens, compress, date_skew, record_limit, clock)
         self._host, self._port = _loopback(host), port
         self._chunk_size = stream_piece

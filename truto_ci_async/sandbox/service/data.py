@@ -55,15 +55,9 @@ class Window:
     end: date
 
     @classmethod
-    def whole_days(cls, start: datetime, end: datetime, today: date) -> Window:
-        """Return the window Gong uses for a requested one: dates in UTC, the end rounded up but at most today.
-
-        It is empty (`end <= start`) if the requested one lies in the future.
-        """
-        first = start.astimezone(UTC)
-        last = end.astimezone(UTC)
-        until = last.date() + timedelta(days=any((last.hour, last.minute, last.second, last.microsecond)))
-        return cls(first.date(), min(until, today))
+    def whole_days(cls, start: datetime, end: datetime) -> Window:
+        """Return the window Gong uses for a requested one: the dates of its bounds in UTC."""
+        return cls(start.astimezone(UTC).date(), end.astimezone(UTC).date())
 
     @property
     def is_empty(self) -> bool:
@@ -77,13 +71,6 @@ class Window:
 
 def midnight(day: date) -> str:
     return f"{day.isoformat()}T00:00:00{'-07:00' if _is_summer(day) else '-08:00'}"
-
-
-def company_today(now: float) -> date:
-    """Return the date at the company, given seconds since the epoch."""
-    local = datetime.fromtimestamp(now, UTC) - timedelta(hours=8)
-    # Summer time changes the date only in the hour before midnight, so the coming midnight decides.
-    return (local + timedelta(hours=_is_summer(local.date() + timedelta(days=1)))).date()
 
 
 def _is_summer(day: date) -> bool:
@@ -226,16 +213,20 @@ def make_accounts(seed: int, active: int | Sequence[str], others: int) -> list[d
             "status": status,
             "is_sandbox": number % 3 == 2,
             "authentication_method": "oauth2" if number % 2 else "basic",
-            "region": "us",
+            "region": ("wnam", "apac")[number % 2],
             "context": {"subdomain": f"company-{number + 1}"},
             "integration": {
                 "id": installed[integration][1],
                 "name": integration,
                 "category": _CATEGORIES[integration],
             },
+            "features": {"super_query": integration == "gong"},
+            "object_store_context_fields": [],
             "created_at": f"2024-01-{number % 28 + 1:02}T09:00:00.000Z",
             "updated_at": f"2024-02-{number % 28 + 1:02}T09:00:00.000Z",
             "last_error": None if status in ("active", "connecting") else f"{integration}: {status}",
+            "last_forbidden_error": None,
+            "last_action_run_result": None,
         }
         for number, (account_id, integration, status) in enumerate(wanted)
     ]

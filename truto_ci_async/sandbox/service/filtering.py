@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Final
 
-from .parameters import DATE_TIME
+from .parameters import point_in_time
 from .responses import ServiceError, as_list, as_object
 
 _COMPARISONS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
@@ -45,6 +44,8 @@ def _meets(record: Mapping[str, Any], name: str, condition: Any) -> bool:
     found: Any = record
     for part in name.split("."):
         found = (as_object(found) or {}).get(part)
+    if as_list(condition) is not None:
+        raise ServiceError(400, f"{name} must be one value, or an operator such as {name}[gt]")
     operators = as_object(condition) or {"eq": condition}
     return all(_compare(name, found, operator, wanted) for operator, wanted in operators.items())
 
@@ -61,7 +62,7 @@ def _compare(name: str, found: Any, operator: str, wanted: Any) -> bool:
     try:
         return _COMPARISONS[operator](_comparable(found, wanted), _comparable(wanted, found))
     except TypeError:
-        return False
+        raise ServiceError(400, f"{name}[{operator}] cannot be compared with {wanted!r}") from None
 
 
 def _comparable(value: Any, other: Any) -> Any:
@@ -73,9 +74,7 @@ def _comparable(value: Any, other: Any) -> Any:
             return float(value)
         except (TypeError, ValueError):
             return str(value)
-    if isinstance(value, str) and DATE_TIME.fullmatch(value):
-        return datetime.fromisoformat(value.upper())
-    return str(value)
+    return (point_in_time(value) if isinstance(value, str) else None) or str(value)
 
 
 def _sort_key(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Truto's two request limits, per token and per account, as sliding windows. The caller passes in the time."""
+"""Request limits as sliding windows: Truto's two, and the provider's. The caller passes in the time."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections import deque
 from typing import Final, Literal, TypeAlias
 
 from .records import Stats
-from .responses import ServiceError
+from .responses import ServiceError, remote_error
 
 Rate: TypeAlias = tuple[int, float]  # requests, seconds
 LimitHeaders: TypeAlias = Literal["plain", "window", "epoch"]
 
-_MAX_WINDOWS: Final = 100_000  # one per token and account seen
+_MAX_WINDOWS: Final = 100_000  # up to one per token and two per account seen
 
 
 class SlidingWindow:
@@ -48,38 +48,52 @@ class SlidingWindow:
 
 
 class RateLimits:
-    """One window for every token and one for every account. A rate of None switches that limit off."""
+    """Truto's limits for a token and for an account, and the provider's for an account. None is no limit.
+
+    Only the provider's limit has `ratelimit-*` headers: Truto passes those on and sends none of its own.
+    """
 
     def __init__(
         self,
         token_rate: Rate | None,
         account_rate: Rate | None,
+        provider_rate: Rate | None,
         header_style: LimitHeaders | None,
         date_skew: float,
     ) -> None:
         self._token_rate = token_rate
         self._account_rate = account_rate
+        self._provider_rate = provider_rate
         self._header_style = header_style
         self._date_skew = date_skew  # seconds the times in headers are ahead
         self._windows: dict[str, SlidingWindow] = {}
 
     def admit(self, token: str, account_id: str | None, now: float, stats: Stats) -> list[tuple[str, str]]:
-        """Count a request, and return the headers that describe the innermost limit.
+        """Count a request, and return the headers that describe the provider's limit.
 
         :raises ServiceError: a limit is reached.
         """
-        window = None
         if self._token_rate:
             window = self._window(f"token {token}", self._token_rate)
             if not window.admit(now):
                 stats.token_refusals += 1
-                raise self._too_many(window, "API token", now)
-        if self._account_rate and account_id is not None:
+                raise _too_many(window, "API token")
+        if account_id is None:
+            return []
+        if self._account_rate:
             window = self._window(f"account {account_id}", self._account_rate)
             if not window.admit(now):
                 stats.account_refusals += 1
-                raise self._too_many(window, "integrated account", now)
-        return self._headers(window, now) if window else []
+                raise _too_many(window, "integrated account")
+        if not self._provider_rate:
+            return []
+        window = self._window(f"provider {account_id}", self._provider_rate)
+        if not window.admit(now):
+            stats.provider_refusals += 1
+            retry_after = ("Retry-After", str(math.ceil(window.reset_after(now))))
+            headers = (retry_after, *self._headers(window, now))
+            raise remote_error(429, "API rate limit exceeded", insight="rate_limit_error", headers=headers)
+        return self._headers(window, now)
 
     def _window(self, name: str, rate: Rate) -> SlidingWindow:
         window = self._windows.get(name)
@@ -88,17 +102,6 @@ class RateLimits:
                 self._windows.clear()
             window = self._windows[name] = SlidingWindow(*rate)
         return window
-
-    def _too_many(self, window: SlidingWindow, whose: str, now: float) -> ServiceError:
-        text = f"Rate limit exceeded: {window.limit} requests in {window.period:g} seconds per {whose}"
-        value = {"limit": window.limit, "window": window.period}
-        retry = ("Retry-After", str(math.ceil(window.period)))
-        return ServiceError(
-            429,
-            text,
-            insight={"rate_limit_error": {"description": text, "value": value}},
-            headers=(retry, *self._headers(window, now)),
-        )
 
     def _headers(self, window: SlidingWindow, now: float) -> list[tuple[str, str]]:
         style = self._header_style
@@ -111,3 +114,8 @@ class RateLimits:
             ("ratelimit-remaining", str(window.remaining(now))),
             ("ratelimit-reset", str(math.ceil(reset))),
         ]
+
+
+def _too_many(window: SlidingWindow, whose: str) -> ServiceError:
+    text = f"Rate limit exceeded: {window.limit} requests in {window.period:g} seconds per {whose}"
+    return ServiceError(429, text, headers=(("Retry-After", str(math.ceil(window.period))),))

@@ -44,8 +44,9 @@ class Stats:
     connections: int = 0
     token_refusals: int = 0  # 429s of the token's limit
     account_refusals: int = 0  # 429s of the account's limit
+    provider_refusals: int = 0  # 429s of the provider's limit
     faults: int = 0  # scripted faults that were applied
 
     @property
     def rate_limited(self) -> int:
-        return self.token_refusals + self.account_refusals
+        return self.token_refusals + self.account_refusals + self.provider_refusals

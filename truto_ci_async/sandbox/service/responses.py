@@ -9,6 +9,7 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 JSON_TYPE: Final = "application/json; charset=utf-8"
+REQUEST_ID: Final = "4al018gzaztcr8nbukw"  # of every response of Gong's
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,11 @@ class ServiceError(Exception):
 
 
 def dump_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # lone surrogates are legal in JSON only as escapes
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def as_object(value: Any) -> dict[str, Any] | None:
@@ -79,18 +84,22 @@ def error_response(
     return Response(status, dump_json(body), headers=headers)
 
 
-def remote_error(status: int, message: str) -> ServiceError:
+def remote_error(
+    status: int, message: str, *, insight: str = "remote_error", headers: tuple[tuple[str, str], ...] = ()
+) -> ServiceError:
     """Build an error of Gong's that Truto passes on with Gong's own message."""
     return ServiceError(
         status,
         message,
         remote=True,
-        insight={"remote_error": {"description": "The error came from the provider", "value": message}},
-        raw_response={"requestId": "4al018gzaztcr8nbukw", "errors": [message]},
+        insight={insight: {"description": "The error came from the provider"}},
+        raw_response={"requestId": REQUEST_ID, "errors": [message]},
+        headers=headers,
     )
 
 
 def missing_parameters(names: list[str]) -> ServiceError:
+    """Build the error for parameters that the account's provider requires."""
     insight = {"description": "Required query parameters are missing", "value": names}
     message = f"Missing required query parameters: {', '.join(names)}"
     return ServiceError(400, message, insight={"missing_required_query_parameters": insight})

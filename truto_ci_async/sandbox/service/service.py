@@ -9,15 +9,17 @@ from datetime import date, datetime
 from email.utils import formatdate
 from typing import Any, Final
 
-from .api import Api, ProviderShape, Request, StreamAs
+from .api import Api
 from .content_encoding import Encoding, accepts, check_encoding
 from .content_encoding import compress as compress_body
 from .data import Window
 from .faults import CONNECTION_FAULTS, PAGE_FAULTS, Fault, Script
 from .limits import RateLimits
+from .pages import ProviderShape, StreamAs
 from .parameters import date_time
-from .query import parse_query
+from .query import PARAMETER_LIMIT, parse_query
 from .records import RecordedRequest, Stats
+from .requests import Request
 from .responses import Response, ServiceError
 
 MAX_TARGET_CHARS: Final = 16_384  # path and query string; longer ones get a 414
@@ -112,10 +114,14 @@ class Service:
         """Return the records that a correct client gets from all pages, in order.
 
         With `provider`, they are Gong's own rows.
+
+        :raises ValueError: the window ends after today, which the provider refuses.
         """
         company = self._api.states[account_id].company
         start, end = _aware("start_time", start_time), _aware("end_time", end_time)
-        window = Window.whole_days(start, end, self._api.today())
+        window = Window.whole_days(start, end)
+        if window.end > self._api.today():
+            raise ValueError(f"the window ends after today: {end_time}")
         if window.is_empty:
             return []
         rows = [company.row(user, window) for user in company.users if not users or user[0] in users]
@@ -246,7 +252,10 @@ class Service:
         if body is None:
             raise ServiceError(413, "The body is too large")
         fault = fault if fault is not None and fault.kind in PAGE_FAULTS else None
-        query = self._query(record.target.partition("?")[2])
+        raw = record.target.partition("?")[2]
+        if self._api.strict and raw.count("&") >= PARAMETER_LIMIT:
+            raise ServiceError(400, f"More than {PARAMETER_LIMIT} parameters: the service drops the rest")
+        query = self._query(raw)
         request = Request(record.method, record.path, query, owner, body, fault)
         if record.method != "GET" or fault is not None or self._api.cursors.time_to_live is not None:
             return self._api.respond(request)

@@ -1,0 +1,111 @@
+"""One call: its request, what has happened to it so far, and the events about it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from time import monotonic, time
+
+from truto_ci_async._http.policy.headers import Level, parse_rate_limit
+from truto_ci_async._http.policy.retry import Retry, RetryState
+from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
+from truto_ci_async.events import Emitter, PacingWait, RequestSent, ResponseReceived, RetryScheduled
+from truto_ci_async.models import ResponseInfo
+
+# The call that is waiting for its turn: the rate limiter reports waits, but knows no calls.
+waiting_call: ContextVar[int] = ContextVar("truto_ci_async_waiting_call", default=0)
+
+
+class Call:
+    """A request with all its attempts."""
+
+    __slots__ = (
+        "_emitter", "account", "body", "id", "last_error", "method", "sent_at", "started", "state", "target", "waited",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: int,
+        method: str,
+        target: str,
+        account: str | None,
+        body: bytes | None,
+        state: RetryState,
+        emitter: Emitter,
+    ) -> None:
+        self.id = id
+        self.method = method
+        self.target = target
+        self.account = account
+        self.body = body
+        self.state = state
+        self._emitter = emitter
+        self.waited = 0.0  # seconds spent waiting for a turn
+        self.started: float | None = None
+        self.sent_at = 0.0  # of the last attempt
+        self.last_error: Exception | None = None
+
+    def sending(self, attempt: int) -> None:
+        """Note that an attempt is about to be sent."""
+        if self._emitter.active:
+            self._emitter.emit(
+                RequestSent(
+                    time=time(),
+                    account=self.account,
+                    method=self.method,
+                    url=self.target,
+                    attempt=attempt,
+                    call_id=self.id,
+                )
+            )
+        self.sent_at = monotonic()
+        if self.started is None:
+            self.started = self.sent_at
+
+    def received(self, response: BufferedResponse | StreamedResponse, attempt: int) -> None:
+        """Report that the response to an attempt is here."""
+        if self._emitter.active:
+            self._emitter.emit(
+                ResponseReceived(
+                    time=time(),
+                    account=self.account,
+                    status=response.status,
+                    attempt=attempt,
+                    elapsed=monotonic() - self.sent_at,
+                    bytes=len(response.body),
+                    call_id=self.id,
+                    resent=response.sends - 1,
+                )
+            )
+
+    def retrying(self, error: Exception, retry: Retry) -> None:
+        """Note that another attempt follows an error."""
+        self.last_error = error
+        if self._emitter.active:
+            self._emitter.emit(
+                RetryScheduled(
+                    time=time(),
+                    account=self.account,
+                    reason=retry.reason,
+                    wait=retry.wait,
+                    attempt=self.state.attempts,
+                    call_id=self.id,
+                )
+            )
+
+    def response_info(self, status: int, headers: dict[str, str], attempts: int) -> ResponseInfo:
+        return ResponseInfo(
+            status=status,
+            headers=headers,
+            rate_limit=parse_rate_limit(headers, time()),
+            attempts=attempts,
+            elapsed=monotonic() - (self.started or 0.0),
+            waited=self.waited,
+        )
+
+
+def emit_wait(emitter: Emitter, account: str | None, level: Level, seconds: float) -> None:
+    """Report that the current call had to wait for its turn."""
+    if emitter.active:
+        emitter.emit(
+            PacingWait(time=time(), account=account, level=level, wait=seconds, call_id=waiting_call.get())
+        )

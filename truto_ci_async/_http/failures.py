@@ -1,0 +1,50 @@
+"""What a failed attempt means: the error for an error status, and what the retry rules need to know of it."""
+
+from __future__ import annotations
+
+from time import time
+
+from truto_ci_async._http.policy.headers import parse_retry_after
+from truto_ci_async._http.policy.retry import Failure
+from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
+from truto_ci_async._wire.responses import read_error
+from truto_ci_async.errors import APIError, ConnectError, DeadlineError, TransportError, TruncatedBodyError
+
+from .credentials import Secret
+
+# A token of at least this many characters is masked in what the service says. A shorter one, such as "token" in
+# somebody's test, is no secret, and may be a word or a key of the body.
+SHORTEST_SECRET = 12
+
+
+def error_of_status(
+    response: BufferedResponse | StreamedResponse, *, account: str | None, token: Secret
+) -> APIError | None:
+    """Return the error for a status other than 2xx."""
+    if 200 <= response.status < 300:
+        return None
+    body = response.body
+    if len(token) >= SHORTEST_SECRET:
+        # Some services repeat the token they got, and the error ends up in logs and stored state.
+        body = body.replace(token.encode(), b"***")
+    return read_error(
+        response.status,
+        response.headers,
+        body,
+        reason=response.reason,
+        retry_after=parse_retry_after(response.headers, time()),
+        account=account,
+    )
+
+
+def failure_of(error: APIError | TransportError) -> Failure:
+    """Return what the retry rules need to know of an error."""
+    if isinstance(error, APIError):
+        return Failure(
+            kind="status", status=error.status, is_remote=error.is_remote, retry_after=error.retry_after
+        )
+    if isinstance(error, DeadlineError):
+        return Failure(kind="timeout")
+    if isinstance(error, TruncatedBodyError):
+        return Failure(kind="truncated")
+    return Failure(kind="fatal" if isinstance(error, ConnectError) and error.is_permanent else "connect")

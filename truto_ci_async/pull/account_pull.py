@@ -1,0 +1,320 @@
+"""Pulls one account: fetches its pages, hands them over, and decides what a failed call means.
+
+When an account has its turn is up to ``workers``. ``commits`` makes durable what was handed over.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from copy import copy
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import anyio
+from msgspec.structs import replace
+
+from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
+from truto_ci_async._wire.list_query import RequestTargets
+from truto_ci_async._wire.page_reader import PageData, PageReader
+from truto_ci_async.errors import (
+    APIError,
+    AuthenticationError,
+    BodyTooLargeError,
+    ConfigurationError,
+    ConnectError,
+    CursorExpiredError,
+    CursorLoopError,
+    DecodeError,
+    RateLimitError,
+    ServerError,
+    TransportError,
+    TruncatedBodyError,
+    TrutoError,
+    UsageError,
+)
+from truto_ci_async.models import Page, Position
+from truto_ci_async.models.pulls import PlannedAccount
+from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.page_fetch import fetch_page, read_page
+from truto_ci_async.pull.checkpoint.base import Key, Outcome, Progress
+from truto_ci_async.pull.plan.plan import Plan
+
+from .commits import Commits, Entry, PulledPage
+from .handover import Handover
+from .report import Budget, PullReport
+from .row_fingerprints import SeenRows, row_fingerprints, row_identities, split
+
+if TYPE_CHECKING:
+    from truto_ci_async._http.base_client import BaseClient
+
+# How often one run restarts a window whose cursor was refused.
+RESTARTS = 3
+# After so many failed calls in a row, each with its own retries, an account is given up while others get through.
+ACCOUNT_CALLS = 3
+
+#: When to ask an account again, by the monotonic clock: when its turn comes, or not in this run.
+IN_TURN, NEVER = 0.0, math.inf
+
+# A service refuses a cursor with one of these. The words that go with them are not documented.
+_REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
+_RESTARTED = "restarted: its cursor was refused"
+
+
+@dataclass
+class Shared:
+    """What the accounts of one pull have in common."""
+
+    client: BaseClient
+    plan: Plan
+    stored: dict[Key, Progress]  # of earlier runs, for accounts that have not had a turn yet
+    reader: PageReader[Any]
+    pages: Handover[PulledPage[Any]]
+    commits: Commits
+    report: PullReport
+    budget: Budget
+    outage_cause: str = ""  # what the last call failed with for which the service is to blame
+    is_stopping: bool = False
+    #: A scope for each request that has no answer yet, which is cancelled to drop it.
+    fetching: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
+    #: By window, of the first account that came to it: checking, ordering and encoding is done once.
+    targets: dict[int, RequestTargets] = field(default_factory=dict[int, RequestTargets])
+
+    def __post_init__(self) -> None:
+        # Sends a request once: retries are for a service that is there.
+        self.trial_client = self.client.with_options(retry=replace(self.client.retry, attempts=1))
+        limits = self.budget
+        self.circuit = CircuitBreaker(limits.max_outage, limits.probe_wait, limits.max_probe_wait)
+
+
+class AccountPull:
+    """The pull of one account, one page at a time. Make it at its first turn: there may be very many accounts."""
+
+    def __init__(self, account: PlannedAccount, shared: Shared) -> None:
+        self.account = account
+        self._shared = shared
+        # Windows still to do, oldest first, with the progress made in each.
+        self._left: deque[tuple[int, Progress]] = deque()
+        self._rows = 0  # in all windows: an account without any is reported as empty
+        for index in range(len(shared.plan.windows)):
+            progress = shared.stored.pop((account.id, index), None) or Progress()
+            self._rows += progress.rows
+            if not progress.is_over:
+                self._left.append((index, progress))
+        self._walk: tuple[PageCursor, RequestTargets] | None = None  # over the first of them
+        self._seen: SeenRows | None = None  # rows handed out before that window was restarted
+        self._is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
+        self._restarts = 0
+        self._body = b""  # of the page that is about to be handed over
+        self._uncommitted: deque[Entry] = deque()  # handed out, in order
+        self._calls = 0  # failed in a row
+        self._failing_since: float | None = None  # the first of those that were not the service's fault
+
+    # --- one page --------------------------------------------------------------------------------------
+
+    async def next_page(self, client: BaseClient, fetch: anyio.CancelScope) -> float | None:
+        """Fetch one page and hand it over; ``fetch`` is cancelled to drop the request.
+
+        Return when to ask this account again; None: go on with its next page.
+        """
+        shared = self._shared
+        walk, targets = self._walk or await self._begin_walk()
+        here = cast("Position", walk.position)
+        if shared.is_stopping:
+            return NEVER
+        asked_at = time.monotonic()
+        shared.fetching.add(fetch)
+        read = partial(self._read, fetch)
+        try:
+            page = await fetch_page(client, targets, read, here, empty_body=shared.reader.empty_body)
+        except TrutoError as error:
+            return self._failed(error, asked_at)
+        finally:
+            shared.fetching.discard(fetch)
+        shared.circuit.success(time.monotonic())
+        self._calls, self._failing_since = 0, None
+        self._is_resumed = False
+        response = page.response
+        shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=len(page.issues))
+        loop: CursorLoopError | None = None
+        try:
+            walk.advance(here, page.next_cursor)
+        except CursorLoopError as error:
+            loop = error  # the page itself is good; a later run restarts its window
+        self._hand_over(page, walk.position, is_loop=loop is not None)
+        if loop is not None:
+            return self._fail(loop)
+        return None if self._left else NEVER
+
+    async def _begin_walk(self) -> tuple[PageCursor, RequestTargets]:
+        shared = self._shared
+        index, progress = self._left[0]
+        if (first := shared.targets.get(index)) is not None:
+            targets = first.for_account(self.account.id)
+        else:
+            query = shared.plan.query(self.account, shared.plan.windows[index])
+            targets = shared.targets[index] = RequestTargets(query)
+        position = None if progress.position is None else Position.parse(progress.position)
+        if progress.rows and (position is None or progress.error is not None):
+            # Restarted, in this run or an earlier one: leave out what was handed out before.
+            known = await shared.commits.fingerprints_of((self.account.id, index), self._uncommitted)
+            self._seen = SeenRows(split(known))
+        self._is_resumed = position is not None and position.cursor is not None
+        walk = PageCursor(
+            targets.start_position(position), len(targets.query.user_batches), account=self.account.id
+        )
+        self._walk = walk, targets
+        return self._walk
+
+    async def _read(self, fetch: anyio.CancelScope, body: bytes) -> PageData[Any]:
+        """Read a page when the consumer is about to take it.
+
+        A page of fifty rows is hundreds of objects, while a body is one. If all that arrive at once were read at
+        once, they would have left the processor's cache by the time the consumer gets to them, and the garbage
+        collector would walk over them in between: half as much work again.
+        """
+        shared = self._shared
+        shared.fetching.discard(fetch)
+        fetch.deadline = math.inf
+        await shared.pages.reserve()
+        try:
+            data = await read_page(shared.client, shared.reader, body, account=self.account.id)
+        except BaseException as error:
+            shared.pages.give_back()
+            if isinstance(error, TruncatedBodyError):
+                shared.fetching.add(fetch)  # it is fetched again,
+                if shared.is_stopping:
+                    fetch.cancel()  # but not now
+            raise
+        self._body = body
+        return data
+
+    def _hand_over(self, page: Page[Any], position: Position | None, *, is_loop: bool) -> None:
+        shared = self._shared
+        index, progress = self._left[0]
+        is_last = position is None
+        if self._seen is not None:
+            fresh = self._seen.new(split(row_fingerprints(row_identities(page.items))))
+            if len(fresh) < len(page):
+                page = copy(page)
+                page.items = tuple(page.items[index] for index in fresh)
+        rows = progress.rows + len(page)
+        progress = Progress(
+            position=None if is_last or is_loop else str(position),
+            rows=rows,
+            pages=progress.pages + 1,
+            outcome="open" if not is_last else "done" if rows else "empty",
+            error=None if is_last or self._seen is None else _RESTARTED,
+        )
+        is_whole = self._seen is None
+        self._rows += len(page)
+        if is_last:
+            self._left.popleft()
+            self._walk = self._seen = None
+            self._restarts = 0
+        else:
+            self._left[0] = (index, progress)
+        ends: Literal["", "done", "empty"] = "" if self._left else "done" if self._rows else "empty"
+        entry = Entry(self._uncommitted, (self.account.id, index), progress, rows=len(page), ends=ends)
+        handed = PulledPage(
+            self.account, shared.plan.windows[index], page, commits=shared.commits, entry=entry
+        )
+        if not is_last:
+            shared.commits.remember(entry, handed, self._body, is_whole=is_whole)
+        self._body = b""
+        shared.pages.send(handed)
+
+    # --- failures --------------------------------------------------------------------------------------
+
+    def _failed(self, error: TrutoError, asked_at: float) -> float:
+        """Decide what a failed call means for its account or for everyone. Return as ``next_page``.
+
+        :raises TrutoError: it ends the whole pull.
+        """
+        shared = self._shared
+        cause = error.__cause__ if isinstance(error, (CursorExpiredError, UsageError)) else error
+        shared.report.count_call(attempts=getattr(cause, "attempts", 1))
+        if _is_fatal(error) or not isinstance(
+            cause, (APIError, TransportError, DecodeError, BodyTooLargeError)
+        ):
+            raise error
+        if isinstance(cause, RateLimitError) and not cause.attempts:  # refused by pacing: nothing was sent
+            return self._wait_or_park(cause)
+        asks_to_wait = isinstance(cause, RateLimitError) or (
+            isinstance(cause, APIError) and (cause.retry_after or 0.0) > shared.client.retry.max_wait
+        )
+        if isinstance(cause, (TransportError, ServerError)) and not asks_to_wait:
+            return self._unanswered(cause, asked_at)
+        shared.circuit.success(time.monotonic())
+        if asks_to_wait:
+            return self._wait_or_park(cast("APIError", cause))
+        is_refused = isinstance(cause, APIError) and cause.status in _REFUSED_CURSOR
+        if cause is not error or (is_refused and self._is_resumed):
+            return self._restart(error)
+        return self._fail(error)
+
+    def _unanswered(self, error: TrutoError, asked_at: float) -> float:
+        now = time.monotonic()
+        if self._shared.circuit.failure(now, asked_at=asked_at, failing_since=self._failing_since):
+            self._shared.outage_cause = f"{type(error).__name__}: {error}"
+            return IN_TURN  # the service's fault: the account comes again once a trial gets through
+        self._calls += 1
+        if self._failing_since is None:
+            self._failing_since = now
+        if self._calls >= ACCOUNT_CALLS:
+            return self._fail(error)
+        return now + self._backoff()
+
+    def _wait_or_park(self, error: APIError) -> float:
+        wait = error.retry_after or 0.0
+        self._calls += 1
+        if wait > self._shared.client.retry.max_wait or self._calls >= ACCOUNT_CALLS:
+            return self.park(time.time() + wait)
+        return time.monotonic() + max(wait, self._backoff())
+
+    def _backoff(self) -> float:
+        return self._shared.budget.probe_wait * 2.0 ** (self._calls - 1)
+
+    def _restart(self, error: TrutoError) -> float:
+        """Walk the window from its start when it is its turn again."""
+        index, progress = self._left[0]
+        self._walk = self._seen = None
+        self._left[0] = (index, replace(progress, position=None, error=_RESTARTED))
+        self._restarts += 1
+        return self._fail(error) if self._restarts > RESTARTS else IN_TURN
+
+    def _fail(self, error: TrutoError) -> float:
+        self._shared.report.failed[self.account.id] = _without_frames(error)
+        return self._end("failed", error=f"{type(error).__name__}: {error}")
+
+    def park(self, until: float | None) -> float:
+        """Leave this account to a later run, not before ``until`` (seconds since 1970)."""
+        self._shared.report.parked[self.account.id] = until
+        return self._end("parked", until=until)
+
+    def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:
+        """Note how the account ended, behind its pages that are still to be committed."""
+        index, progress = self._left[0]
+        # An error that is there says that the window was restarted, which must not be forgotten.
+        ended = replace(progress, outcome=outcome, error=error or progress.error, until=until)
+        entry = Entry(self._uncommitted, (self.account.id, index), ended)
+        self._shared.commits.mark(entry)
+        return NEVER
+
+
+def _is_fatal(error: TrutoError) -> bool:
+    """Tell whether a failure would hit every other account as well, now and later."""
+    return isinstance(error, (AuthenticationError, ConfigurationError)) or (
+        isinstance(error, ConnectError) and error.is_permanent
+    )
+
+
+def _without_frames(error: TrutoError) -> TrutoError:
+    """Return ``error`` without its traceback, which would keep pages alive for as long as the report is kept."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = each.__context__ = None
+        each = each.__cause__
+    return error

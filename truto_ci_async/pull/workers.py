@@ -1,0 +1,197 @@
+"""Asks the accounts of a pull, some at a time: in which order, and what happens while the service is down."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from heapq import heappop, heappush
+from itertools import count
+
+import anyio
+
+from truto_ci_async.models.pulls import PlannedAccount
+from truto_ci_async.pull.checkpoint.base import Key, Progress
+from truto_ci_async.pull.plan.plan import Plan
+
+from .account_pull import IN_TURN, NEVER, AccountPull, Shared
+from .report import PullReport
+
+# An account gives its worker to the next one in line after so many pages.
+TURN_PAGES = 16
+
+
+class Workers:
+    """A fixed number of workers, each of which asks one account at a time.
+
+    While the service is down, one of them at a time sends a single trial request and the others wait.
+    ``on_error`` is called with an error that ends the whole pull.
+    """
+
+    def __init__(
+        self, shared: Shared, accounts: Iterable[PlannedAccount], *, on_error: Callable[[Exception], object]
+    ) -> None:
+        self._shared = shared
+        self._schedule = Schedule(accounts)
+        self._on_error = on_error
+        self._trials = anyio.CapacityLimiter(1)
+        self._nap = anyio.CancelScope()  # of the worker that waits for the time of its trial
+        shared.circuit.on_close = self._end_trials
+
+    @property
+    def outage(self) -> tuple[float, str] | None:
+        """For how many seconds the service has been down, and what the last call failed with; None: it is up."""
+        seconds = self._shared.circuit.seconds_open(time.monotonic())
+        return None if seconds is None else (seconds, self._shared.outage_cause)
+
+    async def run(self) -> None:
+        """Ask all accounts, until each is over or the pull is stopped."""
+        with closing(self._schedule):
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._schedule.run, name="truto-pull-schedule")
+                for number in range(min(self._shared.budget.max_accounts, self._schedule.left)):
+                    group.start_soon(self._work, name=f"truto-pull-{number + 1}")
+
+    def stop(self, seconds: float) -> None:
+        """Send nothing more. A request without an answer is dropped after so many seconds."""
+        self._shared.is_stopping = True
+        self._schedule.stop()
+        self._end_trials()
+        for fetch in self._shared.fetching:
+            fetch.deadline = min(fetch.deadline, anyio.current_time() + seconds)
+
+    async def _work(self) -> None:
+        try:
+            with anyio.CancelScope() as fetch:  # one for all requests of a worker saves 4 us a page
+                async for taken in self._schedule.line:
+                    if self._shared.is_stopping:
+                        return
+                    account = AccountPull(taken, self._shared) if isinstance(taken, PlannedAccount) else taken
+                    again_at = await self._ask(account, fetch)
+                    if not self._shared.is_stopping:
+                        self._schedule.ask_again(account, again_at)
+        except Exception as error:  # noqa: BLE001 - reaches the consumer as it was raised
+            self._on_error(error)
+
+    async def _ask(self, account: AccountPull, fetch: anyio.CancelScope) -> float:
+        """Ask one account for some pages. Return when to ask it again."""
+        for _ in range(TURN_PAGES):
+            if self._shared.is_stopping:
+                return NEVER
+            if self._shared.circuit.is_open:
+                again_at = await self._try_service(account, fetch)
+            else:
+                again_at = await account.next_page(self._shared.client, fetch)
+            if again_at is not None:
+                return again_at
+        return IN_TURN
+
+    async def _try_service(self, account: AccountPull, fetch: anyio.CancelScope) -> float | None:
+        """Send a trial request when it is time, unless the service is back or given up by then.
+
+        Return as ``AccountPull.next_page``.
+        """
+        circuit = self._shared.circuit
+        self._trials.total_tokens = 1
+        async with self._trials:
+            if circuit.is_open and not (self._shared.is_stopping or circuit.is_given_up):
+                with anyio.move_on_after(circuit.next_trial - time.monotonic()) as self._nap:
+                    await anyio.sleep_forever()
+            if self._shared.is_stopping:
+                return NEVER
+            if not circuit.is_open:
+                return None
+            if circuit.is_given_up:
+                self._schedule.hurry()
+                return account.park(None)
+            return await account.next_page(self._shared.trial_client, fetch)
+
+    def _end_trials(self) -> None:
+        """Let all workers go on that wait for their trial, or for the result of another one."""
+        self._trials.total_tokens = math.inf
+        self._nap.cancel()
+
+
+class Schedule:
+    """The accounts that are still to be asked: those in ``line`` now, the others when their time has come.
+
+    ``line`` ends when no account is ``left``. ``close`` it once the workers have ended.
+    """
+
+    def __init__(self, accounts: Iterable[PlannedAccount]) -> None:
+        self._to_line, self.line = anyio.create_memory_object_stream[PlannedAccount | AccountPull](math.inf)
+        self._to_wait, self._waiting = anyio.create_memory_object_stream[tuple[float, int, AccountPull]](
+            math.inf
+        )
+        self._order = count()  # accounts cannot be compared
+        self._nap = anyio.CancelScope()
+        self._hurries = False
+        self.left = 0
+        for account in accounts:
+            self._to_line.send_nowait(account)
+            self.left += 1
+        if not self.left:
+            self.stop()
+
+    def ask_again(self, account: AccountPull, at: float) -> None:
+        """Put back an account that was taken: ``IN_TURN``, at a moment of the monotonic clock, or ``NEVER``."""
+        if at == NEVER:
+            self.left -= 1
+            if not self.left:
+                self.stop()
+        elif at == IN_TURN:
+            self._to_line.send_nowait(account)
+        else:
+            self._to_wait.send_nowait((at, next(self._order), account))
+
+    def hurry(self) -> None:
+        """Put all accounts in line that wait for their time: there is no use in waiting any more."""
+        self._hurries = True
+        self._nap.cancel()
+
+    def stop(self) -> None:
+        """Take no accounts back any more. Those in line still come."""
+        self._to_line.close()
+        self._to_wait.close()
+
+    async def run(self) -> None:
+        """Put accounts in line when their time has come, until ``stop``."""
+        heap: list[tuple[float, int, AccountPull]] = []
+        while True:
+            with anyio.move_on_after(heap[0][0] - time.monotonic() if heap else None) as self._nap:
+                try:
+                    heappush(heap, await self._waiting.receive())
+                except anyio.EndOfStream:
+                    return
+            now = math.inf if self._hurries else time.monotonic()
+            self._hurries = False
+            while heap and heap[0][0] <= now:
+                self._to_line.send_nowait(heappop(heap)[-1])
+
+    def close(self) -> None:
+        self.stop()
+        self.line.close()
+        self._waiting.close()
+
+
+def accounts_to_do(plan: Plan, stored: dict[Key, Progress], report: PullReport) -> Iterable[PlannedAccount]:
+    """Go through the accounts with a window left to do after earlier runs; ``report`` counts the others."""
+    report.accounts, report.windows = len(plan.accounts), len(plan.windows)
+    over, rows, until = Counter[str](), Counter[str](), dict[str, float]()
+    for (name, _), progress in stored.items():
+        over[name] += progress.is_over
+        rows[name] += progress.rows
+        if progress.outcome == "parked" and progress.until is not None:
+            until[name] = max(until.get(name, 0.0), progress.until)
+    report.windows_done = over.total()
+    now = time.time()
+    for account in plan.accounts:
+        if over[account.id] == len(plan.windows):
+            report.done += 1
+            report.empty += not rows[account.id]
+        elif until.get(account.id, 0.0) > now:
+            report.parked[account.id] = until[account.id]
+        else:
+            yield account
