@@ -931,6 +931,17 @@ def test_the_lock_file_names_its_owner(path: Path) -> None:
     lock.release()
 
 
+def test_a_lock_whose_file_was_removed_can_be_released(path: Path) -> None:
+    """Somebody may tidy up the folder while a pull runs."""
+    lock = RunLock(path)
+    lock.acquire()
+    if os.name != "nt":  # where an open file cannot be removed
+        lock.path.unlink()
+    lock.release()
+    lock.acquire()
+    lock.release()
+
+
 def test_a_refused_run_leaves_no_file_open(path: Path) -> None:
     """A scheduler may try every minute for days."""
 
