@@ -26,17 +26,24 @@ R = TypeVar("R")
 
 # "TrCI" in the file's header tells our state from other databases.
 APPLICATION_ID = 0x54724349
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     """CREATE TABLE progress (
         account TEXT NOT NULL, "window" INTEGER NOT NULL, position TEXT, "rows" INTEGER NOT NULL,
         pages INTEGER NOT NULL, outcome TEXT NOT NULL, error TEXT, until REAL,
-        PRIMARY KEY (account, "window")) WITHOUT ROWID""",
+        restarted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (account, "window")) WITHOUT ROWID""",
     'CREATE TABLE row_keys (account TEXT NOT NULL, "window" INTEGER NOT NULL, keys BLOB NOT NULL)',
     'CREATE INDEX row_keys_of ON row_keys (account, "window")',
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+# Version 1 did not store what a restarted walk had met, and said in ``error`` that it was one, unless it had failed
+# since. Such a window starts once more, and leaves out all that was handed out.
+FROM_VERSION_1 = (
+    "ALTER TABLE progress ADD COLUMN restarted INTEGER NOT NULL DEFAULT 0",
+    'UPDATE progress SET position = NULL WHERE error IS NOT NULL AND "rows" > 0',
+    "PRAGMA user_version = 2",
 )
 # In WAL mode, FULL syncs with each commit. NORMAL, the default of some builds, does not.
 DURABLE = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
@@ -46,8 +53,10 @@ READ_HEADER = """SELECT application_id, user_version, (SELECT count(*) FROM sqli
 CHECK = "PRAGMA quick_check(1)"
 READ_META = "SELECT value FROM meta WHERE name = ?"
 PUT_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
-READ_PROGRESS = 'SELECT account, "window", position, "rows", pages, outcome, error, until FROM progress'
-PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+READ_PROGRESS = (
+    'SELECT account, "window", position, "rows", pages, outcome, error, until, restarted FROM progress'
+)
+PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid'
 ADD_ROW_KEYS = "INSERT INTO row_keys VALUES (?, ?, ?)"
 DELETE_ROW_KEYS = 'DELETE FROM row_keys WHERE account = ? AND "window" = ?'
@@ -207,6 +216,10 @@ class SQLiteCheckpoint(Checkpoint):
         (finding,) = database.execute(CHECK).fetchone()
         if finding != "ok":
             self._damaged(str(finding))
+        if version < SCHEMA_VERSION:
+            with self._transaction():
+                for statement in FROM_VERSION_1:
+                    database.execute(statement)
 
     def _read_plan(self, database: sqlite3.Connection) -> Plan | None:
         text = _get(database, "plan")
@@ -224,15 +237,29 @@ class SQLiteCheckpoint(Checkpoint):
         ids = {account.id: account.id for account in plan.accounts}
         found: dict[Key, Progress] = {}
         with self._errors("read"):
-            for account, window, position, rows, pages, outcome, error, until in self._opened().execute(
-                READ_PROGRESS
-            ):
+            for (
+                account,
+                window,
+                position,
+                rows,
+                pages,
+                outcome,
+                error,
+                until,
+                restarted,
+            ) in self._opened().execute(READ_PROGRESS):
                 if account not in ids or not 0 <= window < len(plan.windows) or outcome not in OUTCOMES:
                     self._damaged(
                         f"it has progress that is not in its plan ({account!r}, {window}, {outcome!r})"
                     )
                 found[ids[account], window] = Progress(
-                    position=position, rows=rows, pages=pages, outcome=outcome, error=error, until=until
+                    position=position,
+                    rows=rows,
+                    pages=pages,
+                    outcome=outcome,
+                    error=error,
+                    until=until,
+                    is_restarted=bool(restarted),
                 )
         return found
 
@@ -244,7 +271,17 @@ class SQLiteCheckpoint(Checkpoint):
         self, changes: Mapping[Key, Progress], sink_state: bytes | None, row_keys: Mapping[Key, bytes]
     ) -> None:
         progress = [
-            (account, window, item.position, item.rows, item.pages, item.outcome, item.error, item.until)
+            (
+                account,
+                window,
+                item.position,
+                item.rows,
+                item.pages,
+                item.outcome,
+                item.error,
+                item.until,
+                item.is_restarted,
+            )
             for (account, window), item in changes.items()
         ]
         over = {key for key, item in changes.items() if item.is_over}
