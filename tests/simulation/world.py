@@ -92,14 +92,14 @@ class Options:
             else "shard"
             if store == "files"
             else random.choice(("manual", "auto", "shard", "writers")),
-            accounts=random.randint(1, 4),
-            windows=random.randint(1, 3),
-            rows=random.randint(0, 12),
+            accounts=random.randint(1, 3),
+            windows=random.randint(1, 2),
+            rows=random.randint(2, 12),
             max_accounts=random.randint(1, 4),
             runs=random.randint(1, 5),
             faults=tuple(random.sample(FAULTS, random.randrange(len(FAULTS))))
-            + ("dead cursor",) * random.randrange(6),
-            rate=random.choice((0.02, 0.1, 0.3)),
+            + ("dead cursor", "dead cursor", 403) * random.randrange(4),
+            rate=random.choice((0.05, 0.1, 0.3)),
             is_fair=random.random() < 0.3,
             is_reordering=random.random() < 0.5,
             has_outage=random.random() < 0.2,
@@ -321,7 +321,7 @@ class World:
         self.task = asyncio.create_task(
             self._consume(pull, draws.randint(1, 12) if how == "leave" else -1), name="consumer"
         )
-        loop.alarm_at = loop.turns + 1 + int(draws.expovariate(1 / 120))
+        loop.alarm_at = loop.turns + 1 + int(draws.expovariate(1 / 80))
         if how == "kill":
             loop.alarm = self._kill
         elif how == "kill at a step":
