@@ -75,12 +75,9 @@ class SimLoop(VirtualLoop):
 class SimTime:
     """Stands in for the module ``time``. The wall clock may be wrong by ``error`` seconds."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.monotonic = monotonic
         self.error = 0.0
 
-    def monotonic(self) -> float:
-        return self._loop.time()
-
     def time(self) -> float:
-        return EPOCH + self._loop.time() + self.error
+        return EPOCH + self.monotonic() + self.error

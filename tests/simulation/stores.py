@@ -1,4 +1,4 @@
-"""What outlives a run: a checkpoint and a sink in memory, and files; all of it can be copied at the moment of a kill."""
+"""What outlives a run: a checkpoint and a sink in memory, and files. A kill copies all of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from typing import Any
 import msgspec
 
 from truto_ci_async._files import Worker
-from truto_ci_async.errors import StorageError
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress, plan_in_force
 from truto_ci_async.pull.plan.plan import Plan

@@ -295,17 +295,20 @@ class AccountPull:
 
     def _fail(self, error: TrutoError) -> float:
         self._shared.report.failed[self.account.id] = _without_frames(error)
+        self._shared.report.windows_left += len(self._left)
         return self._end("failed", error=f"{type(error).__name__}: {error}")
 
     def park(self, until: float | None) -> float:
         """Leave this account to a later run, not before ``until`` (seconds since 1970)."""
         self._shared.report.parked[self.account.id] = until
+        self._shared.report.windows_left += len(self._left)
         return self._end("parked", until=until)
 
     def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:
         """Note how the account ended, behind its pages that are still to be committed."""
         index, progress = self._left[0]
-        ended = replace(progress, outcome=outcome, error=error, until=until)
+        parked_at = None if until is None else time.time()
+        ended = replace(progress, outcome=outcome, error=error, until=until, parked_at=parked_at)
         entry = Entry(self._uncommitted, (self.account.id, index), ended)
         self._shared.commits.mark(entry)
         return NEVER

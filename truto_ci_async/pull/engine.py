@@ -189,7 +189,8 @@ class Pull(Generic[T]):
             self.report,
             self._budget,
         )
-        self._workers = Workers(shared, accounts_to_do(self.plan, progress, self.report), on_error=self._die)
+        accounts = await accounts_to_do(self.plan, progress, self.report)
+        self._workers = Workers(shared, accounts, on_error=self._die)
         self._commits.is_open = True
 
     async def _run(self) -> None:

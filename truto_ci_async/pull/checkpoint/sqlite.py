@@ -32,7 +32,8 @@ SCHEMA = (
     """CREATE TABLE progress (
         account TEXT NOT NULL, "window" INTEGER NOT NULL, position TEXT, "rows" INTEGER NOT NULL,
         pages INTEGER NOT NULL, outcome TEXT NOT NULL, error TEXT, until REAL,
-        restarted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (account, "window")) WITHOUT ROWID""",
+        parked_at REAL, restarted INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (account, "window")) WITHOUT ROWID""",
     'CREATE TABLE row_keys (account TEXT NOT NULL, "window" INTEGER NOT NULL, keys BLOB NOT NULL)',
     'CREATE INDEX row_keys_of ON row_keys (account, "window")',
     f"PRAGMA application_id = {APPLICATION_ID}",
@@ -41,6 +42,7 @@ SCHEMA = (
 # Version 1 did not store what a restarted walk had met, and said in ``error`` that it was one, unless it had failed
 # since. Such a window starts once more, and leaves out all that was handed out.
 FROM_VERSION_1 = (
+    "ALTER TABLE progress ADD COLUMN parked_at REAL",
     "ALTER TABLE progress ADD COLUMN restarted INTEGER NOT NULL DEFAULT 0",
     'UPDATE progress SET position = NULL WHERE error IS NOT NULL AND "rows" > 0',
     "PRAGMA user_version = 2",
@@ -54,9 +56,10 @@ CHECK = "PRAGMA quick_check(1)"
 READ_META = "SELECT value FROM meta WHERE name = ?"
 PUT_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 READ_PROGRESS = (
-    'SELECT account, "window", position, "rows", pages, outcome, error, until, restarted FROM progress'
+    'SELECT account, "window", position, "rows", pages, outcome, error, until, parked_at, restarted '
+    "FROM progress"
 )
-PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid'
 ADD_ROW_KEYS = "INSERT INTO row_keys VALUES (?, ?, ?)"
 DELETE_ROW_KEYS = 'DELETE FROM row_keys WHERE account = ? AND "window" = ?'
@@ -246,6 +249,7 @@ class SQLiteCheckpoint(Checkpoint):
                 outcome,
                 error,
                 until,
+                parked_at,
                 restarted,
             ) in self._opened().execute(READ_PROGRESS):
                 if account not in ids or not 0 <= window < len(plan.windows) or outcome not in OUTCOMES:
@@ -259,6 +263,7 @@ class SQLiteCheckpoint(Checkpoint):
                     outcome=outcome,
                     error=error,
                     until=until,
+                    parked_at=parked_at,
                     is_restarted=bool(restarted),
                 )
         return found
@@ -280,6 +285,7 @@ class SQLiteCheckpoint(Checkpoint):
                 item.outcome,
                 item.error,
                 item.until,
+                item.parked_at,
                 item.is_restarted,
             )
             for (account, window), item in changes.items()
