@@ -1,11 +1,11 @@
-"""A page in memory: how quickly do its bytes become items?
+"""How fast is a page in memory decoded into items?
 
-Ours is what a client does with a body (envelope, items, the look for records that hold nothing known), beside msgspec
-into the same structs but with ``remote_data: Any``, which makes dicts of the provider's own record whether or not
-somebody wants them; msgspec into the very same structs, which is the limit; pydantic; and ``json.loads``.
+Ours is everything the client does with a body: envelope, items, and the check for foreign records. It is compared with
+msgspec and the same structs but ``remote_data: Any``, which always builds dicts of the provider's record; msgspec and
+exactly the same structs, which is the limit; pydantic; and ``json.loads``.
 
-Each page is dropped at once, as a loop over a walk does; or, for
-``kept``, 100 of them are held, as ``collect()`` does, which is when the garbage collector has to look at what was made.
+Each page is dropped at once, as in a loop over a walk. For ``kept``, 100 pages are held, as by ``collect()``; then the
+garbage collector has to look at them.
 
     python -m benchmarks.bench_decode --shapes remote,plain --items 100 --rounds 15
 """
@@ -33,7 +33,7 @@ GOALS = [
     Goal("decode remote", ANY, "speed", least=2.0),
     Goal("decode remote, kept", ANY, "speed", least=2.0),
 ]
-# How often a page is decoded in one turn.
+# Pages decoded in one turn.
 PAGES = 100
 
 
@@ -55,7 +55,7 @@ def envelope(item_type: Any) -> Any:
 
 
 def with_any() -> Any:
-    """``Interaction`` with a plain field for the provider's record, as one would write it."""
+    """Return ``Interaction`` with an ordinary field for the provider's record."""
     fields = [
         (field.name, field.type, field.default) if field.name != "remote_json" else ("remote_data", Any, None)
         for field in msgspec.structs.fields(Interaction)
@@ -64,7 +64,7 @@ def with_any() -> Any:
 
 
 def here(options: argparse.Namespace) -> None:
-    """Be one contender."""
+    """Run one contender in this process."""
     decode = decoder(options.here)
     body = data.page(options.items, options.shapes, next_cursor="2")
 

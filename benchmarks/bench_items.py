@@ -1,8 +1,8 @@
-"""How fast do items come out of a body that is in memory already: pushed in chunks, or decoded whole?
+"""How fast is a body decoded that is already in memory: pushed in chunks, or whole?
 
-Ours (both engines) beside the usual ways, on seeded bodies of several shapes, with the same struct classes.
-Each contender runs in a process of its own; its peak memory is what it took beyond the imports, and for those
-that need the whole body, the body. No network: `bench_stream` has that.
+Compares ours (both engines) with the usual ways, on seeded bodies of several shapes and with the same struct classes.
+Each contender runs in its own process. Its peak memory does not count the imports, but does count the body if it needs
+the whole of it. For a benchmark over the network see `bench_stream`.
 
     python -m benchmarks.bench_items --size 40 --shapes remote,tiny --json
 """
@@ -70,7 +70,9 @@ def ijson_convert(chunks: Iterator[bytes]) -> Timed:
         start = time.perf_counter()
         parser.send(chunk)
         for record in found:
-            record.pop("remote_data", None)  # convert() makes no Raw: left out, to the good of this contender
+            record.pop(
+                "remote_data", None
+            )  # convert() cannot make Raw; leaving it out favours this contender
             msgspec.convert(record, Interaction)
         count += len(found)
         found.clear()
@@ -100,7 +102,7 @@ SLOW = {"ours, engine=ijson", "ijson + convert"}
 
 
 def peak_bytes() -> int:
-    """The most memory this process ever had, from Linux; 0 elsewhere."""
+    """Return the peak memory of this process on Linux; 0 elsewhere."""
     try:
         with open("/proc/self/status", encoding="ascii") as status:
             return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
@@ -113,7 +115,7 @@ def measure(contender: str, shape: str, size: int, rounds: int) -> dict[str, Any
     sized = size // 4 if contender in SLOW else size
     run = CONTENDERS[contender]
     run(data.body_chunks(100_000, shape, pool=100_000))  # imports, caches, first allocations
-    # The items that repeat are made once before, so that they are not in the growth.
+    # Make the repeating items beforehand, so that they do not count as growth.
     for _ in data.body_chunks(min(sized, 2**22), shape, pool=2**22):
         pass
     before = peak_bytes()

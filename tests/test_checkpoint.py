@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
 from truto_ci_async.pull.checkpoint import lock as lock_module
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
-from truto_ci_async.pull.checkpoint.lock import RunLock
+from truto_ci_async.pull.checkpoint.lock import LockOwner, RunLock
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
@@ -63,7 +63,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     if request.param == "memory":
         memory = MemoryCheckpoint()
         return lambda: memory
-    return lambda: SQLiteCheckpoint(tmp_path / "out" / "state.sqlite3")
+    return lambda: SQLiteCheckpoint(tmp_path / "new" / "out" / "state.sqlite3")
 
 
 def visit(
@@ -153,6 +153,22 @@ def test_row_keys_are_remembered_until_a_walk_is_over(store: Store) -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("outcome", ["open", "done", "empty", "failed", "parked"])
+def test_the_row_keys_of_a_walk_are_kept_as_long_as_it_may_go_on(store: Store, outcome: Any) -> None:
+    """A failed or parked account is tried again, and may have to restart its window."""
+    progress = Progress(rows=2, pages=2, outcome=outcome)
+    assert progress.is_over == (outcome in ("done", "empty"))
+
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(make_plan())
+            await checkpoint.commit({("a", 0): FIRST}, row_keys={("a", 0): b"k1"})
+            await checkpoint.commit({("a", 0): progress, ("b", 0): progress})
+            assert await checkpoint.row_keys(("a", 0)) == (b"" if progress.is_over else b"k1")
+
+    run(scenario())
+
+
 _progress = st.builds(
     Progress,
     position=st.none() | st.text(max_size=20),
@@ -188,7 +204,9 @@ def test_another_plan_is_refused_and_nothing_changes(store: Store) -> None:
     """Positions of one plan used with another would skip and repeat rows. The message names the argument."""
     plan = make_plan()
     fill(store(), plan, ({("a", 0): FIRST}, b"one"))
-    with pytest.raises(StateConflictError, match=r'window is "week", stored is "day".*fresh=True') as caught:
+    with pytest.raises(
+        StateConflictError, match=r'window is "week", stored is "day".*, or start over with fresh=True$'
+    ) as caught:
         visit(store(), make_plan(window="week"))
     assert str(caught.value).startswith(f"{caught.value.path} belongs to another plan")
     with pytest.raises(StateConflictError, match="1 account is new: c"):
@@ -274,6 +292,9 @@ def test_a_second_run_is_refused_before_its_plan_is_known(store: Store) -> None:
         await second.aclose()
         assert await second.open() == plan
         await second.aclose()
+        assert await second.hold() == plan
+        assert await second.open() == plan
+        await second.aclose()
 
     run(scenario())
 
@@ -316,10 +337,9 @@ def test_reprs_are_short(path: Path) -> None:
 def test_a_closed_checkpoint_says_so(store: Store) -> None:
     async def scenario() -> None:
         checkpoint = store()
-        with pytest.raises(UsageError, match="open"):
-            await checkpoint.load()
-        with pytest.raises(UsageError, match="open"):
-            await checkpoint.commit({})
+        for call in (checkpoint.load(), checkpoint.commit({})):
+            with pytest.raises(UsageError, match=r"^open the checkpoint first|/state\.sqlite3 is not open$"):
+                await call
         await checkpoint.aclose()
 
     run(scenario())
@@ -425,6 +445,7 @@ def test_a_commit_leaves_the_loop_alone_and_outlives_a_cancellation(path: Path) 
             gate.closed = True
             committing = asyncio.create_task(checkpoint.commit({("a", 0): FIRST}, b"one"))
             await gate.wait()  # the event loop runs while the thread is in the middle of the commit
+            assert any(thread.name.startswith("truto-state") for thread in threading.enumerate())
             committing.cancel()
             for _ in range(10):
                 await asyncio.sleep(0)
@@ -513,12 +534,15 @@ def test_a_newer_format_is_refused(path: Path) -> None:
     assert files(path.parent) == before
 
 
-def test_the_database_of_another_program_is_left_alone(path: Path) -> None:
+@pytest.mark.parametrize(
+    "statement", ["CREATE TABLE dear (data)", "PRAGMA application_id = 7", "PRAGMA user_version = 7"]
+)
+def test_the_database_of_another_program_is_left_alone(path: Path, statement: str) -> None:
     """Not even ``fresh`` replaces it: a path is easily mistyped."""
-    change(path, "CREATE TABLE dear (data)")
+    change(path, statement)
     before = files(path.parent)
     for fresh in (False, True):
-        with pytest.raises(StateConflictError, match="database of another program"):
+        with pytest.raises(StateConflictError, match="is the database of another program: use another path$"):
             visit(SQLiteCheckpoint(path), make_plan(), fresh=fresh)
     assert files(path.parent) == before
 
@@ -553,7 +577,7 @@ def test_a_damaged_file_is_told(path: Path, damage: Callable[[bytes], bytes]) ->
     fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one" * 5000))
     path.write_bytes(damage(path.read_bytes()))
     before = path.read_bytes()
-    with pytest.raises(DamagedStateError, match="is damaged") as caught:
+    with pytest.raises(DamagedStateError, match=r"(?s)is damaged: (?!None).+\. Restore a copy") as caught:
         visit(SQLiteCheckpoint(path), make_plan())
     assert caught.value.path == str(path)
     assert path.read_bytes() == before
@@ -656,7 +680,7 @@ class BrokenDatabase:
         raise self.error
 
     def close(self) -> None:
-        pass
+        raise self.error
 
 
 @pytest.mark.parametrize(
@@ -684,7 +708,9 @@ def test_errors_of_sqlite_become_ours(
 
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.hold()
             await checkpoint.open(make_plan())
+            checkpoint._use = "held"  # as after `hold`, so that opening it again is allowed
             assert checkpoint._database is not None
             checkpoint._database.close()
             database = checkpoint._database = BrokenDatabase(code)  # type: ignore[assignment]
@@ -692,6 +718,7 @@ def test_errors_of_sqlite_become_ours(
                 (checkpoint.load(), "read"),
                 (checkpoint.row_keys(("a", 0)), "read"),
                 (checkpoint.commit({("a", 0): FIRST}), "write"),
+                (checkpoint.open(make_plan()), "open"),
             ):
                 with pytest.raises(expected) as caught:
                     await call
@@ -784,8 +811,10 @@ def test_a_program_that_writes_into_the_state_is_told(path: Path) -> None:
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
             await checkpoint.open(None)
+            started = time.perf_counter()
             with pytest.raises(StateConflictError, match="another program is writing to"):
                 await checkpoint.commit({("a", 0): FIRST})
+            assert time.perf_counter() - started < 4  # SQLite itself waits for 5 s
 
     try:
         run(scenario())
@@ -861,8 +890,11 @@ def test_a_recycled_pid_is_not_believed(path: Path) -> None:
 
 
 @posix
-def test_an_owner_without_a_name_is_waited_for_briefly(tmp_path: Path) -> None:
+def test_an_owner_without_a_name_is_waited_for_briefly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An owner takes the lock before it writes its name. Until then, the file may hold an older name."""
+    monkeypatch.setattr(lock_module, "NAME_SECONDS", 0.1)
     lock = RunLock(tmp_path / "state")
     lock.acquire()
     try:
@@ -875,10 +907,63 @@ def test_an_owner_without_a_name_is_waited_for_briefly(tmp_path: Path) -> None:
             started = time.perf_counter()
             with pytest.raises(StateConflictError, match="in use by another process") as caught:
                 RunLock(tmp_path / "state").acquire()
-            assert time.perf_counter() - started < 1
+            assert 0.1 <= time.perf_counter() - started < 1
             assert caught.value.pid is None
     finally:
         lock.release()
+
+
+def test_the_lock_file_names_its_owner(path: Path) -> None:
+    """For whoever finds it in the folder, with any umask, and whatever an earlier run left in it."""
+    lock = RunLock(path)
+    lock.path.write_bytes(b"x" * 1000)
+    lock.acquire()
+    owner = json.loads(lock.path.read_bytes())
+    assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
+    assert abs(datetime.fromisoformat(owner["since"]) - datetime.now(UTC)) < timedelta(minutes=1)
+    lock.release()
+    umask = os.umask(0)
+    try:
+        lock.acquire()
+    finally:
+        os.umask(umask)
+    assert os.name == "nt" or lock.path.stat().st_mode & 0o777 == 0o666
+    lock.release()
+
+
+def test_a_refused_run_leaves_no_file_open(path: Path) -> None:
+    """A scheduler may try every minute for days."""
+
+    def next_number() -> int:
+        number = os.dup(1)
+        os.close(number)
+        return number
+
+    lock = RunLock(path)
+    lock.acquire()
+    before = next_number()
+    with pytest.raises(StateConflictError):
+        RunLock(path).acquire()
+    assert next_number() == before
+    lock.release()
+
+
+@posix
+def test_an_owner_is_only_named_if_it_can_be_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Users look for the process that a message names. Processes of other hosts and users cannot be checked."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait(10)
+    here, elsewhere = socket.gethostname(), "elsewhere"
+    assert LockOwner(os.getpid(), here, "then").is_alive
+    assert not LockOwner(process.pid, here, "then").is_alive
+    assert LockOwner(process.pid, elsewhere, "then").is_alive
+
+    def refuse(pid: int, number: int) -> None:
+        assert number == 0
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert LockOwner(1, here, "then").is_alive
 
 
 @posix

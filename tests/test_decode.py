@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Raw, Struct
 
+from truto_ci_async._wire import repair
 from truto_ci_async._wire.item_reader import ItemReader, item_reader
 from truto_ci_async._wire.moments import read_moment
 from truto_ci_async.errors import DecodeError, UsageError
@@ -45,13 +46,13 @@ def test_a_good_page_has_no_issues() -> None:
 
 
 @pytest.mark.parametrize("text", [b"[]", b" [ ] "])
-def test_an_empty_array_is_no_items(text: bytes) -> None:
+def test_an_empty_array_has_no_items(text: bytes) -> None:
     assert READER.read_array(text) == ([], [])
 
 
 @pytest.mark.parametrize("key", ["id", "remote_data", "created_at", "additional_metrics"])
-def test_one_known_key_is_enough_also_when_it_is_null(key: str) -> None:
-    """``truto_exclude_fields`` can take every field but one."""
+def test_one_known_key_is_enough_even_if_it_is_null(key: str) -> None:
+    """``truto_exclude_fields`` can remove every field but one."""
     item, issues = read_one(json.dumps({key: None}).encode())
     assert item == Interaction()
     assert issues == []
@@ -154,8 +155,8 @@ def test_indices_and_paths_go_on_from_start() -> None:
 @pytest.mark.parametrize(
     "item", [b"5", b"null", b'"text"', b"[]", b"true", b"{}", b'{"foo": 1}', b'{"ID": "a"}']
 )
-def test_an_item_without_a_known_key_is_left_out_and_told(item: bytes) -> None:
-    """All fields are optional: without this a provider's row would be a record full of None."""
+def test_an_item_without_a_known_key_is_dropped_and_reported(item: bytes) -> None:
+    """All fields are optional, so a provider's own row would become a record full of None."""
     items, [issue] = read(b'{"id": "a"}', item, b'{"id": "b"}')
     assert [kept.id for kept in items] == ["a", "b"]
     assert (issue.index, issue.path, issue.raw, issue.dropped) == (1, "$.result[1]", item, True)
@@ -165,7 +166,7 @@ def test_an_item_without_a_known_key_is_left_out_and_told(item: bytes) -> None:
 
 
 def test_the_message_for_a_foreign_row_names_both_sets_of_keys() -> None:
-    """The reader of it sees at once which type or path to ask for."""
+    """They show which type or path to ask for."""
     reader = ItemReader(Checked)
     expected = "expected Checked with some of the keys high, low; the keys are: "
     for keys, said in (
@@ -193,19 +194,19 @@ def test_raise_says_where() -> None:
     assert caught.value.raw == b'{"id": "b", "metrics": {"patience": "x"}}'
 
 
-# Texts that are no JSON
+# Malformed JSON
 
 
 @pytest.mark.parametrize(
     "text", [b"", b"[", b'[{"id": "a"}', b"[1 2]", b'[{"id": "a"},]', b"[] []", b"[nul]", b'{"id": 1}']
 )
-def test_what_is_no_array_is_msgspecs_error(text: bytes) -> None:
+def test_malformed_arrays_are_msgspecs_error(text: bytes) -> None:
     with pytest.raises(msgspec.DecodeError):
         READER.read_array(text)
 
 
 def test_a_type_error_before_a_syntax_error_is_a_syntax_error() -> None:
-    """msgspec stops at the first of them, so a bad field proves nothing about the rest of the text."""
+    """msgspec stops at the first error, so a bad field does not mean that the rest is valid."""
     with pytest.raises(msgspec.DecodeError) as caught:
         READER.read_array(b'[{"id": 5}, {"id": "a"')
     assert not isinstance(caught.value, msgspec.ValidationError)
@@ -237,7 +238,7 @@ def test_bad_utf8_and_deep_nesting_are_our_own_error() -> None:
         ItemReader(Any).read_item(b"[" * 100_000 + b"]" * 100_000, index=0, path="$")
 
 
-def test_one_item_that_is_no_json_is_our_own_error() -> None:
+def test_one_malformed_item_is_our_own_error() -> None:
     with pytest.raises(DecodeError, match="not JSON") as caught:
         READER.read_item(b'{"id": "\\ud800"}', index=3, path="$.result[3]")
     assert caught.value.index == 3
@@ -275,8 +276,8 @@ UTC_TEN = datetime(2024, 9, 1, 10, tzinfo=UTC)
         ("-86400", datetime(1969, 12, 31, tzinfo=UTC)),
     ],
 )
-def test_date_times_of_odd_shape_are_read(text: str, expected: datetime) -> None:
-    """Contract: one that cannot be parsed must not lose the record; most of them can be parsed."""
+def test_date_times_in_other_formats_are_read(text: str, expected: datetime) -> None:
+    """A date-time that cannot be parsed must not cost the record; most can be parsed."""
     found = read_moment(text.encode())
     assert found is not None
     assert found[0] == expected
@@ -329,7 +330,7 @@ def test_the_size_of_a_number_tells_its_unit(number: float, unit: str) -> None:
     ['""', '"now"', '"2024-13-01"', '"2024-09-31T00:00:00Z"', '"2024-09-01T25:00:00Z"', '"2024-09-01T10:00:00+99:00"',
      "1e30", "1e999999999", "9" * 400, "true", "null", "{}", "[1]", '"2024-09-01T10:00:00Z etc"', '"\\u0662024-09-01"'],
 )  # fmt: skip
-def test_what_is_no_date_time_is_none_and_keeps_its_text(text: str) -> None:
+def test_a_value_that_is_no_date_time_becomes_none_and_is_quoted(text: str) -> None:
     assert read_moment(text.encode()) is None
     item, issues = read_one(b'{"id": "a", "start_time": ' + text.encode() + b"}")
     assert item.start_time is None
@@ -388,7 +389,7 @@ class Record(Struct):
 )
 @pytest.mark.parametrize("item_type", [Raw, Interaction, Record])
 def test_no_item_keeps_the_text_alive_it_was_read_from(item_type: Any, texts: list[bytes]) -> None:
-    """A Raw is a view; the page around one kept record can be a thousand times its size."""
+    """A Raw is a view of its page, which can be a thousand times larger than the record."""
     whole = b"[" + b", ".join(texts) + b"]"
     held = [sys.getrefcount(whole), *(sys.getrefcount(text) for text in texts)]
     reader = ItemReader[Any](item_type)
@@ -403,6 +404,14 @@ def test_no_item_keeps_the_text_alive_it_was_read_from(item_type: Any, texts: li
         assert records == records[: len(texts)] * 2
 
 
+def test_raw_inside_of_lists_inside_of_tuples_is_detached() -> None:
+    text = b'[[[1], {"a": 2}]]' + b" " * 10_000
+    references = sys.getrefcount(text)
+    [item], _ = ItemReader(tuple[list[Raw], dict[str, Raw]]).read_array(text)
+    assert item == ([Raw(b"1")], {"a": Raw(b"2")})
+    assert sys.getrefcount(text) == references
+
+
 @pytest.mark.parametrize(
     ("item_type", "item", "expected", "paths"),
     [
@@ -414,6 +423,7 @@ def test_no_item_keeps_the_text_alive_it_was_read_from(item_type: Any, texts: li
         (Call, b'{"id": "a", "parent": {"size": 1}}', Call("a"), [".parent"]),
         (Call, b'{"size": 1}', None, [".id"]),
         (Call, b'{"id": []}', None, [".id"]),
+        (Call, b'{"x": 1}', None, [""]),
         (Checked, b'{"low": 1, "high": 2}', Checked(1, 2), []),
         (Checked, b'{"low": 2, "high": 1}', None, [""]),
         (Checked, b'{"low": "x", "high": 1}', Checked(None, 1), [".low"]),
@@ -440,7 +450,7 @@ def test_items_of_other_types(item_type: Any, item: bytes, expected: Any, paths:
 
 
 def fresh_reader(*fields: Any, **options: Any) -> ItemReader[Any]:
-    """Make a reader of a type that no cache knows."""
+    """Build a reader for a type that is in no cache yet."""
     return ItemReader(
         msgspec.defstruct("Fresh", [("id", str | None, None), *fields], kw_only=True, **options)
     )
@@ -481,12 +491,27 @@ def fresh_reader(*fields: Any, **options: Any) -> ItemReader[Any]:
         (dict[str, Checked], b'{"a": {"low": "x"}, "b": 5}', {"a": Checked()}),
     ],
 )  # fmt: skip
-def test_a_field_is_repaired_by_its_type(field_type: Any, value: bytes, expected: Any) -> None:
+def test_a_field_is_repaired_by_its_type(
+    field_type: Any, value: bytes, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "_repairers", {})
     reader = fresh_reader(("other", int | None, None), ("field", field_type, "default"))
     item, issues = reader.read_item(b'{"id": "a", "other": 1, "field": ' + value + b"}", index=0, path="$")
     assert (item.id, item.other, item.field) == ("a", 1, expected)
     assert all(issue.path.startswith("$.field") for issue in issues)
     assert issues
+
+
+def test_what_a_type_itself_refuses_is_quoted() -> None:
+    _, [issue] = ItemReader(Checked).read_item(b'{"low": 2, "high": 1}', index=0, path="$")
+    assert issue.message == "low is above high"
+
+
+def test_a_message_has_no_second_path() -> None:
+    """msgspec names the place inside the value; the issue has the path from the top."""
+    reader = fresh_reader(("pair", tuple[int, str], None))
+    _, [issue] = reader.read_item(b'{"pair": ["a", 1]}', index=0, path="$")
+    assert (issue.path, issue.message) == ("$.pair", 'Expected `int`, got `str`: ["a", 1]')
 
 
 def test_a_missing_field_is_named() -> None:
@@ -513,7 +538,7 @@ def test_the_key_of_a_tag_is_a_known_key(options: dict[str, Any], key: str) -> N
 
 
 def test_a_union_of_structs_is_kept_or_dropped_as_a_whole() -> None:
-    """Which of them was meant is not known, so neither is guessed."""
+    """We cannot tell which of them was meant."""
     one = msgspec.defstruct("One", [("id", str)], tag=True)
     two = msgspec.defstruct("Two", [("id", str)], tag=True)
     reader = fresh_reader(("part", one | two | None, "default"))
@@ -559,7 +584,7 @@ def test_a_wrong_on_invalid_is_refused() -> None:
         ItemReader(User, on_invalid=wrong)
 
 
-def test_blank_asks_for_a_closer_look_only_where_nothing_was_read() -> None:
+def test_blank_is_true_only_if_an_item_has_no_values() -> None:
     assert not READER.blank([Interaction(id="a"), Interaction(timezone="x")])
     assert not READER.blank([Interaction(id="a")])
     assert READER.blank([Interaction(id="a"), Interaction()])
@@ -568,7 +593,7 @@ def test_blank_asks_for_a_closer_look_only_where_nothing_was_read() -> None:
 
 @pytest.mark.parametrize("default", ["call", "", None])
 def test_a_foreign_row_is_found_whatever_the_first_field_holds_by_default(default: str | None) -> None:
-    """A look at the first field spares a page the look at all of them; it must not miss one."""
+    """Only the first field is checked at first, for speed; no foreign row may pass because of that."""
     for fields in ([("kind", str | None, default)], [("kind", str | None, default), ("size", int, 0)]):
         reader = ItemReader(msgspec.defstruct("Fresh", fields))
         items, [issue] = reader.read_array(b'[{"kind": "call"}, {"userId": 1}, {"kind": ""}]')
@@ -576,8 +601,8 @@ def test_a_foreign_row_is_found_whatever_the_first_field_holds_by_default(defaul
         assert (issue.index, issue.dropped) == (1, True)
 
 
-def test_a_reader_is_made_once_for_each_type() -> None:
-    """Making one takes milliseconds, and each call of a resource needs one."""
+def test_a_reader_is_built_once_for_each_type() -> None:
+    """Building one takes milliseconds, and each call of a resource needs one."""
     assert item_reader(Interaction) is item_reader(Interaction) is item_reader(Interaction, "repair")
     assert item_reader(Interaction, "raise").on_invalid == "raise"
     assert item_reader(User).item_type is User
@@ -587,7 +612,7 @@ def test_a_reader_is_made_once_for_each_type() -> None:
         assert (reader.item_type, reader.on_invalid) == (unhashable, on_invalid)
 
 
-# Properties: whatever comes in the known fields
+# Properties: any values in the known fields
 
 scalars = st.one_of(
     st.none(),
@@ -641,7 +666,7 @@ def test_repair_keeps_every_record_with_a_known_key(record: dict[str, Any]) -> N
 
 
 @given(st.lists(records, max_size=4))
-def test_raise_raises_exactly_where_repair_had_something_to_tell(page: list[dict[str, Any]]) -> None:
+def test_raise_raises_exactly_where_repair_reports_an_issue(page: list[dict[str, Any]]) -> None:
     text = json.dumps(page).encode()
     items, issues = READER.read_array(text)
     if issues:

@@ -59,12 +59,12 @@ def read(
     return [bytes(item) if isinstance(item, Raw) else item for item in items], envelope
 
 
-# Numbers of items are not looked at, so those may be too large for a float.
+# Numbers inside items are not converted, so they may be too large for a float.
 WHOLE = msgspec.json.Decoder(float_hook=float)
 
 
 def oracle(body: bytes, path: str = "result", *, keyed: bool = False) -> tuple[list[bytes], dict[str, Any]]:
-    """Decode the body whole: the items as the bytes they stand in, and what is around them."""
+    """Decode the body whole: the exact bytes of each item, and the envelope."""
     body.decode()
     envelope: Any = WHOLE.decode(body)
     *parents, last = path.split(".")
@@ -77,7 +77,7 @@ def oracle(body: bytes, path: str = "result", *, keyed: bool = False) -> tuple[l
     del inner[last]
     items = levels[-1].pop(last)
     for around in (raw for level in levels for raw in level.values()):
-        msgspec.json.decode(around)  # there a number has to fit
+        msgspec.json.decode(around)  # numbers in the envelope have to fit
     if keyed:
         return [bytes(raw) for raw in msgspec.json.decode(items, type=dict[str, Raw]).values()], envelope
     return [bytes(raw) for raw in msgspec.json.decode(items, type=list[Raw])], envelope
@@ -88,7 +88,7 @@ def sliced(body: bytes, size: int) -> Iterator[bytes]:
 
 
 def times(body: bytes, count: int) -> bytes:
-    """Write the items of ``body`` ``count`` times in a row."""
+    """Make a body that repeats the items of ``body`` ``count`` times."""
     return b'{"a":1,"result":[' + b",\n ".join(oracle(body)[0] * count) + b'],"b":2}'
 
 
@@ -97,7 +97,7 @@ def cut_at(body: bytes, places: Iterable[int]) -> list[bytes]:
     return [body[start:end] for start, end in itertools.pairwise(bounds)]
 
 
-# Bodies of every kind, written by hand so that white space, escapes and numbers vary too
+# Random bodies, composed as text so that white space, escapes and number formats vary too
 
 
 strings = st.one_of(
@@ -141,7 +141,7 @@ deep = st.integers(1, 200).map(lambda depth: "[" * depth + "]" * depth)
 
 @st.composite
 def bodies(draw: st.DrawFn, path: str = "result", *, keyed: bool = False) -> bytes:
-    """A body with items at ``path``, the keys around them in any order."""
+    """A body with items at ``path``, between other keys."""
     space = st.sampled_from(["", "", " ", "\n", " \r\n\t"])
     kind = draw(st.sampled_from([values, objects, objects, numbers, strings, st.one_of(objects, deep)]))
     items = draw(st.lists(kind, max_size=8))
@@ -245,8 +245,8 @@ SAMPLE = (
 
 
 @pytest.mark.parametrize("size", [1, 10**6])
-def test_every_truncation_is_told_as_one(size: int) -> None:
-    """A broken connection is retried, a broken body is not: they must never be mixed up."""
+def test_every_truncation_is_reported_as_one(size: int) -> None:
+    """A truncated body is retried, a malformed one is not, so they must never be confused."""
     assert len(read([SAMPLE])[0]) == 6
     keyed = (
         SAMPLE.replace(b'" : [', b'":{"a":')
@@ -263,15 +263,15 @@ def test_every_truncation_is_told_as_one(size: int) -> None:
 
 @examples(50)
 @given(bodies(), st.lists(st.floats(0, 1, exclude_max=True), max_size=10), st.integers(1, 500))
-def test_any_truncation_is_told_as_one(body: bytes, places: list[float], size: int) -> None:
+def test_any_truncation_is_reported_as_one(body: bytes, places: list[float], size: int) -> None:
     body = body.strip()
     for place in places:
         assert_cut(body, max(1, int(place * len(body))), size)
 
 
 @engines
-def test_a_number_beyond_any_float_is_an_item_but_nothing_around_them(engine: Engine) -> None:
-    """The item is handed out as it came; what stands around the items is read into Python's numbers."""
+def test_a_number_beyond_any_float_is_accepted_in_items_only(engine: Engine) -> None:
+    """Raw items keep their bytes, but the envelope is decoded into Python numbers."""
     body = b'{"result":[0 ,\n  1e3000]}'
     assert read(sliced(body, 20), engine=engine) == oracle(body) == ([b"0", b"1e3000"], {})
     for body in (b'{"a":1e3000,"result":[0]}', b'{"result":[0],"a":[1e3000]}'):
@@ -284,7 +284,7 @@ def test_a_number_beyond_any_float_is_an_item_but_nothing_around_them(engine: En
 @examples(150)
 @given(bodies(), st.data())
 def test_a_broken_body_is_never_silent(body: bytes, data: st.DataObject) -> None:
-    """Change, add or drop some bytes: an error where the oracle errs, its answer where it does not."""
+    """Change, add or drop some bytes: we must fail where the oracle fails, and agree where it does not."""
     broken = bytearray(body)
     for _ in range(data.draw(st.integers(1, 2))):
         place = data.draw(st.integers(0, len(broken) - 1))
@@ -365,7 +365,7 @@ MALFORMED = [
 @engines
 @pytest.mark.parametrize("body", MALFORMED)
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_what_is_no_json_is_a_decode_error(engine: Engine, body: bytes, size: int) -> None:
+def test_malformed_json_is_a_decode_error(engine: Engine, body: bytes, size: int) -> None:
     with pytest.raises(DecodeError):
         read(sliced(body, size), engine=engine)
 
@@ -386,8 +386,10 @@ def test_what_is_no_json_is_a_decode_error(engine: Engine, body: bytes, size: in
         (b'{"result":{"a":1 "b":2}}', 1, "expected a comma or the end after an item, got '\"'", b'"b":2}}'),
     ],
 )
-def test_a_malformed_item_is_named(engine: Engine, body: bytes, index: int, message: str, raw: bytes) -> None:
-    """The error quotes the place, up to 512 bytes from there."""
+def test_the_error_for_a_malformed_item_says_where_it_is(
+    engine: Engine, body: bytes, index: int, message: str, raw: bytes
+) -> None:
+    """The error carries up to 512 bytes from the bad one on."""
     space = b" " * 600
     with pytest.raises(DecodeError) as caught:
         read([body + space], key_by=True, engine=engine)
@@ -397,9 +399,18 @@ def test_a_malformed_item_is_named(engine: Engine, body: bytes, index: int, mess
     assert error.raw == (raw + space)[:512]
 
 
+def test_a_malformed_item_at_the_end_of_the_body_is_not_taken_for_a_cut() -> None:
+    decoder = ItemDecoder(RAW)
+    assert list(map(bytes, decoder.feed(b'{"result":[1,-x'))) == [b"1"]
+    with pytest.raises(DecodeError) as caught:
+        decoder.close()
+    assert str(caught.value) == "the item is not JSON"
+    assert (caught.value.path, caught.value.index, caught.value.raw) == ("$.result[1]", 1, b"-x")
+
+
 @engines
-def test_a_malformed_item_is_told_long_before_the_end(engine: Engine) -> None:
-    """Not only at the end of a body that may have a gigabyte to go."""
+def test_a_malformed_item_is_reported_long_before_the_end(engine: Engine) -> None:
+    """There may be another gigabyte of the body to come."""
     decoder = ItemDecoder(RAW, engine=engine)
     with pytest.raises(DecodeError) as caught:
         for chunk in itertools.chain(
@@ -408,7 +419,7 @@ def test_a_malformed_item_is_told_long_before_the_end(engine: Engine) -> None:
             decoder.feed(chunk)
             if (
                 decoder.bytes_read > 100_000 and engine == "ijson"
-            ):  # it replaces a lone surrogate, msgspec errs later
+            ):  # ijson accepts a lone surrogate; msgspec rejects it when the item is complete
                 raise DecodeError(path="$.result[1]", index=1)
     assert caught.value.path == "$.result[1]"
     assert caught.value.index == 1
@@ -416,8 +427,8 @@ def test_a_malformed_item_is_told_long_before_the_end(engine: Engine) -> None:
 
 @engines
 @pytest.mark.parametrize("after", [b'"]}', b'x"]}', "é".encode() + b'"]}'], ids=["end", "ascii", "other"])
-def test_half_a_character_at_the_end_of_a_chunk_must_go_on_in_the_next(engine: Engine, after: bytes) -> None:
-    """Chunks of plain ASCII are not looked at twice, except after such an end."""
+def test_a_character_split_between_chunks_must_continue(engine: Engine, after: bytes) -> None:
+    """The shortcut for chunks of plain ASCII must not be taken after such a chunk."""
     for decoder in (ItemDecoder(ANY, engine=engine), NdjsonDecoder(ANY)):
         decoder.feed(b'{"result":["\xf0\x9f')
         with pytest.raises(DecodeError) as caught:
@@ -430,7 +441,7 @@ def test_half_a_character_at_the_end_of_a_chunk_must_go_on_in_the_next(engine: E
         ItemDecoder(ANY, engine=engine).feed(b" " * 12 + b'{"result":["\xff')
 
 
-def test_what_ijson_says_is_put_on_one_short_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ijsons_message_is_put_on_one_short_line(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing:
         def __init__(self, events: Any) -> None: ...
 
@@ -470,11 +481,11 @@ def test_what_ijson_says_is_put_on_one_short_line(monkeypatch: pytest.MonkeyPatc
         ([b"tru", b"x"], False),
     ],
 )
-def test_cut_is_what_could_go_on(parts: list[bytes], expected: bool) -> None:
+def test_a_text_is_cut_if_more_bytes_could_complete_it(parts: list[bytes], expected: bool) -> None:
     assert is_cut(*parts) is expected
 
 
-# Where the items are
+# Finding the items
 
 
 HINT = "name the key that holds the items, as in path='peopleInteractionStats', item_type=dict"
@@ -506,7 +517,9 @@ SEEN = ", ".join(f"k{number}" for number in range(32))
         (b"[[1]]", "expected a JSON object with 'result': it begins b'[[1]]'"),
     ],
 )
-def test_a_body_without_items_says_what_came(engine: Engine, body: bytes, message: str) -> None:
+def test_the_error_for_a_body_without_items_says_what_it_has(
+    engine: Engine, body: bytes, message: str
+) -> None:
     with pytest.raises(DecodeError) as caught:
         read([body], engine=engine)
     error = caught.value
@@ -516,7 +529,7 @@ def test_a_body_without_items_says_what_came(engine: Engine, body: bytes, messag
 
 
 @engines
-def test_results_stands_in_for_result(engine: Engine) -> None:
+def test_results_is_accepted_for_result(engine: Engine) -> None:
     assert read([b'{"limit":2,"results":[1,2]}'], engine=engine) == ([b"1", b"2"], {"limit": 2})
     assert read([b'{"result":[1],"results":[2]}'], engine=engine) == ([b"1"], {"results": [2]})
     with pytest.raises(DecodeError, match="both"):
@@ -528,7 +541,7 @@ def test_results_stands_in_for_result(engine: Engine) -> None:
 
 @engines
 def test_two_arrays_of_one_name_are_an_error(engine: Engine) -> None:
-    """The last of two equal keys wins in a buffered body, but here the first was handed out."""
+    """In a buffered body the last one wins, but here the items of the first were already handed out."""
     for body in (
         b'{"result":[1],"a":2,"result":[3]}',
         b'{"result":[1],"result":null}',
@@ -565,7 +578,7 @@ def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
         ItemDecoder(RAW, **options)
 
 
-# Typed items, repair
+# Typed items and repair
 
 
 @engines
@@ -598,7 +611,7 @@ def test_raise_ends_the_stream_at_the_bad_item(engine: Engine) -> None:
 
 @engines
 def test_a_body_of_foreign_rows_is_an_error(engine: Engine) -> None:
-    """As a buffered page of them is: a walk full of nothing must not look like success."""
+    """As for a buffered page: a walk that kept nothing must not look like success."""
     decoder = ItemDecoder(INTERACTION, path="rows", engine=engine)
     decoder.feed(b'{"rows":[{"userId":"1"},{"userId":"2"}]}')
     with pytest.raises(DecodeError) as caught:
@@ -678,7 +691,7 @@ def test_an_item_without_end_is_stopped(engine: Engine) -> None:
 
 @engines
 @pytest.mark.parametrize("body", [b'{"a":"%s","result":[1]}', b'{"result":[1],"a":"%s"}'])
-def test_what_is_around_the_items_is_bounded(engine: Engine, body: bytes) -> None:
+def test_the_envelope_is_bounded(engine: Engine, body: bytes) -> None:
     read(sliced(body % (b"x" * 900), 100), engine=engine, max_envelope_bytes=1000)
     with pytest.raises(BodyTooLargeError) as caught:
         read(sliced(body % (b"x" * 1000), 100), engine=engine, max_envelope_bytes=1000)
@@ -689,7 +702,7 @@ def test_what_is_around_the_items_is_bounded(engine: Engine, body: bytes) -> Non
 @engines
 @pytest.mark.parametrize("size", [1, 10**6])
 def test_the_envelope_may_have_exactly_its_limit(engine: Engine, size: int) -> None:
-    """Both parts count together: without the items, and without white space before and after the document."""
+    """Head and tail count together, without the items and without white space around the document."""
     head, tail = b'{"a":"x","result":', b',"b":"y"}'
     body = b" \n" + head + b'[1,"not counted"]' + tail + b" \n"
     read(sliced(body, size), engine=engine, max_envelope_bytes=len(head + tail))
@@ -703,7 +716,7 @@ def test_the_envelope_may_have_exactly_its_limit(engine: Engine, size: int) -> N
 
 @engines
 def test_white_space_without_end_costs_nothing(engine: Engine) -> None:
-    """Servers send it to keep a connection alive: before the body, between items, after the end."""
+    """Servers send it to keep a connection alive."""
     space = b" \n" * 2000
     body = space + b'{"result":[1,' + space + b'{"id":2}' + space + b",3" + space + b"]}" + space
     for size in (1, 100, 10**6):
@@ -712,7 +725,7 @@ def test_white_space_without_end_costs_nothing(engine: Engine) -> None:
 
 
 @engines
-def test_what_follows_the_document_is_refused_at_once(engine: Engine) -> None:
+def test_data_after_the_document_is_refused_at_once(engine: Engine) -> None:
     decoder = ItemDecoder(RAW, engine=engine)
     decoder.feed(b'{"result":[]} ')
     decoder.feed(b" \n")
@@ -736,7 +749,7 @@ def test_the_wrong_path_of_a_large_body_names_the_keys_seen(engine: Engine) -> N
 
 
 @engines
-def test_deep_nesting_is_taken_or_refused_never_crashes(engine: Engine) -> None:
+def test_deep_nesting_is_read_or_refused_but_never_crashes(engine: Engine) -> None:
     deep = b"[" * 200 + b"]" * 200
     body = b'{"a":%s,"result":[{"id":"1","remote_data":%s}],"b":%s}' % (deep, deep, deep)
     [item], _ = read([body], INTERACTION, engine=engine)
@@ -748,7 +761,7 @@ def test_deep_nesting_is_taken_or_refused_never_crashes(engine: Engine) -> None:
 
 @engines
 def test_the_first_item_comes_out_at_once(engine: Engine) -> None:
-    """An item is handed out with the chunk that completes it: nothing waits for a batch."""
+    """The chunk that completes an item returns it, rather than wait for a batch."""
     decoder = ItemDecoder(RAW, engine=engine)
     assert decoder.feed(b'{"next_cursor":"c","result":[{"id":1}') == [Raw(b'{"id":1}')]
     assert decoder.feed(b',{"id":2},{"id"') == [Raw(b'{"id":2}')]
@@ -781,7 +794,7 @@ class Counting(ItemReader[Any]):
         return super().read_array(text, start=start, path=path)
 
 
-# The nested objects begin and end as the items do, so that the right-most separator is hardly ever one.
+# Nested objects that begin and end like items, so that the right-most separator is nearly always a wrong guess.
 LOOK_ALIKE = b'{"id":[%s],"x":{"y":1}}' % b",".join([b'{"id":{"y":1}}'] * 60)
 HOSTILE = {
     "nested look-alikes": lambda n: b",".join([LOOK_ALIKE] * (n // len(LOOK_ALIKE))),
@@ -803,7 +816,7 @@ HOSTILE = {
 @pytest.mark.parametrize("size", [1000, 65_536])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_no_input_costs_more_than_linear_work(kind: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted in bytes looked at, which a busy machine does not change."""
+    """Counts the bytes that are scanned, because time varies on a busy machine."""
     skim = fast_parser._skip_value
     scanned = 0
 
@@ -850,8 +863,8 @@ def test_guesses_that_fail_become_rare() -> None:
     assert 0 < reader.failed < 20
 
 
-def test_inside_a_large_item_nothing_is_guessed() -> None:
-    """Each guess would decode all that is held, and fail."""
+def test_no_guesses_are_made_inside_a_large_item() -> None:
+    """A guess there would decode everything that is held, only to fail."""
     reader = Failing(Any)
     large = b'{"id":1,"x":[%s]}' % b",".join([b'{"id":1}'] * 40_000)
     body = b'{"result":[%s,%s]}' % (b",".join([b'{"id":1}'] * 100), large)
@@ -860,7 +873,7 @@ def test_inside_a_large_item_nothing_is_guessed() -> None:
 
 
 def test_nearly_all_items_are_decoded_without_walking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guessing is what makes it fast; the answers would be the same without."""
+    """Guessing makes the parser fast; without it the items would be the same."""
     skip = fast_parser._skip_value
     walked = 0
 
@@ -886,7 +899,7 @@ def test_nearly_all_items_are_decoded_without_walking(monkeypatch: pytest.Monkey
 
 
 def test_an_item_is_malformed_once_its_error_is_16_bytes_back() -> None:
-    """Nearer to the end it may be a token that goes on: an escaped pair of surrogates has 12 bytes."""
+    """Closer to the end it may be an incomplete token: an escaped surrogate pair has 12 bytes."""
     for start in (b"tru3", b'{"a":-', b'["\\ud83d\\ude0'):
         assert fast_parser.value_length(memoryview(start)) == fast_parser.INCOMPLETE
     for count in range(30):
@@ -900,7 +913,7 @@ def test_an_item_is_malformed_once_its_error_is_16_bytes_back() -> None:
 
 @pytest.fixture
 def steady_heap() -> Iterator[None]:
-    """Neither garbage collections nor memory of the system's: both begin at some size, and are no work on a body."""
+    """Turn off garbage collection and mmap, which only begin at some size and would distort the comparison."""
 
     def set_glibc(mmaps: int, trim: int) -> None:
         if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
@@ -928,18 +941,20 @@ def test_no_input_costs_more_than_linear_time(kind: str, engine: Engine, steady_
         return time.process_time() - start
 
     n = 250_000
-    while seconds(small := b'{"result":[%s]}' % HOSTILE[kind](n)) < 0.05:  # less says more of the clock
+    while (
+        seconds(small := b'{"result":[%s]}' % HOSTILE[kind](n)) < 0.05
+    ):  # shorter runs mostly measure the clock
         n *= 2
     large = b'{"result":[%s]}' % HOSTILE[kind](4 * n)
-    # Side by side, since a shared machine changes its speed: what is quadratic is 4 times over each time.
+    # Measured in turns, because the speed of a shared machine changes. Quadratic work would give a ratio of 4.
     ratios = [seconds(large) / sum(seconds(small) for _ in range(4)) for _ in range(5)]
-    assert min(ratios) <= 1.1  # doubled: 2.2
+    assert min(ratios) <= 1.1  # linear work gives 1
 
 
 @engines
 @pytest.mark.parametrize("size", [1, 500, 10**6])
 def test_ijson_is_given_a_string_once(engine: Engine, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It reads a token that comes in n pieces n times, so no piece may end in one."""
+    """ijson rereads an incomplete token with each piece, so no piece may end inside one."""
     pieces: list[bytes] = []
     parser = ijson.basic_parse_coro
 
@@ -977,8 +992,8 @@ def test_pieces_end_between_tokens(body: bytes, size: int) -> None:
     assert inside.isdisjoint(itertools.accumulate(map(len, pieces)))
 
 
-def test_what_was_handed_out_is_not_kept() -> None:
-    """Memory stays flat: over 30 MB the decoder holds less than a chunk."""
+def test_returned_items_are_not_kept() -> None:
+    """Memory stays flat: the decoder holds less than one chunk of a 30 MB body."""
     decoder = ItemDecoder(RAW)
     decoder.feed(b'{"result":[{"id":"0"}')
     item = b',{"id":"1","remote_data":"%s"}' % (b"x" * 3000)
@@ -989,10 +1004,10 @@ def test_what_was_handed_out_is_not_kept() -> None:
         assert sum(map(len, parser._parts)) <= len(item)
 
 
-# What stands behind the engines
+# Backends of the engines
 
 
-def test_without_msgspecs_message_the_other_engine_serves(
+def test_the_ijson_engine_is_used_if_msgspecs_messages_change(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def changed(text: memoryview) -> object:
@@ -1022,14 +1037,14 @@ def test_the_python_backend_of_ijson_gives_the_same(body: bytes, size: int) -> N
             assert read(sliced(body, size), engine=engine) == oracle(body)
 
 
-def test_the_python_backend_is_quiet_when_a_body_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An exception in a destructor would be printed, and fails this suite."""
+def test_the_python_backend_is_quiet_when_a_body_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An exception in a destructor would be printed, which fails this suite."""
     monkeypatch.setattr(ijson, "basic_parse_coro", ijson_python.basic_parse_coro)
     ItemDecoder(RAW).feed(b'{"a":[1')
     gc.collect()
 
 
-def test_a_slower_backend_of_ijson_is_noted(
+def test_a_slower_backend_of_ijson_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(ijson, "backend", "python")
@@ -1071,7 +1086,7 @@ def test_the_last_line_may_lack_its_end() -> None:
     assert read_lines([]) == read_lines([b"\n \n"]) == []
 
 
-def test_a_line_that_is_cut_is_told_as_cut() -> None:
+def test_a_cut_line_is_reported_as_truncated() -> None:
     line = b'{"a":[1,"x"]}'
     for place in range(1, len(line)):
         decoder = NdjsonDecoder(DICT)
@@ -1111,7 +1126,7 @@ def test_a_line_has_at_most_max_item_bytes() -> None:
         b"[1\n2]\n",
     ],
 )
-def test_a_line_that_is_no_json_is_a_decode_error(body: bytes) -> None:
+def test_a_malformed_line_is_a_decode_error(body: bytes) -> None:
     for size in (1, 100):
         with pytest.raises(DecodeError):
             read_lines(sliced(body, size))

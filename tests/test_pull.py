@@ -1215,7 +1215,7 @@ def test_an_outage_without_end_parks_what_is_left(tmp_path: Path) -> None:
 
 
 def test_who_is_to_blame_for_a_failure() -> None:
-    circuit = CircuitBreaker(max_outage=100.0, probe_wait=1.0, max_probe_wait=4.0)
+    circuit = CircuitBreaker(max_outage=100.0, first_wait=1.0, max_wait=4.0)
     closed: list[bool] = []
     circuit.on_close = lambda: closed.append(circuit.is_open)
     circuit.success(101.0)

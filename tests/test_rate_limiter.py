@@ -141,7 +141,7 @@ def test_a_429_pauses_its_account_and_nobody_else() -> None:
     respond(limiter, "a", 0.1, 429, retry_after=10.0, is_remote=True)
     waiter = limiter.enter("a", 0.2)
     assert waiter is not None
-    assert waiter.level == "account"
+    assert (waiter.level, waiter.owner, waiter.is_admitted, waiter.refused) == ("account", None, False, None)
     assert limiter.enter("b", 0.2) is None
     assert limiter.next_at(0.2) == pytest.approx(10.1)
     assert limiter.poll(10.0) == []
@@ -226,9 +226,9 @@ def test_the_level_of_a_429(options: dict[str, object], expected: str) -> None:
     for n in range(100):
         limiter.enter(f"b{n}", 0.0)
     respond(limiter, "b0", 0.0, 429, retry_after=10.0, **options)  # type: ignore[arg-type]
-    assert (limiter.enter("c", 0.1) is None) == (expected == "account")
-    if expected == "account":
-        assert limiter.enter("b0", 0.1) is not None
+    assert (limiter._token.paused_until, limiter._accounts["b0"].window.paused_until) == (
+        (10.0, -math.inf) if expected == "token" else (-math.inf, 10.0)
+    )
 
 
 def test_429s_of_several_accounts_in_a_row_are_blamed_on_the_token() -> None:
@@ -238,8 +238,9 @@ def test_429s_of_several_accounts_in_a_row_are_blamed_on_the_token() -> None:
         limiter.enter(f"a{n}", 0.0)
     for n in range(3):
         assert limiter.enter(f"c{n}", 0.0) is None
-        respond(limiter, f"a{n}", 0.1, 429, retry_after=10.0)
+        limiter.on_response(f"a{n}", 429, {}, 0.1, now_epoch=NOW, retry_after=10.0)
     assert limiter.enter("d", 0.2) is not None
+    assert limiter._accounts["a2"].window.paused_until == 10.1  # its account is paused as well
 
 
 def test_429s_between_successes_are_blamed_on_their_accounts() -> None:
@@ -299,6 +300,28 @@ def test_a_long_pause_is_never_blamed_on_the_token() -> None:
     assert limiter.enter("d", 0.2) is None
 
 
+@pytest.mark.parametrize(("pause", "is_token_paused"), [(15.0, True), (15.1, False)])
+def test_the_longest_pause_that_is_blamed_on_the_token(pause: float, is_token_paused: bool) -> None:
+    """One and a half of its windows."""
+    limiter = rate_limiter(Rate(500, 10), Rate(50, 10))
+    for n in range(100):
+        limiter.enter(f"a{n}", 0.0)
+    for n in range(3):
+        respond(limiter, f"a{n}", 0.1, 429, retry_after=pause)
+    assert (limiter._token.paused_until > 0) == is_token_paused
+
+
+@pytest.mark.parametrize(("busy_accounts", "is_token_paused"), [(10, False), (11, True)])
+def test_the_level_closer_to_its_limit_is_to_blame(busy_accounts: int, is_token_paused: bool) -> None:
+    """Each account uses half of its limit, and all together use half of the token's, or a little more."""
+    limiter = rate_limiter(Rate(20, 10), Rate(2, 10))
+    for n in range(busy_accounts):
+        goes(limiter, f"a{n}", n * 0.5)
+    for n in range(3):
+        respond(limiter, f"a{n}", 6.0, 429, retry_after=1.0)
+    assert (limiter._token.paused_until > 0) == is_token_paused
+
+
 def test_a_wait_that_would_be_too_long_is_refused_at_once() -> None:
     """This goes for requests in the queue and for later ones. Other accounts are not affected."""
     limiter = rate_limiter(Rate(500, 10), Rate(50, 10), max_wait=60.0)
@@ -314,6 +337,29 @@ def test_a_wait_that_would_be_too_long_is_refused_at_once() -> None:
     assert limiter.waiting == 0
     assert goes(limiter, "b", 1.0)
     assert goes(limiter, "a", 86401.0)
+
+
+@pytest.mark.parametrize(("pause", "is_refused"), [(61.0, False), (61.5, True)])
+def test_pauses_of_a_minute_and_a_second_are_waited_out_by_default(pause: float, is_refused: bool) -> None:
+    """The longest ``Retry-After`` of the default policy, and the most that is added at random."""
+    limiter = RateLimiter(random=lambda: 0.0)
+    limiter.enter("a", 0.0)
+    respond(limiter, "a", 0.0, 429, retry_after=pause, is_remote=True)
+    waiter = limiter.enter("a", 0.0)
+    assert waiter is not None
+    assert limiter.poll(0.0) == ([waiter] if is_refused else [])
+
+
+def test_a_pause_of_token_and_account_is_refused_as_the_tokens() -> None:
+    limiter = rate_limiter(Rate(500, 10), Rate(50, 10), max_wait=5.0)
+    for n in range(30):
+        limiter.enter(f"a{n}", 0.0)
+    for n in range(3):
+        respond(limiter, f"a{n}", 0.1, 429, retry_after=10.0)
+    waiter = limiter.enter("a2", 0.2)
+    assert waiter is not None
+    assert limiter.poll(0.2) == [waiter]
+    assert (waiter.level, waiter.refused) == ("token", pytest.approx(9.9))
 
 
 def test_a_long_pause_of_the_token_refuses_every_account() -> None:
@@ -373,6 +419,38 @@ def test_a_request_that_was_not_sent_leaves_what_remains_untouched() -> None:
     waiting = limiter.enter("a", 0.0)
     limiter.on_unsent("a", 0.0)
     assert limiter.poll(0.0) == [waiting]
+
+
+def test_an_unsent_request_gives_everything_back() -> None:
+    limiter = rate_limiter(Rate(1, 10), Rate(1, 10))
+    assert goes(limiter, "a", 0.0)
+    limiter.on_unsent("a", 1.0)
+    assert limiter._token.in_flight == limiter._accounts["a"].window.in_flight == 0
+    assert goes(limiter, "a", 1.0)
+    limiter = rate_limiter()
+    goes(limiter, "a", 0.0)
+    respond(limiter, "a", 0.0, 200, {"ratelimit-remaining": "4", "ratelimit-reset": "8"})
+    for left in (3, 2):
+        assert goes(limiter, "a", 0.0)
+        assert remaining(limiter, "a") == left
+    limiter.on_unsent("a", 0.0)
+    assert remaining(limiter, "a") == 3
+
+
+def test_a_request_without_a_response_keeps_its_slots() -> None:
+    """The service may have counted it."""
+    limiter = rate_limiter(Rate(1, 10), Rate(1, 10))
+    assert goes(limiter, "a", 0.0)
+    limiter.on_failure("a")
+    assert limiter._token.in_flight == limiter._accounts["a"].window.in_flight == 0
+    assert not goes(limiter, "a", 1.0)
+    assert not goes(limiter, "b", 1.0)
+
+
+def remaining(limiter: RateLimiter, account: str) -> float:
+    quota = limiter._accounts[account].quota
+    assert quota is not None
+    return quota.left
 
 
 def test_headers_teach_nothing_about_the_token() -> None:
@@ -468,6 +546,17 @@ def test_newcomers_do_not_overtake() -> None:
     late = limiter.enter("a", 11.0)
     assert late is not None
     assert limiter.poll(11.0) == [first]
+
+
+def test_an_account_that_waits_for_its_own_limit_holds_up_no_other() -> None:
+    limiter = rate_limiter(None, Rate(1, 10))
+    assert limiter.enter("a", 0.0) is None
+    waiters = [limiter.enter("a", 1.0) for _ in range(2)]
+    assert [waiter.level for waiter in waiters if waiter] == ["account", "account"]
+    assert limiter.enter("b", 9.0) is None
+    due = limiter.next_at(9.0)
+    assert limiter.enter("c", due) is not None  # "a" may go as well now
+    assert waiters[0] in limiter.poll(due)
 
 
 def test_a_pause_also_holds_back_an_account_whose_turn_had_come() -> None:
@@ -614,6 +703,27 @@ def test_an_account_is_not_forgotten_while_its_pause_lasts() -> None:
     assert limiter.enter("a", 499.0) is not None
 
 
+@pytest.mark.parametrize("status", [200, 429])
+@pytest.mark.parametrize(("at", "is_forgotten"), [(9.9, False), (10.0, True)])
+def test_an_account_is_forgotten_after_ten_seconds_or_its_pause(
+    status: int, at: float, is_forgotten: bool
+) -> None:
+    limiter = rate_limiter(Rate(500, 10), None)
+    limiter.enter("a", 0.0)
+    respond(limiter, "a", 0.0, status, retry_after=10.0, is_remote=True)
+    limiter.enter("b", at)
+    assert ("a" not in limiter._accounts) == is_forgotten
+
+
+def test_an_account_with_waiters_is_not_forgotten() -> None:
+    limiter = rate_limiter(Rate(1, 100), None)
+    limiter.enter("a", 0.0)
+    waiting = limiter.enter("a", 0.0)
+    limiter.enter("b", 50.0)
+    assert "a" in limiter._accounts
+    assert limiter.poll(104.0) == [waiting]
+
+
 def test_a_response_may_arrive_after_its_account_was_forgotten() -> None:
     """A request can take longer than its account is remembered. Its 429 counts all the same."""
     limiter = rate_limiter(Rate(500, 10), Rate(50, 10))
@@ -636,6 +746,7 @@ def test_a_response_may_arrive_after_its_account_was_forgotten() -> None:
 
 
 def test_off_means_off() -> None:
+    assert Pacing.off() == Pacing(token=None, account=None, enabled=False)
     limiter = RateLimiter(Pacing.off())
     assert not limiter.is_on
     for _ in range(5000):

@@ -147,6 +147,12 @@ def test_the_share_used_counts_only_what_is_still_taken() -> None:
 # --- backing off --------------------------------------------------------------------------------------------
 
 
+def test_the_first_request_may_go_even_after_backing_off() -> None:
+    window = taken(8)
+    window.back_off(0.0)
+    assert window.ready_at(0.0) <= 0.0
+
+
 def test_backing_off_leaves_three_quarters_of_the_slots_at_the_steady_rate() -> None:
     window = taken(8)
     window.back_off(0.0)

@@ -1259,5 +1259,5 @@ def test_a_debug_stream_does_not_show_the_providers_credentials() -> None:
 
 @pytest.mark.parametrize("option", ["headers", "proxy", "ssl_context", "session"])
 def test_an_option_of_the_wrong_type_is_an_error_at_once(option: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{option} takes"):
+    with pytest.raises(ConfigurationError, match=f"^{option} must be"):
         TrutoClient("token", **{option: 5})

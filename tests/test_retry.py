@@ -95,6 +95,8 @@ def test_a_local_401_is_retried_once_if_a_new_token_can_be_fetched() -> None:
     call.sent()
     assert call.failed(status(401), 0.0) == GiveUp(reason="not retryable")
     assert state().failed(status(401), 0.0) == GiveUp(reason="not retryable")
+    call = RetryState(RetryPolicy(), full_budget(), now=0.0)
+    assert call.failed(status(401), 0.0) == GiveUp(reason="not retryable")
     assert state(can_refresh=True).failed(status(401, is_remote=True), 0.0) == GiveUp(reason="not retryable")
 
 

@@ -24,7 +24,6 @@ from truto_ci_async.models import Issue
 
 from .detach import detached, raw_places
 from .repair import (
-    Fields,
     Note,
     describe_mismatch,
     split_array,
@@ -153,7 +152,11 @@ class ItemReader(Generic[T]):
             item = self._repair(raw, path, str(error), notes)
             kept = item is not None
         else:
-            if self._blank_fields and self.blank((item,)) and (message := self._foreign(split_object(raw))):
+            if (
+                self._repairer
+                and self.blank((item,))
+                and (message := self._repairer.foreign(split_object(raw)))
+            ):
                 notes.append((path, message))
                 item, kept = None, False
         if kept:
@@ -168,7 +171,7 @@ class ItemReader(Generic[T]):
             notes.append((path, describe_mismatch(message, raw)))
             return None
         given = split_object(raw)
-        if foreign := self._foreign(given):
+        if foreign := self._repairer.foreign(given):
             notes.append((path, foreign))
         elif (fixed := self._repairer.fix_struct(given, path, notes)) is not None:
             try:
@@ -176,15 +179,6 @@ class ItemReader(Generic[T]):
             except msgspec.ValidationError as error:
                 notes.append((path, without_location(str(error))))
         return None
-
-    def _foreign(self, keys: Fields) -> str | None:
-        """Say what is wrong with an object that has none of the known keys; None if it has one."""
-        known = self._repairer.keys if self._repairer else frozenset[str]()
-        if not known.isdisjoint(keys):
-            return None
-        name = getattr(self.item_type, "__name__", "item")
-        seen = ", ".join(list(keys)[:12]) or "none"
-        return f"expected {name} with some of the keys {', '.join(sorted(known))}; the keys are: {seen}"
 
 
 def _blank_fields(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:

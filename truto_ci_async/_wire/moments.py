@@ -31,7 +31,7 @@ def read_moment(raw: bytes) -> tuple[datetime, str] | None:
     a fraction of any length, spaces around, and seconds, milliseconds or microseconds since 1970.
     """
     if raw[:1] != b'"':
-        return _from_epoch(raw.decode()) if raw[:1] == b"-" or raw[:1].isdigit() else None
+        return _from_epoch(raw.decode())
     text = _decode_text(raw).strip()
     if _DIGITS.fullmatch(text):
         return _from_epoch(text)

@@ -33,7 +33,7 @@ split_object: Callable[[bytes], Fields] = msgspec.json.Decoder(Fields).decode
 
 
 class Repairer:
-    """Replace values that do not fit ``type``. What changes are noted in ``notes``, at ``path`` and below."""
+    """Replace values that do not fit ``type``. Each change is added to ``notes``, with its path."""
 
     def __init__(self, type: Any) -> None:
         self._decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(type).decode
@@ -45,7 +45,13 @@ class Repairer:
         self._struct: Any = structs[0] if len(structs) == 1 else None
         self._elements = [found for member in members for found in _element_type(member)]
         self._values = [found for member in members for found in _value_type(member)]
-        self.keys = _known_keys(self._struct) if self._struct is not None else frozenset[str]()
+
+    def foreign(self, keys: Fields) -> str | None:
+        """Say what is wrong with an object that has none of the struct's keys; None if it has one."""
+        if not self._keys.isdisjoint(keys):
+            return None
+        known, seen = ", ".join(sorted(self._keys)), ", ".join(list(keys)[:12]) or "none"
+        return f"expected {self._struct.__name__} with some of the keys {known}; the keys are: {seen}"
 
     def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: list[Note]) -> bytes | Raw | None:
         """Return ``raw`` if it fits, else a value to replace it; None if there is none. Its path is path + step."""
@@ -132,6 +138,14 @@ class Repairer:
         return b"[" + b",".join(item for item in fixed if item is not None) + b"]"
 
     @cached_property
+    def _keys(self) -> frozenset[str]:
+        keys = {field.encode_name for field in msgspec.structs.fields(self._struct)}
+        config = _struct_config(self._struct)
+        if config is not None and config.tag is not None:
+            keys.add(config.tag_field or "type")
+        return frozenset(keys)
+
+    @cached_property
     def _fields(self) -> dict[str, _Field]:
         """The fields of the struct. Not built by the constructor, because a type may contain itself."""
         return {
@@ -201,14 +215,6 @@ def is_struct(type: Any) -> bool:
 
 def _struct_config(type: Any) -> Any:
     return getattr(typing.get_origin(type) or type, "__struct_config__", None)
-
-
-def _known_keys(struct: Any) -> frozenset[str]:
-    keys = {field.encode_name for field in msgspec.structs.fields(struct)}
-    config = _struct_config(struct)
-    if config is not None and config.tag is not None:
-        keys.add(config.tag_field or "type")
-    return frozenset(keys)
 
 
 def _union_members(type: Any) -> Iterator[Any]:

@@ -40,7 +40,7 @@ class PageCursor:
         self.pages = 0  # so far
         self._user_batches = user_batches
         self._account = account
-        self._seen = {start.cursor} if start.cursor else set[str]()
+        self._seen = {start.cursor}
 
     def advance(self, here: Position, next_cursor: str | None) -> Position | None:
         """Move to the position after the page at ``here``, and return it.

@@ -75,7 +75,7 @@ class Pages(Generic[P]):
         self._pages_left = source.max_pages
         self._may_prefetch = prefetch and source.prefetch > 0
         self._prefetch: Prefetch[P] | None = None
-        self._is_fetching = False
+        self._is_fetching = False  # mutant: None is false too
         self._loop_error: CursorLoopError | None = None
 
     def __aiter__(self) -> Pages[P]:
@@ -95,7 +95,7 @@ class Pages(Generic[P]):
         try:
             page = await (self._source.fetch(here) if prefetch is None else prefetch.page())
         finally:
-            self._is_fetching = False
+            self._is_fetching = False  # mutant: None is false too
         if self._pages_left is not None:
             self._pages_left -= 1
         try:
@@ -141,7 +141,7 @@ class Prefetch(Generic[P]):
         self._here = here
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[P] | None = None
-        self._start_handle: asyncio.Handle | None = None
+        self._start_handle: asyncio.Handle | None
         if at_once and starts_at_once(self._loop):
             self._start()
         else:
@@ -240,7 +240,7 @@ class Paginator(Generic[T]):
         items: list[T] = []
         if max_items == 0:
             return items
-        async for page in Pages(self._source, prefetch=False):
+        async for page in Pages(self._source, prefetch=False):  # mutant: None is false too
             items.extend(page.items)
             if max_items is not None and len(items) >= max_items:
                 del items[max_items:]

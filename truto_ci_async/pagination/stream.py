@@ -237,7 +237,9 @@ class ItemStream(Generic[T]):
         """Return the next bytes; None when the body has ended."""
         with self._one_reader():
             while True:
-                page = await self._open_page()
+                page = self._page
+                if page is None or not page.is_open:
+                    page = await self._open_page()
                 try:
                     chunk = await page.receive()
                 except TransportError as error:
@@ -251,7 +253,9 @@ class ItemStream(Generic[T]):
         """Return the next items, at least one; None when all were read."""
         with self._one_reader():
             while not self._finished:
-                page = await self._open_page()
+                page = self._page
+                if page is None or not page.is_open:
+                    page = await self._open_page()
                 try:
                     if page.at_end:
                         self._finish_page(page)
@@ -308,9 +312,7 @@ class ItemStream(Generic[T]):
     # --- from page to page -----------------------------------------------------------------------------
 
     async def _open_page(self) -> PageBody[T]:
-        """Return the page being read. If there is none, or it broke off, open it from its beginning."""
-        if self._page is not None and self._page.is_open:
-            return self._page
+        """Open the page at the cursor's position, or open it again if it broke off."""
         here = self._cursor.position
         assert here is not None
         if self._reopen is None:

@@ -1,6 +1,6 @@
 """Pulls one account: fetches its pages, hands them over, and decides what a failed call means.
 
-The engine decides when an account has its turn, and makes what comes out durable (``commits``).
+When an account has its turn is up to ``workers``. ``commits`` makes durable what was handed over.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import anyio
-import msgspec
+from msgspec.structs import replace
 
 from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
 from truto_ci_async._wire.list_query import RequestTargets
@@ -68,7 +68,6 @@ class Shared:
     """What the accounts of one pull have in common."""
 
     client: BaseClient
-    trial_client: BaseClient  # sends a request once: retries are for a service that is there
     plan: Plan
     stored: dict[Key, Progress]  # of earlier runs, for accounts that have not had a turn yet
     reader: PageReader[Any]
@@ -76,13 +75,18 @@ class Shared:
     commits: Commits
     report: PullReport
     budget: Budget
-    circuit: CircuitBreaker
     outage_cause: str = ""  # what the last call failed with for which the service is to blame
     is_stopping: bool = False
     #: A scope for each request that has no answer yet, which is cancelled to drop it.
     fetching: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
     #: By window, of the first account that came to it: checking, ordering and encoding is done once.
     targets: dict[int, RequestTargets] = field(default_factory=dict[int, RequestTargets])
+
+    def __post_init__(self) -> None:
+        # Sends a request once: retries are for a service that is there.
+        self.trial_client = self.client.with_options(retry=replace(self.client.retry, attempts=1))
+        limits = self.budget
+        self.circuit = CircuitBreaker(limits.max_outage, limits.probe_wait, limits.max_probe_wait)
 
 
 class AccountPull:
@@ -194,7 +198,8 @@ class AccountPull:
         if self._seen is not None:
             fresh = self._seen.new(split(row_fingerprints(row_identities(page.items))))
             if len(fresh) < len(page):
-                page = _only(page, fresh)
+                page = copy(page)
+                page.items = tuple(page.items[index] for index in fresh)
         rows = progress.rows + len(page)
         progress = Progress(
             position=None if is_last or is_loop else str(position),
@@ -228,33 +233,27 @@ class AccountPull:
 
         :raises TrutoError: it ends the whole pull.
         """
-        circuit = self._shared.circuit
+        shared = self._shared
         cause = error.__cause__ if isinstance(error, (CursorExpiredError, UsageError)) else error
-        self._shared.report.count_call(attempts=getattr(cause, "attempts", 1))
+        shared.report.count_call(attempts=getattr(cause, "attempts", 1))
         if _is_fatal(error) or not isinstance(
             cause, (APIError, TransportError, DecodeError, BodyTooLargeError)
         ):
             raise error
         if isinstance(cause, RateLimitError) and not cause.attempts:  # refused by pacing: nothing was sent
             return self._wait_or_park(cause)
-        if isinstance(cause, APIError) and self._asks_to_wait(cause):
-            circuit.success(time.monotonic())
-            return self._wait_or_park(cause)
-        if isinstance(cause, (TransportError, ServerError)):
+        asks_to_wait = isinstance(cause, RateLimitError) or (
+            isinstance(cause, APIError) and (cause.retry_after or 0.0) > shared.client.retry.max_wait
+        )
+        if isinstance(cause, (TransportError, ServerError)) and not asks_to_wait:
             return self._unanswered(cause, asked_at)
-        circuit.success(time.monotonic())
-        if cause is not error or self._is_refused_cursor(cause):
+        shared.circuit.success(time.monotonic())
+        if asks_to_wait:
+            return self._wait_or_park(cast("APIError", cause))
+        is_refused = isinstance(cause, APIError) and cause.status in _REFUSED_CURSOR
+        if cause is not error or (is_refused and self._is_resumed):
             return self._restart(error)
         return self._fail(error)
-
-    def _asks_to_wait(self, error: APIError) -> bool:
-        return (
-            isinstance(error, RateLimitError)
-            or (error.retry_after or 0.0) > self._shared.client.retry.max_wait
-        )
-
-    def _is_refused_cursor(self, error: TrutoError) -> bool:
-        return self._is_resumed and isinstance(error, APIError) and error.status in _REFUSED_CURSOR
 
     def _unanswered(self, error: TrutoError, asked_at: float) -> float:
         now = time.monotonic()
@@ -282,7 +281,7 @@ class AccountPull:
         """Walk the window from its start when it is its turn again."""
         index, progress = self._left[0]
         self._walk = self._seen = None
-        self._left[0] = (index, msgspec.structs.replace(progress, position=None, error=_RESTARTED))
+        self._left[0] = (index, replace(progress, position=None, error=_RESTARTED))
         self._restarts += 1
         return self._fail(error) if self._restarts > RESTARTS else IN_TURN
 
@@ -299,7 +298,7 @@ class AccountPull:
         """Note how the account ended, behind its pages that are still to be committed."""
         index, progress = self._left[0]
         # An error that is there says that the window was restarted, which must not be forgotten.
-        ended = msgspec.structs.replace(progress, outcome=outcome, error=error or progress.error, until=until)
+        ended = replace(progress, outcome=outcome, error=error or progress.error, until=until)
         entry = Entry(self._uncommitted, (self.account.id, index), ended)
         self._shared.commits.mark(entry)
         return NEVER
@@ -319,10 +318,3 @@ def _without_frames(error: TrutoError) -> TrutoError:
         each.__traceback__ = each.__context__ = None
         each = each.__cause__
     return error
-
-
-def _only(page: Page[Any], wanted: list[int]) -> Page[Any]:
-    """Return ``page`` with some of its items."""
-    page = copy(page)
-    page.items = tuple(page.items[index] for index in wanted)
-    return page

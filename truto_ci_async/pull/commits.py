@@ -10,7 +10,7 @@ What is remembered is as durable as the progress it belongs to.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
@@ -104,7 +104,7 @@ class Commits:
     """What is marked as done in one pull, and how it becomes durable.
 
     ``report`` counts entries when they are marked, and takes back those that in the end are not durable.
-    ``on_failure`` is told of the commit that failed; there are no more after it.
+    ``on_failure`` is called when a commit fails. There are no more commits after that.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class Commits:
         self._marked: list[Entry] = []
         self._unsure: list[Entry] = []  # marked, and in a commit that is under way or failed
         self._marked_since = 0  # the last commit began
-        self._fingerprints: dict[Key, bytes] = {}  # for the next commit
+        self._fingerprints = defaultdict[Key, bytes](bytes)  # for the next commit
         self._bodies: dict[Key, list[bytes]] = {}  # committed, in place of fingerprints
         self._body_bytes = 0
         self._is_due = anyio.Event()  # something is marked
@@ -286,8 +286,8 @@ class Commits:
         """
         made = 0
         for entry in self._unsure:
-            if not changes[entry.key].is_over and (final or not entry.body):
-                self._add(entry.key, self._fingerprint(entry))
+            if not changes[entry.key].is_over and (entry.identities or (final and entry.body)):
+                self._fingerprints[entry.key] += self._fingerprint(entry)
                 made += len(entry.body or entry.identities)
             entry.identities = b""
             if made >= YIELD_BYTES:
@@ -295,16 +295,13 @@ class Commits:
                 await anyio.lowlevel.checkpoint()
         for key, bodies in self._bodies.items() if final else ():
             for body in bodies if key not in changes or not changes[key].is_over else ():
-                self._add(key, self._read_again(body))
+                self._fingerprints[key] += self._read_again(body)
                 await anyio.lowlevel.checkpoint()
 
-    def _add(self, key: Key, fingerprints: bytes) -> None:
-        if fingerprints:
-            self._fingerprints[key] = self._fingerprints.get(key, b"") + fingerprints
-
-    def _keep_bodies(self, changes: dict[Key, Progress], *, final: bool) -> None:
-        """Keep the bodies of what is durable now, as long as their windows are not over."""
+    def _note_durable(self, changes: dict[Key, Progress], *, final: bool) -> None:
+        """Note that a commit is durable, and keep its bodies as long as their windows are not over."""
         for entry in self._unsure:
+            entry.durable = True
             body, entry.body = entry.body, b""
             if changes[entry.key].is_over:
                 self._body_bytes -= sum(map(len, self._bodies.pop(entry.key, ())))
@@ -337,7 +334,7 @@ class Commits:
     async def _commit(
         self, changes: dict[Key, Progress], *, final: bool, begun: Awaitable[bytes | None] | None = None
     ) -> None:
-        fingerprints, self._fingerprints = self._fingerprints, {}
+        fingerprints, self._fingerprints = self._fingerprints, defaultdict[Key, bytes](bytes)
         is_durable = True
         if self._sink is None:
             if changes or fingerprints:
@@ -347,9 +344,7 @@ class Commits:
                 self._sink, self._checkpoint, changes, row_keys=fingerprints, final=final, begun=begun
             )
         if is_durable:
-            for entry in self._unsure:
-                entry.durable = True
-            self._keep_bodies(changes, final=final)
+            self._note_durable(changes, final=final)
             self.notify()
         else:
             self._changes, self._fingerprints = changes | self._changes, fingerprints

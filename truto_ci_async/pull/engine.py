@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import anyio
-from msgspec.structs import replace
 
-from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import UsageError
@@ -121,10 +118,8 @@ class Pull(Generic[T]):
         self._host.add_done_callback(lambda host: host.cancelled() or host.exception())  # seen, whoever waits
         try:
             await self._opened.wait()
-        except BaseException:
-            self._block.cancel()
-            with anyio.CancelScope(shield=True), suppress(Exception):
-                await self._wait_for_end()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
             raise
         if not self._commits.is_open:
             await self._wait_for_end()
@@ -186,19 +181,13 @@ class Pull(Generic[T]):
         progress = await self._checkpoint.load()
         shared = Shared(
             self._client,
-            self._client.with_options(retry=replace(self._client.retry, attempts=1)),
             self.plan,
             progress,
             self._reader,
             self._pages,
             self._commits,
             self.report,
-            budget := self._budget,
-            CircuitBreaker(
-                max_outage=budget.max_outage,
-                probe_wait=budget.probe_wait,
-                max_probe_wait=budget.max_probe_wait,
-            ),
+            self._budget,
         )
         self._workers = Workers(shared, accounts_to_do(self.plan, progress, self.report), on_error=self._die)
         self._commits.is_open = True
@@ -247,8 +236,8 @@ class Pull(Generic[T]):
         """End the pull: nothing more is sent, and the consumer gets ``error`` once it has what was handed over."""
         if self._fatal is None:
             self._fatal = error
-        assert self._workers is not None
-        self._workers.stop(0.0)
+        if self._workers is not None:
+            self._workers.stop(0.0)
         self._commits.notify()
 
     # --- for the consumers -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What a pull may use, and how it went."""
+"""The limits of a pull, and the report on how it went."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from truto_ci_async.errors import TrutoError
 
 
 class Budget(Struct, frozen=True, kw_only=True):
-    """What one pull may use.
+    """The limits of one pull.
 
     ``max_accounts``  accounts asked at the same time.
-    ``max_outage``    seconds a service that is down is probed before what is left is parked for a later run.
-    ``probe_wait``    seconds before the first probe; doubled for each further one, up to ``max_probe_wait``.
+    ``max_outage``    seconds a service may be down before the accounts that are left are parked for a later run.
+    ``probe_wait``    seconds before a single trial request finds out whether the service is back; doubled for each
+                      further one, up to ``max_probe_wait``.
 
     :raises ConfigurationError: a value out of range.
     """
@@ -38,8 +39,8 @@ class PullReport(Struct, eq=False):
 
     ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over.
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
-    ``failed``    account id -> the error that ended it; a later run tries again.
-    ``parked``    account id -> when to come back, in seconds since 1970 (None: when the service is up again).
+    ``failed``    account id -> the error that ended it; a later run asks it again.
+    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: when the service is up again).
     ``rows, pages, requests, retries, issues``  counts of this run; ``waited`` seconds of pacing, all accounts together.
     """
 

@@ -1,4 +1,4 @@
-"""Pulls one shard of a plan into a sink."""
+"""Pulls a plan, or one shard of it, into a sink."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ async def run_shard(
     fresh: bool = False,
     on_start: Callable[[Pull[Any]], None] | None = None,
 ) -> PullReport:
-    """Pull a plan, or a shard of one, into a sink. Run it again to go on; once complete it asks nothing more.
+    """Pull a plan, or a shard of one, into a sink. Run it again to resume; once complete, it sends no requests.
 
-    ``on_start`` is given the running pull, whose ``report`` can be watched and whose ``stop()`` ends it in order.
+    ``on_start`` is given the running pull: watch its ``report``, or end it in order with ``stop()``.
 
     :raises AuthenticationError: the token is refused; what was written is committed.
     :raises StateConflictError: another run, or another plan, holds the state.
-    :raises StorageError: the disk fails; nothing is torn, and a later run goes on.
+    :raises StorageError: the disk fails; what was committed is intact, and a later run resumes.
     """
     pull: Pull[Any] = Pull(
         client,

@@ -6,6 +6,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from heapq import heappop, heappush
 from itertools import count
 
@@ -26,7 +27,7 @@ class Workers:
     """A fixed number of workers, each of which asks one account at a time.
 
     While the service is down, one of them at a time sends a single trial request and the others wait.
-    ``on_error`` is told of what ends the whole pull.
+    ``on_error`` is called with an error that ends the whole pull.
     """
 
     def __init__(
@@ -47,7 +48,7 @@ class Workers:
 
     async def run(self) -> None:
         """Ask all accounts, until each is over or the pull is stopped."""
-        with self._schedule:
+        with closing(self._schedule):
             async with anyio.create_task_group() as group:
                 group.start_soon(self._schedule.run, name="truto-pull-schedule")
                 for number in range(min(self._shared.budget.max_accounts, self._schedule.left)):
@@ -116,7 +117,7 @@ class Workers:
 class Schedule:
     """The accounts that are still to be asked: those in ``line`` now, the others when their time has come.
 
-    ``line`` ends when no account is ``left``. Leave the ``with`` block once the workers have ended.
+    ``line`` ends when no account is ``left``. ``close`` it once the workers have ended.
     """
 
     def __init__(self, accounts: Iterable[PlannedAccount]) -> None:
@@ -128,8 +129,9 @@ class Schedule:
         self._nap = anyio.CancelScope()
         self._hurries = False
         self.left = 0
-        for self.left, account in enumerate(accounts, 1):
+        for account in accounts:
             self._to_line.send_nowait(account)
+            self.left += 1
         if not self.left:
             self.stop()
 
@@ -168,10 +170,7 @@ class Schedule:
             while heap and heap[0][0] <= now:
                 self._to_line.send_nowait(heappop(heap)[-1])
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self) -> None:
         self.stop()
         self.line.close()
         self._waiting.close()

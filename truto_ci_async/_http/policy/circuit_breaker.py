@@ -3,7 +3,7 @@
 A call that failed after all its retries is either the fault of its account or of the service. The service is to blame
 unless another call got through since this one was sent.
 
-Pure: a state machine that is told the time. Waiting, and keeping trials to one at a time, is up to the caller.
+Pure: a state machine whose caller says what time it is, waits, and sends one trial at a time.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Callable
 class CircuitBreaker:
     """Open while the service is down. All moments are seconds of one monotonic clock.
 
-    ``max_outage``      seconds after which ``is_given_up`` says that waiting any longer is of no use.
-    ``probe_wait``      seconds before the first trial; doubled for each further one, up to ``max_probe_wait``.
+    ``max_outage``  seconds after which ``is_given_up`` says that there is no point in waiting any longer.
+    ``first_wait``  seconds before the first trial; doubled for each further one, up to ``max_wait``.
     """
 
-    def __init__(self, *, max_outage: float, probe_wait: float, max_probe_wait: float) -> None:
+    def __init__(self, max_outage: float, first_wait: float, max_wait: float) -> None:
         self._max_outage = max_outage
-        self._first_wait = self._wait = probe_wait
-        self._max_wait = max_probe_wait
+        self._first_wait = self._wait = first_wait
+        self._max_wait = max_wait
         self._opened_at: float | None = None
         self._last_success = -1.0
         self.next_trial = 0.0

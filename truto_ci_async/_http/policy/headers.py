@@ -77,7 +77,7 @@ def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit 
         reset = _seconds_until_reset(reset, headers, now_epoch)
     if limit is None and remaining is None and reset is None:
         return None
-    window = None if limit is None else _WINDOW.search(limit_text or "")
+    window = None if limit is None else _WINDOW.search(limit_text or "")  # mutant: with a limit there is text
     return RateLimit(
         limit=None if limit is None else int(limit),
         window=(float(window[1]) or None) if window else None,

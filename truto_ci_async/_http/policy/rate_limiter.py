@@ -24,6 +24,7 @@ import random as _random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
+from itertools import count
 from typing import Any, Final
 
 from msgspec import Struct
@@ -85,7 +86,7 @@ class Waiter:
 class AccountQueue:
     """One account: its limits, and the requests that wait for them."""
 
-    __slots__ = ("due", "is_ready", "name", "quota", "version", "waiters", "window")
+    __slots__ = ("due", "is_ready", "name", "quota", "waiters", "window")
 
     def __init__(self, name: str | None, rate: Rate | None) -> None:
         self.name = name
@@ -93,11 +94,9 @@ class AccountQueue:
         self.quota: Quota | None = None
         # An OrderedDict and not a deque: a cancelled request leaves from the middle.
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self.is_ready = False
-        self.due = (
-            math.inf
-        )  # when it moves from the delayed accounts to the ready ones; infinity: not delayed
-        self.version = 0  # of its entry in the heap; an outdated entry at most causes a needless wake-up
+        self.is_ready = False  # mutant: None is as good as False
+        # When it moves from the delayed accounts to the ready ones; infinity: it is not among the delayed.
+        self.due = math.inf
 
     def ready_at(self, now: float) -> float:
         ready = self.window.ready_at(now)
@@ -134,9 +133,10 @@ class RateLimiter:
         self._blame = TokenBlame()
         self._accounts: dict[str | None, AccountQueue] = {}
         self._ready: deque[AccountQueue] = deque()  # may go as soon as the token allows it, in turn
-        self._delayed: list[tuple[float, int, int, AccountQueue]] = []  # heap: due, order, version, account
-        self._idle_checks: list[tuple[float, int, AccountQueue]] = []  # heap: when to check, order, account
-        self._order = 0  # breaks ties in the heaps: first come, first served
+        # Heaps of (when, order, account). A delayed entry is outdated if ``when`` is no longer its account's ``due``.
+        self._delayed: list[tuple[float, int, AccountQueue]] = []
+        self._idle_checks: list[tuple[float, int, AccountQueue]] = []
+        self._order = count()  # breaks ties in the heaps: first come, first served
         self._refused: list[Waiter] = []  # not handed out by ``poll`` yet
         self.waiting = 0
 
@@ -150,8 +150,7 @@ class RateLimiter:
 
     def enter(self, account: str | None, now: float) -> Waiter | None:
         """Ask to send a request. None: send it. Otherwise a waiter, which ``poll`` will return in its turn."""
-        if self._idle_checks and self._idle_checks[0][0] <= now:
-            self._forget_idle(now)
+        self._forget_idle(now)
         state = self._account(account, now)
         if not state.waiters and not self._ready and not (self._delayed and self._delayed[0][0] <= now):
             token_ready = self._token.ready_at(now)
@@ -162,9 +161,10 @@ class RateLimiter:
         else:
             level = "token" if state.is_ready or not state.waiters else "account"
         waiter = Waiter(state, level)
-        state.waiters[waiter] = None
+        state.waiters[waiter] = None  # mutant: values are not used
         self.waiting += 1
-        if not self._refuse_if_too_long(state, now):
+        self._refuse_if_too_long(state, now)
+        if state.waiters:
             self._schedule(state, now)
         return waiter
 
@@ -187,7 +187,7 @@ class RateLimiter:
             state = self._ready.popleft()
             state.is_ready = False  # mutant: None is as good as False
             if state.waiters and state.ready_at(now) <= now:
-                waiter, _ = state.waiters.popitem(last=False)
+                waiter, _ = state.waiters.popitem(last=False)  # mutant: None is as good as False
                 self.waiting -= 1
                 waiter.is_admitted = True
                 self._take(state, now)
@@ -247,9 +247,12 @@ class RateLimiter:
         state = self._account(account, now)
         if learned is not None:
             self._learn(state, learned, now)
-        if status == 429:
-            level: Level | None = "account" if hint is None and (is_remote or learned is not None) else hint
-            self._on_429(state, level, retry_after, now)
+        if status == 429 and self._pacing.enabled:
+            pause = DEFAULT_PAUSE if retry_after is None else retry_after
+            is_token = hint == "token"
+            if hint is None and not is_remote and learned is None:
+                is_token = self._is_token_to_blame(state, pause, now)
+            self._back_off(state, pause, now, token=is_token, account=hint != "token")
 
     def _learn(self, state: AccountQueue, learned: RateLimit, now: float) -> None:
         if state.quota is None:
@@ -258,21 +261,16 @@ class RateLimiter:
         if state.waiters:
             self._schedule(state, now)
 
-    def _on_429(
-        self, state: AccountQueue, level: Level | None, retry_after: float | None, now: float
-    ) -> None:
-        """Pause ``level``. If it is not known, pause the account, and the token as well if that is to blame."""
-        if not self._pacing.enabled:
-            return
-        pause = DEFAULT_PAUSE if retry_after is None else retry_after
+    def _back_off(self, state: AccountQueue, pause: float, now: float, *, token: bool, account: bool) -> None:
+        """Pause the token, the account or both, and let them use fewer slots after that."""
         until = now + pause + min(MOST_SPREAD, SPREAD * pause) * self._draw()
-        if level == "token" or (level is None and self._is_token_to_blame(state, pause, now)):
+        if token:
             self._token.pause(until)
             self._token.back_off(now)
             if pause > self._max_wait:  # mutant: only saves time, since each account is checked for itself
                 for each in self._accounts.values():
                     self._refuse_if_too_long(each, now)
-        if level != "token":
+        if account:
             state.window.pause(until)
             state.window.back_off(now)
             self._refuse_if_too_long(state, now)
@@ -306,36 +304,31 @@ class RateLimiter:
             state.is_ready = True
             self._ready.append(state)
             state.due = math.inf
-            state.version += 1
         elif (
             due < state.due
         ):  # a later time needs no new entry: the current one comes up first, and is checked
             state.due = due
-            state.version += 1
-            self._order += 1
-            heappush(self._delayed, (due, self._order, state.version, state))
+            heappush(self._delayed, (due, next(self._order), state))
 
     def _promote_due(self, now: float) -> None:
         """Schedule the delayed accounts whose time has come."""
         while self._delayed and self._delayed[0][0] <= now:
-            _, _, version, state = heappop(self._delayed)
-            if version == state.version:
+            due, _, state = heappop(self._delayed)
+            if due == state.due:
                 state.due = math.inf
                 if state.waiters:
                     self._schedule(state, now)
 
-    def _refuse_if_too_long(self, state: AccountQueue, now: float) -> bool:
-        """Refuse the waiters of an account whose pause is longer than ``max_wait``, and return whether it is."""
+    def _refuse_if_too_long(self, state: AccountQueue, now: float) -> None:
+        """Refuse the waiters of an account whose pause is longer than ``max_wait``."""
         token, account = self._token.paused_until, state.window.paused_until
         pause = max(token, account) - now
-        if pause <= self._max_wait + MOST_SPREAD or not state.waiters:
-            return False
-        for waiter in state.waiters:
-            waiter.level = "token" if token >= account else "account"
-            waiter.refused = pause
-        self._refused += state.waiters
-        state.waiters.clear()
-        return True
+        if pause > self._max_wait + MOST_SPREAD:
+            for waiter in state.waiters:
+                waiter.level = "token" if token >= account else "account"
+                waiter.refused = pause
+            self._refused += state.waiters
+            state.waiters.clear()
 
     def _account(self, name: str | None, now: float) -> AccountQueue:
         state = self._accounts.get(name)
@@ -345,8 +338,7 @@ class RateLimiter:
         return state
 
     def _check_idle(self, at: float, state: AccountQueue) -> None:
-        self._order += 1
-        heappush(self._idle_checks, (at, self._order, state))
+        heappush(self._idle_checks, (at, next(self._order), state))
 
     def _forget_idle(self, now: float) -> None:
         """Forget accounts about which there is nothing left to know."""
@@ -355,7 +347,7 @@ class RateLimiter:
             forgettable = state.window.forgettable_at()
             if state.quota is not None:
                 forgettable = max(forgettable, state.quota.until)
-            if state.waiters or state.due != math.inf or state.is_ready or forgettable > now:
+            if state.waiters or forgettable > now:
                 self._check_idle(max(forgettable, now) + FORGET_EVERY, state)
             else:
                 del self._accounts[state.name]

@@ -55,12 +55,14 @@ class SlidingWindow:
     def __init__(self, rate: Rate | None, *, max_in_flight: float = math.inf) -> None:
         self.max_in_flight = max_in_flight
         self.limit = math.inf if rate is None else float(rate.limit)
-        self._slot_seconds = 1.0 if rate is None else rate.window * (1 + MARGIN)
-        self._gap = 0.0 if rate is None else rate.window * GAP_SHARE  # divide by the number of slots
+        window = 1.0 if rate is None else rate.window  # mutant: without a limit the window does not matter
+        self._slot_seconds = window * (1 + MARGIN)
+        self._gap = window * GAP_SHARE  # between two requests if there was one slot
         self._taken_until: deque[float] = deque()
         self._last_taken = -math.inf
         self._backed_off_at = -math.inf
-        self._backed_off_to = 0.0  # slots right after backing off; 0 when all slots are available
+        # Slots right after backing off; 0 when all slots are available.
+        self._backed_off_to = 0.0  # mutant: any other value counts as recovered
         self.in_flight = 0
         self.paused_until = -math.inf
 
@@ -90,7 +92,7 @@ class SlidingWindow:
         # Timers fire a little late. Counting from when this slot was due, not from now, keeps the rate.
         gap = self._gap / self.limit
         due = self._last_taken + gap
-        self._last_taken = due if now - gap < due <= now else now
+        self._last_taken = due if now - gap < due <= now else now  # mutant: < is the same, as due is now
 
     def finish(self, *, is_sent: bool) -> None:
         """Note that a request is no longer in flight. If it was never sent, its slot is free again."""

@@ -127,7 +127,7 @@ class Failure(Struct, frozen=True, kw_only=True):
         return f"status {self.status}" if self.kind == "status" else self.kind
 
 
-def classify(status: int, *, is_remote: bool = False, has_retry_after: bool = False) -> Verdict:
+def classify(status: int, *, is_remote: bool, has_retry_after: bool) -> Verdict:
     """Sort a status by what to do about it (contract section 3).
 
     ``"fault"``: retry after the short backoff. ``"throttle"``: retry after the long backoff, on top of the wait the
@@ -235,7 +235,7 @@ class RetryState:
         """Decide what to do about ``failure``, and pay for the retry if one is granted."""
         verdict = failure.verdict
         if verdict == "no":
-            if failure.kind == "status" and (failure.status or 0) < 500:
+            if failure.kind == "status" and (failure.status or 0) < 500:  # mutant: 500 is never a "no"
                 self._budget.success()  # the service refused this request, but it is up
             return GiveUp(reason="not retryable")
         if verdict == "auth" and not self._can_refresh:
@@ -243,7 +243,7 @@ class RetryState:
         if self.attempts >= (self._policy.attempts if _quick is None else _quick):
             return GiveUp(reason="attempts")
         if verdict == "auth":
-            self._can_refresh = False
+            self._can_refresh = False  # mutant: None is as good as False
             return Retry(wait=0.0, reason=failure.reason, fresh_token=True)
         return self._wait_and_retry(failure, verdict, now)
 

@@ -36,7 +36,8 @@ class ConnectionPool(aiohttp.TCPConnector):
 
     def __init__(self, tls: ssl.SSLContext | bool, *, can_reuse: bool) -> None:
         reuse: dict[str, Any] = {"keepalive_timeout": KEEP_ALIVE} if can_reuse else {"force_close": True}
-        super().__init__(limit=0, ssl=tls, **reuse)  # `Transport` limits their number
+        # `Transport` limits their number.
+        super().__init__(limit=0, ssl=tls, **reuse)  # pyright: ignore[reportUnknownMemberType] - a tuple of aiohttp
         self._can_reuse = can_reuse
         self._used = WeakSet[ResponseHandler]()
         #: The counter of each request that is being sent.

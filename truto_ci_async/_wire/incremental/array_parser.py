@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Generic, TypeVar
 
+from truto_ci_async.errors import DecodeError
+
 from .item_collector import ItemCollector
 
 T = TypeVar("T")
@@ -48,27 +50,29 @@ class ArrayParser(Generic[T]):
 
         That is ``len(text)`` if it has not arrived. At the end of the items ``rest`` is set.
         """
+        expected = self._expected
         while True:
             at = SPACE.match(text, at).end()  # type: ignore[union-attr]  # always matches
             if at == len(text):
-                return at
+                break
             byte = text[at]
-            if self._expected == COMMA_OR_END and byte == COMMA:
-                self._expected = ITEM
-            elif self._expected in (ITEM_OR_END, COMMA_OR_END) and byte == self.brackets[1]:
+            if expected == COMMA_OR_END and byte == COMMA:
+                expected = ITEM
+            elif expected == KEY_COLON and byte == COLON:
+                expected = KEY_VALUE
+            elif expected in (ITEM_OR_END, COMMA_OR_END) and byte == self.brackets[1]:
                 self.rest = text[at + 1 :]
-                return at
-            elif self._expected == KEY_COLON and byte == COLON:
-                self._expected = KEY_VALUE
+                break
+            elif expected in (COMMA_OR_END, KEY_COLON):
+                what = "a colon after a key" if expected == KEY_COLON else "a comma or the end after an item"
+                raise self._unexpected(what, text, at, ahead)
+            elif self._keyed and expected != KEY_VALUE and byte != QUOTE:
+                raise self._unexpected("a key", text, at, ahead)
             else:
                 break
             at += 1
-        if self._expected in (COMMA_OR_END, KEY_COLON):
-            what = (
-                "a colon after a key" if self._expected == KEY_COLON else "a comma or the end after an item"
-            )
-        elif self._keyed and self._expected != KEY_VALUE and byte != QUOTE:
-            what = "a key"
-        else:
-            return at
-        raise self._collector.malformed(f"expected {what}, got {chr(byte)!r}", text[at:], ahead)
+        self._expected = expected
+        return at
+
+    def _unexpected(self, what: str, text: bytes, at: int, ahead: int) -> DecodeError:
+        return self._collector.malformed(f"expected {what}, got {chr(text[at])!r}", text[at:], ahead)

@@ -42,7 +42,8 @@ class IjsonArrayParser(ArrayParser[T]):
                     return self._read(done)
                 if start == len(piece):
                     break
-                at = self._enter_value(piece, start, len(done))
+                self._container = _CONTAINERS.get(piece[start])
+                at = start + 1 if self._container else self._skip_token(piece, start, len(done))
             if self._container is not None:
                 at = self._find_end(piece, at, self._container)
                 if at < 0:
@@ -50,16 +51,14 @@ class IjsonArrayParser(ArrayParser[T]):
             self._complete(piece[start:at], done)
         self._tracker.send(piece[self._sent :])
         if self._container is not None:
-            self._hold(piece[start:], len(done))
+            self._parts.append(piece[start:])
+            self._size += len(piece) - start
         if self._size + self._tracker.splitter.held_bytes > self._max_item_bytes:
             raise self._collector.too_large(self._max_item_bytes, len(done))
         return self._read(done)
 
-    def _enter_value(self, piece: bytes, at: int, ahead: int) -> int:
-        """Go past the string, number or word at ``at``, or into the object or array; return where that is."""
-        self._container = _CONTAINERS.get(piece[at])
-        if self._container is not None:
-            return at + 1
+    def _skip_token(self, piece: bytes, at: int, ahead: int) -> int:
+        """Return where the string, number or word at ``at`` ends."""
         token = _TOKEN.match(piece, at)
         if token is None:
             raise self._collector.malformed("the item is not JSON", piece[at:], ahead)
@@ -79,7 +78,9 @@ class IjsonArrayParser(ArrayParser[T]):
 
     def _complete(self, part: bytes, done: list[bytes]) -> None:
         """Take the last part of a key or value; values go to ``done``."""
-        self._hold(part, len(done))
+        if self._size + len(part) > self._max_item_bytes:
+            raise self._collector.too_large(self._max_item_bytes, len(done))
+        self._parts.append(part)
         if self._keyed and self._expected in (ITEM_OR_END, ITEM):
             self._expected = KEY_COLON
         else:
@@ -87,12 +88,6 @@ class IjsonArrayParser(ArrayParser[T]):
             done.append(b"".join(self._parts))
         self._parts.clear()
         self._size = 0
-
-    def _hold(self, part: bytes, ahead: int) -> None:
-        self._parts.append(part)
-        self._size += len(part)
-        if self._size > self._max_item_bytes:
-            raise self._collector.too_large(self._max_item_bytes, ahead)
 
     def _read(self, done: list[bytes]) -> list[T]:
         if not done:

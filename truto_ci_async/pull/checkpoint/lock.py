@@ -23,6 +23,8 @@ POLL_SECONDS = 0.02
 # More than a name takes.
 NAME_BYTES = 4096
 
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+
 if sys.platform == "win32":
     import msvcrt
 
@@ -86,7 +88,7 @@ class RunLock:
         _held.add(self)
         owner = LockOwner(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
         try:
-            os.ftruncate(file, 0)
+            os.ftruncate(file, 0)  # pragma: no mutate - 1 would do, as the name is longer
             os.lseek(file, 0, os.SEEK_SET)
             os.write(file, msgspec.json.encode(owner))
         except OSError:
@@ -95,13 +97,15 @@ class RunLock:
 
     def _try_acquire(self, deadline: float) -> int | None:
         """Try once, and return the locked file; None to try again."""
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
-        is_locked = False
+        file = os.open(self.path, _FLAGS, 0o666)
+        locked: int | None = None
         try:
             _try_lock(file)
-            # The previous owner may have removed the file while it was being opened here.
-            is_locked = _is_at(file, self.path)
-            return file if is_locked else None
+            if _is_at(
+                file, self.path
+            ):  # its previous owner may have removed it while it was being opened here
+                locked = file
+            return locked
         except BlockingIOError:
             owner = _read_owner(file)
             is_named = owner is not None and owner.is_alive
@@ -110,7 +114,7 @@ class RunLock:
             time.sleep(POLL_SECONDS)  # the lock has just been taken, and its owner is about to write its name
             return None
         finally:
-            if not is_locked:
+            if locked is None:
                 os.close(file)
 
     def release(self) -> None:

@@ -84,11 +84,11 @@ class SQLiteCheckpoint(Checkpoint):
         self._worker: Worker | None = None
         self._lock: RunLock | None = None
         self._database: sqlite3.Connection | None = None
-        self._is_open = False
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
-        if self._worker is not None:
+        if self._use != "none":
             raise UsageError(f"{self.path} is open already")
+        self._use = "held"
         self._worker = Worker("truto-state")
         try:
             return await self._run(self._hold, fresh)
@@ -97,14 +97,14 @@ class SQLiteCheckpoint(Checkpoint):
             raise
 
     async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
-        if self._worker is None or self._is_open:
+        if self._use != "held":
             await self.hold(fresh=fresh)
         try:
             in_force = await self._run(self._open, plan, grow, fresh)
         except BaseException:
             await self.aclose()
             raise
-        self._is_open = True
+        self._use = "open"
         return in_force
 
     async def load(self) -> dict[Key, Progress]:
@@ -124,7 +124,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     async def aclose(self) -> None:
         worker, self._worker = self._worker, None
-        self._is_open = False
+        self._use = "none"
         if worker is not None:
             try:
                 await worker.run(self._close)
@@ -134,7 +134,7 @@ class SQLiteCheckpoint(Checkpoint):
     async def _run(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         if self._worker is None:
             raise UsageError(f"{self.path} is not open")
-        return await self._worker.run(job, *args, **kwargs)
+        return await self._worker.run(job, *args, **kwargs)  # pragma: no mutate - no job takes keywords
 
     # Everything below runs in the worker's thread.
 
@@ -170,6 +170,7 @@ class SQLiteCheckpoint(Checkpoint):
             return in_force
 
     def _connect(self) -> sqlite3.Connection:
+        # Any isolation_level would do, as all transactions are explicit.
         self._database = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -248,8 +249,7 @@ class SQLiteCheckpoint(Checkpoint):
         ]
         over = {key for key, item in changes.items() if item.is_over}
         new_keys = [(*key, keys) for key, keys in row_keys.items() if key not in over]
-        # A walk of one page is over before any fingerprints are stored: there is nothing to delete.
-        old_keys = [key for key in over if changes[key].pages > 1]
+        old_keys = [key for key in over if changes[key].pages > 1]  # of a single page, none were stored
         with self._errors("write"), self._transaction() as database:
             database.executemany(PUT_PROGRESS, progress)
             database.executemany(ADD_ROW_KEYS, new_keys)
@@ -271,7 +271,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
-            raise UsageError(f"{self.path} is not open")
+            raise UsageError(f"{self.path} is not open")  # pragma: no mutate - the public methods check first
         return self._database
 
     @contextmanager

@@ -15,7 +15,7 @@ from .listing import CONTACTS, INTERACTIONS, ListedResource, Listing, Paging
 from .pages import PageRange, Pages, StreamAs, gong_body
 from .parameters import check_names
 from .requests import AccountState, Request, find_account
-from .responses import REQUEST_ID, Response, ServiceError, dump_json, remote_error
+from .responses import REQUEST_ID, Response, ServiceError, as_list, as_object, dump_json, remote_error
 
 NO_DATA: Final = "no stats found for the specified period"
 
@@ -181,13 +181,14 @@ class UnifiedApi:
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     """Flatten a parsed query into names with brackets, as it is sent to the provider."""
-    if isinstance(value, dict):
-        return [
-            pair for key, each in value.items() for pair in _flat(each, f"{name}[{key}]" if name else key)
-        ]
-    if isinstance(value, list):
-        return [pair for each in value for pair in _flat(each, f"{name}[]")]
-    return [(name, value)]
+    members, elements = as_object(value), as_list(value)
+    if members is not None:
+        pairs = [_flat(each, f"{name}[{key}]" if name else key) for key, each in members.items()]
+    elif elements is not None:
+        pairs = [_flat(each, f"{name}[]") for each in elements]
+    else:
+        return [(name, value)]
+    return [pair for each in pairs for pair in each]
 
 
 def _stream(
