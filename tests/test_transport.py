@@ -704,14 +704,19 @@ def test_a_connection_that_is_made_while_the_loop_is_held_is_in_time(
     run(main())
 
 
-def test_connecting_is_timed_in_a_pool_of_others_too() -> None:
+def test_connecting_is_timed_in_a_session_of_the_caller_too() -> None:
     """By ``sock_connect``: aiohttp's ``connect`` would include the wait for a free connection."""
 
+    class Session(FailingSession):
+        async def request(self, *_: Any, timeout: aiohttp.ClientTimeout, **__: Any) -> Any:  # noqa: ASYNC109
+            assert (timeout.connect, timeout.sock_connect, timeout.sock_read) == (None, 7.0, 8.0)
+            raise self._error
+
     async def main() -> None:
-        async with aiohttp.ClientSession() as session:
-            transport = Transport("http://x", max_connections=1, session=session)
-            timeout = transport._client_timeout(Timeouts(connect=7.0))
-            assert (timeout.connect, timeout.sock_connect) == (None, 7.0)
+        session: Any = Session(OSError("not sent"), asyncio.get_running_loop())
+        transport = Transport("http://x", max_connections=1, session=session)
+        with pytest.raises(ConnectError, match="not sent"):
+            await send(transport, timeouts=Timeouts(connect=7.0, read=8.0))
 
     run(main())
 

@@ -38,7 +38,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     """Deadlines in seconds; None means no limit.
 
     ``connect``  opening a connection, TLS included.
-    ``read``     longest gap between two bytes of a response.
+    ``read``     longest wait for the headers of a response, and longest gap between two bytes of its body.
     ``attempt``  one request, from the moment it gets one of the ``max_connections`` to the last byte of its body.
     ``total``    a whole call: every attempt, and every wait for pacing and between attempts.
 
