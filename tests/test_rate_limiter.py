@@ -715,6 +715,16 @@ def test_an_account_is_forgotten_after_ten_seconds_or_its_pause(
     assert ("a" not in limiter._accounts) == is_forgotten
 
 
+@pytest.mark.parametrize(("at", "is_forgotten"), [(29.9, False), (30.0, True)])
+def test_an_account_is_not_forgotten_before_its_providers_reset(at: float, is_forgotten: bool) -> None:
+    limiter = rate_limiter(Rate(500, 10), None)
+    limiter.enter("a", 0.0)
+    respond(limiter, "a", 0.0, 200, {"ratelimit-remaining": "0", "ratelimit-reset": "20"})
+    for now in (10.0, at):
+        limiter.enter("b", now)
+    assert ("a" not in limiter._accounts) == is_forgotten
+
+
 def test_an_account_with_waiters_is_not_forgotten() -> None:
     limiter = rate_limiter(Rate(1, 100), None)
     limiter.enter("a", 0.0)

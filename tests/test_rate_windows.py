@@ -172,6 +172,13 @@ def test_a_part_of_a_slot_counts_as_one_more() -> None:
     assert window.ready_at(5.0) == SLOT
 
 
+def test_after_backing_off_as_many_slots_must_be_freed_as_are_too_many() -> None:
+    """Four are taken and three are left, so the next one waits for two of them."""
+    window = taken(4, 0.0, 1.0, 2.0, 3.0)
+    window.back_off(3.0)
+    assert window.ready_at(3.0) == 1.0 + SLOT
+
+
 def test_one_burst_of_429s_counts_once() -> None:
     window = taken(16)
     window.back_off(0.0)
