@@ -1062,14 +1062,14 @@ def test_raw_returns_the_envelope_around_the_providers_rows() -> None:
     in_sandbox(scenario)
 
 
-def test_raw_returns_the_providers_own_body_and_ignores_its_cursor() -> None:
+def test_raw_returns_the_providers_own_body_and_tells_its_cursor() -> None:
     async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         responses = [response async for response in truto.interactions.raw(account, **WINDOW)]
         assert len(responses) == len(sandbox.requests) == 1
         body = responses[0].json()
         assert body["peopleInteractionStats"] == sandbox.expected(account, provider=True, **WINDOW)[:5]
-        assert body["records"]["cursor"]
-        assert responses[0].next_cursor is None
+        assert responses[0].provider_cursor == body["records"]["cursor"]
+        assert (responses[0].next_cursor, responses[0].has_more) == (None, True)
 
     in_sandbox(scenario, provider_shape="gong")
 

@@ -13,10 +13,10 @@ import msgspec
 from truto_ci_async._wire.filters import Filters, ResponseFormat, takes_filters
 from truto_ci_async._wire.item_reader import MAX_ENVELOPE_BYTES, MAX_ITEM_BYTES, OnInvalid, item_reader
 from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
-from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursor
+from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursors
 from truto_ci_async._wire.query_string import join_path
 from truto_ci_async.errors import DecodeError, UsageError
-from truto_ci_async.models import IntegratedAccount, Issue, Position, RawResponse
+from truto_ci_async.models import IntegratedAccount, Issue, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
@@ -277,15 +277,16 @@ class Resource(Generic[T]):
             response = await truto.interactions.raw(account_id, start_time=start, end_time=end)
             response.json()["peopleInteractionStats"]
 
-        It continues only if the body has a ``next_cursor`` at its top level. Filters are those of ``list``. A 404 is
-        always an error here.
+        It continues only if the body has a ``next_cursor`` at its top level. A JSON body whose cursor cannot be read is
+        handed out, and going on from it is a DecodeError. Gong's own body says by ``provider_cursor`` that there is
+        more, for which this format cannot ask. Filters are those of ``list``. A 404 is always an error here.
         """
         query = self._query(integrated_account_id, "raw", filters)
         targets = RequestTargets(query)
 
         async def fetch(here: Position) -> RawResponse:
             body, response = await fetch_and_read(self._client, targets, _unread, here, empty_body=b"")
-            return RawResponse(body=body, response=response, next_cursor=raw_cursor(body))
+            return _raw_response(body, response, query.account, here)
 
         source = _page_source(
             self._client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages
@@ -403,6 +404,15 @@ class Resource(Generic[T]):
 
 async def _unread(body: bytes) -> bytes:
     return body
+
+
+def _raw_response(body: bytes, response: ResponseInfo, account: str | None, here: Position) -> RawResponse:
+    try:
+        cursor, provider_cursor = raw_cursors(body)
+    except DecodeError as error:
+        error.account, error.cursor = account, here.cursor
+        return RawResponse(body=body, response=response, cursor_error=error.with_traceback(None))
+    return RawResponse(body=body, response=response, next_cursor=cursor, provider_cursor=provider_cursor)
 
 
 def make_paginator(
