@@ -387,6 +387,30 @@ def test_raw_gives_the_responses_of_the_provider(sandbox: Sandbox, run: Run) -> 
     assert [row for each in documents for row in each["result"]] == expected(sandbox, provider=True)
 
 
+def test_raw_says_that_the_provider_has_more(sandbox: Sandbox, run: Run) -> None:
+    """Gong's own body pages by ``records.cursor``, for which this format cannot ask: one document is not all."""
+    gong = {"records": {"totalRecords": 263, "cursor": "eyJ"}, "peopleInteractionStats": [{"userId": "1"}]}
+    sandbox.script(None, [Fault.body(gong)])
+    ran = run(*listing(sandbox, "--format", "raw"))
+    assert (ran.code, json.loads(ran.out)) == (DONE, [gong])
+    assert "warning: the provider has more" in ran.err
+
+
+def test_raw_fails_where_the_cursor_cannot_be_read(sandbox: Sandbox, run: Run) -> None:
+    sandbox.script(None, [Fault.body({"result": [{"id": "1"}], "next_cursor": {"offset": 100}})])
+    ran = run(*listing(sandbox, "--format", "raw", "-o", "ndjson"))
+    assert (ran.code, len(ndjson(ran.out))) == (FAILED, 1)
+    assert "next_cursor must be a string" in ran.err
+
+
+@pytest.mark.parametrize(("format", "text"), [("json", "[]\n"), ("ndjson", "")])
+def test_raw_of_an_empty_response_is_no_document(sandbox: Sandbox, run: Run, format: str, text: str) -> None:
+    sandbox.script(None, [Fault.status(204)])
+    ran = run(*listing(sandbox, "--format", "raw", "-o", format))
+    assert (ran.code, ran.out) == (DONE, text)
+    assert "0 documents, 1 page" in ran.err
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_debug_never_shows_the_credentials_of_the_provider(sandbox: Sandbox, run: Run, format: str) -> None:
     if format == "yaml":

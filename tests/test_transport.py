@@ -225,6 +225,29 @@ def test_a_body_that_cannot_be_read_does_not_hide_a_status(status: int, body: by
     with_server(plays(head + body), story)
 
 
+@pytest.mark.parametrize("status", [200, 404, 407])
+@pytest.mark.parametrize(
+    "reason",
+    ["Non trouvé".encode("latin-1"), "見つかりません".encode("shift-jis"), b"\xed\xa0\xbd", b"\xff\xfe"],
+)
+def test_a_head_that_is_not_utf_8_becomes_text_that_can_be_stored(status: int, reason: bytes) -> None:
+    """HTTP allows any bytes there. A report, a log or a database takes no surrogates."""
+    head = b"HTTP/1.1 %d %b\r\nX-Reason: %b\r\nContent-Length: 0\r\n\r\n" % (status, reason, reason)
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        try:
+            reply = await send(transport)
+        except ConnectError as error:
+            assert status == 407
+            str(error).encode()
+        else:
+            for text in (reply.reason, reply.headers["x-reason"]):
+                assert "\ufffd" in text
+                text.encode()
+
+    with_server(plays(head), story)
+
+
 @pytest.mark.parametrize("first", ["buffered", "streamed"])
 @pytest.mark.parametrize(
     "unasked",

@@ -130,8 +130,14 @@ async def _write_raw(
         options.account, cursor=options.next_cursor, max_pages=options.max_pages, **_filters(options)
     )
     async for page in pages:
-        output.page([page.json(Raw)])
-        progress.add_page(1, page.next_cursor)
+        documents = [page.json(Raw)] if page.body else []  # a first page may be empty
+        output.page(documents)
+        progress.items += len(documents)
+        progress.add_page(0, page.next_cursor)
+        if page.provider_cursor is not None:
+            progress.rest = (
+                "the provider has more, for which --format raw cannot ask: leave it out to get all pages"
+            )
 
 
 async def _write_keyed(

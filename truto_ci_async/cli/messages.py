@@ -124,6 +124,7 @@ class Progress:
         self.position: object = None  # where to continue; None at the beginning and at the end
         self.repeated = 0  # items already written that come again when continuing from `position`
         self.more = "there is more"
+        self.rest = ""  # what is missing although there is no position to continue from
         self.file: Path | None = None  # where the output is; None for stdout
 
     def add_page(self, items: int, position: object, *, repeated: int = 0) -> None:
@@ -135,6 +136,8 @@ class Progress:
     def say_done(self) -> None:
         """Say what a successful command wrote, and how to get more if it stopped at a limit."""
         say(self._written())
+        if self.rest:
+            say(f"warning: {self.rest}")
         if self.position is not None:
             say(f"{self.more}; {self._how_to_continue()}")
         elif self.repeated:

@@ -66,10 +66,11 @@ class ItemStream(Generic[T]):
     (bytes of any content type) or ``save(path)``. Items are read in bounded memory and across pages
     (``follow_cursor``):
 
-    - JSON: the array at ``path``. If it is missing, a DecodeError lists the keys that are there.
+    - JSON: the array at ``path``. If it is missing, a DecodeError lists the keys that are there. The first byte
+      decides, not the media type: services label JSON as ``text/plain``, as bytes, or not at all.
     - NDJSON (by its media type): one item per line, without ``path`` or cursors.
-    - 204: no items. Any other empty body is a DecodeError, and so is another media type (a web page, a recording):
-      use ``chunks()`` or ``save()`` for those.
+    - 204, 205 or ``Content-Length: 0`` on a first page: no items. Any other empty body is fetched again.
+    - Anything else (a web page, a recording) is a DecodeError: use ``chunks()`` or ``save()`` for it.
 
     ``content_type``  media type of the response, in lower case.
     ``response``      status, headers and attempts of the page being read.
@@ -324,7 +325,7 @@ class ItemStream(Generic[T]):
             raise_for_cursor(error, here.cursor)
         finally:
             del failure  # breaks the cycle of the error, its frames and this one
-        self._page = PageBody(body, self.response, self._new_decoder)
+        self._page = PageBody(body, self.response, self._new_decoder, cursor=here.cursor)
         if self._closed:
             self._page.close()
             raise UsageError("this stream is closed")

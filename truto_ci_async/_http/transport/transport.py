@@ -27,7 +27,7 @@ from .aiohttp_internals import is_complete, stop_read_timer
 from .connection_pool import ConnectionPool, SendCounter
 from .content_encoding import ACCEPT_ENCODING
 from .deadlines import Deadlines
-from .network_errors import FAILURES, map_network_error, proxy_refused, redact_message
+from .network_errors import FAILURES, encodable, map_network_error, proxy_refused, redact_message
 from .response import BufferedResponse, StreamedResponse
 
 # How long closing the pool may take, in seconds.
@@ -191,7 +191,7 @@ class Transport:
         response, sends = await request
         if response.status == 407:
             response.close()
-            raise proxy_refused(response.status, response.reason or "")
+            raise proxy_refused(response.status, encodable(response.reason or ""))
         return StreamedResponse(
             response,
             sends=sends,
