@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from truto_ci_async._text import printable
 from truto_ci_async.errors import UsageError
 from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 
@@ -193,7 +194,7 @@ def _drawing(progress: PullProgress) -> Group:
     from rich.text import Text
 
     report = progress.report
-    first, *others = progress.parts()
+    first, *others = map(printable, progress.parts())
     total, done = (report.accounts * report.windows, finished(report)) if report else (None, 0)
     return Group(ProgressBar(total, done, width=40), Text(first, "bold"), Text(" · ".join(others)))
 

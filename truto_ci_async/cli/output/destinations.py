@@ -14,8 +14,10 @@ from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
 from truto_ci_async._files import AtomicFile
+from truto_ci_async._text import printable
 from truto_ci_async.errors import UsageError
 
+from .tables import TableWriter
 from .writers import Writer
 
 
@@ -25,6 +27,8 @@ class ClosedPipe(Exception):
 
 class Destination(Protocol):
     """Takes bytes. Each ``write`` is flushed when it returns."""
+
+    is_terminal: bool
 
     def write(self, data: bytes) -> None: ...
     def finish(self) -> Path | None:
@@ -42,6 +46,7 @@ class OpenStream:
     def __init__(self, stream: IO[bytes], *, close: bool = True) -> None:
         self._stream = stream
         self._close = close
+        self.is_terminal = stream.isatty()
 
     def write(self, data: bytes) -> None:
         try:
@@ -78,6 +83,8 @@ class NewFile:
 
     After a failure the complete pages are kept beside it, as ``NAME.partial`` (or ``NAME.partial-2``, …).
     """
+
+    is_terminal = False
 
     def __init__(self, path: Path) -> None:
         self._file = AtomicFile(path)
@@ -151,7 +158,13 @@ class Output:
 
         :raises ClosedPipe: the reader has stopped reading.
         """
-        self._destination.write(self._writer.page(items))
+        text = self._writer.page(items)
+        if self._destination.is_terminal and not isinstance(
+            self._writer, TableWriter
+        ):  # its escapes are ours
+            lines = text.decode(errors="replace").split("\n")
+            text = "\n".join(map(printable, lines)).encode()
+        self._destination.write(text)
         self._started = True
 
     def __enter__(self) -> Self:
