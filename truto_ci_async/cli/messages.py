@@ -159,4 +159,5 @@ class Progress:
         repeating = f" (it repeats the last {self.repeated:,})" if self.repeated else ""
         cursor = str(self.position)
         separator = "=" if cursor.startswith("-") else " "
-        return f"to continue{repeating}, add: --next-cursor{separator}{shlex.quote(cursor)}"
+        where = "" if self.file is None else ", in a file of another name"
+        return f"to continue{repeating}{where}, add: --next-cursor{separator}{shlex.quote(cursor)}"
