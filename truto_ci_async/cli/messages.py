@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from truto_ci_async import errors
+from truto_ci_async._text import printable
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -43,9 +44,9 @@ exit codes:
 
 
 def say(line: str) -> None:
-    """Print one message on stderr. A closed stderr is ignored."""
+    """Print one line on stderr, without anything in it that a terminal would obey. A closed stderr is ignored."""
     with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def plural(count: int, noun: str) -> str:
@@ -161,4 +162,5 @@ class Progress:
         repeating = f" (it repeats the last {self.repeated:,})" if self.repeated else ""
         cursor = str(self.position)
         separator = "=" if cursor.startswith("-") else " "
-        return f"to continue{repeating}, add: --next-cursor{separator}{shlex.quote(cursor)}"
+        where = "" if self.file is None else ", in a file of another name"
+        return f"to continue{repeating}{where}, add: --next-cursor{separator}{shlex.quote(cursor)}"
