@@ -27,6 +27,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from truto_ci_async import Fault, Sandbox, UsageError, __version__
+from truto_ci_async._text import printable
 from truto_ci_async.cli.arguments import build_parser
 from truto_ci_async.cli.commands import COMMANDS
 from truto_ci_async.cli.main import main
@@ -40,9 +41,9 @@ from truto_ci_async.cli.messages import (
     USAGE,
     Progress,
 )
-from truto_ci_async.cli.output.destinations import NewFile
+from truto_ci_async.cli.output.destinations import NewFile, OpenStream, Output
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, TableWriter, cell_width, flow, rich_renderer
-from truto_ci_async.cli.output.writers import FORMATS, CsvWriter, YamlWriter
+from truto_ci_async.cli.output.writers import FORMATS, CsvWriter, YamlWriter, make_writer
 from truto_ci_async.cli.pull import PULL_SANDBOX
 from truto_ci_async.cli.values import read_query
 
@@ -385,6 +386,30 @@ def test_key_by_gives_one_object(sandbox: Sandbox, run: Run) -> None:
 def test_raw_gives_the_responses_of_the_provider(sandbox: Sandbox, run: Run) -> None:
     documents = json.loads(run(*listing(sandbox, "--format", "raw")).out)
     assert [row for each in documents for row in each["result"]] == expected(sandbox, provider=True)
+
+
+def test_raw_says_that_the_provider_has_more(sandbox: Sandbox, run: Run) -> None:
+    """Gong's own body pages by ``records.cursor``, for which this format cannot ask: one document is not all."""
+    gong = {"records": {"totalRecords": 263, "cursor": "eyJ"}, "peopleInteractionStats": [{"userId": "1"}]}
+    sandbox.script(None, [Fault.body(gong)])
+    ran = run(*listing(sandbox, "--format", "raw"))
+    assert (ran.code, json.loads(ran.out)) == (DONE, [gong])
+    assert "warning: the provider has more" in ran.err
+
+
+def test_raw_fails_where_the_cursor_cannot_be_read(sandbox: Sandbox, run: Run) -> None:
+    sandbox.script(None, [Fault.body({"result": [{"id": "1"}], "next_cursor": {"offset": 100}})])
+    ran = run(*listing(sandbox, "--format", "raw", "-o", "ndjson"))
+    assert (ran.code, len(ndjson(ran.out))) == (FAILED, 1)
+    assert "next_cursor must be a string" in ran.err
+
+
+@pytest.mark.parametrize(("format", "text"), [("json", "[]\n"), ("ndjson", "")])
+def test_raw_of_an_empty_response_is_no_document(sandbox: Sandbox, run: Run, format: str, text: str) -> None:
+    sandbox.script(None, [Fault.status(204)])
+    ran = run(*listing(sandbox, "--format", "raw", "-o", format))
+    assert (ran.code, ran.out) == (DONE, text)
+    assert "0 documents, 1 page" in ran.err
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -1128,8 +1153,69 @@ def test_rich_and_plain_tables_differ_in_nothing_but_style(monkeypatch: pytest.M
 
 
 def test_names_cannot_control_the_terminal() -> None:
-    shown = TableWriter(ANY_LAYOUT).page([{"name": "a\x1b[2Jb\nc\u202ed"}]).decode()
-    assert shown.splitlines() == ["name", "a�[2Jb�c�d"]
+    shown = TableWriter(ANY_LAYOUT).page([{"na\x1bme": "a\x1b[2Jb\nc\u202ed"}]).decode()
+    assert shown.splitlines() == ["na�me", "a�[2Jb c�d"]
+
+
+EVIL = "\x1b[2J\x9b0m\x7f\u202e\u2028\nforged"
+FORBIDDEN = {"forbidden_error": {"value": {"missing_scopes": [EVIL]}}}
+
+
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        (["interactions"], Fault.status(400, message=EVIL)),
+        (["interactions"], Fault.status(403, message="no", insight=FORBIDDEN)),
+        (["interactions"], Fault.status(422, message="no", insight={EVIL: {"description": EVIL}})),
+        (["interactions"], Fault.body({"result": [{"id": EVIL, "user": {"id": EVIL}, "start_time": EVIL}]})),
+        (["interactions"], Fault.body(f"{EVIL}{{".encode())),
+        (["interactions", "-vv"], Fault.status(400, message=EVIL)),
+        (["interactions", "--max-pages", "1"], Fault.body({"result": [], "next_cursor": EVIL})),
+        (["interactions", "--format", "raw", "--max-pages", "1"], Fault.body({"next_cursor": EVIL})),
+        (["unified", "crm", "contacts"], Fault.body({"result": [{EVIL: 1, f"{EVIL}2": {}}]})),
+        (["accounts"], Fault.body({"result": [{"id": EVIL, "status": EVIL, "tenant_id": EVIL}]})),
+        (["capabilities"], Fault.body({"account": {"id": EVIL, "status": EVIL}, "unified": []})),
+    ],
+)
+def test_what_the_service_says_cannot_control_the_terminal(
+    sandbox: Sandbox, run: Run, command: Sequence[str], fault: Fault
+) -> None:
+    sandbox.fault(fault)
+    where = [] if command[0] == "accounts" else [sandbox.account_ids[0]]
+    if where and command[0] != "capabilities":
+        where.insert(0, "-a")
+    ran = run(*command, *where, *(WINDOW if command[0] == "interactions" else ()))
+    for line in (ran.err if "raw" in command else ran.err + ran.out).split("\n"):
+        assert printable(line) == line
+        assert not line.startswith("forged")
+    assert "2J" in ran.err + ran.out or "truto-position" in ran.err, "it was shown"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_is_safe_on_a_terminal_and_exact_in_a_file(tmp_path: Path, format: str) -> None:
+    """JSON may hold C1 controls and marks of direction as they are, and CSV holds anything."""
+    if format == "yaml":
+        pytest.importorskip("yaml")
+    item = {"id": EVIL, "name": "Zoë"}
+    shown: dict[bool, str] = {}
+    for is_terminal in (False, True):
+        stream = io.BytesIO()
+        stream.isatty = lambda is_terminal=is_terminal: is_terminal  # type: ignore[method-assign]
+        with Output(
+            make_writer(format, ANY_LAYOUT, is_stdout=False), OpenStream(stream, close=False)
+        ) as output:
+            output.page([item])
+        shown[is_terminal] = stream.getvalue().decode()
+    assert all(printable(line) == line for line in shown[True].split("\n"))
+    assert "Zoë" in shown[True]
+    if format == "csv":
+        assert next(csv.DictReader(io.StringIO(shown[False], newline=""))) == item
+
+
+def test_an_error_about_the_command_line_hides_what_may_be_a_password(run: Run) -> None:
+    ran = run("accounts", "--api-urll", "user:hunter2@host\x1b[2J")
+    assert ran.code == USAGE
+    assert "unrecognized arguments: --api-urll ***" in ran.err
 
 
 def test_a_table_keeps_the_columns_of_its_first_page() -> None:

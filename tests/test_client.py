@@ -1370,7 +1370,6 @@ TOO_DEEP = b"[" * 100_000 + b"]" * 100_000
 
 BAD_BODIES = {
     "html": b"<!doctype html><p>hello",
-    "empty": b"",
     "spaces": b"  \n ",
     "error": b'{"error": "boom"}',
     "null result": b'{"result": null}',

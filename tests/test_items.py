@@ -854,13 +854,27 @@ class Failing(ItemReader[Any]):
             raise
 
 
-def test_guesses_that_fail_become_rare() -> None:
+def failures(items: list[bytes]) -> int:
+    """Count the failed guesses when each chunk ends in the middle of every second item."""
     reader = Failing(Any)
-    body = b'{"result":[%s]}' % b",".join([LOOK_ALIKE] * 2000)
-    batches = list(sliced(body, 10_000))
-    assert len(read(batches, reader)[0]) == 2000
-    assert len(batches) > 150
-    assert 0 < reader.failed < 20
+    body = b'{"result":[%s]}' % b",".join(items)
+    chunks = cut_at(body, range(400, len(body), 2 * len(items[0] + b",")))
+    assert len(read(chunks, reader)[0]) == len(items)
+    return reader.failed
+
+
+def test_guesses_that_fail_become_rare() -> None:
+    """Another failure doubles the batches until the next guess: 2, 4, 8, then up to 64."""
+    places = list(itertools.accumulate([1, 3, 5, 9, 17, 33, 65, 65, 65, 65]))
+    for batches in (10, 100, 200, 330):
+        assert failures([LOOK_ALIKE] * (2 * batches)) == sum(place <= batches for place in places)
+
+
+def test_a_guess_that_succeeds_makes_them_frequent_again() -> None:
+    good = b'{"id":[%s],"x":{"z":1}}' % b",".join([b"[1,2]"] * 150)
+    assert len(good) == len(LOOK_ALIKE)
+    bad = [LOOK_ALIKE] * 40
+    assert failures([*bad, *[good] * 100, *bad]) == 2 * failures(bad)
 
 
 def test_no_guesses_are_made_inside_a_large_item() -> None:
@@ -870,6 +884,19 @@ def test_no_guesses_are_made_inside_a_large_item() -> None:
     body = b'{"result":[%s,%s]}' % (b",".join([b'{"id":1}'] * 100), large)
     assert len(read(sliced(body, 5000), reader)[0]) == 101
     assert reader.failed <= 1
+
+
+# Each has the commas and brackets of an array of items inside.
+NESTED = [
+    b'{"id":1,"x":[{"id":1},{"id":2},{"y":[2,3]}]}',
+    b'{\n  "id": 1,\n  "x": [ { "id": 1 }, { "y": [ 2, 3 ] } ]\n}',
+    b'{ "id" : 1, "x": "},{" }',
+    b'{"%s":[1,2],"x":{"y":[3,4]}}' % (b"k" * 60),
+    b"[[1,2],[3,4]]",
+    b'["a","b"]',
+    b'"a,b"',
+    b"7",
+]
 
 
 def test_nearly_all_items_are_decoded_without_walking(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -883,19 +910,13 @@ def test_nearly_all_items_are_decoded_without_walking(monkeypatch: pytest.Monkey
         return skip(text)
 
     monkeypatch.setattr(fast_parser, "_skip_value", counting)
-    for item in (
-        b'{"id":1,"x":{"y":[2]}}',
-        b"7",
-        b'"x"',
-        b"[[1],[2]]",
-        b'{ "id" : "1" } ',
-        b'{"%s":1}' % (b"k" * 60),
-    ):
-        walked = 0
-        body = b'{"result":[%s]}' % b",".join([item] * 5000)
-        chunks = list(sliced(body, 4000))
-        assert len(read(chunks)[0]) == 5000
-        assert walked <= 3 * len(chunks)
+    for item in NESTED:
+        for between in (b",", b" , ", b" \n,\n  ", b"," + b" " * 30):
+            walked = 0
+            body = b'{"result":[%s]}' % between.join([item] * 2000)
+            chunks = list(sliced(body, 4000))
+            assert len(read(chunks)[0]) == 2000
+            assert walked <= 3 * len(chunks)
 
 
 def test_an_item_is_malformed_once_its_error_is_16_bytes_back() -> None:

@@ -32,6 +32,7 @@ from truto_ci_async import (
     RawResponse,
     ReconnectRequiredError,
     RetryPolicy,
+    TruncatedBodyError,
     TrutoClient,
     TrutoError,
     UsageError,
@@ -39,6 +40,7 @@ from truto_ci_async import (
 )
 from truto_ci_async.sandbox import Fault, Sandbox
 
+from .rawserver import RawServer, serving, with_length
 from .support import run
 
 START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
@@ -609,12 +611,144 @@ def test_no_data_is_an_error_without_empty_on_not_found(method: str) -> None:
 def test_each_user_batch_can_be_empty() -> None:
     async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         users = sandbox.user_ids(account)
-        sandbox.script(account, [Fault.status(404, remote=True).on(1), Fault.status(404, remote=True).on(3)])
+        no_data = Fault.status(404, remote=True, message="no stats found for the specified period")
+        sandbox.script(account, [no_data.on(1), no_data.on(3)])
         items = await truto.interactions.list(account, users=users, **WINDOW).collect()
         assert same(items, sandbox.expected(account, users=users[20:40], **WINDOW))
         assert len(sandbox.requests) == 3
 
     in_sandbox(scenario, interactions=45, page_size=50)
+
+
+@pytest.mark.parametrize("message", ["Could not find company", "Not Found", ""])
+def test_a_404_that_is_not_about_data_is_an_error(message: str) -> None:
+    """Taken for an empty window, it would hide a deleted workspace for ever."""
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.status(404, remote=True, message=message).forever()])
+        for method in (truto.interactions.list, truto.interactions.keyed):
+            with pytest.raises(NotFoundError) as caught:
+                await method(account, **WINDOW)  # type: ignore[operator]
+            assert caught.value.is_remote
+
+    in_sandbox(scenario)
+
+
+EMPTY_HEADS = {
+    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "205": b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n",
+    "length of 0": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+}
+# Empty, but the head does not say so: the body may have been lost on the way.
+LOST_BODIES = {
+    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "until the end": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+}
+LISTS: dict[str, Callable[[TrutoClient], Awaitable[Any]]] = {
+    "list": lambda truto: truto.interactions.list("a", **WINDOW).collect(),
+    "no mapping of 404": lambda truto: truto.interactions.list(
+        "a", empty_on_not_found=False, **WINDOW
+    ).collect(),
+    "debug": lambda truto: truto.interactions.list("a", response_format="debug", **WINDOW).collect(),
+    "keyed": lambda truto: truto.interactions.keyed("a", **WINDOW),
+    "unified": lambda truto: truto.unified("crm", "contacts").list("a").collect(),
+    "accounts": lambda truto: truto.integrated_accounts.list().collect(),
+    "stream": lambda truto: _streamed(truto, "auto"),
+    "stream by ijson": lambda truto: _streamed(truto, "ijson"),
+    "raw": lambda truto: _raw_bodies(truto),
+}
+
+
+async def _streamed(truto: TrutoClient, engine: Any) -> list[Any]:
+    async with truto.interactions.stream("a", engine=engine, **WINDOW) as stream:
+        return [item async for item in stream]
+
+
+async def _raw_bodies(truto: TrutoClient) -> list[bytes]:
+    """The bodies that are not empty."""
+    return [page.body async for page in truto.interactions.raw("a", **WINDOW) if page.body]
+
+
+def responding(
+    *responses: bytes,
+) -> Callable[[RawServer, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """Send these responses in turn, over any connection, then repeat the last one."""
+    left = list(responses)
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.head(reader)
+            response = left.pop(0) if len(left) > 1 else left[0]
+            writer.write(response)
+            await writer.drain()
+            if b"Connection: close" in response:
+                return
+
+    return handle
+
+
+def against(server: RawServer, **options: Any) -> TrutoClient:
+    settings: dict[str, Any] = {"pacing": Pacing.off(), "retry": FAST, **options}
+    return TrutoClient("token", base_url=server.url, **settings)
+
+
+@pytest.mark.parametrize("head", EMPTY_HEADS.values(), ids=EMPTY_HEADS)
+@pytest.mark.parametrize("method", LISTS.values(), ids=LISTS)
+def test_a_first_page_that_says_it_is_empty_is_the_last_one(
+    method: Callable[[TrutoClient], Awaitable[Any]], head: bytes
+) -> None:
+    async def main() -> None:
+        async with serving(responding(head)) as server, against(server) as truto:
+            assert len(await method(truto)) == 0
+            assert len(server.heads) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("head", LOST_BODIES.values(), ids=LOST_BODIES)
+@pytest.mark.parametrize("method", LISTS.values(), ids=LISTS)
+def test_a_body_that_may_have_been_lost_is_fetched_again(
+    method: Callable[[TrutoClient], Awaitable[Any]], head: bytes
+) -> None:
+    async def main() -> None:
+        result = b'{"k": {"id": "1"}}' if method is LISTS["keyed"] else b'[{"id": "1"}]'
+        whole = with_length(b'{"result": %b}' % result)
+        async with serving(responding(head, whole)) as server, against(server) as truto:
+            assert len(await method(truto)) == 1
+            assert len(server.heads) == 2
+        async with serving(responding(head)) as server, against(server, retry=RetryPolicy.none()) as truto:
+            with pytest.raises(TruncatedBodyError, match="the body is empty"):
+                await method(truto)
+
+    run(main())
+
+
+@pytest.mark.parametrize("head", EMPTY_HEADS.values(), ids=EMPTY_HEADS)
+@pytest.mark.parametrize("method", LISTS.values(), ids=LISTS)
+def test_an_empty_body_after_a_cursor_is_fetched_again(
+    method: Callable[[TrutoClient], Awaitable[Any]], head: bytes
+) -> None:
+    """The page before it said that there is more."""
+
+    async def main() -> None:
+        def page(name: str, cursor: bytes) -> bytes:
+            result = (
+                f'{{"{name}": {{"id": "{name}"}}}}' if method is LISTS["keyed"] else f'[{{"id": "{name}"}}]'
+            )
+            return with_length(b'{"result": %b, "next_cursor": %b}' % (result.encode(), cursor))
+
+        first, last = page("1", b'"c"'), page("2", b"null")
+        async with serving(responding(first, head, last)) as server, against(server) as truto:
+            assert len(await method(truto)) == 2
+            assert len(server.heads) == 3
+        async with (
+            serving(responding(first, head)) as server,
+            against(server, retry=RetryPolicy.none()) as truto,
+        ):
+            with pytest.raises(TruncatedBodyError, match="the page before it had a next_cursor"):
+                await method(truto)
+
+    run(main())
 
 
 def test_a_remote_404_on_a_later_page_is_an_error() -> None:
@@ -928,14 +1062,14 @@ def test_raw_returns_the_envelope_around_the_providers_rows() -> None:
     in_sandbox(scenario)
 
 
-def test_raw_returns_the_providers_own_body_and_ignores_its_cursor() -> None:
+def test_raw_returns_the_providers_own_body_and_tells_its_cursor() -> None:
     async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         responses = [response async for response in truto.interactions.raw(account, **WINDOW)]
         assert len(responses) == len(sandbox.requests) == 1
         body = responses[0].json()
         assert body["peopleInteractionStats"] == sandbox.expected(account, provider=True, **WINDOW)[:5]
-        assert body["records"]["cursor"]
-        assert responses[0].next_cursor is None
+        assert responses[0].provider_cursor == body["records"]["cursor"]
+        assert (responses[0].next_cursor, responses[0].has_more) == (None, True)
 
     in_sandbox(scenario, provider_shape="gong")
 
@@ -1181,7 +1315,7 @@ def test_calls_for_one_account_need_its_id(wrong: Any) -> None:
 def test_every_method_raises_our_own_errors() -> None:
     """Whatever the body is, never an error of msgspec or aiohttp."""
     bodies = [
-        b"",
+        b" ",
         b"null",
         b"[]",
         b"<html></html>",
@@ -1259,5 +1393,5 @@ def test_a_debug_stream_does_not_show_the_providers_credentials() -> None:
 
 @pytest.mark.parametrize("option", ["headers", "proxy", "ssl_context", "session"])
 def test_an_option_of_the_wrong_type_is_an_error_at_once(option: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"^{option} takes"):
+    with pytest.raises(ConfigurationError, match=f"^{option} must be"):
         TrutoClient("token", **{option: 5})

@@ -311,11 +311,17 @@ class FailingDisk(Disk):
             raise OSError(self.number, os.strerror(self.number))
 
     def open(self, path: Path) -> int:
+        return self._opened(path, super().open)
+
+    def create(self, path: Path, mode: int = 0o666) -> int:
+        return self._opened(path, lambda path: super(FailingDisk, self).create(path, mode))
+
+    def _opened(self, path: Path, really: Callable[[Path], int]) -> int:
         if self.failed:
             self._fail()
         if not path.exists():
             self._moves.append(("made", path, path, b""))
-        file = super().open(path)
+        file = really(path)
         self._paths[file] = path
         self._durable.setdefault(path, path.stat().st_size)
         return file

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
@@ -22,6 +21,7 @@ from msgspec import Struct
 
 from truto_ci_async.models import Issue
 
+from ._text import printable
 from .errors import ConfigurationError
 
 __all__ = [
@@ -38,9 +38,6 @@ __all__ = [
 logger = logging.getLogger("truto_ci_async")
 logger.addHandler(logging.NullHandler())
 
-# A control character in a provider's text could start a forged log line.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
-
 
 class Event(Struct, frozen=True, kw_only=True, gc=False):
     """Something that happened at ``time`` (seconds since the epoch); ``str(event)`` is one line for a log.
@@ -53,7 +50,7 @@ class Event(Struct, frozen=True, kw_only=True, gc=False):
 
     def __str__(self) -> str:
         who = "" if self.account is None else f" [account {self.account}]"
-        return _UNPRINTABLE.sub(" ", self._text() + who)
+        return printable(self._text() + who)
 
     def _text(self) -> str:
         return type(self).__name__

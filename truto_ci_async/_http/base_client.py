@@ -69,7 +69,7 @@ BASE_URL_VARIABLE = "TRUTO_API_BASE_URL"
 DEFAULT_MAX_BODY_BYTES = 64 * 2**20
 # Most bytes that are read of the body of an error response to a stream.
 MAX_ERROR_BYTES = 2**20
-# Seconds that closing waits for calls in flight, which are told to end at once.
+# Seconds that closing waits for calls in flight, which it has ended, to return.
 END_CALLS = 1.0
 
 
@@ -200,12 +200,13 @@ class BaseClient:
         read: Callable[[bytes], Awaitable[R]],
         body: bytes | None = None,
         error_fallback: Callable[[APIError], bytes | None] | None = None,
+        on_empty: Callable[[ResponseInfo], bytes] | None = None,
     ) -> tuple[R, ResponseInfo]:
         """Make one call, retries included, and return what ``read`` makes of the body.
 
         ``target`` is path and query, encoded. If ``read`` finds the body truncated, the whole body is fetched again;
         the time that ``read`` takes is on no deadline. ``error_fallback`` may return a body to use instead of raising
-        an error status.
+        an error status. ``on_empty`` returns the body to use in place of an empty one, or raises as ``read`` does.
 
         :raises APIError: an error status that retrying did not help.
         :raises TransportError: the network failed for as long as the policy tries.
@@ -224,6 +225,8 @@ class BaseClient:
                 content, info = await self._within_total(call, attempt_once, error_fallback, failure)
                 read_since = monotonic()
                 try:
+                    if not content and on_empty is not None:
+                        content = on_empty(info)
                     result = await read(content)
                     call.state.succeeded()
                     return result, info

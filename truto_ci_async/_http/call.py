@@ -1,4 +1,4 @@
-"""One call: what it asks for, what has happened to it so far, and the events that tell about it."""
+"""One call: its request, what has happened to it so far, and the events about it."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Call:
             self.started = self.sent_at
 
     def received(self, response: BufferedResponse | StreamedResponse, attempt: int) -> None:
-        """Tell that the response to an attempt is here."""
+        """Report that the response to an attempt is here."""
         if self._emitter.active:
             self._emitter.emit(
                 ResponseReceived(
@@ -104,7 +104,7 @@ class Call:
 
 
 def emit_wait(emitter: Emitter, account: str | None, level: Level, seconds: float) -> None:
-    """Tell that the current call had to wait for its turn."""
+    """Report that the current call had to wait for its turn."""
     if emitter.active:
         emitter.emit(
             PacingWait(time=time(), account=account, level=level, wait=seconds, call_id=waiting_call.get())

@@ -8,7 +8,14 @@ from truto_ci_async._http.policy.headers import parse_retry_after
 from truto_ci_async._http.policy.retry import Failure
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
 from truto_ci_async._wire.responses import read_error
-from truto_ci_async.errors import APIError, ConnectError, DeadlineError, TransportError, TruncatedBodyError
+from truto_ci_async.errors import (
+    AccountBlockedError,
+    APIError,
+    ConnectError,
+    DeadlineError,
+    TransportError,
+    TruncatedBodyError,
+)
 
 from .credentials import Secret
 
@@ -41,7 +48,11 @@ def failure_of(error: APIError | TransportError) -> Failure:
     """Return what the retry rules need to know of an error."""
     if isinstance(error, APIError):
         return Failure(
-            kind="status", status=error.status, is_remote=error.is_remote, retry_after=error.retry_after
+            kind="status",
+            status=error.status,
+            is_remote=error.is_remote,
+            is_blocked=isinstance(error, AccountBlockedError),
+            retry_after=error.retry_after,
         )
     if isinstance(error, DeadlineError):
         return Failure(kind="timeout")

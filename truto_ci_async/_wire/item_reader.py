@@ -36,8 +36,9 @@ T = TypeVar("T")
 Items = TypeVar("Items", list[Any], tuple[Any, ...])
 OnInvalid: TypeAlias = Literal["repair", "raise"]
 
-# Default limit for one item of a stream.
+# Default limits of a stream: for one item, and for what surrounds the items of a body.
 MAX_ITEM_BYTES = 64 * 2**20
+MAX_ENVELOPE_BYTES = 2**20
 
 
 class ItemReader(Generic[T]):

@@ -8,6 +8,8 @@ looks as if it held nothing known, the envelope is split into its top-level keys
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar, cast
@@ -26,6 +28,8 @@ T = TypeVar("T")
 
 # How much of a large body is decoded in one step: a few milliseconds.
 SLICE_BYTES = 256 * 1024
+# A longer cursor is refused: no request could hold it, and each is kept in positions and stored state.
+MAX_CURSOR_BYTES = 64 * 1024
 # How many keys of an unexpected body an error message lists.
 KEYS_SHOWN = 12
 
@@ -86,7 +90,7 @@ class PageReader(Generic[T]):
                 if not self._items.blank(envelope.result):
                     return PageData(
                         items=self._items.detach(envelope.result) if self._detaches else envelope.result,
-                        next_cursor=envelope.next_cursor or None,
+                        next_cursor=cursor_text(envelope.next_cursor),
                         prev_cursor=envelope.prev_cursor or None,
                         result_count=envelope.result_count,
                         is_partial_response=envelope.is_partial_response,
@@ -256,24 +260,74 @@ def _decode_value(key: str, raw: Raw) -> Any:
 def cursor_text(value: object) -> str | None:
     """Read a cursor: null, empty and absent mean the end, and an integer is taken as its digits.
 
-    :raises DecodeError: any other type.
+    :raises DecodeError: any other type, or a text that no request can hold.
     """
     if value is None or value == "":
         return None
-    if isinstance(value, str):
-        return value
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise DecodeError(f"next_cursor must be a string, not {value!r:.80}", path="$.next_cursor")
+        value = str(value)
+    if not isinstance(value, str):
+        raise DecodeError(f"next_cursor must be a string, not {value!r:.80}", path="$.next_cursor")
+    if len(value) > MAX_CURSOR_BYTES or len(value.encode(errors="surrogatepass")) > MAX_CURSOR_BYTES:
+        raise DecodeError(
+            f"next_cursor has more than {MAX_CURSOR_BYTES:,} bytes; it begins {value[:40]!r}",
+            path="$.next_cursor",
+        )
+    return value
 
 
 class _RawEnvelope(Struct):
     next_cursor: Any = None
+    records: Raw = Raw(b"null")
 
 
-def raw_cursor(body: bytes) -> str | None:
-    """Return the ``next_cursor`` of a raw body if it is a JSON object that has one, else None."""
-    if body[:1].isspace() or body[:1] == b"{":
-        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError, DecodeError):
-            return cursor_text(msgspec.json.decode(body, type=_RawEnvelope).next_cursor)
-    return None
+# What a JSON object begins with, in UTF-8 or UTF-16, with a byte order mark or without.
+_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{|\xff\xfe(?:\s\0)*\{\0|\xfe\xff(?:\0\s)*\0\{")
+# Up to this size a body that msgspec refuses is read by the standard library, which takes NaN, control characters,
+# lone surrogates and UTF-16, but holds the loop.
+_LENIENT_BYTES = 2**20
+
+
+def raw_cursors(body: bytes) -> tuple[str | None, str | None]:
+    """Return the ``next_cursor`` of a raw body, and the provider's own cursor, which only Gong's body has.
+
+    A raw body can be anything; one that is not a JSON object has neither.
+
+    :raises DecodeError: it is a JSON object, but cannot be read, so nobody knows whether there is another page.
+    """
+    if not _OBJECT.match(body):
+        return None, None
+    try:
+        envelope = msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"), type=_RawEnvelope)
+        next_cursor, records = envelope.next_cursor, msgspec.json.decode(envelope.records)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        next_cursor, records = _raw_envelope_leniently(body, error)
+    provider = cast("dict[str, object]", records).get("cursor") if isinstance(records, dict) else None
+    if isinstance(next_cursor, str) and not _is_text(next_cursor):
+        raise DecodeError(
+            "next_cursor has half of a surrogate pair, and cannot be sent", path="$.next_cursor"
+        )
+    found = cursor_text(next_cursor)
+    return found, None if provider is None or found else str(provider) or None
+
+
+def _raw_envelope_leniently(body: bytes, cause: Exception) -> tuple[object, object]:
+    parsed: object = None
+    if len(body) <= _LENIENT_BYTES:
+        with suppress(ValueError, RecursionError):
+            parsed = json.loads(body, strict=False)
+    if not isinstance(parsed, dict):
+        raise DecodeError(
+            f"the body cannot be read, so nobody knows whether there is another page: {cause}",
+            raw=body[:EXCERPT_BYTES],
+        ) from None
+    given = cast("dict[str, object]", parsed)
+    return given.get("next_cursor"), given.get("records")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -33,7 +33,7 @@ split_object: Callable[[bytes], Fields] = msgspec.json.Decoder(Fields).decode
 
 
 class Repairer:
-    """Replace values that do not fit ``type``. What changes are noted in ``notes``, at ``path`` and below."""
+    """Replace values that do not fit ``type``. Each change is added to ``notes``, with its path."""
 
     def __init__(self, type: Any) -> None:
         self._decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(type).decode

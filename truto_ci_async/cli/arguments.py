@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping
 from textwrap import fill
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NoReturn, TypeAlias
 
+from truto_ci_async._text import hide_passwords, printable
 from truto_ci_async.cli.output.writers import FORMATS
 
 from .messages import EXIT_CODES, PULL_EXIT_CODES
@@ -105,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     from truto_ci_async import __version__
 
     parser = _parser(
-        argparse.ArgumentParser, prog="truto-ci", epilog=MAIN_HELP,
+        _Parser, prog="truto-ci", epilog=MAIN_HELP,
         description="Talk metrics of the people on your customers' calls, from Truto's unified "
         "conversational-intelligence API.")
     parser.add_argument("--version", action="version", version=f"truto-ci {__version__}")
@@ -133,6 +134,12 @@ def _command(commands: Commands, name: str, **kwargs: Any) -> argparse.ArgumentP
     parser = _parser(commands.add_parser, name, **kwargs)
     parser.set_defaults(command=name)
     return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Exit with the message, which may quote the command line; not what looks like a URL with a password."""
+        super().error(printable(hide_passwords(message)))
 
 
 # --- commands --------------------------------------------------------------------------------------------------

@@ -68,7 +68,8 @@ def _say_error(error: Exception, progress: Progress, *, verbosity: int) -> int:
     if advice := advise(error):
         say(f"  {advice}")
     if verbosity > 1:
-        say("".join(traceback.format_exception(error)).rstrip())
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            say(f"  {line}")  # indented, so that no text in it looks like a message of ours
     if code == USAGE or isinstance(error, (CursorExpiredError, CursorLoopError)):
         progress.position = None  # continuing from there would fail again
     return code

@@ -175,14 +175,46 @@ class Page(Sequence[T], Generic[T]):
 
 
 class RawResponse:
-    """A response whose body is not parsed (``response_format="raw"``)."""
+    """A response whose body is not parsed (``response_format="raw"``).
 
-    __slots__ = ("body", "next_cursor", "response")
+    ``provider_cursor`` is the cursor of the provider's own body (Gong's ``records.cursor``): it says that the provider
+    has more, but Truto's ``raw`` format has no way to ask for it. Other formats read all pages.
+    """
 
-    def __init__(self, *, body: bytes, response: ResponseInfo, next_cursor: str | None = None) -> None:
+    __slots__ = ("_cursor", "_cursor_error", "body", "provider_cursor", "response")
+
+    def __init__(
+        self,
+        *,
+        body: bytes,
+        response: ResponseInfo,
+        next_cursor: str | None = None,
+        provider_cursor: str | None = None,
+        cursor_error: DecodeError | None = None,
+    ) -> None:
         self.body = body
         self.response = response
-        self.next_cursor = next_cursor
+        self.provider_cursor = provider_cursor
+        self._cursor = next_cursor
+        self._cursor_error = cursor_error
+
+    @property
+    def next_cursor(self) -> str | None:
+        """Truto's cursor for the next page, if the body is a JSON object that has one.
+
+        :raises DecodeError: the body is a JSON object, but its cursor cannot be read.
+        """
+        if self._cursor_error is not None:
+            raise self._cursor_error.with_traceback(None)
+        return self._cursor
+
+    @property
+    def has_more(self) -> bool:
+        """Whether Truto or the provider has more.
+
+        :raises DecodeError: as ``next_cursor``.
+        """
+        return self.next_cursor is not None or self.provider_cursor is not None
 
     @property
     def status(self) -> int:

@@ -6,6 +6,7 @@ cursor does not end anything. A cursor that comes twice is an error: following i
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Protocol
 
 from truto_ci_async.errors import CursorLoopError
@@ -40,7 +41,9 @@ class PageCursor:
         self.pages = 0  # so far
         self._user_batches = user_batches
         self._account = account
-        self._seen = {start.cursor}
+        self._seen = set[bytes]()  # digests: a cursor can be long, and a walk can have many
+        if start.cursor is not None:
+            self._seen.add(_digest(start.cursor))
 
     def advance(self, here: Position, next_cursor: str | None) -> Position | None:
         """Move to the position after the page at ``here``, and return it.
@@ -51,13 +54,18 @@ class PageCursor:
         self.position = position_after(here, next_cursor, self._user_batches)
         if not next_cursor:
             self._seen.clear()
-        elif next_cursor in self._seen:
+            return self.position
+        digest = _digest(next_cursor)
+        if digest in self._seen:
             raise CursorLoopError(
                 f"the service returned the cursor {next_cursor[:80]!r} a second time, after {self.pages} pages",
                 cursor=next_cursor,
                 account=self._account,
                 pages=self.pages,
             )
-        else:
-            self._seen.add(next_cursor)
+        self._seen.add(digest)
         return self.position
+
+
+def _digest(cursor: str) -> bytes:
+    return blake2b(cursor.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from msgspec import Struct
 
 from truto_ci_async._http.tasks import call_in_loop, starts_at_once
-from truto_ci_async.errors import CursorLoopError, UsageError
+from truto_ci_async.errors import CursorLoopError, DecodeError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse
 
 from .cursor import HasNextCursor, PageCursor
@@ -76,7 +76,7 @@ class Pages(Generic[P]):
         self._may_prefetch = prefetch and source.prefetch > 0
         self._prefetch: Prefetch[P] | None = None
         self._is_fetching = False  # mutant: None is false too
-        self._loop_error: CursorLoopError | None = None
+        self._loop_error: CursorLoopError | DecodeError | None = None
 
     def __aiter__(self) -> Pages[P]:
         return self
@@ -100,7 +100,7 @@ class Pages(Generic[P]):
             self._pages_left -= 1
         try:
             following = self._cursor.advance(here, page.next_cursor)
-        except CursorLoopError as error:
+        except (CursorLoopError, DecodeError) as error:  # the latter from the cursor of a raw body
             self._loop_error = error  # raised at the next step: this page is good
             return page
         if following is not None and self._may_prefetch and self._pages_left != 0:
@@ -258,7 +258,8 @@ class Paginator(Generic[T]):
 class RawPages:
     """A raw call that has not been sent yet: ``await`` it for the first body, ``async for`` for each.
 
-    It continues while the JSON body has a ``next_cursor`` at its top level; nothing else in the body is read.
+    It continues while the JSON body has a ``next_cursor`` at its top level. If that cannot be read, the body is handed
+    out and the next step raises DecodeError. Nothing else in the body is read.
     """
 
     def __init__(self, source: PageSource[RawResponse], *, label: str) -> None:

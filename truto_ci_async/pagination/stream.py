@@ -66,10 +66,11 @@ class ItemStream(Generic[T]):
     (bytes of any content type) or ``save(path)``. Items are read in bounded memory and across pages
     (``follow_cursor``):
 
-    - JSON: the array at ``path``. If it is missing, a DecodeError lists the keys that are there.
+    - JSON: the array at ``path``. If it is missing, a DecodeError lists the keys that are there. The first byte
+      decides, not the media type: services label JSON as ``text/plain``, as bytes, or not at all.
     - NDJSON (by its media type): one item per line, without ``path`` or cursors.
-    - 204: no items. Any other empty body is a DecodeError, and so is another media type (a web page, a recording):
-      use ``chunks()`` or ``save()`` for those.
+    - 204, 205 or ``Content-Length: 0`` on a first page: no items. Any other empty body is fetched again.
+    - Anything else (a web page, a recording) is a DecodeError: use ``chunks()`` or ``save()`` for it.
 
     ``content_type``  media type of the response, in lower case.
     ``response``      status, headers and attempts of the page being read.
@@ -237,7 +238,9 @@ class ItemStream(Generic[T]):
         """Return the next bytes; None when the body has ended."""
         with self._one_reader():
             while True:
-                page = await self._open_page()
+                page = self._page
+                if page is None or not page.is_open:
+                    page = await self._open_page()
                 try:
                     chunk = await page.receive()
                 except TransportError as error:
@@ -251,7 +254,9 @@ class ItemStream(Generic[T]):
         """Return the next items, at least one; None when all were read."""
         with self._one_reader():
             while not self._finished:
-                page = await self._open_page()
+                page = self._page
+                if page is None or not page.is_open:
+                    page = await self._open_page()
                 try:
                     if page.at_end:
                         self._finish_page(page)
@@ -308,9 +313,7 @@ class ItemStream(Generic[T]):
     # --- from page to page -----------------------------------------------------------------------------
 
     async def _open_page(self) -> PageBody[T]:
-        """Return the page being read. If there is none, or it broke off, open it from its beginning."""
-        if self._page is not None and self._page.is_open:
-            return self._page
+        """Open the page at the cursor's position, or open it again if it broke off."""
         here = self._cursor.position
         assert here is not None
         if self._reopen is None:
@@ -322,7 +325,7 @@ class ItemStream(Generic[T]):
             raise_for_cursor(error, here.cursor)
         finally:
             del failure  # breaks the cycle of the error, its frames and this one
-        self._page = PageBody(body, self.response, self._new_decoder)
+        self._page = PageBody(body, self.response, self._new_decoder, cursor=here.cursor)
         if self._closed:
             self._page.close()
             raise UsageError("this stream is closed")

@@ -28,6 +28,7 @@ from truto_ci_async.errors import (
     CursorExpiredError,
     CursorLoopError,
     DecodeError,
+    NotFoundError,
     RateLimitError,
     ServerError,
     TransportError,
@@ -128,7 +129,9 @@ class AccountPull:
         shared.fetching.add(fetch)
         read = partial(self._read, fetch)
         try:
-            page = await fetch_page(client, targets, read, here, empty_body=shared.reader.empty_body)
+            page = await fetch_page(
+                client, targets, read, here, empty_body=shared.reader.empty_body, empty_on_not_found=True
+            )
         except TrutoError as error:
             return self._failed(error, asked_at)
         finally:
@@ -138,6 +141,7 @@ class AccountPull:
         self._is_resumed = False
         response = page.response
         shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=len(page.issues))
+        shared.report.no_data += response.status == 404
         loop: CursorLoopError | None = None
         try:
             walk.advance(here, page.next_cursor)
@@ -286,6 +290,7 @@ class AccountPull:
         return self._fail(error) if self._restarts > RESTARTS else IN_TURN
 
     def _fail(self, error: TrutoError) -> float:
+        self._shared.report.not_found += isinstance(error, NotFoundError)
         self._shared.report.failed[self.account.id] = _without_frames(error)
         return self._end("failed", error=f"{type(error).__name__}: {error}")
 

@@ -41,6 +41,8 @@ class PullReport(Struct, eq=False):
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run asks it again.
     ``parked``    account id -> when to ask it again, in seconds since 1970 (None: when the service is up again).
+    ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
+                  as empty. ``not_found`` accounts of this run that failed with any other 404.
     ``rows, pages, requests, retries, issues``  counts of this run; ``waited`` seconds of pacing, all accounts together.
     """
 
@@ -51,6 +53,8 @@ class PullReport(Struct, eq=False):
     empty: int = 0
     failed: dict[str, TrutoError] = {}
     parked: dict[str, float | None] = {}
+    no_data: int = 0
+    not_found: int = 0
     rows: int = 0
     pages: int = 0
     requests: int = 0

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unp
 import msgspec
 
 from truto_ci_async._wire.filters import Filters, ResponseFormat, takes_filters
-from truto_ci_async._wire.item_reader import MAX_ITEM_BYTES, OnInvalid, item_reader
+from truto_ci_async._wire.item_reader import MAX_ENVELOPE_BYTES, MAX_ITEM_BYTES, OnInvalid, item_reader
 from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
-from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursor
+from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursors
 from truto_ci_async._wire.query_string import join_path
 from truto_ci_async.errors import DecodeError, UsageError
-from truto_ci_async.models import IntegratedAccount, Issue, Position, RawResponse
+from truto_ci_async.models import IntegratedAccount, Issue, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
@@ -59,6 +59,7 @@ class StreamOptions(Filters, total=False):
     follow_cursor: bool
     engine: Engine
     max_item_bytes: int
+    max_envelope_bytes: int
     max_stream_bytes: int | None
 
 
@@ -169,7 +170,8 @@ class Resource(Generic[T]):
         How to iterate:
 
         ``cursor``                 where to start: a ``Page.position``, its text, or the service's own cursor.
-        ``empty_on_not_found``     treat the provider's "nothing in this period" (404) as an empty page.
+        ``empty_on_not_found``     take the provider's 404 as an empty page if it says that there is no data for this
+                                   period or filter. Any other 404 is a NotFoundError.
         ``prefetch``               1 fetches the next page while you work on this one. 0 does not, which saves a request
                                    and its connection if you stop early.
         ``max_pages``              stop after this many pages.
@@ -232,10 +234,16 @@ class Resource(Generic[T]):
         reader = PageReader(item_reader(item_type or self._item_type, on_invalid), keyed=True)
         targets = RequestTargets(query)
         read = functools.partial(read_page, self._client, reader, account=query.account)
-        empty_body = reader.empty_body if empty_on_not_found else None
 
         async def fetch(here: Position) -> PageData[Any]:
-            data, _ = await fetch_and_read(self._client, targets, read, here, empty_body=empty_body)
+            data, _ = await fetch_and_read(
+                self._client,
+                targets,
+                read,
+                here,
+                empty_body=reader.empty_body,
+                empty_on_not_found=empty_on_not_found,
+            )
             return data
 
         keyed = Keyed[Any]()
@@ -269,15 +277,16 @@ class Resource(Generic[T]):
             response = await truto.interactions.raw(account_id, start_time=start, end_time=end)
             response.json()["peopleInteractionStats"]
 
-        It continues only if the body has a ``next_cursor`` at its top level. Filters are those of ``list``. A 404 is
-        always an error here.
+        It continues only if the body has a ``next_cursor`` at its top level. A JSON body whose cursor cannot be read is
+        handed out, and going on from it is a DecodeError. Gong's own body says by ``provider_cursor`` that there is
+        more, for which this format cannot ask. Filters are those of ``list``. A 404 is always an error here.
         """
         query = self._query(integrated_account_id, "raw", filters)
         targets = RequestTargets(query)
 
         async def fetch(here: Position) -> RawResponse:
-            body, response = await fetch_and_read(self._client, targets, _unread, here)
-            return RawResponse(body=body, response=response, next_cursor=raw_cursor(body))
+            body, response = await fetch_and_read(self._client, targets, _unread, here, empty_body=b"")
+            return _raw_response(body, response, query.account, here)
 
         source = _page_source(
             self._client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages
@@ -306,6 +315,7 @@ class Resource(Generic[T]):
         follow_cursor: bool = True,
         engine: Engine = "auto",
         max_item_bytes: int = MAX_ITEM_BYTES,
+        max_envelope_bytes: int = MAX_ENVELOPE_BYTES,
         max_stream_bytes: int | None = None,
         **filters: Unpack[Filters],
     ) -> ItemStream[Any]:
@@ -323,12 +333,17 @@ class Resource(Generic[T]):
         ``engine``            ``auto``, as fast as decoding a whole body, or ``ijson``, several times slower, which
                               parses every byte with ijson.
         ``max_item_bytes``    most bytes of one item; ``max_stream_bytes`` of all bodies together (None: no limit).
+        ``max_envelope_bytes``  most bytes around the items of a body, such as the ``debug`` of that format.
 
         Filters, ``item_type`` and ``on_invalid`` are those of ``list``. A 404 is always an error here.
 
         :raises UsageError: at once, for an argument that can never be right.
         """
-        for name, value in (("max_item_bytes", max_item_bytes), ("max_stream_bytes", max_stream_bytes)):
+        for name, value in (
+            ("max_item_bytes", max_item_bytes),
+            ("max_envelope_bytes", max_envelope_bytes),
+            ("max_stream_bytes", max_stream_bytes),
+        ):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise UsageError(f"{name} is a number of bytes, 1 or more, not {value!r}")
         query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
@@ -342,7 +357,12 @@ class Resource(Generic[T]):
             if is_ndjson:
                 return NdjsonDecoder(reader, max_item_bytes=max_item_bytes)
             return ItemDecoder(
-                reader, path=path, key_by=key_by is not None, engine=engine, max_item_bytes=max_item_bytes
+                reader,
+                path=path,
+                key_by=key_by is not None,
+                engine=engine,
+                max_item_bytes=max_item_bytes,
+                max_envelope_bytes=max_envelope_bytes,
             )
 
         def open_at(here: Position) -> Reopen:
@@ -386,6 +406,15 @@ async def _unread(body: bytes) -> bytes:
     return body
 
 
+def _raw_response(body: bytes, response: ResponseInfo, account: str | None, here: Position) -> RawResponse:
+    try:
+        cursor, provider_cursor = raw_cursors(body)
+    except DecodeError as error:
+        error.account, error.cursor = account, here.cursor
+        return RawResponse(body=body, response=response, cursor_error=error.with_traceback(None))
+    return RawResponse(body=body, response=response, next_cursor=cursor, provider_cursor=provider_cursor)
+
+
 def make_paginator(
     client: BaseClient,
     query: ListQuery,
@@ -403,7 +432,8 @@ def make_paginator(
         client,
         RequestTargets(query),
         functools.partial(read_page, client, reader, account=query.account),
-        empty_body=reader.empty_body if empty_on_not_found else None,
+        empty_body=reader.empty_body,
+        empty_on_not_found=empty_on_not_found,
     )
     source = _page_source(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(source, label=label)

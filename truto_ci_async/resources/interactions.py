@@ -136,6 +136,8 @@ class Interactions(Resource[Interaction]):
         from truto_ci_async.pull.shard import run_shard
         from truto_ci_async.sinks.factory import make_sink
 
+        if not os.fspath(out):
+            raise UsageError("the name of the folder is empty")
         folder = pathlib.Path(out)
         sink = make_sink(format, folder, fresh=fresh)
         return await run_shard(

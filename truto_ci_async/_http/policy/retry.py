@@ -38,7 +38,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     """Deadlines in seconds; None means no limit.
 
     ``connect``  opening a connection, TLS included.
-    ``read``     longest gap between two bytes of a response.
+    ``read``     longest wait for the headers of a response, and longest gap between two bytes of its body.
     ``attempt``  one request, from the moment it gets one of the ``max_connections`` to the last byte of its body.
     ``total``    a whole call: every attempt, and every wait for pacing and between attempts.
 
@@ -104,12 +104,14 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     ``kind`` is ``"status"`` for a response with an error status; ``"connect"``, ``"timeout"`` or ``"truncated"`` if no
     complete response arrived; ``"fatal"`` if a retry cannot help (a bad certificate, a proxy that refuses).
-    ``retry_after`` comes from ``parse_retry_after``, in seconds.
+    ``retry_after`` comes from ``parse_retry_after``, in seconds. ``is_blocked``: the status says that the account is
+    blocked.
     """
 
     kind: FailureKind
     status: int | None = None
     is_remote: bool = False
+    is_blocked: bool = False
     retry_after: float | None = None
 
     @property
@@ -117,7 +119,10 @@ class Failure(Struct, frozen=True, kw_only=True):
         """Whether and how to retry."""
         if self.kind == "status":
             return classify(
-                self.status or 0, is_remote=self.is_remote, has_retry_after=self.retry_after is not None
+                self.status or 0,
+                is_remote=self.is_remote,
+                has_retry_after=self.retry_after is not None,
+                is_blocked=self.is_blocked,
             )
         return "no" if self.kind == "fatal" else "fault"
 
@@ -127,7 +132,9 @@ class Failure(Struct, frozen=True, kw_only=True):
         return f"status {self.status}" if self.kind == "status" else self.kind
 
 
-def classify(status: int, *, is_remote: bool, has_retry_after: bool) -> Verdict:
+def classify(
+    status: int, *, is_remote: bool = False, has_retry_after: bool = False, is_blocked: bool = False
+) -> Verdict:
     """Sort a status by what to do about it (contract section 3).
 
     ``"fault"``: retry after the short backoff. ``"throttle"``: retry after the long backoff, on top of the wait the
@@ -138,7 +145,7 @@ def classify(status: int, *, is_remote: bool, has_retry_after: bool) -> Verdict:
     if status == 429:
         return "throttle"
     if status == 503:
-        return "throttle" if has_retry_after else "no"  # without the header the account is blocked
+        return "throttle" if has_retry_after else "no" if is_blocked else "fault"
     if status == 401 and not is_remote:
         return "auth"
     return "no"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from contextlib import suppress
 
@@ -32,7 +33,7 @@ def map_network_error(error: BaseException, timeouts: Timeouts, *, bytes_read: i
     if late is not None:
         return late
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return proxy_refused(error.status, error.message)
+        return proxy_refused(error.status, encodable(error.message))
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return ConnectError(f"the proxy cannot be reached: {one_line(error)}")
     if isinstance(error, aiohttp.ClientPayloadError):
@@ -105,5 +106,17 @@ def one_line(error: BaseException) -> str:
     text = (
         error.message if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)) else str(error)
     )
-    text = " ".join(text.rstrip("^ \n").split())[:200]
+    text = " ".join(encodable(text).rstrip("^ \n").split())[:200]
     return text or type(error).__name__
+
+
+def encodable(text: str) -> str:
+    """Replace what UTF-8 cannot hold.
+
+    aiohttp turns bytes that are not UTF-8, in a status line or a header, into surrogates: such text cannot be stored,
+    printed or sent. A French server's reason phrase is enough.
+    """
+    return _SURROGATES.sub("\ufffd", text)
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")

@@ -17,7 +17,7 @@ from truto_ci_async.errors import DeadlineError, TruncatedBodyError, TrutoError,
 from .aiohttp_internals import end_read, error_of, unwatch_connection, watch_connection
 from .content_encoding import BodyDecoder
 from .deadlines import Deadlines
-from .network_errors import FAILURES, map_network_error, one_line, redact_message
+from .network_errors import FAILURES, encodable, map_network_error, one_line, redact_message
 
 # Decompression yields to the loop after this many seconds of work, so that a compression bomb cannot block it.
 YIELD_INTERVAL = 0.005
@@ -58,7 +58,7 @@ class StreamedResponse:
         # of a body without a length.
         self._connection_end = watch_connection(response, self._on_connection_end)
         self.status = response.status
-        self.reason = response.reason or ""
+        self.reason = encodable(response.reason or "")
         self.headers = _lower(response.headers)
         self.sends = sends
         self.bytes_read = 0
@@ -87,8 +87,10 @@ class StreamedResponse:
                 body.add(piece)
             return body.bytes()
         # Nothing to decompress, so there is no work to interrupt.
+        content = self._response.content
         try:
-            while data := await self.receive():
+            while not content.at_eof():
+                data = content.read_nowait() or await self.receive()
                 decoder.count(len(data))
                 self.bytes_read = decoder.total
                 body.add(data)
@@ -249,7 +251,7 @@ class _Pieces:
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     lower: dict[str, str] = {}
-    for name, value in headers.items():
-        key = name.lower()
+    for name, text in headers.items():
+        key, value = name.lower(), text if text.isascii() else encodable(text)
         lower[key] = f"{lower[key]}, {value}" if key in lower else value
     return lower

@@ -45,7 +45,7 @@ class ArrayParser(Generic[T]):
         """
         raise NotImplementedError
 
-    def _skip_to_value(self, text: bytes, at: int, ahead: int) -> int:
+    def _skip_to_value(self, text: bytes, at: int, ahead: int = 0) -> int:
         """Return where the next key or value begins after ``at``.
 
         That is ``len(text)`` if it has not arrived. At the end of the items ``rest`` is set.

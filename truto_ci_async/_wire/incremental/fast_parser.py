@@ -67,7 +67,7 @@ class FastArrayParser(ArrayParser[T]):
             return []
         text = b"".join(self._parts)
         items: list[T] = []
-        at = self._skip_to_value(text, 0, 0)
+        at = self._skip_to_value(text, 0)
         if not self._separator and not self._keyed:
             items, at = self._walk(text, at, LEARN_FROM)
         if self._walks_left:
@@ -104,7 +104,7 @@ class FastArrayParser(ArrayParser[T]):
             return [], at
         self._failures = 0
         self._expected = COMMA_OR_END
-        return items, self._skip_to_value(text, end, 0)
+        return items, self._skip_to_value(text, end)
 
     def _walk(self, text: bytes, at: int, most: int = sys.maxsize) -> tuple[list[T], int]:
         """Decode at most ``most`` items one by one; return them, and where the next one begins."""
@@ -114,7 +114,7 @@ class FastArrayParser(ArrayParser[T]):
         first = at
         while at < len(text) and self.rest is None and self._walked < most:
             start = self._find_value(view, at) if self._keyed else at
-            if start < 0 or (end := self._find_end(view, start)) < 0:
+            if start == INCOMPLETE or (end := self._find_end(view, start)) == INCOMPLETE:
                 break
             before, last = last, (start, end)
             if self._keyed:
@@ -135,18 +135,17 @@ class FastArrayParser(ArrayParser[T]):
             raise self._collector.malformed(f"not JSON: {error}", view[first:]) from error
 
     def _find_value(self, view: memoryview, at: int) -> int:
-        """Return where the value of the key at ``at`` begins, or -1 if that has not arrived yet."""
+        """Return where the value of the key at ``at`` begins, or INCOMPLETE if its colon has not arrived yet."""
         colon = self._find_end(view, at)
-        if colon < 0 or colon == len(view):
-            return -1
+        if colon in (INCOMPLETE, len(view)):
+            return INCOMPLETE
         if view[colon] != COLON:
             what = f"expected a colon after a key, got {chr(view[colon])!r}"
             raise self._collector.malformed(what, view[colon:], self._walked)
-        start = SPACE.match(view, colon + 1).end()  # type: ignore[union-attr]
-        return start if start < len(view) else -1
+        return SPACE.match(view, colon + 1).end()  # type: ignore[union-attr]
 
     def _find_end(self, view: memoryview, start: int) -> int:
-        """Return where the value at ``start`` and the white space after it end, or -1 if it is not complete."""
+        """Return where the value at ``start`` and the white space after it end, or INCOMPLETE."""
         rest = view[start:]
         try:
             length = value_length(rest)
@@ -160,31 +159,28 @@ class FastArrayParser(ArrayParser[T]):
             too_large = length > self._max_item_bytes < len(bytes(rest[:length]).rstrip(WHITE))
         if too_large:
             raise self._collector.too_large(self._max_item_bytes, self._walked)
-        return -1 if length == INCOMPLETE else start + length
+        return INCOMPLETE if length == INCOMPLETE else start + length
 
     def _learn_separator(self, text: bytes, one: tuple[int, int], two: tuple[int, int]) -> None:
         """Remember what stands between two items: how both end, the comma, and how both begin."""
-        tail = text[max(one[0], one[1] - 64) : one[1]]
-        start = one[1] - len(tail)
-        tail = tail.rstrip(WHITE)
-        start += len(tail)
-        other = text[max(two[0], two[1] - 64) : two[1]].rstrip(WHITE)
-        ending = _ENDING.search(tail)
-        same = ending[0][-32:] if ending else b""
-        while not other.endswith(same):
+        ending, other = (_ENDING.search(text, max(start, end - 64), end) for start, end in (one, two))
+        assert ending is not None
+        assert other is not None
+        same = ending[1][-32:]
+        while not text.endswith(same, two[0], other.end(1)):
             same = same[1:]
         beginning = _BEGINNING.match(text, two[0])
         end = two[0]
         if beginning is not None:
             end = beginning.end() if text.startswith(beginning[0], one[0]) else end + 1
-        self._separator, self._keep = same + text[start:end], len(same)
+        self._separator, self._keep = same + text[ending.end(1) : end], len(same)
         if len(self._separator) > SEPARATOR_BYTES:
             self._separator, self._keep = b",", 0
 
 
-# The brackets and quotes that end an item; and how one begins: if it is an object, up to the first colon if that key
-# is short. A token that is followed by a bracket, a quote, a comma or white space is complete.
-_ENDING = re.compile(rb'[}\]" \t\r\n]+\Z')
+# The brackets and quotes that end an item, before white space. And how an item begins: an object up to its first
+# colon, if that key is short. A token that is followed by a bracket, a quote, a comma or white space is complete.
+_ENDING = re.compile(rb'([}\]" \t\r\n]*?)[ \t\r\n]*\Z')
 _BEGINNING = re.compile(rb'\{[ \t\r\n]{0,40}"[^"\\]{0,40}"[ \t\r\n]{0,8}:|[{\["]')
 
 _skip_value: Callable[[memoryview], object] = msgspec.json.Decoder(Raw).decode

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, TypeVar
 
-from truto_ci_async._wire.item_reader import MAX_ITEM_BYTES, ItemReader
+from truto_ci_async._wire.item_reader import MAX_ENVELOPE_BYTES, MAX_ITEM_BYTES, ItemReader
 from truto_ci_async.errors import DecodeError, UsageError
 
 from .array_parser import WHITE, ArrayParser
@@ -23,8 +23,6 @@ from .lexer import is_cut
 T = TypeVar("T")
 
 Engine: TypeAlias = Literal["auto", "ijson"]
-
-MAX_ENVELOPE_BYTES = 2**20
 
 
 class ItemDecoder(BodyDecoder[T]):

@@ -48,6 +48,7 @@ class Checkpoint(ABC):
     def __init__(self) -> None:
         self._plan: Plan | None = None
         self._sink_state: bytes | None = None
+        self._use: Literal["none", "held", "open"] = "none"
 
     @property
     def stored_plan(self) -> Plan | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Literal
 
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
@@ -19,7 +18,6 @@ class MemoryCheckpoint(Checkpoint):
         super().__init__()
         self._progress: dict[Key, Progress] = {}
         self._row_keys: dict[Key, list[bytes]] = {}
-        self._use: Literal["none", "held", "open"] = "none"
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
         if self._use != "none":

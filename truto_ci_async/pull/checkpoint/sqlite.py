@@ -11,10 +11,12 @@ import os
 import sqlite3
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar, get_args
 
 from truto_ci_async._files import Step, Worker, no_step, storage_error
+from truto_ci_async._text import encodable
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
 
@@ -52,12 +54,14 @@ READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? OR
 ADD_ROW_KEYS = "INSERT INTO row_keys VALUES (?, ?, ?)"
 DELETE_ROW_KEYS = 'DELETE FROM row_keys WHERE account = ? AND "window" = ?'
 
+PROGRESS_FIELDS = ("position", "rows", "pages", "outcome", "error", "until")
 OUTCOMES = frozenset(get_args(Outcome))
 
 # How long to wait for another program that writes to the database.
 BUSY_SECONDS = 0.5
 
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# SQLITE_ERROR is a table or column that is not there.
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DISK_ERRNO = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -84,11 +88,11 @@ class SQLiteCheckpoint(Checkpoint):
         self._worker: Worker | None = None
         self._lock: RunLock | None = None
         self._database: sqlite3.Connection | None = None
-        self._is_open = False
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
-        if self._worker is not None:
+        if self._use != "none":
             raise UsageError(f"{self.path} is open already")
+        self._use = "held"
         self._worker = Worker("truto-state")
         try:
             return await self._run(self._hold, fresh)
@@ -97,14 +101,14 @@ class SQLiteCheckpoint(Checkpoint):
             raise
 
     async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
-        if self._worker is None or self._is_open:
+        if self._use != "held":
             await self.hold(fresh=fresh)
         try:
             in_force = await self._run(self._open, plan, grow, fresh)
         except BaseException:
             await self.aclose()
             raise
-        self._is_open = True
+        self._use = "open"
         return in_force
 
     async def load(self) -> dict[Key, Progress]:
@@ -124,7 +128,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     async def aclose(self) -> None:
         worker, self._worker = self._worker, None
-        self._is_open = False
+        self._use = "none"
         if worker is not None:
             try:
                 await worker.run(self._close)
@@ -134,13 +138,15 @@ class SQLiteCheckpoint(Checkpoint):
     async def _run(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         if self._worker is None:
             raise UsageError(f"{self.path} is not open")
-        return await self._worker.run(job, *args, **kwargs)
+        return await self._worker.run(job, *args, **kwargs)  # pragma: no mutate - no job takes keywords
 
     # Everything below runs in the worker's thread.
 
     def _hold(self, fresh: bool) -> Plan | None:
         with self._errors("open"):
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_symlink():
+                self._conflict("is a symbolic link: name the file it points to")
             self._lock = RunLock(self.path)
             self._lock.acquire()
             try:
@@ -166,10 +172,11 @@ class SQLiteCheckpoint(Checkpoint):
                             database.execute(statement)
                     _put(database, "plan", in_force.to_json().encode())
             self._plan = in_force
-            self._sink_state = _get(database, "sink")
+            self._sink_state = self._get(database, "sink")
             return in_force
 
     def _connect(self) -> sqlite3.Connection:
+        # Any isolation_level would do, as all transactions are explicit.
         self._database = sqlite3.connect(
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -208,13 +215,19 @@ class SQLiteCheckpoint(Checkpoint):
             self._damaged(str(finding))
 
     def _read_plan(self, database: sqlite3.Connection) -> Plan | None:
-        text = _get(database, "plan")
+        text = self._get(database, "plan")
         if text is None:
             return None
         try:
             return Plan.from_json(text)
         except UsageError as error:
             self._damaged(str(error))
+
+    def _get(self, database: sqlite3.Connection, name: str) -> bytes | None:
+        row = database.execute(READ_META, (name,)).fetchone()
+        if row is not None and type(row[0]) is not bytes:
+            self._damaged(f"its {name} is not the bytes that were stored")
+        return None if row is None else row[0]
 
     def _load(self) -> dict[Key, Progress]:
         if (plan := self._plan) is None:
@@ -223,27 +236,39 @@ class SQLiteCheckpoint(Checkpoint):
         ids = {account.id: account.id for account in plan.accounts}
         found: dict[Key, Progress] = {}
         with self._errors("read"):
-            for account, window, position, rows, pages, outcome, error, until in self._opened().execute(
-                READ_PROGRESS
-            ):
-                if account not in ids or not 0 <= window < len(plan.windows) or outcome not in OUTCOMES:
+            for account, window, *stored in self._opened().execute(READ_PROGRESS):
+                is_planned = account in ids and type(window) is int and 0 <= window < len(plan.windows)
+                if not is_planned or stored[3] not in OUTCOMES:
                     self._damaged(
-                        f"it has progress that is not in its plan ({account!r}, {window}, {outcome!r})"
+                        f"it has progress that is not in its plan ({account!r}, {window!r}, {stored[3]!r})"
                     )
-                found[ids[account], window] = Progress(
-                    position=position, rows=rows, pages=pages, outcome=outcome, error=error, until=until
-                )
+                progress = Progress(**dict(zip(PROGRESS_FIELDS, stored, strict=True)))
+                if (wrong := _wrong_field(progress)) is not None:
+                    self._damaged(f"the {wrong} of account {account!r} makes no sense")
+                found[ids[account], window] = progress
         return found
 
     def _read_row_keys(self, key: Key) -> bytes:
         with self._errors("read"):
-            return b"".join(keys for (keys,) in self._opened().execute(READ_ROW_KEYS, key))
+            found = [keys for (keys,) in self._opened().execute(READ_ROW_KEYS, key)]
+        if not all(type(keys) is bytes for keys in found):
+            self._damaged(f"the row keys of account {key[0]!r} make no sense")
+        return b"".join(found)
 
     def _commit(
         self, changes: Mapping[Key, Progress], sink_state: bytes | None, row_keys: Mapping[Key, bytes]
     ) -> None:
         progress = [
-            (account, window, item.position, item.rows, item.pages, item.outcome, item.error, item.until)
+            (
+                account,
+                window,
+                item.position,
+                item.rows,
+                item.pages,
+                item.outcome,
+                _storable(item.error),
+                item.until,
+            )
             for (account, window), item in changes.items()
         ]
         over = {key for key, item in changes.items() if item.is_over}
@@ -296,7 +321,7 @@ class SQLiteCheckpoint(Checkpoint):
             raise storage_error(error, self.path, doing) from error
         except sqlite3.Error as error:
             primary = _primary_code(error)
-            if primary in _DAMAGE:
+            if primary in _DAMAGE or "decode" in str(error):  # text that is not UTF-8 has no code of its own
                 self._damaged(str(error), error)
             if primary in _BUSY:
                 raise StateConflictError(
@@ -330,9 +355,24 @@ def _is_damage(error: BaseException) -> bool:
     return isinstance(error, DamagedStateError) or _primary_code(error) in _DAMAGE
 
 
-def _get(database: sqlite3.Connection, name: str) -> bytes | None:
-    row = database.execute(READ_META, (name,)).fetchone()
-    return None if row is None else bytes(row[0])
+def _storable(text: str | None) -> str | None:
+    return text and encodable(text)
+
+
+def _wrong_field(progress: Progress) -> str | None:
+    """Return the name of a field that no commit of ours has written: SQLite stores any type in any column."""
+    checks = {
+        "position": progress.position is None or type(progress.position) is str,
+        "rows": _is_count(progress.rows),
+        "pages": _is_count(progress.pages),
+        "error": progress.error is None or type(progress.error) is str,
+        "until": progress.until is None or (type(progress.until) is float and isfinite(progress.until)),
+    }
+    return next((name for name, is_right in checks.items() if not is_right), None)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _put(database: sqlite3.Connection, name: str, value: bytes) -> None:
