@@ -698,6 +698,7 @@ def test_exit_codes_of_responses(
         (["interactions", "--start-time", "yesterday"], USAGE, "not a date"),
         (["interactions", "--timeout", "nan"], USAGE, "seconds"),
         (["interactions", "--api-url", "ftp://x", "--token", "t"], USAGE, "base_url"),
+        (["interactions", "--api-url", "", "--token", "t"], USAGE, "base_url"),
         (["interactions", "--query-json", "{"], USAGE, "not JSON"),
         (["interactions", "--key-by", "id", "-o", "csv"], USAGE, "--key-by"),
         (["interactions", "--key-by", "id", "--max-items", "1"], USAGE, "--max-items"),
