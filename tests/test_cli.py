@@ -971,6 +971,48 @@ def test_ctrl_c_keeps_the_complete_pages_of_a_file(sandbox: Sandbox, tmp_path: P
     assert [each.name for each in tmp_path.iterdir()] == ["x.json.partial"]
 
 
+INTERRUPT_WHEN_IMPORTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from truto_ci_async.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("command", ["interactions", "pull"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "truto_ci_async.cli.main",
+        "asyncio",
+        "msgspec",
+        "truto_ci_async.cli.pull",
+        "truto_ci_async.client",
+        "aiohttp",
+    ],
+)
+def test_ctrl_c_while_it_is_loaded_shows_no_traceback(tmp_path: Path, module: str, command: str) -> None:
+    """Loading takes a third of a second, in which one notices a mistyped command."""
+    more = ["--out", str(tmp_path)] if command == "pull" else []
+    script = INTERRUPT_WHEN_IMPORTED.format(module=module)
+    started = subprocess.run(
+        [sys.executable, "-c", script, command, "--sandbox", *more],
+        capture_output=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (started.returncode, started.stdout, b"Traceback" in started.stderr) == (INTERRUPTED, b"", False)
+    assert b"interrupted" in started.stderr or b"run the same command again" in started.stderr
+
+
 def test_the_sandbox_prints_lines_to_paste(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with process("sandbox", "--accounts", "2", "--interactions", "4") as started:
         assert started.stdout is not None
