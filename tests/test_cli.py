@@ -926,6 +926,24 @@ def test_a_closed_pipe_causes_no_error_at_exit(argv: Sequence[str]) -> None:
     assert not re.search("Traceback|Exception|Error", ran.err)
 
 
+@pytest.mark.parametrize("lines", [0, 1, 4])
+def test_the_demo_ends_quietly_when_its_reader_does(lines: int) -> None:
+    """As in ``make demo | head``."""
+    demo = Path(__file__).parents[1] / "examples" / "demo.py"
+    with subprocess.Popen(
+        [sys.executable, "-u", demo], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as started:
+        assert started.stdout is not None
+        for _ in range(lines):
+            started.stdout.readline()
+        started.stdout.close()
+        watchdog = threading.Timer(DEADLINE, started.kill)
+        watchdog.start()
+        assert started.stderr is not None
+        assert (started.stderr.read(), started.wait()) == (b"", 0)
+        watchdog.cancel()
+
+
 def test_no_stdout_at_all_is_one_line(sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", None)
