@@ -1258,6 +1258,20 @@ RAW_FAILURES: dict[str, Any] = {
     "407": answers_with([b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"]),
     "302": answers_with([b"HTTP/1.1 302 No\r\nLocation: http://x/\r\nContent-Length: 0\r\n\r\n"]),
     "silence": silent,
+    # The service repeats the token.
+    **{
+        name: answers_with([answer.replace(b"TOKEN", SECRETS["token"].encode())])
+        for name, answer in {
+            "location": b"HTTP/1.1 302 No\r\nLocation: http://x/?t=TOKEN\r\nContent-Length: 0\r\n\r\n",
+            "header": b"HTTP/1.1 401 No\r\nX-Sent: Bearer TOKEN\r\nX-T: TOKEN\r\nContent-Length: 0\r\n\r\n",
+            "reason": b"HTTP/1.1 500 Bearer TOKEN\xff\r\nContent-Length: 0\r\n\r\n",
+            "proxy's reason": b"HTTP/1.1 407 TOKEN\r\nX-Sent: TOKEN\r\nContent-Length: 0\r\n\r\n",
+            "body": b"HTTP/1.1 400 No\r\nContent-Length: 42\r\n\r\n{'sent': 'Bearer TOKEN', 'b'}",
+            "status line": b"HTTP/1.1 TOKEN\r\n\r\n",
+            "broken header": b"HTTP/1.1 200 OK\r\nBearer TOKEN\r\n\r\n",
+            "chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\n[1,\r\nTOKEN\r\n",
+        }.items()
+    },
 }
 
 

@@ -14,11 +14,13 @@ modules with a leading underscore are internal.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
 
+TYPE_CHECKING = False  # importing typing would take ten times as long as all of the rest
 if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the same
+    from typing import Any
+
     from ._http.policy.rate_limiter import Pacing as Pacing
     from ._http.policy.rate_windows import Rate as Rate
     from ._http.policy.retry import RetryPolicy as RetryPolicy

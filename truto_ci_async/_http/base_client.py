@@ -111,7 +111,7 @@ class BaseClient:
         session: aiohttp.ClientSession | None = None,
         on_event: EventHook | None = None,
     ) -> None:
-        token = hidden(token)
+        token, base_url, proxy = hidden(token), hidden(base_url), hidden(proxy)  # URLs may hold passwords
         check_limits(max_body_bytes, max_connections)
         check_policies(timeouts, retry, pacing)
         check_transport(base_url, headers, proxy, ssl_context, session)
@@ -119,7 +119,7 @@ class BaseClient:
         self._headers = merge_headers(base_headers(user_agent()), checked_headers(headers or {}))
         self._sent_headers: tuple[Secret, dict[str, str]] | None = None
         self._transport = Transport(
-            base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
+            hidden(os.environ.get(BASE_URL_VARIABLE)) or DEFAULT_BASE_URL if base_url is None else base_url,
             max_connections=max_connections,
             proxy=proxy,
             ssl_context=ssl_context,
@@ -390,7 +390,8 @@ class BaseClient:
         try:
             raise error
         finally:
-            del error  # its traceback holds this frame, so the two would be a cycle
+            # Its traceback holds this frame: the two would be a cycle, and the body may repeat the token.
+            del error, response
 
     def _headers_with(self, token: Secret) -> dict[str, str]:
         """Return the headers to give with a request; they are made once for each token."""

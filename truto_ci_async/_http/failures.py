@@ -17,11 +17,7 @@ from truto_ci_async.errors import (
     TruncatedBodyError,
 )
 
-from .credentials import Secret
-
-# A token of at least this many characters is masked in what the service says. A shorter one, such as "token" in
-# somebody's test, is no secret, and may be a word or a key of the body.
-SHORTEST_SECRET = 12
+from .credentials import Secret, mask
 
 
 def error_of_status(
@@ -30,14 +26,10 @@ def error_of_status(
     """Return the error for a status other than 2xx."""
     if 200 <= response.status < 300:
         return None
-    body = response.body
-    if len(token) >= SHORTEST_SECRET:
-        # Some services repeat the token they got, and the error ends up in logs and stored state.
-        body = body.replace(token.encode(), b"***")
     return read_error(
         response.status,
         response.headers,
-        body,
+        mask(response.body.decode("latin-1"), token).encode("latin-1"),
         reason=response.reason,
         retry_after=parse_retry_after(response.headers, time()),
         account=account,

@@ -219,7 +219,8 @@ def _add_pull(commands: Commands) -> None:
         "--format", choices=("ndjson", "csv", "parquet"), default="ndjson",
         help="ndjson (default; what the service sent), csv (flat rows), parquet (typed columns)")
     group.add_argument(
-        "--report", metavar="FILE", help="write which accounts are done, failed and parked to FILE, as JSON")
+        "--report", metavar="FILE",
+        help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON")
     group = parser.add_argument_group("how to run")
     group.add_argument(
         "--max-accounts", type=whole_number(1), default=32, metavar="N",
@@ -378,7 +379,8 @@ def _add_pages(parser: argparse.ArgumentParser, items: str) -> None:
     group.add_argument("--max-pages", type=whole_number(1), metavar="N", help="stop after N pages (default: all)")
     group.add_argument(
         "--next-cursor", metavar="CURSOR",
-        help="continue here: what an earlier run with the same filters printed on stderr, or the service's next_cursor")
+        help="continue here: what an earlier run with the same filters printed on stderr, or the service's "
+        "next_cursor; write to another --out file, since that of the earlier run is not replaced")
 
 
 def _add_output(parser: argparse.ArgumentParser, formats: str) -> None:

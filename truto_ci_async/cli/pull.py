@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from truto_ci_async.cli.output.destinations import ClosedPipe, check_destination
+from truto_ci_async.cli.output.destinations import ClosedPipe, check_destination, is_stdout
 from truto_ci_async.errors import UsageError
 
 from .connection import connect
@@ -66,7 +66,7 @@ def _check_paths(options: argparse.Namespace) -> None:
     for option, path in (("--out", options.out), ("--accounts-file", options.accounts_file)):
         if path == "":
             raise UsageError(f"{option} is empty: is a variable not set?")
-    if options.report is not None:
+    if not is_stdout(options.report):
         inputs = [] if options.accounts_file is None else [options.accounts_file]
         check_destination("--report", options.report, inputs=inputs, pull_folder=options.out)
 
