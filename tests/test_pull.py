@@ -1348,6 +1348,25 @@ def test_a_cursor_that_died_between_runs_and_again_between_those(message: str | 
     run(scenario())
 
 
+@pytest.mark.parametrize("position", ["page 7", "truto-position-1.bm90aGluZw", ""])
+def test_a_stored_position_that_was_altered_is_damage(position: str, tmp_path: Path) -> None:
+    """It is not the fault of the command that was given, so it must not be told as wrong usage."""
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            sandbox.fault(Fault.status(403).on(2))
+            await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            database = sqlite3.connect(tmp_path / STATE_FILE)
+            with database:
+                changed = database.execute("UPDATE progress SET position = ?", (position,))
+            assert changed.rowcount == 1
+            database.close()
+            with pytest.raises(DamagedStateError, match=f"position of account {sandbox.account_ids[0]}"):
+                await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+
+    run(scenario())
+
+
 def test_cursors_that_never_live_are_given_up(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with service(accounts=2, page_size=1) as (sandbox, client):

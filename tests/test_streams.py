@@ -1221,7 +1221,7 @@ def test_a_body_that_breaks_or_is_abandoned_leaves_the_old_file(tmp_path: Path) 
     assert target.read_text() == "old"
 
 
-@pytest.mark.parametrize("step", ["open", "write", "fsync", "rename"])
+@pytest.mark.parametrize("step", ["create", "write", "fsync", "rename"])
 def test_a_cancellation_in_the_middle_of_a_disk_step_waits_for_it_and_cleans_up(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,8 +19,6 @@ from ._version import __version__ as __version__
 
 TYPE_CHECKING = False  # importing typing would take ten times as long as all of the rest
 if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the same
-    from typing import Any
-
     from ._http.policy.rate_limiter import Pacing as Pacing
     from ._http.policy.rate_windows import Rate as Rate
     from ._http.policy.retry import RetryPolicy as RetryPolicy
@@ -100,7 +98,7 @@ if (
 ):  # type checkers cannot follow a computed ``__all__``, and with ``__getattr__`` accept any name
     __all__ = sorted([*_MODULES, "__version__"])
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
