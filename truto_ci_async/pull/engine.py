@@ -190,7 +190,8 @@ class Pull(Generic[T]):
             self.report,
             self._budget,
         )
-        self._workers = Workers(shared, accounts_to_do(self.plan, progress, self.report), on_error=self._die)
+        to_do = accounts_to_do(self.plan, progress, self.report, max_park=self._budget.max_park)
+        self._workers = Workers(shared, to_do, on_error=self._die)
         self._commits.is_open = True
 
     async def _run(self) -> None:
