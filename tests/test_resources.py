@@ -23,6 +23,7 @@ from truto_ci_async import (
     DecodeError,
     IntegratedAccount,
     Interaction,
+    Metrics,
     NotFoundError,
     Pacing,
     Page,
@@ -35,6 +36,7 @@ from truto_ci_async import (
     TruncatedBodyError,
     TrutoClient,
     TrutoError,
+    UnknownFields,
     UsageError,
     User,
 )
@@ -659,8 +661,8 @@ LISTS: dict[str, Callable[[TrutoClient], Awaitable[Any]]] = {
 }
 
 
-async def _streamed(truto: TrutoClient, engine: Any) -> list[Any]:
-    async with truto.interactions.stream("a", engine=engine, **WINDOW) as stream:
+async def _streamed(truto: TrutoClient, engine: Any, account: str = "a", **options: Any) -> list[Any]:
+    async with truto.interactions.stream(account, engine=engine, **WINDOW, **options) as stream:
         return [item async for item in stream]
 
 
@@ -1017,9 +1019,42 @@ def test_a_key_that_all_items_share_keeps_one_item() -> None:
     async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         keyed = await truto.interactions.keyed(account, key_by="timezone", **WINDOW)
         assert list(keyed) == ["US/Pacific"]
-        assert len(keyed.issues) == 2, (
-            "one for each page after the first; within a page the service keeps one"
-        )
+        repeated = [issue for issue in keyed.issues if issue.path == "$.result.US/Pacific"]
+        assert len(repeated) == 2, "one for each page after the first; within a page the service keeps one"
+        lost = [issue.message for issue in keyed.issues if issue.path == "$.result_count"]
+        assert [message.split(":")[0] for message in lost] == [
+            f"the service counted {count} items, but there are 1 keys" for count in (5, 5, 2)
+        ]
+        with pytest.raises(DecodeError, match="the service counted 5 items"):
+            await truto.interactions.keyed(account, key_by="timezone", on_invalid="raise", **WINDOW)
+
+    in_sandbox(scenario)
+
+
+TWICE = b'{"result": {"k": {"id": "1"}, "l": {"id": "2"}, "k": {"id": "3"}}, "result_count": 3}'
+
+
+def test_a_key_that_comes_twice_in_one_page_keeps_its_first_item_and_is_listed() -> None:
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.body(TWICE).forever()])
+        keyed = await truto.interactions.keyed(account, **WINDOW)
+        assert {key: item.id for key, item in keyed.items()} == {"k": "1", "l": "2"}
+        (issue,) = keyed.issues
+        assert (issue.path, issue.index, issue.dropped) == ("$.result.k", 2, True)
+        assert msgspec.json.decode(issue.raw)["id"] == "3"
+        with pytest.raises(DecodeError, match="a second time") as caught:
+            await truto.interactions.keyed(account, on_invalid="raise", **WINDOW)
+        assert caught.value.account == account
+
+    in_sandbox(scenario)
+
+
+def test_keyed_keeps_the_debug_information_of_each_page() -> None:
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        keyed = await truto.interactions.keyed(account, response_format="debug", **WINDOW)
+        assert (len(keyed), keyed.pages, keyed.issues) == (12, 3, [])
+        assert [bool(debug.request_url) for debug in keyed.debug] == [True] * 3
+        assert (await truto.interactions.keyed(account, **WINDOW)).debug == []
 
     in_sandbox(scenario)
 
@@ -1040,6 +1075,75 @@ def test_keyed_needs_the_name_of_a_field() -> None:
             await truto.interactions.keyed(account, key_by="", **WINDOW)
 
     in_sandbox(scenario)
+
+
+# Normalized
+
+
+def test_metrics_of_flat_rows_are_taken_and_what_has_no_place_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody documents the format. A flat row was a record without metrics, in silence."""
+    rows = [
+        {"id": "1", "patience": 0.5, "metrics": {"interactivity": 2, "talk_ratio": 0.4}, "user": {"id": "u"}},
+        {"id": "2", "question_rate": 1.25, "metrics": None, "emails": ["x"]},
+        {"id": "3", "patience": 3, "metrics": {"patience": 4}, "user": {"id": "u", "role": "x"}},
+        {"patience": 7},
+        {"foo": 1},
+    ]
+    unknown = {"metrics.talk_ratio", "emails", "patience", "user.role"}
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.body({"result": rows}).forever()])
+        ways = {
+            "list": truto.interactions.list(account, response_format="normalized", **WINDOW).page(),
+            "stream": _streamed(truto, "auto", account=account, response_format="normalized"),
+            "ijson": _streamed(truto, "ijson", account=account, response_format="normalized"),
+        }
+        for way, call in ways.items():
+            events.clear()
+            caplog.clear()
+            items = list(await call)
+            found = [item.metrics and bare(msgspec.to_builtins(item.metrics)) for item in items]
+            assert found == [
+                {"patience": 0.5, "interactivity": 2},
+                {"question_rate": 1.25},
+                {"patience": 4},
+                {"patience": 7},
+            ], way
+            told = [event for event in events if isinstance(event, UnknownFields)]
+            assert {name for event in told for name in event.fields} == unknown
+            assert sum(len(event.fields) for event in told) == len(unknown)
+            assert {event.account for event in told} == {account}
+            assert "emails" in caplog.text
+        page = await truto.interactions.list(account, response_format="normalized", **WINDOW)
+        assert set(page.unknown_fields) == unknown
+        assert [issue.index for issue in page.issues] == [4]
+        keyed = Fault.body({"result": {row.get("id", "x"): row for row in rows[:3]}})
+        sandbox.clear_faults()
+        sandbox.script(account, [keyed])
+        by_id = await truto.interactions.keyed(account, response_format="normalized", **WINDOW)
+        assert by_id["1"].metrics == Metrics(patience=0.5, interactivity=2)
+        events.clear()
+        plain = await truto.interactions.list(account, **WINDOW)
+        assert plain.unknown_fields == ()
+        assert not any(isinstance(event, UnknownFields) for event in events)
+
+    events: list[Any] = []
+    in_sandbox(scenario, client={"on_event": events.append})
+
+
+def test_unknown_fields_are_told_once_in_a_walk() -> None:
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        pages = [{"result": [{"id": "1", "a": 1}], "next_cursor": str(page)} for page in range(3)]
+        bodies = [*pages, {"result": [{"id": "2", "a": 2, "b": 1}]}]
+        sandbox.script(account, [Fault.body(each) for each in bodies])
+        walk = truto.interactions.list(account, response_format="normalized", **WINDOW)
+        assert [page.unknown_fields async for page in walk.pages()] == [("a",)] * 3 + [("a", "b")]
+        assert [event.fields for event in events if isinstance(event, UnknownFields)] == [("a",), ("b",)]
+
+    events: list[Any] = []
+    in_sandbox(scenario, client={"on_event": events.append})
 
 
 # Raw

@@ -67,7 +67,8 @@ _NAMES = {
     "ConnectError CursorExpiredError CursorLoopError DamagedStateError DeadlineError DecodeError MissingExtraError "
     "NotFoundError PermissionDeniedError RateLimitError ReconnectRequiredError ServerError StateConflictError "
     "StorageError TransportError TruncatedBodyError TrutoError UsageError",
-    "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled",
+    "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled "
+    "UnknownFields",
     "models": "ROW_COLUMNS AdditionalMetric Capabilities Capability DebugInfo Email IntegratedAccount Integration "
     "Interaction Issue Metrics Number Page Position RateLimit RawResponse ResponseInfo User",
     "models.pulls": "AccountPage PlannedAccount Unit Window",
