@@ -1472,9 +1472,15 @@ def test_rows_are_told_apart_by_what_they_hold() -> None:
     assert list(split(row_fingerprints(row_identities([one, same], views)))) == keys
     for name in PULL_COLUMNS:  # a row with a field of our names is not for the quick way
         assert plain_views([one, raw(id="1", **{name: None})]) is None
-    seen = SeenRows([b"a", b"a", b"b"])
-    assert seen.new([b"a", b"b", b"c"]) == [2]
-    assert seen.new([b"a", b"a", b"b"]) == [1, 2]
+    a, b, c = (bytes([number] * 8) for number in range(3))
+    seen = SeenRows(a + a + b)
+    fresh, log = seen.sift(a + b + c)
+    assert fresh == [2]
+    assert SeenRows(a + a + b + log, goes_on=True).sift(a + a + b)[0] == [1, 2]
+    fresh, more = seen.sift(a + a + b)
+    assert fresh == [1, 2]
+    # Another walk meets all that the two handed out: a three times, b twice, c once.
+    assert SeenRows(a + a + b + log + more).sift(a * 4 + b * 3 + c * 2)[0] == [3, 6, 8]
 
 
 def test_pages_that_cannot_be_read_leave_room_for_others() -> None:
