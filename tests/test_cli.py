@@ -1023,7 +1023,7 @@ class Finder:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Finder())
-from truto_ci_async.__main__ import main
+from truto_ci_async.cli.main import main
 sys.exit(main())
 """
 
@@ -1033,7 +1033,7 @@ sys.exit(main())
 @pytest.mark.parametrize(
     "module",
     [
-        "truto_ci_async.cli.main",
+        "truto_ci_async.cli.run",
         "asyncio",
         "msgspec",
         "truto_ci_async.cli.pull",

@@ -305,7 +305,7 @@ def test_an_interruption_before_it_starts_shows_no_traceback(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("truto_ci_async.cli.main.build_parser", interrupted)
+    monkeypatch.setattr("truto_ci_async.cli.run.build_parser", interrupted)
     assert main(["pull"]) == INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 

@@ -43,7 +43,7 @@ class FlatRowReader(ItemReader[T]):
         self._known_unknown: dict[str, None] = {}
 
     @property
-    def unknown_fields(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def unknown_fields(self) -> tuple[str, ...]:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
         return tuple(self._known_unknown)
 
     def read_array(

@@ -39,9 +39,7 @@ def row_identities(items: Sequence[Any], views: Sequence[View] | None = None) ->
     Equal rows have equal identities only if they are items of the same type. ``views`` are those of ``plain_views``.
     """
     if items and type(items[0]) is Raw:
-        if views is None:
-            views = _views_of(items)
-        return _identities(items, views)
+        return _identities(items, _views_of(items) if views is None else views)
     return _identities(items, [item if isinstance(item, Interaction) else None for item in items])
 
 
