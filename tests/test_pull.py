@@ -52,7 +52,7 @@ from truto_ci_async.errors import (
     TrutoError,
     UsageError,
 )
-from truto_ci_async.events import Event, PageDecoded, RequestSent, ResponseReceived
+from truto_ci_async.events import Event, PageDecoded, RequestSent, ResponseReceived, UnknownFields
 from truto_ci_async.models import Interaction
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount
 from truto_ci_async.models.row_views import PULL_COLUMNS, plain_views
@@ -1001,6 +1001,50 @@ def test_a_failing_account_is_a_result_and_the_rest_goes_on(tmp_path: Path) -> N
             assert report.failed == {}
             assert read_rows(tmp_path, "ndjson") == expected(sandbox)
             assert {record.account for record in sandbox.requests} == set(faults)
+
+    run(scenario())
+
+
+def test_only_a_404_about_data_is_an_empty_account() -> None:
+    """A workspace that was deleted is a 404 of the provider too, and must not be reported as empty for ever."""
+
+    async def scenario() -> None:
+        async with service(accounts=5) as (sandbox, client):
+            empty, none, gone, unknown, whole = sandbox.account_ids
+            no_data = "no stats found for the specified period"
+            for account, fault in {
+                empty: Fault.status(404, remote=True, message=no_data),
+                none: Fault.status(204),
+                gone: Fault.status(404, remote=True, message="Could not find company"),
+                unknown: Fault.status(404),
+            }.items():
+                sandbox.script(account, [fault.forever()])
+            pull = client.interactions.pull(sandbox.account_ids, budget=QUICK, **BOUNDS)
+            rows: list[Row] = []
+            report = await gather(pull, rows)
+            assert sorted(rows) == expected(sandbox, whole)
+            assert (report.done, report.empty, report.no_data, report.not_found) == (3, 2, 1, 2)
+            assert {account: type(error) for account, error in report.failed.items()} == {
+                gone: NotFoundError,
+                unknown: NotFoundError,
+            }
+            document = report.to_dict()
+            assert (document["no_data"], document["not_found"]) == (1, 2)
+
+    run(scenario())
+
+
+def test_a_pull_takes_the_metrics_of_flat_rows() -> None:
+    async def scenario() -> None:
+        events: list[Any] = []
+        async with service(accounts=2, on_event=events.append) as (sandbox, client):
+            rows = [{"id": "1", "patience": 0.5, "mood": "good"}]
+            sandbox.fault(Fault.body({"result": rows}).forever())
+            pull = client.interactions.pull(sandbox.account_ids, response_format="normalized", **BOUNDS)
+            async with pull as pages:
+                found = [page.page async for page in pages]
+            assert [page[0].metrics and page[0].metrics.patience for page in found] == [0.5, 0.5]
+            assert [event.fields for event in events if isinstance(event, UnknownFields)] == [("mood",)]
 
     run(scenario())
 

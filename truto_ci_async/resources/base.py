@@ -172,8 +172,8 @@ class Resource(Generic[T]):
 
         ``ignore_remote_data``     leave out the provider's own record.
         ``exclude_fields``         names of fields to leave out; they are then None.
-        ``response_format``        ``unified``, ``debug`` (fills ``Page.debug``) or ``normalized``, where metrics may
-                                   stand beside other fields; unknown ones are reported once.
+        ``response_format``        ``unified``, ``debug`` (which fills ``Page.debug``) or ``normalized``, where
+                                   metrics may stand beside the other fields; unknown fields are reported once.
         ``item_type``              another msgspec Struct, ``dict`` for any shape, ``msgspec.Raw`` for exact bytes.
         ``on_invalid``             ``repair``: a value of the wrong type becomes None, is listed in ``Page.issues`` and
                                    logged once per page; ``raise``: it is a DecodeError.
