@@ -562,7 +562,11 @@ def test_a_page_cut_at_any_byte_is_never_a_part_of_a_page(framing: str, rst: boo
             for cut in cuts:
                 data[0] = cut
                 try:
-                    assert await ids(truto) == ["a", "b"]
+                    found = await ids(truto)
+                    if cut.endswith(b"Content-Length: 0\r\n\r\n"):
+                        assert found == []  # a body that is announced as empty, not a truncated one
+                        continue
+                    assert found == ["a", "b"]
                 except TransportError:
                     continue
                 finally:
