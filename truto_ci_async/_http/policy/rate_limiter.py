@@ -208,7 +208,7 @@ class RateLimiter:
 
     def on_unsent(self, account: str | None, now: float) -> None:
         """Give back the slot of a request that was never sent."""
-        self._finish(account, is_sent=False)
+        self._finish(account, is_sent=False)  # mutant: None is as good as False
         state = self._accounts.get(account)
         if state is not None:
             if state.quota is not None:
@@ -304,9 +304,7 @@ class RateLimiter:
             state.is_ready = True
             self._ready.append(state)
             state.due = math.inf
-        elif (
-            due < state.due
-        ):  # a later time needs no new entry: the current one comes up first, and is checked
+        elif due < state.due:  # otherwise the entry that is there comes up first, and is checked again
             state.due = due
             heappush(self._delayed, (due, next(self._order), state))
 
