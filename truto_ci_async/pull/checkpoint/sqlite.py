@@ -99,6 +99,9 @@ class SQLiteCheckpoint(Checkpoint):
         self._worker: Worker | None = None
         self._lock: RunLock | None = None
         self._database: sqlite3.Connection | None = None
+        # What ``hold`` made. It is removed if no plan is stored, such as when no account is found.
+        self._is_new = False
+        self._new_folders: list[Path] = []
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
         if self._use != "none":
@@ -155,11 +158,13 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _hold(self, fresh: bool) -> Plan | None:
         with self._errors("open"):
+            self._new_folders = _missing_folders(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_symlink():
                 self._conflict("is a symbolic link: name the file it points to")
             self._lock = RunLock(self.path)
             self._lock.acquire()
+            self._is_new = not self.path.exists()
             try:
                 database = self._connect()
             except (DamagedStateError, sqlite3.DatabaseError) as error:
@@ -203,6 +208,9 @@ class SQLiteCheckpoint(Checkpoint):
     def _discard(self) -> None:
         if self._database is not None:  # pragma: no mutate - only Windows refuses to remove an open file
             self._database.close()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         for suffix in ("-wal", "-shm", ""):  # pragma: no mutate - SQLite drops a stale log too
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
@@ -307,8 +315,17 @@ class SQLiteCheckpoint(Checkpoint):
         with suppress(sqlite3.Error):
             if database is not None:
                 database.close()
+        is_unused = self._is_new and self._plan is None
+        self._is_new = False
+        if is_unused:
+            with suppress(OSError):
+                self._remove_files()
         if lock is not None:
             lock.release()
+        if is_unused:
+            with suppress(OSError):  # another program has put something there
+                for folder in self._new_folders:
+                    folder.rmdir()
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
@@ -360,6 +377,11 @@ class SQLiteCheckpoint(Checkpoint):
 
     def __repr__(self) -> str:
         return f"SQLiteCheckpoint({str(self.path)!r})"
+
+
+def _missing_folders(path: Path) -> list[Path]:
+    """Return the folders of a path that do not exist, the innermost first."""
+    return [folder for folder in path.parents if not folder.exists()]
 
 
 def _primary_code(error: BaseException) -> int | None:
