@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from truto_ci_async.cli.output.destinations import ClosedPipe, check_destination
+from truto_ci_async.cli.output.destinations import ClosedPipe, check_destination, is_stdout
 from truto_ci_async.errors import UsageError
 
 from .connection import connect
@@ -66,7 +66,7 @@ def _check_paths(options: argparse.Namespace) -> None:
     for option, path in (("--out", options.out), ("--accounts-file", options.accounts_file)):
         if path == "":
             raise UsageError(f"{option} is empty: is a variable not set?")
-    if options.report is not None:
+    if not is_stdout(options.report):
         inputs = [] if options.accounts_file is None else [options.accounts_file]
         check_destination("--report", options.report, inputs=inputs, pull_folder=options.out)
 
@@ -108,6 +108,7 @@ async def _pull_to(
         start_time=options.start_time,
         end_time=options.end_time,
         window=options.window,
+        allow_empty=options.allow_empty,
         users=options.users or None,
         limit=options.limit,
         exclude_fields=options.exclude_fields or None,
@@ -127,7 +128,8 @@ def _say_result(
                 options.report, progress, error, out=options.out, format=options.format, exit_code=code
             )
         except (OSError, ClosedPipe) as failure:  # the exit code is about the pull itself
-            say(f"cannot write the report: {failure or 'its reader has gone'}")
+            reason = "its reader has gone" if isinstance(failure, ClosedPipe) else failure
+            say(f"cannot write the report: {reason}")
 
 
 class StopOnSignal(AbstractContextManager["StopOnSignal"]):

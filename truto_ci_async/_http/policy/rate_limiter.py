@@ -29,6 +29,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from truto_ci_async._checks import brief
 from truto_ci_async.errors import ConfigurationError
 from truto_ci_async.models import RateLimit
 
@@ -58,7 +59,9 @@ class Pacing(Struct, frozen=True, kw_only=True):
         rates: tuple[tuple[str, object], ...] = (("token", self.token), ("account", self.account))
         for name, rate in rates:
             if not isinstance(rate, Rate | None):
-                raise ConfigurationError(f"Pacing.{name} must be a Rate(limit, window) or None, got {rate!r}")
+                raise ConfigurationError(
+                    f"Pacing.{name} must be a Rate(limit, window) or None, got {brief(rate)}"
+                )
 
     @classmethod
     def off(cls) -> Pacing:

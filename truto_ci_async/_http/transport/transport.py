@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from truto_ci_async._http.credentials import Secret
+from truto_ci_async._http.credentials import Secret, token_of
 from truto_ci_async._http.policy.retry import Timeouts
 from truto_ci_async._http.tasks import call_in_loop
 from truto_ci_async.errors import BodyTooLargeError, ConfigurationError, DecodeError, TrutoError, UsageError
@@ -27,7 +27,7 @@ from .aiohttp_internals import is_complete, stop_read_timer
 from .connection_pool import ConnectionPool, SendCounter
 from .content_encoding import ACCEPT_ENCODING
 from .deadlines import Deadlines
-from .network_errors import FAILURES, encodable, map_network_error, proxy_refused, redact_message
+from .network_errors import FAILURES, clean, map_network_error, proxy_refused, redact_message
 from .response import BufferedResponse, StreamedResponse
 
 # How long closing the pool may take, in seconds.
@@ -139,7 +139,7 @@ class Transport:
         except TrutoError:
             raise
         except FAILURES as error:
-            raise self._failed(error, timeouts) from error
+            raise self._failed(error, timeouts, headers) from error
         finally:
             if response is not None:
                 response.close()
@@ -166,7 +166,7 @@ class Transport:
         except BaseException as error:
             slots.release()
             if isinstance(error, FAILURES) and not isinstance(error, TrutoError):
-                raise self._failed(error, timeouts) from error
+                raise self._failed(error, timeouts, headers) from error
             raise
         response.on_end = slots.release
         return response
@@ -189,15 +189,19 @@ class Transport:
         else:
             request = self._request_in_callers_session(session, method, target, options, timeouts)
         response, sends = await request
+        token = token_of(headers)
         if response.status == 407:
+            refused = proxy_refused(response.status, clean(response.reason or "", token))
             response.close()
-            raise proxy_refused(response.status, encodable(response.reason or ""))
+            del response  # the traceback of the error shows this frame, and its repr has the headers
+            raise refused
         return StreamedResponse(
             response,
             sends=sends,
             timeouts=timeouts,
             deadlines=self.deadlines,
             open_responses=self._open_responses,
+            token=token,
         )
 
     async def _request(
@@ -263,7 +267,7 @@ class Transport:
             scheme=scheme, host=host, port=port, path=root + path, query_string=query, encoded=True
         )
 
-    def _failed(self, error: Exception, timeouts: Timeouts) -> TrutoError:
+    def _failed(self, error: Exception, timeouts: Timeouts, headers: Mapping[str, str]) -> TrutoError:
         if self.closed:
             return UsageError("the client was closed during this call")
         if isinstance(error, ValueError) and "AUTH" in str(error):
@@ -272,7 +276,7 @@ class Transport:
                 "the aiohttp session passed in has credentials of its own (auth=, or trust_env=True and a .netrc), "
                 "which cannot be sent together with the API token"
             )
-        return map_network_error(error, timeouts)
+        return map_network_error(error, timeouts, token_of(headers))
 
     # --- the session ------------------------------------------------------------------------------------
 
