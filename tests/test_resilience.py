@@ -35,7 +35,6 @@ from truto_ci_async import (
     ConfigurationError,
     ConnectError,
     DeadlineError,
-    DecodeError,
     Event,
     Pacing,
     Rate,
