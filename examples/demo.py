@@ -149,4 +149,11 @@ def show_next_steps() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    try:
+        asyncio.run(main())
+        sys.stdout.flush()
+    except (
+        BrokenPipeError,
+        SystemExit,
+    ):  # `head`, or whatever reads it, has read enough; rich raises the second
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,7 +26,7 @@ FLOORS = (
     "_http sinks",
     "_wire events",
     "models",
-    "_json _files _checks",
+    "_json _files _checks _text",
     "errors _version",
 )
 # The stand-in for the service is on no floor: it shares nothing with the client, and only these rooms may import it.

@@ -510,7 +510,7 @@ def test_thousands_of_walks_load_quickly(path: Path) -> None:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def test_nothing_is_left_beside_the_state(path: Path) -> None:
@@ -596,6 +596,22 @@ def test_a_damaged_file_is_told(path: Path, damage: Callable[[bytes], bytes]) ->
         ('UPDATE progress SET "window" = 3', r"not in its plan \('a', 3, 'open'\)"),
         ('UPDATE progress SET "window" = -1', r"not in its plan \('a', -1, 'open'\)"),
         ("UPDATE progress SET account = 'nobody'", r"not in its plan \('nobody', 0, 'open'\)"),
+        ("UPDATE progress SET account = x'61'", r"not in its plan \(b'a', 0, 'open'\)"),
+        ("UPDATE progress SET \"window\" = 'first'", r"not in its plan \('a', 'first', 'open'\)"),
+        ("UPDATE progress SET outcome = x'00'", "not in its plan"),
+        ("UPDATE progress SET position = x'00'", "the position of account 'a' makes no sense"),
+        ("UPDATE progress SET \"rows\" = 'many'", "the rows of account 'a' makes no sense"),
+        ('UPDATE progress SET "rows" = -1', "the rows of account 'a' makes no sense"),
+        ("UPDATE progress SET pages = 1.5", "the pages of account 'a' makes no sense"),
+        ("UPDATE progress SET error = x'00'", "the error of account 'a' makes no sense"),
+        ("UPDATE progress SET error = CAST(x'ff' AS TEXT)", "decode"),
+        ("UPDATE progress SET until = 'soon'", "the until of account 'a' makes no sense"),
+        ("UPDATE progress SET until = 9e999", "the until of account 'a' makes no sense"),
+        ("DROP TABLE progress", "no such table"),
+        ("ALTER TABLE progress RENAME COLUMN until TO later", "no such column"),
+        ("UPDATE meta SET value = 7 WHERE name = 'plan'", "its plan is not the bytes"),
+        ("UPDATE meta SET value = 'text' WHERE name = 'sink'", "its sink is not the bytes"),
+        ("UPDATE meta SET value = CAST('ÿ' AS BLOB) WHERE name = 'plan'", "not the JSON of a plan"),
     ],
 )
 def test_contents_that_make_no_sense_are_damage(path: Path, statement: str, finding: str) -> None:
@@ -603,6 +619,49 @@ def test_contents_that_make_no_sense_are_damage(path: Path, statement: str, find
     change(path, statement)
     with pytest.raises(DamagedStateError, match=f"is damaged: .*{finding}"):
         visit(SQLiteCheckpoint(path), make_plan())
+
+
+def test_row_keys_that_make_no_sense_are_damage(path: Path) -> None:
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(make_plan())
+            await checkpoint.commit({("a", 0): FIRST}, row_keys={("a", 0): b"12345678"})
+            change(path, "UPDATE row_keys SET keys = 'text'")
+            with pytest.raises(DamagedStateError, match="row keys of account 'a'"):
+                await checkpoint.row_keys(("a", 0))
+
+    run(scenario())
+
+
+def test_a_reason_that_is_not_utf8_can_be_stored(path: Path) -> None:
+    """A status line may hold any byte. Losing the whole pull for one would be worse than losing the byte."""
+    failed = Progress(outcome="failed", error="500 Oh\udcff")
+    fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): failed}, None))
+    assert visit(SQLiteCheckpoint(path), None)[1][("a", 0)].error == "500 Oh\ufffd"
+
+
+@posix
+def test_a_state_that_is_a_link_is_refused(path: Path) -> None:
+    """In a folder that others may write to, it could lead to any file of ours."""
+    victim = path.with_name("victim")
+    victim.write_bytes(b"")
+    path.symlink_to(victim)
+    for fresh in (False, True):
+        with pytest.raises(StateConflictError, match="is a symbolic link"):
+            visit(SQLiteCheckpoint(path), make_plan(), fresh=fresh)
+    assert victim.read_bytes() == b""
+
+
+@posix
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+def test_a_planted_log_does_not_lead_out_of_the_folder(path: Path, suffix: str) -> None:
+    fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))
+    victim = path.with_name("victim")
+    victim.write_bytes(b"precious" * 100)
+    path.with_name(path.name + suffix).symlink_to(victim)
+    with suppress(StateConflictError, StorageError, DamagedStateError):
+        fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"two"))
+    assert victim.read_bytes() == b"precious" * 100
 
 
 def test_the_log_of_a_state_that_was_removed_is_not_played_into_the_new_one(path: Path) -> None:
@@ -884,7 +943,7 @@ def test_a_recycled_pid_is_not_believed(path: Path) -> None:
     """The pid in the file is only for messages. Here it belongs to a live process that holds no lock."""
     fill(SQLiteCheckpoint(path), make_plan())
     lock = path.with_name("state.sqlite3.lock")
-    for text in (json.dumps({"pid": os.getppid(), "host": "here", "since": "then"}), "", "nonsense"):
+    for text in (json.dumps({"pid": os.getppid(), "host": "here", "since": "then"}), "", "\0" * 80):
         lock.write_text(text)
         assert visit(SQLiteCheckpoint(path), None)[0] == make_plan()
 
@@ -916,7 +975,7 @@ def test_an_owner_without_a_name_is_waited_for_briefly(
 def test_the_lock_file_names_its_owner(path: Path) -> None:
     """For whoever finds it in the folder, with any umask, and whatever an earlier run left in it."""
     lock = RunLock(path)
-    lock.path.write_bytes(b"x" * 1000)
+    lock.path.write_bytes(b'{"pid":' + b"1" * 1000)
     lock.acquire()
     owner = json.loads(lock.path.read_bytes())
     assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
@@ -940,6 +999,32 @@ def test_a_lock_whose_file_was_removed_can_be_released(path: Path) -> None:
     lock.release()
     lock.acquire()
     lock.release()
+
+
+@posix
+@pytest.mark.parametrize("kind", ["file", "link", "dangling link", "hard link", "pipe", "folder"])
+def test_what_is_no_lock_of_ours_is_left_alone(path: Path, kind: str) -> None:
+    """A planted link leads to a file of somebody's; and the lock of a state named `poetry` is `poetry.lock`."""
+    lock, victim = RunLock(path), path.with_name("victim")
+    victim.write_bytes(b"precious")
+    match kind:
+        case "file":
+            lock.path.write_bytes(b"precious")
+        case "link" | "dangling link":
+            lock.path.symlink_to(victim if kind == "link" else path.with_name("nothing"))
+        case "hard link":
+            lock.path.hardlink_to(victim)
+        case "pipe":
+            os.mkfifo(lock.path)
+        case _:
+            lock.path.mkdir()
+    before = files(path.parent)
+    with pytest.raises((StateConflictError, IsADirectoryError)):
+        lock.acquire()
+    assert files(path.parent) == before
+    assert victim.read_bytes() == b"precious"
+    assert os.path.lexists(lock.path)
+    assert not path.with_name("nothing").exists()
 
 
 def test_a_refused_run_leaves_no_file_open(path: Path) -> None:

@@ -21,12 +21,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from msgspec import Raw
 
 from truto_ci_async import Fault, Sandbox, UsageError, __version__
+from truto_ci_async._text import printable
 from truto_ci_async.cli.arguments import build_parser
 from truto_ci_async.cli.commands import COMMANDS
 from truto_ci_async.cli.main import main
@@ -40,13 +45,21 @@ from truto_ci_async.cli.messages import (
     USAGE,
     Progress,
 )
-from truto_ci_async.cli.output.destinations import NewFile
+from truto_ci_async.cli.output.destinations import NewFile, OpenStream, Output
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, TableWriter, cell_width, flow, rich_renderer
-from truto_ci_async.cli.output.writers import FORMATS, CsvWriter, YamlWriter
+from truto_ci_async.cli.output.writers import (
+    FORMATS,
+    CsvWriter,
+    JsonWriter,
+    NdjsonWriter,
+    YamlWriter,
+    make_writer,
+)
 from truto_ci_async.cli.pull import PULL_SANDBOX
 from truto_ci_async.cli.values import read_query
+from truto_ci_async.resources.interactions import STATE_FILE
 
-from .support import file_size_limit
+from .support import examples, file_size_limit
 
 DEADLINE = 20.0  # seconds for a process to do what it is waited for
 START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
@@ -217,7 +230,10 @@ def test_a_broken_stream_is_incomplete_and_says_how_to_continue(
     ran = run(*STREAM, "--api-url", server.url, "-o", "json", "--out", str(file))
     assert ran.code == INCOMPLETE
     assert "complete so far: 2 interactions, in " in ran.err
-    assert "to continue (it repeats the last 2), add: --next-cursor truto-position-" in ran.err
+    said = (
+        "to continue (it repeats the last 2), in a file of another name, add: --next-cursor truto-position-"
+    )
+    assert said in ran.err
     assert json.loads(file.with_name("items.json.partial").read_text()) == [{"id": "1"}, {"id": "2"}]
     assert not file.exists()
 
@@ -385,6 +401,30 @@ def test_key_by_gives_one_object(sandbox: Sandbox, run: Run) -> None:
 def test_raw_gives_the_responses_of_the_provider(sandbox: Sandbox, run: Run) -> None:
     documents = json.loads(run(*listing(sandbox, "--format", "raw")).out)
     assert [row for each in documents for row in each["result"]] == expected(sandbox, provider=True)
+
+
+def test_raw_says_that_the_provider_has_more(sandbox: Sandbox, run: Run) -> None:
+    """Gong's own body pages by ``records.cursor``, for which this format cannot ask: one document is not all."""
+    gong = {"records": {"totalRecords": 263, "cursor": "eyJ"}, "peopleInteractionStats": [{"userId": "1"}]}
+    sandbox.script(None, [Fault.body(gong)])
+    ran = run(*listing(sandbox, "--format", "raw"))
+    assert (ran.code, json.loads(ran.out)) == (DONE, [gong])
+    assert "warning: the provider has more" in ran.err
+
+
+def test_raw_fails_where_the_cursor_cannot_be_read(sandbox: Sandbox, run: Run) -> None:
+    sandbox.script(None, [Fault.body({"result": [{"id": "1"}], "next_cursor": {"offset": 100}})])
+    ran = run(*listing(sandbox, "--format", "raw", "-o", "ndjson"))
+    assert (ran.code, len(ndjson(ran.out))) == (FAILED, 1)
+    assert "next_cursor must be a string" in ran.err
+
+
+@pytest.mark.parametrize(("format", "text"), [("json", "[]\n"), ("ndjson", "")])
+def test_raw_of_an_empty_response_is_no_document(sandbox: Sandbox, run: Run, format: str, text: str) -> None:
+    sandbox.script(None, [Fault.status(204)])
+    ran = run(*listing(sandbox, "--format", "raw", "-o", format))
+    assert (ran.code, ran.out) == (DONE, text)
+    assert "0 documents, 1 page" in ran.err
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -608,6 +648,36 @@ def test_a_cursor_may_be_made_of_any_characters(sandbox: Sandbox, run: Run) -> N
     assert "next_cursor=-v%20%24HOME%27s" in sandbox.requests[-1].target
 
 
+@pytest.mark.parametrize("format", ["unified", "raw", "stream"])
+def test_a_relative_time_is_that_of_the_run_that_is_continued(
+    sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """The same command line, later: ``-7d`` is another time now, but its pages go on from those before."""
+    line = [
+        *("interactions", "-a", sandbox.account_ids[0], "--start-time=-7d", "--end-time=-5d"),
+        *("--format", format, "-o", "ndjson"),
+    ]
+    first = run(*line, "--max-pages", "1")
+    assert first.code == DONE
+    monkeypatch.setattr(sys.modules["truto_ci_async._wire.list_query"], "datetime", clock_of(days=3))
+    before = len(sandbox.requests)
+    assert run(*line, "--next-cursor", first.cursor).code == DONE
+    queries = [request.query for request in sandbox.requests]
+    assert before < len(queries)
+    assert len({(query["start_time"], query["end_time"]) for query in queries}) == 1
+    assert run(*line).code == DONE
+    assert sandbox.requests[-1].query["start_time"] != queries[0]["start_time"]
+
+
+def clock_of(**later: int) -> type[datetime]:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(**later)
+
+    return Later
+
+
 def test_a_position_of_other_filters_is_refused(sandbox: Sandbox, run: Run) -> None:
     position = run(*listing(sandbox, "--max-pages", "1")).cursor
     ran = run(*listing(sandbox, "--next-cursor", position, "--limit", "2"))
@@ -680,9 +750,20 @@ def test_exit_codes_of_responses(
         (["nonsense"], USAGE, "invalid choice"),
         (["interactions", "--limit", "0"], USAGE, "1 or more"),
         (["interactions", "--start-time", "2024-01-01T00:00:00"], USAGE, "has no time zone"),
-        (["interactions", "--start-time", "yesterday"], USAGE, "not a date"),
+        (
+            ["interactions", "--start-time", "yesterday"],
+            USAGE,
+            "'yesterday' is not a time; write it like 2024-01-31",
+        ),
+        (["interactions", "--start-time=-7y"], USAGE, "'-7y' is not a time"),
+        (["interactions", "--limit", "9" * 5000], USAGE, "is not a whole number of 1 or more"),
+        (["interactions", "--max-items", str(2**63)], USAGE, "is not a whole number of 1 or more"),
+        (["interactions", "--timeout", "1e300"], USAGE, "is not a number of seconds"),
+        (["interactions", "--user", "", "--sandbox"], USAGE, "a user id must be a non-empty string"),
+        (["interactions", "-q", "a.b.c.d.e.f.g=1", "--sandbox"], USAGE, "nested more than 5 levels"),
         (["interactions", "--timeout", "nan"], USAGE, "seconds"),
         (["interactions", "--api-url", "ftp://x", "--token", "t"], USAGE, "base_url"),
+        (["interactions", "--api-url", "", "--token", "t"], USAGE, "base_url"),
         (["interactions", "--query-json", "{"], USAGE, "not JSON"),
         (["interactions", "--key-by", "id", "-o", "csv"], USAGE, "--key-by"),
         (["interactions", "--key-by", "id", "--max-items", "1"], USAGE, "--max-items"),
@@ -826,9 +907,38 @@ def test_a_failure_before_the_first_page_leaves_nothing(sandbox: Sandbox, run: R
 def test_files_that_cannot_be_written_are_refused_before_any_request(
     sandbox: Sandbox, run: Run, tmp_path: Path
 ) -> None:
-    for path in (tmp_path, tmp_path / "no" / "such"):
-        assert run(*listing(sandbox, "--out", str(path))).code == USAGE
+    state = tmp_path / STATE_FILE
+    state.touch()
+    for path in (tmp_path, tmp_path / "no" / "such", "", state, tmp_path / "manifest.json"):
+        ran = run(*listing(sandbox, "--out", str(path)))
+        assert (ran.code, "--out" in ran.err) == (USAGE, True)
     assert sandbox.requests == []
+    assert [each.name for each in tmp_path.iterdir()] == [STATE_FILE]
+
+
+@pytest.mark.parametrize("ending", ["--max-pages", "a failure"])
+def test_continuing_does_not_replace_what_was_written_before(
+    sandbox: Sandbox, run: Run, tmp_path: Path, ending: str
+) -> None:
+    """Whoever repeats the command with the option that was printed must not lose the pages before it."""
+    line = listing(sandbox, "-o", "ndjson", "--out", str(tmp_path / "x.ndjson"))
+    if ending == "a failure":
+        sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
+        first = run(*line)
+    else:
+        first = run(*line, "--max-pages", "1")
+    assert "in a file of another name, add:" in first.err
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    sandbox.clear_faults()
+    sandbox.clear()
+    again = run(*line, "--next-cursor", first.cursor)
+    assert (again.code, "write the rest to a file of another name" in again.err) == (USAGE, True)
+    assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+    assert sandbox.requests == []
+    rest = run(*line[:-1], str(tmp_path / "rest.ndjson"), "--next-cursor", first.cursor)
+    assert rest.code == DONE
+    (content,) = before.values()
+    assert ndjson((content + (tmp_path / "rest.ndjson").read_bytes()).decode()) == expected(sandbox)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
@@ -881,6 +991,24 @@ def test_a_closed_pipe_causes_no_error_at_exit(argv: Sequence[str]) -> None:
     assert not re.search("Traceback|Exception|Error", ran.err)
 
 
+@pytest.mark.parametrize("lines", [0, 1, 4])
+def test_the_demo_ends_quietly_when_its_reader_does(lines: int) -> None:
+    """As in ``make demo | head``."""
+    demo = Path(__file__).parents[1] / "examples" / "demo.py"
+    with subprocess.Popen(
+        [sys.executable, "-u", demo], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as started:
+        assert started.stdout is not None
+        for _ in range(lines):
+            started.stdout.readline()
+        started.stdout.close()
+        watchdog = threading.Timer(DEADLINE, started.kill)
+        watchdog.start()
+        assert started.stderr is not None
+        assert (started.stderr.read(), started.wait()) == (b"", 0)
+        watchdog.cancel()
+
+
 def test_no_stdout_at_all_is_one_line(sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(sys, "stdout", None)
@@ -924,6 +1052,48 @@ def test_ctrl_c_keeps_the_complete_pages_of_a_file(sandbox: Sandbox, tmp_path: P
     assert ran.code == INTERRUPTED
     assert json.loads((tmp_path / "x.json.partial").read_text()) == expected(sandbox)[:PAGE]
     assert [each.name for each in tmp_path.iterdir()] == ["x.json.partial"]
+
+
+INTERRUPT_WHEN_IMPORTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+from truto_ci_async.cli.main import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+@pytest.mark.parametrize("command", ["interactions", "pull"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "truto_ci_async.cli.run",
+        "asyncio",
+        "msgspec",
+        "truto_ci_async.cli.pull",
+        "truto_ci_async.client",
+        "aiohttp",
+    ],
+)
+def test_ctrl_c_while_it_is_loaded_shows_no_traceback(tmp_path: Path, module: str, command: str) -> None:
+    """Loading takes a third of a second, in which one notices a mistyped command."""
+    more = ["--out", str(tmp_path)] if command == "pull" else []
+    script = INTERRUPT_WHEN_IMPORTED.format(module=module)
+    started = subprocess.run(
+        [sys.executable, "-c", script, command, "--sandbox", *more],
+        capture_output=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert (started.returncode, started.stdout, b"Traceback" in started.stderr) == (INTERRUPTED, b"", False)
+    assert b"interrupted" in started.stderr or b"run the same command again" in started.stderr
 
 
 def test_the_sandbox_prints_lines_to_paste(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1101,6 +1271,57 @@ def test_yaml_text_that_looks_like_a_number_stays_text_to_every_reader() -> None
     assert text == '- a: "12e34"\n  b: "0o17"\n  c: name\n  d: 12\n'
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=20), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@examples(60)
+@given(JSON)
+@example({"name": "A\x85B", "\u2028": "\ufeff\x7f\ufffe \n\n x\t", "emoji": "\U0001f468\u200d"})
+@example(["- a", "a: b", "#", "~", "yes", "1e5", "0o17", "=", "<<", "---", "x\n---\n", " a", "'", "\\"])
+def test_yaml_is_read_back_as_it_was(item: object) -> None:
+    yaml = pytest.importorskip("yaml")
+    assert yaml.safe_load(YamlWriter().page([item, item])) == [item, item]
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1E+400", "1.5e999", "9" * 400 + ".5", "1e-400", "1" * 5000])
+def test_yaml_takes_numbers_of_any_size(number: str) -> None:
+    yaml = pytest.importorskip("yaml")
+    (found,) = yaml.safe_load(YamlWriter().page([Raw(number.encode())]))
+    assert found == (number if len(number) == 5000 else float(number))
+
+
+@pytest.mark.parametrize("depth", [900, 20_000])
+def test_documents_of_any_depth_are_written(depth: int) -> None:
+    r"""In YAML as JSON, which it includes, but for what its readers take otherwise: line ends, and \\u pairs."""
+    yaml = pytest.importorskip("yaml")
+    inner = '{"a\u0085":\r\n "\\ud83d\\ude00 \\\\ud83d"}'
+    item = Raw(("[" * depth + inner + "]" * depth).encode())
+    line = NdjsonWriter().page([item])
+    assert (line.count(b"\n"), line.count(b"["), JsonWriter().page([item]).count(b"[")) == (
+        1,
+        depth,
+        depth + 1,
+    )
+    text = YamlWriter().page([item, {"b": 1}]).decode()
+    shallow = text.replace("[" * (depth - 1), "").replace("]" * (depth - 1), "")
+    assert yaml.safe_load(shallow) == [[{"a\x85": "\U0001f600 \\ud83d"}], {"b": 1}]
+
+
+@examples(60)
+@given(st.lists(st.text(), min_size=1, max_size=3))
+@example(["Ann\rBob"])
+@example([""])
+@example(["a,b", '"', "\n"])
+def test_csv_is_read_back_as_it_was(cells: list[str]) -> None:
+    names = [f"c{number}" for number in range(len(cells))]
+    written = CsvWriter(ANY_LAYOUT).page([dict(zip(names, cells, strict=True))]).decode()
+    assert list(csv.reader(io.StringIO(written, newline=""))) == [names, cells]
+
+
 def test_yaml_without_its_package_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     ran = run("interactions", "--sandbox", "-o", "yaml")
@@ -1128,8 +1349,69 @@ def test_rich_and_plain_tables_differ_in_nothing_but_style(monkeypatch: pytest.M
 
 
 def test_names_cannot_control_the_terminal() -> None:
-    shown = TableWriter(ANY_LAYOUT).page([{"name": "a\x1b[2Jb\nc\u202ed"}]).decode()
-    assert shown.splitlines() == ["name", "a�[2Jb�c�d"]
+    shown = TableWriter(ANY_LAYOUT).page([{"na\x1bme": "a\x1b[2Jb\nc\u202ed"}]).decode()
+    assert shown.splitlines() == ["na�me", "a�[2Jb c�d"]
+
+
+EVIL = "\x1b[2J\x9b0m\x7f\u202e\u2028\nforged"
+FORBIDDEN = {"forbidden_error": {"value": {"missing_scopes": [EVIL]}}}
+
+
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        (["interactions"], Fault.status(400, message=EVIL)),
+        (["interactions"], Fault.status(403, message="no", insight=FORBIDDEN)),
+        (["interactions"], Fault.status(422, message="no", insight={EVIL: {"description": EVIL}})),
+        (["interactions"], Fault.body({"result": [{"id": EVIL, "user": {"id": EVIL}, "start_time": EVIL}]})),
+        (["interactions"], Fault.body(f"{EVIL}{{".encode())),
+        (["interactions", "-vv"], Fault.status(400, message=EVIL)),
+        (["interactions", "--max-pages", "1"], Fault.body({"result": [], "next_cursor": EVIL})),
+        (["interactions", "--format", "raw", "--max-pages", "1"], Fault.body({"next_cursor": EVIL})),
+        (["unified", "crm", "contacts"], Fault.body({"result": [{EVIL: 1, f"{EVIL}2": {}}]})),
+        (["accounts"], Fault.body({"result": [{"id": EVIL, "status": EVIL, "tenant_id": EVIL}]})),
+        (["capabilities"], Fault.body({"account": {"id": EVIL, "status": EVIL}, "unified": []})),
+    ],
+)
+def test_what_the_service_says_cannot_control_the_terminal(
+    sandbox: Sandbox, run: Run, command: Sequence[str], fault: Fault
+) -> None:
+    sandbox.fault(fault)
+    where = [] if command[0] == "accounts" else [sandbox.account_ids[0]]
+    if where and command[0] != "capabilities":
+        where.insert(0, "-a")
+    ran = run(*command, *where, *(WINDOW if command[0] == "interactions" else ()))
+    for line in (ran.err if "raw" in command else ran.err + ran.out).split("\n"):
+        assert printable(line) == line
+        assert not line.startswith("forged")
+    assert "2J" in ran.err + ran.out or "truto-position" in ran.err, "it was shown"
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_format_is_safe_on_a_terminal_and_exact_in_a_file(tmp_path: Path, format: str) -> None:
+    """JSON may hold C1 controls and marks of direction as they are, and CSV holds anything."""
+    if format == "yaml":
+        pytest.importorskip("yaml")
+    item = {"id": EVIL, "name": "Zoë"}
+    shown: dict[bool, str] = {}
+    for is_terminal in (False, True):
+        stream = io.BytesIO()
+        stream.isatty = lambda is_terminal=is_terminal: is_terminal  # type: ignore[method-assign]
+        with Output(
+            make_writer(format, ANY_LAYOUT, is_stdout=False), OpenStream(stream, close=False)
+        ) as output:
+            output.page([item])
+        shown[is_terminal] = stream.getvalue().decode()
+    assert all(printable(line) == line for line in shown[True].split("\n"))
+    assert "Zoë" in shown[True]
+    if format == "csv":
+        assert next(csv.DictReader(io.StringIO(shown[False], newline=""))) == item
+
+
+def test_an_error_about_the_command_line_hides_what_may_be_a_password(run: Run) -> None:
+    ran = run("accounts", "--api-urll", "user:hunter2@host\x1b[2J")
+    assert ran.code == USAGE
+    assert "unrecognized arguments: --api-urll ***" in ran.err
 
 
 def test_a_table_keeps_the_columns_of_its_first_page() -> None:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,7 +164,8 @@ def test_times_and_lengths_of_a_command_line() -> None:
     assert options("--start-time=-7d").start_time == "-7d"
     assert options("--start-time", "today-12h").start_time == "today-12h"
     assert options("--end-time", "now").end_time == "now"
-    assert options("--start-time", "2024-01-01").start_time == date(2024, 1, 1)
+    assert options("--start-time", "2024-01-01").start_time == "2024-01-01"
+    assert options("--start-time", "2024-01-01T00:00:00+01:00").start_time == "2024-01-01T00:00:00+01:00"
     assert options("--window", "6h").window == timedelta(hours=6)
     assert options("--window", "week").window == "week"
     for wrong in (
@@ -172,9 +173,108 @@ def test_times_and_lengths_of_a_command_line() -> None:
         ("--window", "fortnight"),
         ("--start-time", ""),
         ("--start-time", "soon"),
+        ("--start-time", "20240101"),
+        ("--limit", "9" * 5000),
+        ("--max-accounts", str(10**400)),
+        ("--timeout", "1e400"),
     ):
         with pytest.raises(SystemExit):
             options(*wrong)
+
+
+# --- the report ------------------------------------------------------------------------------------------------
+
+
+def reported(sandbox: Sandbox, run: Any, path: Path | str, *more: str) -> Ran:
+    ran: Ran = run("--accounts", sandbox.account_ids[0], *WINDOW, "--report", str(path), *more)
+    return ran
+
+
+@posix
+def test_a_report_goes_into_a_device_or_pipe_and_through_a_link(
+    sandbox: Sandbox, run: Any, tmp_path: Path
+) -> None:
+    """As root, replacing /dev/null by a file would break the machine."""
+    assert reported(sandbox, run, "/dev/null").code == DONE
+    assert Path("/dev/null").is_char_device()
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    found: list[bytes] = []
+    reader = threading.Thread(target=lambda: found.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    assert reported(sandbox, run, pipe).code == DONE
+    reader.join(DEADLINE)
+    assert pipe.is_fifo()
+    assert json.loads(found[0])["complete"]
+
+    link, target = tmp_path / "latest.json", tmp_path / "today.json"
+    link.symlink_to(target)
+    assert reported(sandbox, run, link).code == DONE
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["complete"]
+    assert json.loads(reported(sandbox, run, "-").out)["complete"]
+
+
+@posix
+def test_a_report_keeps_permissions_and_follows_no_planted_link(
+    sandbox: Sandbox, run: Any, tmp_path: Path
+) -> None:
+    report, victim = tmp_path / "r.json", tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".r.json.tmp").symlink_to(victim)
+    report.write_text("old")
+    report.chmod(0o600)
+    assert reported(sandbox, run, report).code == DONE
+    assert json.loads(report.read_text())["complete"]
+    assert report.stat().st_mode & 0o777 == 0o600
+    assert victim.read_text() == "precious"
+    assert reported(sandbox, run, tmp_path / ("r" * 250)).code == DONE
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "interactions.ndjson",
+        "part-000001.parquet",
+        "manifest.json",
+        STATE_FILE,
+        f"{STATE_FILE}.lock",
+        "Manifest.JSON",
+    ],
+)
+def test_a_report_never_replaces_what_the_pull_keeps(
+    sandbox: Sandbox, run: Any, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "out").mkdir()
+    link = tmp_path / "link.json"
+    if os.name != "nt":
+        link.symlink_to(tmp_path / "out" / name)
+    for path in (tmp_path / "out" / name, tmp_path / "out" / ".." / "out" / name, link):
+        ran = reported(sandbox, run, path)
+        assert (ran.code, "would replace a file of a pull" in ran.err) == (USAGE, True)
+    assert sandbox.stats.requests == 0
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_report_never_replaces_the_accounts_it_came_from(
+    sandbox: Sandbox, run: Any, tmp_path: Path
+) -> None:
+    ids = tmp_path / "ids"
+    ids.write_text(sandbox.account_ids[0])
+    ran = run("--accounts-file", str(ids), *WINDOW, "--report", str(ids))
+    assert (ran.code, "that this command reads" in ran.err) == (USAGE, True)
+    assert ids.read_text() == sandbox.account_ids[0]
+
+
+@posix
+def test_a_folder_whose_name_is_not_utf8_can_be_reported(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    """Python holds such a name as text that cannot be encoded."""
+    report = tmp_path / "report.json"
+    line = ("--accounts", sandbox.account_ids[0], *WINDOW, "--report", str(report))
+    assert run(*line, out=os.fsdecode(b"caf\xe9")).code == DONE
+    assert json.loads(report.read_bytes())["out"].endswith("caf\ufffd")
+    assert rows(tmp_path / os.fsdecode(b"caf\xe9"))
 
 
 # --- exit codes ------------------------------------------------------------------------------------------------
@@ -210,7 +310,7 @@ def test_an_interruption_before_it_starts_shows_no_traceback(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("truto_ci_async.cli.main.build_parser", interrupted)
+    monkeypatch.setattr("truto_ci_async.cli.run.build_parser", interrupted)
     assert main(["pull"]) == INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -286,16 +386,47 @@ def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: P
         (("--accounts", "a", "--start-time", "2024-02-01", "--end-time", "2024-01-01"), "not after"),
         (
             ("--accounts", "a", *WINDOW, "--report", "/not/there/report.json"),
-            "--report needs the path of a file",
+            "the directory does not exist",
         ),
-        (("--accounts", " , ", *WINDOW), ""),
+        (("--accounts", "a", *WINDOW, "--report", ""), "--report needs the name of a file"),
+        (("--accounts", "a", *WINDOW, "--report", "/"), "--report needs the name of a file"),
+        (("--accounts", "a", *WINDOW, "--out", ""), "--out is empty"),
+        (("--accounts-file", "", "--integration", "gong", *WINDOW), "--accounts-file is empty"),
+        (("--accounts", " , ", *WINDOW), "accounts has no accounts"),
     ],
 )
 def test_wrong_usage(sandbox: Sandbox, run: Any, argv: tuple[str, ...], words: str) -> None:
     ran = run(*argv)
-    if words:
-        assert (ran.code, words in ran.err) == (USAGE, True), ran.err
+    assert (ran.code, words in ran.err) == (USAGE, True), ran.err
     assert sandbox.stats.requests == 0
+
+
+def test_no_account_is_an_error_that_stores_nothing(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    """A misspelt integration was pulled at once, and reported as complete; corrected, it was another plan."""
+    line = ("--status", "active", *WINDOW)
+    ran = run("--integration", "gongg", *line, out="new/folder")
+    assert ran.code == USAGE
+    assert (
+        "no account has the integration 'gongg' and status 'active'; the integrations are gong (" in ran.err
+    )
+    assert "--allow-empty" in ran.err
+    assert not (tmp_path / "new").exists()
+    assert run("--integration", "gong", *line, out="new/folder").code == DONE
+    before = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert run("--integration", "gongg", "--fresh", *line, out="new/folder").code == USAGE
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == before
+    assert rows(tmp_path / "new" / "folder") == expected(sandbox)
+    assert run("--integration", "gong", *line, out="new/folder").code == DONE
+
+
+def test_no_account_is_fine_for_those_who_say_so(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    line = ("--integration", "gongg", "--status", "active", *WINDOW)
+    assert run(*line, "--allow-empty").code == DONE
+    assert run(*line, "--allow-empty").code == DONE
+    ran = run(*line)
+    assert (ran.code, "start over with fresh=True" in ran.err) == (USAGE, True)
+    (tmp_path / "ids").write_text("# none yet\n")
+    assert run("--accounts-file", str(tmp_path / "ids"), *WINDOW, "--allow-empty", out="other").code == DONE
 
 
 # --- signals and pipes -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import warnings
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import msgspec
@@ -54,6 +54,7 @@ from truto_ci_async.sandbox import Fault, Sandbox
 from .support import run
 
 DEADLINE = 5.0
+REPEATED = "token-0123456789-repeated"
 TURNS = 50
 WINDOW: dict[str, Any] = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"}
 SMALL: dict[str, Any] = {
@@ -937,6 +938,7 @@ def test_a_cancelled_token_function_is_asked_again_by_the_next_in_line() -> None
 @pytest.mark.parametrize(
     "options",
     [
+        {"base_url": ""},  # not the default: a variable is not set, and the token is for another address
         {"base_url": "api.truto.one"},
         {"base_url": "ftp://api.truto.one"},
         {"base_url": "https://"},
@@ -1006,10 +1008,62 @@ def test_a_base_url_that_would_garble_every_request_is_refused(base_url: str) ->
         TrutoClient("token", base_url=base_url)
 
 
-def test_a_refused_password_in_a_url_is_not_quoted() -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        TrutoClient("token", base_url="https://user:tell-nobody@api.truto.one")
-    assert "tell-nobody" not in str(caught.value)
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://user:tell-nobody@api.truto.one",
+        "user:tell-nobody@api.truto.one",
+        "user:tell-nobody@host:1",
+        "http:/user:tell-nobody@host",
+        "https:user:tell-nobody@host",
+        "http:///user:tell-nobody@host/",
+        "htps//user:tell-nobody@host",
+        "http:\\\\user:tell-nobody@host",
+        "https://api.truto.one/user:tell-nobody@host",
+        "https://user:tell-nobody\uff20host",
+        "https://user:tell-nobody%40host",
+    ],
+)
+def test_a_refused_password_in_a_url_is_not_quoted(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the URL is mistyped, and wherever it comes from; nor do tracebacks with variables show it."""
+    monkeypatch.setenv("TRUTO_API_BASE_URL", url)
+    monkeypatch.setenv("ALL_PROXY", url.replace("http", "sox"))
+    for options in (
+        {"base_url": url},
+        {},
+        {"base_url": "https://host", "proxy": url},
+        {"base_url": "https://host"},
+    ):
+        try:
+            shown = repr(TrutoClient("token", **cast("Any", options)))
+        except ConfigurationError as error:
+            lines = traceback.TracebackException.from_exception(error, capture_locals=True).format()
+            shown = "".join(line for line in lines if f'File "{__file__}"' not in line)
+        assert "tell-nobody" not in shown
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 500])
+def test_a_token_that_is_repeated_is_masked_in_headers(status: int) -> None:
+    """The headers of a response end up in logs as easily as its message."""
+    head = f"HTTP/1.1 {status} \udcff\r\nLocation: https://x/?t={{0}}\r\nX-Sent: caf\udce9 {{0}}\r\n"
+    body = "{{}}" if status >= 300 else '{{"result":[]}}'
+    answer = f"{head}Content-Length: {len(body) - 2}\r\n\r\n{body}".format(REPEATED)
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer.encode(errors="surrogateescape"))
+
+    async def main() -> None:
+        async with serving(handle) as url, TrutoClient(REPEATED, base_url=url, retry=ONCE) as truto:
+            try:
+                headers = (await truto.interactions.list("a")).response.headers
+            except APIError as error:
+                headers = error.headers | {"message": str(error)}
+        assert REPEATED not in "".join(headers.values()).encode().decode()
+        assert headers["location"] == "https://x/?t=***"
+        assert headers["x-sent"] == "caf\ufffd ***"
+
+    run(main())
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/truto", "/truto/", "/a/b%20c"])
@@ -1370,7 +1424,6 @@ TOO_DEEP = b"[" * 100_000 + b"]" * 100_000
 
 BAD_BODIES = {
     "html": b"<!doctype html><p>hello",
-    "empty": b"",
     "spaces": b"  \n ",
     "error": b'{"error": "boom"}',
     "null result": b'{"result": null}',

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from truto_ci_async._files import AtomicFile, Disk
+from truto_ci_async._files import AtomicFile, Disk, beside
 from truto_ci_async.errors import UsageError
 
 from .support import file_size_limit
+
+posix = pytest.mark.skipif(os.name == "nt", reason="links and permissions of POSIX")
 
 
 @pytest.fixture
@@ -113,6 +116,54 @@ def test_a_link_stays_a_link(target: Path) -> None:
     file.publish()
     assert link.is_symlink()
     assert target.read_bytes() == b"new"
+
+
+@posix
+def test_a_file_keeps_its_permissions(target: Path) -> None:
+    """What was private must not become readable by being written again, not even while it is written."""
+    target.chmod(0o600)
+    file = opened(target)
+    (temporary,) = [each for each in target.parent.iterdir() if each != target]
+    assert temporary.stat().st_mode & 0o777 == 0o600
+    file.publish()
+    assert target.stat().st_mode & 0o777 == 0o600
+    target.chmod(0o640)
+    opened(target).publish()
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+@posix
+def test_a_planted_link_is_not_followed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may write to the folder could otherwise have us overwrite a file elsewhere."""
+    monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
+    target.with_name(".truto-guessed.part").symlink_to(target)
+    for path in (target, target.with_name("new")):
+        with pytest.raises(FileExistsError):
+            opened(path)
+    disk = Disk()
+    link = target.with_name("link")
+    link.symlink_to(target)
+    with pytest.raises(OSError, match="symbolic links"):
+        disk.open(link)
+    with pytest.raises(FileExistsError):
+        disk.create(link)
+    assert target.read_bytes() == b"old"
+
+
+def test_the_longest_name_works(tmp_path: Path) -> None:
+    target = tmp_path / ("é" * 127)
+    file = opened(target)
+    file.write(b"new")
+    file.publish()
+    assert target.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["a", "é" * 127, "a" * 255, "a" * 248])
+def test_a_name_with_a_suffix_is_never_too_long(tmp_path: Path, name: str) -> None:
+    path = beside(tmp_path / name, ".partial")
+    path.write_bytes(b"")
+    assert path.name.endswith(".partial")
+    assert path.name.startswith(name[:120])
 
 
 def test_a_directory_or_a_device_is_refused(tmp_path: Path) -> None:

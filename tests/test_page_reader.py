@@ -20,9 +20,10 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from tests.json_bodies import JSON_LIKE, PAGE_LIKE, body
 from truto_ci_async._wire import detach, page_reader
 from truto_ci_async._wire.item_reader import ItemReader
-from truto_ci_async._wire.page_reader import PageReader, cursor_text, raw_cursor
+from truto_ci_async._wire.page_reader import PageReader, cursor_text, raw_cursors
 from truto_ci_async.errors import DecodeError, TruncatedBodyError, TrutoError
 from truto_ci_async.models import Interaction
+from truto_ci_async.pagination.page_fetch import SLICED_ABOVE
 
 READER = PageReader(ItemReader(Interaction))
 STRICT = PageReader(ItemReader(Interaction, on_invalid="raise"))
@@ -224,6 +225,33 @@ def test_a_dropped_keyed_item_takes_its_key_along() -> None:
     assert found.keys == ("k1", "k3")
     assert [item.id for item in found.items] == ["a", "c"]
     assert [(issue.index, issue.dropped) for issue in found.issues] == [(1, True)]
+
+
+def test_a_key_that_comes_twice_is_there_twice() -> None:
+    """The last of two equal keys wins in most readers, and the first item is gone without a word."""
+    found = KEYED.read(
+        b'{"result": {"k": {"id": "a"}, "k": {"id": "b"}, "\\u006b": {"id": "c"}}, "result_count": 3}'
+    )
+    assert found.keys == ("k", "k", "k")
+    assert [item.id for item in found.items] == ["a", "b", "c"]
+    assert found.issues == []
+
+
+@pytest.mark.parametrize(
+    ("count", "is_lost"), [(3, True), (2, False), (1, False), (None, False), ("x", False)]
+)
+def test_more_items_counted_than_keys_is_a_loss(count: Any, is_lost: bool) -> None:
+    """The service builds an object: of items with the same key it keeps one. A dropped item had its key."""
+    text = body({"result": {"k": {"id": "a"}, "l": {"foo": 1}}, "result_count": count})
+    lost = [issue for issue in KEYED.read(text).issues if issue.path == "$.result_count"]
+    assert bool(lost) is is_lost
+    strict = PageReader(ItemReader(Interaction, on_invalid="raise"), keyed=True)
+    whole = body({"result": {"k": {"id": "a"}, "l": {"id": "b"}}, "result_count": count})
+    if is_lost:
+        with pytest.raises(DecodeError, match="counted 3 items"):
+            strict.read(whole)
+    else:
+        assert strict.read(whole).issues == []
 
 
 def test_a_repaired_keyed_item_keeps_its_key() -> None:
@@ -609,7 +637,8 @@ def test_no_body_raises_an_error_of_another_library(text: bytes) -> None:
                         DecodeError
                     ):  # a number too large for a float, in a value that was kept raw
                         use()
-    raw_cursor(text)
+    with suppress(DecodeError):
+        raw_cursors(text)
 
 
 # Large bodies, read in slices
@@ -706,16 +735,94 @@ def test_a_large_page_reads_the_same_in_slices(rows: list[dict[str, Any]], odd: 
         assert getattr(sliced[0], name) == getattr(whole, name)
 
 
+@pytest.mark.parametrize("size", [0, SLICED_ABOVE])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_debug_data_has_the_same_bytes_whatever_the_size(size: int, is_first: bool) -> None:
+    """``1.10`` is a version or a price to somebody; decoding and encoding makes it 1.1."""
+    data = b'{ "v":1.10, "n":98765432109876543210,"e":1E2, "t":"\\u00e9\\/", "pad": "' + b"x" * size + b'"}'
+    debug = b'"debug": {"requestUrl": "u", "data": ' + data + b', "requestOptions": {"v": 2.50}}'
+    extra = b'"odd": {"v": 3.0}'
+    around = b"{%b, %b, %b}" if is_first else b"{%b, %b, %b }"
+    parts = (debug, extra, b'"result": [{"id": "1"}]')
+    text = around % (parts if is_first else parts[::-1])
+    for found in (READER.read(text), in_slices(READER, text)):
+        assert found.debug is not None
+        assert bytes(found.debug.data_json) == data
+        assert bytes(found.debug.options_json) == b'{"v": 2.50}'
+        assert found.extra == {"odd": {"v": 3.0}}
+
+
+@pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1])
+@pytest.mark.parametrize("more", [{}, {"odd": 1}])
+def test_the_length_of_a_cursor_is_bounded(size: int, more: dict[str, Any]) -> None:
+    """It is kept in positions, checkpoints and errors, and no request could hold it."""
+    for cursor in ("c" * size, "é" * (size // 2) + "c" * (size % 2)):
+        text = page(result=[], next_cursor=cursor, **more)
+        if size <= 64 * 1024:
+            assert READER.read(text).next_cursor == cursor
+            assert raw_cursors(text) == (cursor, None)
+        else:
+            for read in (READER.read, raw_cursors):
+                with pytest.raises(DecodeError, match=r"65,536 bytes") as caught:
+                    read(text)
+                assert caught.value.path == "$.next_cursor"
+                assert len(str(caught.value)) < 200
+
+
 # Raw bodies
 
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(b'{"next_cursor": "c"}', "c"), (b' \n{"a": 1, "next_cursor": 5}', "5"), (b'{"next_cursor": ""}', None),
-     (b'{"next_cursor": null}', None), (b'{"next_cursor": {}}', None), (b"[]", None), (b"", None), (b"<html>", None),
-     (b'{"records": {"cursor": "c"}}', None), (b'{"next_cursor": "c"', None), (b"\x1f\x8b", None),
-     (b'{"next_cursor": "\xff"}', None), (b'{"a": ' + b"[" * 100_000, None), (body(GONG), None)],
+    [
+        (b'{"next_cursor": "c"}', "c"),
+        (b' \n{"a": 1, "next_cursor": 5}', "5"),
+        (b'{"next_cursor": ""}', None),
+        (b'{"next_cursor": null}', None),
+        (b"[]", None),
+        (b"", None),
+        (b"<html>", None),
+        (b"\x1f\x8b", None),
+        (b"\xff\xfe\x00\x01", None),
+        (b'{"title": "x\\ud83d", "next_cursor": "c"}', "c"),
+        (b'{"title": "a\tb", "next_cursor": "c"}', "c"),
+        (b'{"score": NaN, "next_cursor": "c"}', "c"),
+        (b'\xef\xbb\xbf {"next_cursor": "c"}', "c"),
+        (' {"next_cursor": "c"}'.encode("utf-16"), "c"),
+        (' {"next_cursor": "c"}'.encode("utf-16-be"), None),
+        (b'{"next_cursor": "c", "records": {"cursor": "d"}}', "c"),
+        (b'{"records": [], "next_cursor": "c"}', "c"),
+    ],
 )  # fmt: skip
 def test_a_raw_body_has_a_cursor_only_if_it_is_an_object_with_one(text: bytes, expected: str | None) -> None:
     """A raw body can be anything; one that is not a JSON object is not an error."""
-    assert raw_cursor(text) == expected
+    assert raw_cursors(text) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"next_cursor": {"offset": 100}}',
+        b'{"next_cursor": ["c"]}',
+        b'{"next_cursor": 100.0}',
+        b'{"next_cursor": true}',
+        b'{"next_cursor": "\\ud83d"}',
+        b'{"next_cursor": "c"',
+        b'{"next_cursor": "\xff"}',
+        b'{"a": ' + b"[" * 100_000,
+        b'{"a": "\\ud83d' + b"x" * 2**20 + b'", "next_cursor": "c"}',
+    ],
+)
+def test_a_raw_body_whose_cursor_cannot_be_read_is_an_error(text: bytes) -> None:
+    """To end there in silence would pass off the first page as all of them."""
+    with pytest.raises(DecodeError):
+        raw_cursors(text)
+
+
+@pytest.mark.parametrize(
+    ("records", "expected"),
+    [({"cursor": "eyJ"}, "eyJ"), ({"cursor": 5}, "5"), ({"cursor": None}, None), ({"cursor": ""}, None),
+     ({"totalRecords": 2}, None), ([], None), (None, None), ("text", None)],
+)  # fmt: skip
+def test_gongs_own_cursor_is_told(records: Any, expected: str | None) -> None:
+    assert raw_cursors(body({**GONG, "records": records})) == (None, expected)

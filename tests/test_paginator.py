@@ -7,6 +7,7 @@ import contextlib
 import gc
 import sys
 import threading
+import tracemalloc
 import weakref
 from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
@@ -18,7 +19,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from truto_ci_async._http.tasks import start_task
-from truto_ci_async.errors import CursorLoopError, ServerError, TrutoError, UsageError
+from truto_ci_async.errors import CursorLoopError, DecodeError, ServerError, TrutoError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination import paginator
 from truto_ci_async.pagination.cursor import PageCursor, position_after
@@ -1026,6 +1027,50 @@ def test_raw_pages_follow_the_cursor_of_each_body() -> None:
     run(main())
 
 
+def test_a_raw_body_whose_cursor_cannot_be_read_is_handed_out_before_the_error() -> None:
+    """The body is what was asked for; only going on is impossible."""
+
+    async def main() -> None:
+        error = DecodeError("next_cursor must be a string", path="$.next_cursor")
+
+        async def fetch(here: Position) -> RawResponse:
+            return RawResponse(body=b"x", response=ResponseInfo(), cursor_error=error)
+
+        service = Service(numbered(1))
+        raw = RawPages(PageSource(fetch, Position(filters="f"), spawn=service.spawn), label="raw")
+        pages = aiter(raw)
+        page = await anext(pages)
+        assert page.body == b"x"
+        for _ in range(3):
+            with pytest.raises(DecodeError) as caught:
+                await anext(pages)
+            assert caught.value is error
+            assert len(_frames(error)) < 5
+        for name in ("next_cursor", "has_more"):
+            with pytest.raises(DecodeError):
+                getattr(page, name)
+
+    run(main())
+
+
+def test_many_long_cursors_are_not_kept() -> None:
+    """A loop is detected by digests: 20,000 cursors of 60 kB would be 1.2 GB."""
+    walk = PageCursor(Position(filters="f"), 1)
+    here = walk.position
+    tracemalloc.start()
+    try:
+        for number in range(50):
+            assert here is not None
+            here = walk.advance(here, f"{number:060000}")
+        size, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size < 4 * 60_000
+    assert here is not None
+    with pytest.raises(CursorLoopError):
+        walk.advance(here, f"{7:060000}")
+
+
 @pytest.mark.parametrize("by_page", [False, True])
 def test_an_iteration_can_be_closed_early(by_page: bool) -> None:
     """An iterator held in a variable outlives ``break``; ``aclosing`` ends it and its prefetch."""
@@ -1041,6 +1086,28 @@ def test_an_iteration_can_be_closed_early(by_page: bool) -> None:
         assert service.cancelled == [(0, "c1")]
         with pytest.raises(StopAsyncIteration):
             await anext(iteration)
+
+    run(main())
+
+
+@pytest.mark.parametrize("by_page", [False, True])
+@pytest.mark.parametrize("max_pages", [None, 3])
+def test_closing_an_iteration_while_a_page_is_fetched_ends_it_after_that_page(
+    by_page: bool, max_pages: int | None
+) -> None:
+    """Another task may end a walk. It must not go on after that, least of all past its number of pages."""
+
+    async def main() -> None:
+        service = Service(numbered(9))
+        gate = service.gates[(0, "c1")] = asyncio.Event()
+        source = service.list(prefetch=0, max_pages=max_pages)
+        iteration: Any = source.pages() if by_page else aiter(source)
+        reader = asyncio.create_task(gather(iteration, []))
+        await soon(service.started[(0, "c1")].wait())
+        await iteration.aclose()
+        gate.set()
+        await soon(reader)
+        assert service.asked == [(0, None), (0, "c1")]
 
     run(main())
 

@@ -715,6 +715,16 @@ def test_an_account_is_forgotten_after_ten_seconds_or_its_pause(
     assert ("a" not in limiter._accounts) == is_forgotten
 
 
+@pytest.mark.parametrize(("at", "is_forgotten"), [(29.9, False), (30.0, True)])
+def test_an_account_is_not_forgotten_before_its_providers_reset(at: float, is_forgotten: bool) -> None:
+    limiter = rate_limiter(Rate(500, 10), None)
+    limiter.enter("a", 0.0)
+    respond(limiter, "a", 0.0, 200, {"ratelimit-remaining": "0", "ratelimit-reset": "20"})
+    for now in (10.0, at):
+        limiter.enter("b", now)
+    assert ("a" not in limiter._accounts) == is_forgotten
+
+
 def test_an_account_with_waiters_is_not_forgotten() -> None:
     limiter = rate_limiter(Rate(1, 100), None)
     limiter.enter("a", 0.0)
@@ -765,6 +775,8 @@ def test_a_level_without_a_limit_still_pauses() -> None:
 def test_pacing_refuses_what_is_no_rate() -> None:
     with pytest.raises(ConfigurationError, match=r"Pacing\.token must be a Rate"):
         Pacing(token=(500, 10))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"Pacing\.account must be a Rate"):
+        Pacing(account=(50, 10))  # type: ignore[arg-type]
 
 
 def test_no_more_are_admitted_than_there_are_connections() -> None:

@@ -35,7 +35,6 @@ from truto_ci_async import (
     ConfigurationError,
     ConnectError,
     DeadlineError,
-    DecodeError,
     Event,
     Pacing,
     Rate,
@@ -527,7 +526,7 @@ FRAMINGS: dict[str, Callable[[], list[bytes]]] = {
     "gzip, cut inside whole http": lambda: [
         in_chunks(ZIPPED[:end], 20, GZIP_HEADER) for end in range(1, len(ZIPPED) + 1)
     ],
-    "json, cut inside whole http": lambda: [with_length(PAGE[:end]) for end in range(len(PAGE) + 1)],
+    "json, cut inside whole http": lambda: [with_length(PAGE[:end]) for end in range(1, len(PAGE) + 1)],
     "until the end": lambda: _cuts(OK + b"Connection: close\r\n\r\n" + PAGE),
 }
 
@@ -563,11 +562,12 @@ def test_a_page_cut_at_any_byte_is_never_a_part_of_a_page(framing: str, rst: boo
             for cut in cuts:
                 data[0] = cut
                 try:
-                    assert await ids(truto) == ["a", "b"]
+                    found = await ids(truto)
+                    if cut.endswith(b"Content-Length: 0\r\n\r\n"):
+                        assert found == []  # a body that is announced as empty, not a truncated one
+                        continue
+                    assert found == ["a", "b"]
                 except TransportError:
-                    continue
-                except DecodeError as error:
-                    assert "empty" in str(error)  # noqa: PT017  # an empty body in complete HTTP
                     continue
                 finally:
                     await turns()  # the client has noticed the end of this connection
@@ -1258,6 +1258,20 @@ RAW_FAILURES: dict[str, Any] = {
     "407": answers_with([b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n"]),
     "302": answers_with([b"HTTP/1.1 302 No\r\nLocation: http://x/\r\nContent-Length: 0\r\n\r\n"]),
     "silence": silent,
+    # The service repeats the token.
+    **{
+        name: answers_with([answer.replace(b"TOKEN", SECRETS["token"].encode())])
+        for name, answer in {
+            "location": b"HTTP/1.1 302 No\r\nLocation: http://x/?t=TOKEN\r\nContent-Length: 0\r\n\r\n",
+            "header": b"HTTP/1.1 401 No\r\nX-Sent: Bearer TOKEN\r\nX-T: TOKEN\r\nContent-Length: 0\r\n\r\n",
+            "reason": b"HTTP/1.1 500 Bearer TOKEN\xff\r\nContent-Length: 0\r\n\r\n",
+            "proxy's reason": b"HTTP/1.1 407 TOKEN\r\nX-Sent: TOKEN\r\nContent-Length: 0\r\n\r\n",
+            "body": b"HTTP/1.1 400 No\r\nContent-Length: 42\r\n\r\n{'sent': 'Bearer TOKEN', 'b'}",
+            "status line": b"HTTP/1.1 TOKEN\r\n\r\n",
+            "broken header": b"HTTP/1.1 200 OK\r\nBearer TOKEN\r\n\r\n",
+            "chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\n[1,\r\nTOKEN\r\n",
+        }.items()
+    },
 }
 
 

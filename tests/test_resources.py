@@ -6,9 +6,14 @@ import asyncio
 import copy
 import inspect
 import logging
+import math
+import re
+import sys
 import traceback
 from collections.abc import AsyncIterable, Awaitable, Callable
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -23,22 +28,32 @@ from truto_ci_async import (
     DecodeError,
     IntegratedAccount,
     Interaction,
+    Metrics,
     NotFoundError,
     Pacing,
     Page,
     Paginator,
     PermissionDeniedError,
+    Plan,
     Position,
+    Rate,
     RawResponse,
     ReconnectRequiredError,
     RetryPolicy,
+    Timeouts,
+    TruncatedBodyError,
     TrutoClient,
     TrutoError,
+    UnknownFields,
     UsageError,
     User,
+    quick_retries,
 )
+from truto_ci_async.pull.report import Budget
 from truto_ci_async.sandbox import Fault, Sandbox
 
+from .foreign_values import Missing
+from .rawserver import RawServer, serving, with_length
 from .support import run
 
 START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
@@ -253,7 +268,7 @@ def test_a_request_is_byte_for_byte_as_expected() -> None:
         ({"super_query": "apac"}, "truto_super_query", "apac"),
         ({"users": ["1"]}, "users", [{"id": "1"}]),
         ({"users": [User(id="1"), {"id": "2"}, "1"]}, "users", [{"id": "1"}, {"id": "2"}]),
-        ({"users": ()}, "users", None),
+        ({"users": None}, "users", None),
         ({"remote_query": {"a": {"b": [1, True]}}}, "remote_query", {"a": {"b": ["1", "true"]}}),
         ({"remote_query": {"é": "a b+c&d=e"}}, "remote_query", {"é": "a b+c&d=e"}),
         ({"extra_query": {"limit": "3"}}, "limit", "3"),
@@ -411,6 +426,8 @@ def test_many_tasks_can_iterate_over_one_paginator() -> None:
         ({"start_time": datetime(2024, 1, 1)}, "no time zone"),
         ({"limit": 0}, "limit"),
         ({"limit": True}, "limit"),
+        ({"start_time": "last week"}, "is not a time"),
+        ({"users": []}, "users is empty"),
         ({"users": "123"}, "list of ids"),
         ({"users": [123]}, "non-empty string"),
         ({"exclude_fields": "id"}, "list of names"),
@@ -420,6 +437,7 @@ def test_many_tasks_can_iterate_over_one_paginator() -> None:
         ({"item_type": 5}, "item_type"),
         ({"object_arrays": "commas"}, "indices"),
         ({"prefetch": 3}, "prefetch"),
+        ({"response_format": None}, "raw\\(\\) or stream\\(\\)"),
         ({"max_pages": 0}, "max_pages"),
         ({"cursor": 5}, "cursor takes"),
         ({"cursor": "truto-position-1.x"}, "Position"),
@@ -431,6 +449,122 @@ def test_bad_arguments_are_refused_at_the_call(arguments: dict[str, Any], says: 
     truto = TrutoClient("token", base_url="http://127.0.0.1:1")
     with pytest.raises(UsageError, match=says):
         truto.interactions.list(**{**WINDOW, **arguments})
+
+
+HUGE = 10**400  # overflows a float
+NO_NUMBERS: list[Any] = [
+    HUGE,
+    -HUGE,
+    10**5000,
+    math.nan,
+    math.inf,
+    -math.inf,
+    True,
+    False,
+    "5",
+    b"5",
+    Missing(),
+]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=lambda value: type(value).__name__)
+def test_no_number_can_break_an_option(number: Any) -> None:
+    """Whatever is passed as a number, and wherever, is used or is an error of ours that names the option."""
+    truto = TrutoClient("token", base_url="http://127.0.0.1:1")
+    calls: dict[str, Callable[[Any], Any]] = {
+        **{f"Timeouts.{name}": partial(_with, Timeouts, name) for name in Timeouts.__struct_fields__},
+        **{
+            f"RetryPolicy.{name}": partial(_with, RetryPolicy, name) for name in RetryPolicy.__struct_fields__
+        },
+        **{name: partial(_with, Budget, name) for name in Budget.__struct_fields__},
+        "Rate.limit": lambda value: Rate(value, 10.0),
+        "Rate.window": lambda value: Rate(10, value),
+        "Pacing.token": lambda value: Pacing(token=value),
+        "attempts": lambda value: quick_retries(value).__enter__(),
+        "max_body_bytes": partial(_with, TrutoClient, "max_body_bytes"),
+        "max_connections": partial(_with, TrutoClient, "max_connections"),
+        "limit": lambda value: truto.interactions.list("a", limit=value),
+        "max_pages": lambda value: truto.interactions.list("a", max_pages=value),
+        "prefetch": lambda value: truto.interactions.list("a", prefetch=value),
+        "max_items": lambda value: run(truto.interactions.list("a").collect(value)),
+        "max_item_bytes": lambda value: truto.interactions.stream("a", max_item_bytes=value),
+        "max_stream_bytes": lambda value: truto.interactions.stream("a", max_stream_bytes=value),
+        "max_accounts ": lambda value: truto.interactions.pull(["a"], max_accounts=value),
+        "number of shards": lambda value: Plan(accounts=()).shards(value),
+        "limit ": lambda value: run(truto.interactions.plan(["a"], limit=value)),
+        "limit  ": lambda value: truto.integrated_accounts.list(limit=value),
+    }
+    for name, call in calls.items():
+        with pytest.raises((UsageError, ConfigurationError), match=re.escape(name.strip())):
+            call(number)
+
+
+def _with(make: Callable[..., Any], name: str, value: Any) -> Any:
+    return make(**{name: value})
+
+
+@pytest.mark.parametrize("method", ["list", "raw", "stream", "keyed"])
+def test_a_relative_time_is_resolved_once_for_all_pages(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of a moving window would not fit together, and the service refuses their cursors."""
+    clock = datetime.now(UTC)
+
+    class Hurrying(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            nonlocal clock
+            clock += timedelta(hours=1)
+            return clock
+
+    monkeypatch.setattr(sys.modules["truto_ci_async._wire.list_query"], "datetime", Hurrying)
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        window: dict[str, Any] = {"start_time": "today-7d", "end_time": timedelta(days=-2)}
+        call = getattr(truto.interactions, method)(account, **window)
+        if method == "keyed":
+            await call
+        elif method == "stream":
+            async with call as items:
+                await gather(items, [])
+        else:
+            await gather(call, [])
+        queries = [request.query for request in sandbox.requests]
+        assert len(queries) == 3
+        assert len({(query["start_time"], query["end_time"]) for query in queries}) == 1
+        assert all(request.status == 200 for request in sandbox.requests)
+
+    in_sandbox(scenario)
+
+
+@pytest.mark.parametrize("method", ["list", "raw", "stream"])
+def test_a_position_continues_the_window_of_its_walk(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``-7d`` is another time tomorrow."""
+    module = sys.modules["truto_ci_async._wire.list_query"]
+    today = datetime.now(UTC)
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        async def read(days: int, cursor: Any) -> list[Any]:
+            monkeypatch.setattr(
+                module, "datetime", SimpleNamespace(now=lambda _: today + timedelta(days=days))
+            )
+            options: dict[str, Any] = {"start_time": "-7d", "end_time": "-5d", "limit": 5, "cursor": cursor}
+            call = getattr(truto.interactions, method)(account, **options)
+            if method == "stream":
+                async with call as stream:
+                    return [stream.position async for _ in stream.batches()]
+            pages = call.pages() if method == "list" else aiter(call)
+            return [pages.position async for _ in pages]
+
+        positions = await read(0, None)
+        position = next(each for each in positions if each.cursor is not None)
+        await read(1, position)
+        await read(2, str(position))
+        queries = [request.query for request in sandbox.requests]
+        assert len(queries) == 7
+        assert len({(query["start_time"], query["end_time"]) for query in queries}) == 1
+        with pytest.raises(UsageError, match="a cursor alone does not say"):
+            await read(2, position.cursor)
+
+    in_sandbox(scenario)
 
 
 def test_a_misspelled_filter_is_a_type_error_that_mentions_extra_query() -> None:
@@ -609,12 +743,144 @@ def test_no_data_is_an_error_without_empty_on_not_found(method: str) -> None:
 def test_each_user_batch_can_be_empty() -> None:
     async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         users = sandbox.user_ids(account)
-        sandbox.script(account, [Fault.status(404, remote=True).on(1), Fault.status(404, remote=True).on(3)])
+        no_data = Fault.status(404, remote=True, message="no stats found for the specified period")
+        sandbox.script(account, [no_data.on(1), no_data.on(3)])
         items = await truto.interactions.list(account, users=users, **WINDOW).collect()
         assert same(items, sandbox.expected(account, users=users[20:40], **WINDOW))
         assert len(sandbox.requests) == 3
 
     in_sandbox(scenario, interactions=45, page_size=50)
+
+
+@pytest.mark.parametrize("message", ["Could not find company", "Not Found", ""])
+def test_a_404_that_is_not_about_data_is_an_error(message: str) -> None:
+    """Taken for an empty window, it would hide a deleted workspace for ever."""
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.status(404, remote=True, message=message).forever()])
+        for method in (truto.interactions.list, truto.interactions.keyed):
+            with pytest.raises(NotFoundError) as caught:
+                await method(account, **WINDOW)  # type: ignore[operator]
+            assert caught.value.is_remote
+
+    in_sandbox(scenario)
+
+
+EMPTY_HEADS = {
+    "204": b"HTTP/1.1 204 No Content\r\n\r\n",
+    "205": b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n",
+    "length of 0": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+}
+# Empty, but the head does not say so: the body may have been lost on the way.
+LOST_BODIES = {
+    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "until the end": b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+}
+LISTS: dict[str, Callable[[TrutoClient], Awaitable[Any]]] = {
+    "list": lambda truto: truto.interactions.list("a", **WINDOW).collect(),
+    "no mapping of 404": lambda truto: truto.interactions.list(
+        "a", empty_on_not_found=False, **WINDOW
+    ).collect(),
+    "debug": lambda truto: truto.interactions.list("a", response_format="debug", **WINDOW).collect(),
+    "keyed": lambda truto: truto.interactions.keyed("a", **WINDOW),
+    "unified": lambda truto: truto.unified("crm", "contacts").list("a").collect(),
+    "accounts": lambda truto: truto.integrated_accounts.list().collect(),
+    "stream": lambda truto: _streamed(truto, "auto"),
+    "stream by ijson": lambda truto: _streamed(truto, "ijson"),
+    "raw": lambda truto: _raw_bodies(truto),
+}
+
+
+async def _streamed(truto: TrutoClient, engine: Any, account: str = "a", **options: Any) -> list[Any]:
+    async with truto.interactions.stream(account, engine=engine, **WINDOW, **options) as stream:
+        return [item async for item in stream]
+
+
+async def _raw_bodies(truto: TrutoClient) -> list[bytes]:
+    """The bodies that are not empty."""
+    return [page.body async for page in truto.interactions.raw("a", **WINDOW) if page.body]
+
+
+def responding(
+    *responses: bytes,
+) -> Callable[[RawServer, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+    """Send these responses in turn, over any connection, then repeat the last one."""
+    left = list(responses)
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.head(reader)
+            response = left.pop(0) if len(left) > 1 else left[0]
+            writer.write(response)
+            await writer.drain()
+            if b"Connection: close" in response:
+                return
+
+    return handle
+
+
+def against(server: RawServer, **options: Any) -> TrutoClient:
+    settings: dict[str, Any] = {"pacing": Pacing.off(), "retry": FAST, **options}
+    return TrutoClient("token", base_url=server.url, **settings)
+
+
+@pytest.mark.parametrize("head", EMPTY_HEADS.values(), ids=EMPTY_HEADS)
+@pytest.mark.parametrize("method", LISTS.values(), ids=LISTS)
+def test_a_first_page_that_says_it_is_empty_is_the_last_one(
+    method: Callable[[TrutoClient], Awaitable[Any]], head: bytes
+) -> None:
+    async def main() -> None:
+        async with serving(responding(head)) as server, against(server) as truto:
+            assert len(await method(truto)) == 0
+            assert len(server.heads) == 1
+
+    run(main())
+
+
+@pytest.mark.parametrize("head", LOST_BODIES.values(), ids=LOST_BODIES)
+@pytest.mark.parametrize("method", LISTS.values(), ids=LISTS)
+def test_a_body_that_may_have_been_lost_is_fetched_again(
+    method: Callable[[TrutoClient], Awaitable[Any]], head: bytes
+) -> None:
+    async def main() -> None:
+        result = b'{"k": {"id": "1"}}' if method is LISTS["keyed"] else b'[{"id": "1"}]'
+        whole = with_length(b'{"result": %b}' % result)
+        async with serving(responding(head, whole)) as server, against(server) as truto:
+            assert len(await method(truto)) == 1
+            assert len(server.heads) == 2
+        async with serving(responding(head)) as server, against(server, retry=RetryPolicy.none()) as truto:
+            with pytest.raises(TruncatedBodyError, match="the body is empty"):
+                await method(truto)
+
+    run(main())
+
+
+@pytest.mark.parametrize("head", EMPTY_HEADS.values(), ids=EMPTY_HEADS)
+@pytest.mark.parametrize("method", LISTS.values(), ids=LISTS)
+def test_an_empty_body_after_a_cursor_is_fetched_again(
+    method: Callable[[TrutoClient], Awaitable[Any]], head: bytes
+) -> None:
+    """The page before it said that there is more."""
+
+    async def main() -> None:
+        def page(name: str, cursor: bytes) -> bytes:
+            result = (
+                f'{{"{name}": {{"id": "{name}"}}}}' if method is LISTS["keyed"] else f'[{{"id": "{name}"}}]'
+            )
+            return with_length(b'{"result": %b, "next_cursor": %b}' % (result.encode(), cursor))
+
+        first, last = page("1", b'"c"'), page("2", b"null")
+        async with serving(responding(first, head, last)) as server, against(server) as truto:
+            assert len(await method(truto)) == 2
+            assert len(server.heads) == 3
+        async with (
+            serving(responding(first, head)) as server,
+            against(server, retry=RetryPolicy.none()) as truto,
+        ):
+            with pytest.raises(TruncatedBodyError, match="the page before it had a next_cursor"):
+                await method(truto)
+
+    run(main())
 
 
 def test_a_remote_404_on_a_later_page_is_an_error() -> None:
@@ -883,9 +1149,42 @@ def test_a_key_that_all_items_share_keeps_one_item() -> None:
     async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         keyed = await truto.interactions.keyed(account, key_by="timezone", **WINDOW)
         assert list(keyed) == ["US/Pacific"]
-        assert len(keyed.issues) == 2, (
-            "one for each page after the first; within a page the service keeps one"
-        )
+        repeated = [issue for issue in keyed.issues if issue.path == "$.result.US/Pacific"]
+        assert len(repeated) == 2, "one for each page after the first; within a page the service keeps one"
+        lost = [issue.message for issue in keyed.issues if issue.path == "$.result_count"]
+        assert [message.split(":")[0] for message in lost] == [
+            f"the service counted {count} items, but there are 1 keys" for count in (5, 5, 2)
+        ]
+        with pytest.raises(DecodeError, match="the service counted 5 items"):
+            await truto.interactions.keyed(account, key_by="timezone", on_invalid="raise", **WINDOW)
+
+    in_sandbox(scenario)
+
+
+TWICE = b'{"result": {"k": {"id": "1"}, "l": {"id": "2"}, "k": {"id": "3"}}, "result_count": 3}'
+
+
+def test_a_key_that_comes_twice_in_one_page_keeps_its_first_item_and_is_listed() -> None:
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.body(TWICE).forever()])
+        keyed = await truto.interactions.keyed(account, **WINDOW)
+        assert {key: item.id for key, item in keyed.items()} == {"k": "1", "l": "2"}
+        (issue,) = keyed.issues
+        assert (issue.path, issue.index, issue.dropped) == ("$.result.k", 2, True)
+        assert msgspec.json.decode(issue.raw)["id"] == "3"
+        with pytest.raises(DecodeError, match="a second time") as caught:
+            await truto.interactions.keyed(account, on_invalid="raise", **WINDOW)
+        assert caught.value.account == account
+
+    in_sandbox(scenario)
+
+
+def test_keyed_keeps_the_debug_information_of_each_page() -> None:
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        keyed = await truto.interactions.keyed(account, response_format="debug", **WINDOW)
+        assert (len(keyed), keyed.pages, keyed.issues) == (12, 3, [])
+        assert [bool(debug.request_url) for debug in keyed.debug] == [True] * 3
+        assert (await truto.interactions.keyed(account, **WINDOW)).debug == []
 
     in_sandbox(scenario)
 
@@ -908,6 +1207,75 @@ def test_keyed_needs_the_name_of_a_field() -> None:
     in_sandbox(scenario)
 
 
+# Normalized
+
+
+def test_metrics_of_flat_rows_are_taken_and_what_has_no_place_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody documents the format. A flat row was a record without metrics, in silence."""
+    rows = [
+        {"id": "1", "patience": 0.5, "metrics": {"interactivity": 2, "talk_ratio": 0.4}, "user": {"id": "u"}},
+        {"id": "2", "question_rate": 1.25, "metrics": None, "emails": ["x"]},
+        {"id": "3", "patience": 3, "metrics": {"patience": 4}, "user": {"id": "u", "role": "x"}},
+        {"patience": 7},
+        {"foo": 1},
+    ]
+    unknown = {"metrics.talk_ratio", "emails", "patience", "user.role"}
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.body({"result": rows}).forever()])
+        ways = {
+            "list": truto.interactions.list(account, response_format="normalized", **WINDOW).page(),
+            "stream": _streamed(truto, "auto", account=account, response_format="normalized"),
+            "ijson": _streamed(truto, "ijson", account=account, response_format="normalized"),
+        }
+        for way, call in ways.items():
+            events.clear()
+            caplog.clear()
+            items = list(await call)
+            found = [item.metrics and bare(msgspec.to_builtins(item.metrics)) for item in items]
+            assert found == [
+                {"patience": 0.5, "interactivity": 2},
+                {"question_rate": 1.25},
+                {"patience": 4},
+                {"patience": 7},
+            ], way
+            told = [event for event in events if isinstance(event, UnknownFields)]
+            assert {name for event in told for name in event.fields} == unknown
+            assert sum(len(event.fields) for event in told) == len(unknown)
+            assert {event.account for event in told} == {account}
+            assert "emails" in caplog.text
+        page = await truto.interactions.list(account, response_format="normalized", **WINDOW)
+        assert set(page.unknown_fields) == unknown
+        assert [issue.index for issue in page.issues] == [4]
+        keyed = Fault.body({"result": {row.get("id", "x"): row for row in rows[:3]}})
+        sandbox.clear_faults()
+        sandbox.script(account, [keyed])
+        by_id = await truto.interactions.keyed(account, response_format="normalized", **WINDOW)
+        assert by_id["1"].metrics == Metrics(patience=0.5, interactivity=2)
+        events.clear()
+        plain = await truto.interactions.list(account, **WINDOW)
+        assert plain.unknown_fields == ()
+        assert not any(isinstance(event, UnknownFields) for event in events)
+
+    events: list[Any] = []
+    in_sandbox(scenario, client={"on_event": events.append})
+
+
+def test_unknown_fields_are_told_once_in_a_walk() -> None:
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        pages = [{"result": [{"id": "1", "a": 1}], "next_cursor": str(page)} for page in range(3)]
+        bodies = [*pages, {"result": [{"id": "2", "a": 2, "b": 1}]}]
+        sandbox.script(account, [Fault.body(each) for each in bodies])
+        walk = truto.interactions.list(account, response_format="normalized", **WINDOW)
+        assert [page.unknown_fields async for page in walk.pages()] == [("a",)] * 3 + [("a", "b")]
+        assert [event.fields for event in events if isinstance(event, UnknownFields)] == [("a",), ("b",)]
+
+    events: list[Any] = []
+    in_sandbox(scenario, client={"on_event": events.append})
+
+
 # Raw
 
 
@@ -928,14 +1296,14 @@ def test_raw_returns_the_envelope_around_the_providers_rows() -> None:
     in_sandbox(scenario)
 
 
-def test_raw_returns_the_providers_own_body_and_ignores_its_cursor() -> None:
+def test_raw_returns_the_providers_own_body_and_tells_its_cursor() -> None:
     async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         responses = [response async for response in truto.interactions.raw(account, **WINDOW)]
         assert len(responses) == len(sandbox.requests) == 1
         body = responses[0].json()
         assert body["peopleInteractionStats"] == sandbox.expected(account, provider=True, **WINDOW)[:5]
-        assert body["records"]["cursor"]
-        assert responses[0].next_cursor is None
+        assert responses[0].provider_cursor == body["records"]["cursor"]
+        assert (responses[0].next_cursor, responses[0].has_more) == (None, True)
 
     in_sandbox(scenario, provider_shape="gong")
 
@@ -1181,7 +1549,7 @@ def test_calls_for_one_account_need_its_id(wrong: Any) -> None:
 def test_every_method_raises_our_own_errors() -> None:
     """Whatever the body is, never an error of msgspec or aiohttp."""
     bodies = [
-        b"",
+        b" ",
         b"null",
         b"[]",
         b"<html></html>",

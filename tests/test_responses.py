@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.json_bodies import JSON_LIKE, PAGE_LIKE, body
+from truto_ci_async._http.failures import failure_of
 from truto_ci_async._wire.responses import (
     error_class,
     raise_for_cursor,
     read_capabilities,
     read_error,
     read_token,
+    says_no_data,
 )
 from truto_ci_async.errors import (
     AccountBlockedError,
@@ -61,6 +63,7 @@ from truto_ci_async.models import Capability
         (502, True, None, ServerError),
         (503, False, None, AccountBlockedError),
         (503, False, 0.0, ServerError),
+        (503, True, None, ServerError),
         (503, True, 10.0, ServerError),
         (504, False, None, ServerError),
         (520, False, None, ServerError),
@@ -75,9 +78,52 @@ def test_a_status_becomes_the_error_that_says_what_to_do(
     status: int, is_remote: bool, retry_after: float | None, expected: type[APIError]
 ) -> None:
     assert error_class(status, is_remote=is_remote, has_retry_after=retry_after is not None) is expected
-    error = read_error(status, {}, body({"truto_is_remote_error": is_remote}), retry_after=retry_after)
+    text = body({"statusCode": status, "error": "e", "message": "m", "truto_is_remote_error": is_remote})
+    error = read_error(status, {}, text, retry_after=retry_after)
     assert type(error) is expected
     assert (error.status, error.is_remote, error.retry_after) == (status, is_remote, retry_after)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"<html><h1>503 Service Temporarily Unavailable</h1>",
+        b"upstream connect error or disconnect/reset before headers",
+        b"no healthy upstream",
+        b"null",
+        b"[]",
+        b"{}",
+        b'{"message": "Service Unavailable"}',
+        b'{"message": "name resolution failed", "request_id": "4e"}',
+        b'{"timestamp": 1, "status": 503, "error": "Service Unavailable", "message": "", "path": "/x"}',
+        b'{"statusCode": 503, "error": "Service Unavailable", "message": "blocked"',
+    ],
+)
+def test_a_503_that_truto_did_not_write_blocks_nobody(text: bytes) -> None:
+    """It comes from a balancer: the next attempt may reach a server."""
+    error = read_error(503, {}, text, reason="Service Unavailable")
+    assert type(error) is ServerError
+    assert failure_of(error).verdict == "fault"
+
+
+@pytest.mark.parametrize(
+    ("more", "retry_after", "expected", "verdict"),
+    [
+        ({}, None, AccountBlockedError, "no"),
+        ({"message": ""}, None, AccountBlockedError, "no"),
+        ({}, 5.0, ServerError, "throttle"),
+        ({"truto_is_remote_error": True}, None, ServerError, "fault"),
+        ({"truto_is_remote_error": True}, 5.0, ServerError, "throttle"),
+    ],
+)
+def test_a_503_of_truto_is_about_the_account_unless_it_is_the_providers(
+    more: dict[str, Any], retry_after: float | None, expected: type[APIError], verdict: str
+) -> None:
+    text = body({"statusCode": 503, "error": "Service Unavailable", "message": "m", **more})
+    error = read_error(503, {}, text, retry_after=retry_after)
+    assert type(error) is expected
+    assert failure_of(error).verdict == verdict
 
 
 def test_an_error_carries_everything_the_service_sent() -> None:
@@ -207,24 +253,55 @@ def test_a_redirect_says_where_it_leads_and_what_to_check(status: int) -> None:
     ("status", "message", "expected"),
     [
         (400, "Cursor expired", CursorExpiredError),
+        (400, "The cursor has expired, please request another one", CursorExpiredError),
+        (400, "Invalid cursor: it is no longer valid. Start another walk.", CursorExpiredError),
+        (404, "Cursor not found. It may have expired or otherwise been removed", CursorExpiredError),
+        (
+            410,
+            "Expired cursor; repeat the request without the cursor but with the same filters",
+            CursorExpiredError,
+        ),
+        (400, "Unknown cursor, please request another one", CursorExpiredError),
+        (400, "Unknown cursor. Repeat the request with the same filters but with another cursor", CursorExpiredError),
         (422, "invalid cursor", CursorExpiredError),
+        (422, "Invalid `next_cursor`", CursorExpiredError),
+        (422, "Invalid value for parameter next_cursor", CursorExpiredError),
+        (422, "next_cursor: invalid value", CursorExpiredError),
+        (422, 'The cursor "c-1" is invalid', CursorExpiredError),
+        (422, "the next_cursor parameter is not valid", CursorExpiredError),
         (404, "The cursor was not found", CursorExpiredError),
+        (404, "The cursor could not be found", CursorExpiredError),
+        (404, "The cursor does not exist", CursorExpiredError),
+        (404, "No such cursor", CursorExpiredError),
+        (422, "Could not decode cursor", CursorExpiredError),
         (410, "this cursor is no longer valid", CursorExpiredError),
         (409, "Malformed cursor", CursorExpiredError),
         (400, "that is not a cursor", CursorExpiredError),
         (400, "unknown cursor", CursorExpiredError),
         (400, "STALE CURSOR", CursorExpiredError),
         (400, "the cursor was issued for another query", UsageError),
+        (400, "The cursor was issued for different filters", UsageError),
         (422, "the cursor was made for different filters", UsageError),
+        (400, "The cursor belongs to another account", UsageError),
         (400, "cursor does not belong to this account", UsageError),
+        (400, "the cursor doesn't match the filters", UsageError),
         (422, "Invalid cursor: filter mismatch", UsageError),
+        (422, "Invalid cursor: start_time differs", UsageError),
+        (422, "The filters changed since this cursor was issued", UsageError),
+        (422, "The cursor is not valid for these filters", UsageError),
         (422, "cursor", BadRequestError),
         (422, "start_time is invalid", BadRequestError),
+        (422, "Invalid limit: a page of a cursor has at most 100 records", BadRequestError),
+        (422, "Unknown parameter 'foo'; a cursor was sent with it", BadRequestError),
+        (422, "users[0].id is invalid (cursor c-1)", BadRequestError),
+        (422, "The filter is invalid; the cursor was not used", BadRequestError),
+        (422, "Another cursor is in use", BadRequestError),
+        (422, "the precursor has expired", BadRequestError),
         (500, "invalid cursor", ServerError),
         (401, "invalid cursor", AuthenticationError),
         (429, "unknown cursor", RateLimitError),
     ],
-)
+)  # fmt: skip
 def test_a_refused_cursor_is_distinguished_from_other_errors(
     status: int, message: str, expected: type[TrutoError]
 ) -> None:
@@ -254,6 +331,62 @@ def test_a_raised_error_is_not_kept_alive_by_its_traceback() -> None:
         assert alive() is None
     finally:
         gc.enable()
+
+
+# No data
+
+
+@pytest.mark.parametrize(
+    ("message", "is_no_data"),
+    [
+        ("no stats found for the specified period", True),
+        ("No calls found corresponding to the provided filters", True),
+        ("No data for the given date range.", True),
+        ("There are no interactions in this period", True),
+        ("There is nothing in the time frame", True),
+        ("Nothing found for the selected filters", True),
+        ("No interactions match the filter", True),
+        ("0 records match the given criteria", True),
+        ("Could not find any calls in the requested time range", True),
+        ("No stats found between the given dates", True),
+        ("No data", True),
+        ("No stats found.", True),
+        ("There are no interactions", True),
+        ("", False),
+        ("Not Found", False),
+        ("gone", False),
+        ("Could not find company", False),
+        ("Workspace not found", False),
+        ("Company not found for the specified period", False),
+        ("No such company", False),
+        ("No company found in this period", False),
+        ("No access to calls of this period", False),
+        ("This company no longer exists in that period", False),
+        ("No route found for GET /v2/stats/period", False),
+        ("There is no user 5", False),
+        ("Unknown filter", False),
+        ("No filter of that name", False),
+        ("Cannot POST /v2/stats/activity/aggregate-by-period", False),
+    ],
+)
+def test_a_404_is_no_data_only_if_it_says_so(message: str, is_no_data: bool) -> None:
+    """Any other means that something is wrong, and an account would be reported as empty for ever."""
+    text = {"statusCode": 404, "error": "Not Found", "message": message, "truto_is_remote_error": True}
+    assert says_no_data(read_error(404, {}, body(text), reason="Not Found")) is is_no_data
+    assert not says_no_data(read_error(404, {}, body(text | {"truto_is_remote_error": False})))
+    assert not says_no_data(read_error(400, {}, body(text)))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"raw_response": {"errors": ["No stats found for the specified period"]}},
+        {"truto_error_insight": {"remote_error": {"description": "No stats found for the specified period"}}},
+    ],
+)
+def test_what_the_provider_said_counts_too(more: dict[str, Any]) -> None:
+    text = {"message": "Request failed with status code 404", "truto_is_remote_error": True, **more}
+    assert says_no_data(read_error(404, {}, body(text)))
 
 
 # Tokens and capabilities
@@ -332,8 +465,9 @@ def test_no_body_raises_an_error_of_another_library(text: bytes) -> None:
     for read in (read_capabilities, read_token):
         with suppress(TrutoError):
             read(text)
-    for status in (401, 422, 503):
+    for status in (401, 404, 422, 503):
         error = read_error(status, {}, text)
+        says_no_data(error)
         assert error.status == status
         assert str(error)
         repr(error)

@@ -66,7 +66,10 @@ FAULTS = {408, 425, 500, 502, 504, 520, 521, 522, 523, 524}
 
 @pytest.mark.parametrize("is_remote", [False, True])
 @pytest.mark.parametrize("has_retry_after", [False, True])
-def test_every_status_is_retried_as_the_contract_says(is_remote: bool, has_retry_after: bool) -> None:
+@pytest.mark.parametrize("is_blocked", [False, True])
+def test_every_status_is_retried_as_the_contract_says(
+    is_remote: bool, has_retry_after: bool, is_blocked: bool
+) -> None:
     """One retry too many hammers a service that said no; one too few loses a page."""
     for code in range(100, 600):
         expected = "no"
@@ -74,9 +77,12 @@ def test_every_status_is_retried_as_the_contract_says(is_remote: bool, has_retry
             expected = "fault"
         elif code == 429 or (code == 503 and has_retry_after):
             expected = "throttle"
+        elif code == 503 and not is_blocked:  # an account that Truto has blocked stays blocked
+            expected = "fault"
         elif code == 401 and not is_remote:
             expected = "auth"
-        assert classify(code, is_remote=is_remote, has_retry_after=has_retry_after) == expected, code
+        verdict = classify(code, is_remote=is_remote, has_retry_after=has_retry_after, is_blocked=is_blocked)
+        assert verdict == expected, code
 
 
 @pytest.mark.parametrize(
@@ -247,7 +253,7 @@ def test_a_retry_that_is_not_granted_costs_nothing() -> None:
         (Failure(kind="fatal"), 0.0),
         (status(429, 100.0), 0.0),
         (status(500), 299.99),
-        (status(503), 0.0),
+        (Failure(kind="status", status=503, is_blocked=True), 0.0),
     ):
         assert isinstance(state(total=300.0, budget=budget, draw=0.9).failed(failure, now), GiveUp)
     assert budget.left == 5.0
@@ -290,7 +296,7 @@ def test_a_refusal_shows_that_the_service_is_up() -> None:
     budget = full_budget(left=0.0)
     state(budget=budget).failed(status(404, is_remote=True), 0.0)
     assert budget.left == 0.5
-    state(budget=budget).failed(status(503), 0.0)
+    state(budget=budget).failed(Failure(kind="status", status=503, is_blocked=True), 0.0)
     state(budget=budget).failed(status(501), 0.0)
     assert budget.left == 0.5
     for _ in range(1000):

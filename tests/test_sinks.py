@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import msgspec
 import pytest
@@ -311,11 +311,17 @@ class FailingDisk(Disk):
             raise OSError(self.number, os.strerror(self.number))
 
     def open(self, path: Path) -> int:
+        return self._opened(path, super().open)
+
+    def create(self, path: Path, mode: int = 0o666) -> int:
+        return self._opened(path, lambda path: super(FailingDisk, self).create(path, mode))
+
+    def _opened(self, path: Path, really: Callable[[Path], int]) -> int:
         if self.failed:
             self._fail()
         if not path.exists():
             self._moves.append(("made", path, path, b""))
-        file = super().open(path)
+        file = really(path)
         self._paths[file] = path
         self._durable.setdefault(path, path.stat().st_size)
         return file
@@ -711,6 +717,90 @@ def test_files_of_somebody_else_are_not_overwritten(format: str, name: str, tmp_
     (tmp_path / "manifest.json").write_bytes(b'{"name": "web app"}')
     with pytest.raises(StateConflictError, match="was not written by a pull"):
         run(pull(build(format, tmp_path), MemoryCheckpoint()))
+
+
+PART = {"name": "interactions.ndjson", "rows": 1, "bytes": 8, "crc32": 0}
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        PART | {"name": "../victim"},
+        PART | {"name": "/etc/passwd"},
+        PART | {"name": "interactions.csv"},
+        PART | {"name": "interactions.ndjson\n"},
+        PART | {"name": None},
+        PART | {"bytes": -1},
+        PART | {"bytes": "8"},
+        PART | {"rows": 1e400},
+    ],
+    ids=str,
+)
+def test_a_state_that_was_altered_leads_nowhere_else(part: dict[str, Any], tmp_path: Path) -> None:
+    """A name such as `../victim` would have another file cut to the length that is stored with it."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (tmp_path / "victim").write_bytes(b"precious")
+    for format, parts in (("ndjson", [part]), ("parquet", [part]), ("ndjson", [PART, PART])):
+        if format == "parquet":
+            pytest.importorskip("pyarrow")
+        state = json.dumps({"kind": "truto-sink-1", "format": format, "parts": parts})
+        with pytest.raises(DamagedStateError):
+            run(build(format, folder).open(state.encode()))
+    assert (tmp_path / "victim").read_bytes() == b"precious"
+    assert names(folder) == set()
+
+
+@pytest.mark.parametrize("state", [b"\xff", b'{"kind":"truto-sink-1","format":"\xff"}', b"[" * 100_000, b"7"])
+def test_a_state_that_is_nothing_of_ours_is_damage(state: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DamagedStateError, match="cannot be read"):
+        run(build("ndjson", tmp_path).open(state))
+
+
+@posix
+@pytest.mark.parametrize("format", FORMATS)
+def test_output_that_was_replaced_by_a_link_is_damage(format: str, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    checkpoint = finished(format, folder)
+    path = committed(folder)
+    path.rename(tmp_path / "moved")
+    path.symlink_to(tmp_path / "moved")
+    before = (tmp_path / "moved").read_bytes()
+    with pytest.raises(DamagedStateError, match="a link or a device"):
+        run(pull(build(format, folder), checkpoint))
+    assert (tmp_path / "moved").read_bytes() == before
+
+
+@posix
+@pytest.mark.parametrize("format", FORMATS)
+def test_planted_temporary_files_are_not_written_into(format: str, tmp_path: Path) -> None:
+    folder, victim = tmp_path / "out", tmp_path / "victim"
+    folder.mkdir()
+    victim.write_bytes(b"precious")
+    for name in (".manifest.json.tmp", ".part-000001.parquet.tmp"):
+        (folder / name).symlink_to(victim)
+
+    def plant(step: str) -> None:
+        with suppress(FileExistsError):
+            (folder / ".part-000002.parquet.tmp").symlink_to(victim)
+
+    run(pull(build(format, folder, disk=Disk(plant)), MemoryCheckpoint()))
+    assert victim.read_bytes() == b"precious"
+    assert read_rows(folder, format) == expected_rows()
+
+
+@posix
+def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(StateConflictError, match="was not written by a pull"):
+        run(pull(build("ndjson", tmp_path), MemoryCheckpoint()))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_empty_name_is_not_the_current_folder(format: str) -> None:
+    """A variable that is not set would otherwise fill the folder one happens to be in."""
+    with pytest.raises(UsageError, match="empty"):
+        build(format, cast("Any", ""))
 
 
 def test_another_format_goes_into_another_folder(tmp_path: Path) -> None:

@@ -225,6 +225,29 @@ def test_a_body_that_cannot_be_read_does_not_hide_a_status(status: int, body: by
     with_server(plays(head + body), story)
 
 
+@pytest.mark.parametrize("status", [200, 404, 407])
+@pytest.mark.parametrize(
+    "reason",
+    ["Non trouvé".encode("latin-1"), "見つかりません".encode("shift-jis"), b"\xed\xa0\xbd", b"\xff\xfe"],
+)
+def test_a_head_that_is_not_utf_8_becomes_text_that_can_be_stored(status: int, reason: bytes) -> None:
+    """HTTP allows any bytes there. A report, a log or a database takes no surrogates."""
+    head = b"HTTP/1.1 %d %b\r\nX-Reason: %b\r\nContent-Length: 0\r\n\r\n" % (status, reason, reason)
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        try:
+            reply = await send(transport)
+        except ConnectError as error:
+            assert status == 407
+            str(error).encode()
+        else:
+            for text in (reply.reason, reply.headers["x-reason"]):
+                assert "\ufffd" in text
+                text.encode()
+
+    with_server(plays(head), story)
+
+
 @pytest.mark.parametrize("first", ["buffered", "streamed"])
 @pytest.mark.parametrize(
     "unasked",
@@ -704,14 +727,19 @@ def test_a_connection_that_is_made_while_the_loop_is_held_is_in_time(
     run(main())
 
 
-def test_connecting_is_timed_in_a_pool_of_others_too() -> None:
+def test_connecting_is_timed_in_a_session_of_the_caller_too() -> None:
     """By ``sock_connect``: aiohttp's ``connect`` would include the wait for a free connection."""
 
+    class Session(FailingSession):
+        async def request(self, *_: Any, timeout: aiohttp.ClientTimeout, **__: Any) -> Any:  # noqa: ASYNC109
+            assert (timeout.connect, timeout.sock_connect, timeout.sock_read) == (None, 7.0, 8.0)
+            raise self._error
+
     async def main() -> None:
-        async with aiohttp.ClientSession() as session:
-            transport = Transport("http://x", max_connections=1, session=session)
-            timeout = transport._client_timeout(Timeouts(connect=7.0))
-            assert (timeout.connect, timeout.sock_connect) == (None, 7.0)
+        session: Any = Session(OSError("not sent"), asyncio.get_running_loop())
+        transport = Transport("http://x", max_connections=1, session=session)
+        with pytest.raises(ConnectError, match="not sent"):
+            await send(transport, timeouts=Timeouts(connect=7.0, read=8.0))
 
     run(main())
 
@@ -1316,6 +1344,17 @@ def test_a_base_url_loses_its_last_slash() -> None:
         ("https://api.truto.one", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "uto.one"}, "http://p:1"),
         ("https://api.truto.one:8443", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "api.truto.one"}, None),
         ("https://127.0.0.1:8443/x", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "127.0.0.1"}, None),
+        ("https://10.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, None),
+        ("https://10.1.2.3:8443/x", {"https_proxy": "http://p:1", "no_proxy": "x, 10.9.9.9/8 ,y"}, None),
+        ("https://10.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/255.0.0.0"}, None),
+        ("https://11.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, "http://p:1"),
+        ("https://10.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/80,/8,10"}, "http://p:1"),
+        ("https://[fd00::1]:8443", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "fd00::/8"}, None),
+        ("https://[fd00::1]:8443", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8,[fd00::1]"}, None),
+        ("https://[::1]", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "::1"}, None),
+        ("https://[::ffff:10.0.0.1]", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, None),
+        ("https://[fe80::1]", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "fd00::/8,10.0.0.0/8"}, "http://p:1"),
+        ("https://api.truto.one", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "0.0.0.0/0,::/0"}, "http://p:1"),
     ],
 )
 def test_the_environment_names_the_proxy(

@@ -14,10 +14,10 @@ modules with a leading underscore are internal.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from ._version import __version__ as __version__
 
+TYPE_CHECKING = False  # importing typing would take ten times as long as all of the rest
 if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the same
     from ._http.policy.rate_limiter import Pacing as Pacing
     from ._http.policy.rate_windows import Rate as Rate
@@ -67,7 +67,8 @@ _NAMES = {
     "ConnectError CursorExpiredError CursorLoopError DamagedStateError DeadlineError DecodeError MissingExtraError "
     "NotFoundError PermissionDeniedError RateLimitError ReconnectRequiredError ServerError StateConflictError "
     "StorageError TransportError TruncatedBodyError TrutoError UsageError",
-    "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled",
+    "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled "
+    "UnknownFields",
     "models": "ROW_COLUMNS AdditionalMetric Capabilities Capability DebugInfo Email IntegratedAccount Integration "
     "Interaction Issue Metrics Number Page Position RateLimit RawResponse ResponseInfo User",
     "models.pulls": "AccountPage PlannedAccount Unit Window",
@@ -98,7 +99,7 @@ if (
 ):  # type checkers cannot follow a computed ``__all__``, and with ``__getattr__`` accept any name
     __all__ = sorted([*_MODULES, "__version__"])
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{_MODULES[name]}", __name__), name)

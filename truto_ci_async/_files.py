@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,12 @@ R = TypeVar("R")
 Step: TypeAlias = Callable[[str], None]
 
 READ_BYTES = 2**20
+# What common file systems allow for a name, in bytes.
+MAX_NAME_BYTES = 255
+# For files that nobody named: a link in their place leads to a file that is not ours. (Windows has no such flag.)
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 
 def no_step(name: str) -> None:
@@ -91,9 +98,12 @@ class Disk:
         self.is_stopped = False
 
     def open(self, path: Path) -> int:
-        """Open for appending; create the file if it is missing."""
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        return os.open(path, flags, 0o666)
+        """Open for appending; create the file if it is missing. A symbolic link is refused."""
+        return os.open(path, _FLAGS | NO_LINK, 0o666)
+
+    def create(self, path: Path, mode: int = 0o666) -> int:
+        """Open a new file for appending; fail if there is anything of that name."""
+        return os.open(path, _FLAGS | NO_LINK | os.O_EXCL, mode)
 
     def write(self, file: int, data: bytes | memoryview) -> None:
         """Write all of ``data``."""
@@ -153,7 +163,8 @@ class Disk:
 class AtomicFile:
     """A file that appears under its name only when it is complete. Until then a file of that name is left alone.
 
-    It is written beside its target under a temporary name, synced and then renamed:
+    It is written beside its target under a random name, synced and then renamed. It gets the permissions of the file
+    that it replaces:
 
         file = AtomicFile(path)
         try:
@@ -183,8 +194,12 @@ class AtomicFile:
             raise UsageError(f"{self.path} is a directory or a device, not a file")
         self.path = Path(os.path.realpath(self.path))
         temporary = self.path.with_name(f".truto-{secrets.token_hex(8)}.part")
-        self._file = self._disk.open(temporary)
+        old = self.path.stat() if self.path.exists() else None
+        # Nobody may read it who could not read the old file, not even before its permissions are copied.
+        self._file = self._disk.create(temporary, 0o666 if old is None else old.st_mode & 0o600)
         self._temporary = temporary
+        if old is not None:
+            _copy_permissions(old, self._file)
 
     def write(self, data: bytes) -> None:
         """Append ``data``. If that fails, as on a full disk, cut off the part of it that was written."""
@@ -223,6 +238,23 @@ class AtomicFile:
         file, self._file = self._file, None
         if file is not None:
             self._disk.close(file)
+
+
+def _copy_permissions(old: os.stat_result, file: int) -> None:
+    """Copy owner and mode, as far as the system lets us."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        os.fchown(file, old.st_uid, old.st_gid)
+    with suppress(OSError):
+        os.fchmod(file, old.st_mode & 0o777)
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Return ``path`` with ``suffix`` at the end of its name, which is shortened if it would become too long."""
+    room = MAX_NAME_BYTES - len(os.fsencode(suffix))
+    name = os.fsencode(path.name)
+    return path.with_name((path.name if len(name) <= room else name[:room].decode(errors="ignore")) + suffix)
 
 
 def storage_error(error: OSError, path: Path | str, doing: str) -> StorageError:

@@ -15,7 +15,7 @@
     │   ├── PermissionDeniedError   403: see ``missing_scopes``
     │   ├── NotFoundError           404
     │   ├── RateLimitError          429: wait ``retry_after`` seconds
-    │   ├── AccountBlockedError     503 without Retry-After: the account is blocked
+    │   ├── AccountBlockedError     503 from Truto without Retry-After: the account is blocked
     │   └── ServerError             any other 5xx, 408, 425, 3xx and unexpected statuses
     ├── DecodeError                 the body is not what the API documents
     ├── BodyTooLargeError           the body exceeds a size limit; raise the limit or use ``stream``
@@ -276,7 +276,7 @@ class PermissionDeniedError(APIError):
 
 
 class NotFoundError(APIError):
-    """404: no such account or resource (local), or the provider has nothing there (remote)."""
+    """404: Truto (local) or the provider (remote) knows no such thing."""
 
 
 class RateLimitError(APIError):
@@ -284,7 +284,7 @@ class RateLimitError(APIError):
 
 
 class AccountBlockedError(APIError):
-    """503 without Retry-After: Truto has blocked this account; ask Truto's support."""
+    """503 from Truto itself without Retry-After: it has blocked this account; ask Truto's support."""
 
 
 class ServerError(APIError):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
@@ -22,6 +21,7 @@ from msgspec import Struct
 
 from truto_ci_async.models import Issue
 
+from ._text import printable
 from .errors import ConfigurationError
 
 __all__ = [
@@ -33,13 +33,11 @@ __all__ = [
     "RequestSent",
     "ResponseReceived",
     "RetryScheduled",
+    "UnknownFields",
 ]
 
 logger = logging.getLogger("truto_ci_async")
 logger.addHandler(logging.NullHandler())
-
-# A control character in a provider's text could start a forged log line.
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class Event(Struct, frozen=True, kw_only=True, gc=False):
@@ -53,7 +51,7 @@ class Event(Struct, frozen=True, kw_only=True, gc=False):
 
     def __str__(self) -> str:
         who = "" if self.account is None else f" [account {self.account}]"
-        return _UNPRINTABLE.sub(" ", self._text() + who)
+        return printable(self._text() + who)
 
     def _text(self) -> str:
         return type(self).__name__
@@ -142,6 +140,18 @@ class FieldRepaired(Event, frozen=True, kw_only=True, gc=False):
         return f"repaired {self.path}: {self.message}"
 
 
+class UnknownFields(Event, frozen=True, kw_only=True, gc=False):
+    """``fields`` were received in the ``normalized`` format and left out: the items have no place for them.
+
+    Told once for each name in a walk. ``item_type=dict`` keeps everything.
+    """
+
+    fields: tuple[str, ...]
+
+    def _text(self) -> str:
+        return f"left out fields that the items have no place for: {', '.join(self.fields)}; item_type=dict keeps them"
+
+
 EventHook: TypeAlias = Callable[[Event], object]
 
 
@@ -205,6 +215,13 @@ class Emitter:
         first = FieldRepaired(time=0.0, account=account, path=issues[0].path, message=issues[0].message)
         more = f" and {len(issues) - 1} more on this page" if len(issues) > 1 else ""
         self._logger.warning("%s%s", first, more)
+
+    def report_unknown_fields(self, fields: Sequence[str], *, account: str | None = None) -> None:
+        """Report fields that were left out: one event, and a WARNING in the log."""
+        event = UnknownFields(time=self.now(), account=account, fields=tuple(fields))
+        if self.active:
+            self.emit(event)
+        self._logger.warning("%s", event)
 
     def _call(self, hook: EventHook, event: Event) -> None:
         try:

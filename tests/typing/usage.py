@@ -153,6 +153,7 @@ async def keyed_and_raw(truto: TrutoClient) -> None:
         assert_type(response, RawResponse)
         assert_type((response.body, response.status, response.next_cursor), tuple[bytes, int, str | None])
         assert_type(response.headers, dict[str, str])
+        assert_type((response.provider_cursor, response.has_more), tuple[str | None, bool])
 
 
 async def streams(truto: TrutoClient) -> None:

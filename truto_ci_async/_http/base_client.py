@@ -41,7 +41,7 @@ from truto_ci_async.models import ResponseInfo
 
 from .call import Call, emit_wait, waiting_call
 from .credentials import TOKEN_VARIABLE, Secret, Token, TokenSource, hidden
-from .failures import error_of_status, failure_of
+from .failures import drop_locals, error_of_status, failure_of
 from .options import (
     check_limits,
     check_policies,
@@ -111,7 +111,7 @@ class BaseClient:
         session: aiohttp.ClientSession | None = None,
         on_event: EventHook | None = None,
     ) -> None:
-        token = hidden(token)
+        token, base_url, proxy = hidden(token), hidden(base_url), hidden(proxy)  # URLs may hold passwords
         check_limits(max_body_bytes, max_connections)
         check_policies(timeouts, retry, pacing)
         check_transport(base_url, headers, proxy, ssl_context, session)
@@ -119,7 +119,7 @@ class BaseClient:
         self._headers = merge_headers(base_headers(user_agent()), checked_headers(headers or {}))
         self._sent_headers: tuple[Secret, dict[str, str]] | None = None
         self._transport = Transport(
-            base_url or os.environ.get(BASE_URL_VARIABLE) or DEFAULT_BASE_URL,
+            hidden(os.environ.get(BASE_URL_VARIABLE)) or DEFAULT_BASE_URL if base_url is None else base_url,
             max_connections=max_connections,
             proxy=proxy,
             ssl_context=ssl_context,
@@ -200,12 +200,13 @@ class BaseClient:
         read: Callable[[bytes], Awaitable[R]],
         body: bytes | None = None,
         error_fallback: Callable[[APIError], bytes | None] | None = None,
+        on_empty: Callable[[ResponseInfo], bytes] | None = None,
     ) -> tuple[R, ResponseInfo]:
         """Make one call, retries included, and return what ``read`` makes of the body.
 
         ``target`` is path and query, encoded. If ``read`` finds the body truncated, the whole body is fetched again;
         the time that ``read`` takes is on no deadline. ``error_fallback`` may return a body to use instead of raising
-        an error status.
+        an error status. ``on_empty`` returns the body to use in place of an empty one, or raises as ``read`` does.
 
         :raises APIError: an error status that retrying did not help.
         :raises TransportError: the network failed for as long as the policy tries.
@@ -224,6 +225,8 @@ class BaseClient:
                 content, info = await self._within_total(call, attempt_once, error_fallback, failure)
                 read_since = monotonic()
                 try:
+                    if not content and on_empty is not None:
+                        content = on_empty(info)
                     result = await read(content)
                     call.state.succeeded()
                     return result, info
@@ -233,8 +236,12 @@ class BaseClient:
                 except DecodeError as error:
                     error.account = account
                     raise
+        except TrutoError as error:
+            drop_locals(error)
+            raise
         finally:
             failure = None  # the error, its frames and this variable would be a cycle
+            content = b""  # this frame is part of them too
 
     def open_stream(self, target: str, *, account: str | None) -> Reopen:
         """Prepare a call whose body the caller reads as it arrives.
@@ -250,7 +257,13 @@ class BaseClient:
             return response, call.response_info(response.status, response.headers, attempt)
 
         async def reopen(failure: TransportError | None = None) -> tuple[StreamedResponse, ResponseInfo]:
-            return await self._within_total(call, attempt_once, None, failure)
+            try:
+                return await self._within_total(call, attempt_once, None, failure)
+            except TrutoError as error:
+                drop_locals(error)
+                raise
+            finally:
+                failure = None  # as in request
 
         return reopen
 
@@ -288,21 +301,10 @@ class BaseClient:
                 raise
             if self._transport.closed:
                 raise UsageError("the client was closed during this call") from None
-            raise self._out_of_time(call) from call.last_error
+            raise call.out_of_time(self.timeouts.total) from call.last_error
         finally:
             self._in_flight.discard(deadline)
             call.last_error = failure = None  # an error, its frames and the call would be a cycle
-
-    def _out_of_time(self, call: Call) -> DeadlineError:
-        attempts = call.state.attempts
-        return DeadlineError(
-            f"no response within {self.timeouts.total} s, after {attempts} attempts "
-            f"and {call.waited:.1f} s of waiting for a turn",
-            deadline="total",
-            seconds=self.timeouts.total,
-            account=call.account,
-            attempts=attempts,
-        )
 
     async def _attempts(
         self,
@@ -387,7 +389,8 @@ class BaseClient:
         try:
             raise error
         finally:
-            del error  # its traceback holds this frame, so the two would be a cycle
+            # Its traceback holds this frame: the two would be a cycle, and the body may repeat the token.
+            del error, response
 
     def _headers_with(self, token: Secret) -> dict[str, str]:
         """Return the headers to give with a request; they are made once for each token."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias
+from urllib.parse import quote
 
 from truto_ci_async.errors import ConfigurationError
 
@@ -17,6 +18,23 @@ class Secret(str):
 
     def __repr__(self) -> str:
         return "'***'"
+
+
+# A token of at least this many characters is masked in what the service says. A shorter one, such as "token" in
+# somebody's test, is no secret, and may be a word or a key of the body.
+SHORTEST_SECRET = 12
+
+
+def mask(text: str, token: str) -> str:
+    """Return ``text`` without ``token``: some services repeat what they got, and errors end up in logs."""
+    if len(token) < SHORTEST_SECRET:
+        return text
+    return text.replace(token, "***").replace(quote(token, safe=""), "***")
+
+
+def token_of(headers: Mapping[str, str]) -> Secret:
+    """Return the token that is sent with ``headers``, or an empty text."""
+    return Secret(headers.get("Authorization", "").rpartition(" ")[2])
 
 
 #: A token, or a function (plain or async) that returns one; it is called again when the service refuses the last.

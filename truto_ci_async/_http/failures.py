@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import time
+from traceback import walk_tb
 
 from truto_ci_async._http.policy.headers import parse_retry_after
 from truto_ci_async._http.policy.retry import Failure
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
 from truto_ci_async._wire.responses import read_error
-from truto_ci_async.errors import APIError, ConnectError, DeadlineError, TransportError, TruncatedBodyError
+from truto_ci_async.errors import (
+    AccountBlockedError,
+    APIError,
+    ConnectError,
+    DeadlineError,
+    TransportError,
+    TruncatedBodyError,
+)
 
-from .credentials import Secret
-
-# A token of at least this many characters is masked in what the service says. A shorter one, such as "token" in
-# somebody's test, is no secret, and may be a word or a key of the body.
-SHORTEST_SECRET = 12
+from .credentials import Secret, mask
 
 
 def error_of_status(
@@ -23,25 +28,52 @@ def error_of_status(
     """Return the error for a status other than 2xx."""
     if 200 <= response.status < 300:
         return None
-    body = response.body
-    if len(token) >= SHORTEST_SECRET:
-        # Some services repeat the token they got, and the error ends up in logs and stored state.
-        body = body.replace(token.encode(), b"***")
     return read_error(
         response.status,
         response.headers,
-        body,
+        mask(response.body.decode("latin-1"), token).encode("latin-1"),
         reason=response.reason,
         retry_after=parse_retry_after(response.headers, time()),
         account=account,
     )
 
 
+# Code whose finished frames may hold a whole body.
+_BODY_READERS = frozenset({"truto_ci_async", "json", "ijson", "msgspec"})
+
+
+def drop_locals(error: BaseException) -> None:
+    """Clear the variables of the frames in the tracebacks of an error and of its causes.
+
+    They hold the response and its body, several times over. Whoever keeps ten errors would keep ten bodies. Where the
+    error was raised can still be printed. Frames of the caller's own code, and those still running, keep theirs.
+    """
+    seen = set[int]()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        todo += [each.__cause__, each.__context__]
+        if isinstance(each, UnicodeDecodeError):
+            each.object = each.object[each.start : each.end]
+            each.args = (each.encoding, each.object, each.start, each.end, each.reason)
+        for frame, _ in walk_tb(each.__traceback__):
+            if frame.f_globals.get("__name__", "").partition(".")[0] in _BODY_READERS:
+                with suppress(RuntimeError):  # still running
+                    frame.clear()
+
+
 def failure_of(error: APIError | TransportError) -> Failure:
     """Return what the retry rules need to know of an error."""
     if isinstance(error, APIError):
         return Failure(
-            kind="status", status=error.status, is_remote=error.is_remote, retry_after=error.retry_after
+            kind="status",
+            status=error.status,
+            is_remote=error.is_remote,
+            is_blocked=isinstance(error, AccountBlockedError),
+            retry_after=error.retry_after,
         )
     if isinstance(error, DeadlineError):
         return Failure(kind="timeout")

@@ -36,8 +36,9 @@ T = TypeVar("T")
 Items = TypeVar("Items", list[Any], tuple[Any, ...])
 OnInvalid: TypeAlias = Literal["repair", "raise"]
 
-# Default limit for one item of a stream.
+# Default limits of a stream: for one item, and for what surrounds the items of a body.
 MAX_ITEM_BYTES = 64 * 2**20
+MAX_ENVELOPE_BYTES = 16 * 2**20
 
 
 class ItemReader(Generic[T]):
@@ -55,6 +56,11 @@ class ItemReader(Generic[T]):
     anything that would be an issue is a DecodeError. An object with none of a Struct's keys cannot be kept: since all
     fields are optional, it would become a record full of None.
     """
+
+    #: Whether the items of a page may be decoded together with what surrounds them.
+    joins_envelope = True
+    #: Names of fields that were received and that ``item_type`` does not have, where anyone looks for them.
+    unknown_fields: tuple[str, ...] = ()
 
     def __init__(self, item_type: type[T] | Any, *, on_invalid: OnInvalid = "repair") -> None:
         if on_invalid not in ("repair", "raise"):

@@ -8,7 +8,9 @@ looks as if it held nothing known, the envelope is split into its top-level keys
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import re
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -26,6 +28,8 @@ T = TypeVar("T")
 
 # How much of a large body is decoded in one step: a few milliseconds.
 SLICE_BYTES = 256 * 1024
+# A longer cursor is refused: no request could hold it, and each is kept in positions and stored state.
+MAX_CURSOR_BYTES = 64 * 1024
 # How many keys of an unexpected body an error message lists.
 KEYS_SHOWN = 12
 
@@ -42,6 +46,7 @@ class PageData(Struct, Generic[T], kw_only=True):
     extra: dict[str, Any] = {}
     issues: list[Issue] = []
     keys: tuple[str, ...] | None = None
+    unknown_fields: tuple[str, ...] = ()
 
 
 class _Envelope(Struct, Generic[T], forbid_unknown_fields=True):
@@ -71,6 +76,12 @@ class PageReader(Generic[T]):
         envelope: type[_Envelope[T]] = cast("Any", _Envelope)[items.item_type]
         self._envelope = msgspec.json.Decoder(envelope)
 
+    def read_flat_rows(self, on_unknown: Callable[[list[str]], object]) -> None:
+        """Read rows of the ``normalized`` format from now on; see ``FlatRowReader``."""
+        from .flat_rows import flat_row_reader
+
+        self._items = flat_row_reader(self._items, on_unknown)
+
     def read(self, body: bytes) -> PageData[T]:
         """Read a body in one go.
 
@@ -78,7 +89,7 @@ class PageReader(Generic[T]):
         :raises TruncatedBodyError: it is the beginning of a JSON text.
         """
         try:
-            if not self._keyed:
+            if not self._keyed and self._items.joins_envelope:
                 try:
                     envelope = decode_with(self._envelope, body)
                 except msgspec.ValidationError:
@@ -86,7 +97,7 @@ class PageReader(Generic[T]):
                 if not self._items.blank(envelope.result):
                     return PageData(
                         items=self._items.detach(envelope.result) if self._detaches else envelope.result,
-                        next_cursor=envelope.next_cursor or None,
+                        next_cursor=cursor_text(envelope.next_cursor),
                         prev_cursor=envelope.prev_cursor or None,
                         result_count=envelope.result_count,
                         is_partial_response=envelope.is_partial_response,
@@ -117,20 +128,24 @@ class PageReader(Generic[T]):
                 items += decoder.feed(body[start : start + SLICE_BYTES])
                 yield None
             items += decoder.flush()
-            envelope = decoder.close()
+            decoder.close()
         except DecodeError:
             # Raises the same error, or reads what takes the whole body, such as ``result`` given twice.
             yield self.read(body)
             return
-        raw_envelope = {key: Raw(msgspec.json.encode(value)) for key, value in envelope.items()}
-        yield PageData(items=tuple(items), issues=decoder.issues, **_read_envelope(raw_envelope))
+        yield PageData(items=tuple(items), issues=decoder.issues, **_read_envelope(decoder.raw_envelope()))
 
     def _read_leniently(self, body: bytes) -> PageData[T]:
         envelope = _split_envelope(body)
         result = _take_result(envelope)
+        around = _read_envelope(envelope)
         keys: tuple[str, ...] | None = None
+        lost: list[Issue] = []
         if self._keyed:
             keys, result = _split_keyed(result)
+            lost = _lost_items(around.get("result_count"), len(keys))
+            if lost and self._items.on_invalid == "raise":
+                raise DecodeError(lost[0].message, path=lost[0].path, raw=body[:EXCERPT_BYTES])
         if result[:1] != b"[":
             _raise_not_an_array(body, result)
         items, issues = self._items.read_array(result)
@@ -139,7 +154,13 @@ class PageReader(Generic[T]):
         if keys is not None and len(items) != len(keys):
             dropped = {issue.index for issue in issues if issue.dropped}
             keys = tuple(key for index, key in enumerate(keys) if index not in dropped)
-        return PageData(items=tuple(items), issues=issues, keys=keys, **_read_envelope(envelope))
+        return PageData(
+            items=tuple(items),
+            issues=[*issues, *lost],
+            keys=keys,
+            unknown_fields=self._items.unknown_fields,
+            **around,
+        )
 
     def _raise_no_valid_item(self, first: Issue) -> NoReturn:
         name = getattr(self._items.item_type, "__name__", str(self._items.item_type))
@@ -209,17 +230,40 @@ def _take_result(envelope: dict[str, Raw]) -> bytes:
     raise DecodeError(f"the body has no result; its keys are: {keys}{hint}")
 
 
+class _Key:
+    """A key of an object that may come again: two keys are never equal, so that a dict keeps both."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_decode_pairs = msgspec.json.Decoder(dict[_Key, Raw], dec_hook=lambda _, text: _Key(text)).decode
+
+
 def _split_keyed(result: bytes) -> tuple[tuple[str, ...], bytes]:
-    """Turn ``{"k": item, …}`` into its keys and ``[item, …]``; an empty array counts as an empty object."""
+    """Turn ``{"k": item, …}`` into its keys and ``[item, …]``; an empty array counts as an empty object.
+
+    A key that comes twice is in both twice.
+    """
     if result[:1] == b"[" and not result[1:-1].strip():
         return (), b"[]"
     try:
-        pairs = msgspec.json.decode(result, type=dict[str, Raw])
+        pairs = _decode_pairs(result)
     except msgspec.ValidationError:
         raise DecodeError(
             "result must be an object: the service did not key it by the field asked for", path="$.result"
         ) from None
-    return tuple(pairs), b"[" + b",".join(bytes(raw) for raw in pairs.values()) + b"]"
+    return tuple(key.text for key in pairs), b"[" + b",".join(bytes(raw) for raw in pairs.values()) + b"]"
+
+
+def _lost_items(counted: int | None, keys: int) -> list[Issue]:
+    """Compare the service's own count with the keys: of items with the same key it keeps one."""
+    if counted is None or counted <= keys:
+        return []
+    message = f"the service counted {counted:,} items, but there are {keys:,} keys: items with the same key are lost"
+    return [Issue(path="$.result_count", message=message, dropped=True)]
 
 
 def _read_envelope(envelope: dict[str, Raw]) -> dict[str, Any]:
@@ -256,24 +300,74 @@ def _decode_value(key: str, raw: Raw) -> Any:
 def cursor_text(value: object) -> str | None:
     """Read a cursor: null, empty and absent mean the end, and an integer is taken as its digits.
 
-    :raises DecodeError: any other type.
+    :raises DecodeError: any other type, or a text that no request can hold.
     """
     if value is None or value == "":
         return None
-    if isinstance(value, str):
-        return value
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    raise DecodeError(f"next_cursor must be a string, not {value!r:.80}", path="$.next_cursor")
+        value = str(value)
+    if not isinstance(value, str):
+        raise DecodeError(f"next_cursor must be a string, not {value!r:.80}", path="$.next_cursor")
+    if len(value) > MAX_CURSOR_BYTES or len(value.encode(errors="surrogatepass")) > MAX_CURSOR_BYTES:
+        raise DecodeError(
+            f"next_cursor has more than {MAX_CURSOR_BYTES:,} bytes; it begins {value[:40]!r}",
+            path="$.next_cursor",
+        )
+    return value
 
 
 class _RawEnvelope(Struct):
     next_cursor: Any = None
+    records: Raw = Raw(b"null")
 
 
-def raw_cursor(body: bytes) -> str | None:
-    """Return the ``next_cursor`` of a raw body if it is a JSON object that has one, else None."""
-    if body[:1].isspace() or body[:1] == b"{":
-        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError, DecodeError):
-            return cursor_text(msgspec.json.decode(body, type=_RawEnvelope).next_cursor)
-    return None
+# What a JSON object begins with, in UTF-8 or UTF-16, with a byte order mark or without.
+_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{|\xff\xfe(?:\s\0)*\{\0|\xfe\xff(?:\0\s)*\0\{")
+# Up to this size a body that msgspec refuses is read by the standard library, which takes NaN, control characters,
+# lone surrogates and UTF-16, but holds the loop.
+_LENIENT_BYTES = 2**20
+
+
+def raw_cursors(body: bytes) -> tuple[str | None, str | None]:
+    """Return the ``next_cursor`` of a raw body, and the provider's own cursor, which only Gong's body has.
+
+    A raw body can be anything; one that is not a JSON object has neither.
+
+    :raises DecodeError: it is a JSON object, but cannot be read, so nobody knows whether there is another page.
+    """
+    if not _OBJECT.match(body):
+        return None, None
+    try:
+        envelope = msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"), type=_RawEnvelope)
+        next_cursor, records = envelope.next_cursor, msgspec.json.decode(envelope.records)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        next_cursor, records = _raw_envelope_leniently(body, error)
+    provider = cast("dict[str, object]", records).get("cursor") if isinstance(records, dict) else None
+    if isinstance(next_cursor, str) and not _is_text(next_cursor):
+        raise DecodeError(
+            "next_cursor has half of a surrogate pair, and cannot be sent", path="$.next_cursor"
+        )
+    found = cursor_text(next_cursor)
+    return found, None if provider is None or found else str(provider) or None
+
+
+def _raw_envelope_leniently(body: bytes, cause: Exception) -> tuple[object, object]:
+    parsed: object = None
+    if len(body) <= _LENIENT_BYTES:
+        with suppress(ValueError, RecursionError):
+            parsed = json.loads(body, strict=False)
+    if not isinstance(parsed, dict):
+        raise DecodeError(
+            f"the body cannot be read, so nobody knows whether there is another page: {cause}",
+            raw=body[:EXCERPT_BYTES],
+        ) from None
+    given = cast("dict[str, object]", parsed)
+    return given.get("next_cursor"), given.get("records")
+
+
+def _is_text(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -55,7 +55,13 @@ def read_error(
     error = _text(given.get("error")) or reason
     insight = given.get("truto_error_insight")
     is_remote = given.get("truto_is_remote_error") is True
-    return error_class(status, is_remote=is_remote, has_retry_after=retry_after is not None)(
+    kind = error_class(
+        status,
+        is_remote=is_remote,
+        has_retry_after=retry_after is not None,
+        is_truto=given.keys() >= _TRUTO_KEYS,
+    )
+    return kind(
         _error_message(status, headers, body, fields, fallback=error),
         status=status,
         error=error,
@@ -70,12 +76,22 @@ def read_error(
     )
 
 
-def error_class(status: int, *, is_remote: bool, has_retry_after: bool) -> type[APIError]:
-    """Return the exception that says what to do about a status."""
+# All errors of Truto have these; a balancer's or a proxy's JSON may have a ``message``, but no ``statusCode``.
+_TRUTO_KEYS = frozenset({"statusCode", "message"})
+
+
+def error_class(
+    status: int, *, is_remote: bool, has_retry_after: bool, is_truto: bool = True
+) -> type[APIError]:
+    """Return the exception that says what to do about a status; ``is_truto``: the body has the shape of Truto's errors.
+
+    Only a 503 of Truto's own without ``Retry-After`` means that the account is blocked. The provider, and a balancer
+    in front of the service, send 503 when they are away for a moment.
+    """
     if status == 401:
         return ReconnectRequiredError if is_remote else AuthenticationError
     if status == 503:
-        return ServerError if has_retry_after else AccountBlockedError
+        return ServerError if has_retry_after or is_remote or not is_truto else AccountBlockedError
     if status in _ERROR_CLASSES:
         return _ERROR_CLASSES[status]
     return BadRequestError if 400 <= status < 500 else ServerError
@@ -115,23 +131,50 @@ def _text(value: object) -> str:
 
 
 _CURSOR_STATUSES = frozenset({400, 404, 409, 410, 422})
-_OTHER_FILTERS = re.compile(r"filter|different|other|mismatch|does not belong", re.IGNORECASE)
-_EXPIRED = re.compile(
-    r"expired|malformed|not a cursor|invalid|unknown|no longer|not found|stale", re.IGNORECASE
+_CURSOR = r"\b(?:next_|page_)?cursor\b"
+_EXPIRED = r"\b(?:expired?|expires|expiry|stale|outdated|too old|timed out|no longer)\b"
+# Words for a cursor of another list call. "another" alone is none: "request another one", "start another walk".
+_FOREIGN = (
+    r"\bmismatch(?:ed|es)?\b"
+    r"|\b(?:does|do|did)(?: not|n't) (?:belong|match|correspond|fit)\b"
+    r"|\b(?:for|of|from|to|with|by|under) (?:an)?other (?!one\b|cursor\b)\w"
+    r"|\b(?:for|of|from|to|with|by|under) (?:a )?different\b"
+    r"|\bdiffers?\b"
+    r"|\b(?:filters|parameters|query) (?:(?:have|has|were|was|are|is) )?(?:changed|different)\b"
+    r"|\b(?:in|not )valid (?:for|with) (?:these|this|the|your) (?:\w+ )?(?:filters?|query|parameters?|account|window)\b"
 )
+# Words that many messages have: they count only next to the cursor's own parameter.
+_BAD = r"(?:invalid|unknown|malformed|bad|illegal|unrecogni[sz]ed|corrupt(?:ed)?)"
+_NEVER_VALID = (
+    rf"\b{_BAD} (?:values? (?:for|of|in) )?(?:the )?(?:parameter )?['\"`]?(?:next_|page_)?cursor\b"
+    r"|\b(?:next_|page_)?cursor['\"`]?(?: parameter| value| token)?(?: ?['\"`][^'\"`]*['\"`])?:? "
+    r"(?:(?:is|was|does|could|can|cannot|looks|seems) )?"
+    rf"(?:{_BAD}\b|not (?:valid|found|exist|known|recogni[sz]ed)\b|(?:not )?be (?:found|decoded|parsed|read)\b)"
+    r"|\b(?:not a (?:valid )?|no such )cursor\b"
+    r"|\b(?:could not|couldn't|cannot|can't|unable to|failed to) (?:decode|parse|read|find|resolve) (?:the |this )?"
+    r"['\"`]?(?:next_|page_)?cursor\b"
+)
+
+
+def _search(pattern: str, text: str) -> bool:
+    return re.search(pattern, text, re.IGNORECASE) is not None
 
 
 def raise_for_cursor(error: APIError, cursor: str | None) -> NoReturn:
     """Raise ``error``, or what it means if the service refused the ``cursor`` that was sent.
 
+    Expiry comes first: a message about an expired cursor often tells how to ask for another one.
+
     :raises CursorExpiredError: the service no longer accepts the cursor.
     :raises UsageError: the cursor belongs to other filters.
     :raises APIError: anything else, unchanged.
     """
-    if cursor and error.status in _CURSOR_STATUSES and "cursor" in error.message.lower():
-        if _OTHER_FILTERS.search(error.message):
+    said = " ".join(error.message.split())
+    if cursor and error.status in _CURSOR_STATUSES and _search(_CURSOR, said):
+        is_expired = _search(_EXPIRED, said)
+        if not is_expired and _search(_FOREIGN, said):
             raise UsageError(f"the cursor belongs to other filters: {error.message}") from error
-        if _EXPIRED.search(error.message):
+        if is_expired or _search(_NEVER_VALID, said):
             raise CursorExpiredError(
                 f"the service no longer accepts this cursor: {error.message}; start the window again",
                 cursor=cursor,
@@ -141,6 +184,37 @@ def raise_for_cursor(error: APIError, cursor: str | None) -> NoReturn:
         raise error
     finally:
         del error  # this frame is part of its traceback: a reference cycle otherwise
+
+
+# "No stats found for the specified period", "no calls match the given filters": what is missing is data. A message
+# about a missing company, route or user names that instead.
+_PERIOD_OR_FILTER = (
+    r"(?<![/\w-])(?:(?:time|date) ?(?:ranges?|frames?|windows?|spans?|periods?)|timeframes?|periods?|dates?|ranges?"
+    r"|windows?|intervals?|filters?|criteria)\b"
+)
+_NO_DATA = (
+    r"\b(?:no|nothing|zero|0|not (?:find )?any)\b(?! (?:longer|such|access|permission|right|authori[sz]|licen[sc]e"
+    r"|subscription|connection|integration|compan|account|workspace|tenant|organi[sz]ation|route|endpoint|resource))"
+    r"[^.;]{0,80}?\b(?:for|in|within|during|between|over|under|with|by"
+    r"|match\w*|correspond\w*|satisf\w+|meet\w*)\b[^.;]{0,60}?" + _PERIOD_OR_FILTER
+)
+_NOTHING_THERE = (
+    r"^\W*(?:there (?:is|are|was|were) )?no (?:\w+ )?(?:data|stats|statistics|records|results|rows|interactions|calls"
+    r"|activity|activities)(?: (?:was|were|is|are))?(?: (?:found|available|returned|yet))?\W*$"
+)
+
+
+def says_no_data(error: APIError) -> bool:
+    """Tell whether a 404 of the provider means that there is no data for the period or filter: an empty window.
+
+    "Could not find company" is a 404 too, and means that something is wrong.
+    """
+    if error.status != 404 or not error.is_remote:
+        return False
+    remote = error.insight.get("remote_error")
+    description = cast("dict[str, object]", remote).get("description") if isinstance(remote, dict) else None
+    texts = (" ".join(_text(each).split()) for each in (error.message, error.raw_response, description))
+    return any(_search(_NO_DATA, text) or _search(_NOTHING_THERE, text) for text in texts)
 
 
 class _TokenBody(Struct):

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Raw
 
-from truto_ci_async.cli.output.destinations import Output, is_stdout, open_destination
+from truto_ci_async.cli.output.destinations import (
+    Output,
+    check_destination,
+    earlier_output,
+    is_stdout,
+    open_destination,
+)
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, INTERACTION_LAYOUT, TableWriter
 from truto_ci_async.cli.output.writers import ROW_FORMATS, CsvWriter, DocumentWriter, Writer, make_writer
 from truto_ci_async.errors import UsageError
@@ -126,12 +132,22 @@ async def _write_raw(
 ) -> None:
     progress.noun = "document"
     progress.position = options.next_cursor
-    pages = resource.raw(
-        options.account, cursor=options.next_cursor, max_pages=options.max_pages, **_filters(options)
+    pages = aiter(
+        resource.raw(
+            options.account, cursor=options.next_cursor, max_pages=options.max_pages, **_filters(options)
+        )
     )
     async for page in pages:
-        output.page([page.json(Raw)])
-        progress.add_page(1, page.next_cursor)
+        documents = [page.json(Raw)] if page.body else []  # a first page may be empty
+        output.page(documents)
+        progress.items += len(documents)
+        # A relative time has to be continued by a position, which holds what it was resolved to.
+        is_relative = pages.position is not None and pages.position.times
+        progress.add_page(0, pages.position if is_relative else page.next_cursor)
+        if page.provider_cursor is not None:
+            progress.rest = (
+                "the provider has more, for which --format raw cannot ask: leave it out to get all pages"
+            )
 
 
 async def _write_keyed(
@@ -204,7 +220,7 @@ def _filters(options: argparse.Namespace) -> Filters:
     return {
         "start_time": options.start_time,
         "end_time": options.end_time,
-        "users": options.users,
+        "users": options.users or None,
         "limit": options.limit,
         "exclude_fields": options.exclude_fields,
         "ignore_remote_data": options.ignore_remote_data,
@@ -245,7 +261,17 @@ def _mask_values(value: object) -> Any:
 
 @contextmanager
 def open_output(options: argparse.Namespace, writer: Writer, progress: Progress) -> Generator[Output]:
-    """Open the destination of ``--out``; afterwards, name the fields that had no column."""
+    """Open the destination of ``--out``; afterwards, name the fields that had no column.
+
+    :raises UsageError: nothing can be written there, or the beginning of what this run continues would be lost.
+    """
+    if not is_stdout(options.out):
+        check_destination("--out", options.out)
+        if getattr(options, "next_cursor", None) and (earlier := earlier_output(options.out)):
+            raise UsageError(
+                f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
+                "a file of another name, or move that one away"
+            )
     output = Output(writer, open_destination(options.out))
     try:
         with output:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from truto_ci_async import errors
+from truto_ci_async._text import printable
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -43,9 +44,9 @@ exit codes:
 
 
 def say(line: str) -> None:
-    """Print one message on stderr. A closed stderr is ignored."""
+    """Print one line on stderr, without anything in it that a terminal would obey. A closed stderr is ignored."""
     with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def plural(count: int, noun: str) -> str:
@@ -124,6 +125,7 @@ class Progress:
         self.position: object = None  # where to continue; None at the beginning and at the end
         self.repeated = 0  # items already written that come again when continuing from `position`
         self.more = "there is more"
+        self.rest = ""  # what is missing although there is no position to continue from
         self.file: Path | None = None  # where the output is; None for stdout
 
     def add_page(self, items: int, position: object, *, repeated: int = 0) -> None:
@@ -135,6 +137,8 @@ class Progress:
     def say_done(self) -> None:
         """Say what a successful command wrote, and how to get more if it stopped at a limit."""
         say(self._written())
+        if self.rest:
+            say(f"warning: {self.rest}")
         if self.position is not None:
             say(f"{self.more}; {self._how_to_continue()}")
         elif self.repeated:
@@ -158,4 +162,5 @@ class Progress:
         repeating = f" (it repeats the last {self.repeated:,})" if self.repeated else ""
         cursor = str(self.position)
         separator = "=" if cursor.startswith("-") else " "
-        return f"to continue{repeating}, add: --next-cursor{separator}{shlex.quote(cursor)}"
+        where = "" if self.file is None else ", in a file of another name"
+        return f"to continue{repeating}{where}, add: --next-cursor{separator}{shlex.quote(cursor)}"

@@ -9,11 +9,12 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from truto_ci_async.cli.output.destinations import ClosedPipe, check_destination, is_stdout
 from truto_ci_async.errors import UsageError
 
 from .connection import connect
 from .messages import DONE, FAILED, INCOMPLETE, INTERRUPTED, SOME_FAILED, TERMINATED, Progress, exit_code, say
-from .pull_progress import PullProgress, check_report_path, shown, summary, write_report
+from .pull_progress import PullProgress, shown, summary, write_report
 from .values import read_query
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ PULL_SANDBOX: Final[dict[str, Any]] = {
 
 async def pull(options: argparse.Namespace, _: Progress) -> int:
     """Run ``pull``. Progress and summary go to stderr; rows and the report go to files."""
-    check_report_path(options.report)
+    _check_paths(options)
     extra_query = read_query(options.query, options.query_json)
     accounts = _accounts(options)
     progress = PullProgress()
@@ -58,6 +59,16 @@ async def pull(options: argparse.Namespace, _: Progress) -> int:
         without = " without --fresh, which starts over," if options.fresh else ""
         say(f"run the same command again{without} to continue")
     return code
+
+
+def _check_paths(options: argparse.Namespace) -> None:
+    """:raises UsageError: an empty name, or a report that would replace a file of this pull."""
+    for option, path in (("--out", options.out), ("--accounts-file", options.accounts_file)):
+        if path == "":
+            raise UsageError(f"{option} is empty: is a variable not set?")
+    if not is_stdout(options.report):
+        inputs = [] if options.accounts_file is None else [options.accounts_file]
+        check_destination("--report", options.report, inputs=inputs, pull_folder=options.out)
 
 
 def _accounts(options: argparse.Namespace) -> list[str] | Path | None:
@@ -97,6 +108,7 @@ async def _pull_to(
         start_time=options.start_time,
         end_time=options.end_time,
         window=options.window,
+        allow_empty=options.allow_empty,
         users=options.users or None,
         limit=options.limit,
         exclude_fields=options.exclude_fields or None,
@@ -110,13 +122,14 @@ def _say_result(
 ) -> None:
     for line in summary(progress, options.out):
         say(line)
-    if options.report:
+    if options.report is not None:
         try:
             write_report(
                 options.report, progress, error, out=options.out, format=options.format, exit_code=code
             )
-        except OSError as failure:  # the exit code is about the pull itself
-            say(f"cannot write the report: {failure}")
+        except (OSError, ClosedPipe) as failure:  # the exit code is about the pull itself
+            reason = "its reader has gone" if isinstance(failure, ClosedPipe) else failure
+            say(f"cannot write the report: {reason}")
 
 
 class StopOnSignal(AbstractContextManager["StopOnSignal"]):

@@ -9,10 +9,10 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from truto_ci_async.errors import UsageError
+from truto_ci_async._text import encodable, printable
+from truto_ci_async.cli.output.destinations import open_destination
 from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 
 from .messages import advise, say
@@ -192,7 +192,7 @@ def _drawing(progress: PullProgress) -> Group:
     from rich.text import Text
 
     report = progress.report
-    first, *others = progress.parts()
+    first, *others = map(printable, progress.parts())
     total, done = (report.accounts * report.windows, finished(report)) if report else (None, 0)
     return Group(ProgressBar(total, done, width=40), Text(first, "bold"), Text(" · ".join(others)))
 
@@ -255,11 +255,12 @@ def _utc(seconds: float) -> str:
 
 
 def write_report(path: str, progress: PullProgress, error: BaseException | None, **more: Any) -> None:
-    """Write the report as JSON, atomically. ``error`` is what ended the pull.
+    """Write the report as JSON, in the way of ``--out``. ``error`` is what ended the pull.
 
     A pull that failed at once is reported too, since an older file would be taken for its report.
 
     :raises OSError: it cannot be written.
+    :raises ClosedPipe: it is a pipe whose reader has gone.
     """
     from truto_ci_async.pull.report import PullReport
 
@@ -273,13 +274,11 @@ def write_report(path: str, progress: PullProgress, error: BaseException | None,
         "waits": {reason: round(seconds, 3) for reason, seconds in _longest_first(progress.waits)},
         "elapsed": round(progress.elapsed, 3),
     }
-    file = Path(path)
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(file)
-
-
-def check_report_path(path: str | None) -> None:
-    """:raises UsageError: no file can be written there."""
-    if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
-        raise UsageError(f"--report needs the path of a file in an existing folder, not {path}")
+    text = encodable(json.dumps(document, indent=1, ensure_ascii=False)) + "\n"
+    destination = open_destination(path)
+    try:
+        destination.write(text.encode())
+        destination.finish()
+    except BaseException:
+        destination.abandon(b"")
+        raise

@@ -67,8 +67,9 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
     """The place after a page, from which a list call with the same filters continues.
 
     ``user_batch`` is the index of the batch of 20 users into which a long ``users`` filter is split, ``cursor`` the
-    service's own (None means the start of that batch), ``filters`` a fingerprint of the filters. Store it as text
-    with ``str()``; ``list(cursor=...)`` accepts the object and the text.
+    service's own (None means the start of that batch), ``filters`` a fingerprint of the filters. ``times`` holds the
+    relative times among them: name, as given, as sent. Store it as text with ``str()``; ``list(cursor=...)`` accepts
+    the object and the text.
     """
 
     PREFIX: ClassVar[str] = "truto-position-1."
@@ -76,10 +77,11 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
     filters: str
     user_batch: int = 0
     cursor: str | None = None
+    times: tuple[tuple[str, str, str], ...] = ()
 
     def __str__(self) -> str:
-        fields = msgspec.json.encode((self.user_batch, self.cursor, self.filters))
-        return self.PREFIX + base64.urlsafe_b64encode(fields).decode().rstrip("=")
+        fields = (self.user_batch, self.cursor, self.filters, *([self.times] if self.times else ()))
+        return self.PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(fields)).decode().rstrip("=")
 
     @classmethod
     def parse(cls, text: str) -> Position:
@@ -93,12 +95,21 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
                 raise ValueError(text)
             packed = text.removeprefix(cls.PREFIX)
             fields = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
-            user_batch, cursor, filters = msgspec.json.decode(fields, type=tuple[int, str | None, str])
+            packed_position = msgspec.json.decode(fields, type=_PackedPosition)
         except ValueError as error:
             raise UsageError(
                 f"not the text of a Position: {text[:40]!r}; store the whole of str(page.position)"
             ) from error
-        return cls(user_batch=user_batch, cursor=cursor, filters=filters)
+        return cls(**msgspec.structs.asdict(packed_position))
+
+
+class _PackedPosition(Struct, array_like=True, forbid_unknown_fields=True):
+    """The fields of a position in the order of its text."""
+
+    user_batch: int
+    cursor: str | None
+    filters: str
+    times: tuple[tuple[str, str, str], ...] = ()
 
 
 class Page(Sequence[T], Generic[T]):
@@ -106,7 +117,9 @@ class Page(Sequence[T], Generic[T]):
 
     ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
     ``extra`` has the envelope keys that this package does not know. ``issues`` lists repaired records. ``response`` has
-    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``.
+    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``. With
+    ``response_format="normalized"``, ``unknown_fields`` names the fields received so far in this walk that the items
+    have no place for.
     """
 
     __slots__ = (
@@ -120,6 +133,7 @@ class Page(Sequence[T], Generic[T]):
         "prev_cursor",
         "response",
         "result_count",
+        "unknown_fields",
     )
 
     def __init__(
@@ -133,6 +147,7 @@ class Page(Sequence[T], Generic[T]):
         debug: DebugInfo | None = None,
         extra: Mapping[str, Any] | None = None,
         issues: Sequence[Issue] = (),
+        unknown_fields: Sequence[str] = (),
         response: ResponseInfo | None = None,
         position: Position | None = None,
     ) -> None:
@@ -144,6 +159,7 @@ class Page(Sequence[T], Generic[T]):
         self.debug = debug
         self.extra: dict[str, Any] = dict(extra or {})
         self.issues: tuple[Issue, ...] = tuple(issues)
+        self.unknown_fields: tuple[str, ...] = tuple(unknown_fields)
         self.response = response or ResponseInfo()
         self.position = position
 
@@ -175,14 +191,46 @@ class Page(Sequence[T], Generic[T]):
 
 
 class RawResponse:
-    """A response whose body is not parsed (``response_format="raw"``)."""
+    """A response whose body is not parsed (``response_format="raw"``).
 
-    __slots__ = ("body", "next_cursor", "response")
+    ``provider_cursor`` is the cursor of the provider's own body (Gong's ``records.cursor``): it says that the provider
+    has more, but Truto's ``raw`` format has no way to ask for it. Other formats read all pages.
+    """
 
-    def __init__(self, *, body: bytes, response: ResponseInfo, next_cursor: str | None = None) -> None:
+    __slots__ = ("_cursor", "_cursor_error", "body", "provider_cursor", "response")
+
+    def __init__(
+        self,
+        *,
+        body: bytes,
+        response: ResponseInfo,
+        next_cursor: str | None = None,
+        provider_cursor: str | None = None,
+        cursor_error: DecodeError | None = None,
+    ) -> None:
         self.body = body
         self.response = response
-        self.next_cursor = next_cursor
+        self.provider_cursor = provider_cursor
+        self._cursor = next_cursor
+        self._cursor_error = cursor_error
+
+    @property
+    def next_cursor(self) -> str | None:
+        """Truto's cursor for the next page, if the body is a JSON object that has one.
+
+        :raises DecodeError: the body is a JSON object, but its cursor cannot be read.
+        """
+        if self._cursor_error is not None:
+            raise self._cursor_error.with_traceback(None)
+        return self._cursor
+
+    @property
+    def has_more(self) -> bool:
+        """Whether Truto or the provider has more.
+
+        :raises DecodeError: as ``next_cursor``.
+        """
+        return self.next_cursor is not None or self.provider_cursor is not None
 
     @property
     def status(self) -> int:

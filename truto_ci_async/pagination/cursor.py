@@ -6,7 +6,10 @@ cursor does not end anything. A cursor that comes twice is an error: following i
 
 from __future__ import annotations
 
+from hashlib import blake2b
 from typing import Protocol
+
+from msgspec.structs import replace
 
 from truto_ci_async.errors import CursorLoopError
 from truto_ci_async.models import Position
@@ -22,9 +25,9 @@ class HasNextCursor(Protocol):
 def position_after(here: Position, next_cursor: str | None, user_batches: int) -> Position | None:
     """Return the position after the page at ``here``, or None if the walk ends there."""
     if next_cursor:
-        return Position(filters=here.filters, user_batch=here.user_batch, cursor=next_cursor)
+        return replace(here, cursor=next_cursor)
     if here.user_batch + 1 < user_batches:
-        return Position(filters=here.filters, user_batch=here.user_batch + 1)
+        return replace(here, user_batch=here.user_batch + 1, cursor=None)
     return None
 
 
@@ -40,7 +43,9 @@ class PageCursor:
         self.pages = 0  # so far
         self._user_batches = user_batches
         self._account = account
-        self._seen = {start.cursor}
+        self._seen = set[bytes]()  # digests: a cursor can be long, and a walk can have many
+        if start.cursor is not None:
+            self._seen.add(_digest(start.cursor))
 
     def advance(self, here: Position, next_cursor: str | None) -> Position | None:
         """Move to the position after the page at ``here``, and return it.
@@ -51,13 +56,18 @@ class PageCursor:
         self.position = position_after(here, next_cursor, self._user_batches)
         if not next_cursor:
             self._seen.clear()
-        elif next_cursor in self._seen:
+            return self.position
+        digest = _digest(next_cursor)
+        if digest in self._seen:
             raise CursorLoopError(
                 f"the service returned the cursor {next_cursor[:80]!r} a second time, after {self.pages} pages",
                 cursor=next_cursor,
                 account=self._account,
                 pages=self.pages,
             )
-        else:
-            self._seen.add(next_cursor)
+        self._seen.add(digest)
         return self.position
+
+
+def _digest(cursor: str) -> bytes:
+    return blake2b(cursor.encode(errors="surrogatepass"), digest_size=16).digest()

@@ -9,10 +9,14 @@ from collections.abc import AsyncIterator, Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from truto_ci_async._json import EXCERPT_BYTES
+from truto_ci_async._wire.incremental.array_parser import WHITE
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, UsageError
 from truto_ci_async.models import ResponseInfo
 from truto_ci_async.models.debug import mask_repr
+
+from .page_fetch import empty_body_error, is_empty_by_framing
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import Body
@@ -38,10 +42,9 @@ NDJSON_TYPES = frozenset(
         "application/json-lines",
     }
 )
-# Besides `+json` suffixes. Some servers label JSON as plain text or bytes, or not at all.
-JSON_TYPES = frozenset(
-    {"", "application/json", "text/json", "text/plain", "application/octet-stream", "text/javascript"}
-)
+# A body that begins with one of these may be JSON with items, whatever its media type: servers label JSON as bytes,
+# as plain text or as nothing, and proxies add a second label. The last is the first byte of a byte order mark.
+JSON_STARTS = (b"{", b"[", b"\xef")
 
 
 def media_type(response: ResponseInfo) -> str:
@@ -52,17 +55,25 @@ def media_type(response: ResponseInfo) -> str:
 class PageBody(Generic[T]):
     """The body of one page while it is being read, either as ``receive``d bytes or in ``step``s of items.
 
-    A step that was cancelled has lost nothing and can be repeated.
+    ``cursor`` is what the page was asked for by. A step that was cancelled has lost nothing and can be repeated.
     """
 
-    def __init__(self, body: Body, response: ResponseInfo, new_decoder: Callable[[bool], Decoder[T]]) -> None:
+    def __init__(
+        self,
+        body: Body,
+        response: ResponseInfo,
+        new_decoder: Callable[[bool], Decoder[T]],
+        *,
+        cursor: str | None = None,
+    ) -> None:
         self.bytes_read = 0
         self.is_open = True
         self.at_end = False  # all bytes were decoded; `envelope` is what remains
         self.handed_out = False  # some of it: opening the page again would repeat that
         self.decoder: Decoder[T] | None = None
-        self._body = body
+        self._body: Body | None = body
         self._response = response
+        self._cursor = cursor
         self._new_decoder = new_decoder
         self._pieces: AsyncIterator[bytes]
         self._limit: int | None = None
@@ -78,15 +89,21 @@ class PageBody(Generic[T]):
         """
         self._limit = limit
         try:
+            assert self._body is not None
             self._pieces = self._body.pieces(None if limit is None else limit - already_read)
         except BodyTooLargeError as error:
             raise self._too_large() from error
 
     def close(self) -> None:
         """Give up the rest of the body; may be called twice."""
-        if self.is_open:
-            self.is_open = False
-            self._body.close()
+        self.is_open = False
+        self._piece, self._offset = b"", 0
+        body, self._body = self._body, None
+        if body is not None:
+            body.close()
+            self._pieces = (
+                _no_pieces()
+            )  # an error that is kept may hold this, and this would hold the connection
 
     async def receive(self) -> bytes | None:
         """Return the next bytes; None at the end."""
@@ -107,16 +124,18 @@ class PageBody(Generic[T]):
 
     async def step(self) -> list[T]:
         """Decode the next bytes, which may be received already, and return the items they complete."""
-        decoder = self.decoder or self._start_decoding()
         if self._offset == len(self._piece):
             piece = await self.receive()
             if piece is None:
                 self.at_end = True
-                return decoder.flush()
+                return [] if self.decoder is None else self.decoder.flush()
             self._piece, self._offset = piece, 0
         part = self._piece[self._offset : self._offset + self._step_size]
         self._offset += len(part)
         self.bytes_read += len(part)
+        decoder = self.decoder or self._start_decoding(part)
+        if decoder is None:
+            return []
         start = perf_counter()
         items = decoder.feed(part)
         took = perf_counter() - start
@@ -126,24 +145,44 @@ class PageBody(Generic[T]):
             self._step_size = min(self._step_size * 2, LARGEST_STEP)
         return items
 
-    def _start_decoding(self) -> Decoder[T]:
+    def _start_decoding(self, part: bytes) -> Decoder[T] | None:
+        """Decide by the first byte how to decode; None: there was only white space so far.
+
+        :raises DecodeError: the body is no JSON.
+        """
         kind = media_type(self._response)
-        is_ndjson = kind in NDJSON_TYPES
-        may_be_json = is_ndjson or kind in JSON_TYPES or kind.endswith("+json")
-        if not may_be_json and self._response.status != 204:
-            raise DecodeError(f"the body is {kind}, which holds no items; read it with chunks() or save()")
-        self.decoder = self._new_decoder(is_ndjson)
+        start = part.lstrip(WHITE)
+        if kind not in NDJSON_TYPES and not start:
+            return None
+        if kind not in NDJSON_TYPES and not start.startswith(JSON_STARTS) and not _is_json_type(kind):
+            raise DecodeError(
+                f"the body is {kind or 'not JSON'}, which holds no items; read it with chunks() or save()",
+                raw=start[:EXCERPT_BYTES],
+            )
+        self.decoder = self._new_decoder(kind in NDJSON_TYPES)
         return self.decoder
 
     def envelope(self) -> dict[str, Any]:
         """Return everything around the items, once ``at_end``.
 
-        :raises DecodeError: the body is not complete JSON. An empty body is fine with status 204 only.
+        :raises DecodeError: the body is not complete JSON.
+        :raises TruncatedBodyError: it ended early, or is empty; only a first page may be, if its head says so.
         """
-        assert self.decoder is not None
-        if self._response.status == 204 and self.decoder.bytes_read == 0:
-            return {}
-        envelope = self.decoder.close()
+        if self.bytes_read == 0:
+            if self._cursor is None and is_empty_by_framing(self._response):
+                return {}
+            raise empty_body_error(self._cursor)
+        decoder = self.decoder or self._new_decoder(False)  # which raises for white space
+        envelope = decoder.close()
         if "debug" in envelope:  # its requestOptions can hold the provider's credentials
             envelope["debug"] = mask_repr(envelope["debug"])
         return envelope
+
+
+async def _no_pieces() -> AsyncIterator[bytes]:
+    return
+    yield
+
+
+def _is_json_type(kind: str) -> bool:
+    return kind.split("/")[-1] == "json" or kind.endswith("+json")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
-from truto_ci_async._wire.responses import raise_for_cursor
-from truto_ci_async.errors import APIError, DecodeError, NotFoundError
+from truto_ci_async._wire.responses import raise_for_cursor, says_no_data
+from truto_ci_async.errors import APIError, DecodeError, TruncatedBodyError
 from truto_ci_async.events import PageDecoded
 from truto_ci_async.models import Page, Position, ResponseInfo
 
@@ -31,10 +31,13 @@ async def fetch_page(
     read: Callable[[bytes], Awaitable[PageData[Any]]],
     here: Position,
     *,
-    empty_body: bytes | None,
+    empty_body: bytes,
+    empty_on_not_found: bool,
 ) -> Page[Any]:
     """Fetch the page at ``here``; see ``fetch_and_read`` for the arguments and errors."""
-    data, response = await fetch_and_read(client, targets, read, here, empty_body=empty_body)
+    data, response = await fetch_and_read(
+        client, targets, read, here, empty_body=empty_body, empty_on_not_found=empty_on_not_found
+    )
     return Page(
         data.items,
         next_cursor=data.next_cursor,
@@ -44,6 +47,7 @@ async def fetch_page(
         debug=data.debug,
         extra=data.extra,
         issues=data.issues,
+        unknown_fields=data.unknown_fields,
         response=response,
         position=position_after(here, data.next_cursor, len(targets.query.user_batches)),
     )
@@ -55,20 +59,26 @@ async def fetch_and_read(
     read: Callable[[bytes], Awaitable[R]],
     here: Position,
     *,
-    empty_body: bytes | None = None,
+    empty_body: bytes,
+    empty_on_not_found: bool = False,
 ) -> tuple[R, ResponseInfo]:
     """Request the page at ``here`` and return what ``read`` makes of its body; ``read`` has no deadline.
 
-    ``empty_body`` is read in place of a remote 404 on the first page of a window, which is how Gong says "no stats
-    found for the specified period". Without it that 404 is raised.
+    On the first page of a window, ``empty_body`` is read in place of an empty body that is complete and, with
+    ``empty_on_not_found``, of a remote 404 that says that there is no data. Any other empty body is fetched again.
 
     :raises CursorExpiredError: the service no longer accepts the cursor.
     :raises UsageError: the cursor belongs to other filters.
     """
 
     def error_fallback(error: APIError) -> bytes | None:
-        is_no_data = isinstance(error, NotFoundError) and error.is_remote and here.cursor is None
-        return empty_body if is_no_data else None
+        is_empty = empty_on_not_found and here.cursor is None and says_no_data(error)
+        return empty_body if is_empty else None
+
+    def on_empty(response: ResponseInfo) -> bytes:
+        if here.cursor is None and is_empty_by_framing(response):
+            return empty_body
+        raise empty_body_error(here.cursor)
 
     try:
         return await client.request(
@@ -77,12 +87,24 @@ async def fetch_and_read(
             account=targets.query.account,
             read=read,
             error_fallback=error_fallback,
+            on_empty=on_empty,
         )
     except DecodeError as error:
         error.cursor = here.cursor
         raise
     except APIError as error:
         raise_for_cursor(error, here.cursor)
+
+
+def is_empty_by_framing(response: ResponseInfo) -> bool:
+    """Tell whether the head of a response says that it has no body, so that an empty one is complete."""
+    return response.status in (204, 205) or response.headers.get("content-length", "").strip() == "0"
+
+
+def empty_body_error(cursor: str | None) -> TruncatedBodyError:
+    """Make the error for a body that is empty where a page should be; retries fetch it again."""
+    where = "" if cursor is None else ", although the page before it had a next_cursor"
+    return TruncatedBodyError(f"the body is empty{where}")
 
 
 async def read_page(

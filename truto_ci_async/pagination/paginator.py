@@ -12,8 +12,9 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
+from truto_ci_async._checks import brief, is_whole_number
 from truto_ci_async._http.tasks import call_in_loop, starts_at_once
-from truto_ci_async.errors import CursorLoopError, UsageError
+from truto_ci_async.errors import CursorLoopError, DecodeError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse
 
 from .cursor import HasNextCursor, PageCursor
@@ -39,16 +40,12 @@ class PageSource(Struct, Generic[P], frozen=True):
     account: str | None = None
 
     def __post_init__(self) -> None:
-        if self.prefetch not in (0, 1):
+        if not is_whole_number(self.prefetch, least=0) or self.prefetch > 1:
             raise UsageError(
-                f"prefetch is 1 (fetch the next page while you work on this one) or 0, not {self.prefetch!r}"
+                f"prefetch is 1 (fetch the next page while you work on this one) or 0, not {brief(self.prefetch)}"
             )
-        if self.max_pages is not None and not _is_count(self.max_pages, least=1):
-            raise UsageError(f"max_pages is 1 or more, or None for all, not {self.max_pages!r}")
-
-
-def _is_count(value: object, *, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if self.max_pages is not None and not is_whole_number(self.max_pages, least=1):
+            raise UsageError(f"max_pages is 1 or more, or None for all, not {brief(self.max_pages)}")
 
 
 class Pages(Generic[P]):
@@ -76,10 +73,15 @@ class Pages(Generic[P]):
         self._may_prefetch = prefetch and source.prefetch > 0
         self._prefetch: Prefetch[P] | None = None
         self._is_fetching = False  # mutant: None is false too
-        self._loop_error: CursorLoopError | None = None
+        self._loop_error: CursorLoopError | DecodeError | None = None
 
     def __aiter__(self) -> Pages[P]:
         return self
+
+    @property
+    def position(self) -> Position | None:
+        """Where to continue after the pages so far: for ``cursor=``. None at the end."""
+        return self._cursor.position
 
     async def __anext__(self) -> P:
         if self._is_fetching:
@@ -96,11 +98,11 @@ class Pages(Generic[P]):
             page = await (self._source.fetch(here) if prefetch is None else prefetch.page())
         finally:
             self._is_fetching = False  # mutant: None is false too
-        if self._pages_left is not None:
+        if self._pages_left:  # 0 already if it was closed during the fetch
             self._pages_left -= 1
         try:
             following = self._cursor.advance(here, page.next_cursor)
-        except CursorLoopError as error:
+        except (CursorLoopError, DecodeError) as error:  # the latter from the cursor of a raw body
             self._loop_error = error  # raised at the next step: this page is good
             return page
         if following is not None and self._may_prefetch and self._pages_left != 0:
@@ -110,7 +112,10 @@ class Pages(Generic[P]):
         return page
 
     async def aclose(self) -> None:
-        """End the iteration and cancel the prefetch. Dropping the iterator does the same."""
+        """End the iteration and cancel the prefetch. Dropping the iterator does the same.
+
+        A task that waits for a page still gets it, and then the end.
+        """
         self._pages_left = 0
         self.cancel()
 
@@ -235,8 +240,8 @@ class Paginator(Generic[T]):
 
     async def collect(self, max_items: int | None = None) -> list[T]:
         """Return all items, or the first ``max_items``, in one list. No more pages are fetched than needed."""
-        if max_items is not None and not _is_count(max_items, least=0):
-            raise UsageError(f"max_items is 0 or more, or None for all, not {max_items!r}")
+        if max_items is not None and not is_whole_number(max_items, least=0):
+            raise UsageError(f"max_items is 0 or more, or None for all, not {brief(max_items)}")
         items: list[T] = []
         if max_items == 0:
             return items
@@ -258,7 +263,8 @@ class Paginator(Generic[T]):
 class RawPages:
     """A raw call that has not been sent yet: ``await`` it for the first body, ``async for`` for each.
 
-    It continues while the JSON body has a ``next_cursor`` at its top level; nothing else in the body is read.
+    It continues while the JSON body has a ``next_cursor`` at its top level. If that cannot be read, the body is handed
+    out and the next step raises DecodeError. Nothing else in the body is read.
     """
 
     def __init__(self, source: PageSource[RawResponse], *, label: str) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import anyio
 
 from truto_ci_async._files import AtomicFile, Worker
+from truto_ci_async._http.failures import drop_locals
 from truto_ci_async._wire.page_reader import cursor_text
 from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import (
@@ -66,10 +67,11 @@ class ItemStream(Generic[T]):
     (bytes of any content type) or ``save(path)``. Items are read in bounded memory and across pages
     (``follow_cursor``):
 
-    - JSON: the array at ``path``. If it is missing, a DecodeError lists the keys that are there.
+    - JSON: the array at ``path``. If it is missing, a DecodeError lists the keys that are there. The first byte
+      decides, not the media type: services label JSON as ``text/plain``, as bytes, or not at all.
     - NDJSON (by its media type): one item per line, without ``path`` or cursors.
-    - 204: no items. Any other empty body is a DecodeError, and so is another media type (a web page, a recording):
-      use ``chunks()`` or ``save()`` for those.
+    - 204, 205 or ``Content-Length: 0`` on a first page: no items. Any other empty body is fetched again.
+    - Anything else (a web page, a recording) is a DecodeError: use ``chunks()`` or ``save()`` for it.
 
     ``content_type``  media type of the response, in lower case.
     ``response``      status, headers and attempts of the page being read.
@@ -109,6 +111,7 @@ class ItemStream(Generic[T]):
         self._finished = self._failed = self._closed = False
         self._reopen: Reopen | None = None  # opens the page at ``position``
         self._failure: TransportError | None = None  # why it has to be opened again
+        self._opening: anyio.CancelScope | None = None  # while a response is awaited
         self._page: PageBody[T] | None = None
         self._whole_pages_bytes = 0
         self._items_taken = 0
@@ -171,8 +174,13 @@ class ItemStream(Generic[T]):
         self.close()
 
     def close(self) -> None:
-        """Give up the rest of the body; may be called twice. ``async with`` calls it for you."""
+        """Give up the rest of the body; may be called twice. ``async with`` calls it for you.
+
+        A task that is reading gets a ``UsageError``, also while it waits for a response.
+        """
         self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
         self._close_page()
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -305,6 +313,7 @@ class ItemStream(Generic[T]):
             elif isinstance(error, DecodeError) and self.position is not None:
                 error.cursor = self.position.cursor
             self._close_page()
+            drop_locals(error)
             raise
         finally:
             self._reading = False
@@ -319,12 +328,16 @@ class ItemStream(Generic[T]):
             self._reopen = self._opener(here)
         failure, self._failure = self._failure, None
         try:
-            body, self.response = await self._reopen(failure)
+            with anyio.CancelScope() as self._opening:
+                body, self.response = await self._reopen(failure)
+            if self._opening.cancelled_caught:
+                raise UsageError("the stream was closed while it was being read")
         except APIError as error:
             raise_for_cursor(error, here.cursor)
         finally:
+            self._opening = None
             del failure  # breaks the cycle of the error, its frames and this one
-        self._page = PageBody(body, self.response, self._new_decoder)
+        self._page = PageBody(body, self.response, self._new_decoder, cursor=here.cursor)
         if self._closed:
             self._page.close()
             raise UsageError("this stream is closed")
@@ -343,8 +356,9 @@ class ItemStream(Generic[T]):
         """Read what stood around the items, and move on to the next page."""
         here = self._cursor.position
         assert here is not None
-        self.envelope = page.envelope()
-        self.next_cursor = cursor_text(self.envelope.get("next_cursor"))
+        envelope = page.envelope()
+        self.next_cursor = cursor_text(envelope.get("next_cursor"))
+        self.envelope = envelope
         self._close_page()
         self._page = self._reopen = None
         self._whole_pages_bytes += page.bytes_read

@@ -17,6 +17,7 @@ import anyio
 from msgspec.structs import replace
 
 from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
+from truto_ci_async._http.policy.retry import can_never_succeed
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async.errors import (
@@ -28,6 +29,7 @@ from truto_ci_async.errors import (
     CursorExpiredError,
     CursorLoopError,
     DecodeError,
+    NotFoundError,
     RateLimitError,
     ServerError,
     TransportError,
@@ -131,7 +133,9 @@ class AccountPull:
         shared.fetching.add(fetch)
         read = partial(self._read, fetch)
         try:
-            page = await fetch_page(client, targets, read, here, empty_body=shared.reader.empty_body)
+            page = await fetch_page(
+                client, targets, read, here, empty_body=shared.reader.empty_body, empty_on_not_found=True
+            )
         except TrutoError as error:
             return self._failed(error, asked_at)
         finally:
@@ -141,6 +145,7 @@ class AccountPull:
         self._is_resumed = False
         response = page.response
         shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=len(page.issues))
+        shared.report.no_data += response.status == 404
         loop: CursorLoopError | None = None
         try:
             walk.advance(here, page.next_cursor)
@@ -253,7 +258,8 @@ class AccountPull:
         asks_to_wait = isinstance(cause, RateLimitError) or (
             isinstance(cause, APIError) and (cause.retry_after or 0.0) > shared.client.retry.max_wait
         )
-        if isinstance(cause, (TransportError, ServerError)) and not asks_to_wait:
+        is_hopeless = isinstance(cause, APIError) and can_never_succeed(cause.status)
+        if isinstance(cause, (TransportError, ServerError)) and not (asks_to_wait or is_hopeless):
             return self._unanswered(cause, asked_at)
         shared.circuit.success(time.monotonic())
         if asks_to_wait:
@@ -279,7 +285,7 @@ class AccountPull:
         wait = error.retry_after or 0.0
         self._calls += 1
         if wait > self._shared.client.retry.max_wait or self._calls >= ACCOUNT_CALLS:
-            return self.park(time.time() + wait)
+            return self.park(time.time() + min(wait, self._shared.budget.max_park))
         return time.monotonic() + max(wait, self._backoff())
 
     def _backoff(self) -> float:
@@ -294,6 +300,7 @@ class AccountPull:
         return self._fail(error) if self._restarts > RESTARTS else IN_TURN
 
     def _fail(self, error: TrutoError) -> float:
+        self._shared.report.not_found += isinstance(error, NotFoundError)
         self._shared.report.failed[self.account.id] = _without_frames(error)
         self._shared.report.windows_left += len(self._left)
         return self._end("failed", error=f"{type(error).__name__}: {error}")
@@ -307,8 +314,7 @@ class AccountPull:
     def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:
         """Note how the account ended, behind its pages that are still to be committed."""
         index, progress = self._left[0]
-        parked_at = None if until is None else time.time()
-        ended = replace(progress, outcome=outcome, error=error, until=until, parked_at=parked_at)
+        ended = replace(progress, outcome=outcome, error=error, until=until)
         entry = Entry(self._uncommitted, (self.account.id, index), ended)
         self._shared.commits.mark(entry)
         return NEVER

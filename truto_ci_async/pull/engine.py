@@ -12,16 +12,16 @@ and a single request at a time tries it. Only a refused token, a closed client a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import anyio
 
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async.errors import UsageError
-from truto_ci_async.models import Interaction
-from truto_ci_async.pull.checkpoint.base import Checkpoint
+from truto_ci_async.errors import DamagedStateError, UsageError
+from truto_ci_async.models import Interaction, Position
+from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.sinks.base import Sink
@@ -176,9 +176,12 @@ class Pull(Generic[T]):
         if not isinstance(asked, Plan):
             asked = await asked(None if self._grow else stored)
         self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
+        if self.plan.filters.get("response_format") == "normalized":
+            self._reader.read_flat_rows(self._client.emitter.report_unknown_fields)
         if self._sink is not None:
             await self._sink.open(self._checkpoint.sink_state)
         progress = await self._checkpoint.load()
+        _check_positions(progress)
         shared = Shared(
             self._client,
             self.plan,
@@ -189,8 +192,8 @@ class Pull(Generic[T]):
             self.report,
             self._budget,
         )
-        accounts = await accounts_to_do(self.plan, progress, self.report)
-        self._workers = Workers(shared, accounts, on_error=self._die)
+        to_do = await accounts_to_do(self.plan, progress, self.report, max_park=self._budget.max_park)
+        self._workers = Workers(shared, to_do, on_error=self._die)
         self._commits.is_open = True
 
     async def _run(self) -> None:
@@ -282,3 +285,15 @@ class Pull(Generic[T]):
         :raises UsageError: the pull has no sink or is closed, or the page was written before.
         """
         await self._commits.write(page)
+
+
+def _check_positions(progress: Mapping[Key, Progress]) -> None:
+    """:raises DamagedStateError: a stored position was not written by a pull."""
+    for (account, _), stored in progress.items():
+        try:
+            if stored.position is not None:
+                Position.parse(stored.position)
+        except UsageError as error:
+            raise DamagedStateError(
+                f"the stored position of account {account} is damaged: {error}"
+            ) from error

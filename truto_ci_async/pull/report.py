@@ -18,6 +18,7 @@ class Budget(Struct, frozen=True, kw_only=True):
     ``max_outage``    seconds a service may be down before the accounts that are left are parked for a later run.
     ``probe_wait``    seconds before a single trial request finds out whether the service is back; doubled for each
                       further one, up to ``max_probe_wait``.
+    ``max_park``      seconds an account is parked at most, whatever the service asks for.
 
     :raises ConfigurationError: a value out of range.
     """
@@ -26,12 +27,14 @@ class Budget(Struct, frozen=True, kw_only=True):
     max_outage: float = 900.0
     probe_wait: float = 1.0
     max_probe_wait: float = 30.0
+    max_park: float = 86_400.0
 
     def __post_init__(self) -> None:
         check_whole_number("max_accounts", self.max_accounts, least=1)
         check_number("max_outage", self.max_outage, least=0)
         check_number("probe_wait", self.probe_wait, above=0)
         check_number("max_probe_wait", self.max_probe_wait, above=0)
+        check_number("max_park", self.max_park, least=0)
 
 
 class PullReport(Struct, eq=False):
@@ -42,6 +45,8 @@ class PullReport(Struct, eq=False):
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run asks it again.
     ``parked``    account id -> when to ask it again, in seconds since 1970 (None: when the service is up again).
+    ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
+                  as empty. ``not_found`` accounts of this run that failed with any other 404.
     ``rows, pages, requests, retries, issues``  counts of this run; ``waited`` seconds of pacing, all accounts together.
     """
 
@@ -53,6 +58,8 @@ class PullReport(Struct, eq=False):
     empty: int = 0
     failed: dict[str, TrutoError] = {}
     parked: dict[str, float | None] = {}
+    no_data: int = 0
+    not_found: int = 0
     rows: int = 0
     pages: int = 0
     requests: int = 0

@@ -25,8 +25,6 @@ TURN_PAGES = 16
 # The loop has a turn after so many accounts or windows were gone through, which takes some milliseconds.
 YIELD_ACCOUNTS = 1_000
 YIELD_WINDOWS = 5_000
-# Seconds by which the clock may have been set back since an account was parked.
-CLOCK_SLACK = 60.0
 
 
 class Workers:
@@ -200,17 +198,20 @@ class Schedule:
         self._waiting.close()
 
 
-async def accounts_to_do(plan: Plan, stored: dict[Key, Progress], report: PullReport) -> list[PlannedAccount]:
-    """Return the accounts with a window left to do after earlier runs; ``report`` counts the others."""
+async def accounts_to_do(
+    plan: Plan, stored: dict[Key, Progress], report: PullReport, *, max_park: float
+) -> list[PlannedAccount]:
+    """Return the accounts with a window left to do after earlier runs; ``report`` counts the others.
+
+    A stored time more than ``max_park`` seconds ahead comes from a wrong clock and is ignored.
+    """
     report.accounts, report.windows = len(plan.accounts), len(plan.windows)
     over, rows, until = Counter[str](), Counter[str](), dict[str, float]()
     now = time.time()
     for number, ((name, _), progress) in enumerate(stored.items(), 1):
         over[name] += progress.is_over
         rows[name] += progress.rows
-        # Parked by a clock that was ahead: nobody knows until when.
-        is_known = progress.parked_at is None or progress.parked_at <= now + CLOCK_SLACK
-        if progress.outcome == "parked" and progress.until is not None and is_known:
+        if progress.outcome == "parked" and progress.until is not None:
             until[name] = max(until.get(name, 0.0), progress.until)
         if number % YIELD_WINDOWS == 0:
             await anyio.lowlevel.checkpoint()
@@ -220,7 +221,7 @@ async def accounts_to_do(plan: Plan, stored: dict[Key, Progress], report: PullRe
         if over[account.id] == len(plan.windows):
             report.done += 1
             report.empty += not rows[account.id]
-        elif until.get(account.id, 0.0) > now:
+        elif now < until.get(account.id, 0.0) <= now + max_park:
             report.parked[account.id] = until[account.id]
             report.windows_left += len(plan.windows) - over[account.id]
         else:

@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unp
 
 import msgspec
 
-from truto_ci_async._wire.filters import Filters, ResponseFormat, takes_filters
-from truto_ci_async._wire.item_reader import MAX_ITEM_BYTES, OnInvalid, item_reader
+from truto_ci_async._checks import brief, is_whole_number, plain
+from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
+from truto_ci_async._wire.item_reader import (
+    MAX_ENVELOPE_BYTES,
+    MAX_ITEM_BYTES,
+    ItemReader,
+    OnInvalid,
+    item_reader,
+)
 from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
-from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursor
+from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursors
 from truto_ci_async._wire.query_string import join_path
 from truto_ci_async.errors import DecodeError, UsageError
-from truto_ci_async.models import IntegratedAccount, Issue, Position, RawResponse
+from truto_ci_async.models import DebugInfo, IntegratedAccount, Issue, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
@@ -59,6 +66,7 @@ class StreamOptions(Filters, total=False):
     follow_cursor: bool
     engine: Engine
     max_item_bytes: int
+    max_envelope_bytes: int
     max_stream_bytes: int | None
 
 
@@ -74,18 +82,22 @@ class KeyedOptions(Filters, total=False):
 class Keyed(dict[str, T], Generic[T]):
     """The dict that ``keyed()`` returns: items by key.
 
-    ``issues`` lists repaired records and keys that came twice, of which the first item is kept. ``pages`` counts the
-    pages read.
+    ``issues`` lists repaired records, keys that came twice (the first item is kept), and pages for which the service
+    counted more items than it sent keys. ``pages`` counts the pages read. ``debug`` has the debug information of each
+    page with ``response_format="debug"``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.issues: list[Issue] = []
         self.pages = 0
+        self.debug: list[DebugInfo] = []
 
     def add_page(self, page: PageData[T]) -> list[Issue]:
         """Add the items of a page, and return an issue for each key that was there already."""
         self.pages += 1
+        if page.debug is not None:
+            self.debug.append(page.debug)
         found: list[Issue] = []
         for index, (key, item) in enumerate(zip(page.keys or (), page.items, strict=True)):
             if self.setdefault(key, item) is item:
@@ -144,16 +156,19 @@ class Resource(Generic[T]):
         Which items:
 
         ``integrated_account_id``  an id or an IntegratedAccount; None only with an account's own token.
-        ``start_time, end_time``   aware datetimes, dates (midnight UTC) or ISO 8601 text, which is sent unchanged.
-                                   Gong needs both, and returns whole days in the company's time zone.
-        ``users``                  user ids. More than 20 are sent in several batches, one after the other.
+        ``start_time, end_time``   aware datetimes, dates (midnight UTC), ISO 8601 text with an offset (sent unchanged),
+                                   or relative to now: timedeltas, ``now``, ``today``, ``-7d``, ``today-12h``. Those are
+                                   resolved once, for all pages. Gong needs both times, and returns whole days in the
+                                   company's time zone.
+        ``users``                  user ids; None: everyone. More than 20 are sent in several batches, in turn.
         ``limit``                  most records on a page; by default the service decides.
         ``ignore_limit``           ask the service to ignore ``limit``.
         ``super_query``            ``apac`` or ``wnam``: read Truto's synced store. Operators go into
                                    ``extra_query={"created_at": {"gt": time}, "sort_by": ...}``.
         ``skip_api_call``          do not ask the provider; ``Page.debug`` is then None.
         ``remote_query``           passed to the provider unchanged.
-        ``extra_query``            merged into the query last; None removes a parameter.
+        ``extra_query``            merged into the query last, its text unchanged; None removes a parameter. Like
+                                   ``remote_query`` it may have five levels: the service cannot read deeper ones.
         ``object_arrays``          how users are written: ``indices``, as the service reads them, or ``brackets``, as
                                    its documentation shows, for an environment whose mapping needs that.
 
@@ -161,30 +176,34 @@ class Resource(Generic[T]):
 
         ``ignore_remote_data``     leave out the provider's own record.
         ``exclude_fields``         names of fields to leave out; they are then None.
-        ``response_format``        ``unified``, ``normalized`` or ``debug`` (which fills ``Page.debug``).
+        ``response_format``        ``unified``, ``debug`` (which fills ``Page.debug``) or ``normalized``, where
+                                   metrics may stand beside the other fields; unknown fields are reported once.
         ``item_type``              another msgspec Struct, ``dict`` for any shape, ``msgspec.Raw`` for exact bytes.
         ``on_invalid``             ``repair``: a value of the wrong type becomes None, is listed in ``Page.issues`` and
                                    logged once per page; ``raise``: it is a DecodeError.
 
         How to iterate:
 
-        ``cursor``                 where to start: a ``Page.position``, its text, or the service's own cursor.
-        ``empty_on_not_found``     treat the provider's "nothing in this period" (404) as an empty page.
+        ``cursor``                 where to start: a ``Page.position``, its text, or the service's own cursor. With a
+                                   position, relative times are those of the walk it comes from.
+        ``empty_on_not_found``     take the provider's 404 as an empty page if it says that there is no data for this
+                                   period or filter. Any other 404 is a NotFoundError.
         ``prefetch``               1 fetches the next page while you work on this one. 0 does not, which saves a request
                                    and its connection if you stop early.
         ``max_pages``              stop after this many pages.
 
         :raises UsageError: at once, for an argument that can never be right.
         """
-        if response_format not in ("unified", "normalized", "debug"):
+        format: object = plain(response_format)
+        if not isinstance(format, str) or format not in ("unified", "normalized", "debug"):
             raise UsageError(
-                f"list() takes response_format 'unified', 'normalized' or 'debug', not {response_format!r}; "
+                f"list() takes response_format 'unified', 'normalized' or 'debug', not {brief(format)}; "
                 "use raw() or stream() for the others"
             )
         return make_paginator(
             self._client,
-            self._query(integrated_account_id, response_format, filters),
-            PageReader(item_reader(item_type or self._item_type, on_invalid)),
+            self._query(integrated_account_id, response_format, filters, cursor=cursor),
+            PageReader(self._item_reader(item_type, on_invalid, response_format, integrated_account_id)),
             cursor=cursor,
             empty_on_not_found=empty_on_not_found,
             prefetch=prefetch,
@@ -222,20 +241,28 @@ class Resource(Generic[T]):
 
             by_id = await truto.interactions.keyed(account_id, start_time=start, end_time=end)
 
-        A key that comes again on a later page keeps its first item; ``.issues`` lists the second.
+        A key that comes again, on the same page or a later one, keeps its first item; ``.issues`` lists the second.
+        They also tell if the service counted more items than there are keys: items with the same key are lost then.
 
-        :raises DecodeError: such a key, with ``on_invalid="raise"``.
+        :raises DecodeError: either of these, with ``on_invalid="raise"``.
         """
-        if not key_by:
-            raise UsageError("key_by is the name of a field, such as 'id'")
+        if not isinstance(plain(key_by), str) or not key_by:
+            raise UsageError(f"key_by is the name of a field, such as 'id', not {brief(key_by)}")
         query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
-        reader = PageReader(item_reader(item_type or self._item_type, on_invalid), keyed=True)
+        items = self._item_reader(item_type, on_invalid, response_format, query.account)
+        reader = PageReader(items, keyed=True)
         targets = RequestTargets(query)
         read = functools.partial(read_page, self._client, reader, account=query.account)
-        empty_body = reader.empty_body if empty_on_not_found else None
 
         async def fetch(here: Position) -> PageData[Any]:
-            data, _ = await fetch_and_read(self._client, targets, read, here, empty_body=empty_body)
+            data, _ = await fetch_and_read(
+                self._client,
+                targets,
+                read,
+                here,
+                empty_body=reader.empty_body,
+                empty_on_not_found=empty_on_not_found,
+            )
             return data
 
         keyed = Keyed[Any]()
@@ -269,15 +296,16 @@ class Resource(Generic[T]):
             response = await truto.interactions.raw(account_id, start_time=start, end_time=end)
             response.json()["peopleInteractionStats"]
 
-        It continues only if the body has a ``next_cursor`` at its top level. Filters are those of ``list``. A 404 is
-        always an error here.
+        It continues only if the body has a ``next_cursor`` at its top level. A JSON body whose cursor cannot be read is
+        handed out, and going on from it is a DecodeError. Gong's own body says by ``provider_cursor`` that there is
+        more, for which this format cannot ask. Filters are those of ``list``. A 404 is always an error here.
         """
-        query = self._query(integrated_account_id, "raw", filters)
+        query = self._query(integrated_account_id, "raw", filters, cursor=cursor)
         targets = RequestTargets(query)
 
         async def fetch(here: Position) -> RawResponse:
-            body, response = await fetch_and_read(self._client, targets, _unread, here)
-            return RawResponse(body=body, response=response, next_cursor=raw_cursor(body))
+            body, response = await fetch_and_read(self._client, targets, _unread, here, empty_body=b"")
+            return _raw_response(body, response, query.account, here)
 
         source = _page_source(
             self._client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages
@@ -306,6 +334,7 @@ class Resource(Generic[T]):
         follow_cursor: bool = True,
         engine: Engine = "auto",
         max_item_bytes: int = MAX_ITEM_BYTES,
+        max_envelope_bytes: int = MAX_ENVELOPE_BYTES,
         max_stream_bytes: int | None = None,
         **filters: Unpack[Filters],
     ) -> ItemStream[Any]:
@@ -323,17 +352,22 @@ class Resource(Generic[T]):
         ``engine``            ``auto``, as fast as decoding a whole body, or ``ijson``, several times slower, which
                               parses every byte with ijson.
         ``max_item_bytes``    most bytes of one item; ``max_stream_bytes`` of all bodies together (None: no limit).
+        ``max_envelope_bytes``  most bytes around the items of a body, such as the ``debug`` of that format.
 
         Filters, ``item_type`` and ``on_invalid`` are those of ``list``. A 404 is always an error here.
 
         :raises UsageError: at once, for an argument that can never be right.
         """
-        for name, value in (("max_item_bytes", max_item_bytes), ("max_stream_bytes", max_stream_bytes)):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise UsageError(f"{name} is a number of bytes, 1 or more, not {value!r}")
-        query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
+        for name, value in (
+            ("max_item_bytes", max_item_bytes),
+            ("max_envelope_bytes", max_envelope_bytes),
+            ("max_stream_bytes", max_stream_bytes),
+        ):
+            if value is not None and not is_whole_number(value, least=1):
+                raise UsageError(f"{name} is a number of bytes, 1 or more, not {brief(value)}")
+        query = self._query(integrated_account_id, response_format, filters, key_by=key_by, cursor=cursor)
         targets = RequestTargets(query)
-        reader = item_reader(item_type or self._item_type, on_invalid)
+        reader = self._item_reader(item_type, on_invalid, response_format, query.account)
         # Imported here: ijson takes half as long to load as the rest of the package, and many never need it.
         from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
         from truto_ci_async.pagination.stream import ItemStream
@@ -342,7 +376,12 @@ class Resource(Generic[T]):
             if is_ndjson:
                 return NdjsonDecoder(reader, max_item_bytes=max_item_bytes)
             return ItemDecoder(
-                reader, path=path, key_by=key_by is not None, engine=engine, max_item_bytes=max_item_bytes
+                reader,
+                path=path,
+                key_by=key_by is not None,
+                engine=engine,
+                max_item_bytes=max_item_bytes,
+                max_envelope_bytes=max_envelope_bytes,
             )
 
         def open_at(here: Position) -> Reopen:
@@ -352,12 +391,23 @@ class Resource(Generic[T]):
         return ItemStream(
             open_at,
             new_decoder,
-            PageCursor(_start(query, cursor), len(query.user_batches), account=query.account),
+            PageCursor(query.start_position(cursor), len(query.user_batches), account=query.account),
             follow_cursor=follow_cursor,
             max_stream_bytes=max_stream_bytes,
             emitter=self._client.emitter,
             account=query.account,
         )
+
+    def _item_reader(
+        self, item_type: Any, on_invalid: OnInvalid, response_format: ResponseFormat, account: Account
+    ) -> ItemReader[Any]:
+        reader = item_reader(item_type or self._item_type, on_invalid)
+        if response_format != "normalized":
+            return reader
+        from truto_ci_async._wire.flat_rows import flat_row_reader
+
+        tell = functools.partial(self._client.emitter.report_unknown_fields, account=account_id(account))
+        return flat_row_reader(reader, tell)
 
     def _query(
         self,
@@ -366,12 +416,13 @@ class Resource(Generic[T]):
         filters: Filters,
         *,
         key_by: str | None = None,
+        cursor: str | Position | None = None,
     ) -> ListQuery:
-        """Check the filters.
+        """Check the filters, and resolve relative times: now, or as in the walk that ``cursor`` continues.
 
         :raises UsageError: a filter that can never be right.
         """
-        return list_query(
+        query = list_query(
             "unified",
             self._model,
             self._resource,
@@ -380,10 +431,20 @@ class Resource(Generic[T]):
             key_by=key_by,
             **filters,
         )
+        return query.continued_from(cursor)
 
 
 async def _unread(body: bytes) -> bytes:
     return body
+
+
+def _raw_response(body: bytes, response: ResponseInfo, account: str | None, here: Position) -> RawResponse:
+    try:
+        cursor, provider_cursor = raw_cursors(body)
+    except DecodeError as error:
+        error.account, error.cursor = account, here.cursor
+        return RawResponse(body=body, response=response, cursor_error=error.with_traceback(None))
+    return RawResponse(body=body, response=response, next_cursor=cursor, provider_cursor=provider_cursor)
 
 
 def make_paginator(
@@ -403,7 +464,8 @@ def make_paginator(
         client,
         RequestTargets(query),
         functools.partial(read_page, client, reader, account=query.account),
-        empty_body=reader.empty_body if empty_on_not_found else None,
+        empty_body=reader.empty_body,
+        empty_on_not_found=empty_on_not_found,
     )
     source = _page_source(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(source, label=label)
@@ -420,16 +482,10 @@ def _page_source(
 ) -> PageSource[P]:
     return PageSource(
         fetch,
-        _start(query, cursor),
+        query.start_position(cursor),
         spawn=client.spawn,
         user_batches=len(query.user_batches),
         prefetch=prefetch,
         max_pages=max_pages,
         account=query.account,
     )
-
-
-def _start(query: ListQuery, cursor: str | Position | None) -> Position:
-    if cursor is not None and not isinstance(cursor, (str, Position)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"cursor takes a page.position, its text or the service's own, not {cursor!r}")
-    return query.start_position(cursor)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
@@ -80,6 +81,8 @@ class FileSink(ABC):
     ) -> None:
         if verify not in ("full", "size"):
             raise UsageError(f"verify must be 'full' or 'size', not {verify!r}")
+        if not os.fspath(directory):
+            raise UsageError("the name of the folder is empty")
         self.directory = Path(directory)
         self._fresh = fresh
         self._verify = verify
@@ -266,7 +269,7 @@ class FileSink(ABC):
         """Make sure that the folder holds nothing of value: every file with one of our names will be removed."""
         try:
             manifest = read_manifest(self.directory)
-        except msgspec.DecodeError:
+        except ValueError:
             self._conflict(f"its {MANIFEST} was not written by a pull. Use another folder")
         if manifest is None:
             if found := sorted(name for name in self._our_files() if not name.startswith(".")):
@@ -283,13 +286,16 @@ class FileSink(ABC):
     def _read_state(self, text: bytes) -> SinkState:
         try:
             state = msgspec.json.decode(text, type=SinkState)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise DamagedStateError(
                 f"the state of the output in {self.directory} cannot be read: {error}",
                 path=str(self.directory),
             ) from error
         if state.format != self.format:
             self._conflict(f"it holds {state.format}, not {self.format}. Use another folder")
+        names = [part.name for part in state.parts]
+        if len(set(names)) < len(names) or not all(name.endswith(f".{self.format}") for name in names):
+            self._damaged(self.directory, "its parts are not those of one pull")
         return state
 
     def _conflict(self, what: str) -> NoReturn:
@@ -302,11 +308,14 @@ class FileSink(ABC):
         """Make sure that a committed file has not changed."""
         path = self.directory / part.name
         try:
-            size = path.stat().st_size
+            found = path.lstat()
         except FileNotFoundError:
             if not part.bytes:
                 return
             self._damaged(path, "it is missing")
+        if not stat.S_ISREG(found.st_mode):
+            self._damaged(path, "it is a link or a device")
+        size = found.st_size
         if size < part.bytes or (size > part.bytes and not self._grows):
             self._damaged(path, f"it has {size:,} bytes instead of {part.bytes:,}")
         if self._verify == "full" and self._disk.checksum(path, part.bytes) != part.crc32:

@@ -16,7 +16,7 @@ from truto_ci_async.models.row_views import PULL_COLUMNS
 
 from .files import FileSink
 from .manifest import Part, SinkState
-from .rows import csv_cell, flat_rows, json_lines, pull_columns
+from .rows import csv_line, flat_rows, json_lines, pull_columns
 
 
 class _LineSink(FileSink):
@@ -84,4 +84,4 @@ class CsvSink(_LineSink):
     _header = (",".join(PULL_COLUMNS + ROW_COLUMNS) + "\n").encode()
 
     def _lines(self, page: AccountPage[Any]) -> bytes:
-        return "".join([",".join(map(csv_cell, row)) + "\n" for row in flat_rows(page, self.format)]).encode()
+        return "".join(map(csv_line, flat_rows(page, self.format))).encode()

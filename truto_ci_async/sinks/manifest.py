@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from truto_ci_async._files import Disk
 
 MANIFEST = "manifest.json"
 
 
+# Names and counts that were altered are refused when they are read: a part is a file in its folder, and nothing else.
+PartName: TypeAlias = Annotated[
+    str, Meta(pattern=r"\A(?:interactions\.(?:ndjson|csv)|part-[0-9]{6,18}\.parquet)\Z")
+]
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+
+
 class Part(Struct, frozen=True):
     """One committed file: how many of its bytes count, and their CRC-32."""
 
-    name: str
-    rows: int = 0
-    bytes: int = 0
-    crc32: int = 0
+    name: PartName
+    rows: Count = 0
+    bytes: Count = 0
+    crc32: Count = 0
 
 
 class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-sink-1"):
@@ -26,7 +35,7 @@ class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-
 
     format: str
     parts: tuple[Part, ...] = ()
-    next: int = 1
+    next: Count = 1
 
     @property
     def rows(self) -> int:
@@ -34,9 +43,9 @@ class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-
 
 
 class ManifestPart(Struct):
-    name: str
-    rows: int
-    bytes: int
+    name: PartName
+    rows: Count
+    bytes: Count
     crc32: str  # eight hex digits, as tools print them
 
 
@@ -44,8 +53,8 @@ class Manifest(Struct, kw_only=True, tag_field="kind", tag="truto-manifest-1"):
     """The content of ``manifest.json``."""
 
     format: str
-    rows: int = 0
-    bytes: int = 0
+    rows: Count = 0
+    bytes: Count = 0
     columns: tuple[str, ...] = ()
     parts: tuple[ManifestPart, ...] = ()
 
@@ -53,10 +62,13 @@ class Manifest(Struct, kw_only=True, tag_field="kind", tag="truto-manifest-1"):
 def read_manifest(directory: Path) -> Manifest | None:
     """Return the manifest of a folder, None if it has none.
 
-    :raises msgspec.DecodeError: the file was not written by ``write_manifest``.
+    :raises ValueError: the file was not written by ``write_manifest``.
     """
+    path = directory / MANIFEST
     try:
-        return msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+            raise ValueError("it is not a file")
+        return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
         return None
 
@@ -75,7 +87,7 @@ def write_manifest(disk: Disk, directory: Path, state: SinkState, columns: tuple
     disk.step("manifest")
     temporary = directory / f".{MANIFEST}.tmp"
     disk.remove(temporary)
-    file = disk.open(temporary)
+    file = disk.create(temporary)
     try:
         disk.write(file, msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n")
         disk.fsync(file)

@@ -151,7 +151,8 @@ class _PartFile:
 
     def __init__(self, disk: Disk, path: Path) -> None:
         self.path = path
-        self.file = disk.open(path)
+        disk.remove(path)  # of a run that was killed
+        self.file = disk.create(path)
         self.size = self.crc32 = 0
         self.is_discarded = False
         self._disk = disk

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter, itemgetter
 from typing import Any, cast
@@ -41,13 +41,21 @@ def flat_rows(page: AccountPage[Any], format: str) -> list[tuple[Any, ...]]:
 _needs_quotes = re.compile('[",\r\n]').search
 
 
-def csv_cell(value: object) -> str:
-    """Write one value for CSV. None becomes an empty cell."""
+def csv_line(values: Iterable[object]) -> str:
+    """Write one row of CSV, with its line end."""
+    # A row that is one empty cell would be a blank line, which readers skip.
+    return (",".join([_csv_cell(value) for value in values]) or '""') + "\n"
+
+
+def _csv_cell(value: object) -> str:
+    """Write one value. None becomes an empty cell, lists and objects become JSON."""
     if value is None:
         return ""
-    if isinstance(value, str):
-        return '"' + value.replace('"', '""') + '"' if _needs_quotes(value) else value
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+    if not isinstance(value, str):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return str(value)
+        value = value.isoformat() if isinstance(value, datetime) else msgspec.json.encode(value).decode()
+    return '"' + value.replace('"', '""') + '"' if _needs_quotes(value) else value
 
 
 _WHITESPACE = b" \t\r\n"

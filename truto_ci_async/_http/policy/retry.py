@@ -30,6 +30,8 @@ GiveUpReason: TypeAlias = Literal["not retryable", "attempts", "elapsed", "budge
 
 # Contract section 3. ``classify`` has special rules for 503 and 401.
 FAULT_STATUSES: Final = frozenset({408, 425, 500, 502, 504, 520, 521, 522, 523, 524})
+# The service will say the same next time: not implemented, not this version of HTTP, a loop, a login page in between.
+PERMANENT_STATUSES: Final = frozenset({501, 505, 506, 508, 510, 511})
 # 2.0**1024 overflows, so the exponent of the backoff is bounded. The wait reaches its ceiling long before that.
 _MAX_DOUBLINGS: Final = 60
 
@@ -38,7 +40,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     """Deadlines in seconds; None means no limit.
 
     ``connect``  opening a connection, TLS included.
-    ``read``     longest gap between two bytes of a response.
+    ``read``     longest wait for the headers of a response, and longest gap between two bytes of its body.
     ``attempt``  one request, from the moment it gets one of the ``max_connections`` to the last byte of its body.
     ``total``    a whole call: every attempt, and every wait for pacing and between attempts.
 
@@ -104,12 +106,14 @@ class Failure(Struct, frozen=True, kw_only=True):
 
     ``kind`` is ``"status"`` for a response with an error status; ``"connect"``, ``"timeout"`` or ``"truncated"`` if no
     complete response arrived; ``"fatal"`` if a retry cannot help (a bad certificate, a proxy that refuses).
-    ``retry_after`` comes from ``parse_retry_after``, in seconds.
+    ``retry_after`` comes from ``parse_retry_after``, in seconds. ``is_blocked``: the status says that the account is
+    blocked.
     """
 
     kind: FailureKind
     status: int | None = None
     is_remote: bool = False
+    is_blocked: bool = False
     retry_after: float | None = None
 
     @property
@@ -117,7 +121,10 @@ class Failure(Struct, frozen=True, kw_only=True):
         """Whether and how to retry."""
         if self.kind == "status":
             return classify(
-                self.status or 0, is_remote=self.is_remote, has_retry_after=self.retry_after is not None
+                self.status or 0,
+                is_remote=self.is_remote,
+                has_retry_after=self.retry_after is not None,
+                is_blocked=self.is_blocked,
             )
         return "no" if self.kind == "fatal" else "fault"
 
@@ -127,7 +134,7 @@ class Failure(Struct, frozen=True, kw_only=True):
         return f"status {self.status}" if self.kind == "status" else self.kind
 
 
-def classify(status: int, *, is_remote: bool, has_retry_after: bool) -> Verdict:
+def classify(status: int, *, is_remote: bool, has_retry_after: bool, is_blocked: bool) -> Verdict:
     """Sort a status by what to do about it (contract section 3).
 
     ``"fault"``: retry after the short backoff. ``"throttle"``: retry after the long backoff, on top of the wait the
@@ -138,10 +145,15 @@ def classify(status: int, *, is_remote: bool, has_retry_after: bool) -> Verdict:
     if status == 429:
         return "throttle"
     if status == 503:
-        return "throttle" if has_retry_after else "no"  # without the header the account is blocked
+        return "throttle" if has_retry_after else "no" if is_blocked else "fault"
     if status == 401 and not is_remote:
         return "auth"
     return "no"
+
+
+def can_never_succeed(status: int) -> bool:
+    """Whether a status would be the same however often and however long one tries."""
+    return 300 <= status < 400 or status in PERMANENT_STATUSES
 
 
 class RetryBudget:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 from yarl import URL
 
+from truto_ci_async._http.credentials import Secret, hidden
 from truto_ci_async.errors import ConfigurationError
 
 _NEVER_IN_A_URL = re.compile(r"[^!-~]")
-_USER_IN_A_URL = re.compile(r"[^/]*//[^/]*@")
+# However a URL is mistyped, what holds one of these may hold a password. The second is read as the first.
+_AT = re.compile("@|\uff20|\ufe6b|%40")
 _NOT_A_PROXY = "the proxy is not a URL with a host, such as http://proxy:3128"
 
 
@@ -20,20 +23,25 @@ def checked_base_url(base_url: str) -> str:
 
     :raises ConfigurationError: not an http or https URL with a host, or one with a query, fragment or password.
     """
-    if "?" in base_url or "#" in base_url or _USER_IN_A_URL.match(base_url):
+    if "?" in base_url or "#" in base_url or _AT.search(base_url):
         # It may hold a password, so the message does not quote it.
-        raise ConfigurationError("base_url may only have a scheme, host, port and path")
-    try:
-        parts = urlsplit(base_url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        usable = usable and not _NEVER_IN_A_URL.search(base_url) and URL(base_url, encoded=True).absolute
-    except ValueError:
-        usable = False
-    if not usable:
+        raise ConfigurationError(
+            "base_url may only have a scheme, host, port and path, such as https://api.truto.one"
+        )
+    if not _is_base_url(base_url):
         raise ConfigurationError(
             f"base_url {base_url!r} is not an http or https URL such as https://api.truto.one"
         )
-    return base_url.rstrip("/")
+    return str(base_url).rstrip("/")
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        return usable and not _NEVER_IN_A_URL.search(text) and URL(text, encoded=True).absolute
+    except ValueError:
+        return False
 
 
 def checked_proxy(proxy: str) -> str:
@@ -41,31 +49,61 @@ def checked_proxy(proxy: str) -> str:
 
     :raises ConfigurationError: not an http or https proxy. The message does not quote it: it may hold a password.
     """
-    if "://" not in proxy:
-        proxy = f"http://{proxy}"
-    try:
-        parts = urlsplit(proxy)
-        usable = bool(parts.hostname) and parts.port != 0 and URL(proxy).absolute
-    except ValueError:
-        raise ConfigurationError(_NOT_A_PROXY) from None
-    if parts.scheme not in {"http", "https"}:
-        raise ConfigurationError(
-            f"the proxy must be an http or https URL, not {parts.scheme!r} (is it from HTTPS_PROXY or ALL_PROXY?)"
-        )
-    if not usable:
+    # Tracebacks can show the variables of this function.
+    proxy = Secret(proxy if "://" in proxy else f"http://{proxy}")
+    scheme = _scheme_of_proxy(proxy)
+    if scheme is None:
         raise ConfigurationError(_NOT_A_PROXY)
+    if scheme not in {"http", "https"}:
+        raise ConfigurationError(
+            f"the proxy must be an http or https URL, not {scheme!r} (is it from HTTPS_PROXY or ALL_PROXY?)"
+        )
     return proxy
+
+
+def _scheme_of_proxy(text: str) -> str | None:
+    try:
+        parts = urlsplit(text)
+        usable = bool(parts.hostname) and parts.port != 0 and URL(text).absolute
+    except ValueError:
+        return None
+    return parts.scheme if usable or parts.scheme not in {"http", "https"} else None
 
 
 def environment_proxy(base_url: str) -> str | None:
     """Return the proxy that the environment names for ``base_url`` (HTTPS_PROXY, NO_PROXY, …), if any.
 
+    NO_PROXY holds names and addresses as urllib reads them, and networks such as ``10.0.0.0/8`` or ``fd00::/8``, for a
+    ``base_url`` whose host is an address: names are not looked up.
+
     This uses urllib because aiohttp's ``trust_env`` also reads ``.netrc``, where an entry for the host breaks every
     request that carries a bearer token.
     """
+    proxy = hidden(_named_proxy(base_url))
+    return None if proxy is None else checked_proxy(proxy)
+
+
+def _named_proxy(base_url: str) -> str | None:
     parts = urlsplit(base_url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.netloc):
+    if not proxy or proxy_bypass(parts.netloc) or _is_in_no_proxy_network(parts.hostname or ""):
         return None
-    return checked_proxy(proxy)
+    return proxy
+
+
+def _is_in_no_proxy_network(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    for entry in getproxies_environment().get("no", "").split(","):
+        try:
+            network = ip_network(entry.strip().strip("[]"), strict=False)
+        except ValueError:  # a name
+            continue
+        if address in network:
+            return True
+    return False

@@ -11,13 +11,13 @@ None of these names starts with an underscore, but none of them is promised eith
     the HTTP parser failed, and a reset passes for the end of a body without a length. Waits for aiohttp issue 2202.
 
 ``ResponseHandler.read_timeout``, ``ResponseHandler.start_timeout``
-    Stop aiohttp's read timer once the headers are here. Without them, a stream fails because its consumer is slow:
-    the timer measures the time between two reads of the socket, whether or not anyone waits for them. Waits for a
-    timer that stops meanwhile (aiohttp issue 3808 is the nearest).
+    Stop aiohttp's read timer in a session of the caller once the headers are here. Without them, a stream fails because
+    its consumer is slow: the timer measures the time between two reads of the socket, whether or not anyone waits for
+    them. Waits for a timer that stops meanwhile (aiohttp issue 3808 is the nearest).
 
 If any of them is missing (`is_complete`), the client logs one warning and works on, but it never reuses a connection,
-and only the deadline of the attempt limits the wait for headers. It gives up speed rather than the check of idle
-connections.
+and in a session of the caller only the deadline of the attempt limits the wait for headers. It gives up speed rather
+than the check of idle connections.
 """
 
 from __future__ import annotations

@@ -122,20 +122,28 @@ class Deadline:
             raise RuntimeError("a deadline needs a task")
         self._task = task
         self._cancelling = task.cancelling()
-        seconds = self._seconds
-        if seconds is not None:
-            deadlines = self._deadlines
-            loop = deadlines.loop
-            if loop is None:
-                loop = deadlines.loop = asyncio.get_running_loop()
-            self.at = at = loop.time() + seconds
-            queue = self._queue = deadlines.queues.get(seconds)
-            if queue is None:
-                queue = self._queue = deadlines.queues[seconds] = {}
-            queue[self] = None
-            if at < deadlines.timer_at:
-                deadlines.set_timer(at)
+        if self._seconds is not None:
+            self.restart(self._seconds)
         return self
+
+    def restart(self, seconds: float | None) -> None:
+        """Give the block ``seconds`` from now on."""
+        if self._queue is not None:
+            self._queue.pop(self, None)
+            self._queue = None
+        if seconds is None:
+            return
+        deadlines = self._deadlines
+        loop = deadlines.loop
+        if loop is None:
+            loop = deadlines.loop = asyncio.get_running_loop()
+        self.at = at = loop.time() + seconds
+        queue = self._queue = deadlines.queues.get(seconds)
+        if queue is None:
+            queue = self._queue = deadlines.queues[seconds] = {}
+        queue[self] = None
+        if at < deadlines.timer_at:
+            deadlines.set_timer(at)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

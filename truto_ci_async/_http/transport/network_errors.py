@@ -9,7 +9,9 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from truto_ci_async._http.credentials import Secret, mask
 from truto_ci_async._http.policy.retry import Timeouts
+from truto_ci_async._text import encodable
 from truto_ci_async.errors import ConnectError, DeadlineError, TransportError, TruncatedBodyError
 
 # What aiohttp raises when the network fails. The last three are not meant to get out, but do: its parser and streams
@@ -25,14 +27,21 @@ FAILURES = (
 )
 
 
-def map_network_error(error: BaseException, timeouts: Timeouts, *, bytes_read: int = 0) -> TransportError:
+def clean(text: str, token: Secret) -> str:
+    """Return text of a response's head: without the token, and with what UTF-8 cannot hold replaced."""
+    return encodable(mask(text, token))
+
+
+def map_network_error(
+    error: BaseException, timeouts: Timeouts, token: Secret = Secret(), *, bytes_read: int = 0
+) -> TransportError:
     """Return our error for a network failure; the caller raises it from ``error``."""
-    redact_message(error)
+    redact_message(error, token)
     late = _missed_deadline(error, timeouts)
     if late is not None:
         return late
     if isinstance(error, aiohttp.ClientHttpProxyError):
-        return proxy_refused(error.status, error.message)
+        return proxy_refused(error.status, encodable(error.message))
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         return ConnectError(f"the proxy cannot be reached: {one_line(error)}")
     if isinstance(error, aiohttp.ClientPayloadError):
@@ -67,10 +76,11 @@ def proxy_refused(status: int, reason: str) -> ConnectError:
     return ConnectError(f"the proxy refused with {status} {reason}{hint}", is_permanent=status < 500)
 
 
-def redact_message(error: BaseException) -> None:
+def redact_message(error: BaseException, token: Secret = Secret()) -> None:
     """Remove secrets from errors of aiohttp that are kept as a cause.
 
-    They hold the request, a proxy's password, and frames whose variables hold the bytes that were sent.
+    They hold the request, a proxy's password, frames whose variables hold the bytes that were sent, and what the
+    parser could not read, which may repeat the token.
     """
     seen = set[int]()
     todo: list[BaseException | None] = [error]
@@ -84,6 +94,7 @@ def redact_message(error: BaseException) -> None:
             if frame.f_globals.get("__name__", "").partition(".")[0] in {"aiohttp", "asyncio"}:
                 with suppress(RuntimeError):  # still running
                     frame.clear()
+        _redact_text(each, token)
         if isinstance(each, aiohttp.ClientResponseError):
             _redact_request(each)
         elif isinstance(each, aiohttp.ClientConnectorError):
@@ -92,11 +103,18 @@ def redact_message(error: BaseException) -> None:
             aiohttp.ClientConnectorError.__init__(each, key._replace(proxy=None, proxy_auth=None), os_error)
 
 
+def _redact_text(error: BaseException, token: Secret) -> None:
+    if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
+        error.message = clean(error.message, token)
+    error.args = tuple([clean(each, token) if isinstance(each, str) else each for each in error.args])
+
+
 def _redact_request(error: aiohttp.ClientResponseError) -> None:
     info = error.request_info
     url, real_url = info.url.with_user(None), info.real_url.with_user(None)
     no_headers = CIMultiDictProxy(CIMultiDict[str]())
     error.request_info = aiohttp.RequestInfo(url, info.method, no_headers, real_url)
+    error.headers = None
     error.args = (error.request_info, error.history)
 
 
@@ -105,5 +123,5 @@ def one_line(error: BaseException) -> str:
     text = (
         error.message if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)) else str(error)
     )
-    text = " ".join(text.rstrip("^ \n").split())[:200]
+    text = " ".join(encodable(text).rstrip("^ \n").split())[:200]
     return text or type(error).__name__

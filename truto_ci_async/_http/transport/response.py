@@ -11,13 +11,14 @@ from typing import Literal
 import aiohttp
 from msgspec import Struct
 
+from truto_ci_async._http.credentials import Secret
 from truto_ci_async._http.policy.retry import Timeouts
 from truto_ci_async.errors import DeadlineError, TruncatedBodyError, TrutoError, UsageError
 
 from .aiohttp_internals import end_read, error_of, unwatch_connection, watch_connection
 from .content_encoding import BodyDecoder
 from .deadlines import Deadlines
-from .network_errors import FAILURES, map_network_error, one_line, redact_message
+from .network_errors import FAILURES, clean, map_network_error, one_line, redact_message
 
 # Decompression yields to the loop after this many seconds of work, so that a compression bomb cannot block it.
 YIELD_INTERVAL = 0.005
@@ -47,6 +48,7 @@ class StreamedResponse:
         timeouts: Timeouts,
         deadlines: Deadlines,
         open_responses: set[StreamedResponse],
+        token: Secret = Secret(),
     ) -> None:
         self._response = response
         self._timeouts = timeouts
@@ -58,8 +60,9 @@ class StreamedResponse:
         # of a body without a length.
         self._connection_end = watch_connection(response, self._on_connection_end)
         self.status = response.status
-        self.reason = response.reason or ""
-        self.headers = _lower(response.headers)
+        self._token = token  # masked wherever the service repeats it
+        self.reason = clean(response.reason or "", token)
+        self.headers = _lower(response.headers, token)
         self.sends = sends
         self.bytes_read = 0
         self.body = b""  # of an error response, once it has been read
@@ -161,9 +164,9 @@ class StreamedResponse:
         if self.is_client_closed:
             return UsageError("the client was closed while this response was being read")
         if isinstance(error, RuntimeError):  # aiohttp's, when it is about to wait on a lost connection
-            redact_message(error)
+            redact_message(error, self._token)
             return TruncatedBodyError(f"the body ended early: {one_line(error)}", bytes_read=self.bytes_read)
-        return map_network_error(error, self._timeouts, bytes_read=self.bytes_read)
+        return map_network_error(error, self._timeouts, self._token, bytes_read=self.bytes_read)
 
     def _on_connection_end(self, end: asyncio.Future[None]) -> None:
         error_of(end)
@@ -249,9 +252,9 @@ class _Pieces:
                 self._decoded = self._decoder.feed(data)
 
 
-def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+def _lower(headers: Mapping[str, str], token: Secret) -> dict[str, str]:
     lower: dict[str, str] = {}
-    for name, value in headers.items():
-        key = name.lower()
+    for name, text in headers.items():
+        key, value = name.lower(), clean(text, token)
         lower[key] = f"{lower[key]}, {value}" if key in lower else value
     return lower

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from truto_ci_async._http.credentials import Secret
+from truto_ci_async._http.credentials import Secret, token_of
 from truto_ci_async._http.policy.retry import Timeouts
 from truto_ci_async._http.tasks import call_in_loop
 from truto_ci_async.errors import BodyTooLargeError, ConfigurationError, DecodeError, TrutoError, UsageError
@@ -27,13 +27,14 @@ from .aiohttp_internals import is_complete, stop_read_timer
 from .connection_pool import ConnectionPool, SendCounter
 from .content_encoding import ACCEPT_ENCODING
 from .deadlines import Deadlines
-from .network_errors import FAILURES, map_network_error, proxy_refused, redact_message
+from .network_errors import FAILURES, clean, map_network_error, proxy_refused, redact_message
 from .response import BufferedResponse, StreamedResponse
 
 # How long closing the pool may take, in seconds.
 CLOSE_DEADLINE = 5.0
 # Bytes of one header, and of the status line. aiohttp's own limit of 8 kB is less than what proxies let through.
 MAX_HEADER_BYTES = 64 * 1024
+_NO_TIMERS = aiohttp.ClientTimeout()
 
 
 class Transport:
@@ -60,7 +61,6 @@ class Transport:
         self._callers_session = session
         #: Headers that our own session adds to every request.
         self.default_headers: Mapping[str, str] = headers if session is None else {}
-        self._client_timeouts: tuple[Timeouts, aiohttp.ClientTimeout] | None = None
         self._has_internals = True
         self._loop: asyncio.AbstractEventLoop | None = None
         self._slots: asyncio.Semaphore | None = None
@@ -139,7 +139,7 @@ class Transport:
         except TrutoError:
             raise
         except FAILURES as error:
-            raise self._failed(error, timeouts) from error
+            raise self._failed(error, timeouts, headers) from error
         finally:
             if response is not None:
                 response.close()
@@ -166,7 +166,7 @@ class Transport:
         except BaseException as error:
             slots.release()
             if isinstance(error, FAILURES) and not isinstance(error, TrutoError):
-                raise self._failed(error, timeouts) from error
+                raise self._failed(error, timeouts, headers) from error
             raise
         response.on_end = slots.release
         return response
@@ -182,33 +182,82 @@ class Transport:
     ) -> StreamedResponse:
         session = self._open_session()
         options: dict[str, Any] = {"headers": headers, "allow_redirects": False}
-        counter: SendCounter | None = None
         if body is not None:
             options["data"] = body
         if self._pool is not None:
-            counter = SendCounter(self._pool, connect_timeout=timeouts.connect, may_resend=may_resend)
-            options["middlewares"] = (counter,)
-        else:  # no middlewares, which would replace those of the session
-            options |= self._callers_session_options()
-        try:
-            response = await session.request(
-                method, self._url(target), timeout=self._client_timeout(timeouts), **options
-            )
-        finally:
-            if counter is not None:
-                counter.forget()
+            request = self._request(session, self._pool, method, target, options, timeouts, may_resend)
+        else:
+            request = self._request_in_callers_session(session, method, target, options, timeouts)
+        response, sends = await request
+        token = token_of(headers)
         if response.status == 407:
+            refused = proxy_refused(response.status, clean(response.reason or "", token))
             response.close()
-            raise proxy_refused(response.status, response.reason or "")
-        if self._has_internals:
-            stop_read_timer(response)
+            del response  # the traceback of the error shows this frame, and its repr has the headers
+            raise refused
         return StreamedResponse(
             response,
-            sends=counter.count if counter is not None else 1,
+            sends=sends,
             timeouts=timeouts,
             deadlines=self.deadlines,
             open_responses=self._open_responses,
+            token=token,
         )
+
+    async def _request(
+        self,
+        session: aiohttp.ClientSession,
+        pool: ConnectionPool,
+        method: str,
+        target: str,
+        options: dict[str, Any],
+        timeouts: Timeouts,
+        may_resend: Callable[[], bool] | None,
+    ) -> tuple[aiohttp.ClientResponse, int]:
+        """Return the response when its headers are here, and how often the request was sent."""
+        deadline = self.deadlines.within(None)
+        counter = SendCounter(pool, deadline, timeouts, may_resend)
+        try:
+            with deadline:
+                response = await session.request(
+                    method, self._url(target), timeout=_NO_TIMERS, middlewares=(counter,), **options
+                )
+        except TimeoutError as error:
+            if not deadline.expired:
+                raise
+            redact_message(error)
+            raise counter.missed_deadline() from error
+        finally:
+            counter.forget()
+        return response, counter.count
+
+    async def _request_in_callers_session(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        target: str,
+        options: dict[str, Any],
+        timeouts: Timeouts,
+    ) -> tuple[aiohttp.ClientResponse, int]:
+        """Do the same with what our own session knows and this one does not.
+
+        No middlewares, which would replace its own: so resends are not counted, and aiohttp's timers are used.
+        """
+        response = await session.request(
+            method,
+            self._url(target),
+            proxy=self._proxy,
+            ssl=self._ssl,
+            auto_decompress=False,
+            raise_for_status=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            timeout=_client_timeout(timeouts, reads=self._has_internals),
+            **options,
+        )
+        if self._has_internals:
+            stop_read_timer(response)
+        return response, 1
 
     def _url(self, target: str) -> URL:
         # Built from its parts, since parsing it takes 9 us, of the 80 us that a small request takes of our own code.
@@ -218,30 +267,7 @@ class Transport:
             scheme=scheme, host=host, port=port, path=root + path, query_string=query, encoded=True
         )
 
-    def _client_timeout(self, timeouts: Timeouts) -> aiohttp.ClientTimeout:
-        """Return what aiohttp times: the wait for the headers, and connecting in a session of the caller."""
-        if self._client_timeouts is None or self._client_timeouts[0] is not timeouts:
-            client_timeout = aiohttp.ClientTimeout(
-                # Not ``connect``, which would include the wait for a free connection.
-                sock_connect=None if self._pool is not None else timeouts.connect,
-                sock_read=timeouts.read if self._has_internals else None,
-                ceil_threshold=math.inf,  # or timeouts are rounded up to whole seconds
-            )
-            self._client_timeouts = timeouts, client_timeout
-        return self._client_timeouts[1]
-
-    def _callers_session_options(self) -> dict[str, Any]:
-        """Return what a session of the caller must be given with each request; our own has it already."""
-        return {
-            "proxy": self._proxy,
-            "ssl": self._ssl,
-            "auto_decompress": False,
-            "raise_for_status": False,
-            "max_line_size": MAX_HEADER_BYTES,
-            "max_field_size": MAX_HEADER_BYTES,
-        }
-
-    def _failed(self, error: Exception, timeouts: Timeouts) -> TrutoError:
+    def _failed(self, error: Exception, timeouts: Timeouts, headers: Mapping[str, str]) -> TrutoError:
         if self.closed:
             return UsageError("the client was closed during this call")
         if isinstance(error, ValueError) and "AUTH" in str(error):
@@ -250,7 +276,7 @@ class Transport:
                 "the aiohttp session passed in has credentials of its own (auth=, or trust_env=True and a .netrc), "
                 "which cannot be sent together with the API token"
             )
-        return map_network_error(error, timeouts)
+        return map_network_error(error, timeouts, token_of(headers))
 
     # --- the session ------------------------------------------------------------------------------------
 
@@ -274,7 +300,7 @@ class Transport:
         return session
 
     def _new_session(self) -> aiohttp.ClientSession:
-        self._pool = ConnectionPool(self._ssl, self.deadlines, can_reuse=self._has_internals)
+        self._pool = ConnectionPool(self._ssl, can_reuse=self._has_internals)
         return aiohttp.ClientSession(
             connector=self._pool,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -327,6 +353,14 @@ async def _read(response: StreamedResponse, limit: int | None) -> bytes:
         if response.status < 300:
             raise
         return b""  # the status says more than a body that cannot be read
+
+
+def _client_timeout(timeouts: Timeouts, *, reads: bool) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(
+        sock_connect=timeouts.connect,  # ``connect`` would include the wait for a free connection
+        sock_read=timeouts.read if reads else None,
+        ceil_threshold=math.inf,  # or timeouts are rounded up to whole seconds
+    )
 
 
 def _loop_of(session: aiohttp.ClientSession) -> asyncio.AbstractEventLoop:

@@ -13,9 +13,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Protocol, Self
 
-from truto_ci_async._files import AtomicFile
+from truto_ci_async._files import AtomicFile, beside
+from truto_ci_async._text import printable
 from truto_ci_async.errors import UsageError
 
+from .tables import TableWriter
 from .writers import Writer
 
 
@@ -25,6 +27,8 @@ class ClosedPipe(Exception):
 
 class Destination(Protocol):
     """Takes bytes. Each ``write`` is flushed when it returns."""
+
+    is_terminal: bool
 
     def write(self, data: bytes) -> None: ...
     def finish(self) -> Path | None:
@@ -42,6 +46,7 @@ class OpenStream:
     def __init__(self, stream: IO[bytes], *, close: bool = True) -> None:
         self._stream = stream
         self._close = close
+        self.is_terminal = stream.isatty()
 
     def write(self, data: bytes) -> None:
         try:
@@ -79,6 +84,8 @@ class NewFile:
     After a failure the complete pages are kept beside it, as ``NAME.partial`` (or ``NAME.partial-2``, …).
     """
 
+    is_terminal = False
+
     def __init__(self, path: Path) -> None:
         self._file = AtomicFile(path)
         self._file.open()
@@ -99,12 +106,15 @@ class NewFile:
         if closing:
             with suppress(OSError):  # the disk may be full
                 file.write(closing)
-        kept = file.path.with_name(f"{file.path.name}.partial")
+        kept = beside(file.path, ".partial")
         number = 1
-        while kept.exists():
+        while os.path.lexists(kept):
             number += 1
-            kept = file.path.with_name(f"{file.path.name}.partial-{number}")
-        file.publish(kept)
+            kept = beside(file.path, f".partial-{number}")
+        try:
+            file.publish(kept)
+        finally:
+            file.discard()
         return kept
 
 
@@ -113,21 +123,63 @@ def is_stdout(path: str | None) -> bool:
 
 
 def open_destination(path: str | None) -> Destination:
-    """Open the file named by ``--out``; without one, or for ``-``, stdout.
+    """Open stdout for None or ``-``; otherwise what ``path`` leads to, if it has passed ``check_destination``.
 
-    :raises UsageError: it is a directory, or its directory does not exist.
     :raises OSError: it cannot be written.
     """
     if path is None or path == "-":
         return open_stdout()
     file = Path(path)
-    if file.is_dir():
-        raise UsageError(f"--out names a file, but {path} is a directory")
     if file.exists() and not file.is_file():
         return OpenStream(file.open("wb"))
-    if not Path(os.path.realpath(file)).parent.is_dir():
-        raise UsageError(f"--out {path}: the directory does not exist")
     return NewFile(file)
+
+
+def check_destination(
+    option: str, path: str, *, inputs: Sequence[str] = (), pull_folder: str | None = None
+) -> None:
+    """Make sure that a file can be written under the name given with ``option``, and replaces nothing we need.
+
+    ``inputs`` are files that the command reads, ``pull_folder`` is where it pulls to.
+
+    :raises UsageError: it cannot, or it would.
+    """
+    if not path or Path(path).is_dir():
+        raise UsageError(f"{option} needs the name of a file, and {path or 'an empty name'!r} is none")
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise UsageError(f"{option} {path}: the directory does not exist")
+    if any(_is_same(target, each) for each in inputs):
+        raise UsageError(f"{option} {path} would replace a file that this command reads: use another name")
+    is_here = pull_folder is not None and _is_same(target.parent, pull_folder)
+    if _is_of_a_pull(target, is_here=is_here):
+        raise UsageError(f"{option} {path} would replace a file of a pull: use another name")
+
+
+def earlier_output(path: str) -> Path | None:
+    """Return the file that an earlier run wrote under this name, or kept beside it; devices and pipes keep nothing."""
+    file = Path(path)
+    if file.exists() and not file.is_file():
+        return None
+    return next((each for each in (file, beside(file, ".partial")) if each.exists()), None)
+
+
+def _is_same(path: Path, other: str) -> bool:
+    try:
+        return path.samefile(other)
+    except OSError:  # one of them does not exist
+        return str(path) == os.path.realpath(other)
+
+
+def _is_of_a_pull(path: Path, *, is_here: bool) -> bool:
+    """Return whether a pull keeps its rows or state in this file; ``is_here``: if it is in a folder of a pull."""
+    from truto_ci_async.resources.interactions import STATE_FILE
+    from truto_ci_async.sinks.files import OUR_FILES
+    from truto_ci_async.sinks.manifest import MANIFEST
+
+    name = path.name.lower()  # some file systems do not tell one case from the other
+    is_ours = name == MANIFEST or name.startswith(STATE_FILE) or OUR_FILES.fullmatch(name)
+    return bool(is_ours) and (is_here or (path.parent / STATE_FILE).exists())
 
 
 class Output:
@@ -151,7 +203,13 @@ class Output:
 
         :raises ClosedPipe: the reader has stopped reading.
         """
-        self._destination.write(self._writer.page(items))
+        text = self._writer.page(items)
+        if self._destination.is_terminal and not isinstance(
+            self._writer, TableWriter
+        ):  # its escapes are ours
+            lines = text.decode(errors="replace").split("\n")
+            text = "\n".join(map(printable, lines)).encode()
+        self._destination.write(text)
         self._started = True
 
     def __enter__(self) -> Self:

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
 
+from truto_ci_async._text import printable
 from truto_ci_async.models import ROW_COLUMNS, Capability, IntegratedAccount, Interaction
 
 Row: TypeAlias = Mapping[str, Any]
@@ -172,10 +173,10 @@ class TableWriter:
             return b""
         lines: list[list[Segment]] = []
         columns = self._columns or self._choose_columns(rows)
-        cells = [[_printable(column.cell(row)) for column in columns] for row in rows]
+        cells = [[printable(column.cell(row)) for column in columns] for row in rows]
         if not self._columns:
             self._columns = columns
-            heads = [column.head for column in columns]
+            heads = [printable(column.head) for column in columns]
             self._widths = [max(map(cell_width, each)) for each in zip(heads, *cells, strict=True)]
             self._lines = flow(self._widths, self._width)
             lines += self._align(heads, "bold", "bold")
@@ -230,17 +231,14 @@ def flow(widths: Sequence[int], total: int | None) -> list[list[int]]:
 
 
 def cell_width(text: str) -> int:
-    """Count the terminal cells of a text: wide characters take two, combining ones none."""
+    """Count the terminal cells of a text: wide characters take two, combining and invisible ones none."""
     if text.isascii():
         return len(text)
     return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        0
+        if unicodedata.category(character) in ("Mn", "Me", "Cf")
+        else 2
+        if unicodedata.east_asian_width(character) in "WF"
+        else 1
         for character in text
-    )
-
-
-def _printable(text: str) -> str:
-    """Replace characters that would move the cursor or colour the terminal: names come from other people."""
-    return "".join(
-        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
     )

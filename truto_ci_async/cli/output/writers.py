@@ -5,16 +5,18 @@ A writer does no I/O and holds no pages. ``destinations`` takes the bytes.
 
 from __future__ import annotations
 
-import csv
-import io
+import json
+import re
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any, Final, Protocol, cast
 
 import msgspec
 
 from truto_ci_async.errors import MissingExtraError
+from truto_ci_async.sinks.rows import csv_line
 
-from .tables import RowLayout, TableWriter, cell_text, terminal_table
+from .tables import RowLayout, TableWriter, terminal_table
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
 ROW_FORMATS: Final = ("table", "csv")  # these show the fields of a row; the others all that the service sent
@@ -58,8 +60,19 @@ class NdjsonWriter:
 def _one_line(item: Any) -> bytes:
     text = msgspec.json.encode(item)
     if b"\n" in text or b"\r" in text:  # a Raw item is passed on as received, which may be indented
-        text = msgspec.json.format(text, indent=-1)
+        text = _reformat(text, indent=-1)
     return text + b"\n"
+
+
+def _reformat(text: bytes, indent: int) -> bytes:
+    """Indent JSON, or write it on one line for -1; also on one line if it is nested too deep for that."""
+    try:
+        return msgspec.json.format(text, indent=indent)
+    except RecursionError:
+        return text.translate(_LINE_ENDS_TO_SPACES)  # strings have none: they are escaped there
+
+
+_LINE_ENDS_TO_SPACES: Final = bytes.maketrans(b"\t\r\n", b"   ")
 
 
 class JsonWriter:
@@ -81,7 +94,7 @@ class JsonWriter:
 
 def _indented(document: Any) -> bytes:
     """Encode as indented JSON; numbers stay as the service wrote them."""
-    return msgspec.json.format(msgspec.json.encode(document), indent=2)
+    return _reformat(msgspec.json.encode(document), indent=2)
 
 
 class YamlWriter:
@@ -111,24 +124,82 @@ def _yaml_dump() -> Callable[[Any], bytes]:
     class Dumper(yaml.SafeDumper):
         pass
 
-    def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-        # PyYAML would leave 1e5 unquoted, which YAML 1.2 reads as a number: an id must stay text.
-        style = '"' if value[:1] in "0123456789+-." else None
-        node: yaml.ScalarNode = cast("Any", dumper).represent_scalar(
-            "tag:yaml.org,2002:str", value, style=style
-        )
+    def text(dumper: Any, value: str) -> yaml.ScalarNode:
+        # PyYAML would leave 1e5 unquoted, which YAML 1.2 reads as a number: an id must stay text. And it would write
+        # unusual line ends as they are, which are read back as spaces.
+        style = '"' if value[:1] in "0123456789+-." or _UNUSUAL.search(value) else None
+        node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+        return node
+
+    def number(dumper: Any, value: _HugeFloat) -> yaml.ScalarNode:
+        node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:float", value)
         return node
 
     Dumper.add_representer(str, text)
+    Dumper.add_representer(_HugeFloat, number)
 
     def dump(document: Any) -> bytes:
-        plain = msgspec.json.decode(msgspec.json.encode(document))
-        written: bytes = cast("Any", yaml).dump(
-            plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=10_000, encoding="utf-8"
-        )
+        encoded = msgspec.json.encode(document)
+        try:
+            written: bytes = cast("Any", yaml).dump(
+                json.loads(encoded, parse_float=_read_float, parse_int=_read_int),
+                Dumper=Dumper,
+                sort_keys=False,
+                allow_unicode=True,
+                width=10_000,
+                encoding="utf-8",
+            )
+        except RecursionError:  # JSON is YAML too
+            return _flow_style(document, encoded)
         return written
 
     return dump
+
+
+# What is neither a line feed nor printable in all versions of YAML.
+_UNUSUAL: Final = re.compile(
+    "[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
+)
+
+
+class _HugeFloat(str):
+    """A number that no float can hold, in the form that every reader of YAML takes for one."""
+
+    __slots__ = ()
+
+
+def _read_float(text: str) -> float | _HugeFloat:
+    value = float(text)
+    if isfinite(value):
+        return value
+    digits, _, exponent = text.lower().partition("e")
+    sign = "" if exponent.startswith("+") else "+"
+    return _HugeFloat(f"{digits if '.' in digits else digits + '.0'}e{sign}{exponent or 0}")
+
+
+def _read_int(text: str) -> int | str:
+    try:
+        return int(text)
+    except ValueError:  # longer than Python reads, so that it stays text
+        return text
+
+
+def _flow_style(document: object, encoded: bytes) -> bytes:
+    """Return ``encoded``, which is JSON, so that it is YAML to every reader; a list of one item as an item."""
+    text = _ESCAPED.sub(_join_surrogates, encoded.translate(_LINE_ENDS_TO_SPACES).decode())
+    text = _UNUSUAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    if isinstance(document, list) and len(cast("list[object]", document)) == 1:
+        text = "- " + text.strip()[1:-1].strip()
+    return f"{text}\n".encode()
+
+
+_ESCAPED: Final = re.compile(r"\\(?:u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})|.)", re.IGNORECASE)
+
+
+def _join_surrogates(escape: re.Match[str]) -> str:
+    if escape[1] is None:
+        return escape[0]
+    return chr(0x10000 + ((int(escape[1], 16) - 0xD800) << 10) + int(escape[2], 16) - 0xDC00)
 
 
 def _json_dump(document: Any) -> bytes:
@@ -161,16 +232,15 @@ class CsvWriter:
 
     def page(self, items: Sequence[Any]) -> bytes:
         rows = [self._layout.row(item) for item in items]
-        out = io.StringIO()
-        lines = csv.writer(out, lineterminator="\n")
+        lines: list[str] = []
         if self._fields is None and (rows or self._layout.fields):
             self._fields = tuple(self._layout.fields or dict.fromkeys(name for row in rows for name in row))
-            lines.writerow(self._fields)
+            lines.append(csv_line(self._fields))
         fields = self._fields or ()
         for row in rows:
-            lines.writerow([cell_text(row.get(name)) for name in fields])
+            lines.append(csv_line(row.get(name) for name in fields))
             self.left_out |= dict.fromkeys(name for name in row if name not in fields)
-        return out.getvalue().encode()
+        return "".join(lines).encode()
 
     def end(self) -> bytes:
         return self.page(()) if self._fields is None else b""

@@ -21,8 +21,8 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
 
     ``position`` is the text of the Position to continue from, None for the start. ``outcome`` is ``open`` while there
     is more to request, ``done`` or ``empty`` at the end, ``failed`` with the reason in ``error``, or ``parked`` until
-    the time ``until``, since ``parked_at`` (seconds since 1970). ``is_restarted``: the position belongs to a walk that
-    began anew after others had handed out rows, so it leaves those out.
+    the time ``until`` (seconds since 1970). ``is_restarted``: the position belongs to a walk that began anew after
+    others had handed out rows, so it leaves those out.
     """
 
     position: str | None = None
@@ -31,7 +31,6 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
     outcome: Outcome = "open"
     error: str | None = None
     until: float | None = None
-    parked_at: float | None = None
     is_restarted: bool = False
 
     @property

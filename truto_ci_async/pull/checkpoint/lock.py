@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import sys
 import time
 import weakref
@@ -15,6 +16,7 @@ from typing import NoReturn
 import msgspec
 from msgspec import Struct
 
+from truto_ci_async._files import NO_LINK
 from truto_ci_async.errors import StateConflictError
 
 # How long to wait for the owner of the lock to write its name to the file.
@@ -23,7 +25,9 @@ POLL_SECONDS = 0.02
 # More than a name takes.
 NAME_BYTES = 4096
 
-_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+_FLAGS = os.O_RDWR | os.O_CREAT | NO_LINK | getattr(os, "O_BINARY", 0)
+# How the file of an earlier run begins: with the name of its owner, unless the power failed before that.
+_OURS = (b"\0", b'{"pid":')
 
 if sys.platform == "win32":
     import msvcrt
@@ -79,7 +83,8 @@ class RunLock:
     def acquire(self) -> None:
         """Take the lock. If it is taken, fail once its owner is known, after ``NAME_SECONDS`` at most.
 
-        :raises StateConflictError: another process, or another pull of this one, holds it.
+        :raises StateConflictError: another process, or another pull of this one, holds it; or there is something else
+            under its name, which is left alone.
         """
         deadline = time.monotonic() + NAME_SECONDS
         while (file := self._try_acquire(deadline)) is None:
@@ -97,15 +102,24 @@ class RunLock:
 
     def _try_acquire(self, deadline: float) -> int | None:
         """Try once, and return the locked file; None to try again."""
-        file = os.open(self.path, _FLAGS, 0o666)
-        locked: int | None = None
         try:
+            file = os.open(self.path, _FLAGS, 0o666)
+        except OSError as error:
+            if self.path.is_symlink():
+                raise self._not_a_lock("is a symbolic link") from error
+            raise
+        is_locked = False
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                raise self._not_a_lock("is not a file")
             _try_lock(file)
-            if _is_at(
-                file, self.path
-            ):  # its previous owner may have removed it while it was being opened here
-                locked = file
-            return locked
+            # The previous owner may have removed the file while it was being opened here.
+            if not _is_at(file, self.path):
+                return None
+            if (found := _read(file)) and not found.startswith(_OURS):
+                raise self._not_a_lock("is no lock of a pull")
+            is_locked = True
+            return file
         except BlockingIOError:
             owner = _read_owner(file)
             is_named = owner is not None and owner.is_alive
@@ -114,7 +128,7 @@ class RunLock:
             time.sleep(POLL_SECONDS)  # the lock has just been taken, and its owner is about to write its name
             return None
         finally:
-            if locked is None:
+            if not is_locked:
                 os.close(file)
 
     def release(self) -> None:
@@ -132,6 +146,11 @@ class RunLock:
         file, self._file = self._file, None
         if file is not None:
             os.close(file)
+
+    def _not_a_lock(self, what: str) -> StateConflictError:
+        return StateConflictError(
+            f"{self.path} {what}: move it away, or use another path for the state", path=str(self.state)
+        )
 
     def _refuse(self, owner: LockOwner | None) -> NoReturn:
         if owner is None:
@@ -155,11 +174,15 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
+def _read(file: int) -> bytes:
+    os.lseek(file, 0, os.SEEK_SET)
+    return os.read(file, NAME_BYTES)
+
+
 def _read_owner(file: int) -> LockOwner | None:
     try:
-        os.lseek(file, 0, os.SEEK_SET)
-        return msgspec.json.decode(os.read(file, NAME_BYTES), type=LockOwner)
-    except (OSError, msgspec.DecodeError):
+        return msgspec.json.decode(_read(file), type=LockOwner)
+    except (OSError, UnicodeError, msgspec.DecodeError):
         return None
 
 

@@ -11,10 +11,14 @@ import os
 import sqlite3
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
+from math import isfinite
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar, get_args
 
+from msgspec.structs import replace
+
 from truto_ci_async._files import Step, Worker, no_step, storage_error
+from truto_ci_async._text import encodable
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
 
@@ -32,8 +36,7 @@ SCHEMA = (
     """CREATE TABLE progress (
         account TEXT NOT NULL, "window" INTEGER NOT NULL, position TEXT, "rows" INTEGER NOT NULL,
         pages INTEGER NOT NULL, outcome TEXT NOT NULL, error TEXT, until REAL,
-        parked_at REAL, restarted INTEGER NOT NULL DEFAULT 0,
-        PRIMARY KEY (account, "window")) WITHOUT ROWID""",
+        restarted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (account, "window")) WITHOUT ROWID""",
     'CREATE TABLE row_keys (account TEXT NOT NULL, "window" INTEGER NOT NULL, keys BLOB NOT NULL)',
     'CREATE INDEX row_keys_of ON row_keys (account, "window")',
     f"PRAGMA application_id = {APPLICATION_ID}",
@@ -42,7 +45,6 @@ SCHEMA = (
 # Version 1 did not store what a restarted walk had met, and said in ``error`` that it was one, unless it had failed
 # since. Such a window starts once more, and leaves out all that was handed out.
 FROM_VERSION_1 = (
-    "ALTER TABLE progress ADD COLUMN parked_at REAL",
     "ALTER TABLE progress ADD COLUMN restarted INTEGER NOT NULL DEFAULT 0",
     'UPDATE progress SET position = NULL WHERE error IS NOT NULL AND "rows" > 0',
     "PRAGMA user_version = 2",
@@ -56,20 +58,21 @@ CHECK = "PRAGMA quick_check(1)"
 READ_META = "SELECT value FROM meta WHERE name = ?"
 PUT_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
 READ_PROGRESS = (
-    'SELECT account, "window", position, "rows", pages, outcome, error, until, parked_at, restarted '
-    "FROM progress"
+    'SELECT account, "window", position, "rows", pages, outcome, error, until, restarted FROM progress'
 )
-PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid'
 ADD_ROW_KEYS = "INSERT INTO row_keys VALUES (?, ?, ?)"
 DELETE_ROW_KEYS = 'DELETE FROM row_keys WHERE account = ? AND "window" = ?'
 
+PROGRESS_FIELDS = ("position", "rows", "pages", "outcome", "error", "until", "is_restarted")
 OUTCOMES = frozenset(get_args(Outcome))
 
 # How long to wait for another program that writes to the database.
 BUSY_SECONDS = 0.5
 
-_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+# SQLITE_ERROR is a table or column that is not there.
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _DISK_ERRNO = {
     sqlite3.SQLITE_FULL: errno.ENOSPC,
@@ -96,6 +99,9 @@ class SQLiteCheckpoint(Checkpoint):
         self._worker: Worker | None = None
         self._lock: RunLock | None = None
         self._database: sqlite3.Connection | None = None
+        # What ``hold`` made. It is removed if no plan is stored, such as when no account is found.
+        self._is_new = False
+        self._new_folders: list[Path] = []
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
         if self._use != "none":
@@ -152,9 +158,13 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _hold(self, fresh: bool) -> Plan | None:
         with self._errors("open"):
+            self._new_folders = _missing_folders(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.is_symlink():
+                self._conflict("is a symbolic link: name the file it points to")
             self._lock = RunLock(self.path)
             self._lock.acquire()
+            self._is_new = not self.path.exists()
             try:
                 database = self._connect()
             except (DamagedStateError, sqlite3.DatabaseError) as error:
@@ -178,7 +188,7 @@ class SQLiteCheckpoint(Checkpoint):
                             database.execute(statement)
                     _put(database, "plan", in_force.to_json().encode())
             self._plan = in_force
-            self._sink_state = _get(database, "sink")
+            self._sink_state = self._get(database, "sink")
             return in_force
 
     def _connect(self) -> sqlite3.Connection:
@@ -198,6 +208,9 @@ class SQLiteCheckpoint(Checkpoint):
     def _discard(self) -> None:
         if self._database is not None:  # pragma: no mutate - only Windows refuses to remove an open file
             self._database.close()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         for suffix in ("-wal", "-shm", ""):  # pragma: no mutate - SQLite drops a stale log too
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
@@ -225,13 +238,19 @@ class SQLiteCheckpoint(Checkpoint):
                     database.execute(statement)
 
     def _read_plan(self, database: sqlite3.Connection) -> Plan | None:
-        text = _get(database, "plan")
+        text = self._get(database, "plan")
         if text is None:
             return None
         try:
             return Plan.from_json(text)
         except UsageError as error:
             self._damaged(str(error))
+
+    def _get(self, database: sqlite3.Connection, name: str) -> bytes | None:
+        row = database.execute(READ_META, (name,)).fetchone()
+        if row is not None and type(row[0]) is not bytes:
+            self._damaged(f"its {name} is not the bytes that were stored")
+        return None if row is None else row[0]
 
     def _load(self) -> dict[Key, Progress]:
         if (plan := self._plan) is None:
@@ -240,37 +259,25 @@ class SQLiteCheckpoint(Checkpoint):
         ids = {account.id: account.id for account in plan.accounts}
         found: dict[Key, Progress] = {}
         with self._errors("read"):
-            for (
-                account,
-                window,
-                position,
-                rows,
-                pages,
-                outcome,
-                error,
-                until,
-                parked_at,
-                restarted,
-            ) in self._opened().execute(READ_PROGRESS):
-                if account not in ids or not 0 <= window < len(plan.windows) or outcome not in OUTCOMES:
+            for account, window, *stored in self._opened().execute(READ_PROGRESS):
+                is_planned = account in ids and type(window) is int and 0 <= window < len(plan.windows)
+                if not is_planned or stored[3] not in OUTCOMES:
                     self._damaged(
-                        f"it has progress that is not in its plan ({account!r}, {window}, {outcome!r})"
+                        f"it has progress that is not in its plan ({account!r}, {window!r}, {stored[3]!r})"
                     )
-                found[ids[account], window] = Progress(
-                    position=position,
-                    rows=rows,
-                    pages=pages,
-                    outcome=outcome,
-                    error=error,
-                    until=until,
-                    parked_at=parked_at,
-                    is_restarted=bool(restarted),
-                )
+                progress = Progress(**dict(zip(PROGRESS_FIELDS, stored, strict=True)))
+                if (wrong := _wrong_field(progress)) is not None:
+                    self._damaged(f"the {wrong} of account {account!r} makes no sense")
+                progress = replace(progress, is_restarted=bool(progress.is_restarted))
+                found[ids[account], window] = progress
         return found
 
     def _read_row_keys(self, key: Key) -> bytes:
         with self._errors("read"):
-            return b"".join(keys for (keys,) in self._opened().execute(READ_ROW_KEYS, key))
+            found = [keys for (keys,) in self._opened().execute(READ_ROW_KEYS, key)]
+        if not all(type(keys) is bytes for keys in found):
+            self._damaged(f"the row keys of account {key[0]!r} make no sense")
+        return b"".join(found)
 
     def _commit(
         self, changes: Mapping[Key, Progress], sink_state: bytes | None, row_keys: Mapping[Key, bytes]
@@ -283,9 +290,8 @@ class SQLiteCheckpoint(Checkpoint):
                 item.rows,
                 item.pages,
                 item.outcome,
-                item.error,
+                _storable(item.error),
                 item.until,
-                item.parked_at,
                 item.is_restarted,
             )
             for (account, window), item in changes.items()
@@ -309,8 +315,17 @@ class SQLiteCheckpoint(Checkpoint):
         with suppress(sqlite3.Error):
             if database is not None:
                 database.close()
+        is_unused = self._is_new and self._plan is None
+        self._is_new = False
+        if is_unused:
+            with suppress(OSError):
+                self._remove_files()
         if lock is not None:
             lock.release()
+        if is_unused:
+            with suppress(OSError):  # another program has put something there
+                for folder in self._new_folders:
+                    folder.rmdir()
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
@@ -340,7 +355,7 @@ class SQLiteCheckpoint(Checkpoint):
             raise storage_error(error, self.path, doing) from error
         except sqlite3.Error as error:
             primary = _primary_code(error)
-            if primary in _DAMAGE:
+            if primary in _DAMAGE or "decode" in str(error):  # text that is not UTF-8 has no code of its own
                 self._damaged(str(error), error)
             if primary in _BUSY:
                 raise StateConflictError(
@@ -364,6 +379,11 @@ class SQLiteCheckpoint(Checkpoint):
         return f"SQLiteCheckpoint({str(self.path)!r})"
 
 
+def _missing_folders(path: Path) -> list[Path]:
+    """Return the folders of a path that do not exist, the innermost first."""
+    return [folder for folder in path.parents if not folder.exists()]
+
+
 def _primary_code(error: BaseException) -> int | None:
     """Return the primary result code of an SQLite error, None if it has none (such as a misuse of the module)."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
@@ -374,9 +394,25 @@ def _is_damage(error: BaseException) -> bool:
     return isinstance(error, DamagedStateError) or _primary_code(error) in _DAMAGE
 
 
-def _get(database: sqlite3.Connection, name: str) -> bytes | None:
-    row = database.execute(READ_META, (name,)).fetchone()
-    return None if row is None else bytes(row[0])
+def _storable(text: str | None) -> str | None:
+    return text and encodable(text)
+
+
+def _wrong_field(progress: Progress) -> str | None:
+    """Return the name of a field that no commit of ours has written: SQLite stores any type in any column."""
+    checks = {
+        "position": progress.position is None or type(progress.position) is str,
+        "rows": _is_count(progress.rows),
+        "pages": _is_count(progress.pages),
+        "error": progress.error is None or type(progress.error) is str,
+        "until": progress.until is None or (type(progress.until) is float and isfinite(progress.until)),
+        "restarted": progress.is_restarted in (0, 1),
+    }
+    return next((name for name, is_right in checks.items() if not is_right), None)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
 
 
 def _put(database: sqlite3.Connection, name: str, value: bytes) -> None:

@@ -1,0 +1,45 @@
+"""Makes text from outside safe to show and to store: terminals obey some characters, and UTF-8 cannot hold others."""
+
+from __future__ import annotations
+
+import re
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+# White space that ends a line or moves the cursor.
+_BREAKS = "\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029"
+# Controls (C0, DEL, C1), marks that change the direction of text, and surrogates.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_IS_BREAK = re.compile(f"[{_BREAKS}]").match
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_WITH_AT = re.compile(r"\S*@\S*")
+
+
+def printable(text: str) -> str:
+    """Return ``text`` as one line that cannot control a terminal or forge a line of a log.
+
+    Line breaks and tabs become spaces, what else is unsafe becomes ``U+FFFD``. The length stays the same.
+
+    >>> printable("a\\x1b[2Jb\\nc")
+    'a�[2Jb c'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return _UNSAFE.sub(lambda match: " " if _IS_BREAK(match[0]) else REPLACEMENT, text)
+
+
+def encodable(text: str) -> str:
+    """Return ``text`` with every surrogate replaced.
+
+    Python has them in file names and status lines that are not UTF-8. No file, log or database can store them.
+    """
+    return _SURROGATES.sub(REPLACEMENT, text)
+
+
+def hide_passwords(text: str) -> str:
+    """Return ``text`` without its words that hold an ``@``: however a URL is mistyped, one may be a password.
+
+    >>> hide_passwords("unknown option: --url user:hunter2@host")
+    'unknown option: --url ***'
+    """
+    return _WITH_AT.sub("***", text)
