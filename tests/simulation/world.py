@@ -83,7 +83,7 @@ class Options:
     @classmethod
     def draw(cls, seed: int) -> Options:
         random = Random(f"{seed}/options")
-        store = random.choice(("simulated", "simulated", "simulated", "memory", "files"))
+        store = random.choice(("simulated", "simulated", "simulated", "memory", "memory", "files"))
         return cls(
             seed=seed,
             store=store,
