@@ -76,6 +76,7 @@ class Options:
     is_fair: bool = True
     is_reordering: bool = False
     has_outage: bool = False
+    has_wrong_clock: bool = False
     kept_bytes: int = 0
     waits: float = 0.0  # the share of awaits that take time
 
@@ -91,17 +92,19 @@ class Options:
             else "shard"
             if store == "files"
             else random.choice(("manual", "auto", "shard", "writers")),
-            accounts=random.randint(1, 4),
-            windows=random.randint(1, 3),
-            rows=random.randint(0, 12),
+            accounts=random.randint(1, 3),
+            windows=random.randint(1, 2),
+            rows=random.randint(2, 12),
             max_accounts=random.randint(1, 4),
             runs=random.randint(1, 5),
             faults=tuple(random.sample(FAULTS, random.randrange(len(FAULTS))))
-            + ("dead cursor",) * random.randrange(6),
-            rate=random.choice((0.02, 0.1, 0.3)),
+            + ("dead cursor", "dead cursor", 403) * random.randrange(4)
+            + ("429 for long",) * random.randrange(2),
+            rate=random.choice((0.05, 0.1, 0.3)),
             is_fair=random.random() < 0.3,
             is_reordering=random.random() < 0.5,
             has_outage=random.random() < 0.2,
+            has_wrong_clock=random.random() < 0.2,
             kept_bytes=random.choice((0, 200, 2**20)),
             waits=random.choice((0.0, 0.2, 0.8)),
         )
@@ -119,6 +122,7 @@ SIMPLER: dict[str, tuple[Any, ...]] = {
     "is_fair": (True,),
     "is_reordering": (False,),
     "has_outage": (False,),
+    "has_wrong_clock": (False,),
     "kept_bytes": (0,),
     "waits": (0.0,),
 }
@@ -133,7 +137,7 @@ class World:
         self._draws = Random(f"{options.seed}/world")
         self._pauses = Random(f"{options.seed}/pauses")
         self.loop = SimLoop(Random(f"{options.seed}/order"), is_fair=options.is_fair)
-        self.time = SimTime(self.loop)
+        self.time = SimTime(self.loop.time)
         self.plan = make_plan(
             *(f"a{number}" for number in range(options.accounts)), start_time=f"-{options.windows}d"
         )
@@ -154,6 +158,7 @@ class World:
         self.memory = MemoryCheckpoint()
         self.folder = folder
         self._copies = 0
+        self._before: Output = {}  # what a consumer without a sink had when the run began
         self.taken: dict[Key, list[list[int]]] = defaultdict(list)
         self.is_dead = False  # killed: what happens from now on until the run has ended happens to nobody
         self.is_calm = False
@@ -320,7 +325,7 @@ class World:
         self.task = asyncio.create_task(
             self._consume(pull, draws.randint(1, 12) if how == "leave" else -1), name="consumer"
         )
-        loop.alarm_at = loop.turns + 1 + int(draws.expovariate(1 / 120))
+        loop.alarm_at = loop.turns + 1 + int(draws.expovariate(1 / 80))
         if how == "kill":
             loop.alarm = self._kill
         elif how == "kill at a step":
@@ -352,12 +357,14 @@ class World:
             if self.options.has_outage:
                 start = self.loop.time() + draws.random()
                 self.service.outage = start, start + draws.choice((1.0, 10.0, 60.0))
+            if self.options.has_wrong_clock:
+                self.time.error = draws.choice((0.0, -3e7, 3e7, 3e7))
             how = ["end", "leave", "cancel", "stop"]
             if self.options.store != "memory":
                 how += ["kill", "kill", "kill at a step"]
             pull = await self.one_run(draws.choice(how))
             await asyncio.sleep(draws.choice((0.0, 10.0, 4_000.0)))
-        self.is_calm, self.service.is_bad = True, False
+        self.is_calm, self.service.is_bad, self.time.error = True, False, 0.0
         for _ in range(LAST_RUNS):
             await asyncio.sleep(4_000.0)  # whoever was parked may be asked again
             pull = await self.one_run("end")
@@ -393,8 +400,6 @@ class World:
                     break
                 found += page
         return output
-
-    _before: Output = {}
 
     def check(self, when: str, pull: Pull[Any] | None = None) -> None:
         progress, output = self.look()

@@ -192,7 +192,7 @@ class Pull(Generic[T]):
             self.report,
             self._budget,
         )
-        to_do = accounts_to_do(self.plan, progress, self.report, max_park=self._budget.max_park)
+        to_do = await accounts_to_do(self.plan, progress, self.report, max_park=self._budget.max_park)
         self._workers = Workers(shared, to_do, on_error=self._die)
         self._commits.is_open = True
 
