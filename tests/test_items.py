@@ -886,6 +886,37 @@ def test_no_guesses_are_made_inside_a_large_item() -> None:
     assert reader.failed <= 1
 
 
+@pytest.mark.parametrize(
+    ("one", "between", "two", "separator", "kept"),
+    [
+        (b'{"id":1}', b",", b'{"id":2}', b'},{"id":', 1),
+        (b'{"a":1}', b",", b'{"b":2}', b"},{", 1),
+        (b'{"a":[1]}', b" ,\n ", b'{"a":[2]} ', b']} ,\n {"a":', 2),
+        (b'{"a":[1]}', b",", b'{"a":{}}', b'},{"a":', 1),
+        (b"[[1]]", b",", b'{"a":[1]}', b",{", 0),
+        (b'{"a":1}', b",", b'[{"a":1}]', b",[", 0),
+        (b"[1]", b",", b"[2]", b"],[", 1),
+        (b'"a"', b" , ", b'"b"', b'" , "', 1),
+        (b"1", b",", b"2 ", b",", 0),
+        (b"[" * 40 + b"]" * 40, b",", b"[" * 40 + b"]" * 40, b"]" * 32 + b",[", 32),
+        (b'{"%s":1}' % (b"k" * 40), b",", b'{"%s":2}' % (b"k" * 40), b'},{"%s":' % (b"k" * 40), 1),
+        (b'{"%s":1}' % (b"k" * 41), b",", b'{"%s":2}' % (b"k" * 41), b"},{", 1),
+        (b'{"a":1}', b"," + b" " * 89, b'{"a":2}', b"}," + b" " * 89 + b'{"a":', 1),
+        (b'{"a":1}', b"," + b" " * 90, b'{"a":2}', b",", 0),
+        (b"{}" + b" " * 70, b",", b"{}", b" " * 64 + b",{", 0),
+    ],
+)  # fmt: skip
+def test_the_separator_is_what_stood_between_two_items(
+    one: bytes, between: bytes, two: bytes, separator: bytes, kept: int
+) -> None:
+    """With as much of both as they have in common: the longer it is, the fewer wrong guesses."""
+    decoder = ItemDecoder(RAW)
+    decoder.feed(b'{"result":[%s%s%s,' % (one, between, two))
+    parser = decoder._parser
+    assert isinstance(parser, fast_parser.FastArrayParser)
+    assert (parser._separator, parser._keep) == (separator, kept)
+
+
 # Each has the commas and brackets of an array of items inside.
 NESTED = [
     b'{"id":1,"x":[{"id":1},{"id":2},{"y":[2,3]}]}',

@@ -96,7 +96,7 @@ def page(*rows: Any, next: str | None = None) -> Answer:
 
 
 def refused(status: int = 400, message: str = "the cursor has expired") -> Answer:
-    return Answer(status, json.dumps({"message": message}).encode())
+    return Answer(status, json.dumps({"statusCode": status, "message": message}).encode())
 
 
 def key_of(page: AccountPage[Any]) -> Key:
