@@ -23,6 +23,7 @@ from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async._wire.page_reader import PageReader, cursor_text, raw_cursors
 from truto_ci_async.errors import DecodeError, TruncatedBodyError, TrutoError
 from truto_ci_async.models import Interaction
+from truto_ci_async.pagination.page_fetch import SLICED_ABOVE
 
 READER = PageReader(ItemReader(Interaction))
 STRICT = PageReader(ItemReader(Interaction, on_invalid="raise"))
@@ -224,6 +225,33 @@ def test_a_dropped_keyed_item_takes_its_key_along() -> None:
     assert found.keys == ("k1", "k3")
     assert [item.id for item in found.items] == ["a", "c"]
     assert [(issue.index, issue.dropped) for issue in found.issues] == [(1, True)]
+
+
+def test_a_key_that_comes_twice_is_there_twice() -> None:
+    """The last of two equal keys wins in most readers, and the first item is gone without a word."""
+    found = KEYED.read(
+        b'{"result": {"k": {"id": "a"}, "k": {"id": "b"}, "\\u006b": {"id": "c"}}, "result_count": 3}'
+    )
+    assert found.keys == ("k", "k", "k")
+    assert [item.id for item in found.items] == ["a", "b", "c"]
+    assert found.issues == []
+
+
+@pytest.mark.parametrize(
+    ("count", "is_lost"), [(3, True), (2, False), (1, False), (None, False), ("x", False)]
+)
+def test_more_items_counted_than_keys_is_a_loss(count: Any, is_lost: bool) -> None:
+    """The service builds an object: of items with the same key it keeps one. A dropped item had its key."""
+    text = body({"result": {"k": {"id": "a"}, "l": {"foo": 1}}, "result_count": count})
+    lost = [issue for issue in KEYED.read(text).issues if issue.path == "$.result_count"]
+    assert bool(lost) is is_lost
+    strict = PageReader(ItemReader(Interaction, on_invalid="raise"), keyed=True)
+    whole = body({"result": {"k": {"id": "a"}, "l": {"id": "b"}}, "result_count": count})
+    if is_lost:
+        with pytest.raises(DecodeError, match="counted 3 items"):
+            strict.read(whole)
+    else:
+        assert strict.read(whole).issues == []
 
 
 def test_a_repaired_keyed_item_keeps_its_key() -> None:
@@ -705,6 +733,23 @@ def test_a_large_page_reads_the_same_in_slices(rows: list[dict[str, Any]], odd: 
     assert sliced[0].issues == whole.issues
     for name in ("next_cursor", "prev_cursor", "result_count", "is_partial_response", "debug", "extra"):
         assert getattr(sliced[0], name) == getattr(whole, name)
+
+
+@pytest.mark.parametrize("size", [0, SLICED_ABOVE])
+@pytest.mark.parametrize("is_first", [False, True])
+def test_debug_data_has_the_same_bytes_whatever_the_size(size: int, is_first: bool) -> None:
+    """``1.10`` is a version or a price to somebody; decoding and encoding makes it 1.1."""
+    data = b'{ "v":1.10, "n":98765432109876543210,"e":1E2, "t":"\\u00e9\\/", "pad": "' + b"x" * size + b'"}'
+    debug = b'"debug": {"requestUrl": "u", "data": ' + data + b', "requestOptions": {"v": 2.50}}'
+    extra = b'"odd": {"v": 3.0}'
+    around = b"{%b, %b, %b}" if is_first else b"{%b, %b, %b }"
+    parts = (debug, extra, b'"result": [{"id": "1"}]')
+    text = around % (parts if is_first else parts[::-1])
+    for found in (READER.read(text), in_slices(READER, text)):
+        assert found.debug is not None
+        assert bytes(found.debug.data_json) == data
+        assert bytes(found.debug.options_json) == b'{"v": 2.50}'
+        assert found.extra == {"odd": {"v": 3.0}}
 
 
 @pytest.mark.parametrize("size", [64 * 1024, 64 * 1024 + 1])

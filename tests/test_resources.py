@@ -1017,9 +1017,42 @@ def test_a_key_that_all_items_share_keeps_one_item() -> None:
     async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         keyed = await truto.interactions.keyed(account, key_by="timezone", **WINDOW)
         assert list(keyed) == ["US/Pacific"]
-        assert len(keyed.issues) == 2, (
-            "one for each page after the first; within a page the service keeps one"
-        )
+        repeated = [issue for issue in keyed.issues if issue.path == "$.result.US/Pacific"]
+        assert len(repeated) == 2, "one for each page after the first; within a page the service keeps one"
+        lost = [issue.message for issue in keyed.issues if issue.path == "$.result_count"]
+        assert [message.split(":")[0] for message in lost] == [
+            f"the service counted {count} items, but there are 1 keys" for count in (5, 5, 2)
+        ]
+        with pytest.raises(DecodeError, match="the service counted 5 items"):
+            await truto.interactions.keyed(account, key_by="timezone", on_invalid="raise", **WINDOW)
+
+    in_sandbox(scenario)
+
+
+TWICE = b'{"result": {"k": {"id": "1"}, "l": {"id": "2"}, "k": {"id": "3"}}, "result_count": 3}'
+
+
+def test_a_key_that_comes_twice_in_one_page_keeps_its_first_item_and_is_listed() -> None:
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.body(TWICE).forever()])
+        keyed = await truto.interactions.keyed(account, **WINDOW)
+        assert {key: item.id for key, item in keyed.items()} == {"k": "1", "l": "2"}
+        (issue,) = keyed.issues
+        assert (issue.path, issue.index, issue.dropped) == ("$.result.k", 2, True)
+        assert msgspec.json.decode(issue.raw)["id"] == "3"
+        with pytest.raises(DecodeError, match="a second time") as caught:
+            await truto.interactions.keyed(account, on_invalid="raise", **WINDOW)
+        assert caught.value.account == account
+
+    in_sandbox(scenario)
+
+
+def test_keyed_keeps_the_debug_information_of_each_page() -> None:
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        keyed = await truto.interactions.keyed(account, response_format="debug", **WINDOW)
+        assert (len(keyed), keyed.pages, keyed.issues) == (12, 3, [])
+        assert [bool(debug.request_url) for debug in keyed.debug] == [True] * 3
+        assert (await truto.interactions.keyed(account, **WINDOW)).debug == []
 
     in_sandbox(scenario)
 

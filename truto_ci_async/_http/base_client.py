@@ -41,7 +41,7 @@ from truto_ci_async.models import ResponseInfo
 
 from .call import Call, emit_wait, waiting_call
 from .credentials import TOKEN_VARIABLE, Secret, Token, TokenSource, hidden
-from .failures import error_of_status, failure_of
+from .failures import drop_locals, error_of_status, failure_of
 from .options import (
     check_limits,
     check_policies,
@@ -236,8 +236,12 @@ class BaseClient:
                 except DecodeError as error:
                     error.account = account
                     raise
+        except TrutoError as error:
+            drop_locals(error)
+            raise
         finally:
             failure = None  # the error, its frames and this variable would be a cycle
+            content = b""  # this frame is part of them too
 
     def open_stream(self, target: str, *, account: str | None) -> Reopen:
         """Prepare a call whose body the caller reads as it arrives.
@@ -253,7 +257,13 @@ class BaseClient:
             return response, call.response_info(response.status, response.headers, attempt)
 
         async def reopen(failure: TransportError | None = None) -> tuple[StreamedResponse, ResponseInfo]:
-            return await self._within_total(call, attempt_once, None, failure)
+            try:
+                return await self._within_total(call, attempt_once, None, failure)
+            except TrutoError as error:
+                drop_locals(error)
+                raise
+            finally:
+                failure = None  # as in request
 
         return reopen
 

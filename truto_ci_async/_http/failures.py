@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from time import time
+from traceback import walk_tb
 
 from truto_ci_async._http.policy.headers import parse_retry_after
 from truto_ci_async._http.policy.retry import Failure
@@ -34,6 +36,33 @@ def error_of_status(
         retry_after=parse_retry_after(response.headers, time()),
         account=account,
     )
+
+
+# Code whose finished frames may hold a whole body.
+_BODY_READERS = frozenset({"truto_ci_async", "json", "ijson", "msgspec"})
+
+
+def drop_locals(error: BaseException) -> None:
+    """Clear the variables of the frames in the tracebacks of an error and of its causes.
+
+    They hold the response and its body, several times over. Whoever keeps ten errors would keep ten bodies. Where the
+    error was raised can still be printed. Frames of the caller's own code, and those still running, keep theirs.
+    """
+    seen = set[int]()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        todo += [each.__cause__, each.__context__]
+        if isinstance(each, UnicodeDecodeError):
+            each.object = each.object[each.start : each.end]
+            each.args = (each.encoding, each.object, each.start, each.end, each.reason)
+        for frame, _ in walk_tb(each.__traceback__):
+            if frame.f_globals.get("__name__", "").partition(".")[0] in _BODY_READERS:
+                with suppress(RuntimeError):  # still running
+                    frame.clear()
 
 
 def failure_of(error: APIError | TransportError) -> Failure:

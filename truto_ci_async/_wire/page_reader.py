@@ -121,20 +121,24 @@ class PageReader(Generic[T]):
                 items += decoder.feed(body[start : start + SLICE_BYTES])
                 yield None
             items += decoder.flush()
-            envelope = decoder.close()
+            decoder.close()
         except DecodeError:
             # Raises the same error, or reads what takes the whole body, such as ``result`` given twice.
             yield self.read(body)
             return
-        raw_envelope = {key: Raw(msgspec.json.encode(value)) for key, value in envelope.items()}
-        yield PageData(items=tuple(items), issues=decoder.issues, **_read_envelope(raw_envelope))
+        yield PageData(items=tuple(items), issues=decoder.issues, **_read_envelope(decoder.raw_envelope()))
 
     def _read_leniently(self, body: bytes) -> PageData[T]:
         envelope = _split_envelope(body)
         result = _take_result(envelope)
+        around = _read_envelope(envelope)
         keys: tuple[str, ...] | None = None
+        lost: list[Issue] = []
         if self._keyed:
             keys, result = _split_keyed(result)
+            lost = _lost_items(around.get("result_count"), len(keys))
+            if lost and self._items.on_invalid == "raise":
+                raise DecodeError(lost[0].message, path=lost[0].path, raw=body[:EXCERPT_BYTES])
         if result[:1] != b"[":
             _raise_not_an_array(body, result)
         items, issues = self._items.read_array(result)
@@ -143,7 +147,7 @@ class PageReader(Generic[T]):
         if keys is not None and len(items) != len(keys):
             dropped = {issue.index for issue in issues if issue.dropped}
             keys = tuple(key for index, key in enumerate(keys) if index not in dropped)
-        return PageData(items=tuple(items), issues=issues, keys=keys, **_read_envelope(envelope))
+        return PageData(items=tuple(items), issues=[*issues, *lost], keys=keys, **around)
 
     def _raise_no_valid_item(self, first: Issue) -> NoReturn:
         name = getattr(self._items.item_type, "__name__", str(self._items.item_type))
@@ -213,17 +217,40 @@ def _take_result(envelope: dict[str, Raw]) -> bytes:
     raise DecodeError(f"the body has no result; its keys are: {keys}{hint}")
 
 
+class _Key:
+    """A key of an object that may come again: two keys are never equal, so that a dict keeps both."""
+
+    __slots__ = ("text",)
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+
+_decode_pairs = msgspec.json.Decoder(dict[_Key, Raw], dec_hook=lambda _, text: _Key(text)).decode
+
+
 def _split_keyed(result: bytes) -> tuple[tuple[str, ...], bytes]:
-    """Turn ``{"k": item, …}`` into its keys and ``[item, …]``; an empty array counts as an empty object."""
+    """Turn ``{"k": item, …}`` into its keys and ``[item, …]``; an empty array counts as an empty object.
+
+    A key that comes twice is in both twice.
+    """
     if result[:1] == b"[" and not result[1:-1].strip():
         return (), b"[]"
     try:
-        pairs = msgspec.json.decode(result, type=dict[str, Raw])
+        pairs = _decode_pairs(result)
     except msgspec.ValidationError:
         raise DecodeError(
             "result must be an object: the service did not key it by the field asked for", path="$.result"
         ) from None
-    return tuple(pairs), b"[" + b",".join(bytes(raw) for raw in pairs.values()) + b"]"
+    return tuple(key.text for key in pairs), b"[" + b",".join(bytes(raw) for raw in pairs.values()) + b"]"
+
+
+def _lost_items(counted: int | None, keys: int) -> list[Issue]:
+    """Compare the service's own count with the keys: of items with the same key it keeps one."""
+    if counted is None or counted <= keys:
+        return []
+    message = f"the service counted {counted:,} items, but there are {keys:,} keys: items with the same key are lost"
+    return [Issue(path="$.result_count", message=message, dropped=True)]
 
 
 def _read_envelope(envelope: dict[str, Raw]) -> dict[str, Any]:

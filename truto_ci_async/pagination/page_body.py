@@ -71,7 +71,7 @@ class PageBody(Generic[T]):
         self.at_end = False  # all bytes were decoded; `envelope` is what remains
         self.handed_out = False  # some of it: opening the page again would repeat that
         self.decoder: Decoder[T] | None = None
-        self._body = body
+        self._body: Body | None = body
         self._response = response
         self._cursor = cursor
         self._new_decoder = new_decoder
@@ -89,16 +89,21 @@ class PageBody(Generic[T]):
         """
         self._limit = limit
         try:
+            assert self._body is not None
             self._pieces = self._body.pieces(None if limit is None else limit - already_read)
         except BodyTooLargeError as error:
             raise self._too_large() from error
 
     def close(self) -> None:
         """Give up the rest of the body; may be called twice."""
-        if self.is_open:
-            self.is_open = False
-            self._piece, self._offset = b"", 0
-            self._body.close()
+        self.is_open = False
+        self._piece, self._offset = b"", 0
+        body, self._body = self._body, None
+        if body is not None:
+            body.close()
+            self._pieces = (
+                _no_pieces()
+            )  # an error that is kept may hold this, and this would hold the connection
 
     async def receive(self) -> bytes | None:
         """Return the next bytes; None at the end."""
@@ -172,6 +177,11 @@ class PageBody(Generic[T]):
         if "debug" in envelope:  # its requestOptions can hold the provider's credentials
             envelope["debug"] = mask_repr(envelope["debug"])
         return envelope
+
+
+async def _no_pieces() -> AsyncIterator[bytes]:
+    return
+    yield
 
 
 def _is_json_type(kind: str) -> bool:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import anyio
 
 from truto_ci_async._files import AtomicFile, Worker
+from truto_ci_async._http.failures import drop_locals
 from truto_ci_async._wire.page_reader import cursor_text
 from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import (
@@ -306,6 +307,7 @@ class ItemStream(Generic[T]):
             elif isinstance(error, DecodeError) and self.position is not None:
                 error.cursor = self.position.cursor
             self._close_page()
+            drop_locals(error)
             raise
         finally:
             self._reading = False
@@ -344,8 +346,9 @@ class ItemStream(Generic[T]):
         """Read what stood around the items, and move on to the next page."""
         here = self._cursor.position
         assert here is not None
-        self.envelope = page.envelope()
-        self.next_cursor = cursor_text(self.envelope.get("next_cursor"))
+        envelope = page.envelope()
+        self.next_cursor = cursor_text(envelope.get("next_cursor"))
+        self.envelope = envelope
         self._close_page()
         self._page = self._reopen = None
         self._whole_pages_bytes += page.bytes_read

@@ -16,7 +16,7 @@ from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_quer
 from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursors
 from truto_ci_async._wire.query_string import join_path
 from truto_ci_async.errors import DecodeError, UsageError
-from truto_ci_async.models import IntegratedAccount, Issue, Position, RawResponse, ResponseInfo
+from truto_ci_async.models import DebugInfo, IntegratedAccount, Issue, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
@@ -75,18 +75,22 @@ class KeyedOptions(Filters, total=False):
 class Keyed(dict[str, T], Generic[T]):
     """The dict that ``keyed()`` returns: items by key.
 
-    ``issues`` lists repaired records and keys that came twice, of which the first item is kept. ``pages`` counts the
-    pages read.
+    ``issues`` lists repaired records, keys that came twice (the first item is kept), and pages for which the service
+    counted more items than it sent keys. ``pages`` counts the pages read. ``debug`` has the debug information of each
+    page with ``response_format="debug"``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.issues: list[Issue] = []
         self.pages = 0
+        self.debug: list[DebugInfo] = []
 
     def add_page(self, page: PageData[T]) -> list[Issue]:
         """Add the items of a page, and return an issue for each key that was there already."""
         self.pages += 1
+        if page.debug is not None:
+            self.debug.append(page.debug)
         found: list[Issue] = []
         for index, (key, item) in enumerate(zip(page.keys or (), page.items, strict=True)):
             if self.setdefault(key, item) is item:
@@ -224,9 +228,10 @@ class Resource(Generic[T]):
 
             by_id = await truto.interactions.keyed(account_id, start_time=start, end_time=end)
 
-        A key that comes again on a later page keeps its first item; ``.issues`` lists the second.
+        A key that comes again, on the same page or a later one, keeps its first item; ``.issues`` lists the second.
+        They also tell if the service counted more items than there are keys: items with the same key are lost then.
 
-        :raises DecodeError: such a key, with ``on_invalid="raise"``.
+        :raises DecodeError: either of these, with ``on_invalid="raise"``.
         """
         if not key_by:
             raise UsageError("key_by is the name of a field, such as 'id'")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec import Raw
 
 from truto_ci_async._json import EXCERPT_BYTES, describe
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, UsageError
@@ -16,6 +17,7 @@ Envelope: TypeAlias = dict[str, Any]
 
 # Takes the place of the items in the envelope. If it is not there after decoding, a second value has replaced it.
 _PLACEHOLDER = "\x00items"
+_PLACEHOLDER_JSON = msgspec.json.encode(_PLACEHOLDER)
 
 
 class EnvelopeReader:
@@ -76,9 +78,8 @@ class EnvelopeReader:
         """
         if not self._scanner.found:
             raise self._missing()
-        text = b"".join((self._head, msgspec.json.encode(_PLACEHOLDER), self._tail))
         try:
-            envelope: Envelope = msgspec.json.decode(text)
+            envelope: Envelope = msgspec.json.decode(self._text())
         except RecursionError:
             raise DecodeError("the envelope around the items is nested too deep to decode") from None
         except msgspec.DecodeError as error:
@@ -96,6 +97,14 @@ class EnvelopeReader:
         if ".".join(keys) != self._path and "result" in envelope:
             raise DecodeError("both result and results are there: say path='results'", path="$.result")
         return envelope
+
+    def raw_fields(self) -> dict[str, Raw]:
+        """Return the same as ``decode``, as the bytes that were received."""
+        fields = msgspec.json.decode(self._text(), type=dict[str, Raw])
+        return {key: raw for key, raw in fields.items() if bytes(raw) != _PLACEHOLDER_JSON}
+
+    def _text(self) -> bytes:
+        return b"".join((self._head, _PLACEHOLDER_JSON, self._tail))
 
     def _keep(self, part: bytearray, chunk: bytes) -> None:
         if len(self._head) + len(self._tail) + len(chunk) <= self._max_bytes:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, TypeVar
 
+from msgspec import Raw
+
 from truto_ci_async._wire.item_reader import MAX_ENVELOPE_BYTES, MAX_ITEM_BYTES, ItemReader
 from truto_ci_async.errors import DecodeError, UsageError
 
@@ -61,6 +63,10 @@ class ItemDecoder(BodyDecoder[T]):
         self.engine: Engine = engine if FAST_PARSER_WORKS else "ijson"
         self._envelope = EnvelopeReader(path, key_by=key_by, max_bytes=max_envelope_bytes)
         self._parser: ArrayParser[T] | None = None  # from the beginning of the items on
+
+    def raw_envelope(self) -> dict[str, Raw]:
+        """Return what ``close`` did, as the bytes that were received; call it after ``close``."""
+        return self._envelope.raw_fields()
 
     def _read(self, chunk: bytes) -> list[T]:
         if self._parser is None:
