@@ -46,10 +46,12 @@ class Repairer:
         self._elements = [found for member in members for found in _element_type(member)]
         self._values = [found for member in members for found in _value_type(member)]
 
-    def foreign(self, keys: Fields) -> str | None:
-        """Say what is wrong with an object that has none of the struct's keys; None if it has one."""
-        if not self._keys.isdisjoint(keys):
-            return None
+    def is_foreign(self, keys: Fields) -> bool:
+        """Tell whether an object has none of the struct's keys."""
+        return self._keys.isdisjoint(keys)
+
+    def describe_foreign(self, keys: Fields) -> str:
+        """Say what is wrong with such an object."""
         known, seen = ", ".join(sorted(self._keys)), ", ".join(list(keys)[:12]) or "none"
         return f"expected {self._struct.__name__} with some of the keys {known}; the keys are: {seen}"
 
