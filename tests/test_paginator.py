@@ -1090,6 +1090,28 @@ def test_an_iteration_can_be_closed_early(by_page: bool) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("by_page", [False, True])
+@pytest.mark.parametrize("max_pages", [None, 3])
+def test_closing_an_iteration_while_a_page_is_fetched_ends_it_after_that_page(
+    by_page: bool, max_pages: int | None
+) -> None:
+    """Another task may end a walk. It must not go on after that, least of all past its number of pages."""
+
+    async def main() -> None:
+        service = Service(numbered(9))
+        gate = service.gates[(0, "c1")] = asyncio.Event()
+        source = service.list(prefetch=0, max_pages=max_pages)
+        iteration: Any = source.pages() if by_page else aiter(source)
+        reader = asyncio.create_task(gather(iteration, []))
+        await soon(service.started[(0, "c1")].wait())
+        await iteration.aclose()
+        gate.set()
+        await soon(reader)
+        assert service.asked == [(0, None), (0, "c1")]
+
+    run(main())
+
+
 # Errors that pass through
 
 

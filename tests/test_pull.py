@@ -1040,6 +1040,63 @@ def tomorrow(folder: Path) -> None:
     database.close()
 
 
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    "retry_after",
+    ["99999999999999999999", "9" * 300, "67768036191676800", "Fri, 31 Dec 2125 23:59:59 GMT", "3155760000"],
+)
+def test_an_account_is_parked_for_a_day_at_most(tmp_path: Path, status: int, retry_after: str) -> None:
+    """A unit or a clock is wrong: nobody comes back in a hundred years."""
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            (account,) = sandbox.account_ids
+            sandbox.script(account, [Fault.status(status, headers={"Retry-After": retry_after}).forever()])
+            before = time.time()
+            for _ in range(2):
+                report = await client.interactions.pull_to(tmp_path, [account], budget=QUICK, **BOUNDS)
+                assert 86_000 < (report.parked[account] or 0.0) - before < 86_500
+            assert len(sandbox.requests) == 1
+
+    run(scenario())
+
+
+def test_a_time_that_a_wrong_clock_stored_is_ignored(tmp_path: Path) -> None:
+    """Parked while the clock was a year ahead: the account is not left out for a year."""
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            (account,) = sandbox.account_ids
+            sandbox.script(account, [Fault.status(429, retry_after=86400).forever()])
+            await client.interactions.pull_to(tmp_path, [account], budget=QUICK, **BOUNDS)
+            sandbox.clear_faults()
+            database = sqlite3.connect(tmp_path / STATE_FILE)
+            with database:
+                database.execute("UPDATE progress SET until = until + 31536000")
+            database.close()
+            report = await client.interactions.pull_to(tmp_path, [account], budget=QUICK, **BOUNDS)
+            assert report.complete
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308, 501, 505, 511])
+def test_what_can_never_succeed_fails_its_account_at_once(status: int) -> None:
+    """A redirect stays one: taken for an outage, everybody else would wait a quarter of an hour for it."""
+
+    async def scenario() -> None:
+        async with service(accounts=3) as (sandbox, client):
+            bad = sandbox.account_ids[0]
+            sandbox.script(bad, [Fault.status(status).forever()])
+            rows: list[Row] = []
+            report = await gather(client.interactions.pull(sandbox.account_ids, budget=QUICK, **BOUNDS), rows)
+            assert (list(report.failed), report.done, report.parked) == ([bad], 2, {})
+            assert str(status) in str(report.failed[bad])
+            assert len(sandbox.requests_for(bad)) == 1
+
+    run(scenario())
+
+
 def test_waits_that_the_service_asks_for_are_kept_per_account() -> None:
     """A 429 that is soon over is sat out, without holding up anyone else."""
 
@@ -1344,6 +1401,25 @@ def test_a_cursor_that_died_between_runs_and_again_between_those(message: str | 
             report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
             assert report.complete
             assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("position", ["page 7", "truto-position-1.bm90aGluZw", ""])
+def test_a_stored_position_that_was_altered_is_damage(position: str, tmp_path: Path) -> None:
+    """It is not the fault of the command that was given, so it must not be told as wrong usage."""
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            sandbox.fault(Fault.status(403).on(2))
+            await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
+            database = sqlite3.connect(tmp_path / STATE_FILE)
+            with database:
+                changed = database.execute("UPDATE progress SET position = ?", (position,))
+            assert changed.rowcount == 1
+            database.close()
+            with pytest.raises(DamagedStateError, match=f"position of account {sandbox.account_ids[0]}"):
+                await client.interactions.pull_to(tmp_path, sandbox.account_ids, budget=QUICK, **BOUNDS)
 
     run(scenario())
 

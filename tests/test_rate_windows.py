@@ -11,6 +11,7 @@ from truto_ci_async._http.policy.rate_windows import (
     GAP_SHARE,
     MARGIN,
     REGAINED_PER_WINDOW,
+    SHORTEST_PERIOD,
     Quota,
     Rate,
     SlidingWindow,
@@ -252,6 +253,14 @@ def learned(*headers: RateLimit, in_flight: int = 0, now: float = 0.0) -> Quota:
     for each in headers:
         quota.learn(each, in_flight, now, 60.0)
     return quota
+
+
+def test_a_tiny_window_does_not_keep_the_loop_busy() -> None:
+    """One request in a microsecond, says the header: asked for every one, the timer would take the whole processor."""
+    quota = learned(RateLimit(limit=1, window=0.000001))
+    assert quota.period == SHORTEST_PERIOD == 0.01
+    quota.ready_at(1.0, 0)
+    assert quota.until == 1.01
 
 
 def test_nothing_is_held_back_without_headers() -> None:

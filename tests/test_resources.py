@@ -23,6 +23,7 @@ from truto_ci_async import (
     DecodeError,
     IntegratedAccount,
     Interaction,
+    Metrics,
     NotFoundError,
     Pacing,
     Page,
@@ -35,6 +36,7 @@ from truto_ci_async import (
     TruncatedBodyError,
     TrutoClient,
     TrutoError,
+    UnknownFields,
     UsageError,
     User,
 )
@@ -659,8 +661,8 @@ LISTS: dict[str, Callable[[TrutoClient], Awaitable[Any]]] = {
 }
 
 
-async def _streamed(truto: TrutoClient, engine: Any) -> list[Any]:
-    async with truto.interactions.stream("a", engine=engine, **WINDOW) as stream:
+async def _streamed(truto: TrutoClient, engine: Any, account: str = "a", **options: Any) -> list[Any]:
+    async with truto.interactions.stream(account, engine=engine, **WINDOW, **options) as stream:
         return [item async for item in stream]
 
 
@@ -1073,6 +1075,75 @@ def test_keyed_needs_the_name_of_a_field() -> None:
             await truto.interactions.keyed(account, key_by="", **WINDOW)
 
     in_sandbox(scenario)
+
+
+# Normalized
+
+
+def test_metrics_of_flat_rows_are_taken_and_what_has_no_place_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Nobody documents the format. A flat row was a record without metrics, in silence."""
+    rows = [
+        {"id": "1", "patience": 0.5, "metrics": {"interactivity": 2, "talk_ratio": 0.4}, "user": {"id": "u"}},
+        {"id": "2", "question_rate": 1.25, "metrics": None, "emails": ["x"]},
+        {"id": "3", "patience": 3, "metrics": {"patience": 4}, "user": {"id": "u", "role": "x"}},
+        {"patience": 7},
+        {"foo": 1},
+    ]
+    unknown = {"metrics.talk_ratio", "emails", "patience", "user.role"}
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        sandbox.script(account, [Fault.body({"result": rows}).forever()])
+        ways = {
+            "list": truto.interactions.list(account, response_format="normalized", **WINDOW).page(),
+            "stream": _streamed(truto, "auto", account=account, response_format="normalized"),
+            "ijson": _streamed(truto, "ijson", account=account, response_format="normalized"),
+        }
+        for way, call in ways.items():
+            events.clear()
+            caplog.clear()
+            items = list(await call)
+            found = [item.metrics and bare(msgspec.to_builtins(item.metrics)) for item in items]
+            assert found == [
+                {"patience": 0.5, "interactivity": 2},
+                {"question_rate": 1.25},
+                {"patience": 4},
+                {"patience": 7},
+            ], way
+            told = [event for event in events if isinstance(event, UnknownFields)]
+            assert {name for event in told for name in event.fields} == unknown
+            assert sum(len(event.fields) for event in told) == len(unknown)
+            assert {event.account for event in told} == {account}
+            assert "emails" in caplog.text
+        page = await truto.interactions.list(account, response_format="normalized", **WINDOW)
+        assert set(page.unknown_fields) == unknown
+        assert [issue.index for issue in page.issues] == [4]
+        keyed = Fault.body({"result": {row.get("id", "x"): row for row in rows[:3]}})
+        sandbox.clear_faults()
+        sandbox.script(account, [keyed])
+        by_id = await truto.interactions.keyed(account, response_format="normalized", **WINDOW)
+        assert by_id["1"].metrics == Metrics(patience=0.5, interactivity=2)
+        events.clear()
+        plain = await truto.interactions.list(account, **WINDOW)
+        assert plain.unknown_fields == ()
+        assert not any(isinstance(event, UnknownFields) for event in events)
+
+    events: list[Any] = []
+    in_sandbox(scenario, client={"on_event": events.append})
+
+
+def test_unknown_fields_are_told_once_in_a_walk() -> None:
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        pages = [{"result": [{"id": "1", "a": 1}], "next_cursor": str(page)} for page in range(3)]
+        bodies = [*pages, {"result": [{"id": "2", "a": 2, "b": 1}]}]
+        sandbox.script(account, [Fault.body(each) for each in bodies])
+        walk = truto.interactions.list(account, response_format="normalized", **WINDOW)
+        assert [page.unknown_fields async for page in walk.pages()] == [("a",)] * 3 + [("a", "b")]
+        assert [event.fields for event in events if isinstance(event, UnknownFields)] == [("a",), ("b",)]
+
+    events: list[Any] = []
+    in_sandbox(scenario, client={"on_event": events.append})
 
 
 # Raw

@@ -590,7 +590,7 @@ def test_closing_while_another_task_waits_for_bytes_ends_that_wait(who: str) -> 
     run(main())
 
 
-def test_closing_while_the_next_page_is_being_opened_opens_nothing() -> None:
+def test_a_response_that_arrives_as_the_stream_is_closed_is_closed_too() -> None:
     async def main() -> None:
         go_on = asyncio.Event()
         two = FakeBody([body(range(5, 10))])
@@ -607,8 +607,8 @@ def test_closing_while_the_next_page_is_being_opened_opens_nothing() -> None:
         async with fake_stream(opener=opener) as stream:
             reading = asyncio.ensure_future(ids(stream))
             await turns()
-            stream.close()
             go_on.set()
+            stream.close()  # in the same turn: the response is here, and has to be closed
             with pytest.raises(UsageError, match="closed"):
                 await soon(reading)
             assert two.closed
@@ -670,6 +670,44 @@ def test_other_tasks_run_while_a_large_piece_is_decoded() -> None:
                 pass
             ticking.cancel()
         assert ticks > 10
+
+    run(main())
+
+
+@pytest.mark.parametrize("page", [1, 2])
+def test_closing_a_stream_wakes_a_reader_that_waits_for_a_response(page: int) -> None:
+    """The service may be silent for minutes; the task that closes the stream wants it to end now."""
+
+    async def main() -> None:
+        asked = asyncio.Event()
+        given_up = asyncio.Event()
+        left = [FakeBody([body(range(5), "two")])][: page - 1]
+
+        def opener(here: Position) -> Any:
+            async def reopen(failure: TransportError | None) -> tuple[FakeBody, ResponseInfo]:
+                if left:
+                    return left.pop(0), ResponseInfo()
+                asked.set()
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    given_up.set()
+                raise AssertionError("nothing sets that event")
+
+            return reopen
+
+        stream = fake_stream(opener=opener)
+
+        async def read() -> int:
+            async with stream:
+                return sum([1 async for _ in stream])
+
+        reader = asyncio.create_task(read())
+        await asyncio.wait_for(asked.wait(), 5)
+        stream.close()
+        with pytest.raises(UsageError, match="closed while it was being read"):
+            await asyncio.wait_for(reader, 5)
+        assert given_up.is_set()
 
     run(main())
 
@@ -1221,7 +1259,7 @@ def test_a_body_that_breaks_or_is_abandoned_leaves_the_old_file(tmp_path: Path) 
     assert target.read_text() == "old"
 
 
-@pytest.mark.parametrize("step", ["open", "write", "fsync", "rename"])
+@pytest.mark.parametrize("step", ["create", "write", "fsync", "rename"])
 def test_a_cancellation_in_the_middle_of_a_disk_step_waits_for_it_and_cleans_up(
     step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

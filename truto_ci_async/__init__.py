@@ -19,8 +19,6 @@ from ._version import __version__ as __version__
 
 TYPE_CHECKING = False  # importing typing would take ten times as long as all of the rest
 if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the same
-    from typing import Any
-
     from ._http.policy.rate_limiter import Pacing as Pacing
     from ._http.policy.rate_windows import Rate as Rate
     from ._http.policy.retry import RetryPolicy as RetryPolicy
@@ -69,7 +67,8 @@ _NAMES = {
     "ConnectError CursorExpiredError CursorLoopError DamagedStateError DeadlineError DecodeError MissingExtraError "
     "NotFoundError PermissionDeniedError RateLimitError ReconnectRequiredError ServerError StateConflictError "
     "StorageError TransportError TruncatedBodyError TrutoError UsageError",
-    "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled",
+    "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled "
+    "UnknownFields",
     "models": "ROW_COLUMNS AdditionalMetric Capabilities Capability DebugInfo Email IntegratedAccount Integration "
     "Interaction Issue Metrics Number Page Position RateLimit RawResponse ResponseInfo User",
     "models.pulls": "AccountPage PlannedAccount Unit Window",
@@ -100,7 +99,7 @@ if (
 ):  # type checkers cannot follow a computed ``__all__``, and with ``__getattr__`` accept any name
     __all__ = sorted([*_MODULES, "__version__"])
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         value = getattr(import_module(f".{_MODULES[name]}", __name__), name)

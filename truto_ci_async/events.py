@@ -33,6 +33,7 @@ __all__ = [
     "RequestSent",
     "ResponseReceived",
     "RetryScheduled",
+    "UnknownFields",
 ]
 
 logger = logging.getLogger("truto_ci_async")
@@ -139,6 +140,18 @@ class FieldRepaired(Event, frozen=True, kw_only=True, gc=False):
         return f"repaired {self.path}: {self.message}"
 
 
+class UnknownFields(Event, frozen=True, kw_only=True, gc=False):
+    """``fields`` were received in the ``normalized`` format and left out: the items have no place for them.
+
+    Told once for each name in a walk. ``item_type=dict`` keeps everything.
+    """
+
+    fields: tuple[str, ...]
+
+    def _text(self) -> str:
+        return f"left out fields that the items have no place for: {', '.join(self.fields)}; item_type=dict keeps them"
+
+
 EventHook: TypeAlias = Callable[[Event], object]
 
 
@@ -202,6 +215,13 @@ class Emitter:
         first = FieldRepaired(time=0.0, account=account, path=issues[0].path, message=issues[0].message)
         more = f" and {len(issues) - 1} more on this page" if len(issues) > 1 else ""
         self._logger.warning("%s%s", first, more)
+
+    def report_unknown_fields(self, fields: Sequence[str], *, account: str | None = None) -> None:
+        """Report fields that were left out: one event, and a WARNING in the log."""
+        event = UnknownFields(time=self.now(), account=account, fields=tuple(fields))
+        if self.active:
+            self.emit(event)
+        self._logger.warning("%s", event)
 
     def _call(self, hook: EventHook, event: Event) -> None:
         try:

@@ -89,6 +89,11 @@ class ItemReader(Generic[T]):
     fields are optional, it would become a record full of None.
     """
 
+    #: Whether the items of a page may be decoded together with what surrounds them.
+    joins_envelope = True
+    #: Names of fields that were received and that ``item_type`` does not have, where anyone looks for them.
+    unknown_fields: tuple[str, ...] = ()
+
     def __init__(self, item_type: type[T] | Any, *, on_invalid: OnInvalid = "repair") -> None:
         if on_invalid not in ("repair", "raise"):
             raise UsageError(f"on_invalid is 'repair' or 'raise', not {on_invalid!r}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Generic, NoReturn, TypeVar, cast
 
@@ -46,6 +46,7 @@ class PageData(Struct, Generic[T], kw_only=True):
     extra: dict[str, Any] = {}
     issues: list[Issue] = []
     keys: tuple[str, ...] | None = None
+    unknown_fields: tuple[str, ...] = ()
 
 
 class _Envelope(Struct, Generic[T], forbid_unknown_fields=True):
@@ -75,6 +76,12 @@ class PageReader(Generic[T]):
         envelope: type[_Envelope[T]] = cast("Any", _Envelope)[items.item_type]
         self._envelope = msgspec.json.Decoder(envelope)
 
+    def read_flat_rows(self, on_unknown: Callable[[list[str]], object]) -> None:
+        """Read rows of the ``normalized`` format from now on; see ``FlatRowReader``."""
+        from .flat_rows import flat_row_reader
+
+        self._items = flat_row_reader(self._items, on_unknown)
+
     def read(self, body: bytes) -> PageData[T]:
         """Read a body in one go.
 
@@ -82,7 +89,7 @@ class PageReader(Generic[T]):
         :raises TruncatedBodyError: it is the beginning of a JSON text.
         """
         try:
-            if not self._keyed:
+            if not self._keyed and self._items.joins_envelope:
                 try:
                     envelope = decode_with(self._envelope, body)
                 except msgspec.ValidationError:
@@ -147,7 +154,13 @@ class PageReader(Generic[T]):
         if keys is not None and len(items) != len(keys):
             dropped = {issue.index for issue in issues if issue.dropped}
             keys = tuple(key for index, key in enumerate(keys) if index not in dropped)
-        return PageData(items=tuple(items), issues=[*issues, *lost], keys=keys, **around)
+        return PageData(
+            items=tuple(items),
+            issues=[*issues, *lost],
+            keys=keys,
+            unknown_fields=self._items.unknown_fields,
+            **around,
+        )
 
     def _raise_no_valid_item(self, first: Issue) -> NoReturn:
         name = getattr(self._items.item_type, "__name__", str(self._items.item_type))

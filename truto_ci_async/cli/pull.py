@@ -127,7 +127,8 @@ def _say_result(
                 options.report, progress, error, out=options.out, format=options.format, exit_code=code
             )
         except (OSError, ClosedPipe) as failure:  # the exit code is about the pull itself
-            say(f"cannot write the report: {failure or 'its reader has gone'}")
+            reason = "its reader has gone" if isinstance(failure, ClosedPipe) else failure
+            say(f"cannot write the report: {reason}")
 
 
 class StopOnSignal(AbstractContextManager["StopOnSignal"]):

@@ -106,7 +106,9 @@ class Page(Sequence[T], Generic[T]):
 
     ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
     ``extra`` has the envelope keys that this package does not know. ``issues`` lists repaired records. ``response`` has
-    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``.
+    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``. With
+    ``response_format="normalized"``, ``unknown_fields`` names the fields received so far in this walk that the items
+    have no place for.
     """
 
     __slots__ = (
@@ -120,6 +122,7 @@ class Page(Sequence[T], Generic[T]):
         "prev_cursor",
         "response",
         "result_count",
+        "unknown_fields",
     )
 
     def __init__(
@@ -133,6 +136,7 @@ class Page(Sequence[T], Generic[T]):
         debug: DebugInfo | None = None,
         extra: Mapping[str, Any] | None = None,
         issues: Sequence[Issue] = (),
+        unknown_fields: Sequence[str] = (),
         response: ResponseInfo | None = None,
         position: Position | None = None,
     ) -> None:
@@ -144,6 +148,7 @@ class Page(Sequence[T], Generic[T]):
         self.debug = debug
         self.extra: dict[str, Any] = dict(extra or {})
         self.issues: tuple[Issue, ...] = tuple(issues)
+        self.unknown_fields: tuple[str, ...] = tuple(unknown_fields)
         self.response = response or ResponseInfo()
         self.position = position
 

@@ -47,6 +47,7 @@ async def fetch_page(
         debug=data.debug,
         extra=data.extra,
         issues=data.issues,
+        unknown_fields=data.unknown_fields,
         response=response,
         position=position_after(here, data.next_cursor, len(targets.query.user_batches)),
     )

@@ -96,7 +96,7 @@ class Pages(Generic[P]):
             page = await (self._source.fetch(here) if prefetch is None else prefetch.page())
         finally:
             self._is_fetching = False  # mutant: None is false too
-        if self._pages_left is not None:
+        if self._pages_left:  # 0 already if it was closed during the fetch
             self._pages_left -= 1
         try:
             following = self._cursor.advance(here, page.next_cursor)
@@ -110,7 +110,10 @@ class Pages(Generic[P]):
         return page
 
     async def aclose(self) -> None:
-        """End the iteration and cancel the prefetch. Dropping the iterator does the same."""
+        """End the iteration and cancel the prefetch. Dropping the iterator does the same.
+
+        A task that waits for a page still gets it, and then the end.
+        """
         self._pages_left = 0
         self.cancel()
 

@@ -111,6 +111,7 @@ class ItemStream(Generic[T]):
         self._finished = self._failed = self._closed = False
         self._reopen: Reopen | None = None  # opens the page at ``position``
         self._failure: TransportError | None = None  # why it has to be opened again
+        self._opening: anyio.CancelScope | None = None  # while a response is awaited
         self._page: PageBody[T] | None = None
         self._whole_pages_bytes = 0
         self._items_taken = 0
@@ -173,8 +174,13 @@ class ItemStream(Generic[T]):
         self.close()
 
     def close(self) -> None:
-        """Give up the rest of the body; may be called twice. ``async with`` calls it for you."""
+        """Give up the rest of the body; may be called twice. ``async with`` calls it for you.
+
+        A task that is reading gets a ``UsageError``, also while it waits for a response.
+        """
         self._closed = True
+        if self._opening is not None:
+            self._opening.cancel()
         self._close_page()
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -322,10 +328,14 @@ class ItemStream(Generic[T]):
             self._reopen = self._opener(here)
         failure, self._failure = self._failure, None
         try:
-            body, self.response = await self._reopen(failure)
+            with anyio.CancelScope() as self._opening:
+                body, self.response = await self._reopen(failure)
+            if self._opening.cancelled_caught:
+                raise UsageError("the stream was closed while it was being read")
         except APIError as error:
             raise_for_cursor(error, here.cursor)
         finally:
+            self._opening = None
             del failure  # breaks the cycle of the error, its frames and this one
         self._page = PageBody(body, self.response, self._new_decoder, cursor=here.cursor)
         if self._closed:

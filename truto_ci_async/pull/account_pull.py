@@ -17,6 +17,7 @@ import anyio
 from msgspec.structs import replace
 
 from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
+from truto_ci_async._http.policy.retry import can_never_succeed
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async.errors import (
@@ -249,7 +250,8 @@ class AccountPull:
         asks_to_wait = isinstance(cause, RateLimitError) or (
             isinstance(cause, APIError) and (cause.retry_after or 0.0) > shared.client.retry.max_wait
         )
-        if isinstance(cause, (TransportError, ServerError)) and not asks_to_wait:
+        is_hopeless = isinstance(cause, APIError) and can_never_succeed(cause.status)
+        if isinstance(cause, (TransportError, ServerError)) and not (asks_to_wait or is_hopeless):
             return self._unanswered(cause, asked_at)
         shared.circuit.success(time.monotonic())
         if asks_to_wait:
@@ -275,7 +277,7 @@ class AccountPull:
         wait = error.retry_after or 0.0
         self._calls += 1
         if wait > self._shared.client.retry.max_wait or self._calls >= ACCOUNT_CALLS:
-            return self.park(time.time() + wait)
+            return self.park(time.time() + min(wait, self._shared.budget.max_park))
         return time.monotonic() + max(wait, self._backoff())
 
     def _backoff(self) -> float:

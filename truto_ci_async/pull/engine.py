@@ -176,6 +176,8 @@ class Pull(Generic[T]):
         if not isinstance(asked, Plan):
             asked = await asked(None if self._grow else stored)
         self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
+        if self.plan.filters.get("response_format") == "normalized":
+            self._reader.read_flat_rows(self._client.emitter.report_unknown_fields)
         if self._sink is not None:
             await self._sink.open(self._checkpoint.sink_state)
         progress = await self._checkpoint.load()
@@ -190,7 +192,8 @@ class Pull(Generic[T]):
             self.report,
             self._budget,
         )
-        self._workers = Workers(shared, accounts_to_do(self.plan, progress, self.report), on_error=self._die)
+        to_do = accounts_to_do(self.plan, progress, self.report, max_park=self._budget.max_park)
+        self._workers = Workers(shared, to_do, on_error=self._die)
         self._commits.is_open = True
 
     async def _run(self) -> None:

@@ -18,6 +18,7 @@ class Budget(Struct, frozen=True, kw_only=True):
     ``max_outage``    seconds a service may be down before the accounts that are left are parked for a later run.
     ``probe_wait``    seconds before a single trial request finds out whether the service is back; doubled for each
                       further one, up to ``max_probe_wait``.
+    ``max_park``      seconds an account is parked at most, whatever the service asks for.
 
     :raises ConfigurationError: a value out of range.
     """
@@ -26,12 +27,14 @@ class Budget(Struct, frozen=True, kw_only=True):
     max_outage: float = 900.0
     probe_wait: float = 1.0
     max_probe_wait: float = 30.0
+    max_park: float = 86_400.0
 
     def __post_init__(self) -> None:
         check_whole_number("max_accounts", self.max_accounts, least=1)
         check_number("max_outage", self.max_outage, least=0)
         check_number("probe_wait", self.probe_wait, above=0)
         check_number("max_probe_wait", self.max_probe_wait, above=0)
+        check_number("max_park", self.max_park, least=0)
 
 
 class PullReport(Struct, eq=False):

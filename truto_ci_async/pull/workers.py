@@ -176,8 +176,13 @@ class Schedule:
         self._waiting.close()
 
 
-def accounts_to_do(plan: Plan, stored: dict[Key, Progress], report: PullReport) -> Iterable[PlannedAccount]:
-    """Go through the accounts with a window left to do after earlier runs; ``report`` counts the others."""
+def accounts_to_do(
+    plan: Plan, stored: dict[Key, Progress], report: PullReport, *, max_park: float
+) -> Iterable[PlannedAccount]:
+    """Go through the accounts with a window left to do after earlier runs; ``report`` counts the others.
+
+    A stored time more than ``max_park`` seconds ahead comes from a wrong clock and is ignored.
+    """
     report.accounts, report.windows = len(plan.accounts), len(plan.windows)
     over, rows, until = Counter[str](), Counter[str](), dict[str, float]()
     for (name, _), progress in stored.items():
@@ -191,7 +196,7 @@ def accounts_to_do(plan: Plan, stored: dict[Key, Progress], report: PullReport) 
         if over[account.id] == len(plan.windows):
             report.done += 1
             report.empty += not rows[account.id]
-        elif until.get(account.id, 0.0) > now:
+        elif now < until.get(account.id, 0.0) <= now + max_park:
             report.parked[account.id] = until[account.id]
         else:
             yield account

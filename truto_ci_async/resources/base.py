@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unp
 
 import msgspec
 
-from truto_ci_async._wire.filters import Filters, ResponseFormat, takes_filters
-from truto_ci_async._wire.item_reader import MAX_ENVELOPE_BYTES, MAX_ITEM_BYTES, OnInvalid, item_reader
+from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
+from truto_ci_async._wire.item_reader import (
+    MAX_ENVELOPE_BYTES,
+    MAX_ITEM_BYTES,
+    ItemReader,
+    OnInvalid,
+    item_reader,
+)
 from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
 from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursors
 from truto_ci_async._wire.query_string import join_path
@@ -166,7 +172,8 @@ class Resource(Generic[T]):
 
         ``ignore_remote_data``     leave out the provider's own record.
         ``exclude_fields``         names of fields to leave out; they are then None.
-        ``response_format``        ``unified``, ``normalized`` or ``debug`` (which fills ``Page.debug``).
+        ``response_format``        ``unified``, ``debug`` (which fills ``Page.debug``) or ``normalized``, where metrics may
+                                   stand beside the other fields, and unknown fields are reported once.
         ``item_type``              another msgspec Struct, ``dict`` for any shape, ``msgspec.Raw`` for exact bytes.
         ``on_invalid``             ``repair``: a value of the wrong type becomes None, is listed in ``Page.issues`` and
                                    logged once per page; ``raise``: it is a DecodeError.
@@ -190,7 +197,7 @@ class Resource(Generic[T]):
         return make_paginator(
             self._client,
             self._query(integrated_account_id, response_format, filters),
-            PageReader(item_reader(item_type or self._item_type, on_invalid)),
+            PageReader(self._item_reader(item_type, on_invalid, response_format, integrated_account_id)),
             cursor=cursor,
             empty_on_not_found=empty_on_not_found,
             prefetch=prefetch,
@@ -236,7 +243,8 @@ class Resource(Generic[T]):
         if not key_by:
             raise UsageError("key_by is the name of a field, such as 'id'")
         query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
-        reader = PageReader(item_reader(item_type or self._item_type, on_invalid), keyed=True)
+        items = self._item_reader(item_type, on_invalid, response_format, query.account)
+        reader = PageReader(items, keyed=True)
         targets = RequestTargets(query)
         read = functools.partial(read_page, self._client, reader, account=query.account)
 
@@ -353,7 +361,7 @@ class Resource(Generic[T]):
                 raise UsageError(f"{name} is a number of bytes, 1 or more, not {value!r}")
         query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
         targets = RequestTargets(query)
-        reader = item_reader(item_type or self._item_type, on_invalid)
+        reader = self._item_reader(item_type, on_invalid, response_format, query.account)
         # Imported here: ijson takes half as long to load as the rest of the package, and many never need it.
         from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
         from truto_ci_async.pagination.stream import ItemStream
@@ -383,6 +391,17 @@ class Resource(Generic[T]):
             emitter=self._client.emitter,
             account=query.account,
         )
+
+    def _item_reader(
+        self, item_type: Any, on_invalid: OnInvalid, response_format: ResponseFormat, account: Account
+    ) -> ItemReader[Any]:
+        reader = item_reader(item_type or self._item_type, on_invalid)
+        if response_format != "normalized":
+            return reader
+        from truto_ci_async._wire.flat_rows import flat_row_reader
+
+        tell = functools.partial(self._client.emitter.report_unknown_fields, account=account_id(account))
+        return flat_row_reader(reader, tell)
 
     def _query(
         self,

@@ -37,30 +37,33 @@ _DATES: Final = (
 
 _NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*(?:[,;].*)?", re.ASCII | re.DOTALL)
 _WINDOW = re.compile(r";\s*w\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)", re.ASCII | re.IGNORECASE)
-# A reset from here on is a point in time: as a number of seconds to wait it would be ten years.
-_EPOCH_SECONDS: Final = 3e8
-_EPOCH_MILLISECONDS: Final = 3e11
-_LONGEST_RESET: Final = 366 * 86400.0
+# A number from here on is a point in time: as seconds to wait it would be thirty years.
+_EPOCH_SECONDS: Final = 1e9
+_EPOCH_MILLISECONDS: Final = 1e12
+_EPOCH_END: Final = 1e14  # in milliseconds the year 5138; larger numbers mean nothing
+#: Seconds. What a header asks for beyond it comes from a wrong clock or a wrong unit.
+LONGEST_WAIT: Final = 366 * 86400.0
 
 
 def parse_retry_after(headers: Mapping[str, str], now_epoch: float) -> float | None:
     """Read ``Retry-After`` as seconds from now, never negative; None if it is missing or unreadable.
 
-    A date is compared with the response's own ``Date``, since the server's clock may differ from ours, or with
-    ``now_epoch`` if there is none. A date in the past gives 0.0.
+    A date, or a number of 1e9 or more, is a point in time. It is compared with the response's own ``Date``, since the
+    server's clock may differ from ours, or with ``now_epoch`` if there is none. One in the past gives 0.0, one too far
+    ahead ``LONGEST_WAIT``.
     """
     text = headers.get("retry-after")
     if text is None or len(text) > _LONGEST_VALUE:
         return None
     text = text.strip()
     if _SECONDS.fullmatch(text):
-        seconds = max(float(part) for part in text.split(","))
-        return seconds if math.isfinite(seconds) else None
-    moment = parse_http_date(text)
-    if moment is None:
+        seconds = min(max(float(part) for part in text.split(",")), _EPOCH_END)
+        wait = _seconds_until(seconds, headers, now_epoch)
+    elif (moment := parse_http_date(text)) is not None:
+        wait = moment - _server_time(headers, now_epoch)
+    else:
         return None
-    wait = moment - _server_time(headers, now_epoch)
-    return max(0.0, wait) if math.isfinite(wait) else None
+    return min(max(0.0, wait), LONGEST_WAIT) if math.isfinite(wait) else None
 
 
 def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit | None:
@@ -74,7 +77,8 @@ def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit 
     remaining = _number(headers.get("ratelimit-remaining"))
     reset = _number(headers.get("ratelimit-reset"))
     if reset is not None:
-        reset = _seconds_until_reset(reset, headers, now_epoch)
+        reset = _seconds_until(reset, headers, now_epoch)
+        reset = max(0.0, reset) if reset <= LONGEST_WAIT else None
     if limit is None and remaining is None and reset is None:
         return None
     window = None if limit is None else _WINDOW.search(limit_text or "")  # mutant: with a limit there is text
@@ -92,12 +96,13 @@ def _number(text: str | None) -> float | None:
     return float(match[1])
 
 
-def _seconds_until_reset(reset: float, headers: Mapping[str, str], now_epoch: float) -> float | None:
-    if reset >= _EPOCH_MILLISECONDS:
-        reset /= 1000.0
-    if reset >= _EPOCH_SECONDS:
-        reset = max(0.0, reset - _server_time(headers, now_epoch))
-    return reset if reset <= _LONGEST_RESET else None
+def _seconds_until(number: float, headers: Mapping[str, str], now_epoch: float) -> float:
+    """Read a number as seconds to wait, or from 1e9 on as a point in time in seconds or milliseconds."""
+    if _EPOCH_MILLISECONDS <= number < _EPOCH_END:
+        number /= 1000.0
+    if _EPOCH_SECONDS <= number < _EPOCH_MILLISECONDS:
+        number -= _server_time(headers, now_epoch)
+    return number
 
 
 def level_named(insight: Mapping[str, Any], message: str) -> Level | None:

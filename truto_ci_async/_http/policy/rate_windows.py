@@ -17,6 +17,7 @@ BURST_SHARE: Final = 0.5  # of the slots can be taken at once
 GAP_SHARE: Final = 0.95  # of the steady gap between two requests; the slots alone keep the long-run rate
 BACK_OFF_FACTOR: Final = 0.75  # of the slots are left after a 429
 REGAINED_PER_WINDOW: Final = 0.03  # of the slots come back with each window after a 429
+SHORTEST_PERIOD: Final = 0.01  # seconds; a header that names a shorter one would keep the loop busy
 
 
 class Rate(Struct, frozen=True):
@@ -159,7 +160,8 @@ class Quota:
         if learned.limit is not None:
             # A limit of 0 would block for ever, so it is treated as unknown; ``remaining`` can still say "not now".
             self.limit = learned.limit or None
-            self.period = learned.window if learned.window is not None and learned.window <= longest else None
+            window = learned.window
+            self.period = None if window is None or window > longest else max(window, SHORTEST_PERIOD)
         if learned.remaining is not None and learned.reset is not None and learned.reset <= longest:
             self.left = max(0, learned.remaining - in_flight)
             self.until = now + learned.reset

@@ -30,6 +30,8 @@ GiveUpReason: TypeAlias = Literal["not retryable", "attempts", "elapsed", "budge
 
 # Contract section 3. ``classify`` has special rules for 503 and 401.
 FAULT_STATUSES: Final = frozenset({408, 425, 500, 502, 504, 520, 521, 522, 523, 524})
+# The service will say the same next time: not implemented, not this version of HTTP, a loop, a login page in between.
+PERMANENT_STATUSES: Final = frozenset({501, 505, 506, 508, 510, 511})
 # 2.0**1024 overflows, so the exponent of the backoff is bounded. The wait reaches its ceiling long before that.
 _MAX_DOUBLINGS: Final = 60
 
@@ -149,6 +151,11 @@ def classify(
     if status == 401 and not is_remote:
         return "auth"
     return "no"
+
+
+def can_never_succeed(status: int) -> bool:
+    """Whether a status would be the same however often and however long one tries."""
+    return 300 <= status < 400 or status in PERMANENT_STATUSES
 
 
 class RetryBudget:

@@ -94,15 +94,19 @@ def redact_message(error: BaseException, token: Secret = Secret()) -> None:
             if frame.f_globals.get("__name__", "").partition(".")[0] in {"aiohttp", "asyncio"}:
                 with suppress(RuntimeError):  # still running
                     frame.clear()
-        if isinstance(each, (aiohttp.ClientResponseError, HttpProcessingError)):
-            each.message = clean(each.message, token)
-        each.args = tuple(clean(arg, token) if isinstance(arg, str) else arg for arg in each.args)
+        _redact_text(each, token)
         if isinstance(each, aiohttp.ClientResponseError):
             _redact_request(each)
         elif isinstance(each, aiohttp.ClientConnectorError):
             key, os_error, *_ = each.args
             # The constructor is the public way to replace the key, which holds the proxy's URL.
             aiohttp.ClientConnectorError.__init__(each, key._replace(proxy=None, proxy_auth=None), os_error)
+
+
+def _redact_text(error: BaseException, token: Secret) -> None:
+    if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)):
+        error.message = clean(error.message, token)
+    error.args = tuple([clean(each, token) if isinstance(each, str) else each for each in error.args])
 
 
 def _redact_request(error: aiohttp.ClientResponseError) -> None:

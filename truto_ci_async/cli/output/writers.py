@@ -184,11 +184,11 @@ def _read_int(text: str) -> int | str:
         return text
 
 
-def _flow_style(document: Any, encoded: bytes) -> bytes:
+def _flow_style(document: object, encoded: bytes) -> bytes:
     """Return ``encoded``, which is JSON, so that it is YAML to every reader; a list of one item as an item."""
     text = _ESCAPED.sub(_join_surrogates, encoded.translate(_LINE_ENDS_TO_SPACES).decode())
     text = _UNUSUAL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
-    if isinstance(document, list) and len(cast("list[Any]", document)) == 1:
+    if isinstance(document, list) and len(cast("list[object]", document)) == 1:
         text = "- " + text.strip()[1:-1].strip()
     return f"{text}\n".encode()
 
