@@ -3,9 +3,9 @@
 msgspec does the decoding. It does not look inside values it skips, so bad UTF-8 there goes unnoticed, and deep nesting
 raises RecursionError; both are handled here.
 
-Two things that msgspec refuses are read all the same: a byte order mark before the body, and a lone surrogate escape,
-such as ``"\\ud83d"``. JSON allows the latter, and JavaScript writes it when it cuts a text inside an emoji. It is replaced
-by ``\\ufffd``, which has the same length, so offsets stay as they are.
+Two things that msgspec refuses are read all the same: a byte order mark before the body, and the escape of a lone
+surrogate, such as ``"\\ud83d"``. JSON allows it, and JavaScript writes it when it cuts a text inside an emoji. It is
+replaced by ``\\ufffd``, which has the same length, so offsets stay as they are.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def check_utf8(body: bytes) -> None:
 
 
 _HIGH, _LOW, _HEX = rb"u[dD][89abAB]", rb"u[dD][c-fC-F]", rb"[0-9a-fA-F]{2}"
-# Skips everything up to a surrogate that is not one of a pair. Escapes are consumed whole, so `\\ud83d` is not taken for
-# a surrogate. Possessive, hence linear.
+# Skips everything up to a surrogate that is not one of a pair. Escapes are consumed whole, so `\\ud83d` is not taken
+# for a surrogate. Possessive, hence linear.
 _LONE = re.compile(
     rb"[^\\]*+(?:\\(?:[^u]|u(?![dD][89a-fA-F])|%b%b\\%b%b)[^\\]*+)*+\\u[dD][89a-fA-F]%b"
     % (_HIGH, _HEX, _LOW, _HEX, _HEX)

@@ -7,8 +7,9 @@ does not fit is rewritten by `repair`, and decoded again. Each change becomes an
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import repeat
@@ -50,11 +51,12 @@ class IssueList(list[Issue]):
     ``dropped`` are the indices of the items that were left out, of which there may be many more than issues.
     """
 
-    def __init__(self, issues: Iterable[Issue] = ()) -> None:
-        super().__init__(issues)
-        self.total = len(self)
-        self.dropped: list[int] = [issue.index or 0 for issue in self if issue.dropped]
-        self.is_full = len(self) >= ISSUES_KEPT
+    def __init__(self, keep: int) -> None:
+        super().__init__()
+        self.total = 0
+        self.dropped: list[int] = []
+        self.is_full = keep <= 0
+        self._keep = keep
 
     def drop(self, index: int) -> None:
         """Count an item that was left out, without an issue."""
@@ -68,9 +70,9 @@ class IssueList(list[Issue]):
             self.dropped.append(index)
         self += [
             Issue(index=index, path=where, message=message, dropped=dropped, raw=raw)
-            for where, message in notes[: max(ISSUES_KEPT - len(self), 0)]
+            for where, message in notes[: max(self._keep - len(self), 0)]
         ]
-        self.is_full = len(self) >= ISSUES_KEPT
+        self.is_full = len(self) >= self._keep
 
 
 class ItemReader(Generic[T]):
@@ -110,9 +112,11 @@ class ItemReader(Generic[T]):
         self._raw_fields, self._has_raw_inside = raw_places(item_type)
 
     def read_array(
-        self, text: bytes, *, start: int = 0, path: str = "$.result"
+        self, text: bytes, *, start: int = 0, path: str = "$.result", keep: int = ISSUES_KEPT
     ) -> tuple[list[T], IssueList]:
         """Read the items of ``text``, a complete JSON array whose first item is number ``start``.
+
+        At most ``keep`` issues are returned; the others are counted.
 
         :raises msgspec.DecodeError: ``text`` is not one JSON array, or has a lone surrogate.
         :raises DecodeError: an item does not fit and ``on_invalid="raise"``; bad UTF-8; nested too deep.
@@ -120,19 +124,19 @@ class ItemReader(Generic[T]):
         try:
             items: list[Any] = self._decode_array(text)
             if not (self._blank_fields and self.blank(items)):
-                return self.detach(items), IssueList()
+                return self.detach(items), IssueList(keep)
         except msgspec.ValidationError:
             pass
         except _UNREADABLE as error:
             raise _renamed(error, text, path, start) from None
-        return self._read_each(text, start, path)
+        return self._read_each(text, start, path, keep)
 
     def read_item(self, raw: bytes, *, index: int, path: str) -> tuple[T | None, IssueList]:
         """Read item number ``index`` at ``path`` (such as ``$.result[3]``); None if it could not be kept.
 
         :raises DecodeError: it is not JSON; or it does not fit and ``on_invalid="raise"``.
         """
-        issues = IssueList()
+        issues = IssueList(ISSUES_KEPT)
         return self._read_one(raw, index, path, issues), issues
 
     def detach(self, items: Items) -> Items:
@@ -161,10 +165,10 @@ class ItemReader(Generic[T]):
             return False
         return any(all(get(item) == value for get, value in self._blank_fields) for item in items)
 
-    def _read_each(self, text: bytes, start: int, path: str) -> tuple[list[T], IssueList]:
+    def _read_each(self, text: bytes, start: int, path: str, keep: int) -> tuple[list[T], IssueList]:
         """Read item by item, which takes several times as long if every item is bad."""
         items: list[T] = []
-        issues = IssueList()
+        issues = IssueList(keep)
         try:
             raws = split_array(text)
         except _UNREADABLE as error:
@@ -196,14 +200,14 @@ class ItemReader(Generic[T]):
             issues.add(index, raw, notes, dropped=not kept)
         if not kept:
             return None
-        return self.detach((cast("T", item),))[0]
+        return cast("T", self.detach((item,))[0])
 
     def _decode_or_repair(
         self, raw: bytes, path: str, notes: list[Note], *, is_told: bool
     ) -> tuple[T | None, bool]:
         """Return an item and whether to keep it. If nobody will be told, the note why it is dropped has no text."""
         repairer = self._repairer
-        if repairer is not None and not raw.lstrip().startswith(b"{"):
+        if repairer is not None and not _OBJECT.match(raw):
             notes.append((path, self._mismatch(raw) if is_told else ""))
             return None, False
         try:
@@ -237,9 +241,7 @@ class ItemReader(Generic[T]):
             return describe_mismatch(str(error), raw)
         raise AssertionError(raw)
 
-    def _repair(
-        self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: list[Note]
-    ) -> T | None:
+    def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: list[Note]) -> T | None:
         fixed = repairer.fix_struct(fields, path, notes)
         if fixed is not None:
             try:
@@ -259,6 +261,7 @@ def _blank_fields(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
     return [(attrgetter(name), getattr(blank, name)) for name in names]
 
 
+_OBJECT = re.compile(rb"\s*\{")
 # What msgspec raises for bad text; a ValidationError, which is one too, is caught before.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 

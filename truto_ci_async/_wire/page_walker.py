@@ -1,6 +1,6 @@
 """Reads a body in steps of a few milliseconds, from one top-level key to the next.
 
-`page_reader` takes this way for what it cannot decode in one go: large bodies, keyed ones, wrong items, lone surrogates.
+`page_reader` takes this way for what it cannot decode in one go: large and keyed bodies, wrong items, lone surrogates.
 No value is decoded but those of the items; what surrounds them is returned as it came.
 """
 
@@ -11,15 +11,15 @@ from collections.abc import Callable, Generator
 from typing import Generic, NamedTuple, NoReturn, TypeVar
 
 import msgspec
+from msgspec import Raw
 
-from truto_ci_async._json import EXCERPT_BYTES, check_utf8, describe, replace_surrogates
-from truto_ci_async.errors import DecodeError, TruncatedBodyError
+from truto_ci_async._json import EXCERPT_BYTES, check_utf8, decode_strictly, describe, replace_surrogates
+from truto_ci_async.errors import DecodeError
 
 from .incremental.array_parser import ArrayParser
 from .incremental.fast_parser import FAST_PARSER_WORKS, MALFORMED, FastArrayParser, value_length
 from .incremental.ijson_parser import IjsonArrayParser
 from .incremental.item_collector import ItemCollector
-from .incremental.lexer import cut_steps
 from .item_reader import ItemReader
 from .surrogates import check_cursor, surrogate_notes
 
@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 # Most top-level keys. Truto sends six.
 MAX_KEYS = 10_000
+KEYS_PER_STEP = 256
 # Keys that may hold the items; the first one is taken if both are there.
 ITEM_KEYS = ("result", "results")
 # How much is looked through for lone surrogates, or checked for UTF-8, in one step.
@@ -35,6 +36,8 @@ SCAN_BYTES = 2**20
 _SPACE = re.compile(rb"[ \t\r\n]*")
 # A place where the text can be divided: no escape, and no pair of them, goes across its end.
 _NO_ESCAPE = re.compile(rb"[^\\]{13}")
+
+_decode_object = msgspec.json.Decoder(dict[str, Raw])
 
 Steps = Generator[None, None, T]
 
@@ -50,68 +53,67 @@ class Walked(NamedTuple, Generic[T]):
 class PageWalker(Generic[T]):
     """Walk over one body. ``size`` says how many bytes of items to decode in the next step."""
 
-    def __init__(
-        self, body: bytes, reader: ItemReader[T], *, keyed: bool, size: Callable[[], int]
-    ) -> None:
+    def __init__(self, body: bytes, reader: ItemReader[T], *, keyed: bool, size: Callable[[], int]) -> None:
         self._body = body
         self._text = body  # with lone surrogates replaced from the first one outside of the items on
         self._reader = reader
         self._opening = b"{" if keyed else b"["
         self._size = size
+        self.at_end = False  # the body is complete JSON
         self._at = 0
         self._fields: dict[str, tuple[int, int]] = {}
-        self._found: dict[str, tuple[list[T], ItemCollector[T]]] = {}
+        self._items: dict[str, tuple[list[T], ItemCollector[T]]] = {}
 
     def walk(self) -> Steps[Walked[T]]:
         """Read the body.
 
         :raises DecodeError: it is not a JSON object, has too many keys, or an item is invalid and to be refused.
-        :raises TruncatedBodyError: it is the beginning of a JSON text.
         """
         yield from self._check_utf8()
         self._skip_space()
         if self._next() != b"{":
-            yield from self._refuse()
+            self._refuse()
         self._step(1)
         while self._next() != b"}":
             yield from self._read_member()
+            if len(self._fields) % KEYS_PER_STEP == 0:
+                yield
             if self._next() != b",":
                 break
             self._step(1)
             if self._next() != b'"':
-                yield from self._refuse()
+                self._refuse()
         if self._next() != b"}":
-            yield from self._refuse()
+            self._refuse()
         self._step(1)
         if self._at != len(self._body):
-            yield from self._refuse()
-        name = next((name for name in ITEM_KEYS if name in self._found), None)
-        fresh = ItemCollector(self._reader, "$.result")
-        items, collector = self._found[name] if name else (None, fresh)
-        return Walked(self._around(name, collector), items, collector)
+            self._refuse()
+        self.at_end = True
+        name = next((name for name in ITEM_KEYS if name in self._items), None)
+        if name is None:
+            return self._result(None, ItemCollector(self._reader, "$.result"))
+        del self._fields[name]
+        return self._result(*self._items[name])
 
     def _read_member(self) -> Steps[None]:
         """Read a key and its value, and what separates it from the next one."""
         if self._next() != b'"':
-            yield from self._refuse()
+            self._refuse()
         start = self._at
         yield from self._skip_value()
         key = msgspec.json.decode(self._text[start : self._at].rstrip())
         if self._next() != b":":
-            yield from self._refuse()
+            self._refuse()
         self._step(1)
-        self._found.pop(key, None)  # the last of two equal keys wins
-        self._fields.pop(key, None)
+        self._items.pop(key, None)  # the last of two equal keys wins
+        start = self._at
         if key in ITEM_KEYS and self._next() == self._opening:
-            self._found[key] = yield from self._read_items()
+            self._items[key] = yield from self._read_items()
         else:
-            start = self._at
             yield from self._skip_value()
-            self._fields[key] = (start, self._at)
+        self._fields[key] = start, self._at
         if len(self._fields) > MAX_KEYS:
-            raise DecodeError(
-                f"the body has more than {MAX_KEYS:,} keys", raw=self._body[:EXCERPT_BYTES]
-            )
+            raise DecodeError(f"the body has more than {MAX_KEYS:,} keys", raw=self._body[:EXCERPT_BYTES])
 
     def _read_items(self) -> Steps[tuple[list[T], ItemCollector[T]]]:
         keyed = self._opening == b"{"
@@ -121,11 +123,11 @@ class PageWalker(Generic[T]):
         items: list[T] = []
         at = self._at + 1
         while parser.rest is None:
-            if at >= len(self._body):
-                yield from self._refuse()
-            end = at + self._size()
-            items += parser.feed(self._body[at:end])
-            at = min(end, len(self._body))
+            end = min(at + self._size(), len(self._body))
+            items += parser.feed(self._body[at:end], end=end == len(self._body))
+            if at == end and parser.rest is None:
+                self._refuse()
+            at = end
             yield
         self._at = at - len(parser.rest)
         self._skip_space()
@@ -138,7 +140,7 @@ class PageWalker(Generic[T]):
             yield from self._replace_surrogates()
             length = self._value_length()
         if length < 0 or self._at + length >= len(self._body):  # nothing closes the object
-            yield from self._refuse()
+            self._refuse()
         if length > SCAN_BYTES:
             yield
         self._at += length
@@ -150,7 +152,9 @@ class PageWalker(Generic[T]):
         try:
             return value_length(rest)
         except RecursionError:
-            raise DecodeError("the body is nested too deep to decode", raw=self._body[:EXCERPT_BYTES]) from None
+            raise DecodeError(
+                "the body is nested too deep to decode", raw=self._body[:EXCERPT_BYTES]
+            ) from None
 
     def _replace_surrogates(self) -> Steps[None]:
         parts = [self._text[: self._at]]
@@ -163,8 +167,8 @@ class PageWalker(Generic[T]):
             yield
         self._text = b"".join(parts)
 
-    def _around(self, items_key: str | None, collector: ItemCollector[T]) -> dict[str, bytes]:
-        """Return the JSON of everything but the items; tell of lone surrogates that were in it."""
+    def _result(self, items: list[T] | None, collector: ItemCollector[T]) -> Walked[T]:
+        """Add the JSON of everything but the items, and tell of lone surrogates that were in it."""
         fields: dict[str, bytes] = {}
         for key, (start, end) in self._fields.items():
             fields[key] = self._text[start:end].rstrip()
@@ -172,7 +176,7 @@ class PageWalker(Generic[T]):
                 notes = surrogate_notes(raw.rstrip(), f"$.{key}")
                 check_cursor(notes)
                 collector.add_issues(notes, raw[:EXCERPT_BYTES])
-        return fields
+        return Walked(fields, items, collector)
 
     def _check_utf8(self) -> Steps[None]:
         if len(self._body) <= SCAN_BYTES or self._body.isascii():
@@ -197,11 +201,13 @@ class PageWalker(Generic[T]):
     def _skip_space(self) -> None:
         self._at = _SPACE.match(self._body, self._at).end()  # type: ignore[union-attr]  # always matches
 
-    def _refuse(self) -> Generator[None, None, NoReturn]:
+    def _refuse(self) -> NoReturn:
         """Raise for a body that is not a JSON object."""
-        body = self._body
-        if (yield from cut_steps(body)):
-            raise TruncatedBodyError(
-                f"the JSON ends early, after {len(body):,} bytes", bytes_read=len(body)
-            )
-        raise DecodeError(f"the body is not JSON: {describe(body)}", raw=body[:EXCERPT_BYTES])
+        excerpt = self._body[:EXCERPT_BYTES]
+        try:
+            decode_strictly(_decode_object, self._body if len(self._body) <= SCAN_BYTES else excerpt)
+        except msgspec.ValidationError:
+            raise DecodeError(
+                f"expected a JSON object with a result: {describe(excerpt)}", raw=excerpt
+            ) from None
+        raise DecodeError(f"the body is not JSON: {describe(excerpt)}", raw=excerpt)

@@ -37,6 +37,7 @@ class Repairer:
 
     def __init__(self, type: Any) -> None:
         self._decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(type).decode
+        self._takes_anything = type is Raw
         members = list(_union_members(type))
         structs = [member for member in members if is_struct(member)]
         self._nullable = types.NoneType in members
@@ -58,7 +59,8 @@ class Repairer:
     def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: list[Note]) -> bytes | Raw | None:
         """Return ``raw`` if it fits, else a value to replace it; None if there is none. Its path is path + step."""
         try:
-            self._decode(raw)
+            if not self._takes_anything:
+                self._decode(raw)
         except msgspec.ValidationError as error:
             return self._fix(bytes(raw), str(error), path + step, notes)
         return raw

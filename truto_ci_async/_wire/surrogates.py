@@ -15,13 +15,16 @@ from .repair import QUOTED_CHARS, Note, split_array, split_object
 
 # Places told of one value. There may be millions.
 PLACES = 100
+SEARCHED_BYTES = 2**20
 
 
 def surrogate_notes(original: bytes, path: str) -> list[Note]:
     """Return where lone surrogates are in ``original``, a JSON value at ``path``, each with a message.
 
-    At most ``PLACES``. A value that cannot be split is named as a whole.
+    At most ``PLACES``. A value that is large or cannot be split is named as a whole.
     """
+    if len(original) > SEARCHED_BYTES:
+        return [(path, _message(replace_surrogates(original[:SEARCHED_BYTES])))]
     marker = _unused_marker(original)
     marked = replace_surrogates(original, marker)
     try:
@@ -62,7 +65,12 @@ def _find(text: bytes, marker: bytes, path: str) -> Iterator[Note]:
         holders = [(each, step) for each, step in inner if marker in bytes(each)]
         if raw.count(marker) > sum(bytes(each).count(marker) for each, _ in holders):
             told += 1
-            yield where, _message(raw.replace(marker, b"\\ufffd")) if not inner else "half of a surrogate pair in a key, replaced by U+FFFD"
+            yield (
+                where,
+                _message(raw.replace(marker, b"\\ufffd"))
+                if not inner
+                else "half of a surrogate pair in a key, replaced by U+FFFD",
+            )
         todo += reversed(holders)
 
 

@@ -47,13 +47,13 @@ class ItemCollector(Generic[T]):
         """
         replaced: list[Issue] = []
         try:
-            items, issues = self._reader.read_array(text, start=self.index, path=self._path)
+            items, issues = self._read(text)
         except msgspec.DecodeError:
             fixed = replace_surrogates(text)
             if fixed is text:
                 raise
             replaced = self._find_surrogates(text, fixed)
-            items, issues = self._reader.read_array(fixed, start=self.index, path=self._path)
+            items, issues = self._read(fixed)
         if keys:
             self._keep_keys(keys, issues)
         self._count(items, issues, replaced)
@@ -75,13 +75,17 @@ class ItemCollector(Generic[T]):
         self._count(items, issues, replaced)
         return items
 
-    def add_issues(self, notes: list[Note], raw: bytes) -> None:
+    def add_issues(self, notes: list[Note], raw: bytes, *, dropped: bool = False) -> None:
         """Note what was repaired outside of the items.
 
         :raises DecodeError: if nothing is to be repaired.
         """
-        self._keep_issues(self._tell(notes, None, raw))
+        self._keep_issues(self._tell(notes, None, raw, dropped=dropped))
         self.issues_count += len(notes)
+
+    def _read(self, text: bytes) -> tuple[list[T], IssueList]:
+        keep = max(ISSUES_KEPT - len(self.issues), 0)
+        return self._reader.read_array(text, start=self.index, path=self._path, keep=keep)
 
     def _find_surrogates(self, text: bytes, fixed: bytes) -> list[Issue]:
         """Return an issue for each lone surrogate in ``text``, an array of items; it has none in ``fixed``."""
@@ -95,11 +99,16 @@ class ItemCollector(Generic[T]):
             at = end
         return found
 
-    def _tell(self, notes: list[Note], index: int | None, raw: bytes) -> list[Issue]:
+    def _tell(
+        self, notes: list[Note], index: int | None, raw: bytes, *, dropped: bool = False
+    ) -> list[Issue]:
         if notes and self._reader.on_invalid == "raise":
             path, message = notes[0]
             raise DecodeError(f"{path}: {message}", path=path, index=index, raw=raw)
-        return [Issue(index=index, path=path, message=message, raw=raw) for path, message in notes]
+        return [
+            Issue(index=index, path=path, message=message, raw=raw, dropped=dropped)
+            for path, message in notes
+        ]
 
     def _keep_keys(self, text: bytes, issues: IssueList) -> None:
         fixed = replace_surrogates(text)

@@ -56,9 +56,7 @@ class ItemDecoder(BodyDecoder[T]):
     ) -> None:
         if engine not in ("auto", "ijson"):
             raise UsageError(f"engine is 'auto' or 'ijson', not {engine!r}")
-        super().__init__(
-            ItemCollector(reader, f"$.{path}"), max_item_bytes=max_item_bytes
-        )
+        super().__init__(ItemCollector(reader, f"$.{path}"), max_item_bytes=max_item_bytes)
         self.engine: Engine = engine if FAST_PARSER_WORKS else "ijson"
         self._envelope = EnvelopeReader(path, key_by=key_by, max_bytes=max_envelope_bytes)
         self._parser: ArrayParser[T] | None = None  # from the beginning of the items on

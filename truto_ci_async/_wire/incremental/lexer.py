@@ -18,8 +18,8 @@ from truto_ci_async.errors import DecodeError
 MAX_DEPTH = 512
 # How much ijson gets at once in `is_cut`. Each value becomes an event, and all events of a slice are held in memory.
 SLICE_BYTES = 64 * 1024
-# Everything ijson raises for bad text. Its Python backend: ValueError, UnicodeDecodeError. Its C backend for numbers that
-# Python does not parse: SystemError, ArithmeticError.
+# Everything ijson raises for bad text. Its Python backend: ValueError, UnicodeDecodeError. Its C backend for numbers
+# that Python does not parse: SystemError, ArithmeticError.
 PARSER_ERRORS = (ijson.JSONError, ValueError, StopIteration, SystemError, ArithmeticError)
 # How much deeper an event takes us.
 STEPS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
@@ -178,19 +178,20 @@ class NestingTracker(JsonChecker):
         self.last_event = name
 
 
-# Strings, to skip them; and numbers whose value ijson cannot hold: integers with more digits than Python parses (4,300),
-# and exponents too large for Decimal. Only tried where a number begins, hence linear.
+# Strings, to skip them; and numbers whose value ijson cannot hold: integers with more digits than Python parses
+# (4,300), and exponents too large for Decimal. Only tried where a number begins, hence linear.
 _HUGE_NUMBER = re.compile(
     rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?<![\d.])-?(?:[1-9]\d{4000,}+(?![.eE])|\d++(?:\.\d++)?[eE][+-]?\d{17,}+)',
     re.DOTALL,
 )
-_MAYBE_HUGE = re.compile(rb"(?<!\d)\d{4000}|[eE][+-]?\d{17}")
+_DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdigit() else ord(" ") for byte in range(128)) + b" " * 128
+_MANY_DIGITS = b"0" * 17
 
 
 def _readable(piece: bytes) -> bytes:
     """Replace in whole tokens what ijson refuses and msgspec reads. Only the kind of a value matters, not the value."""
     piece = replace_surrogates(piece)
-    if _MAYBE_HUGE.search(piece):
+    if _MANY_DIGITS in piece.translate(_DIGITS_AS_ZEROS):  # ten times as fast as looking for such a number
         return _HUGE_NUMBER.sub(lambda found: found[0] if found[0].startswith(b'"') else b"0", piece)
     return piece
 
