@@ -80,7 +80,7 @@ class Runs:
 def serve() -> None:
     import pyarrow.parquet  # noqa: F401 - imported once, here, for all runs
 
-    import truto_ci_async.cli.main
+    import truto_ci_async.cli.run
     import truto_ci_async.pull
     import truto_ci_async.sandbox  # noqa: F401
 

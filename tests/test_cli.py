@@ -21,6 +21,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -647,6 +648,36 @@ def test_a_cursor_may_be_made_of_any_characters(sandbox: Sandbox, run: Run) -> N
     assert "next_cursor=-v%20%24HOME%27s" in sandbox.requests[-1].target
 
 
+@pytest.mark.parametrize("format", ["unified", "raw", "stream"])
+def test_a_relative_time_is_that_of_the_run_that_is_continued(
+    sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch, format: str
+) -> None:
+    """The same command line, later: ``-7d`` is another time now, but its pages go on from those before."""
+    line = [
+        *("interactions", "-a", sandbox.account_ids[0], "--start-time=-7d", "--end-time=-5d"),
+        *("--format", format, "-o", "ndjson"),
+    ]
+    first = run(*line, "--max-pages", "1")
+    assert first.code == DONE
+    monkeypatch.setattr(sys.modules["truto_ci_async._wire.list_query"], "datetime", clock_of(days=3))
+    before = len(sandbox.requests)
+    assert run(*line, "--next-cursor", first.cursor).code == DONE
+    queries = [request.query for request in sandbox.requests]
+    assert before < len(queries)
+    assert len({(query["start_time"], query["end_time"]) for query in queries}) == 1
+    assert run(*line).code == DONE
+    assert sandbox.requests[-1].query["start_time"] != queries[0]["start_time"]
+
+
+def clock_of(**later: int) -> type[datetime]:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(**later)
+
+    return Later
+
+
 def test_a_position_of_other_filters_is_refused(sandbox: Sandbox, run: Run) -> None:
     position = run(*listing(sandbox, "--max-pages", "1")).cursor
     ran = run(*listing(sandbox, "--next-cursor", position, "--limit", "2"))
@@ -719,7 +750,17 @@ def test_exit_codes_of_responses(
         (["nonsense"], USAGE, "invalid choice"),
         (["interactions", "--limit", "0"], USAGE, "1 or more"),
         (["interactions", "--start-time", "2024-01-01T00:00:00"], USAGE, "has no time zone"),
-        (["interactions", "--start-time", "yesterday"], USAGE, "not a date"),
+        (
+            ["interactions", "--start-time", "yesterday"],
+            USAGE,
+            "'yesterday' is not a time; write it like 2024-01-31",
+        ),
+        (["interactions", "--start-time=-7y"], USAGE, "'-7y' is not a time"),
+        (["interactions", "--limit", "9" * 5000], USAGE, "is not a whole number of 1 or more"),
+        (["interactions", "--max-items", str(2**63)], USAGE, "is not a whole number of 1 or more"),
+        (["interactions", "--timeout", "1e300"], USAGE, "is not a number of seconds"),
+        (["interactions", "--user", "", "--sandbox"], USAGE, "a user id must be a non-empty string"),
+        (["interactions", "-q", "a.b.c.d.e.f.g=1", "--sandbox"], USAGE, "nested more than 5 levels"),
         (["interactions", "--timeout", "nan"], USAGE, "seconds"),
         (["interactions", "--api-url", "ftp://x", "--token", "t"], USAGE, "base_url"),
         (["interactions", "--api-url", "", "--token", "t"], USAGE, "base_url"),
@@ -1023,7 +1064,7 @@ class Finder:
             os.kill(os.getpid(), signal.SIGINT)
 
 sys.meta_path.insert(0, Finder())
-from truto_ci_async.__main__ import main
+from truto_ci_async.cli.main import main
 sys.exit(main())
 """
 
@@ -1033,7 +1074,7 @@ sys.exit(main())
 @pytest.mark.parametrize(
     "module",
     [
-        "truto_ci_async.cli.main",
+        "truto_ci_async.cli.run",
         "asyncio",
         "msgspec",
         "truto_ci_async.cli.pull",

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -164,7 +164,8 @@ def test_times_and_lengths_of_a_command_line() -> None:
     assert options("--start-time=-7d").start_time == "-7d"
     assert options("--start-time", "today-12h").start_time == "today-12h"
     assert options("--end-time", "now").end_time == "now"
-    assert options("--start-time", "2024-01-01").start_time == date(2024, 1, 1)
+    assert options("--start-time", "2024-01-01").start_time == "2024-01-01"
+    assert options("--start-time", "2024-01-01T00:00:00+01:00").start_time == "2024-01-01T00:00:00+01:00"
     assert options("--window", "6h").window == timedelta(hours=6)
     assert options("--window", "week").window == "week"
     for wrong in (
@@ -172,6 +173,10 @@ def test_times_and_lengths_of_a_command_line() -> None:
         ("--window", "fortnight"),
         ("--start-time", ""),
         ("--start-time", "soon"),
+        ("--start-time", "20240101"),
+        ("--limit", "9" * 5000),
+        ("--max-accounts", str(10**400)),
+        ("--timeout", "1e400"),
     ):
         with pytest.raises(SystemExit):
             options(*wrong)
@@ -305,7 +310,7 @@ def test_an_interruption_before_it_starts_shows_no_traceback(
     def interrupted() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("truto_ci_async.cli.main.build_parser", interrupted)
+    monkeypatch.setattr("truto_ci_async.cli.run.build_parser", interrupted)
     assert main(["pull"]) == INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -387,14 +392,41 @@ def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: P
         (("--accounts", "a", *WINDOW, "--report", "/"), "--report needs the name of a file"),
         (("--accounts", "a", *WINDOW, "--out", ""), "--out is empty"),
         (("--accounts-file", "", "--integration", "gong", *WINDOW), "--accounts-file is empty"),
-        (("--accounts", " , ", *WINDOW), ""),
+        (("--accounts", " , ", *WINDOW), "accounts has no accounts"),
     ],
 )
 def test_wrong_usage(sandbox: Sandbox, run: Any, argv: tuple[str, ...], words: str) -> None:
     ran = run(*argv)
-    if words:
-        assert (ran.code, words in ran.err) == (USAGE, True), ran.err
+    assert (ran.code, words in ran.err) == (USAGE, True), ran.err
     assert sandbox.stats.requests == 0
+
+
+def test_no_account_is_an_error_that_stores_nothing(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    """A misspelt integration was pulled at once, and reported as complete; corrected, it was another plan."""
+    line = ("--status", "active", *WINDOW)
+    ran = run("--integration", "gongg", *line, out="new/folder")
+    assert ran.code == USAGE
+    assert (
+        "no account has the integration 'gongg' and status 'active'; the integrations are gong (" in ran.err
+    )
+    assert "--allow-empty" in ran.err
+    assert not (tmp_path / "new").exists()
+    assert run("--integration", "gong", *line, out="new/folder").code == DONE
+    before = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert run("--integration", "gongg", "--fresh", *line, out="new/folder").code == USAGE
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == before
+    assert rows(tmp_path / "new" / "folder") == expected(sandbox)
+    assert run("--integration", "gong", *line, out="new/folder").code == DONE
+
+
+def test_no_account_is_fine_for_those_who_say_so(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    line = ("--integration", "gongg", "--status", "active", *WINDOW)
+    assert run(*line, "--allow-empty").code == DONE
+    assert run(*line, "--allow-empty").code == DONE
+    ran = run(*line)
+    assert (ran.code, "start over with fresh=True" in ran.err) == (USAGE, True)
+    (tmp_path / "ids").write_text("# none yet\n")
+    assert run("--accounts-file", str(tmp_path / "ids"), *WINDOW, "--allow-empty", out="other").code == DONE
 
 
 # --- signals and pipes -----------------------------------------------------------------------------------------

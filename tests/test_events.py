@@ -28,7 +28,7 @@ EVENTS: list[Event] = [
     PacingWait(time=1.0, account="a1", level="account", wait=1.5, call_id=7),
     PageDecoded(time=1.0, account="a1", items=50, issues=1, bytes=2048, elapsed=0.001),
     FieldRepaired(time=1.0, account="a1", path="$.result[3].user", message="Expected `object`, got `str`"),
-    UnknownFields(time=1.0, account="a1", fields=("talk_ratio", "user.role")),
+    UnknownFields(time=1.0, account="a1", fields=("mood", "user.role")),
 ]
 
 LOGGER = "truto_ci_async"
@@ -42,7 +42,7 @@ def test_every_event_reads_as_one_line() -> None:
         "call 7: waited 1.500 s for the account limit [account a1]",
         "page of 50 items, 2,048 bytes decoded in 0.001 s, 1 repaired [account a1]",
         "repaired $.result[3].user: Expected `object`, got `str` [account a1]",
-        "left out fields that the items have no place for: talk_ratio, user.role; item_type=dict keeps them [account a1]",
+        "left out fields that the items have no place for: mood, user.role; item_type=dict keeps them [account a1]",
     ]
     assert (
         str(RequestSent(time=1.0, method="GET", url="/x", attempt=2, call_id=7))

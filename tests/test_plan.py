@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -16,13 +17,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.foreign_values import Length, Letter, NotATime, NumPyScalar, Real, Stamp, Text, Whole
 from tests.support import run
 from truto_ci_async._wire.list_query import list_query
 from truto_ci_async.client import TrutoClient
-from truto_ci_async.errors import UsageError
-from truto_ci_async.models import IntegratedAccount, Page, User
+from truto_ci_async.errors import PermissionDeniedError, UsageError
+from truto_ci_async.models import IntegratedAccount, Integration, Page, User
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
 from truto_ci_async.pull.plan import accounts as plan_accounts
+from truto_ci_async.pull.plan import discovery
 from truto_ci_async.pull.plan.bounds import resolve_windows
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.plan.resolve import resolve
@@ -118,6 +121,8 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
         ("a", r"accounts takes an iterable: accounts=\['a'\]; pass a file as a Path"),
         (IntegratedAccount(id="a"), "accounts takes an iterable"),
         ({"id": "a"}, "accounts takes an iterable"),
+        ([], "accounts has no accounts.*allow_empty=True"),
+        (iter(()), "accounts has no accounts"),
         ([""], "must be non-empty text"),
         ([None], "must be non-empty text, not None"),
         ([7], "must be non-empty text, not 7"),
@@ -148,23 +153,32 @@ def test_a_source_without_end_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class _Accounts:
-    """Stands in for ``client.integrated_accounts``."""
+    """Stands in for ``client.integrated_accounts``. Accounts given by name fit any filter."""
 
-    def __init__(self, *found: str) -> None:
+    def __init__(self, *found: str | IntegratedAccount, error: Exception | None = None) -> None:
         self.found = found
+        self.error = error  # of a list without filters
         self.asked: list[dict[str, Any]] = []
 
     @property
     def integrated_accounts(self) -> _Accounts:
         return self
 
-    async def _walk(self) -> AsyncIterator[IntegratedAccount]:
-        for name in self.found:
-            yield IntegratedAccount(id=name, tenant_id="t")
+    async def _walk(self, integration: str | None, status: str | None) -> AsyncIterator[IntegratedAccount]:
+        if self.error is not None and integration is None is status:
+            raise self.error
+        for each in self.found:
+            if isinstance(each, str):
+                yield IntegratedAccount(id=each, tenant_id="t")
+            elif integration in (None, each.integration and each.integration.name) and status in (
+                None,
+                each.status,
+            ):
+                yield each
 
     def list(self, **filters: Any) -> AsyncIterator[IntegratedAccount]:
         self.asked.append(filters)
-        return self._walk()
+        return self._walk(filters["integration"], filters["status"])
 
 
 def discover(*found: str, **options: Any) -> Plan:
@@ -178,6 +192,99 @@ def test_accounts_are_discovered_by_integration_and_status() -> None:
     plan = discover("x", "y", "x", integration="gong", status="active")
     assert plan.accounts == (PlannedAccount("x", "t"), PlannedAccount("y", "t"))
     assert plan.given == {"integration": "gong", "status": "active"}
+
+
+def _connected(integration: str | None, status: str | None, count: int = 1) -> list[IntegratedAccount]:
+    named = None if integration is None else Integration(name=integration)
+    return [
+        IntegratedAccount(id=f"{integration}-{status}-{number}", integration=named, status=status)
+        for number in range(count)
+    ]
+
+
+CONNECTED = [
+    *_connected("zoom", "active", 9),
+    *_connected("gong", "active", 2),
+    *_connected("gong", "needs_reauth"),
+    *_connected("salesforce", "active", 3),
+    *_connected(None, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"integration": "gongg"},
+            "no account has the integration 'gongg'; the integrations are gong (3), zoom (9), salesforce (3).",
+        ),
+        (
+            {"integration": "Salesforce", "status": "active"},
+            "no account has the integration 'Salesforce' and status 'active'; "
+            "the integrations are salesforce (3), zoom (9), gong (3).",
+        ),
+        (
+            {"integration": "gong", "status": "actve"},
+            "no account has the integration 'gong' and status 'actve'; "
+            "the statuses of gong are active (2), needs_reauth (1).",
+        ),
+        ({"status": "broken"}, "no account has the status 'broken'; the statuses are "),
+    ],
+)
+def test_a_search_that_finds_nothing_names_what_there_is(options: dict[str, Any], message: str) -> None:
+    """A misspelt integration looked like a customer without accounts: a pull of nothing, reported as complete."""
+    client: Any = _Accounts(*CONNECTED)
+    with pytest.raises(UsageError) as caught:
+        run(resolve(client.list, **options))
+    assert str(caught.value).startswith(message)
+    assert str(caught.value).endswith(". If that is meant, pass allow_empty=True (--allow-empty)")
+    assert run(resolve(client.list, allow_empty=True, **options)).accounts == ()
+
+
+def test_what_a_search_names_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment can have thousands of accounts, of many integrations."""
+    client: Any = _Accounts(
+        *(account for number in range(15) for account in _connected(f"i{number:02}", "active"))
+    )
+    with pytest.raises(UsageError, match=r"i00 \(1\), .* i09 \(1\) and 5 more\."):
+        run(resolve(client.list, integration="x"))
+    monkeypatch.setattr(discovery, "MAX_READ", 3)
+    with pytest.raises(UsageError, match=r"the integrations are i00 \(1\), i01 \(1\), i02 \(1\)\."):
+        run(resolve(client.list, integration="x"))
+
+
+def test_without_any_account_or_an_answer_a_search_still_says_that_it_found_nothing() -> None:
+    nobody: Any = _Accounts()
+    with pytest.raises(UsageError, match="'gong': this token has no accounts at all"):
+        run(resolve(nobody.list, integration="gong"))
+    refused: Any = _Accounts(error=PermissionDeniedError(status=403))
+    with pytest.raises(UsageError, match=r"^no account has the integration 'gong'\. If"):
+        run(resolve(refused.list, integration="gong"))
+
+
+def test_an_empty_list_or_file_is_a_plan_of_nothing_only_if_that_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.txt"
+    path.write_text("# none yet\n")
+    for accounts in ([], path):
+        assert make(accounts, allow_empty=True).accounts == ()
+    assert "allow_empty" not in make([], allow_empty=True).given
+
+
+def test_a_stored_plan_of_nothing_is_not_continued_in_silence() -> None:
+    """It can come from an older version, or from a run with ``allow_empty``."""
+    client: Any = _Accounts("a")
+    with pytest.raises(UsageError, match="no accounts: start over with fresh=True"):
+        run(resolve(client.list, integration="gong", known=()))
+    assert run(resolve(client.list, integration="gong", known=(), allow_empty=True)).accounts == ()
+
+
+@pytest.mark.parametrize(
+    "options", [{"integration": ""}, {"status": ""}, {"integration": 5}, {"status": b"active"}]
+)
+def test_a_search_for_nothing_in_particular_is_refused(options: dict[str, Any]) -> None:
+    """An empty filter would be sent, and might find everything."""
+    with pytest.raises(UsageError, match="must be non-empty text"):
+        discover("a", **options)
 
 
 def test_a_list_and_a_search_exclude_each_other() -> None:
@@ -251,6 +358,8 @@ def test_today_begins_at_midnight_of_the_zone_of_now() -> None:
         ({"start_time": "0001-01-01T00:00:00+05:00"}, "outside of the calendar"),
         ({"start_time": timedelta.min}, "outside of the calendar"),
         ({"start_time": 7}, "start_time must be"),
+        ({"start_time": NotATime()}, "start_time must be a point in time"),
+        ({"window": Length(days=math.nan)}, "window must be a length of time"),
         ({"start_time": "2024-02-01", "end_time": "2024-01-01"}, "is not after"),
         ({"start_time": "2024-02-01", "end_time": "2024-02-01T00:00:00Z"}, "is not after"),
         ({"start_time": "2024-02-01T00:00:00Z", "end_time": "2024-02-01T01:00:00+02:00"}, "is not after"),
@@ -263,6 +372,7 @@ def test_today_begins_at_midnight_of_the_zone_of_now() -> None:
         ({"start_time": "-7d", "window": timedelta(days=-1)}, "longer than zero"),
         ({"start_time": "-70000d", "window": timedelta(minutes=1)}, "more than 100,000 windows"),
         ({"now": datetime(2024, 1, 1)}, "now takes an aware datetime"),
+        ({"now": "today"}, "now takes an aware datetime"),
     ],
 )
 def test_wrong_bounds_are_refused(options: dict[str, Any], message: str) -> None:
@@ -430,6 +540,39 @@ def test_a_plan_asks_what_a_list_call_asks() -> None:
     assert asked.fingerprint() == query.fingerprint()
 
 
+def test_a_plan_of_other_libraries_values_is_the_plan_of_plain_ones() -> None:
+    """Values from pandas and NumPy reach a plan from notebooks. Stored, they must be what they were."""
+    plain: dict[str, Any] = {
+        "users": ["7"],
+        "limit": 5,
+        "ignore_remote_data": True,
+        "exclude_fields": ["timezone"],
+        "remote_query": {"a": [1, 1.5, "x", 10**30]},
+    }
+    other: dict[str, Any] = {
+        "users": {Text("7")},
+        "limit": NumPyScalar(5, "i"),
+        "ignore_remote_data": NumPyScalar(True, "b"),
+        "exclude_fields": [Text("timezone")],
+        "remote_query": {Text("a"): (Whole(1), Real(1.5), Letter.X, str(10**30))},
+    }
+    start, end = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC)
+    expected = make(["a"], start_time=start, end_time=end, window=timedelta(days=1), **plain)
+    plan = make(
+        [Text("a")],
+        start_time=Stamp(2024, 1, 1, tzinfo=UTC),
+        end_time=Stamp(2024, 1, 3, tzinfo=UTC),
+        window=Length(1),
+        now=Stamp(2024, 3, 15, 13, 45, 7, 250_000, tzinfo=UTC),
+        **other,
+    )
+    assert plan.digest == expected.digest == Plan.from_json(plan.to_json()).digest
+    assert plan.windows == expected.windows
+    assert plan.created_at == expected.created_at
+    assert type(plan.accounts[0].id) is str
+    assert plan.difference(expected) is None
+
+
 def test_a_plan_survives_storing() -> None:
     """A stored plan sends byte-identical requests, because stored cursors only fit the filters they came from."""
     plan = make([{"id": "a", "tenant_id": "t"}], start_time="-3d", window="day", **FILTERS)
@@ -458,15 +601,17 @@ def test_text_that_is_no_plan_is_refused(text: str | bytes) -> None:
     [
         ({"limit": 0}, "limit"),
         ({"users": "7"}, "users must be a list"),
-        ({"exclude_fields": "id"}, "exclude_fields takes several"),
-        ({"exclude_fields": 7}, "exclude_fields takes several"),
+        ({"exclude_fields": "id"}, "exclude_fields must be a list"),
+        ({"exclude_fields": 7}, "exclude_fields must be a list"),
         ({"response_format": "raw"}, "the response_format of a pull must be"),
         ({"extra_query": {"start_time": "2024-01-01"}}, "extra_query must not set start_time"),
         ({"extra_query": {"integrated_account_id": "x"}}, "extra_query must not set integrated_account_id"),
         ({"extra_query": {"next_cursor": "x"}}, "next_cursor"),
+        ({"users": []}, "users is empty"),
+        ({"extra_query": "a=b"}, "extra_query must be a dict"),
         ({"extra_query": {"x": object()}}, "cannot be sent in a query"),
         ({"extra_query": {"x": float("nan")}}, "cannot be sent in a query"),
-        ({"extra_query": {7: "x"}}, "a name must be text, not 7"),
+        ({"extra_query": {7: "x"}}, "a parameter name must be a string, not 7"),
         ({"remote_query": {"x": "\ud800"}}, "lone surrogate"),
         ({"remote_query": {"x": datetime(2024, 1, 1)}}, "no time zone"),
         ({"object_arrays": "commas"}, "object_arrays"),

@@ -52,7 +52,7 @@ from truto_ci_async.errors import (
     TrutoError,
     UsageError,
 )
-from truto_ci_async.events import Event, PageDecoded, RequestSent, ResponseReceived
+from truto_ci_async.events import Event, PageDecoded, RequestSent, ResponseReceived, UnknownFields
 from truto_ci_async.models import Interaction
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount
 from truto_ci_async.models.row_views import PULL_COLUMNS, plain_views
@@ -1005,6 +1005,50 @@ def test_a_failing_account_is_a_result_and_the_rest_goes_on(tmp_path: Path) -> N
     run(scenario())
 
 
+def test_only_a_404_about_data_is_an_empty_account() -> None:
+    """A workspace that was deleted is a 404 of the provider too, and must not be reported as empty for ever."""
+
+    async def scenario() -> None:
+        async with service(accounts=5) as (sandbox, client):
+            empty, none, gone, unknown, whole = sandbox.account_ids
+            no_data = "no stats found for the specified period"
+            for account, fault in {
+                empty: Fault.status(404, remote=True, message=no_data),
+                none: Fault.status(204),
+                gone: Fault.status(404, remote=True, message="Could not find company"),
+                unknown: Fault.status(404),
+            }.items():
+                sandbox.script(account, [fault.forever()])
+            pull = client.interactions.pull(sandbox.account_ids, budget=QUICK, **BOUNDS)
+            rows: list[Row] = []
+            report = await gather(pull, rows)
+            assert sorted(rows) == expected(sandbox, whole)
+            assert (report.done, report.empty, report.no_data, report.not_found) == (3, 2, 1, 2)
+            assert {account: type(error) for account, error in report.failed.items()} == {
+                gone: NotFoundError,
+                unknown: NotFoundError,
+            }
+            document = report.to_dict()
+            assert (document["no_data"], document["not_found"]) == (1, 2)
+
+    run(scenario())
+
+
+def test_a_pull_takes_the_metrics_of_flat_rows() -> None:
+    async def scenario() -> None:
+        events: list[Any] = []
+        async with service(accounts=2, on_event=events.append) as (sandbox, client):
+            rows = [{"id": "1", "patience": 0.5, "mood": "good"}]
+            sandbox.fault(Fault.body({"result": rows}).forever())
+            pull = client.interactions.pull(sandbox.account_ids, response_format="normalized", **BOUNDS)
+            async with pull as pages:
+                found = [page.page async for page in pages]
+            assert [page[0].metrics and page[0].metrics.patience for page in found] == [0.5, 0.5]
+            assert [event.fields for event in events if isinstance(event, UnknownFields)] == [("mood",)]
+
+    run(scenario())
+
+
 def test_an_account_told_to_come_back_tomorrow_is_parked(tmp_path: Path) -> None:
     """The rest finishes; until its time comes a later run does not ask it, and then it is done."""
 
@@ -1472,9 +1516,15 @@ def test_rows_are_told_apart_by_what_they_hold() -> None:
     assert list(split(row_fingerprints(row_identities([one, same], views)))) == keys
     for name in PULL_COLUMNS:  # a row with a field of our names is not for the quick way
         assert plain_views([one, raw(id="1", **{name: None})]) is None
-    seen = SeenRows([b"a", b"a", b"b"])
-    assert seen.new([b"a", b"b", b"c"]) == [2]
-    assert seen.new([b"a", b"a", b"b"]) == [1, 2]
+    a, b, c = (bytes([number] * 8) for number in range(3))
+    seen = SeenRows(a + a + b)
+    fresh, log = seen.sift(a + b + c)
+    assert fresh == [2]
+    assert SeenRows(a + a + b + log, goes_on=True).sift(a + a + b)[0] == [1, 2]
+    fresh, more = seen.sift(a + a + b)
+    assert fresh == [1, 2]
+    # Another walk meets all that the two handed out: a three times, b twice, c once.
+    assert SeenRows(a + a + b + log + more).sift(a * 4 + b * 3 + c * 2)[0] == [3, 6, 8]
 
 
 def test_pages_that_cannot_be_read_leave_room_for_others() -> None:

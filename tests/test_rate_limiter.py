@@ -775,6 +775,8 @@ def test_a_level_without_a_limit_still_pauses() -> None:
 def test_pacing_refuses_what_is_no_rate() -> None:
     with pytest.raises(ConfigurationError, match=r"Pacing\.token must be a Rate"):
         Pacing(token=(500, 10))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match=r"Pacing\.account must be a Rate"):
+        Pacing(account=(50, 10))  # type: ignore[arg-type]
 
 
 def test_no_more_are_admitted_than_there_are_connections() -> None:

@@ -35,7 +35,6 @@ from truto_ci_async import (
     ConfigurationError,
     ConnectError,
     DeadlineError,
-    DecodeError,
     Event,
     Pacing,
     Rate,
@@ -527,7 +526,7 @@ FRAMINGS: dict[str, Callable[[], list[bytes]]] = {
     "gzip, cut inside whole http": lambda: [
         in_chunks(ZIPPED[:end], 20, GZIP_HEADER) for end in range(1, len(ZIPPED) + 1)
     ],
-    "json, cut inside whole http": lambda: [with_length(PAGE[:end]) for end in range(len(PAGE) + 1)],
+    "json, cut inside whole http": lambda: [with_length(PAGE[:end]) for end in range(1, len(PAGE) + 1)],
     "until the end": lambda: _cuts(OK + b"Connection: close\r\n\r\n" + PAGE),
 }
 
@@ -563,11 +562,12 @@ def test_a_page_cut_at_any_byte_is_never_a_part_of_a_page(framing: str, rst: boo
             for cut in cuts:
                 data[0] = cut
                 try:
-                    assert await ids(truto) == ["a", "b"]
+                    found = await ids(truto)
+                    if cut.endswith(b"Content-Length: 0\r\n\r\n"):
+                        assert found == []  # a body that is announced as empty, not a truncated one
+                        continue
+                    assert found == ["a", "b"]
                 except TransportError:
-                    continue
-                except DecodeError as error:
-                    assert "empty" in str(error)  # noqa: PT017  # an empty body in complete HTTP
                     continue
                 finally:
                     await turns()  # the client has noticed the end of this connection

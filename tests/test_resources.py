@@ -6,9 +6,14 @@ import asyncio
 import copy
 import inspect
 import logging
+import math
+import re
+import sys
 import traceback
 from collections.abc import AsyncIterable, Awaitable, Callable
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -29,19 +34,25 @@ from truto_ci_async import (
     Page,
     Paginator,
     PermissionDeniedError,
+    Plan,
     Position,
+    Rate,
     RawResponse,
     ReconnectRequiredError,
     RetryPolicy,
+    Timeouts,
     TruncatedBodyError,
     TrutoClient,
     TrutoError,
     UnknownFields,
     UsageError,
     User,
+    quick_retries,
 )
+from truto_ci_async.pull.report import Budget
 from truto_ci_async.sandbox import Fault, Sandbox
 
+from .foreign_values import Missing
 from .rawserver import RawServer, serving, with_length
 from .support import run
 
@@ -257,7 +268,7 @@ def test_a_request_is_byte_for_byte_as_expected() -> None:
         ({"super_query": "apac"}, "truto_super_query", "apac"),
         ({"users": ["1"]}, "users", [{"id": "1"}]),
         ({"users": [User(id="1"), {"id": "2"}, "1"]}, "users", [{"id": "1"}, {"id": "2"}]),
-        ({"users": ()}, "users", None),
+        ({"users": None}, "users", None),
         ({"remote_query": {"a": {"b": [1, True]}}}, "remote_query", {"a": {"b": ["1", "true"]}}),
         ({"remote_query": {"é": "a b+c&d=e"}}, "remote_query", {"é": "a b+c&d=e"}),
         ({"extra_query": {"limit": "3"}}, "limit", "3"),
@@ -415,6 +426,8 @@ def test_many_tasks_can_iterate_over_one_paginator() -> None:
         ({"start_time": datetime(2024, 1, 1)}, "no time zone"),
         ({"limit": 0}, "limit"),
         ({"limit": True}, "limit"),
+        ({"start_time": "last week"}, "is not a time"),
+        ({"users": []}, "users is empty"),
         ({"users": "123"}, "list of ids"),
         ({"users": [123]}, "non-empty string"),
         ({"exclude_fields": "id"}, "list of names"),
@@ -424,6 +437,7 @@ def test_many_tasks_can_iterate_over_one_paginator() -> None:
         ({"item_type": 5}, "item_type"),
         ({"object_arrays": "commas"}, "indices"),
         ({"prefetch": 3}, "prefetch"),
+        ({"response_format": None}, "raw\\(\\) or stream\\(\\)"),
         ({"max_pages": 0}, "max_pages"),
         ({"cursor": 5}, "cursor takes"),
         ({"cursor": "truto-position-1.x"}, "Position"),
@@ -435,6 +449,122 @@ def test_bad_arguments_are_refused_at_the_call(arguments: dict[str, Any], says: 
     truto = TrutoClient("token", base_url="http://127.0.0.1:1")
     with pytest.raises(UsageError, match=says):
         truto.interactions.list(**{**WINDOW, **arguments})
+
+
+HUGE = 10**400  # overflows a float
+NO_NUMBERS: list[Any] = [
+    HUGE,
+    -HUGE,
+    10**5000,
+    math.nan,
+    math.inf,
+    -math.inf,
+    True,
+    False,
+    "5",
+    b"5",
+    Missing(),
+]
+
+
+@pytest.mark.parametrize("number", NO_NUMBERS, ids=lambda value: type(value).__name__)
+def test_no_number_can_break_an_option(number: Any) -> None:
+    """Whatever is passed as a number, and wherever, is used or is an error of ours that names the option."""
+    truto = TrutoClient("token", base_url="http://127.0.0.1:1")
+    calls: dict[str, Callable[[Any], Any]] = {
+        **{f"Timeouts.{name}": partial(_with, Timeouts, name) for name in Timeouts.__struct_fields__},
+        **{
+            f"RetryPolicy.{name}": partial(_with, RetryPolicy, name) for name in RetryPolicy.__struct_fields__
+        },
+        **{name: partial(_with, Budget, name) for name in Budget.__struct_fields__},
+        "Rate.limit": lambda value: Rate(value, 10.0),
+        "Rate.window": lambda value: Rate(10, value),
+        "Pacing.token": lambda value: Pacing(token=value),
+        "attempts": lambda value: quick_retries(value).__enter__(),
+        "max_body_bytes": partial(_with, TrutoClient, "max_body_bytes"),
+        "max_connections": partial(_with, TrutoClient, "max_connections"),
+        "limit": lambda value: truto.interactions.list("a", limit=value),
+        "max_pages": lambda value: truto.interactions.list("a", max_pages=value),
+        "prefetch": lambda value: truto.interactions.list("a", prefetch=value),
+        "max_items": lambda value: run(truto.interactions.list("a").collect(value)),
+        "max_item_bytes": lambda value: truto.interactions.stream("a", max_item_bytes=value),
+        "max_stream_bytes": lambda value: truto.interactions.stream("a", max_stream_bytes=value),
+        "max_accounts ": lambda value: truto.interactions.pull(["a"], max_accounts=value),
+        "number of shards": lambda value: Plan(accounts=()).shards(value),
+        "limit ": lambda value: run(truto.interactions.plan(["a"], limit=value)),
+        "limit  ": lambda value: truto.integrated_accounts.list(limit=value),
+    }
+    for name, call in calls.items():
+        with pytest.raises((UsageError, ConfigurationError), match=re.escape(name.strip())):
+            call(number)
+
+
+def _with(make: Callable[..., Any], name: str, value: Any) -> Any:
+    return make(**{name: value})
+
+
+@pytest.mark.parametrize("method", ["list", "raw", "stream", "keyed"])
+def test_a_relative_time_is_resolved_once_for_all_pages(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages of a moving window would not fit together, and the service refuses their cursors."""
+    clock = datetime.now(UTC)
+
+    class Hurrying(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            nonlocal clock
+            clock += timedelta(hours=1)
+            return clock
+
+    monkeypatch.setattr(sys.modules["truto_ci_async._wire.list_query"], "datetime", Hurrying)
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        window: dict[str, Any] = {"start_time": "today-7d", "end_time": timedelta(days=-2)}
+        call = getattr(truto.interactions, method)(account, **window)
+        if method == "keyed":
+            await call
+        elif method == "stream":
+            async with call as items:
+                await gather(items, [])
+        else:
+            await gather(call, [])
+        queries = [request.query for request in sandbox.requests]
+        assert len(queries) == 3
+        assert len({(query["start_time"], query["end_time"]) for query in queries}) == 1
+        assert all(request.status == 200 for request in sandbox.requests)
+
+    in_sandbox(scenario)
+
+
+@pytest.mark.parametrize("method", ["list", "raw", "stream"])
+def test_a_position_continues_the_window_of_its_walk(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``-7d`` is another time tomorrow."""
+    module = sys.modules["truto_ci_async._wire.list_query"]
+    today = datetime.now(UTC)
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        async def read(days: int, cursor: Any) -> list[Any]:
+            monkeypatch.setattr(
+                module, "datetime", SimpleNamespace(now=lambda _: today + timedelta(days=days))
+            )
+            options: dict[str, Any] = {"start_time": "-7d", "end_time": "-5d", "limit": 5, "cursor": cursor}
+            call = getattr(truto.interactions, method)(account, **options)
+            if method == "stream":
+                async with call as stream:
+                    return [stream.position async for _ in stream.batches()]
+            pages = call.pages() if method == "list" else aiter(call)
+            return [pages.position async for _ in pages]
+
+        positions = await read(0, None)
+        position = next(each for each in positions if each.cursor is not None)
+        await read(1, position)
+        await read(2, str(position))
+        queries = [request.query for request in sandbox.requests]
+        assert len(queries) == 7
+        assert len({(query["start_time"], query["end_time"]) for query in queries}) == 1
+        with pytest.raises(UsageError, match="a cursor alone does not say"):
+            await read(2, position.cursor)
+
+    in_sandbox(scenario)
 
 
 def test_a_misspelled_filter_is_a_type_error_that_mentions_extra_query() -> None:

@@ -332,10 +332,10 @@ def test_the_limit_of_the_envelope_is_named_and_can_be_raised(engine: Any) -> No
     async def main() -> None:
         async with serving(responding(with_length(debug))) as server, connect(server) as truto:
             arguments: dict[str, Any] = {"response_format": "debug", "engine": engine}
-            async with truto.interactions.stream("a", **arguments) as stream:
+            async with truto.interactions.stream("a", max_envelope_bytes=2**20, **arguments) as stream:
                 with pytest.raises(BodyTooLargeError, match="max_envelope_bytes"):
                     await ids(stream)
-            async with truto.interactions.stream("a", max_envelope_bytes=2 * 2**20, **arguments) as stream:
+            async with truto.interactions.stream("a", **arguments) as stream:
                 assert await ids(stream) == ["1"]
             with pytest.raises(UsageError, match="max_envelope_bytes"):
                 truto.interactions.stream("a", max_envelope_bytes=0)

@@ -1344,6 +1344,17 @@ def test_a_base_url_loses_its_last_slash() -> None:
         ("https://api.truto.one", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "uto.one"}, "http://p:1"),
         ("https://api.truto.one:8443", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "api.truto.one"}, None),
         ("https://127.0.0.1:8443/x", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "127.0.0.1"}, None),
+        ("https://10.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, None),
+        ("https://10.1.2.3:8443/x", {"https_proxy": "http://p:1", "no_proxy": "x, 10.9.9.9/8 ,y"}, None),
+        ("https://10.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/255.0.0.0"}, None),
+        ("https://11.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, "http://p:1"),
+        ("https://10.1.2.3", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/80,/8,10"}, "http://p:1"),
+        ("https://[fd00::1]:8443", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "fd00::/8"}, None),
+        ("https://[fd00::1]:8443", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8,[fd00::1]"}, None),
+        ("https://[::1]", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "::1"}, None),
+        ("https://[::ffff:10.0.0.1]", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, None),
+        ("https://[fe80::1]", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "fd00::/8,10.0.0.0/8"}, "http://p:1"),
+        ("https://api.truto.one", {"HTTPS_PROXY": "http://p:1", "NO_PROXY": "0.0.0.0/0,::/0"}, "http://p:1"),
     ],
 )
 def test_the_environment_names_the_proxy(

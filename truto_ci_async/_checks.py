@@ -1,19 +1,27 @@
-"""Checks the numbers that callers pass as options."""
+"""Checks the values that callers pass: numbers as options, and scalars of any library as ids and filters."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from enum import Enum
+from typing import Any, Final
 
 from truto_ci_async.errors import ConfigurationError
 
+# The most any number may be. Larger ones are mistakes, and some of them overflow a float.
+LARGEST: Final = 2**63 - 1
+BRIEF: Final = 80
 
-def check_number(name: str, value: object, *, above: float | None = None, least: float | None = None) -> None:
+
+def check_number(name: str, value: Any, *, above: float | None = None, least: float | None = None) -> None:
     """Refuse anything but a finite number in range.
 
     :raises ConfigurationError: names the option, what was expected and what was passed.
     """
-    _check("a finite number", (int, float), name, value, above, least)
+    is_right = is_number(value) and (above is None or value > above) and (least is None or value >= least)
+    if not is_right:
+        raise ConfigurationError(
+            f"{name} must be a finite number{_range_text(above, least)}, got {brief(value)}"
+        )
 
 
 def check_whole_number(name: str, value: object, *, least: int) -> None:
@@ -21,23 +29,56 @@ def check_whole_number(name: str, value: object, *, least: int) -> None:
 
     :raises ConfigurationError: as ``check_number``.
     """
-    _check("a whole number", (int,), name, value, None, least)
+    if not is_whole_number(value, least=least):
+        raise ConfigurationError(
+            f"{name} must be a whole number{_range_text(None, least)}, got {brief(value)}"
+        )
 
 
-def _check(
-    kind: str,
-    types: tuple[type[int] | type[float], ...],
-    name: str,
-    value: Any,
-    above: float | None,
-    least: float | None,
-) -> None:
-    is_number = isinstance(value, types) and not isinstance(value, bool) and math.isfinite(value)
-    if is_number and (above is None or value > above) and (least is None or value >= least):
-        return
-    expected = kind
-    if above is not None:
-        expected += f" above {above:g}"
-    if least is not None:
-        expected += f" of at least {least:g}"
-    raise ConfigurationError(f"{name} must be {expected}, got {value!r}")
+def is_number(value: Any) -> bool:
+    """Whether this is an int or a float, finite and not absurdly large."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return -LARGEST <= value <= LARGEST  # False for nan; comparing an int with an int cannot overflow
+
+
+def is_whole_number(value: object, *, least: int) -> bool:
+    """Whether this is an int of at least ``least``, and not absurdly large."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= LARGEST
+
+
+def _range_text(above: float | None, least: float | None) -> str:
+    text = "" if above is None else f" above {above:g}"
+    return text if least is None else f"{text} of at least {least:g}"
+
+
+def plain(value: Any) -> Any:
+    """Return a str, int or float of a subclass, an Enum member or a NumPy scalar as the plain value it holds.
+
+    Anything else comes back unchanged. The methods of a subclass are not used: they may format its value in another
+    way, which would then be sent.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__index__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    # A NumPy scalar that is none of these: a bool, an integer, a float of another size.
+    if getattr(getattr(value, "dtype", None), "kind", None) in ("b", "i", "u", "f") and value.shape == ():
+        number = value.item()
+        return number if type(number) in (bool, int, float) else value
+    return value
+
+
+def brief(value: object) -> str:
+    """Return a short ``repr`` for a message. Some objects have none: an int of 5,000 digits, for example."""
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001 - a message about a wrong value must not fail because of it
+        return f"a {type(value).__name__}"
+    return text if len(text) <= BRIEF else f"{text[:BRIEF]}..."

@@ -301,21 +301,10 @@ class BaseClient:
                 raise
             if self._transport.closed:
                 raise UsageError("the client was closed during this call") from None
-            raise self._out_of_time(call) from call.last_error
+            raise call.out_of_time(self.timeouts.total) from call.last_error
         finally:
             self._in_flight.discard(deadline)
             call.last_error = failure = None  # an error, its frames and the call would be a cycle
-
-    def _out_of_time(self, call: Call) -> DeadlineError:
-        attempts = call.state.attempts
-        return DeadlineError(
-            f"no response within {self.timeouts.total} s, after {attempts} attempts "
-            f"and {call.waited:.1f} s of waiting for a turn",
-            deadline="total",
-            seconds=self.timeouts.total,
-            account=call.account,
-            attempts=attempts,
-        )
 
     async def _attempts(
         self,

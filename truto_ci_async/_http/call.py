@@ -8,6 +8,7 @@ from time import monotonic, time
 from truto_ci_async._http.policy.headers import Level, parse_rate_limit
 from truto_ci_async._http.policy.retry import Retry, RetryState
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
+from truto_ci_async.errors import DeadlineError
 from truto_ci_async.events import Emitter, PacingWait, RequestSent, ResponseReceived, RetryScheduled
 from truto_ci_async.models import ResponseInfo
 
@@ -91,6 +92,18 @@ class Call:
                     call_id=self.id,
                 )
             )
+
+    def out_of_time(self, total: float | None) -> DeadlineError:
+        """Return the error for a call that took longer than ``total`` seconds."""
+        attempts = self.state.attempts
+        return DeadlineError(
+            f"no response within {total} s, after {attempts} attempts "
+            f"and {self.waited:.1f} s of waiting for a turn",
+            deadline="total",
+            seconds=total,
+            account=self.account,
+            attempts=attempts,
+        )
 
     def response_info(self, status: int, headers: dict[str, str], attempts: int) -> ResponseInfo:
         return ResponseInfo(

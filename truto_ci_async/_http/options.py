@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from truto_ci_async._checks import brief, check_whole_number
 from truto_ci_async._http.policy.rate_limiter import Pacing
 from truto_ci_async._http.policy.retry import RetryPolicy, Timeouts
 from truto_ci_async.errors import ConfigurationError
@@ -42,13 +43,12 @@ def check_policies(timeouts: object, retry: object, pacing: object) -> None:
     given = (("timeouts", timeouts, Timeouts), ("retry", retry, RetryPolicy), ("pacing", pacing, Pacing))
     for name, value, wanted in given:
         if not isinstance(value, wanted):
-            raise ConfigurationError(f"{name} must be a {wanted.__name__}(...), not {value!r}")
+            raise ConfigurationError(f"{name} must be a {wanted.__name__}(...), not {brief(value)}")
 
 
 def check_limits(max_body_bytes: object, max_connections: object) -> None:
     for name, value in (("max_body_bytes", max_body_bytes), ("max_connections", max_connections)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigurationError(f"{name} must be a whole number of 1 or more, not {value!r}")
+        check_whole_number(name, value, least=1)
 
 
 def check_transport(

@@ -8,12 +8,15 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
+from truto_ci_async._checks import brief, is_whole_number, plain
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, User
 
-from .query_string import MAX_ARRAY_ITEMS, ObjectArrays, Timestamp, format_time, snapshot, stable_order
+from .query_string import MAX_ARRAY_ITEMS, ObjectArrays, plain_name, snapshot, stable_order
+from .times import When, resolve_time
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -24,8 +27,8 @@ UserFilter: TypeAlias = str | User | Mapping[str, Any]
 class Filters(TypedDict, total=False):
     """The filters every method of a unified resource takes; ``Resource.list`` documents each one."""
 
-    start_time: Timestamp | None
-    end_time: Timestamp | None
+    start_time: When | None
+    end_time: When | None
     users: Iterable[UserFilter] | None
     limit: int | None
     ignore_limit: bool
@@ -41,7 +44,7 @@ class Filters(TypedDict, total=False):
 FILTER_DEFAULTS: Mapping[str, Any] = {
     "start_time": None,
     "end_time": None,
-    "users": (),
+    "users": None,
     "limit": None,
     "ignore_limit": False,
     "ignore_remote_data": False,
@@ -54,8 +57,11 @@ FILTER_DEFAULTS: Mapping[str, Any] = {
 }
 
 
-def check_filters(filters: Filters) -> dict[str, Any]:
-    """Return all filters, checked and ready to send: defaults filled in, times as text, users in batches.
+FLAGS = ("ignore_limit", "ignore_remote_data", "skip_api_call")
+
+
+def check_filters(filters: Filters, now: datetime) -> dict[str, Any]:
+    """Return all filters, checked: defaults filled in, times resolved, users in batches, scalars as plain values.
 
     The result shares nothing with what the caller passed in.
 
@@ -67,69 +73,105 @@ def check_filters(filters: Filters) -> dict[str, Any]:
     checked: dict[str, Any] = {**FILTER_DEFAULTS, **filters}
     for name in ("start_time", "end_time"):
         if checked[name] is not None:
-            checked[name] = format_time(checked[name], name)
-    _check_limit(checked["limit"])
+            checked[name] = resolve_time(checked[name], name, now)
+    for name in FLAGS:
+        checked[name] = _flag(name, checked[name])
+    for name in ("super_query", "object_arrays"):
+        checked[name] = plain(checked[name])
+    checked["limit"] = _limit(checked["limit"])
     checked["users"] = split_users(checked["users"])
-    checked["exclude_fields"] = _field_names(checked["exclude_fields"])
-    for name in ("remote_query", "extra_query"):
-        checked[name] = _parameters(name, checked[name])
+    checked["exclude_fields"] = field_names(checked["exclude_fields"])
+    checked["remote_query"] = snapshot("remote_query", _parameters("remote_query", checked["remote_query"]))
+    extra = _parameters("extra_query", checked["extra_query"])
+    checked["extra_query"] = {(key := plain_name(name)): snapshot(key, item) for name, item in extra.items()}
     if "next_cursor" in checked["extra_query"]:
         raise UsageError(
             "next_cursor in extra_query would fetch the same page for ever; pass cursor= instead"
         )
-    if checked["object_arrays"] not in ("indices", "brackets"):
-        raise UsageError(f"object_arrays must be 'indices' or 'brackets', not {checked['object_arrays']!r}")
+    form: object = checked["object_arrays"]
+    if not isinstance(form, str) or form not in ("indices", "brackets"):
+        raise UsageError(f"object_arrays must be 'indices' or 'brackets', not {brief(form)}")
     return checked
 
 
 _UNKNOWN_HINT = "pass a parameter that this package does not know in extra_query"
 
 
-def _check_limit(limit: object) -> None:
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int) or limit < 1):
-        raise UsageError(f"limit is the number of records on a page, an integer of 1 or more, not {limit!r}")
+def _limit(limit: object) -> int | None:
+    value: object = plain(limit)
+    if value is None:
+        return None
+    if not is_whole_number(value, least=1):
+        raise UsageError(
+            f"limit is the number of records on a page, an integer of 1 or more, not {brief(limit)}"
+        )
+    return cast("int", value)
 
 
-def _field_names(names: object) -> tuple[object, ...]:
-    names = names or ()
+def _flag(name: str, flag: object) -> bool:
+    value: object = plain(flag)
+    if value is not None and not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False, not {brief(flag)}")
+    return bool(value)
+
+
+def field_names(names: object) -> list[str]:
+    """Return the names of ``exclude_fields`` as plain text.
+
+    :raises UsageError: they are no list of names.
+    """
+    if names is None:
+        return []
     if isinstance(names, str):
-        raise UsageError(f"exclude_fields must be a list of names, such as exclude_fields=[{names!r}]")
-    if not isinstance(names, Iterable):
-        raise UsageError(f"exclude_fields must be a list of names, not {names!r}")
-    return tuple(stable_order(cast("Iterable[object]", names)))
+        raise UsageError(f"exclude_fields must be a list of names, such as exclude_fields=[{brief(names)}]")
+    if isinstance(names, Mapping) or not isinstance(names, Iterable):
+        raise UsageError(f"exclude_fields must be a list of names, not {brief(cast('Any', names))}")
+    return [_field_name(name) for name in stable_order(cast("Iterable[object]", names))]
 
 
-def _parameters(name: str, value: object) -> dict[str, Any]:
-    if value is not None and not isinstance(value, Mapping):
-        raise UsageError(f"{name} must be a dict of parameters, not {value!r}")
-    return cast("dict[str, Any]", snapshot(cast("object", value))) if value else {}
+def _field_name(name: object) -> str:
+    text: object = plain(name)
+    if not isinstance(text, str):
+        raise UsageError(f"exclude_fields must be a list of names, and {brief(name)} is none")
+    return text
+
+
+def _parameters(name: str, value: object) -> Mapping[Any, object]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{name} must be a dict of parameters, not {brief(value)}")
+    return cast("Mapping[Any, object]", value)
 
 
 def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ...], ...]:
     """Split user ids into batches that fit in one request, in input order and without duplicates.
 
-    The service reads at most ``MAX_ARRAY_ITEMS`` users as an array. No users are one empty batch.
+    The service reads at most ``MAX_ARRAY_ITEMS`` users as an array. None is one empty batch: all users.
 
-    :raises UsageError: an id is not a non-empty string. Numbers are refused: ids have up to 20 digits, and a
-        float cannot hold them exactly.
+    :raises UsageError: there are none, or an id is not a non-empty string. Numbers are refused: ids have up to 20
+        digits, and a float cannot hold them exactly.
     """
     if users is None:
         return ((),)
     if isinstance(users, (str, User, Mapping)):
-        raise UsageError(f"users must be a list of ids, such as users=[{users!r}]")
+        raise UsageError(f"users must be a list of ids, such as users=[{brief(cast('object', users))}]")
     if not isinstance(users, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"users must be a list of ids, not {users!r}")
+        raise UsageError(f"users must be a list of ids, not {brief(users)}")
     ids = tuple(dict.fromkeys(map(_user_id, stable_order(users))))
-    return tuple(ids[i : i + MAX_ARRAY_ITEMS] for i in range(0, len(ids), MAX_ARRAY_ITEMS)) or ((),)
+    if not ids:
+        raise UsageError("users is empty, which the service would read as everyone: pass users=None for that")
+    return tuple(ids[i : i + MAX_ARRAY_ITEMS] for i in range(0, len(ids), MAX_ARRAY_ITEMS))
 
 
 def _user_id(user: UserFilter) -> str:
     value: object = user.id if isinstance(user, User) else user
     if isinstance(value, Mapping):
         value = cast("Mapping[str, object]", value).get("id")
-    if not isinstance(value, str) or not value:
-        raise UsageError(f"a user id must be a non-empty string, not {value!r}")
-    return value
+    text: object = plain(value)
+    if not isinstance(text, str) or not text:
+        raise UsageError(f"a user id must be a non-empty string, not {brief(value)}")
+    return text
 
 
 def account_id(account: str | IntegratedAccount | None) -> str | None:
@@ -139,12 +181,12 @@ def account_id(account: str | IntegratedAccount | None) -> str | None:
     """
     if account is None:
         return None
-    value = account.id if isinstance(account, IntegratedAccount) else account
-    if not isinstance(value, str) or not value:
+    text: object = plain(account.id if isinstance(account, IntegratedAccount) else account)
+    if not isinstance(text, str) or not text:
         raise UsageError(
-            f"integrated_account_id must be a non-empty string or an IntegratedAccount, not {account!r}"
+            f"integrated_account_id must be a non-empty string or an IntegratedAccount, not {brief(account)}"
         )
-    return value
+    return text
 
 
 def takes_filters(method: F) -> F:

@@ -38,11 +38,6 @@ class FlatRowReader(ItemReader[T]):
         self._shape = _shape_of(reader.item_type)
         self._metrics = self._shape.get(METRICS, {}).keys() - self._shape.keys()
         self._on_unknown = on_unknown
-        self._known_unknown: dict[str, None] = {}
-
-    @property
-    def unknown_fields(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return tuple(self._known_unknown)
 
     def read_array(
         self, text: bytes, *, start: int = 0, path: str = "$.result", keep: int = ISSUES_KEPT
@@ -74,10 +69,10 @@ class FlatRowReader(ItemReader[T]):
     def _note_unknown(self, fields: dict[str, Raw]) -> None:
         names = list[str]()
         _find_unknown(fields, self._shape, "", names)
-        new = [name for name in dict.fromkeys(names) if name not in self._known_unknown]
-        new = new[: MOST_NAMES - len(self._known_unknown)]
+        new = [name for name in dict.fromkeys(names) if name not in self.unknown_fields]
+        new = new[: MOST_NAMES - len(self.unknown_fields)]
         if new:
-            self._known_unknown.update(dict.fromkeys(new))
+            self.unknown_fields += tuple(new)
             self._on_unknown(new)
 
 

@@ -40,7 +40,7 @@ OnInvalid: TypeAlias = Literal["repair", "raise"]
 
 # Default limits of a stream: for one item, and for what surrounds the items of a body.
 MAX_ITEM_BYTES = 64 * 2**20
-MAX_ENVELOPE_BYTES = 2**20
+MAX_ENVELOPE_BYTES = 16 * 2**20
 # Issues kept of one body; the others are only counted. A page of wrong items can have millions.
 ISSUES_KEPT = 100
 

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from datetime import UTC, datetime
 from typing import Any, Unpack
 from urllib.parse import quote
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from truto_ci_async._checks import brief, plain
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, Position
 
@@ -26,6 +28,10 @@ from .query_string import (
     join_path,
     require_encodable,
 )
+from .times import ResolvedTime
+
+# qs drops the parameters after these, in silence.
+MAX_PARAMETERS = 1000
 
 
 def list_query(
@@ -33,26 +39,36 @@ def list_query(
     account: str | IntegratedAccount | None,
     response_format: ResponseFormat = "unified",
     key_by: str | None = None,
+    now: datetime | None = None,
     **filters: Unpack[Filters],
 ) -> ListQuery:
     """Check the filters of a list call and put them in the contract's order.
 
+    Relative times are resolved here, once; ``now`` replaces the clock.
+
     :raises UsageError: a value that can never be right; the message says how to write it.
     """
-    checked = check_filters(filters)
+    checked = check_filters(filters, now or datetime.now(UTC))
+    times: dict[str, ResolvedTime] = {
+        name: time for name in ("start_time", "end_time") if (time := checked[name]) is not None
+    }
     account = account_id(account)
+    response_format = plain(response_format)
+    if not isinstance(response_format, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"response_format must be a name such as 'unified', not {brief(response_format)}")
     query = ListQuery(
         path=join_path(*segments),
         account=account,
         params={
             "integrated_account_id": account,
-            "start_time": checked["start_time"],
-            "end_time": checked["end_time"],
+            "start_time": None,
+            "end_time": None,
+            **{name: time.text for name, time in times.items()},
             "users": None,  # set for each batch
             "limit": checked["limit"],
             "next_cursor": None,  # set for each page
             "truto_response_format": None if response_format == "unified" else response_format,
-            "truto_key_by": key_by,
+            "truto_key_by": plain(key_by),
             "truto_ignore_limit": checked["ignore_limit"] or None,
             "truto_ignore_remote_data": checked["ignore_remote_data"] or None,
             "truto_exclude_fields": checked["exclude_fields"] or None,
@@ -63,15 +79,19 @@ def list_query(
         user_batches=checked["users"],
         extra=checked["extra_query"],
         object_arrays=checked["object_arrays"],
+        times=tuple((name, time.given, time.text) for name, time in times.items() if time.is_relative),
     )
-    query.target()  # encodes every value once, so that a bad one fails at the call and not on a later page
+    # This encodes every value once, so that a bad one fails at the call and not on a later page.
+    if query.target().count("&") >= MAX_PARAMETERS - 1:  # one is left for the cursor
+        raise UsageError(f"the service reads {MAX_PARAMETERS:,} parameters at most, and this query has more")
     return query
 
 
 class ListQuery(Struct, frozen=True, kw_only=True):
     """What stays the same on every page of a list call.
 
-    ``params`` are in the contract's order. Each of the ``user_batches`` is paged through on its own.
+    ``params`` are in the contract's order. Each of the ``user_batches`` is paged through on its own. ``times`` are the
+    relative times among the params: name, as given, as sent.
     """
 
     path: str
@@ -80,6 +100,7 @@ class ListQuery(Struct, frozen=True, kw_only=True):
     user_batches: tuple[tuple[str, ...], ...] = ((),)
     extra: dict[str, Any] = {}
     object_arrays: ObjectArrays = "indices"
+    times: tuple[tuple[str, str, str], ...] = ()
 
     def target(self, batch: int = 0, cursor: str | None = None) -> str:
         """Return the request target (path and query) of one page."""
@@ -89,17 +110,28 @@ class ListQuery(Struct, frozen=True, kw_only=True):
         """Return the same query for another account. ``account`` must be a valid id: it is not checked again."""
         return replace(self, account=account, params={**self.params, "integrated_account_id": account})
 
+    def continued_from(self, cursor: str | Position | None) -> ListQuery:
+        """Return this query with the relative times of the walk that a position comes from.
+
+        ``-7d`` means another time now than when that walk began, and its pages would be mixed with those of another.
+        """
+        position = read_cursor(cursor)
+        if not isinstance(position, Position) or not position.times:
+            return self
+        before = {(name, given): sent for name, given, sent in position.times}
+        times = tuple((name, given, before.get((name, given), sent)) for name, given, sent in self.times)
+        return replace(self, times=times, params=self.params | {name: sent for name, _, sent in times})
+
     def start_position(self, cursor: str | Position | None, *, fingerprint: str = "") -> Position:
         """Return where to start reading, given the ``cursor`` argument of a list call.
 
         Pass ``fingerprint`` if it is known already.
 
         :raises UsageError: a position of other filters, or a bare cursor where only a position says which batch
-            of users it belongs to.
+            of users, or which time, it belongs to.
         """
         fingerprint = fingerprint or self.fingerprint()
-        if isinstance(cursor, str) and cursor.lstrip().startswith(Position.PREFIX):
-            cursor = Position.parse(cursor)
+        cursor = read_cursor(cursor)
         if cursor == "None":
             raise UsageError(
                 "the cursor is the string 'None': it was stored after the last page; nothing is left to read"
@@ -116,7 +148,13 @@ class ListQuery(Struct, frozen=True, kw_only=True):
                 f"a cursor alone does not say which of the {len(self.user_batches)} batches of {MAX_ARRAY_ITEMS} "
                 "users it belongs to; pass page.position instead"
             )
-        return Position(filters=fingerprint, cursor=cursor or None)
+        if cursor and self.times:
+            name, given, _ = self.times[0]
+            raise UsageError(
+                f"a cursor alone does not say when {name}={given!r} was resolved; pass page.position instead, or the "
+                "time itself"
+            )
+        return Position(filters=fingerprint, cursor=cursor or None, times=self.times)
 
     def fingerprint(self, sorted_query: str | None = None) -> str:
         """Return a short text that is equal for equal filters; it ties a stored position to its query."""
@@ -130,6 +168,19 @@ class ListQuery(Struct, frozen=True, kw_only=True):
         params = deep_merge(self.params, self.extra)
         pairs = encode_query(params, object_arrays=self.object_arrays).split("&")
         return "&".join(sorted(pairs, key=lambda pair: pair.partition("=")[0]))
+
+
+def read_cursor(cursor: object) -> str | Position | None:
+    """Read the ``cursor`` argument of a list call: a position, its text, or the service's own cursor.
+
+    :raises UsageError: it is none of these, or the text of a position that is incomplete.
+    """
+    value: object = plain(cursor)
+    if isinstance(value, str):
+        return Position.parse(value) if value.lstrip().startswith(Position.PREFIX) else value
+    if value is None or isinstance(value, Position):
+        return value
+    raise UsageError(f"cursor takes a page.position, its text or the service's own, not {brief(cursor)}")
 
 
 class RequestTargets:

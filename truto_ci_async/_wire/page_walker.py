@@ -17,6 +17,7 @@ from truto_ci_async._json import EXCERPT_BYTES, check_utf8, decode_strictly, des
 from truto_ci_async.errors import DecodeError
 
 from .incremental.array_parser import ArrayParser
+from .incremental.array_scanner import MAX_KEYS
 from .incremental.fast_parser import FAST_PARSER_WORKS, MALFORMED, FastArrayParser, value_length
 from .incremental.ijson_parser import IjsonArrayParser
 from .incremental.item_collector import ItemCollector
@@ -25,8 +26,6 @@ from .surrogates import check_cursor, surrogate_notes
 
 T = TypeVar("T")
 
-# Most top-level keys. Truto sends six.
-MAX_KEYS = 10_000
 KEYS_PER_STEP = 256
 # Keys that may hold the items; the first one is taken if both are there.
 ITEM_KEYS = ("result", "results")

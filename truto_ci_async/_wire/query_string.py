@@ -9,22 +9,24 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 from urllib.parse import quote
 from uuid import UUID
 
+from truto_ci_async._checks import LARGEST, brief, plain
 from truto_ci_async.errors import UsageError
+
+from .times import format_time
 
 T = TypeVar("T")
 
-Timestamp: TypeAlias = datetime | date | str
 ObjectArrays: TypeAlias = Literal["indices", "brackets"]
 
 # qs turns an array with an index above 19 into an object.
 MAX_ARRAY_ITEMS = 20
-# More than qs keeps (5); the limit is there to catch a dict that contains itself.
-MAX_DEPTH = 32
+# Of brackets in a name. qs takes the deeper ones, all together, as a single odd key.
+MAX_DEPTH = 5
 
 _ARRAY_TYPES = (list, tuple, set, frozenset)
 
@@ -35,18 +37,18 @@ def encode_query(params: Mapping[str, Any], *, object_arrays: ObjectArrays = "in
     Objects become ``a[b]=v``, arrays of scalars ``a[]=x``, arrays of objects ``a[0][b]=v`` (or ``a[][b]=v``
     with ``brackets``). None and empty arrays and objects are left out.
 
-    :raises UsageError: a name is not a string, a value has no text form, or an array has more than
-        ``MAX_ARRAY_ITEMS`` items.
+    :raises UsageError: a name is not a string or has more than ``MAX_DEPTH`` brackets, a value has no text form, or an
+        array has more than ``MAX_ARRAY_ITEMS`` items.
     """
     pairs: list[str] = []
     for key, value in params.items():
         if value is None and isinstance(key, str):
             continue  # most parameters are not set
         if type(value) is str:
-            pairs.append(encode_parameter(_name(key), value))
+            pairs.append(encode_parameter(plain_name(key), value))
         else:
             pairs += [
-                encode_parameter(name, text) for name, text in _flatten(_name(key), value, object_arrays)
+                encode_parameter(name, text) for name, text in _flatten(plain_name(key), value, object_arrays)
             ]
     return "&".join(pairs)
 
@@ -62,7 +64,7 @@ def _flatten(name: str, value: object, object_arrays: ObjectArrays) -> Iterable[
         return
     if isinstance(value, Mapping):
         for key, item in cast("Mapping[object, object]", value).items():
-            yield from _flatten(f"{name}[{_name(key)}]", item, object_arrays)
+            yield from _flatten(f"{name}[{plain_name(key)}]", item, object_arrays)
     elif isinstance(value, _ARRAY_TYPES):
         items = [item for item in stable_order(cast("Iterable[object]", value)) if item is not None]
         if len(items) > MAX_ARRAY_ITEMS:
@@ -74,55 +76,52 @@ def _flatten(name: str, value: object, object_arrays: ObjectArrays) -> Iterable[
             suffix = str(index) if is_nested and object_arrays == "indices" else ""
             yield from _flatten(f"{name}[{suffix}]", item, object_arrays)
     else:
-        yield name, _scalar(name, value)
+        if name.count("[") > MAX_DEPTH:
+            raise _too_deep(name)
+        scalar = plain_scalar(name, value)
+        yield name, str(scalar).lower() if isinstance(scalar, bool) else str(scalar)
 
 
-def _name(key: object) -> str:
-    if not isinstance(key, str):
-        raise UsageError(f"a parameter name must be a string, not {key!r}")
-    return require_encodable(key, "a parameter name")
+def plain_name(key: object) -> str:
+    """Return the name of a parameter as a plain str.
 
-
-def _scalar(name: str, value: object) -> str:
-    if isinstance(value, str):
-        text = value
-    elif isinstance(value, bool):
-        text = "true" if value else "false"
-    elif isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        text = str(value)
-    elif isinstance(value, (datetime, date)):
-        text = format_time(value, name)
-    elif isinstance(value, UUID):
-        text = str(value)
-    else:
-        raise UsageError(
-            f"{name}={value!r} cannot be sent in a query; pass a string, a finite number, a bool, a UUID or a datetime"
-        )
-    return require_encodable(text, name)
-
-
-def format_time(value: Timestamp, name: str) -> str:
-    """Format a time as the service reads it: UTC with ``Z``. A string is returned unchanged.
-
-    :raises UsageError: a naive datetime, a datetime out of range in UTC, or a value of another type.
+    :raises UsageError: it is no string.
     """
-    if isinstance(value, str):
-        return value
-    if isinstance(value, datetime):
-        if value.utcoffset() is None:
-            raise UsageError(
-                f"{name}={value.isoformat()} has no time zone; "
-                f"say which one, for example {name}.replace(tzinfo=timezone.utc)"
-            )
-        try:
-            utc = value.astimezone(UTC)
-        except OverflowError as error:
-            raise UsageError(f"{name}={value.isoformat()} is out of range in UTC") from error
-        fraction = "" if not utc.microsecond else f".{utc.microsecond:06d}".removesuffix("000")
-        return f"{utc.replace(tzinfo=None, microsecond=0).isoformat()}{fraction}Z"
-    if isinstance(value, date):  # pyright: ignore[reportUnnecessaryIsInstance]
-        return f"{value.isoformat()}T00:00:00Z"
-    raise UsageError(f"{name} must be an aware datetime, a date or an ISO 8601 string, not {value!r}")
+    text = plain(key)
+    if not isinstance(text, str):
+        raise UsageError(f"a parameter name must be a string, not {brief(key)}")
+    return require_encodable(text, "a parameter name")
+
+
+def _too_deep(name: str) -> UsageError:
+    return UsageError(
+        f"{name} is nested more than {MAX_DEPTH} levels deep, which the service cannot read "
+        "(or does it contain itself?)"
+    )
+
+
+def plain_scalar(name: str, value: object) -> str | bool | int | float | None:
+    """Return a value as JSON could hold it: times and UUIDs become text, scalars of other types plain ones.
+
+    :raises UsageError: it cannot be sent; the message begins with ``name``.
+    """
+    scalar = plain(value)
+    if isinstance(scalar, str):
+        return require_encodable(scalar, name)
+    if scalar is None or isinstance(scalar, bool) or (isinstance(scalar, float) and math.isfinite(scalar)):
+        return scalar
+    if isinstance(scalar, date):
+        return format_time(scalar, name)
+    if isinstance(scalar, UUID):
+        return str(UUID(int=scalar.int))
+    try:
+        if isinstance(scalar, int):
+            return scalar if abs(scalar) <= LARGEST else str(scalar)  # JSON of msgspec ends there
+    except ValueError:  # it has thousands of digits
+        pass
+    raise UsageError(
+        f"{name}={brief(value)} cannot be sent in a query; pass a string, a finite number, a bool, a UUID or a datetime"
+    )
 
 
 def require_encodable(text: str, what: str) -> str:
@@ -165,21 +164,22 @@ def deep_merge(params: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str,
     return merged
 
 
-def snapshot(value: object, depth: int = 0) -> Any:
-    """Copy nested parameters, so that later changes by the caller do not change the query.
+def snapshot(name: str, value: object) -> Any:
+    """Copy a parameter as plain dicts, lists and scalars that share nothing with what the caller passed.
 
-    :raises UsageError: nested deeper than ``MAX_DEPTH``.
+    Later changes by the caller do not change the query, and a plan can store it as JSON.
+
+    :raises UsageError: it cannot be sent, or is nested deeper than the service reads; the message begins with its name.
     """
-    if depth > MAX_DEPTH:
-        raise UsageError(
-            f"parameters are nested more than {MAX_DEPTH} levels deep; does a dict contain itself?"
-        )
+    if name.count("[") > MAX_DEPTH and value is not None:
+        raise _too_deep(name)
     if isinstance(value, Mapping):
-        items = cast("Mapping[object, object]", value).items()
-        return {key: snapshot(item, depth + 1) for key, item in items}
+        entries = cast("Mapping[object, object]", value).items()
+        return {(text := plain_name(key)): snapshot(f"{name}[{text}]", item) for key, item in entries}
     if isinstance(value, _ARRAY_TYPES):
-        return tuple(snapshot(item, depth + 1) for item in stable_order(cast("Iterable[object]", value)))
-    return value
+        items = stable_order(cast("Iterable[object]", value))
+        return [snapshot(f"{name}[]", item) for item in items]
+    return plain_scalar(name, value)
 
 
 def stable_order(items: Iterable[T]) -> Iterable[T]:
@@ -187,4 +187,11 @@ def stable_order(items: Iterable[T]) -> Iterable[T]:
 
     A query resumed by another process must have the same fingerprint.
     """
-    return sorted(items, key=str) if isinstance(items, (set, frozenset)) else items
+    return sorted(items, key=_plain_text) if isinstance(items, (set, frozenset)) else items
+
+
+def _plain_text(item: object) -> str:
+    try:
+        return str(plain(item))
+    except ValueError:  # an int of thousands of digits, which is refused later
+        return ""

@@ -5,7 +5,8 @@ can do for every caller does not belong here.
 
 Read in this order, top to bottom; each file imports only from those below it:
 
-``main``           entry point: runs a command, handles signals and errors, returns the exit code
+``main``           the entry point, which loads ``run``
+``run``            runs a command, handles signals and errors, returns the exit code
 ``commands``       the table of commands, and the short ones
 ``listing``        ``interactions`` and ``unified``: read one list and write it page by page
 ``pull``           ``pull``: many accounts into a folder, stopping in order on a signal

@@ -17,7 +17,7 @@ from truto_ci_async._text import hide_passwords, printable
 from truto_ci_async.cli.output.writers import FORMATS
 
 from .messages import EXIT_CODES, PULL_EXIT_CODES
-from .values import moment, moment_or_relative, rate, seconds, whole_number, window_length
+from .values import moment, rate, seconds, whole_number, window_length
 
 INTERACTIONS: Final = ("conversational-intelligence", "interactions")
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
@@ -170,8 +170,9 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
         help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")
     group.add_argument(
         "--start-time", type=moment, metavar="TIME",
-        help="beginning of the window: 2024-01-01 (midnight UTC) or 2024-01-01T09:30:00+01:00; Gong needs a window "
-        "and returns whole days in the company's own time zone")
+        help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or relative to now: "
+        "today, --start-time=-7d (s, m, h, d, w), today-12h; Gong needs a window and returns whole days in the "
+        "company's own time zone")
     group.add_argument("--end-time", type=moment, metavar="TIME", help="end of the window, exclusive")
     _add_filters(group)
     _add_query(group)
@@ -207,6 +208,9 @@ def _add_pull(commands: Commands) -> None:
         help="the accounts in FILE: on each line an id, or a JSON object with an id and optionally a tenant_id")
     group.add_argument("--integration", metavar="NAME", help="all accounts of this product, such as gong")
     group.add_argument("--status", metavar="STATUS", help="all accounts with this status, such as active")
+    group.add_argument(
+        "--allow-empty", action="store_true", help="finish with nothing done if there is no such account; otherwise "
+        "that is an error")
     group = parser.add_argument_group("what to ask for")
     _add_pull_window(group)
     _add_filters(group)
@@ -232,11 +236,11 @@ def _add_pull(commands: Commands) -> None:
 
 def _add_pull_window(group: Group) -> None:
     group.add_argument(
-        "--start-time", type=moment_or_relative, metavar="TIME",
+        "--start-time", type=moment, metavar="TIME",
         help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or relative to now: "
         "today, --start-time=-7d (s, m, h, d, w), today-12h; a pull that continues keeps the now of its first run")
     group.add_argument(
-        "--end-time", type=moment_or_relative, metavar="TIME", help="end of the window, exclusive (default: now)")
+        "--end-time", type=moment, metavar="TIME", help="end of the window, exclusive (default: now)")
     group.add_argument(
         "--window", type=window_length, metavar="LENGTH",
         help="split the time into a series of windows and request each one: day, week, month, or a length such as 6h "

@@ -132,14 +132,18 @@ async def _write_raw(
 ) -> None:
     progress.noun = "document"
     progress.position = options.next_cursor
-    pages = resource.raw(
-        options.account, cursor=options.next_cursor, max_pages=options.max_pages, **_filters(options)
+    pages = aiter(
+        resource.raw(
+            options.account, cursor=options.next_cursor, max_pages=options.max_pages, **_filters(options)
+        )
     )
     async for page in pages:
         documents = [page.json(Raw)] if page.body else []  # a first page may be empty
         output.page(documents)
         progress.items += len(documents)
-        progress.add_page(0, page.next_cursor)
+        # A relative time has to be continued by a position, which holds what it was resolved to.
+        is_relative = pages.position is not None and pages.position.times
+        progress.add_page(0, pages.position if is_relative else page.next_cursor)
         if page.provider_cursor is not None:
             progress.rest = (
                 "the provider has more, for which --format raw cannot ask: leave it out to get all pages"
@@ -216,7 +220,7 @@ def _filters(options: argparse.Namespace) -> Filters:
     return {
         "start_time": options.start_time,
         "end_time": options.end_time,
-        "users": options.users,
+        "users": options.users or None,
         "limit": options.limit,
         "exclude_fields": options.exclude_fields,
         "ignore_remote_data": options.ignore_remote_data,

@@ -1,113 +1,34 @@
-"""The entry point of ``truto-ci``: runs one command, handles signals, and turns what happens into an exit code."""
+"""The entry point of ``truto-ci``: loads the rest, and lets Ctrl-C end the command quietly while it does."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
 import signal
-import sys
-import traceback
-from collections.abc import Coroutine, Generator, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any
+from collections.abc import Sequence
+from typing import NoReturn
 
-from truto_ci_async.cli.output.destinations import ClosedPipe
-from truto_ci_async.errors import CursorExpiredError, CursorLoopError
-
-from .arguments import build_parser
-from .commands import COMMANDS
-from .messages import DONE, INTERRUPTED, TERMINATED, USAGE, Progress, advise, describe, exit_code, say
+INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line and return its exit code. Raises nothing; shows tracebacks only with ``-vv``."""
+    """Load and run the command line; return its exit code. Ctrl-C has the same effect before and after it is loaded."""
+    # The default handler would raise in the middle of any import.
+    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     try:
-        code = _main(argv)
-        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]
-            sys.stdout.flush()
-    except (ClosedPipe, BrokenPipeError):
-        code = DONE
-        _discard_stdout()
-    return code
+        if is_default:
+            signal.signal(signal.SIGINT, _leave)
+        from .run import run
 
-
-def _main(argv: Sequence[str] | None) -> int:
-    try:
-        parser = build_parser()
-        options = parser.parse_args(argv)
+        if is_default:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        return run(argv)
     except KeyboardInterrupt:
-        say("interrupted")
-        return INTERRUPTED
-    except SystemExit as stop:  # argparse has printed its message
-        return stop.code if isinstance(stop.code, int) else USAGE
-    if options.command is None:
-        parser.print_help(sys.stderr)
-        return USAGE
-    progress = Progress()
+        _leave()
+
+
+def _leave(*_: object) -> NoReturn:
+    """End at once: nothing has been opened yet."""
     try:
-        with _warnings_on_stderr():
-            return asyncio.run(_until_terminated(COMMANDS[options.command](options, progress))) or DONE
-    except ClosedPipe:
-        raise
-    except KeyboardInterrupt:
-        say("interrupted")
-        code = INTERRUPTED
-    except asyncio.CancelledError:
-        say("terminated")
-        code = TERMINATED
-    except Exception as error:  # noqa: BLE001 - every error ends as a plain line and an exit code
-        code = _say_error(error, progress, verbosity=options.verbose)
-    progress.say_unfinished()
-    return code
-
-
-def _say_error(error: Exception, progress: Progress, *, verbosity: int) -> int:
-    code = exit_code(error, is_partly_done=bool(progress.pages or progress.items))
-    say(f"truto-ci: {describe(error)}")
-    if advice := advise(error):
-        say(f"  {advice}")
-    if verbosity > 1:
-        for line in "".join(traceback.format_exception(error)).splitlines():
-            say(f"  {line}")  # indented, so that no text in it looks like a message of ours
-    if code == USAGE or isinstance(error, (CursorExpiredError, CursorLoopError)):
-        progress.position = None  # continuing from there would fail again
-    return code
-
-
-async def _until_terminated(command: Coroutine[Any, Any, int | None]) -> int | None:
-    """Run a command; SIGTERM cancels it, as asyncio's runner does for Ctrl-C."""
-    task = asyncio.current_task()
-    assert task is not None
-    with suppress(NotImplementedError, RuntimeError, ValueError):  # on Windows, or outside the main thread
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await command
-
-
-def _discard_stdout() -> None:
-    """Point stdout at the null device: the reader is gone, and the interpreter's flush at exit would fail."""
-    with suppress(AttributeError, OSError, ValueError):
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stdout.fileno())
-        os.close(null)
-
-
-@contextmanager
-def _warnings_on_stderr() -> Generator[None]:
-    """Show the library's warnings, such as those about repaired fields, on stderr."""
-    handler = _StderrHandler()
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
-    logger = logging.getLogger("truto_ci_async")
-    logger.addHandler(handler)
-    try:
-        yield
+        os.write(2, b"interrupted\n")
     finally:
-        logger.removeHandler(handler)
-
-
-class _StderrHandler(logging.Handler):
-    """Writes to the current ``sys.stderr``, which a live display replaces with a stream of its own."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        os._exit(INTERRUPTED)

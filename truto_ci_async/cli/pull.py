@@ -108,6 +108,7 @@ async def _pull_to(
         start_time=options.start_time,
         end_time=options.end_time,
         window=options.window,
+        allow_empty=options.allow_empty,
         users=options.users or None,
         limit=options.limit,
         exclude_fields=options.exclude_fields or None,

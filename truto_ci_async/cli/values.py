@@ -7,19 +7,22 @@ import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
+from truto_ci_async._checks import LARGEST, brief
+from truto_ci_async._wire.times import read_length, resolve_time
 from truto_ci_async.errors import UsageError
 
 
-def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+def whole_number(least: int, most: int = LARGEST) -> Callable[[str], int]:
     """Return a reader of whole numbers, both bounds included."""
-    allowed = f"of {least} or more" if most is None else f"from {least} to {most}"
+    allowed = f"of {least} or more" if most == LARGEST else f"from {least} to {most}"
 
     def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-            raise ArgumentTypeError(f"{text!r} is not a whole number {allowed}")
+        # int() refuses thousands of digits with an error of its own.
+        if not text.isdecimal() or len(text) > len(str(LARGEST)) or not least <= int(text) <= most:
+            raise ArgumentTypeError(f"{brief(text)} is not a whole number {allowed}")
         return int(text)
 
     return read
@@ -27,43 +30,28 @@ def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
 
 def seconds(text: str) -> float:
     with suppress(ValueError):
-        if 0 < float(text) < float("inf"):
+        if 0 < float(text) <= LARGEST:
             return float(text)
     raise ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
 
 
-def moment(text: str) -> date | datetime:
-    """Read a day or a date-time. Refuse a date-time without a time zone, whose meaning depends on the reader."""
-    with suppress(ValueError):
-        return date.fromisoformat(text)
+def moment(text: str) -> str:
+    """Check a time, and return its text: one that is relative is resolved later, together with the others."""
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ArgumentTypeError(
-            f"{text!r} is not a date or date-time such as 2024-01-31 or 2024-01-31T09:30:00Z"
-        ) from None
-    if found.utcoffset() is None:
-        raise ArgumentTypeError(f"{text!r} has no time zone: end it with Z or an offset such as +01:00")
-    return found
-
-
-_RELATIVE: Final = re.compile(r"(now|today)?([+-]\d{1,7}[smhdw])?", re.ASCII)
-_LENGTH: Final = re.compile(r"(\d{1,7})([smhdw])", re.ASCII)
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def moment_or_relative(text: str) -> date | datetime | str:
-    """Read a moment. One relative to now stays text: the plan reads the clock once, for all of them."""
-    return text if text and _RELATIVE.fullmatch(text) else moment(text)
+        resolve_time(text, "", datetime.now(UTC))
+    except UsageError as error:
+        raise ArgumentTypeError(error.message) from None
+    return text
 
 
 def window_length(text: str) -> str | timedelta:
+    """Read ``day``, ``week``, ``month``, or a length."""
     if text in ("day", "week", "month"):
         return text
-    match = _LENGTH.fullmatch(text)
-    if match is None or not int(match[1]):
+    length = read_length(text)
+    if not length:
         raise ArgumentTypeError(f"{text!r} is not day, week, month, or a length such as 6h or 10d")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    return length
 
 
 # --- -q and --query-json ---------------------------------------------------------------------------------------

@@ -67,8 +67,9 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
     """The place after a page, from which a list call with the same filters continues.
 
     ``user_batch`` is the index of the batch of 20 users into which a long ``users`` filter is split, ``cursor`` the
-    service's own (None means the start of that batch), ``filters`` a fingerprint of the filters. Store it as text
-    with ``str()``; ``list(cursor=...)`` accepts the object and the text.
+    service's own (None means the start of that batch), ``filters`` a fingerprint of the filters. ``times`` holds the
+    relative times among them: name, as given, as sent. Store it as text with ``str()``; ``list(cursor=...)`` accepts
+    the object and the text.
     """
 
     PREFIX: ClassVar[str] = "truto-position-1."
@@ -76,10 +77,11 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
     filters: str
     user_batch: int = 0
     cursor: str | None = None
+    times: tuple[tuple[str, str, str], ...] = ()
 
     def __str__(self) -> str:
-        fields = msgspec.json.encode((self.user_batch, self.cursor, self.filters))
-        return self.PREFIX + base64.urlsafe_b64encode(fields).decode().rstrip("=")
+        fields = (self.user_batch, self.cursor, self.filters, *([self.times] if self.times else ()))
+        return self.PREFIX + base64.urlsafe_b64encode(msgspec.json.encode(fields)).decode().rstrip("=")
 
     @classmethod
     def parse(cls, text: str) -> Position:
@@ -93,12 +95,21 @@ class Position(Struct, frozen=True, kw_only=True, gc=False):
                 raise ValueError(text)
             packed = text.removeprefix(cls.PREFIX)
             fields = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
-            user_batch, cursor, filters = msgspec.json.decode(fields, type=tuple[int, str | None, str])
+            packed_position = msgspec.json.decode(fields, type=_PackedPosition)
         except ValueError as error:
             raise UsageError(
                 f"not the text of a Position: {text[:40]!r}; store the whole of str(page.position)"
             ) from error
-        return cls(user_batch=user_batch, cursor=cursor, filters=filters)
+        return cls(**msgspec.structs.asdict(packed_position))
+
+
+class _PackedPosition(Struct, array_like=True, forbid_unknown_fields=True):
+    """The fields of a position in the order of its text."""
+
+    user_batch: int
+    cursor: str | None
+    filters: str
+    times: tuple[tuple[str, str, str], ...] = ()
 
 
 class Page(Sequence[T], Generic[T]):

@@ -9,6 +9,8 @@ from __future__ import annotations
 from hashlib import blake2b
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from truto_ci_async.errors import CursorLoopError
 from truto_ci_async.models import Position
 
@@ -23,9 +25,9 @@ class HasNextCursor(Protocol):
 def position_after(here: Position, next_cursor: str | None, user_batches: int) -> Position | None:
     """Return the position after the page at ``here``, or None if the walk ends there."""
     if next_cursor:
-        return Position(filters=here.filters, user_batch=here.user_batch, cursor=next_cursor)
+        return replace(here, cursor=next_cursor)
     if here.user_batch + 1 < user_batches:
-        return Position(filters=here.filters, user_batch=here.user_batch + 1)
+        return replace(here, user_batch=here.user_batch + 1, cursor=None)
     return None
 
 

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
+from truto_ci_async._checks import brief, is_whole_number
 from truto_ci_async._http.tasks import call_in_loop, starts_at_once
 from truto_ci_async.errors import CursorLoopError, DecodeError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse
@@ -39,16 +40,12 @@ class PageSource(Struct, Generic[P], frozen=True):
     account: str | None = None
 
     def __post_init__(self) -> None:
-        if self.prefetch not in (0, 1):
+        if not is_whole_number(self.prefetch, least=0) or self.prefetch > 1:
             raise UsageError(
-                f"prefetch is 1 (fetch the next page while you work on this one) or 0, not {self.prefetch!r}"
+                f"prefetch is 1 (fetch the next page while you work on this one) or 0, not {brief(self.prefetch)}"
             )
-        if self.max_pages is not None and not _is_count(self.max_pages, least=1):
-            raise UsageError(f"max_pages is 1 or more, or None for all, not {self.max_pages!r}")
-
-
-def _is_count(value: object, *, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if self.max_pages is not None and not is_whole_number(self.max_pages, least=1):
+            raise UsageError(f"max_pages is 1 or more, or None for all, not {brief(self.max_pages)}")
 
 
 class Pages(Generic[P]):
@@ -80,6 +77,11 @@ class Pages(Generic[P]):
 
     def __aiter__(self) -> Pages[P]:
         return self
+
+    @property
+    def position(self) -> Position | None:
+        """Where to continue after the pages so far: for ``cursor=``. None at the end."""
+        return self._cursor.position
 
     async def __anext__(self) -> P:
         if self._is_fetching:
@@ -238,8 +240,8 @@ class Paginator(Generic[T]):
 
     async def collect(self, max_items: int | None = None) -> list[T]:
         """Return all items, or the first ``max_items``, in one list. No more pages are fetched than needed."""
-        if max_items is not None and not _is_count(max_items, least=0):
-            raise UsageError(f"max_items is 0 or more, or None for all, not {max_items!r}")
+        if max_items is not None and not is_whole_number(max_items, least=0):
+            raise UsageError(f"max_items is 0 or more, or None for all, not {brief(max_items)}")
         items: list[T] = []
         if max_items == 0:
             return items

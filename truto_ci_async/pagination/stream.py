@@ -328,10 +328,12 @@ class ItemStream(Generic[T]):
             self._reopen = self._opener(here)
         failure, self._failure = self._failure, None
         try:
+            opened = None
             with anyio.CancelScope() as self._opening:
-                body, self.response = await self._reopen(failure)
-            if self._opening.cancelled_caught:
+                opened = await self._reopen(failure)
+            if opened is None:
                 raise UsageError("the stream was closed while it was being read")
+            body, self.response = opened
         except APIError as error:
             raise_for_cursor(error, here.cursor)
         finally:

@@ -47,7 +47,7 @@ from truto_ci_async.pull.plan.plan import Plan
 from .commits import Commits, Entry, PulledPage
 from .handover import Handover
 from .report import Budget, PullReport
-from .row_fingerprints import SeenRows, row_fingerprints, row_identities, split
+from .row_fingerprints import SeenRows, row_fingerprints, row_identities
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -62,7 +62,6 @@ IN_TURN, NEVER = 0.0, math.inf
 
 # A service refuses a cursor with one of these. The words that go with them are not documented.
 _REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
-_RESTARTED = "restarted: its cursor was refused"
 
 
 @dataclass
@@ -85,8 +84,11 @@ class Shared:
     targets: dict[int, RequestTargets] = field(default_factory=dict[int, RequestTargets])
 
     def __post_init__(self) -> None:
-        # Sends a request once: retries are for a service that is there.
-        self.trial_client = self.client.with_options(retry=replace(self.client.retry, attempts=1))
+        # Sends a request once, since retries are for a service that is there. A token that expired while it was down
+        # is renewed: that takes a second request, but neither time nor budget.
+        retry = self.client.retry
+        once = replace(retry, attempts=min(2, retry.attempts), max_elapsed=0.0, budget_capacity=0.0)
+        self.trial_client = self.client.with_options(retry=once)
         limits = self.budget
         self.circuit = CircuitBreaker(limits.max_outage, limits.probe_wait, limits.max_probe_wait)
 
@@ -110,9 +112,10 @@ class AccountPull:
         self._is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
         self._restarts = 0
         self._body = b""  # of the page that is about to be handed over
+        self._arrived_at = 0.0  # that body
         self._uncommitted: deque[Entry] = deque()  # handed out, in order
         self._calls = 0  # failed in a row
-        self._failing_since: float | None = None  # the first of those that were not the service's fault
+        self._failing_since: float | None = None  # when the first of them that was its own fault was sent
 
     # --- one page --------------------------------------------------------------------------------------
 
@@ -137,7 +140,7 @@ class AccountPull:
             return self._failed(error, asked_at)
         finally:
             shared.fetching.discard(fetch)
-        shared.circuit.success(time.monotonic())
+        shared.circuit.success(self._arrived_at)
         self._calls, self._failing_since = 0, None
         self._is_resumed = False
         response = page.response
@@ -162,10 +165,10 @@ class AccountPull:
             query = shared.plan.query(self.account, shared.plan.windows[index])
             targets = shared.targets[index] = RequestTargets(query)
         position = None if progress.position is None else Position.parse(progress.position)
-        if progress.rows and (position is None or progress.error is not None):
-            # Restarted, in this run or an earlier one: leave out what was handed out before.
-            known = await shared.commits.fingerprints_of((self.account.id, index), self._uncommitted)
-            self._seen = SeenRows(split(known))
+        if progress.rows and (position is None or progress.is_restarted):
+            # In this run or an earlier one: leave out what was handed out before.
+            log = await shared.commits.log_of((self.account.id, index), self._uncommitted)
+            self._seen = SeenRows(log, goes_on=position is not None)
         self._is_resumed = position is not None and position.cursor is not None
         walk = PageCursor(
             targets.start_position(position), len(targets.query.user_batches), account=self.account.id
@@ -181,6 +184,9 @@ class AccountPull:
         collector would walk over them in between: half as much work again.
         """
         shared = self._shared
+        self._arrived_at = time.monotonic()
+        if body[-8:].rstrip().endswith(b"}"):  # or else it may be cut, and is no answer until it was read
+            shared.circuit.success(self._arrived_at)
         shared.fetching.discard(fetch)
         fetch.deadline = math.inf
         await shared.pages.reserve()
@@ -200,8 +206,9 @@ class AccountPull:
         shared = self._shared
         index, progress = self._left[0]
         is_last = position is None
+        log = b""
         if self._seen is not None:
-            fresh = self._seen.new(split(row_fingerprints(row_identities(page.items))))
+            fresh, log = self._seen.sift(row_fingerprints(row_identities(page.items)))
             if len(fresh) < len(page):
                 page = copy(page)
                 page.items = tuple(page.items[index] for index in fresh)
@@ -211,9 +218,8 @@ class AccountPull:
             rows=rows,
             pages=progress.pages + 1,
             outcome="open" if not is_last else "done" if rows else "empty",
-            error=None if is_last or self._seen is None else _RESTARTED,
+            is_restarted=self._seen is not None and not is_last,
         )
-        is_whole = self._seen is None
         self._rows += len(page)
         if is_last:
             self._left.popleft()
@@ -226,8 +232,10 @@ class AccountPull:
         handed = PulledPage(
             self.account, shared.plan.windows[index], page, commits=shared.commits, entry=entry
         )
-        if not is_last:
-            shared.commits.remember(entry, handed, self._body, is_whole=is_whole)
+        if self._seen is not None:
+            entry.log = log
+        elif not is_last:
+            shared.commits.remember(entry, handed, self._body)
         self._body = b""
         shared.pages.send(handed)
 
@@ -268,7 +276,7 @@ class AccountPull:
             return IN_TURN  # the service's fault: the account comes again once a trial gets through
         self._calls += 1
         if self._failing_since is None:
-            self._failing_since = now
+            self._failing_since = asked_at
         if self._calls >= ACCOUNT_CALLS:
             return self._fail(error)
         return now + self._backoff()
@@ -287,7 +295,7 @@ class AccountPull:
         """Walk the window from its start when it is its turn again."""
         index, progress = self._left[0]
         self._walk = self._seen = None
-        self._left[0] = (index, replace(progress, position=None, error=_RESTARTED))
+        self._left[0] = (index, replace(progress, position=None))
         self._restarts += 1
         return self._fail(error) if self._restarts > RESTARTS else IN_TURN
 
@@ -304,8 +312,7 @@ class AccountPull:
     def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:
         """Note how the account ended, behind its pages that are still to be committed."""
         index, progress = self._left[0]
-        # An error that is there says that the window was restarted, which must not be forgotten.
-        ended = replace(progress, outcome=outcome, error=error or progress.error, until=until)
+        ended = replace(progress, outcome=outcome, error=error, until=until)
         entry = Entry(self._uncommitted, (self.account.id, index), ended)
         self._shared.commits.mark(entry)
         return NEVER

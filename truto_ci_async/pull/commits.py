@@ -4,8 +4,8 @@ How it works. A page that was handed out has an entry, in line behind the earlie
 entries as done. What is marked, with nothing unmarked before it in its account, becomes durable with the next commit.
 A task of the pull commits once in a while, and at once when somebody waits for it.
 
-The rows handed out of a window that is still open are remembered (``row_fingerprints``) in case it is restarted.
-What is remembered is as durable as the progress it belongs to.
+The rows handed out of a window that is still open are remembered in a log (``row_fingerprints``) in case it is
+restarted. What is remembered is as durable as the progress it belongs to.
 """
 
 from __future__ import annotations
@@ -39,16 +39,27 @@ COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
 # A sink that was not ready to commit is asked again after so many seconds, if no page comes before.
 ASK_AGAIN_SECONDS = 1.0
-# With a checkpoint in memory, so many bytes of bodies are kept in place of fingerprints.
+# With a checkpoint in memory, so many bytes of bodies are kept in place of logs.
 KEPT_BYTES = 16 * 2**20
-# The loop has a turn after fingerprints were made of so many bytes, which takes some milliseconds.
+# The loop has a turn after logs were made of so many bytes, which takes some milliseconds.
 YIELD_BYTES = 2**19
 
 
 class Entry:
     """What a page, or the end of an account, adds to the progress, in its place among the others of its account."""
 
-    __slots__ = ("body", "durable", "ends", "identities", "is_done", "key", "progress", "queue", "rows")
+    __slots__ = (
+        "body",
+        "durable",
+        "ends",
+        "identities",
+        "is_done",
+        "key",
+        "log",
+        "progress",
+        "queue",
+        "rows",
+    )
 
     def __init__(
         self,
@@ -64,7 +75,8 @@ class Entry:
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
         self.ends = ends  # how the account ended, on its last page of all
-        # Fingerprints are made of one of these, if the window is not over by then.
+        # What happened to its rows; it is made of one of the others, if the window is not over by then.
+        self.log = b""
         self.body = b""
         self.identities = b""
         self.is_done = False
@@ -85,9 +97,11 @@ class PulledPage(AccountPage[T]):
         self._entry = entry
 
     def mark(self) -> None:
-        """Mark this page as done; it becomes durable with the next commit."""
-        self._commits.require_open()
-        self._commits.mark(self._entry)
+        """Mark this page as done; it becomes durable with the next commit.
+
+        :raises UsageError: the pull is closed, or it has a sink that was not given this page.
+        """
+        self._commits.mark_taken(self._entry)
 
     async def commit(self) -> None:
         """Mark this page as done, and wait until that is durable.
@@ -129,9 +143,11 @@ class Commits:
         self._marked: list[Entry] = []
         self._unsure: list[Entry] = []  # marked, and in a commit that is under way or failed
         self._marked_since = 0  # the last commit began
-        self._fingerprints = defaultdict[Key, bytes](bytes)  # for the next commit
-        self._bodies: dict[Key, list[bytes]] = {}  # committed, in place of fingerprints
+        self._logs = defaultdict[Key, bytes](bytes)  # for the next commit
+        self._bodies: dict[Key, list[bytes]] = {}  # committed, in place of logs
         self._body_bytes = 0
+        self._write_failure: Exception | None = None  # nothing more is written, what was is committed
+        self._turned = anyio.Event()  # a page was written, or none will be
         self._is_due = anyio.Event()  # something is marked
         self._is_urgent = anyio.Event()  # much is marked, or somebody waits
         self._flushed = anyio.Event()
@@ -185,10 +201,20 @@ class Commits:
                 self._count(entry, -1)
             raise self._failure
 
+    def shut(self) -> None:
+        """Let nothing more be written or marked: the block of the pull was left."""
+        self.is_closed = True
+        self._next_turn()
+
     def notify(self) -> None:
-        """Wake those who wait until something is durable."""
+        """Wake those who wait until something is durable, or for their turn to write."""
         flushed, self._flushed = self._flushed, anyio.Event()
         flushed.set()
+        self._next_turn()
+
+    def _next_turn(self) -> None:
+        turned, self._turned = self._turned, anyio.Event()
+        turned.set()
 
     # --- for the consumers -----------------------------------------------------------------------------
 
@@ -203,6 +229,16 @@ class Commits:
             raise UsageError("this pull is closed")
         if not self.is_open:
             raise UsageError("open the pull first: async with ... as pages:")
+
+    def mark_taken(self, entry: Entry) -> None:
+        """Mark the page of an entry as done, for the consumer who took it."""
+        self.require_open()
+        if self._sink is not None and not entry.is_done:
+            raise UsageError(
+                "this pull has a sink: `await pages.write(page)` marks a page as done, "
+                "so that output and progress never part"
+            )
+        self.mark(entry)
 
     def mark(self, entry: Entry) -> None:
         """Mark an entry as done; it counts once all before it in its account are."""
@@ -230,12 +266,40 @@ class Commits:
             await self._flushed.wait()
 
     async def write(self, page: PulledPage[Any]) -> None:
-        """Give a page to the sink and mark it as done: from then on a commit takes both or neither."""
-        assert self._sink is not None
+        """Give a page to the sink and mark it as done: from then on a commit takes both or neither.
+
+        :raises UsageError: there is no sink, the pull is closed, or the page was written before.
+        """
+        if self._sink is None:
+            raise UsageError("this pull has no sink to write to: make it with sink=...")
+        if page._commits is not self:
+            raise UsageError("this page is another pull's")
+        entry = page._entry
+        while not await self._write_in_turn(self._sink, page, entry):
+            await self._turned.wait()
+
+    async def _write_in_turn(self, sink: Sink, page: PulledPage[Any], entry: Entry) -> bool:
+        """Write a page unless an earlier one of its account is still to be written. Return whether it was written."""
         async with self._sink_lock:
             self.check()
-            await self._sink.write(page)
-            page.mark()
+            self.require_open()
+            if self._write_failure is not None:
+                raise self._write_failure
+            if entry.is_done:
+                raise UsageError("this page was written before")
+            if entry.queue[0] is not entry:
+                return False
+            try:
+                await sink.write(page)
+            except Exception as error:
+                # The page is not in the sink, and no later one of its account may be.
+                self._write_failure = error
+                self._on_failure(error)
+                raise
+            # Whatever happened meanwhile: the sink has the page, and a final commit waits for this lock.
+            self.mark(entry)
+        self._next_turn()
+        return True
 
     def _count(self, entry: Entry, sign: int) -> None:
         report = self._report
@@ -248,54 +312,65 @@ class Commits:
 
     # --- the rows of open windows ----------------------------------------------------------------------
 
-    def remember(self, entry: Entry, page: AccountPage[Any], body: bytes, *, is_whole: bool) -> None:
-        """Remember the rows of a page whose window goes on; ``is_whole``: they are all that its body holds.
+    def remember(self, entry: Entry, page: AccountPage[Any], body: bytes) -> None:
+        """Remember the rows of a page whose window goes on; they are all that its body holds.
 
         Where nothing is to outlive the process, some bodies are kept: that costs nothing, and reading them again is
         seldom needed. A large body takes too long to be read again in one go.
         """
         items = page.page.items
         is_kept = self._keeps_bodies and len(body) <= min(SLICED_ABOVE, KEPT_BYTES - self._body_bytes)
-        if items and is_kept and is_whole:
+        if items and is_kept:
             entry.body = body
         elif items:
             entry.identities = row_identities(items, page.plain_views if type(items[0]) is Raw else None)
 
-    async def fingerprints_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
-        """Return the fingerprints of all rows of a window that were handed out, in this run or an earlier one."""
+    async def log_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
+        """Return the log of a window: all its rows that were handed out, in this run or an earlier one.
+
+        Bodies that stand for logs are stored as such now: they have to come before the log of the next walk.
+
+        :raises Exception: what the last commit failed with.
+        """
         async with self._commit_lock:  # no commit is under way, so a row is in just one of these places
-            known = [await self._checkpoint.row_keys(key), self._fingerprints.get(key, b"")]
-            known += map(self._read_again, self._bodies.get(key, ()))
-            entries = [entry for entry in (*self._marked, *handed_out) if entry.key == key]
-            known += [self._fingerprint(entry) for entry in entries]
+            self.check()
+            if bodies := self._bodies.pop(key, ()):
+                self._body_bytes -= sum(map(len, bodies))
+                await self._checkpoint.commit({}, row_keys={key: b"".join(map(self._read_again, bodies))})
+            known = [await self._checkpoint.row_keys(key), self._logs.get(key, b"")]
+            for entry in (*self._marked, *handed_out):
+                if entry.key == key:
+                    entry.log, entry.body, entry.identities = self._log(entry), b"", b""
+                    known.append(entry.log)
         return b"".join(known)
 
-    def _fingerprint(self, entry: Entry) -> bytes:
-        if entry.body:
-            return self._read_again(entry.body)
+    def _log(self, entry: Entry) -> bytes:
+        if entry.log or entry.body:
+            return entry.log or self._read_again(entry.body)
         return row_fingerprints(entry.identities) if entry.identities else b""
 
     def _read_again(self, body: bytes) -> bytes:
         """Return the fingerprints of the rows of a page that was read before."""
         return row_fingerprints(row_identities(self._reader.read(body).items))
 
-    async def _make_fingerprints(self, changes: dict[Key, Progress], *, final: bool) -> None:
-        """Make the fingerprints that go with a commit: those of windows that are not over.
+    async def _make_logs(self, changes: dict[Key, Progress], *, final: bool) -> None:
+        """Make the logs that go with a commit: those of windows that are not over.
 
         Bodies that are kept count as well in the end.
         """
         made = 0
         for entry in self._unsure:
-            if not changes[entry.key].is_over and (entry.identities or (final and entry.body)):
-                self._fingerprints[entry.key] += self._fingerprint(entry)
+            is_due = entry.log or entry.identities or (final and entry.body)
+            if is_due and not changes[entry.key].is_over:
+                self._logs[entry.key] += self._log(entry)
                 made += len(entry.body or entry.identities)
-            entry.identities = b""
+            entry.log = entry.identities = b""
             if made >= YIELD_BYTES:
                 made = 0
                 await anyio.lowlevel.checkpoint()
         for key, bodies in self._bodies.items() if final else ():
             for body in bodies if key not in changes or not changes[key].is_over else ():
-                self._fingerprints[key] += self._read_again(body)
+                self._logs[key] += self._read_again(body)
                 await anyio.lowlevel.checkpoint()
 
     def _note_durable(self, changes: dict[Key, Progress], *, final: bool) -> None:
@@ -322,7 +397,7 @@ class Commits:
                 # Both are taken in one go: what is marked while this waits belongs to the next commit.
                 changes, self._changes = self._changes, {}
                 self._unsure, self._marked = self._marked, []
-                await self._make_fingerprints(changes, final=final)
+                await self._make_logs(changes, final=final)
                 begun = None
                 if isinstance(self._sink, FileSink) and (changes or final):
                     begun = self._sink.begin_commit(final=final)
@@ -334,20 +409,20 @@ class Commits:
     async def _commit(
         self, changes: dict[Key, Progress], *, final: bool, begun: Awaitable[bytes | None] | None = None
     ) -> None:
-        fingerprints, self._fingerprints = self._fingerprints, defaultdict[Key, bytes](bytes)
+        logs, self._logs = self._logs, defaultdict[Key, bytes](bytes)
         is_durable = True
         if self._sink is None:
-            if changes or fingerprints:
-                await self._checkpoint.commit(changes, row_keys=fingerprints)
+            if changes or logs:
+                await self._checkpoint.commit(changes, row_keys=logs)
         elif changes or final:
             is_durable = await commit_together(
-                self._sink, self._checkpoint, changes, row_keys=fingerprints, final=final, begun=begun
+                self._sink, self._checkpoint, changes, row_keys=logs, final=final, begun=begun
             )
         if is_durable:
             self._note_durable(changes, final=final)
             self.notify()
         else:
-            self._changes, self._fingerprints = changes | self._changes, fingerprints
+            self._changes, self._logs = changes | self._changes, logs
             self._marked = self._unsure + self._marked
         self._unsure = []
 

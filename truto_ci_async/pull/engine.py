@@ -128,7 +128,7 @@ class Pull(Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._commits.is_closed = True
+        self._commits.shut()
         self._block.cancel()
         try:
             await self._wait_for_end()
@@ -277,7 +277,13 @@ class Pull(Generic[T]):
         return page
 
     async def write(self, page: PulledPage[T]) -> None:
-        """Give a page to the sink and mark it as done: from then on a commit takes both or neither."""
+        """Give a page to the sink and mark it as done: from then on a commit takes both or neither.
+
+        Pages of one account are written in order: this one waits for those before it. With a sink, nothing else marks
+        a page as done.
+
+        :raises UsageError: the pull has no sink or is closed, or the page was written before.
+        """
         await self._commits.write(page)
 
 

@@ -1,8 +1,12 @@
 """Tells the rows of a window apart, so that a window can be restarted without doubling rows.
 
 A cursor may die in the middle of a window, which then has to be walked again from its start. Each row that was handed
-out has a fingerprint of eight bytes; the second walk leaves out as many rows of each fingerprint as the first one
-handed out. Fingerprints are kept until the window is over.
+out has a fingerprint of eight bytes, which depends on that row alone. The second walk leaves out as many rows of each
+fingerprint as were handed out before it.
+
+What happened to the rows of a window is a log: the fingerprints of rows handed out, and, if the window was restarted,
+where that was and which rows were left out since. A checkpoint stores the log of a page together with its progress, so
+a second walk that is stopped in the middle goes on as if it had not been. The log is kept until the window is over.
 
 Most windows are over before anybody asks for fingerprints. So for each page only the row identities are taken, some
 100 bytes a row in a third of the time, and fingerprints are made of them later if they are needed.
@@ -11,9 +15,8 @@ Most windows are over before anybody asks for fingerprints. So for each page onl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -24,6 +27,11 @@ from truto_ci_async.models.row_views import View, read_views
 
 FINGERPRINT_BYTES = 8
 
+# Words of a log that are no fingerprints. After _LEFT_OUT come rows that were met again; before it, and after
+# _HANDED_OUT, come rows that were handed out.
+_RESTARTED, _LEFT_OUT, _HANDED_OUT = (b"\xff" * 7 + bytes([number]) for number in (1, 2, 3))
+_WORDS = frozenset((_RESTARTED, _LEFT_OUT, _HANDED_OUT))
+
 
 def row_identities(items: Sequence[Any], views: Sequence[View] | None = None) -> bytes:
     """Return what tells each item apart, as one JSON array: id, user and the window it answers, or a digest.
@@ -31,18 +39,14 @@ def row_identities(items: Sequence[Any], views: Sequence[View] | None = None) ->
     Equal rows have equal identities only if they are items of the same type. ``views`` are those of ``plain_views``.
     """
     if items and type(items[0]) is Raw:
-        try:
-            return _identities(views or read_views(b"\n".join(items)), items)
-        except (msgspec.DecodeError, RecursionError):
-            return msgspec.json.encode([_digest(item) for item in items])
-    if items and isinstance(items[0], Interaction):
-        return _identities(items, items)
-    return msgspec.json.encode([_digest(msgspec.json.encode(item)) for item in items])
+        return _identities(items, _views_of(items) if views is None else views)
+    return _identities(items, [item if isinstance(item, Interaction) else None for item in items])
 
 
 def row_fingerprints(identities: bytes) -> bytes:
     """Return the fingerprints of all rows of a page, given their identities."""
-    return b"".join([blake2b(text, digest_size=FINGERPRINT_BYTES).digest() for text in _texts(identities)])
+    found = [blake2b(text, digest_size=FINGERPRINT_BYTES).digest() for text in _texts(identities)]
+    return b"".join(found if _WORDS.isdisjoint(found) else [_no_word(each) for each in found])
 
 
 def split(fingerprints: bytes) -> Iterator[bytes]:
@@ -52,38 +56,85 @@ def split(fingerprints: bytes) -> Iterator[bytes]:
 
 
 class SeenRows:
-    """Rows handed out before their window was restarted. A row is left out as often as it was handed out."""
+    """The rows a restarted walk has still to leave out, each as often as it was handed out before.
 
-    def __init__(self, fingerprints: Iterable[bytes]) -> None:
-        self._counts = Counter(fingerprints)
+    ``log`` is all that is known of the window. The walk begins after it, or goes on inside it if ``goes_on``.
+    """
 
-    def new(self, fingerprints: Iterable[bytes]) -> list[int]:
-        """Return the indexes of those that were not handed out before. The others count as met from now on."""
+    def __init__(self, log: bytes, *, goes_on: bool = False) -> None:
+        handed_out, left = Counter[bytes](), Counter[bytes]()
+        is_handed_out = True
+        for word in split(log):
+            if word == _RESTARTED:
+                left = handed_out.copy()
+            elif word in _WORDS:
+                is_handed_out = word == _HANDED_OUT
+            elif is_handed_out:
+                handed_out[word] += 1
+            else:
+                left[word] -= 1
+        self._counts = left if goes_on else handed_out
+        self._is_first = not goes_on
+
+    def sift(self, fingerprints: bytes) -> tuple[list[int], bytes]:
+        """Return the indexes of the rows of a page that were not handed out before, and the log of the page."""
         counts = self._counts
         fresh: list[int] = []
-        for index, fingerprint in enumerate(fingerprints):
-            if counts.get(fingerprint, 0):
+        handed_out, left_out = list[bytes](), list[bytes]()
+        for index, fingerprint in enumerate(split(fingerprints)):
+            if counts[fingerprint] > 0:
                 counts[fingerprint] -= 1
+                left_out.append(fingerprint)
             else:
                 fresh.append(index)
-        return fresh
+                handed_out.append(fingerprint)
+        start = [_RESTARTED] if self._is_first else []
+        self._is_first = False
+        if left_out:
+            left_out = [_LEFT_OUT, *left_out, _HANDED_OUT]
+        return fresh, b"".join((*start, *left_out, *handed_out))
 
 
-_id_of = attrgetter("id")
+_read_view = msgspec.json.Decoder(View).decode
 _texts = msgspec.json.Decoder(list[Raw]).decode
 
 
-def _identities(views: Sequence[Any], items: Sequence[Any]) -> bytes:
+def _views_of(items: Sequence[Any]) -> Sequence[View | None]:
+    """Read the identifying fields of Raw items; None for one that has others than we know."""
+    try:
+        views = read_views(b"\n".join(items))
+        if len(views) == len(items):
+            return views
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    return [_view_of(item) for item in items]
+
+
+def _view_of(item: Raw) -> View | None:
+    try:
+        return _read_view(item)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _identities(items: Sequence[Any], views: Sequence[Any]) -> bytes:
     found: list[Any] = [
-        (view.id, None if (user := view.user) is None else user.id, view.start_time, view.end_time)
+        None
+        if view is None
+        else (view.id, None if (user := view.user) is None else user.id, view.start_time, view.end_time)
         for view in views
     ]
-    if not all(map(_id_of, views)):
-        for index, (id, user_id, _, _) in enumerate(found):
-            if id is None and user_id is None:  # left out by exclude_fields: times alone tell nothing apart
-                found[index] = _digest(msgspec.json.encode(items[index]))
+    for index, identity in enumerate(found):
+        # Without ids, left out by exclude_fields, times alone tell nothing apart.
+        if identity is None or (identity[0] is None and identity[1] is None):
+            item = items[index]
+            found[index] = _digest(item if type(item) is Raw else msgspec.json.encode(item))
     return msgspec.json.encode(found)
 
 
 def _digest(text: bytes | Raw) -> str:
     return blake2b(text, digest_size=FINGERPRINT_BYTES).hexdigest()
+
+
+def _no_word(fingerprint: bytes) -> bytes:
+    return b"\0" + fingerprint[1:] if fingerprint in _WORDS else fingerprint

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unp
 
 import msgspec
 
+from truto_ci_async._checks import brief, is_whole_number, plain
 from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
 from truto_ci_async._wire.item_reader import (
     ISSUES_KEPT,
@@ -161,16 +162,19 @@ class Resource(Generic[T]):
         Which items:
 
         ``integrated_account_id``  an id or an IntegratedAccount; None only with an account's own token.
-        ``start_time, end_time``   aware datetimes, dates (midnight UTC) or ISO 8601 text, which is sent unchanged.
-                                   Gong needs both, and returns whole days in the company's time zone.
-        ``users``                  user ids. More than 20 are sent in several batches, one after the other.
+        ``start_time, end_time``   aware datetimes, dates (midnight UTC), ISO 8601 text with an offset (sent unchanged),
+                                   or relative to now: timedeltas, ``now``, ``today``, ``-7d``, ``today-12h``. Those are
+                                   resolved once, for all pages. Gong needs both times, and returns whole days in the
+                                   company's time zone.
+        ``users``                  user ids; None: everyone. More than 20 are sent in several batches, in turn.
         ``limit``                  most records on a page; by default the service decides.
         ``ignore_limit``           ask the service to ignore ``limit``.
         ``super_query``            ``apac`` or ``wnam``: read Truto's synced store. Operators go into
                                    ``extra_query={"created_at": {"gt": time}, "sort_by": ...}``.
         ``skip_api_call``          do not ask the provider; ``Page.debug`` is then None.
         ``remote_query``           passed to the provider unchanged.
-        ``extra_query``            merged into the query last; None removes a parameter.
+        ``extra_query``            merged into the query last, its text unchanged; None removes a parameter. Like
+                                   ``remote_query`` it may have five levels: the service cannot read deeper ones.
         ``object_arrays``          how users are written: ``indices``, as the service reads them, or ``brackets``, as
                                    its documentation shows, for an environment whose mapping needs that.
 
@@ -178,15 +182,16 @@ class Resource(Generic[T]):
 
         ``ignore_remote_data``     leave out the provider's own record.
         ``exclude_fields``         names of fields to leave out; they are then None.
-        ``response_format``        ``unified``, ``debug`` (which fills ``Page.debug``) or ``normalized``, where metrics may
-                                   stand beside the other fields, and unknown fields are reported once.
+        ``response_format``        ``unified``, ``debug`` (which fills ``Page.debug``) or ``normalized``, where
+                                   metrics may stand beside the other fields; unknown fields are reported once.
         ``item_type``              another msgspec Struct, ``dict`` for any shape, ``msgspec.Raw`` for exact bytes.
         ``on_invalid``             ``repair``: a value of the wrong type becomes None, is listed in ``Page.issues`` and
                                    logged once per page; ``raise``: it is a DecodeError.
 
         How to iterate:
 
-        ``cursor``                 where to start: a ``Page.position``, its text, or the service's own cursor.
+        ``cursor``                 where to start: a ``Page.position``, its text, or the service's own cursor. With a
+                                   position, relative times are those of the walk it comes from.
         ``empty_on_not_found``     take the provider's 404 as an empty page if it says that there is no data for this
                                    period or filter. Any other 404 is a NotFoundError.
         ``prefetch``               1 fetches the next page while you work on this one. 0 does not, which saves a request
@@ -195,14 +200,15 @@ class Resource(Generic[T]):
 
         :raises UsageError: at once, for an argument that can never be right.
         """
-        if response_format not in ("unified", "normalized", "debug"):
+        format: object = plain(response_format)
+        if not isinstance(format, str) or format not in ("unified", "normalized", "debug"):
             raise UsageError(
-                f"list() takes response_format 'unified', 'normalized' or 'debug', not {response_format!r}; "
+                f"list() takes response_format 'unified', 'normalized' or 'debug', not {brief(format)}; "
                 "use raw() or stream() for the others"
             )
         return make_paginator(
             self._client,
-            self._query(integrated_account_id, response_format, filters),
+            self._query(integrated_account_id, response_format, filters, cursor=cursor),
             PageReader(self._item_reader(item_type, on_invalid, response_format, integrated_account_id)),
             cursor=cursor,
             empty_on_not_found=empty_on_not_found,
@@ -246,8 +252,8 @@ class Resource(Generic[T]):
 
         :raises DecodeError: either of these, with ``on_invalid="raise"``.
         """
-        if not key_by:
-            raise UsageError("key_by is the name of a field, such as 'id'")
+        if not isinstance(plain(key_by), str) or not key_by:
+            raise UsageError(f"key_by is the name of a field, such as 'id', not {brief(key_by)}")
         query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
         items = self._item_reader(item_type, on_invalid, response_format, query.account)
         reader = PageReader(items, keyed=True)
@@ -300,7 +306,7 @@ class Resource(Generic[T]):
         handed out, and going on from it is a DecodeError. Gong's own body says by ``provider_cursor`` that there is
         more, for which this format cannot ask. Filters are those of ``list``. A 404 is always an error here.
         """
-        query = self._query(integrated_account_id, "raw", filters)
+        query = self._query(integrated_account_id, "raw", filters, cursor=cursor)
         targets = RequestTargets(query)
 
         async def fetch(here: Position) -> RawResponse:
@@ -363,9 +369,9 @@ class Resource(Generic[T]):
             ("max_envelope_bytes", max_envelope_bytes),
             ("max_stream_bytes", max_stream_bytes),
         ):
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise UsageError(f"{name} is a number of bytes, 1 or more, not {value!r}")
-        query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
+            if value is not None and not is_whole_number(value, least=1):
+                raise UsageError(f"{name} is a number of bytes, 1 or more, not {brief(value)}")
+        query = self._query(integrated_account_id, response_format, filters, key_by=key_by, cursor=cursor)
         targets = RequestTargets(query)
         reader = self._item_reader(item_type, on_invalid, response_format, query.account)
         # Imported here: ijson takes half as long to load as the rest of the package, and many never need it.
@@ -391,7 +397,7 @@ class Resource(Generic[T]):
         return ItemStream(
             open_at,
             new_decoder,
-            PageCursor(_start(query, cursor), len(query.user_batches), account=query.account),
+            PageCursor(query.start_position(cursor), len(query.user_batches), account=query.account),
             follow_cursor=follow_cursor,
             max_stream_bytes=max_stream_bytes,
             emitter=self._client.emitter,
@@ -416,12 +422,13 @@ class Resource(Generic[T]):
         filters: Filters,
         *,
         key_by: str | None = None,
+        cursor: str | Position | None = None,
     ) -> ListQuery:
-        """Check the filters.
+        """Check the filters, and resolve relative times: now, or as in the walk that ``cursor`` continues.
 
         :raises UsageError: a filter that can never be right.
         """
-        return list_query(
+        query = list_query(
             "unified",
             self._model,
             self._resource,
@@ -430,6 +437,7 @@ class Resource(Generic[T]):
             key_by=key_by,
             **filters,
         )
+        return query.continued_from(cursor)
 
 
 async def _unread(body: bytes) -> bytes:
@@ -480,16 +488,10 @@ def _page_source(
 ) -> PageSource[P]:
     return PageSource(
         fetch,
-        _start(query, cursor),
+        query.start_position(cursor),
         spawn=client.spawn,
         user_batches=len(query.user_batches),
         prefetch=prefetch,
         max_pages=max_pages,
         account=query.account,
     )
-
-
-def _start(query: ListQuery, cursor: str | Position | None) -> Position:
-    if cursor is not None and not isinstance(cursor, (str, Position)):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"cursor takes a page.position, its text or the service's own, not {cursor!r}")
-    return query.start_position(cursor)

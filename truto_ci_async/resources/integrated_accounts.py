@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,7 +13,7 @@ from truto_ci_async._wire.filters import account_id
 from truto_ci_async._wire.item_reader import OnInvalid, item_reader
 from truto_ci_async._wire.list_query import list_query
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async._wire.query_string import Timestamp, join_path, snapshot
+from truto_ci_async._wire.query_string import join_path, snapshot
 from truto_ci_async._wire.responses import read_capabilities, read_token
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Capabilities, IntegratedAccount, Position
@@ -40,8 +41,8 @@ class IntegratedAccounts:
         tenant_id: str | None = None,
         is_sandbox: bool | None = None,
         *,
-        created_at: Timestamp | Mapping[str, Any] | None = None,
-        updated_at: Timestamp | Mapping[str, Any] | None = None,
+        created_at: date | str | Mapping[str, Any] | None = None,
+        updated_at: date | str | Mapping[str, Any] | None = None,
         limit: int | None = None,
         cursor: str | Position | None = None,
         extra_query: Mapping[str, Any] | None = None,
@@ -55,20 +56,20 @@ class IntegratedAccounts:
                 print(account.id, account.tenant_id)
 
         ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``. The times take a
-        datetime, or operators such as ``{"gt": time}``. The rest is as for ``Resource.list``.
+        datetime, a date, or operators such as ``{"gt": time}``. The rest is as for ``Resource.list``.
         """
         query = list_query("integrated-account", account=None, limit=limit, extra_query=extra_query)
+        params = {
+            "integration.name": integration,
+            "status": status,
+            "tenant_id": tenant_id,
+            "is_sandbox": is_sandbox,
+            "created_at": created_at,
+            "updated_at": updated_at,
+            "limit": limit,
+        }
         query = msgspec.structs.replace(
-            query,
-            params={
-                "integration.name": integration,
-                "status": status,
-                "tenant_id": tenant_id,
-                "is_sandbox": is_sandbox,
-                "created_at": snapshot(created_at),
-                "updated_at": snapshot(updated_at),
-                "limit": limit,
-            },
+            query, params={name: snapshot(name, value) for name, value in params.items()}
         )
         query.target()  # raises at once for a value that cannot be encoded
         reader = PageReader(item_reader(IntegratedAccount, on_invalid))

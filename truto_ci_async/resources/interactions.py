@@ -45,14 +45,15 @@ class Interactions(Resource[Interaction]):
         ``accounts``             ids, IntegratedAccounts or dicts with an ``id``, in any iterable or async iterable;
                                  or a ``Path`` to a file with one id, or one JSON object, per line. None: discover
                                  them by ``integration`` and ``status``.
-        ``start_time, end_time`` datetimes, timedeltas from now, or text: ISO 8601 with an offset, ``now``, ``today``,
-                                 ``-7d``. ``end_time`` defaults to now. The clock is read once.
+        ``allow_empty``          True: a plan without accounts is fine. Otherwise it is an error, which names the
+                                 integrations and statuses there are.
+        ``start_time, end_time`` as for ``list``. ``end_time`` defaults to now. The clock is read once.
         ``window``               ``day``, ``week``, ``month`` or a timedelta: ask for a series of windows, oldest first,
                                  whose rows are never merged. None: one window.
 
         The other options are the filters of ``list``.
 
-        :raises UsageError: an argument that can never be right.
+        :raises UsageError: an argument that can never be right, or no account.
         """
         from truto_ci_async.pull.plan.resolve import resolve
 
@@ -159,8 +160,8 @@ class Interactions(Resource[Interaction]):
         from truto_ci_async.pull.plan.resolve import resolve
 
         if isinstance(plan_or_accounts, Plan):
-            if options:
-                raise UsageError(f"a plan fixes all filters: {', '.join(options)} cannot be given as well")
+            if given := options.keys() - {"allow_empty"}:
+                raise UsageError(f"a plan fixes all filters: {', '.join(given)} cannot be given as well")
             return plan_or_accounts
 
         async def make(stored: Plan | None) -> Plan:

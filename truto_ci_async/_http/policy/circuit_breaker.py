@@ -37,10 +37,10 @@ class CircuitBreaker:
         """Return how long the service has been down; None while it answers."""
         return None if self._opened_at is None else now - self._opened_at
 
-    def success(self, now: float) -> None:
-        """Note that the service answered, whatever it said."""
-        self._last_success = now
-        if self._opened_at is not None:
+    def success(self, arrived_at: float) -> None:
+        """Note when an answer of the service arrived, whatever it said. It may be told of later than that."""
+        self._last_success = max(self._last_success, arrived_at)
+        if self._opened_at is not None and arrived_at >= self._opened_at:
             self._opened_at = None
             self._wait = self._first_wait
             self.is_given_up = False
@@ -49,8 +49,8 @@ class CircuitBreaker:
     def failure(self, now: float, *, asked_at: float, failing_since: float | None = None) -> bool:
         """Note a call, sent at ``asked_at``, that got no answer. Return whether the service is to blame for it.
 
-        ``failing_since`` is when its account failed first, without a success since. If other accounts got through
-        after that, the account is to blame, even once it is the only one left.
+        ``failing_since`` is when the first call of its account was sent that failed without a success since. If other
+        accounts got through after that, the account is to blame, even once it is the only one left.
         """
         if self._opened_at is None:
             if self._last_success > (asked_at if failing_since is None else failing_since):

@@ -29,6 +29,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from truto_ci_async._checks import brief
 from truto_ci_async.errors import ConfigurationError
 from truto_ci_async.models import RateLimit
 
@@ -58,7 +59,9 @@ class Pacing(Struct, frozen=True, kw_only=True):
         rates: tuple[tuple[str, object], ...] = (("token", self.token), ("account", self.account))
         for name, rate in rates:
             if not isinstance(rate, Rate | None):
-                raise ConfigurationError(f"Pacing.{name} must be a Rate(limit, window) or None, got {rate!r}")
+                raise ConfigurationError(
+                    f"Pacing.{name} must be a Rate(limit, window) or None, got {brief(rate)}"
+                )
 
     @classmethod
     def off(cls) -> Pacing:
@@ -208,7 +211,7 @@ class RateLimiter:
 
     def on_unsent(self, account: str | None, now: float) -> None:
         """Give back the slot of a request that was never sent."""
-        self._finish(account, is_sent=False)
+        self._finish(account, is_sent=False)  # mutant: None is as good as False
         state = self._accounts.get(account)
         if state is not None:
             if state.quota is not None:
@@ -304,9 +307,7 @@ class RateLimiter:
             state.is_ready = True
             self._ready.append(state)
             state.due = math.inf
-        elif (
-            due < state.due
-        ):  # a later time needs no new entry: the current one comes up first, and is checked
+        elif due < state.due:  # otherwise the entry that is there comes up first, and is checked again
             state.due = due
             heappush(self._delayed, (due, next(self._order), state))
 

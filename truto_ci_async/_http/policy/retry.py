@@ -134,9 +134,7 @@ class Failure(Struct, frozen=True, kw_only=True):
         return f"status {self.status}" if self.kind == "status" else self.kind
 
 
-def classify(
-    status: int, *, is_remote: bool = False, has_retry_after: bool = False, is_blocked: bool = False
-) -> Verdict:
+def classify(status: int, *, is_remote: bool, has_retry_after: bool, is_blocked: bool) -> Verdict:
     """Sort a status by what to do about it (contract section 3).
 
     ``"fault"``: retry after the short backoff. ``"throttle"``: retry after the long backoff, on top of the wait the

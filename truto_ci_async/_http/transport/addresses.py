@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies, getproxies_environment, proxy_bypass
 
 from yarl import URL
 
@@ -72,6 +73,9 @@ def _scheme_of_proxy(text: str) -> str | None:
 def environment_proxy(base_url: str) -> str | None:
     """Return the proxy that the environment names for ``base_url`` (HTTPS_PROXY, NO_PROXY, …), if any.
 
+    NO_PROXY holds names and addresses as urllib reads them, and networks such as ``10.0.0.0/8`` or ``fd00::/8``, for a
+    ``base_url`` whose host is an address: names are not looked up.
+
     This uses urllib because aiohttp's ``trust_env`` also reads ``.netrc``, where an entry for the host breaks every
     request that carries a bearer token.
     """
@@ -83,4 +87,23 @@ def _named_proxy(base_url: str) -> str | None:
     parts = urlsplit(base_url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    return None if not proxy or proxy_bypass(parts.netloc) else proxy
+    if not proxy or proxy_bypass(parts.netloc) or _is_in_no_proxy_network(parts.hostname or ""):
+        return None
+    return proxy
+
+
+def _is_in_no_proxy_network(host: str) -> bool:
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    for entry in getproxies_environment().get("no", "").split(","):
+        try:
+            network = ip_network(entry.strip().strip("[]"), strict=False)
+        except ValueError:  # a name
+            continue
+        if address in network:
+            return True
+    return False

@@ -21,7 +21,8 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
 
     ``position`` is the text of the Position to continue from, None for the start. ``outcome`` is ``open`` while there
     is more to request, ``done`` or ``empty`` at the end, ``failed`` with the reason in ``error``, or ``parked`` until
-    the time ``until`` (seconds since 1970).
+    the time ``until`` (seconds since 1970). ``is_restarted``: the position belongs to a walk that began anew after
+    others had handed out rows, so it leaves those out.
     """
 
     position: str | None = None
@@ -30,6 +31,7 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
     outcome: Outcome = "open"
     error: str | None = None
     until: float | None = None
+    is_restarted: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -97,15 +99,15 @@ class Checkpoint(ABC):
     ) -> None:
         """Make changes and the sink's state durable, all of it or none. ``sink_state=None`` keeps the stored one.
 
-        ``row_keys`` are fingerprints of rows, appended to those stored for a walk in case its window is restarted.
-        They are deleted once the walk is over.
+        ``row_keys`` say what happened to the rows of a walk. They are appended to those stored for it in case its
+        window is restarted, and deleted once the walk is over.
 
         :raises StorageError: the disk fails; earlier commits are unaffected.
         """
 
     @abstractmethod
     async def row_keys(self, key: Key) -> bytes:
-        """Return the row fingerprints stored for a walk, in the order of their commits."""
+        """Return the ``row_keys`` stored for a walk, in the order of their commits."""
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -15,6 +15,8 @@ from math import isfinite
 from pathlib import Path
 from typing import NoReturn, ParamSpec, TypeVar, get_args
 
+from msgspec.structs import replace
+
 from truto_ci_async._files import Step, Worker, no_step, storage_error
 from truto_ci_async._text import encodable
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
@@ -28,17 +30,24 @@ R = TypeVar("R")
 
 # "TrCI" in the file's header tells our state from other databases.
 APPLICATION_ID = 0x54724349
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     """CREATE TABLE progress (
         account TEXT NOT NULL, "window" INTEGER NOT NULL, position TEXT, "rows" INTEGER NOT NULL,
         pages INTEGER NOT NULL, outcome TEXT NOT NULL, error TEXT, until REAL,
-        PRIMARY KEY (account, "window")) WITHOUT ROWID""",
+        restarted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (account, "window")) WITHOUT ROWID""",
     'CREATE TABLE row_keys (account TEXT NOT NULL, "window" INTEGER NOT NULL, keys BLOB NOT NULL)',
     'CREATE INDEX row_keys_of ON row_keys (account, "window")',
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
+)
+# Version 1 did not store what a restarted walk had met, and said in ``error`` that it was one, unless it had failed
+# since. Such a window starts once more, and leaves out all that was handed out.
+FROM_VERSION_1 = (
+    "ALTER TABLE progress ADD COLUMN restarted INTEGER NOT NULL DEFAULT 0",
+    'UPDATE progress SET position = NULL WHERE error IS NOT NULL AND "rows" > 0',
+    "PRAGMA user_version = 2",
 )
 # In WAL mode, FULL syncs with each commit. NORMAL, the default of some builds, does not.
 DURABLE = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
@@ -48,13 +57,15 @@ READ_HEADER = """SELECT application_id, user_version, (SELECT count(*) FROM sqli
 CHECK = "PRAGMA quick_check(1)"
 READ_META = "SELECT value FROM meta WHERE name = ?"
 PUT_META = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
-READ_PROGRESS = 'SELECT account, "window", position, "rows", pages, outcome, error, until FROM progress'
-PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+READ_PROGRESS = (
+    'SELECT account, "window", position, "rows", pages, outcome, error, until, restarted FROM progress'
+)
+PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid'
 ADD_ROW_KEYS = "INSERT INTO row_keys VALUES (?, ?, ?)"
 DELETE_ROW_KEYS = 'DELETE FROM row_keys WHERE account = ? AND "window" = ?'
 
-PROGRESS_FIELDS = ("position", "rows", "pages", "outcome", "error", "until")
+PROGRESS_FIELDS = ("position", "rows", "pages", "outcome", "error", "until", "is_restarted")
 OUTCOMES = frozenset(get_args(Outcome))
 
 # How long to wait for another program that writes to the database.
@@ -88,6 +99,9 @@ class SQLiteCheckpoint(Checkpoint):
         self._worker: Worker | None = None
         self._lock: RunLock | None = None
         self._database: sqlite3.Connection | None = None
+        # What ``hold`` made. It is removed if no plan is stored, such as when no account is found.
+        self._is_new = False
+        self._new_folders: list[Path] = []
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
         if self._use != "none":
@@ -144,11 +158,13 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _hold(self, fresh: bool) -> Plan | None:
         with self._errors("open"):
+            self._new_folders = _missing_folders(self.path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.is_symlink():
                 self._conflict("is a symbolic link: name the file it points to")
             self._lock = RunLock(self.path)
             self._lock.acquire()
+            self._is_new = not self.path.exists()
             try:
                 database = self._connect()
             except (DamagedStateError, sqlite3.DatabaseError) as error:
@@ -192,6 +208,9 @@ class SQLiteCheckpoint(Checkpoint):
     def _discard(self) -> None:
         if self._database is not None:  # pragma: no mutate - only Windows refuses to remove an open file
             self._database.close()
+        self._remove_files()
+
+    def _remove_files(self) -> None:
         for suffix in ("-wal", "-shm", ""):  # pragma: no mutate - SQLite drops a stale log too
             Path(f"{self.path}{suffix}").unlink(missing_ok=True)
 
@@ -213,6 +232,10 @@ class SQLiteCheckpoint(Checkpoint):
         (finding,) = database.execute(CHECK).fetchone()
         if finding != "ok":
             self._damaged(str(finding))
+        if version < SCHEMA_VERSION:
+            with self._transaction():
+                for statement in FROM_VERSION_1:
+                    database.execute(statement)
 
     def _read_plan(self, database: sqlite3.Connection) -> Plan | None:
         text = self._get(database, "plan")
@@ -245,6 +268,7 @@ class SQLiteCheckpoint(Checkpoint):
                 progress = Progress(**dict(zip(PROGRESS_FIELDS, stored, strict=True)))
                 if (wrong := _wrong_field(progress)) is not None:
                     self._damaged(f"the {wrong} of account {account!r} makes no sense")
+                progress = replace(progress, is_restarted=bool(progress.is_restarted))
                 found[ids[account], window] = progress
         return found
 
@@ -268,6 +292,7 @@ class SQLiteCheckpoint(Checkpoint):
                 item.outcome,
                 _storable(item.error),
                 item.until,
+                item.is_restarted,
             )
             for (account, window), item in changes.items()
         ]
@@ -290,8 +315,17 @@ class SQLiteCheckpoint(Checkpoint):
         with suppress(sqlite3.Error):
             if database is not None:
                 database.close()
+        is_unused = self._is_new and self._plan is None
+        self._is_new = False
+        if is_unused:
+            with suppress(OSError):
+                self._remove_files()
         if lock is not None:
             lock.release()
+        if is_unused:
+            with suppress(OSError):  # another program has put something there
+                for folder in self._new_folders:
+                    folder.rmdir()
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
@@ -345,6 +379,11 @@ class SQLiteCheckpoint(Checkpoint):
         return f"SQLiteCheckpoint({str(self.path)!r})"
 
 
+def _missing_folders(path: Path) -> list[Path]:
+    """Return the folders of a path that do not exist, the innermost first."""
+    return [folder for folder in path.parents if not folder.exists()]
+
+
 def _primary_code(error: BaseException) -> int | None:
     """Return the primary result code of an SQLite error, None if it has none (such as a misuse of the module)."""
     code: int | None = getattr(error, "sqlite_errorcode", None)
@@ -367,6 +406,7 @@ def _wrong_field(progress: Progress) -> str | None:
         "pages": _is_count(progress.pages),
         "error": progress.error is None or type(progress.error) is str,
         "until": progress.until is None or (type(progress.until) is float and isfinite(progress.until)),
+        "restarted": progress.is_restarted in (0, 1),
     }
     return next((name for name, is_right in checks.items() if not is_right), None)
 

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
+from truto_ci_async._checks import brief, plain
 from truto_ci_async._wire.query_string import require_encodable, stable_order
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount
@@ -29,7 +30,7 @@ async def collect_accounts(accounts: Accounts) -> tuple[PlannedAccount, ...]:
     """Return each account once, in the given order. A tenant may be named by any mention of its account."""
     single: object = accounts
     if isinstance(single, (str, bytes, Mapping, IntegratedAccount, PlannedAccount)):
-        shown = _brief(cast("object", single))
+        shown = brief(cast("object", single))
         raise UsageError(f"accounts takes an iterable: accounts=[{shown}]; pass a file as a Path")
     if isinstance(accounts, os.PathLike):
         accounts = await asyncio.to_thread(_read_file, Path(accounts))
@@ -53,32 +54,26 @@ async def _each(
         for account in stable_order(accounts):
             yield _planned(account)
     else:
-        raise UsageError(f"accounts takes ids, IntegratedAccounts or a Path, not {_brief(accounts)}")
+        raise UsageError(f"accounts takes ids, IntegratedAccounts or a Path, not {brief(accounts)}")
 
 
 def _planned(account: object) -> PlannedAccount:
-    if isinstance(account, PlannedAccount):
-        return account
-    name: object = account
+    given: object = account
     tenant: object = None
-    if isinstance(account, IntegratedAccount):
-        name, tenant = account.id, account.tenant_id
+    if isinstance(account, (IntegratedAccount, PlannedAccount)):
+        given, tenant = account.id, account.tenant_id
     elif isinstance(account, Mapping):
         fields = cast("Mapping[str, object]", account)
-        name, tenant = fields.get("id"), fields.get("tenant_id")
+        given, tenant = fields.get("id"), fields.get("tenant_id")
+    name: object = plain(given)
     if not isinstance(name, str) or not name:
-        raise UsageError(f"an account id must be non-empty text, not {_brief(name)}")
+        raise UsageError(f"an account id must be non-empty text, not {brief(given)}")
+    tenant = plain(tenant)
     if tenant is not None and not isinstance(tenant, str):
-        raise UsageError(f"the tenant_id of account {name} must be text, not {_brief(tenant)}")
+        raise UsageError(f"the tenant_id of account {name} must be text, not {brief(tenant)}")
     return PlannedAccount(
-        str(require_encodable(name, "an account id")),
-        tenant and str(require_encodable(tenant, "a tenant_id")),
+        require_encodable(name, "an account id"), tenant and require_encodable(tenant, "a tenant_id")
     )
-
-
-def _brief(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _read_file(path: Path) -> list[AccountLike]:
@@ -86,14 +81,11 @@ def _read_file(path: Path) -> list[AccountLike]:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read accounts from {path}: {error}") from error
-    found = [
+    return [
         _read_line(line, f"{path}, line {number}")
         for number, line in enumerate(map(str.strip, text.split("\n")), 1)
         if line and not line.startswith("#")
     ]
-    if not found:
-        raise UsageError(f"{path} contains no accounts")
-    return found
 
 
 def _read_line(line: str, where: str) -> AccountLike:

@@ -18,14 +18,16 @@ from typing import Any, Literal, TypeAlias, TypedDict, cast
 import msgspec
 from msgspec import Struct
 
+from truto_ci_async._checks import brief, is_whole_number
 from truto_ci_async._wire.filters import UserFilter
 from truto_ci_async._wire.list_query import ListQuery, list_query
 from truto_ci_async._wire.query_string import ObjectArrays
+from truto_ci_async._wire.times import When
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models.pulls import PlannedAccount, Unit, Window
 
 from .accounts import MAX_ACCOUNTS
-from .bounds import When, WindowLength
+from .bounds import WindowLength
 
 PlanFormat: TypeAlias = Literal["unified", "normalized", "debug"]
 
@@ -57,6 +59,7 @@ class PlanOptions(PlanFilters, total=False):
     end_time: When | None
     window: WindowLength | None
     now: datetime | None
+    allow_empty: bool
 
 
 class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-1"):
@@ -115,9 +118,9 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
 
         :raises UsageError: ``n`` is less than 1, or this plan is a shard itself.
         """
-        if isinstance(n, bool) or not isinstance(n, int) or not 1 <= n <= MAX_ACCOUNTS:  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not is_whole_number(n, least=1) or n > MAX_ACCOUNTS:
             raise UsageError(
-                f"the number of shards must be a whole number from 1 to {MAX_ACCOUNTS:,}, not {n!r}"
+                f"the number of shards must be a whole number from 1 to {MAX_ACCOUNTS:,}, not {brief(n)}"
             )
         if self.shard is not None:
             raise UsageError(f"this plan is {_shard_text(self.shard)} already: split the whole plan")

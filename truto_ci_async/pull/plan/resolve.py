@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
-from math import isfinite
-from typing import Any, TypeAlias, Unpack, cast
-from uuid import UUID
+import os
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Unpack, cast
 
 import msgspec
 
-from truto_ci_async._wire.filters import split_users
-from truto_ci_async._wire.query_string import MAX_DEPTH, format_time, require_encodable, stable_order
+from truto_ci_async._checks import brief, plain
+from truto_ci_async._wire.filters import FLAGS, field_names, split_users
+from truto_ci_async._wire.query_string import plain_name, require_encodable, snapshot
+from truto_ci_async._wire.times import When, format_time, plain_datetime
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models import IntegratedAccount
 from truto_ci_async.models.pulls import PlannedAccount
 
 from .accounts import Accounts, collect_accounts
-from .bounds import When, WindowLength, resolve_windows
+from .bounds import WindowLength, resolve_windows
+from .discovery import Discover, nothing_found
 from .plan import Plan, PlanFilters
 
-#: Finds accounts by ``integration`` and ``status``, as ``integrated_accounts.list`` does.
-Discover: TypeAlias = Callable[..., AsyncIterable[IntegratedAccount]]
+_EMPTY = ". If that is meant, pass allow_empty=True (--allow-empty)"
 
 
 async def resolve(
@@ -35,35 +35,38 @@ async def resolve(
     window: WindowLength | None = None,
     now: datetime | None = None,
     known: Sequence[PlannedAccount] | None = None,
+    allow_empty: bool = False,
     **filters: Unpack[PlanFilters],
 ) -> Plan:
     """Make a plan. Without ``accounts``, look them up with ``discover``, by ``integration`` and ``status``.
 
-    ``known``  accounts that an earlier run looked up, to be used instead of looking them up again.
-    ``now``    replaces the clock. ``today`` starts at midnight in its time zone, and ``end_time`` defaults to it.
+    ``known``        accounts that an earlier run looked up, to be used instead of looking them up again.
+    ``now``          replaces the clock. ``today`` starts at midnight in its time zone, and ``end_time`` defaults to it.
+    ``allow_empty``  make a plan even if there is no account.
 
-    :raises UsageError: an argument can never be right; the message says how to write it.
+    :raises UsageError: an argument can never be right, or there is no account; the message says what to do.
     """
-    if now is None:
-        now = datetime.now(UTC)
-    elif now.utcoffset() is None:
-        raise UsageError("now takes an aware datetime")
-    given, windows = resolve_windows(start_time, end_time, window, now.replace(microsecond=0))
+    now = datetime.now(UTC) if now is None else _aware(now)
+    given, windows = resolve_windows(start_time, end_time, window, now)
     requested = _filters(filters)
     plan = Plan(
         accounts=(),
         windows=windows,
         filters={
-            name: value for name, value in requested.items() if not (value is False or value in ([], {}))
+            name: value
+            for name, value in requested.items()
+            if not (value in ([], {}) or (name in FLAGS and value is False))
         },
         given=given | requested,
         created_at=format_time(now, "now"),
     )
     _check_filters(plan)
     criteria = {
-        name: value for name, value in (("integration", integration), ("status", status)) if value is not None
+        name: _criterion(name, value)
+        for name, value in (("integration", integration), ("status", status))
+        if value is not None
     }
-    found = await _find_accounts(discover, accounts, known, criteria)
+    found = await _find_accounts(discover, accounts, known, criteria, allow_empty=allow_empty)
     source = criteria if accounts is None else {"accounts": "listed"}
     return msgspec.structs.replace(plan, accounts=found, given=plan.given | source)
 
@@ -73,22 +76,49 @@ async def _find_accounts(
     accounts: Accounts | None,
     known: Sequence[PlannedAccount] | None,
     criteria: Mapping[str, str],
+    *,
+    allow_empty: bool,
 ) -> tuple[PlannedAccount, ...]:
     if accounts is not None:
         if criteria:
             raise UsageError(f"pass either accounts, or {' and '.join(criteria)} to look them up")
-        return await collect_accounts(accounts)
+        found = await collect_accounts(accounts)
+        if not found and not allow_empty:
+            where = f"{accounts} contains" if isinstance(accounts, os.PathLike) else "accounts has"
+            raise UsageError(f"{where} no accounts{_EMPTY}")
+        return found
     if not criteria:
         raise UsageError(
             "no accounts given: pass a list of ids or a Path to a file, or look them up with integration= and status="
         )
     if known is not None:
+        if not known and not allow_empty:
+            raise UsageError("the plan of the earlier run has no accounts: start over with fresh=True")
         return tuple(known)
     if discover is None:
         raise UsageError("a client is needed to look up accounts by integration and status")
-    return await collect_accounts(
+    found = await collect_accounts(
         discover(integration=criteria.get("integration"), status=criteria.get("status"))
     )
+    if not found and not allow_empty:
+        raise UsageError(await nothing_found(discover, **criteria) + _EMPTY)
+    return found
+
+
+def _aware(now: object) -> datetime:
+    if not isinstance(now, datetime):
+        raise UsageError(f"now takes an aware datetime, not {brief(now)}")
+    try:
+        return plain_datetime(now, "now")
+    except UsageError as error:
+        raise UsageError(f"now takes an aware datetime: {error}") from error
+
+
+def _criterion(name: str, value: object) -> str:
+    text: object = plain(value)
+    if not isinstance(text, str) or not text:
+        raise UsageError(f"{name} must be non-empty text, not {brief(value)}")
+    return require_encodable(text, name)
 
 
 def _filters(filters: Mapping[str, object]) -> dict[str, Any]:
@@ -103,6 +133,17 @@ def _filters(filters: Mapping[str, object]) -> dict[str, Any]:
     return {name: _filter_value(name, value) for name, value in filters.items() if value is not None}
 
 
+def _filter_value(name: str, value: object) -> Any:
+    if name == "users":
+        return [user for batch in split_users(cast("Any", value)) for user in batch]
+    if name == "exclude_fields":
+        return field_names(value)
+    if name == "extra_query" and isinstance(value, Mapping):
+        entries = cast("Mapping[object, object]", value).items()
+        return {(text := plain_name(key)): snapshot(text, item) for key, item in entries}
+    return snapshot(name, value)
+
+
 def _check_filters(plan: Plan) -> None:
     """Refuse filters that can never be right, before any account is looked up.
 
@@ -113,43 +154,8 @@ def _check_filters(plan: Plan) -> None:
         raise UsageError(
             f"the response_format of a pull must be 'unified', 'normalized' or 'debug', not {response_format!r}"
         )
+    plan.query(PlannedAccount("any"), plan.windows[0])
     extra = plan.filters.get("extra_query", {})
     own = ("integrated_account_id", "start_time", "end_time", "users")
     if clash := ", ".join(name for name in own if extra.get(name) is not None):
         raise UsageError(f"extra_query must not set {clash}: every walk would send the same request")
-    plan.query(PlannedAccount("any"), plan.windows[0])
-
-
-def _filter_value(name: str, value: object) -> Any:
-    if name == "users":
-        value = [user for batch in split_users(cast("Any", value)) for user in batch]
-    elif name == "exclude_fields":
-        if isinstance(value, (str, Mapping)) or not isinstance(value, Iterable):
-            raise UsageError(f"exclude_fields takes several names: exclude_fields=[{value!r}]")
-        value = list(stable_order(cast("Iterable[object]", value)))
-    return _json_value(name, value)
-
-
-def _json_value(name: str, value: object, depth: int = 0) -> Any:
-    if depth > MAX_DEPTH:
-        raise UsageError(f"{name} is nested deeper than {MAX_DEPTH} levels; does it contain itself?")
-    if isinstance(value, Mapping):
-        entries = cast("Mapping[object, object]", value).items()
-        return {_text(name, key): _json_value(name, item, depth + 1) for key, item in entries}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_json_value(name, item, depth + 1) for item in stable_order(cast("Iterable[object]", value))]
-    if isinstance(value, (datetime, date)):
-        return format_time(value, name)
-    if isinstance(value, UUID):
-        return str(value)
-    if isinstance(value, str):
-        return _text(name, value)
-    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and isfinite(value)):
-        return value
-    raise UsageError(f"{name} contains {value!r}, which cannot be sent in a query")
-
-
-def _text(name: str, value: object) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"{name}: a name must be text, not {value!r}")
-    return str(require_encodable(value, name))

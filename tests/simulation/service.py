@@ -1,0 +1,252 @@
+"""A service that cuts its pages anywhere, forgets its cursors and fails, and a client of it without a network."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from truto_ci_async._http.policy.retry import FAULT_STATUSES, RetryPolicy
+from truto_ci_async._wire.responses import read_error
+from truto_ci_async.errors import APIError, AuthenticationError, ConnectError, TruncatedBodyError
+from truto_ci_async.events import Emitter
+from truto_ci_async.models import ResponseInfo
+
+#: An account's id and the start of a window.
+WindowKey = tuple[str, str]
+
+ROW_KINDS = (
+    "whole",
+    "whole",
+    "no id",
+    "no id",
+    "user is text",
+    "id only",
+    "nothing",
+    "no object",
+    "many lines",
+)
+FAULTS = (
+    403,
+    404,
+    429,
+    "429 for long",
+    503,
+    500,
+    502,
+    401,
+    "html",
+    "cut",
+    "reset",
+    "hang",
+    "loop",
+    "dead cursor",
+)
+REFUSALS = tuple(
+    (status, words)
+    for status in (400, 404, 409, 410, 422)
+    for words in ("the cursor has expired", "Bad Request")
+)
+
+
+def make_row(random: Random, number: int) -> bytes:
+    """Make a row. Many are equal in all that identifies a row, and differ in ``n``."""
+    kind = random.choice(ROW_KINDS)
+    id, user = f"i{random.randrange(3)}", {"id": f"u{random.randrange(2)}"}
+    times = {"start_time": "2024-01-01T00:00:00Z"}
+    row: Any = {
+        "whole": {"id": id, "user": user, **times, "n": number},
+        "no id": {"user": user, **times, "n": number},
+        "user is text": {"id": id, "user": "u1", "n": number},
+        "id only": {"id": id, "n": number},
+        "nothing": {**times, "n": number},
+        "no object": [number],
+        "many lines": {"id": id, "user": user, "n": number},
+    }[kind]
+    return json.dumps(row, indent=2 if kind == "many lines" else None).encode()
+
+
+def identity(row: bytes) -> str:
+    """Return what makes rows interchangeable: such rows keep their order from walk to walk."""
+    value = json.loads(row)
+    if not isinstance(value, dict) or not isinstance(user := value.get("user", {}), dict):
+        return row.decode()
+    if value.get("id") is None and user.get("id") is None:
+        return row.decode()
+    return repr((value.get("id"), user.get("id"), value.get("start_time")))
+
+
+@dataclass
+class Walk:
+    """One walk over a window as the service serves it: the rows in this order, cut into these pages."""
+
+    pages: list[list[bytes]]
+    is_alive: bool = True
+
+
+@dataclass
+class Answer:
+    status: int = 200
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict[str, str])
+    retry_after: float | None = None
+
+
+class SimService:
+    """Serves ``rows``. It fails one request in ``1 / rate``, in one of the ways of ``faults``, while ``is_bad``."""
+
+    def __init__(
+        self,
+        random: Random,
+        rows: dict[WindowKey, list[bytes]],
+        *,
+        faults: tuple[object, ...],
+        rate: float,
+        is_reordering: bool,
+        pause: Callable[[], Awaitable[None]],
+        now: Callable[[], float],
+    ) -> None:
+        self._random = random
+        self._rows = rows
+        self._faults = faults
+        self._rate = rate
+        self._is_reordering = is_reordering
+        self._pause = pause
+        self._now = now
+        self._walks = defaultdict[WindowKey, list[Walk]](list)
+        self.is_bad = True
+        self.outage: tuple[float, float] = (0.0, 0.0)
+        self.requests = 0
+        self.on_request: Callable[[], None] = lambda: None
+
+    async def answer(self, target: str) -> Answer:
+        query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
+        key = query["integrated_account_id"], query["start_time"]
+        self.requests += 1
+        self.on_request()
+        await self._pause()
+        if self.is_bad and self.outage[0] <= self._now() < self.outage[1]:
+            if self._random.random() < 0.5:
+                raise ConnectError("no connection")
+            return Answer(502, b"<html>")
+        fault = self._draw_fault()
+        if isinstance(fault, int):
+            retry_after = 2.0 if fault == 429 else None
+            return Answer(fault, json.dumps({"message": "bad"}).encode(), retry_after=retry_after)
+        if fault == "429 for long":
+            return Answer(429, b"{}", retry_after=3_600.0)
+        if fault == "reset":
+            raise ConnectError("reset")
+        if fault == "hang":
+            for _ in range(5):
+                await self._pause()
+        answer = self._page(key, query.get("next_cursor"), fault)
+        await self._pause()
+        return answer
+
+    def _draw_fault(self) -> object:
+        if not self.is_bad or not self._faults or self._random.random() >= self._rate:
+            return None
+        return self._random.choice(self._faults)
+
+    def _page(self, key: WindowKey, cursor: str | None, fault: object) -> Answer:
+        walks = self._walks[key]
+        if cursor is None:
+            walks.append(self._new_walk(key))
+            number, index = len(walks) - 1, 0
+            if not self._rows[key] and self._random.random() < 0.3:
+                body = {"message": "no stats found for the specified period", "truto_is_remote_error": True}
+                return Answer(404, json.dumps(body).encode())
+        else:
+            number, index = map(int, cursor[1:].split("."))
+            if fault == "dead cursor":
+                walks[number].is_alive = False
+            if not walks[number].is_alive:
+                status, words = self._random.choice(REFUSALS)
+                return Answer(status, json.dumps({"message": words}).encode())
+        pages = walks[number].pages
+        following = f"w{number}.{index + 1}" if index + 1 < len(pages) else None
+        if fault == "loop" and cursor is not None:
+            following = cursor
+        body = b'{"result": [%s], "next_cursor": %s}' % (
+            b", ".join(pages[index]),
+            json.dumps(following).encode(),
+        )
+        if fault == "html":
+            body = b"<html>maintenance</html>"
+        elif fault == "cut":
+            body = body[: self._random.randrange(1, len(body))]
+        return Answer(200, body)
+
+    def _new_walk(self, key: WindowKey) -> Walk:
+        random = self._random
+        rows = self._rows[key]
+        if self._is_reordering:
+            of_kind = defaultdict[str, list[bytes]](list)
+            for row in rows:
+                of_kind[identity(row)].append(row)
+            rows = [of_kind[identity(row)].pop(0) for row in random.sample(rows, len(rows))]
+        pages: list[list[bytes]] = []
+        while rows:
+            size = random.randrange(5)
+            pages.append(rows[:size])
+            rows = rows[size:]
+        if not pages or random.random() < 0.2:
+            pages.append([])
+        return Walk(pages)
+
+
+class SimClient:
+    """What a pull needs of a client: the attempts of a call, without connections, pacing and deadlines."""
+
+    def __init__(self, service: SimService, retry: RetryPolicy, pause: Callable[[], Awaitable[None]]) -> None:
+        self.retry = retry
+        self.emitter = Emitter()
+        self._service = service
+        self._pause = pause
+
+    def with_options(self, *, retry: RetryPolicy) -> SimClient:
+        return SimClient(self._service, retry, self._pause)
+
+    async def request(
+        self,
+        method: str,
+        target: str,
+        *,
+        account: str | None,
+        read: Callable[[bytes], Awaitable[Any]],
+        error_fallback: Callable[[APIError], bytes | None],
+        **options: Any,
+    ) -> tuple[Any, ResponseInfo]:
+        attempt = 0
+        while True:
+            attempt += 1
+            is_last = attempt >= self.retry.attempts or self.retry.max_elapsed == 0.0
+            try:
+                answer = await self._service.answer(target)
+                info = ResponseInfo(status=answer.status, attempts=attempt)
+                if answer.status == 200:
+                    return await read(answer.body), info
+            except (ConnectError, TruncatedBodyError) as error:
+                error.attempts = attempt
+                if is_last:
+                    raise
+                await self._pause()
+                continue
+            error = read_error(
+                answer.status,
+                answer.headers,
+                answer.body,
+                retry_after=answer.retry_after,
+                account=account,
+                attempts=attempt,
+            )
+            if (body := error_fallback(error)) is not None:
+                return await read(body), info
+            if is_last or answer.status not in FAULT_STATUSES or isinstance(error, AuthenticationError):
+                raise error
+            await self._pause()

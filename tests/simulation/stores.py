@@ -1,0 +1,229 @@
+"""What outlives a run: a checkpoint and a sink in memory, and files; all of it can be copied at the moment of a kill."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import shutil
+import sqlite3
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from truto_ci_async._files import Worker
+from truto_ci_async.models.pulls import AccountPage
+from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress, plan_in_force
+from truto_ci_async.pull.plan.plan import Plan
+
+#: The numbers of the rows of each account and window, as they are in the output.
+Output = dict[Key, list[int]]
+Pause = Callable[[], Awaitable[None]]
+
+
+class SinkFailed(Exception):
+    """What a sink of somebody else's raises."""
+
+
+def number_of(row: bytes) -> int:
+    """Return the number that tells a row from all others."""
+    value = json.loads(row)
+    if isinstance(value, dict):
+        value = value.get("item", value)
+    return value["n"] if isinstance(value, dict) else value[0]
+
+
+@dataclass
+class Durable:
+    """State and output in memory."""
+
+    plan: Plan | None = None
+    progress: dict[Key, Progress] = field(default_factory=dict[Key, Progress])
+    row_keys: dict[Key, list[bytes]] = field(default_factory=dict[Key, list[bytes]])
+    sink_state: bytes | None = None
+    rows: list[tuple[Key, int]] = field(default_factory=list[tuple[Key, int]])
+
+    def copy(self) -> Durable:
+        other = copy.copy(self)
+        other.progress = dict(self.progress)
+        other.row_keys = {key: list(keys) for key, keys in self.row_keys.items()}
+        other.rows = list(self.rows)
+        return other
+
+    def output(self) -> Output:
+        found = defaultdict[Key, list[int]](list)
+        for key, row in self.rows[: int(self.sink_state or b"0")]:
+            found[key].append(row)
+        return found
+
+
+class SimCheckpoint(Checkpoint):
+    """Keeps progress in a ``Durable``; ``step`` is called just before a commit takes place, and may raise."""
+
+    def __init__(self, durable: Durable, *, pause: Pause, step: Callable[[str], None]) -> None:
+        super().__init__()
+        self._durable = durable
+        self._pause = pause
+        self._step = step
+
+    async def hold(self, *, fresh: bool = False) -> Plan | None:
+        await self._pause()
+        return self._durable.plan
+
+    async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
+        await self._pause()
+        self._plan = self._durable.plan = plan_in_force(self._durable.plan, plan, grow=grow, path="memory")
+        self._sink_state = self._durable.sink_state
+        return self._plan
+
+    async def load(self) -> dict[Key, Progress]:
+        await self._pause()
+        return dict(self._durable.progress)
+
+    async def commit(
+        self,
+        changes: Mapping[Key, Progress],
+        sink_state: bytes | None = None,
+        *,
+        row_keys: Mapping[Key, bytes] | None = None,
+    ) -> None:
+        changes, added = dict(changes), dict(row_keys or {})
+        await self._pause()
+        self._step("checkpoint")
+        durable = self._durable
+        durable.progress.update(changes)
+        for key, keys in added.items():
+            durable.row_keys.setdefault(key, []).append(keys)
+        for key, progress in changes.items():
+            if progress.is_over:
+                durable.row_keys.pop(key, None)
+        if sink_state is not None:
+            durable.sink_state = self._sink_state = sink_state
+        self._step("committed")
+        await self._pause()
+
+    async def row_keys(self, key: Key) -> bytes:
+        await self._pause()
+        return b"".join(self._durable.row_keys.get(key, ()))
+
+    async def aclose(self) -> None:
+        await self._pause()
+
+
+class SimSink:
+    """Somebody else's sink, over a ``Durable``. It may ask to postpone commits, and to fail in ``fails``."""
+
+    item_type = msgspec.Raw
+
+    def __init__(
+        self,
+        durable: Durable,
+        *,
+        key_of: Callable[[AccountPage[Any]], Key],
+        pause: Pause,
+        draw: Callable[[str], bool],
+    ) -> None:
+        self._durable = durable
+        self._key_of = key_of
+        self._pause = pause
+        self._draw = draw
+        self._is_busy = False
+
+    async def open(self, state: bytes | None) -> None:
+        await self._pause()
+        del self._durable.rows[int(state or b"0") :]
+
+    async def write(self, page: AccountPage[Any]) -> None:
+        await self._alone()
+        if self._draw("sink fails"):
+            raise SinkFailed("write")
+        key, before = self._key_of(page), len(self._durable.rows)
+        self._durable.rows += [(key, number_of(bytes(row))) for row in page.page]
+        try:
+            await self._pause()
+        except BaseException:  # it raises only if it has taken nothing, as the protocol asks
+            del self._durable.rows[before:]
+            raise
+
+    async def commit(self, *, final: bool = False) -> bytes | None:
+        await self._alone()
+        if self._draw("sink fails"):
+            raise SinkFailed("commit")
+        if not final and self._draw("sink postpones"):
+            return None
+        return str(len(self._durable.rows)).encode()
+
+    async def _alone(self) -> None:
+        assert not self._is_busy, "the sink was called while it was at work"
+        self._is_busy = True
+        try:
+            await self._pause()
+        finally:
+            self._is_busy = False
+
+
+class SimWorker(Worker):
+    """The thread of a disk, without a thread: runs one job after the other, at moments that are drawn."""
+
+    delay: Callable[[], float]
+
+    def __init__(self, name: str) -> None:
+        self._jobs: asyncio.Queue[tuple[asyncio.Future[Any], Callable[[], Any]]] = asyncio.Queue()
+        self._free_at = 0.0
+
+    def start(self, job: Callable[..., Any], *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        begun: asyncio.Future[Any] = loop.create_future()
+        begun.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+        def work() -> None:
+            try:
+                result = job(*args, **kwargs)
+            except BaseException as error:  # noqa: BLE001 - it belongs to who waits
+                if not begun.cancelled():
+                    begun.set_exception(error)
+            else:
+                if not begun.cancelled():
+                    begun.set_result(result)
+
+        self._free_at = max(self._free_at, loop.time()) + self.delay() + 1e-6
+        loop.call_at(self._free_at, work)
+        return begun
+
+    def close(self) -> None:
+        pass
+
+
+def read_folder(folder: Path, key_of: Callable[[str, str | None], Key]) -> tuple[dict[Key, Progress], Output]:
+    """Read state and output of a folder as far as they are committed, without the code under test."""
+    output = defaultdict[Key, list[int]](list)
+    state = folder / "state.sqlite3"
+    if not state.exists():
+        return {}, output
+    database = sqlite3.connect(state)
+    try:
+        rows = database.execute('SELECT account, "window", "rows", outcome FROM progress').fetchall()
+        sink = database.execute("SELECT value FROM meta WHERE name = 'sink'").fetchone()
+    except sqlite3.OperationalError:  # killed before there were tables
+        rows, sink = [], None
+    finally:
+        database.close()
+    progress = {
+        (account, window): Progress(rows=count, outcome=outcome) for account, window, count, outcome in rows
+    }
+    if sink is not None and (parts := json.loads(sink[0])["parts"]):
+        committed = (folder / "interactions.ndjson").read_bytes()[: parts[0]["bytes"]]
+        for line in committed.splitlines():
+            row = json.loads(line)
+            output[key_of(row["integrated_account_id"], row["window_start"])].append(number_of(line))
+    return progress, output
+
+
+def copy_folder(source: Path, target: Path) -> Path:
+    """Copy a folder as a kill would leave it: locks do not outlive a process."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.lock", "*-shm"))
+    return target

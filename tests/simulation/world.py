@@ -1,0 +1,530 @@
+"""Runs pulls of one plan until all is done, with whatever a seed has in store, and checks what came out.
+
+What has to hold, at every commit and whenever a run has ended or was killed:
+
+- the progress of a window counts exactly the rows of it in the output;
+- no row is in the output twice;
+- once all is done, every row is in the output; and runs that nothing disturbs get there;
+- after a commit has failed, no request begins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+
+from tests.test_checkpoint import make_plan
+from truto_ci_async._files import Disk
+from truto_ci_async._http.policy.retry import RetryPolicy
+from truto_ci_async.errors import AuthenticationError, StorageError, UsageError
+from truto_ci_async.models.pulls import AccountPage
+from truto_ci_async.pull import account_pull, commits, workers
+from truto_ci_async.pull.checkpoint import sqlite
+from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
+from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
+from truto_ci_async.pull.engine import Pull
+from truto_ci_async.pull.report import Budget
+from truto_ci_async.sinks import files
+from truto_ci_async.sinks.lines import NdjsonSink
+
+from .loop import SimLoop, SimTime
+from .service import FAULTS, SimClient, SimService, WindowKey, make_row
+from .stores import (
+    Durable,
+    Output,
+    SimCheckpoint,
+    SimSink,
+    SimWorker,
+    SinkFailed,
+    copy_folder,
+    number_of,
+    read_folder,
+)
+
+MEMORY = Path("/dev/shm")
+# Undisturbed runs that have to be enough: a window may have to start again in each.
+LAST_RUNS = 8
+
+
+class Wrong(AssertionError):
+    """Something came out that must not."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a seed decides. Each is as simple as it can be at its first value in ``SIMPLER``."""
+
+    seed: int
+    store: str = "simulated"  # or "memory", or "files"
+    consumer: str = "shard"  # or "writers", "manual", "auto"
+    accounts: int = 1
+    windows: int = 1
+    rows: int = 4
+    max_accounts: int = 1
+    runs: int = 1  # disturbed ones
+    faults: tuple[object, ...] = ()
+    rate: float = 0.2
+    is_fair: bool = True
+    is_reordering: bool = False
+    has_outage: bool = False
+    kept_bytes: int = 0
+    waits: float = 0.0  # the share of awaits that take time
+
+    @classmethod
+    def draw(cls, seed: int) -> Options:
+        random = Random(f"{seed}/options")
+        store = random.choice(("simulated", "simulated", "simulated", "memory", "files"))
+        return cls(
+            seed=seed,
+            store=store,
+            consumer=random.choice(("shard", "writers", "writers", "manual", "auto"))
+            if store == "simulated"
+            else "shard"
+            if store == "files"
+            else random.choice(("manual", "auto", "shard", "writers")),
+            accounts=random.randint(1, 4),
+            windows=random.randint(1, 3),
+            rows=random.randint(0, 12),
+            max_accounts=random.randint(1, 4),
+            runs=random.randint(1, 5),
+            faults=tuple(random.sample(FAULTS, random.randrange(len(FAULTS))))
+            + ("dead cursor",) * random.randrange(6),
+            rate=random.choice((0.02, 0.1, 0.3)),
+            is_fair=random.random() < 0.3,
+            is_reordering=random.random() < 0.5,
+            has_outage=random.random() < 0.2,
+            kept_bytes=random.choice((0, 200, 2**20)),
+            waits=random.choice((0.0, 0.2, 0.8)),
+        )
+
+
+SIMPLER: dict[str, tuple[Any, ...]] = {
+    "consumer": ("shard",),
+    "store": ("simulated",),
+    "accounts": (1, 2),
+    "windows": (1, 2),
+    "rows": (2, 3, 4, 6),
+    "max_accounts": (1, 2),
+    "runs": (1, 2, 3),
+    "faults": ((), ("dead cursor",)),
+    "is_fair": (True,),
+    "is_reordering": (False,),
+    "has_outage": (False,),
+    "kept_bytes": (0,),
+    "waits": (0.0,),
+}
+
+
+class World:
+    """One seed's world. ``run`` it once; ``story`` tells what happened."""
+
+    def __init__(self, options: Options, folder: Path | None) -> None:
+        self.options = options
+        self.story: list[str] = []
+        self._draws = Random(f"{options.seed}/world")
+        self._pauses = Random(f"{options.seed}/pauses")
+        self.loop = SimLoop(Random(f"{options.seed}/order"), is_fair=options.is_fair)
+        self.time = SimTime(self.loop)
+        self.plan = make_plan(
+            *(f"a{number}" for number in range(options.accounts)), start_time=f"-{options.windows}d"
+        )
+        self._starts = [window.start for window in self.plan.windows]
+        self.rows, self.expected = self._make_rows()
+        self.service = SimService(
+            Random(f"{options.seed}/service"),
+            self.rows,
+            faults=options.faults,
+            rate=options.rate,
+            is_reordering=options.is_reordering,
+            pause=self.pause,
+            now=self.loop.time,
+        )
+        self.service.on_request = self._on_request
+        self.client = SimClient(self.service, RetryPolicy(attempts=self._draws.randint(1, 3)), self.pause)
+        self.durable = Durable()
+        self.memory = MemoryCheckpoint()
+        self.folder = folder
+        self._copies = 0
+        self.taken: dict[Key, list[list[int]]] = defaultdict(list)
+        self.is_dead = False  # killed: what happens from now on until the run has ended happens to nobody
+        self.is_calm = False
+        self.commit_failed = False
+        self._steps = 0
+        self._kill_at_step = -1
+        self.task: asyncio.Task[Any] | None = None
+
+    def _make_rows(self) -> tuple[dict[WindowKey, list[bytes]], Output]:
+        rows: dict[WindowKey, list[bytes]] = {}
+        expected: Output = {}
+        number = 0
+        for account in self.plan.accounts:
+            for index, start in enumerate(self._starts):
+                made: list[bytes] = []
+                for _ in range(self._draws.randint(0, self.options.rows)):
+                    number += 1
+                    made.append(make_row(self._draws, number))
+                rows[account.id, str(start)] = made
+                expected[account.id, index] = [number_of(row) for row in made]
+        return rows, expected
+
+    # --- what happens --------------------------------------------------------------------------------------
+
+    async def pause(self) -> None:
+        """Wait for some turns of the loop, or for some time."""
+        random = self._pauses
+        if random.random() < self.options.waits:
+            await asyncio.sleep(random.choice((0.001, 0.02, 0.06, 0.3, 2.0)))
+            return
+        for _ in range(random.choice((0, 1, 1, 2, 5))):
+            await asyncio.sleep(0)
+
+    def delay(self) -> float:
+        return self._pauses.choice((0.0, 0.0, 0.001, 0.06))
+
+    def draw(self, what: str) -> bool:
+        if what == "sink fails":
+            return not self.is_calm and not self.is_dead and self._draws.random() < 0.01
+        return self._draws.random() < 0.5
+
+    def step(self, name: str) -> None:
+        """Note a step of the disk: a kill may come before each, and some fail."""
+        if self.is_dead:
+            return
+        self._steps += 1
+        if self._steps == self._kill_at_step:
+            self._kill()
+        if name == "committed":
+            self.check("after a commit")
+        elif name in ("checkpoint", "write") and not self.is_calm and self._draws.random() < 0.01:
+            self.commit_failed = name == "checkpoint"
+            self.story.append(f"the disk fails at {name}")
+            raise StorageError("the disk is full", path="somewhere", errno=28)
+
+    def _on_request(self) -> None:
+        if self.commit_failed and not self.is_dead:
+            raise Wrong("a request went out after a commit had failed")
+
+    def _kill(self) -> None:
+        """Keep what is durable now. The run that goes on cannot change it."""
+        self.story.append(f"killed at turn {self.loop.turns}, step {self._steps}")
+        self.is_dead = True
+        self.durable = self.durable.copy()
+        if self.folder is not None:
+            self._copies += 1
+            self.folder = copy_folder(self.folder, self.folder.parent / f"copy{self._copies}")
+        if self.task is not None:
+            self.task.cancel()
+
+    # --- a run -----------------------------------------------------------------------------------------------
+
+    def key_of(self, page: AccountPage[Any]) -> Key:
+        return self.key_of_row(page.account.id, page.window.start)
+
+    def key_of_row(self, account: str, start: str | None) -> Key:
+        return account, self._starts.index(start)
+
+    def _checkpoint(self) -> Checkpoint:
+        if self.options.store == "memory":
+            return self.memory
+        if self.folder is not None:
+            return sqlite.SQLiteCheckpoint(self.folder / "state.sqlite3", step=self.step)
+        return SimCheckpoint(self.durable, pause=self.pause, step=self.step)
+
+    def _make_pull(self) -> Pull[Any]:
+        options = self.options
+        sink: Any = None
+        if self.folder is not None:
+            sink = NdjsonSink(self.folder, disk=SimDisk(self.step), clock=self.loop.time)
+        elif options.consumer in ("shard", "writers"):
+            sink = SimSink(self.durable, key_of=self.key_of, pause=self.pause, draw=self.draw)
+        budget = Budget(
+            max_accounts=options.max_accounts, max_outage=20.0, probe_wait=0.5, max_probe_wait=4.0
+        )
+        client: Any = self.client
+        return Pull(
+            client,
+            self.plan,
+            checkpoint=self._checkpoint(),
+            budget=budget,
+            commit="auto" if options.consumer == "auto" else "manual",
+            item_type=msgspec.Raw,
+            sink=sink,
+        )
+
+    async def _consume(self, pull: Pull[Any], leave_after: int) -> None:
+        """Take the pages of a pull, each in the way of its consumer; leave the block after so many."""
+        consumer = self.options.consumer
+        if consumer == "writers":
+            await self._consume_by_many(pull, leave_after)
+            return
+        async with pull as pages:
+            async for page in pages:
+                if consumer == "shard":
+                    await self.pause()
+                    await pages.write(page)
+                else:
+                    self.taken[self.key_of(page)].append([number_of(bytes(row)) for row in page.page])
+                    if consumer == "manual":
+                        await page.commit() if self._draws.random() < 0.5 else page.mark()
+                    await self.pause()
+                leave_after -= 1
+                if not leave_after:
+                    break
+
+    async def _consume_by_many(self, pull: Pull[Any], leave_after: int) -> None:
+        async def write(number: int) -> None:
+            async for page in pull:
+                for _ in range(number):
+                    await self.pause()
+                await pull.write(page)
+
+        writers: list[asyncio.Task[None]] = []
+        try:
+            async with pull:
+                writers += [
+                    asyncio.create_task(write(number), name=f"writer-{number}") for number in range(3)
+                ]
+                if leave_after > 0:
+                    for _ in range(leave_after):
+                        await self.pause()
+                else:
+                    await asyncio.wait(writers)
+        finally:
+            for writer in writers:
+                if self.is_dead:
+                    writer.cancel()
+            if writers:
+                await asyncio.wait(writers)
+            errors = [None if writer.cancelled() else writer.exception() for writer in writers]
+        for error in errors:
+            if error is not None and not (isinstance(error, UsageError) and "is closed" in str(error)):
+                raise error
+
+    async def one_run(self, how: str) -> Pull[Any]:
+        """Run a pull once, ended in this way."""
+        loop, draws = self.loop, self._draws
+        self.is_dead = self.commit_failed = False
+        self._steps, self._kill_at_step = 0, -1
+        self.taken.clear()
+        self.story.append(f"run: {how}")
+        pull = self._make_pull()
+        self.task = asyncio.create_task(
+            self._consume(pull, draws.randint(1, 12) if how == "leave" else -1), name="consumer"
+        )
+        loop.alarm_at = loop.turns + 1 + int(draws.expovariate(1 / 120))
+        if how == "kill":
+            loop.alarm = self._kill
+        elif how == "kill at a step":
+            self._kill_at_step = 1 + int(draws.expovariate(1 / 6))
+        elif how == "cancel":
+            loop.alarm = self.task.cancel
+        elif how == "stop":
+            loop.alarm = pull.stop
+        if how not in ("kill", "cancel", "stop"):
+            loop.alarm_at = -1
+        await asyncio.wait([self.task])
+        loop.alarm_at = -1
+        if not self.task.cancelled() and (error := self.task.exception()) is not None:
+            self.story.append(f"ended by {error!r}")
+            is_fine = isinstance(error, (StorageError, SinkFailed, AuthenticationError)) and not self.is_calm
+            if not is_fine and not self.is_dead:
+                raise error
+        self.story.append(f"{pull.report!r} failed={pull.report.failed} parked={pull.report.parked}")
+        self.task = None
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        if left:
+            raise Wrong(f"tasks were left: {left}")
+        self.check(f"after the run ({how})", pull)
+        return pull
+
+    async def run(self) -> None:
+        draws = self._draws
+        for _ in range(self.options.runs):
+            if self.options.has_outage:
+                start = self.loop.time() + draws.random()
+                self.service.outage = start, start + draws.choice((1.0, 10.0, 60.0))
+            how = ["end", "leave", "cancel", "stop"]
+            if self.options.store != "memory":
+                how += ["kill", "kill", "kill at a step"]
+            pull = await self.one_run(draws.choice(how))
+            await asyncio.sleep(draws.choice((0.0, 10.0, 4_000.0)))
+        self.is_calm, self.service.is_bad = True, False
+        for _ in range(LAST_RUNS):
+            await asyncio.sleep(4_000.0)  # whoever was parked may be asked again
+            pull = await self.one_run("end")
+            if pull.report.complete:
+                break
+        else:
+            raise Wrong(f"not complete after {LAST_RUNS} undisturbed runs: {pull.report.failed}")
+        self._check_all()
+
+    # --- what must come out ------------------------------------------------------------------------------------
+
+    def look(self) -> tuple[dict[Key, Progress], Output]:
+        """Return what is durable: progress and output."""
+        if self.folder is not None:
+            return read_folder(self.folder, self.key_of_row)
+        if self.options.store == "memory":
+            progress = self.memory._progress
+        else:
+            progress = self.durable.progress
+        if self.options.consumer in ("shard", "writers"):
+            if self.options.store == "memory":
+                self.durable.sink_state = self.memory._sink_state
+            return progress, self.durable.output()
+        return progress, self._taken_output(progress)
+
+    def _taken_output(self, progress: dict[Key, Progress]) -> Output:
+        """Return the output of a consumer who goes by the progress: pages count as far as their rows do."""
+        output = {key: list(numbers) for key, numbers in self._before.items()}
+        for key, pages in self.taken.items():
+            found = output.setdefault(key, [])
+            for page in pages:
+                if len(found) + len(page) > progress.get(key, Progress()).rows:
+                    break
+                found += page
+        return output
+
+    _before: Output = {}
+
+    def check(self, when: str, pull: Pull[Any] | None = None) -> None:
+        progress, output = self.look()
+        for key in progress.keys() | output.keys():
+            rows = progress.get(key, Progress()).rows
+            found = output.get(key, [])
+            if rows != len(found):
+                raise Wrong(f"{when}: the progress of {key} counts {rows} rows, the output has {found}")
+            if twice := Counter(found) - Counter(self.expected[key]):
+                raise Wrong(f"{when}: rows {sorted(twice)} of {key} are doubled: {found}")
+            if progress.get(key, Progress()).is_over and len(found) < len(self.expected[key]):
+                lost = sorted(set(self.expected[key]) - set(found))
+                raise Wrong(
+                    f"{when}: rows {lost} of {key} are lost: {found}, which counts as {progress.get(key)}"
+                )
+        if pull is not None:
+            self._before = {key: list(numbers) for key, numbers in output.items()}
+
+    def _check_all(self) -> None:
+        _, output = self.look()
+        found = {key: sorted(numbers) for key, numbers in output.items() if numbers}
+        expected = {key: numbers for key, numbers in self.expected.items() if numbers}
+        if found != expected:
+            raise Wrong(f"the output is {found}, but should be {expected}")
+
+
+class SimDisk(Disk):
+    """Real files, without waiting for the disk."""
+
+    def fsync(self, file: int) -> None:
+        self.step("fsync")
+
+    def fsync_dir(self, path: Path) -> None:
+        self.step("fsync-dir")
+
+
+@contextmanager
+def _simulated(world: World) -> Iterator[None]:
+    """Give the modules under test the clock and the disk's thread of a world."""
+
+    class Worker(SimWorker):
+        delay = staticmethod(world.delay)
+
+    replaced: list[tuple[Any, str, Any]] = [
+        (account_pull, "time", world.time),
+        (workers, "time", world.time),
+        (files, "Worker", Worker),
+        (sqlite, "Worker", Worker),
+        (sqlite, "DURABLE", ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF")),
+        (commits, "KEPT_BYTES", world.options.kept_bytes),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in replaced]
+    try:
+        for module, name, value in replaced:
+            setattr(module, name, value)
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
+
+
+def simulate(options: Options) -> World:
+    """Run one world to its end.
+
+    :raises Wrong: something came out that must not; any other exception is a fault as well.
+    """
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name:
+        folder = Path(name) / "first" if options.store == "files" else None
+        if folder is not None:
+            folder.mkdir()
+        world = World(options, folder)
+        loop = world.loop
+        try:
+            with _simulated(world):
+                try:
+                    loop.run_until_complete(world.run())
+                except BaseException as error:
+                    error.add_note(
+                        "\n".join([f"python -m tests.simulation {options.seed}", *world.story[-40:]])
+                    )
+                    raise
+                finally:
+                    _end(loop)
+        finally:
+            loop.close()
+    return world
+
+
+def _end(loop: SimLoop) -> None:
+    """End what a failed run left."""
+    loop.alarm_at = -1
+    for _ in range(3):
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            with suppress(BaseException):
+                loop.run_until_complete(asyncio.wait(left, timeout=100.0))
+
+
+def fails(options: Options) -> BaseException | None:
+    try:
+        simulate(options)
+    except Exception as error:  # noqa: BLE001 - that is what is looked for
+        return error
+    return None
+
+
+def shrink(options: Options) -> Options:
+    """Return the simplest options that still fail, each tried alone, again and again."""
+    while True:
+        for name, values in SIMPLER.items():
+            current = getattr(options, name)
+            candidates = list(values)
+            if name == "faults":
+                candidates += [
+                    tuple(fault for number, fault in enumerate(current) if number != left)
+                    for left in range(len(current))
+                ]
+            if current in candidates:
+                candidates = candidates[: candidates.index(current)]
+            simpler = next(
+                (each for value in candidates if fails(each := replace(options, **{name: value}))), None
+            )
+            if simpler is not None:
+                options = simpler
+                break
+        else:
+            return options
+
+
+def describe(options: Options) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in asdict(options).items())

@@ -1,0 +1,65 @@
+"""Says why no account was found, and which integrations and statuses there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterable, Callable
+from difflib import SequenceMatcher
+from typing import TypeAlias
+
+from truto_ci_async._checks import brief
+from truto_ci_async.errors import TrutoError
+from truto_ci_async.models import IntegratedAccount
+
+#: Finds accounts by ``integration`` and ``status``, as ``integrated_accounts.list`` does.
+Discover: TypeAlias = Callable[..., AsyncIterable[IntegratedAccount]]
+
+#: No more accounts than this are read to find out what there is.
+MAX_READ = 5_000
+#: No more names than this are listed.
+MAX_NAMED = 10
+
+
+async def nothing_found(discover: Discover, integration: str | None = None, status: str | None = None) -> str:
+    """Return a message that names what there is instead, nearest first."""
+    sought = " and ".join(
+        f"{name} {brief(value)}"
+        for name, value in (("integration", integration), ("status", status))
+        if value is not None
+    )
+    none = f"no account has the {sought}"
+    try:
+        seen = await _integrations_and_statuses(discover)
+    except TrutoError:  # the message is worth more than another error
+        return none
+    if not seen:
+        return f"{none}: this token has no accounts at all"
+    if statuses := [each for name, each in seen if integration in (None, name)]:
+        whose = "" if integration is None else f" of {integration}"
+        return f"{none}; the statuses{whose} are {_named(statuses, status)}"
+    return f"{none}; the integrations are {_named([name for name, _ in seen], integration)}"
+
+
+async def _integrations_and_statuses(discover: Discover) -> list[tuple[str | None, str | None]]:
+    """Return those of each account, up to ``MAX_READ``."""
+    seen: list[tuple[str | None, str | None]] = []
+    async for account in discover(integration=None, status=None):
+        name = None if account.integration is None else account.integration.name
+        seen.append((name, account.status))
+        if len(seen) >= MAX_READ:
+            break
+    return seen
+
+
+def _named(found: list[str | None], sought: str | None) -> str:
+    """List each name with its count: those most like ``sought`` first, then the most frequent."""
+    counts = Counter(name for name in found if name)
+
+    def rank(name: str) -> tuple[float, int, str]:
+        likeness = SequenceMatcher(None, (sought or "").casefold(), name.casefold()).ratio()
+        return -likeness, -counts[name], name
+
+    names = sorted(counts, key=rank)
+    shown = [f"{name} ({counts[name]:,})" for name in names[:MAX_NAMED]] or ["not named"]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
