@@ -240,7 +240,7 @@ def test_bad_utf8_and_deep_nesting_are_our_own_error() -> None:
 
 def test_one_malformed_item_is_our_own_error() -> None:
     with pytest.raises(DecodeError, match="not JSON") as caught:
-        READER.read_item(b'{"id": "\\ud800"}', index=3, path="$.result[3]")
+        READER.read_item(b'{"id": "\\ud80"}', index=3, path="$.result[3]")
     assert caught.value.index == 3
 
 

@@ -174,7 +174,7 @@ class PageWalker(Generic[T]):
             if self._text is not self._body and (raw := self._body[start:end]) != self._text[start:end]:
                 notes = surrogate_notes(raw.rstrip(), f"$.{key}")
                 check_cursor(notes)
-                collector.add_issues(notes, raw[:EXCERPT_BYTES])
+                collector.add_issues(notes, b"")
         return Walked(fields, items, collector)
 
     def _check_utf8(self) -> Steps[None]:

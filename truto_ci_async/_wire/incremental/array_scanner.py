@@ -82,7 +82,7 @@ class ArrayScanner(NestingTracker):
                     raise too_deep()
 
     def _count_key(self, key: str) -> None:
-        if len(self.top_keys) < KEYS_KEPT:
+        if not self.found and len(self.top_keys) < KEYS_KEPT:
             self.top_keys.append(key)
         self._keys_seen += 1
         if self._keys_seen > MAX_KEYS:

@@ -63,8 +63,7 @@ class BodyDecoder(Generic[T]):
         :raises TruncatedBodyError: a last line of NDJSON ends early. For other bodies ``close`` raises it.
         """
         self._begin("flush")
-        items = self._read(self._mark) if self._mark else []
-        items += self._read_held()
+        items = self._read_held()
         self.items_read += len(items)
         self._over = "it was flushed"
         return items
@@ -81,6 +80,8 @@ class BodyDecoder(Generic[T]):
             if self.flush():
                 raise UsageError("flush() returns the last items: call it before close()")
         self._over = "it was closed"
+        if self._mark:
+            raise self._truncated("the JSON")
         envelope = self._read_envelope()
         if self._collector.dropped_count and not self.items_read:
             raise self._collector.no_item_fits()

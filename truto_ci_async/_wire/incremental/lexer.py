@@ -11,7 +11,7 @@ from collections.abc import Generator
 
 import ijson
 
-from truto_ci_async._json import EXCERPT_BYTES, replace_surrogates
+from truto_ci_async._json import BYTE_ORDER_MARK, EXCERPT_BYTES, replace_surrogates
 from truto_ci_async.errors import DecodeError
 
 # Deepest nesting accepted. msgspec gives up a little below the interpreter's recursion limit (1,000).
@@ -42,6 +42,8 @@ def cut_steps(*parts: bytes) -> Generator[None, None, bool]:
     """Find out the same in steps of a few milliseconds."""
     if not any(part.strip() for part in parts):
         return False
+    if len(parts) == 1 and BYTE_ORDER_MARK.startswith(parts[0]):
+        return True
     checker = JsonChecker()
     try:
         for part in parts:
