@@ -76,6 +76,9 @@ class NumPyScalar:
     def __bool__(self) -> NoReturn:
         raise TypeError("ambiguous")
 
+    def __iter__(self) -> NoReturn:
+        raise TypeError("iteration over a 0-d array")
+
 
 class Stamp(datetime):
     """As ``pandas.Timestamp``, which writes nanoseconds."""

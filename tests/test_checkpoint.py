@@ -519,6 +519,32 @@ def test_nothing_is_left_beside_the_state(path: Path) -> None:
     assert list(files(path.parent)) == ["state.sqlite3"]
 
 
+def test_a_state_without_a_plan_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A run that found no account, or lost the network while it looked for them, has nothing to go on with."""
+    path = tmp_path / "new" / "folder" / "state.sqlite3"
+
+    async def scenario() -> None:
+        checkpoint = SQLiteCheckpoint(path)
+        await checkpoint.hold()
+        assert path.exists()
+        await checkpoint.aclose()
+        assert not (tmp_path / "new").exists()
+        await checkpoint.hold()
+        (path.parent / "mine").write_text("x")
+        await checkpoint.aclose()
+        assert [each.name for each in path.parent.iterdir()] == ["mine"]
+        await checkpoint.open(make_plan())
+        await checkpoint.aclose()
+        for fresh in (True, False):
+            later = SQLiteCheckpoint(path)
+            await later.hold(fresh=fresh)
+            await later.aclose()
+        assert await checkpoint.open() == make_plan()
+        await checkpoint.aclose()
+
+    run(scenario())
+
+
 def test_a_newer_format_is_refused(path: Path) -> None:
     """An older version could only guess at the format, and might corrupt it."""
     fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))

@@ -1043,6 +1043,80 @@ def test_no_guesses_are_made_inside_a_large_item() -> None:
     assert reader.failed <= 1
 
 
+@pytest.mark.parametrize(
+    ("one", "between", "two", "separator", "kept"),
+    [
+        (b'{"id":1}', b",", b'{"id":2}', b'},{"id":', 1),
+        (b'{"a":1}', b",", b'{"b":2}', b"},{", 1),
+        (b'{"a":[1]}', b" ,\n ", b'{"a":[2]} ', b']} ,\n {"a":', 2),
+        (b'{"a":[1]}', b",", b'{"a":{}}', b'},{"a":', 1),
+        (b"[[1]]", b",", b'{"a":[1]}', b",{", 0),
+        (b'{"a":1}', b",", b'[{"a":1}]', b",[", 0),
+        (b"[1]", b",", b"[2]", b"],[", 1),
+        (b'"a"', b" , ", b'"b"', b'" , "', 1),
+        (b"1", b",", b"2 ", b",", 0),
+        (b"[" * 40 + b"]" * 40, b",", b"[" * 40 + b"]" * 40, b"]" * 32 + b",[", 32),
+        (b'{"%s":1}' % (b"k" * 40), b",", b'{"%s":2}' % (b"k" * 40), b'},{"%s":' % (b"k" * 40), 1),
+        (b'{"%s":1}' % (b"k" * 41), b",", b'{"%s":2}' % (b"k" * 41), b"},{", 1),
+        (b'{"a":1}', b"," + b" " * 89, b'{"a":2}', b"}," + b" " * 89 + b'{"a":', 1),
+        (b'{"a":1}', b"," + b" " * 90, b'{"a":2}', b",", 0),
+        (b"{}" + b" " * 70, b",", b"{}", b" " * 64 + b",{", 0),
+    ],
+)  # fmt: skip
+def test_the_separator_is_what_stood_between_two_items(
+    one: bytes, between: bytes, two: bytes, separator: bytes, kept: int
+) -> None:
+    """With as much of both as they have in common: the longer it is, the fewer wrong guesses."""
+    decoder = ItemDecoder(RAW)
+    decoder.feed(b'{"result":[%s%s%s,' % (one, between, two))
+    parser = decoder._parser
+    assert isinstance(parser, fast_parser.FastArrayParser)
+    assert (parser._separator, parser._keep) == (separator, kept)
+
+
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that will have the length of each text the fast parser looks at."""
+    skip = fast_parser._skip_value
+    seen: list[int] = []
+
+    def noting(text: memoryview) -> object:
+        seen.append(len(text))
+        return skip(text)
+
+    monkeypatch.setattr(fast_parser, "_skip_value", noting)
+    return seen
+
+
+def test_an_incomplete_item_is_looked_at_when_twice_as_much_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one byte more than it may have: it is refused then, and not at some later power of two."""
+    seen = looks(monkeypatch)
+    decoder = ItemDecoder(RAW, max_item_bytes=100)
+    decoder.feed(b'{"result":[')
+    with pytest.raises(BodyTooLargeError):
+        for byte in itertools.chain([b'"'], itertools.repeat(b"x", 200)):
+            decoder.feed(byte)
+    assert seen == [1, 2, 4, 8, 16, 32, 64, 101]
+
+
+def test_a_key_and_its_white_space_are_bounded_together() -> None:
+    decoder = ItemDecoder(RAW, key_by=True, max_item_bytes=100)
+    decoder.feed(b'{"result":{')
+    begun = decoder.bytes_read
+    with pytest.raises(BodyTooLargeError):
+        for byte in itertools.chain([b'"', b"k", b'"', b":"], itertools.repeat(b" ", 2000)):
+            decoder.feed(byte)
+    assert decoder.bytes_read - begun == 2 * 100 + 1024 + 1
+
+
+@engines
+def test_a_number_of_max_item_bytes_may_end_in_the_next_chunk(engine: Engine) -> None:
+    number = b"1" * 100
+    chunks = [b'{"result":[', number, b",2]}"]
+    assert read(chunks, engine=engine, max_item_bytes=100)[0] == [number, b"2"]
+    with pytest.raises(BodyTooLargeError):
+        read([b'{"result":[', number + b"1", b",2]}"], engine=engine, max_item_bytes=100)
+
+
 # Each has the commas and brackets of an array of items inside.
 NESTED = [
     b'{"id":1,"x":[{"id":1},{"id":2},{"y":[2,3]}]}',
@@ -1058,22 +1132,14 @@ NESTED = [
 
 def test_nearly_all_items_are_decoded_without_walking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guessing makes the parser fast; without it the items would be the same."""
-    skip = fast_parser._skip_value
-    walked = 0
-
-    def counting(text: memoryview) -> object:
-        nonlocal walked
-        walked += 1
-        return skip(text)
-
-    monkeypatch.setattr(fast_parser, "_skip_value", counting)
+    seen = looks(monkeypatch)
     for item in NESTED:
         for between in (b",", b" , ", b" \n,\n  ", b"," + b" " * 30):
-            walked = 0
+            seen.clear()
             body = b'{"result":[%s]}' % between.join([item] * 2000)
             chunks = list(sliced(body, 4000))
             assert len(read(chunks)[0]) == 2000
-            assert walked <= 3 * len(chunks)
+            assert len(seen) <= 3 * len(chunks)
 
 
 def test_an_item_is_malformed_once_its_error_is_16_bytes_back() -> None:

@@ -130,6 +130,7 @@ def test_a_missing_file_is_said(tmp_path: Path) -> None:
         ([{"id": "a", "tenant_id": 7}], "tenant_id of account a must be text"),
         (["\ud800"], "lone surrogate"),
         (7, "accounts takes ids"),
+        (NumPyScalar("a", "U"), "accounts takes ids"),
         (None, "no accounts given"),
     ],
 )

@@ -1342,6 +1342,8 @@ def test_who_is_to_blame_for_a_failure() -> None:
     assert not circuit.is_given_up
     assert circuit.failure(now + 101, asked_at=now + 2)
     assert circuit.is_given_up
+    circuit.success(102.5)  # told late: it arrived before the service went down
+    assert circuit.is_given_up
     circuit.success(now + 102)  # an answer that was a long time coming
     assert not circuit.is_given_up
     assert closed == [False, False]

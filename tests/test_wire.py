@@ -987,14 +987,15 @@ def test_more_parameters_than_the_service_reads_are_refused() -> None:
         (("a/b", "c d"), "/a%2Fb/c%20d"),
         (("é?#%",), "/%C3%A9%3F%23%25"),
         (("...",), "/..."),
+        ((Text("a"), Letter.X), "/a/x"),
     ],
 )
 def test_a_path_is_escaped_segment_by_segment(segments: tuple[str, ...], expected: str) -> None:
     assert join_path(*segments) == expected
 
 
-@pytest.mark.parametrize("segment", ["", ".", "..", "\ud800"])
-def test_a_segment_that_would_change_the_path_is_refused(segment: str) -> None:
+@pytest.mark.parametrize("segment", ["", ".", "..", "\ud800", Text(".."), None, 5, b"a", Missing()])
+def test_a_segment_that_would_change_the_path_is_refused(segment: Any) -> None:
     """A server resolves the dots: another resource would answer."""
     with pytest.raises(UsageError, match="path segment"):
         join_path("unified", segment)

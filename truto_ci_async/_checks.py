@@ -75,6 +75,15 @@ def plain(value: Any) -> Any:
     return value
 
 
+def is_iterable(value: Any) -> bool:
+    """Whether ``iter`` takes this. An array of NumPy with no dimensions only looks like it."""
+    try:
+        iter(value)
+    except TypeError:
+        return False
+    return True
+
+
 def brief(value: object) -> str:
     """Return a short ``repr`` for a message. Some objects have none: an int of 5,000 digits, for example."""
     try:

@@ -6,7 +6,7 @@ import sys
 import time
 import traceback
 
-from .world import Options, describe, fails, shrink, simulate
+from .world import Options, fails, shrink
 
 
 def main(first: int, end: int) -> int:
@@ -22,8 +22,8 @@ def main(first: int, end: int) -> int:
             continue
         traceback.print_exception(error)
         options = shrink(options)
-        print(f"the simplest that fails: {describe(options)}")
-        simulate(options)
+        print(f"the simplest that fails: simulate({options})")
+        print(*getattr(fails(options), "__notes__", ()), sep="\n")
     print(f"{end - first} seeds in {time.perf_counter() - started:.1f} s, {wrong} of them wrong")
     return min(wrong, 1)
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from random import Random
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from tests.virtual import EPOCH, VirtualLoop
 
@@ -14,25 +13,36 @@ from tests.virtual import EPOCH, VirtualLoop
 MAX_TURNS = 200_000
 
 
+class SimTask(asyncio.Task[Any]):
+    """A task whose place in a set does not depend on its address: anyio goes through sets of tasks."""
+
+    def __init__(self, coro: Coroutine[Any, Any, Any], *, number: int, **options: Any) -> None:
+        self.number = number
+        super().__init__(coro, **options)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
 class SimLoop(VirtualLoop):
     """Counts its turns, and calls ``alarm`` at the turn ``alarm_at``."""
 
     def __init__(self, random: Random, *, is_fair: bool) -> None:
         super().__init__()
+        self.set_debug(False)
         self.turns = 0
         self.alarm_at = -1
         self.alarm: Callable[[], object] = lambda: None
         self._random = random
         self._is_fair = is_fair  # first come, first served, as asyncio does it
-        self._order = WeakKeyDictionary[asyncio.Task[Any], int]()
+        self._tasks = 0
         self.set_task_factory(self._make_task)
 
     def _make_task(
         self, loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], **options: Any
-    ) -> asyncio.Task[Any]:
-        task = asyncio.Task(coro, loop=loop, **options)
-        self._order[task] = len(self._order) + 1
-        return task
+    ) -> SimTask:
+        self._tasks += 1
+        return SimTask(coro, number=self._tasks, loop=loop, **options)
 
     def _run_once(self) -> None:
         self.turns += 1
@@ -52,12 +62,10 @@ class SimLoop(VirtualLoop):
         others: list[Any] = []
         for handle in ready:
             task = getattr(handle._callback, "__self__", None)
-            order = self._order.get(task, 0) if isinstance(task, asyncio.Task) else 0
-            if order:
-                steps.append((order, handle))
+            if isinstance(task, SimTask):
+                steps.append((task.number, handle))
             else:
                 others.append(handle)
-        # By the order in which the tasks were made: sets of tasks inside of anyio have none that repeats.
         steps.sort(key=lambda step: step[0])
         self._random.shuffle(steps)
         ready.clear()
@@ -67,12 +75,9 @@ class SimLoop(VirtualLoop):
 class SimTime:
     """Stands in for the module ``time``. The wall clock may be wrong by ``error`` seconds."""
 
-    def __init__(self, loop: VirtualLoop) -> None:
-        self._loop = loop
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.monotonic = monotonic
         self.error = 0.0
 
-    def monotonic(self) -> float:
-        return self._loop.time()
-
     def time(self) -> float:
-        return EPOCH + self._loop.time() + self.error
+        return EPOCH + self.monotonic() + self.error

@@ -1,4 +1,4 @@
-"""What outlives a run: a checkpoint and a sink in memory, and files; all of it can be copied at the moment of a kill."""
+"""What outlives a run: a checkpoint and a sink in memory, and files. A kill copies all of it."""
 
 from __future__ import annotations
 

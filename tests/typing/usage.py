@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypedDict, assert_type
 
 import msgspec
@@ -71,6 +71,8 @@ class Row(TypedDict):
 
 async def listing(truto: TrutoClient) -> None:
     paginator = truto.interactions.list("account", start_time=START, end_time=END, users=["1"], limit=50)
+    truto.interactions.list("account", start_time="-7d", end_time=timedelta(days=-1), users=None)
+    await truto.interactions.plan(integration="gong", start_time="today-7d", allow_empty=True)
     assert_type(paginator, Paginator[Interaction])
 
     async for interaction in paginator:

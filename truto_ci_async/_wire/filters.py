@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
-from truto_ci_async._checks import brief, is_whole_number, plain
+from truto_ci_async._checks import brief, is_iterable, is_whole_number, plain
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, User
 
@@ -124,7 +124,7 @@ def field_names(names: object) -> list[str]:
         return []
     if isinstance(names, str):
         raise UsageError(f"exclude_fields must be a list of names, such as exclude_fields=[{brief(names)}]")
-    if isinstance(names, Mapping) or not isinstance(names, Iterable):
+    if isinstance(names, Mapping) or not is_iterable(names):
         raise UsageError(f"exclude_fields must be a list of names, not {brief(cast('Any', names))}")
     return [_field_name(name) for name in stable_order(cast("Iterable[object]", names))]
 
@@ -156,7 +156,7 @@ def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ..
         return ((),)
     if isinstance(users, (str, User, Mapping)):
         raise UsageError(f"users must be a list of ids, such as users=[{brief(cast('object', users))}]")
-    if not isinstance(users, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+    if not is_iterable(users):
         raise UsageError(f"users must be a list of ids, not {brief(users)}")
     ids = tuple(dict.fromkeys(map(_user_id, stable_order(users))))
     if not ids:

@@ -139,14 +139,16 @@ def require_encodable(text: str, what: str) -> str:
 def join_path(*segments: str) -> str:
     """Join path segments, each fully percent-encoded.
 
-    :raises UsageError: a segment is empty, or is ``.`` or ``..``, which a server would resolve.
+    :raises UsageError: a segment is empty or no text, or is ``.`` or ``..``, which a server would resolve.
     """
-    for segment in segments:
-        if segment in {"", ".", ".."}:
-            raise UsageError(f"a path segment cannot be {segment!r}")
-    return "/" + "/".join(
-        quote(require_encodable(segment, "a path segment"), safe="") for segment in segments
-    )
+    return "/" + "/".join(quote(_segment(segment), safe="") for segment in segments)
+
+
+def _segment(segment: object) -> str:
+    text = plain(segment)
+    if not isinstance(text, str) or text in {"", ".", ".."}:
+        raise UsageError(f"a path segment cannot be {brief(segment)}")
+    return require_encodable(text, "a path segment")
 
 
 def deep_merge(params: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:

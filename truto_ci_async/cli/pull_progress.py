@@ -121,10 +121,9 @@ class PullProgress:
 
 def finished(report: PullReport) -> int:
     """Count what this run will not request again: accounts, or with a series of windows, windows of accounts."""
-    ended = len(report.failed) + len(report.parked)
     if report.windows == 1:
-        return report.done + ended
-    return min(report.windows_done + ended * report.windows, report.accounts * report.windows)
+        return report.done + len(report.failed) + len(report.parked)
+    return report.windows_done + report.windows_left
 
 
 def duration(seconds: float) -> str:

@@ -302,11 +302,13 @@ class AccountPull:
     def _fail(self, error: TrutoError) -> float:
         self._shared.report.not_found += isinstance(error, NotFoundError)
         self._shared.report.failed[self.account.id] = _without_frames(error)
+        self._shared.report.windows_left += len(self._left)
         return self._end("failed", error=f"{type(error).__name__}: {error}")
 
     def park(self, until: float | None) -> float:
         """Leave this account to a later run, not before ``until`` (seconds since 1970)."""
         self._shared.report.parked[self.account.id] = until
+        self._shared.report.windows_left += len(self._left)
         return self._end("parked", until=until)
 
     def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:

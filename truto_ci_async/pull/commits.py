@@ -103,6 +103,15 @@ class PulledPage(AccountPage[T]):
         """
         self._commits.mark_taken(self._entry)
 
+    def entry_in(self, commits: Commits) -> Entry:
+        """Return the entry of this page.
+
+        :raises UsageError: it is a page of another pull.
+        """
+        if commits is not self._commits:
+            raise UsageError("this page was handed out by another pull")
+        return self._entry
+
     async def commit(self) -> None:
         """Mark this page as done, and wait until that is durable.
 
@@ -272,9 +281,7 @@ class Commits:
         """
         if self._sink is None:
             raise UsageError("this pull has no sink to write to: make it with sink=...")
-        if page._commits is not self:
-            raise UsageError("this page is another pull's")
-        entry = page._entry
+        entry = page.entry_in(self)
         while not await self._write_in_turn(self._sink, page, entry):
             await self._turned.wait()
 

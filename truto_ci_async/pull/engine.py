@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
@@ -31,7 +32,7 @@ from .account_pull import Shared
 from .commits import Commits, PulledPage
 from .handover import Handover
 from .report import Budget, PullReport
-from .workers import Workers, accounts_to_do
+from .workers import YIELD_WINDOWS, Workers, accounts_to_do
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -181,7 +182,7 @@ class Pull(Generic[T]):
         if self._sink is not None:
             await self._sink.open(self._checkpoint.sink_state)
         progress = await self._checkpoint.load()
-        _check_positions(progress)
+        await _check_positions(progress)
         shared = Shared(
             self._client,
             self.plan,
@@ -192,7 +193,7 @@ class Pull(Generic[T]):
             self.report,
             self._budget,
         )
-        to_do = accounts_to_do(self.plan, progress, self.report, max_park=self._budget.max_park)
+        to_do = await accounts_to_do(self.plan, progress, self.report, max_park=self._budget.max_park)
         self._workers = Workers(shared, to_do, on_error=self._die)
         self._commits.is_open = True
 
@@ -287,9 +288,9 @@ class Pull(Generic[T]):
         await self._commits.write(page)
 
 
-def _check_positions(progress: Mapping[Key, Progress]) -> None:
+async def _check_positions(progress: Mapping[Key, Progress]) -> None:
     """:raises DamagedStateError: a stored position was not written by a pull."""
-    for (account, _), stored in progress.items():
+    for number, ((account, _), stored) in enumerate(progress.items(), 1):
         try:
             if stored.position is not None:
                 Position.parse(stored.position)
@@ -297,3 +298,5 @@ def _check_positions(progress: Mapping[Key, Progress]) -> None:
             raise DamagedStateError(
                 f"the stored position of account {account} is damaged: {error}"
             ) from error
+        if number % YIELD_WINDOWS == 0:
+            await anyio.lowlevel.checkpoint()

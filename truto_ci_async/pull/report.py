@@ -40,7 +40,8 @@ class Budget(Struct, frozen=True, kw_only=True):
 class PullReport(Struct, eq=False):
     """How a pull went, or is going.
 
-    ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over.
+    ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over, and
+                  failed and parked accounts leave ``windows_left`` to a later run.
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run asks it again.
     ``parked``    account id -> when to ask it again, in seconds since 1970 (None: when the service is up again).
@@ -52,6 +53,7 @@ class PullReport(Struct, eq=False):
     accounts: int = 0
     windows: int = 1
     windows_done: int = 0
+    windows_left: int = 0
     done: int = 0
     empty: int = 0
     failed: dict[str, TrutoError] = {}

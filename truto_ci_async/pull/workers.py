@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from heapq import heappop, heappush
 from itertools import count
 
 import anyio
+import anyio.lowlevel
 
 from truto_ci_async.models.pulls import PlannedAccount
 from truto_ci_async.pull.checkpoint.base import Key, Progress
@@ -21,6 +22,9 @@ from .report import PullReport
 
 # An account gives its worker to the next one in line after so many pages.
 TURN_PAGES = 16
+# The loop has a turn after so many accounts or windows were gone through, which takes some milliseconds.
+YIELD_ACCOUNTS = 1_000
+YIELD_WINDOWS = 5_000
 
 
 class Workers:
@@ -31,7 +35,7 @@ class Workers:
     """
 
     def __init__(
-        self, shared: Shared, accounts: Iterable[PlannedAccount], *, on_error: Callable[[Exception], object]
+        self, shared: Shared, accounts: Sequence[PlannedAccount], *, on_error: Callable[[Exception], object]
     ) -> None:
         self._shared = shared
         self._schedule = Schedule(accounts)
@@ -120,7 +124,7 @@ class Schedule:
     ``line`` ends when no account is ``left``. ``close`` it once the workers have ended.
     """
 
-    def __init__(self, accounts: Iterable[PlannedAccount]) -> None:
+    def __init__(self, accounts: Sequence[PlannedAccount]) -> None:
         self._to_line, self.line = anyio.create_memory_object_stream[PlannedAccount | AccountPull](math.inf)
         self._to_wait, self._waiting = anyio.create_memory_object_stream[tuple[float, int, AccountPull]](
             math.inf
@@ -128,10 +132,9 @@ class Schedule:
         self._order = count()  # accounts cannot be compared
         self._nap = anyio.CancelScope()
         self._hurries = False
-        self.left = 0
-        for account in accounts:
-            self._to_line.send_nowait(account)
-            self.left += 1
+        self._is_stopped = False
+        self._accounts = accounts
+        self.left = len(accounts)
         if not self.left:
             self.stop()
 
@@ -153,22 +156,41 @@ class Schedule:
 
     def stop(self) -> None:
         """Take no accounts back any more. Those in line still come."""
+        self._is_stopped = True
         self._to_line.close()
         self._to_wait.close()
 
     async def run(self) -> None:
-        """Put accounts in line when their time has come, until ``stop``."""
+        """Put all accounts in line, and later those whose time has come, until ``stop``."""
+        accounts, self._accounts = iter(self._accounts), ()
+        await self._put_in_line(accounts)
         heap: list[tuple[float, int, AccountPull]] = []
-        while True:
-            with anyio.move_on_after(heap[0][0] - time.monotonic() if heap else None) as self._nap:
+
+        def due() -> Iterator[AccountPull]:
+            while heap and heap[0][0] <= now:
+                yield heappop(heap)[-1]
+
+        while not self._is_stopped:
+            seconds = None
+            if heap or self._hurries:
+                seconds = 0.0 if self._hurries else heap[0][0] - time.monotonic()
+            with anyio.move_on_after(seconds) as self._nap:
                 try:
                     heappush(heap, await self._waiting.receive())
                 except anyio.EndOfStream:
                     return
             now = math.inf if self._hurries else time.monotonic()
             self._hurries = False
-            while heap and heap[0][0] <= now:
-                self._to_line.send_nowait(heappop(heap)[-1])
+            await self._put_in_line(due())
+
+    async def _put_in_line(self, accounts: Iterator[PlannedAccount | AccountPull]) -> None:
+        """Put accounts in line, with turns of the loop in between if they are many."""
+        for number, account in enumerate(accounts, 1):
+            if self._is_stopped:
+                return
+            self._to_line.send_nowait(account)
+            if number % YIELD_ACCOUNTS == 0:
+                await anyio.lowlevel.checkpoint()
 
     def close(self) -> None:
         self.stop()
@@ -176,27 +198,34 @@ class Schedule:
         self._waiting.close()
 
 
-def accounts_to_do(
+async def accounts_to_do(
     plan: Plan, stored: dict[Key, Progress], report: PullReport, *, max_park: float
-) -> Iterable[PlannedAccount]:
-    """Go through the accounts with a window left to do after earlier runs; ``report`` counts the others.
+) -> list[PlannedAccount]:
+    """Return the accounts with a window left to do after earlier runs; ``report`` counts the others.
 
     A stored time more than ``max_park`` seconds ahead comes from a wrong clock and is ignored.
     """
     report.accounts, report.windows = len(plan.accounts), len(plan.windows)
     over, rows, until = Counter[str](), Counter[str](), dict[str, float]()
-    for (name, _), progress in stored.items():
+    now = time.time()
+    for number, ((name, _), progress) in enumerate(stored.items(), 1):
         over[name] += progress.is_over
         rows[name] += progress.rows
         if progress.outcome == "parked" and progress.until is not None:
             until[name] = max(until.get(name, 0.0), progress.until)
+        if number % YIELD_WINDOWS == 0:
+            await anyio.lowlevel.checkpoint()
     report.windows_done = over.total()
-    now = time.time()
-    for account in plan.accounts:
+    to_do: list[PlannedAccount] = []
+    for number, account in enumerate(plan.accounts, 1):
         if over[account.id] == len(plan.windows):
             report.done += 1
             report.empty += not rows[account.id]
         elif now < until.get(account.id, 0.0) <= now + max_park:
             report.parked[account.id] = until[account.id]
+            report.windows_left += len(plan.windows) - over[account.id]
         else:
-            yield account
+            to_do.append(account)
+        if number % YIELD_WINDOWS == 0:
+            await anyio.lowlevel.checkpoint()
+    return to_do

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, cast
 
 import msgspec
 
-from truto_ci_async._checks import brief, plain
+from truto_ci_async._checks import brief, is_iterable, plain
 from truto_ci_async._wire.query_string import require_encodable, stable_order
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount
@@ -50,7 +50,7 @@ async def _each(
     if isinstance(accounts, AsyncIterable):
         async for account in accounts:
             yield _planned(account)
-    elif isinstance(accounts, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+    elif is_iterable(accounts):
         for account in stable_order(accounts):
             yield _planned(account)
     else:
