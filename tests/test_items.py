@@ -966,6 +966,10 @@ HOSTILE = {
     ),
     "tiny": lambda n: b",".join([b"1"] * (n // 2)),
     "much white space": lambda n: b",".join([b"{}" + b" " * 5000] * (n // 5003)),
+    "lone surrogates": lambda n: b",".join([rb'{"id":"\ud83d"}'] * (n // 16)),
+    "a string of lone surrogates": lambda n: b'{"id":1},"%s"' % (rb"\ud83d\\" * (n // 8)),
+    "lone surrogates among emoji": lambda n: b'"%s"' % (rb"\ud83d\ude00" * (n // 12) + rb"\ude00"),
+    "digits": lambda n: b",".join([b"1" * 3_999] * (n // 4_000)),
     "nothing but commas in strings": lambda n: b",".join([b'",",","'] * (n // 8)).replace(b'"",', b'",'),
 }
 

@@ -706,9 +706,18 @@ def test_a_byte_order_mark_is_left_out() -> None:
     ("reader", "text", "expected", "paths"),
     [
         (READER, rb'{"result":[{"id":"a\ud83d"}]}', ["a\ufffd"], [(0, "$.result[0].id")]),
-        (ANY, rb'{"result":[{"id":"a"},{"id":"\udc00","\ud83d":1}]}', ["a", "\ufffd"], [(1, "$.result[1]"), (1, "$.result[1].id")]),
-        (KEYED, rb'{"result":{"\ud83d":{"id":"a\ud83d"}}}', ["a\ufffd"], [(0, "$.result[0].id"), (None, "$.result (keys)[0]")]),
-        (READER, rb'{"x":["\ud83d"],"result":[{"id":"a"}],"debug":{"data":"\udfff"}}', ["a"], [(None, "$.debug.data"), (None, "$.x[0]")]),
+        (
+            ANY, rb'{"result":[{"id":"a"},{"id":"\udc00","\ud83d":1}]}', ["a", "\ufffd"],
+            [(1, "$.result[1]"), (1, "$.result[1].id")],
+        ),
+        (
+            KEYED, rb'{"result":{"\ud83d":{"id":"a\ud83d"}}}', ["a\ufffd"],
+            [(0, "$.result[0].id"), (None, "$.result (keys)[0]")],
+        ),
+        (
+            READER, rb'{"x":["\ud83d"],"result":[{"id":"a"}],"debug":{"data":"\udfff"}}', ["a"],
+            [(None, "$.debug.data"), (None, "$.x[0]")],
+        ),
     ],
 )  # fmt: skip
 def test_lone_surrogates_are_replaced_and_told(
