@@ -16,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Raw, Struct
 
+from truto_ci_async._json import replace_surrogates
 from truto_ci_async._wire import repair
 from truto_ci_async._wire.item_reader import ItemReader, item_reader
 from truto_ci_async._wire.moments import read_moment
+from truto_ci_async._wire.surrogates import surrogate_notes
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Interaction, Issue, User
 
@@ -240,8 +242,87 @@ def test_bad_utf8_and_deep_nesting_are_our_own_error() -> None:
 
 def test_one_malformed_item_is_our_own_error() -> None:
     with pytest.raises(DecodeError, match="not JSON") as caught:
-        READER.read_item(b'{"id": "\\ud800"}', index=3, path="$.result[3]")
+        READER.read_item(b'{"id": "\\ud80"}', index=3, path="$.result[3]")
     assert caught.value.index == 3
+
+
+# Lone surrogates
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (rb'"\ud83d"', rb'"\ufffd"'),
+        (rb'"\uDFFF\uD800"', rb'"\ufffd\ufffd"'),
+        (rb'"\ud83d\ud83d\ude00"', rb'"\ufffd\ud83d\ude00"'),
+        (rb'"\ud83d\ude00\ude00"', rb'"\ud83d\ude00\ufffd"'),
+        (rb'"\\\ud83d"', rb'"\\\ufffd"'),
+        (rb'"\ud83d\\ude00"', rb'"\ufffd\\ude00"'),
+        (rb'"\ud83d\u0041\n\"\ud83d"', rb'"\ufffd\u0041\n\"\ufffd"'),
+        (rb'{"\ud83d":["\udc00"]}', rb'{"\ufffd":["\ufffd"]}'),
+    ],
+)
+def test_lone_surrogates_are_replaced_by_the_same_number_of_bytes(text: bytes, expected: bytes) -> None:
+    assert replace_surrogates(text) == expected
+    msgspec.json.decode(expected)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        rb'"\ud83d\ude00"',
+        rb'"\\ud83d"',
+        rb'"\\\\ud83d"',
+        rb'"\UD83D"',
+        rb'"\ud83"',
+        rb'"\ud8zz"',
+        rb'"\ud7ff\ue000"',
+    ],
+)
+def test_other_text_is_the_same_object(text: bytes) -> None:
+    assert replace_surrogates(text) is text
+
+
+@given(
+    st.lists(
+        st.sampled_from(["\\ud83d", "\\ude00", "\\\\", "\\n", "u", "d83d", "a", "é", "\\ufffd", '\\"']),
+        max_size=12,
+    )
+)
+def test_what_the_standard_library_reads_is_read(parts: list[str]) -> None:
+    """It reads lone surrogates as they are, and everything else as msgspec does."""
+    text = '"' + "".join(parts) + '"'
+    expected = "".join("\ufffd" if "\ud800" <= char <= "\udfff" else char for char in json.loads(text))
+    assert msgspec.json.decode(replace_surrogates(text.encode())) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "paths"),
+    [
+        (rb'"\ud83d"', ["$"]),
+        (rb'{"a":["x",{"b":"\ud83d","c":"\\ud83d"}],"d":"\ufffd"}', ["$.a[1].b"]),
+        (rb'{"\ud83d":1,"a":{"\udc00":"\ud83d"}}', ["$", "$.a", "$.a.\ufffd"]),
+        (rb'["\ud83d","\ud83d"]', ["$[0]", "$[1]"]),
+        (rb'{"a":"\ud83d"', ["$"]),
+        (b"[" + rb'"\ud83d",' * 200 + b"1]", [f"$[{index}]" for index in range(100)]),
+        (b'{"a":"' + b"x" * 2**20 + rb'\ud83d"}', ["$"]),
+    ],
+)  # fmt: skip
+def test_the_places_of_lone_surrogates_are_named(value: bytes, paths: list[str]) -> None:
+    notes = surrogate_notes(value, "$")
+    assert [path for path, _ in notes] == paths
+    assert all("half of a surrogate pair" in message and len(message) < 200 for _, message in notes)
+    assert not any("\\ud83d" in message for _, message in notes) or b"\\\\" in value
+
+
+def test_the_issues_of_an_array_are_capped_and_counted() -> None:
+    items, issues = READER.read_array(b"[" + b'1,{"id":5},' * 500 + b'{"id":"a"}]', keep=7)
+    assert (len(items), len(issues), issues.total, len(issues.dropped)) == (501, 7, 1_000, 500)
+    assert issues.dropped == list(range(0, 1_000, 2))
+    _, issues = READER.read_array(b'[1,{"id":5}]', keep=0)
+    assert (len(issues), issues.total, issues.dropped) == (0, 2, [0])
 
 
 # Date-times

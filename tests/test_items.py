@@ -27,6 +27,7 @@ from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT
 from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder, NdjsonDecoder
 from truto_ci_async._wire.incremental.lexer import JsonChecker, JsonTokenSplitter, is_cut
 from truto_ci_async._wire.item_reader import ItemReader
+from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
 from truto_ci_async.models import Interaction
 
@@ -63,9 +64,21 @@ def read(
 WHOLE = msgspec.json.Decoder(float_hook=float)
 
 
+_HEX = rb"[0-9a-fA-F]{2}"
+_SURROGATES = re.compile(
+    rb"\\(?:(u[dD][89abAB]%b\\u[dD][c-fC-F]%b)|(u[dD][89a-fA-F]%b)|.)" % (_HEX, _HEX, _HEX), re.DOTALL
+)
+
+
+def without_surrogates(body: bytes) -> bytes:
+    """Replace lone surrogates, escape by escape."""
+    return _SURROGATES.sub(lambda found: b"\\ufffd" if found[2] else found[0], body)
+
+
 def oracle(body: bytes, path: str = "result", *, keyed: bool = False) -> tuple[list[bytes], dict[str, Any]]:
     """Decode the body whole: the exact bytes of each item, and the envelope."""
     body.decode()
+    body = without_surrogates(body.removeprefix(b"\xef\xbb\xbf"))
     envelope: Any = WHOLE.decode(body)
     *parents, last = path.split(".")
     inner, levels = envelope, [msgspec.json.decode(body, type=dict[str, Raw])]
@@ -106,7 +119,8 @@ strings = st.one_of(
     st.sampled_from(
         [
             '"},{\\"id\\":"', '"}],[{"', '"]}"', '"\\\\"', '"\\\\\\""', '"\\u00e9\\n\\/"', '"\\ud83d\\ude00"',
-            '"é"', '"日本"', '"😀"', '","', '":["', '"result"', '""', '"\x7f"',
+            '"é"', '"日本"', '"😀"', '","', '":["', '"result"', '""', '"\x7f"', '"\\ud83d"', '"x\\uDE00\\ud83d"',
+            '"\\\\ud83d"', '"\\\\\\ud83d\\n"', '"\\ud83d\\ud83d\\ude00"', '"\\ufffd\\udfff"',
         ]
     ),
 )  # fmt: skip
@@ -162,7 +176,8 @@ def bodies(draw: st.DrawFn, path: str = "result", *, keyed: bool = False) -> byt
             draw(st.integers(0, len(members))), f'{draw(space)}"{key}"{draw(space)}:{draw(space)}{text}'
         )
         text = "{" + ",".join(members) + draw(space) + "}"
-    return (draw(space) + text + draw(space)).encode()
+    mark = draw(st.sampled_from(["", "", "", "\ufeff"]))
+    return (mark + draw(space) + text + draw(space)).encode()
 
 
 @given(bodies(), st.lists(st.integers(0, 400), max_size=12))
@@ -264,8 +279,11 @@ def test_every_truncation_is_reported_as_one(size: int) -> None:
 @examples(50)
 @given(bodies(), st.lists(st.floats(0, 1, exclude_max=True), max_size=10), st.integers(1, 500))
 def test_any_truncation_is_reported_as_one(body: bytes, places: list[float], size: int) -> None:
-    body = body.strip()
+    mark = b"\xef\xbb\xbf" if body.startswith(b"\xef\xbb\xbf") else b""
+    body = mark + body.removeprefix(mark).strip()
     for place in places:
+        if body[: max(1, int(place * len(body)))] == mark:
+            continue  # an empty body
         assert_cut(body, max(1, int(place * len(body))), size)
 
 
@@ -316,7 +334,10 @@ MALFORMED = [
     b"5",
     b"null",
     b'"result"',
-    b'\xef\xbb\xbf{"result":[]}',
+    b'\xef\xbb\xbf\xef\xbb\xbf{"result":[]}',
+    b' \xef\xbb\xbf{"result":[]}',
+    b'{\xef\xbb\xbf"result":[]}',
+    b"\xef\xbb\xbf",
     b'{"result":[]}x',
     b'{"result":[]}{}',
     b'{"result":[]}]',
@@ -343,17 +364,17 @@ MALFORMED = [
     b'{"result":["\x01"]}',
     b'{"result":["\xff"]}',
     b'{"result":["\xed\xa0\x80"]}',
-    b'{"result":["\\ud800"]}',
-    b'{"result":["\\ud800 and then some more text"]}',
-    b'{"result":[{"x":"\\udc00"}],"next_cursor":null}',
+    b'{"result":["\\ud8"]}',
+    b'{"result":["\\ud800\\udc0g"]}',
+    b'{"result":[\\ud800]}',
     b'{"result":[] "a":1}',
     b'{"result":[],}',
     b'{"result":[],"a"}',
     b'{"result":[],"a":01}',
-    b'{"result":[],"a":"\\ud800"}',
+    b'{"result":[],"a":\\ud800}',
     b'{"result":[],"a":"\xff"}',
     b'{"a":"\xff","result":[]}',
-    b'{"a":"\\ud800","result":[]}',
+    b'{"a":\\ud800,"result":[]}',
     b'{"a":tru,"result":[]}',
     b"{'result':[]}",
     b'{"result" [1]}',
@@ -414,15 +435,12 @@ def test_a_malformed_item_is_reported_long_before_the_end(engine: Engine) -> Non
     decoder = ItemDecoder(RAW, engine=engine)
     with pytest.raises(DecodeError) as caught:
         for chunk in itertools.chain(
-            [b'{"result":[{"a":1},{"b":"\\ud800"'], itertools.repeat(b',"x":[1,2]', 50_000)
+            [b'{"result":[{"a":1},{"b":"\\x"'], itertools.repeat(b',"x":[1,2]', 50_000)
         ):
             decoder.feed(chunk)
-            if (
-                decoder.bytes_read > 100_000 and engine == "ijson"
-            ):  # ijson accepts a lone surrogate; msgspec rejects it when the item is complete
-                raise DecodeError(path="$.result[1]", index=1)
-    assert caught.value.path == "$.result[1]"
-    assert caught.value.index == 1
+    assert decoder.bytes_read < 100_000
+    if engine == "auto":  # ijson does not say in which item
+        assert (caught.value.path, caught.value.index) == ("$.result[1]", 1)
 
 
 @engines
@@ -628,6 +646,145 @@ def test_a_body_of_foreign_rows_is_an_error(engine: Engine) -> None:
     assert decoder.close() == {}
 
 
+# Wrong items, surrogates and numbers: the same from both engines, and from a page that is read whole
+
+wrong_items = st.sampled_from(
+    [
+        b"1", b"null", b"{}", b'{"a":1}', b'{"id":5}', b'{"id":"a"}', b'{"id":"\\ud83d"}', b'{"user":[1]}', b"[]",
+        b'{"id":"b","remote_data":{"\\udc00":["\\ud83d",1.10,1E-99999999999999999999]}}', b'"\\ud83d"',
+        b'{"id":"c","metrics":{"patience":1e400,"interactivity":2}}',
+    ]
+)  # fmt: skip
+
+
+def outcome(read: Any) -> Any:
+    try:
+        items, issues = read()
+    except (DecodeError, TruncatedBodyError) as error:
+        return type(error)
+    return [msgspec.json.encode(item) for item in items], sorted(
+        (issue.index or 0, issue.path, issue.message, issue.raw) for issue in issues
+    )
+
+
+@given(
+    st.lists(wrong_items, max_size=12), st.sampled_from([1, 7, 5000]), st.sampled_from([Interaction, dict])
+)
+def test_wrong_items_and_their_issues_are_the_same_however_they_are_read(
+    items: list[bytes], size: int, item_type: Any
+) -> None:
+    body = b'\xef\xbb\xbf{"next_cursor":"c","result":[' + b", ".join(items) + b'],"x":"\\ud83d"}'
+    reader: ItemReader[Any] = ItemReader(item_type)
+
+    def by(engine: Engine) -> Any:
+        decoder = ItemDecoder(reader, engine=engine)
+        found = [item for chunk in sliced(body, size) for item in decoder.feed(chunk)]
+        found += decoder.flush()
+        assert decoder.close() == {"next_cursor": "c", "x": "\ufffd"}
+        return found, decoder.issues
+
+    def whole() -> Any:
+        page = PageReader(reader).read(body)
+        assert (page.next_cursor, page.extra) == ("c", {"x": "\ufffd"})
+        return page.items, page.issues
+
+    expected = outcome(whole)
+    for engine in ENGINES:
+        assert outcome(lambda engine=engine: by(engine)) == expected
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        "1E-99999999999999999999", "-1e-400", "0e99999999999999999999", "0.0E+99999999999999999999", "1e400",
+        "1E99999999999999999999", "1" * 400, "1" * 4_300, "1" * 4_301, "-" + "9" * 5_000, "0." + "1" * 5_000,
+        "1" * 5_000 + "e-4990", "1e" + "0" * 40 + "1", "1" * 5_000 + ".5", "-0", "98765432109876543210", "1.50",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("template", ['{"n":%s,"result":[]}', '{"result":[],"n":[%s]}', '{"result":[%s]}'])
+def test_every_number_is_read_the_same_way(number: str, template: str) -> None:
+    """ijson makes numbers of all of them, of which Python's own types cannot hold each."""
+    body = (template % number).encode()
+
+    def by(engine: Engine, size: int) -> Any:
+        decoder = ItemDecoder(ANY, engine=engine)
+        items = [item for chunk in sliced(body, size) for item in decoder.feed(chunk)] + decoder.flush()
+        return [*items, decoder.close()], []
+
+    def whole() -> Any:
+        page = PageReader(ANY).read(body)
+        return [*page.items, page.extra], []
+
+    expected = outcome(whole)
+    for engine in ENGINES:
+        for size in (1, 1000, 100_000):
+            assert outcome(lambda engine=engine, size=size: by(engine, size)) == expected
+
+
+SURROGATES = (
+    rb'{"a":"\ud83d","result":[{"id":"a"},{"id":"b\uDE00x","remote_data":{"t":["\ud83d\ude00","\ud83d"],"n":1.10}},'
+    rb'{"id":"\\ud83d"}],"z":{"\ud83d":1}}'
+)
+
+
+@engines
+def test_lone_surrogates_are_replaced_and_told_wherever_the_body_is_cut(engine: Engine) -> None:
+    """JavaScript makes them when it cuts a text inside an emoji. They used to cost the page."""
+    for place in range(len(SURROGATES)):
+        decoder = ItemDecoder(INTERACTION, engine=engine)
+        items = decoder.feed(SURROGATES[:place]) + decoder.feed(SURROGATES[place:]) + decoder.flush()
+        assert decoder.close() == {"a": "\ufffd", "z": {"\ufffd": 1}}
+        assert [item.id for item in items] == ["a", "b\ufffdx", "\\ud83d"]
+        assert bytes(items[1].remote_json) == rb'{"t":["\ud83d\ude00","\ufffd"],"n":1.10}'
+        places = [(issue.index, issue.path) for issue in decoder.issues]
+        assert sorted(places, key=str) == [
+            (1, "$.result[1].id"), (1, "$.result[1].remote_data.t[1]"), (None, "$.a"), (None, "$.z"),
+        ]  # fmt: skip
+        assert decoder.issues_count == 4
+        assert decoder.issues[0].raw.startswith(rb'{"id":"b\uDE00x"')
+
+
+@engines
+@pytest.mark.parametrize(
+    ("body", "path", "index"),
+    [
+        (rb'{"result":[{"id":"a"},{"id":"\ud83d"}]}', "$.result[1].id", 1),
+        (rb'{"result":[{"id":"a","remote_data":["\ud83d"]}]}', "$.result[0].remote_data[0]", 0),
+        (rb'{"result":[],"x":{"y":"\ud83d"}}', "$.x.y", None),
+        (rb'{"result":[],"next_cursor":"\ud83d"}', "$.next_cursor", None),
+    ],
+)
+def test_a_lone_surrogate_under_raise_says_where(
+    engine: Engine, body: bytes, path: str, index: int | None
+) -> None:
+    strict = ItemReader(Interaction, on_invalid="raise")
+    for read_it in (lambda: read([body], strict, engine=engine), lambda: PageReader(strict).read(body)):
+        with pytest.raises(DecodeError) as caught:
+            read_it()
+        assert (caught.value.path, caught.value.index) == (path, index)
+
+
+@engines
+def test_a_cursor_with_a_lone_surrogate_is_an_error(engine: Engine) -> None:
+    """It cannot be sent as it was, and with U+FFFD in it it is another one."""
+    body = rb'{"result":[],"next_cursor":"\ud83d"}'
+    with pytest.raises(DecodeError, match="cannot be sent"):
+        read([body], engine=engine)
+    with pytest.raises(DecodeError, match="cannot be sent"):
+        PageReader(RAW).read(body)
+
+
+@engines
+def test_an_envelope_of_ten_thousand_keys_is_refused(engine: Engine) -> None:
+    """Decoding a million of them would hold the loop for seconds."""
+    keys = b",".join(b'"k%d":{"a":1,"b":2}' % number for number in range(9_998))
+    body = b'{"a":1,"result":[1],' + keys + b"}"
+    assert len(read([body], ANY, engine=engine)[1]) == 9_999
+    for more in (body[:-1] + b',"y":1}', b'{"y":1,' + body[1:]):
+        with pytest.raises(DecodeError, match="more than 10,000 keys"):
+            read([more], ANY, engine=engine)
+
+
 @engines
 def test_issues_are_capped_and_counted(engine: Engine) -> None:
     body = b'{"result":[' + b",".join(b'{"id":%d}' % n for n in range(3 * ISSUES_KEPT)) + b"]}"
@@ -789,9 +946,9 @@ class Counting(ItemReader[Any]):
 
     seen = 0
 
-    def read_array(self, text: bytes, *, start: int = 0, path: str = "$.result") -> Any:
+    def read_array(self, text: bytes, **options: Any) -> Any:
         self.seen += len(text)
-        return super().read_array(text, start=start, path=path)
+        return super().read_array(text, **options)
 
 
 # Nested objects that begin and end like items, so that the right-most separator is nearly always a wrong guess.
@@ -809,6 +966,10 @@ HOSTILE = {
     ),
     "tiny": lambda n: b",".join([b"1"] * (n // 2)),
     "much white space": lambda n: b",".join([b"{}" + b" " * 5000] * (n // 5003)),
+    "lone surrogates": lambda n: b",".join([rb'{"id":"\ud83d"}'] * (n // 16)),
+    "a string of lone surrogates": lambda n: b'{"id":1},"%s"' % (rb"\ud83d\\" * (n // 8)),
+    "lone surrogates among emoji": lambda n: b'"%s"' % (rb"\ud83d\ude00" * (n // 12) + rb"\ude00"),
+    "digits": lambda n: b",".join([b"1" * 3_999] * (n // 4_000)),
     "nothing but commas in strings": lambda n: b",".join([b'",",","'] * (n // 8)).replace(b'"",', b'",'),
 }
 
@@ -846,9 +1007,9 @@ class Failing(ItemReader[Any]):
 
     failed = 0
 
-    def read_array(self, text: bytes, *, start: int = 0, path: str = "$.result") -> Any:
+    def read_array(self, text: bytes, **options: Any) -> Any:
         try:
-            return super().read_array(text, start=start, path=path)
+            return super().read_array(text, **options)
         except msgspec.DecodeError:
             self.failed += 1
             raise
@@ -917,6 +1078,49 @@ def test_the_separator_is_what_stood_between_two_items(
     assert (parser._separator, parser._keep) == (separator, kept)
 
 
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that will have the length of each text the fast parser looks at."""
+    skip = fast_parser._skip_value
+    seen: list[int] = []
+
+    def noting(text: memoryview) -> object:
+        seen.append(len(text))
+        return skip(text)
+
+    monkeypatch.setattr(fast_parser, "_skip_value", noting)
+    return seen
+
+
+def test_an_incomplete_item_is_looked_at_when_twice_as_much_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or one byte more than it may have: it is refused then, and not at some later power of two."""
+    seen = looks(monkeypatch)
+    decoder = ItemDecoder(RAW, max_item_bytes=100)
+    decoder.feed(b'{"result":[')
+    with pytest.raises(BodyTooLargeError):
+        for byte in itertools.chain([b'"'], itertools.repeat(b"x", 200)):
+            decoder.feed(byte)
+    assert seen == [1, 2, 4, 8, 16, 32, 64, 101]
+
+
+def test_a_key_and_its_white_space_are_bounded_together() -> None:
+    decoder = ItemDecoder(RAW, key_by=True, max_item_bytes=100)
+    decoder.feed(b'{"result":{')
+    begun = decoder.bytes_read
+    with pytest.raises(BodyTooLargeError):
+        for byte in itertools.chain([b'"', b"k", b'"', b":"], itertools.repeat(b" ", 2000)):
+            decoder.feed(byte)
+    assert decoder.bytes_read - begun == 2 * 100 + 1024 + 1
+
+
+@engines
+def test_a_number_of_max_item_bytes_may_end_in_the_next_chunk(engine: Engine) -> None:
+    number = b"1" * 100
+    chunks = [b'{"result":[', number, b",2]}"]
+    assert read(chunks, engine=engine, max_item_bytes=100)[0] == [number, b"2"]
+    with pytest.raises(BodyTooLargeError):
+        read([b'{"result":[', number + b"1", b",2]}"], engine=engine, max_item_bytes=100)
+
+
 # Each has the commas and brackets of an array of items inside.
 NESTED = [
     b'{"id":1,"x":[{"id":1},{"id":2},{"y":[2,3]}]}',
@@ -932,22 +1136,14 @@ NESTED = [
 
 def test_nearly_all_items_are_decoded_without_walking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Guessing makes the parser fast; without it the items would be the same."""
-    skip = fast_parser._skip_value
-    walked = 0
-
-    def counting(text: memoryview) -> object:
-        nonlocal walked
-        walked += 1
-        return skip(text)
-
-    monkeypatch.setattr(fast_parser, "_skip_value", counting)
+    seen = looks(monkeypatch)
     for item in NESTED:
         for between in (b",", b" , ", b" \n,\n  ", b"," + b" " * 30):
-            walked = 0
+            seen.clear()
             body = b'{"result":[%s]}' % between.join([item] * 2000)
             chunks = list(sliced(body, 4000))
             assert len(read(chunks)[0]) == 2000
-            assert walked <= 3 * len(chunks)
+            assert len(seen) <= 3 * len(chunks)
 
 
 def test_an_item_is_malformed_once_its_error_is_16_bytes_back() -> None:
@@ -1124,8 +1320,10 @@ def read_lines(chunks: Iterable[bytes], reader: ItemReader[Any] = ANY, **options
 )
 def test_lines_are_read_however_they_are_cut(lines: list[str], size: int, ended: bool) -> None:
     body = "\n".join(lines) + ("\r\n\n" if ended else "")
-    expected = [msgspec.json.decode(line) for line in lines]
+    expected = [msgspec.json.decode(without_surrogates(line.encode())) for line in lines]
     assert read_lines(sliced(body.encode(), size)) == expected
+    marked = "".join(f"\ufeff{line}\n" for line in lines)  # files that were joined
+    assert read_lines(sliced(marked.encode(), size)) == expected
 
 
 def test_the_last_line_may_lack_its_end() -> None:
@@ -1173,7 +1371,6 @@ def test_a_line_has_at_most_max_item_bytes() -> None:
         b'{"a":1\n}\n',
         b'"\xff"\n',
         b"\x0b{}\n",
-        b"\xef\xbb\xbf{}\n",
         b"{}\nx",
         b"[1\n2]\n",
     ],

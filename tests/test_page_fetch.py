@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from truto_ci_async import Interaction, PageDecoded
+from truto_ci_async import DeadlineError, Interaction, PageDecoded, Timeouts
 from truto_ci_async._wire.item_reader import item_reader
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.events import Emitter
@@ -21,14 +21,19 @@ READER: PageReader[Any] = PageReader(item_reader(Interaction, "repair"))
 class FakeClient:
     """As much of a client as reading a page needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: float = 60) -> None:
         self.events: list[Any] = []
         self.emitter = Emitter(self.events.append)
+        self.timeouts = Timeouts(total=total)
 
 
-def page_of(size: int) -> bytes:
-    """A page of ``size`` bytes, whose first item needs a repair."""
-    head, item, tail = b'{"result":[{"id":"first","timezone":5}', b',{"id":"1"}', b'],"next_cursor":"c"}'
+def page_of(size: int, *, odd: bool = True) -> bytes:
+    """A page of ``size`` bytes, whose first item needs a repair if it is ``odd``."""
+    head, item, tail = (
+        b'{"result":[{"id":"first","timezone":%s}' % (b"5" if odd else b'"5"'),
+        b',{"id":"1"}',
+        b'],"next_cursor":"c"}',
+    )
     count, spaces = divmod(size - len(head) - len(tail), len(item))
     return head + item * count + b" " * spaces + tail
 
@@ -36,7 +41,7 @@ def page_of(size: int) -> bytes:
 @pytest.mark.parametrize("size", [SLICED_ABOVE, SLICED_ABOVE + 1, 3 * SLICED_ABOVE])
 def test_a_large_page_is_decoded_in_slices_between_which_other_tasks_run(size: int) -> None:
     """Decoding a smaller one in one go is faster. Both give the same page."""
-    body = page_of(size)
+    body = page_of(size, odd=size > SLICED_ABOVE)
     turns = 0
 
     async def tick() -> None:
@@ -55,6 +60,50 @@ def test_a_large_page_is_decoded_in_slices_between_which_other_tasks_run(size: i
     assert len(body) == size
     assert run(main()) == READER.read(body)
     assert (turns >= size // SLICED_ABOVE * 4) if size > SLICED_ABOVE else (turns == 0)
+
+
+@pytest.mark.parametrize("item", [b"1", b"{}", b'{"id":5}', b'{"id":"\\ud83d"}'])
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_page_of_wrong_items_does_not_hold_the_loop(item: bytes, keyed: bool) -> None:
+    """200,000 of them, 0.4 MB, held it for 1.2 s. Each takes a hundred times as long as one that is right."""
+    items = [b'{"id":"a"}', *[item] * 30_000]
+    texts = [b'"k%d":%s' % pair for pair in enumerate(items)] if keyed else items
+    body = (b'{"result":{%s}}' if keyed else b'{"result":[%s]}') % b",".join(texts)
+    reader = PageReader[Any](item_reader(Interaction, "repair"), keyed=keyed)
+    turns = 0
+
+    async def main() -> Any:
+        async def tick() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        try:
+            return await read_page(FakeClient(), reader, body, account="acc")  # type: ignore[arg-type]
+        finally:
+            ticking.cancel()
+
+    page = run(main())
+    assert (len(page.issues), page.issues_count) == (100, 30_000)
+    assert turns >= 10
+
+
+def test_decoding_has_a_deadline() -> None:
+    client = FakeClient(total=0.000_001)
+    with pytest.raises(DeadlineError) as caught:
+        run(read_page(client, READER, page_of(3 * SLICED_ABOVE), account="acc"))  # type: ignore[arg-type]
+    assert (caught.value.deadline, caught.value.account) == ("total", "acc")
+
+
+def test_the_log_counts_all_repairs(caplog: pytest.LogCaptureFixture) -> None:
+    body = b'{"result":[%s]}' % b",".join([b'{"id":5}'] * 1_000)
+    client = FakeClient()
+    run(read_page(client, READER, body, account="acc"))  # type: ignore[arg-type]
+    assert "and 999 more on this page" in caplog.text
+    assert client.events[0].issues == 1_000
+    assert len(client.events) == 101
 
 
 def test_a_decoded_page_is_an_event() -> None:

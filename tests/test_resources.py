@@ -488,6 +488,7 @@ def test_no_number_can_break_an_option(number: Any) -> None:
         "prefetch": lambda value: truto.interactions.list("a", prefetch=value),
         "max_items": lambda value: run(truto.interactions.list("a").collect(value)),
         "max_item_bytes": lambda value: truto.interactions.stream("a", max_item_bytes=value),
+        "max_envelope_bytes": lambda value: truto.interactions.stream("a", max_envelope_bytes=value),
         "max_stream_bytes": lambda value: truto.interactions.stream("a", max_stream_bytes=value),
         "max_accounts ": lambda value: truto.interactions.pull(["a"], max_accounts=value),
         "number of shards": lambda value: Plan(accounts=()).shards(value),

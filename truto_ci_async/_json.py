@@ -2,10 +2,15 @@
 
 msgspec does the decoding. It does not look inside values it skips, so bad UTF-8 there goes unnoticed, and deep nesting
 raises RecursionError; both are handled here.
+
+Two things that msgspec refuses are read all the same: a byte order mark before the body, and the escape of a lone
+surrogate, such as ``"\\ud83d"``. JSON allows it, and JavaScript writes it when it cuts a text inside an emoji. It is
+replaced by ``\\ufffd``, which has the same length, so offsets stay as they are.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -17,6 +22,7 @@ V = TypeVar("V")
 
 # How much of a bad body an error keeps.
 EXCERPT_BYTES = 512
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Decoder(Protocol[T_co]):
@@ -35,11 +41,23 @@ def decode_json(body: bytes, type: Any = Any) -> Any:
 
 
 def decode_with(decoder: Decoder[V], body: bytes) -> V:
-    """Decode ``body`` with a decoder that is reused.
+    """Decode ``body`` with a decoder that is reused. Lone surrogates are replaced.
 
-    :raises DecodeError: the body is not JSON, is not UTF-8, has a byte order mark, or is nested too deep.
+    :raises DecodeError: the body is not JSON, is not UTF-8, or is nested too deep.
     :raises msgspec.ValidationError: it is JSON, but does not match the decoder's type.
     """
+    body = body.removeprefix(BYTE_ORDER_MARK)
+    try:
+        return decode_strictly(decoder, body)
+    except DecodeError:
+        fixed = replace_surrogates(body)
+        if fixed is body:
+            raise
+    return decode_strictly(decoder, fixed)
+
+
+def decode_strictly(decoder: Decoder[V], body: bytes) -> V:
+    """Decode as ``decode_with`` does, but refuse byte order marks and lone surrogates."""
     check_utf8(body)
     try:
         return decoder.decode(body)
@@ -69,13 +87,34 @@ def check_utf8(body: bytes) -> None:
         ) from error
 
 
+_HIGH, _LOW, _HEX = rb"u[dD][89abAB]", rb"u[dD][c-fC-F]", rb"[0-9a-fA-F]{2}"
+# Skips everything up to a surrogate that is not one of a pair. Escapes are consumed whole, so `\\ud83d` is not taken
+# for a surrogate. Possessive, hence linear.
+_LONE = re.compile(
+    rb"[^\\]*+(?:\\(?:[^u]|u(?![dD][89a-fA-F])|%b%b\\%b%b)[^\\]*+)*+\\u[dD][89a-fA-F]%b"
+    % (_HIGH, _HEX, _LOW, _HEX, _HEX)
+)
+REPLACEMENT = b"\\ufffd"
+
+
+def replace_surrogates(text: bytes, replacement: bytes = REPLACEMENT) -> bytes:
+    """Replace the escapes of lone surrogates in JSON text; return the same object if there are none."""
+    if b"\\ud" not in text and b"\\uD" not in text:
+        return text
+    fixed: bytearray | None = None
+    at = 0
+    while found := _LONE.match(text, at):
+        at = found.end()
+        fixed = fixed or bytearray(text)
+        fixed[at - len(replacement) : at] = replacement
+    return text if fixed is None else bytes(fixed)
+
+
 def describe(body: bytes) -> str:
     """Describe in a few words a body that should have been JSON."""
-    start = body[:256].lstrip()
+    start = body[:256].removeprefix(BYTE_ORDER_MARK).lstrip()
     if not start:
         return "it is empty" if len(body) < 256 else "it begins with white space"
-    if start.startswith(b"\xef\xbb\xbf"):
-        return "it begins with a byte order mark"
     if start[:1] == b"<":
         return f"it looks like HTML or XML, beginning {start[:40]!r}"
     return f"it begins {start[:40]!r}"

@@ -200,8 +200,13 @@ class Emitter:
         if self._hook is not None:
             self._call(self._hook, event)
 
-    def report_repairs(self, issues: Sequence[Issue], *, account: str | None = None) -> None:
-        """Report the repairs of one page: an event for each, and a single WARNING in the log."""
+    def report_repairs(
+        self, issues: Sequence[Issue], *, count: int | None = None, account: str | None = None
+    ) -> None:
+        """Report the repairs of one page: an event for each, and a single WARNING in the log.
+
+        ``count`` is their number if there were more than ``issues``.
+        """
         if not issues:
             return
         if self.active:
@@ -213,7 +218,8 @@ class Emitter:
                     )
                 )
         first = FieldRepaired(time=0.0, account=account, path=issues[0].path, message=issues[0].message)
-        more = f" and {len(issues) - 1} more on this page" if len(issues) > 1 else ""
+        others = (count or len(issues)) - 1
+        more = f" and {others:,} more on this page" if others > 0 else ""
         self._logger.warning("%s%s", first, more)
 
     def report_unknown_fields(self, fields: Sequence[str], *, account: str | None = None) -> None:

@@ -11,9 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
-from truto_ci_async.models import Issue
-
-from .item_reader import ItemReader
+from .item_reader import ISSUES_KEPT, IssueList, ItemReader
 from .repair import is_struct, split_array, split_object
 
 T = TypeVar("T")
@@ -42,12 +40,12 @@ class FlatRowReader(ItemReader[T]):
         self._on_unknown = on_unknown
 
     def read_array(
-        self, text: bytes, *, start: int = 0, path: str = "$.result"
-    ) -> tuple[list[T], list[Issue]]:
+        self, text: bytes, *, start: int = 0, path: str = "$.result", keep: int = ISSUES_KEPT
+    ) -> tuple[list[T], IssueList]:
         rows = [self._move_metrics(bytes(row)) for row in split_array(text)]
-        return super().read_array(b"[" + b",".join(rows) + b"]", start=start, path=path)
+        return super().read_array(b"[" + b",".join(rows) + b"]", start=start, path=path, keep=keep)
 
-    def read_item(self, raw: bytes, *, index: int, path: str) -> tuple[T | None, list[Issue]]:
+    def read_item(self, raw: bytes, *, index: int, path: str) -> tuple[T | None, IssueList]:
         return super().read_item(self._move_metrics(raw), index=index, path=path)
 
     def _move_metrics(self, row: bytes) -> bytes:

@@ -7,6 +7,7 @@ does not fit is rewritten by `repair`, and decoded again. Each change becomes an
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,6 +26,7 @@ from truto_ci_async.models import Issue
 from .detach import detached, raw_places
 from .repair import (
     Note,
+    Repairer,
     describe_mismatch,
     split_array,
     split_object,
@@ -39,6 +41,38 @@ OnInvalid: TypeAlias = Literal["repair", "raise"]
 # Default limits of a stream: for one item, and for what surrounds the items of a body.
 MAX_ITEM_BYTES = 64 * 2**20
 MAX_ENVELOPE_BYTES = 16 * 2**20
+# Issues kept of one body; the others are only counted. A page of wrong items can have millions.
+ISSUES_KEPT = 100
+
+
+class IssueList(list[Issue]):
+    """The first issues of an array of items; ``total`` counts them all.
+
+    ``dropped`` are the indices of the items that were left out, of which there may be many more than issues.
+    """
+
+    def __init__(self, keep: int) -> None:
+        super().__init__()
+        self.total = 0
+        self.dropped: list[int] = []
+        self.is_full = keep <= 0
+        self._keep = keep
+
+    def drop(self, index: int) -> None:
+        """Count an item that was left out, without an issue."""
+        self.total += 1
+        self.dropped.append(index)
+
+    def add(self, index: int, raw: bytes, notes: Sequence[Note], *, dropped: bool) -> None:
+        """Note what is wrong with an item."""
+        self.total += len(notes)
+        if dropped:
+            self.dropped.append(index)
+        self += [
+            Issue(index=index, path=where, message=message, dropped=dropped, raw=raw)
+            for where, message in notes[: max(self._keep - len(self), 0)]
+        ]
+        self.is_full = len(self) >= self._keep
 
 
 class ItemReader(Generic[T]):
@@ -78,38 +112,32 @@ class ItemReader(Generic[T]):
         self._raw_fields, self._has_raw_inside = raw_places(item_type)
 
     def read_array(
-        self, text: bytes, *, start: int = 0, path: str = "$.result"
-    ) -> tuple[list[T], list[Issue]]:
+        self, text: bytes, *, start: int = 0, path: str = "$.result", keep: int = ISSUES_KEPT
+    ) -> tuple[list[T], IssueList]:
         """Read the items of ``text``, a complete JSON array whose first item is number ``start``.
 
-        :raises msgspec.DecodeError: ``text`` is not one JSON array.
+        At most ``keep`` issues are returned; the others are counted.
+
+        :raises msgspec.DecodeError: ``text`` is not one JSON array, or has a lone surrogate.
         :raises DecodeError: an item does not fit and ``on_invalid="raise"``; bad UTF-8; nested too deep.
         """
-        with map_decode_errors(text, path, start):
-            try:
-                items: list[Any] = self._decode_array(text)
-            except msgspec.ValidationError:
-                return self._read_each(text, start, path)
-        if self._blank_fields and self.blank(items):
-            return self._read_each(text, start, path)
-        return self.detach(items), []
+        try:
+            items: list[Any] = self._decode_array(text)
+            if not (self._blank_fields and self.blank(items)):
+                return self.detach(items), IssueList(keep)
+        except msgspec.ValidationError:
+            pass
+        except _UNREADABLE as error:
+            raise _renamed(error, text, path, start) from None
+        return self._read_each(text, start, path, keep)
 
-    def read_item(self, raw: bytes, *, index: int, path: str) -> tuple[T | None, list[Issue]]:
+    def read_item(self, raw: bytes, *, index: int, path: str) -> tuple[T | None, IssueList]:
         """Read item number ``index`` at ``path`` (such as ``$.result[3]``); None if it could not be kept.
 
         :raises DecodeError: it is not JSON; or it does not fit and ``on_invalid="raise"``.
         """
-        try:
-            with map_decode_errors(raw, path, index):
-                item, issues = self._read_one(raw, index, path)
-        except msgspec.ValidationError:
-            raise
-        except msgspec.DecodeError as error:
-            raise DecodeError(f"not JSON: {error}", path=path, index=index, raw=raw) from error
-        if issues and self.on_invalid == "raise":
-            first = issues[0]
-            raise DecodeError(f"{first.path}: {first.message}", path=first.path, index=index, raw=raw)
-        return item, issues
+        issues = IssueList(ISSUES_KEPT)
+        return self._read_one(raw, index, path, issues), issues
 
     def detach(self, items: Items) -> Items:
         """Copy everything that is Raw in ``items``, or the items if they are Raw.
@@ -137,49 +165,85 @@ class ItemReader(Generic[T]):
             return False
         return any(all(get(item) == value for get, value in self._blank_fields) for item in items)
 
-    def _read_each(self, text: bytes, start: int, path: str) -> tuple[list[T], list[Issue]]:
-        """Read item by item, which takes twice as long if every item is bad."""
+    def _read_each(self, text: bytes, start: int, path: str, keep: int) -> tuple[list[T], IssueList]:
+        """Read item by item, which takes several times as long if every item is bad."""
         items: list[T] = []
-        issues: list[Issue] = []
-        for index, raw in enumerate(split_array(text), start):
-            item, found = self.read_item(bytes(raw), index=index, path=f"{path}[{index}]")
-            issues += found
-            if item is not None or not found:
+        issues = IssueList(keep)
+        try:
+            raws = split_array(text)
+        except _UNREADABLE as error:
+            raise _renamed(error, text, path, start) from None
+        for index, each in enumerate(raws, start):
+            raw = bytes(each)
+            if issues.is_full and self._is_hopeless(raw):  # a page may have millions of these
+                issues.drop(index)
+                continue
+            item = self._read_one(raw, index, f"{path}[{index}]", issues)
+            if item is not None or not issues.dropped or issues.dropped[-1] != index:
                 items.append(cast("T", item))
         return items, issues
 
-    def _read_one(self, raw: bytes, index: int, path: str) -> tuple[T | None, list[Issue]]:
+    def _read_one(self, raw: bytes, index: int, path: str, issues: IssueList) -> T | None:
+        """Read an item, or repair it and add to ``issues`` what was wrong; None if it is not kept."""
         notes: list[Note] = []
-        item: Any = None
-        kept = True
+        try:
+            item, kept = self._decode_or_repair(raw, path, notes, is_told=not issues.is_full)
+        except _UNREADABLE as error:
+            found = _renamed(error, raw, path, index)
+            if isinstance(found, DecodeError):
+                raise found from None
+            raise DecodeError(f"not JSON: {error}", path=path, index=index, raw=raw) from error
+        if notes:
+            if self.on_invalid == "raise":
+                where, message = notes[0]
+                raise DecodeError(f"{where}: {message}", path=where, index=index, raw=raw)
+            issues.add(index, raw, notes, dropped=not kept)
+        if not kept:
+            return None
+        return cast("T", self.detach((item,))[0])
+
+    def _decode_or_repair(
+        self, raw: bytes, path: str, notes: list[Note], *, is_told: bool
+    ) -> tuple[T | None, bool]:
+        """Return an item and whether to keep it. If nobody will be told, the note why it is dropped has no text."""
+        repairer = self._repairer
+        if repairer is not None and not _OBJECT.match(raw):
+            notes.append((path, self._mismatch(raw) if is_told else ""))
+            return None, False
         try:
             item = self._decode_item(raw)
+            if repairer is None or not self.blank((item,)):
+                return item, True
+            fields = split_object(raw)
+            if not repairer.is_foreign(fields):
+                return item, True
         except msgspec.ValidationError as error:
-            item = self._repair(raw, path, str(error), notes)
-            kept = item is not None
-        else:
-            if (
-                self._repairer
-                and self.blank((item,))
-                and (message := self._repairer.foreign(split_object(raw)))
-            ):
-                notes.append((path, message))
-                item, kept = None, False
-        if kept:
-            (item,) = self.detach((item,))
-        return item, [
-            Issue(index=index, path=where, message=message, dropped=not kept, raw=raw)
-            for where, message in notes
-        ]
+            if repairer is None:
+                notes.append((path, describe_mismatch(str(error), raw) if is_told else ""))
+                return None, False
+            fields = split_object(raw)
+            if not repairer.is_foreign(fields):
+                fixed = self._repair(repairer, fields, path, notes)
+                return fixed, fixed is not None
+        notes.append((path, repairer.describe_foreign(fields) if is_told else ""))
+        return None, False
 
-    def _repair(self, raw: bytes, path: str, message: str, notes: list[Note]) -> T | None:
-        if self._repairer is None or raw.lstrip()[:1] != b"{":
-            notes.append((path, describe_mismatch(message, raw)))
-            return None
-        given = split_object(raw)
-        if foreign := self._repairer.foreign(given):
-            notes.append((path, foreign))
-        elif (fixed := self._repairer.fix_struct(given, path, notes)) is not None:
+    def _is_hopeless(self, raw: bytes) -> bool:
+        """Tell quickly whether an item would be dropped; False if that takes decoding it."""
+        if self._repairer is None:
+            return self.item_type is dict and not raw.startswith(b"{")
+        return not raw.startswith(b"{") or self._repairer.is_foreign(split_object(raw))
+
+    def _mismatch(self, raw: bytes) -> str:
+        try:
+            self._decode_item(raw)
+        except msgspec.ValidationError as error:
+            return describe_mismatch(str(error), raw)
+        raise AssertionError(raw)
+
+    def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: list[Note]) -> T | None:
+        fixed = repairer.fix_struct(fields, path, notes)
+        if fixed is not None:
             try:
                 return cast("T", self._decode_item(fixed))
             except msgspec.ValidationError as error:
@@ -197,35 +261,23 @@ def _blank_fields(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
     return [(attrgetter(name), getattr(blank, name)) for name in names]
 
 
-class map_decode_errors:
-    """Raise our DecodeError for bad UTF-8 and for nesting that is too deep; other errors pass.
+_OBJECT = re.compile(rb"\s*\{")
+# What msgspec raises for bad text; a ValidationError, which is one too, is caught before.
+_UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def _renamed(error: Exception, raw: bytes, path: str, index: int) -> Exception:
+    """Return our DecodeError for bad UTF-8 and for nesting that is too deep, and any other error as it is.
 
     For bad UTF-8 msgspec raises UnicodeDecodeError before 0.23, and its own DecodeError since.
     """
-
-    __slots__ = ("index", "path", "raw")
-
-    def __init__(self, raw: bytes, path: str, index: int) -> None:
-        self.raw = raw
-        self.path = path
-        self.index = index
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, RecursionError):
-            message = "nested too deep to decode"
-        elif type(error) in (UnicodeDecodeError, msgspec.DecodeError):
-            try:
-                self.raw.decode()
-            except UnicodeDecodeError as bad:
-                message = f"not UTF-8: {bad.reason}"
-            else:
-                return
-        else:
-            return
-        raise DecodeError(message, path=self.path, index=self.index, raw=self.raw) from None
+    if isinstance(error, RecursionError):
+        return DecodeError("nested too deep to decode", path=path, index=index, raw=raw)
+    try:
+        raw.decode()
+    except UnicodeDecodeError as bad:
+        return DecodeError(f"not UTF-8: {bad.reason}", path=path, index=index, raw=raw)
+    return error
 
 
 def item_reader(item_type: Any, on_invalid: OnInvalid = "repair") -> ItemReader[Any]:

@@ -2,27 +2,31 @@
 
 The items themselves are read in `item_reader`, error bodies in `responses`.
 
-How it works. One typed decoder reads the whole body, which is enough for an ordinary page. If that fails, or an item
-looks as if it held nothing known, the envelope is split into its top-level keys, and each is read leniently on its own.
+How it works. One typed decoder reads the whole body, which is enough for an ordinary page. If that fails, if an item
+looks as if it held nothing known, or if the body is large, `page_walker` reads it in steps, item by item where needed.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
-from typing import Any, Generic, NoReturn, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from truto_ci_async._json import EXCERPT_BYTES, decode_with, describe
+from truto_ci_async._json import BYTE_ORDER_MARK, EXCERPT_BYTES, decode_strictly
 from truto_ci_async.errors import DecodeError, TruncatedBodyError
 from truto_ci_async.models import DebugInfo, Issue
 from truto_ci_async.models.debug import mask_repr
 
 from .item_reader import ItemReader
+
+if TYPE_CHECKING:
+    from .incremental.item_collector import ItemCollector
+    from .page_walker import Walked
 
 T = TypeVar("T")
 
@@ -30,12 +34,19 @@ T = TypeVar("T")
 SLICE_BYTES = 256 * 1024
 # A longer cursor is refused: no request could hold it, and each is kept in positions and stored state.
 MAX_CURSOR_BYTES = 64 * 1024
+MAX_CURSOR_JSON = 6 * MAX_CURSOR_BYTES + 2  # each character as an escape, and the quotes
+# An object or array of `Page.extra` that is larger is not decoded. After a value larger than a step, others get a turn.
+DECODED_BYTES = 256 * 1024
+STEP_BYTES = 64 * 1024
 # How many keys of an unexpected body an error message lists.
 KEYS_SHOWN = 12
 
 
 class PageData(Struct, Generic[T], kw_only=True):
-    """What a body contains. ``keys`` are those of a keyed result, one for each item."""
+    """What a body contains. ``keys`` are those of a keyed result, one for each item.
+
+    ``issues`` are the first hundred; ``issues_count`` counts them all.
+    """
 
     items: tuple[T, ...]
     next_cursor: str | None = None
@@ -45,6 +56,7 @@ class PageData(Struct, Generic[T], kw_only=True):
     debug: DebugInfo | None = None
     extra: dict[str, Any] = {}
     issues: list[Issue] = []
+    issues_count: int = 0
     keys: tuple[str, ...] | None = None
     unknown_fields: tuple[str, ...] = ()
 
@@ -88,100 +100,98 @@ class PageReader(Generic[T]):
         :raises DecodeError: it is not an envelope, or an item is invalid and ``on_invalid="raise"``.
         :raises TruncatedBodyError: it is the beginning of a JSON text.
         """
+        page = self.read_ordinary(body)
+        if page is None:
+            *_, page = self.read_in_slices(body)
+            assert page is not None
+        return page
+
+    def read_ordinary(self, body: bytes) -> PageData[T] | None:
+        """Read a body at full speed; None if that takes more than a typed decoder, as wrong items do."""
+        if self._keyed or not self._items.joins_envelope:
+            return None
         try:
-            if not self._keyed and self._items.joins_envelope:
-                try:
-                    envelope = decode_with(self._envelope, body)
-                except msgspec.ValidationError:
-                    return self._read_leniently(body)
-                if not self._items.blank(envelope.result):
-                    return PageData(
-                        items=self._items.detach(envelope.result) if self._detaches else envelope.result,
-                        next_cursor=cursor_text(envelope.next_cursor),
-                        prev_cursor=envelope.prev_cursor or None,
-                        result_count=envelope.result_count,
-                        is_partial_response=envelope.is_partial_response,
-                        debug=envelope.debug or None,
-                        extra={},
-                        issues=[],
-                    )
-            return self._read_leniently(body)
-        except DecodeError as error:
-            _raise_for_body(body, error)
-
-    def read_in_slices(self, body: bytes) -> Iterator[PageData[T] | None]:
-        """Read a large body in steps of a few milliseconds: yield None after each step, the page at the end.
-
-        The page is the same as the one ``read`` returns. A keyed page is read in one step.
-        """
-        if self._keyed:
-            yield self.read(body)
-            return
-        from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
-
-        decoder = ItemDecoder(
-            self._items, max_item_bytes=len(body), max_envelope_bytes=len(body), max_issues=None
+            envelope = decode_strictly(self._envelope, body)
+        except (DecodeError, msgspec.ValidationError):
+            return None
+        if self._items.blank(envelope.result):
+            return None
+        return PageData(
+            items=self._items.detach(envelope.result) if self._detaches else envelope.result,
+            next_cursor=cursor_text(envelope.next_cursor),
+            prev_cursor=envelope.prev_cursor or None,
+            result_count=envelope.result_count,
+            is_partial_response=envelope.is_partial_response,
+            debug=envelope.debug or None,
+            extra={},
+            issues=[],
         )
-        items: list[T] = []
-        try:
-            for start in range(0, len(body), SLICE_BYTES):
-                items += decoder.feed(body[start : start + SLICE_BYTES])
-                yield None
-            items += decoder.flush()
-            decoder.close()
-        except DecodeError:
-            # Raises the same error, or reads what takes the whole body, such as ``result`` given twice.
-            yield self.read(body)
-            return
-        yield PageData(items=tuple(items), issues=decoder.issues, **_read_envelope(decoder.raw_envelope()))
 
-    def _read_leniently(self, body: bytes) -> PageData[T]:
-        envelope = _split_envelope(body)
-        result = _take_result(envelope)
-        around = _read_envelope(envelope)
-        keys: tuple[str, ...] | None = None
-        lost: list[Issue] = []
+    def read_in_slices(
+        self, body: bytes, size: Callable[[], int] = lambda: SLICE_BYTES
+    ) -> Iterator[PageData[T] | None]:
+        """Read any body in steps of a few milliseconds: yield None after each step, the page at the end.
+
+        The page is the same as the one ``read`` returns. ``size`` tells how many bytes of items the next step decodes.
+        """
+        body = body.removeprefix(BYTE_ORDER_MARK)
+        # Imported here because of ijson, which an ordinary page does without.
+        from .incremental.lexer import cut_steps
+        from .page_walker import PageWalker
+
+        walker = PageWalker(body, self._items, keyed=self._keyed, size=size)
+        try:
+            walked = yield from walker.walk()
+            yield (yield from self._page(walked, body))
+        except DecodeError as error:
+            if not walker.at_end and (yield from cut_steps(body)):  # then it is worth fetching again
+                raise TruncatedBodyError(
+                    f"the JSON ends early, after {len(body):,} bytes", bytes_read=len(body)
+                ) from error
+            error.raw = error.raw or body[:EXCERPT_BYTES]
+            raise
+
+    def _page(self, walked: Walked[T], body: bytes) -> Generator[None, None, PageData[T]]:
+        items, collector = walked.items, walked.collector
+        keys = collector.keys if self._keyed else None
+        if items is None:
+            items = self._no_items(walked.fields, body)
+        around = yield from _read_envelope(walked.fields)
         if self._keyed:
-            keys, result = _split_keyed(result)
-            lost = _lost_items(around.get("result_count"), len(keys))
-            if lost and self._items.on_invalid == "raise":
-                raise DecodeError(lost[0].message, path=lost[0].path, raw=body[:EXCERPT_BYTES])
-        if result[:1] != b"[":
-            _raise_not_an_array(body, result)
-        items, issues = self._items.read_array(result)
-        if issues and not items:
-            self._raise_no_valid_item(issues[0])
-        if keys is not None and len(items) != len(keys):
-            dropped = {issue.index for issue in issues if issue.dropped}
-            keys = tuple(key for index, key in enumerate(keys) if index not in dropped)
+            self._tell_lost(around.get("result_count"), collector)
+        if collector.dropped_count and not items:
+            raise collector.no_item_fits()
         return PageData(
             items=tuple(items),
-            issues=[*issues, *lost],
-            keys=keys,
+            issues=collector.issues,
+            issues_count=collector.issues_count,
+            keys=None if keys is None else tuple(keys),
             unknown_fields=self._items.unknown_fields,
             **around,
         )
 
-    def _raise_no_valid_item(self, first: Issue) -> NoReturn:
-        name = getattr(self._items.item_type, "__name__", str(self._items.item_type))
+    def _no_items(self, fields: dict[str, bytes], body: bytes) -> list[T]:
+        """Read a body in which there are no items where they should be.
+
+        :raises DecodeError: unless an array without items takes the place of a keyed object.
+        """
+        result = _take_result(fields)
+        if not self._keyed:
+            _raise_not_an_array(body, result)
+        if result[:1] == b"[" and not result[1:-1].strip():
+            return []
         raise DecodeError(
-            f"no item of this page is a valid {name}: {first.message}; item_type=dict accepts items of any shape",
-            path=first.path,
-            index=first.index,
-            raw=first.raw,
+            "result must be an object: the service did not key it by the field asked for", path="$.result"
         )
 
-
-def _raise_for_body(body: bytes, error: DecodeError) -> NoReturn:
-    """Raise ``error``, or TruncatedBodyError if the body was cut short: then it is worth fetching again."""
-    from truto_ci_async._wire.incremental.lexer import is_cut
-
-    if is_cut(body):
-        raise TruncatedBodyError(
-            f"the JSON ends early, after {len(body):,} bytes", bytes_read=len(body)
-        ) from error
-    error.raw = error.raw or body[:EXCERPT_BYTES]
-    raise error
+    def _tell_lost(self, counted: int | None, collector: ItemCollector[T]) -> None:
+        """Compare the service's own count with the keys: of items with the same key it keeps one."""
+        if counted is not None and counted > collector.index:
+            message = (
+                f"the service counted {counted:,} items, but there are {collector.index:,} keys:"
+                " items with the same key are lost"
+            )
+            collector.add_issues([("$.result_count", message)], b"", dropped=True)
 
 
 def _raise_not_an_array(body: bytes, result: bytes) -> NoReturn:
@@ -193,30 +203,16 @@ def _raise_not_an_array(body: bytes, result: bytes) -> NoReturn:
 
 
 _decode_any = msgspec.json.Decoder()
-_decode_object = msgspec.json.Decoder(dict[str, Raw])
 
 
-def _split_envelope(body: bytes) -> dict[str, Raw]:
-    """Split a body into its top-level keys.
-
-    :raises DecodeError: it is not a JSON object.
-    """
-    try:
-        return decode_with(_decode_object, body)
-    except msgspec.ValidationError:
-        raise DecodeError(
-            f"expected a JSON object with a result: {describe(body)}", raw=body[:EXCERPT_BYTES]
-        ) from None
-
-
-def _take_result(envelope: dict[str, Raw]) -> bytes:
+def _take_result(envelope: dict[str, bytes]) -> bytes:
     """Remove ``result`` from the envelope and return it; some admin endpoints call it ``results``.
 
     :raises DecodeError: there is neither; the message lists the keys of the body and what to try instead.
     """
     for key in ("result", "results"):
         if key in envelope:
-            return bytes(envelope.pop(key))
+            return envelope.pop(key)
     keys = ", ".join(sorted(envelope)[:KEYS_SHOWN]) or "none"
     if len(envelope) > KEYS_SHOWN:
         keys += f" and {len(envelope) - KEYS_SHOWN} more"
@@ -224,54 +220,25 @@ def _take_result(envelope: dict[str, Raw]) -> bytes:
     if "peopleInteractionStats" in envelope:
         hint = "; this is the provider's own body: read it with stream(path='peopleInteractionStats', item_type=dict)"
     elif "error" in envelope or "message" in envelope:
-        texts = [bytes(envelope[key]) for key in ("message", "error") if key in envelope]
+        texts = [envelope[key] for key in ("message", "error") if key in envelope]
         message = next((text for text in texts if text not in (b"null", b'""')), texts[0])
         hint = f"; the service says {message[:200].decode(errors='ignore')}"
     raise DecodeError(f"the body has no result; its keys are: {keys}{hint}")
 
 
-class _Key:
-    """A key of an object that may come again: two keys are never equal, so that a dict keeps both."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-_decode_pairs = msgspec.json.Decoder(dict[_Key, Raw], dec_hook=lambda _, text: _Key(text)).decode
-
-
-def _split_keyed(result: bytes) -> tuple[tuple[str, ...], bytes]:
-    """Turn ``{"k": item, …}`` into its keys and ``[item, …]``; an empty array counts as an empty object.
-
-    A key that comes twice is in both twice.
-    """
-    if result[:1] == b"[" and not result[1:-1].strip():
-        return (), b"[]"
-    try:
-        pairs = _decode_pairs(result)
-    except msgspec.ValidationError:
-        raise DecodeError(
-            "result must be an object: the service did not key it by the field asked for", path="$.result"
-        ) from None
-    return tuple(key.text for key in pairs), b"[" + b",".join(bytes(raw) for raw in pairs.values()) + b"]"
-
-
-def _lost_items(counted: int | None, keys: int) -> list[Issue]:
-    """Compare the service's own count with the keys: of items with the same key it keeps one."""
-    if counted is None or counted <= keys:
-        return []
-    message = f"the service counted {counted:,} items, but there are {keys:,} keys: items with the same key are lost"
-    return [Issue(path="$.result_count", message=message, dropped=True)]
-
-
-def _read_envelope(envelope: dict[str, Raw]) -> dict[str, Any]:
-    """Read the keys around ``result``; unknown and unreadable ones are kept in ``extra``.
+def _read_envelope(fields: dict[str, bytes]) -> Generator[None, None, dict[str, Any]]:
+    """Read the keys around ``result`` in steps; unknown and unreadable ones are kept in ``extra``.
 
     :raises DecodeError: ``next_cursor`` is not a string, or a number is too large for a float.
     """
-    extra = {key: _decode_value(key, raw) for key, raw in envelope.items() if key != "debug"}
+    if len(fields.get("next_cursor", b"")) > MAX_CURSOR_JSON:
+        raise _cursor_too_long(fields["next_cursor"][:40])
+    extra: dict[str, Any] = {}
+    for key, raw in fields.items():
+        if key != "debug":
+            extra[key] = _decode_value(key, raw)
+        if len(raw) > STEP_BYTES:
+            yield
     known: dict[str, Any] = {"next_cursor": cursor_text(extra.pop("next_cursor", None))}
     with suppress(DecodeError):
         known["prev_cursor"] = cursor_text(extra.get("prev_cursor"))
@@ -280,20 +247,23 @@ def _read_envelope(envelope: dict[str, Raw]) -> dict[str, Any]:
         with suppress(msgspec.ValidationError):  # not strict: 50.0 and "50" are 50, "true" is true
             known[key] = msgspec.convert(extra.get(key), type, strict=False)
             extra.pop(key, None)
-    if "debug" in envelope:
+    if "debug" in fields:
         try:
-            known["debug"] = msgspec.json.decode(envelope["debug"], type=DebugInfo | None)
+            known["debug"] = msgspec.json.decode(fields["debug"], type=DebugInfo | None)
         except msgspec.ValidationError:
-            extra["debug"] = mask_repr(_decode_value("debug", envelope["debug"]))
+            extra["debug"] = mask_repr(_decode_value("debug", fields["debug"]))
     return known | {"extra": extra}
 
 
-def _decode_value(key: str, raw: Raw) -> Any:
+def _decode_value(key: str, raw: bytes) -> Any:
+    """Decode a value of the envelope. A large object or array would hold the loop: it stays Raw."""
+    if len(raw) > DECODED_BYTES and raw[:1] in (b"{", b"["):
+        return Raw(raw)
     try:
-        return decode_with(_decode_any, bytes(raw))
+        return decode_strictly(_decode_any, raw)
     except msgspec.ValidationError as error:
         raise DecodeError(
-            f"{key} cannot be decoded: {error}", path=f"$.{key}", raw=bytes(raw)[:EXCERPT_BYTES]
+            f"{key} cannot be decoded: {error}", path=f"$.{key}", raw=raw[:EXCERPT_BYTES]
         ) from error
 
 
@@ -309,11 +279,14 @@ def cursor_text(value: object) -> str | None:
     if not isinstance(value, str):
         raise DecodeError(f"next_cursor must be a string, not {value!r:.80}", path="$.next_cursor")
     if len(value) > MAX_CURSOR_BYTES or len(value.encode(errors="surrogatepass")) > MAX_CURSOR_BYTES:
-        raise DecodeError(
-            f"next_cursor has more than {MAX_CURSOR_BYTES:,} bytes; it begins {value[:40]!r}",
-            path="$.next_cursor",
-        )
+        raise _cursor_too_long(value[:40])
     return value
+
+
+def _cursor_too_long(start: str | bytes) -> DecodeError:
+    return DecodeError(
+        f"next_cursor has more than {MAX_CURSOR_BYTES:,} bytes; it begins {start!r}", path="$.next_cursor"
+    )
 
 
 class _RawEnvelope(Struct):

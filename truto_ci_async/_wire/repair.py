@@ -37,6 +37,7 @@ class Repairer:
 
     def __init__(self, type: Any) -> None:
         self._decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(type).decode
+        self._takes_anything = type is Raw
         members = list(_union_members(type))
         structs = [member for member in members if is_struct(member)]
         self._nullable = types.NoneType in members
@@ -46,17 +47,20 @@ class Repairer:
         self._elements = [found for member in members for found in _element_type(member)]
         self._values = [found for member in members for found in _value_type(member)]
 
-    def foreign(self, keys: Fields) -> str | None:
-        """Say what is wrong with an object that has none of the struct's keys; None if it has one."""
-        if not self._keys.isdisjoint(keys):
-            return None
+    def is_foreign(self, keys: Fields) -> bool:
+        """Tell whether an object has none of the struct's keys."""
+        return self._keys.isdisjoint(keys)
+
+    def describe_foreign(self, keys: Fields) -> str:
+        """Say what is wrong with such an object."""
         known, seen = ", ".join(sorted(self._keys)), ", ".join(list(keys)[:12]) or "none"
         return f"expected {self._struct.__name__} with some of the keys {known}; the keys are: {seen}"
 
     def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: list[Note]) -> bytes | Raw | None:
         """Return ``raw`` if it fits, else a value to replace it; None if there is none. Its path is path + step."""
         try:
-            self._decode(raw)
+            if not self._takes_anything:
+                self._decode(raw)
         except msgspec.ValidationError as error:
             return self._fix(bytes(raw), str(error), path + step, notes)
         return raw

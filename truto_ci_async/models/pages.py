@@ -116,7 +116,8 @@ class Page(Sequence[T], Generic[T]):
     """One page: a read-only sequence of items, with what the service sent beside them.
 
     ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
-    ``extra`` has the envelope keys that this package does not know. ``issues`` lists repaired records. ``response`` has
+    ``extra`` has the envelope keys that this package does not know; an object or array of more than 256 KiB is left as
+    ``msgspec.Raw``. ``issues`` lists the first hundred repairs, ``issues_count`` counts all of them. ``response`` has
     status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``. With
     ``response_format="normalized"``, ``unknown_fields`` names the fields received so far in this walk that the items
     have no place for.
@@ -127,6 +128,7 @@ class Page(Sequence[T], Generic[T]):
         "extra",
         "is_partial_response",
         "issues",
+        "issues_count",
         "items",
         "next_cursor",
         "position",
@@ -147,6 +149,7 @@ class Page(Sequence[T], Generic[T]):
         debug: DebugInfo | None = None,
         extra: Mapping[str, Any] | None = None,
         issues: Sequence[Issue] = (),
+        issues_count: int | None = None,
         unknown_fields: Sequence[str] = (),
         response: ResponseInfo | None = None,
         position: Position | None = None,
@@ -159,6 +162,7 @@ class Page(Sequence[T], Generic[T]):
         self.debug = debug
         self.extra: dict[str, Any] = dict(extra or {})
         self.issues: tuple[Issue, ...] = tuple(issues)
+        self.issues_count = len(self.issues) if issues_count is None else issues_count
         self.unknown_fields: tuple[str, ...] = tuple(unknown_fields)
         self.response = response or ResponseInfo()
         self.position = position
@@ -186,7 +190,7 @@ class Page(Sequence[T], Generic[T]):
 
     def __repr__(self) -> str:
         head = f", first={self.items[0]!r}" if self.items else ""
-        issues = f", issues={len(self.issues)}" if self.issues else ""
+        issues = f", issues={self.issues_count}" if self.issues_count else ""
         return f"Page({len(self.items)} items, has_more={self.has_more}{issues}{head})"
 
 

@@ -17,6 +17,7 @@ from truto_ci_async.models import ResponseInfo
 from truto_ci_async.models.debug import mask_repr
 
 from .page_fetch import empty_body_error, is_empty_by_framing
+from .step_size import StepSize
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import Body
@@ -24,12 +25,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 Decoder = ItemDecoder[T] | NdjsonDecoder[T]
-
-# Bytes decoded in one step. The first step is small, so that the first item comes soon; later ones grow until they
-# take STEP_SECONDS, which depends on the engine, the items and the machine.
-SMALLEST_STEP = 16 * 1024
-LARGEST_STEP = 256 * 1024
-STEP_SECONDS = 0.002
 
 NDJSON_TYPES = frozenset(
     {
@@ -79,7 +74,7 @@ class PageBody(Generic[T]):
         self._limit: int | None = None
         self._piece: bytes = b""  # received, and decoded up to `_offset`
         self._offset = 0
-        self._step_size = SMALLEST_STEP
+        self._step = StepSize()
 
     def start(self, limit: int | None, already_read: int) -> None:
         """Prepare to receive.
@@ -130,7 +125,7 @@ class PageBody(Generic[T]):
                 self.at_end = True
                 return [] if self.decoder is None else self.decoder.flush()
             self._piece, self._offset = piece, 0
-        part = self._piece[self._offset : self._offset + self._step_size]
+        part = self._piece[self._offset : self._offset + self._step.bytes]
         self._offset += len(part)
         self.bytes_read += len(part)
         decoder = self.decoder or self._start_decoding(part)
@@ -138,11 +133,7 @@ class PageBody(Generic[T]):
             return []
         start = perf_counter()
         items = decoder.feed(part)
-        took = perf_counter() - start
-        if took > STEP_SECONDS:
-            self._step_size = max(self._step_size // 2, SMALLEST_STEP)
-        elif took < STEP_SECONDS / 2:
-            self._step_size = min(self._step_size * 2, LARGEST_STEP)
+        self._step.took(perf_counter() - start)
         return items
 
     def _start_decoding(self, part: bytes) -> Decoder[T] | None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async._wire.responses import raise_for_cursor, says_no_data
-from truto_ci_async.errors import APIError, DecodeError, TruncatedBodyError
+from truto_ci_async.errors import APIError, DeadlineError, DecodeError, TruncatedBodyError
 from truto_ci_async.events import PageDecoded
 from truto_ci_async.models import Page, Position, ResponseInfo
 
 from .cursor import position_after
+from .step_size import STEP_SECONDS, StepSize
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -47,6 +48,7 @@ async def fetch_page(
         debug=data.debug,
         extra=data.extra,
         issues=data.issues,
+        issues_count=data.issues_count,
         unknown_fields=data.unknown_fields,
         response=response,
         position=position_after(here, data.next_cursor, len(targets.query.user_batches)),
@@ -110,33 +112,47 @@ def empty_body_error(cursor: str | None) -> TruncatedBodyError:
 async def read_page(
     client: BaseClient, reader: PageReader[Any], body: bytes, *, account: str | None
 ) -> PageData[Any]:
-    """Decode the body of a page and report it. A large body is decoded in slices, so that other tasks can run."""
+    """Decode the body of a page and report it. What takes longer is decoded in slices, so that other tasks can run.
+
+    :raises DeadlineError: decoding alone takes longer than a whole call may.
+    """
     emitter = client.emitter
     started = perf_counter()
-    if len(body) <= SLICED_ABOVE:
-        data = reader.read(body)
-    else:
-        data = await _read_in_slices(reader, body)
+    data = reader.read_ordinary(body) if len(body) <= SLICED_ABOVE else None
+    if data is None:
+        data = await _read_in_slices(reader, body, client.timeouts.total, account)
     if emitter.active:
         emitter.emit(
             PageDecoded(
                 time=emitter.now(),
                 account=account,
                 items=len(data.items),
-                issues=len(data.issues),
+                issues=data.issues_count,
                 bytes=len(body),
                 elapsed=perf_counter() - started,
             )
         )
     if data.issues:
-        emitter.report_repairs(data.issues, account=account)
+        emitter.report_repairs(data.issues, count=data.issues_count, account=account)
     return data
 
 
-async def _read_in_slices(reader: PageReader[Any], body: bytes) -> PageData[Any]:
-    page = PageData[Any](items=())
-    for part in reader.read_in_slices(body):
-        if part is not None:
-            page = part
-        await asyncio.sleep(0)
-    return page
+async def _read_in_slices(
+    reader: PageReader[Any], body: bytes, total: float | None, account: str | None
+) -> PageData[Any]:
+    step = StepSize()
+    started = turn = perf_counter()
+    for page in reader.read_in_slices(body, lambda: step.bytes):
+        if page is not None:
+            return page
+        now = perf_counter()
+        step.took(now - turn)
+        if total is not None and now - started > total:
+            raise DeadlineError(
+                f"the page was not decoded within {total} s", deadline="total", seconds=total, account=account
+            )
+        if now - turn > STEP_SECONDS / 2:
+            await asyncio.sleep(0)
+            now = perf_counter()
+        turn = now
+    raise AssertionError("reading a page ends with the page")

@@ -379,4 +379,4 @@ class ItemStream(Generic[T]):
         found = list(decoder.issues)
         self._issues_count += decoder.issues_count
         self._issues.extend(found[: ISSUES_KEPT - len(self._issues)])
-        self._emitter.report_repairs(found, account=self._account)
+        self._emitter.report_repairs(found, count=decoder.issues_count, account=self._account)

@@ -144,7 +144,7 @@ class AccountPull:
         self._calls, self._failing_since = 0, None
         self._is_resumed = False
         response = page.response
-        shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=len(page.issues))
+        shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=page.issues_count)
         shared.report.no_data += response.status == 404
         loop: CursorLoopError | None = None
         try:

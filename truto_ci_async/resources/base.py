@@ -13,6 +13,7 @@ import msgspec
 from truto_ci_async._checks import brief, is_whole_number, plain
 from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
 from truto_ci_async._wire.item_reader import (
+    ISSUES_KEPT,
     MAX_ENVELOPE_BYTES,
     MAX_ITEM_BYTES,
     ItemReader,
@@ -83,13 +84,14 @@ class Keyed(dict[str, T], Generic[T]):
     """The dict that ``keyed()`` returns: items by key.
 
     ``issues`` lists repaired records, keys that came twice (the first item is kept), and pages for which the service
-    counted more items than it sent keys. ``pages`` counts the pages read. ``debug`` has the debug information of each
-    page with ``response_format="debug"``.
+    counted more items than it sent keys: the first hundred, of ``issues_count``. ``pages`` counts the pages read.
+    ``debug`` has the debug information of each page with ``response_format="debug"``.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.issues: list[Issue] = []
+        self.issues_count = 0
         self.pages = 0
         self.debug: list[DebugInfo] = []
 
@@ -102,6 +104,9 @@ class Keyed(dict[str, T], Generic[T]):
         for index, (key, item) in enumerate(zip(page.keys or (), page.items, strict=True)):
             if self.setdefault(key, item) is item:
                 continue
+            self.issues_count += 1
+            if len(found) == ISSUES_KEPT:
+                continue
             found.append(
                 Issue(
                     index=index,
@@ -111,7 +116,8 @@ class Keyed(dict[str, T], Generic[T]):
                     dropped=True,
                 )
             )
-        self.issues += [*page.issues, *found]
+        self.issues_count += page.issues_count
+        self.issues += [*page.issues, *found][: max(ISSUES_KEPT - len(self.issues), 0)]
         return found
 
 

@@ -8,10 +8,14 @@ from typing import cast
 
 import ijson
 
+from truto_ci_async.errors import DecodeError
+
 from .lexer import MAX_DEPTH, STEPS, NestingTracker, too_deep
 
 # How many top-level keys are kept for the message that the path is missing.
 KEYS_KEPT = 32
+# Most top-level keys. Truto sends six; a million of them would hold the loop when the envelope is decoded.
+MAX_KEYS = 10_000
 
 logger = logging.getLogger("truto_ci_async")
 
@@ -30,6 +34,7 @@ class ArrayScanner(NestingTracker):
         self.found: tuple[str, ...] = ()  # the keys that lead to the items, once these are found
         self.found_instead = ""  # what was at the path if not items
         self.top_keys: list[str] = []
+        self._keys_seen = 0
         self._paths = (path, ("results",)) if path == ("result",) else (path,)
         self._openings = ("start_array", "start_map") if key_by else ("start_array",)
         self._keys: list[str | None] = [None] * len(path)  # the key we are at, for each level of the path
@@ -59,14 +64,13 @@ class ArrayScanner(NestingTracker):
         return f"the keys at its top are: {', '.join(self.top_keys) or 'none'}{more}"
 
     def _follow(self, events: ijson.sendable_list) -> None:
-        if self.found:
-            super()._follow(events)
-            return
-        levels = len(self._keys)
+        levels = 0 if self.found else len(self._keys)
         for name, value in events:
             if name == "map_key":
+                if self.depth == 1:
+                    self._count_key(cast("str", value))
                 if self.depth <= levels:
-                    self._enter_key(cast("str", value))
+                    self._keys[self.depth - 1] = cast("str", value)
                 continue
             if self.depth == levels and not name.startswith("end_"):
                 self._compare(name)
@@ -77,10 +81,12 @@ class ArrayScanner(NestingTracker):
                 if self.depth > MAX_DEPTH:
                     raise too_deep()
 
-    def _enter_key(self, key: str) -> None:
-        self._keys[self.depth - 1] = key
-        if self.depth == 1 and len(self.top_keys) < KEYS_KEPT:
+    def _count_key(self, key: str) -> None:
+        if not self.found and len(self.top_keys) < KEYS_KEPT:
             self.top_keys.append(key)
+        self._keys_seen += 1
+        if self._keys_seen > MAX_KEYS:
+            raise DecodeError(f"the body has more than {MAX_KEYS:,} keys; {self.describe_keys()}")
 
     def _compare(self, name: str) -> None:
         """Check whether the value that begins with event ``name`` is at the path."""

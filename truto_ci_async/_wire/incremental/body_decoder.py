@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Generic, TypeVar
 
+from truto_ci_async._json import BYTE_ORDER_MARK
 from truto_ci_async.errors import DecodeError, TruncatedBodyError, UsageError
 from truto_ci_async.models import Issue
 
@@ -27,6 +28,7 @@ class BodyDecoder(Generic[T]):
         self._collector = collector
         self._max_item_bytes = max_item_bytes
         self._utf8 = _Utf8Validator()
+        self._mark: bytes | None = b""  # the first bytes, as long as they may be those of a byte order mark
         self._over = ""  # why nothing more can be read
 
     @property
@@ -49,7 +51,7 @@ class BodyDecoder(Generic[T]):
         self._begin("feed")
         self._utf8.check(chunk, self.bytes_read)
         self.bytes_read += len(chunk)
-        items = self._read(bytes(chunk))
+        items = self._read(bytes(chunk) if self._mark is None else self._without_mark(bytes(chunk)))
         self.items_read += len(items)
         self._over = ""
         return items
@@ -78,10 +80,21 @@ class BodyDecoder(Generic[T]):
             if self.flush():
                 raise UsageError("flush() returns the last items: call it before close()")
         self._over = "it was closed"
+        if self._mark:
+            raise self._truncated("the JSON")
         envelope = self._read_envelope()
-        if self.issues_count and not self.items_read:
+        if self._collector.dropped_count and not self.items_read:
             raise self._collector.no_item_fits()
         return envelope
+
+    def _without_mark(self, chunk: bytes) -> bytes:
+        """Take a byte order mark off the beginning of the body, whose first bytes may come one by one."""
+        chunk = (self._mark or b"") + chunk
+        if chunk != BYTE_ORDER_MARK and BYTE_ORDER_MARK.startswith(chunk):
+            self._mark = chunk
+            return b""
+        self._mark = None
+        return chunk.removeprefix(BYTE_ORDER_MARK)
 
     def _read(self, chunk: bytes) -> list[T]:
         raise NotImplementedError

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import Raw
 
-from truto_ci_async._json import EXCERPT_BYTES, describe
+from truto_ci_async._json import EXCERPT_BYTES, describe, replace_surrogates
+from truto_ci_async._wire.repair import Note
+from truto_ci_async._wire.surrogates import check_cursor, surrogate_notes
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, UsageError
 
 from .array_parser import WHITE
@@ -35,6 +36,7 @@ class EnvelopeReader:
         self._scanner = ArrayScanner(keys, key_by=key_by)
         self._head = bytearray()
         self._tail = bytearray()
+        self.surrogates: list[Note] = []  # lone ones that `decode` replaced
 
     def read_head(self, chunk: bytes) -> bytes:
         """Read up to the items, and return ``chunk`` from their opening bracket on; b"" if that has not arrived."""
@@ -78,8 +80,13 @@ class EnvelopeReader:
         """
         if not self._scanner.found:
             raise self._missing()
+        received = b"".join((self._head, _PLACEHOLDER_JSON, self._tail))
+        text = replace_surrogates(received)
+        if text is not received:
+            self.surrogates = surrogate_notes(received, "$")
+            check_cursor(self.surrogates)
         try:
-            envelope: Envelope = msgspec.json.decode(self._text())
+            envelope: Envelope = msgspec.json.decode(text)
         except RecursionError:
             raise DecodeError("the envelope around the items is nested too deep to decode") from None
         except msgspec.DecodeError as error:
@@ -97,14 +104,6 @@ class EnvelopeReader:
         if ".".join(keys) != self._path and "result" in envelope:
             raise DecodeError("both result and results are there: say path='results'", path="$.result")
         return envelope
-
-    def raw_fields(self) -> dict[str, Raw]:
-        """Return the same as ``decode``, as the bytes that were received."""
-        fields = msgspec.json.decode(self._text(), type=dict[str, Raw])
-        return {key: raw for key, raw in fields.items() if bytes(raw) != _PLACEHOLDER_JSON}
-
-    def _text(self) -> bytes:
-        return b"".join((self._head, _PLACEHOLDER_JSON, self._tail))
 
     def _keep(self, part: bytearray, chunk: bytes) -> None:
         if len(self._head) + len(self._tail) + len(chunk) <= self._max_bytes:

@@ -7,6 +7,8 @@ How it works. The bytes held back always begin at an item.
   is complete. So if it decodes, the guess was right.
 - Walk: if not, it goes from item to item. A msgspec decoder that skips one value fails at the first character after
   it, and its error names that offset. This is exact, runs at over 1 GB/s, and finds the end of the array.
+- A lone surrogate, which msgspec refuses, is replaced in the text that is walked over. The items are taken from the
+  text as it came: the collector replaces it there too, and tells where it was.
 - Each failed guess doubles the number of batches that are only walked before the next guess, up to 64. An incomplete
   item is looked at again only when twice as many bytes have arrived. So no input takes more than linear time.
 
@@ -19,11 +21,13 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
+
+from truto_ci_async._json import replace_surrogates
 
 from .array_parser import COLON, COMMA_OR_END, ITEM, SPACE, WHITE, ArrayParser
 from .item_collector import ItemCollector
@@ -55,6 +59,7 @@ class FastArrayParser(ArrayParser[T]):
         self._walks_left = 0  # batches to walk before the next guess
         self._in_large_item = False  # the last batch completed no item, so a guess would fail
         self._walked = 0  # items walked over and not decoded yet
+        self._view = memoryview(b"")  # the text to walk over, with lone surrogates replaced once one was met
 
     def check_cut(self) -> None:
         if not is_cut(self.brackets[:1], *self._parts):
@@ -108,20 +113,23 @@ class FastArrayParser(ArrayParser[T]):
 
     def _walk(self, text: bytes, at: int, most: int = sys.maxsize) -> tuple[list[T], int]:
         """Decode at most ``most`` items one by one; return them, and where the next one begins."""
-        view = memoryview(text)
+        view = self._view = memoryview(text)
+        keys: list[memoryview] = []
         values: list[memoryview] = []
         last = before = (at, at)
         first = at
         while at < len(text) and self.rest is None and self._walked < most:
-            start = self._find_value(view, at) if self._keyed else at
-            if start == INCOMPLETE or (end := self._find_end(view, start)) == INCOMPLETE:
+            start = self._find_value(at) if self._keyed else at
+            if start == INCOMPLETE or (end := self._find_end(start)) == INCOMPLETE:
                 break
             before, last = last, (start, end)
             if self._keyed:
+                keys.append(view[at:start])
                 values.append(view[start:end])
             self._walked += 1
             self._expected = COMMA_OR_END
             at = self._skip_to_value(text, end, self._walked)
+        self._view = memoryview(b"")
         if not self._walked:
             return [], at
         if not self._keyed:
@@ -130,25 +138,35 @@ class FastArrayParser(ArrayParser[T]):
                 self._learn_separator(text, before, last)
         self._walked = 0
         try:
-            return self._collector.read_array(b"".join((b"[", b",".join(values), b"]"))), at
+            return self._collector.read_array(_array(values), self._keys_array(keys)), at
         except msgspec.DecodeError as error:
             raise self._collector.malformed(f"not JSON: {error}", view[first:]) from error
 
-    def _find_value(self, view: memoryview, at: int) -> int:
-        """Return where the value of the key at ``at`` begins, or INCOMPLETE if its colon has not arrived yet."""
-        colon = self._find_end(view, at)
-        if colon in (INCOMPLETE, len(view)):
-            return INCOMPLETE
-        if view[colon] != COLON:
-            what = f"expected a colon after a key, got {chr(view[colon])!r}"
-            raise self._collector.malformed(what, view[colon:], self._walked)
-        return SPACE.match(view, colon + 1).end()  # type: ignore[union-attr]
+    def _keys_array(self, keys: list[memoryview]) -> bytes:
+        """Join keys, each with its colon, as an array, if anyone wants them."""
+        if not keys or not self._collector.keeps_keys:
+            return b""
+        return _array([bytes(key).rstrip(WHITE)[:-1] for key in keys])
 
-    def _find_end(self, view: memoryview, start: int) -> int:
+    def _find_value(self, at: int) -> int:
+        """Return where the value of the key at ``at`` begins, or INCOMPLETE if its colon has not arrived yet."""
+        colon = self._find_end(at)
+        if colon in (INCOMPLETE, len(self._view)):
+            return INCOMPLETE
+        if self._view[colon] != COLON:
+            what = f"expected a colon after a key, got {chr(self._view[colon])!r}"
+            raise self._collector.malformed(what, self._view[colon:], self._walked)
+        return SPACE.match(self._view, colon + 1).end()  # type: ignore[union-attr]
+
+    def _find_end(self, start: int) -> int:
         """Return where the value at ``start`` and the white space after it end, or INCOMPLETE."""
-        rest = view[start:]
+        rest = self._view[start:]
         try:
             length = value_length(rest)
+            if length < 0 and (fixed := replace_surrogates(text := bytes(rest))) is not text:
+                self._view = memoryview(b"".join((self._view[:start], fixed)))
+                rest = self._view[start:]
+                length = value_length(rest)
         except RecursionError:
             raise self._collector.malformed("nested too deep to decode", rest, self._walked) from None
         if length == MALFORMED:
@@ -176,6 +194,10 @@ class FastArrayParser(ArrayParser[T]):
         self._separator, self._keep = same + text[ending.end(1) : end], len(same)
         if len(self._separator) > SEPARATOR_BYTES:
             self._separator, self._keep = b",", 0
+
+
+def _array(parts: Sequence[bytes | memoryview]) -> bytes:
+    return b"".join((b"[", b",".join(parts), b"]"))
 
 
 # The brackets and quotes that end an item, before white space. And how an item begins: an object up to its first

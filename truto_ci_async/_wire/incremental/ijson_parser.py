@@ -24,6 +24,7 @@ class IjsonArrayParser(ArrayParser[T]):
         self._sent = 0  # how much of the piece the tracker has
         self._container: _Container | None = None  # the item is an object or array, and not complete yet
         self._parts: list[bytes] = []  # of the key or value that is not complete yet
+        self._keys: list[bytes] = []  # of the items that are complete and not decoded yet
         self._size = 0
 
     def check_cut(self) -> None:
@@ -83,6 +84,8 @@ class IjsonArrayParser(ArrayParser[T]):
         self._parts.append(part)
         if self._keyed and self._expected in (ITEM_OR_END, ITEM):
             self._expected = KEY_COLON
+            if self._collector.keeps_keys:
+                self._keys.append(b"".join(self._parts))
         else:
             self._expected = COMMA_OR_END
             done.append(b"".join(self._parts))
@@ -92,8 +95,11 @@ class IjsonArrayParser(ArrayParser[T]):
     def _read(self, done: list[bytes]) -> list[T]:
         if not done:
             return []
+        waiting = self._keys[len(done) :]
+        keys = b"".join((b"[", b",".join(self._keys[: len(done)]), b"]")) if self._keys else b""
+        self._keys = waiting
         try:
-            return self._collector.read_array(b"".join((b"[", b",".join(done), b"]")))
+            return self._collector.read_array(b"".join((b"[", b",".join(done), b"]")), keys)
         except msgspec.DecodeError as error:
             raise self._collector.malformed(f"not JSON: {error}", done[0]) from error
 

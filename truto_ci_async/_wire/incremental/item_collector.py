@@ -2,58 +2,133 @@
 
 from __future__ import annotations
 
+import re
 from typing import Generic, TypeVar, cast
 
-from truto_ci_async._json import EXCERPT_BYTES
-from truto_ci_async._wire.item_reader import ItemReader
+import msgspec
+
+from truto_ci_async._json import EXCERPT_BYTES, replace_surrogates
+from truto_ci_async._wire.item_reader import ISSUES_KEPT, IssueList, ItemReader
+from truto_ci_async._wire.repair import Note, split_array
+from truto_ci_async._wire.surrogates import surrogate_notes
 from truto_ci_async.errors import BodyTooLargeError, DecodeError
 from truto_ci_async.models import Issue
 
 T = TypeVar("T")
 
-# Issues kept of one body; the others are only counted. Each holds its raw record, so their bytes are bounded too.
-ISSUES_KEPT = 100
+# Each issue holds its raw record, so their bytes are bounded as well as their number.
 ISSUE_BYTES_KEPT = 2**20
+
+_BETWEEN_ITEMS = re.compile(rb"[ \t\r\n,]*")
 
 
 class ItemCollector(Generic[T]):
-    """Decode items and count them. Also makes the errors that name an item by its number."""
+    """Decode items and count them. Also makes the errors that name an item by its number.
 
-    def __init__(self, reader: ItemReader[T], path: str, *, max_issues: int | None = ISSUES_KEPT) -> None:
+    Lone surrogates in the text of an item are replaced, and an issue says where they were. With ``keeps_keys``,
+    ``keys`` are those of a keyed object whose items were kept.
+    """
+
+    def __init__(self, reader: ItemReader[T], path: str, *, keeps_keys: bool = False) -> None:
         self.index = 0  # of the next item
         self.issues: list[Issue] = []
         self.issues_count = 0
+        self.dropped_count = 0
+        self.keeps_keys = keeps_keys
+        self.keys: list[str] = []
         self._reader = reader
         self._path = path
-        self._max_issues = max_issues
         self._issue_bytes = 0
 
-    def read_array(self, text: bytes) -> list[T]:
-        """Decode an array of items.
+    def read_array(self, text: bytes, keys: bytes = b"") -> list[T]:
+        """Decode an array of items, whose keys, if they are kept, are the array ``keys``.
 
         :raises msgspec.DecodeError: ``text`` is not a JSON array. Nothing has been counted then.
         """
-        items, issues = self._reader.read_array(text, start=self.index, path=self._path)
-        self._count(items, issues)
+        replaced: list[Issue] = []
+        try:
+            items, issues = self._read(text)
+        except msgspec.DecodeError:
+            fixed = replace_surrogates(text)
+            if fixed is text:
+                raise
+            replaced = self._find_surrogates(text, fixed)
+            items, issues = self._read(fixed)
+        if keys:
+            self._keep_keys(keys, issues)
+        self._count(items, issues, replaced)
         return items
 
     def read_item(self, raw: bytes) -> list[T]:
         """Decode one item; the list is empty if it was dropped."""
-        item, issues = self._reader.read_item(raw, index=self.index, path=f"{self._path}[{self.index}]")
-        items = [] if any(issue.dropped for issue in issues) else [cast("T", item)]
-        self._count(items, issues)
+        path = f"{self._path}[{self.index}]"
+        replaced: list[Issue] = []
+        try:
+            item, issues = self._reader.read_item(raw, index=self.index, path=path)
+        except DecodeError:
+            fixed = replace_surrogates(raw)
+            if fixed is raw:
+                raise
+            replaced = self._tell(surrogate_notes(raw, path), self.index, raw)
+            item, issues = self._reader.read_item(fixed, index=self.index, path=path)
+        items = [] if issues.dropped else [cast("T", item)]
+        self._count(items, issues, replaced)
         return items
 
-    def _count(self, items: list[T], issues: list[Issue]) -> None:
-        self.index += len(items)
-        if not issues:
-            return
-        self.index += len({issue.index for issue in issues if issue.dropped})
-        self.issues_count += len(issues)
-        if self._max_issues is None:
-            self.issues += issues
-            return
-        for issue in issues[: self._max_issues - len(self.issues)]:
+    def add_issues(self, notes: list[Note], raw: bytes, *, dropped: bool = False) -> None:
+        """Note what was repaired outside of the items.
+
+        :raises DecodeError: if nothing is to be repaired.
+        """
+        self._keep_issues(self._tell(notes, None, raw, dropped=dropped))
+        self.issues_count += len(notes)
+
+    def _read(self, text: bytes) -> tuple[list[T], IssueList]:
+        keep = max(ISSUES_KEPT - len(self.issues), 0)
+        return self._reader.read_array(text, start=self.index, path=self._path, keep=keep)
+
+    def _find_surrogates(self, text: bytes, fixed: bytes) -> list[Issue]:
+        """Return an issue for each lone surrogate in ``text``, an array of items; it has none in ``fixed``."""
+        found: list[Issue] = []
+        at = 1
+        for index, item in enumerate(split_array(fixed), self.index):
+            at = _BETWEEN_ITEMS.match(text, at).end()  # type: ignore[union-attr]  # always matches
+            end = at + len(bytes(item))
+            if (raw := text[at:end]) != fixed[at:end]:
+                found += self._tell(surrogate_notes(raw, f"{self._path}[{index}]"), index, raw)
+            at = end
+        return found
+
+    def _tell(
+        self, notes: list[Note], index: int | None, raw: bytes, *, dropped: bool = False
+    ) -> list[Issue]:
+        if notes and self._reader.on_invalid == "raise":
+            path, message = notes[0]
+            raise DecodeError(f"{path}: {message}", path=path, index=index, raw=raw)
+        return [
+            Issue(index=index, path=path, message=message, raw=raw, dropped=dropped)
+            for path, message in notes
+        ]
+
+    def _keep_keys(self, text: bytes, issues: IssueList) -> None:
+        fixed = replace_surrogates(text)
+        if fixed is not text:
+            self.add_issues(surrogate_notes(text, f"{self._path} (keys)"), text[:EXCERPT_BYTES])
+        keys = msgspec.json.decode(fixed, type=list[str])
+        if issues.dropped:
+            dropped = set(issues.dropped)
+            keys = [key for index, key in enumerate(keys, self.index) if index not in dropped]
+        self.keys += keys
+
+    def _count(self, items: list[T], issues: IssueList, replaced: list[Issue]) -> None:
+        self.index += len(items) + len(issues.dropped)
+        self.dropped_count += len(issues.dropped)
+        if issues.total or replaced:
+            self.issues_count += issues.total + len(replaced)
+            self._keep_issues(sorted([*replaced, *issues], key=_index_of) if replaced else issues)
+
+    def _keep_issues(self, issues: list[Issue]) -> None:
+        for issue in issues[: max(ISSUES_KEPT - len(self.issues), 0)]:
             self._issue_bytes += len(issue.raw)
             if self._issue_bytes <= ISSUE_BYTES_KEPT or not self.issues:
                 self.issues.append(issue)
@@ -72,7 +147,7 @@ class ItemCollector(Generic[T]):
 
     def no_item_fits(self) -> DecodeError:
         """Make the error for a body whose items were all dropped."""
-        first = self.issues[0]
+        first = next((issue for issue in self.issues if issue.dropped), self.issues[0])
         name = getattr(self._reader.item_type, "__name__", str(self._reader.item_type))
         return DecodeError(
             f"no item of this body is of type {name}: {first.message}; item_type=dict takes objects of any shape",
@@ -80,3 +155,7 @@ class ItemCollector(Generic[T]):
             index=first.index,
             raw=first.raw,
         )
+
+
+def _index_of(issue: Issue) -> int:
+    return issue.index or 0

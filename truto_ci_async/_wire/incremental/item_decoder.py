@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, TypeVar
 
-from msgspec import Raw
-
+from truto_ci_async._json import BYTE_ORDER_MARK
 from truto_ci_async._wire.item_reader import MAX_ENVELOPE_BYTES, MAX_ITEM_BYTES, ItemReader
 from truto_ci_async.errors import DecodeError, UsageError
 
@@ -19,7 +18,7 @@ from .body_decoder import BodyDecoder
 from .envelope import Envelope, EnvelopeReader
 from .fast_parser import FAST_PARSER_WORKS, FastArrayParser
 from .ijson_parser import IjsonArrayParser
-from .item_collector import ISSUES_KEPT, ItemCollector
+from .item_collector import ItemCollector
 from .lexer import is_cut
 
 T = TypeVar("T")
@@ -37,8 +36,9 @@ class ItemDecoder(BodyDecoder[T]):
         ([], {'next_cursor': 'c'})
 
     ``path`` leads to the array through the keys of nested objects, joined by dots; the default accepts ``results``
-    too. With ``key_by`` there may be an object instead, whose values are the items. At most ``max_issues`` issues are
-    kept (None: all).
+    too. With ``key_by`` there may be an object instead, whose values are the items.
+
+    A byte order mark is left out, and lone surrogates are replaced; each of those is an issue.
 
     The last of two equal keys wins, except on the way to the items: when the second one arrives, the items of the
     first have already been handed out, so that is a DecodeError. Nesting deeper than 512 may be refused.
@@ -53,20 +53,13 @@ class ItemDecoder(BodyDecoder[T]):
         engine: Engine = "auto",
         max_item_bytes: int = MAX_ITEM_BYTES,
         max_envelope_bytes: int = MAX_ENVELOPE_BYTES,
-        max_issues: int | None = ISSUES_KEPT,
     ) -> None:
         if engine not in ("auto", "ijson"):
             raise UsageError(f"engine is 'auto' or 'ijson', not {engine!r}")
-        super().__init__(
-            ItemCollector(reader, f"$.{path}", max_issues=max_issues), max_item_bytes=max_item_bytes
-        )
+        super().__init__(ItemCollector(reader, f"$.{path}"), max_item_bytes=max_item_bytes)
         self.engine: Engine = engine if FAST_PARSER_WORKS else "ijson"
         self._envelope = EnvelopeReader(path, key_by=key_by, max_bytes=max_envelope_bytes)
         self._parser: ArrayParser[T] | None = None  # from the beginning of the items on
-
-    def raw_envelope(self) -> dict[str, Raw]:
-        """Return what ``close`` did, as the bytes that were received; call it after ``close``."""
-        return self._envelope.raw_fields()
 
     def _read(self, chunk: bytes) -> list[T]:
         if self._parser is None:
@@ -101,7 +94,10 @@ class ItemDecoder(BodyDecoder[T]):
             raise self._truncated("the JSON")
         if not self._envelope.is_complete():
             raise self._truncated("the JSON")
-        return self._envelope.decode()
+        envelope = self._envelope.decode()
+        if self._envelope.surrogates:
+            self._collector.add_issues(self._envelope.surrogates, b"")
+        return envelope
 
 
 class NdjsonDecoder(BodyDecoder[T]):
@@ -144,7 +140,8 @@ class NdjsonDecoder(BodyDecoder[T]):
             self._parts.append(part)
 
     def _read_line(self) -> list[T]:
-        line = b"".join(self._parts).strip(WHITE)
+        # Files that were joined have a mark in the middle.
+        line = b"".join(self._parts).strip(WHITE).removeprefix(BYTE_ORDER_MARK)
         self._parts.clear()
         self._size = 0
         return self._collector.read_item(line) if line else []

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Generator
 
 import ijson
 
-from truto_ci_async._json import EXCERPT_BYTES
+from truto_ci_async._json import BYTE_ORDER_MARK, EXCERPT_BYTES, replace_surrogates
 from truto_ci_async.errors import DecodeError
 
 # Deepest nesting accepted. msgspec gives up a little below the interpreter's recursion limit (1,000).
 MAX_DEPTH = 512
 # How much ijson gets at once in `is_cut`. Each value becomes an event, and all events of a slice are held in memory.
 SLICE_BYTES = 64 * 1024
-# Everything ijson raises for bad text. Its Python backend: ValueError, UnicodeDecodeError. Its C backend, for numbers
-# with more digits than Python parses (4,300) or an exponent too large for Decimal: SystemError, ArithmeticError.
+# Everything ijson raises for bad text. Its Python backend: ValueError, UnicodeDecodeError. Its C backend for numbers
+# that Python does not parse: SystemError, ArithmeticError.
 PARSER_ERRORS = (ijson.JSONError, ValueError, StopIteration, SystemError, ArithmeticError)
 # How much deeper an event takes us.
 STEPS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
@@ -29,13 +30,26 @@ def is_cut(*parts: bytes) -> bool:
 
     Decided by how the text ends, never by msgspec's message: it calls a lone surrogate "truncated" too.
     """
+    steps = cut_steps(*parts)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return bool(end.value)
+
+
+def cut_steps(*parts: bytes) -> Generator[None, None, bool]:
+    """Find out the same in steps of a few milliseconds."""
     if not any(part.strip() for part in parts):
         return False
+    if len(parts) == 1 and BYTE_ORDER_MARK.startswith(parts[0]):
+        return True
     checker = JsonChecker()
     try:
         for part in parts:
             for start in range(0, len(part), SLICE_BYTES):
                 checker.read(part[start : start + SLICE_BYTES])
+                yield
         return not checker.is_complete()
     except DecodeError:
         return False
@@ -122,7 +136,7 @@ class JsonChecker:
         if not piece:  # ijson would take it for the end of the document
             return
         try:
-            self._parser.send(piece)
+            self._parser.send(_readable(piece))
         except PARSER_ERRORS as error:
             raise _not_json(error, piece) from error
         self._follow(self._events)
@@ -164,6 +178,24 @@ class NestingTracker(JsonChecker):
                     raise too_deep()
         self.depth = depth
         self.last_event = name
+
+
+# Strings, to skip them; and numbers whose value ijson cannot hold: integers with more digits than Python parses
+# (4,300), and exponents too large for Decimal. Only tried where a number begins, hence linear.
+_HUGE_NUMBER = re.compile(
+    rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|(?<![\d.])-?(?:[1-9]\d{4000,}+(?![.eE])|\d++(?:\.\d++)?[eE][+-]?\d{17,}+)',
+    re.DOTALL,
+)
+_DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdigit() else ord(" ") for byte in range(128)) + b" " * 128
+_MANY_DIGITS = b"0" * 17
+
+
+def _readable(piece: bytes) -> bytes:
+    """Replace in whole tokens what ijson refuses and msgspec reads. Only the kind of a value matters, not the value."""
+    piece = replace_surrogates(piece)
+    if _MANY_DIGITS in piece.translate(_DIGITS_AS_ZEROS):  # ten times as fast as looking for such a number
+        return _HUGE_NUMBER.sub(lambda found: found[0] if found[0].startswith(b'"') else b"0", piece)
+    return piece
 
 
 def too_deep() -> DecodeError:

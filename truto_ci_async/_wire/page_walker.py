@@ -1,0 +1,212 @@
+"""Reads a body in steps of a few milliseconds, from one top-level key to the next.
+
+`page_reader` takes this way for what it cannot decode in one go: large and keyed bodies, wrong items, lone surrogates.
+No value is decoded but those of the items; what surrounds them is returned as it came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Generator
+from typing import Generic, NamedTuple, NoReturn, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from truto_ci_async._json import EXCERPT_BYTES, check_utf8, decode_strictly, describe, replace_surrogates
+from truto_ci_async.errors import DecodeError
+
+from .incremental.array_parser import ArrayParser
+from .incremental.array_scanner import MAX_KEYS
+from .incremental.fast_parser import FAST_PARSER_WORKS, MALFORMED, FastArrayParser, value_length
+from .incremental.ijson_parser import IjsonArrayParser
+from .incremental.item_collector import ItemCollector
+from .item_reader import ItemReader
+from .surrogates import check_cursor, surrogate_notes
+
+T = TypeVar("T")
+
+KEYS_PER_STEP = 256
+# Keys that may hold the items; the first one is taken if both are there.
+ITEM_KEYS = ("result", "results")
+# How much is looked through for lone surrogates, or checked for UTF-8, in one step.
+SCAN_BYTES = 2**20
+
+_SPACE = re.compile(rb"[ \t\r\n]*")
+# A place where the text can be divided: no escape, and no pair of them, goes across its end.
+_NO_ESCAPE = re.compile(rb"[^\\]{13}")
+
+_decode_object = msgspec.json.Decoder(dict[str, Raw])
+
+Steps = Generator[None, None, T]
+
+
+class Walked(NamedTuple, Generic[T]):
+    """What a body consists of: its items, if there are any, and the JSON of every other key."""
+
+    fields: dict[str, bytes]
+    items: list[T] | None
+    collector: ItemCollector[T]
+
+
+class PageWalker(Generic[T]):
+    """Walk over one body. ``size`` says how many bytes of items to decode in the next step."""
+
+    def __init__(self, body: bytes, reader: ItemReader[T], *, keyed: bool, size: Callable[[], int]) -> None:
+        self._body = body
+        self._text = body  # with lone surrogates replaced from the first one outside of the items on
+        self._reader = reader
+        self._opening = b"{" if keyed else b"["
+        self._size = size
+        self.at_end = False  # the body is complete JSON
+        self._at = 0
+        self._fields: dict[str, tuple[int, int]] = {}
+        self._items: dict[str, tuple[list[T], ItemCollector[T]]] = {}
+
+    def walk(self) -> Steps[Walked[T]]:
+        """Read the body.
+
+        :raises DecodeError: it is not a JSON object, has too many keys, or an item is invalid and to be refused.
+        """
+        yield from self._check_utf8()
+        self._skip_space()
+        if self._next() != b"{":
+            self._refuse()
+        self._step(1)
+        while self._next() != b"}":
+            yield from self._read_member()
+            if len(self._fields) % KEYS_PER_STEP == 0:
+                yield
+            if self._next() != b",":
+                break
+            self._step(1)
+            if self._next() != b'"':
+                self._refuse()
+        if self._next() != b"}":
+            self._refuse()
+        self._step(1)
+        if self._at != len(self._body):
+            self._refuse()
+        self.at_end = True
+        name = next((name for name in ITEM_KEYS if name in self._items), None)
+        if name is None:
+            return self._result(None, ItemCollector(self._reader, "$.result"))
+        del self._fields[name]
+        return self._result(*self._items[name])
+
+    def _read_member(self) -> Steps[None]:
+        """Read a key and its value, and what separates it from the next one."""
+        if self._next() != b'"':
+            self._refuse()
+        start = self._at
+        yield from self._skip_value()
+        key = msgspec.json.decode(self._text[start : self._at].rstrip())
+        if self._next() != b":":
+            self._refuse()
+        self._step(1)
+        self._items.pop(key, None)  # the last of two equal keys wins
+        start = self._at
+        if key in ITEM_KEYS and self._next() == self._opening:
+            self._items[key] = yield from self._read_items()
+        else:
+            yield from self._skip_value()
+        self._fields[key] = start, self._at
+        if len(self._fields) > MAX_KEYS:
+            raise DecodeError(f"the body has more than {MAX_KEYS:,} keys", raw=self._body[:EXCERPT_BYTES])
+
+    def _read_items(self) -> Steps[tuple[list[T], ItemCollector[T]]]:
+        keyed = self._opening == b"{"
+        collector = ItemCollector(self._reader, "$.result", keeps_keys=keyed)
+        make = FastArrayParser[T] if FAST_PARSER_WORKS else IjsonArrayParser[T]
+        parser: ArrayParser[T] = make(collector, keyed=keyed, max_item_bytes=len(self._body))
+        items: list[T] = []
+        at = self._at + 1
+        while parser.rest is None:
+            end = min(at + self._size(), len(self._body))
+            items += parser.feed(self._body[at:end], end=end == len(self._body))
+            if at == end and parser.rest is None:
+                self._refuse()
+            at = end
+            yield
+        self._at = at - len(parser.rest)
+        self._skip_space()
+        return items, collector
+
+    def _skip_value(self) -> Steps[None]:
+        """Move to the end of the value here, and of the white space after it."""
+        length = self._value_length()
+        if length < 0:
+            yield from self._replace_surrogates()
+            length = self._value_length()
+        if length < 0 or self._at + length >= len(self._body):  # nothing closes the object
+            self._refuse()
+        if length > SCAN_BYTES:
+            yield
+        self._at += length
+
+    def _value_length(self) -> int:
+        rest = memoryview(self._text)[self._at :]
+        if not rest:
+            return MALFORMED
+        try:
+            return value_length(rest)
+        except RecursionError:
+            raise DecodeError(
+                "the body is nested too deep to decode", raw=self._body[:EXCERPT_BYTES]
+            ) from None
+
+    def _replace_surrogates(self) -> Steps[None]:
+        parts = [self._text[: self._at]]
+        at = self._at
+        while at < len(self._text):
+            place = _NO_ESCAPE.search(self._text, at + SCAN_BYTES)
+            end = place.end() if place else len(self._text)
+            parts.append(replace_surrogates(self._text[at:end]))
+            at = end
+            yield
+        self._text = b"".join(parts)
+
+    def _result(self, items: list[T] | None, collector: ItemCollector[T]) -> Walked[T]:
+        """Add the JSON of everything but the items, and tell of lone surrogates that were in it."""
+        fields: dict[str, bytes] = {}
+        for key, (start, end) in self._fields.items():
+            fields[key] = self._text[start:end].rstrip()
+            if self._text is not self._body and (raw := self._body[start:end]) != self._text[start:end]:
+                notes = surrogate_notes(raw.rstrip(), f"$.{key}")
+                check_cursor(notes)
+                collector.add_issues(notes, b"")
+        return Walked(fields, items, collector)
+
+    def _check_utf8(self) -> Steps[None]:
+        if len(self._body) <= SCAN_BYTES or self._body.isascii():
+            check_utf8(self._body)
+            return
+        start = 0
+        while start < len(self._body):
+            end = start + SCAN_BYTES
+            while end < len(self._body) and self._body[end] & 0xC0 == 0x80 and end < start + SCAN_BYTES + 4:
+                end += 1  # not in the middle of a character
+            check_utf8(self._body[start:end])
+            start = end
+            yield
+
+    def _next(self) -> bytes:
+        return self._body[self._at : self._at + 1]
+
+    def _step(self, count: int) -> None:
+        self._at += count
+        self._skip_space()
+
+    def _skip_space(self) -> None:
+        self._at = _SPACE.match(self._body, self._at).end()  # type: ignore[union-attr]  # always matches
+
+    def _refuse(self) -> NoReturn:
+        """Raise for a body that is not a JSON object."""
+        excerpt = self._body[:EXCERPT_BYTES]
+        try:
+            decode_strictly(_decode_object, self._body if len(self._body) <= SCAN_BYTES else excerpt)
+        except msgspec.ValidationError:
+            raise DecodeError(
+                f"expected a JSON object with a result: {describe(excerpt)}", raw=excerpt
+            ) from None
+        raise DecodeError(f"the body is not JSON: {describe(excerpt)}", raw=excerpt)
