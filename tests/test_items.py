@@ -709,7 +709,7 @@ def test_every_number_is_read_the_same_way(number: str, template: str) -> None:
     def by(engine: Engine, size: int) -> Any:
         decoder = ItemDecoder(ANY, engine=engine)
         items = [item for chunk in sliced(body, size) for item in decoder.feed(chunk)] + decoder.flush()
-        return items + [decoder.close()], []
+        return [*items, decoder.close()], []
 
     def whole() -> Any:
         page = PageReader(ANY).read(body)

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from truto_ci_async._http.policy.retry import FAULT_STATUSES, RetryPolicy
+from truto_ci_async._http.policy.retry import FAULT_STATUSES, RetryPolicy, Timeouts
 from truto_ci_async._wire.responses import read_error
 from truto_ci_async.errors import APIError, AuthenticationError, ConnectError, TruncatedBodyError
 from truto_ci_async.events import Emitter
@@ -204,6 +204,7 @@ class SimClient:
 
     def __init__(self, service: SimService, retry: RetryPolicy, pause: Callable[[], Awaitable[None]]) -> None:
         self.retry = retry
+        self.timeouts = Timeouts()
         self.emitter = Emitter()
         self._service = service
         self._pause = pause
