@@ -270,10 +270,17 @@ def test_lone_surrogates_are_replaced_by_the_same_number_of_bytes(text: bytes, e
 @pytest.mark.parametrize(
     "text",
     [
-        b"", b"{}", rb'"\ud83d\ude00"', rb'"\\ud83d"', rb'"\\\\ud83d"', rb'"\UD83D"', rb'"\ud83"', rb'"\ud8zz"',
+        b"",
+        b"{}",
+        rb'"\ud83d\ude00"',
+        rb'"\\ud83d"',
+        rb'"\\\\ud83d"',
+        rb'"\UD83D"',
+        rb'"\ud83"',
+        rb'"\ud8zz"',
         rb'"\ud7ff\ue000"',
     ],
-)  # fmt: skip
+)
 def test_other_text_is_the_same_object(text: bytes) -> None:
     assert replace_surrogates(text) is text
 
