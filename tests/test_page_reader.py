@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from tests.json_bodies import JSON_LIKE, PAGE_LIKE, body
-from truto_ci_async._wire import detach, page_reader
+from truto_ci_async._wire import detach, page_reader, page_walker
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async._wire.page_reader import PageReader, cursor_text, raw_cursors
 from truto_ci_async.errors import DecodeError, TruncatedBodyError, TrutoError
@@ -857,6 +857,39 @@ def test_the_length_of_a_cursor_is_bounded(size: int, more: dict[str, Any]) -> N
                     read(text)
                 assert caught.value.path == "$.next_cursor"
                 assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        body(PAGE), page(odd=1, next_cursor="c"), b"{}", b"[]", b"", b"<html>", body(PAGE)[:-9], body(PAGE) + b"x",
+        b'"a"', b'{"result":[{"id":5},{"foo":1},1],"x":[1.10]}', b'{"result":[{"id":"a"}],"result":[{"id":"b"}]}',
+        b'{"result":null}', b'{"result":{"k":{"id":"a"},"k":{"id":5},"l":1}}', b'{"results":[{"id":"a"}],"result":[]}',
+        b'{"result":[],}', b'{,"result":[]}', b'{"result":[] "a":1}', b'{"result":[],"a":}',
+        b'{"result":null,"results":[{"id":"a"}]}',
+    ],
+)  # fmt: skip
+def test_pages_are_read_the_same_if_msgspecs_messages_change(
+    text: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a value ends is read from one of them. Without it the body is split in one go."""
+    for reader in (READER, ANY, KEYED):
+        expected = outcome(partial(in_slices, reader), text)
+        with monkeypatch.context() as patch:
+            patch.setattr(page_walker, "FAST_PARSER_WORKS", False)
+            patch.setattr(page_walker, "value_length", None)
+            assert outcome(partial(in_slices, reader), text) == expected
+            odd = (
+                rb'{"result":{"k":{"id":"\ud83d"}}}' if reader is KEYED else rb'{"result":[{"id":"\ud83d"}]}'
+            )
+            assert [issue.path for issue in in_slices(reader, odd).issues][-1].startswith("$.result")
+
+
+def test_a_key_that_comes_a_hundred_thousand_times_is_refused() -> None:
+    text = b'{"result":[]' + b',"a":1' * 100_000 + b"}"
+    for found in (READER.read_in_slices(text), KEYED.read_in_slices(text.replace(b"[]", b"{}"))):
+        with pytest.raises(DecodeError, match="more than 10,000 keys"):
+            list(found)
 
 
 # Raw bodies

@@ -786,7 +786,7 @@ def test_steps_are_as_large_as_their_time_allows(monkeypatch: pytest.MonkeyPatch
         assert found == [
             [16, 32, 64, 128, 256, 256, 256, 256],
             [256, 128, 64, 64, 64, 64, 64, 64],
-            [64, 32, 16, 16, 16, 16, 16, 16],
+            [64, 32, 16, 8, 4, 2, 2, 2],
         ]
 
     run(main())

@@ -22,6 +22,7 @@ from .incremental.fast_parser import FAST_PARSER_WORKS, MALFORMED, FastArrayPars
 from .incremental.ijson_parser import IjsonArrayParser
 from .incremental.item_collector import ItemCollector
 from .item_reader import ItemReader
+from .repair import Note
 from .surrogates import check_cursor, surrogate_notes
 
 T = TypeVar("T")
@@ -53,15 +54,16 @@ class PageWalker(Generic[T]):
     """Walk over one body. ``size`` says how many bytes of items to decode in the next step."""
 
     def __init__(self, body: bytes, reader: ItemReader[T], *, keyed: bool, size: Callable[[], int]) -> None:
+        self.at_end = False  # the body is complete JSON
         self._body = body
         self._text = body  # with lone surrogates replaced from the first one outside of the items on
         self._reader = reader
         self._opening = b"{" if keyed else b"["
         self._size = size
-        self.at_end = False  # the body is complete JSON
         self._at = 0
-        self._fields: dict[str, tuple[int, int]] = {}
+        self._fields: dict[str, bytes] = {}
         self._items: dict[str, tuple[list[T], ItemCollector[T]]] = {}
+        self._surrogates: dict[str, list[Note]] = {}  # that were replaced, by top-level key
 
     def walk(self) -> Steps[Walked[T]]:
         """Read the body.
@@ -69,68 +71,94 @@ class PageWalker(Generic[T]):
         :raises DecodeError: it is not a JSON object, has too many keys, or an item is invalid and to be refused.
         """
         yield from self._check_utf8()
+        if FAST_PARSER_WORKS:
+            yield from self._read_members()
+        else:
+            yield from self._split()
+        self.at_end = True
+        name = next((name for name in ITEM_KEYS if name in self._fields), None)
+        found = None if name is None else self._items.get(name)
+        items, collector = found or (None, ItemCollector(self._reader, "$.result"))
+        if name and found:
+            del self._fields[name]
+        for notes in self._surrogates.values():
+            check_cursor(notes)
+            collector.add_issues(notes, b"")
+        return Walked(self._fields, items, collector)
+
+    def _read_members(self) -> Steps[None]:
         self._skip_space()
-        if self._next() != b"{":
-            self._refuse()
-        self._step(1)
-        while self._next() != b"}":
+        self._take(b"{")
+        members = 0
+        while self._next() != b"}" or members:
             yield from self._read_member()
-            if len(self._fields) % KEYS_PER_STEP == 0:
+            members += 1
+            if members > MAX_KEYS:
+                raise DecodeError(f"the body has more than {MAX_KEYS:,} keys", raw=self._body[:EXCERPT_BYTES])
+            if members % KEYS_PER_STEP == 0:
                 yield
-            if self._next() != b",":
+            if self._next() == b"}":
                 break
-            self._step(1)
-            if self._next() != b'"':
-                self._refuse()
-        if self._next() != b"}":
-            self._refuse()
-        self._step(1)
+            self._take(b",")
+        self._take(b"}")
         if self._at != len(self._body):
             self._refuse()
-        self.at_end = True
-        name = next((name for name in ITEM_KEYS if name in self._items), None)
-        if name is None:
-            return self._result(None, ItemCollector(self._reader, "$.result"))
-        del self._fields[name]
-        return self._result(*self._items[name])
 
     def _read_member(self) -> Steps[None]:
-        """Read a key and its value, and what separates it from the next one."""
+        """Read a key and its value."""
         if self._next() != b'"':
             self._refuse()
         start = self._at
         yield from self._skip_value()
         key = msgspec.json.decode(self._text[start : self._at].rstrip())
-        if self._next() != b":":
-            self._refuse()
-        self._step(1)
+        self._take(b":")
         self._items.pop(key, None)  # the last of two equal keys wins
+        self._surrogates.pop(key, None)
         start = self._at
         if key in ITEM_KEYS and self._next() == self._opening:
-            self._items[key] = yield from self._read_items()
+            found, end = yield from self._read_items(self._body, start)
+            self._at = end
+            self._skip_space()
+            self._items[key] = found
         else:
             yield from self._skip_value()
-        self._fields[key] = start, self._at
-        if len(self._fields) > MAX_KEYS:
-            raise DecodeError(f"the body has more than {MAX_KEYS:,} keys", raw=self._body[:EXCERPT_BYTES])
+        raw = self._text[start : self._at].rstrip()
+        self._fields[key] = raw
+        if key not in self._items and self._text is not self._body:
+            received = self._body[start : start + len(raw)]
+            if received != raw:
+                self._surrogates[key] = surrogate_notes(received, f"$.{key}")
 
-    def _read_items(self) -> Steps[tuple[list[T], ItemCollector[T]]]:
+    def _read_items(self, text: bytes, start: int) -> Steps[tuple[tuple[list[T], ItemCollector[T]], int]]:
+        """Read the items that begin at ``start``; return them, and where they end."""
         keyed = self._opening == b"{"
         collector = ItemCollector(self._reader, "$.result", keeps_keys=keyed)
         make = FastArrayParser[T] if FAST_PARSER_WORKS else IjsonArrayParser[T]
-        parser: ArrayParser[T] = make(collector, keyed=keyed, max_item_bytes=len(self._body))
+        parser: ArrayParser[T] = make(collector, keyed=keyed, max_item_bytes=len(text))
         items: list[T] = []
-        at = self._at + 1
+        at = start + 1
         while parser.rest is None:
-            end = min(at + self._size(), len(self._body))
-            items += parser.feed(self._body[at:end], end=end == len(self._body))
-            if at == end and parser.rest is None:
+            if at >= len(text):
                 self._refuse()
+            end = min(at + self._size(), len(text))
+            items += parser.feed(text[at:end], end=end == len(text))
             at = end
             yield
-        self._at = at - len(parser.rest)
-        self._skip_space()
-        return items, collector
+        return (items, collector), at - len(parser.rest)
+
+    def _split(self) -> Steps[None]:
+        """Split the body in one go, because msgspec does not say where its values end."""
+        text = replace_surrogates(self._body)
+        try:
+            fields = decode_strictly(_decode_object, text)
+        except msgspec.ValidationError:
+            self._refuse()
+        if text is not self._body:
+            self._surrogates[""] = surrogate_notes(self._body, "$")
+        self._fields = {key: bytes(raw) for key, raw in fields.items()}
+        for key in ITEM_KEYS:
+            if self._fields.get(key, b"").startswith(self._opening):
+                self._items[key], _ = yield from self._read_items(self._fields[key], 0)
 
     def _skip_value(self) -> Steps[None]:
         """Move to the end of the value here, and of the white space after it."""
@@ -166,17 +194,6 @@ class PageWalker(Generic[T]):
             yield
         self._text = b"".join(parts)
 
-    def _result(self, items: list[T] | None, collector: ItemCollector[T]) -> Walked[T]:
-        """Add the JSON of everything but the items, and tell of lone surrogates that were in it."""
-        fields: dict[str, bytes] = {}
-        for key, (start, end) in self._fields.items():
-            fields[key] = self._text[start:end].rstrip()
-            if self._text is not self._body and (raw := self._body[start:end]) != self._text[start:end]:
-                notes = surrogate_notes(raw.rstrip(), f"$.{key}")
-                check_cursor(notes)
-                collector.add_issues(notes, b"")
-        return Walked(fields, items, collector)
-
     def _check_utf8(self) -> Steps[None]:
         if len(self._body) <= SCAN_BYTES or self._body.isascii():
             check_utf8(self._body)
@@ -193,8 +210,11 @@ class PageWalker(Generic[T]):
     def _next(self) -> bytes:
         return self._body[self._at : self._at + 1]
 
-    def _step(self, count: int) -> None:
-        self._at += count
+    def _take(self, byte: bytes) -> None:
+        """Move past ``byte`` and the white space after it."""
+        if self._next() != byte:
+            self._refuse()
+        self._at += 1
         self._skip_space()
 
     def _skip_space(self) -> None:

@@ -15,7 +15,7 @@ from truto_ci_async.events import PageDecoded
 from truto_ci_async.models import Page, Position, ResponseInfo
 
 from .cursor import position_after
-from .step_size import STEP_SECONDS, StepSize
+from .step_size import StepSize
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -151,8 +151,6 @@ async def _read_in_slices(
             raise DeadlineError(
                 f"the page was not decoded within {total} s", deadline="total", seconds=total, account=account
             )
-        if now - turn > STEP_SECONDS / 2:
-            await asyncio.sleep(0)
-            now = perf_counter()
-        turn = now
+        await asyncio.sleep(0)
+        turn = perf_counter()
     raise AssertionError("reading a page ends with the page")
