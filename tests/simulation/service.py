@@ -204,7 +204,6 @@ class SimClient:
 
     def __init__(self, service: SimService, retry: RetryPolicy, pause: Callable[[], Awaitable[None]]) -> None:
         self.retry = retry
-        self.timeouts = Timeouts()
         self.emitter = Emitter()
         self.timeouts = Timeouts(total=None)
         self._service = service
