@@ -1024,7 +1024,9 @@ def test_a_lock_whose_file_was_removed_can_be_released(path: Path) -> None:
         lock.path.unlink()
     lock.release()
     lock.acquire()
+    assert lock.path.exists()
     lock.release()
+    assert not lock.path.exists()
 
 
 @posix

@@ -8,6 +8,7 @@ from traceback import walk_tb
 
 from truto_ci_async._http.policy.headers import parse_retry_after
 from truto_ci_async._http.policy.retry import Failure
+from truto_ci_async._http.transport.network_errors import error_chain
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
 from truto_ci_async._wire.responses import read_error
 from truto_ci_async.errors import (
@@ -48,14 +49,7 @@ def drop_locals(error: BaseException) -> None:
     They hold the response and its body, several times over. Whoever keeps ten errors would keep ten bodies. Where the
     error was raised can still be printed. Frames of the caller's own code, and those still running, keep theirs.
     """
-    seen = set[int]()
-    todo: list[BaseException | None] = [error]
-    while todo:
-        each = todo.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        todo += [each.__cause__, each.__context__]
+    for each in error_chain(error):
         if isinstance(each, UnicodeDecodeError):
             each.object = each.object[each.start : each.end]
             each.args = (each.encoding, each.object, each.start, each.end, each.reason)

@@ -205,7 +205,7 @@ class ItemReader(Generic[T]):
     def _decode_or_repair(
         self, raw: bytes, path: str, notes: list[Note], *, is_told: bool
     ) -> tuple[T | None, bool]:
-        """Return an item and whether to keep it. If nobody will be told, the note why it is dropped has no text."""
+        """Return an item and whether to keep it. Unless ``is_told``, the note why it is dropped has no text."""
         repairer = self._repairer
         if repairer is not None and not _OBJECT.match(raw):
             notes.append((path, self._mismatch(raw) if is_told else ""))

@@ -13,7 +13,7 @@ from truto_ci_async.errors import DecodeError
 
 from .repair import QUOTED_CHARS, Note, split_array, split_object
 
-# Places told of one value. There may be millions.
+# Places reported for one value. There may be millions.
 PLACES = 100
 SEARCHED_BYTES = 2**20
 
@@ -53,8 +53,8 @@ def _unused_marker(text: bytes) -> bytes:
 def _find(text: bytes, marker: bytes, path: str) -> Iterator[Note]:
     """Yield the values and keys in which ``marker`` is."""
     todo: list[tuple[bytes | Raw, str]] = [(text, path)]
-    told = 0
-    while todo and told < PLACES:
+    reported = 0
+    while todo and reported < PLACES:
         value, where = todo.pop()
         raw = bytes(value)
         inner: list[tuple[bytes | Raw, str]] = []
@@ -64,7 +64,7 @@ def _find(text: bytes, marker: bytes, path: str) -> Iterator[Note]:
             inner = [(each, f"{where}[{index}]") for index, each in enumerate(split_array(raw))]
         holders = [(each, step) for each, step in inner if marker in bytes(each)]
         if raw.count(marker) > sum(bytes(each).count(marker) for each, _ in holders):
-            told += 1
+            reported += 1
             yield (
                 where,
                 _message(raw.replace(marker, b"\\ufffd"))

@@ -38,7 +38,7 @@ class CircuitBreaker:
         return None if self._opened_at is None else now - self._opened_at
 
     def success(self, arrived_at: float) -> None:
-        """Note when an answer of the service arrived, whatever it said. It may be told of later than that."""
+        """Note when an answer of the service arrived, whatever it said. The call may come later than that."""
         self._last_success = max(self._last_success, arrived_at)
         if self._opened_at is not None and arrived_at >= self._opened_at:
             self._opened_at = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Iterator
 from contextlib import suppress
 
 import aiohttp
@@ -82,14 +83,7 @@ def redact_message(error: BaseException, token: Secret = Secret()) -> None:
     They hold the request, a proxy's password, frames whose variables hold the bytes that were sent, and what the
     parser could not read, which may repeat the token.
     """
-    seen = set[int]()
-    todo: list[BaseException | None] = [error]
-    while todo:
-        each = todo.pop()
-        if each is None or id(each) in seen:
-            continue
-        seen.add(id(each))
-        todo += [each.__cause__, each.__context__]
+    for each in error_chain(error):
         for frame, _ in traceback.walk_tb(each.__traceback__):
             if frame.f_globals.get("__name__", "").partition(".")[0] in {"aiohttp", "asyncio"}:
                 with suppress(RuntimeError):  # still running
@@ -125,3 +119,16 @@ def one_line(error: BaseException) -> str:
     )
     text = " ".join(encodable(text).rstrip("^ \n").split())[:200]
     return text or type(error).__name__
+
+
+def error_chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, its causes and its contexts, each once."""
+    seen = set[int]()
+    todo: list[BaseException | None] = [error]
+    while todo:
+        each = todo.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        todo += [each.__cause__, each.__context__]
+        yield each
