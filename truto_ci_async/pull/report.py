@@ -44,7 +44,7 @@ class PullReport(Struct, eq=False):
                   failed and parked accounts leave ``windows_left`` to a later run.
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run asks it again.
-    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: when the service is up again).
+    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: nobody knows, so the next run does).
     ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
                   as empty. ``not_found`` accounts of this run that failed with any other 404.
     ``error``     what ended the pull early or made its last commit fail, also where a cancellation hid it.
