@@ -7,10 +7,12 @@ by the garbage collector (``gc=False``): no field can refer back to its owner, s
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 from msgspec import Raw, Struct
+
+from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .field_types import NO_DATA, AwareDatetime, Number, decode_raw
 
@@ -55,6 +57,35 @@ class AdditionalMetric(Struct, frozen=True, kw_only=True, gc=False):
     value: Number | None = None
 
 
+INTERACTION_SCHEMA = Schema(
+    "interactions",
+    Column("id", "text", doc="identifies the record: the user and, with most providers, the window"),
+    Column("user_id", "text", "user.id", "the provider's id of the person, up to 20 digits"),
+    Column("user_name", "text", "user.name", "name of the person, if the provider gives it"),
+    Column("user_email", "text", "user.email", "the primary address, else the first"),
+    Column("user_emails", "json", "user.emails", "all addresses: a JSON array of {email, is_primary}"),
+    Column("start_time", "timestamp", doc="start of the window that the metrics cover"),
+    Column("end_time", "timestamp", doc="end of that window, not part of it"),
+    Column("timezone", "text", doc="IANA name of the zone in which the window was cut"),
+    Column("aggregation_period", "text", doc="day, week, month, total or newer"),
+    Column("longest_monologue", "float64", "metrics.longest_monologue", "in the provider's unit"),
+    Column("longest_customer_story", "float64", "metrics.longest_customer_story", "in the provider's unit"),
+    Column("interactivity", "float64", "metrics.interactivity", "in the provider's unit"),
+    Column("patience", "float64", "metrics.patience", "in the provider's unit"),
+    Column("question_rate", "float64", "metrics.question_rate", "in the provider's unit"),
+    Column(
+        "additional_metrics",
+        "json",
+        doc="the provider's other metrics: a JSON array of {name, value}; additional_metrics.NAME is one of them",
+        pairs=("name", "value"),
+    ),
+    Column("created_at", "timestamp", doc="when the provider made the record"),
+    Column("updated_at", "timestamp", doc="when the provider last changed it"),
+    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+)
+ROW_COLUMNS: tuple[str, ...] = INTERACTION_SCHEMA.names
+
+
 class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """Talk metrics of one user over one window.
 
@@ -67,6 +98,8 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
         >>> Interaction(id="1", metrics=Metrics(patience=0.8)).row()["patience"]
         0.8
     """
+
+    SCHEMA: ClassVar[Schema] = INTERACTION_SCHEMA
 
     id: str | None = None
     user: User | None = None
@@ -91,32 +124,18 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
         """
         return decode_raw(self.remote_json)
 
-    def row(self) -> dict[str, Any]:
-        """Flatten into one row with all of ``ROW_COLUMNS``, in that order.
+    def row(self, columns: Columns = None) -> dict[str, Any]:
+        """Flatten into one row with all of ``ROW_COLUMNS``, in that order, or with ``columns`` only.
 
-        Tables, CSV and Parquet all use it. Times stay ``datetime``; lists and the provider's record become JSON text.
+        Metrics are floats, times aware ``datetime`` in UTC; lists and the provider's record become JSON text. CSV,
+        Parquet, Arrow and data frames have the same columns: see ``truto_ci_async.schema(Interaction)``.
+
+            interaction.row(["-remote_data"])
+            interaction.row(["user_email", "patience", "additional_metrics.Calls"])
+
+        :raises UsageError: there is no such column.
         """
-        user, metrics = self.user or _NO_USER, self.metrics or _NO_METRICS
-        return {
-            "id": self.id,
-            "user_id": user.id,
-            "user_name": user.name,
-            "user_email": user.email,
-            "user_emails": _json_text(user.emails),
-            "start_time": self.start_time,
-            "end_time": self.end_time,
-            "timezone": self.timezone,
-            "aggregation_period": self.aggregation_period,
-            "longest_monologue": metrics.longest_monologue,
-            "longest_customer_story": metrics.longest_customer_story,
-            "interactivity": metrics.interactivity,
-            "patience": metrics.patience,
-            "question_rate": metrics.question_rate,
-            "additional_metrics": _json_text(self.additional_metrics),
-            "created_at": self.created_at,
-            "updated_at": self.updated_at,
-            "remote_data": None if self.remote_json == NO_DATA else bytes(self.remote_json).decode(),
-        }
+        return INTERACTION_SCHEMA.row(self, columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the API's own shape as plain dicts and lists, ready for JSON, with times as ISO 8601 text."""
@@ -136,15 +155,5 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
         return f"Interaction({', '.join(parts)})"
 
 
-def _json_text(value: object) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()
-
-
 def _iso_text(time: datetime | None) -> str:
     return "?" if time is None else time.isoformat()
-
-
-_NO_USER = User()
-_NO_METRICS = Metrics()
-
-ROW_COLUMNS: tuple[str, ...] = tuple(Interaction().row())

@@ -50,6 +50,7 @@ from .row_fingerprints import SeenRows, row_fingerprints, row_identities
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
+    from truto_ci_async._http.call import CallTime
 
 # How often one run restarts a window whose cursor was refused.
 RESTARTS = 3
@@ -216,7 +217,7 @@ class AccountPull:
         )
         return self._cursor
 
-    async def _read(self, fetch: anyio.CancelScope, body: bytes) -> PageData[Any]:
+    async def _read(self, fetch: anyio.CancelScope, body: bytes, time_of_call: CallTime) -> PageData[Any]:
         """Read a page when the consumer is about to take it.
 
         A page of fifty rows is hundreds of objects, while a body is one. If all that arrive at once were read at
@@ -231,7 +232,7 @@ class AccountPull:
         fetch.deadline = math.inf
         await shared.pages.reserve()
         try:
-            data = await read_page(shared.client, shared.reader, body, account=self.account.id)
+            data = await read_page(shared.client, shared.reader, body, time_of_call, account=self.account.id)
         except BaseException as error:
             shared.pages.give_back()
             if isinstance(error, TruncatedBodyError):

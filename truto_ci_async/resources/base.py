@@ -31,6 +31,7 @@ from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Pag
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient, Reopen
+    from truto_ci_async._http.call import CallTime
     from truto_ci_async._wire.incremental.item_decoder import Engine
     from truto_ci_async.pagination.page_body import Decoder
     from truto_ci_async.pagination.stream import ItemStream
@@ -440,7 +441,7 @@ class Resource(Generic[T]):
         return query.continued_from(cursor)
 
 
-async def _unread(body: bytes) -> bytes:
+async def _unread(body: bytes, time: CallTime) -> bytes:
     return body
 
 
