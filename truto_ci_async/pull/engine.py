@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import anyio
-import anyio.lowlevel
 
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async.errors import DamagedStateError, UsageError
-from truto_ci_async.models import Interaction, Position
-from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
+from truto_ci_async.errors import UsageError
+from truto_ci_async.models import Interaction
+from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.sinks.base import Sink
@@ -34,7 +33,7 @@ from .account_pull import Shared
 from .commits import Commits, PulledPage
 from .handover import Handover
 from .report import Budget, PullReport
-from .workers import YIELD_WINDOWS, Workers, accounts_to_do
+from .workers import Workers, accounts_to_do
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -207,19 +206,19 @@ class Pull(Generic[T]):
             self._reader.read_flat_rows(self._client.emitter.report_unknown_fields)
         if self._sink is not None and not is_asked:
             await self._sink.open(self._checkpoint.sink_state)
-        progress = await self._checkpoint.load()
-        await _check_positions(progress)
+        to_do, begun = await accounts_to_do(
+            self.plan, self._checkpoint.load_accounts(), self.report, max_park=self._budget.max_park
+        )
         shared = Shared(
             self._client,
             self.plan,
-            progress,
+            begun,
             self._reader,
             self._pages,
             self._commits,
             self.report,
             self._budget,
         )
-        to_do = await accounts_to_do(self.plan, progress, self.report, max_park=self._budget.max_park)
         self._workers = Workers(shared, to_do, on_error=self._die)
         self._commits.is_open = True
 
@@ -320,17 +319,3 @@ def _tell(error: BaseException, raised: BaseException) -> None:
     """Tell of a failure in place of which another exception is raised, perhaps one that nobody gets to see."""
     raised.add_note(f"and the pull failed: {error}")
     logger.error("a pull that was left failed: %s", error)
-
-
-async def _check_positions(progress: Mapping[Key, Progress]) -> None:
-    """:raises DamagedStateError: a stored position was not written by a pull."""
-    for number, ((account, _), stored) in enumerate(progress.items(), 1):
-        try:
-            if stored.position is not None:
-                Position.parse(stored.position)
-        except UsageError as error:
-            raise DamagedStateError(
-                f"the stored position of account {account} is damaged: {error}"
-            ) from error
-        if number % YIELD_WINDOWS == 0:
-            await anyio.lowlevel.checkpoint()
