@@ -69,8 +69,9 @@ _NAMES = {
     "StorageError TransportError TruncatedBodyError TrutoError UsageError",
     "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled "
     "UnknownFields",
-    "models": "ROW_COLUMNS AdditionalMetric Capabilities Capability DebugInfo Email IntegratedAccount Integration "
-    "Interaction Issue Metrics Number Page Position RateLimit RawResponse ResponseInfo User",
+    "models": "ROW_COLUMNS Activity ActivityMetrics AdditionalMetric Attendee Capabilities Capability DebugInfo Email "
+    "IntegratedAccount Integration Interaction Issue Meeting MeetingRef Metrics Number Page Person Position RateLimit "
+    "RawResponse ResponseInfo Sentence Transcript User",
     "models.pulls": "AccountPage PlannedAccount Unit Window",
     "pagination.paginator": "Paginator RawPages",
     "pagination.stream": "ItemStream",

@@ -8,8 +8,6 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
-import msgspec
-
 from truto_ci_async._checks import brief, is_whole_number, plain
 from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
 from truto_ci_async._wire.item_reader import (
@@ -25,6 +23,7 @@ from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursors
 from truto_ci_async._wire.query_string import join_path
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import DebugInfo, IntegratedAccount, Issue, Position, RawResponse, ResponseInfo
+from truto_ci_async.models.api_object import encode
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
@@ -112,7 +111,7 @@ class Keyed(dict[str, T], Generic[T]):
                     index=index,
                     path=f"$.result.{key}",
                     message=f"the key {key!r} came a second time, on page {self.pages}; the first item is kept",
-                    raw=msgspec.json.encode(item),
+                    raw=encode(item),
                     dropped=True,
                 )
             )
@@ -407,13 +406,13 @@ class Resource(Generic[T]):
     def _item_reader(
         self, item_type: Any, on_invalid: OnInvalid, response_format: ResponseFormat, account: Account
     ) -> ItemReader[Any]:
-        reader = item_reader(item_type or self._item_type, on_invalid)
+        tell = functools.partial(self._client.emitter.report_unknown_fields, account=account_id(account))
+        reader = item_reader(item_type or self._item_type, on_invalid).for_walk(tell)
         if response_format != "normalized":
             return reader
         from truto_ci_async._wire.flat_rows import flat_row_reader
 
-        tell = functools.partial(self._client.emitter.report_unknown_fields, account=account_id(account))
-        return flat_row_reader(reader, tell)
+        return flat_row_reader(reader)
 
     def _query(
         self,
