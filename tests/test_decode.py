@@ -16,14 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta, Raw, Struct
 
-from truto_ci_async._json import replace_surrogates
+from truto_ci_async._json import UNKNOWN, replace_surrogates
 from truto_ci_async._wire import repair
 from truto_ci_async._wire.item_reader import ItemReader, item_reader
 from truto_ci_async._wire.moments import read_moment
 from truto_ci_async._wire.surrogates import surrogate_notes
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Interaction, Issue, Person
-from truto_ci_async.models.api_object import UNKNOWN
 
 READER = ItemReader(Interaction)
 STRICT = ItemReader(Interaction, on_invalid="raise")

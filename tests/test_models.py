@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from truto_ci_async._json import UNKNOWN
 from truto_ci_async._wire.item_reader import ItemReader, item_reader
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import DecodeError
@@ -39,7 +40,6 @@ from truto_ci_async.models import (
     RawResponse,
     ResponseInfo,
 )
-from truto_ci_async.models.api_object import UNKNOWN
 from truto_ci_async.models.row_views import plain_views
 
 PACIFIC = timezone(timedelta(hours=-8))

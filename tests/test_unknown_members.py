@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct
 
 from tests.support import examples
+from truto_ci_async._json import UNKNOWN, encode
 from truto_ci_async._wire.flat_rows import flat_row_reader
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
 from truto_ci_async._wire.item_reader import MOST_NAMES, ItemReader, item_reader
@@ -32,7 +33,7 @@ from truto_ci_async.models import (
     Transcript,
     User,
 )
-from truto_ci_async.models.api_object import UNKNOWN, ApiObject, encode
+from truto_ci_async.models.api_object import ApiObject
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Window
 from truto_ci_async.sinks.rows import json_lines
 

@@ -21,9 +21,10 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import force_setattr
 
+from truto_ci_async._json import UNKNOWN
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Issue
-from truto_ci_async.models.api_object import UNKNOWN, ApiObject
+from truto_ci_async.models.api_object import ApiObject
 
 from .detach import detached, raw_places
 from .repair import (

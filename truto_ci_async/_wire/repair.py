@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Raw
 
-from truto_ci_async.models.api_object import UNKNOWN
+from truto_ci_async._json import UNKNOWN
 
 from .moments import read_moment
 

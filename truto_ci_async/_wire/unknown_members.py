@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from truto_ci_async.models.api_object import UNKNOWN, ApiObject
+from truto_ci_async._json import UNKNOWN
+from truto_ci_async.models.api_object import ApiObject
 
 from .repair import element_type, is_struct, split_array, split_object, union_members, value_type
 

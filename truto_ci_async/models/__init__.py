@@ -15,7 +15,7 @@ from .meetings import Attendee, Meeting
 from .pages import Issue, Page, Position, RateLimit, RawResponse, ResponseInfo
 from .person import Email, Person
 from .sentences import Sentence
-from .transcripts import MeetingRef, Transcript
+from .transcripts import MeetingRef, SentenceRow, Transcript
 from .users import User
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "RawResponse",
     "ResponseInfo",
     "Sentence",
+    "SentenceRow",
     "Transcript",
     "User",
 ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from msgspec import Raw
 
-from .api_object import UNKNOWN, ApiObject, ApiRecord, json_text, window_text
-from .field_types import NO_DATA, AwareDatetime
+from truto_ci_async._json import UNKNOWN
+from truto_ci_async.export.schema import Column, Schema
+
+from .api_object import ApiObject, ApiRecord, window_text
+from .field_types import NO_DATA, AwareDatetime, Count
 from .interactions import AdditionalMetric
 from .person import Person
 
@@ -15,16 +18,42 @@ from .person import Person
 class ActivityMetrics(ApiObject, frozen=True, kw_only=True, gc=False):
     """Counts of calls and comments. None means not counted; ``unknown`` has counts without a field here."""
 
-    calls_hosted: int | None = None
-    calls_attended: int | None = None
-    calls_listened_own: int | None = None
-    calls_listened_others: int | None = None
-    feedback_given: int | None = None
-    feedback_received: int | None = None
-    feedback_requested: int | None = None
-    comments_given: int | None = None
-    comments_received: int | None = None
-    calls_shared_internally: int | None = None
+    calls_hosted: Count | None = None
+    calls_attended: Count | None = None
+    calls_listened_own: Count | None = None
+    calls_listened_others: Count | None = None
+    feedback_given: Count | None = None
+    feedback_received: Count | None = None
+    feedback_requested: Count | None = None
+    comments_given: Count | None = None
+    comments_received: Count | None = None
+    calls_shared_internally: Count | None = None
+
+
+COUNTS = tuple(name for name in ActivityMetrics.__struct_fields__ if name != UNKNOWN)
+
+ACTIVITY_SCHEMA = Schema(
+    "activity",
+    Column("id", "text", doc="identifies the record"),
+    Column("user_id", "text", "user.id", "the provider's id of the person, up to 20 digits"),
+    Column("user_name", "text", "user.name", "name of the person, if the provider gives it"),
+    Column("user_email", "text", "user.email", "the primary address, else the first"),
+    Column("user_emails", "json", "user.emails", "all addresses: a JSON array of {email, is_primary}"),
+    Column("start_time", "timestamp", doc="start of the window that the counts cover"),
+    Column("end_time", "timestamp", doc="end of that window, not part of it"),
+    Column("timezone", "text", doc="IANA name of the zone in which the window was cut"),
+    Column("aggregation_period", "text", doc="day, week, month, total or newer"),
+    *(Column(name, "int64", f"metrics.{name}", f"{name.replace('_', ' ')} in the window") for name in COUNTS),
+    Column(
+        "additional_metrics",
+        "json",
+        doc="the provider's other metrics: a JSON array of {name, value}; additional_metrics.NAME is one of them",
+        pairs=("name", "value"),
+    ),
+    Column("created_at", "timestamp", doc="when the provider made the record"),
+    Column("updated_at", "timestamp", doc="when the provider last changed it"),
+    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+)
 
 
 class Activity(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
@@ -38,6 +67,8 @@ class Activity(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_j
         >>> Activity(id="1", metrics=ActivityMetrics(calls_hosted=3)).row()["calls_hosted"]
         3
     """
+
+    SCHEMA: ClassVar[Schema] = ACTIVITY_SCHEMA
 
     id: str | None = None
     user: Person | None = None
@@ -54,26 +85,6 @@ class Activity(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_j
     def __hash__(self) -> int:
         return hash((self.id, self.user.id if self.user else None, self.start_time, self.end_time))
 
-    def row(self) -> dict[str, Any]:
-        """Flatten into one row. Times stay ``datetime``; lists and the provider's record become JSON text."""
-        user, metrics = self.user or _NO_USER, self.metrics or _NO_METRICS
-        return {
-            "id": self.id,
-            "user_id": user.id,
-            "user_name": user.name,
-            "user_email": user.email,
-            "user_emails": json_text(user.emails),
-            "start_time": self.start_time,
-            "end_time": self.end_time,
-            "timezone": self.timezone,
-            "aggregation_period": self.aggregation_period,
-            **{name: getattr(metrics, name) for name in COUNTS},
-            "additional_metrics": json_text(self.additional_metrics),
-            "created_at": self.created_at,
-            "updated_at": self.updated_at,
-            "remote_data": self._remote_text(),
-        }
-
     def __repr__(self) -> str:
         parts: list[str] = []
         if self.user is not None:
@@ -83,8 +94,3 @@ class Activity(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_j
             counted = ((name, getattr(self.metrics, name)) for name in COUNTS)
             parts.extend(f"{name}={value}" for name, value in counted if value is not None)
         return self._summary(*parts)
-
-
-COUNTS = tuple(name for name in ActivityMetrics.__struct_fields__ if name != UNKNOWN)
-_NO_USER = Person()
-_NO_METRICS = ActivityMetrics()

@@ -8,16 +8,16 @@ again. They are text, not decoded values, because the structs are hashable and n
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from truto_ci_async._json import UNKNOWN, encode
+from truto_ci_async.export.schema import Columns, Schema
+
 from .field_types import NO_DATA, decode_raw
 
-#: The field that holds members without a field of their own.
-UNKNOWN = "unknown_json"
-_MARK = f'"{UNKNOWN}":'.encode()
 _members = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -61,6 +61,8 @@ class ApiObject(
 class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
     """An item of a resource: it may carry the provider's own record in ``remote_json``, which each kind declares."""
 
+    SCHEMA: ClassVar[Schema]
+
     @property
     def remote_data(self) -> Any:
         """The provider's record, decoded on each access: keep the result if you use it often.
@@ -69,12 +71,21 @@ class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
         """
         return decode_raw(self._remote())
 
+    def row(self, columns: Columns = None) -> dict[str, Any]:
+        """Flatten into one row with every column of ``truto_ci_async.schema(type(item))``, or with ``columns`` only.
+
+        Metrics are floats, counts integers, times aware ``datetime`` in UTC; lists and the provider's record become
+        JSON text. CSV, Parquet, Arrow and data frames have the same columns.
+
+            interaction.row(["-remote_data"])
+            interaction.row(["user_email", "patience", "additional_metrics.Calls"])
+
+        :raises UsageError: there is no such column.
+        """
+        return self.SCHEMA.row(self, columns)
+
     def _remote(self) -> Raw:
         return cast("Raw", getattr(self, "remote_json", NO_DATA))
-
-    def _remote_text(self) -> str | None:
-        remote = self._remote()
-        return None if remote == NO_DATA else bytes(remote).decode()
 
     def _summary(self, *parts: str) -> str:
         """Return the text of a repr, adding what every record may have to ``parts``."""
@@ -84,32 +95,6 @@ class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
         if self.unknown_json is not UNSET:
             shown.append(f"unknown={list(self.unknown_members())}")
         return f"{type(self).__name__}({', '.join(shown)})"
-
-
-def encode(value: object) -> bytes:
-    """Encode a value as JSON, with the ``unknown`` members of each ApiObject in it in their place."""
-    text = msgspec.json.encode(value)
-    return text if _MARK not in text else _encode_members(value)
-
-
-def _encode_members(value: object) -> bytes:
-    if isinstance(value, (tuple, list)):
-        return b"[" + b",".join(map(_encode_members, cast("tuple[object, ...]", value))) + b"]"
-    if not isinstance(value, Struct):
-        return msgspec.json.encode(value)
-    members = {
-        encoded: Raw(_encode_members(found))
-        for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
-        if name != UNKNOWN and (found := getattr(value, name)) is not UNSET
-    }
-    if isinstance(value, ApiObject):
-        members = {**members, **{k: v for k, v in value.unknown_members().items() if k not in members}}
-    return msgspec.json.encode(members)
-
-
-def json_text(value: object) -> str | None:
-    """Encode a value for a cell of a table; None stays None."""
-    return None if value is None else encode(value).decode()
 
 
 def iso_text(time: datetime | None) -> str:

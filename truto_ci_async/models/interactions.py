@@ -6,11 +6,14 @@ by the garbage collector (``gc=False``): no field can refer back to its owner, s
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from msgspec import Raw
 
-from .api_object import UNKNOWN, ApiObject, ApiRecord, json_text, window_text
+from truto_ci_async._json import UNKNOWN
+from truto_ci_async.export.schema import Column, Schema
+
+from .api_object import ApiObject, ApiRecord, window_text
 from .field_types import NO_DATA, AwareDatetime, Number
 from .person import Person
 
@@ -32,6 +35,35 @@ class AdditionalMetric(ApiObject, frozen=True, kw_only=True, gc=False):
     value: Number | None = None
 
 
+INTERACTION_SCHEMA = Schema(
+    "interactions",
+    Column("id", "text", doc="identifies the record: the user and, with most providers, the window"),
+    Column("user_id", "text", "user.id", "the provider's id of the person, up to 20 digits"),
+    Column("user_name", "text", "user.name", "name of the person, if the provider gives it"),
+    Column("user_email", "text", "user.email", "the primary address, else the first"),
+    Column("user_emails", "json", "user.emails", "all addresses: a JSON array of {email, is_primary}"),
+    Column("start_time", "timestamp", doc="start of the window that the metrics cover"),
+    Column("end_time", "timestamp", doc="end of that window, not part of it"),
+    Column("timezone", "text", doc="IANA name of the zone in which the window was cut"),
+    Column("aggregation_period", "text", doc="day, week, month, total or newer"),
+    Column("longest_monologue", "float64", "metrics.longest_monologue", "in the provider's unit"),
+    Column("longest_customer_story", "float64", "metrics.longest_customer_story", "in the provider's unit"),
+    Column("interactivity", "float64", "metrics.interactivity", "in the provider's unit"),
+    Column("patience", "float64", "metrics.patience", "in the provider's unit"),
+    Column("question_rate", "float64", "metrics.question_rate", "in the provider's unit"),
+    Column(
+        "additional_metrics",
+        "json",
+        doc="the provider's other metrics: a JSON array of {name, value}; additional_metrics.NAME is one of them",
+        pairs=("name", "value"),
+    ),
+    Column("created_at", "timestamp", doc="when the provider made the record"),
+    Column("updated_at", "timestamp", doc="when the provider last changed it"),
+    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+)
+ROW_COLUMNS: tuple[str, ...] = INTERACTION_SCHEMA.names
+
+
 class Interaction(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """Talk metrics of one user over one window.
 
@@ -45,6 +77,8 @@ class Interaction(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remot
         >>> Interaction(id="1", metrics=Metrics(patience=0.8)).row()["patience"]
         0.8
     """
+
+    SCHEMA: ClassVar[Schema] = INTERACTION_SCHEMA
 
     id: str | None = None
     user: Person | None = None
@@ -61,33 +95,6 @@ class Interaction(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remot
     def __hash__(self) -> int:
         return hash((self.id, self.user.id if self.user else None, self.start_time, self.end_time))
 
-    def row(self) -> dict[str, Any]:
-        """Flatten into one row with all of ``ROW_COLUMNS``, in that order.
-
-        Tables, CSV and Parquet all use it. Times stay ``datetime``; lists and the provider's record become JSON text.
-        """
-        user, metrics = self.user or _NO_USER, self.metrics or _NO_METRICS
-        return {
-            "id": self.id,
-            "user_id": user.id,
-            "user_name": user.name,
-            "user_email": user.email,
-            "user_emails": json_text(user.emails),
-            "start_time": self.start_time,
-            "end_time": self.end_time,
-            "timezone": self.timezone,
-            "aggregation_period": self.aggregation_period,
-            "longest_monologue": metrics.longest_monologue,
-            "longest_customer_story": metrics.longest_customer_story,
-            "interactivity": metrics.interactivity,
-            "patience": metrics.patience,
-            "question_rate": metrics.question_rate,
-            "additional_metrics": json_text(self.additional_metrics),
-            "created_at": self.created_at,
-            "updated_at": self.updated_at,
-            "remote_data": self._remote_text(),
-        }
-
     def __repr__(self) -> str:
         parts: list[str] = []
         if self.user is not None:
@@ -99,8 +106,4 @@ class Interaction(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remot
         return self._summary(*parts)
 
 
-_NO_USER = Person()
-_NO_METRICS = Metrics()
 _METRICS = tuple(name for name in Metrics.__struct_fields__ if name != UNKNOWN)
-
-ROW_COLUMNS: tuple[str, ...] = tuple(Interaction().row())

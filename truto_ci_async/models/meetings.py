@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from msgspec import Raw
 
-from .api_object import ApiObject, ApiRecord, iso_text, json_text
+from truto_ci_async.export.schema import Column, Schema
+
+from .api_object import ApiObject, ApiRecord, iso_text
 from .field_types import NO_DATA, AwareDatetime, Number
 from .sentences import Sentence
 
@@ -24,6 +26,32 @@ class Attendee(ApiObject, frozen=True, kw_only=True, gc=False):
     type: str | None = None
 
 
+MEETING_SCHEMA = Schema(
+    "meetings",
+    Column("id", "text", doc="identifies the meeting"),
+    Column("title", "text", doc="title of the meeting"),
+    Column("host_name", "text", "host.name", "name of the first attendee who is a host"),
+    Column("host_email", "text", "host.email", "address of that host"),
+    Column("attendees", "json", doc="everyone there: a JSON array of {id, name, email, is_host, type}"),
+    Column("duration", "float64", doc="length in seconds"),
+    Column("start_time", "timestamp", doc="when it started"),
+    Column("end_time", "timestamp", doc="when it ended"),
+    Column("audio_recording_url", "text", doc="where the audio is, often for a short time only"),
+    Column("video_recording_url", "text", doc="where the video is, often for a short time only"),
+    Column("status", "text", doc="the provider's word for its state"),
+    Column("topics", "json", doc="a JSON array of texts"),
+    Column("type", "text", doc="the provider's word for its kind"),
+    Column(
+        "transcript", "json", doc="a JSON array of sentences, if the provider sends them with the meeting"
+    ),
+    Column("created_at", "timestamp", doc="when the provider made the record"),
+    Column("updated_at", "timestamp", doc="when the provider last changed it"),
+    Column("meeting_url", "text", doc="link to the meeting"),
+    Column("calender_event", "text", doc="id of the event in Google's or Outlook's calendar"),
+    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+)
+
+
 class Meeting(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """A recorded meeting. ``duration`` is in seconds; recording URLs are often valid for a short time only.
 
@@ -32,6 +60,8 @@ class Meeting(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_js
 
     Equal when all fields are equal; hashed by id and start.
     """
+
+    SCHEMA: ClassVar[Schema] = MEETING_SCHEMA
 
     id: str | None = None
     title: str | None = None
@@ -59,31 +89,6 @@ class Meeting(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_js
         """The first attendee who is a host; None if nobody is marked as one."""
         return next((each for each in self.attendees or () if each.is_host), None)
 
-    def row(self) -> dict[str, Any]:
-        """Flatten into one row. Times stay ``datetime``; lists and the provider's record become JSON text."""
-        host = self.host or _NOBODY
-        return {
-            "id": self.id,
-            "title": self.title,
-            "host_name": host.name,
-            "host_email": host.email,
-            "attendees": json_text(self.attendees),
-            "duration": self.duration,
-            "start_time": self.start_time,
-            "end_time": self.end_time,
-            "audio_recording_url": self.audio_recording_url,
-            "video_recording_url": self.video_recording_url,
-            "status": self.status,
-            "topics": json_text(self.topics),
-            "type": self.type,
-            "transcript": json_text(self.transcript),
-            "created_at": self.created_at,
-            "updated_at": self.updated_at,
-            "meeting_url": self.meeting_url,
-            "calender_event": self.calender_event,
-            "remote_data": self._remote_text(),
-        }
-
     def __repr__(self) -> str:
         parts = [] if self.title is None else [f"title={self.title!r}"]
         if self.start_time is not None:
@@ -94,6 +99,3 @@ class Meeting(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_js
             if (found := getattr(self, name)) is not None:
                 parts.append(f"{name}=<{len(found):,} {noun}>")
         return self._summary(*parts)
-
-
-_NOBODY = Attendee()

@@ -51,6 +51,7 @@ from .row_fingerprints import SeenRows, row_fingerprints, row_identities
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
+    from truto_ci_async._http.call import CallTime
 
 # How often one run restarts a window whose cursor was refused.
 RESTARTS = 3
@@ -176,7 +177,7 @@ class AccountPull:
         self._walk = walk, targets
         return self._walk
 
-    async def _read(self, fetch: anyio.CancelScope, body: bytes) -> PageData[Any]:
+    async def _read(self, fetch: anyio.CancelScope, body: bytes, time_of_call: CallTime) -> PageData[Any]:
         """Read a page when the consumer is about to take it.
 
         A page of fifty rows is hundreds of objects, while a body is one. If all that arrive at once were read at
@@ -191,7 +192,7 @@ class AccountPull:
         fetch.deadline = math.inf
         await shared.pages.reserve()
         try:
-            data = await read_page(shared.client, shared.reader, body, account=self.account.id)
+            data = await read_page(shared.client, shared.reader, body, time_of_call, account=self.account.id)
         except BaseException as error:
             shared.pages.give_back()
             if isinstance(error, TruncatedBodyError):

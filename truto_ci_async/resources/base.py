@@ -9,6 +9,7 @@ import functools
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from truto_ci_async._checks import brief, is_whole_number, plain
+from truto_ci_async._json import encode
 from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
 from truto_ci_async._wire.item_reader import (
     ISSUES_KEPT,
@@ -23,13 +24,13 @@ from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursors
 from truto_ci_async._wire.query_string import join_path
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import DebugInfo, IntegratedAccount, Issue, Position, RawResponse, ResponseInfo
-from truto_ci_async.models.api_object import encode
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient, Reopen
+    from truto_ci_async._http.call import CallTime
     from truto_ci_async._wire.incremental.item_decoder import Engine
     from truto_ci_async.pagination.page_body import Decoder
     from truto_ci_async.pagination.stream import ItemStream
@@ -439,7 +440,7 @@ class Resource(Generic[T]):
         return query.continued_from(cursor)
 
 
-async def _unread(body: bytes) -> bytes:
+async def _unread(body: bytes, time: CallTime) -> bytes:
     return body
 
 

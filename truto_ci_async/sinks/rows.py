@@ -11,9 +11,9 @@ from typing import Any, cast
 import msgspec
 from msgspec import Raw
 
+from truto_ci_async._json import encode
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Interaction
-from truto_ci_async.models.api_object import encode
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS, View, plain_views
 

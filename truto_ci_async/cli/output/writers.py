@@ -13,8 +13,8 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
+from truto_ci_async._json import encode
 from truto_ci_async.errors import MissingExtraError
-from truto_ci_async.models.api_object import encode
 from truto_ci_async.sinks.rows import csv_line
 
 from .tables import RowLayout, TableWriter, terminal_table
