@@ -208,6 +208,7 @@ class Commits:
         if self._failure is not None:
             for entry in (*self._unsure, *self._marked):
                 self._count(entry, -1)
+            self._report.error = self._report.error or self._failure
             raise self._failure
 
     def shut(self) -> None:
@@ -427,11 +428,14 @@ class Commits:
             )
         if is_durable:
             self._note_durable(changes, final=final)
+            self._unsure = []
             self.notify()
+            if isinstance(self._sink, FileSink):
+                await self._sink.committed()
         else:
             self._changes, self._logs = changes | self._changes, logs
             self._marked = self._unsure + self._marked
-        self._unsure = []
+            self._unsure = []
 
 
 async def commit_together(
@@ -446,7 +450,7 @@ async def commit_together(
     """Make durable the pages a sink has taken, together with their progress. False: the sink is not ready yet.
 
     ``changes`` must be the progress of exactly the pages whose ``write`` has returned. ``begun`` is what
-    ``FileSink.begin_commit`` gave, if it was called already.
+    ``FileSink.begin_commit`` gave, if it was called already. Call ``FileSink.committed`` afterwards.
     """
     state = await (sink.commit(final=final) if begun is None else begun)
     if state is None:
@@ -457,6 +461,4 @@ async def commit_together(
             )
         return False
     await checkpoint.commit(changes, state, row_keys=row_keys)
-    if isinstance(sink, FileSink):
-        await sink.committed()
     return True
