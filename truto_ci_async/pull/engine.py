@@ -202,8 +202,10 @@ class Pull(Generic[T]):
         if is_asked and self._sink is not None:
             await self._sink.open(None)
         self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
-        if self.plan.filters.get("response_format") == "normalized":
-            self._reader.read_flat_rows(self._client.emitter.report_unknown_fields)
+        self._reader.start_walk(
+            self._client.emitter.report_unknown_fields,
+            flat_rows=self.plan.filters.get("response_format") == "normalized",
+        )
         if self._sink is not None and not is_asked:
             await self._sink.open(self._checkpoint.sink_state)
         to_do, begun = await accounts_to_do(
