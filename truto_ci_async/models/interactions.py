@@ -12,6 +12,7 @@ from typing import Any, ClassVar, cast
 import msgspec
 from msgspec import Raw, Struct
 
+from truto_ci_async.export.html import item_card
 from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .field_types import NO_DATA, AwareDatetime, Number, decode_raw
@@ -140,6 +141,9 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
     def to_dict(self) -> dict[str, Any]:
         """Return the API's own shape as plain dicts and lists, ready for JSON, with times as ISO 8601 text."""
         return cast("dict[str, Any]", decode_raw(msgspec.json.encode(self)))
+
+    def _repr_html_(self) -> str:
+        return item_card(self)
 
     def __repr__(self) -> str:
         parts = [f"id={self.id!r}"]
