@@ -16,11 +16,13 @@ from truto_ci_async._text import printable
 from .schema import Schema, schema_of
 
 ROWS = 10  # of a table; the caption has the number of all
-COLUMNS = 9
+COLUMNS = 14
 CHARACTERS = 60
 
 # Only colors that follow the theme: a notebook's own style sheet may be light or dark.
-_LINE = "border-bottom:1px solid rgba(128,128,128,.35);padding:.25em .75em;vertical-align:top"
+_LINE = (
+    "border-bottom:1px solid rgba(128,128,128,.35);padding:.25em .75em;vertical-align:top;white-space:nowrap"
+)
 _FAINT = "opacity:.65"
 
 
@@ -61,7 +63,7 @@ def card(title: str, *notes: str, tables: Iterable[str] = ()) -> str:
 def facts(pairs: Iterable[tuple[str, object]]) -> str:
     """Return a table of two columns with what is known: pairs whose value is None are left out."""
     rows = "".join(
-        f'<tr><th scope="row" style="text-align:left;{_LINE}">{text(name)}</th>{_cell(value)}</tr>'
+        f'<tr><th scope="row" style="text-align:left;{_LINE}">{text(name)}</th>{_cell(value, numbers="left")}</tr>'
         for name, value in pairs
         if value is not None
     )
@@ -94,6 +96,6 @@ def _rows(items: Sequence[Any]) -> tuple[Sequence[str], list[Sequence[Any]]]:
     return ["item"], [[item if isinstance(item, str) else repr(item)] for item in items]
 
 
-def _cell(value: object) -> str:
-    align = "right" if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
+def _cell(value: object, *, numbers: str = "right") -> str:
+    align = numbers if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
     return f'<td style="text-align:{align};{_LINE}">{text(value)}</td>'
