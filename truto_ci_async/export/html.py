@@ -49,7 +49,7 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     head = "".join(f'<th scope="col" style="text-align:left;{_LINE}">{text(name)}</th>' for name in headers)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     return (
-        '<table style="border-collapse:collapse;font-size:90%;font-variant-numeric:tabular-nums">'
+        '<table style="border-collapse:collapse;color:inherit;font-size:90%;font-variant-numeric:tabular-nums">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
     )
 
@@ -67,7 +67,9 @@ def facts(pairs: Iterable[tuple[str, object]]) -> str:
         for name, value in pairs
         if value is not None
     )
-    return f'<table style="border-collapse:collapse;font-size:90%"><tbody>{rows}</tbody></table>'
+    return (
+        f'<table style="border-collapse:collapse;color:inherit;font-size:90%"><tbody>{rows}</tbody></table>'
+    )
 
 
 def items_table(items: Sequence[Any]) -> str:
