@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from truto_ci_async._json import UNKNOWN, encode
+from truto_ci_async.export.html import item_card
 from truto_ci_async.export.schema import Columns, Schema
 
 from .field_types import NO_DATA, decode_raw
@@ -83,6 +84,9 @@ class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
         :raises UsageError: there is no such column.
         """
         return self.SCHEMA.row(self, columns)
+
+    def _repr_html_(self) -> str:
+        return item_card(self)
 
     def _remote(self) -> Raw:
         return cast("Raw", getattr(self, "remote_json", NO_DATA))
