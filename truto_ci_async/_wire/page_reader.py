@@ -49,6 +49,7 @@ class PageData(Struct, Generic[T], kw_only=True):
     """
 
     items: tuple[T, ...]
+    item_type: Any = None
     next_cursor: str | None = None
     prev_cursor: str | None = None
     result_count: int | None = None
@@ -81,6 +82,7 @@ class PageReader(Generic[T]):
 
     def __init__(self, items: ItemReader[T], *, keyed: bool = False, detach: bool = True) -> None:
         self._items = items
+        self.item_type = items.item_type
         self._keyed = keyed
         self._detaches = detach
         #: The body of a page without items.
@@ -123,6 +125,7 @@ class PageReader(Generic[T]):
             return None
         return PageData(
             items=self._items.detach(envelope.result) if self._detaches else envelope.result,
+            item_type=self.item_type,
             next_cursor=cursor_text(envelope.next_cursor),
             prev_cursor=envelope.prev_cursor or None,
             result_count=envelope.result_count,
@@ -169,6 +172,7 @@ class PageReader(Generic[T]):
             raise collector.no_item_fits()
         return PageData(
             items=tuple(items),
+            item_type=self.item_type,
             issues=collector.issues,
             issues_count=collector.issues_count,
             keys=None if keys is None else tuple(keys),

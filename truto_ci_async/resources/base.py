@@ -402,6 +402,7 @@ class Resource(Generic[T]):
             max_stream_bytes=max_stream_bytes,
             emitter=self._client.emitter,
             account=query.account,
+            item_type=reader.item_type,
         )
 
     def _item_reader(
@@ -474,7 +475,7 @@ def make_paginator(
         empty_on_not_found=empty_on_not_found,
     )
     source = _page_source(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
-    return Paginator(source, label=label)
+    return Paginator(source, label=label, item_type=reader.item_type)
 
 
 def _page_source(
