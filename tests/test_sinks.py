@@ -45,10 +45,10 @@ from truto_ci_async.errors import (
 from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, User
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
 from truto_ci_async.models.row_views import PULL_COLUMNS
+from truto_ci_async.pull import commits as _commits
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
-from truto_ci_async.pull.commits import commit_together
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.sinks import files
 from truto_ci_async.sinks import parquet as parquet_sink
@@ -129,6 +129,14 @@ def read_rows(folder: Path, format: str) -> list[tuple[str | None, ...]]:
             with path.open(newline="") as file:
                 rows += csv.DictReader(file)
     return sorted((row["integrated_account_id"], row["window_start"], row["id"]) for row in rows)
+
+
+async def commit_together(sink: Any, checkpoint: Checkpoint, changes: Any, *, final: bool = False) -> bool:
+    """Commit as a pull does."""
+    is_durable = await _commits.commit_together(sink, checkpoint, changes, final=final)
+    if is_durable and isinstance(sink, FileSink):
+        await sink.committed()
+    return is_durable
 
 
 async def pull(sink: FileSink, checkpoint: Checkpoint, plan: Plan = PLAN, *, every: int = 3) -> None:
@@ -1374,7 +1382,7 @@ def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
         await sink.open(None)
         await sink.write(page_of(next(PLAN.units()), 0, Interaction))
         await sink._run(sink._append, *sink._take())
-        assert names(tmp_path) == {"manifest.json", ".part-000001.parquet.tmp"}
+        assert names(tmp_path) == {"manifest.json", ".part-000001.parquet.tmp", ".truto-pull.lock"}
         part = sink._file
         assert part is not None
         await sink.aclose()

@@ -16,6 +16,7 @@ import anyio
 from msgspec.structs import replace
 
 from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
+from truto_ci_async._http.policy.headers import LONGEST_WAIT
 from truto_ci_async._http.policy.retry import can_never_succeed
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
@@ -45,7 +46,7 @@ from truto_ci_async.pull.plan.plan import Plan
 
 from .commits import Commits, Entry, PulledPage
 from .handover import Handover
-from .report import KEPT_CHARACTERS, Budget, PullReport
+from .report import KEPT_CHARACTERS, Budget, PullReport, without_bodies
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ class AccountPull:
         "_has_rows",
         "_is_resumed",
         "_later",
+        "_outage_error",
         "_progress",
         "_restarts",
         "_seen",
@@ -141,7 +143,10 @@ class AccountPull:
         self._arrived_at = 0.0  # that body
         self._uncommitted: list[Entry] = []  # handed out, in order
         self._calls = 0  # failed in a row
-        self._failing_since: float | None = None  # when the first of them that was its own fault was sent
+        self._failing_since: float | None = (
+            None  # when the first call was sent that failed without an answer since
+        )
+        self._outage_error: TrutoError | None = None  # the last one that the service was to blame for
 
     def _next_window(self) -> None:
         """Go to the next window that is not over; they are asked oldest first."""
@@ -181,7 +186,7 @@ class AccountPull:
         finally:
             shared.fetching.discard(fetch)
         shared.circuit.success(self._arrived_at)
-        self._calls, self._failing_since = 0, None
+        self._calls, self._failing_since, self._outage_error = 0, None, None
         self._is_resumed = False
         response = page.response
         shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=page.issues_count)
@@ -314,12 +319,15 @@ class AccountPull:
 
     def _unanswered(self, error: TrutoError, asked_at: float) -> float:
         now = time.monotonic()
-        if self._shared.circuit.failure(now, asked_at=asked_at, failing_since=self._failing_since):
-            self._shared.outage_cause = f"{type(error).__name__}: {error}"
-            return IN_TURN  # the service's fault: the account comes again once a trial gets through
-        self._calls += 1
         if self._failing_since is None:
             self._failing_since = asked_at
+        if self._shared.circuit.failure(
+            now, self.account.id, asked_at=asked_at, failing_since=self._failing_since
+        ):
+            self._shared.outage_cause = f"{type(error).__name__}: {error}"
+            self._outage_error = without_bodies(error)
+            return IN_TURN  # the service's fault: the account comes again once a trial gets through
+        self._calls += 1
         if self._calls >= ACCOUNT_CALLS:
             return self._fail(error)
         return now + self._backoff()
@@ -327,6 +335,8 @@ class AccountPull:
     def _wait_or_park(self, error: APIError) -> float:
         wait = error.retry_after or 0.0
         self._calls += 1
+        if wait >= LONGEST_WAIT:  # a wrong clock or unit: nobody knows when, so a later run asks again
+            return self.park(None)
         if wait > self._shared.client.retry.max_wait or self._calls >= ACCOUNT_CALLS:
             return self.park(time.time() + min(wait, self._shared.budget.max_park))
         return time.monotonic() + max(wait, self._backoff())
@@ -346,6 +356,19 @@ class AccountPull:
         self._shared.report.keep_failure(self.account.id, error)
         self._shared.report.windows_left += self._windows_left
         return self._end("failed", error=f"{type(error).__name__}: {error}"[:KEPT_CHARACTERS])
+
+    def give_up(self, *, is_last: bool) -> float:
+        """End this account in an outage that lasts too long.
+
+        If it is the last one, and the others got through since it did, only its own calls speak against the service.
+        """
+        if (
+            is_last
+            and self._outage_error is not None
+            and self._shared.circuit.last_success > self._arrived_at
+        ):
+            return self._fail(self._outage_error)
+        return self.park(None)
 
     def park(self, until: float | None) -> float:
         """Leave this account to a later run, not before ``until`` (seconds since 1970)."""

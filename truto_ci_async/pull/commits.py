@@ -212,6 +212,7 @@ class Commits:
         if self._failure is not None:
             for entry in (*self._unsure, *self._marked):
                 self._count(entry, -1)
+            self._report.error = self._report.error or self._failure
             raise self._failure
 
     def shut(self) -> None:
@@ -388,7 +389,8 @@ class Commits:
 
     async def _note_durable(self, changes: dict[Key, Progress], *, final: bool) -> None:
         """Note that a commit is durable, and keep its bodies as long as their windows are not over."""
-        for number, entry in enumerate(self._unsure, 1):
+        noted, self._unsure, self._logged = self._unsure, [], 0
+        for number, entry in enumerate(noted, 1):
             if number % YIELD_ENTRIES == 0:
                 await anyio.lowlevel.checkpoint()
             entry.durable = True
@@ -435,15 +437,16 @@ class Commits:
             )
         if is_durable:
             await self._note_durable(changes, final=final)
-            self._logged = 0
             self.notify()
+            if isinstance(self._sink, FileSink):
+                await self._sink.committed()
         else:
             # A sink may say so a thousand times: what it was asked about before is neither copied nor gone through.
             self._logged = len(self._unsure)
             changes.update(self._changes)
             self._unsure += self._marked
             self._changes, self._marked, self._logs = changes, self._unsure, logs
-        self._unsure = []
+            self._unsure = []
 
 
 async def commit_together(
@@ -458,7 +461,7 @@ async def commit_together(
     """Make durable the pages a sink has taken, together with their progress. False: the sink is not ready yet.
 
     ``changes`` must be the progress of exactly the pages whose ``write`` has returned. ``begun`` is what
-    ``FileSink.begin_commit`` gave, if it was called already.
+    ``FileSink.begin_commit`` gave, if it was called already. Call ``FileSink.committed`` afterwards.
     """
     state = await (sink.commit(final=final) if begun is None else begun)
     if state is None:
@@ -469,6 +472,4 @@ async def commit_together(
             )
         return False
     await checkpoint.commit(changes, state, row_keys=row_keys)
-    if isinstance(sink, FileSink):
-        await sink.committed()
     return True

@@ -51,9 +51,10 @@ class PullReport(Struct, eq=False):
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run asks it again. Its traceback and long values of
                   ``raw_response``, ``details`` and the like are left out; after 1,000 errors, short ones are too.
-    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: when the service is up again).
+    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: nobody knows, so the next run does).
     ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
                   as empty. ``not_found`` accounts of this run that failed with any other 404.
+    ``error``     what ended the pull early or made its last commit fail, also where a cancellation hid it.
     ``rows, pages, requests, retries, issues``  counts of this run; ``waited`` seconds of pacing, all accounts together.
     """
 
@@ -73,6 +74,7 @@ class PullReport(Struct, eq=False):
     retries: int = 0
     waited: float = 0.0
     issues: int = 0
+    error: Exception | None = None
 
     @property
     def complete(self) -> bool:
@@ -88,17 +90,7 @@ class PullReport(Struct, eq=False):
 
     def keep_failure(self, account: str, error: TrutoError) -> None:
         """Keep the error that ended an account, without what would take much memory."""
-        many = len(self.failed) >= KEPT_ERRORS
-        each: BaseException | None = error
-        while each is not None:
-            each.__traceback__ = each.__context__ = None
-            if isinstance(each, APIError):
-                for name, empty in _FROM_THE_SERVICE.items():
-                    is_dropped = many and name != "insight"
-                    if is_dropped or _is_long(getattr(each, name)):
-                        setattr(each, name, empty())
-            each = each.__cause__
-        self.failed[account] = error
+        self.failed[account] = without_bodies(error, keep_short=len(self.failed) < KEPT_ERRORS)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain, JSON-ready data."""
@@ -107,7 +99,8 @@ class PullReport(Struct, eq=False):
             for account, error in self.failed.items()
         }
         changed = {"failed": failed, "parked": dict(self.parked), "waited": round(self.waited, 3)}
-        return {"complete": self.complete, **asdict(self), **changed}
+        error = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
+        return {"complete": self.complete, **asdict(self), **changed, "error": error}
 
     def __repr__(self) -> str:
         return (
@@ -123,6 +116,23 @@ _FROM_THE_SERVICE: dict[str, Callable[[], Any]] = {
     "headers": dict,
     "insight": dict,
 }
+
+
+def without_bodies(error: TrutoError, *, keep_short: bool = True) -> TrutoError:
+    """Return ``error`` without its traceback, which keeps pages alive, and without what the service sent with it.
+
+    Hints that are short stay, and so does everything else that is, unless not ``keep_short``.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = each.__context__ = None
+        if isinstance(each, APIError):
+            for name, empty in _FROM_THE_SERVICE.items():
+                is_kept = keep_short or name == "insight"
+                if not is_kept or _is_long(getattr(each, name)):
+                    setattr(each, name, empty())
+        each = each.__cause__
+    return error
 
 
 def _is_long(value: object) -> bool:

@@ -42,6 +42,7 @@ class Workers:
         self._on_error = on_error
         self._trials = anyio.CapacityLimiter(1)
         self._nap = anyio.CancelScope()  # of the worker that waits for the time of its trial
+        self._given_up = 0  # accounts that ended since an outage lasted too long
         shared.circuit.on_close = self._end_trials
 
     @property
@@ -110,7 +111,8 @@ class Workers:
                 return None
             if circuit.is_given_up:
                 self._schedule.hurry()
-                return account.park(None)
+                self._given_up += 1
+                return account.give_up(is_last=self._schedule.left == self._given_up == 1)
             return await account.next_page(self._shared.trial_client, fetch)
 
     def _end_trials(self) -> None:

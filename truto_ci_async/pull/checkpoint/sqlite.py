@@ -16,7 +16,8 @@ from typing import NoReturn, ParamSpec, TypeVar
 
 import anyio.lowlevel
 
-from truto_ci_async._files import Step, Worker, no_step, storage_error
+from truto_ci_async._files import Disk, Step, Worker, no_step, storage_error
+from truto_ci_async._lock import RunLock
 from truto_ci_async._text import encodable
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
@@ -31,7 +32,6 @@ from .compaction import (
     compact_all,
     expose,
 )
-from .lock import RunLock
 from .stored import StoredRows
 
 P = ParamSpec("P")
@@ -62,7 +62,13 @@ FROM_VERSION_1 = (
 # Up to version 2 each finished window had a row in ``progress``.
 FROM_VERSION_2 = (CREATE, "PRAGMA user_version = 3")
 # In WAL mode, FULL syncs with each commit. NORMAL, the default of some builds, does not.
-DURABLE = ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL")
+# On macOS, only ``fullfsync`` reaches the medium.
+DURABLE = (
+    "PRAGMA fullfsync = ON",
+    "PRAGMA checkpoint_fullfsync = ON",
+    "PRAGMA journal_mode = WAL",
+    "PRAGMA synchronous = FULL",
+)
 CLEAR = ("DELETE FROM progress", "DELETE FROM finished", "DELETE FROM row_keys", "DELETE FROM meta")
 READ_HEADER = """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
     FROM pragma_application_id, pragma_user_version"""
@@ -106,7 +112,7 @@ class SQLiteCheckpoint(Checkpoint):
 
     def __init__(self, path: str | os.PathLike[str], *, step: Step = no_step) -> None:
         super().__init__()
-        self.path = Path(path)
+        self.path = Path(path).absolute()  # the process may change its folder
         self._step = step
         self._worker: Worker | None = None
         self._lock: RunLock | None = None
@@ -182,26 +188,29 @@ class SQLiteCheckpoint(Checkpoint):
 
     def _hold(self, fresh: bool) -> Plan | None:
         with self._errors("open"):
-            self._new_folders = _missing_folders(self.path)
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._new_folders = Disk(self._step).make_folders(self.path.parent)
             if self.path.is_symlink():
                 self._conflict("is a symbolic link: name the file it points to")
             self._lock = RunLock(self.path)
             self._lock.acquire()
             self._is_new = not self.path.exists()
+            if self.path.is_file() and self.path.stat().st_nlink > 1:
+                # Each name has a lock of its own, and a log: what was committed under one is unknown to the other.
+                self._conflict("has another name as well, a hard link: remove that, or use a copy")
             try:
                 database = self._connect()
             except (DamagedStateError, sqlite3.DatabaseError) as error:
                 if not (fresh and _is_damage(error) and self._is_ours()):
                     raise
-                self._discard()
-                database = self._connect()
-            for statement in DURABLE:
-                database.execute(statement)
+                self._disconnect()  # ``open`` replaces it
+                return None
             return None if fresh else self._read_plan(database)
 
     def _open(self, plan: Plan | None, grow: bool, fresh: bool) -> Plan:
         with self._errors("open"):
+            if self._database is None and fresh:
+                self._remove_files()
+                self._connect()
             database = self._opened()
             stored = None if fresh else self._read_plan(database)
             in_force = plan_in_force(stored, plan, grow=grow, path=str(self.path))
@@ -222,6 +231,8 @@ class SQLiteCheckpoint(Checkpoint):
             self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
         )
         self._check_schema(self._database)
+        for statement in DURABLE:
+            self._database.execute(statement)
         return self._database
 
     def _is_ours(self) -> bool:
@@ -230,10 +241,12 @@ class SQLiteCheckpoint(Checkpoint):
             header = file.read(72)
         return header[68:] == APPLICATION_ID.to_bytes(4)
 
-    def _discard(self) -> None:
-        if self._database is not None:  # pragma: no mutate - only Windows refuses to remove an open file
-            self._database.close()
-        self._remove_files()
+    def _disconnect(self) -> None:
+        """Close the database. On a full disk its log remains, and the next run reads it."""
+        database, self._database = self._database, None
+        with suppress(sqlite3.Error):
+            if database is not None:
+                database.close()
 
     def _remove_files(self) -> None:
         for suffix in ("-wal", "-shm", ""):  # pragma: no mutate - SQLite drops a stale log too
@@ -375,12 +388,8 @@ class SQLiteCheckpoint(Checkpoint):
             self._sink_state = sink_state
 
     def _close(self) -> None:
-        database, self._database = self._database, None
         lock, self._lock = self._lock, None
-        # Closing moves the log into the database. On a full disk the log remains, and the next run reads it.
-        with suppress(sqlite3.Error):
-            if database is not None:
-                database.close()
+        self._disconnect()
         is_unused = self._is_new and self._plan is None
         self._is_new = False
         if is_unused:
@@ -388,10 +397,9 @@ class SQLiteCheckpoint(Checkpoint):
                 self._remove_files()
         if lock is not None:
             lock.release()
-        if is_unused:
-            with suppress(OSError):  # another program has put something there
-                for folder in self._new_folders:
-                    folder.rmdir()
+        with suppress(OSError):  # there is something in it
+            for folder in self._new_folders:
+                folder.rmdir()
 
     def _opened(self) -> sqlite3.Connection:
         if self._database is None:
@@ -409,6 +417,8 @@ class SQLiteCheckpoint(Checkpoint):
         database.execute("BEGIN IMMEDIATE")
         try:
             yield database
+            if self._lock is not None:
+                self._lock.check()
             self._step("checkpoint")
             database.execute("COMMIT")
         except BaseException:
@@ -450,11 +460,6 @@ class SQLiteCheckpoint(Checkpoint):
 
     def __repr__(self) -> str:
         return f"SQLiteCheckpoint({str(self.path)!r})"
-
-
-def _missing_folders(path: Path) -> list[Path]:
-    """Return the folders of a path that do not exist, the innermost first."""
-    return [folder for folder in path.parents if not folder.exists()]
 
 
 def _primary_code(error: BaseException) -> int | None:
