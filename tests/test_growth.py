@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,25 @@ from msgspec import Raw
 
 from tests.support import examples, run
 from tests.test_checkpoint import change, fill, make_plan
+from tests.test_sinks import (
+    MEMORY,
+    PAGES,
+    PLAN,
+    FailingDisk,
+    attempt,
+    build,
+    check_manifest,
+    expected_rows,
+    manifest,
+    page_of,
+    pull,
+    read_rows,
+)
+from truto_ci_async._files import Disk
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import CursorExpiredError, DamagedStateError, PermissionDeniedError
+from truto_ci_async.models import Interaction
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
@@ -23,6 +41,8 @@ from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import Commits, Entry
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.report import PullReport
+from truto_ci_async.sinks import files, parquet
+from truto_ci_async.sinks.manifest import PARTS_LOG
 
 WINDOWS = 30
 DONE, EMPTY = Progress(rows=3, pages=1, outcome="done"), Progress(pages=1, outcome="empty")
@@ -283,3 +303,102 @@ def test_a_sink_that_is_not_ready_does_not_make_each_commit_longer() -> None:
         assert CountedEntry.looks <= 3 * (asked + 1) * each
 
     run(scenario())
+
+
+# --- many parts ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def few_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a state name two parts before they are moved to the log."""
+    pytest.importorskip("pyarrow")
+    for module in (parquet, files):
+        monkeypatch.setattr(module, "MAX_PARTS", 2)
+
+
+async def write_parts(folder: Path, state: bytes | None, count: int, **options: Any) -> list[bytes]:
+    """Write parts of one row each, and return the state after each of them."""
+    states: list[bytes] = []
+    async with build("parquet", folder, part_rows=1, **options) as sink:
+        await sink.open(state)
+        for number in range(count):
+            await sink.write(page_of(next(PLAN.units()), number % PAGES, Interaction))
+            found = await sink.commit()
+            assert found is not None
+            states.append(found)
+            await sink.committed()
+    return states
+
+
+def test_the_state_of_a_pull_does_not_grow_with_its_parts(few_parts: None, tmp_path: Path) -> None:
+    """50,000 parts were 3.5 MB, encoded and stored with every commit. Readers still find them all."""
+    states = run(write_parts(tmp_path, None, 40))
+    assert max(map(len, states[20:])) <= max(map(len, states[:10])) + 10
+    assert len({part["name"] for part in manifest(tmp_path)["parts"]}) == 40
+    assert check_manifest(tmp_path, "parquet") == 40 * len(page_of(next(PLAN.units()), 0, Interaction))
+    run(write_parts(tmp_path, states[-1], 3))
+    assert len(manifest(tmp_path)["parts"]) == 43
+    run(write_parts(tmp_path, states[20], 0))  # as if the later commits had not reached the checkpoint
+    assert len(manifest(tmp_path)["parts"]) == 21 == len(list(tmp_path.glob("*.parquet")))
+
+
+def test_a_long_list_of_parts_is_not_written_with_every_commit(few_parts: None, tmp_path: Path) -> None:
+    steps: list[str] = []
+    run(write_parts(tmp_path, None, 60, disk=Disk(steps.append)))
+    assert steps.count("manifest") < 35
+    assert len(manifest(tmp_path)["parts"]) == 60
+
+
+def test_a_state_that_names_all_parts_goes_on(few_parts: None, tmp_path: Path) -> None:
+    """So did earlier versions."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parquet, "MAX_PARTS", 1_000)
+        old = run(write_parts(tmp_path, None, 7))[-1]
+    assert b"truto-sink-1" in old
+    new = run(write_parts(tmp_path, old, 1))[-1]
+    assert b"truto-parts-1" in new
+    run(write_parts(tmp_path, new, 0))
+    assert len(manifest(tmp_path)["parts"]) == 8
+    run(write_parts(tmp_path, old, 2))
+    assert len(manifest(tmp_path)["parts"]) == 9
+
+
+@pytest.mark.parametrize("damage", ["gone", "cut", "changed", "link"])
+def test_a_damaged_log_of_parts_is_told(few_parts: None, tmp_path: Path, damage: str) -> None:
+    state = run(write_parts(tmp_path / "out", None, 7))[-1]
+    log = tmp_path / "out" / PARTS_LOG
+    data = log.read_bytes()
+    log.write_bytes({"cut": data[:-1], "changed": data.replace(b"2", b"3", 1)}.get(damage, data))
+    if damage in ("gone", "link"):
+        log.rename(tmp_path / "moved")
+    if damage == "link":
+        log.symlink_to(tmp_path / "moved")
+    with pytest.raises(DamagedStateError, match=PARTS_LOG):
+        run(write_parts(tmp_path / "out", state, 1))
+    (tmp_path / "out" / PARTS_LOG).unlink(missing_ok=True)
+    log.write_bytes(data + b"half of a line that was never committed")
+    run(write_parts(tmp_path / "out", state, 3))
+    assert len(manifest(tmp_path / "out")["parts"]) == 10
+
+
+@examples(25)
+@given(cuts=st.lists(st.integers(1, 90), min_size=1, max_size=3), seed=st.integers())
+def test_the_power_may_go_while_parts_are_moved(cuts: list[int], seed: int) -> None:
+    pytest.importorskip("pyarrow")
+    draw = random.Random(seed)
+    checkpoint = MemoryCheckpoint()
+
+    async def scenario(folder: Path) -> None:
+        for at in cuts:
+            disk = FailingDisk(at)
+            if await attempt("parquet", folder, checkpoint, disk) is None:
+                break
+            disk.cut_power(draw)
+        await pull(build("parquet", folder), checkpoint)
+
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name, pytest.MonkeyPatch.context() as patch:
+        for module in (parquet, files):
+            patch.setattr(module, "MAX_PARTS", 1)
+        run(scenario(Path(name)))
+        assert read_rows(Path(name), "parquet") == expected_rows()
+        assert check_manifest(Path(name), "parquet") == len(expected_rows())
