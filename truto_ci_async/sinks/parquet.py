@@ -13,13 +13,15 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from msgspec.structs import replace
+
 from truto_ci_async._files import Disk
 from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
 
 from .files import FLUSH_BYTES, FileSink, Verify
-from .manifest import Part, SinkState
+from .manifest import MAX_PARTS, Part, SinkState, move_to_log
 from .rows import flat_rows
 
 # A row group is what a Parquet writer holds in memory: this many rows, or bytes of JSON text in them.
@@ -123,9 +125,10 @@ class ParquetSink(FileSink):
             self._disk.rename(file.path, self.directory / part.name)
             self._disk.fsync_dir(self.directory)
             self._number += 1
-            self._durable = SinkState(
-                format=self.format, parts=(*self._durable.parts, part), next=self._number
-            )
+            state = self._durable
+            if len(state.parts) >= MAX_PARTS:
+                state = move_to_log(self._disk, self.directory, state)
+            self._durable = replace(state, parts=(*state.parts, part), next=self._number)
         return self._durable
 
     def _close(self) -> None:
