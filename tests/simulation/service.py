@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections import defaultdict
@@ -13,11 +14,11 @@ from urllib.parse import parse_qs, urlsplit
 
 from tests.virtual import clock
 from truto_ci_async._http.call import CallTime
-from truto_ci_async._http.policy.retry import FAULT_STATUSES, RetryPolicy
+from truto_ci_async._http.failures import failure_of
+from truto_ci_async._http.policy.retry import GiveUp, RetryBudget, RetryPolicy, RetryState
 from truto_ci_async._wire.responses import read_error
 from truto_ci_async.errors import (
     APIError,
-    AuthenticationError,
     ConnectError,
     ServerError,
     TransportError,
@@ -259,6 +260,8 @@ class SimClient:
         self._service = service
         self._pause = pause
         self._token = token or SimToken()
+        self._budget = RetryBudget(1e9, 0.0)
+        self._random = Random(1)
 
     def with_options(self, *, retry: RetryPolicy) -> SimClient:
         return SimClient(self._service, retry, self._pause, self._token)
@@ -292,38 +295,41 @@ class SimClient:
         read: Callable[[bytes, CallTime], Awaitable[Any]],
         error_fallback: Callable[[APIError], bytes | None],
     ) -> tuple[Any, ResponseInfo]:
-        attempt = 0
-        can_refresh = self._token.is_refreshable
+        state = RetryState(
+            self.retry, self._budget, can_refresh=self._token.is_refreshable, random=self._random.random
+        )
+        started = clock()
         while True:
-            attempt += 1
-            is_last = attempt >= self.retry.attempts or self.retry.max_elapsed == 0.0
+            attempt = state.sent()
+            token = self._token.value
+            answer = Answer()
+            failure: APIError | TransportError
             try:
-                answer = await self._service.answer(target, self._token.value)
-                info = ResponseInfo(status=answer.status, attempts=attempt)
+                answer = await self._service.answer(target, token)
                 if answer.status == 200:
                     if answer.body.endswith(b"}"):
                         call.ended_at, call.is_answered = clock(), True
+                    info = ResponseInfo(status=answer.status, attempts=attempt)
                     return await read(answer.body, CallTime(None)), info
+                failure = read_error(
+                    answer.status,
+                    answer.headers,
+                    answer.body,
+                    retry_after=answer.retry_after,
+                    account=account,
+                    attempts=attempt,
+                )
+                if (body := error_fallback(failure)) is not None:
+                    call.is_answered = True
+                    info = ResponseInfo(status=answer.status, attempts=attempt)
+                    return await read(body, CallTime(None)), info
             except (ConnectError, TruncatedBodyError) as error:
                 error.attempts = attempt
-                if is_last:
-                    raise
-                await self._pause()
-                continue
-            error = read_error(
-                answer.status,
-                answer.headers,
-                answer.body,
-                retry_after=answer.retry_after,
-                account=account,
-                attempts=attempt,
-            )
-            if can_refresh and isinstance(error, AuthenticationError) and self.retry.attempts > 1:
-                can_refresh, self._token.value = False, self._service.token
-                continue
-            if (body := error_fallback(error)) is not None:
-                call.is_answered = True
-                return await read(body, CallTime(None)), info
-            if is_last or answer.status not in FAULT_STATUSES or isinstance(error, AuthenticationError):
-                raise error
+                failure = error
+            decision = state.failed(failure_of(failure), clock() - started)
+            if isinstance(decision, GiveUp):
+                raise failure
+            if decision.fresh_token and self._token.value == token:
+                self._token.value = self._service.token
+            await asyncio.sleep(decision.wait)
             await self._pause()
