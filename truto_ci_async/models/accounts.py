@@ -7,6 +7,7 @@ from typing import Any, ClassVar, cast
 import msgspec
 from msgspec import Struct
 
+from truto_ci_async.export.html import card, item_card, table
 from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .field_types import AwareDatetime, decode_raw
@@ -68,6 +69,9 @@ class IntegratedAccount(Struct, frozen=True, kw_only=True):
         """Return the API's own shape as plain dicts and lists, ready for JSON, including ``context``."""
         return cast("dict[str, Any]", decode_raw(msgspec.json.encode(self)))
 
+    def _repr_html_(self) -> str:
+        return item_card(self)
+
     def __repr__(self) -> str:
         integration = self.integration.name if self.integration else None
         return (
@@ -104,4 +108,15 @@ class Capabilities(Struct, frozen=True, kw_only=True):
             and method in entry.methods
             and (model is None or entry.model is None or entry.model == model)
             for entry in self.unified
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [[entry.model, entry.resource, ", ".join(entry.methods)] for entry in self.unified]
+        blocked = "blocked" if self.is_blocked else ""
+        return card(
+            "Capabilities",
+            self.account_id or "",
+            self.status or "",
+            blocked,
+            tables=[table(["model", "resource", "methods"], rows)],
         )

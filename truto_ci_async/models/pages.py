@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from truto_ci_async._json import EXCERPT_BYTES, decode_json
 from truto_ci_async.errors import DecodeError, UsageError
+from truto_ci_async.export import html
 
 from .debug import DebugInfo
 
@@ -118,9 +119,9 @@ class Page(Sequence[T], Generic[T]):
     ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
     ``extra`` has the envelope keys that this package does not know; an object or array of more than 256 KiB is left as
     ``msgspec.Raw``. ``issues`` lists the first hundred repairs, ``issues_count`` counts all of them. ``response`` has
-    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``. With
-    ``response_format="normalized"``, ``unknown_fields`` names the fields received so far in this walk that the items
-    have no place for.
+    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``.
+    ``unknown_fields`` names the fields received so far in this walk that this package does not know, such as
+    ``user.emails[].verified``: they are in ``unknown`` of the items.
     """
 
     __slots__ = (
@@ -187,6 +188,13 @@ class Page(Sequence[T], Generic[T]):
     def __getitem__(self, index: slice) -> tuple[T, ...]: ...
     def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
         return self.items[index]
+
+    def _repr_html_(self) -> str:
+        size = f"{len(self):,} item{'' if len(self) == 1 else 's'}"
+        first = f"the first {html.ROWS} shown" if len(self) > html.ROWS else ""
+        issues = f"{self.issues_count:,} values repaired, see .issues" if self.issues_count else ""
+        more = "more pages follow" if self.has_more else "the last page"
+        return html.card("Page", size, first, more, issues, tables=[html.items_table(self.items)])
 
     def __repr__(self) -> str:
         head = f", first={self.items[0]!r}" if self.items else ""
