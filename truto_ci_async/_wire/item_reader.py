@@ -25,7 +25,7 @@ from truto_ci_async.models import Issue
 
 from .detach import detached, raw_places
 from .repair import (
-    Note,
+    Notes,
     Repairer,
     describe_mismatch,
     split_array,
@@ -63,9 +63,9 @@ class IssueList(list[Issue]):
         self.total += 1
         self.dropped.append(index)
 
-    def add(self, index: int, raw: bytes, notes: Sequence[Note], *, dropped: bool) -> None:
+    def add(self, index: int, raw: bytes, notes: Notes, *, dropped: bool) -> None:
         """Note what is wrong with an item."""
-        self.total += len(notes)
+        self.total += notes.total
         if dropped:
             self.dropped.append(index)
         self += [
@@ -185,7 +185,7 @@ class ItemReader(Generic[T]):
 
     def _read_one(self, raw: bytes, index: int, path: str, issues: IssueList) -> T | None:
         """Read an item, or repair it and add to ``issues`` what was wrong; None if it is not kept."""
-        notes: list[Note] = []
+        notes = Notes()
         try:
             item, kept = self._decode_or_repair(raw, path, notes, is_told=not issues.is_full)
         except _UNREADABLE as error:
@@ -203,12 +203,12 @@ class ItemReader(Generic[T]):
         return cast("T", self.detach((item,))[0])
 
     def _decode_or_repair(
-        self, raw: bytes, path: str, notes: list[Note], *, is_told: bool
+        self, raw: bytes, path: str, notes: Notes, *, is_told: bool
     ) -> tuple[T | None, bool]:
         """Return an item and whether to keep it. Unless ``is_told``, the note why it is dropped has no text."""
         repairer = self._repairer
         if repairer is not None and not _OBJECT.match(raw):
-            notes.append((path, self._mismatch(raw) if is_told else ""))
+            notes.add(path, self._mismatch(raw) if is_told else "")
             return None, False
         try:
             item = self._decode_item(raw)
@@ -219,13 +219,13 @@ class ItemReader(Generic[T]):
                 return item, True
         except msgspec.ValidationError as error:
             if repairer is None:
-                notes.append((path, describe_mismatch(str(error), raw) if is_told else ""))
+                notes.add(path, describe_mismatch(str(error), raw) if is_told else "")
                 return None, False
             fields = split_object(raw)
             if not repairer.is_foreign(fields):
                 fixed = self._repair(repairer, fields, path, notes)
                 return fixed, fixed is not None
-        notes.append((path, repairer.describe_foreign(fields) if is_told else ""))
+        notes.add(path, repairer.describe_foreign(fields) if is_told else "")
         return None, False
 
     def _is_hopeless(self, raw: bytes) -> bool:
@@ -241,13 +241,13 @@ class ItemReader(Generic[T]):
             return describe_mismatch(str(error), raw)
         raise AssertionError(raw)
 
-    def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: list[Note]) -> T | None:
+    def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: Notes) -> T | None:
         fixed = repairer.fix_struct(fields, path, notes)
         if fixed is not None:
             try:
                 return cast("T", self._decode_item(fixed))
             except msgspec.ValidationError as error:
-                notes.append((path, without_location(str(error))))
+                notes.add(path, without_location(str(error)))
         return None
 
 
