@@ -442,6 +442,16 @@ def test_debug_never_shows_the_credentials_of_the_provider(sandbox: Sandbox, run
         assert pages[0]["debug"]["requestOptions"]["headers"]["Authorization"] == "***"
 
 
+@pytest.mark.parametrize("format", ["json", "ndjson", "table"])
+def test_debug_shows_the_data_of_the_provider_as_it_came(sandbox: Sandbox, run: Run, format: str) -> None:
+    """1.10 became 1.1, and a number beyond any float or text nested deep failed the command."""
+    data = '{"a":1.10,"b":1e400,"c":1E5,"d":%s}' % ("9" * 30)
+    sandbox.script(None, [Fault.body(f'{{"result":[{{"id":"1"}}],"debug":{{"data":{data}}}}}'.encode())])
+    ran = run(*listing(sandbox, "--format", "debug", "-o", format))
+    assert ran.code == DONE
+    assert data in (ran.out + ran.err).replace("\n", "").replace(" ", "")
+
+
 def test_accounts_are_listed_without_their_secrets(sandbox: Sandbox, run: Run) -> None:
     for format in ("table", "json", "ndjson", "csv"):
         ran = run("accounts", "-o", format)
