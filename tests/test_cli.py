@@ -1188,7 +1188,7 @@ def test_ctrl_c_keeps_the_complete_pages_of_a_file(sandbox: Sandbox, tmp_path: P
 
 
 INTERRUPT_WHEN_IMPORTED = """
-import os, signal, sys
+import os, sys, _signal as signal
 
 class Finder:
     def find_spec(self, name, *_):
@@ -1207,6 +1207,7 @@ sys.exit(main())
 @pytest.mark.parametrize(
     "module",
     [
+        "typing",
         "truto_ci_async.cli.run",
         "asyncio",
         "msgspec",
