@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -214,6 +214,41 @@ def test_a_report_goes_into_a_device_or_pipe_and_through_a_link(
     assert link.is_symlink()
     assert json.loads(target.read_text())["complete"]
     assert json.loads(reported(sandbox, run, "-").out)["complete"]
+
+
+@posix
+def test_a_report_may_be_in_the_folder_of_the_pull_and_not_in_its_place(
+    sandbox: Sandbox, run: Any, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "out", tmp_path / "out" / ".." / "out", tmp_path):
+        ran = reported(sandbox, run, path)
+        assert (ran.code, "--report" in ran.err) == (USAGE, True)
+    assert list(tmp_path.iterdir()) == []
+    assert reported(sandbox, run, tmp_path / "out" / "report.json").code == DONE
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["complete"]
+
+
+@posix
+def test_a_report_cannot_control_the_terminal(sandbox: Sandbox, tmp_path: Path) -> None:
+    """JSON may hold C1 controls and marks of direction as they are."""
+    leader, follower = os.openpty()
+    evil = "a\x9b2J\u202eb"
+    command = [sys.executable, "-m", "truto_ci_async", "pull", "--accounts", evil, *WINDOW, "--report", "-"]
+    with subprocess.Popen(
+        [*command, "--out", tmp_path / "out"],
+        stdout=follower,
+        stderr=subprocess.DEVNULL,
+    ) as started:
+        os.close(follower)
+        found = b""
+        with suppress(OSError):  # at its end on Linux
+            while part := os.read(leader, 65_536):
+                found += part
+        os.close(leader)
+        assert started.wait(DEADLINE) == SOME_FAILED
+    text = found.decode()
+    assert '"accounts": 1' in text
+    assert not {"\x9b", "\u202e"} & set(text)
 
 
 @posix
@@ -419,7 +454,7 @@ def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: P
             ("--accounts", "a", *WINDOW, "--report", "/not/there/report.json"),
             "the directory does not exist",
         ),
-        (("--accounts", "a", *WINDOW, "--report", ""), "--report needs the name of a file"),
+        (("--accounts", "a", *WINDOW, "--report", ""), "--report is empty"),
         (("--accounts", "a", *WINDOW, "--report", "/"), "--report needs the name of a file"),
         (("--accounts", "a", *WINDOW, "--out", ""), "--out is empty"),
         (("--accounts-file", "", "--integration", "gong", *WINDOW), "--accounts-file is empty"),

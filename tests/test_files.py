@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from truto_ci_async import _files
-from truto_ci_async._files import AtomicFile, Disk, beside, is_in_use
+from truto_ci_async._files import AtomicFile, Disk, beside, is_in_use, unfinished
 from truto_ci_async.errors import UsageError
 
 from .support import file_size_limit
@@ -112,6 +112,44 @@ def test_discard_removes_what_is_not_published(target: Path, steps: int) -> None
     assert names(target.parent) == ["file"]
 
 
+@posix
+def test_what_a_killed_process_left_is_found_again(target: Path) -> None:
+    """Under the name of the file, however long or odd that is, and under no other."""
+    for name in ("file", "é" * 127, "a" * 255, os.fsdecode(b"caf\xe9*[x]"), "-", "f.0000000000000000"):
+        path = target.with_name(name)
+        assert unfinished(path) is None
+        file = opened(path)
+        left = unfinished(path)
+        assert left is not None
+        assert left.exists()
+        assert unfinished(path.with_name("f")) is None
+        file.discard()
+        assert unfinished(path) is None
+
+
+@posix
+@pytest.mark.parametrize("error", [PermissionError, OSError])
+def test_a_file_that_has_its_name_is_published_whatever_comes_after(
+    target: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """Some may write to a folder and not read it, so that it cannot be synced."""
+
+    def refuse(self: Disk, path: Path) -> None:
+        raise error(f"{path} cannot be synced")
+
+    monkeypatch.setattr(Disk, "fsync_dir", refuse)
+    file = opened(target)
+    file.write(b"new")
+    if error is PermissionError:
+        file.publish()
+    else:
+        with pytest.raises(OSError, match="cannot be synced"):
+            file.publish()
+    assert file.is_published
+    file.discard()
+    assert target.read_bytes() == b"new"
+
+
 def test_a_link_stays_a_link(target: Path) -> None:
     link = target.with_name("link")
     link.symlink_to(target)
@@ -140,8 +178,8 @@ def test_a_file_keeps_its_permissions(target: Path) -> None:
 def test_a_planted_link_is_not_followed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may write to the folder could otherwise have us overwrite a file elsewhere."""
     monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
-    target.with_name(".truto-guessed.part").symlink_to(target)
     for path in (target, target.with_name("new")):
+        path.with_name(f".{path.name}.guessed.part").symlink_to(target)
         with pytest.raises(FileExistsError):
             opened(path)
     disk = Disk()
