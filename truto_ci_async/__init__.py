@@ -77,8 +77,9 @@ _NAMES = {
     "UnknownFields",
     "export.frames": "to_arrow to_pandas to_polars",
     "export.schema": "Column Schema schema",
-    "models": "ROW_COLUMNS AdditionalMetric Capabilities Capability DebugInfo Email IntegratedAccount Integration "
-    "Interaction Issue Metrics Number Page Position RateLimit RawResponse ResponseInfo User",
+    "models": "ROW_COLUMNS Activity ActivityMetrics AdditionalMetric Attendee Capabilities Capability DebugInfo Email "
+    "IntegratedAccount Integration Interaction Issue Meeting MeetingRef Metrics Number Page Person Position RateLimit "
+    "RawResponse ResponseInfo Sentence SentenceRow Transcript User",
     "models.pulls": "AccountPage PlannedAccount Unit Window",
     "pagination.paginator": "Paginator RawPages",
     "pagination.stream": "ItemStream",

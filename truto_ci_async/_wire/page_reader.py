@@ -90,11 +90,16 @@ class PageReader(Generic[T]):
         envelope: type[_Envelope[T]] = cast("Any", _Envelope)[items.item_type]
         self._envelope = msgspec.json.Decoder(envelope)
 
-    def read_flat_rows(self, on_unknown: Callable[[list[str]], object]) -> None:
-        """Read rows of the ``normalized`` format from now on; see ``FlatRowReader``."""
-        from .flat_rows import flat_row_reader
+    def start_walk(self, tell: Callable[..., object], *, flat_rows: bool) -> None:
+        """Tell names of unknown fields from now on (see ``ItemReader.for_walk``).
 
-        self._items = flat_row_reader(self._items, on_unknown)
+        ``flat_rows``: rows are those of the ``normalized`` format.
+        """
+        self._items = self._items.for_walk(tell)
+        if flat_rows:
+            from .flat_rows import flat_row_reader
+
+            self._items = flat_row_reader(self._items)
 
     def read(self, body: bytes) -> PageData[T]:
         """Read a body in one go.
@@ -128,6 +133,7 @@ class PageReader(Generic[T]):
             debug=envelope.debug or None,
             extra={},
             issues=[],
+            unknown_fields=self._items.unknown_fields,
         )
 
     def read_in_slices(

@@ -37,9 +37,9 @@ from math import inf
 from operator import attrgetter
 from typing import Any, Literal, TypeAlias
 
-import msgspec
 from msgspec import Raw, Struct
 
+from truto_ci_async._json import encode
 from truto_ci_async.errors import UsageError
 
 ColumnType: TypeAlias = Literal["float64", "int64", "timestamp", "text", "json", "bool"]
@@ -268,7 +268,7 @@ def to_json(value: Any) -> str | None:
     if isinstance(value, Raw):
         data = bytes(value)
         return None if data == b"null" else data.decode(errors="replace")
-    return msgspec.json.encode(value).decode()
+    return encode(value).decode()
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {

@@ -127,10 +127,10 @@ class Page(Frames, Generic[T]):
     ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
     ``extra`` has the envelope keys that this package does not know; an object or array of more than 256 KiB is left as
     ``msgspec.Raw``. ``issues`` lists the first hundred repairs, ``issues_count`` counts all of them. ``response`` has
-    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``. With
-    ``response_format="normalized"``, ``unknown_fields`` names the fields received so far in this walk that the items
-    have no place for. ``item_type`` is the type that the items were read as, if that is known: an empty page has the
-    columns of it.
+    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``.
+    ``unknown_fields`` names the fields received so far in this walk that this package does not know, such as
+    ``user.emails[].verified``: they are in ``unknown`` of the items.
+    ``item_type`` is the type that the items were read as, if that is known: an empty page has the columns of it.
     """
 
     __slots__ = (

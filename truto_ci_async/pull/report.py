@@ -44,9 +44,10 @@ class PullReport(Struct, eq=False):
                   failed and parked accounts leave ``windows_left`` to a later run.
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run asks it again.
-    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: when the service is up again).
+    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: nobody knows, so the next run does).
     ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
                   as empty. ``not_found`` accounts of this run that failed with any other 404.
+    ``error``     what ended the pull early or made its last commit fail, also where a cancellation hid it.
     ``rows, pages, requests, retries, issues``  counts of this run; ``waited`` seconds of pacing, all accounts together.
     """
 
@@ -66,6 +67,7 @@ class PullReport(Struct, eq=False):
     retries: int = 0
     waited: float = 0.0
     issues: int = 0
+    error: Exception | None = None
 
     @property
     def complete(self) -> bool:
@@ -86,7 +88,8 @@ class PullReport(Struct, eq=False):
             for account, error in self.failed.items()
         }
         changed = {"failed": failed, "parked": dict(self.parked), "waited": round(self.waited, 3)}
-        return {"complete": self.complete, **asdict(self), **changed}
+        error = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
+        return {"complete": self.complete, **asdict(self), **changed, "error": error}
 
     def __repr__(self) -> str:
         return (
