@@ -31,11 +31,15 @@ class Part(Struct, frozen=True):
 
 
 class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-sink-1"):
-    """What is committed, as stored in a checkpoint. ``next`` is the number of the next part."""
+    """What is committed, as stored in a checkpoint. ``next`` is the number of the next part.
+
+    ``columns`` is the version of the columns that a pull puts before the others: parts of one folder have the same.
+    """
 
     format: str
     parts: tuple[Part, ...] = ()
     next: Count = 1
+    columns: Count = 1
 
     @property
     def rows(self) -> int:
