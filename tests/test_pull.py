@@ -22,6 +22,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -148,6 +149,9 @@ def read_rows(folder: Path, format: str) -> list[Row]:
         elif format == "csv":
             with path.open(newline="") as file:
                 rows += csv.DictReader(file)
+    for row in rows:
+        if isinstance(start := row["window_start"], datetime):
+            row["window_start"] = start.isoformat().replace("+00:00", "Z")  # as the plans here have it
     return sorted(
         (
             row["integrated_account_id"],

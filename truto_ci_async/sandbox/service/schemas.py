@@ -14,7 +14,7 @@ Schema = dict[str, Any]
 TIMES: Final = ("start_time", "end_time")
 
 
-def _object(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
+def _object(required: tuple[str, ...] = (), /, **properties: Schema) -> Schema:
     found: Schema = {"type": "object", "properties": properties}
     return found | {"required": list(required)} if required else found
 
