@@ -26,11 +26,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support import examples, run
+from truto_ci_async import _lock as lock_module
+from truto_ci_async._lock import LockOwner, RunLock
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
-from truto_ci_async.pull.checkpoint import lock as lock_module
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
-from truto_ci_async.pull.checkpoint.lock import LockOwner, RunLock
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
@@ -982,6 +982,7 @@ def test_an_owner_without_a_name_is_waited_for_briefly(
     monkeypatch.setattr(lock_module, "NAME_SECONDS", 0.1)
     lock = RunLock(tmp_path / "state")
     lock.acquire()
+    lock_module._held.clear()  # as if another process held it
     try:
         child = subprocess.run(
             [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
@@ -1096,7 +1097,7 @@ def test_a_forked_child_does_not_keep_the_lock(tmp_path: Path) -> None:
     program = """
 import os, sys, time
 from pathlib import Path
-from truto_ci_async.pull.checkpoint.lock import RunLock
+from truto_ci_async._lock import RunLock
 lock = RunLock(Path(sys.argv[1]))
 lock.acquire()
 leave, stay = os.pipe()
@@ -1153,6 +1154,7 @@ def test_a_lock_file_removed_while_it_is_opened_is_not_trusted(
     """A lock on a removed file excludes nobody: the next run creates a new file and locks that one."""
     first, second, third = (RunLock(tmp_path / "state") for _ in range(3))
     first.acquire()
+    lock_module._held.clear()  # as if another process held it
     try_lock = lock_module._try_lock
 
     def release_first(file: int) -> None:
@@ -1177,7 +1179,7 @@ def test_a_lock_file_removed_while_it_is_opened_is_not_trusted(
 RACE = """
 import os, sys, time
 from pathlib import Path
-from truto_ci_async.pull.checkpoint.lock import RunLock
+from truto_ci_async._lock import RunLock
 from truto_ci_async.errors import StateConflictError
 
 folder, rounds, children = Path(sys.argv[1]), 25, 4

@@ -42,13 +42,13 @@ from truto_ci_async.errors import (
     StorageError,
     UsageError,
 )
-from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, User
+from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, Person
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
 from truto_ci_async.models.row_views import PULL_COLUMNS
+from truto_ci_async.pull import commits as _commits
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
-from truto_ci_async.pull.commits import commit_together
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.sinks import files
 from truto_ci_async.sinks import parquet as parquet_sink
@@ -92,7 +92,7 @@ def page_of(unit: Unit, number: int, item_type: Any) -> AccountPage[Any]:
         items = [
             Interaction(
                 id=f"{unit.account.id}/{unit.index}/{number}/{item}",
-                user=User(id="9" * 20, name='Jo, "the\r\n☃"'),
+                user=Person(id="9" * 20, name='Jo, "the\r\n☃"'),
                 metrics=Metrics(patience=0.5, interactivity=item),
                 remote_json=Raw(b'{"padding": "' + b"x" * 50 + b'"}'),
             )
@@ -129,6 +129,14 @@ def read_rows(folder: Path, format: str) -> list[tuple[str | None, ...]]:
             with path.open(newline="") as file:
                 rows += csv.DictReader(file)
     return sorted((row["integrated_account_id"], row["window_start"], row["id"]) for row in rows)
+
+
+async def commit_together(sink: Any, checkpoint: Checkpoint, changes: Any, *, final: bool = False) -> bool:
+    """Commit as a pull does."""
+    is_durable = await _commits.commit_together(sink, checkpoint, changes, final=final)
+    if is_durable and isinstance(sink, FileSink):
+        await sink.committed()
+    return is_durable
 
 
 async def pull(sink: FileSink, checkpoint: Checkpoint, plan: Plan = PLAN, *, every: int = 3) -> None:
@@ -1192,7 +1200,7 @@ _interactions = st.builds(
     Interaction,
     id=st.none() | _text,
     user=st.none()
-    | st.builds(User, id=_text, name=_text, emails=st.just((Email(email="a@b", is_primary=True),))),
+    | st.builds(Person, id=_text, name=_text, emails=st.just((Email(email="a@b", is_primary=True),))),
     start_time=st.none() | _times,
     end_time=st.none() | _times,
     created_at=st.none() | _times,
@@ -1241,7 +1249,7 @@ def test_csv_is_read_back_as_it_was(items: list[Interaction]) -> None:
 )
 def test_csv_quotes_what_would_end_a_cell(text: str, tmp_path: Path) -> None:
     """The csv module of older Pythons does not quote a lone carriage return."""
-    data = written("csv", [Interaction(user=User(name=text), id="7")], tmp_path).read_bytes().decode()
+    data = written("csv", [Interaction(user=Person(name=text), id="7")], tmp_path).read_bytes().decode()
     (row,) = csv.DictReader(io.StringIO(data, newline=""))
     assert (row["user_name"], row["id"]) == (text, "7")
 
@@ -1374,7 +1382,7 @@ def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
         await sink.open(None)
         await sink.write(page_of(next(PLAN.units()), 0, Interaction))
         await sink._run(sink._append, *sink._take())
-        assert names(tmp_path) == {"manifest.json", ".part-000001.parquet.tmp"}
+        assert names(tmp_path) == {"manifest.json", ".part-000001.parquet.tmp", ".truto-pull.lock"}
         part = sink._file
         assert part is not None
         await sink.aclose()

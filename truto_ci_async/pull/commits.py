@@ -10,7 +10,7 @@ restarted. What is remembered is as durable as the progress it belongs to.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
@@ -63,7 +63,7 @@ class Entry:
 
     def __init__(
         self,
-        queue: deque[Entry],
+        queue: list[Entry],
         key: Key,
         progress: Progress,
         *,
@@ -208,6 +208,7 @@ class Commits:
         if self._failure is not None:
             for entry in (*self._unsure, *self._marked):
                 self._count(entry, -1)
+            self._report.error = self._report.error or self._failure
             raise self._failure
 
     def shut(self) -> None:
@@ -253,12 +254,13 @@ class Commits:
         """Mark an entry as done; it counts once all before it in its account are."""
         entry.is_done = True
         queue = entry.queue
-        while queue and queue[0].is_done:
-            ready = queue.popleft()
+        done = next((number for number, each in enumerate(queue) if not each.is_done), len(queue))
+        for ready in queue[:done]:
             self._changes[ready.key] = ready.progress
             self._marked.append(ready)
             self._marked_since += 1
             self._count(ready, 1)
+        del queue[:done]
         if self._marked_since >= COMMIT_PAGES:
             self._is_urgent.set()
         self._is_due.set()
@@ -427,11 +429,14 @@ class Commits:
             )
         if is_durable:
             self._note_durable(changes, final=final)
+            self._unsure = []
             self.notify()
+            if isinstance(self._sink, FileSink):
+                await self._sink.committed()
         else:
             self._changes, self._logs = changes | self._changes, logs
             self._marked = self._unsure + self._marked
-        self._unsure = []
+            self._unsure = []
 
 
 async def commit_together(
@@ -446,7 +451,7 @@ async def commit_together(
     """Make durable the pages a sink has taken, together with their progress. False: the sink is not ready yet.
 
     ``changes`` must be the progress of exactly the pages whose ``write`` has returned. ``begun`` is what
-    ``FileSink.begin_commit`` gave, if it was called already.
+    ``FileSink.begin_commit`` gave, if it was called already. Call ``FileSink.committed`` afterwards.
     """
     state = await (sink.commit(final=final) if begun is None else begun)
     if state is None:
@@ -457,6 +462,4 @@ async def commit_together(
             )
         return False
     await checkpoint.commit(changes, state, row_keys=row_keys)
-    if isinstance(sink, FileSink):
-        await sink.committed()
     return True

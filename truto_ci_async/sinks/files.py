@@ -20,6 +20,7 @@ import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from functools import partial
 from math import inf
 from pathlib import Path
@@ -28,8 +29,9 @@ from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, TypeAlias, TypeV
 
 import msgspec
 
-from truto_ci_async._files import Disk, Worker, storage_error
-from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
+from truto_ci_async._files import Disk, Worker, is_in_use, storage_error
+from truto_ci_async._lock import RunLock
+from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
 from truto_ci_async.models import ROW_COLUMNS, Interaction
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
@@ -46,6 +48,8 @@ OUR_FILES = re.compile(
     r"interactions\.(?:ndjson|csv)|part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.tmp|\.manifest\.json\.tmp",
     re.ASCII,
 )
+# Keeps other runs out of the folder.
+LOCK = ".truto-pull.lock"
 # Pages with more items are encoded in the thread, so that the event loop stays responsive.
 INLINE_ITEMS = 256
 # Buffered output is written to the file at this size; only a commit syncs it.
@@ -83,13 +87,16 @@ class FileSink(ABC):
             raise UsageError(f"verify must be 'full' or 'size', not {verify!r}")
         if not os.fspath(directory):
             raise UsageError("the name of the folder is empty")
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # the process may change its folder
         self._fresh = fresh
         self._verify = verify
         self._disk = disk or Disk()
         self._clock = clock
         self._worker: Worker | None = None
         self._error: BaseException | None = None
+        self._is_held = False  # and not open yet
+        self._lock: RunLock | None = None
+        self._new_folders: list[Path] = []
         self._state = SinkState(format=self.format)  # as of the last commit
         self._committed = self._state  # as of the last commit that is in a checkpoint
         self._listed = self._state  # as of the last manifest
@@ -108,17 +115,45 @@ class FileSink(ABC):
         """Rows committed so far, including those of earlier runs."""
         return self._committed.rows
 
+    async def hold(self, *, anew: bool = False) -> None:
+        """Keep other runs out of the folder until ``aclose``; ``open`` comes next.
+
+        ``anew``: ``open`` will be given no state, so make sure already that it can start without one. Nothing is
+        removed yet. ``open`` holds a folder that is not held.
+
+        :raises StateConflictError: another run writes to the folder, or it holds output of somebody else.
+        :raises StorageError: the folder cannot be written, or its file system has no locks.
+        """
+        if self._worker is not None:
+            raise StateConflictError(
+                f"another pull of this process uses the sink for {self.directory}",
+                path=str(self.directory),
+                pid=os.getpid(),
+            )
+        worker = self._worker = Worker(f"truto-{self.format}")
+        self._is_held = True
+        self._error = None
+        self._state = self._committed = self._listed = SinkState(format=self.format)
+        self._reset()
+        try:
+            await worker.run(self._guard, partial(self._hold, anew))
+        except BaseException:
+            await self.aclose()
+            raise
+
     async def open(self, state: bytes | None) -> None:
         """Go back to what was committed under ``state``, or start in a folder without output.
 
-        :raises StateConflictError: the folder holds output that ``state`` does not describe, or another format.
+        :raises StateConflictError: another run writes to the folder, or it holds output that ``state`` does not
+            describe, or another format.
         :raises DamagedStateError: committed output is missing or was altered.
         :raises StorageError: the folder cannot be written.
         """
-        await self.aclose()
-        worker = self._worker = Worker(f"truto-{self.format}")
-        self._error = None
-        self._reset()
+        if not self._is_held:
+            await self.aclose()
+            await self.hold()
+        self._is_held = False
+        worker = self._require_open()
         self._disk.is_stopped = False
         try:
             opening = worker.start(self._guard, partial(self._open, state))
@@ -184,17 +219,28 @@ class FileSink(ABC):
             await self._update_manifest()
 
     async def aclose(self) -> None:
-        """Update the manifest and close the files. May be called twice."""
+        """Update the manifest, close the files and let others write to the folder. May be called twice.
+
+        :raises StorageError: the manifest cannot be written. All that was committed is safe.
+        """
         worker = self._worker
         if worker is None:
             return
         try:
             if self._error is None and self._listed != self._committed:
                 await self._update_manifest()
+                if self._listed != self._committed:
+                    manifest = self.directory / MANIFEST
+                    raise StorageError(
+                        f"cannot replace {manifest}: another program has it open, so it does not list all rows. They "
+                        "are safe, and the next run lists them",
+                        path=str(manifest),
+                    )
         finally:
             self._worker = None
+            self._is_held = False
             try:
-                await worker.run(self._close)
+                await worker.run(self._end)
             finally:
                 worker.close()
 
@@ -223,8 +269,8 @@ class FileSink(ABC):
     async def _update_manifest(self) -> None:
         state = self._committed
         self._listed_at = self._clock()
-        await self._run(write_manifest, self._disk, self.directory, state, self.columns)
-        self._listed = state
+        if await self._run(self._list, state):
+            self._listed = state
 
     def _require_open(self) -> Worker:
         if self._error is not None:
@@ -243,6 +289,8 @@ class FileSink(ABC):
         if self._error is not None:
             raise self._error
         try:
+            if self._lock is not None:
+                self._lock.check()
             return job()
         except OSError as error:
             self._error = storage_error(error, self.directory, "write")
@@ -251,8 +299,24 @@ class FileSink(ABC):
             self._error = error
             raise
 
+    def _hold(self, anew: bool) -> None:
+        self._new_folders = self._disk.make_folders(self.directory)
+        lock = RunLock(self.directory, self.directory / LOCK)
+        lock.acquire()
+        self._lock = lock
+        if anew:
+            self._claim()
+
+    def _end(self) -> None:
+        self._close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+        with suppress(OSError):  # there is something in it
+            for folder in self._new_folders:
+                folder.rmdir()
+
     def _open(self, text: bytes | None) -> SinkState:
-        self.directory.mkdir(parents=True, exist_ok=True)
         state = self._claim() if text is None else self._read_state(text)
         for part in state.parts:
             self._check(part)
@@ -264,6 +328,16 @@ class FileSink(ABC):
             self._disk.remove(self.directory / name)
         self._resume(state, found)
         return state
+
+    def _list(self, state: SinkState) -> bool:
+        """Update the manifest. False: it has to wait, since somebody reads it, on Windows."""
+        try:
+            write_manifest(self._disk, self.directory, state, self.columns)
+        except PermissionError as error:
+            if not is_in_use(error):
+                raise
+            return False
+        return True
 
     def _claim(self) -> SinkState:
         """Make sure that the folder holds nothing of value: every file with one of our names will be removed."""

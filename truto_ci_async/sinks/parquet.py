@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 from truto_ci_async._files import Disk
+from truto_ci_async._lock import is_at
 from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
@@ -138,10 +139,13 @@ class ParquetSink(FileSink):
         file.is_discarded = True
         with suppress(Exception):
             writer.close()
+        is_ours = False
         with suppress(OSError):
+            is_ours = is_at(file.file, file.path)  # and not that of another run, after our lock was removed
             self._disk.close(file.file)
-        with suppress(OSError):
-            self._disk.remove(file.path)
+        if is_ours:
+            with suppress(OSError):
+                self._disk.remove(file.path)
 
 
 class _PartFile:
