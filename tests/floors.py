@@ -26,6 +26,7 @@ FLOORS = (
     "_http sinks",
     "_wire events",
     "models _lock",
+    "export",
     "_json _files _checks _text",
     "errors _version",
 )

@@ -311,7 +311,8 @@ def test_csv_is_one_flat_row_for_each_interaction(sandbox: Sandbox, run: Run) ->
     assert list(rows[0])[:4] == ["id", "user_id", "user_name", "user_email"]
     for row, item in zip(rows, expected(sandbox), strict=True):
         assert (row["id"], row["user_id"]) == (item["id"], item["user"]["id"])
-        assert row["start_time"] == item["start_time"]
+        assert datetime.fromisoformat(row["start_time"]) == datetime.fromisoformat(item["start_time"])
+        assert row["start_time"].endswith("+00:00")
         for name in (
             "longest_monologue",
             "longest_customer_story",
@@ -320,7 +321,7 @@ def test_csv_is_one_flat_row_for_each_interaction(sandbox: Sandbox, run: Run) ->
             "question_rate",
         ):
             value = item["metrics"].get(name)
-            assert row[name] == ("" if value is None else json.dumps(value))
+            assert row[name] == ("" if value is None else json.dumps(float(value)))
         assert json.loads(row["remote_data"]) == item["remote_data"]
 
 

@@ -1088,13 +1088,8 @@ def tomorrow(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize(
-    "retry_after",
-    ["99999999999999999999", "9" * 300, "67768036191676800", "Fri, 31 Dec 2125 23:59:59 GMT", "3155760000"],
-)
+@pytest.mark.parametrize("retry_after", ["172800", "31000000"])
 def test_an_account_is_parked_for_a_day_at_most(tmp_path: Path, status: int, retry_after: str) -> None:
-    """A unit or a clock is wrong: nobody comes back in a hundred years."""
-
     async def scenario() -> None:
         async with service(accounts=1) as (sandbox, client):
             (account,) = sandbox.account_ids
@@ -1104,6 +1099,28 @@ def test_an_account_is_parked_for_a_day_at_most(tmp_path: Path, status: int, ret
                 report = await client.interactions.pull_to(tmp_path, [account], budget=QUICK, **BOUNDS)
                 assert 86_000 < (report.parked[account] or 0.0) - before < 86_500
             assert len(sandbox.requests) == 1
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    "retry_after",
+    ["99999999999999999999", "9" * 300, "67768036191676800", "Fri, 31 Dec 2125 23:59:59 GMT", "3155760000"],
+)
+def test_a_wait_that_makes_no_sense_parks_until_the_next_run(
+    tmp_path: Path, status: int, retry_after: str
+) -> None:
+    """A unit or a clock is wrong: nobody comes back in a hundred years, and nobody knows when to ask again."""
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            (account,) = sandbox.account_ids
+            sandbox.script(account, [Fault.status(status, headers={"Retry-After": retry_after})])
+            report = await client.interactions.pull_to(tmp_path, [account], budget=QUICK, **BOUNDS)
+            assert (report.parked, len(sandbox.requests)) == ({account: None}, 1)
+            report = await client.interactions.pull_to(tmp_path, [account], budget=QUICK, **BOUNDS)
+            assert report.complete
 
     run(scenario())
 
@@ -1322,34 +1339,52 @@ def test_who_is_to_blame_for_a_failure() -> None:
     circuit = CircuitBreaker(max_outage=100.0, first_wait=1.0, max_wait=4.0)
     closed: list[bool] = []
     circuit.on_close = lambda: closed.append(circuit.is_open)
+
+    def is_outage(now: float, asked_at: float, account: str = "a", since: float | None = None) -> bool:
+        return circuit.failure(
+            now, account, asked_at=asked_at, failing_since=asked_at if since is None else since
+        )
+
     circuit.success(101.0)
-    assert not circuit.failure(101.0, asked_at=100.5)  # somebody else got through since
-    assert not circuit.failure(101.0, asked_at=102.0, failing_since=100.8)  # since its account failed first
+    assert not is_outage(101.0, 100.5)  # somebody else got through since
+    assert not is_outage(101.0, 102.0, since=100.8)  # since its account failed first
     assert not circuit.is_open
     assert circuit.seconds_open(102.0) is None
-    assert circuit.failure(103.0, asked_at=102.5, failing_since=101.5)
+    assert is_outage(103.0, 102.5, since=101.5)
     assert circuit.is_open
-    assert circuit.failure(103.5, asked_at=102.5)  # under way when the circuit opened
+    assert is_outage(103.5, 102.5)  # under way when the circuit opened
     assert circuit.seconds_open(103.5) == 0.5
     now, waits = 103.0, list[float]()
     for _ in range(4):
         waits.append(circuit.next_trial - now)
         now = circuit.next_trial
-        assert circuit.failure(now, asked_at=now)
+        assert is_outage(now, now)
     assert waits == [1.0, 2.0, 4.0, 4.0]
     assert closed == []
     circuit.success(now)
     assert closed == [False]
-    assert circuit.failure(now + 1, asked_at=now + 1)
+    assert is_outage(now + 1, now + 1)
     assert circuit.next_trial == now + 2  # the first wait once more
     assert not circuit.is_given_up
-    assert circuit.failure(now + 101, asked_at=now + 2)
+    assert is_outage(now + 101, now + 2)
     assert circuit.is_given_up
     circuit.success(102.5)  # told late: it arrived before the service went down
     assert circuit.is_given_up
     circuit.success(now + 102)  # an answer that was a long time coming
     assert not circuit.is_given_up
     assert closed == [False, False]
+
+
+def test_accounts_that_fail_together_are_not_to_blame() -> None:
+    """All were under way when the last success came, which says nothing about the calls that follow."""
+    circuit = CircuitBreaker(max_outage=100.0, first_wait=1.0, max_wait=4.0)
+    circuit.success(101.0)
+    for account in "abc":
+        assert not circuit.failure(102.0, account, asked_at=100.0, failing_since=100.0)
+    assert circuit.failure(104.0, "a", asked_at=103.0, failing_since=100.0)
+    circuit.success(105.0)
+    for _ in range(2):  # alone again
+        assert not circuit.failure(107.0, "a", asked_at=106.0, failing_since=100.0)
 
 
 # --- what goes wrong: cursors ----------------------------------------------------------------------------------

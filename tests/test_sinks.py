@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -42,7 +43,7 @@ from truto_ci_async.errors import (
     StorageError,
     UsageError,
 )
-from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, User
+from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, Person
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
 from truto_ci_async.models.row_views import PULL_COLUMNS
 from truto_ci_async.pull import commits as _commits
@@ -92,7 +93,7 @@ def page_of(unit: Unit, number: int, item_type: Any) -> AccountPage[Any]:
         items = [
             Interaction(
                 id=f"{unit.account.id}/{unit.index}/{number}/{item}",
-                user=User(id="9" * 20, name='Jo, "the\r\n☃"'),
+                user=Person(id="9" * 20, name='Jo, "the\r\n☃"'),
                 metrics=Metrics(patience=0.5, interactivity=item),
                 remote_json=Raw(b'{"padding": "' + b"x" * 50 + b'"}'),
             )
@@ -219,6 +220,9 @@ def drive(format: str, folder: Path) -> None:
     Runs in a process of its own and forks: nothing is imported twice, and SIGKILL is the real one.
     """
     import signal
+
+    with suppress(ImportError):
+        import_module("pandas")  # pyarrow imports it with the first array, which would be once in each child
 
     def attempt(out: Path, at: int) -> bool:
         """Run until step number ``at``. Return False if the pull ended before."""
@@ -1200,7 +1204,7 @@ _interactions = st.builds(
     Interaction,
     id=st.none() | _text,
     user=st.none()
-    | st.builds(User, id=_text, name=_text, emails=st.just((Email(email="a@b", is_primary=True),))),
+    | st.builds(Person, id=_text, name=_text, emails=st.just((Email(email="a@b", is_primary=True),))),
     start_time=st.none() | _times,
     end_time=st.none() | _times,
     created_at=st.none() | _times,
@@ -1249,7 +1253,7 @@ def test_csv_is_read_back_as_it_was(items: list[Interaction]) -> None:
 )
 def test_csv_quotes_what_would_end_a_cell(text: str, tmp_path: Path) -> None:
     """The csv module of older Pythons does not quote a lone carriage return."""
-    data = written("csv", [Interaction(user=User(name=text), id="7")], tmp_path).read_bytes().decode()
+    data = written("csv", [Interaction(user=Person(name=text), id="7")], tmp_path).read_bytes().decode()
     (row,) = csv.DictReader(io.StringIO(data, newline=""))
     assert (row["user_name"], row["id"]) == (text, "7")
 

@@ -10,7 +10,8 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from truto_ci_async._http.policy.retry import FAULT_STATUSES, RetryPolicy, Timeouts
+from truto_ci_async._http.call import CallTime
+from truto_ci_async._http.policy.retry import FAULT_STATUSES, RetryPolicy
 from truto_ci_async._wire.responses import read_error
 from truto_ci_async.errors import APIError, AuthenticationError, ConnectError, TruncatedBodyError
 from truto_ci_async.events import Emitter
@@ -205,7 +206,6 @@ class SimClient:
     def __init__(self, service: SimService, retry: RetryPolicy, pause: Callable[[], Awaitable[None]]) -> None:
         self.retry = retry
         self.emitter = Emitter()
-        self.timeouts = Timeouts(total=None)
         self._service = service
         self._pause = pause
 
@@ -218,7 +218,7 @@ class SimClient:
         target: str,
         *,
         account: str | None,
-        read: Callable[[bytes], Awaitable[Any]],
+        read: Callable[[bytes, CallTime], Awaitable[Any]],
         error_fallback: Callable[[APIError], bytes | None],
         **options: Any,
     ) -> tuple[Any, ResponseInfo]:
@@ -230,7 +230,7 @@ class SimClient:
                 answer = await self._service.answer(target)
                 info = ResponseInfo(status=answer.status, attempts=attempt)
                 if answer.status == 200:
-                    return await read(answer.body), info
+                    return await read(answer.body, CallTime(None)), info
             except (ConnectError, TruncatedBodyError) as error:
                 error.attempts = attempt
                 if is_last:
@@ -246,7 +246,7 @@ class SimClient:
                 attempts=attempt,
             )
             if (body := error_fallback(error)) is not None:
-                return await read(body), info
+                return await read(body, CallTime(None)), info
             if is_last or answer.status not in FAULT_STATUSES or isinstance(error, AuthenticationError):
                 raise error
             await self._pause()

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 from truto_ci_async._checks import brief, is_iterable, is_whole_number, plain
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models import IntegratedAccount, User
+from truto_ci_async.models import IntegratedAccount, Person
 
 from .query_string import MAX_ARRAY_ITEMS, ObjectArrays, plain_name, snapshot, stable_order
 from .times import When, resolve_time
@@ -21,7 +21,7 @@ from .times import When, resolve_time
 F = TypeVar("F", bound=Callable[..., Any])
 
 ResponseFormat: TypeAlias = Literal["unified", "raw", "normalized", "stream", "debug"]
-UserFilter: TypeAlias = str | User | Mapping[str, Any]
+UserFilter: TypeAlias = str | Person | Mapping[str, Any]
 
 
 class Filters(TypedDict, total=False):
@@ -154,7 +154,7 @@ def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ..
     """
     if users is None:
         return ((),)
-    if isinstance(users, (str, User, Mapping)):
+    if isinstance(users, (str, Person, Mapping)):
         raise UsageError(f"users must be a list of ids, such as users=[{brief(cast('object', users))}]")
     if not is_iterable(users):
         raise UsageError(f"users must be a list of ids, not {brief(users)}")
@@ -165,7 +165,7 @@ def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ..
 
 
 def _user_id(user: UserFilter) -> str:
-    value: object = user.id if isinstance(user, User) else user
+    value: object = user.id if isinstance(user, Person) else user
     if isinstance(value, Mapping):
         value = cast("Mapping[str, object]", value).get("id")
     text: object = plain(value)

@@ -226,7 +226,7 @@ def summary(progress: PullProgress, out: str) -> list[str]:
         for account, error in report.failed.items()
     )
     parked = (
-        f"parked: {account}: until {_utc(until) if until else 'the service is available again'}"
+        f"parked: {account}: until {_utc(until) if until else 'the next run'}"
         for account, until in report.parked.items()
     )
     return [*_table(rows), *_first_few(failed), *_first_few(parked)]

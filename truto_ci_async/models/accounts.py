@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 from msgspec import Struct
+
+from truto_ci_async.export.html import card, item_card, table
+from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .field_types import AwareDatetime, decode_raw
 
@@ -18,12 +21,28 @@ class Integration(Struct, frozen=True, kw_only=True, gc=False):
     category: str | None = None
 
 
+ACCOUNT_SCHEMA = Schema(
+    "integrated_accounts",
+    Column("id", "text", doc="the integrated_account_id of calls"),
+    Column("integration", "text", "integration.name", "the product it is connected to, such as gong"),
+    Column("status", "text", doc="active, needs_reauth, ..."),
+    Column("tenant_id", "text", doc="the customer it belongs to"),
+    Column("is_sandbox", "bool", doc="whether it is for tests"),
+    Column("authentication_method", "text", doc="how it is connected, such as oauth2"),
+    Column("region", "text", doc="where its data is kept"),
+    Column("created_at", "timestamp", doc="when it was connected"),
+    Column("updated_at", "timestamp", doc="when it last changed"),
+)
+
+
 class IntegratedAccount(Struct, frozen=True, kw_only=True):
     """A connected account. Methods that take an ``integrated_account_id`` take it too.
 
     ``status`` is ``active``, ``connecting``, ``post_install_error``, ``validation_error``, ``needs_reauth`` or
     a value newer than this package. ``context`` can contain the customer's secrets and is not in the repr.
     """
+
+    SCHEMA: ClassVar[Schema] = ACCOUNT_SCHEMA
 
     id: str | None = None
     tenant_id: str | None = None
@@ -39,24 +58,19 @@ class IntegratedAccount(Struct, frozen=True, kw_only=True):
     updated_at: AwareDatetime | None = None
     last_error: Any = None
 
-    def row(self) -> dict[str, Any]:
-        """Flatten into one row for tables and CSV, without ``context`` and ``last_error``."""
-        integration = self.integration or Integration()
-        return {
-            "id": self.id,
-            "integration": integration.name,
-            "status": self.status,
-            "tenant_id": self.tenant_id,
-            "is_sandbox": self.is_sandbox,
-            "authentication_method": self.authentication_method,
-            "region": self.region,
-            "created_at": self.created_at,
-            "updated_at": self.updated_at,
-        }
+    def row(self, columns: Columns = None) -> dict[str, Any]:
+        """Flatten into one row for tables and CSV, without ``context`` and ``last_error``. Times are in UTC.
+
+        :raises UsageError: there is no such column.
+        """
+        return ACCOUNT_SCHEMA.row(self, columns)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the API's own shape as plain dicts and lists, ready for JSON, including ``context``."""
         return cast("dict[str, Any]", decode_raw(msgspec.json.encode(self)))
+
+    def _repr_html_(self) -> str:
+        return item_card(self)
 
     def __repr__(self) -> str:
         integration = self.integration.name if self.integration else None
@@ -94,4 +108,15 @@ class Capabilities(Struct, frozen=True, kw_only=True):
             and method in entry.methods
             and (model is None or entry.model is None or entry.model == model)
             for entry in self.unified
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [[entry.model, entry.resource, ", ".join(entry.methods)] for entry in self.unified]
+        blocked = "blocked" if self.is_blocked else ""
+        return card(
+            "Capabilities",
+            self.account_id or "",
+            self.status or "",
+            blocked,
+            tables=[table(["model", "resource", "methods"], rows)],
         )

@@ -8,8 +8,18 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-#: The columns that a pull puts before the row's own.
-PULL_COLUMNS = ("integrated_account_id", "tenant_id", "window_start", "window_end")
+from truto_ci_async.export.schema import Column, Schema
+
+#: The columns that a pull puts before the row's own, found on an ``AccountPage``. Version 1 had the bounds as text.
+PULL_SCHEMA = Schema(
+    "pull",
+    Column("integrated_account_id", "text", "account.id", "the account that was asked"),
+    Column("tenant_id", "text", "account.tenant_id", "the customer it belongs to, if that is known"),
+    Column("window_start", "timestamp", "window.start", "start of the window that was asked for"),
+    Column("window_end", "timestamp", "window.end", "end of that window, not part of it"),
+    version=2,
+)
+PULL_COLUMNS = PULL_SCHEMA.names
 
 
 class _User(Struct, gc=False):

@@ -10,7 +10,7 @@ restarted. What is remembered is as durable as the progress it belongs to.
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, Literal, TypeVar
@@ -63,7 +63,7 @@ class Entry:
 
     def __init__(
         self,
-        queue: deque[Entry],
+        queue: list[Entry],
         key: Key,
         progress: Progress,
         *,
@@ -254,12 +254,13 @@ class Commits:
         """Mark an entry as done; it counts once all before it in its account are."""
         entry.is_done = True
         queue = entry.queue
-        while queue and queue[0].is_done:
-            ready = queue.popleft()
+        done = next((number for number, each in enumerate(queue) if not each.is_done), len(queue))
+        for ready in queue[:done]:
             self._changes[ready.key] = ready.progress
             self._marked.append(ready)
             self._marked_since += 1
             self._count(ready, 1)
+        del queue[:done]
         if self._marked_since >= COMMIT_PAGES:
             self._is_urgent.set()
         self._is_due.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
@@ -9,6 +10,7 @@ from msgspec.structs import asdict
 
 from truto_ci_async._checks import check_number, check_whole_number
 from truto_ci_async.errors import TrutoError
+from truto_ci_async.export import html
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -44,7 +46,7 @@ class PullReport(Struct, eq=False):
                   failed and parked accounts leave ``windows_left`` to a later run.
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run asks it again.
-    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: when the service is up again).
+    ``parked``    account id -> when to ask it again, in seconds since 1970 (None: nobody knows, so the next run does).
     ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
                   as empty. ``not_found`` accounts of this run that failed with any other 404.
     ``error``     what ended the pull early or made its last commit fail, also where a cancellation hid it.
@@ -91,8 +93,44 @@ class PullReport(Struct, eq=False):
         error = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
         return {"complete": self.complete, **asdict(self), **changed, "error": error}
 
+    def _repr_html_(self) -> str:
+        ends = [
+            *(
+                [account, "failed", f"{type(error).__name__}: {error}"]
+                for account, error in self.failed.items()
+            ),
+            *([account, "parked", _until(until)] for account, until in self.parked.items()),
+        ]
+        tables = [html.facts((name, getattr(self, name)) for name in _SHOWN)]
+        if ends:
+            tables.append(html.table(["account", "", "why"], ends[: html.ROWS]))
+        more = (
+            f"{len(ends) - html.ROWS:,} more accounts in .failed and .parked" if len(ends) > html.ROWS else ""
+        )
+        return html.card("PullReport", "complete" if self.complete else "not complete", more, tables=tables)
+
     def __repr__(self) -> str:
         return (
             f"PullReport({self.done:,} of {self.accounts:,} accounts done, {self.empty:,} of them empty, "
             f"{len(self.failed):,} failed, {len(self.parked):,} parked; {self.rows:,} rows in {self.pages:,} pages)"
         )
+
+
+_SHOWN = (
+    "accounts",
+    "done",
+    "empty",
+    "windows",
+    "windows_done",
+    "rows",
+    "pages",
+    "requests",
+    "retries",
+    "issues",
+)
+
+
+def _until(until: float | None) -> str:
+    if until is None:
+        return "until the service is up again"
+    return f"until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC"

@@ -8,9 +8,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
-import msgspec
-
 from truto_ci_async._checks import brief, is_whole_number, plain
+from truto_ci_async._json import encode
 from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
 from truto_ci_async._wire.item_reader import (
     ISSUES_KEPT,
@@ -31,6 +30,7 @@ from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Pag
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient, Reopen
+    from truto_ci_async._http.call import CallTime
     from truto_ci_async._wire.incremental.item_decoder import Engine
     from truto_ci_async.pagination.page_body import Decoder
     from truto_ci_async.pagination.stream import ItemStream
@@ -112,7 +112,7 @@ class Keyed(dict[str, T], Generic[T]):
                     index=index,
                     path=f"$.result.{key}",
                     message=f"the key {key!r} came a second time, on page {self.pages}; the first item is kept",
-                    raw=msgspec.json.encode(item),
+                    raw=encode(item),
                     dropped=True,
                 )
             )
@@ -402,18 +402,19 @@ class Resource(Generic[T]):
             max_stream_bytes=max_stream_bytes,
             emitter=self._client.emitter,
             account=query.account,
+            item_type=reader.item_type,
         )
 
     def _item_reader(
         self, item_type: Any, on_invalid: OnInvalid, response_format: ResponseFormat, account: Account
     ) -> ItemReader[Any]:
-        reader = item_reader(item_type or self._item_type, on_invalid)
+        tell = functools.partial(self._client.emitter.report_unknown_fields, account=account_id(account))
+        reader = item_reader(item_type or self._item_type, on_invalid).for_walk(tell)
         if response_format != "normalized":
             return reader
         from truto_ci_async._wire.flat_rows import flat_row_reader
 
-        tell = functools.partial(self._client.emitter.report_unknown_fields, account=account_id(account))
-        return flat_row_reader(reader, tell)
+        return flat_row_reader(reader)
 
     def _query(
         self,
@@ -440,7 +441,7 @@ class Resource(Generic[T]):
         return query.continued_from(cursor)
 
 
-async def _unread(body: bytes) -> bytes:
+async def _unread(body: bytes, time: CallTime) -> bytes:
     return body
 
 
@@ -474,7 +475,7 @@ def make_paginator(
         empty_on_not_found=empty_on_not_found,
     )
     source = _page_source(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
-    return Paginator(source, label=label)
+    return Paginator(source, label=label, item_type=reader.item_type)
 
 
 def _page_source(

@@ -23,6 +23,7 @@ from .base import make_paginator
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
+    from truto_ci_async._http.call import CallTime
 
 
 class IntegratedAccounts:
@@ -91,7 +92,7 @@ class IntegratedAccounts:
         """
         account = _required(integrated_account_id)
 
-        async def read(body: bytes) -> Capabilities:
+        async def read(body: bytes, time: CallTime) -> Capabilities:
             return read_capabilities(body)
 
         target = join_path("integrated-account", account, "capabilities") + "?type=unified"
@@ -105,7 +106,7 @@ class IntegratedAccounts:
         """
         account = _required(integrated_account_id)
 
-        async def read(body: bytes) -> str:
+        async def read(body: bytes, time: CallTime) -> str:
             return read_token(body)
 
         token, _ = await self._client.request(
