@@ -5,7 +5,8 @@ What has to hold, at every commit and whenever a run has ended or was killed:
 - the progress of a window counts exactly the rows of it in the output;
 - no row is in the output twice;
 - once all is done, every row is in the output; and runs that nothing disturbs get there;
-- after a commit has failed, no request begins.
+- after a commit has failed, no request begins;
+- the report of a run counts what it made durable, also if the run failed.
 """
 
 from __future__ import annotations
@@ -212,8 +213,8 @@ class World:
             self._kill()
         if name == "committed":
             self.check("after a commit")
-        elif name in ("checkpoint", "write") and not self.is_calm and self._draws.random() < 0.01:
-            self.commit_failed = name == "checkpoint"
+        elif name in ("checkpoint", "write", "manifest") and not self.is_calm and self._draws.random() < 0.01:
+            self.commit_failed = name != "write"
             self.story.append(f"the disk fails at {name}")
             raise StorageError("the disk is full", path="somewhere", errno=28)
 
@@ -424,6 +425,9 @@ class World:
                     f"{when}: rows {lost} of {key} are lost: {found}, which counts as {progress.get(key)}"
                 )
         if pull is not None:
+            added = sum(map(len, output.values())) - sum(map(len, self._before.values()))
+            if pull.report.rows != added and not self.is_dead:
+                raise Wrong(f"{when}: the report counts {pull.report.rows} rows, and {added} became durable")
             self._before = {key: list(numbers) for key, numbers in output.items()}
 
     def _check_all(self) -> None:
