@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
@@ -10,6 +11,7 @@ from msgspec.structs import asdict
 
 from truto_ci_async._checks import check_number, check_whole_number
 from truto_ci_async.errors import APIError, TrutoError
+from truto_ci_async.export import html
 
 # Of what the service sent with an error: a report may hold the errors of 100,000 accounts.
 KEPT_CHARACTERS = 2_000
@@ -102,11 +104,47 @@ class PullReport(Struct, eq=False):
         error = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
         return {"complete": self.complete, **asdict(self), **changed, "error": error}
 
+    def _repr_html_(self) -> str:
+        ends = [
+            *(
+                [account, "failed", f"{type(error).__name__}: {error}"]
+                for account, error in self.failed.items()
+            ),
+            *([account, "parked", _until(until)] for account, until in self.parked.items()),
+        ]
+        tables = [html.facts((name, getattr(self, name)) for name in _SHOWN)]
+        if ends:
+            tables.append(html.table(["account", "", "why"], ends[: html.ROWS]))
+        more = (
+            f"{len(ends) - html.ROWS:,} more accounts in .failed and .parked" if len(ends) > html.ROWS else ""
+        )
+        return html.card("PullReport", "complete" if self.complete else "not complete", more, tables=tables)
+
     def __repr__(self) -> str:
         return (
             f"PullReport({self.done:,} of {self.accounts:,} accounts done, {self.empty:,} of them empty, "
             f"{len(self.failed):,} failed, {len(self.parked):,} parked; {self.rows:,} rows in {self.pages:,} pages)"
         )
+
+
+_SHOWN = (
+    "accounts",
+    "done",
+    "empty",
+    "windows",
+    "windows_done",
+    "rows",
+    "pages",
+    "requests",
+    "retries",
+    "issues",
+)
+
+
+def _until(until: float | None) -> str:
+    if until is None:
+        return "until the service is up again"
+    return f"until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC"
 
 
 # Attributes of an APIError that may hold anything, and what stands for their absence.

@@ -58,14 +58,22 @@ OUR_FILES = re.compile(
     r"interactions\.(?:ndjson|csv)|part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.tmp|\.manifest\.json\.tmp|_parts\.log",
     re.ASCII,
 )
+# How other names begin that a pull uses in its folder: of its state, and of the lock.
+PRIVATE = ".truto-pull."
 # Keeps other runs out of the folder.
-LOCK = ".truto-pull.lock"
+LOCK = f"{PRIVATE}lock"
 # Pages with more items are encoded in the thread, so that the event loop stays responsive.
 INLINE_ITEMS = 256
 # Buffered output is written to the file at this size; only a commit syncs it.
 FLUSH_BYTES = 2**22
 # The manifest of a growing file is updated this often rather than with every commit.
 MANIFEST_SECONDS = 5.0
+
+
+def is_used_by_pulls(name: str) -> bool:
+    """Return whether a pull may write, replace or remove a file of this name in its folder."""
+    name = name.lower()  # some file systems do not tell one case from the other
+    return name == MANIFEST or name.startswith(PRIVATE) or OUR_FILES.fullmatch(name) is not None
 
 
 class FileSink(ABC):
@@ -341,6 +349,7 @@ class FileSink(ABC):
         if state.logged.length:
             cut_log(self._disk, self.directory, state)
         self._resume(state, found)
+        self._new_folders = []  # they are used, and stay
         return state
 
     def _list(self, state: SinkState) -> bool:

@@ -42,11 +42,15 @@ class Part(Struct, frozen=True):
 
 
 class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-sink-1"):
-    """What is committed, as stored in a checkpoint. ``next`` is the number of the next part."""
+    """What is committed, as stored in a checkpoint. ``next`` is the number of the next part.
+
+    ``columns`` is the version of the columns that a pull puts before the others: parts of one folder have the same.
+    """
 
     format: str
     parts: tuple[Part, ...] = ()
     next: Count = 1
+    columns: Count = 1
 
     @property
     def logged(self) -> Logged:
@@ -140,7 +144,7 @@ def move_to_log(disk: Disk, directory: Path, state: SinkState) -> SinkState:
         length=logged.length + len(data),
         crc32=zlib.crc32(data, logged.crc32),
     )
-    return LoggedState(format=state.format, next=state.next, log=log)
+    return LoggedState(format=state.format, next=state.next, columns=state.columns, log=log)
 
 
 def cut_log(disk: Disk, directory: Path, state: SinkState) -> None:
