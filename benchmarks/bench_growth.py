@@ -19,7 +19,6 @@ import asyncio
 import json
 import os
 import random
-import resource
 import signal
 import sqlite3
 import subprocess
@@ -195,10 +194,9 @@ def ms(seconds: list[float]) -> float:
 
 
 def figures(watch: Watch, seconds: float) -> dict[str, Any]:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "seconds": round(seconds, 3),
-        "peak_mb": round(peak / 1e6, 1),
+        "peak_mb": round(_harness.peak_resident() / 1e6, 1),
         "step_ms": round(watch.longest * 1e3, 1),
     }
 
