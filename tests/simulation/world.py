@@ -56,6 +56,8 @@ from .stores import (
 )
 
 MEMORY = Path("/dev/shm")
+RIVALS = ("same state", "same state", "other state", "fresh", "remover")
+LOCKS = ("state.sqlite3.lock", ".truto-pull.lock")
 # Seconds after which a pull gives up on an outage, and those it may last without that.
 MAX_OUTAGE, SHORT_OUTAGE = 20.0, 10.0
 # Undisturbed runs that have to be enough: a window may have to start again in each.
@@ -187,6 +189,7 @@ class World:
         self.taken: dict[Key, list[list[int]]] = defaultdict(list)
         self.is_dead = False  # killed: what happens from now on until the run has ended happens to nobody
         self.is_calm = False
+        self.is_lock_removed = False  # by somebody who has no business there
         self.commit_failed = False
         self._steps = 0
         self._kill_at_step = -1
@@ -235,7 +238,7 @@ class World:
             self._kill()
         if name == "committed":
             self.check("after a commit")
-        elif name in ("checkpoint", "write") and not self.is_calm and self._draws.random() < 0.01:
+        elif name in ("checkpoint", "write", "manifest") and not self.is_calm and self._draws.random() < 0.01:
             self.commit_failed = name == "checkpoint"
             self.story.append(f"the disk fails at {name}")
             raise StorageError("the disk is full", path="somewhere", errno=28)
@@ -273,7 +276,7 @@ class World:
             return sqlite.SQLiteCheckpoint(self.folder / "state.sqlite3", step=self.step)
         return SimCheckpoint(self.durable, pause=self.pause, step=self.step)
 
-    def _make_pull(self) -> Pull[Any]:
+    def _make_pull(self, checkpoint: Checkpoint | None = None, *, fresh: bool = False) -> Pull[Any]:
         options = self.options
         sink: Any = None
         if self.folder is not None:
@@ -287,7 +290,8 @@ class World:
         return Pull(
             client,
             self.plan,
-            checkpoint=self._make_checkpoint(),
+            checkpoint=checkpoint or self._make_checkpoint(),
+            fresh=fresh,
             budget=budget,
             commit="auto" if options.consumer == "auto" else "manual",
             item_type=msgspec.Raw,
@@ -346,7 +350,8 @@ class World:
     async def one_run(self, how: str) -> Pull[Any]:
         """Run a pull once, ended in this way."""
         loop, draws = self.loop, self._draws
-        self.is_dead = self.commit_failed = False
+        self.is_dead = self.commit_failed = self.is_lock_removed = False
+        rows_before = self._durable_rows()
         self._steps, self._kill_at_step = 0, -1
         self._loses_power = "power" in how
         self.taken.clear()
@@ -368,8 +373,9 @@ class World:
         if how not in ("kill", "power", "cancel", "stop"):
             loop.alarm_at = -1
         rivals = []
-        if self.options.has_rival and self.folder is not None:
-            rivals.append(asyncio.create_task(self._be_a_rival(pull, draws.randint(0, 100)), name="rival"))
+        if self.options.has_rival and self.folder is not None and not self.is_calm:
+            rival = self._be_a_rival(pull, draws.choice(RIVALS), draws.randint(0, 100))
+            rivals.append(asyncio.create_task(rival, name="rival"))
         await asyncio.wait([self.task])
         if self._writers:
             await asyncio.wait(self._writers)
@@ -384,6 +390,7 @@ class World:
             is_fine = not self.is_calm and (
                 isinstance(error, (StorageError, SinkFailed))
                 or (isinstance(error, AuthenticationError) and 401 in self.options.faults)
+                or (isinstance(error, StateConflictError) and self.is_lock_removed)
             )
             if not is_fine and not self.is_dead:
                 raise error
@@ -393,28 +400,53 @@ class World:
         if left:
             raise Wrong(f"tasks were left: {left}")
         self.check(f"after the run ({how})", pull)
-        if not self.is_dead and not self.options.faults:
-            self._check_blame(pull.report)
+        if not self.is_dead:
+            self._check_report(pull.report, rows_before)
         return pull
 
-    async def _be_a_rival(self, pull: Pull[Any], turns: int) -> None:
-        """Start another run on the same folder, which must be refused while ``pull`` lives."""
+    def _check_report(self, report: PullReport, rows_before: int) -> None:
+        rows = self._durable_rows() - rows_before
+        if report.rows != rows:
+            raise Wrong(f"the report counts {report.rows} rows, {rows} became durable")
+        if not self.options.faults:
+            self._check_blame(report)
+
+    async def _be_a_rival(self, pull: Pull[Any], how: str, turns: int) -> None:
+        """Start another run on the same folder, which must be refused while ``pull`` lives, and change nothing."""
         folder = self.folder
+        assert folder is not None
+        while not pull._commits.is_open:
+            if self.task is None or self.task.done():
+                return
+            await asyncio.sleep(0.001)
         for _ in range(turns):
             await asyncio.sleep(0)
-        if not pull._commits.is_open or self.is_dead:
+        if self.is_dead:
             return
-        before = self.look()
+        self.story.append(f"a rival: {how}")
+        if how == "remover":
+            self.is_lock_removed = True
+            for path in folder.glob("*.lock"):
+                path.unlink()
+        rows = self._durable_rows()
+        checkpoint = MemoryCheckpoint() if how == "other state" else None
         try:
-            async with self._make_pull():
-                if not (pull._host is None or pull._host.done()):
+            async with self._make_pull(checkpoint, fresh=how == "fresh"):
+                if is_alive(pull) and how != "remover":
                     raise Wrong("two runs work on the same folder")
+                while is_alive(pull) and not self.is_dead:
+                    await asyncio.sleep(0.1)
+                locks = LOCKS[1:] if checkpoint else LOCKS
+                if not self.is_dead and not all((folder / name).exists() for name in locks):
+                    raise Wrong("a lock was removed by somebody who did not hold it")
         except StateConflictError:
-            if self.folder == folder and self.look()[0].keys() < before[0].keys():
-                raise Wrong("a run that was refused has changed the state") from None
+            if not self.is_dead and self._durable_rows() < rows:
+                raise Wrong("a run that was refused has removed what was committed") from None
         except (StorageError, AuthenticationError):
-            if not self.is_dead and self.is_calm:
-                raise
+            pass
+
+    def _durable_rows(self) -> int:
+        return sum(each.rows for each in self.look()[0].values())
 
     async def run(self) -> None:
         draws = self._draws
@@ -512,6 +544,11 @@ class World:
         expected = {key: numbers for key, numbers in self.expected.items() if numbers}
         if found != expected:
             raise Wrong(f"the output is {found}, but should be {expected}")
+
+
+def is_alive(pull: Pull[Any]) -> bool:
+    """Tell whether a pull holds both its folder and its state."""
+    return len(pull._to_close) == 2
 
 
 def is_alone_to_blame(account: str, calls: list[Call]) -> bool:
