@@ -6,6 +6,8 @@ What has to hold, at every commit and whenever a run has ended or was killed:
 - no row is in the output twice;
 - once all is done, every row is in the output; and runs that nothing disturbs get there;
 - after a commit has failed, no request begins;
+- a commit that fails is told, if only in the log where the run was cancelled;
+- what a run reports is what it made durable;
 - a token that expires ends no run, if it can be renewed;
 - nobody else writes to a folder while a run is alive;
 - where nothing else goes wrong: an outage fails nobody, and parks nobody if it is short; a bad account is failed, and
@@ -30,7 +32,7 @@ from tests.test_checkpoint import make_plan
 from truto_ci_async._http.policy.retry import RetryPolicy
 from truto_ci_async.errors import AuthenticationError, StateConflictError, StorageError, UsageError
 from truto_ci_async.models.pulls import AccountPage
-from truto_ci_async.pull import account_pull, commits, workers
+from truto_ci_async.pull import account_pull, commits, engine, workers
 from truto_ci_async.pull.checkpoint import sqlite
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
@@ -191,6 +193,7 @@ class World:
         self.is_calm = False
         self.is_lock_removed = False  # by somebody who has no business there
         self.commit_failed = False
+        self.is_told = False  # in the log, that a pull failed
         self._steps = 0
         self._kill_at_step = -1
         self.task: asyncio.Task[Any] | None = None
@@ -242,6 +245,11 @@ class World:
             self.commit_failed = name == "checkpoint"
             self.story.append(f"the disk fails at {name}")
             raise StorageError("the disk is full", path="somewhere", errno=28)
+
+    def error(self, message: str, *values: object) -> None:
+        """Stand in for the log of a pull."""
+        self.is_told = True
+        self.story.append(message % values)
 
     def _on_request(self) -> None:
         if self.commit_failed and not self.is_dead:
@@ -350,7 +358,7 @@ class World:
     async def one_run(self, how: str) -> Pull[Any]:
         """Run a pull once, ended in this way."""
         loop, draws = self.loop, self._draws
-        self.is_dead = self.commit_failed = self.is_lock_removed = False
+        self.is_dead = self.commit_failed = self.is_lock_removed = self.is_told = False
         rows_before = self._durable_rows()
         self._steps, self._kill_at_step = 0, -1
         self._loses_power = "power" in how
@@ -394,6 +402,8 @@ class World:
             )
             if not is_fine and not self.is_dead:
                 raise error
+        if self.task.cancelled() and self.commit_failed and not (self.is_dead or self.is_told):
+            raise Wrong("a cancellation hid that a commit failed")
         self.story.append(f"{pull.report!r} failed={pull.report.failed} parked={pull.report.parked}")
         self.task = None
         left = asyncio.all_tasks() - {asyncio.current_task()}
@@ -584,6 +594,7 @@ def _simulated(world: World) -> Iterator[None]:
         (sqlite, "Worker", Worker),
         (sqlite, "DURABLE", ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF")),
         (commits, "KEPT_BYTES", world.options.kept_bytes),
+        (engine, "logger", world),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     try:
