@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,8 +65,8 @@ LOCKS = ("state.sqlite3.lock", ".truto-pull.lock")
 MAX_OUTAGE, SHORT_OUTAGE = 20.0, 10.0
 # Undisturbed runs that have to be enough: a window may have to start again in each.
 LAST_RUNS = 8
-# Simpler options draw something else from the same seed, so others are tried as well.
-SHRINK_SEEDS = 30
+# Simpler options draw something else from the same seed, so others are tried as well, for so many seconds in all.
+SHRINK_SEEDS, SHRINK_SECONDS = 30, 60.0
 
 
 class Wrong(AssertionError):
@@ -99,7 +100,8 @@ class Options:
     @classmethod
     def draw(cls, seed: int) -> Options:
         random = Random(f"{seed}/options")
-        has_outage, has_bad_account, is_pure = (random.random() < share for share in (0.3, 0.3, 0.5))
+        has_outage, has_bad_account = random.random() < 0.3, random.random() < 0.3
+        is_pure = (has_outage or has_bad_account) and random.random() < 0.5
         store = random.choice(("simulated", "simulated", "simulated", "memory", "memory", "files"))
         return cls(
             seed=seed,
@@ -109,13 +111,13 @@ class Options:
             else random.choice(("shard", "writers"))
             if store == "files"
             else random.choice(("manual", "auto", "shard", "writers")),
-            accounts=random.randint(1, 3),
+            accounts=random.randint(1, 3 + 4 * is_pure),
             windows=random.randint(1, 2),
             rows=random.randint(2, 12),
             max_accounts=random.randint(1, 4),
             runs=random.randint(1, 5),
             faults=()
-            if (has_outage or has_bad_account) and is_pure
+            if is_pure
             else tuple(random.sample(FAULTS, random.randrange(len(FAULTS))))
             + ("dead cursor", "dead cursor", 403) * random.randrange(4)
             + ("429 for long",) * random.randrange(2),
@@ -402,7 +404,8 @@ class World:
             )
             if not is_fine and not self.is_dead:
                 raise error
-        if self.task.cancelled() and self.commit_failed and not (self.is_dead or self.is_told):
+        is_hidden = self.commit_failed and pull._commits.is_open and not (self.is_dead or self.is_told)
+        if self.task.cancelled() and is_hidden:
             raise Wrong("a cancellation hid that a commit failed")
         self.story.append(f"{pull.report!r} failed={pull.report.failed} parked={pull.report.parked}")
         self.task = None
@@ -462,7 +465,7 @@ class World:
         draws = self._draws
         for _ in range(self.options.runs):
             if self.options.has_outage:
-                start = self.loop.time() + draws.choice((0.0, 0.01, 1.0)) * draws.random()
+                start = self.loop.time() + draws.choice((0.0, 0.01, 1.0, 5.0)) * draws.random()
                 self.service.outage = start, start + draws.choice((1.0, SHORT_OUTAGE, 60.0))
             if self.options.has_renewal:
                 self.service.expires_at = self.loop.time() + draws.choice((0.0, 0.1, 3.0)) * draws.random()
@@ -655,6 +658,11 @@ def fails(options: Options) -> BaseException | None:
 
 def shrink(options: Options) -> Options:
     """Return the simplest options that still fail with some seed, each tried alone, again and again."""
+    give_up_at = time.monotonic() + SHRINK_SECONDS
+
+    def is_simpler(options: Options) -> bool:
+        return time.monotonic() < give_up_at and fails(options) is not None
+
     while True:
         for name, values in SIMPLER.items():
             current = getattr(options, name)
@@ -668,7 +676,7 @@ def shrink(options: Options) -> Options:
                 candidates = candidates[: candidates.index(current)]
             seeds = (options.seed, *range(SHRINK_SEEDS))
             tries = (replace(options, seed=seed, **{name: value}) for value in candidates for seed in seeds)
-            simpler = next(filter(fails, tries), None)
+            simpler = next(filter(is_simpler, tries), None)
             if simpler is not None:
                 options = simpler
                 break
