@@ -58,7 +58,7 @@ def read_error(
     kind = error_class(
         status,
         is_remote=is_remote,
-        has_retry_after=retry_after is not None,
+        has_retry_after=retry_after is not None or bool(headers.get("retry-after", "").strip()),
         is_truto=given.keys() >= _TRUTO_KEYS,
     )
     return kind(
@@ -110,8 +110,7 @@ def _error_message(
     status: int, headers: Mapping[str, str], body: bytes, fields: dict[str, Any] | None, *, fallback: str
 ) -> str:
     """Return the message of an error body, of which ``fields`` are the keys if it is a JSON object."""
-    if 300 <= status < 400:
-        location = headers.get("location", "")
+    if 300 <= status < 400 and (location := headers.get("location", "")):
         return f"a redirect to {location[:200]!r}, which is not followed; check base_url"
     given = fields or {}
     message = _text(given.get("message")) or _text(given.get("raw_response")) or fallback
