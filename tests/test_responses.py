@@ -425,6 +425,10 @@ def test_a_token_is_read() -> None:
         b'{"token": "hunter2"}',
         b'{"integrated_account_token": ["hunter2"]}',
         b'{"integrated_account_token": "hunter2"',
+        b'{"integrated_account_token": ""}',
+        b'{"integrated_account_token": "hunter2\\ud83d"}',
+        b'{"integrated_account_token": "hunter2\\n"}',
+        b'{"integrated_account_token": "hunter2 x"}',
     ],
 )
 def test_a_response_without_a_token_is_not_quoted(text: bytes) -> None:

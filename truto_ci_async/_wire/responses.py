@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 from truto_ci_async._json import EXCERPT_BYTES, decode_with, describe
 from truto_ci_async.errors import (
@@ -217,13 +217,14 @@ def says_no_data(error: APIError) -> bool:
 
 
 class _TokenBody(Struct):
-    integrated_account_token: str
+    integrated_account_token: Annotated[str, Meta(pattern=r"^[!-~]+\Z")]  # what a header may hold
 
 
 def read_token(body: bytes) -> str:
     """Read the response of ``POST /integrated-account/token``.
 
-    :raises DecodeError: there is no token. The body is not quoted, since it may hold one under another name.
+    :raises DecodeError: there is no token that can be sent. The body is not quoted, since it may hold one under
+        another name.
     """
     try:
         return decode_with(msgspec.json.Decoder(_TokenBody), body).integrated_account_token
