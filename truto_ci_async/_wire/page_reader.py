@@ -48,6 +48,7 @@ class PageData(Struct, Generic[T], kw_only=True):
     """
 
     items: tuple[T, ...]
+    item_type: Any = None
     next_cursor: str | None = None
     prev_cursor: str | None = None
     result_count: int | None = None
@@ -80,6 +81,7 @@ class PageReader(Generic[T]):
 
     def __init__(self, items: ItemReader[T], *, keyed: bool = False, detach: bool = True) -> None:
         self._items = items
+        self.item_type = items.item_type
         self._keyed = keyed
         self._detaches = detach
         #: The body of a page without items.
@@ -87,11 +89,16 @@ class PageReader(Generic[T]):
         envelope: type[_Envelope[T]] = cast("Any", _Envelope)[items.item_type]
         self._envelope = msgspec.json.Decoder(envelope)
 
-    def read_flat_rows(self, on_unknown: Callable[[list[str]], object]) -> None:
-        """Read rows of the ``normalized`` format from now on; see ``FlatRowReader``."""
-        from .flat_rows import flat_row_reader
+    def start_walk(self, tell: Callable[..., object], *, flat_rows: bool) -> None:
+        """Tell names of unknown fields from now on (see ``ItemReader.for_walk``).
 
-        self._items = flat_row_reader(self._items, on_unknown)
+        ``flat_rows``: rows are those of the ``normalized`` format.
+        """
+        self._items = self._items.for_walk(tell)
+        if flat_rows:
+            from .flat_rows import flat_row_reader
+
+            self._items = flat_row_reader(self._items)
 
     def read(self, body: bytes) -> PageData[T]:
         """Read a body in one go.
@@ -117,6 +124,7 @@ class PageReader(Generic[T]):
             return None
         return PageData(
             items=self._items.detach(envelope.result) if self._detaches else envelope.result,
+            item_type=self.item_type,
             next_cursor=cursor_text(envelope.next_cursor),
             prev_cursor=envelope.prev_cursor or None,
             result_count=envelope.result_count,
@@ -124,6 +132,7 @@ class PageReader(Generic[T]):
             debug=envelope.debug or None,
             extra={},
             issues=[],
+            unknown_fields=self._items.unknown_fields,
         )
 
     def read_in_slices(
@@ -162,6 +171,7 @@ class PageReader(Generic[T]):
             raise collector.no_item_fits()
         return PageData(
             items=tuple(items),
+            item_type=self.item_type,
             issues=collector.issues,
             issues_count=collector.issues_count,
             keys=None if keys is None else tuple(keys),

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Raw
 
+from truto_ci_async._json import UNKNOWN
+
 from .moments import read_moment
 
 # How much of a replaced value a message quotes. The whole record is in the issue anyway.
@@ -59,14 +61,15 @@ class Repairer:
     def __init__(self, type: Any) -> None:
         self._decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(type).decode
         self._takes_anything = type is Raw
-        members = list(_union_members(type))
+        members = list(union_members(type))
         structs = [member for member in members if is_struct(member)]
         self._nullable = types.NoneType in members
         self._takes_text = str in members
         self._takes_moment = datetime in members
+        self._takes_int = int in members
         self._struct: Any = structs[0] if len(structs) == 1 else None
-        self._elements = [found for member in members for found in _element_type(member)]
-        self._values = [found for member in members for found in _value_type(member)]
+        self._elements = [found for member in members for found in element_type(member)]
+        self._values = [found for member in members for found in value_type(member)]
 
     def is_foreign(self, keys: Fields) -> bool:
         """Tell whether an object has none of the struct's keys."""
@@ -132,6 +135,8 @@ class Repairer:
         if self._takes_moment and (found := read_moment(raw)) is not None:
             moment, how = found
             fixed = msgspec.json.encode(moment.isoformat())
+        elif self._takes_int and (whole := _WHOLE.fullmatch(raw)):
+            fixed, how = whole[1], "read as a whole number"
         elif self._takes_text and (raw.startswith(b"-") or raw[:1].isdigit()):
             fixed, how = b'"' + raw + b'"', "kept its digits as text"
         else:
@@ -164,7 +169,7 @@ class Repairer:
 
     @cached_property
     def _keys(self) -> frozenset[str]:
-        keys = {field.encode_name for field in msgspec.structs.fields(self._struct)}
+        keys = {field.encode_name for field in msgspec.structs.fields(self._struct)} - {UNKNOWN}
         config = _struct_config(self._struct)
         if config is not None and config.tag is not None:
             keys.add(config.tag_field or "type")
@@ -227,6 +232,8 @@ def without_location(message: str) -> str:
     return _LOCATION.sub("", message)
 
 
+# A whole number with a fraction of zeros, such as 1800.0, which msgspec does not take as an int.
+_WHOLE = re.compile(rb"(-?[0-9]+)\.0+")
 _LOCATION = re.compile(r" - at `[^`]*`$")
 
 
@@ -242,13 +249,13 @@ def _struct_config(type: Any) -> Any:
     return getattr(typing.get_origin(type) or type, "__struct_config__", None)
 
 
-def _union_members(type: Any) -> Iterator[Any]:
+def union_members(type: Any) -> Iterator[Any]:
     """Yield the members of a union, or the type itself, without what they are annotated with."""
     while typing.get_origin(type) is typing.Annotated:
         type = typing.get_args(type)[0]
     if typing.get_origin(type) in (typing.Union, types.UnionType):
         for member in typing.get_args(type):
-            yield from _union_members(member)
+            yield from union_members(member)
     else:
         yield type
 
@@ -256,7 +263,7 @@ def _union_members(type: Any) -> Iterator[Any]:
 _LISTS = (list, set, frozenset, Sequence, AbstractSet)
 
 
-def _element_type(type: Any) -> tuple[Any, ...]:
+def element_type(type: Any) -> tuple[Any, ...]:
     """Return the type of a list's elements, or nothing if it is not a list whose elements have one type."""
     origin, args = typing.get_origin(type), typing.get_args(type)
     if origin is tuple:
@@ -264,6 +271,6 @@ def _element_type(type: Any) -> tuple[Any, ...]:
     return args[:1] if origin in _LISTS else ()
 
 
-def _value_type(type: Any) -> tuple[Any, ...]:
+def value_type(type: Any) -> tuple[Any, ...]:
     """Return the type of a dict's values, or nothing if it is not a dict."""
     return typing.get_args(type)[1:] if typing.get_origin(type) in (dict, Mapping) else ()

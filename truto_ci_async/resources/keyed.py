@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Generic, TypeVar
 
-import msgspec
-
+from truto_ci_async._json import encode
 from truto_ci_async._wire.item_reader import ISSUES_KEPT
 from truto_ci_async._wire.page_reader import PageData
 from truto_ci_async.models import DebugInfo, Issue
@@ -54,7 +53,7 @@ class Keyed(dict[str, T], Generic[T]):
                     index=index,
                     path=f"$.result.{key}",
                     message=f"the key {key!r} came a second time, on page {self.pages}; the first item is kept",
-                    raw=msgspec.json.encode(item),
+                    raw=encode(item),
                     dropped=True,
                 )
             )
