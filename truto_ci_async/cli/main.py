@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-TYPE_CHECKING = False  # importing typing takes longer than all of this file: nothing would handle Ctrl-C meanwhile
+TYPE_CHECKING = (
+    False  # importing typing takes longer than all of this file: nothing would handle Ctrl-C meanwhile
+)
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import NoReturn

@@ -63,7 +63,7 @@ class LockOwner(Struct):
             os.kill(self.pid, 0)
         except ProcessLookupError:
             return False
-        except OSError:
+        except (OSError, OverflowError):
             return True
         return True
 
@@ -182,7 +182,7 @@ def _read(file: int) -> bytes:
 def _read_owner(file: int) -> LockOwner | None:
     try:
         return msgspec.json.decode(_read(file), type=LockOwner)
-    except (OSError, UnicodeError, msgspec.DecodeError):
+    except (OSError, UnicodeError, RecursionError, msgspec.DecodeError):
         return None
 
 
