@@ -1435,6 +1435,25 @@ def test_accounts_are_filtered_by_the_service(arguments: dict[str, Any], query: 
     in_sandbox(scenario, accounts=3, others=5)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({name: ""} for name in ("integration", "status", "tenant_id", "created_at", "updated_at")),
+        {"created_at": {}},
+        {"tenant_id": Text("")},
+    ],
+)
+def test_an_empty_filter_of_accounts_is_refused(arguments: dict[str, Any]) -> None:
+    """The accounts of one tenant must never become those of all, because a variable was not set."""
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        with pytest.raises(UsageError, match=f"{next(iter(arguments))} is empty"):
+            truto.integrated_accounts.list(**arguments)
+        assert not sandbox.requests
+
+    in_sandbox(scenario)
+
+
 def test_the_dot_in_a_filters_name_is_sent_literally() -> None:
     async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
         await truto.integrated_accounts.list("gong", "active")

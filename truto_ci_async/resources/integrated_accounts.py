@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,8 @@ class IntegratedAccounts:
 
         ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``. The times take a
         datetime, a date, or operators such as ``{"gt": time}``. The rest is as for ``Resource.list``.
+
+        :raises UsageError: a filter is empty, or cannot be sent.
         """
         query = list_query("integrated-account", account=None, limit=limit, extra_query=extra_query)
         params = {
@@ -68,6 +70,11 @@ class IntegratedAccounts:
             "updated_at": updated_at,
             "limit": limit,
         }
+        for name, value in params.items():
+            if isinstance(value, (str, Sequence, Mapping)) and not value:
+                raise UsageError(
+                    f"{name} is empty, which may be read as no filter at all: for that, pass None"
+                )
         query = msgspec.structs.replace(
             query, params={name: snapshot(name, value) for name, value in params.items()}
         )
