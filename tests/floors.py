@@ -25,7 +25,8 @@ FLOORS = (
     "pagination",
     "_http sinks",
     "_wire events",
-    "models",
+    "models _lock",
+    "export",
     "_json _files _checks _text",
     "errors _version",
 )

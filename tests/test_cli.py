@@ -315,7 +315,8 @@ def test_csv_is_one_flat_row_for_each_interaction(sandbox: Sandbox, run: Run) ->
     assert list(rows[0])[:4] == ["id", "user_id", "user_name", "user_email"]
     for row, item in zip(rows, expected(sandbox), strict=True):
         assert (row["id"], row["user_id"]) == (item["id"], item["user"]["id"])
-        assert row["start_time"] == item["start_time"]
+        assert datetime.fromisoformat(row["start_time"]) == datetime.fromisoformat(item["start_time"])
+        assert row["start_time"].endswith("+00:00")
         for name in (
             "longest_monologue",
             "longest_customer_story",
@@ -324,7 +325,7 @@ def test_csv_is_one_flat_row_for_each_interaction(sandbox: Sandbox, run: Run) ->
             "question_rate",
         ):
             value = item["metrics"].get(name)
-            assert row[name] == ("" if value is None else json.dumps(value))
+            assert row[name] == ("" if value is None else json.dumps(float(value)))
         assert json.loads(row["remote_data"]) == item["remote_data"]
 
 
@@ -443,6 +444,16 @@ def test_debug_never_shows_the_credentials_of_the_provider(sandbox: Sandbox, run
         pages = json.loads(ran.out)
         assert [item for page in pages for item in page["result"]] == expected(sandbox)
         assert pages[0]["debug"]["requestOptions"]["headers"]["Authorization"] == "***"
+
+
+@pytest.mark.parametrize("format", ["json", "ndjson", "table"])
+def test_debug_shows_the_data_of_the_provider_as_it_came(sandbox: Sandbox, run: Run, format: str) -> None:
+    """1.10 became 1.1, and a number beyond any float or text nested deep failed the command."""
+    data = '{"a":1.10,"b":1e400,"c":1E5,"d":%s}' % ("9" * 30)
+    sandbox.script(None, [Fault.body(f'{{"result":[{{"id":"1"}}],"debug":{{"data":{data}}}}}'.encode())])
+    ran = run(*listing(sandbox, "--format", "debug", "-o", format))
+    assert ran.code == DONE
+    assert data in (ran.out + ran.err).replace("\n", "").replace(" ", "")
 
 
 def test_accounts_are_listed_without_their_secrets(sandbox: Sandbox, run: Run) -> None:

@@ -275,6 +275,7 @@ def test_a_report_keeps_permissions_and_follows_no_planted_link(
         "manifest.json",
         STATE_FILE,
         f"{STATE_FILE}.lock",
+        ".truto-pull.lock",
         "Manifest.JSON",
     ],
 )
@@ -299,6 +300,36 @@ def test_a_report_never_replaces_the_accounts_it_came_from(
     ids.write_text(sandbox.account_ids[0])
     ran = run("--accounts-file", str(ids), *WINDOW, "--report", str(ids))
     assert (ran.code, "that this command reads" in ran.err) == (USAGE, True)
+    assert ids.read_text() == sandbox.account_ids[0]
+
+
+def test_a_report_never_replaces_the_output_of_a_pull_with_a_state_elsewhere(
+    sandbox: Sandbox, run: Any, tmp_path: Path
+) -> None:
+    """Its folder is known by the manifest. A `manifest.json` of something else makes no such folder."""
+    out = tmp_path / "earlier"
+    line = ("--accounts", sandbox.account_ids[0], *WINDOW)
+    assert run(*line, out="earlier").code == DONE
+    for state in out.glob(".truto-pull*"):
+        state.unlink()
+    ran = run(*line, "--report", str(out / "interactions.ndjson"))
+    assert (ran.code, "would replace a file of a pull" in ran.err) == (USAGE, True)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text("{}")
+    assert run(*line, "--report", str(other / "manifest.json")).code == DONE
+
+
+def test_a_file_of_accounts_is_none_that_the_pull_writes(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    """It would be replaced, removed as what a killed run left, or written on."""
+    (tmp_path / "out").mkdir()
+    ids = tmp_path / "out" / "interactions.csv"
+    ids.write_text(sandbox.account_ids[0])
+    ran = run("--accounts-file", str(tmp_path / "out" / ".." / "out" / ids.name), *WINDOW)
+    assert (ran.code, "uses itself" in ran.err) == (USAGE, True)
+    assert [path.name for path in ids.parent.iterdir()] == [ids.name]
+    ids = ids.rename(ids.with_name("ids"))  # another name in that folder is fine
+    assert run("--accounts-file", str(ids), *WINDOW).code == DONE
     assert ids.read_text() == sandbox.account_ids[0]
 
 

@@ -29,6 +29,7 @@ from truto_ci_async import (
     DecodeError,
     Event,
     Interaction,
+    NotFoundError,
     Pacing,
     PacingWait,
     PageDecoded,
@@ -49,8 +50,11 @@ from truto_ci_async import (
     UsageError,
     quick_retries,
 )
+from truto_ci_async._http.call import CallTime
 from truto_ci_async.sandbox import Fault, Sandbox
 
+from . import rawserver
+from .rawserver import RawServer, reset, with_length
 from .support import run
 
 DEADLINE = 5.0
@@ -68,6 +72,8 @@ SMALL: dict[str, Any] = {
 FAST = RetryPolicy(fault_base=0, throttle_base=0)
 ONCE = RetryPolicy.none()
 QUICK = Timeouts(connect=1, read=0.05, attempt=0.5, total=5)
+
+NOT_FOUND = with_length(b"{}").replace(b"200 OK", b"404 Not Found")
 
 Story = Callable[[Sandbox, str], Awaitable[None]]
 
@@ -1097,13 +1103,85 @@ def test_headers_go_out_with_every_request_once_each() -> None:
     tell(story)
 
 
+def test_a_call_has_one_clock_however_often_its_body_is_cut() -> None:
+    """The deadline began anew with each: a call of a second took 1.6 s."""
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            await server.head(reader)
+            if len(server.heads) > 2:
+                await reader.read()  # no answer any more
+            await asyncio.sleep(0.1)
+            writer.write(with_length(b'{"result":['))
+
+    async def main() -> None:
+        async with rawserver.serving(handle) as server:
+            timeouts = Timeouts(read=None, attempt=None, total=0.4)
+            async with TrutoClient(
+                "token", base_url=server.url, timeouts=timeouts, retry=FAST, pacing=Pacing.off()
+            ) as truto:
+                began = time.monotonic()
+                with pytest.raises(DeadlineError) as caught:
+                    await truto.interactions.list("a", **WINDOW)
+                took = time.monotonic() - began
+        assert (caught.value.deadline, caught.value.attempts) == ("total", 3)
+        assert 0.4 <= took < 0.55
+
+    run(main())
+
+
+def test_calls_that_are_cancelled_while_they_wait_keep_no_retries() -> None:
+    """Twelve of them emptied a budget of ten, and nothing was retried after that."""
+
+    async def story(sandbox: Sandbox, account: str) -> None:
+        waits: list[Event] = []
+        retry = RetryPolicy(budget_capacity=10.0, fault_base=1e6, max_wait=1e6)
+        hook = lambda event: waits.append(event) if isinstance(event, RetryScheduled) else None  # noqa: E731
+        timeouts = Timeouts(total=None)
+        async with connect(sandbox, retry=retry, timeouts=timeouts, on_event=hook) as truto:
+            for number in range(1, 13):
+                sandbox.script(account, [Fault.status(500)])
+                call = asyncio.create_task(truto.interactions.list(account, **WINDOW).page())
+                await until(lambda: len(waits) == number)  # noqa: B023
+                assert truto._budget.left < 10.0
+                call.cancel()
+                await asyncio.wait([call])
+                assert truto._budget.left == 10.0
+
+    tell(story)
+
+
+def test_a_request_sent_again_costs_nothing_once_it_is_answered() -> None:
+    """Whatever the answer is: the connection was dead before the service could see the first."""
+
+    async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.head(reader)
+        writer.write(with_length(b'{"result":[]}') if len(server.heads) == 1 else NOT_FOUND)
+        await server.head(reader)
+        reset(writer)
+
+    async def main() -> None:
+        async with (
+            rawserver.serving(handle) as server,
+            TrutoClient("token", base_url=server.url, retry=FAST, pacing=Pacing.off()) as truto,
+        ):
+            await truto.interactions.list("a", **WINDOW)
+            for _ in range(3):
+                with pytest.raises(NotFoundError):
+                    await truto.interactions.list("a", **WINDOW)
+                assert truto._budget.left == truto.retry.budget_capacity
+            assert len(server.heads) == 7
+
+    run(main())
+
+
 def test_what_its_reader_takes_is_not_the_calls_own_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A truncated body is fetched again, however long reading it took."""
     late = 0.0
-    monkeypatch.setattr("truto_ci_async._http.base_client.monotonic", lambda: time.monotonic() + late)
+    monkeypatch.setattr("truto_ci_async._http.call.monotonic", lambda: time.monotonic() + late)
     bodies: list[bytes] = []
 
-    async def read(body: bytes) -> int:
+    async def read(body: bytes, time: CallTime) -> int:
         nonlocal late
         late += 1000.0
         bodies.append(body)

@@ -18,7 +18,7 @@ HOUSE = House(FOLDER)
 SOURCES, IMPORTS = HOUSE.sources, HOUSE.imports
 
 # Rooms of pure rules: nothing in them waits, but for these.
-PURE = ("_wire", "models", "_json", "errors", "_version", "_http.policy")
+PURE = ("_wire", "models", "export.schema", "_json", "errors", "_version", "_http.policy")
 # The file of a pure room that awaits because it is where the rules meet the event loop.
 WAITING_FILES = {"_http.policy.admission"}
 # Classes with a method that is awaited in a subclass higher up.

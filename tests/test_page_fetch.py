@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from truto_ci_async import DeadlineError, Interaction, PageDecoded, Timeouts
+from truto_ci_async import DeadlineError, Interaction, PageDecoded
+from truto_ci_async._http.call import CallTime
 from truto_ci_async._wire.item_reader import item_reader
-from truto_ci_async._wire.page_reader import PageReader
+from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async.events import Emitter
 from truto_ci_async.pagination.page_fetch import SLICED_ABOVE, read_page
+from truto_ci_async.resources.keyed import KEYS_PER_STEP, Keyed
 
 from .support import run
 
@@ -21,10 +23,9 @@ READER: PageReader[Any] = PageReader(item_reader(Interaction, "repair"))
 class FakeClient:
     """As much of a client as reading a page needs."""
 
-    def __init__(self, total: float = 60) -> None:
+    def __init__(self) -> None:
         self.events: list[Any] = []
         self.emitter = Emitter(self.events.append)
-        self.timeouts = Timeouts(total=total)
 
 
 def page_of(size: int, *, odd: bool = True) -> bytes:
@@ -53,7 +54,7 @@ def test_a_large_page_is_decoded_in_slices_between_which_other_tasks_run(size: i
     async def main() -> Any:
         ticking = asyncio.create_task(tick())
         try:
-            return await read_page(FakeClient(), READER, body, account="acc")  # type: ignore[arg-type]
+            return await read_page(FakeClient(), READER, body, CallTime(60.0), account="acc")  # type: ignore[arg-type]
         finally:
             ticking.cancel()
 
@@ -81,7 +82,7 @@ def test_a_page_of_wrong_items_does_not_hold_the_loop(item: bytes, keyed: bool) 
 
         ticking = asyncio.create_task(tick())
         try:
-            return await read_page(FakeClient(), reader, body, account="acc")  # type: ignore[arg-type]
+            return await read_page(FakeClient(), reader, body, CallTime(60.0), account="acc")  # type: ignore[arg-type]
         finally:
             ticking.cancel()
 
@@ -90,17 +91,60 @@ def test_a_page_of_wrong_items_does_not_hold_the_loop(item: bytes, keyed: bool) 
     assert turns >= 10
 
 
-def test_decoding_has_a_deadline() -> None:
-    client = FakeClient(total=0.000_001)
-    with pytest.raises(DeadlineError) as caught:
-        run(read_page(client, READER, page_of(3 * SLICED_ABOVE), account="acc"))  # type: ignore[arg-type]
-    assert (caught.value.deadline, caught.value.account) == ("total", "acc")
+def test_a_page_of_very_many_keys_does_not_hold_the_loop() -> None:
+    """A million keys took a fifth of a second to become one dict."""
+    keys = tuple(map(str, range(10 * KEYS_PER_STEP)))
+    keyed, turns = Keyed[int](), 0
+
+    async def main() -> None:
+        async def tick() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        await keyed.add_page(PageData(items=tuple(range(len(keys))), keys=keys))
+        ticking.cancel()
+
+    run(main())
+    assert list(keyed) == list(keys)
+    assert turns == 10
+
+
+@pytest.mark.parametrize("spent", [0.0, 10.0])
+def test_decoding_counts_as_time_of_its_call(spent: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("truto_ci_async._http.call.monotonic", lambda: now)
+
+    async def main() -> None:
+        nonlocal now
+        time = CallTime(10.5)
+        with time:
+            now += spent
+        now += 1000.0  # nobody took the response
+        decoding = asyncio.create_task(
+            read_page(FakeClient(), READER, page_of(3 * SLICED_ABOVE), time, account="acc")  # type: ignore[arg-type]
+        )
+        await asyncio.sleep(0)
+        now += 1.0
+        if spent:
+            with pytest.raises(DeadlineError) as caught:
+                await decoding
+            error = caught.value
+            assert (error.deadline, error.seconds, error.account) == ("total", 10.5, "acc")
+        else:
+            await decoding
+        assert time.used == spent + 1.0
+        assert CallTime(None).left is None
+
+    run(main())
 
 
 def test_the_log_counts_all_repairs(caplog: pytest.LogCaptureFixture) -> None:
     body = b'{"result":[%s]}' % b",".join([b'{"id":5}'] * 1_000)
     client = FakeClient()
-    run(read_page(client, READER, body, account="acc"))  # type: ignore[arg-type]
+    run(read_page(client, READER, body, CallTime(60.0), account="acc"))  # type: ignore[arg-type]
     assert "and 999 more on this page" in caplog.text
     assert client.events[0].issues == 1_000
     assert len(client.events) == 101
@@ -108,7 +152,7 @@ def test_the_log_counts_all_repairs(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_decoded_page_is_an_event() -> None:
     client, body = FakeClient(), page_of(100)
-    run(read_page(client, READER, body, account="acc"))  # type: ignore[arg-type]
+    run(read_page(client, READER, body, CallTime(60.0), account="acc"))  # type: ignore[arg-type]
     decoded, repaired = client.events
     assert isinstance(decoded, PageDecoded)
     assert (decoded.account, decoded.items, decoded.issues, decoded.bytes) == ("acc", 4, 1, 100)

@@ -22,7 +22,7 @@ from tests.support import run
 from truto_ci_async._wire.list_query import list_query
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import PermissionDeniedError, UsageError
-from truto_ci_async.models import IntegratedAccount, Integration, Page, User
+from truto_ci_async.models import IntegratedAccount, Integration, Page, Person
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
 from truto_ci_async.pull.plan import accounts as plan_accounts
 from truto_ci_async.pull.plan import discovery
@@ -519,7 +519,7 @@ def test_windows_tile_the_time_asked_for(
 # --- filters, queries ------------------------------------------------------------------------------------------
 
 FILTERS: dict[str, Any] = {
-    "users": ["9" * 20, User(id="7"), {"id": "7"}],
+    "users": ["9" * 20, Person(id="7"), {"id": "7"}],
     "limit": 50,
     "response_format": "normalized",
     "ignore_limit": True,

@@ -17,7 +17,7 @@ from tests.virtual import (
     busiest_window,
     rate_limiter,
 )
-from truto_ci_async._http.policy.headers import Level, parse_rate_limit, parse_retry_after
+from truto_ci_async._http.policy.headers import LONGEST_WAIT, Level, parse_rate_limit, parse_retry_after
 from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter, Waiter
 from truto_ci_async._http.policy.rate_windows import Rate
 from truto_ci_async.errors import ConfigurationError
@@ -116,7 +116,7 @@ def test_whatever_happens_the_limits_hold(
         through += [waiter.owner or name_of(waiter) for waiter in limiter.poll(now) if waiter.is_admitted]
         for account_name in through:
             if outcome == "unsent":
-                limiter.on_unsent(account_name, now)
+                limiter.on_unsent(account_name, now, admitted_at=now)
                 continue
             sent.append((now, account_name))
             if outcome == "fail":
@@ -417,14 +417,14 @@ def test_a_request_that_was_not_sent_leaves_what_remains_untouched() -> None:
     respond(limiter, "a", 0.0, 200, {"ratelimit-remaining": "1", "ratelimit-reset": "8"})
     assert goes(limiter, "a", 0.0)
     waiting = limiter.enter("a", 0.0)
-    limiter.on_unsent("a", 0.0)
+    limiter.on_unsent("a", 0.0, admitted_at=0.0)
     assert limiter.poll(0.0) == [waiting]
 
 
 def test_an_unsent_request_gives_everything_back() -> None:
     limiter = rate_limiter(Rate(1, 10), Rate(1, 10))
     assert goes(limiter, "a", 0.0)
-    limiter.on_unsent("a", 1.0)
+    limiter.on_unsent("a", 1.0, admitted_at=0.0)
     assert limiter._token.in_flight == limiter._accounts["a"].window.in_flight == 0
     assert goes(limiter, "a", 1.0)
     limiter = rate_limiter()
@@ -433,8 +433,35 @@ def test_an_unsent_request_gives_everything_back() -> None:
     for left in (3, 2):
         assert goes(limiter, "a", 0.0)
         assert remaining(limiter, "a") == left
-    limiter.on_unsent("a", 0.0)
+    limiter.on_unsent("a", 0.0, admitted_at=0.0)
     assert remaining(limiter, "a") == 3
+
+
+def test_an_unsent_request_gives_back_its_own_slot_and_no_other() -> None:
+    """Given back in place of it, the newest would be free while its own runs out: too many in one window."""
+    limiter = rate_limiter(Rate(2, 10), Rate(2, 10))
+    assert goes(limiter, "a", 0.0)
+    assert goes(limiter, "a", 9.0)
+    limiter.on_unsent("a", 9.0, admitted_at=0.0)
+    assert list(limiter._token._taken_until) == [9.0 + 10.4]
+    assert list(limiter._accounts["a"].window._taken_until) == [9.0 + 10.4]
+    for now in (9.5, 10.5, 19.3):  # the slot of the first is free already when it is given back
+        limiter = rate_limiter(Rate(2, 10), Rate(2, 10))
+        for at in (0.0, 9.0):
+            assert goes(limiter, "a", at)
+        assert (limiter.enter("a", now) is None) == (now > 10.4)
+        limiter.on_unsent("a", now, admitted_at=0.0)
+        limiter.poll(now)
+        assert limiter._token.in_flight == 2
+
+
+def test_a_wait_that_makes_no_sense_is_not_kept() -> None:
+    """A hundred years: the next request finds out whether it is meant."""
+    limiter = rate_limiter(Rate(500, 10), Rate(50, 10))
+    assert goes(limiter, "a", 0.0)
+    respond(limiter, "a", 0.0, 429, retry_after=LONGEST_WAIT)
+    assert not goes(limiter, "a", 0.5)
+    assert len(limiter.poll(3.0)) == 1
 
 
 def test_a_request_without_a_response_keeps_its_slots() -> None:
@@ -625,7 +652,7 @@ def test_nobody_is_lost_in_the_queue(data: st.DataObject) -> None:
         elif step == "wait":
             now += data.draw(st.floats(0, 20))
         elif out and step == "unsent":
-            limiter.on_unsent(out.popleft(), now)
+            limiter.on_unsent(out.popleft(), now, admitted_at=now)
         elif out and step == "429":
             retry_after = data.draw(st.sampled_from([None, 0.0, 5.0, 1000.0]))
             hint: Level | None = data.draw(st.sampled_from([None, "token", "account"]))
@@ -734,22 +761,27 @@ def test_an_account_with_waiters_is_not_forgotten() -> None:
     assert limiter.poll(104.0) == [waiting]
 
 
-def test_a_response_may_arrive_after_its_account_was_forgotten() -> None:
-    """A request can take longer than its account is remembered. Its 429 counts all the same."""
+def test_an_account_is_remembered_for_as_long_as_a_request_takes() -> None:
+    """Forgotten before, it would be counted anew, and the slow request taken off that count."""
     limiter = rate_limiter(Rate(500, 10), Rate(50, 10))
     limiter.enter("a", 0.0)
     for now in (30.0, 60.0):
         limiter.enter("b", now)
-    assert len(limiter) == 1
+        respond(limiter, "b", now)
+    assert goes(limiter, "a", 60.0)
+    assert limiter._accounts["a"].window.in_flight == 2
     respond(limiter, "a", 60.0, 429, retry_after=10.0)
+    assert limiter._accounts["a"].window.in_flight == 1
     assert limiter.enter("a", 61.0) is not None
-    limiter.enter("c", 61.0)
-    limiter._accounts.pop("c")  # as if the request had taken long
+
+
+def test_what_is_not_known_of_an_account_may_be_reported() -> None:
+    limiter = rate_limiter(Rate(500, 10), Rate(50, 10))
     respond(limiter, "c", 61.0, 200, {"ratelimit-remaining": "0", "ratelimit-reset": "9"})
     assert not goes(limiter, "c", 61.0)
     respond(limiter, "never seen", 61.0)
     limiter.on_failure("never seen")
-    limiter.on_unsent("never seen", 61.0)
+    limiter.on_unsent("never seen", 61.0, admitted_at=60.0)
 
 
 # --- options ------------------------------------------------------------------------------------------------
@@ -787,5 +819,5 @@ def test_no_more_are_admitted_than_there_are_connections() -> None:
     assert limiter.next_at(5.0) == math.inf
     limiter.on_failure("0")
     assert len(limiter.poll(5.0)) == 1
-    limiter.on_unsent("1", 5.0)
+    limiter.on_unsent("1", 5.0, admitted_at=0.0)
     assert len(limiter.poll(5.0)) == 1

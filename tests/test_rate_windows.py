@@ -83,22 +83,26 @@ def test_a_late_timer_does_not_lower_the_rate() -> None:
     assert window.ready_at(4.5 * gap) == 5.5 * gap
 
 
-def test_a_request_that_was_never_sent_frees_the_newest_slot() -> None:
-    """Freeing the oldest one would let a request through before its time."""
+def test_a_request_that_was_never_sent_frees_its_own_slot() -> None:
+    """Freeing another one would let a request through before its time."""
     window = taken(2, 0.0, 5.0)
-    window.finish(is_sent=False)
+    window.finish()
+    window.give_back(5.0)
     assert window.in_flight == 1
     window.take(6.0)
     assert window.ready_at(6.0) == SLOT
     assert window.ready_at(SLOT) == 6.0 + GAP / 2
-    window.finish(is_sent=True)
+    window.finish()
     assert window.ready_at(SLOT) == 6.0 + GAP / 2  # a response frees no slot
+    window.give_back(0.0)  # and one that is free already is not freed twice
+    assert window.share_used(SLOT) == 0.5
 
 
 def test_finishing_more_requests_than_were_sent_does_no_harm() -> None:
     window = SlidingWindow(Rate(1, 10), max_in_flight=1)
-    window.finish(is_sent=False)
-    window.finish(is_sent=True)
+    window.give_back(0.0)
+    for _ in range(2):
+        window.finish()
     assert window.in_flight == 0
     assert window.ready_at(0.0) == 0.0
     window.take(0.0)
@@ -111,7 +115,7 @@ def test_no_more_are_in_flight_than_allowed() -> None:
     assert window.ready_at(0.0) == 0.0
     window.take(0.0)
     assert window.ready_at(0.0) == math.inf
-    window.finish(is_sent=True)
+    window.finish()
     assert window.ready_at(0.0) == 0.0
 
 
@@ -122,7 +126,8 @@ def test_a_window_without_a_limit_keeps_no_slots() -> None:
     assert window.in_flight == 3
     assert window.ready_at(0.0) == 0.0
     assert window.share_used(0.0) == 0.0
-    window.finish(is_sent=False)
+    window.finish()
+    window.give_back(0.0)
     window.back_off(0.0)
     assert window.ready_at(0.0) == 0.0
     assert window.forgettable_at() == -math.inf

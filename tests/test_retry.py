@@ -46,7 +46,6 @@ def state(
     state = RetryState(
         policy or RetryPolicy(),
         budget or full_budget(policy),
-        now=0.0,
         total=total,
         can_refresh=can_refresh,
         random=lambda: draw,
@@ -101,9 +100,20 @@ def test_a_local_401_is_retried_once_if_a_new_token_can_be_fetched() -> None:
     call.sent()
     assert call.failed(status(401), 0.0) == GiveUp(reason="not retryable")
     assert state().failed(status(401), 0.0) == GiveUp(reason="not retryable")
-    call = RetryState(RetryPolicy(), full_budget(), now=0.0)
+    call = RetryState(RetryPolicy(), full_budget())
     assert call.failed(status(401), 0.0) == GiveUp(reason="not retryable")
     assert state(can_refresh=True).failed(status(401, is_remote=True), 0.0) == GiveUp(reason="not retryable")
+
+
+def test_a_token_may_expire_before_the_last_attempt() -> None:
+    """The others were faults, of which a refused token is none: it would end a whole pull."""
+    call = state(RetryPolicy(attempts=2), can_refresh=True)
+    assert isinstance(call.failed(status(500), 0.0), Retry)
+    call.sent()
+    assert call.failed(status(401), 0.0) == Retry(wait=0.0, reason="status 401", fresh_token=True)
+    call.sent()
+    assert call.failed(status(401), 0.0) == GiveUp(reason="not retryable")
+    assert call.failed(status(500), 0.0) == GiveUp(reason="attempts")
 
 
 def test_a_fresh_token_costs_no_budget() -> None:
@@ -202,7 +212,7 @@ def test_waits_are_spread_over_the_whole_interval() -> None:
     rng = random.Random(7)
     waits: list[float] = []
     for _ in range(1000):
-        call = RetryState(RetryPolicy(), full_budget(), now=0.0, random=rng.random)
+        call = RetryState(RetryPolicy(), full_budget(), random=rng.random)
         call.sent()
         decision = call.failed(status(429, 10.0), 0.0)
         assert isinstance(decision, Retry)
@@ -238,13 +248,25 @@ def test_a_wait_past_the_deadline_is_not_begun() -> None:
     assert state(RetryPolicy(max_elapsed=0.0)).failed(status(500), 0.0) == GiveUp(reason="elapsed")
 
 
-def test_time_left_out_does_not_count_for_the_call() -> None:
-    state = RetryState(RetryPolicy(), RetryBudget(10, 1.0), now=1.0, total=2.0, random=lambda: 0.0)
-    state.sent()
-    state.leave_out(2.0)
-    state.leave_out(0.5)
-    assert isinstance(state.failed(Failure(kind="truncated"), 5.4), Retry)
-    assert isinstance(state.failed(Failure(kind="truncated"), 5.5), GiveUp)
+def test_a_retry_that_is_not_sent_costs_nothing() -> None:
+    """Its call was cancelled while it waited: twelve of those once emptied a budget of ten."""
+    budget = full_budget(left=2.0)
+    call = state(budget=budget)
+    assert isinstance(call.failed(status(500), 0.0), Retry)
+    assert budget.left == 1.0
+    for _ in range(2):
+        call.take_back()
+        assert budget.left == 2.0
+    assert isinstance(call.failed(status(500), 0.0), Retry)
+    call.sent()
+    call.take_back()
+    assert budget.left == 1.0
+    for free in (status(429, 5.0), status(401), Failure(kind="fatal")):
+        call = state(budget=budget, can_refresh=True)
+        call.failed(free, 0.0)
+        call.take_back()
+    assert isinstance(state(budget=full_budget(left=0.5)).failed(status(500), 0.0), GiveUp)
+    assert budget.left == 1.0
 
 
 def test_a_retry_that_is_not_granted_costs_nothing() -> None:
@@ -321,7 +343,7 @@ def run_calls(
     while waiting or running:
         while waiting and len(running) < 64:
             waiting -= 1
-            running.append(RetryState(policy, budget, now=0.0, random=rng.random))
+            running.append(RetryState(policy, budget, random=rng.random))
         call = running.pop(rng.randrange(len(running)))
         call.sent()
         sent += 1

@@ -28,8 +28,8 @@ from tests.support import run
 from truto_ci_async.sandbox import Fault, Options, Sandbox, parse_query
 from truto_ci_async.sandbox.fixtures import truto_sandbox as truto_sandbox
 from truto_ci_async.sandbox.service.content_encoding import bomb
-from truto_ci_async.sandbox.service.data import Window, midnight
 from truto_ci_async.sandbox.service.limits import SlidingWindow
+from truto_ci_async.sandbox.service.windows import Window, midnight
 
 # --- query strings ---------------------------------------------------------------------------------------
 
@@ -435,7 +435,7 @@ def test_super_query_filters_and_sorts() -> None:
     """Operators and sort_by only work with the synced store."""
 
     async def main() -> None:
-        async with Caller(interactions=30) as caller:
+        async with Caller(interactions=30, realistic=False) as caller:
             raw = "sort_by[id]=desc&metrics.interactivity[gt]=100"
             found = await caller.collect(truto_super_query="wnam", raw=raw)
             assert 0 < len(found) < 30

@@ -72,8 +72,9 @@ class Told:
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
         self.requests: list[tuple[str, str | None]] = []
+        self.calls: list[Any] = []
 
-    async def answer(self, target: str) -> Answer:
+    async def answer(self, target: str, token: int) -> Answer:
         query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
         request = query["integrated_account_id"], query.get("next_cursor")
         self.requests.append(request)
@@ -397,6 +398,75 @@ def test_an_account_that_fails_for_longer_than_the_others_take_is_failed() -> No
     run(scenario())
 
 
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_bad_account_that_is_asked_last_is_failed_in_the_end(others: int) -> None:
+    """The others got through before it was asked, so an outage is likely at first; it lasts as long as one may.
+
+    Without others nothing speaks against the account.
+    """
+
+    async def scenario() -> None:
+        service = Told(lambda account, cursor: Answer(500) if account == "bad" else page({"id": "1", "n": 1}))
+        names = [*(f"a{number}" for number in range(others)), "bad"]
+        budget = Budget(max_accounts=1, probe_wait=0.01, max_probe_wait=0.01, max_outage=0.1)
+        async with Pull(client_of(service), make_plan(*names, start_time="-1d"), budget=budget) as pages:
+            async for _ in pages:
+                pass
+        report = pages.report
+        assert (list(report.failed), list(report.parked)) == ((["bad"], []) if others else ([], ["bad"]))
+        if others:
+            assert "500" in str(report.failed["bad"])
+
+    run(scenario())
+
+
+def test_a_bad_account_between_others_costs_no_trial_for_each_of_their_pages() -> None:
+    """Each trial of another account got through, and each time the bad one opened the circuit again."""
+
+    async def scenario() -> None:
+        def serve(account: str, cursor: str | None) -> Answer:
+            number = int(cursor or 0)
+            if account == "bad":
+                return Answer(500)
+            return page({"id": "1", "n": 1}, next=str(number + 1) if number < 100 else None)
+
+        service = Told(serve)
+        budget = Budget(max_accounts=1, probe_wait=0.01, max_outage=600.0)
+        async with Pull(client_of(service), make_plan("bad", "a", start_time="-1d"), budget=budget) as pages:
+            async for _ in pages:
+                pass
+        assert list(pages.report.failed) == ["bad"]
+        assert sum(account == "bad" for account, _ in service.requests) == 4
+
+    run(scenario())
+
+
+def test_a_short_outage_fails_none_of_the_accounts_under_way() -> None:
+    """Each was asked before the last success came, which once made it the fault of all of them."""
+    is_down_until = 0.0
+
+    async def scenario() -> None:
+        async def serve(account: str, cursor: str | None) -> Answer:
+            nonlocal is_down_until
+            loop = asyncio.get_running_loop()
+            if account == "a":
+                await asyncio.sleep(0.01)
+                is_down_until = loop.time() + 0.3
+                return page({"id": "1", "n": 1})
+            await asyncio.sleep(0.02)
+            return Answer(502) if loop.time() < is_down_until else page({"id": "1", "n": 1})
+
+        service = Told(serve)
+        budget = Budget(max_accounts=4, probe_wait=0.01, max_probe_wait=0.05)
+        async with Pull(client_of(service), make_plan(*"abcd", start_time="-1d"), budget=budget) as pages:
+            async for _ in pages:
+                pass
+        assert pages.report.failed == {}
+        assert pages.report.complete
+
+    run(scenario())
+
+
 def test_a_trial_may_renew_the_token() -> None:
     """A token that expires during an outage does not end the pull; without a function for a new one it does."""
     tokens = count()
@@ -458,7 +528,8 @@ async def longest_step(work: Coroutine[Any, Any, Any]) -> float:
     return longest.seconds
 
 
-def test_many_walks_of_earlier_runs_do_not_hold_the_loop() -> None:
+@pytest.mark.parametrize("load", [Checkpoint.load_accounts, MemoryCheckpoint.load_accounts])
+def test_many_walks_of_earlier_runs_do_not_hold_the_loop(load: Callable[..., Any]) -> None:
     accounts, windows = 20_000, 10
     names = [f"a{number}" for number in range(accounts)]
     plan = make_plan(*names, start_time=f"-{windows}d")
@@ -467,9 +538,15 @@ def test_many_walks_of_earlier_runs_do_not_hold_the_loop() -> None:
 
     async def scenario() -> None:
         report = PullReport()
+        checkpoint = MemoryCheckpoint()
+        await checkpoint.open(plan)
+        await checkpoint.commit(stored)
+        flat = await checkpoint.load()
+        checkpoint.load = lambda: asyncio.sleep(0, flat)  # type: ignore[method-assign,assignment]
 
         async def work() -> None:
-            assert len(await accounts_to_do(plan, stored, report, max_park=86_400.0)) == accounts
+            to_do, begun = await accounts_to_do(plan, load(checkpoint), report, max_park=86_400.0)
+            assert len(to_do) == len(begun) == accounts
 
         assert await longest_step(work()) < 0.04
         assert report.windows_done == len(stored)

@@ -41,7 +41,7 @@ from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_quer
 from truto_ci_async._wire.query_string import MAX_DEPTH, deep_merge, encode_query, join_path
 from truto_ci_async._wire.times import format_time
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models import IntegratedAccount, Position, User
+from truto_ci_async.models import IntegratedAccount, Person, Position
 from truto_ci_async.pagination.cursor import position_after
 from truto_ci_async.pull.plan.bounds import resolve_windows
 from truto_ci_async.sandbox import parse_query
@@ -378,7 +378,7 @@ def test_ids_names_and_filters_become_plain_values() -> None:
     """What is stored, compared or used as a key later must not depend on the type it came in."""
     query = interactions(
         account=Text("a"),
-        users=[Text("1"), {"id": Letter.X}, User(id=Text("2"))],
+        users=[Text("1"), {"id": Letter.X}, Person(id=Text("2"))],
         limit=NumPyScalar(5, "i"),
         exclude_fields={Text("id"), "name"},
         ignore_limit=NumPyScalar(True, "b"),
@@ -826,7 +826,7 @@ def test_what_the_caller_changes_later_does_not_change_the_query() -> None:
         (None, ((),)),
         (["b", "a"], (("b", "a"),)),
         (["b", "a", "b", "a"], (("b", "a"),)),
-        ([User(id="1"), {"id": "2"}, "3", {"id": "1", "name": "n"}], (("1", "2", "3"),)),
+        ([Person(id="1"), {"id": "2"}, "3", {"id": "1", "name": "n"}], (("1", "2", "3"),)),
         ((str(i) for i in range(2)), (("0", "1"),)),
         ({"b", "c", "a"}, (("a", "b", "c"),)),
         (map(str, range(20)), (tuple(map(str, range(20))),)),
@@ -865,7 +865,7 @@ def test_every_user_is_in_one_batch(users: list[str]) -> None:
         {"id": 5},
         {"name": "n"},
         {},
-        User(),
+        Person(),
         ["1"],
     ],
 )
@@ -875,7 +875,7 @@ def test_a_user_id_that_is_not_a_string_is_refused(user: Any) -> None:
         interactions(users=["1", user])
 
 
-@pytest.mark.parametrize("users", ["234599484848423", "", User(id="1"), {"id": "1"}])
+@pytest.mark.parametrize("users", ["234599484848423", "", Person(id="1"), {"id": "1"}])
 def test_a_single_user_is_refused_with_the_fix(users: Any) -> None:
     """A string is iterable too: each digit would pass as a user."""
     with pytest.raises(UsageError) as caught:

@@ -207,7 +207,7 @@ class SimClient:
     async def call(self, account: str) -> bool:
         """Fetch one page; return False if the call gave up."""
         start = clock()
-        state = RetryState(self.policy, self.budget, now=start, total=self._total, random=self._draw)
+        state = RetryState(self.policy, self.budget, total=self._total, random=self._draw)
         while True:
             await self.admission.admit(account)
             state.sent()
@@ -227,7 +227,7 @@ class SimClient:
             failure = Failure(
                 kind="status", status=answer.status, is_remote=answer.is_remote, retry_after=retry_after
             )
-            decision = state.failed(failure, clock())
+            decision = state.failed(failure, clock() - start)
             if isinstance(decision, GiveUp):
                 self.lost.append((account, decision.reason))
                 return False

@@ -6,10 +6,12 @@ What is written where, and when it counts as committed, is decided in ``pull/che
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import secrets
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,9 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import anyio
 
 from .errors import StorageError, UsageError
+
+if sys.platform != "win32":
+    import fcntl
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -33,6 +38,14 @@ READ_BYTES = 2**20
 MAX_NAME_BYTES = 255
 # For files that nobody named: a link in their place leads to a file that is not ours. (Windows has no such flag.)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+# How long to wait for a reader who keeps a file of ours from being replaced.
+IN_USE_SECONDS = 1.0
+POLL_SECONDS = 0.01
+# ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION.
+_IN_USE = (5, 32)
+# What a file system says that cannot sync in this way.
+_NO_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.EBADF}
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
@@ -116,7 +129,7 @@ class Disk:
 
     def fsync(self, file: int) -> None:
         self.step("fsync")
-        os.fsync(file)
+        _sync(file)
 
     def cut(self, file: int, size: int) -> None:
         """Truncate to ``size`` bytes."""
@@ -126,8 +139,21 @@ class Disk:
         os.close(file)
 
     def rename(self, source: Path, target: Path) -> None:
+        """Rename ``source`` to ``target``, which it replaces. On Windows, wait a little while somebody has it open.
+
+        :raises PermissionError: somebody still has (``is_in_use``), or the folder cannot be written.
+        """
         self.step("rename")
-        source.replace(target)
+        deadline = time.monotonic() + IN_USE_SECONDS
+        while True:
+            try:
+                os.replace(source, target)
+            except PermissionError as error:
+                if not is_in_use(error) or time.monotonic() >= deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+            else:
+                return
 
     def fsync_dir(self, path: Path) -> None:
         """Make the names in a directory durable. Windows cannot, and does not need to."""
@@ -136,9 +162,22 @@ class Disk:
             return
         folder = os.open(path, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            _sync(folder)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:  # some network file systems sync names by themselves
+                raise
         finally:
             os.close(folder)
+
+    def make_folders(self, path: Path) -> list[Path]:
+        """Create a folder durably, with those above it that are missing. Return the new ones, the innermost first."""
+        new = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(new):
+            folder.mkdir(exist_ok=True)
+            with suppress(PermissionError):  # a folder that may be written and not read cannot be synced
+                self.fsync_dir(folder.parent)
+        path.mkdir(exist_ok=True)  # or it is no folder
+        return new
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -159,6 +198,24 @@ class Disk:
     def stop(self) -> None:
         """Interrupt a long ``checksum``."""
         self.is_stopped = True
+
+
+def is_in_use(error: OSError) -> bool:
+    """Return whether Windows refuses an operation because somebody has the file open."""
+    return getattr(error, "winerror", None) in _IN_USE
+
+
+def _sync(file: int) -> None:
+    """Sync a file or folder down to the medium. On macOS, ``fsync`` leaves it in the cache of the drive."""
+    if sys.platform != "win32" and (full := getattr(fcntl, "F_FULLFSYNC", None)) is not None:
+        try:
+            fcntl.fcntl(file, full)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+        else:
+            return
+    os.fsync(file)
 
 
 class AtomicFile:

@@ -11,9 +11,10 @@ replaced by ``\\ufffd``, which has the same length, so offsets stay as they are.
 from __future__ import annotations
 
 import re
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
+from msgspec import UNSET, Raw, Struct
 
 from .errors import DecodeError
 
@@ -71,6 +72,26 @@ def decode_strictly(decoder: Decoder[V], body: bytes) -> V:
         ) from error
 
 
+# A larger object or array around the items stays Raw: decoding it would hold the loop and take much memory.
+DECODED_BYTES = 256 * 1024
+_decode_any = msgspec.json.Decoder()
+
+
+def decode_member(key: str, raw: bytes) -> Any:
+    """Decode the value of ``key``, which stands beside the items of a body. A large object or array stays Raw.
+
+    :raises DecodeError: it has a number too large for a float, or is no JSON.
+    """
+    if len(raw) > DECODED_BYTES and raw[:1] in (b"{", b"["):
+        return msgspec.Raw(raw)
+    try:
+        return decode_strictly(_decode_any, raw)
+    except msgspec.ValidationError as error:
+        raise DecodeError(
+            f"{key} cannot be decoded: {error}", path=f"$.{key}", raw=raw[:EXCERPT_BYTES]
+        ) from error
+
+
 def check_utf8(body: bytes) -> None:
     """Check that ``body`` is UTF-8.
 
@@ -118,3 +139,29 @@ def describe(body: bytes) -> str:
     if start[:1] == b"<":
         return f"it looks like HTML or XML, beginning {start[:40]!r}"
     return f"it begins {start[:40]!r}"
+
+
+#: The field in which a struct keeps members that it has no field for, as the JSON text of an object.
+UNKNOWN = "unknown_json"
+_MARK = f'"{UNKNOWN}":'.encode()
+
+
+def encode(value: object) -> bytes:
+    """Encode a value as JSON, with the unknown members of each struct in it in their place."""
+    text = msgspec.json.encode(value)
+    return text if _MARK not in text else _encode_members(value)
+
+
+def _encode_members(value: object) -> bytes:
+    if isinstance(value, (tuple, list)):
+        return b"[" + b",".join(map(_encode_members, cast("tuple[object, ...]", value))) + b"]"
+    if not isinstance(value, Struct):
+        return msgspec.json.encode(value)
+    members = {
+        encoded: Raw(_encode_members(found))
+        for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
+        if name != UNKNOWN and (found := getattr(value, name)) is not UNSET
+    }
+    unknown: dict[str, Raw] = value.unknown_members() if hasattr(value, "unknown_members") else {}
+    members.update((name, raw) for name, raw in unknown.items() if name not in members)
+    return msgspec.json.encode(members)

@@ -141,15 +141,20 @@ class FieldRepaired(Event, frozen=True, kw_only=True, gc=False):
 
 
 class UnknownFields(Event, frozen=True, kw_only=True, gc=False):
-    """``fields`` were received in the ``normalized`` format and left out: the items have no place for them.
+    """``fields`` were received that the items have no field for. Told once for each name in a walk.
 
-    Told once for each name in a walk. ``item_type=dict`` keeps everything.
+    ``kept``: they are in ``unknown`` of the items, in ``to_dict()`` and in NDJSON. Otherwise, with a struct of your own
+    and the ``normalized`` format, they were left out; ``item_type=dict`` keeps everything.
     """
 
     fields: tuple[str, ...]
+    kept: bool = False
 
     def _text(self) -> str:
-        return f"left out fields that the items have no place for: {', '.join(self.fields)}; item_type=dict keeps them"
+        names = ", ".join(self.fields)
+        if self.kept:
+            return f"received fields that this version does not know: {names}; they are in `unknown` of the items"
+        return f"left out fields that the items have no place for: {names}; item_type=dict keeps them"
 
 
 EventHook: TypeAlias = Callable[[Event], object]
@@ -222,12 +227,14 @@ class Emitter:
         more = f" and {others:,} more on this page" if others > 0 else ""
         self._logger.warning("%s%s", first, more)
 
-    def report_unknown_fields(self, fields: Sequence[str], *, account: str | None = None) -> None:
-        """Report fields that were left out: one event, and a WARNING in the log."""
-        event = UnknownFields(time=self.now(), account=account, fields=tuple(fields))
+    def report_unknown_fields(
+        self, fields: Sequence[str], *, kept: bool = False, account: str | None = None
+    ) -> None:
+        """Report unknown fields: one event, and a line in the log, which is a WARNING if they were left out."""
+        event = UnknownFields(time=self.now(), account=account, fields=tuple(fields), kept=kept)
         if self.active:
             self.emit(event)
-        self._logger.warning("%s", event)
+        self._logger.log(logging.INFO if kept else logging.WARNING, "%s", event)
 
     def _call(self, hook: EventHook, event: Event) -> None:
         try:

@@ -40,6 +40,7 @@ from truto_ci_async import (
     Page,
     Paginator,
     PermissionDeniedError,
+    Person,
     Position,
     Rate,
     RateLimit,
@@ -53,7 +54,6 @@ from truto_ci_async import (
     Timeouts,
     TrutoClient,
     TrutoError,
-    User,
 )
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -95,7 +95,7 @@ async def every_argument(truto: TrutoClient, account: IntegratedAccount, positio
         account,
         start_time="2024-01-01T00:00:00Z",
         end_time=None,
-        users=(User(id="1"), {"id": "2"}, "3"),
+        users=(Person(id="1"), {"id": "2"}, "3"),
         limit=None,
         cursor=position,
         response_format="debug",
@@ -195,7 +195,7 @@ async def pages(page: Page[Interaction]) -> None:
 def fields(interaction: Interaction) -> None:
     assert_type(interaction.id, str | None)
     assert_type(interaction.start_time, datetime | None)
-    assert_type(interaction.user, User | None)
+    assert_type(interaction.user, Person | None)
     assert_type(interaction.metrics, Metrics | None)
     assert_type(interaction.remote_json, msgspec.Raw)
     assert_type(interaction.row(), dict[str, Any])

@@ -15,7 +15,6 @@ import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from functools import partial
 from itertools import count
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
 
 from truto_ci_async._http.policy.admission import AdmissionQueue
@@ -39,7 +38,7 @@ from truto_ci_async.errors import (
 from truto_ci_async.events import Emitter, EventHook
 from truto_ci_async.models import ResponseInfo
 
-from .call import Call, emit_wait, waiting_call
+from .call import Call, CallTime, emit_wait, waiting_call
 from .credentials import TOKEN_VARIABLE, Secret, Token, TokenSource, hidden
 from .failures import drop_locals, error_of_status, failure_of, mask_error
 from .options import (
@@ -134,6 +133,8 @@ class BaseClient:
         self._set_retry(retry)
         self._set_pacing(pacing)
         self._tasks = OwnedTasks()
+        #: What resources keep for later calls with the same token.
+        self.memo: dict[str, Any] = {}
         self._in_flight: set[Deadline] = set()
         self._calls = count(1)
 
@@ -174,6 +175,7 @@ class BaseClient:
         other._original = self._original or self
         if token is not None:
             other._token = Token(token)
+            other.memo = {}
         if timeouts is not None:
             other.timeouts = timeouts
         if retry is not None:
@@ -198,16 +200,17 @@ class BaseClient:
         target: str,
         *,
         account: str | None,
-        read: Callable[[bytes], Awaitable[R]],
+        read: Callable[[bytes, CallTime], Awaitable[R]],
         body: bytes | None = None,
         error_fallback: Callable[[APIError], bytes | None] | None = None,
         on_empty: Callable[[ResponseInfo], bytes] | None = None,
     ) -> tuple[R, ResponseInfo]:
         """Make one call, retries included, and return what ``read`` makes of the body.
 
-        ``target`` is path and query, encoded. If ``read`` finds the body truncated, the whole body is fetched again;
-        the time that ``read`` takes is on no deadline. ``error_fallback`` may return a body to use instead of raising
-        an error status. ``on_empty`` returns the body to use in place of an empty one, or raises as ``read`` does.
+        ``target`` is path and query, encoded. If ``read`` finds the body truncated, the whole body is fetched again.
+        What ``read`` does inside ``with`` on the ``CallTime`` counts as time of the call. ``error_fallback`` may return
+        a body to use instead of raising an error status. ``on_empty`` returns the body to use in place of an empty
+        one, or raises as ``read`` does.
 
         :raises APIError: an error status that retrying did not help.
         :raises TransportError: the network failed for as long as the policy tries.
@@ -224,16 +227,14 @@ class BaseClient:
         try:
             while True:
                 content, info = await self._within_total(call, attempt_once, error_fallback, failure)
-                read_since = monotonic()
                 try:
                     if not content and on_empty is not None:
                         content = on_empty(info)
-                    result = await read(content)
+                    result = await read(content, call.time)
                     call.state.succeeded()
                     return result, info
                 except TruncatedBodyError as error:
                     failure = error
-                    call.state.leave_out(monotonic() - read_since)
                 except DecodeError as error:
                     error.account = account
                     raise
@@ -271,14 +272,9 @@ class BaseClient:
 
     def _new_call(self, method: str, target: str, account: str | None, body: bytes | None) -> Call:
         self._transport.bind()
-        state = RetryState(
-            self.retry,
-            self._budget,
-            now=monotonic(),
-            total=self.timeouts.total,
-            can_refresh=self._token.is_refreshable,
-        )
-        return Call(next(self._calls), method, target, account, body, state, self.emitter)
+        total = self.timeouts.total
+        state = RetryState(self.retry, self._budget, total=total, can_refresh=self._token.is_refreshable)
+        return Call(next(self._calls), method, target, account, body, state, self.emitter, total)
 
     async def _within_total(
         self,
@@ -287,10 +283,10 @@ class BaseClient:
         error_fallback: Callable[[APIError], R | None] | None,
         failure: TransportError | None,
     ) -> tuple[R, ResponseInfo]:
-        """Make the attempts of a call within ``Timeouts.total``."""
-        deadline = self._transport.deadlines.within(self.timeouts.total)
+        """Make the attempts of a call within what is left of ``Timeouts.total``."""
+        deadline = self._transport.deadlines.within(call.time.left)
         try:
-            with deadline:
+            with deadline, call.time:
                 self._in_flight.add(deadline)
                 if failure is not None:
                     await self._wait_after(call, failure)
@@ -303,8 +299,9 @@ class BaseClient:
                 raise
             if self._transport.closed:
                 raise UsageError("the client was closed during this call") from None
-            raise call.out_of_time(self.timeouts.total) from call.last_error
+            raise call.out_of_time() from call.last_error
         finally:
+            call.state.take_back()
             self._in_flight.discard(deadline)
             call.last_error = failure = None  # an error, its frames and the call would be a cycle
 
@@ -332,20 +329,21 @@ class BaseClient:
 
     async def _turn_and_token(self, call: Call, refused: Secret | None) -> Secret:
         try:
-            call.waited += await self._admission.admit(call.account)
+            admission = await self._admission.admit(call.account)
         except RateLimitError as error:
             error.attempts = call.state.attempts
             raise error from call.last_error
+        call.waited += admission.waited
         try:
             return await self._token.get(refused)
         except BaseException:
-            self._admission.on_unsent(call.account)
+            self._admission.on_unsent(call.account, admission)
             raise
 
     async def _wait_after(self, call: Call, error: APIError | TransportError) -> bool:
         """Wait before another attempt, or raise ``error``; True if that attempt needs a new token."""
         error.account, error.attempts = call.account, call.state.attempts
-        decision = call.state.failed(failure_of(error), monotonic())
+        decision = call.state.failed(failure_of(error), call.time.used)
         if isinstance(decision, GiveUp):
             try:
                 raise error
@@ -366,17 +364,17 @@ class BaseClient:
 
         :raises APIError: any status but 2xx.
         """
-        call.sending(attempt)
         call.token = token
-        headers = self._headers_with(token)
-        if call.body is not None:
-            headers = merge_headers(headers, {"Content-Type": "application/json"})
         try:
+            call.sending(attempt)
+            headers = self._headers_with(token)
+            if call.body is not None:
+                headers = merge_headers(headers, {"Content-Type": "application/json"})
             response = await transfer(call, headers)
+            error = error_of_status(response, account=call.account, token=token)
         except BaseException:
             self._admission.on_failure(call.account)
             raise
-        error = error_of_status(response, account=call.account, token=token)
         self._admission.on_response(
             call.account,
             response.status,
@@ -386,8 +384,8 @@ class BaseClient:
             hint=level_named(error.insight, error.message) if error else None,
         )
         call.received(response, attempt)
+        self._budget.give_back(response.sends - 1)
         if error is None:
-            self._budget.give_back(response.sends - 1)
             return response
         try:
             raise error

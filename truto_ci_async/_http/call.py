@@ -17,12 +17,43 @@ from truto_ci_async.models import ResponseInfo
 waiting_call: ContextVar[int] = ContextVar("truto_ci_async_waiting_call", default=0)
 
 
+class CallTime:
+    """The time of one call, which ``Timeouts.total`` limits. It runs inside ``with`` and stands still outside.
+
+    So it counts attempts, waits and decoding, but not a caller who is not ready for the response.
+    """
+
+    __slots__ = ("_since", "_used", "total")
+
+    def __init__(self, total: float | None) -> None:
+        self.total = total
+        self._used = 0.0
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        self._since = monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        self._used = self.used
+        self._since = None
+
+    @property
+    def used(self) -> float:
+        """Seconds so far."""
+        return self._used if self._since is None else self._used + monotonic() - self._since
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the call has to end; None if it has no limit."""
+        return None if self.total is None else self.total - self.used
+
+
 class Call:
     """A request with all its attempts."""
 
     __slots__ = (
-        "_emitter", "account", "body", "id", "last_error", "method", "sent_at", "started", "state", "target", "token",
-        "waited",
+        "_emitter", "account", "body", "id", "last_error", "method", "sent_at", "started", "state", "target", "time",
+        "token", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -34,6 +65,7 @@ class Call:
         body: bytes | None,
         state: RetryState,
         emitter: Emitter,
+        total: float | None,
     ) -> None:
         self.id = id
         self.method = method
@@ -41,6 +73,7 @@ class Call:
         self.account = account
         self.body = body
         self.state = state
+        self.time = CallTime(total)
         self._emitter = emitter
         self.waited = 0.0  # seconds spent waiting for a turn
         self.started: float | None = None
@@ -96,9 +129,9 @@ class Call:
                 )
             )
 
-    def out_of_time(self, total: float | None) -> DeadlineError:
-        """Return the error for a call that took longer than ``total`` seconds."""
-        attempts = self.state.attempts
+    def out_of_time(self) -> DeadlineError:
+        """Return the error for a call that took longer than it may."""
+        total, attempts = self.time.total, self.state.attempts
         return DeadlineError(
             f"no response within {total} s, after {attempts} attempts "
             f"and {self.waited:.1f} s of waiting for a turn",

@@ -5,7 +5,6 @@ Nobody documents that format. Decoded as it is, a flat row would become a record
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +12,7 @@ from msgspec import Raw
 
 from .item_reader import ISSUES_KEPT, IssueList, ItemReader
 from .repair import is_struct, split_array, split_object
+from .unknown_members import NAME_CHARS
 
 T = TypeVar("T")
 
@@ -20,24 +20,20 @@ T = TypeVar("T")
 Shape = dict[str, "Shape"]
 
 METRICS = "metrics"
-# Names noted of one walk, and characters of each. A service that uses ids as keys must not fill the memory.
-MOST_NAMES = 100
-NAME_CHARS = 80
 
 
 class FlatRowReader(ItemReader[T]):
     """Reads items as ``reader`` does, after moving metrics from the top of each row to where the type has them.
 
-    ``on_unknown`` is called with the names of fields that the type does not have, once with each name.
+    Names of unknown fields are told for any struct.
     """
 
     joins_envelope = False
 
-    def __init__(self, reader: ItemReader[T], on_unknown: Callable[[list[str]], object]) -> None:
+    def __init__(self, reader: ItemReader[T]) -> None:
         self.__dict__.update(reader.__dict__)  # its decoders, which are expensive
         self._shape = _shape_of(reader.item_type)
         self._metrics = self._shape.get(METRICS, {}).keys() - self._shape.keys()
-        self._on_unknown = on_unknown
 
     def read_array(
         self, text: bytes, *, start: int = 0, path: str = "$.result", keep: int = ISSUES_KEPT
@@ -69,16 +65,12 @@ class FlatRowReader(ItemReader[T]):
     def _note_unknown(self, fields: dict[str, Raw]) -> None:
         names = list[str]()
         _find_unknown(fields, self._shape, "", names)
-        new = [name for name in dict.fromkeys(names) if name not in self.unknown_fields]
-        new = new[: MOST_NAMES - len(self.unknown_fields)]
-        if new:
-            self.unknown_fields += tuple(new)
-            self._on_unknown(new)
+        self.note_unknown(names)
 
 
-def flat_row_reader(reader: ItemReader[T], on_unknown: Callable[[list[str]], object]) -> ItemReader[T]:
+def flat_row_reader(reader: ItemReader[T]) -> ItemReader[T]:
     """Return a FlatRowReader if the items are structs, which have a shape; else ``reader``."""
-    return FlatRowReader(reader, on_unknown) if is_struct(reader.item_type) else reader
+    return FlatRowReader(reader) if is_struct(reader.item_type) else reader
 
 
 def _object(raw: Raw | None) -> dict[str, Raw] | None:

@@ -11,6 +11,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from copy import copy
 from functools import lru_cache
 from itertools import repeat
 from operator import attrgetter
@@ -20,19 +21,23 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import force_setattr
 
+from truto_ci_async._json import UNKNOWN
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Issue
+from truto_ci_async.models.api_object import ApiObject
 
 from .detach import detached, raw_places
 from .repair import (
-    Note,
+    Notes,
     Repairer,
     describe_mismatch,
+    is_struct,
     split_array,
     split_object,
     struct_repairer,
     without_location,
 )
+from .unknown_members import member_mover
 
 T = TypeVar("T")
 Items = TypeVar("Items", list[Any], tuple[Any, ...])
@@ -43,6 +48,8 @@ MAX_ITEM_BYTES = 64 * 2**20
 MAX_ENVELOPE_BYTES = 16 * 2**20
 # Issues kept of one body; the others are only counted. A page of wrong items can have millions.
 ISSUES_KEPT = 100
+# Unknown fields told of one walk: a service may use ids as keys.
+MOST_NAMES = 100
 
 
 class IssueList(list[Issue]):
@@ -63,9 +70,9 @@ class IssueList(list[Issue]):
         self.total += 1
         self.dropped.append(index)
 
-    def add(self, index: int, raw: bytes, notes: Sequence[Note], *, dropped: bool) -> None:
+    def add(self, index: int, raw: bytes, notes: Notes, *, dropped: bool) -> None:
         """Note what is wrong with an item."""
-        self.total += len(notes)
+        self.total += notes.total
         if dropped:
             self.dropped.append(index)
         self += [
@@ -82,7 +89,7 @@ class ItemReader(Generic[T]):
     exact bytes), or a dataclass or TypedDict (all or nothing). Raw is copied out of the text it came in. For fields
     of the items themselves that costs next to nothing, for Raw deeper inside a microsecond or two.
 
-        >>> items, issues = ItemReader(User).read_array(b'[{"id": 234599484848423, "name": "Ann"}]')
+        >>> items, issues = ItemReader(Person).read_array(b'[{"id": 234599484848423, "name": "Ann"}]')
         >>> items[0].id, issues[0].path
         ('234599484848423', '$.result[0].id')
 
@@ -93,8 +100,9 @@ class ItemReader(Generic[T]):
 
     #: Whether the items of a page may be decoded together with what surrounds them.
     joins_envelope = True
-    #: Names of fields that were received and that ``item_type`` does not have, where anyone looks for them.
+    #: Names of fields received since ``for_walk`` that ``item_type`` has no place for.
     unknown_fields: tuple[str, ...] = ()
+    _tell: Callable[..., object] | None = None
 
     def __init__(self, item_type: type[T] | Any, *, on_invalid: OnInvalid = "repair") -> None:
         if on_invalid not in ("repair", "raise"):
@@ -108,8 +116,27 @@ class ItemReader(Generic[T]):
         except TypeError as error:
             raise UsageError(f"item_type cannot be decoded from JSON: {error}") from error
         self._repairer = struct_repairer(item_type)
+        self._mover = member_mover(item_type)
         self._blank_fields = _blank_fields(item_type) if self._repairer else []
         self._raw_fields, self._has_raw_inside = raw_places(item_type)
+
+    def for_walk(self, tell: Callable[..., object]) -> ItemReader[T]:
+        """Return a reader with the same decoders that calls ``tell(names, kept=...)`` for unknown fields.
+
+        Each name is told once, at most ``MOST_NAMES`` of them. An ApiObject keeps the fields; other structs leave them
+        out, without a word unless their rows are flat.
+        """
+        reader = copy(self)
+        reader._tell, reader.unknown_fields = tell, ()
+        return reader
+
+    def note_unknown(self, names: list[str]) -> None:
+        """Remember and tell those of the names that are new."""
+        new = [name for name in dict.fromkeys(names) if name not in self.unknown_fields]
+        new = new[: MOST_NAMES - len(self.unknown_fields)]
+        if new and self._tell is not None:
+            self.unknown_fields += tuple(new)
+            self._tell(new, kept=is_struct(self.item_type) and issubclass(self.item_type, ApiObject))
 
     def read_array(
         self, text: bytes, *, start: int = 0, path: str = "$.result", keep: int = ISSUES_KEPT
@@ -185,7 +212,7 @@ class ItemReader(Generic[T]):
 
     def _read_one(self, raw: bytes, index: int, path: str, issues: IssueList) -> T | None:
         """Read an item, or repair it and add to ``issues`` what was wrong; None if it is not kept."""
-        notes: list[Note] = []
+        notes = Notes()
         try:
             item, kept = self._decode_or_repair(raw, path, notes, is_told=not issues.is_full)
         except _UNREADABLE as error:
@@ -203,30 +230,54 @@ class ItemReader(Generic[T]):
         return cast("T", self.detach((item,))[0])
 
     def _decode_or_repair(
-        self, raw: bytes, path: str, notes: list[Note], *, is_told: bool
+        self, raw: bytes, path: str, notes: Notes, *, is_told: bool
     ) -> tuple[T | None, bool]:
         """Return an item and whether to keep it. Unless ``is_told``, the note why it is dropped has no text."""
         repairer = self._repairer
         if repairer is not None and not _OBJECT.match(raw):
-            notes.append((path, self._mismatch(raw) if is_told else ""))
+            notes.add(path, self._mismatch(raw) if is_told else "")
             return None, False
         try:
             item = self._decode_item(raw)
-            if repairer is None or not self.blank((item,)):
-                return item, True
-            fields = split_object(raw)
-            if not repairer.is_foreign(fields):
-                return item, True
         except msgspec.ValidationError as error:
-            if repairer is None:
-                notes.append((path, describe_mismatch(str(error), raw) if is_told else ""))
-                return None, False
-            fields = split_object(raw)
-            if not repairer.is_foreign(fields):
-                fixed = self._repair(repairer, fields, path, notes)
-                return fixed, fixed is not None
-        notes.append((path, repairer.describe_foreign(fields) if is_told else ""))
+            return self._read_misfit(raw, str(error), path, notes, is_told=is_told)
+        if repairer is None or not self.blank((item,)):
+            return item, True
+        fields = split_object(raw)
+        if not repairer.is_foreign(fields):
+            return item, True
+        notes.add(path, repairer.describe_foreign(fields) if is_told else "")
         return None, False
+
+    def _read_misfit(
+        self, raw: bytes, message: str, path: str, notes: Notes, *, is_told: bool
+    ) -> tuple[T | None, bool]:
+        """Read an item about which the decoder said ``message``: move its unknown members, then repair it."""
+        repairer = self._repairer
+        fields = {} if repairer is None else split_object(raw)
+        if repairer is not None and repairer.is_foreign(fields):
+            notes.add(path, repairer.describe_foreign(fields) if is_told else "")
+            return None, False
+        moved = raw if self._mover is None else self._move_unknown(raw)
+        if moved is not raw:
+            try:
+                return self._decode_item(moved), True
+            except msgspec.ValidationError as error:
+                message, fields = str(error), {} if repairer is None else split_object(moved)
+        if repairer is None:
+            notes.add(path, describe_mismatch(message, raw) if is_told else "")
+            return None, False
+        fixed = self._repair(repairer, fields, path, notes)
+        return fixed, fixed is not None
+
+    def _move_unknown(self, raw: bytes) -> bytes:
+        """Return an item with its unknown members moved to where its structs keep them."""
+        names: list[str] = []
+        assert self._mover is not None
+        moved = self._mover.move(raw.lstrip(), "", names)
+        if names and len(self.unknown_fields) < MOST_NAMES:
+            self.note_unknown(names)
+        return moved if names else raw
 
     def _is_hopeless(self, raw: bytes) -> bool:
         """Tell quickly whether an item would be dropped; False if that takes decoding it."""
@@ -241,13 +292,13 @@ class ItemReader(Generic[T]):
             return describe_mismatch(str(error), raw)
         raise AssertionError(raw)
 
-    def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: list[Note]) -> T | None:
+    def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: Notes) -> T | None:
         fixed = repairer.fix_struct(fields, path, notes)
         if fixed is not None:
             try:
                 return cast("T", self._decode_item(fixed))
             except msgspec.ValidationError as error:
-                notes.append((path, without_location(str(error))))
+                notes.add(path, without_location(str(error)))
         return None
 
 
@@ -257,7 +308,7 @@ def _blank_fields(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
         blank = msgspec.json.decode(b"{}", type=item_type)
     except (msgspec.ValidationError, RecursionError):
         return []
-    names = [field.name for field in msgspec.structs.fields(item_type)]
+    names = [field.name for field in msgspec.structs.fields(item_type) if field.name != UNKNOWN]
     return [(attrgetter(name), getattr(blank, name)) for name in names]
 
 

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 from msgspec import Raw
 
+from truto_ci_async._json import UNKNOWN
+
 from .moments import read_moment
 
 # How much of a replaced value a message quotes. The whole record is in the issue anyway.
@@ -27,6 +29,27 @@ QUOTED_CHARS = 80
 Fields: TypeAlias = dict[str, Raw]
 # Where something was changed, and what and why.
 Note: TypeAlias = tuple[str, str]
+
+# Notes kept of one value; the others are only counted. A list in one record can have millions of wrong elements.
+NOTES_KEPT = 100
+
+
+class Notes(list[Note]):
+    """The first notes on one value; ``total`` counts them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def add(self, path: str, message: str) -> None:
+        self.total += 1
+        if len(self) < NOTES_KEPT:
+            self.append((path, message))
+
+    def add_all(self, others: Notes) -> None:
+        self.total += others.total
+        self += others[: NOTES_KEPT - len(self)]
+
 
 split_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
 split_object: Callable[[bytes], Fields] = msgspec.json.Decoder(Fields).decode
@@ -38,14 +61,15 @@ class Repairer:
     def __init__(self, type: Any) -> None:
         self._decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(type).decode
         self._takes_anything = type is Raw
-        members = list(_union_members(type))
+        members = list(union_members(type))
         structs = [member for member in members if is_struct(member)]
         self._nullable = types.NoneType in members
         self._takes_text = str in members
         self._takes_moment = datetime in members
+        self._takes_int = int in members
         self._struct: Any = structs[0] if len(structs) == 1 else None
-        self._elements = [found for member in members for found in _element_type(member)]
-        self._values = [found for member in members for found in _value_type(member)]
+        self._elements = [found for member in members for found in element_type(member)]
+        self._values = [found for member in members for found in value_type(member)]
 
     def is_foreign(self, keys: Fields) -> bool:
         """Tell whether an object has none of the struct's keys."""
@@ -56,7 +80,7 @@ class Repairer:
         known, seen = ", ".join(sorted(self._keys)), ", ".join(list(keys)[:12]) or "none"
         return f"expected {self._struct.__name__} with some of the keys {known}; the keys are: {seen}"
 
-    def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: list[Note]) -> bytes | Raw | None:
+    def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: Notes) -> bytes | Raw | None:
         """Return ``raw`` if it fits, else a value to replace it; None if there is none. Its path is path + step."""
         try:
             if not self._takes_anything:
@@ -65,7 +89,7 @@ class Repairer:
             return self._fix(bytes(raw), str(error), path + step, notes)
         return raw
 
-    def fix_struct(self, given: Fields, path: str, notes: list[Note]) -> bytes | None:
+    def fix_struct(self, given: Fields, path: str, notes: Notes) -> bytes | None:
         """Rewrite an object so that each known field fits or is null; None if a required one cannot."""
         parts: list[bytes | Raw] = []
         is_complete = True
@@ -81,19 +105,19 @@ class Repairer:
                 is_complete = False
         for field in self._fields.values():
             if field.required and field.key not in given:
-                notes.append((path + field.step, "missing, and required"))
+                notes.add(path + field.step, "missing, and required")
                 is_complete = False
         parts[:1] = [b"{"]
         return b"".join((*parts, b"}")) if is_complete else None
 
-    def _fix(self, raw: bytes, message: str, path: str, notes: list[Note]) -> bytes | None:
+    def _fix(self, raw: bytes, message: str, path: str, notes: Notes) -> bytes | None:
         """Return a value to replace ``raw``, about which the decoder said ``message``; None if there is none."""
-        tried: list[Note] = []
+        tried = Notes()
         fixed = self._rewrite(raw, message, path, tried)
         if fixed is not None and self._accepts(fixed):
-            notes += tried
+            notes.add_all(tried)
             return fixed
-        notes.append((path, describe_mismatch(message, raw)))
+        notes.add(path, describe_mismatch(message, raw))
         return b"null" if self._nullable else None
 
     def _accepts(self, raw: bytes) -> bool:
@@ -103,7 +127,7 @@ class Repairer:
             return False
         return True
 
-    def _rewrite(self, raw: bytes, message: str, path: str, notes: list[Note]) -> bytes | None:
+    def _rewrite(self, raw: bytes, message: str, path: str, notes: Notes) -> bytes | None:
         if raw.startswith(b"{"):
             return self._rewrite_object(raw, path, notes)
         if raw.startswith(b"["):
@@ -111,14 +135,16 @@ class Repairer:
         if self._takes_moment and (found := read_moment(raw)) is not None:
             moment, how = found
             fixed = msgspec.json.encode(moment.isoformat())
+        elif self._takes_int and (whole := _WHOLE.fullmatch(raw)):
+            fixed, how = whole[1], "read as a whole number"
         elif self._takes_text and (raw.startswith(b"-") or raw[:1].isdigit()):
             fixed, how = b'"' + raw + b'"', "kept its digits as text"
         else:
             return None
-        notes.append((path, f"{describe_mismatch(message, raw)}; {how}"))
+        notes.add(path, f"{describe_mismatch(message, raw)}; {how}")
         return fixed
 
-    def _rewrite_object(self, raw: bytes, path: str, notes: list[Note]) -> bytes | None:
+    def _rewrite_object(self, raw: bytes, path: str, notes: Notes) -> bytes | None:
         if self._struct is not None:
             return self.fix_struct(split_object(raw), path, notes)
         if not self._values:
@@ -131,7 +157,7 @@ class Repairer:
         members = (msgspec.json.encode(key) + b":" + value for key, value in fixed if value is not None)
         return b"{" + b",".join(members) + b"}"
 
-    def _rewrite_list(self, raw: bytes, path: str, notes: list[Note]) -> bytes | None:
+    def _rewrite_list(self, raw: bytes, path: str, notes: Notes) -> bytes | None:
         if not self._elements:
             return None
         repairer = _repairer(self._elements[0])
@@ -143,7 +169,7 @@ class Repairer:
 
     @cached_property
     def _keys(self) -> frozenset[str]:
-        keys = {field.encode_name for field in msgspec.structs.fields(self._struct)}
+        keys = {field.encode_name for field in msgspec.structs.fields(self._struct)} - {UNKNOWN}
         config = _struct_config(self._struct)
         if config is not None and config.tag is not None:
             keys.add(config.tag_field or "type")
@@ -206,6 +232,8 @@ def without_location(message: str) -> str:
     return _LOCATION.sub("", message)
 
 
+# A whole number with a fraction of zeros, such as 1800.0, which msgspec does not take as an int.
+_WHOLE = re.compile(rb"(-?[0-9]+)\.0+")
 _LOCATION = re.compile(r" - at `[^`]*`$")
 
 
@@ -221,13 +249,13 @@ def _struct_config(type: Any) -> Any:
     return getattr(typing.get_origin(type) or type, "__struct_config__", None)
 
 
-def _union_members(type: Any) -> Iterator[Any]:
+def union_members(type: Any) -> Iterator[Any]:
     """Yield the members of a union, or the type itself, without what they are annotated with."""
     while typing.get_origin(type) is typing.Annotated:
         type = typing.get_args(type)[0]
     if typing.get_origin(type) in (typing.Union, types.UnionType):
         for member in typing.get_args(type):
-            yield from _union_members(member)
+            yield from union_members(member)
     else:
         yield type
 
@@ -235,7 +263,7 @@ def _union_members(type: Any) -> Iterator[Any]:
 _LISTS = (list, set, frozenset, Sequence, AbstractSet)
 
 
-def _element_type(type: Any) -> tuple[Any, ...]:
+def element_type(type: Any) -> tuple[Any, ...]:
     """Return the type of a list's elements, or nothing if it is not a list whose elements have one type."""
     origin, args = typing.get_origin(type), typing.get_args(type)
     if origin is tuple:
@@ -243,6 +271,6 @@ def _element_type(type: Any) -> tuple[Any, ...]:
     return args[:1] if origin in _LISTS else ()
 
 
-def _value_type(type: Any) -> tuple[Any, ...]:
+def value_type(type: Any) -> tuple[Any, ...]:
     """Return the type of a dict's values, or nothing if it is not a dict."""
     return typing.get_args(type)[1:] if typing.get_origin(type) in (dict, Mapping) else ()

@@ -226,7 +226,7 @@ def summary(progress: PullProgress, out: str) -> list[str]:
         for account, error in report.failed.items()
     )
     parked = (
-        f"parked: {account}: until {_utc(until) if until else 'the service is available again'}"
+        f"parked: {account}: until {_utc(until) if until else 'the next run'}"
         for account, until in report.parked.items()
     )
     return [*_table(rows), *_first_few(failed), *_first_few(parked)]
@@ -265,10 +265,11 @@ def write_report(path: str, progress: PullProgress, error: BaseException | None,
     from truto_ci_async.pull.report import PullReport
 
     report = progress.report or PullReport()
+    cause = error or report.error
     document = {
         **more,
-        "error": None if error is None else {"type": type(error).__name__, "message": str(error)},
         **report.to_dict(),
+        "error": None if cause is None else {"type": type(cause).__name__, "message": str(cause)},
         "complete": progress.report is not None and report.complete,
         "requests": progress.requests,
         "waits": {reason: round(seconds, 3) for reason, seconds in _longest_first(progress.waits)},

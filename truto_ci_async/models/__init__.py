@@ -1,19 +1,37 @@
 """The objects that calls return: interactions, accounts, pages, and what pulls hand out.
 
-Nothing here reads a response or talks to the network: that is in `_wire` and `_http`. Start with `interactions`, then
-`pages`; `accounts` and `debug` are smaller. `pulls` and `row_views` are for pulls only. `field_types` has what several
-structs share.
+Nothing here reads a response or talks to the network: that is in `_wire` and `_http`. One file has the structs of one
+resource: `interactions`, `meetings`, `transcripts` (with `sentences`), `users`, `activity`, `accounts`. They share
+`person`, `field_types` and `api_object`, which says how members without a field are kept. `pages` has what a list call
+returns, `debug` what one of its formats adds. `pulls` and `row_views` are for pulls only.
 """
 
-from .accounts import Capabilities, Capability, IntegratedAccount, Integration
+from .accounts import (
+    Capabilities,
+    Capability,
+    IntegratedAccount,
+    Integration,
+    MethodSchema,
+    ProxyCapability,
+    ProxyMethod,
+)
+from .activity import Activity, ActivityMetrics
 from .debug import DebugInfo
 from .field_types import Number
-from .interactions import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, User
+from .interactions import ROW_COLUMNS, AdditionalMetric, Interaction, Metrics
+from .meetings import Attendee, Meeting
 from .pages import Issue, Page, Position, RateLimit, RawResponse, ResponseInfo
+from .person import Email, Person
+from .sentences import Sentence
+from .transcripts import MeetingRef, SentenceRow, Transcript
+from .users import User
 
 __all__ = [
     "ROW_COLUMNS",
+    "Activity",
+    "ActivityMetrics",
     "AdditionalMetric",
+    "Attendee",
     "Capabilities",
     "Capability",
     "DebugInfo",
@@ -22,12 +40,21 @@ __all__ = [
     "Integration",
     "Interaction",
     "Issue",
+    "Meeting",
+    "MeetingRef",
+    "MethodSchema",
     "Metrics",
     "Number",
     "Page",
+    "Person",
     "Position",
+    "ProxyCapability",
+    "ProxyMethod",
     "RateLimit",
     "RawResponse",
     "ResponseInfo",
+    "Sentence",
+    "SentenceRow",
+    "Transcript",
     "User",
 ]

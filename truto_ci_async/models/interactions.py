@@ -6,39 +6,19 @@ by the garbage collector (``gc=False``): no field can refer back to its owner, s
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Any, cast
+from typing import ClassVar
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 
-from .field_types import NO_DATA, AwareDatetime, Number, decode_raw
+from truto_ci_async._json import UNKNOWN
+from truto_ci_async.export.schema import Column, Schema
 
-
-class Email(Struct, frozen=True, kw_only=True, gc=False):
-    """One email address of a user."""
-
-    email: str | None = None
-    is_primary: bool | None = None
+from .api_object import ApiObject, ApiRecord, window_text
+from .field_types import NO_DATA, AwareDatetime, Number
+from .person import Person
 
 
-class User(Struct, frozen=True, kw_only=True, gc=False):
-    """The person the metrics are about. ``id`` is a string of up to 20 digits: a float cannot hold it exactly."""
-
-    id: str | None = None
-    name: str | None = None
-    emails: tuple[Email, ...] | None = None
-
-    @property
-    def email(self) -> str | None:
-        """The primary address, else the first one, else None."""
-        emails = self.emails or ()
-        return next(
-            (entry.email for entry in emails if entry.is_primary), emails[0].email if emails else None
-        )
-
-
-class Metrics(Struct, frozen=True, kw_only=True, gc=False):
+class Metrics(ApiObject, frozen=True, kw_only=True, gc=False):
     """Talk metrics as the provider measures them, in its own units. None means not measured."""
 
     longest_monologue: Number | None = None
@@ -48,19 +28,49 @@ class Metrics(Struct, frozen=True, kw_only=True, gc=False):
     question_rate: Number | None = None
 
 
-class AdditionalMetric(Struct, frozen=True, kw_only=True, gc=False):
+class AdditionalMetric(ApiObject, frozen=True, kw_only=True, gc=False):
     """A metric of the provider that has no field in ``Metrics``."""
 
     name: str | None = None
     value: Number | None = None
 
 
-class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
+INTERACTION_SCHEMA = Schema(
+    "interactions",
+    Column("id", "text", doc="identifies the record: the user and, with most providers, the window"),
+    Column("user_id", "text", "user.id", "the provider's id of the person, up to 20 digits"),
+    Column("user_name", "text", "user.name", "name of the person, if the provider gives it"),
+    Column("user_email", "text", "user.email", "the primary address, else the first"),
+    Column("user_emails", "json", "user.emails", "all addresses: a JSON array of {email, is_primary}"),
+    Column("start_time", "timestamp", doc="start of the window that the metrics cover"),
+    Column("end_time", "timestamp", doc="end of that window, not part of it"),
+    Column("timezone", "text", doc="IANA name of the zone in which the window was cut"),
+    Column("aggregation_period", "text", doc="day, week, month, total or newer"),
+    Column("longest_monologue", "float64", "metrics.longest_monologue", "in the provider's unit"),
+    Column("longest_customer_story", "float64", "metrics.longest_customer_story", "in the provider's unit"),
+    Column("interactivity", "float64", "metrics.interactivity", "in the provider's unit"),
+    Column("patience", "float64", "metrics.patience", "in the provider's unit"),
+    Column("question_rate", "float64", "metrics.question_rate", "in the provider's unit"),
+    Column(
+        "additional_metrics",
+        "json",
+        doc="the provider's other metrics: a JSON array of {name, value}; additional_metrics.NAME is one of them",
+        pairs=("name", "value"),
+    ),
+    Column("created_at", "timestamp", doc="when the provider made the record"),
+    Column("updated_at", "timestamp", doc="when the provider last changed it"),
+    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+)
+ROW_COLUMNS: tuple[str, ...] = INTERACTION_SCHEMA.names
+
+
+class Interaction(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """Talk metrics of one user over one window.
 
     ``start_time`` and ``end_time`` are the window the metrics cover, which can differ from the one you asked for.
     ``aggregation_period`` is ``day``, ``week``, ``month``, ``total`` or a value newer than this package.
-    ``remote_json`` is the provider's own record as it was received, ``remote_data`` the same decoded.
+    ``remote_json`` is the provider's own record as it was received, ``remote_data`` the same decoded. ``unknown`` has
+    the members that were received and have no field here.
 
     Equal when all fields are equal; hashed by id, user id and window. Can be pickled and copied.
 
@@ -68,8 +78,10 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
         0.8
     """
 
+    SCHEMA: ClassVar[Schema] = INTERACTION_SCHEMA
+
     id: str | None = None
-    user: User | None = None
+    user: Person | None = None
     start_time: AwareDatetime | None = None
     end_time: AwareDatetime | None = None
     timezone: str | None = None
@@ -83,68 +95,15 @@ class Interaction(Struct, frozen=True, kw_only=True, gc=False, rename={"remote_j
     def __hash__(self) -> int:
         return hash((self.id, self.user.id if self.user else None, self.start_time, self.end_time))
 
-    @property
-    def remote_data(self) -> Any:
-        """The provider's record, decoded on each access: keep the result if you use it often.
-
-        :raises DecodeError: it has a number too large for a float; ``remote_json`` has the text.
-        """
-        return decode_raw(self.remote_json)
-
-    def row(self) -> dict[str, Any]:
-        """Flatten into one row with all of ``ROW_COLUMNS``, in that order.
-
-        Tables, CSV and Parquet all use it. Times stay ``datetime``; lists and the provider's record become JSON text.
-        """
-        user, metrics = self.user or _NO_USER, self.metrics or _NO_METRICS
-        return {
-            "id": self.id,
-            "user_id": user.id,
-            "user_name": user.name,
-            "user_email": user.email,
-            "user_emails": _json_text(user.emails),
-            "start_time": self.start_time,
-            "end_time": self.end_time,
-            "timezone": self.timezone,
-            "aggregation_period": self.aggregation_period,
-            "longest_monologue": metrics.longest_monologue,
-            "longest_customer_story": metrics.longest_customer_story,
-            "interactivity": metrics.interactivity,
-            "patience": metrics.patience,
-            "question_rate": metrics.question_rate,
-            "additional_metrics": _json_text(self.additional_metrics),
-            "created_at": self.created_at,
-            "updated_at": self.updated_at,
-            "remote_data": None if self.remote_json == NO_DATA else bytes(self.remote_json).decode(),
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the API's own shape as plain dicts and lists, ready for JSON, with times as ISO 8601 text."""
-        return cast("dict[str, Any]", decode_raw(msgspec.json.encode(self)))
-
     def __repr__(self) -> str:
-        parts = [f"id={self.id!r}"]
+        parts: list[str] = []
         if self.user is not None:
             parts.append(f"user={self.user.email or self.user.id!r}")
-        if self.start_time is not None or self.end_time is not None:
-            parts.append(f"window={_iso_text(self.start_time)}..{_iso_text(self.end_time)}")
+        parts += window_text(self.start_time, self.end_time)
         if self.metrics is not None:
-            measured = ((name, getattr(self.metrics, name)) for name in self.metrics.__struct_fields__)
+            measured = ((name, getattr(self.metrics, name)) for name in _METRICS)
             parts.extend(f"{name}={value}" for name, value in measured if value is not None)
-        if self.remote_json != NO_DATA:
-            parts.append(f"remote_data=<{len(bytes(self.remote_json)):,} bytes>")
-        return f"Interaction({', '.join(parts)})"
+        return self._summary(*parts)
 
 
-def _json_text(value: object) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()
-
-
-def _iso_text(time: datetime | None) -> str:
-    return "?" if time is None else time.isoformat()
-
-
-_NO_USER = User()
-_NO_METRICS = Metrics()
-
-ROW_COLUMNS: tuple[str, ...] = tuple(Interaction().row())
+_METRICS = tuple(name for name in Metrics.__struct_fields__ if name != UNKNOWN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
@@ -19,8 +19,12 @@ from .step_size import StepSize
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
+    from truto_ci_async._http.call import CallTime
 
 R = TypeVar("R")
+
+#: Makes something of a body. The time is that of the call, which counts what it takes.
+Read: TypeAlias = "Callable[[bytes, CallTime], Awaitable[R]]"
 
 # A body of this many bytes decodes in a few milliseconds. Larger ones are decoded in slices.
 SLICED_ABOVE = 2**20
@@ -29,7 +33,7 @@ SLICED_ABOVE = 2**20
 async def fetch_page(
     client: BaseClient,
     targets: RequestTargets,
-    read: Callable[[bytes], Awaitable[PageData[Any]]],
+    read: Read[PageData[Any]],
     here: Position,
     *,
     empty_body: bytes,
@@ -52,19 +56,20 @@ async def fetch_page(
         unknown_fields=data.unknown_fields,
         response=response,
         position=position_after(here, data.next_cursor, len(targets.query.user_batches)),
+        item_type=data.item_type,
     )
 
 
 async def fetch_and_read(
     client: BaseClient,
     targets: RequestTargets,
-    read: Callable[[bytes], Awaitable[R]],
+    read: Read[R],
     here: Position,
     *,
     empty_body: bytes,
     empty_on_not_found: bool = False,
 ) -> tuple[R, ResponseInfo]:
-    """Request the page at ``here`` and return what ``read`` makes of its body; ``read`` has no deadline.
+    """Request the page at ``here`` and return what ``read`` makes of its body.
 
     On the first page of a window, ``empty_body`` is read in place of an empty body that is complete and, with
     ``empty_on_not_found``, of a remote 404 that says that there is no data. Any other empty body is fetched again.
@@ -110,17 +115,18 @@ def empty_body_error(cursor: str | None) -> TruncatedBodyError:
 
 
 async def read_page(
-    client: BaseClient, reader: PageReader[Any], body: bytes, *, account: str | None
+    client: BaseClient, reader: PageReader[Any], body: bytes, time: CallTime, *, account: str | None
 ) -> PageData[Any]:
     """Decode the body of a page and report it. What takes longer is decoded in slices, so that other tasks can run.
 
-    :raises DeadlineError: decoding alone takes longer than a whole call may.
+    :raises DeadlineError: the call has taken longer than it may.
     """
     emitter = client.emitter
     started = perf_counter()
-    data = reader.read_ordinary(body) if len(body) <= SLICED_ABOVE else None
-    if data is None:
-        data = await _read_in_slices(reader, body, client.timeouts.total, account)
+    with time:
+        data = reader.read_ordinary(body) if len(body) <= SLICED_ABOVE else None
+        if data is None:
+            data = await _read_in_slices(reader, body, time, account)
     if emitter.active:
         emitter.emit(
             PageDecoded(
@@ -138,18 +144,20 @@ async def read_page(
 
 
 async def _read_in_slices(
-    reader: PageReader[Any], body: bytes, total: float | None, account: str | None
+    reader: PageReader[Any], body: bytes, time: CallTime, account: str | None
 ) -> PageData[Any]:
     step = StepSize()
-    started = turn = perf_counter()
+    turn = perf_counter()
     for page in reader.read_in_slices(body, lambda: step.bytes):
         if page is not None:
             return page
-        now = perf_counter()
-        step.took(now - turn)
-        if total is not None and now - started > total:
+        step.took(perf_counter() - turn)
+        if (left := time.left) is not None and left < 0:
             raise DeadlineError(
-                f"the page was not decoded within {total} s", deadline="total", seconds=total, account=account
+                f"the page was here but not decoded within {time.total} s",
+                deadline="total",
+                seconds=time.total,
+                account=account,
             )
         await asyncio.sleep(0)
         turn = perf_counter()

@@ -12,17 +12,19 @@ and a single request at a time tries it. Only a refused token, a closed client a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import anyio
-import anyio.lowlevel
 
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async.errors import DamagedStateError, UsageError
-from truto_ci_async.models import Interaction, Position
-from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
+from truto_ci_async.errors import UsageError
+from truto_ci_async.export.walks import WalkFrames
+from truto_ci_async.models import Interaction
+from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.sinks.base import Sink
@@ -31,13 +33,16 @@ from truto_ci_async.sinks.files import FileSink
 from .account_pull import Shared
 from .commits import Commits, PulledPage
 from .handover import Handover
+from .parts import PullParts
 from .report import Budget, PullReport
-from .workers import YIELD_WINDOWS, Workers, accounts_to_do
+from .workers import Workers, accounts_to_do
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from truto_ci_async._http.base_client import BaseClient
+
+logger = logging.getLogger("truto_ci_async")
 
 T = TypeVar("T")
 
@@ -51,7 +56,7 @@ READ_AHEAD = 4
 STOP_SECONDS = 1.0
 
 
-class Pull(Generic[T]):
+class Pull(WalkFrames, Generic[T]):
     """A bounded stream of pages of many accounts, each with its account and the window it answers.
 
         async with truto.interactions.pull(account_ids, start_time=start, end_time=end) as pages:
@@ -98,6 +103,8 @@ class Pull(Generic[T]):
         self._commits = Commits(
             self._checkpoint, sink, reader=self._reader, report=self.report, on_failure=self._die
         )
+        self._is_new = False  # nothing is stored, or nothing of it is to count
+        self._to_close: list[Callable[[], Awaitable[None]]] = []
         self._workers: Workers | None = None
         self._is_stopped = False
         self._fatal: Exception | None = None  # ends the pull; the consumer gets it in place of the end
@@ -137,63 +144,85 @@ class Pull(Generic[T]):
             if error is None:
                 raise
             if failed is not error:
-                error.add_note(f"and the last commit failed: {failed}")
+                _tell(failed, error)
 
     async def _wait_for_end(self) -> None:
         """Wait for the host task. A cancellation goes on after that; a second one leaves the task to end by itself.
 
-        :raises Exception: what it failed with.
+        :raises Exception: what it failed with. A cancellation takes precedence, with that as a note and in the log.
         """
-        assert self._host is not None
+        host = self._host
+        assert host is not None
         try:
-            await asyncio.wait([self._host])
-        except asyncio.CancelledError:
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait([self._host])
+            await asyncio.wait([host])
+        except asyncio.CancelledError as cancelled:
+            try:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait([host])
+            finally:
+                if host.done():
+                    _tell_outcome(cancelled, host)
+                else:
+                    host.add_done_callback(partial(_tell_outcome, cancelled))
             raise
-        self._host.result()
+        host.result()
 
     async def _own(self) -> None:
         """Own the stores and the tasks of this pull, from opening it until its block has been left."""
-        is_held = False
         try:
             with self._block:
-                stored = await self._checkpoint.hold(fresh=self._fresh)
-                is_held = True
-                await self._open(stored)
+                await self._open(await self._hold())
                 self._opened.set()
                 await self._run()
             await self._commits.close()
         finally:
-            if is_held:
-                await self._close_stores()
+            await self._close_stores()
             self._pages.close()
             self._opened.set()
         self._commits.settle()
+
+    async def _hold(self) -> Plan | None:
+        """Lock out other runs before anything is looked up, and return the stored plan."""
+        stored = await self._checkpoint.hold(fresh=self._fresh)
+        self._to_close.append(self._checkpoint.aclose)
+        # A store that holds nothing yet says None, and so does one of somebody else's that is only locked by ``open``.
+        is_known = self._fresh or type(self._checkpoint).hold is not Checkpoint.hold
+        self._is_new = is_known and stored is None
+        if isinstance(self._sink, FileSink):
+            await self._sink.hold(anew=self._is_new)
+        if (close := getattr(self._sink, "aclose", None)) is not None:
+            self._to_close.append(close)
+        return stored
 
     async def _open(self, stored: Plan | None) -> None:
         # Accounts that were looked up by an earlier run are not looked up again: this one goes on with those.
         asked = self._make_plan
         if not isinstance(asked, Plan):
             asked = await asked(None if self._grow else stored)
+        # The sink is asked before anything is stored or deleted: it may refuse. Ours were asked by ``hold``.
+        is_asked = self._is_new and self._sink is not None and not isinstance(self._sink, FileSink)
+        if is_asked and self._sink is not None:
+            await self._sink.open(None)
         self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
-        if self.plan.filters.get("response_format") == "normalized":
-            self._reader.read_flat_rows(self._client.emitter.report_unknown_fields)
-        if self._sink is not None:
+        self._reader.start_walk(
+            self._client.emitter.report_unknown_fields,
+            flat_rows=self.plan.filters.get("response_format") == "normalized",
+        )
+        if self._sink is not None and not is_asked:
             await self._sink.open(self._checkpoint.sink_state)
-        progress = await self._checkpoint.load()
-        await _check_positions(progress)
+        to_do, begun = await accounts_to_do(
+            self.plan, self._checkpoint.load_accounts(), self.report, max_park=self._budget.max_park
+        )
         shared = Shared(
             self._client,
             self.plan,
-            progress,
+            begun,
             self._reader,
             self._pages,
             self._commits,
             self.report,
             self._budget,
         )
-        to_do = await accounts_to_do(self.plan, progress, self.report, max_park=self._budget.max_park)
         self._workers = Workers(shared, to_do, on_error=self._die)
         self._commits.is_open = True
 
@@ -211,15 +240,12 @@ class Pull(Generic[T]):
             await anyio.sleep_forever()
 
     async def _close_stores(self) -> None:
-        """Close the sink, then the checkpoint, whose lock keeps other runs away from both."""
-        try:
+        """Close what is held: the sink, then the checkpoint, whose lock keeps other runs away from both."""
+        while self._to_close:
             try:
-                if (close := getattr(self._sink, "aclose", None)) is not None:
-                    await close()
-            finally:
-                await self._checkpoint.aclose()
-        except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
-            self._commits.fail(error)
+                await self._to_close.pop()()
+            except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
+                self._commits.fail(error)
 
     # --- ending it early -------------------------------------------------------------------------------
 
@@ -240,7 +266,7 @@ class Pull(Generic[T]):
     def _die(self, error: Exception) -> None:
         """End the pull: nothing more is sent, and the consumer gets ``error`` once it has what was handed over."""
         if self._fatal is None:
-            self._fatal = error
+            self._fatal = self.report.error = error
         if self._workers is not None:
             self._workers.stop(0.0)
         self._commits.notify()
@@ -251,6 +277,15 @@ class Pull(Generic[T]):
         return self
 
     async def __anext__(self) -> PulledPage[T]:
+        page = await self.next_page()
+        if page is None:
+            raise StopAsyncIteration
+        if self._is_auto:
+            self._handed = page
+        return page
+
+    async def next_page(self) -> PulledPage[T] | None:
+        """Return the next page, which its taker marks as done; None at the end."""
         self._commits.require_open()
         if self._is_auto:
             if self._is_asking:
@@ -272,10 +307,16 @@ class Pull(Generic[T]):
             self._commits.check()
             if self._fatal is not None:
                 raise self._fatal from self._fatal.__cause__
-            raise StopAsyncIteration
-        if self._is_auto:
-            self._handed = page
         return page
+
+    def part_source(self) -> PullParts:
+        return PullParts(self.next_page, self._reader.item_type, marks=self._is_auto)
+
+    def check_whole(self) -> None:
+        if not self._is_auto:
+            raise UsageError(
+                "a frame of all rows marks all pages as done; use commit='auto', or arrow_batches()"
+            )
 
     async def write(self, page: PulledPage[T]) -> None:
         """Give a page to the sink and mark it as done: from then on a commit takes both or neither.
@@ -288,15 +329,12 @@ class Pull(Generic[T]):
         await self._commits.write(page)
 
 
-async def _check_positions(progress: Mapping[Key, Progress]) -> None:
-    """:raises DamagedStateError: a stored position was not written by a pull."""
-    for number, ((account, _), stored) in enumerate(progress.items(), 1):
-        try:
-            if stored.position is not None:
-                Position.parse(stored.position)
-        except UsageError as error:
-            raise DamagedStateError(
-                f"the stored position of account {account} is damaged: {error}"
-            ) from error
-        if number % YIELD_WINDOWS == 0:
-            await anyio.lowlevel.checkpoint()
+def _tell_outcome(cancelled: BaseException, host: asyncio.Task[None]) -> None:
+    if not host.cancelled() and (error := host.exception()) is not None:
+        _tell(error, cancelled)
+
+
+def _tell(error: BaseException, raised: BaseException) -> None:
+    """Tell of a failure in place of which another exception is raised, perhaps one that nobody gets to see."""
+    raised.add_note(f"and the pull failed: {error}")
+    logger.error("a pull that was left failed: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -38,6 +39,10 @@ class _LineSink(FileSink):
         del found
         self._part = state.parts[0] if state.parts else Part(f"interactions.{self.format}")
         self._file = self._disk.open(self.directory / self._part.name)
+        if os.fstat(self._file).st_nlink > 1:  # a copy made by links: another folder, and perhaps another run
+            self._conflict(
+                f"{self._part.name} has another name as well, a hard link: remove that, or use a copy"
+            )
         self._disk.cut(self._file, self._part.bytes)
         self._disk.fsync(self._file)
         self._disk.fsync_dir(self.directory)

@@ -11,6 +11,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Raw
 
+from truto_ci_async._json import encode
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Interaction
 from truto_ci_async.models.pulls import AccountPage
@@ -83,7 +84,7 @@ def json_lines(
         # An object with an id is not empty; one with a view has no field with one of our names.
         is_plain = views is not None and all(map(_id_of, views))
     else:
-        texts = [msgspec.json.encode(item) for item in items]
+        texts = [encode(item) for item in items]
         is_plain = all(
             text[:2] == b'{"' and not any(name in text for name in _QUOTED_COLUMNS) for text in texts
         )

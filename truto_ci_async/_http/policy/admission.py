@@ -10,7 +10,7 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from truto_ci_async.errors import RateLimitError
 
@@ -20,6 +20,16 @@ from .rate_limiter import RateLimiter, Waiter
 
 class _Timer(Protocol):
     def cancel(self) -> object: ...
+
+
+class Admission(NamedTuple):
+    """When a request was admitted, by the clock of its queue, and for how many seconds it waited for that."""
+
+    at: float
+    waited: float = 0.0
+
+
+UNPACED = Admission(0.0)
 
 
 class AdmissionQueue:
@@ -50,8 +60,8 @@ class AdmissionQueue:
         self._timer: _Timer | None = None
         self._timer_at = math.inf
 
-    async def admit(self, account: str | None) -> float:
-        """Wait until a request for ``account`` may be sent, and return the seconds waited.
+    async def admit(self, account: str | None) -> Admission:
+        """Wait until a request for ``account`` may be sent.
 
         If it may be sent now, this returns without yielding to the loop. A cancelled request leaves the queue; if it
         already had a slot, the slot goes to the next one.
@@ -61,13 +71,14 @@ class AdmissionQueue:
         """
         limiter = self.limiter
         if not limiter.is_on:
-            return 0.0
+            return UNPACED
         start = self._clock()
         waiter = limiter.enter(account, start)
         if waiter is None:
-            return 0.0
+            return Admission(start)
         had_to_wait = await self._wait(waiter)
-        if waiter.refused is not None:
+        if waiter.admitted_at is None:
+            assert waiter.refused is not None
             raise RateLimitError(
                 f"the service wants no requests of this {waiter.level} for another {waiter.refused:.0f} s",
                 status=429,
@@ -77,11 +88,11 @@ class AdmissionQueue:
                 attempts=0,
             )
         if not had_to_wait:
-            return 0.0
+            return Admission(waiter.admitted_at)
         waited = max(0.0, self._clock() - start)
         if self._on_wait is not None:
             self._on_wait(account, waiter.level, waited)
-        return waited
+        return Admission(waiter.admitted_at, waited)
 
     async def _wait(self, waiter: Waiter) -> bool:
         """Wait until ``waiter`` is out of the queue; return whether that took any waiting."""
@@ -97,8 +108,8 @@ class AdmissionQueue:
             had_to_wait = not future.done()
             await future
         except BaseException:
-            if waiter.is_admitted:
-                self.limiter.on_unsent(waiter.account.name, self._clock())
+            if waiter.admitted_at is not None:
+                self.limiter.on_unsent(waiter.account.name, self._clock(), admitted_at=waiter.admitted_at)
             else:
                 self.limiter.leave(waiter)
             self._wake_next()
@@ -135,10 +146,10 @@ class AdmissionQueue:
             self.limiter.on_failure(account)
             self._wake_next()
 
-    def on_unsent(self, account: str | None) -> None:
+    def on_unsent(self, account: str | None, admission: Admission) -> None:
         """Note that the request was never sent."""
         if self.limiter.is_on:
-            self.limiter.on_unsent(account, self._clock())
+            self.limiter.on_unsent(account, self._clock(), admitted_at=admission.at)
             self._wake_next()
 
     def _wake_next(self, now: float | None = None) -> None:

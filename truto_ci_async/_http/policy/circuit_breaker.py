@@ -1,7 +1,8 @@
 """Decides whether the service is down, and when a single trial request may find out that it is back.
 
 A call that failed after all its retries is either the fault of its account or of the service. The service is to blame
-unless another call got through since this one was sent.
+unless another call got through since this one was sent; or, for an account that is the only one to fail, since its
+first call that failed.
 
 Pure: a state machine whose caller says what time it is, waits, and sends one trial at a time.
 """
@@ -23,7 +24,8 @@ class CircuitBreaker:
         self._first_wait = self._wait = first_wait
         self._max_wait = max_wait
         self._opened_at: float | None = None
-        self._last_success = -1.0
+        self._failing = set[str]()  # accounts whose calls failed since the last success
+        self.last_success = -1.0
         self.next_trial = 0.0
         self.is_given_up = False
         #: Called when the circuit closes.
@@ -39,23 +41,29 @@ class CircuitBreaker:
 
     def success(self, arrived_at: float) -> None:
         """Note when an answer of the service arrived, whatever it said. The call may come later than that."""
-        self._last_success = max(self._last_success, arrived_at)
+        if arrived_at > self.last_success:
+            self.last_success = arrived_at
+            self._failing.clear()
         if self._opened_at is not None and arrived_at >= self._opened_at:
             self._opened_at = None
             self._wait = self._first_wait
             self.is_given_up = False
             self.on_close()
 
-    def failure(self, now: float, *, asked_at: float, failing_since: float | None = None) -> bool:
+    def failure(self, now: float, account: str, *, asked_at: float, failing_since: float) -> bool:
         """Note a call, sent at ``asked_at``, that got no answer. Return whether the service is to blame for it.
 
         ``failing_since`` is when the first call of its account was sent that failed without a success since. If other
-        accounts got through after that, the account is to blame, even once it is the only one left.
+        accounts got through after that and none of them fails, the account is to blame, even once it is the only one
+        left.
         """
         if self._opened_at is None:
-            if self._last_success > (asked_at if failing_since is None else failing_since):
+            self._failing.add(account)
+            is_alone = len(self._failing) == 1
+            if self.last_success > (failing_since if is_alone else asked_at):
                 return False
             self._opened_at = now
+            self._failing.clear()
         elif asked_at <= self._opened_at:
             return True  # it was under way when the circuit opened; only trials count
         else:

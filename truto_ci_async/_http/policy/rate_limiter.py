@@ -33,7 +33,7 @@ from truto_ci_async._checks import brief
 from truto_ci_async.errors import ConfigurationError
 from truto_ci_async.models import RateLimit
 
-from .headers import Level, parse_rate_limit
+from .headers import LONGEST_WAIT, Level, parse_rate_limit
 from .rate_windows import Quota, Rate, SlidingWindow
 from .token_blame import TokenBlame
 
@@ -72,18 +72,22 @@ class Pacing(Struct, frozen=True, kw_only=True):
 class Waiter:
     """A request's place in the queue. ``owner`` is for the code that waits; nothing here looks at it.
 
-    It leaves the queue either ``is_admitted``, or ``refused``: for that many seconds the service wants no request at
-    this level, which is longer than ``max_wait``. ``level`` is the limit it waits for.
+    It leaves the queue either admitted, at the time ``admitted_at``, or ``refused``: for that many seconds the service
+    wants no request at this level, which is longer than ``max_wait``. ``level`` is the limit it waits for.
     """
 
-    __slots__ = ("account", "is_admitted", "level", "owner", "refused")
+    __slots__ = ("account", "admitted_at", "level", "owner", "refused")
 
     def __init__(self, account: AccountQueue, level: Level) -> None:
         self.account = account
         self.level: Level = level
         self.owner: Any = None
-        self.is_admitted = False
+        self.admitted_at: float | None = None
         self.refused: float | None = None
+
+    @property
+    def is_admitted(self) -> bool:
+        return self.admitted_at is not None
 
 
 class AccountQueue:
@@ -113,7 +117,8 @@ class RateLimiter:
 
     Ask with ``enter``. After any other call, ``poll`` returns who may go next and ``next_at`` when to poll again.
     Report the end of every admitted request exactly once, with ``on_response``, ``on_failure`` or ``on_unsent``.
-    ``len()`` is the number of accounts it remembers: those active in the last window or still paused after a 429.
+    ``len()`` is the number of accounts it remembers: those active in the last window, with a request under way, or
+    still paused after a 429.
 
     ``max_in_flight``  requests admitted at once. One that had to wait for a connection after it was admitted would be
                        sent later than the limits assume, together with others.
@@ -192,7 +197,7 @@ class RateLimiter:
             if state.waiters and state.ready_at(now) <= now:
                 waiter, _ = state.waiters.popitem(last=False)  # mutant: None is as good as False
                 self.waiting -= 1
-                waiter.is_admitted = True
+                waiter.admitted_at = now
                 self._take(state, now)
                 out.append(waiter)
             if state.waiters:
@@ -209,11 +214,13 @@ class RateLimiter:
             return self._token.ready_at(now)
         return self._delayed[0][0]  # an account that has waiters is ready or delayed
 
-    def on_unsent(self, account: str | None, now: float) -> None:
-        """Give back the slot of a request that was never sent."""
-        self._finish(account, is_sent=False)  # mutant: None is as good as False
+    def on_unsent(self, account: str | None, now: float, *, admitted_at: float) -> None:
+        """Give back the slots of a request that was never sent."""
+        self._finish(account)
+        self._token.give_back(admitted_at)
         state = self._accounts.get(account)
         if state is not None:
+            state.window.give_back(admitted_at)
             if state.quota is not None:
                 state.quota.left += 1
             if state.waiters:
@@ -221,7 +228,7 @@ class RateLimiter:
 
     def on_failure(self, account: str | None) -> None:
         """Note that a request got no response. The service may have counted it."""
-        self._finish(account, is_sent=True)
+        self._finish(account)
 
     def on_response(
         self,
@@ -240,7 +247,7 @@ class RateLimiter:
         ``retry_after`` comes from ``parse_retry_after``. ``is_remote`` and ``hint`` come from the body of a 429: a
         remote one is about its account, and ``hint`` is the level that the service named, if any.
         """
-        self._finish(account, is_sent=True)
+        self._finish(account)
         learned = parse_rate_limit(headers, now_epoch)
         if status != 429:
             if self._blame.score:
@@ -251,11 +258,12 @@ class RateLimiter:
         if learned is not None:
             self._learn(state, learned, now)
         if status == 429 and self._pacing.enabled:
-            pause = DEFAULT_PAUSE if retry_after is None else retry_after
+            if retry_after is None or retry_after >= LONGEST_WAIT:  # or what it asks for makes no sense
+                retry_after = DEFAULT_PAUSE
             is_token = hint == "token"
             if hint is None and not is_remote and learned is None:
-                is_token = self._is_token_to_blame(state, pause, now)
-            self._back_off(state, pause, now, token=is_token, account=hint != "token")
+                is_token = self._is_token_to_blame(state, retry_after, now)
+            self._back_off(state, retry_after, now, token=is_token, account=hint != "token")
 
     def _learn(self, state: AccountQueue, learned: RateLimit, now: float) -> None:
         if state.quota is None:
@@ -292,11 +300,11 @@ class RateLimiter:
         if state.quota is not None:
             state.quota.left -= 1
 
-    def _finish(self, account: str | None, *, is_sent: bool) -> None:
-        self._token.finish(is_sent=is_sent)
+    def _finish(self, account: str | None) -> None:
+        self._token.finish()
         state = self._accounts.get(account)
-        if state is not None:  # a slow request can outlive what is remembered of its account
-            state.window.finish(is_sent=is_sent)
+        if state is not None:
+            state.window.finish()
 
     def _schedule(self, state: AccountQueue, now: float) -> None:
         """Put an account that has waiters where it belongs: among the ready or the delayed ones."""
@@ -342,13 +350,13 @@ class RateLimiter:
         heappush(self._idle_checks, (at, next(self._order), state))
 
     def _forget_idle(self, now: float) -> None:
-        """Forget accounts about which there is nothing left to know."""
+        """Forget accounts that have no requests, and about which there is nothing left to know."""
         while self._idle_checks and self._idle_checks[0][0] <= now:
             _, _, state = heappop(self._idle_checks)
             forgettable = state.window.forgettable_at()
             if state.quota is not None:
                 forgettable = max(forgettable, state.quota.until)
-            if state.waiters or forgettable > now:
+            if state.waiters or state.window.in_flight or forgettable > now:
                 self._check_idle(max(forgettable, now) + FORGET_EVERY, state)
             else:
                 del self._accounts[state.name]

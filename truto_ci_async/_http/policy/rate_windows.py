@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from contextlib import suppress
 from typing import Final
 
 from msgspec import Struct
@@ -95,11 +96,14 @@ class SlidingWindow:
         due = self._last_taken + gap
         self._last_taken = due if now - gap < due <= now else now  # mutant: < is the same, as due is now
 
-    def finish(self, *, is_sent: bool) -> None:
-        """Note that a request is no longer in flight. If it was never sent, its slot is free again."""
+    def finish(self) -> None:
+        """Note that a request is no longer in flight. It keeps its slot."""
         self.in_flight = max(0, self.in_flight - 1)
-        if not is_sent and self._taken_until:
-            self._taken_until.pop()
+
+    def give_back(self, taken_at: float) -> None:
+        """Free the slot that was taken at that moment, if it is not free already: its request was never sent."""
+        with suppress(ValueError):
+            self._taken_until.remove(taken_at + self._slot_seconds)
 
     def pause(self, until: float) -> None:
         """Hand out no slot before ``until``. An earlier, longer pause stays in force."""

@@ -3,14 +3,17 @@
 Pure rules: nothing here awaits, reads a clock or sleeps. Each call has its own ``RetryState``. All calls of a client
 share one ``RetryBudget``, so that retries add little traffic to a service that is down:
 
-    state = RetryState(policy, budget, now=clock(), total=timeouts.total)
-    while True:
-        state.sent()
-        ...                                         # one request
-        decision = state.failed(failure, clock())   # or state.succeeded()
-        if isinstance(decision, GiveUp):
-            raise ...
-        await sleep(decision.wait)
+    state = RetryState(policy, budget, total=timeouts.total)
+    try:
+        while True:
+            state.sent()
+            ...                                            # one request
+            decision = state.failed(failure, time.used)    # or state.succeeded()
+            if isinstance(decision, GiveUp):
+                raise ...
+            await sleep(decision.wait)
+    finally:
+        state.take_back()
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class Timeouts(Struct, frozen=True, kw_only=True):
     ``connect``  opening a connection, TLS included.
     ``read``     longest wait for the headers of a response, and longest gap between two bytes of its body.
     ``attempt``  one request, from the moment it gets one of the ``max_connections`` to the last byte of its body.
-    ``total``    a whole call: every attempt, and every wait for pacing and between attempts.
+    ``total``    a whole call: every attempt, every wait for pacing and between attempts, and decoding.
 
     Each is kept to within 0.05 s. If code that never awaits blocks the event loop past a deadline, a connection,
     attempt or call gets the time the loop was late added, once, and at most its own length. This does not apply to
@@ -65,7 +68,8 @@ class Timeouts(Struct, frozen=True, kw_only=True):
 class RetryPolicy(Struct, frozen=True, kw_only=True):
     """When to retry. Times are in seconds.
 
-    ``attempts``         most requests for one page, including the first.
+    ``attempts``         most requests for one page, including the first. If it is above 1, one more may be sent
+                         with a new token, in place of one that has expired.
     ``max_elapsed``      no retry starts later than this after the call began; None: only ``Timeouts.total`` applies.
     ``max_wait``         longest wait the service may ask for, and longest backoff. A longer ``Retry-After``
                          raises ``RateLimitError`` at once instead of waiting.
@@ -177,9 +181,9 @@ class RetryBudget:
         return True
 
     def give_back(self, retries: int) -> None:
-        """Return what was spent on resending requests over a new connection, once they succeeded.
+        """Return what was spent on retries that were not sent, or on resending requests that then got a response.
 
-        The idle connection they were first sent on was dead, so the service never saw them.
+        The idle connection those were first sent on was dead, so the service never saw them.
         """
         self.left = min(self.capacity, self.left + retries)
 
@@ -205,33 +209,32 @@ class GiveUp(Struct, frozen=True, kw_only=True):
 class RetryState:
     """The retries of one call.
 
-    ``now`` is the time at the start of the call and ``total`` its deadline (``Timeouts.total``). ``can_refresh`` says
-    whether a new token can be fetched. ``attempts`` counts the requests sent so far. ``random`` returns numbers in
-    [0, 1).
+    ``total`` is how long it may take (``Timeouts.total``). ``can_refresh`` says whether a new token can be fetched.
+    ``attempts`` counts the requests sent so far. ``random`` returns numbers in [0, 1).
     """
 
-    __slots__ = ("_budget", "_can_refresh", "_draw", "_policy", "_started", "_total", "attempts")
+    __slots__ = ("_budget", "_can_refresh", "_draw", "_is_paid", "_policy", "_total", "attempts")
 
     def __init__(
         self,
         policy: RetryPolicy,
         budget: RetryBudget,
         *,
-        now: float,
         total: float | None = None,
         can_refresh: bool = False,
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._policy = policy
         self._budget = budget
-        self._started = now
         self._can_refresh = can_refresh
+        self._is_paid = False  # for a retry that has not been sent yet
         self._draw = random
         self._total = total
         self.attempts = 0
 
     def sent(self) -> int:
         """Count one request and return its number, starting at 1."""
+        self._is_paid = False  # mutant: None is as good as False
         self.attempts += 1
         return self.attempts
 
@@ -239,12 +242,14 @@ class RetryState:
         """Note a success, which earns the client retries."""
         self._budget.success()
 
-    def leave_out(self, seconds: float) -> None:
-        """Do not count ``seconds`` as time of this call: the caller spent them reading the response."""
-        self._started += seconds
+    def take_back(self) -> None:
+        """Take back what a retry cost that was granted but not sent, as when its call is cancelled while it waits."""
+        if self._is_paid:
+            self._is_paid = False  # mutant: None is as good as False
+            self._budget.give_back(1)
 
-    def failed(self, failure: Failure, now: float) -> Retry | GiveUp:
-        """Decide what to do about ``failure``, and pay for the retry if one is granted."""
+    def failed(self, failure: Failure, used: float) -> Retry | GiveUp:
+        """Decide what to do about ``failure`` after ``used`` seconds, and pay for the retry if one is granted."""
         verdict = failure.verdict
         if verdict == "no":
             if failure.kind == "status" and (failure.status or 0) < 500:  # mutant: 500 is never a "no"
@@ -252,14 +257,15 @@ class RetryState:
             return GiveUp(reason="not retryable")
         if verdict == "auth" and not self._can_refresh:
             return GiveUp(reason="not retryable")
-        if self.attempts >= (self._policy.attempts if _quick is None else _quick):
+        attempts = self._policy.attempts if _quick is None else _quick
+        if self.attempts >= attempts and (verdict != "auth" or attempts == 1):
             return GiveUp(reason="attempts")
         if verdict == "auth":
             self._can_refresh = False  # mutant: None is as good as False
             return Retry(wait=0.0, reason=failure.reason, fresh_token=True)
-        return self._wait_and_retry(failure, verdict, now)
+        return self._wait_and_retry(failure, verdict, used)
 
-    def _wait_and_retry(self, failure: Failure, verdict: Verdict, now: float) -> Retry | GiveUp:
+    def _wait_and_retry(self, failure: Failure, verdict: Verdict, used: float) -> Retry | GiveUp:
         """Grant a retry if time and budget allow it.
 
         If the wait would end after the deadline, give up now rather than then. A retry after a 429 with a
@@ -271,12 +277,14 @@ class RetryState:
         if retry_after > policy.max_wait:
             return GiveUp(reason="wait too long")
         wait = 0.0 if _quick is not None else self._backoff(verdict, retry_after)
-        ends_after = now - self._started + wait
+        ends_after = used + wait
         if any(limit is not None and ends_after >= limit for limit in (self._total, policy.max_elapsed)):
             return GiveUp(reason="elapsed")
         is_free = failure.status == 429 and failure.retry_after is not None
-        if not is_free and not self._budget.spend():
-            return GiveUp(reason="budget")
+        if not is_free:
+            if not self._budget.spend():
+                return GiveUp(reason="budget")
+            self._is_paid = True
         return Retry(wait=wait, reason=failure.reason)
 
     def _backoff(self, verdict: Verdict, retry_after: float) -> float:

@@ -10,7 +10,7 @@ import ijson
 
 from truto_ci_async.errors import DecodeError
 
-from .lexer import MAX_DEPTH, STEPS, NestingTracker, too_deep
+from .lexer import MAX_DEPTH, STEPS, NestingTracker, for_ijson, too_deep
 
 # How many top-level keys are kept for the message that the path is missing.
 KEYS_KEPT = 32
@@ -45,7 +45,7 @@ class ArrayScanner(NestingTracker):
         Return the index of that bracket, or -1 if it is not in ``chunk``.
         """
         held = self.splitter.held_bytes
-        piece = self.splitter.cut(chunk)
+        piece = for_ijson(self.splitter.cut(chunk))
         start = 0
         for opening in _OPENING.finditer(piece):
             if opening[0].startswith(b'"'):

@@ -9,7 +9,7 @@ import msgspec
 
 from .array_parser import COMMA_OR_END, ITEM, ITEM_OR_END, KEY_COLON, ArrayParser
 from .item_collector import ItemCollector
-from .lexer import NestingTracker
+from .lexer import NestingTracker, for_ijson
 
 T = TypeVar("T")
 
@@ -21,7 +21,8 @@ class IjsonArrayParser(ArrayParser[T]):
         super().__init__(collector, keyed=keyed, max_item_bytes=max_item_bytes)
         self._tracker = NestingTracker()  # of the array alone, so the depth between items is 1
         self._tracker.send(self.brackets[:1])
-        self._sent = 0  # how much of the piece the tracker has
+        self._readable = b""  # the piece that is being read, as ijson takes it
+        self._sent = 0  # how much of it the tracker has
         self._container: _Container | None = None  # the item is an object or array, and not complete yet
         self._parts: list[bytes] = []  # of the key or value that is not complete yet
         self._keys: list[bytes] = []  # of the items that are complete and not decoded yet
@@ -32,13 +33,14 @@ class IjsonArrayParser(ArrayParser[T]):
 
     def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:
         piece = self._tracker.splitter.cut(chunk)
+        self._readable = for_ijson(piece)
         done: list[bytes] = []
         at = start = self._sent = 0
         while at < len(piece):
             if self._container is None:
                 start = self._skip_to_value(piece, at, len(done))
                 if self.rest is not None:
-                    self._tracker.send(piece[self._sent : start + 1])
+                    self._tracker.send(self._readable[self._sent : start + 1])
                     self.rest += self._tracker.splitter.rest()
                     return self._read(done)
                 if start == len(piece):
@@ -50,7 +52,7 @@ class IjsonArrayParser(ArrayParser[T]):
                 if at < 0:
                     break
             self._complete(piece[start:at], done)
-        self._tracker.send(piece[self._sent :])
+        self._tracker.send(self._readable[self._sent :])
         if self._container is not None:
             self._parts.append(piece[start:])
             self._size += len(piece) - start
@@ -70,7 +72,7 @@ class IjsonArrayParser(ArrayParser[T]):
         up_to_bracket, event = container
         while match := up_to_bracket.match(piece, at):
             at = match.end()
-            self._tracker.send(piece[self._sent : at])
+            self._tracker.send(self._readable[self._sent : at])
             self._sent = at
             if self._tracker.last_event == event and self._tracker.depth == 1:
                 self._container = None

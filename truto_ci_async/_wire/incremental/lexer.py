@@ -126,17 +126,17 @@ class JsonChecker:
 
     def read(self, chunk: bytes) -> None:
         """Read ``chunk``, which may end anywhere; raises as ``send`` does."""
-        self.send(self.splitter.cut(chunk))
+        self.send(for_ijson(self.splitter.cut(chunk)))
 
     def send(self, piece: bytes) -> None:
-        """Read ``piece``, which begins and ends between tokens.
+        """Read ``piece``, the result of ``for_ijson`` or a part of it that begins and ends between tokens.
 
         :raises DecodeError: it is not JSON, or nested deeper than ``MAX_DEPTH`` where a subclass counts.
         """
         if not piece:  # ijson would take it for the end of the document
             return
         try:
-            self._parser.send(_readable(piece))
+            self._parser.send(piece)
         except PARSER_ERRORS as error:
             raise _not_json(error, piece) from error
         self._follow(self._events)
@@ -147,7 +147,7 @@ class JsonChecker:
 
         :raises DecodeError: its end is not JSON.
         """
-        self.send(self.splitter.rest())
+        self.send(for_ijson(self.splitter.rest()))
         try:
             self._parser.close()
         except ijson.IncompleteJSONError:
@@ -190,12 +190,20 @@ _DIGITS_AS_ZEROS = bytes(ord("0") if chr(byte).isdigit() else ord(" ") for byte 
 _MANY_DIGITS = b"0" * 17
 
 
-def _readable(piece: bytes) -> bytes:
-    """Replace in whole tokens what ijson refuses and msgspec reads. Only the kind of a value matters, not the value."""
+def for_ijson(piece: bytes) -> bytes:
+    """Replace in whole tokens what ijson refuses and msgspec reads, keeping the length.
+
+    Only the kind of a value matters to us, not the value.
+    """
     piece = replace_surrogates(piece)
     if _MANY_DIGITS in piece.translate(_DIGITS_AS_ZEROS):  # ten times as fast as looking for such a number
-        return _HUGE_NUMBER.sub(lambda found: found[0] if found[0].startswith(b'"') else b"0", piece)
+        return _HUGE_NUMBER.sub(_small_number, piece)
     return piece
+
+
+def _small_number(found: re.Match[bytes]) -> bytes:
+    token = found[0]
+    return token if token.startswith(b'"') else b"0".ljust(len(token))
 
 
 def too_deep() -> DecodeError:

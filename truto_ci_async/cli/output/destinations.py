@@ -155,12 +155,15 @@ def _is_same(path: Path, other: str) -> bool:
 def _is_of_a_pull(path: Path, *, is_here: bool) -> bool:
     """Return whether a pull keeps its rows or state in this file; ``is_here``: if it is in a folder of a pull."""
     from truto_ci_async.resources.interactions import STATE_FILE
-    from truto_ci_async.sinks.files import OUR_FILES
-    from truto_ci_async.sinks.manifest import MANIFEST
+    from truto_ci_async.sinks.files import is_used_by_pulls
+    from truto_ci_async.sinks.manifest import read_manifest
 
-    name = path.name.lower()  # some file systems do not tell one case from the other
-    is_ours = name == MANIFEST or name.startswith(STATE_FILE) or OUR_FILES.fullmatch(name)
-    return bool(is_ours) and (is_here or (path.parent / STATE_FILE).exists())
+    if not is_used_by_pulls(path.name):
+        return False
+    try:
+        return is_here or (path.parent / STATE_FILE).exists() or read_manifest(path.parent) is not None
+    except (OSError, ValueError):  # a manifest of something else
+        return False
 
 
 class Output:

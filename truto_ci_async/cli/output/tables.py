@@ -33,6 +33,7 @@ class RowLayout(NamedTuple):
     row: Callable[[Any], Row]
     fields: Sequence[str] | None = None  # of CSV
     columns: Sequence[Column] | None = None  # of a table
+    table_row: Callable[[Any], Row] | None = None  # where a table does not show what ``row`` has
 
 
 def cell_text(value: object) -> str:
@@ -67,6 +68,11 @@ def _window(row: Row) -> str:
     return f"{start.isoformat(timespec='minutes')}..{end.isoformat(timespec='minutes')}"
 
 
+def _table_row(item: Interaction) -> Row:
+    """Keep the times as received: a window is whole days in the company's own time zone only."""
+    return item.row() | {"start_time": item.start_time, "end_time": item.end_time}
+
+
 INTERACTION_LAYOUT: Final = RowLayout(
     Interaction.row,
     ROW_COLUMNS,
@@ -80,11 +86,12 @@ INTERACTION_LAYOUT: Final = RowLayout(
         _metric("patience", "patience"),
         _metric("questions", "question_rate"),
     ),
+    _table_row,
 )
 
 ACCOUNT_LAYOUT: Final = RowLayout(
     IntegratedAccount.row,
-    tuple(IntegratedAccount().row()),
+    IntegratedAccount.SCHEMA.names,
     (
         Column("id", _field("id")),
         Column("integration", _field("integration")),
@@ -168,7 +175,7 @@ class TableWriter:
         self.left_out: dict[str, None] = {}
 
     def page(self, items: Sequence[Any]) -> bytes:
-        rows = [self._layout.row(item) for item in items]
+        rows = [(self._layout.table_row or self._layout.row)(item) for item in items]
         if not rows:
             return b""
         lines: list[list[Segment]] = []

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
+from truto_ci_async._json import encode
 from truto_ci_async.errors import MissingExtraError
 from truto_ci_async.sinks.rows import csv_line
 
@@ -51,14 +52,15 @@ class NdjsonWriter:
     """One JSON value per line."""
 
     def page(self, items: Sequence[Any]) -> bytes:
-        return b"".join(_one_line(item) for item in items)
+        return b"".join(one_line(item) for item in items)
 
     def end(self) -> bytes:
         return b""
 
 
-def _one_line(item: Any) -> bytes:
-    text = msgspec.json.encode(item)
+def one_line(item: Any) -> bytes:
+    """Encode as JSON on one line, with its line end."""
+    text = encode(item)
     if b"\n" in text or b"\r" in text:  # a Raw item is passed on as received, which may be indented
         text = _reformat(text, indent=-1)
     return text + b"\n"
@@ -94,7 +96,7 @@ class JsonWriter:
 
 def _indented(document: Any) -> bytes:
     """Encode as indented JSON; numbers stay as the service wrote them."""
-    return _reformat(msgspec.json.encode(document), indent=2)
+    return _reformat(encode(document), indent=2)
 
 
 class YamlWriter:
@@ -139,7 +141,7 @@ def _yaml_dump() -> Callable[[Any], bytes]:
     Dumper.add_representer(_HugeFloat, number)
 
     def dump(document: Any) -> bytes:
-        encoded = msgspec.json.encode(document)
+        encoded = encode(document)
         try:
             written: bytes = cast("Any", yaml).dump(
                 json.loads(encoded, parse_float=_read_float, parse_int=_read_int),

@@ -15,10 +15,11 @@ from aiohttp import web
 
 from truto_ci_async.sandbox.service.api import Api
 from truto_ci_async.sandbox.service.content_encoding import Encoding
-from truto_ci_async.sandbox.service.data import make_accounts
+from truto_ci_async.sandbox.service.data import Company, make_accounts
 from truto_ci_async.sandbox.service.limits import LimitHeaders, Rate, RateLimits
 from truto_ci_async.sandbox.service.listing import Paging
 from truto_ci_async.sandbox.service.pages import ProviderShape, Shapes, StreamAs
+from truto_ci_async.sandbox.service.providers import PROVIDERS
 from truto_ci_async.sandbox.service.service import Service
 
 from .connections import Connections, read_body, reset
@@ -36,6 +37,12 @@ class Options(TypedDict, total=False):
     seed: int
     accounts: int | Sequence[str]
     interactions: int
+    meetings: int
+    year: int
+    sentences: int | None
+    transcript_delay: float
+    providers: int | Mapping[str, int]
+    realistic: bool
     page_size: int
     max_page_size: int
     others: int
@@ -89,6 +96,15 @@ class Sandbox(Service):
     :param accounts: how many active Gong accounts, or their ids.
     :param others: how many further accounts, of other integrations or not active.
     :param interactions: people in each account, and so rows in each window.
+    :param meetings: meetings in each account, all of them in `year`. Those that end after `clock` are not there yet.
+    :param sentences: how many each transcript has, for large ones. By default there is one for 12 seconds.
+    :param transcript_delay: seconds from the end of a meeting until its transcript is there; `inf` for never. One
+        meeting in twelve never has one.
+    :param providers: further active accounts, of the other four providers: how many of each, or for example
+        `{"avoma": 2, "firefliesai": 1}`. Each serves what Truto documents for it. Lists of Avoma and Chorus have some
+        fields of a meeting, Avoma requires `start_time`, and Fireflies.ai and Wingman ignore a window.
+    :param realistic: give people emails made from their names, and plausible statistics: long tails, teams that differ,
+        a trend, new hires, quiet weekends. If False, emails and statistics are plain noise.
     :param max_page_size: the highest `limit` that has an effect.
     :param token_rate: how many requests one token may send in how many seconds.
     :param account_rate: the same for one integrated account.
@@ -121,6 +137,12 @@ class Sandbox(Service):
         seed: int = 7,
         accounts: int | Sequence[str] = 3,
         interactions: int = 250,
+        meetings: int = 600,
+        year: int = 2024,
+        sentences: int | None = None,
+        transcript_delay: float = 3600.0,
+        providers: int | Mapping[str, int] = 0,
+        realistic: bool = True,
         page_size: int = 50,
         max_page_size: int = 100,
         others: int = 2,
@@ -149,10 +171,14 @@ class Sandbox(Service):
     ) -> None:
         """Prepare the sandbox. It does not listen yet.
 
-        :raises ValueError: there would be more than 100,000 accounts.
+        :raises ValueError: there would be more than 100,000 accounts, or a number or provider makes no sense.
         """
-        if (accounts if isinstance(accounts, int) else len(accounts)) + others > MAX_ACCOUNTS:
+        wanted = _accounts_of(providers)
+        active = accounts if isinstance(accounts, int) else len(accounts)
+        if active + others + sum(wanted.values()) > MAX_ACCOUNTS:
             raise ValueError(f"a sandbox holds at most {MAX_ACCOUNTS:,} accounts")
+        if meetings < 0 or (sentences is not None and sentences < 1):
+            raise ValueError("meetings must be 0 or more, and sentences 1 or more")
         shapes = Shapes(
             provider_shape,
             stream_as,
@@ -163,9 +189,11 @@ class Sandbox(Service):
             end_cursor,
         )
         paging = Paging(page_size, max_page_size, cursor_ttl)
-        api = Api(
-            seed, make_accounts(seed, accounts, others), interactions, shapes, paging, clock, strict=strict
-        )
+        companies = [
+            Company(seed, account, interactions, meetings, year, realistic)
+            for account in make_accounts(seed, accounts, others, wanted)
+        ]
+        api = Api(companies, seed, sentences, transcript_delay, shapes, paging, clock, strict=strict)
         limits = RateLimits(token_rate, account_rate, provider_rate, ratelimit_headers, date_skew)
         super().__init__(api, limits, tokens, compress, date_skew, record_limit, clock)
         self._host, self._port = _loopback(host), port
@@ -303,6 +331,16 @@ def _loopback(host: str) -> str:
     except ValueError:
         pass
     raise ValueError(f"the sandbox listens on a loopback address only, not {host!r}")
+
+
+def _accounts_of(providers: int | Mapping[str, int]) -> dict[str, int]:
+    """Return how many further accounts of each provider are wanted."""
+    if isinstance(providers, int):
+        return {name: providers for name in PROVIDERS if name != "gong"}
+    unknown = sorted(set(providers) - set(PROVIDERS))
+    if unknown:
+        raise ValueError(f"no such provider: {', '.join(unknown)} (there are {', '.join(PROVIDERS)})")
+    return dict(providers)
 
 
 _KEPT_OPEN: Final = SentResponse(keep_alive=True)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime
 from hashlib import blake2b
-from typing import Any
 
 from .accounts import AccountsApi
 from .cursors import Cursors
@@ -22,33 +21,32 @@ class Api:
 
     def __init__(
         self,
-        seed: int,
-        accounts: list[dict[str, Any]],
-        interactions: int,
+        companies: Sequence[Company],
+        secret_seed: int,
+        sentences: int | None,
+        transcript_delay: float,
         shapes: Shapes,
         paging: Paging,
         clock: Callable[[], float],
         *,
         strict: bool,
     ) -> None:
-        self.accounts = accounts
+        self.accounts = [company.account for company in companies]
         self.strict = strict
         self.states = {
-            str(account["id"]): AccountState(
-                Company(seed, account, interactions), shapes.provider_shape, shapes.stream_as
+            company.id: AccountState(
+                company, shapes.provider_shape, shapes.stream_as, sentences, transcript_delay
             )
-            for account in accounts
+            for company in companies
         }
-        key = blake2b(f"truto-sandbox/{seed}".encode(), digest_size=32).digest()
+        key = blake2b(f"truto-sandbox/{secret_seed}".encode(), digest_size=32).digest()
         secret = blake2b(b"provider", key=key, digest_size=12).hexdigest()
         self.provider_secret = f"gong-secret-{secret}"
         self.cursors = Cursors(key, clock, paging.cursor_ttl)
         self._clock = clock
         pages = Pages(self.cursors, shapes)
         self._accounts = AccountsApi(self.states, pages, shapes, paging, clock, key, strict=strict)
-        self._unified = UnifiedApi(
-            self.states, pages, paging, self.today, self.provider_secret, strict=strict
-        )
+        self._unified = UnifiedApi(self.states, pages, paging, self.now, self.provider_secret, strict=strict)
 
     def token_owner(self, token: str) -> str | None:
         """Return the account of an integrated-account token, or None if the token is unknown or expired."""
@@ -56,7 +54,10 @@ class Api:
 
     def today(self) -> date:
         """Return the date in UTC, the zone in which the bounds of a window are read."""
-        return datetime.fromtimestamp(self._clock(), UTC).date()
+        return self.now().date()
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
 
     def respond(self, request: Request) -> Response:
         """Handle a request.

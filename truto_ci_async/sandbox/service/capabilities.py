@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from .parameters import boolean, check_names, choice, names
+from .providers import MODEL, PROVIDERS
 
-# Model, and its resources with their methods. Gong's are those that Truto documents for the whole model.
-_UNIFIED: Final[Mapping[str, tuple[str, Mapping[str, list[str]]]]] = {
-    "gong": (
-        "conversational-intelligence",
-        {
-            "meetings": ["list", "get"],
-            "users": ["list", "get"],
-            "transcripts": ["list"],
-            "activity": ["list"],
-            "interactions": ["list"],
-        },
-    ),
+# Model, and its resources with their methods.
+_UNIFIED: Final[Mapping[str, tuple[str, Mapping[str, Sequence[str]]]]] = {
+    **{name: (MODEL, provider.resources) for name, provider in PROVIDERS.items()},
     "hubspot": ("crm", {"contacts": ["list", "get"]}),
     "zendesk": ("ticketing", {"tickets": ["list", "get"]}),
 }
-_PROXY: Final[Mapping[str, Mapping[str, list[str]]]] = {
+_PROXY: Final[Mapping[str, Mapping[str, Sequence[str]]]] = {
+    **{name: {"meetings": ["list", "get"], "users": ["list"]} for name in PROVIDERS},
     "gong": {"calls": ["list", "get"], "users": ["list", "get"], "interaction-stats": ["list"]},
     "hubspot": {"contacts": ["list", "get"]},
     "zendesk": {"tickets": ["list", "get"]},
@@ -44,7 +37,7 @@ def capabilities(
     described_only = boolean(query, "has_description", default=True)
     integration = account["integration"]["name"]
 
-    def narrow(offered: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    def narrow(offered: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
         kept = {
             name: [method for method in each if not methods or method in methods]
             for name, each in offered.items()

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, Final
 
-TIMEZONE: Final = "US/Pacific"  # of every company
+from .meetings import Meeting, make_meetings
+from .people import Person, Profile, make_people
+from .providers import MODEL, PROVIDERS
+from .talk_statistics import statistics_of
+from .windows import TIMEZONE, Window
+
 STATISTICS: Final = {
     "longest_monologue": "Longest Monologue",
     "longest_customer_story": "Longest Customer Story",
@@ -23,18 +27,9 @@ STATISTICS: Final = {
     "question_rate": "Question Rate",
 }
 _EXTRA_STATISTICS: Final = ("Talk Ratio", "Nombre d’écoutes", "Filler Words")
-_LOCAL_PARTS: Final = (
-    "ada",
-    "bob.k",
-    "chen",
-    "zoë",
-    "dana+sales",
-    "björn",
-    "eve_1",
-    "山田",
-    "frank",
-    "o'neil",
-)
+# The least value of each, and what 0 to 4095 is divided by. Plausible ones are a percentage and two counts.
+_EXTRA_SCALES: Final = ((30.0, 128), (0, 256), (0, 64))
+_NO_SCALES: Final = ((0, 1), (0, 2), (0, 3))
 _CRM_CONTACTS: Final = 36  # records of crm/contacts in every account
 # The accounts after the active Gong ones cycle through these.
 _OTHERS: Final = (
@@ -44,69 +39,66 @@ _OTHERS: Final = (
     ("zendesk", "connecting"),
     ("gong", "post_install_error"),
 )
-_CATEGORIES: Final = {"gong": "conversational-intelligence", "hubspot": "crm", "zendesk": "ticketing"}
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Whole days of the company's calendar. `end` is exclusive."""
-
-    start: date
-    end: date
-
-    @classmethod
-    def whole_days(cls, start: datetime, end: datetime) -> Window:
-        """Return the window Gong uses for a requested one: the dates of its bounds in UTC."""
-        return cls(start.astimezone(UTC).date(), end.astimezone(UTC).date())
-
-    @property
-    def is_empty(self) -> bool:
-        return self.end <= self.start
-
-    @property
-    def texts(self) -> tuple[str, str]:
-        """Start and end as date-times with the company's UTC offset."""
-        return midnight(self.start), midnight(self.end)
-
-
-def midnight(day: date) -> str:
-    return f"{day.isoformat()}T00:00:00{'-07:00' if _is_summer(day) else '-08:00'}"
-
-
-def _is_summer(day: date) -> bool:
-    """Tell whether summer time applies at midnight Pacific of `day`, without needing a time zone database."""
-    march, november = date(day.year, 3, 8), date(day.year, 11, 1)
-    starts = march + timedelta(days=6 - march.weekday())  # second Sunday of March
-    ends = november + timedelta(days=6 - november.weekday())  # first Sunday of November
-    return starts < day <= ends
+_CATEGORIES: Final = {"gong": MODEL, "hubspot": "crm", "zendesk": "ticketing"}
 
 
 @dataclass(slots=True)
 class Company:
-    """One integrated account and the people in it."""
+    """One integrated account, the people in it, and their meetings."""
 
     seed: int
     account: dict[str, Any]
     size: int
-    _users: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    meeting_count: int
+    year: int  # of the meetings
+    is_realistic: bool
+    _users: list[Person] = field(default_factory=list[Person])
+    _meetings: list[Meeting] = field(default_factory=list[Meeting])
+    _meetings_by_id: dict[str, Meeting] = field(default_factory=dict[str, Meeting])
+    _known: dict[str, tuple[str, Profile | None]] = field(
+        default_factory=dict[str, tuple[str, Profile | None]]
+    )  # id and profile of a user's rows
 
     @property
     def id(self) -> str:
         return str(self.account["id"])
 
     @property
-    def users(self) -> list[tuple[str, str]]:
-        """(id, email) of everyone with a row. Made on first use."""
+    def integration(self) -> str:
+        return str(self.account["integration"]["name"])
+
+    @property
+    def users(self) -> list[Person]:
+        """Everyone with a row. Made on first use."""
         if len(self._users) != self.size:
-            self._users = _make_users(random.Random(f"{self.seed}/{self.id}/users"), self.size)
+            domain = f"{self.account['context']['subdomain']}.example" if self.is_realistic else None
+            self._users = make_people(self.seed, self.id, self.integration, self.size, domain)
+            self._meetings = []
         return self._users
 
-    def row(self, user: tuple[str, str], window: Window) -> Row:
-        key = f"{self.seed}/{self.id}/{user[0]}/{window.start}/{window.end}"
+    @property
+    def meetings(self) -> list[Meeting]:
+        """All meetings of the year, in the order of their start. Made on first use."""
+        people = self.users
+        if len(self._meetings) != self.meeting_count and people:
+            self._meetings = make_meetings(
+                self.seed, self.id, self.integration, people, self.year, self.meeting_count
+            )
+            self._meetings_by_id = {meeting.id: meeting for meeting in self._meetings}
+        return self._meetings
+
+    def meeting(self, meeting_id: str) -> Meeting | None:
+        return self._meetings_by_id.get(meeting_id) if self.meetings else None
+
+    def row(self, user: Person, window: Window) -> Row:
+        key = f"{self.seed}/{self.id}/{user.id}/{window.start}/{window.end}"
         bits = int.from_bytes(blake2b(key.encode(), digest_size=32).digest())
-        # The id leaves the window out: ids are not known to be unique across windows, so here they are not.
-        stable = blake2b(f"{self.seed}/{self.id}/{user[0]}".encode(), digest_size=12).hexdigest()
-        return Row(stable, user[0], user[1], window, bits)
+        known = self._known.get(user.id)
+        if known is None:
+            # The id leaves the window out: ids are not known to be unique across windows, so here they are not.
+            stable = blake2b(f"{self.seed}/{self.id}/{user.id}".encode(), digest_size=12).hexdigest()
+            known = self._known[user.id] = (stable, user.profile() if self.is_realistic else None)
+        return Row(known[0], user.id, user.email, window, bits, known[1])
 
     def contacts(self) -> list[dict[str, Any]]:
         """Return the records of crm/contacts."""
@@ -134,11 +126,12 @@ class Row:
     email: str
     window: Window
     bits: int
+    profile: Profile | None  # with one, the values are plausible
 
     def unified(self) -> dict[str, Any]:
         """Return the row as Truto maps it."""
         start, end = self.window.texts
-        values = self._statistics()
+        values, extra = self._statistics(), self._extra_statistics()
         user: dict[str, Any] = {"id": self.user_id, "emails": [{"email": self.email, "is_primary": True}]}
         if self.bits & 1:
             user["name"] = None
@@ -150,11 +143,11 @@ class Row:
             "timezone": TIMEZONE,
             "aggregation_period": "total",
             "metrics": values,
-            "additional_metrics": self._extra_statistics(),
+            "additional_metrics": extra,
         }
         if self.bits & 2:
             item["created_at"] = item["updated_at"] = None
-        item["remote_data"] = self.gong()
+        item["remote_data"] = self._gong(values, extra)
         return item
 
     def synced(self) -> dict[str, Any]:
@@ -164,14 +157,19 @@ class Row:
 
     def gong(self) -> dict[str, Any]:
         """Return the row as Gong sends it."""
-        named = [{"name": STATISTICS[name], "value": value} for name, value in self._statistics().items()]
+        return self._gong(self._statistics(), self._extra_statistics())
+
+    def _gong(self, values: Mapping[str, int | float | None], extra: list[dict[str, Any]]) -> dict[str, Any]:
+        named = [{"name": STATISTICS[name], "value": value} for name, value in values.items()]
         return {
             "userId": self.user_id,
             "userEmailAddress": self.email,
-            "personInteractionStats": named + self._extra_statistics(),
+            "personInteractionStats": named + extra,
         }
 
     def _statistics(self) -> dict[str, int | float | None]:
+        if self.profile is not None:
+            return statistics_of(self.profile, self.window, self.bits)
         bits = self.bits >> 8
         values: dict[str, int | float | None] = {}
         for name in STATISTICS:
@@ -184,26 +182,29 @@ class Row:
 
     def _extra_statistics(self) -> list[dict[str, Any]]:
         count, amount = self.bits >> 2 & 3, self.bits >> 120 & 0xFFF
+        scale = _EXTRA_SCALES if self.profile is not None else _NO_SCALES
         return [
-            {"name": name, "value": amount / (place + 1)}
-            for place, name in enumerate(_EXTRA_STATISTICS[:count])
+            {"name": name, "value": least + amount / divisor}
+            for name, (least, divisor) in zip(_EXTRA_STATISTICS[:count], scale, strict=False)
         ]
 
 
-def make_accounts(seed: int, active: int | Sequence[str], others: int) -> list[dict[str, Any]]:
+def make_accounts(
+    seed: int, active: int | Sequence[str], others: int, providers: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """Make accounts in the form of `GET /integrated-account`.
 
-    First come the `active` Gong accounts (a number, or their ids), then `others` mixed ones.
+    First come the `active` Gong accounts (a number, or their ids), then `others` mixed ones, then active ones of the
+    other `providers` of conversational intelligence.
     """
     rng = random.Random(f"{seed}/accounts")
-
-    def new_id() -> str:
-        return str(uuid.UUID(int=rng.getrandbits(128), version=4))
-
-    environment, installed = new_id(), {name: (new_id(), new_id()) for name in _CATEGORIES}
-    ids = [new_id() for _ in range(active)] if isinstance(active, int) else active
+    environment, installed = _new_id(rng), {name: (_new_id(rng), _new_id(rng)) for name in _CATEGORIES}
+    ids = [_new_id(rng) for _ in range(active)] if isinstance(active, int) else active
     wanted = [(account_id, "gong", "active") for account_id in ids]
-    wanted += [(new_id(), *_OTHERS[number % len(_OTHERS)]) for number in range(others)]
+    wanted += [(_new_id(rng), *_OTHERS[number % len(_OTHERS)]) for number in range(others)]
+    more = random.Random(f"{seed}/accounts/providers")  # of its own, so that the others' ids stay the same
+    installed |= {name: (_new_id(more), _new_id(more)) for name in PROVIDERS if name not in installed}
+    wanted += [(_new_id(more), name, "active") for name, count in providers.items() for _ in range(count)]
     return [
         {
             "id": account_id,
@@ -218,7 +219,7 @@ def make_accounts(seed: int, active: int | Sequence[str], others: int) -> list[d
             "integration": {
                 "id": installed[integration][1],
                 "name": integration,
-                "category": _CATEGORIES[integration],
+                "category": _CATEGORIES.get(integration, MODEL),
             },
             "features": {"super_query": integration == "gong"},
             "object_store_context_fields": [],
@@ -232,11 +233,5 @@ def make_accounts(seed: int, active: int | Sequence[str], others: int) -> list[d
     ]
 
 
-def _make_users(rng: random.Random, count: int) -> list[tuple[str, str]]:
-    """Make users whose ids have 15 to 20 digits, too long for a double (15) or a 64-bit integer (19)."""
-    users: dict[str, str] = {}
-    while len(users) < count:
-        digits = 20 if len(users) % 5 == 1 else rng.randint(15, 19)
-        user_id = str(rng.randint(10 ** (digits - 1), 10**digits - 1))
-        users[user_id] = f"{rng.choice(_LOCAL_PARTS)}.{len(users)}@example.com"
-    return list(users.items())
+def _new_id(rng: random.Random) -> str:
+    return str(uuid.UUID(int=rng.getrandbits(128), version=4))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from typing import Any, Final, Literal
 
 from .content_encoding import ENCODINGS, Encoding, bomb, check_encoding
+from .odd_values import add_unknown, change_types
 from .responses import JSON_TYPE, Response, dump_json, error_response
 
 # Faults that change the page while it is built, and those of the connection while a response is sent.
-PAGE_FAULTS: Final = frozenset(("empty_page", "loop", "items"))
+PAGE_FAULTS: Final = frozenset(("empty_page", "loop", "items", "edit"))
 CONNECTION_FAULTS: Final = frozenset(("reset", "disconnect", "truncate", "hang", "hang_body", "drip", "slow"))
 
 _DEFAULT_HTML: Final = (
@@ -173,6 +174,24 @@ class Fault:
     ) -> Fault:
         """Replace or extend the page's items with these: JSON values, or `bytes` that are sent as they are."""
         return cls(kind="items", content=tuple(items), mode=mode)
+
+    @classmethod
+    def edit(cls, change: Callable[[Any], Any]) -> Fault:
+        """Replace each record of the page by `change(record)`, which may change it in place and return it.
+
+        Works for single records too, in every format.
+        """
+        return cls(kind="edit", content=(change,))
+
+    @classmethod
+    def unknown_fields(cls, value: Any = "new") -> Fault:
+        """Add a field `x_unknown` to each object of each record, those in `remote_data` excepted."""
+        return cls.edit(lambda record: add_unknown(record, value))
+
+    @classmethod
+    def wrong_types(cls, *fields: str) -> Fault:
+        """Give fields values of another type, such as `5` for text: the named ones, or all but `id`."""
+        return cls.edit(lambda record: change_types(record, fields))
 
     @classmethod
     def compressed(cls, encoding: Encoding) -> Fault:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Final
 
-from .data import Company, Window
-from .filtering import filter_records, sort_records
+from .data import Company
 from .parameters import boolean, check_names, choice, cursor, date_time, names, positive, text
+from .people import Person
 from .query import ARRAY_LIMIT
 from .responses import ServiceError, as_object, dump_json, missing_parameters
+from .schemas import TIMES, Resource
+from .windows import Window
 
 FORMATS: Final = ("unified", "raw", "normalized", "stream", "debug")
 SUPER_QUERY: Final = ("apac", "wnam")
 SYNCED_YEAR: Final = 2024  # without a window, the synced store answers with the months of this year
 
-_TIMES: Final = ("start_time", "end_time")
 _COMMON: Final = (
     "integrated_account_id",
     "limit",
@@ -32,6 +34,13 @@ _COMMON: Final = (
     "truto_skip_api_call",
     "remote_query",
 )
+_COMMON_OF_GET: Final = (
+    "integrated_account_id",
+    "truto_response_format",
+    "truto_ignore_remote_data",
+    "truto_exclude_fields",
+    "remote_query",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,105 +50,106 @@ class Paging:
     cursor_ttl: float | None  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class ListedResource:
-    """A unified resource as far as its list parameters go."""
-
-    parameters: tuple[str, ...]  # its own, beside those of every list
-    fields: tuple[str, ...]  # what the synced store filters and sorts by
-    windowed: bool  # whether the provider needs a window
-
-    @property
-    def all_parameters(self) -> tuple[str, ...]:
-        return (*self.parameters, *_COMMON)
-
-
-INTERACTIONS: Final = ListedResource(
-    parameters=(*_TIMES, "users"),
-    fields=(
-        "id",
-        "user",
-        *_TIMES,
-        "timezone",
-        "aggregation_period",
-        "metrics",
-        "additional_metrics",
-        "created_at",
-        "updated_at",
-        "remote_data",
-    ),
-    windowed=True,
-)
-CONTACTS: Final = ListedResource(
-    parameters=(),
-    fields=("id", "first_name", "last_name", "emails", "created_at", "updated_at", "remote_data"),
-    windowed=False,
-)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
-    """One validated request for a page of a unified resource."""
+    """One validated request for a page of a unified resource, or for one record of it."""
 
     account_id: str
+    resource: Resource
     query: Mapping[str, Any]
-    super_query: str | None
-    conditions: Mapping[str, Any]  # field to value or {operator: value}; only the synced store has them
-    window: tuple[datetime, datetime] | None  # as requested, in UTC
-    users: frozenset[str] | None  # None: everyone
-    notes: tuple[str, ...]  # see `Response.notes`
-    limit: int
-    exclude: frozenset[str]
     format: str
-    remote_query: dict[str, Any] | None
-    cursor: str | None
-    key_by: str | None
+    exclude: frozenset[str]
     ignore_remote_data: bool
-    skip_api_call: bool
+    remote_query: dict[str, Any] | None
+    super_query: str | None = None
+    conditions: Mapping[str, Any] = field(
+        default_factory=dict[str, Any]
+    )  # field to value or {operator: value}
+    start: datetime | None = None  # of the window as requested, in UTC
+    end: datetime | None = None
+    users: frozenset[str] | None = None  # None: everyone
+    notes: tuple[str, ...] = ()  # see `Response.notes`
+    limit: int = 1
+    cursor: str | None = None
+    key_by: str | None = None
+    skip_api_call: bool = False
 
     @classmethod
     def read(
-        cls,
-        query: Mapping[str, Any],
-        account_id: str,
-        paging: Paging,
-        resource: ListedResource,
-        *,
-        strict: bool,
+        cls, query: Mapping[str, Any], company: Company, paging: Paging, resource: Resource, *, strict: bool
     ) -> Listing:
-        """Validate a parsed query.
+        """Validate the parsed query of a list.
 
         :param strict: refuse what the service ignores or takes for something else, with a message that says why.
         :raises ServiceError: a parameter is missing or malformed.
         """
         super_query = choice(query, "truto_super_query", SUPER_QUERY)
-        conditions = _conditions(query, resource) if super_query else {}
+        conditions = _conditions(query, resource, is_stored=super_query is not None)
         if strict:
             if "sort_by" in query and not super_query:
                 raise ServiceError(400, "sort_by works only together with truto_super_query")
             check_names(
-                query, {*resource.all_parameters, *conditions, *(("sort_by",) if super_query else ())}
+                query,
+                {*resource.parameters, *_COMMON, *conditions, *(("sort_by",) if super_query else ())},
             )
-        window = _window(query, required=not super_query) if resource.windowed else None
+        required = resource.required_from(company.integration)
+        missing = [name for name in required if name not in query and not (super_query and name in TIMES)]
+        if missing:
+            raise missing_parameters(missing)
+        times = TIMES if TIMES[0] in resource.parameters else ()
+        start, end = _window(query, times, is_stored=super_query is not None, is_whole=required == TIMES)
         users, notes = _users(query.get("users"))
         if strict and notes:
             raise ServiceError(400, notes[0])
+        bounds = [name for name, bound in zip(TIMES, (start, end), strict=True) if bound]
         return cls(
-            account_id=account_id,
+            account_id=company.id,
+            resource=resource,
             query=query,
             super_query=super_query,
-            conditions={name: value for name, value in conditions.items() if not (window and name in _TIMES)},
-            window=window,
+            conditions={name: value for name, value in conditions.items() if name not in bounds},
+            start=start,
+            end=end,
             users=users,
             notes=notes,
             limit=min(_limit(query) or paging.page_size, paging.max_page_size),
-            exclude=names(query, "truto_exclude_fields"),
-            format=choice(query, "truto_response_format", FORMATS) or "unified",
-            remote_query=_remote_query(query),
             cursor=cursor(query),
             key_by=text(query, "truto_key_by"),
-            ignore_remote_data=boolean(query, "truto_ignore_remote_data"),
             skip_api_call=boolean(query, "truto_skip_api_call"),
+            **_read_common(query),
+        )
+
+    @classmethod
+    def read_one(
+        cls, query: Mapping[str, Any], company: Company, resource: Resource, *, strict: bool
+    ) -> Listing:
+        """Validate the parsed query of a `get`.
+
+        :raises ServiceError: a parameter is malformed.
+        """
+        if strict:
+            check_names(query, _COMMON_OF_GET)
+        return cls(account_id=company.id, resource=resource, query=query, **_read_common(query))
+
+    @classmethod
+    def of(
+        cls,
+        company: Company,
+        resource: Resource,
+        query: Mapping[str, Any] = MappingProxyType({}),
+        start: datetime | None = None,
+        end: datetime | None = None,
+        users: frozenset[str] | None = None,
+    ) -> Listing:
+        """Make one that is valid already."""
+        return cls(
+            account_id=company.id,
+            resource=resource,
+            query=query,
+            start=start,
+            end=end,
+            users=users,
+            **_read_common({}),
         )
 
     @property
@@ -150,11 +160,14 @@ class Listing:
     def filters(self) -> dict[str, str]:
         """What a cursor of this list is bound to."""
         stored = (self.super_query, self.conditions, self.sort_by)
+        own = [self.query.get(name) for name in self.resource.parameters if name not in (*TIMES, "users")]
         return {
             "integrated_account_id": self.account_id,
-            "start_time": str(self.window and self.window[0]),
-            "end_time": str(self.window and self.window[1]),
+            "resource": self.resource.name,
+            "start_time": str(self.start),
+            "end_time": str(self.end),
             "users": dump_json(self.query.get("users")).decode(),
+            "the resource's own parameters": dump_json(own).decode() if own else "",
             "limit": str(self.limit),
             "truto_response_format": self.format,
             "truto_exclude_fields": ",".join(sorted(self.exclude)),
@@ -163,21 +176,19 @@ class Listing:
 
     @property
     def effective_window(self) -> Window | None:
-        """The window that is answered, or None if none was requested. It can be empty."""
-        return Window.whole_days(*self.window) if self.window else None
+        """The whole days that are answered, or None without both bounds. It can be empty."""
+        return Window.whole_days(self.start, self.end) if self.start and self.end else None
 
-    def people(self, company: Company) -> Sequence[tuple[str, str]]:
+    def windows(self, today: date) -> list[Window]:
+        """Return the windows that the synced store has for this request."""
+        window = self.effective_window
+        return _months(today) if window is None else [] if window.is_empty else [window]
+
+    def people(self, company: Company) -> Sequence[Person]:
         """Return the company's users that pass the users filter, in the company's order."""
         if self.users is None:
             return company.users
-        return [user for user in company.users if user[0] in self.users]
-
-    def synced_records(self, company: Company, today: date) -> list[dict[str, Any]]:
-        """Return what the synced store has for this request, filtered and sorted."""
-        window = self.effective_window
-        windows = _months(today) if window is None else [] if window.is_empty else [window]
-        records = [company.row(user, each).synced() for each in windows for user in self.people(company)]
-        return sort_records(filter_records(records, self.conditions), self.sort_by)
+        return [user for user in company.users if user.id in self.users]
 
     def trim(self, record: dict[str, Any]) -> dict[str, Any]:
         """Remove the fields the request excludes."""
@@ -188,25 +199,46 @@ class Listing:
         return record
 
 
-def _conditions(query: Mapping[str, Any], resource: ListedResource) -> dict[str, Any]:
-    """Pick the parameters that filter by fields, such as `created_at[gt]` and `metrics.patience[lt]`."""
+def _read_common(query: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the parameters that a list and a `get` share."""
     return {
-        name: value
-        for name, value in query.items()
-        if name.partition(".")[0] in resource.fields and name not in _COMMON
+        "format": choice(query, "truto_response_format", FORMATS) or "unified",
+        "exclude": names(query, "truto_exclude_fields"),
+        "ignore_remote_data": boolean(query, "truto_ignore_remote_data"),
+        "remote_query": _remote_query(query),
     }
 
 
-def _window(query: Mapping[str, Any], *, required: bool) -> tuple[datetime, datetime] | None:
-    missing = [name for name in _TIMES if name not in query]
-    if missing and required:
-        raise missing_parameters(missing)
-    if not all(isinstance(query.get(name), str) for name in _TIMES):
-        if required:
-            raise ServiceError(400, "start_time and end_time must be single ISO 8601 date-times")
-        return None
-    start, end = (date_time(name, query[name]) for name in _TIMES)
-    if end < start:
+def _conditions(query: Mapping[str, Any], resource: Resource, *, is_stored: bool) -> dict[str, Any]:
+    """Pick the parameters that filter by fields, such as `created_at[gt]` and `metrics.patience[lt]`.
+
+    Only the synced store filters by any field; a provider does by those that are parameters of its own.
+    """
+    own = [name for name in resource.parameters if name not in TIMES]
+    return {
+        name: value
+        for name, value in query.items()
+        if (name.partition(".")[0] in resource.fields and is_stored and name not in (*_COMMON, "meeting"))
+        or (name in own and name in ("created_at", "updated_at"))
+    }
+
+
+def _window(
+    query: Mapping[str, Any], times: Sequence[str], *, is_stored: bool, is_whole: bool
+) -> tuple[datetime | None, datetime | None]:
+    """Read the bounds of the window.
+
+    :param is_stored: bounds with operators are conditions for the synced store.
+    :param is_whole: one bound alone is none.
+    """
+    given = {name: query[name] for name in times if name in query}
+    texts = {name: value for name, value in given.items() if isinstance(value, str)}
+    if len(texts) < len(given) and not is_stored:
+        raise ServiceError(400, "start_time and end_time must be single ISO 8601 date-times")
+    if is_whole and len(texts) < len(times):
+        return None, None
+    start, end = (date_time(name, texts[name]) if name in texts else None for name in TIMES)
+    if start and end and end < start:
         raise ServiceError(400, "end_time is before start_time")
     return start, end
 

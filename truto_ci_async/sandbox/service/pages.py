@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from .cursors import Cursors, InvalidCursor
-from .data import TIMEZONE, Window
 from .faults import Fault
 from .responses import REQUEST_ID, ServiceError, as_object, dump_json
+from .windows import TIMEZONE, Window
 
 ProviderShape: TypeAlias = Literal["envelope", "gong"]
 StreamAs: TypeAlias = Literal["json", "ndjson", "bytes", "empty"]
@@ -75,6 +76,8 @@ class Pages:
         elif fault.kind == "items":
             own = [] if fault.mode == "replace" else page
             page = [*fault.content, *own] if fault.mode == "prepend" else [*own, *fault.content]
+        elif fault.kind == "edit":
+            page = [each(deepcopy(record)) for record in page for each in fault.content]
         return page, self._cursors.issue(where.filters, following, serial) if more else None
 
     def envelope(
@@ -104,7 +107,9 @@ class Pages:
         return b"{%b}" % b",".join(members)
 
 
-def gong_body(rows: Sequence[Any], cursor: str | None, where: PageRange, window: Window) -> bytes:
+def gong_body(
+    member: str, rows: Sequence[Any], cursor: str | None, where: PageRange, window: Window | None
+) -> bytes:
     """Write Gong's own body around its rows, as its public API description has it."""
     records: dict[str, Any] = {
         "totalRecords": where.total,
@@ -113,10 +118,18 @@ def gong_body(rows: Sequence[Any], cursor: str | None, where: PageRange, window:
     }
     if cursor is not None:
         records["cursor"] = cursor
-    start, end = window.texts
     before = dump_json({"requestId": REQUEST_ID, "records": records})[:-1]
+    if window is None:
+        return b'%b,"%b":%b}' % (before, member.encode(), dump_items(rows))
+    start, end = window.texts
     after = dump_json({"timeZone": TIMEZONE, "fromDateTime": start, "toDateTime": end})[1:]
-    return b'%b,"peopleInteractionStats":%b,%b' % (before, dump_items(rows), after)
+    return b'%b,"%b":%b,%b' % (before, member.encode(), dump_items(rows), after)
+
+
+def other_body(member: str, rows: Sequence[Any], cursor: str | None, where: PageRange) -> bytes:
+    """Write the body of a provider other than Gong."""
+    head = dump_json({"count": where.total, "next": cursor})[:-1]
+    return b'%b,"%b":%b}' % (head, member.encode(), dump_items(rows))
 
 
 def dump_items(items: Sequence[Any]) -> bytes:

@@ -20,6 +20,8 @@ class AccountState:
     company: Company
     provider_shape: ProviderShape
     stream_as: StreamAs
+    sentences: int | None  # in each transcript; None is as many as there is time for
+    transcript_delay: float  # seconds from the end of a meeting until its transcript is there
     blocked: bool = False
 
 

@@ -12,15 +12,18 @@ from typing import Any, Final
 from .api import Api
 from .content_encoding import Encoding, accepts, check_encoding
 from .content_encoding import compress as compress_body
-from .data import Window
 from .faults import CONNECTION_FAULTS, PAGE_FAULTS, Fault, Script
+from .found import find, get
 from .limits import RateLimits
+from .listing import Listing
 from .pages import ProviderShape, StreamAs
 from .parameters import date_time
+from .providers import MODEL
 from .query import PARAMETER_LIMIT, parse_query
 from .records import RecordedRequest, Stats
 from .requests import Request
 from .responses import Response, ServiceError
+from .schemas import RESOURCES
 
 MAX_TARGET_CHARS: Final = 16_384  # path and query string; longer ones get a 414
 _MAX_CACHED_BYTES: Final = 64 * 2**20  # of response bodies
@@ -79,15 +82,24 @@ class Service:
     @property
     def account_ids(self) -> list[str]:
         """The ids of the active Gong accounts."""
+        return self.accounts_of("gong")
+
+    def accounts_of(self, provider: str) -> list[str]:
+        """Return the ids of the active accounts of one provider, such as `avoma`."""
         return [
             str(account["id"])
             for account in self.accounts
-            if account["status"] == "active" and account["integration"]["name"] == "gong"
+            if account["status"] == "active" and account["integration"]["name"] == provider
         ]
 
     def user_ids(self, account_id: str) -> list[str]:
         """Return the ids of an account's users, in the order of their rows."""
-        return [user_id for user_id, _ in self._api.states[account_id].company.users]
+        return [user.id for user in self._api.states[account_id].company.users]
+
+    def meeting_ids(self, account_id: str) -> list[str]:
+        """Return the ids of an account's meetings that are over, in the order of their start."""
+        now = self._api.now()
+        return [each.id for each in self._api.states[account_id].company.meetings if each.end <= now]
 
     @property
     def requests(self) -> list[RecordedRequest]:
@@ -106,32 +118,59 @@ class Service:
         self,
         account_id: str,
         *,
-        start_time: str | datetime,
-        end_time: str | datetime,
+        resource: str = "interactions",
+        start_time: str | datetime | None = None,
+        end_time: str | datetime | None = None,
         users: Collection[str] = (),
+        meeting: str | None = None,
         provider: bool = False,
     ) -> list[dict[str, Any]]:
-        """Return the records that a correct client gets from all pages, in order.
+        """Return the records that a correct client gets from all pages of a list, in order.
 
-        With `provider`, they are Gong's own rows.
+        A window works as it does in a request: meetings of a provider that ignores it are all returned. With
+        `provider`, the records are the provider's own.
 
-        :raises ValueError: the window ends after today, which the provider refuses.
+        :param meeting: the one whose transcript is asked for.
+        :raises ValueError: the request would be refused, for example for a window that ends after today.
         """
-        company = self._api.states[account_id].company
+        state = self._api.states[account_id]
+        of = RESOURCES[f"{MODEL}/{resource}"]
+        query: dict[str, Any] = {"meeting": {"id": meeting}} if meeting else {}
         start, end = _aware("start_time", start_time), _aware("end_time", end_time)
-        window = Window.whole_days(start, end)
-        if window.end > self._api.today():
-            raise ValueError(f"the window ends after today: {end_time}")
-        if window.is_empty:
-            return []
-        rows = [company.row(user, window) for user in company.users if not users or user[0] in users]
-        return [row.gong() if provider else row.unified() for row in rows]
+        query |= {name: "" for name, bound in (("start_time", start), ("end_time", end)) if bound}
+        missing = [name for name in of.required_from(state.company.integration) if name not in query]
+        if missing:
+            raise ValueError(f"{resource} of {state.company.integration} need {', '.join(missing)}")
+        listing = Listing.of(state.company, of, query, start, end, frozenset(users) or None)
+        try:
+            found = find(state, listing, self._api.now())
+        except ServiceError as error:
+            if error.status == 404:
+                return []
+            raise ValueError(error.message) from None
+        return [found.remote(entry) if provider else found.unified(entry) for entry in found.entries]
+
+    def expected_record(self, account_id: str, resource: str, record_id: str) -> dict[str, Any]:
+        """Return what `GET /{resource}/{id}` gives.
+
+        :raises ValueError: there is no such record.
+        """
+        state = self._api.states[account_id]
+        listing = Listing.of(state.company, RESOURCES[f"{MODEL}/{resource}"])
+        try:
+            found = get(state, listing, record_id, self._api.now())
+        except ServiceError as error:
+            raise ValueError(error.message) from None
+        return found.unified(found.entries[0])
 
     def configure(
         self,
         account_id: str,
         *,
         interactions: int | None = None,
+        meetings: int | None = None,
+        sentences: int | None = None,
+        transcript_delay: float | None = None,
         status: str | None = None,
         provider_shape: ProviderShape | None = None,
         stream_as: StreamAs | None = None,
@@ -140,12 +179,22 @@ class Service:
         """Change one account from now on. Settings that are not given stay as they are.
 
         :param interactions: people in it; 0 makes every window empty (a remote 404).
+        :param meetings: how many it has; other numbers give other meetings.
+        :param sentences: how many each transcript has.
+        :param transcript_delay: seconds from the end of a meeting until its transcript is there. With `inf` there is
+            none, until another value makes them appear.
         :param status: for example `needs_reauth`, which gets a 401 in the provider's name.
         :param blocked: respond with 503 to every request.
         """
         state = self._api.states[account_id]
         if interactions is not None:
             state.company.size = interactions
+        if meetings is not None:
+            state.company.meeting_count = meetings
+        if sentences is not None:
+            state.sentences = sentences
+        if transcript_delay is not None:
+            state.transcript_delay = transcript_delay
         if status is not None:
             state.company.account["status"] = status
         state.provider_shape = provider_shape or state.provider_shape
@@ -263,6 +312,8 @@ class Service:
         response = self._cache.get(key)
         if response is None:
             response = self._api.respond(request)
+            if response.is_timed:
+                return response
             self._cached_bytes += len(response.body)
             if self._cached_bytes > _MAX_CACHED_BYTES:
                 self._cache.clear()
@@ -296,7 +347,9 @@ class Service:
         return self._date[1]
 
 
-def _aware(name: str, value: str | datetime) -> datetime:
+def _aware(name: str, value: str | datetime | None) -> datetime | None:
+    if value is None:
+        return None
     if isinstance(value, str):
         try:
             return date_time(name, value)

@@ -1,41 +1,44 @@
-"""Unified resources: interactions in every format, contacts, and what a method takes and gives."""
+"""Unified resources: lists in every format, single records, and what a method takes and gives."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
+from dataclasses import replace
+from datetime import datetime
 from hashlib import blake2b
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
-from .data import Company, Row, Window
 from .filtering import filter_records, sort_records
-from .listing import CONTACTS, INTERACTIONS, ListedResource, Listing, Paging
-from .pages import PageRange, Pages, StreamAs, gong_body
+from .found import Found, find, find_stored, get
+from .listing import Listing, Paging
+from .pages import PageRange, Pages, StreamAs, gong_body, other_body
 from .parameters import check_names
 from .requests import AccountState, Request, find_account
 from .responses import REQUEST_ID, Response, ServiceError, as_list, as_object, dump_json, remote_error
+from .schemas import RESOURCES, Resource
 
-NO_DATA: Final = "no stats found for the specified period"
-
-_RESOURCES: Final[Mapping[str, ListedResource]] = {
-    "conversational-intelligence/interactions": INTERACTIONS,
-    "crm/contacts": CONTACTS,
+# Of Gong's own API: method, path, and the member of its responses that holds the records.
+_GONG_CALLS: Final = {
+    "interactions": ("POST", "stats/interaction", "peopleInteractionStats"),
+    "activity": ("POST", "stats/activity/aggregate", "usersAggregateActivityStats"),
+    "meetings": ("GET", "calls", "calls"),
+    "users": ("GET", "users", "users"),
+    "transcripts": ("POST", "calls/transcript", "callTranscripts"),
 }
-_GONG_URL: Final = "https://api.gong.io/v2/stats/interaction"
 _BYTES_PER_ROW: Final = 256  # of a stream sent as "bytes"
 
 
 class UnifiedApi:
-    """`GET /unified/{model}/{resource}`, and `/meta/list` below it."""
+    """`GET /unified/{model}/{resource}`, and `/{id}` and `/meta/{method}` below it."""
 
     def __init__(
         self,
         states: Mapping[str, AccountState],
         pages: Pages,
         paging: Paging,
-        today: Callable[[], date],
+        now: Callable[[], datetime],
         provider_secret: str,
         *,
         strict: bool,
@@ -43,99 +46,111 @@ class UnifiedApi:
         self._states = states
         self._pages = pages
         self._paging = paging
-        self._today = today
+        self._now = now
         self._provider_secret = provider_secret
         self._strict = strict
 
     def respond(self, request: Request) -> Response:
-        name, _, method = request.path.removeprefix("/unified/").partition("/meta/")
-        resource = _RESOURCES.get(name)
-        if resource is None or method not in ("", "list"):
-            raise ServiceError(404, f"Cannot GET {request.path} (the sandbox lists {', '.join(_RESOURCES)})")
-        state = self._account(request, "gong" if resource is INTERACTIONS else None)
-        if method:
-            return self._meta(request, resource)
-        listing = Listing.read(request.query, state.company.id, self._paging, resource, strict=self._strict)
-        offset = self._pages.offset(listing.cursor, listing.filters)
-        if listing.skip_api_call:
-            return self._records(request, listing, [], offset)
-        if resource is CONTACTS:
-            records = filter_records(state.company.contacts(), listing.conditions)
-            return self._records(request, listing, sort_records(records, listing.sort_by), offset)
-        company, window, today = state.company, listing.effective_window, self._today()
-        if window is not None and window.end > today:
-            raise remote_error(400, f"toDateTime is {window.end}, which is after today, {today}")
-        if not company.size or (window is not None and window.is_empty):
-            raise remote_error(404, NO_DATA)
-        if listing.super_query or window is None:
-            return self._records(request, listing, listing.synced_records(company, today), offset)
-        return self._interactions(request, state, listing, window, offset)
+        model, _, rest = request.path.removeprefix("/unified/").partition("/")
+        name, *below = rest.split("/")
+        resource = RESOURCES.get(f"{model}/{name}")
+        is_meta = len(below) == 2 and below[0] == "meta"
+        method = below[1] if is_meta else "get" if below else "list"
+        if resource is None or (len(below) > 1 and not is_meta) or method not in resource.all_methods:
+            raise ServiceError(404, f"Cannot GET {request.path} (the sandbox lists {', '.join(RESOURCES)})")
+        state = self._account(request, resource, method)
+        if is_meta:
+            return self._meta(request, state, resource, method)
+        response = (
+            self._one(request, state, resource, unquote(below[0]))
+            if below
+            else self._list(request, state, resource)
+        )
+        # Meetings end, and transcripts appear, at any time of the day.
+        return replace(response, is_timed=True) if name in ("meetings", "transcripts") else response
 
-    def _account(self, request: Request, integration: str | None) -> AccountState:
-        """Return the account of a request, if it can be used."""
+    def _account(self, request: Request, resource: Resource, method: str) -> AccountState:
+        """Return the account of a request, if it can be used for this."""
         state = find_account(self._states, request)
-        account = state.company.account
+        account, integration = state.company.account, state.company.integration
         if state.blocked:
             raise ServiceError(503, "The integrated account is blocked")
-        if integration and account["integration"]["name"] != integration:
-            raise ServiceError(404, f"{account['integration']['name']} has no such resource")
+        methods = resource.methods(integration)
+        if methods is None:
+            raise ServiceError(404, f"{integration} has no such resource: {resource.model}/{resource.name}")
+        if method not in methods:
+            raise ServiceError(
+                404, f"{integration} has no such method: {method} of {resource.model}/{resource.name}"
+            )
         if account["status"] == "needs_reauth":
             raise remote_error(401, "The provider refused the credentials: reconnect the account")
         if account["status"] != "active":
             raise ServiceError(400, f"The integrated account is not active: {account['status']}")
         return state
 
-    def _meta(self, request: Request, resource: ListedResource) -> Response:
-        """Describe the parameters and records of a list."""
+    def _meta(self, request: Request, state: AccountState, resource: Resource, method: str) -> Response:
+        """Describe the parameters and records of a method."""
         if self._strict:
             check_names(request.query, ("integrated_account_id",))
-        parameters: dict[str, Any] = {
-            name: {"type": "string", "format": "date-time"} if name.endswith("_time") else {"type": "string"}
-            for name in resource.parameters
-        }
-        if "users" in parameters:
-            member = {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"]}
-            parameters["users"] = {"type": "array", "items": member}
-        needed = [name for name in parameters if resource.windowed and name.endswith("_time")]
-        fields: dict[str, Any] = {name: {} for name in resource.fields}
+        integration = state.company.integration
+        query: dict[str, Any] = {"type": "object", "properties": {}, "required": []}
         schemas = {
-            "query_schema": {"type": "object", "properties": parameters, "required": needed},
-            "response_schema": {"type": "object", "properties": fields, "required": ["id"]},
+            "query_schema": resource.query_schema(integration) if method == "list" else query,
+            "response_schema": resource.response_schema(integration, method),
         }
         return Response(200, dump_json(schemas))
 
-    def _interactions(
-        self, request: Request, state: AccountState, listing: Listing, window: Window, offset: int
+    def _list(self, request: Request, state: AccountState, resource: Resource) -> Response:
+        company, now = state.company, self._now()
+        listing = Listing.read(request.query, company, self._paging, resource, strict=self._strict)
+        offset = self._pages.offset(listing.cursor, listing.filters)
+        if listing.skip_api_call:
+            return self._records(request, listing, [], offset)
+        if listing.super_query:
+            records = filter_records(find_stored(state, listing, now), listing.conditions)
+            return self._records(request, listing, sort_records(records, listing.sort_by), offset)
+        return self._provided(request, state, listing, find(state, listing, now), offset)
+
+    def _provided(
+        self, request: Request, state: AccountState, listing: Listing, found: Found, offset: int
     ) -> Response:
-        """Respond with a page of Gong's statistics, in the format asked for."""
-        company, people = state.company, listing.people(state.company)
-        # A stream is the unified envelope sent piece by piece, unless the account uses Gong's own shape.
+        """Respond with a page of the provider's records, in the format asked for."""
+        # A stream is the unified envelope sent piece by piece, unless the account uses the provider's own shape.
         is_stream = listing.format == "stream"
         unified = state.provider_shape == "envelope" if is_stream else listing.format != "raw"
 
-        def shape(row: Row) -> dict[str, Any]:
-            return listing.trim(row.unified()) if unified else row.gong()
+        def shape(entry: Any) -> dict[str, Any]:
+            return listing.trim(found.unified(entry)) if unified else found.remote(entry)
 
         if is_stream and state.stream_as != "json":
-            return _stream(state.stream_as, company, window, people[offset:], shape)
-        where = PageRange(offset, listing.limit, len(people), listing.filters)
-        rows = [company.row(user, window) for user in people[where.slice]]
-        page, cursor = self._pages.finish(request.fault, [shape(row) for row in rows], where)
+            return _stream(state.stream_as, found.entries[offset:], shape)
+        where = PageRange(offset, listing.limit, len(found.entries), listing.filters)
+        entries = found.entries[where.slice]
+        page, cursor = self._pages.finish(request.fault, [shape(entry) for entry in entries], where)
         if state.provider_shape == "gong" and not unified:
-            body = gong_body(page, cursor, where, window)
+            body = self._provider_body(state, listing, page, cursor, where, found)
             return Response(200, body, streamed=is_stream, notes=listing.notes)
         extra: dict[str, Any] = {}
         if listing.format == "debug":
-            extra["debug"] = {
-                **self._call(listing, window),
-                "data": json.loads(gong_body([row.gong() for row in rows], cursor, where, window)),
-                "responseHeaders": {"content-type": "application/json", "x-gong-request-id": REQUEST_ID},
-                "nextCursor": cursor,
-                "isLooping": False,
-                "isEmptyResult": not page,
-                "resultCount": len(page),
-            }
+            remote = [found.remote(entry) for entry in entries]
+            body = self._provider_body(state, listing, remote, cursor, where, found)
+            extra["debug"] = self._debug(state, listing, found, body, cursor, len(page))
         return self._envelope(listing, page, cursor, where, extra)
+
+    def _one(self, request: Request, state: AccountState, resource: Resource, record_id: str) -> Response:
+        """Respond with one record, which is not wrapped in an envelope."""
+        listing = Listing.read_one(request.query, state.company, resource, strict=self._strict)
+        found = get(state, listing, record_id, self._now())
+        remote = found.remote(found.entries[0])
+        record = remote if listing.format == "raw" else listing.trim(found.unified(found.entries[0]))
+        where = PageRange(0, 1, 1, {})
+        page, _ = self._pages.finish(request.fault, [record], where)
+        body = page[0] if page and isinstance(page[0], bytes) else dump_json(page[0] if page else None)
+        if listing.format == "debug":
+            data = self._provider_body(state, listing, [remote], None, where, found)
+            debug = self._debug(state, listing, found, data, None, 1)
+            body = b'{"result":%b,"debug":%b}' % (body, dump_json(debug))
+        return Response(200, body, streamed=listing.format == "stream")
 
     def _records(
         self, request: Request, listing: Listing, records: list[dict[str, Any]], offset: int
@@ -158,25 +173,57 @@ class UnifiedApi:
         body = self._pages.envelope(page, cursor, where, key_by=listing.key_by, extra=extra)
         return Response(200, body, streamed=listing.format == "stream", notes=listing.notes)
 
-    def _call(self, listing: Listing, window: Window) -> dict[str, Any]:
-        """Describe Truto's call of the provider for `debug`. It includes the provider's credentials."""
-        start, end = window.texts
-        wanted: dict[str, Any] = {"fromDate": start[:10], "toDate": end[:10]}
-        if listing.users is not None:
-            wanted["userIds"] = sorted(listing.users)
-        url = _GONG_URL
+    def _provider_body(
+        self,
+        state: AccountState,
+        listing: Listing,
+        rows: list[Any],
+        cursor: str | None,
+        where: PageRange,
+        found: Found,
+    ) -> bytes:
+        name = listing.resource.name
+        if state.company.integration != "gong" or name not in _GONG_CALLS:
+            return other_body(name, rows, cursor, where)
+        return gong_body(_GONG_CALLS[name][2], rows, cursor, where, found.window)
+
+    def _debug(
+        self, state: AccountState, listing: Listing, found: Found, body: bytes, cursor: str | None, count: int
+    ) -> dict[str, Any]:
+        """Describe Truto's call of the provider. It includes the provider's credentials."""
+        name, integration = listing.resource.name, state.company.integration
+        method, url = "GET", f"https://api.{integration}.example/{name}"
+        if integration == "gong" and name in _GONG_CALLS:
+            method, path, _ = _GONG_CALLS[name]
+            url = f"https://api.gong.io/v2/{path}"
+        authorization = f"Basic {self._provider_secret}"
         options: dict[str, Any] = {
-            "method": "POST",
-            "headers": {
-                "Authorization": f"Basic {self._provider_secret}",
-                "Content-Type": "application/json",
-            },
-            "body": {"filter": wanted},
+            "method": method,
+            "headers": {"Authorization": authorization, "Content-Type": "application/json"},
         }
+        if method == "POST":
+            wanted: dict[str, Any] = {}
+            if found.window is not None:
+                start, end = found.window.texts
+                wanted = {"fromDate": start[:10], "toDate": end[:10]}
+            if listing.users is not None:
+                wanted["userIds"] = sorted(listing.users)
+            if "meeting" in listing.query:
+                wanted["callIds"] = [listing.query["meeting"]["id"]]
+            options["body"] = {"filter": wanted}
         if listing.remote_query:
             options["query"] = listing.remote_query
             url += f"?{urlencode(_flat(listing.remote_query), errors='replace')}"
-        return {"requestUrl": url, "requestOptions": options}
+        return {
+            "requestUrl": url,
+            "requestOptions": options,
+            "data": json.loads(body),
+            "responseHeaders": {"content-type": "application/json", "x-gong-request-id": REQUEST_ID},
+            "nextCursor": cursor,
+            "isLooping": False,
+            "isEmptyResult": not count,
+            "resultCount": count,
+        }
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
@@ -191,18 +238,14 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     return [pair for each in pairs for pair in each]
 
 
-def _stream(
-    kind: StreamAs,
-    company: Company,
-    window: Window,
-    people: Sequence[tuple[str, str]],
-    shape: Callable[[Row], dict[str, Any]],
-) -> Response:
-    """Build a stream that is not one JSON document. It has no place for a cursor, so it carries all rows."""
+def _stream(kind: StreamAs, entries: Sequence[Any], shape: Callable[[Any], dict[str, Any]]) -> Response:
+    """Build a stream that is not one JSON document. It has no place for a cursor, so it carries all records."""
     body, content_type = b"", "application/octet-stream"
     if kind == "ndjson":
-        body = b"".join(dump_json(shape(company.row(user, window))) + b"\n" for user in people)
+        body = b"".join(dump_json(shape(entry)) + b"\n" for entry in entries)
         content_type = "application/x-ndjson"
     elif kind == "bytes":
-        body = b"".join(blake2b(user_id.encode()).digest() * (_BYTES_PER_ROW // 64) for user_id, _ in people)
+        body = b"".join(
+            blake2b(str(number).encode()).digest() * (_BYTES_PER_ROW // 64) for number in range(len(entries))
+        )
     return Response(200, body, content_type, streamed=True)

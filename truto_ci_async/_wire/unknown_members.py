@@ -1,0 +1,131 @@
+"""Moves members that an ApiObject has no field for into its ``unknown_json``, so that its decoder takes the rest.
+
+Values are not checked here, and keep their bytes: `repair` is for those that do not fit. Only items that a decoder
+refused come this way.
+"""
+
+from __future__ import annotations
+
+import typing
+from functools import cached_property
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from truto_ci_async._json import UNKNOWN
+from truto_ci_async.models.api_object import ApiObject
+
+from .repair import element_type, is_struct, split_array, split_object, union_members, value_type
+
+# Characters of a name that is told: a service may use ids as keys.
+NAME_CHARS = 80
+
+
+class MemberMover:
+    """Move unknown members in values of one type."""
+
+    def __init__(self, type: Any) -> None:
+        members = list(union_members(type))
+        structs = [member for member in members if is_struct(member)]
+        self._struct: Any = structs[0] if len(structs) == 1 else None
+        self._elements = [found for member in members for found in element_type(member)]
+        self._values = [found for member in members for found in value_type(member)]
+        self._decode = msgspec.json.Decoder(type).decode
+
+    def move(self, raw: bytes, prefix: str, names: list[str]) -> bytes:
+        """Return ``raw``, or what takes its place. ``names`` gets those of the members, such as ``user.emails[].x``."""
+        if raw.startswith(b"{"):
+            if self._struct is not None:
+                return self._in_struct(raw, prefix, names)
+            if self._values:
+                inner = _mover(self._values[0])
+                moved = {
+                    key: Raw(inner.move(bytes(value), f"{prefix}{key[:NAME_CHARS]}.", names))
+                    for key, value in split_object(raw).items()
+                }
+                return msgspec.json.encode(moved)
+        elif raw.startswith(b"[") and self._elements:
+            inner = _mover(self._elements[0])
+            prefix = f"{prefix.removesuffix('.')}[]."
+            return (
+                b"[" + b",".join([inner.move(bytes(each), prefix, names) for each in split_array(raw)]) + b"]"
+            )
+        return raw
+
+    def is_fine(self, raw: Raw) -> bool:
+        """Tell whether a value decodes as it is, which is quicker than looking at what is in it."""
+        try:
+            self._decode(raw)
+        except msgspec.ValidationError:
+            return False
+        return True
+
+    def _in_struct(self, raw: bytes, prefix: str, names: list[str]) -> bytes:
+        fields = split_object(raw)
+        is_changed = False
+        if self._keys is not None and not fields.keys() <= self._keys:
+            unknown = {key: value for key, value in fields.items() if key not in self._keys}
+            names += [prefix + key[:NAME_CHARS] for key in unknown]
+            fields = {key: value for key, value in fields.items() if key in self._keys}
+            fields[UNKNOWN] = Raw(msgspec.json.encode(msgspec.json.encode(unknown).decode()))
+            is_changed = True
+        for key, mover in self._places.items():
+            if (value := fields.get(key)) is None:
+                continue
+            if mover.is_fine(value):
+                continue
+            before = bytes(value)
+            after = mover.move(before, f"{prefix}{key}.", names)
+            if after is not before:
+                fields[key] = Raw(after)
+                is_changed = True
+        return msgspec.json.encode(fields) if is_changed else raw
+
+    @cached_property
+    def _keys(self) -> frozenset[str] | None:
+        """Names of the struct's fields; None if it keeps nothing else."""
+        if not issubclass(typing.get_origin(self._struct) or self._struct, ApiObject):
+            return None
+        return frozenset(field.encode_name for field in msgspec.structs.fields(self._struct)) - {UNKNOWN}
+
+    @cached_property
+    def _places(self) -> dict[str, MemberMover]:
+        """The fields whose values may hold an ApiObject. Not built by the constructor: a type may contain itself."""
+        return {
+            field.encode_name: _mover(field.type)
+            for field in msgspec.structs.fields(self._struct)
+            if holds_api_object(field.type)
+        }
+
+
+def member_mover(type: Any) -> MemberMover | None:
+    """Return a mover for a type that may hold an ApiObject; None for any other."""
+    return MemberMover(type) if holds_api_object(type) else None
+
+
+_movers: dict[Any, MemberMover] = {}
+
+
+def _mover(type: Any) -> MemberMover:
+    try:
+        return _movers[type]
+    except KeyError:
+        return _movers.setdefault(type, MemberMover(type))
+    except TypeError:  # Annotated with something unhashable
+        return MemberMover(type)
+
+
+def holds_api_object(type: Any, _above: tuple[Any, ...] = ()) -> bool:
+    """Tell whether a value of this type can be an ApiObject, or hold one."""
+    for member in union_members(type):
+        if member in _above:  # a type may contain itself
+            continue
+        inside = (*element_type(member), *value_type(member))
+        if is_struct(member):
+            if issubclass(typing.get_origin(member) or member, ApiObject):
+                return True
+            inside = tuple(field.type for field in msgspec.structs.fields(member))
+        if any(holds_api_object(each, (*_above, member)) for each in inside):
+            return True
+    return False

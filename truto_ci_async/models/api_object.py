@@ -1,0 +1,111 @@
+"""``ApiObject``, the base of the structs that the service fills, and how members it added later are kept.
+
+How it works. The structs refuse members they do not know, so an ordinary page is decoded at full speed and nothing is
+lost in silence. Where one refuses, the reader (`_wire.repair`) puts those members into ``unknown_json`` and decodes
+again. They are text, not decoded values, because the structs are hashable and not tracked by the garbage collector.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, ClassVar, cast
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from truto_ci_async._json import UNKNOWN, encode
+from truto_ci_async.export.html import item_card
+from truto_ci_async.export.schema import Columns, Schema
+
+from .field_types import NO_DATA, decode_raw
+
+_members = msgspec.json.Decoder(dict[str, Raw])
+
+
+class ApiObject(
+    Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, repr_omit_defaults=True
+):
+    """An object of the service. ``unknown`` has the members that this package has no field for.
+
+    Frozen, and equal when all fields are equal. Can be pickled and copied. msgspec decodes one only from JSON whose
+    members it knows; the methods of a resource read any.
+    """
+
+    # JSON text of an object with those members.
+    unknown_json: str | UnsetType = UNSET
+
+    @property
+    def unknown(self) -> dict[str, Any]:
+        """Members that were received and have no field here, decoded on each access. Nested objects have their own.
+
+        :raises DecodeError: one has a number too large for a float; ``unknown_json`` has the text.
+        """
+        return {name: decode_raw(raw) for name, raw in self.unknown_members().items()}
+
+    def unknown_members(self) -> dict[str, Raw]:
+        """Return the members of ``unknown`` as the JSON they came in."""
+        if self.unknown_json is UNSET:
+            return {}
+        try:
+            return _members.decode(self.unknown_json)
+        except (ValueError, RecursionError):  # the service has a member of this name
+            return {UNKNOWN: Raw(msgspec.json.encode(self.unknown_json))}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the API's own shape as plain dicts and lists, ready for JSON, with times as ISO 8601 text.
+
+        Everything that was received is in it, in the place where it was.
+        """
+        return cast("dict[str, Any]", decode_raw(encode(self)))
+
+
+class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
+    """An item of a resource: it may carry the provider's own record in ``remote_json``, which each kind declares."""
+
+    SCHEMA: ClassVar[Schema]
+
+    @property
+    def remote_data(self) -> Any:
+        """The provider's record, decoded on each access: keep the result if you use it often.
+
+        :raises DecodeError: it has a number too large for a float; ``remote_json`` has the text.
+        """
+        return decode_raw(self._remote())
+
+    def row(self, columns: Columns = None) -> dict[str, Any]:
+        """Flatten into one row with every column of ``truto_ci_async.schema(type(item))``, or with ``columns`` only.
+
+        Metrics are floats, counts integers, times aware ``datetime`` in UTC; lists and the provider's record become
+        JSON text. CSV, Parquet, Arrow and data frames have the same columns.
+
+            interaction.row(["-remote_data"])
+            interaction.row(["user_email", "patience", "additional_metrics.Calls"])
+
+        :raises UsageError: there is no such column.
+        """
+        return self.SCHEMA.row(self, columns)
+
+    def _repr_html_(self) -> str:
+        return item_card(self)
+
+    def _remote(self) -> Raw:
+        return cast("Raw", getattr(self, "remote_json", NO_DATA))
+
+    def _summary(self, *parts: str) -> str:
+        """Return the text of a repr, adding what every record may have to ``parts``."""
+        shown = [f"id={self.id!r}", *parts] if hasattr(self, "id") else [*parts]
+        if self._remote() != NO_DATA:
+            shown.append(f"remote_data=<{len(bytes(self._remote())):,} bytes>")
+        if self.unknown_json is not UNSET:
+            shown.append(f"unknown={list(self.unknown_members())}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def iso_text(time: datetime | None) -> str:
+    """Write a time for a repr."""
+    return "?" if time is None else time.isoformat()
+
+
+def window_text(start: datetime | None, end: datetime | None) -> list[str]:
+    """Return the part of a repr that shows a window, if there is one."""
+    return [] if start is None and end is None else [f"window={iso_text(start)}..{iso_text(end)}"]

@@ -1,0 +1,31 @@
+"""People as they appear inside other records, and their email addresses."""
+
+from __future__ import annotations
+
+from .api_object import ApiObject
+
+
+class Email(ApiObject, frozen=True, kw_only=True, gc=False):
+    """One email address of a user."""
+
+    email: str | None = None
+    is_primary: bool | None = None
+
+
+class Person(ApiObject, frozen=True, kw_only=True, gc=False):
+    """Whom an interaction or an activity is about. ``id`` is a string of up to 20 digits: a float cannot hold it.
+
+    It is the ``id`` of a ``User``. Gong sends no name here: ``await truto.users.directory(account)`` has them.
+    """
+
+    id: str | None = None
+    name: str | None = None
+    emails: tuple[Email, ...] | None = None
+
+    @property
+    def email(self) -> str | None:
+        """The primary address, else the first one, else None."""
+        emails = self.emails or ()
+        return next(
+            (entry.email for entry in emails if entry.is_primary), emails[0].email if emails else None
+        )
