@@ -811,6 +811,17 @@ def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
         run(pull(build("ndjson", tmp_path), MemoryCheckpoint()))
 
 
+@pytest.mark.parametrize("content", ["nested", "huge"])
+def test_a_manifest_that_no_pull_wrote_is_not_decoded(tmp_path: Path, content: str) -> None:
+    with (tmp_path / "manifest.json").open("wb") as file:
+        if content == "huge":
+            file.truncate(2**40)
+        else:
+            file.write(b'{"kind":"truto-manifest-1","format":"ndjson","more":' + b"[" * 100_000)
+    with pytest.raises(StateConflictError, match="was not written by a pull"):
+        run(pull(build("ndjson", tmp_path), MemoryCheckpoint()))
+
+
 @pytest.mark.parametrize("format", FORMATS)
 def test_an_empty_name_is_not_the_current_folder(format: str) -> None:
     """A variable that is not set would otherwise fill the folder one happens to be in."""
