@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
+from importlib import import_module
 from math import inf
-from typing import Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-import duckdb
 import msgspec
-import narwhals
-import pandas
-import polars
-import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,6 +54,27 @@ from truto_ci_async.models import (
     Person,
 )
 from truto_ci_async.models.row_views import PULL_SCHEMA
+
+if TYPE_CHECKING:
+    import duckdb
+    import narwhals
+    import pandas
+    import polars
+    import pyarrow
+else:
+
+    class Later:
+        """A module that is imported when it is used: all of these together take seconds."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(import_module(self.name), attribute)
+
+    duckdb, narwhals, pandas, polars, pyarrow = map(
+        Later, ["duckdb", "narwhals", "pandas", "polars", "pyarrow"]
+    )
 
 METRICS = [name for name in Metrics.__struct_fields__ if name != UNKNOWN]
 PACIFIC = timezone(timedelta(hours=-8))
@@ -699,10 +720,8 @@ def test_a_frame_of_a_pull_is_done_when_it_is_complete() -> None:
 
             checkpoint = MemoryCheckpoint()
             async with client.interactions.pull(["acc"], checkpoint=checkpoint, **WINDOW) as pull:
-                source = pull.part_source()
-                pull.part_source = lambda: source  # type: ignore[method-assign]
                 task = asyncio.create_task(pull.to_polars())
-                while not pull.report.pages and not pull.report.requests:
+                while not pull.report.requests:
                     await asyncio.sleep(0)
                 task.cancel()
                 await asyncio.wait([task])
@@ -749,3 +768,107 @@ def test_batches_of_many_accounts() -> None:
             assert counts["len"].to_list() == [30] * 9
 
     run(scenario())
+
+
+# What is installed
+
+PROGRAM = """
+import json, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from datetime import UTC, datetime
+import truto_ci_async
+from truto_ci_async import Interaction, Metrics, MissingExtraError, Page, Person
+
+time = datetime(2024, 1, 1, tzinfo=UTC)
+last = Interaction(id="é", start_time=time, metrics=Metrics(patience=5.5))
+page = Page([Interaction(id="1", metrics=Metrics(patience=5)), last])
+shown = {}
+
+def show(name, make):
+    try:
+        shown[name] = make()
+    except MissingExtraError as error:
+        shown[name] = f"missing {error.extra}"
+    except ImportError:
+        shown[name] = "not installed"
+
+def rows(frame):
+    return [[str(value) for value in frame[name].tolist()] for name in ("id", "patience", "start_time")]
+
+def from_polars():
+    import polars
+    return polars.DataFrame(page)["patience"].to_list()
+
+def from_duckdb():
+    import duckdb
+    return duckdb.sql("select patience from page").fetchall()
+
+columns = ["id", "patience", "start_time"]
+show("polars", from_polars)
+show("to_polars", lambda: page.to_polars(columns)["patience"].to_list())
+show("to_pandas", lambda: rows(page.to_pandas(columns)))
+show("types", lambda: [str(type) for type in page.to_pandas(columns).dtypes])
+show("to_arrow", lambda: page.to_arrow().num_rows)
+show("duckdb", from_duckdb)
+print(json.dumps(shown))
+"""
+PATIENCE = [5.0, 5.5]
+IN_PANDAS = [["1", "é"], ["5.0", "5.5"], ["NaT", "2024-01-01 00:00:00+00:00"]]
+
+
+def shown_without(*names: str, python: str = sys.executable) -> dict[str, Any]:
+    done = subprocess.run(
+        [python, "-W", "error", "-c", PROGRAM, ",".join(names)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(truto_ci_async.__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_without_pyarrow() -> None:
+    """It has 170 MB, and only ``to_arrow`` needs it."""
+    assert shown_without("pyarrow") == {
+        "polars": PATIENCE,
+        "to_polars": PATIENCE,
+        "to_pandas": IN_PANDAS,
+        "types": ["str", "float64", "datetime64[us, UTC]"],
+        "to_arrow": "missing parquet",
+        "duckdb": [[5.0], [5.5]],
+    }
+
+
+def test_with_pyarrow_and_without_arro3() -> None:
+    found = shown_without("arro3", "polars", "pandas")
+    assert (found["to_arrow"], found["duckdb"]) == (2, [[5.0], [5.5]])
+    assert [found[name] for name in ("to_polars", "to_pandas")] == ["missing polars", "missing pandas"]
+
+
+def test_what_is_missing_is_told() -> None:
+    found = shown_without("pyarrow", "arro3", "pandas", "duckdb")
+    shown = [found[name] for name in ("polars", "to_polars", "to_pandas", "to_arrow")]
+    assert shown == ["missing arrow", "missing polars", "missing pandas", "missing parquet"]
+
+
+@pytest.mark.long
+def test_pandas_2(tmp_path: Path) -> None:
+    """In an environment of its own: the tests have pandas 3, where text is another type."""
+    for command in (
+        [sys.executable, "-m", "venv", str(tmp_path)],
+        [str(tmp_path / "bin" / "python"), "-m", "pip", "install", "-q", "pandas<3", *CORE],
+    ):
+        subprocess.run(command, check=True, timeout=300)
+    found = shown_without("pyarrow", "polars", "duckdb", "arro3", python=str(tmp_path / "bin" / "python"))
+    assert found["to_pandas"] == IN_PANDAS
+    assert found["types"] == ["object", "float64", "datetime64[us, UTC]"]
+
+
+CORE = ["aiohttp", "anyio", "ijson", "msgspec"]
