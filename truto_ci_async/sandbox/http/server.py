@@ -97,7 +97,7 @@ class Sandbox(Service):
     :param others: how many further accounts, of other integrations or not active.
     :param interactions: people in each account, and so rows in each window.
     :param meetings: meetings in each account, all of them in `year`. Those that end after `clock` are not there yet.
-    :param sentences: how many each transcript has, for large ones. By default there is one for 12 seconds.
+    :param sentences: how many each transcript has, for large ones. By default there is one in 20 seconds.
     :param transcript_delay: seconds from the end of a meeting until its transcript is there; `inf` for never. One
         meeting in twelve never has one.
     :param providers: further active accounts, of the other four providers: how many of each, or for example
@@ -177,8 +177,8 @@ class Sandbox(Service):
         active = accounts if isinstance(accounts, int) else len(accounts)
         if active + others + sum(wanted.values()) > MAX_ACCOUNTS:
             raise ValueError(f"a sandbox holds at most {MAX_ACCOUNTS:,} accounts")
-        if meetings < 0 or (sentences is not None and sentences < 1):
-            raise ValueError("meetings must be 0 or more, and sentences 1 or more")
+        if meetings < 0 or (sentences is not None and sentences < 1) or not 1 <= year <= 9998:
+            raise ValueError("meetings must be 0 or more, sentences 1 or more, and year from 1 to 9998")
         shapes = Shapes(
             provider_shape,
             stream_as,

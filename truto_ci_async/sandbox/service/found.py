@@ -11,6 +11,7 @@ from .activity import count_activity, remote_activity, unified_activity
 from .filtering import filter_records
 from .listing import Listing
 from .meetings import Meeting
+from .parameters import text
 from .people import unified_user
 from .providers import PROVIDERS
 from .requests import AccountState
@@ -74,7 +75,7 @@ def get(state: AccountState, listing: Listing, record_id: str, now: datetime) ->
     raise remote_error(404, f"{company.integration} has no {kind} with the id {record_id}")
 
 
-def expected_transcript(state: AccountState, meeting: Meeting, now: datetime) -> bool:
+def has_transcript(state: AccountState, meeting: Meeting, now: datetime) -> bool:
     """Tell whether a meeting has a transcript by now."""
     return meeting.is_recorded and now >= _later(meeting.end, state.transcript_delay)
 
@@ -153,7 +154,7 @@ def _list_meetings(state: AccountState, listing: Listing, now: datetime) -> Foun
     takes = provider.meeting_parameters
     start = listing.start if "start_time" in takes else None
     end = listing.end if "end_time" in takes else None
-    host = listing.query.get("user_id") if "user_id" in takes else None
+    host = text(listing.query, "user_id") if "user_id" in takes else None
     found = [
         meeting
         for meeting in company.meetings
@@ -174,8 +175,8 @@ def _meetings(
         record = meeting.unified()
         remote = record.pop("remote_data")
         if "transcript" not in missing and (listed is None or "transcript" in listed):
-            has_one = expected_transcript(state, meeting, now)
-            record["transcript"] = sentences(meeting, state.sentences, with_ids=False) if has_one else []
+            is_there = has_transcript(state, meeting, now)
+            record["transcript"] = sentences(meeting, state.sentences, with_ids=False) if is_there else []
         record["remote_data"] = remote
         return {
             name: value
@@ -193,7 +194,7 @@ def _transcripts(state: AccountState, listing: Listing, now: datetime) -> Found:
     meeting = state.company.meeting(wanted_id)
     if meeting is None or meeting.end > now:
         raise remote_error(404, NO_CALLS)
-    found = [meeting] if expected_transcript(state, meeting, now) else []
+    found = [meeting] if has_transcript(state, meeting, now) else []
 
     def remote(each: Meeting) -> dict[str, Any]:
         return remote_transcript(each, sentences(each, state.sentences, with_ids=True))

@@ -208,7 +208,7 @@ class UnifiedApi:
                 wanted = {"fromDate": start[:10], "toDate": end[:10]}
             if listing.users is not None:
                 wanted["userIds"] = sorted(listing.users)
-            if "meeting" in listing.query:
+            if name == "transcripts":
                 wanted["callIds"] = [listing.query["meeting"]["id"]]
             options["body"] = {"filter": wanted}
         if listing.remote_query:
