@@ -51,10 +51,10 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.report import Budget as Budget
     from .pull.report import PullReport as PullReport
     from .pull.shard import run_shard as run_shard
-    from .resources.base import Keyed as Keyed
     from .resources.base import Resource as Resource
     from .resources.integrated_accounts import IntegratedAccounts as IntegratedAccounts
     from .resources.interactions import Interactions as Interactions
+    from .resources.keyed import Keyed as Keyed
     from .sandbox import Fault as Fault
     from .sandbox import Sandbox as Sandbox
     from .sinks.base import Sink as Sink
@@ -91,7 +91,8 @@ _NAMES = {
     "pull.plan.plan": "Plan",
     "pull.report": "Budget PullReport",
     "pull.shard": "run_shard",
-    "resources.base": "Keyed Resource",
+    "resources.base": "Resource",
+    "resources.keyed": "Keyed",
     "resources.integrated_accounts": "IntegratedAccounts",
     "resources.interactions": "Interactions",
     "sandbox": "Fault Sandbox",

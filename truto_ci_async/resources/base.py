@@ -9,10 +9,8 @@ import functools
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
 
 from truto_ci_async._checks import brief, is_whole_number, plain
-from truto_ci_async._json import encode
 from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
 from truto_ci_async._wire.item_reader import (
-    ISSUES_KEPT,
     MAX_ENVELOPE_BYTES,
     MAX_ITEM_BYTES,
     ItemReader,
@@ -23,10 +21,12 @@ from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_quer
 from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursors
 from truto_ci_async._wire.query_string import join_path
 from truto_ci_async.errors import DecodeError, UsageError
-from truto_ci_async.models import DebugInfo, IntegratedAccount, Issue, Position, RawResponse, ResponseInfo
+from truto_ci_async.models import IntegratedAccount, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
 from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
+
+from .keyed import Keyed
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient, Reopen
@@ -78,47 +78,6 @@ class KeyedOptions(Filters, total=False):
     on_invalid: OnInvalid
     empty_on_not_found: bool
     max_pages: int | None
-
-
-class Keyed(dict[str, T], Generic[T]):
-    """The dict that ``keyed()`` returns: items by key.
-
-    ``issues`` lists repaired records, keys that came twice (the first item is kept), and pages for which the service
-    counted more items than it sent keys: the first hundred, of ``issues_count``. ``pages`` counts the pages read.
-    ``debug`` has the debug information of each page with ``response_format="debug"``.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.issues: list[Issue] = []
-        self.issues_count = 0
-        self.pages = 0
-        self.debug: list[DebugInfo] = []
-
-    def add_page(self, page: PageData[T]) -> list[Issue]:
-        """Add the items of a page, and return an issue for each key that was there already."""
-        self.pages += 1
-        if page.debug is not None:
-            self.debug.append(page.debug)
-        found: list[Issue] = []
-        for index, (key, item) in enumerate(zip(page.keys or (), page.items, strict=True)):
-            if self.setdefault(key, item) is item:
-                continue
-            self.issues_count += 1
-            if len(found) == ISSUES_KEPT:
-                continue
-            found.append(
-                Issue(
-                    index=index,
-                    path=f"$.result.{key}",
-                    message=f"the key {key!r} came a second time, on page {self.pages}; the first item is kept",
-                    raw=encode(item),
-                    dropped=True,
-                )
-            )
-        self.issues_count += page.issues_count
-        self.issues += [*page.issues, *found][: max(ISSUES_KEPT - len(self.issues), 0)]
-        return found
 
 
 class Resource(Generic[T]):
@@ -274,7 +233,7 @@ class Resource(Generic[T]):
         keyed = Keyed[Any]()
         cursor: str | None = None
         async for page in Pages(_page_source(self._client, query, fetch, prefetch=0, max_pages=max_pages)):
-            for issue in keyed.add_page(page):
+            for issue in await keyed.add_page(page):
                 if on_invalid == "raise":
                     raise DecodeError(
                         issue.message,
