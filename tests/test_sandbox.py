@@ -842,6 +842,9 @@ def test_another_resource_pages_the_same_way() -> None:
             path, account = "/unified/crm/contacts", caller.account
             found = await caller.collect(path=path, integrated_account_id=account, limit="10")
             assert len(found) == 36
+            one = await caller.get(path=f"{path}/1003", integrated_account_id=account)
+            assert one.json == found[3]
+            assert (await caller.get(path=f"{path}/5", integrated_account_id=account)).status == 404
             raw = "sort_by[id]=desc&id[lt]=1010"
             some = await caller.collect(
                 path=path, integrated_account_id=account, truto_super_query="apac", raw=raw

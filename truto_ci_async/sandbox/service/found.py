@@ -62,17 +62,21 @@ def get(state: AccountState, listing: Listing, record_id: str, now: datetime) ->
 
     :raises ServiceError: the provider has none with this id.
     """
-    company = state.company
-    if listing.resource.name == "users":
+    company, name = state.company, listing.resource.name
+    if name == "users":
         found = [user for user in company.users if user.id == record_id]
         if found:
             return _users(state, found)
-    else:
+    elif name == "meetings":
         meeting = company.meeting(record_id)
         if meeting is not None and meeting.end <= now:
             return _meetings(state, [meeting], now, listed=None)
-    kind = listing.resource.name.removesuffix("s")
-    raise remote_error(404, f"{company.integration} has no {kind} with the id {record_id}")
+    else:
+        contacts = [each for each in company.contacts() if each["id"] == record_id]
+        if contacts:
+            return _shown_contacts(contacts)
+    what = name.removesuffix("s")
+    raise remote_error(404, f"{company.integration} has no {what} with the id {record_id}")
 
 
 def has_transcript(state: AccountState, meeting: Meeting, now: datetime) -> bool:
@@ -203,7 +207,11 @@ def _transcripts(state: AccountState, listing: Listing, now: datetime) -> Found:
 
 
 def _contacts(state: AccountState, listing: Listing, _: datetime) -> Found:
-    return Found(state.company.contacts(), dict, lambda record: record["remote_data"])
+    return _shown_contacts(state.company.contacts())
+
+
+def _shown_contacts(contacts: Sequence[dict[str, Any]]) -> Found:
+    return Found(contacts, dict, lambda record: record["remote_data"])
 
 
 _FINDERS: Final[Mapping[str, Callable[[AccountState, Listing, datetime], Found]]] = {

@@ -218,7 +218,10 @@ class UnifiedApi:
             "requestUrl": url,
             "requestOptions": options,
             "data": json.loads(body),
-            "responseHeaders": {"content-type": "application/json", "x-gong-request-id": REQUEST_ID},
+            "responseHeaders": {
+                "content-type": "application/json",
+                f"x-{integration}-request-id": REQUEST_ID,
+            },
             "nextCursor": cursor,
             "isLooping": False,
             "isEmptyResult": not count,
