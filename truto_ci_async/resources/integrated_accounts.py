@@ -136,7 +136,7 @@ class IntegratedAccounts:
             name: [each] if isinstance(each, str) else [*each]
             for name, each in (("resource", resource), ("methods", methods))
         }
-        params = {"type": type, **{name: each for name, each in narrowed.items() if each}}
+        params: dict[str, Any] = {"type": type, **{name: each for name, each in narrowed.items() if each}}
         if has_description is not None:
             params["has_description"] = has_description
         return await fetch_capabilities(self._client, account, f"?{encode_query(params)}")
