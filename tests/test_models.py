@@ -537,15 +537,20 @@ def test_supports_looks_for_resource_method_and_model(
 # Pages and raw responses
 
 
-def test_a_page_is_a_sequence_of_its_items() -> None:
+def test_a_page_is_a_list_of_its_items() -> None:
+    """It is no abc.Sequence: polars would make one column of objects of it before it looks for Arrow."""
     page = Page(["a", "b", "c"])
-    assert isinstance(page, Sequence)
+    assert not isinstance(page, Sequence)
     assert (len(page), list(page), page[0], page[-1], page[1:]) == (3, ["a", "b", "c"], "a", "c", ("b", "c"))
     assert "b" in page
     assert "x" not in page
     assert (page.index("c"), page.count("a"), list(reversed(page))) == (2, 1, ["c", "b", "a"])
     with pytest.raises(IndexError):
         page[3]
+    with pytest.raises(ValueError, match="not in tuple"):
+        page.index("a", 1)
+    assert page == page
+    assert page != Page(["a", "b", "c"])  # as before: a page is its response too
     assert not Page([])
     first, *_ = page
     assert first == "a"

@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .client import TrutoClient as TrutoClient
     from .errors import *  # noqa: F403
     from .events import *  # noqa: F403
+    from .export.frames import to_arrow as to_arrow
+    from .export.frames import to_pandas as to_pandas
+    from .export.frames import to_polars as to_polars
     from .export.schema import Column as Column
     from .export.schema import Schema as Schema
     from .export.schema import schema as schema
@@ -76,6 +79,7 @@ _NAMES = {
     "StorageError TransportError TruncatedBodyError TrutoError UsageError",
     "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled "
     "UnknownFields",
+    "export.frames": "to_arrow to_pandas to_polars",
     "export.schema": "Column Schema schema",
     "models": "ROW_COLUMNS Activity ActivityMetrics AdditionalMetric Attendee Capabilities Capability DebugInfo Email "
     "IntegratedAccount Integration Interaction Issue Meeting MeetingRef MethodSchema Metrics Number Page Person "

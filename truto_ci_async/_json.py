@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Protocol, TypeVar, cast
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
@@ -61,6 +61,26 @@ def decode_strictly(decoder: Decoder[V], body: bytes) -> V:
     except msgspec.DecodeError as error:
         raise DecodeError(
             f"the body is not JSON: {describe(body)} ({error})", raw=body[:EXCERPT_BYTES]
+        ) from error
+
+
+# A larger object or array around the items stays Raw: decoding it would hold the loop and take much memory.
+DECODED_BYTES = 256 * 1024
+_decode_any = msgspec.json.Decoder()
+
+
+def decode_member(key: str, raw: bytes) -> Any:
+    """Decode the value of ``key``, which stands beside the items of a body. A large object or array stays Raw.
+
+    :raises DecodeError: it has a number too large for a float, or is no JSON.
+    """
+    if len(raw) > DECODED_BYTES and raw[:1] in (b"{", b"["):
+        return msgspec.Raw(raw)
+    try:
+        return decode_strictly(_decode_any, raw)
+    except msgspec.ValidationError as error:
+        raise DecodeError(
+            f"{key} cannot be decoded: {error}", path=f"$.{key}", raw=raw[:EXCERPT_BYTES]
         ) from error
 
 

@@ -11,6 +11,7 @@ from truto_ci_async.errors import DecodeError, TruncatedBodyError
 from truto_ci_async.models.struct_types import split_object
 
 from .item_reader import IssueList, ItemReader
+from .repair import Notes
 from .surrogates import surrogate_notes
 
 T = TypeVar("T")
@@ -49,5 +50,8 @@ def read_record(body: bytes, reader: ItemReader[T], *, in_result: bool = False) 
     if text is not received and (notes := surrogate_notes(received, "$")):
         if reader.on_invalid == "raise":
             raise DecodeError(f"{notes[0][0]}: {notes[0][1]}", path=notes[0][0], raw=received)
-        issues.add(0, received, notes, dropped=False)
+        found = Notes()
+        for place, message in notes:
+            found.add(place, message)
+        issues.add(0, received, found, dropped=False)
     return item, issues

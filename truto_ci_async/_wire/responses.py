@@ -273,8 +273,7 @@ def _resources(value: Any) -> Any:
         value = cast("dict[str, Any]", value).get("resources")
     if value is not None and not isinstance(value, list):
         raise msgspec.ValidationError("the resources are no list")
-    found: list[Any] = value or []
-    return found
+    return value or []  # pyright: ignore[reportUnknownVariableType]
 
 
 def _capability(value: dict[str, Any]) -> dict[str, Any]:

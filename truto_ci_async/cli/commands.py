@@ -12,7 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from truto_ci_async.cli.output.destinations import is_stdout, open_stdout
+from truto_ci_async.cli.output.destinations import is_stdout
+from truto_ci_async.cli.output.streams import open_stdout
 from truto_ci_async.cli.output.tables import ACCOUNT_LAYOUT, CAPABILITY_LAYOUT
 from truto_ci_async.cli.output.writers import ROW_FORMATS, DocumentWriter, Writer, make_writer
 from truto_ci_async.errors import UsageError

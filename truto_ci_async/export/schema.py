@@ -31,7 +31,7 @@ A change of names, order or types is a new ``version`` and a line in the changel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from math import inf
 from operator import attrgetter
@@ -95,8 +95,11 @@ class Schema:
         ]
         self._has_keys = any(column.key is not None for column in columns)
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Column]:
         return iter(self.columns)
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[self.names.index(name)]
 
     def __len__(self) -> int:
         return len(self.columns)
@@ -130,7 +133,10 @@ class Schema:
 
     def gather(self, items: Sequence[Any]) -> list[list[Any]]:
         """Return one list of values per column: what ``values`` gives row by row, but faster for many rows."""
-        fields: dict[str, Sequence[Any]] = {"": items}
+        return self.gather_fields({"": items})
+
+    def gather_fields(self, fields: dict[str, Sequence[Any]]) -> list[list[Any]]:
+        """Return one list of values per column. ``fields`` has the items under ``""`` and lists known by path."""
         return [self._column(column, fields) for column in self.columns]
 
     def _column(self, column: Column, fields: dict[str, Sequence[Any]]) -> list[Any]:

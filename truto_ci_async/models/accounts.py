@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from truto_ci_async.export.html import card, item_card, table
 from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .api_object import ApiObject
@@ -73,6 +74,9 @@ class IntegratedAccount(ApiObject, frozen=True, kw_only=True, gc=True):
         """
         return ACCOUNT_SCHEMA.row(self, columns)
 
+    def _repr_html_(self) -> str:
+        return item_card(self)
+
     def __repr__(self) -> str:
         integration = self.integration.name if self.integration else None
         return (
@@ -135,6 +139,17 @@ class Capabilities(ApiObject, frozen=True, kw_only=True, gc=True):
             and method in entry.methods
             and (model is None or entry.model is None or entry.model == model)
             for entry in self.unified
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [[entry.model, entry.resource, ", ".join(entry.methods)] for entry in self.unified]
+        blocked = "blocked" if self.is_blocked else ""
+        return card(
+            "Capabilities",
+            self.account_id or "",
+            self.status or "",
+            blocked,
+            tables=[table(["model", "resource", "methods"], rows)],
         )
 
 

@@ -15,6 +15,7 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from truto_ci_async._json import EXCERPT_BYTES, UNKNOWN, encode
 from truto_ci_async.errors import DecodeError
+from truto_ci_async.export.html import item_card
 from truto_ci_async.export.schema import Columns, Schema
 
 from .field_types import NO_DATA, decode_raw
@@ -100,6 +101,9 @@ class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
         :raises UsageError: there is no such column.
         """
         return self.SCHEMA.row(self, columns)
+
+    def _repr_html_(self) -> str:
+        return item_card(self)
 
     def _remote(self) -> Raw:
         return cast("Raw", getattr(self, "remote_json", NO_DATA))

@@ -21,7 +21,7 @@ def is_struct(type: Any) -> bool:
 
 
 def struct_config(type: Any) -> Any:
-    return getattr(typing.get_origin(type) or type, "_struct_config__", None)
+    return getattr(typing.get_origin(type) or type, "__struct_config__", None)
 
 
 def union_members(type: Any) -> Iterator[Any]:

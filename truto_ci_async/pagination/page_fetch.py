@@ -56,6 +56,7 @@ async def fetch_page(
         unknown_fields=data.unknown_fields,
         response=response,
         position=position_after(here, data.next_cursor, len(targets.query.user_batches)),
+        item_type=data.item_type,
     )
 
 

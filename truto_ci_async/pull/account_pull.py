@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from copy import copy
 from dataclasses import dataclass, field
 from functools import partial
@@ -42,12 +41,12 @@ from truto_ci_async.models import Page, Position
 from truto_ci_async.models.pulls import PlannedAccount
 from truto_ci_async.pagination.cursor import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_page, read_page
-from truto_ci_async.pull.checkpoint.base import Key, Outcome, Progress
+from truto_ci_async.pull.checkpoint.base import AccountProgress, Outcome, Progress
 from truto_ci_async.pull.plan.plan import Plan
 
 from .commits import Commits, Entry, PulledPage
 from .handover import Handover
-from .report import Budget, PullReport
+from .report import KEPT_CHARACTERS, Budget, PullReport, without_bodies
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
 
 if TYPE_CHECKING:
@@ -66,13 +65,17 @@ IN_TURN, NEVER = 0.0, math.inf
 _REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
 
 
+# A window that has not begun, and what stands in its place when none is left.
+_NEW, _OVER = Progress(), Progress(outcome="done")
+
+
 @dataclass
 class Shared:
     """What the accounts of one pull have in common."""
 
     client: BaseClient
     plan: Plan
-    stored: dict[Key, Progress]  # of earlier runs, for accounts that have not had a turn yet
+    stored: dict[str, AccountProgress]  # of earlier runs, for accounts that have not had a turn yet
     reader: PageReader[Any]
     pages: Handover[PulledPage[Any]]
     commits: Commits
@@ -96,31 +99,65 @@ class Shared:
 
 
 class AccountPull:
-    """The pull of one account, one page at a time. Make it at its first turn: there may be very many accounts."""
+    """The pull of one account, one page at a time. Make it at its first turn: there may be very many accounts.
+
+    It keeps what it needs of the window it is at, and of those windows after it that an earlier run has begun.
+    """
+
+    __slots__ = (
+        "_arrived_at",
+        "_body",
+        "_calls",
+        "_cursor",
+        "_failing_since",
+        "_has_rows",
+        "_is_resumed",
+        "_later",
+        "_outage_error",
+        "_progress",
+        "_restarts",
+        "_seen",
+        "_shared",
+        "_targets",
+        "_uncommitted",
+        "_window",
+        "_windows_left",
+        "account",
+    )
 
     def __init__(self, account: PlannedAccount, shared: Shared) -> None:
+        stored = shared.stored.pop(account.id, None) or AccountProgress()
         self.account = account
         self._shared = shared
-        # Windows still to do, oldest first, with the progress made in each.
-        self._left: deque[tuple[int, Progress]] = deque()
-        self._rows = 0  # in all windows: an account without any is reported as empty
-        for index in range(len(shared.plan.windows)):
-            progress = shared.stored.pop((account.id, index), None) or Progress()
-            self._rows += progress.rows
-            if not progress.is_over:
-                self._left.append((index, progress))
-        self._walk: tuple[PageCursor, RequestTargets] | None = None  # over the first of them
+        self._has_rows = stored.has_rows  # in any window: an account without any is reported as empty
+        self._windows_left = len(shared.plan.windows) - stored.windows_over()
+        self._later = stored.later
+        self._window = stored.finished - 1
+        self._next_window()
+        self._cursor: PageCursor | None = None  # of the walk over this window
+        self._targets: RequestTargets | None = None  # of that walk, while the account has its turn
         self._seen: SeenRows | None = None  # rows handed out before that window was restarted
         self._is_resumed = False  # the walk begins with a cursor of an earlier run, not used in this one yet
         self._restarts = 0
         self._body = b""  # of the page that is about to be handed over
         self._arrived_at = 0.0  # that body
-        self._uncommitted: deque[Entry] = deque()  # handed out, in order
+        self._uncommitted: list[Entry] = []  # handed out, in order
         self._calls = 0  # failed in a row
         self._failing_since: float | None = (
             None  # when the first call was sent that failed without an answer since
         )
         self._outage_error: TrutoError | None = None  # the last one that the service was to blame for
+
+    def _next_window(self) -> None:
+        """Go to the next window that is not over; they are asked oldest first."""
+        self._progress = _OVER
+        while self._progress.is_over and self._windows_left:
+            self._window += 1
+            self._progress = self._later.pop(self._window, _NEW)
+
+    def rest(self) -> None:
+        """Keep little until the next turn."""
+        self._targets = None
 
     # --- one page --------------------------------------------------------------------------------------
 
@@ -130,7 +167,10 @@ class AccountPull:
         Return when to ask this account again; None: go on with its next page.
         """
         shared = self._shared
-        walk, targets = self._walk or await self._begin_walk()
+        targets = self._targets
+        if targets is None:
+            targets = self._targets = self._make_targets()
+        walk = self._cursor or await self._begin_walk(targets)
         here = cast("Position", walk.position)
         if shared.is_stopping:
             return NEVER
@@ -159,27 +199,28 @@ class AccountPull:
         self._hand_over(page, walk.position, is_loop=loop is not None)
         if loop is not None:
             return self._fail(loop)
-        return None if self._left else NEVER
+        return None if self._windows_left else NEVER
 
-    async def _begin_walk(self) -> tuple[PageCursor, RequestTargets]:
+    def _make_targets(self) -> RequestTargets:
         shared = self._shared
-        index, progress = self._left[0]
-        if (first := shared.targets.get(index)) is not None:
-            targets = first.for_account(self.account.id)
-        else:
-            query = shared.plan.query(self.account, shared.plan.windows[index])
-            targets = shared.targets[index] = RequestTargets(query)
+        if (first := shared.targets.get(self._window)) is not None:
+            return first.for_account(self.account.id)
+        query = shared.plan.query(self.account, shared.plan.windows[self._window])
+        targets = shared.targets[self._window] = RequestTargets(query)
+        return targets
+
+    async def _begin_walk(self, targets: RequestTargets) -> PageCursor:
+        progress = self._progress
         position = None if progress.position is None else Position.parse(progress.position)
         if progress.rows and (position is None or progress.is_restarted):
             # In this run or an earlier one: leave out what was handed out before.
-            log = await shared.commits.log_of((self.account.id, index), self._uncommitted)
+            log = await self._shared.commits.log_of((self.account.id, self._window), self._uncommitted)
             self._seen = SeenRows(log, goes_on=position is not None)
         self._is_resumed = position is not None and position.cursor is not None
-        walk = PageCursor(
+        self._cursor = PageCursor(
             targets.start_position(position), len(targets.query.user_batches), account=self.account.id
         )
-        self._walk = walk, targets
-        return self._walk
+        return self._cursor
 
     async def _read(self, fetch: anyio.CancelScope, body: bytes, time_of_call: CallTime) -> PageData[Any]:
         """Read a page when the consumer is about to take it.
@@ -209,7 +250,7 @@ class AccountPull:
 
     def _hand_over(self, page: Page[Any], position: Position | None, *, is_loop: bool) -> None:
         shared = self._shared
-        index, progress = self._left[0]
+        window, progress = self._window, self._progress
         is_last = position is None
         log = b""
         if self._seen is not None:
@@ -225,17 +266,19 @@ class AccountPull:
             outcome="open" if not is_last else "done" if rows else "empty",
             is_restarted=self._seen is not None and not is_last,
         )
-        self._rows += len(page)
+        self._has_rows |= rows > 0
+        self._progress = progress
+        ends: Literal["", "done", "empty"] = ""
         if is_last:
-            self._left.popleft()
-            self._walk = self._seen = None
+            self._cursor = self._targets = self._seen = None
             self._restarts = 0
-        else:
-            self._left[0] = (index, progress)
-        ends: Literal["", "done", "empty"] = "" if self._left else "done" if self._rows else "empty"
-        entry = Entry(self._uncommitted, (self.account.id, index), progress, rows=len(page), ends=ends)
+            self._windows_left -= 1
+            self._next_window()
+            if not self._windows_left:
+                ends = "done" if self._has_rows else "empty"
+        entry = Entry(self._uncommitted, (self.account.id, window), progress, rows=len(page), ends=ends)
         handed = PulledPage(
-            self.account, shared.plan.windows[index], page, commits=shared.commits, entry=entry
+            self.account, shared.plan.windows[window], page, commits=shared.commits, entry=entry
         )
         if self._seen is not None:
             entry.log = log
@@ -282,7 +325,7 @@ class AccountPull:
             now, self.account.id, asked_at=asked_at, failing_since=self._failing_since
         ):
             self._shared.outage_cause = f"{type(error).__name__}: {error}"
-            self._outage_error = error
+            self._outage_error = without_bodies(error)
             return IN_TURN  # the service's fault: the account comes again once a trial gets through
         self._calls += 1
         if self._calls >= ACCOUNT_CALLS:
@@ -303,17 +346,16 @@ class AccountPull:
 
     def _restart(self, error: TrutoError) -> float:
         """Walk the window from its start when it is its turn again."""
-        index, progress = self._left[0]
-        self._walk = self._seen = None
-        self._left[0] = (index, replace(progress, position=None))
+        self._cursor = self._targets = self._seen = None
+        self._progress = replace(self._progress, position=None)
         self._restarts += 1
         return self._fail(error) if self._restarts > RESTARTS else IN_TURN
 
     def _fail(self, error: TrutoError) -> float:
         self._shared.report.not_found += isinstance(error, NotFoundError)
-        self._shared.report.failed[self.account.id] = _without_frames(error)
-        self._shared.report.windows_left += len(self._left)
-        return self._end("failed", error=f"{type(error).__name__}: {error}")
+        self._shared.report.keep_failure(self.account.id, error)
+        self._shared.report.windows_left += self._windows_left
+        return self._end("failed", error=f"{type(error).__name__}: {error}"[:KEPT_CHARACTERS])
 
     def give_up(self, *, is_last: bool) -> float:
         """End this account in an outage that lasts too long.
@@ -331,14 +373,13 @@ class AccountPull:
     def park(self, until: float | None) -> float:
         """Leave this account to a later run, not before ``until`` (seconds since 1970)."""
         self._shared.report.parked[self.account.id] = until
-        self._shared.report.windows_left += len(self._left)
+        self._shared.report.windows_left += self._windows_left
         return self._end("parked", until=until)
 
     def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:
         """Note how the account ended, behind its pages that are still to be committed."""
-        index, progress = self._left[0]
-        ended = replace(progress, outcome=outcome, error=error, until=until)
-        entry = Entry(self._uncommitted, (self.account.id, index), ended)
+        ended = replace(self._progress, outcome=outcome, error=error, until=until)
+        entry = Entry(self._uncommitted, (self.account.id, self._window), ended)
         self._shared.commits.mark(entry)
         return NEVER
 
@@ -348,12 +389,3 @@ def _is_fatal(error: TrutoError) -> bool:
     return isinstance(error, (AuthenticationError, ConfigurationError)) or (
         isinstance(error, ConnectError) and error.is_permanent
     )
-
-
-def _without_frames(error: TrutoError) -> TrutoError:
-    """Return ``error`` without its traceback, which would keep pages alive for as long as the report is kept."""
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__ = each.__context__ = None
-        each = each.__cause__
-    return error

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing
 from heapq import heappop, heappush
 from itertools import count
@@ -13,8 +12,10 @@ from itertools import count
 import anyio
 import anyio.lowlevel
 
+from truto_ci_async.errors import DamagedStateError, UsageError
+from truto_ci_async.models import Position
 from truto_ci_async.models.pulls import PlannedAccount
-from truto_ci_async.pull.checkpoint.base import Key, Progress
+from truto_ci_async.pull.checkpoint.base import AccountProgress
 from truto_ci_async.pull.plan.plan import Plan
 
 from .account_pull import IN_TURN, NEVER, AccountPull, Shared
@@ -22,9 +23,8 @@ from .report import PullReport
 
 # An account gives its worker to the next one in line after so many pages.
 TURN_PAGES = 16
-# The loop has a turn after so many accounts or windows were gone through, which takes some milliseconds.
+# The loop has a turn after so many accounts were gone through, which takes some milliseconds.
 YIELD_ACCOUNTS = 1_000
-YIELD_WINDOWS = 5_000
 
 
 class Workers:
@@ -75,6 +75,7 @@ class Workers:
                         return
                     account = AccountPull(taken, self._shared) if isinstance(taken, PlannedAccount) else taken
                     again_at = await self._ask(account, fetch)
+                    account.rest()
                     if not self._shared.is_stopping:
                         self._schedule.ask_again(account, again_at)
         except Exception as error:  # noqa: BLE001 - reaches the consumer as it was raised
@@ -201,33 +202,59 @@ class Schedule:
 
 
 async def accounts_to_do(
-    plan: Plan, stored: dict[Key, Progress], report: PullReport, *, max_park: float
-) -> list[PlannedAccount]:
-    """Return the accounts with a window left to do after earlier runs; ``report`` counts the others.
+    plan: Plan,
+    stored: AsyncIterator[tuple[str, AccountProgress]],
+    report: PullReport,
+    *,
+    max_park: float,
+) -> tuple[list[PlannedAccount], dict[str, AccountProgress]]:
+    """Return the accounts with a window left to do after earlier runs, and how far they came; count the others.
 
     A stored time more than ``max_park`` seconds ahead comes from a wrong clock and is ignored.
+
+    :raises DamagedStateError: a stored position was not written by a pull.
     """
     report.accounts, report.windows = len(plan.accounts), len(plan.windows)
-    over, rows, until = Counter[str](), Counter[str](), dict[str, float]()
-    now = time.time()
-    for number, ((name, _), progress) in enumerate(stored.items(), 1):
-        over[name] += progress.is_over
-        rows[name] += progress.rows
-        if progress.outcome == "parked" and progress.until is not None:
-            until[name] = max(until.get(name, 0.0), progress.until)
-        if number % YIELD_WINDOWS == 0:
-            await anyio.lowlevel.checkpoint()
-    report.windows_done = over.total()
+    found: dict[str, AccountProgress] = {}
+    async for name, progress in stored:
+        _check(name, progress, report.windows)
+        found[name] = progress
+        report.windows_done += progress.windows_over()
     to_do: list[PlannedAccount] = []
+    now = time.time()
     for number, account in enumerate(plan.accounts, 1):
-        if over[account.id] == len(plan.windows):
-            report.done += 1
-            report.empty += not rows[account.id]
-        elif now < until.get(account.id, 0.0) <= now + max_park:
-            report.parked[account.id] = until[account.id]
-            report.windows_left += len(plan.windows) - over[account.id]
-        else:
+        progress = found.get(account.id, _NO_PROGRESS)
+        windows_left = report.windows - progress.windows_over()
+        until = max((each.until or 0.0 for each in progress.later.values()), default=0.0)
+        if windows_left and not now < until <= now + max_park:
             to_do.append(account)
-        if number % YIELD_WINDOWS == 0:
+        else:
+            if not windows_left:
+                report.done += 1
+                report.empty += not progress.has_rows
+            else:
+                report.parked[account.id] = until
+                report.windows_left += windows_left
+            found.pop(account.id, None)
+        if number % YIELD_ACCOUNTS == 0:
             await anyio.lowlevel.checkpoint()
-    return to_do
+    return to_do, found
+
+
+_NO_PROGRESS = AccountProgress()
+
+
+def _check(name: str, progress: AccountProgress, windows: int) -> None:
+    """Leave out windows that are not in the plan.
+
+    :raises DamagedStateError: a stored position was not written by a pull.
+    """
+    progress.finished = min(progress.finished, windows)
+    for window, each in tuple(progress.later.items()):
+        if not 0 <= window < windows:
+            del progress.later[window]
+        try:
+            if each.position is not None:
+                Position.parse(each.position)
+        except UsageError as error:
+            raise DamagedStateError(f"the stored position of account {name} is damaged: {error}") from error

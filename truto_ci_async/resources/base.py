@@ -303,7 +303,7 @@ class Resource(Generic[T]):
         keyed = Keyed[Any]()
         cursor: str | None = None
         async for page in Pages(page_source(self._client, query, fetch, prefetch=0, max_pages=max_pages)):
-            for issue in keyed.add_page(page):
+            for issue in await keyed.add_page(page):
                 if on_invalid == "raise":
                     raise DecodeError(
                         issue.message,
@@ -431,6 +431,7 @@ class Resource(Generic[T]):
             max_stream_bytes=max_stream_bytes,
             emitter=self._client.emitter,
             account=query.account,
+            item_type=reader.item_type,
         )
 
     def _item_reader(

@@ -1,7 +1,8 @@
-"""The dict that ``keyed()`` returns."""
+"""The dict of items by key that ``keyed()`` returns."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Generic, TypeVar
 
 from truto_ci_async._json import encode
@@ -10,6 +11,9 @@ from truto_ci_async._wire.page_reader import PageData
 from truto_ci_async.models import DebugInfo, Issue
 
 T = TypeVar("T")
+
+# Keys added in one step: a few milliseconds.
+KEYS_PER_STEP = 10_000
 
 
 class Keyed(dict[str, T], Generic[T]):
@@ -27,13 +31,18 @@ class Keyed(dict[str, T], Generic[T]):
         self.pages = 0
         self.debug: list[DebugInfo] = []
 
-    def add_page(self, page: PageData[T]) -> list[Issue]:
-        """Add the items of a page, and return an issue for each key that was there already."""
+    async def add_page(self, page: PageData[T]) -> list[Issue]:
+        """Add the items of a page, and return an issue for each key that was there already.
+
+        Others get a turn now and then: a page may have millions of keys.
+        """
         self.pages += 1
         if page.debug is not None:
             self.debug.append(page.debug)
         found: list[Issue] = []
         for index, (key, item) in enumerate(zip(page.keys or (), page.items, strict=True)):
+            if index % KEYS_PER_STEP == KEYS_PER_STEP - 1:
+                await asyncio.sleep(0)
             if self.setdefault(key, item) is item:
                 continue
             self.issues_count += 1

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Where ``pull_to`` keeps its progress, inside the output folder.
-STATE_FILE = ".truto-pull.sqlite3"
+STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.files.PRIVATE`` says
 
 
 class PulledResource(Resource[T]):
@@ -137,6 +137,8 @@ class PulledResource(Resource[T]):
         if not os.fspath(out):
             raise UsageError("the name of the folder is empty")
         folder = pathlib.Path(out)
+        if isinstance(plan_or_accounts, pathlib.Path):
+            _check_accounts_file(plan_or_accounts, folder)
         sink = make_sink(format, folder, fresh=fresh)
         return await run_shard(
             self._client,
@@ -168,3 +170,12 @@ class PulledResource(Resource[T]):
             )
 
         return make
+
+
+def _check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """:raises UsageError: a pull into this folder may replace or remove the file."""
+    from truto_ci_async.sinks.files import is_used_by_pulls
+
+    file = path.resolve()
+    if is_used_by_pulls(file.name) and file.parent == folder.resolve():
+        raise UsageError(f"{path} has a name that the pull into {folder} uses itself: move it elsewhere")

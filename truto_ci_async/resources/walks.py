@@ -65,7 +65,7 @@ def make_paginator(
             raise
 
     source = page_source(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
-    return Paginator(source, label=label)
+    return Paginator(source, label=label, item_type=reader.item_type)
 
 
 def page_source(

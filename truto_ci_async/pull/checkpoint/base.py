@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Literal, Self, TypeAlias
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Literal, Self, TypeAlias
 
-from msgspec import Struct
+import anyio.lowlevel
+from msgspec import Meta, Struct
 
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
@@ -14,6 +15,10 @@ from truto_ci_async.pull.plan.plan import Plan
 #: An account's id and the index of a window in the plan.
 Key: TypeAlias = tuple[str, int]
 Outcome: TypeAlias = Literal["open", "done", "empty", "failed", "parked"]
+Count: TypeAlias = Annotated[int, Meta(ge=0)]
+
+# The loop has a turn after so many walks or accounts were gone through, which takes some milliseconds.
+YIELD_EVERY = 2_000
 
 
 class Progress(Struct, frozen=True, kw_only=True, gc=False):
@@ -37,6 +42,28 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
     def is_over(self) -> bool:
         """Whether nothing is left to request."""
         return self.outcome in ("done", "empty")
+
+
+class AccountProgress(Struct, kw_only=True):
+    """How far one account has come: all that is needed to resume it.
+
+    Its first ``finished`` windows are over. ``later`` has the progress of windows after those, by their index in the
+    plan. ``has_rows`` tells whether any window had a row.
+    """
+
+    finished: int = 0
+    has_rows: bool = False
+    later: dict[int, Progress] = {}
+
+    def windows_over(self) -> int:
+        """Return how many windows are over."""
+        return self.finished + sum(progress.is_over for progress in self.later.values())
+
+    def close_up(self) -> None:
+        """Count windows of ``later`` as ``finished`` that follow on those."""
+        while (following := self.later.get(self.finished)) is not None and following.is_over:
+            del self.later[self.finished]
+            self.finished += 1
 
 
 class Checkpoint(ABC):
@@ -88,6 +115,27 @@ class Checkpoint(ABC):
     @abstractmethod
     async def load(self) -> dict[Key, Progress]:
         """Return all progress. A walk without an entry has not started."""
+
+    async def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
+        """Go through the accounts that have progress, each once, in any order.
+
+        A pull asks for this. It takes what ``load`` returns; a store of many walks does better to return what it has
+        without making an object for each of them.
+        """
+        found: dict[str, AccountProgress] = {}
+        for number, ((account, window), progress) in enumerate((await self.load()).items(), 1):
+            entry = found.get(account)
+            if entry is None:
+                entry = found[account] = AccountProgress()
+            entry.later[window] = progress
+            entry.has_rows |= progress.rows > 0
+            if number % YIELD_EVERY == 0:
+                await anyio.lowlevel.checkpoint()
+        for number, (account, entry) in enumerate(found.items(), 1):
+            entry.close_up()
+            yield account, entry
+            if number % YIELD_EVERY == 0:
+                await anyio.lowlevel.checkpoint()
 
     @abstractmethod
     async def commit(

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from itertools import chain
+
+import anyio.lowlevel
 
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
 
-from .base import Checkpoint, Key, Progress, plan_in_force
+from .base import YIELD_EVERY, AccountProgress, Checkpoint, Key, Progress, plan_in_force
+from .finished import FULL_BYTES, Run, add, decode, encode, expand, is_plain
+
+# More runs than this are encoded, which takes them to a tenth of their size.
+_MANY_RUNS = FULL_BYTES // 5
 
 
 class MemoryCheckpoint(Checkpoint):
@@ -16,7 +23,7 @@ class MemoryCheckpoint(Checkpoint):
 
     def __init__(self) -> None:
         super().__init__()
-        self._progress: dict[Key, Progress] = {}
+        self._accounts: dict[str, _Account] = {}
         self._row_keys: dict[Key, list[bytes]] = {}
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
@@ -35,13 +42,20 @@ class MemoryCheckpoint(Checkpoint):
             self._use = "none"
             raise
         if fresh:
-            self._progress, self._row_keys, self._sink_state = {}, {}, None
+            self._accounts, self._row_keys, self._sink_state = {}, {}, None
         self._use = "open"
         return self._plan
 
     async def load(self) -> dict[Key, Progress]:
         self._require_open()
-        return dict(self._progress)
+        return self._progress
+
+    async def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
+        self._require_open()
+        for number, (name, account) in enumerate(self._accounts.items(), 1):
+            yield name, account.progress()
+            if number % YIELD_EVERY == 0:
+                await anyio.lowlevel.checkpoint()
 
     async def commit(
         self,
@@ -51,7 +65,11 @@ class MemoryCheckpoint(Checkpoint):
         row_keys: Mapping[Key, bytes] | None = None,
     ) -> None:
         self._require_open()
-        self._progress.update(changes)
+        for (name, window), progress in changes.items():
+            account = self._accounts.get(name)
+            if account is None:
+                account = self._accounts[name] = _Account()
+            account.put(window, progress)
         for key, added in (row_keys or {}).items():
             self._row_keys.setdefault(key, []).append(added)
         for key, progress in changes.items():
@@ -71,5 +89,57 @@ class MemoryCheckpoint(Checkpoint):
         if self._use != "open":
             raise UsageError("open the checkpoint first")
 
+    @property
+    def _progress(self) -> dict[Key, Progress]:
+        return {
+            (name, window): progress
+            for name, account in self._accounts.items()
+            for window, progress in account.windows()
+        }
+
     def __repr__(self) -> str:
-        return f"MemoryCheckpoint({len(self._progress):,} walks)"
+        walks = sum(account.finished + len(account.later) for account in self._accounts.values())
+        return f"MemoryCheckpoint({walks:,} walks)"
+
+
+class _Account:
+    """The progress of one account: its first windows as runs, and the others one by one."""
+
+    __slots__ = ("encoded", "finished", "has_rows", "later", "runs")
+
+    def __init__(self) -> None:
+        self.finished = 0
+        self.has_rows = False  # in the finished ones
+        self.encoded: list[bytes] | None = None  # earlier runs
+        self.runs: list[Run] = []
+        self.later: dict[int, Progress] = {}
+
+    def put(self, window: int, progress: Progress) -> None:
+        if window < self.finished:  # no pull does that
+            self.later.update(self.windows())
+            self.finished, self.has_rows, self.encoded, self.runs = 0, False, None, []
+        self.later[window] = progress
+        while (following := self.later.get(self.finished)) is not None and is_plain(following):
+            del self.later[self.finished]
+            self._finish(following)
+
+    def _finish(self, progress: Progress) -> None:
+        self.finished += 1
+        self.has_rows |= progress.rows > 0
+        add(self.runs, Run(1, progress.rows, progress.pages, progress.outcome == "empty"))
+        if len(self.runs) >= _MANY_RUNS:
+            self.encoded = self.encoded or []
+            self.encoded.append(encode(self.runs))
+            self.runs = []
+
+    def windows(self) -> Iterator[tuple[int, Progress]]:
+        """Go through the progress of all windows."""
+        runs = chain(*map(decode, self.encoded or ()), self.runs)
+        yield from enumerate(expand(runs))
+        yield from self.later.items()
+
+    def progress(self) -> AccountProgress:
+        has_rows = self.has_rows or any(progress.rows for progress in self.later.values())
+        found = AccountProgress(finished=self.finished, has_rows=has_rows, later=dict(self.later))
+        found.close_up()
+        return found

@@ -9,13 +9,12 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
-from math import isfinite
 from pathlib import Path
-from typing import NoReturn, ParamSpec, TypeVar, get_args
+from typing import NoReturn, ParamSpec, TypeVar
 
-from msgspec.structs import replace
+import anyio.lowlevel
 
 from truto_ci_async._files import Disk, Step, Worker, no_step, storage_error
 from truto_ci_async._lock import RunLock
@@ -23,14 +22,24 @@ from truto_ci_async._text import encodable
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
 
-from .base import Checkpoint, Key, Outcome, Progress, plan_in_force
+from .base import YIELD_EVERY, AccountProgress, Checkpoint, Key, Progress, plan_in_force
+from .compaction import (
+    COMPACT_WINDOWS,
+    CREATE,
+    READ_FINISHED,
+    READ_OVER,
+    compact,
+    compact_all,
+    expose,
+)
+from .stored import StoredRows
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 # "TrCI" in the file's header tells our state from other databases.
 APPLICATION_ID = 0x54724349
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = (
     "CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     """CREATE TABLE progress (
@@ -39,6 +48,7 @@ SCHEMA = (
         restarted INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (account, "window")) WITHOUT ROWID""",
     'CREATE TABLE row_keys (account TEXT NOT NULL, "window" INTEGER NOT NULL, keys BLOB NOT NULL)',
     'CREATE INDEX row_keys_of ON row_keys (account, "window")',
+    CREATE,
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
@@ -49,6 +59,8 @@ FROM_VERSION_1 = (
     'UPDATE progress SET position = NULL WHERE error IS NOT NULL AND "rows" > 0',
     "PRAGMA user_version = 2",
 )
+# Up to version 2 each finished window had a row in ``progress``.
+FROM_VERSION_2 = (CREATE, "PRAGMA user_version = 3")
 # In WAL mode, FULL syncs with each commit. NORMAL, the default of some builds, does not.
 # On macOS, only ``fullfsync`` reaches the medium.
 DURABLE = (
@@ -57,7 +69,7 @@ DURABLE = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",
 )
-CLEAR = ("DELETE FROM progress", "DELETE FROM row_keys", "DELETE FROM meta")
+CLEAR = ("DELETE FROM progress", "DELETE FROM finished", "DELETE FROM row_keys", "DELETE FROM meta")
 READ_HEADER = """SELECT application_id, user_version, (SELECT count(*) FROM sqlite_master)
     FROM pragma_application_id, pragma_user_version"""
 CHECK = "PRAGMA quick_check(1)"
@@ -67,12 +79,12 @@ READ_PROGRESS = (
     'SELECT account, "window", position, "rows", pages, outcome, error, until, restarted FROM progress'
 )
 PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+READ_NOT_OVER = f"{READ_PROGRESS} WHERE outcome NOT IN ('done', 'empty')"
+READ_OF_ACCOUNT = f"{READ_PROGRESS} WHERE account = ?"
+READ_FINISHED_OF_ACCOUNT = f"{READ_FINISHED} WHERE account = ?"
 READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid'
 ADD_ROW_KEYS = "INSERT INTO row_keys VALUES (?, ?, ?)"
 DELETE_ROW_KEYS = 'DELETE FROM row_keys WHERE account = ? AND "window" = ?'
-
-PROGRESS_FIELDS = ("position", "rows", "pages", "outcome", "error", "until", "is_restarted")
-OUTCOMES = frozenset(get_args(Outcome))
 
 # How long to wait for another program that writes to the database.
 BUSY_SECONDS = 0.5
@@ -105,6 +117,7 @@ class SQLiteCheckpoint(Checkpoint):
         self._worker: Worker | None = None
         self._lock: RunLock | None = None
         self._database: sqlite3.Connection | None = None
+        self._stored: StoredRows | None = None
         # What ``hold`` made. It is removed if no plan is stored, such as when no account is found.
         self._is_new = False
         self._new_folders: list[Path] = []
@@ -133,6 +146,17 @@ class SQLiteCheckpoint(Checkpoint):
 
     async def load(self) -> dict[Key, Progress]:
         return await self._run(self._load)
+
+    async def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
+        begun = await self._run(self._load_begun)
+        over = await self._run(self._read_over)
+        while batch := await self._run(self._load_over, over, begun):
+            for account in batch:
+                yield account
+        for number, account in enumerate(begun.items(), 1):
+            yield account
+            if number % YIELD_EVERY == 0:
+                await anyio.lowlevel.checkpoint()
 
     async def commit(
         self,
@@ -197,6 +221,8 @@ class SQLiteCheckpoint(Checkpoint):
                             database.execute(statement)
                     _put(database, "plan", in_force.to_json().encode())
             self._plan = in_force
+            self._stored = StoredRows(in_force)
+            self._new_folders = []  # they are used, and stay
             self._sink_state = self._get(database, "sink")
             return in_force
 
@@ -247,8 +273,11 @@ class SQLiteCheckpoint(Checkpoint):
             self._damaged(str(finding))
         if version < SCHEMA_VERSION:
             with self._transaction():
-                for statement in FROM_VERSION_1:
+                for statement in FROM_VERSION_1 if version < 2 else ():
                     database.execute(statement)
+                for statement in FROM_VERSION_2:
+                    database.execute(statement)
+                compact_all(database)
 
     def _read_plan(self, database: sqlite3.Connection) -> Plan | None:
         text = self._get(database, "plan")
@@ -266,23 +295,54 @@ class SQLiteCheckpoint(Checkpoint):
         return None if row is None else row[0]
 
     def _load(self) -> dict[Key, Progress]:
-        if (plan := self._plan) is None:
-            raise UsageError(f"{self.path} is not open")
-        # The plan's own strings, so that the thousands of windows of an account share one.
-        ids = {account.id: account.id for account in plan.accounts}
+        return self._load_windows(READ_FINISHED, READ_PROGRESS)
+
+    def _load_windows(self, finished: str, others: str, *which: str) -> dict[Key, Progress]:
+        """Return what is stored of each window."""
+        stored, database = self._planned()
         found: dict[Key, Progress] = {}
         with self._errors("read"):
-            for account, window, *stored in self._opened().execute(READ_PROGRESS):
-                is_planned = account in ids and type(window) is int and 0 <= window < len(plan.windows)
-                if not is_planned or stored[3] not in OUTCOMES:
-                    self._damaged(
-                        f"it has progress that is not in its plan ({account!r}, {window!r}, {stored[3]!r})"
-                    )
-                progress = Progress(**dict(zip(PROGRESS_FIELDS, stored, strict=True)))
-                if (wrong := _wrong_field(progress)) is not None:
-                    self._damaged(f"the {wrong} of account {account!r} makes no sense")
-                progress = replace(progress, is_restarted=bool(progress.is_restarted))
-                found[ids[account], window] = progress
+            for row in database.execute(finished, which):
+                found.update({(name, window): progress for name, window, progress in stored.finished(row)})
+            for row in database.execute(others, which):
+                name, window, progress = stored.progress(row)
+                found[name, window] = progress
+        return found
+
+    def _load_begun(self) -> dict[str, AccountProgress]:
+        """Return the progress of windows that are not over, by account."""
+        stored, database = self._planned()
+        found: dict[str, AccountProgress] = {}
+        with self._errors("read"):
+            for row in database.execute(READ_NOT_OVER):
+                name, window, progress = stored.progress(row)
+                entry = found.setdefault(name, AccountProgress())
+                entry.later[window] = progress
+                entry.has_rows |= progress.rows > 0
+        return found
+
+    def _read_over(self) -> sqlite3.Cursor:
+        with self._errors("read"):
+            return self._opened().execute(READ_OVER)
+
+    def _load_over(
+        self, over: sqlite3.Cursor, begun: dict[str, AccountProgress]
+    ) -> list[tuple[str, AccountProgress]]:
+        """Return some accounts with finished windows, which are taken from ``begun``; none at the end."""
+        stored, _ = self._planned()
+        found: list[tuple[str, AccountProgress]] = []
+        with self._errors("read"):
+            for row in over.fetchmany(YIELD_EVERY):
+                name, windows, has_rows = stored.over(row)
+                entry = begun.pop(name, None) or AccountProgress()
+                entry.has_rows |= has_rows
+                if windows is not None:
+                    entry.finished = windows
+                else:  # no pull leaves gaps
+                    every = self._load_windows(READ_FINISHED_OF_ACCOUNT, READ_OF_ACCOUNT, name)
+                    entry.later = {window: progress for (_, window), progress in every.items()}
+                    entry.close_up()
+                found.append((name, entry))
         return found
 
     def _read_row_keys(self, key: Key) -> bytes:
@@ -312,8 +372,15 @@ class SQLiteCheckpoint(Checkpoint):
         over = {key for key, item in changes.items() if item.is_over}
         new_keys = [(*key, keys) for key, keys in row_keys.items() if key not in over]
         old_keys = [key for key in over if changes[key].pages > 1]  # of a single page, none were stored
+        stored, _ = self._planned()
+        is_compacted = stored.windows >= COMPACT_WINDOWS
         with self._errors("write"), self._transaction() as database:
+            for account, window in changes if is_compacted else ():
+                expose(database, account, window)
             database.executemany(PUT_PROGRESS, progress)
+            for account, window in over if is_compacted else ():
+                if (window + 1) % COMPACT_WINDOWS == 0 or window + 1 == stored.windows:
+                    compact(database, account, window)
             database.executemany(ADD_ROW_KEYS, new_keys)
             database.executemany(DELETE_ROW_KEYS, old_keys)
             if sink_state is not None:
@@ -340,6 +407,11 @@ class SQLiteCheckpoint(Checkpoint):
             raise UsageError(f"{self.path} is not open")  # pragma: no mutate - the public methods check first
         return self._database
 
+    def _planned(self) -> tuple[StoredRows, sqlite3.Connection]:
+        if self._stored is None:
+            raise UsageError(f"{self.path} is not open")
+        return self._stored, self._opened()
+
     @contextmanager
     def _transaction(self) -> Generator[sqlite3.Connection]:
         database = self._opened()
@@ -363,6 +435,8 @@ class SQLiteCheckpoint(Checkpoint):
             yield
         except OSError as error:
             raise storage_error(error, self.path, doing) from error
+        except ValueError as error:  # of ``stored.py``
+            self._damaged(str(error), error)
         except sqlite3.Error as error:
             primary = _primary_code(error)
             if primary in _DAMAGE or "decode" in str(error):  # text that is not UTF-8 has no code of its own
@@ -401,23 +475,6 @@ def _is_damage(error: BaseException) -> bool:
 
 def _storable(text: str | None) -> str | None:
     return text and encodable(text)
-
-
-def _wrong_field(progress: Progress) -> str | None:
-    """Return the name of a field that no commit of ours has written: SQLite stores any type in any column."""
-    checks = {
-        "position": progress.position is None or type(progress.position) is str,
-        "rows": _is_count(progress.rows),
-        "pages": _is_count(progress.pages),
-        "error": progress.error is None or type(progress.error) is str,
-        "until": progress.until is None or (type(progress.until) is float and isfinite(progress.until)),
-        "restarted": progress.is_restarted in (0, 1),
-    }
-    return next((name for name, is_right in checks.items() if not is_right), None)
-
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
 
 
 def _put(database: sqlite3.Connection, name: str, value: bytes) -> None:
