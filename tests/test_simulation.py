@@ -72,8 +72,9 @@ class Told:
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
         self.requests: list[tuple[str, str | None]] = []
+        self.calls: list[Any] = []
 
-    async def answer(self, target: str) -> Answer:
+    async def answer(self, target: str, token: int) -> Answer:
         query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
         request = query["integrated_account_id"], query.get("next_cursor")
         self.requests.append(request)

@@ -72,6 +72,26 @@ def decode_strictly(decoder: Decoder[V], body: bytes) -> V:
         ) from error
 
 
+# A larger object or array around the items stays Raw: decoding it would hold the loop and take much memory.
+DECODED_BYTES = 256 * 1024
+_decode_any = msgspec.json.Decoder()
+
+
+def decode_member(key: str, raw: bytes) -> Any:
+    """Decode the value of ``key``, which stands beside the items of a body. A large object or array stays Raw.
+
+    :raises DecodeError: it has a number too large for a float, or is no JSON.
+    """
+    if len(raw) > DECODED_BYTES and raw[:1] in (b"{", b"["):
+        return msgspec.Raw(raw)
+    try:
+        return decode_strictly(_decode_any, raw)
+    except msgspec.ValidationError as error:
+        raise DecodeError(
+            f"{key} cannot be decoded: {error}", path=f"$.{key}", raw=raw[:EXCERPT_BYTES]
+        ) from error
+
+
 def check_utf8(body: bytes) -> None:
     """Check that ``body`` is UTF-8.
 

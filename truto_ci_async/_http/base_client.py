@@ -132,6 +132,8 @@ class BaseClient:
         self._set_retry(retry)
         self._set_pacing(pacing)
         self._tasks = OwnedTasks()
+        #: What resources keep for later calls with the same token.
+        self.memo: dict[str, Any] = {}
         self._in_flight: set[Deadline] = set()
         self._calls = count(1)
 
@@ -172,6 +174,7 @@ class BaseClient:
         other._original = self._original or self
         if token is not None:
             other._token = Token(token)
+            other.memo = {}
         if timeouts is not None:
             other.timeouts = timeouts
         if retry is not None:

@@ -30,6 +30,27 @@ Fields: TypeAlias = dict[str, Raw]
 # Where something was changed, and what and why.
 Note: TypeAlias = tuple[str, str]
 
+# Notes kept of one value; the others are only counted. A list in one record can have millions of wrong elements.
+NOTES_KEPT = 100
+
+
+class Notes(list[Note]):
+    """The first notes on one value; ``total`` counts them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def add(self, path: str, message: str) -> None:
+        self.total += 1
+        if len(self) < NOTES_KEPT:
+            self.append((path, message))
+
+    def add_all(self, others: Notes) -> None:
+        self.total += others.total
+        self += others[: NOTES_KEPT - len(self)]
+
+
 split_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
 split_object: Callable[[bytes], Fields] = msgspec.json.Decoder(Fields).decode
 
@@ -59,7 +80,7 @@ class Repairer:
         known, seen = ", ".join(sorted(self._keys)), ", ".join(list(keys)[:12]) or "none"
         return f"expected {self._struct.__name__} with some of the keys {known}; the keys are: {seen}"
 
-    def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: list[Note]) -> bytes | Raw | None:
+    def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: Notes) -> bytes | Raw | None:
         """Return ``raw`` if it fits, else a value to replace it; None if there is none. Its path is path + step."""
         try:
             if not self._takes_anything:
@@ -68,7 +89,7 @@ class Repairer:
             return self._fix(bytes(raw), str(error), path + step, notes)
         return raw
 
-    def fix_struct(self, given: Fields, path: str, notes: list[Note]) -> bytes | None:
+    def fix_struct(self, given: Fields, path: str, notes: Notes) -> bytes | None:
         """Rewrite an object so that each known field fits or is null; None if a required one cannot."""
         parts: list[bytes | Raw] = []
         is_complete = True
@@ -84,19 +105,19 @@ class Repairer:
                 is_complete = False
         for field in self._fields.values():
             if field.required and field.key not in given:
-                notes.append((path + field.step, "missing, and required"))
+                notes.add(path + field.step, "missing, and required")
                 is_complete = False
         parts[:1] = [b"{"]
         return b"".join((*parts, b"}")) if is_complete else None
 
-    def _fix(self, raw: bytes, message: str, path: str, notes: list[Note]) -> bytes | None:
+    def _fix(self, raw: bytes, message: str, path: str, notes: Notes) -> bytes | None:
         """Return a value to replace ``raw``, about which the decoder said ``message``; None if there is none."""
-        tried: list[Note] = []
+        tried = Notes()
         fixed = self._rewrite(raw, message, path, tried)
         if fixed is not None and self._accepts(fixed):
-            notes += tried
+            notes.add_all(tried)
             return fixed
-        notes.append((path, describe_mismatch(message, raw)))
+        notes.add(path, describe_mismatch(message, raw))
         return b"null" if self._nullable else None
 
     def _accepts(self, raw: bytes) -> bool:
@@ -106,7 +127,7 @@ class Repairer:
             return False
         return True
 
-    def _rewrite(self, raw: bytes, message: str, path: str, notes: list[Note]) -> bytes | None:
+    def _rewrite(self, raw: bytes, message: str, path: str, notes: Notes) -> bytes | None:
         if raw.startswith(b"{"):
             return self._rewrite_object(raw, path, notes)
         if raw.startswith(b"["):
@@ -120,10 +141,10 @@ class Repairer:
             fixed, how = b'"' + raw + b'"', "kept its digits as text"
         else:
             return None
-        notes.append((path, f"{describe_mismatch(message, raw)}; {how}"))
+        notes.add(path, f"{describe_mismatch(message, raw)}; {how}")
         return fixed
 
-    def _rewrite_object(self, raw: bytes, path: str, notes: list[Note]) -> bytes | None:
+    def _rewrite_object(self, raw: bytes, path: str, notes: Notes) -> bytes | None:
         if self._struct is not None:
             return self.fix_struct(split_object(raw), path, notes)
         if not self._values:
@@ -136,7 +157,7 @@ class Repairer:
         members = (msgspec.json.encode(key) + b":" + value for key, value in fixed if value is not None)
         return b"{" + b",".join(members) + b"}"
 
-    def _rewrite_list(self, raw: bytes, path: str, notes: list[Note]) -> bytes | None:
+    def _rewrite_list(self, raw: bytes, path: str, notes: Notes) -> bytes | None:
         if not self._elements:
             return None
         repairer = _repairer(self._elements[0])

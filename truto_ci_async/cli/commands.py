@@ -12,9 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from msgspec import to_builtins
-
-from truto_ci_async.cli.output.destinations import is_stdout, open_stdout
+from truto_ci_async.cli.output.destinations import is_stdout
+from truto_ci_async.cli.output.streams import open_stdout
 from truto_ci_async.cli.output.tables import ACCOUNT_LAYOUT, CAPABILITY_LAYOUT
 from truto_ci_async.cli.output.writers import ROW_FORMATS, DocumentWriter, Writer, make_writer
 from truto_ci_async.errors import UsageError
@@ -76,7 +75,7 @@ async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
             raise UsageError("capabilities needs the ID of an account: `truto-ci accounts` lists them")
         found = await client.integrated_accounts.capabilities(options.account)
     with open_output(options, writer, progress) as output:
-        output.page([to_builtins(found)] if is_document else found.unified)
+        output.page([found.to_dict()] if is_document else found.unified)
     blocked = {True: "blocked", False: "not blocked", None: "unknown whether blocked"}[found.is_blocked]
     say(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
 

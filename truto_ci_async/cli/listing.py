@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -18,7 +17,14 @@ from truto_ci_async.cli.output.destinations import (
     open_destination,
 )
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, INTERACTION_LAYOUT, TableWriter
-from truto_ci_async.cli.output.writers import ROW_FORMATS, CsvWriter, DocumentWriter, Writer, make_writer
+from truto_ci_async.cli.output.writers import (
+    ROW_FORMATS,
+    CsvWriter,
+    DocumentWriter,
+    Writer,
+    make_writer,
+    one_line,
+)
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Interaction
 
@@ -116,7 +122,7 @@ async def _write_list(
     def with_debug(page: Page[Any], items: Sequence[Any]) -> Sequence[Any]:
         document = _masked_debug(page.debug)
         if is_in_rows:
-            say(f"debug: {json.dumps(document, ensure_ascii=False)}")
+            say(f"debug: {one_line(document).decode().rstrip()}")
             return items
         return [{"result": items, "next_cursor": page.next_cursor, "debug": document}]
 
@@ -239,7 +245,7 @@ def _masked_debug(debug: DebugInfo | None) -> dict[str, Any] | None:
     return {
         "requestUrl": url.split("?", 1)[0] + "?***" if url and "?" in url else url,
         "requestOptions": _mask_values(debug.request_options),
-        "data": debug.data,
+        "data": debug.data_json,
         "responseHeaders": _mask_values(debug.response_headers),
         "nextCursor": debug.next_cursor,
         "isLooping": debug.is_looping,

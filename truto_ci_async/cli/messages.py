@@ -28,7 +28,7 @@ exit codes:
   2    wrong usage: the command line, or no token
   3    refused: another token is needed, or the account's owner must reconnect it or grant rights
   4    incomplete: some pages were written before the service or the network failed; stderr says how to continue
-  130  interrupted by Ctrl-C (143: by SIGTERM); stderr says how to continue
+  130  interrupted by Ctrl-C (143: by SIGTERM or the end of its terminal); stderr says how to continue
 """
 PULL_EXIT_CODES: Final = """\
 exit codes:
@@ -39,7 +39,7 @@ exit codes:
   4    incomplete: some accounts are parked until the service accepts requests again, or the disk failed; run it again
   5    some accounts failed; the others are done or parked
   6    conflict: the folder is in use by another run, belongs to another pull, or was altered
-  130  interrupted by Ctrl-C (143: by SIGTERM); run it again to continue
+  130  interrupted by Ctrl-C (143: by SIGTERM or the end of its terminal); run it again to continue
 """
 
 

@@ -9,7 +9,8 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from truto_ci_async.cli.output.destinations import ClosedPipe, check_destination, is_stdout
+from truto_ci_async.cli.output.destinations import check_destination, is_stdout
+from truto_ci_async.cli.output.streams import ClosedPipe
 from truto_ci_async.errors import UsageError
 
 from .connection import connect

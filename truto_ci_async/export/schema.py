@@ -98,6 +98,9 @@ class Schema:
     def __iter__(self) -> Iterator[Column]:
         return iter(self.columns)
 
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[self.names.index(name)]
+
     def __len__(self) -> int:
         return len(self.columns)
 

@@ -130,8 +130,8 @@ class Page(Frames, Generic[T]):
     ``msgspec.Raw``. ``issues`` lists the first hundred repairs, ``issues_count`` counts all of them. ``response`` has
     status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``.
     ``unknown_fields`` names the fields received so far in this walk that this package does not know, such as
-    ``user.emails[].verified``: they are in ``unknown`` of the items. ``item_type`` is the type that the items were
-    read as, if that is known: an empty page has the columns of it.
+    ``user.emails[].verified``: they are in ``unknown`` of the items.
+    ``item_type`` is the type that the items were read as, if that is known: an empty page has the columns of it.
     """
 
     __slots__ = (

@@ -9,9 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from truto_ci_async._json import EXCERPT_BYTES
+from msgspec import Raw
+
+from truto_ci_async._json import EXCERPT_BYTES, decode_member
 from truto_ci_async._wire.incremental.array_parser import WHITE
+from truto_ci_async._wire.incremental.array_scanner import MAX_KEYS
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
+from truto_ci_async._wire.repair import split_object
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, UsageError
 from truto_ci_async.models import ResponseInfo
 from truto_ci_async.models.debug import mask_repr
@@ -166,13 +170,21 @@ class PageBody(Generic[T]):
         decoder = self.decoder or self._new_decoder(False)  # which raises for white space
         envelope = decoder.close()
         if "debug" in envelope:  # its requestOptions can hold the provider's credentials
-            envelope["debug"] = mask_repr(envelope["debug"])
+            envelope["debug"] = _masked_debug(envelope["debug"])
         return envelope
 
 
 async def _no_pieces() -> AsyncIterator[bytes]:
     return
     yield
+
+
+def _masked_debug(debug: Any) -> Any:
+    """Mask the reprs of a page's debug information. If it is large, of its members only the large ones stay Raw."""
+    raw = bytes(debug) if isinstance(debug, Raw) else b""
+    if raw.startswith(b"{") and len(members := split_object(raw)) <= MAX_KEYS:
+        debug = {key: decode_member(key, bytes(value)) for key, value in members.items()}
+    return mask_repr(debug)
 
 
 def _is_json_type(kind: str) -> bool:

@@ -83,7 +83,8 @@ class ItemStream(WalkFrames, Generic[T]):
     ``position``      where to resume: the start of the page being read. None when all items were read; ``chunks()``
                       and ``save()`` do not move it.
     ``next_cursor``   the service's cursor after the last page whose items were all read.
-    ``envelope``      everything around the items of that page.
+    ``envelope``      everything around the items of that page; in it, an object or array of more than 256 KiB is
+                      left as ``msgspec.Raw``.
 
     If a body breaks off before its first item, the page is fetched again, as in any call. Later than that nothing is
     repeated: the TransportError says how many ``items_read`` and ``bytes_read`` there were, and its ``position`` is the

@@ -14,7 +14,7 @@ from .meetings import Meeting
 from .people import unified_user
 from .providers import PROVIDERS
 from .requests import AccountState
-from .responses import ServiceError, remote_error
+from .responses import ServiceError, as_object, remote_error
 from .transcripts import remote_transcript, sentences, unified_transcript
 from .windows import Window
 
@@ -187,8 +187,7 @@ def _meetings(
 
 
 def _transcripts(state: AccountState, listing: Listing, now: datetime) -> Found:
-    wanted = listing.query.get("meeting")
-    wanted_id = wanted.get("id") if isinstance(wanted, dict) else None
+    wanted_id = (as_object(listing.query.get("meeting")) or {}).get("id")
     if not isinstance(wanted_id, str) or not wanted_id:
         raise ServiceError(400, "meeting must be an object with one id: meeting[id]=...")
     meeting = state.company.meeting(wanted_id)

@@ -14,9 +14,12 @@ Schema = dict[str, Any]
 TIMES: Final = ("start_time", "end_time")
 
 
-def _object(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
-    found: Schema = {"type": "object", "properties": properties}
-    return found | {"required": list(required)} if required else found
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties}
+
+
+def _with_id(**properties: Schema) -> Schema:
+    return {**_object(id=_STRING, **properties), "required": ["id"]}
 
 
 def _array(items: Schema) -> Schema:
@@ -30,7 +33,7 @@ _INTEGER: Final[Schema] = {"type": "integer"}
 _BOOLEAN: Final[Schema] = {"type": "boolean"}
 _ANY_OBJECT: Final[Schema] = {"type": "object"}
 _EMAILS: Final = _array(_object(email=_STRING, is_primary=_BOOLEAN))
-_PERSON: Final = _object(("id",), id=_STRING, name=_STRING, emails=_EMAILS)
+_PERSON: Final = _with_id(name=_STRING, emails=_EMAILS)
 _PERIOD: Final[Schema] = {"type": "string", "enum": ["day", "week", "month", "total"]}
 _SENTENCE: Final[dict[str, Schema]] = {
     "speaker_id": _STRING,
@@ -49,9 +52,7 @@ _STATISTICS: Final = (
     "question_rate",
 )
 
-_INTERACTION: Final = _object(
-    ("id",),
-    id=_STRING,
+_INTERACTION: Final = _with_id(
     user=_PERSON,
     start_time=_TIME,
     end_time=_TIME,
@@ -63,9 +64,7 @@ _INTERACTION: Final = _object(
     updated_at=_TIME,
     remote_data=_ANY_OBJECT,
 )
-_MEETING: Final = _object(
-    ("id",),
-    id=_STRING,
+_MEETING: Final = _with_id(
     title=_STRING,
     attendees=_array(_object(id=_STRING, name=_STRING, email=_STRING, is_host=_BOOLEAN, type=_STRING)),
     duration=_INTEGER,
@@ -83,9 +82,7 @@ _MEETING: Final = _object(
     calender_event=_STRING,
     remote_data=_ANY_OBJECT,
 )
-_USER: Final = _object(
-    ("id",),
-    id=_STRING,
+_USER: Final = _with_id(
     name=_STRING,
     emails=_EMAILS,
     created_at=_TIME,
@@ -100,9 +97,7 @@ _TRANSCRIPT: Final = _object(
     end_time=_NUMBER,
     remote_data=_ANY_OBJECT,
 )
-_ACTIVITY: Final = _object(
-    ("id",),
-    id=_STRING,
+_ACTIVITY: Final = _with_id(
     user=_PERSON,
     start_time=_TIME,
     end_time=_TIME,
@@ -110,9 +105,7 @@ _ACTIVITY: Final = _object(
     metrics=_object(**dict.fromkeys(COUNTS, _INTEGER)),
     remote_data=_ANY_OBJECT,
 )
-_CONTACT: Final = _object(
-    ("id",),
-    id=_STRING,
+_CONTACT: Final = _with_id(
     first_name=_STRING,
     last_name=_STRING,
     emails=_EMAILS,
@@ -181,12 +174,12 @@ class Resource:
 
 
 _WINDOW: Final[Mapping[str, Schema]] = dict.fromkeys(TIMES, _TIME)
-_WINDOW_AND_USERS: Final = {**_WINDOW, "users": _array(_object(("id",), id=_STRING))}
+_WINDOW_AND_USERS: Final = {**_WINDOW, "users": _array(_with_id())}
 _ALL: Final = (
     Resource(MODEL, "interactions", _INTERACTION, _WINDOW_AND_USERS, TIMES),
     Resource(MODEL, "meetings", _MEETING, {**_WINDOW, "user_id": _STRING}),
     Resource(MODEL, "users", _USER, {"created_at": _TIME}),
-    Resource(MODEL, "transcripts", _TRANSCRIPT, {"meeting": _object(("id",), id=_STRING)}, ("meeting",)),
+    Resource(MODEL, "transcripts", _TRANSCRIPT, {"meeting": _with_id()}, ("meeting",)),
     Resource(MODEL, "activity", _ACTIVITY, _WINDOW_AND_USERS, TIMES),
     Resource("crm", "contacts", _CONTACT, {}),
 )
