@@ -282,5 +282,6 @@ def _title(name: str) -> str | list[str]:
     return [name, f"({_NO_UNIT})"] if name in METRICS else name
 
 
-def _titled(chart: Any, title: str, note: str) -> Any:
-    return chart.properties(title={"text": title, "subtitle": note}, width=520, height=260)
+def _titled(chart: Any, title: str, note: str) -> altair.Chart:
+    titled: altair.Chart = chart.properties(title={"text": title, "subtitle": note}, width=520, height=260)
+    return titled
