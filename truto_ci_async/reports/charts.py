@@ -57,7 +57,7 @@ def distribution(data: Any, metric: str, *, bins: int = 30) -> altair.Chart:
     alt = _altair()
     values = sorted(_numbers(_columns(data, metric)[metric]))
     bars, middle = _histogram(values, bins)
-    x = alt.X("from:Q", title=_title(metric), scale=alt.Scale(zero=False))
+    x = alt.X("from:Q", title=_title(metric), bin="binned")
     chart = alt.Chart(alt.Data(values=bars)).mark_bar()
     chart = chart.encode(
         x=x,
@@ -80,7 +80,7 @@ def compare(data: Any, x: str, y: str) -> altair.Chart:
     points = [
         {"person": person, "window": window, "x": float(a), "y": float(b)}
         for person, window, a, b in zip(
-            _people(columns), _windows(columns), columns[x], columns[y], strict=True
+            people_of(columns), windows_of(columns), columns[x], columns[y], strict=True
         )
         if _is_number(a) and _is_number(b)
     ]
@@ -93,7 +93,7 @@ def compare(data: Any, x: str, y: str) -> altair.Chart:
     return _titled(chart, f"{y} against {x}", _sample_note(len(points)))
 
 
-def over_time(data: Any, metric: str, *, people: int = 8) -> altair.Chart:
+def over_time(data: Any, metric: str, *, most: int = 8) -> altair.Chart:
     """Show a metric from window to window: the people with the most windows, and the median of everybody.
 
     Otherwise as ``distribution``.
@@ -102,15 +102,15 @@ def over_time(data: Any, metric: str, *, people: int = 8) -> altair.Chart:
     columns = _columns(data, metric, optional=(*_PERSON, *_WINDOW))
     by_person: dict[str, dict[str, float]] = defaultdict(dict)
     by_window: dict[str, list[float]] = defaultdict(list)
-    for person, window, value in zip(_people(columns), _windows(columns), columns[metric], strict=True):
+    for person, window, value in zip(people_of(columns), windows_of(columns), columns[metric], strict=True):
         if window and _is_number(value):
             by_person[person][window] = float(value)
             by_window[window].append(float(value))
-    chosen = sorted(by_person, key=lambda person: (-len(by_person[person]), person))[:people]
+    chosen = sorted(by_person, key=lambda person: (-len(by_person[person]), person))[:most]
     points = [
         {"person": person, "window": window, "value": value}
         for person in chosen
-        for window, value in sorted(by_person[person].items())[-POINTS // max(people, 1) :]
+        for window, value in sorted(by_person[person].items())[-POINTS // max(most, 1) :]
     ]
     everybody = [{"window": window, "value": median(found)} for window, found in sorted(by_window.items())]
     window = alt.X("window:T", title="window")
@@ -132,11 +132,11 @@ def groups(data: Any, metric: str, *, by: str = "tenant_id") -> altair.Chart:
     alt = _altair()
     columns = _columns(data, metric, by, optional=_PERSON)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for group, person, value in zip(columns[by], _people(columns), columns[metric], strict=True):
+    for group, person, value in zip(columns[by], people_of(columns), columns[metric], strict=True):
         if _is_number(value):
             found["none" if group is None else str(group)][person].append(float(value))
     largest = sorted(found, key=lambda group: (-len(found[group]), group))[:GROUPS]
-    people = [
+    dots = [
         {"group": group, "person": person, "value": fmean(values)}
         for group in largest
         for person, values in found[group].items()
@@ -146,8 +146,8 @@ def groups(data: Any, metric: str, *, by: str = "tenant_id") -> altair.Chart:
         for group in largest
     ]
     group, value = alt.Y("group:N", title=by, sort="-x"), alt.X("value:Q", title=_title(metric))
-    dots = alt.Chart(alt.Data(values=_sample(people))).mark_tick(opacity=0.6)
-    dots = dots.encode(
+    thin = alt.Chart(alt.Data(values=_sample(dots))).mark_tick(opacity=0.6)
+    thin = thin.encode(
         x=value, y=group, tooltip=["group:N", "person:N", alt.Tooltip("value:Q", format=".4~g")]
     )
     rules = alt.Chart(alt.Data(values=middles)).mark_tick(thickness=4, color=_ACCENT)
@@ -155,7 +155,7 @@ def groups(data: Any, metric: str, *, by: str = "tenant_id") -> altair.Chart:
         x=value, y=group, tooltip=["group:N", "people:Q", alt.Tooltip("value:Q", format=".4~g")]
     )
     note = f"{len(largest):,} of {len(found):,} groups; thin: a person's mean, thick: the group's median. "
-    return _titled(alt.layer(dots, rules), f"{metric} by {by}", note + _sample_note(len(people)))
+    return _titled(alt.layer(thin, rules), f"{metric} by {by}", note + _sample_note(len(dots)))
 
 
 def coverage(data: Any) -> altair.Chart:
@@ -169,7 +169,7 @@ def coverage(data: Any) -> altair.Chart:
     alt = _altair()
     columns = _columns(data, "integrated_account_id", optional=_WINDOW)
     found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for account, window in zip(columns["integrated_account_id"], _windows(columns), strict=True):
+    for account, window in zip(columns["integrated_account_id"], windows_of(columns), strict=True):
         found[str(account)][window] += 1
     fewest = sorted(found, key=lambda account: (sum(found[account].values()), account))[:ACCOUNTS]
     windows = sorted({window for counts in found.values() for window in counts})
@@ -201,6 +201,11 @@ def _columns(data: Any, *names: str, optional: Iterable[str] = ()) -> Values:
         from .read_folder import read_folder
 
         data = read_folder(data)
+    if isinstance(data, dict):
+        data_columns: Values = data
+        return {
+            name: data_columns[name] for name in dict.fromkeys((*names, *optional)) if name in data_columns
+        }
     get: Callable[[str], Sequence[Any]]
     if isinstance(data, (Frames, list, tuple)):
         table = columns_of(parts_of(data))
@@ -223,7 +228,7 @@ def _numbers(values: Iterable[Any]) -> list[float]:
     return [float(value) for value in values if _is_number(value)]
 
 
-def _people(columns: Values) -> list[str]:
+def people_of(columns: Values) -> list[str]:
     """Return the best name there is for the person of each row."""
     known = [columns[name] for name in _PERSON if name in columns]
     if not known:
@@ -231,7 +236,8 @@ def _people(columns: Values) -> list[str]:
     return [next((str(name) for name in names if name), "?") for names in zip(*known, strict=True)]
 
 
-def _windows(columns: Values) -> list[str]:
+def windows_of(columns: Values) -> list[str]:
+    """Return the start of each row's window as text, empty if there is none."""
     known = next((columns[name] for name in _WINDOW if name in columns), None)
     if known is None:
         return [""] * len(next(iter(columns.values()), ()))
