@@ -1017,6 +1017,24 @@ def test_the_lock_file_names_its_owner(path: Path) -> None:
     lock.release()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"pid":1,"host":"HOST","since":"","more":' + b"[" * 4000,
+        b'{"pid":%d,"host":"HOST","since":""}' % 10**30,
+        b"\xff",
+    ],
+)
+def test_whatever_is_written_into_a_lock_it_is_held(path: Path, content: bytes) -> None:
+    """Anyone on the machine may write to it."""
+    lock = RunLock(path)
+    lock.acquire()
+    lock.path.write_bytes(content.replace(b"HOST", socket.gethostname().encode()))
+    with pytest.raises(StateConflictError, match="is in use by"):
+        RunLock(path).acquire()
+    lock.release()
+
+
 def test_a_lock_whose_file_was_removed_can_be_released(path: Path) -> None:
     """Somebody may tidy up the folder while a pull runs."""
     lock = RunLock(path)
