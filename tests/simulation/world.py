@@ -17,6 +17,7 @@ What has to hold, at every commit and whenever a run has ended or was killed:
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -543,6 +544,14 @@ class World:
         for account in report.failed:
             if account != bad and not is_alone_to_blame(account, calls):
                 raise Wrong(f"account {account} was failed, which is not bad")
+        if bad in report.failed and not self.options.has_outage:
+            first = min(call.asked_at for call in calls if call.account == bad)
+            known = [call.ended_at for call in calls if call.account != bad and call.ended_at > first]
+            since = [
+                call for call in calls if call.account == bad and call.asked_at > min(known, default=math.inf)
+            ]
+            if len(since) > account_pull.ACCOUNT_CALLS:
+                raise Wrong(f"the bad account was asked {len(since)} times after others got through")
         if not is_short:
             return
         for account in report.parked:
