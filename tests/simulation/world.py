@@ -11,7 +11,8 @@ What has to hold, at every commit and whenever a run has ended or was killed:
 - a token that expires ends no run, if it can be renewed;
 - nobody else writes to a folder while a run is alive;
 - where nothing else goes wrong: an outage fails nobody, and parks nobody if it is short; a bad account is failed, and
-  harms no other.
+  harms no other;
+- the report of a run counts what it made durable, also if the run failed.
 """
 
 from __future__ import annotations
@@ -245,7 +246,7 @@ class World:
         if name == "committed":
             self.check("after a commit")
         elif name in ("checkpoint", "write", "manifest") and not self.is_calm and self._draws.random() < 0.01:
-            self.commit_failed = name == "checkpoint"
+            self.commit_failed = name != "write"
             self.story.append(f"the disk fails at {name}")
             raise StorageError("the disk is full", path="somewhere", errno=28)
 
@@ -533,6 +534,9 @@ class World:
                     f"{when}: rows {lost} of {key} are lost: {found}, which counts as {progress.get(key)}"
                 )
         if pull is not None:
+            added = sum(map(len, output.values())) - sum(map(len, self._before.values()))
+            if pull.report.rows != added and not self.is_dead:
+                raise Wrong(f"{when}: the report counts {pull.report.rows} rows, and {added} became durable")
             self._before = {key: list(numbers) for key, numbers in output.items()}
 
     def _check_blame(self, report: PullReport) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import msgspec
 from msgspec import Struct
 
-from truto_ci_async._json import EXCERPT_BYTES, decode_json
+from truto_ci_async._json import EXCERPT_BYTES
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.export import html
+from truto_ci_async.export.columns import Part, Parts
+from truto_ci_async.export.frames import Frames
 
 from .debug import DebugInfo
+from .unknown_members import decode_known
 
 T = TypeVar("T")
 
@@ -113,8 +117,14 @@ class _PackedPosition(Struct, array_like=True, forbid_unknown_fields=True):
     times: tuple[tuple[str, str, str], ...] = ()
 
 
-class Page(Sequence[T], Generic[T]):
-    """One page: a read-only sequence of items, with what the service sent beside them.
+class Page(Frames, Generic[T]):
+    """One page: a read-only list of its items, with what the service sent beside them.
+
+        len(page), page[0], page[-3:], [person.id for person in page]
+        page.to_polars()
+
+    It is list-like, but no ``collections.abc.Sequence``: data frame libraries would take it for a list of objects and
+    not look at its columns.
 
     ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
     ``extra`` has the envelope keys that this package does not know; an object or array of more than 256 KiB is left as
@@ -122,6 +132,7 @@ class Page(Sequence[T], Generic[T]):
     status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``.
     ``unknown_fields`` names the fields received so far in this walk that this package does not know, such as
     ``user.emails[].verified``: they are in ``unknown`` of the items.
+    ``item_type`` is the type that the items were read as, if that is known: an empty page has the columns of it.
     """
 
     __slots__ = (
@@ -130,6 +141,7 @@ class Page(Sequence[T], Generic[T]):
         "is_partial_response",
         "issues",
         "issues_count",
+        "item_type",
         "items",
         "next_cursor",
         "position",
@@ -154,8 +166,10 @@ class Page(Sequence[T], Generic[T]):
         unknown_fields: Sequence[str] = (),
         response: ResponseInfo | None = None,
         position: Position | None = None,
+        item_type: Any = None,
     ) -> None:
         self.items: tuple[T, ...] = tuple(items)
+        self.item_type = item_type
         self.next_cursor = next_cursor
         self.prev_cursor = prev_cursor
         self.result_count = result_count
@@ -195,6 +209,23 @@ class Page(Sequence[T], Generic[T]):
         issues = f"{self.issues_count:,} values repaired, see .issues" if self.issues_count else ""
         more = "more pages follow" if self.has_more else "the last page"
         return html.card("Page", size, first, more, issues, tables=[html.items_table(self.items)])
+
+    def __reversed__(self) -> Iterator[T]:
+        return reversed(self.items)
+
+    def index(self, item: object, start: int = 0, stop: int = sys.maxsize) -> int:
+        """Return the index of the first item equal to ``item``.
+
+        :raises ValueError: there is none.
+        """
+        return self.items.index(item, start, stop)
+
+    def count(self, item: object) -> int:
+        """Return how many items are equal to ``item``."""
+        return self.items.count(item)
+
+    def parts(self) -> Parts:
+        return Parts([Part(self.items)], self.item_type)
 
     def __repr__(self) -> str:
         head = f", first={self.items[0]!r}" if self.items else ""
@@ -264,7 +295,7 @@ class RawResponse:
         :raises DecodeError: the body is not JSON, or does not match ``type``.
         """
         try:
-            return decode_json(self.body, type)
+            return decode_known(self.body, type)
         except msgspec.ValidationError as error:
             raise DecodeError(
                 f"the body does not match the type: {error}", raw=self.body[:EXCERPT_BYTES]

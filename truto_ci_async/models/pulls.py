@@ -8,9 +8,11 @@ from typing import Generic, Literal, TypeVar
 from msgspec import Struct
 
 from truto_ci_async.errors import UsageError
+from truto_ci_async.export.columns import Part, Parts
+from truto_ci_async.export.frames import Frames
 from truto_ci_async.models import Page
 
-from .row_views import View, plain_views
+from .row_views import PULL_SCHEMA, View, plain_views
 
 T = TypeVar("T")
 
@@ -42,8 +44,11 @@ class Unit(Struct, frozen=True):
         return self.account.id, self.index
 
 
-class AccountPage(Generic[T]):
-    """A page with its account and window. Pulls hand these out, sinks write them."""
+class AccountPage(Frames, Generic[T]):
+    """A page with its account and window. Pulls hand these out, sinks write them.
+
+    In a data frame, the rows start with the columns of ``PULL_COLUMNS``: account, tenant and window.
+    """
 
     __slots__ = ("_views", "account", "page", "window")
 
@@ -66,6 +71,9 @@ class AccountPage(Generic[T]):
         :raises UsageError: the page does not come from an open pull.
         """
         raise UsageError("only pages of an open pull can be committed, and this page does not come from one")
+
+    def parts(self) -> Parts:
+        return Parts([Part(self.page.items, PULL_SCHEMA.values(self))], self.page.item_type, PULL_SCHEMA)
 
     def __len__(self) -> int:
         return len(self.page.items)

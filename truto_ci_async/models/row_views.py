@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
-#: The columns that a pull puts before the row's own.
-PULL_COLUMNS = ("integrated_account_id", "tenant_id", "window_start", "window_end")
+from truto_ci_async.export.schema import Column, Schema
+
+#: The columns that a pull puts before the row's own, found on an ``AccountPage``.
+PULL_SCHEMA = Schema(
+    "pull",
+    Column("integrated_account_id", "text", "account.id", "the account that was asked"),
+    Column("tenant_id", "text", "account.tenant_id", "the customer it belongs to, if that is known"),
+    Column("window_start", "timestamp", "window.start", "start of the window that was asked for"),
+    Column("window_end", "timestamp", "window.end", "end of that window, not part of it"),
+    version=2,
+)
+PULL_COLUMNS: Final = PULL_SCHEMA.names
+#: Version 1, which folders begun with it keep: bounds are text, as they were sent.
+PULL_SCHEMA_1 = Schema("pull", *(Column(name, "text", PULL_SCHEMA[name].path) for name in PULL_COLUMNS))
 
 
 class _User(Struct, gc=False):

@@ -7,7 +7,7 @@ ends a walk is decided in ``cursor``. All state lives in the iterator: iterating
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -15,6 +15,8 @@ from msgspec import Struct
 from truto_ci_async._checks import brief, is_whole_number
 from truto_ci_async._http.tasks import call_in_loop, starts_at_once
 from truto_ci_async.errors import CursorLoopError, DecodeError, UsageError
+from truto_ci_async.export.columns import Part
+from truto_ci_async.export.walks import FetchedPart, WalkFrames
 from truto_ci_async.models import Page, Position, RawResponse
 
 from .cursor import HasNextCursor, PageCursor
@@ -208,11 +210,31 @@ class Items(Generic[T]):
         await self._pages.aclose()
 
 
-class Paginator(Generic[T]):
+class PageParts:
+    """The pages of one walk, for Arrow and data frames."""
+
+    lead = None
+
+    def __init__(self, pages: Pages[Page[Any]], item_type: Any) -> None:
+        self.item_type = item_type
+        self._pages = pages
+
+    async def next_part(self) -> FetchedPart | None:
+        async for page in self._pages:
+            return FetchedPart(Part(page.items), page)
+        return None
+
+    def release(self, pages: Sequence[Any]) -> None:
+        """Do nothing: there is nothing to mark."""
+
+
+class Paginator(WalkFrames, Generic[T]):
     """A list call that has not been sent yet: ``await`` it for the first page, ``async for`` for every item.
 
         async for interaction in truto.interactions.list(account, start_time=..., end_time=...):
             print(interaction.row())
+
+        frame = await truto.interactions.list(account, start_time=..., end_time=...).to_polars()
 
     Each use starts again at the given cursor. With ``prefetch=1`` the next page is fetched while you work on this one,
     unless you ask for the first page only. On Python 3.12 and newer, from the second page on, this also works while
@@ -220,9 +242,10 @@ class Paginator(Generic[T]):
     ``Page.position`` of the last page is where to resume.
     """
 
-    def __init__(self, source: PageSource[Page[T]], *, label: str) -> None:
+    def __init__(self, source: PageSource[Page[T]], *, label: str, item_type: Any = None) -> None:
         self._source = source
         self._label = label
+        self._item_type = item_type
 
     def __aiter__(self) -> Items[T]:
         return Items(Pages(self._source))
@@ -251,6 +274,9 @@ class Paginator(Generic[T]):
                 del items[max_items:]
                 break
         return items
+
+    def part_source(self) -> PageParts:
+        return PageParts(Pages(self._source), self._item_type)
 
     async def first(self) -> T | None:
         """Return the first item, or None if there is none. Empty pages are skipped."""

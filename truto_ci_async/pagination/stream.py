@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import anyio
 
 from truto_ci_async._files import AtomicFile, Worker
-from truto_ci_async._http.failures import drop_locals
+from truto_ci_async._http.failures import drop_locals, mask_error
 from truto_ci_async._wire.page_reader import cursor_text
 from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import (
@@ -31,11 +31,12 @@ from truto_ci_async.errors import (
     UsageError,
 )
 from truto_ci_async.events import Emitter
+from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Issue, Position, ResponseInfo
 
 from .cursor import PageCursor
 from .page_body import Decoder, PageBody, media_type
-from .stream_views import Batches, Chunks, Items
+from .stream_views import Batches, Chunks, Items, StreamParts
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -56,16 +57,16 @@ WRITE_SIZE = 2**20
 ISSUES_KEPT = 100
 
 
-class ItemStream(Generic[T]):
+class ItemStream(WalkFrames, Generic[T]):
     """A streamed list call. ``async with`` opens it, and closes it however the block ends.
 
         async with truto.interactions.stream(account_id, start_time=start, end_time=end) as stream:
             async for interaction in stream:
                 print(interaction)
 
-    Read it once, in one of four ways: ``async for`` (items), ``batches()`` (lists of items, faster), ``chunks()``
-    (bytes of any content type) or ``save(path)``. Items are read in bounded memory and across pages
-    (``follow_cursor``):
+    Read it once, in one way: ``async for`` (items), ``batches()`` (lists of items, faster), ``arrow_batches()`` or
+    ``to_polars()`` and the like (columns), ``chunks()`` (bytes of any content type) or ``save(path)``. Items are read
+    in bounded memory and across pages (``follow_cursor``):
 
     - JSON: the array at ``path``. If it is missing, a DecodeError lists the keys that are there. The first byte
       decides, not the media type: services label JSON as ``text/plain``, as bytes, or not at all.
@@ -82,7 +83,8 @@ class ItemStream(Generic[T]):
     ``position``      where to resume: the start of the page being read. None when all items were read; ``chunks()``
                       and ``save()`` do not move it.
     ``next_cursor``   the service's cursor after the last page whose items were all read.
-    ``envelope``      everything around the items of that page.
+    ``envelope``      everything around the items of that page; in it, an object or array of more than 256 KiB is
+                      left as ``msgspec.Raw``.
 
     If a body breaks off before its first item, the page is fetched again, as in any call. Later than that nothing is
     repeated: the TransportError says how many ``items_read`` and ``bytes_read`` there were, and its ``position`` is the
@@ -99,6 +101,7 @@ class ItemStream(Generic[T]):
         max_stream_bytes: int | None,
         emitter: Emitter,
         account: str | None = None,
+        item_type: Any = None,
     ) -> None:
         self._opener = opener
         self._new_decoder = new_decoder  # takes whether the body is NDJSON
@@ -107,6 +110,7 @@ class ItemStream(Generic[T]):
         self._max_stream_bytes = max_stream_bytes
         self._emitter = emitter
         self._account = account
+        self._item_type = item_type
         self._entered = self._used = self._reading = False
         self._finished = self._failed = self._closed = False
         self._reopen: Reopen | None = None  # opens the page at ``position``
@@ -191,6 +195,10 @@ class ItemStream(Generic[T]):
         """Hand out the items in lists, as their bytes arrive. Faster for bulk work than item by item."""
         self._use()
         return Batches(self)
+
+    def part_source(self) -> StreamParts:
+        self._use()
+        return StreamParts(self, self._item_type)
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Hand out the bytes of the body, decompressed, whatever they are. Cursors are not followed."""
@@ -312,6 +320,8 @@ class ItemStream(Generic[T]):
                 error.position = self.position
             elif isinstance(error, DecodeError) and self.position is not None:
                 error.cursor = self.position.cursor
+            if self._page is not None:
+                mask_error(error, self._page.token)
             self._close_page()
             drop_locals(error)
             raise

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
+
+from truto_ci_async.export.columns import Part
+from truto_ci_async.export.walks import FetchedPart
 
 T = TypeVar("T")
 
@@ -67,3 +70,20 @@ class Chunks:
         if chunk is None:
             raise StopAsyncIteration
         return chunk
+
+
+class StreamParts:
+    """The items of a stream, for Arrow and data frames."""
+
+    lead = None
+
+    def __init__(self, stream: Readable[Any], item_type: Any) -> None:
+        self.item_type = item_type
+        self._stream = stream
+
+    async def next_part(self) -> FetchedPart | None:
+        items = await self._stream.next_batch()
+        return None if items is None else FetchedPart(Part(items))
+
+    def release(self, pages: Sequence[Any]) -> None:
+        """Do nothing: there is nothing to mark."""

@@ -22,6 +22,7 @@ import anyio
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import UsageError
+from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Interaction
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
@@ -32,6 +33,7 @@ from truto_ci_async.sinks.files import FileSink
 from .account_pull import Shared
 from .commits import Commits, PulledPage
 from .handover import Handover
+from .parts import PullParts
 from .report import Budget, PullReport
 from .workers import Workers, accounts_to_do
 
@@ -54,7 +56,7 @@ READ_AHEAD = 4
 STOP_SECONDS = 1.0
 
 
-class Pull(Generic[T]):
+class Pull(WalkFrames, Generic[T]):
     """A bounded stream of pages of many accounts, each with its account and the window it answers.
 
         async with truto.interactions.pull(account_ids, start_time=start, end_time=end) as pages:
@@ -67,7 +69,8 @@ class Pull(Generic[T]):
     ``commit()`` is called. ``report`` can be read at any time. Pages of one account come in order.
 
     However the block is left, what is in flight is dropped and what is marked is made durable. A cancellation waits
-    for that; a second one does not.
+    for that; a second one does not. If that fails, the cancellation goes on, with the failure as a note on it, in the
+    log and in ``report.error``.
     """
 
     def __init__(
@@ -275,6 +278,15 @@ class Pull(Generic[T]):
         return self
 
     async def __anext__(self) -> PulledPage[T]:
+        page = await self.next_page()
+        if page is None:
+            raise StopAsyncIteration
+        if self._is_auto:
+            self._handed = page
+        return page
+
+    async def next_page(self) -> PulledPage[T] | None:
+        """Return the next page, which its taker marks as done; None at the end."""
         self._commits.require_open()
         if self._is_auto:
             if self._is_asking:
@@ -296,10 +308,16 @@ class Pull(Generic[T]):
             self._commits.check()
             if self._fatal is not None:
                 raise self._fatal from self._fatal.__cause__
-            raise StopAsyncIteration
-        if self._is_auto:
-            self._handed = page
         return page
+
+    def part_source(self) -> PullParts:
+        return PullParts(self.next_page, self._reader.item_type, marks=self._is_auto)
+
+    def check_whole(self) -> None:
+        if not self._is_auto:
+            raise UsageError(
+                "a frame of all rows marks all pages as done; use commit='auto', or arrow_batches()"
+            )
 
     async def write(self, page: PulledPage[T]) -> None:
         """Give a page to the sink and mark it as done: from then on a commit takes both or neither.

@@ -8,20 +8,25 @@ import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import import_module
-from math import ceil, inf
+from math import ceil
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from msgspec.structs import replace
+
 from truto_ci_async._files import Disk
-from truto_ci_async._lock import is_at
-from truto_ci_async.errors import MissingExtraError, UsageError
+from truto_ci_async.errors import UsageError
+from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
+from truto_ci_async.export.columns import Part, Parts, fixed_columns, fixed_schema
+from truto_ci_async.export.schema import Schema
+from truto_ci_async.models import Interaction
 from truto_ci_async.models.pulls import AccountPage
-from truto_ci_async.models.row_views import PULL_COLUMNS
+from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA, PULL_SCHEMA_1
 
 from .files import FLUSH_BYTES, FileSink, Verify
-from .manifest import Part, SinkState
-from .rows import flat_rows
+from .manifest import MAX_PARTS, SinkState, move_to_log
+from .manifest import Part as FilePart
 
 # A row group is what a Parquet writer holds in memory: this many rows, or bytes of JSON text in them.
 GROUP_ROWS = 10_000
@@ -32,14 +37,12 @@ PART_BYTES = 256 * 2**20
 PART_SECONDS = 10.0
 
 _PART_NAME = re.compile(r"\.?part-(\d{6,})\.parquet(?:\.tmp)?", re.ASCII)
-_TIMES = frozenset(("start_time", "end_time", "created_at", "updated_at"))
-_NUMBERS = frozenset(
-    ("longest_monologue", "longest_customer_story", "interactivity", "patience", "question_rate")
-)
 
 
 class ParquetSink(FileSink):
-    """Writes ``part-000001.parquet`` and so on: typed columns, times in UTC, lists and ``remote_data`` as JSON text.
+    """Writes ``part-000001.parquet`` and so on, with the columns of ``schema(Interaction)`` after those of the pull.
+
+    Times are in UTC, also the bounds of the window; lists and ``remote_data`` are JSON text.
 
     Pages of many accounts share a part. It is closed, and thereby committed, after ``part_rows`` rows or
     ``part_seconds``, whichever comes first. After a crash, the rows of an unfinished part are requested again.
@@ -61,15 +64,12 @@ class ParquetSink(FileSink):
         disk: Disk | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        try:
-            self._arrow: Any = import_module("pyarrow")
-            self._parquet: Any = import_module("pyarrow.parquet")
-        except ImportError:
-            raise MissingExtraError("pyarrow", "parquet") from None
+        self._arrow = pyarrow_library()
+        self._parquet: Any = import_module("pyarrow.parquet")
         if part_rows < 1 or part_seconds <= 0:
             raise UsageError("part_rows must be at least 1, and part_seconds greater than 0")
         super().__init__(directory, fresh=fresh, verify=verify, disk=disk, clock=clock)
-        self._schema = _schema(self._arrow)
+        self._use_columns(PULL_SCHEMA)
         self._part_rows = part_rows
         self._part_seconds = part_seconds
         self._file: _PartFile | None = None
@@ -85,30 +85,45 @@ class ParquetSink(FileSink):
             or self._clock() - self._new_since >= self._part_seconds
         )
 
-    def _encode(self, page: AccountPage[Any]) -> tuple[list[tuple[Any, ...]], int]:
-        rows = flat_rows(page, self.format)
-        return rows, sum([len(row[-1] or "") for row in rows])
+    def _use_columns(self, lead: Schema) -> None:
+        self._lead = lead
+        self._columns = fixed_schema(Interaction, lead)
+        self._schema = arrow_schema(self._columns, self._arrow, required=PULL_COLUMNS[:1])
+
+    def _encode(self, page: AccountPage[Any]) -> tuple[list[Part], int]:
+        items = page.page.items
+        if not all(isinstance(item, Interaction) for item in items):
+            raise UsageError("the parquet sink needs Interaction items: pull with item_type=Interaction")
+        if not items:
+            return [], 0
+        size = sum([memoryview(item.remote_json).nbytes for item in items])
+        return [Part(items, self._lead.values(page))], size
 
     # Everything below runs in the worker's thread.
 
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
-        self._durable = state
+        # A folder keeps the columns that its first part has.
+        self._use_columns(
+            PULL_SCHEMA_1 if state.count and state.columns < PULL_SCHEMA.version else PULL_SCHEMA
+        )
+        self._durable = replace(state, columns=self._lead.version)
         # A number is used once, even if its part was never committed: somebody may have read that file.
         numbers = [int(match[1]) for name in found if (match := _PART_NAME.fullmatch(name))]
         self._number = max([state.next, *(number + 1 for number in numbers)])
 
-    def _append(self, encoded: list[tuple[Any, ...]], rows: int) -> None:
+    def _append(self, encoded: list[Part], rows: int) -> None:
         if self._writer is None:
             self._file = _PartFile(self._disk, self.directory / f".part-{self._number:06d}.parquet.tmp")
             self._file_rows = 0
             self._writer = self._parquet.ParquetWriter(self._file, self._schema, compression="zstd")
         groups = max(rows // GROUP_ROWS, 1)
-        self._writer.write_table(
-            _table(self._arrow, self._schema, encoded), row_group_size=ceil(rows / groups)
+        data = fixed_columns(self._columns, Parts(encoded, Interaction, self._lead))
+        self._writer.write_batch(
+            record_batch(data, self._arrow, self._schema), row_group_size=ceil(rows / groups)
         )
         self._file_rows += rows
 
-    def _sync(self, encoded: list[tuple[Any, ...]], rows: int) -> SinkState:
+    def _sync(self, encoded: list[Part], rows: int) -> SinkState:
         if rows:
             self._append(encoded, rows)
         file = self._file
@@ -120,13 +135,14 @@ class ParquetSink(FileSink):
                 self._disk.fsync(file.file)
             finally:
                 self._disk.close(file.file)
-            part = Part(f"part-{self._number:06d}.parquet", self._file_rows, file.size, file.crc32)
+            part = FilePart(f"part-{self._number:06d}.parquet", self._file_rows, file.size, file.crc32)
             self._disk.rename(file.path, self.directory / part.name)
             self._disk.fsync_dir(self.directory)
             self._number += 1
-            self._durable = SinkState(
-                format=self.format, parts=(*self._durable.parts, part), next=self._number
-            )
+            state = self._durable
+            if len(state.parts) >= MAX_PARTS:
+                state = move_to_log(self._disk, self.directory, state)
+            self._durable = replace(state, parts=(*state.parts, part), next=self._number)
         return self._durable
 
     def _close(self) -> None:
@@ -139,13 +155,10 @@ class ParquetSink(FileSink):
         file.is_discarded = True
         with suppress(Exception):
             writer.close()
-        is_ours = False
         with suppress(OSError):
-            is_ours = is_at(file.file, file.path)  # and not that of another run, after our lock was removed
             self._disk.close(file.file)
-        if is_ours:
-            with suppress(OSError):
-                self._disk.remove(file.path)
+        with suppress(OSError):
+            self._disk.remove(file.path)
 
 
 class _PartFile:
@@ -190,34 +203,3 @@ class _PartFile:
 
     def seekable(self) -> bool:
         return False
-
-
-def _schema(arrow: Any) -> Any:
-    time, number, text = arrow.timestamp("us", tz="UTC"), arrow.float64(), arrow.string()
-    return arrow.schema(
-        [
-            arrow.field(
-                name,
-                time if name in _TIMES else number if name in _NUMBERS else text,
-                nullable=name != PULL_COLUMNS[0],
-            )
-            for name in FileSink.columns
-        ]
-    )
-
-
-def _table(arrow: Any, schema: Any, rows: list[tuple[Any, ...]]) -> Any:
-    arrays: list[Any] = []
-    for field, values in zip(schema, zip(*rows, strict=True), strict=True):
-        column = [_float(value) for value in values] if field.name in _NUMBERS else values
-        arrays.append(arrow.array(column, type=field.type))
-    return arrow.Table.from_arrays(arrays, schema=schema)
-
-
-def _float(value: float | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        return float(value)
-    except OverflowError:  # JSON integers can be larger than any float
-        return inf if value > 0 else -inf

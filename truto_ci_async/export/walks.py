@@ -1,0 +1,285 @@
+"""Walks as data frames and Arrow batches: what lists, streams and pulls share.
+
+A walk gives its rows page by page through a ``PartSource``. Batches gather small pages, since a batch has a fixed cost,
+and are never cut in the middle of a page: a pull marks whole pages as done. An async walk has no capsule of its own: a
+reader would block the event loop that has to fetch the next page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from truto_ci_async.errors import UsageError
+
+from .arrow import arrow_library, arrow_schema, pyarrow_library, record_batch, table
+from .columns import ColumnData, Part, Parts, columns_of, fixed_columns, fixed_schema, is_typed
+from .frames import Frames, frame_library, pandas_frame
+from .schema import Columns, Schema
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+#: A batch of Arrow is closed by the page that brings it to so many rows.
+BATCH_ROWS = 5_000
+
+
+class FetchedPart(NamedTuple):
+    """The rows of one page of a walk, and that page if there is one."""
+
+    part: Part
+    page: Any = None
+
+
+class PartSource(Protocol):
+    """The pages of one walk, one after another."""
+
+    @property
+    def item_type(self) -> Any:
+        """The type of the items."""
+
+    @property
+    def lead(self) -> Schema | None:
+        """The columns before those of the items, if there are any."""
+
+    async def next_part(self) -> FetchedPart | None:
+        """Return the next page; None at the end."""
+
+    def release(self, pages: Sequence[Any]) -> None:
+        """Learn that the caller is done with these pages."""
+
+
+class Batch(Frames):
+    """Some rows of a walk in Arrow. Whatever reads Arrow takes it, as often as it likes.
+
+    ``pages`` are the pages its rows come from; a batch of a stream has none. A batch of a walk always has the same
+    columns with the same types. Dicts, which have no types, are one column ``item`` of JSON.
+    """
+
+    def __init__(self, schema: Schema, parts: Parts, pages: Sequence[Any]) -> None:
+        self.schema = schema
+        self.pages = tuple(pages)
+        self.num_rows = sum(len(part.items) for part in parts.parts)
+        self._parts = parts
+        self._arrow: Any = None
+
+    def parts(self) -> Parts:
+        return self._parts
+
+    def data(self) -> ColumnData:
+        """Return the rows as lists, one for each column of ``schema``."""
+        return fixed_columns(self.schema, self._parts)
+
+    def record_batch(self) -> Any:
+        """Return the batch as an object of the Arrow library that is installed.
+
+        :raises MissingExtraError: neither arro3-core nor pyarrow is installed.
+        """
+        if self._arrow is None:
+            self._arrow = record_batch(self.data(), arrow_library())
+        return self._arrow
+
+    def __arrow_c_array__(self, requested_schema: object | None = None) -> object:
+        return self.record_batch().__arrow_c_array__(requested_schema)
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return table(self.schema, [self.record_batch()], arrow_library()).__arrow_c_stream__(requested_schema)
+
+    async def commit(self) -> None:
+        """Mark the pages of this batch as done, and wait until that is durable, for a pull with ``commit="manual"``.
+
+        :raises UsageError: the batch does not come from an open pull.
+        """
+        if not self.pages or not hasattr(self.pages[0], "mark"):
+            raise UsageError(
+                "only batches of an open pull can be committed, and this one does not come from one"
+            )
+        for page in self.pages:
+            page.mark()
+        for page in self.pages:
+            await page.commit()
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    def __repr__(self) -> str:
+        return f"Batch({self.num_rows} rows, {len(self.schema)} columns)"
+
+
+class Batches:
+    """Iterates over the Arrow batches of one walk.
+
+    An error comes after the batch of the rows before it. A cancelled wait can be repeated and loses no rows.
+    """
+
+    def __init__(self, source: PartSource, rows: int, columns: Columns) -> None:
+        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UsageError(f"rows is the size of a batch, 1 or more, not {rows!r}")
+        self.schema = fixed_schema(source.item_type, source.lead, columns)
+        self._source = source
+        self._rows = rows
+        self._fetched: list[FetchedPart] = []
+        self._fetched_rows = 0
+        self._handed: Sequence[Any] = ()
+        self._error: Exception | None = None
+        self._is_over = self._is_asking = False
+
+    def __aiter__(self) -> Batches:
+        return self
+
+    async def __anext__(self) -> Batch:
+        if self._is_asking:
+            raise UsageError("two tasks ask for the next batch at once; give each one a walk of its own")
+        handed, self._handed = self._handed, ()
+        self._source.release(handed)
+        self._is_asking = True
+        try:
+            await self._fetch()
+        finally:
+            self._is_asking = False
+        if not self._fetched:
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+            raise StopAsyncIteration
+        return self._batch()
+
+    async def _fetch(self) -> None:
+        """Fetch pages until there are rows for a batch, or there is nothing more."""
+        while self._fetched_rows < self._rows and not self._is_over:
+            try:
+                found = await self._source.next_part()
+            except Exception as error:  # noqa: BLE001 - raised once the rows before it are handed out
+                self._error, self._is_over = error, True
+                return
+            if found is None:
+                self._is_over = True
+            elif rows := len(found.part.items):
+                self._fetched.append(found)
+                self._fetched_rows += rows
+            else:
+                self._source.release((found.page,))  # there is nothing in it to wait for
+
+    def _batch(self) -> Batch:
+        fetched, self._fetched, self._fetched_rows = self._fetched, [], 0
+        self._handed = [each.page for each in fetched if each.page is not None]
+        parts = Parts([each.part for each in fetched], self._source.item_type, self._source.lead)
+        return Batch(self.schema, parts, self._handed)
+
+
+class WalkFrames:
+    """A walk whose rows can be had as Arrow batches, or all together as a data frame."""
+
+    __slots__ = ()
+
+    def part_source(self) -> PartSource:
+        """Begin a walk."""
+        raise NotImplementedError
+
+    def check_whole(self) -> None:
+        """:raises UsageError: this walk cannot be taken as a whole."""
+
+    def arrow_batches(self, rows: int = BATCH_ROWS, columns: Columns = None) -> Batches:
+        """Iterate over the rows as Arrow batches, in memory that does not grow with the walk.
+
+            async for batch in truto.interactions.list(account_id).arrow_batches():
+                writer.write_batch(pyarrow.record_batch(batch))
+
+        A batch is closed by the page that brings it to ``rows``, so it can have more. All batches of a walk have one
+        schema; ``columns`` picks columns or leaves some out. A walk without rows has no batches.
+
+        In a pull, asking for the next batch marks the pages of the one before as done; under ``commit="manual"``,
+        ``await batch.commit()`` does.
+
+        :raises UsageError: there is no such column, or ``rows`` is less than 1.
+        """
+        return Batches(self.part_source(), rows, columns)
+
+    async def to_polars(self, columns: Columns = None) -> polars.DataFrame:
+        """Fetch all rows and return a polars data frame. Needs ``truto-ci-async[polars]``.
+
+        Columns and types are those of ``Page.to_polars``, without rows too. An error on the way raises, and nothing of
+        the walk is returned; a pull marks its pages as done at the end.
+
+        :raises UsageError: there is no such column.
+        :raises MissingExtraError: polars is not installed.
+        """
+        library, arrow = frame_library("polars"), arrow_library("polars")
+        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow))
+        frame: polars.DataFrame = library.DataFrame(table(schema, batches, arrow))
+        return frame
+
+    async def to_pandas(self, columns: Columns = None) -> pandas.DataFrame:
+        """Fetch all rows and return a pandas data frame, of pandas 2 or 3, with the types of ``Page.to_pandas``.
+
+        Otherwise as ``to_polars``.
+        """
+        frame_library("pandas")
+        schema, batches = await self._read(columns, lambda data: data)
+        return pandas_frame(batches or [ColumnData(schema, [()] * len(schema), 0)])
+
+    async def to_arrow(self, columns: Columns = None) -> Any:
+        """Fetch all rows and return a pyarrow table. Needs pyarrow. Otherwise as ``to_polars``."""
+        arrow = pyarrow_library()
+        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow))
+        return table(schema, batches, arrow)
+
+    async def to_duckdb(self, con: Any, table: str, columns: Columns = None) -> int:
+        """Append all rows to a table of a DuckDB connection, which is made if it is not there; return their number.
+
+            rows = await truto.interactions.list(account_id).to_duckdb(duckdb.connect("calls.db"), "interactions")
+
+        Rows go in batch by batch, so that memory does not grow with the walk, and those before an error stay. Between
+        ``con.begin()`` and ``con.commit()``, all of them or none do. Columns are matched by name.
+
+        :raises UsageError: there is no such column.
+        :raises MissingExtraError: duckdb, or arro3-core, is not installed.
+        """
+        frame_library("duckdb")
+        self.check_whole()
+        arrow = arrow_library("duckdb")
+        batches = self.arrow_batches(columns=columns)
+        name = ".".join(f'"{part}"' for part in table.replace('"', '""').split("."))
+        empty = arrow.table.from_batches([], schema=arrow_schema(batches.schema, arrow))
+        _run_duckdb(con, f"CREATE TABLE IF NOT EXISTS {name} AS FROM {{}}", empty)
+        rows = 0
+        async for batch in batches:
+            _run_duckdb(con, f"INSERT INTO {name} BY NAME FROM {{}}", batch)
+            rows += batch.num_rows
+        return rows
+
+    async def _read(self, columns: Columns, convert: Callable[[ColumnData], Any]) -> tuple[Schema, list[Any]]:
+        """Fetch all rows, and convert them batch by batch so that the items can go."""
+        self.check_whole()
+        source = self.part_source()
+        kept: list[Part] = []
+        pages: list[Any] = []
+        converted: list[Any] = []
+        is_fixed = is_typed(source.item_type)
+        schema = fixed_schema(source.item_type, source.lead, columns if is_fixed else None)
+        rows = 0
+        while (found := await source.next_part()) is not None:
+            kept.append(found.part)
+            pages.append(found.page)
+            rows += len(found.part.items)
+            if is_fixed and rows >= BATCH_ROWS:
+                converted.append(convert(fixed_columns(schema, Parts(kept, source.item_type, source.lead))))
+                kept, rows = [], 0
+        if is_fixed and rows:
+            converted.append(convert(fixed_columns(schema, Parts(kept, source.item_type, source.lead))))
+        elif not is_fixed:
+            data = columns_of(Parts(kept, source.item_type, source.lead), columns)
+            schema, converted = data.schema, [convert(data)] if data.num_rows else []
+        source.release(pages)
+        return schema, converted
+
+
+_VIEW = "truto_ci_async_batch"
+
+
+def _run_duckdb(con: Any, statement: str, rows: Any) -> None:
+    con.register(_VIEW, rows)
+    try:
+        con.execute(statement.format(_VIEW))
+    finally:
+        con.unregister(_VIEW)
