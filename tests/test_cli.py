@@ -1346,7 +1346,9 @@ def test_the_sandbox_stops_by_itself_when_told_to(run: Run) -> None:
     assert ran.code == DONE
     assert ran.out.startswith("export TRUTO_API_BASE_URL=http://127.0.0.1:")
     names = [line.removeprefix("export ").partition("=")[0] for line in ran.out.splitlines()]
-    others = [f"{name}_{number}" for name in ("AVOMA", "CHORUS", "FIREFLIESAI", "WINGMAN") for number in (1, 2)]
+    others = [
+        f"{name}_{number}" for name in ("AVOMA", "CHORUS", "FIREFLIESAI", "WINGMAN") for number in (1, 2)
+    ]
     assert names[2:] == ["ACCOUNT_1", *others]
 
 
