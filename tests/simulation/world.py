@@ -95,6 +95,7 @@ class Options:
     has_bad_account: bool = False
     has_renewal: bool = False  # a token expires, and is renewed
     has_rival: bool = False  # somebody else starts a run on the same folder
+    disk_faults: float = 0.0  # the share of its steps that fail
     kept_bytes: int = 0
     waits: float = 0.0  # the share of awaits that take time
 
@@ -130,6 +131,7 @@ class Options:
             has_bad_account=has_bad_account,
             has_renewal=random.random() < 0.3,
             has_rival=random.random() < 0.3,
+            disk_faults=random.choice((0.0, 0.01, 0.01, 0.1)),
             kept_bytes=random.choice((0, 200, 2**20)),
             waits=random.choice((0.0, 0.2, 0.8)),
         )
@@ -151,6 +153,7 @@ SIMPLER: dict[str, tuple[Any, ...]] = {
     "has_bad_account": (False,),
     "has_renewal": (False,),
     "has_rival": (False,),
+    "disk_faults": (0.0, 0.01),
     "kept_bytes": (0,),
     "waits": (0.0,),
 }
@@ -244,7 +247,11 @@ class World:
             self._kill()
         if name == "committed":
             self.check("after a commit")
-        elif name in ("checkpoint", "write", "manifest") and not self.is_calm and self._draws.random() < 0.01:
+        elif (
+            name in ("checkpoint", "write", "manifest")
+            and not self.is_calm
+            and self._draws.random() < self.options.disk_faults
+        ):
             self.commit_failed = name != "write"
             self.story.append(f"the disk fails at {name}")
             raise StorageError("the disk is full", path="somewhere", errno=28)
