@@ -42,16 +42,16 @@ posix = pytest.mark.skipif(os.name == "nt", reason="signals, forks and mounts of
 
 
 def make_plan(*accounts: str, **options: Any) -> Plan:
-    """Make a plan without an event loop: a list of ids needs no waiting."""
+    """Make a plan without an event loop: a list of ids waits for nothing but its next turn."""
     making = resolve(
         None, accounts or ("a", "b"), **{"start_time": "-3d", "window": "day", "now": NOW} | options
     )
     try:
-        making.send(None)
+        while True:
+            assert making.send(None) is None, "making a plan of a list waited for something"
     except StopIteration as done:
         plan: Plan = done.value
         return plan
-    raise AssertionError("making a plan of a list waited for something")
 
 
 Store = Callable[[], Checkpoint]
@@ -1014,6 +1014,24 @@ def test_the_lock_file_names_its_owner(path: Path) -> None:
     finally:
         os.umask(umask)
     assert os.name == "nt" or lock.path.stat().st_mode & 0o777 == 0o666
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"pid":1,"host":"HOST","since":"","more":' + b"[" * 4000,
+        b'{"pid":%d,"host":"HOST","since":""}' % 10**30,
+        b"\xff",
+    ],
+)
+def test_whatever_is_written_into_a_lock_it_is_held(path: Path, content: bytes) -> None:
+    """Anyone on the machine may write to it."""
+    lock = RunLock(path)
+    lock.acquire()
+    lock.path.write_bytes(content.replace(b"HOST", socket.gethostname().encode()))
+    with pytest.raises(StateConflictError, match="is in use by"):
+        RunLock(path).acquire()
     lock.release()
 
 

@@ -40,7 +40,7 @@ from truto_ci_async.models import ResponseInfo
 
 from .call import Call, CallTime, emit_wait, waiting_call
 from .credentials import TOKEN_VARIABLE, Secret, Token, TokenSource, hidden
-from .failures import drop_locals, error_of_status, failure_of
+from .failures import drop_locals, error_of_status, failure_of, mask_error
 from .options import (
     check_limits,
     check_policies,
@@ -75,6 +75,7 @@ class Body(Protocol):
 
     status: int
     headers: dict[str, str]
+    token: Secret
 
     def pieces(self, limit: int | None) -> AsyncIterator[bytes]: ...
 
@@ -236,6 +237,7 @@ class BaseClient:
                     error.account = account
                     raise
         except TrutoError as error:
+            mask_error(error, call.token)
             drop_locals(error)
             raise
         finally:
@@ -360,6 +362,7 @@ class BaseClient:
 
         :raises APIError: any status but 2xx.
         """
+        call.token = token
         try:
             call.sending(attempt)
             headers = self._headers_with(token)

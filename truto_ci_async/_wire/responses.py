@@ -243,7 +243,8 @@ def read_capabilities(body: bytes) -> Capabilities:
         given = decode_with(_decode_object, body)
         if not given.keys() & {"unified", "proxy"}:
             raise msgspec.ValidationError("it has neither unified nor proxy")
-        account = given.pop("account", None) or {}
+        sent = given.pop("account", None)
+        account: dict[str, Any] = {} if sent is None else sent
         members = {
             **given,
             "account_id": account.get("id"),
@@ -270,7 +271,9 @@ def _resources(value: Any) -> Any:
     """Return the list of resources, which may be wrapped in an object."""
     if isinstance(value, dict):
         value = cast("dict[str, Any]", value).get("resources")
-    return value or []
+    if value is not None and not isinstance(value, list):
+        raise msgspec.ValidationError("the resources are no list")
+    return value or []  # pyright: ignore[reportUnknownVariableType]
 
 
 def _capability(value: dict[str, Any]) -> dict[str, Any]:
