@@ -1341,9 +1341,15 @@ def test_the_sandbox_takes_the_shapes_and_limits_of_the_service(
 
 
 def test_the_sandbox_stops_by_itself_when_told_to(run: Run) -> None:
-    ran = run("sandbox", "--for", "0.05", "--accounts", "1")
+    options = ("--accounts", "1", "--providers", "2", "--meetings", "3", "--year", "2023", "--plain")
+    ran = run("sandbox", "--for", "0.05", *options)
     assert ran.code == DONE
     assert ran.out.startswith("export TRUTO_API_BASE_URL=http://127.0.0.1:")
+    names = [line.removeprefix("export ").partition("=")[0] for line in ran.out.splitlines()]
+    others = [
+        f"{name}_{number}" for name in ("AVOMA", "CHORUS", "FIREFLIESAI", "WINGMAN") for number in (1, 2)
+    ]
+    assert names[2:] == ["ACCOUNT_1", *others]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")

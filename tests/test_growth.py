@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import random
 import sqlite3
+import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from benchmarks import bench_growth
 from tests.support import examples, run
 from tests.test_checkpoint import change, fill, make_plan
 from tests.test_sinks import (
@@ -402,3 +406,46 @@ def test_the_power_may_go_while_parts_are_moved(cuts: list[int], seed: int) -> N
         run(scenario(Path(name)))
         assert read_rows(Path(name), "parquet") == expected_rows()
         assert check_manifest(Path(name), "parquet") == len(expected_rows())
+
+
+# --- a pull as a whole --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _linux() -> None:
+    if sys.platform != "linux":
+        pytest.skip("resident memory is counted in other units, or not at all")
+
+
+def grown(
+    folder: Path, accounts: int, windows: int, phases: Iterable[str] = bench_growth.PHASES
+) -> dict[str, dict[str, Any]]:
+    """Pull until each account had a turn, kill that, and go on; and go on from a state that is nearly done."""
+    options = argparse.Namespace(windows=windows, pages=0, concurrency=32)
+    found: dict[str, dict[str, Any]] = {}
+    for phase in phases:
+        place = folder / ("late" if phase == "late" else "first")
+        place.mkdir(exist_ok=True)
+        found[phase] = bench_growth.measure(phase, str(place), accounts, options)
+    return found
+
+
+@pytest.mark.usefixtures("_linux")
+def test_a_pull_takes_no_more_the_more_is_done(tmp_path: Path) -> None:
+    found = grown(tmp_path, 100, 365, ("pull", "resume", "late"))
+    assert max(each["step_ms"] for each in found.values()) < 40.0
+    assert max(each["peak_mb"] for each in found.values()) < 100.0
+    assert found["late"]["state_mb"] < found["resume"]["state_mb"] + 1.0
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("_linux")
+def test_a_year_of_100_000_accounts(tmp_path: Path) -> None:
+    """36.5 million walks: what was kept of each took 5 to 10 GB."""
+    found = grown(tmp_path, 100_000, 365)
+    assert found["plan"]["units"] == 36_500_000
+    assert max(each["peak_mb"] for each in found.values()) <= 400.0
+    assert max(each["step_ms"] for each in found.values()) < 40.0
+    assert max(each["start_s"] for each in found.values() if "start_s" in each) < 30.0
+    first, last = found["pull"]["commit_ms"]
+    assert last < 3 * first + 20.0

@@ -21,7 +21,7 @@ from tests.foreign_values import Length, Letter, NotATime, NumPyScalar, Real, St
 from tests.support import run
 from truto_ci_async._wire.list_query import list_query
 from truto_ci_async.client import TrutoClient
-from truto_ci_async.errors import PermissionDeniedError, UsageError
+from truto_ci_async.errors import DecodeError, PermissionDeniedError, UsageError
 from truto_ci_async.models import IntegratedAccount, Integration, Page, Person
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
 from truto_ci_async.pull.plan import accounts as plan_accounts
@@ -196,6 +196,12 @@ def discover(*found: str, **options: Any) -> Plan:
     plan = run(resolve(client.integrated_accounts.list, now=NOW, **options))
     assert len(client.asked) == 1
     return plan
+
+
+def test_an_account_that_is_found_without_an_id_is_an_error_of_the_service() -> None:
+    """It was a UsageError about an id that nobody had passed."""
+    with pytest.raises(DecodeError, match="lists an account without an id"):
+        discover("x", "", integration="gong")
 
 
 def test_accounts_are_discovered_by_integration_and_status() -> None:

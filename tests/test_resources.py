@@ -770,6 +770,7 @@ EMPTY_HEADS = {
     "204": b"HTTP/1.1 204 No Content\r\n\r\n",
     "205": b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n",
     "length of 0": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "length of 000": b"HTTP/1.1 200 OK\r\nContent-Length: 000\r\n\r\n",
 }
 # Empty, but the head does not say so: the body may have been lost on the way.
 LOST_BODIES = {

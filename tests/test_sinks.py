@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -222,6 +223,9 @@ def drive(format: str, folder: Path) -> None:
     Runs in a process of its own and forks: nothing is imported twice, and SIGKILL is the real one.
     """
     import signal
+
+    with suppress(ImportError):
+        import_module("pandas")  # pyarrow imports it with the first array, which would be once in each child
 
     def attempt(out: Path, at: int) -> bool:
         """Run until step number ``at``. Return False if the pull ended before."""

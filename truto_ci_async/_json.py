@@ -11,6 +11,7 @@ replaced by ``\\ufffd``, which has the same length, so offsets stay as they are.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -30,15 +31,6 @@ class Decoder(Protocol[T_co]):
     """The one method of ``msgspec.json.Decoder`` that is used."""
 
     def decode(self, buf: bytes, /) -> T_co: ...
-
-
-def decode_json(body: bytes, type: Any = Any) -> Any:
-    """Decode ``body`` into ``type``.
-
-    :raises DecodeError: the body is not JSON.
-    :raises msgspec.ValidationError: it is JSON, but does not match ``type``.
-    """
-    return decode_with(msgspec.json.Decoder(type), body)
 
 
 def decode_with(decoder: Decoder[V], body: bytes) -> V:
@@ -162,6 +154,6 @@ def _encode_members(value: object) -> bytes:
         for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
         if name != UNKNOWN and (found := getattr(value, name)) is not UNSET
     }
-    unknown: dict[str, Raw] = value.unknown_members() if hasattr(value, "unknown_members") else {}
-    members.update((name, raw) for name, raw in unknown.items() if name not in members)
+    get_unknown = cast("Callable[[], dict[str, Raw]]", getattr(value, "unknown_members", dict))
+    members.update((name, raw) for name, raw in get_unknown().items() if name not in members)
     return msgspec.json.encode(members)

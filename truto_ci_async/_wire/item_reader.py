@@ -24,20 +24,17 @@ from msgspec.structs import force_setattr
 from truto_ci_async._json import UNKNOWN
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Issue
-from truto_ci_async.models.api_object import ApiObject
+from truto_ci_async.models.struct_types import is_struct, split_array, split_object
+from truto_ci_async.models.unknown_members import is_api_object, member_mover
 
 from .detach import detached, raw_places
 from .repair import (
     Notes,
     Repairer,
     describe_mismatch,
-    is_struct,
-    split_array,
-    split_object,
     struct_repairer,
     without_location,
 )
-from .unknown_members import member_mover
 
 T = TypeVar("T")
 Items = TypeVar("Items", list[Any], tuple[Any, ...])
@@ -136,7 +133,7 @@ class ItemReader(Generic[T]):
         new = new[: MOST_NAMES - len(self.unknown_fields)]
         if new and self._tell is not None:
             self.unknown_fields += tuple(new)
-            self._tell(new, kept=is_struct(self.item_type) and issubclass(self.item_type, ApiObject))
+            self._tell(new, kept=is_struct(self.item_type) and is_api_object(self.item_type))
 
     def read_array(
         self, text: bytes, *, start: int = 0, path: str = "$.result", keep: int = ISSUES_KEPT

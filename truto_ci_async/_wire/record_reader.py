@@ -8,9 +8,10 @@ import msgspec
 
 from truto_ci_async._json import BYTE_ORDER_MARK, EXCERPT_BYTES, check_utf8, describe, replace_surrogates
 from truto_ci_async.errors import DecodeError, TruncatedBodyError
+from truto_ci_async.models.struct_types import split_object
 
 from .item_reader import IssueList, ItemReader
-from .repair import Notes, split_object
+from .repair import Notes
 from .surrogates import surrogate_notes
 
 T = TypeVar("T")

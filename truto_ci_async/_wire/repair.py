@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -20,6 +18,15 @@ import msgspec
 from msgspec import Raw
 
 from truto_ci_async._json import UNKNOWN
+from truto_ci_async.models.struct_types import (
+    element_type,
+    is_struct,
+    split_array,
+    split_object,
+    struct_config,
+    union_members,
+    value_type,
+)
 
 from .moments import read_moment
 
@@ -49,10 +56,6 @@ class Notes(list[Note]):
     def add_all(self, others: Notes) -> None:
         self.total += others.total
         self += others[: NOTES_KEPT - len(self)]
-
-
-split_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
-split_object: Callable[[bytes], Fields] = msgspec.json.Decoder(Fields).decode
 
 
 class Repairer:
@@ -170,7 +173,7 @@ class Repairer:
     @cached_property
     def _keys(self) -> frozenset[str]:
         keys = {field.encode_name for field in msgspec.structs.fields(self._struct)} - {UNKNOWN}
-        config = _struct_config(self._struct)
+        config = struct_config(self._struct)
         if config is not None and config.tag is not None:
             keys.add(config.tag_field or "type")
         return frozenset(keys)
@@ -202,7 +205,7 @@ def struct_repairer(item_type: Any) -> Repairer | None:
     """Return the repairer of a Struct that is written as a JSON object; None for any other type."""
     if not is_struct(item_type):
         return None
-    config = _struct_config(item_type)
+    config = struct_config(item_type)
     return None if config is not None and config.array_like else Repairer(item_type)
 
 
@@ -235,42 +238,3 @@ def without_location(message: str) -> str:
 # A whole number with a fraction of zeros, such as 1800.0, which msgspec does not take as an int.
 _WHOLE = re.compile(rb"(-?[0-9]+)\.0+")
 _LOCATION = re.compile(r" - at `[^`]*`$")
-
-
-# Looking into types
-
-
-def is_struct(type: Any) -> bool:
-    origin = typing.get_origin(type) or type
-    return isinstance(origin, typing.cast("Any", msgspec.StructMeta))
-
-
-def _struct_config(type: Any) -> Any:
-    return getattr(typing.get_origin(type) or type, "__struct_config__", None)
-
-
-def union_members(type: Any) -> Iterator[Any]:
-    """Yield the members of a union, or the type itself, without what they are annotated with."""
-    while typing.get_origin(type) is typing.Annotated:
-        type = typing.get_args(type)[0]
-    if typing.get_origin(type) in (typing.Union, types.UnionType):
-        for member in typing.get_args(type):
-            yield from union_members(member)
-    else:
-        yield type
-
-
-_LISTS = (list, set, frozenset, Sequence, AbstractSet)
-
-
-def element_type(type: Any) -> tuple[Any, ...]:
-    """Return the type of a list's elements, or nothing if it is not a list whose elements have one type."""
-    origin, args = typing.get_origin(type), typing.get_args(type)
-    if origin is tuple:
-        return args[:1] if len(args) == 2 and args[1] is Ellipsis else ()
-    return args[:1] if origin in _LISTS else ()
-
-
-def value_type(type: Any) -> tuple[Any, ...]:
-    """Return the type of a dict's values, or nothing if it is not a dict."""
-    return typing.get_args(type)[1:] if typing.get_origin(type) in (dict, Mapping) else ()

@@ -292,6 +292,17 @@ def _add_sandbox(commands: Commands) -> None:
         "--interactions", type=whole_number(0, 1_000_000), default=250, metavar="N",
         help="people in each account (default: 250)")
     parser.add_argument(
+        "--meetings", type=whole_number(0, 1_000_000), default=600, metavar="N",
+        help="meetings in each account, all in one year (default: 600)")
+    parser.add_argument(
+        "--year", type=whole_number(1, 9_998), default=2024, metavar="YEAR", help="that year (default: 2024)")
+    parser.add_argument(
+        "--providers", type=whole_number(0, 10_000), default=1, metavar="N",
+        help="accounts of each of Avoma, Chorus, Fireflies.ai and Wingman (default: 1); the others are Gong's")
+    parser.add_argument(
+        "--plain", action="store_true",
+        help="statistics and emails that are plain noise, instead of plausible ones")
+    parser.add_argument(
         "--seed", type=int, default=SANDBOX_SEED, metavar="N",
         help=f"the same number always gives the same data (default: {SANDBOX_SEED})")
     parser.add_argument(

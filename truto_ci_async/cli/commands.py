@@ -87,6 +87,9 @@ async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
     def say_ready(running: Sandbox) -> None:
         values = {"TRUTO_API_BASE_URL": running.url, "TRUTO_API_TOKEN": running.token}
         values |= {f"ACCOUNT_{number}": each for number, each in enumerate(running.account_ids, 1)}
+        for provider in ("avoma", "chorus", "firefliesai", "wingman"):
+            ids = running.accounts_of(provider)
+            values |= {f"{provider.upper()}_{number}": each for number, each in enumerate(ids, 1)}
         open_stdout().write("".join(f"export {name}={value}\n" for name, value in values.items()).encode())
         window = f"--start-time {SANDBOX_WINDOW[0]} --end-time {SANDBOX_WINDOW[1]}"
         say(f"paste these into another terminal, then: truto-ci interactions -a $ACCOUNT_1 {window}")
@@ -100,6 +103,10 @@ async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
                 ready=say_ready,
                 accounts=options.accounts,
                 interactions=options.interactions,
+                meetings=options.meetings,
+                year=options.year,
+                providers=options.providers,
+                realistic=not options.plain,
                 seed=options.seed,
                 token_rate=options.token_rate,
                 account_rate=options.account_rate,

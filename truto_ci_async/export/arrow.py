@@ -89,6 +89,11 @@ def table(schema: Schema, batches: Iterable[Any], library: ArrowLibrary) -> Any:
     return library.table.from_batches(list(batches), schema=arrow_schema(schema, library))
 
 
+def table_of(data: ColumnData, library: ArrowLibrary) -> Any:
+    """Return columns as a table of one batch, or of none if there are no rows."""
+    return table(data.schema, [record_batch(data, library)] if data.num_rows else [], library)
+
+
 def arrow_schema(schema: Schema, library: ArrowLibrary, *, required: Collection[str] = ()) -> Any:
     """Return a schema as Arrow has it. A column is nullable unless it is ``required``."""
     return library.schema(

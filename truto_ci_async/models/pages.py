@@ -10,13 +10,14 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 import msgspec
 from msgspec import Struct
 
-from truto_ci_async._json import EXCERPT_BYTES, decode_json
+from truto_ci_async._json import EXCERPT_BYTES
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.export import html
 from truto_ci_async.export.columns import Part, Parts
 from truto_ci_async.export.frames import Frames
 
 from .debug import DebugInfo
+from .unknown_members import decode_known
 
 T = TypeVar("T")
 
@@ -294,7 +295,7 @@ class RawResponse:
         :raises DecodeError: the body is not JSON, or does not match ``type``.
         """
         try:
-            return decode_json(self.body, type)
+            return decode_known(self.body, type)
         except msgspec.ValidationError as error:
             raise DecodeError(
                 f"the body does not match the type: {error}", raw=self.body[:EXCERPT_BYTES]

@@ -15,10 +15,10 @@ from truto_ci_async._json import EXCERPT_BYTES, decode_member
 from truto_ci_async._wire.incremental.array_parser import WHITE
 from truto_ci_async._wire.incremental.array_scanner import MAX_KEYS
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
-from truto_ci_async._wire.repair import split_object
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, UsageError
 from truto_ci_async.models import ResponseInfo
 from truto_ci_async.models.debug import mask_repr
+from truto_ci_async.models.struct_types import split_object
 
 from .page_fetch import empty_body_error, is_empty_by_framing
 from .step_size import StepSize

@@ -53,7 +53,7 @@ class Users(Resource[User]):
             item_type: type[S],
             **options: Unpack[UserListOptions],
         ) -> Paginator[S]: ...
-        def list(self, *args: Any, **options: Any) -> Any: ...
+        def list(self, *args: Any, **options: Any) -> Any: ...  # pyright: ignore[reportIncompatibleMethodOverride]
 
     async def directory(
         self, integrated_account_id: Account = None, *, ttl: float | None = None

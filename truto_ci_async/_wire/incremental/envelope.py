@@ -7,9 +7,10 @@ from typing import Any, TypeAlias
 import msgspec
 
 from truto_ci_async._json import EXCERPT_BYTES, decode_member, describe, replace_surrogates
-from truto_ci_async._wire.repair import Note, split_object
+from truto_ci_async._wire.repair import Note
 from truto_ci_async._wire.surrogates import check_cursor, surrogate_notes
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, UsageError
+from truto_ci_async.models.struct_types import split_object
 
 from .array_parser import WHITE
 from .array_scanner import ArrayScanner

@@ -20,6 +20,8 @@ from truto_ci_async.models.pulls import PlannedAccount
 
 #: An iterable of more accounts than this is taken to be endless.
 MAX_ACCOUNTS = 1_000_000
+# The loop has a turn after so many accounts, which take some milliseconds.
+YIELD_ACCOUNTS = 2_000
 # Enough for that many, each with a tenant.
 MAX_FILE_BYTES = 2**28
 
@@ -38,7 +40,11 @@ async def collect_accounts(accounts: Accounts) -> tuple[PlannedAccount, ...]:
     if isinstance(accounts, os.PathLike):
         accounts = await asyncio.to_thread(_read_file, Path(accounts))
     found: dict[str, PlannedAccount] = {}
+    number = 0
     async for account in _each(accounts):
+        number += 1
+        if number % YIELD_ACCOUNTS == 0:
+            await asyncio.sleep(0)
         known = found.get(account.id)
         if known is None or known.tenant_id is None:
             found[account.id] = account
