@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from tests.support import examples, run
 from truto_ci_async import _lock as lock_module
-from truto_ci_async._lock import LockOwner, RunLock
+from truto_ci_async._lock import LockOwner, RunLock, unshared_locks
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
@@ -42,16 +42,16 @@ posix = pytest.mark.skipif(os.name == "nt", reason="signals, forks and mounts of
 
 
 def make_plan(*accounts: str, **options: Any) -> Plan:
-    """Make a plan without an event loop: a list of ids needs no waiting."""
+    """Make a plan without an event loop: a list of ids waits for nothing but its next turn."""
     making = resolve(
         None, accounts or ("a", "b"), **{"start_time": "-3d", "window": "day", "now": NOW} | options
     )
     try:
-        making.send(None)
+        while True:
+            assert making.send(None) is None, "making a plan of a list waited for something"
     except StopIteration as done:
         plan: Plan = done.value
         return plan
-    raise AssertionError("making a plan of a list waited for something")
 
 
 Store = Callable[[], Checkpoint]
@@ -1017,6 +1017,24 @@ def test_the_lock_file_names_its_owner(path: Path) -> None:
     lock.release()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"pid":1,"host":"HOST","since":"","more":' + b"[" * 4000,
+        b'{"pid":%d,"host":"HOST","since":""}' % 10**30,
+        b"\xff",
+    ],
+)
+def test_whatever_is_written_into_a_lock_it_is_held(path: Path, content: bytes) -> None:
+    """Anyone on the machine may write to it."""
+    lock = RunLock(path)
+    lock.acquire()
+    lock.path.write_bytes(content.replace(b"HOST", socket.gethostname().encode()))
+    with pytest.raises(StateConflictError, match="is in use by"):
+        RunLock(path).acquire()
+    lock.release()
+
+
 def test_a_lock_whose_file_was_removed_can_be_released(path: Path) -> None:
     """Somebody may tidy up the folder while a pull runs."""
     lock = RunLock(path)
@@ -1082,6 +1100,7 @@ def test_an_owner_is_only_named_if_it_can_be_alive(monkeypatch: pytest.MonkeyPat
     assert LockOwner(os.getpid(), here, "then").is_alive
     assert not LockOwner(process.pid, here, "then").is_alive
     assert LockOwner(process.pid, elsewhere, "then").is_alive
+    assert not LockOwner(10**15, here, "then").is_alive  # no pid at all
 
     def refuse(pid: int, number: int) -> None:
         assert number == 0
@@ -1224,6 +1243,288 @@ def test_of_many_that_come_at_once_one_gets_the_lock(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr.decode()
     assert list(tmp_path.iterdir()) == []
+
+
+@posix
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_lock_whose_file_was_removed_is_no_longer_trusted(tmp_path: Path, is_taken: bool) -> None:
+    """Whoever removes it lets others in. What they hold is not given up by the one before them."""
+    first, second = RunLock(tmp_path / "state"), RunLock(tmp_path / "state")
+    first.acquire()
+    first.check()
+    first.path.unlink()
+    if is_taken:
+        second.acquire()
+        owner = second.path.read_bytes()
+    with pytest.raises(
+        StateConflictError, match=r"state may be in use by another run: .*state\.lock was removed"
+    ):
+        first.check()
+    first.release()
+    assert second.path.exists() == is_taken
+    if is_taken:
+        assert second.path.read_bytes() == owner
+        second.check()
+        with pytest.raises(StateConflictError):
+            RunLock(tmp_path / "state").acquire()
+    second.release()
+    with pytest.raises(StateConflictError, match="may be in use") as caught:  # nor is one that was given up
+        second.check()
+    assert caught.value.path == str(tmp_path / "state")
+    assert list(tmp_path.iterdir()) == []
+
+
+@posix
+def test_a_lock_that_was_replaced_by_a_link_is_not_trusted(tmp_path: Path) -> None:
+    lock = RunLock(tmp_path / "state")
+    lock.acquire()
+    lock.path.rename(tmp_path / "moved")
+    lock.path.symlink_to(tmp_path / "moved")
+    with pytest.raises(StateConflictError, match="removed or replaced"):
+        lock.check()
+    lock.release()
+    assert lock.path.is_symlink()
+
+
+def test_any_spelling_of_a_path_is_the_same_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the process goes elsewhere before it releases it."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    first = RunLock(Path("folder/state"), Path("folder/other.lock"))
+    first.acquire()
+    assert (folder / "other.lock").exists()
+    spellings = [folder / "state", folder / ".." / "folder" / "state"]
+    if os.name != "nt":
+        (tmp_path / "link").symlink_to(folder)
+        spellings.append(tmp_path / "link" / "state")
+    for state in spellings:
+        with pytest.raises(
+            StateConflictError, match=rf"another pull of this process \(pid {os.getpid()}\) since 2"
+        ):
+            RunLock(state, state.with_name("other.lock")).acquire()
+    monkeypatch.chdir(folder)
+    first.release()
+    assert list(folder.iterdir()) == []
+
+
+@posix
+def test_a_state_with_two_names_is_refused(path: Path) -> None:
+    """SQLite keeps a log for each name, so that what is committed under one is not there under the other."""
+    fill(SQLiteCheckpoint(path), make_plan())
+    other = path.with_name("other")
+    other.hardlink_to(path)
+    for each in (path, other):
+        with pytest.raises(StateConflictError, match="has another name as well, a hard link"):
+            visit(SQLiteCheckpoint(each), None)
+    other.unlink()
+    assert visit(SQLiteCheckpoint(path), None)[0] == make_plan()
+
+
+def test_no_pull_of_a_process_touches_the_lock_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where locks belong to the process, as with some network file systems, its second run would get it as well.
+
+    Closing the file would even give up the lock of the first.
+    """
+    monkeypatch.setattr(lock_module, "_lock", lambda file: None)
+    first, second = RunLock(tmp_path / "state"), RunLock(tmp_path / "state")
+    first.acquire()
+    opened: list[Any] = []
+    monkeypatch.setattr(second, "_open", opened.append)
+    with pytest.raises(StateConflictError, match="another pull of this process") as caught:
+        second.acquire()
+    assert opened == []
+    assert (caught.value.pid, caught.value.host) == (os.getpid(), socket.gethostname())
+    other = RunLock(tmp_path / "another")
+    other.acquire()
+    other.release()
+    first.release()
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Nothing would keep two runs apart. Other errors are told as they are."""
+
+    def refuse(file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(lock_module, "_lock", refuse)
+    words = rf"state\.lock: its file system has no locks \({os.strerror(number)}\)"
+    with pytest.raises(StorageError, match=words) as caught:
+        RunLock(tmp_path / "state").acquire()
+    assert (caught.value.errno, caught.value.path) == (number, str(tmp_path / "state.lock"))
+    with pytest.raises(StorageError, match="has no locks"):
+        visit(SQLiteCheckpoint(tmp_path / "new" / "state"), make_plan())
+    assert not (tmp_path / "new" / "state").exists()
+    number = errno.EIO
+    with pytest.raises(OSError, match=r"Input/output error|I/O error") as told:
+        RunLock(tmp_path / "state").acquire()
+    assert told.value.errno == errno.EIO
+
+
+@posix
+def test_a_lack_of_permission_means_that_the_lock_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That is how SMB and Windows say it. Its file may not be readable either."""
+    monkeypatch.setattr(lock_module, "NAME_SECONDS", 0.05)
+
+    def refuse(file: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(lock_module, "_lock", refuse)
+    with pytest.raises(StateConflictError, match="state is in use by another process: wait for it") as caught:
+        RunLock(tmp_path / "state").acquire()
+    assert isinstance(caught.value.__context__, BlockingIOError)
+    assert (caught.value.pid, caught.value.host, caught.value.path) == (None, None, str(tmp_path / "state"))
+
+
+DEVICE = os.makedev(0, 41) if os.name != "nt" else 0
+MOUNT = "29 1 0:41 / /mnt rw,relatime shared:1 master:2 - {} server:/export {}"
+
+
+@posix
+@pytest.mark.parametrize(
+    ("kind", "options", "told"),
+    [
+        ("nfs4", "rw,vers=4.2,hard,local_lock=none,addr=10.0.0.1", ""),
+        ("nfs4", "rw,vers=4.2,local_lock=flock", "nfs4 with local_lock=flock"),
+        ("nfs", "rw,vers=3,nolock,local_lock=all", "nfs with local_lock=all"),
+        ("nfs", "rw,vers=3,local_lock=posix", ""),
+        ("nfs", "nolock", "nfs with nolock"),
+        ("cifs", "rw,vers=3.1.1,nobrl,cache=strict", "cifs with nobrl"),
+        ("cifs", "rw,vers=3.1.1,cache=strict", ""),
+        ("smb3", "nobrl", "smb3 with nobrl"),
+        ("fuse.sshfs", "rw,user_id=0", "fuse.sshfs"),
+        ("fuse.rclone", "", "fuse.rclone"),
+        ("fuse.gcsfuse", "rw", "fuse.gcsfuse"),
+        ("fuse.s3fs", "rw", "fuse.s3fs"),
+        ("ext4", "rw,nolock", ""),
+    ],
+)
+def test_network_file_systems_without_locks_between_machines_are_known(
+    kind: str, options: str, told: str
+) -> None:
+    """The text is that of ``/proc/self/mountinfo``, see proc(5)."""
+    other = MOUNT.replace("0:41", "0:4").format("nfs", "nolock")
+    assert unshared_locks(f"{other}\n{MOUNT.format(kind, options)}\n{other}", DEVICE) == told
+    assert unshared_locks(other, DEVICE) == ""
+
+
+@posix
+@pytest.mark.parametrize(
+    "text", ["", "\n", "29", "29 1 0:41 / /mnt rw", "29 1 0:41 / /mnt rw - ", "29 1 0:41 / /m - nfs"]
+)
+def test_a_list_of_mounts_may_hold_anything(text: str) -> None:
+    assert unshared_locks(text, DEVICE) == ""
+
+
+@posix
+def test_a_name_keeps_other_machines_out_where_locks_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With NFS mounted ``local_lock=flock``, each machine has its own lock on the same file."""
+    device = tmp_path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    mounts = tmp_path / "mounts"
+    mounts.write_text(MOUNT.replace("0:41", number).format("nfs4", "rw,local_lock=flock"))
+    monkeypatch.setattr(lock_module, "MOUNTS", mounts)
+    lock = RunLock(tmp_path / "state")
+    elsewhere = b'{"pid":7,"host":"elsewhere","since":"then"}'
+    for there, who, pid, host in (
+        (elsewhere, "process 7 on elsewhere since then", 7, "elsewhere"),
+        (b"", "an unknown process", None, None),  # it is about to write its name, or the power failed
+    ):
+        lock.path.write_bytes(there)
+        words = f"{who}, or was when that was killed: nfs4 with local_lock=flock has no"
+        with pytest.raises(StateConflictError, match=words) as caught:
+            lock.acquire()
+        assert str(caught.value).endswith(f"If no run is using it, remove {lock.path}")
+        assert (caught.value.pid, caught.value.host, caught.value.path) == (pid, host, str(lock.state))
+        assert lock.path.read_bytes() == there
+    here = json.dumps({"pid": os.getppid(), "host": socket.gethostname(), "since": "then"})
+    lock.path.write_text(here)  # killed here, and not holding the lock: the system knows that
+    lock.acquire()
+    lock.release()
+    lock.acquire()  # a new file
+    assert json.loads(lock.path.read_bytes())["pid"] == os.getpid()
+    lock.release()
+    mounts.unlink()  # not Linux
+    lock.path.write_bytes(elsewhere)
+    lock.acquire()
+    lock.release()
+
+
+FORK_MEANWHILE = """
+import os, sys, threading
+from pathlib import Path
+from truto_ci_async import _lock
+
+lock = _lock.RunLock(Path(sys.argv[1]))
+locked, forked = threading.Event(), threading.Event()
+really = _lock._try_lock
+
+def try_lock(file):
+    really(file)
+    locked.set()
+    forked.wait(0.3)  # the fork has to wait for this thread
+
+_lock._try_lock = try_lock
+taking = threading.Thread(target=lock.acquire)
+taking.start()
+locked.wait()
+leave, stay = os.pipe()
+here, there = os.pipe()
+pid = os.fork()
+if pid == 0:
+    os.close(stay)
+    os.write(there, b".")
+    os.read(leave, 1)
+    os._exit(0)
+forked.set()
+taking.join()
+lock.release()
+_lock.RunLock(Path(sys.argv[1])).acquire()  # would be refused if the child had kept the lock of a file that is there
+os.read(here, 1)
+child = [name for name in os.listdir(f"/proc/{pid}/fd") if "lock" in os.readlink(f"/proc/{pid}/fd/{name}")]
+os.close(stay)
+os.waitpid(pid, 0)
+sys.exit(f"the child kept {child}" if child else 0)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="looks at /proc")
+def test_a_child_that_is_forked_while_the_lock_is_taken_does_not_keep_it(tmp_path: Path) -> None:
+    """Another thread may fork in the instant between opening the file and noting that."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORK_MEANWHILE, str(tmp_path / "state")],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_a_name_that_cannot_be_written_gives_the_lock_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk takes a new file, and none of its bytes."""
+
+    def fail(file: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    lock = RunLock(tmp_path / "state")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", fail)
+        with pytest.raises(OSError, match="No space left"):
+            lock.acquire()
+    assert list(tmp_path.iterdir()) == []
+    lock.acquire()
+    lock.release()
 
 
 def test_our_databases_are_marked(path: Path) -> None:

@@ -11,12 +11,14 @@ import io
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -45,7 +47,8 @@ from truto_ci_async.cli.messages import (
     USAGE,
     Progress,
 )
-from truto_ci_async.cli.output.destinations import NewFile, OpenStream, Output
+from truto_ci_async.cli.output.destinations import NewFile, Output
+from truto_ci_async.cli.output.streams import OpenStream, descriptor_of
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, TableWriter, cell_width, flow, rich_renderer
 from truto_ci_async.cli.output.writers import (
     FORMATS,
@@ -66,6 +69,7 @@ START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
 WINDOW = ("--start-time", "2024-01-01", "--end-time", "2024-02-01")
 PEOPLE, PAGE = 7, 3  # so three pages, the last one short
 TOKEN = "the-token-of-these-tests"
+posix = pytest.mark.skipif(os.name == "nt", reason="signals, pipes and links of POSIX")
 
 
 class Ran(NamedTuple):
@@ -442,6 +446,16 @@ def test_debug_never_shows_the_credentials_of_the_provider(sandbox: Sandbox, run
         assert pages[0]["debug"]["requestOptions"]["headers"]["Authorization"] == "***"
 
 
+@pytest.mark.parametrize("format", ["json", "ndjson", "table"])
+def test_debug_shows_the_data_of_the_provider_as_it_came(sandbox: Sandbox, run: Run, format: str) -> None:
+    """1.10 became 1.1, and a number beyond any float or text nested deep failed the command."""
+    data = '{"a":1.10,"b":1e400,"c":1E5,"d":%s}' % ("9" * 30)
+    sandbox.script(None, [Fault.body(f'{{"result":[{{"id":"1"}}],"debug":{{"data":{data}}}}}'.encode())])
+    ran = run(*listing(sandbox, "--format", "debug", "-o", format))
+    assert ran.code == DONE
+    assert data in (ran.out + ran.err).replace("\n", "").replace(" ", "")
+
+
 def test_accounts_are_listed_without_their_secrets(sandbox: Sandbox, run: Run) -> None:
     for format in ("table", "json", "ndjson", "csv"):
         ran = run("accounts", "-o", format)
@@ -647,6 +661,13 @@ def test_a_cursor_may_be_made_of_any_characters(sandbox: Sandbox, run: Run) -> N
     assert words == [f"--next-cursor={cursor}"]
     run(*listing(sandbox, *words))
     assert "next_cursor=-v%20%24HOME%27s" in sandbox.requests[-1].target
+    sandbox.clear_faults()
+    sandbox.fault(Fault.body({"result": [], "next_cursor": "a\x1b[1m\nb"}))
+    for format in ("raw", "unified"):
+        line = listing(sandbox, "--format", format)
+        ran = run(*line, "--max-pages", "1")
+        run(*line, "--max-pages", "1", "--next-cursor", ran.cursor)
+        assert "next_cursor=a%1B%5B1m%0Ab" in sandbox.requests[-1].target
 
 
 @pytest.mark.parametrize("format", ["unified", "raw", "stream"])
@@ -760,7 +781,17 @@ def test_exit_codes_of_responses(
         (["interactions", "--limit", "9" * 5000], USAGE, "is not a whole number of 1 or more"),
         (["interactions", "--max-items", str(2**63)], USAGE, "is not a whole number of 1 or more"),
         (["interactions", "--timeout", "1e300"], USAGE, "is not a number of seconds"),
-        (["interactions", "--user", "", "--sandbox"], USAGE, "a user id must be a non-empty string"),
+        *(
+            ([*command, option, "", "--sandbox"], USAGE, f"{option}: it is empty")
+            for command, options in (
+                (["interactions"], ["--user", "--exclude-field", "--next-cursor", "--out"]),
+                (["interactions", "--key-by", "id"], ["--key-by"]),
+                (["interactions", "--format", "stream"], ["--path"]),
+                (["accounts"], ["--tenant-id", "--status", "--integration"]),
+                (["pull", "--out", "never"], ["--accounts", "--integration", "--status"]),
+            )
+            for option in options
+        ),
         (["interactions", "-q", "a.b.c.d.e.f.g=1", "--sandbox"], USAGE, "nested more than 5 levels"),
         (["interactions", "--timeout", "nan"], USAGE, "seconds"),
         (["interactions", "--api-url", "ftp://x", "--token", "t"], USAGE, "base_url"),
@@ -899,6 +930,20 @@ def test_half_a_page_is_cut_off_a_partial_file(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [kept.name]
 
 
+@posix
+def test_a_full_disk_leaves_a_list_that_can_be_continued(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "x.ndjson"
+    assert run(*listing(sandbox, "-o", "ndjson", "--max-pages", "1", "--out", str(out))).code == DONE
+    first = out.read_bytes()
+    out.unlink()
+    with file_size_limit(len(first) + 10):
+        ran = run(*listing(sandbox, "-o", "ndjson", "--out", str(out)))
+    assert (ran.code, "complete so far: 3 interactions" in ran.err) == (INCOMPLETE, True)
+    assert (tmp_path / "x.ndjson.partial").read_bytes() == first
+    rest = run(*listing(sandbox, "-o", "ndjson", "--next-cursor", ran.cursor))
+    assert ndjson(first.decode() + rest.out) == expected(sandbox)
+
+
 def test_a_failure_before_the_first_page_leaves_nothing(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
     sandbox.fault(Fault.status(401))
     assert run(*listing(sandbox, "-o", "csv", "--out", str(tmp_path / "x.csv"))).code == REFUSED
@@ -910,7 +955,16 @@ def test_files_that_cannot_be_written_are_refused_before_any_request(
 ) -> None:
     state = tmp_path / STATE_FILE
     state.touch()
-    for path in (tmp_path, tmp_path / "no" / "such", "", state, tmp_path / "manifest.json"):
+    folder = f"{tmp_path / 'folder'}{os.sep}"
+    for path in (
+        tmp_path,
+        folder,
+        tmp_path / "no" / "such",
+        "",
+        "x" * 256,
+        state,
+        tmp_path / "manifest.json",
+    ):
         ran = run(*listing(sandbox, "--out", str(path)))
         assert (ran.code, "--out" in ran.err) == (USAGE, True)
     assert sandbox.requests == []
@@ -940,6 +994,126 @@ def test_continuing_does_not_replace_what_was_written_before(
     assert rest.code == DONE
     (content,) = before.values()
     assert ndjson((content + (tmp_path / "rest.ndjson").read_bytes()).decode()) == expected(sandbox)
+
+
+@posix
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGHUP])
+def test_a_killed_run_that_is_continued_loses_nothing(
+    sandbox: Sandbox, run: Run, tmp_path: Path, signum: signal.Signals
+) -> None:
+    """``-v`` shows the cursors, so that one can continue a run that was killed. Its rows are in a file beside."""
+    out = tmp_path / "x.ndjson"
+    line = listing(sandbox, "-o", "ndjson", "--out", str(out))
+    sandbox.fault(Fault.hang().on(2), sandbox.account_ids[0])
+    with process(*line, "-v") as started:
+        assert started.stderr is not None
+        while b"call 2: GET" not in started.stderr.readline():
+            assert started.poll() is None
+        started.send_signal(signum)
+        ran = ended(started)
+    assert ran.code == (TERMINATED if signum == signal.SIGHUP else -signum)
+    (left,) = tmp_path.iterdir()
+    first = ndjson(left.read_text())
+    assert first == expected(sandbox)[:PAGE]
+    sandbox.clear_faults()
+    cursor = run(*line[:-1], str(tmp_path / "other"), "--max-pages", "1").cursor
+    again = run(*line, "--next-cursor", cursor)
+    assert (again.code, str(left) in again.err) == (USAGE, True)
+    assert not out.exists()
+    left.rename(tmp_path / "first")
+    assert run(*line, "--next-cursor", cursor).code == DONE
+    assert first + ndjson(out.read_text()) == expected(sandbox)
+
+
+@posix
+@pytest.mark.parametrize(("to", "signum"), [("pipe", signal.SIGTERM), ("named pipe", signal.SIGINT)])
+def test_a_signal_ends_the_wait_for_a_reader_that_does_not_read(
+    sandbox: Sandbox, tmp_path: Path, to: str, signum: signal.Signals
+) -> None:
+    """As when ``| less`` shows the first page, and when a named pipe has no reader yet."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    filling = 0
+    while True:
+        try:
+            filling += os.write(writing, b"x" * select.PIPE_BUF)
+        except BlockingIOError:
+            break
+    os.set_blocking(writing, True)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    line = listing(sandbox, "-o", "ndjson", "-v", *(("--out", str(fifo)) if to == "named pipe" else ()))
+    with process(*line, stdout=writing) as started:
+        assert started.stderr is not None
+        until_asleep(started.pid)
+        started.send_signal(signum)
+        ran = ended(started)
+    os.close(writing)
+    with open(reading, "rb") as rest:
+        assert len(rest.read()) == filling
+    assert ran.code == (INTERRUPTED if signum == signal.SIGINT else TERMINATED)
+    assert "Traceback" not in ran.err
+
+
+@posix
+def test_a_pipe_that_does_not_block_is_waited_for(sandbox: Sandbox) -> None:
+    """Another program that shares it, such as Node.js, may have set it so."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    found: list[bytes] = []
+
+    def read() -> None:
+        with open(reading, "rb") as pipe:
+            found.append(pipe.read())
+
+    sandbox.clear()
+    with process("interactions", "--sandbox", "-o", "json", stdout=writing) as started:
+        os.close(writing)
+        assert started.stderr is not None
+        started.stderr.readline()
+        until_asleep(started.pid)
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        ran = ended(started)
+    reader.join(DEADLINE)
+    assert ran.code == DONE, ran.err
+    assert len(json.loads(found[0])) == 250
+
+
+def until_asleep(pid: int) -> None:
+    """Wait until a process has used no processor time for a while."""
+    deadline, used = time.monotonic() + DEADLINE, -1.0
+    while time.monotonic() < deadline:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        now = float(fields[11]) + float(fields[12])
+        if now == used and now > 10:
+            return
+        used = now
+        time.sleep(0.3)
+
+
+@posix
+def test_a_descriptor_is_written_to_and_what_it_leads_to_not_replaced(
+    sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """As in ``--out /dev/stdout >> all.ndjson``: what was there, and what others write to it, must stay."""
+    link = tmp_path / "link"
+    link.symlink_to("/dev/stdout")
+    names = {"/dev/stdout": 1, "/dev/stderr": 2, "/dev/fd/7": 7, "/proc/self/fd/1": 1, "/proc/12/fd/3": 3}
+    assert {name: descriptor_of(name) for name in names} == names
+    assert descriptor_of(str(link)) == 1
+    for name in ("/dev/fd/x", "fd/1", str(tmp_path / "fd" / "1"), "/dev/null", ""):
+        assert descriptor_of(name) is None
+    file = tmp_path / "all.ndjson"
+    with file.open("ab") as appending:
+        appending.write(b"before\n")
+        appending.flush()
+        line = listing(sandbox, "-o", "ndjson", "--max-items", "2", "--out", str(link))
+        with process(*line, stdout=appending.fileno()) as started:
+            assert ended(started).code == DONE
+        appending.write(b"after\n")
+    lines = file.read_text().splitlines()
+    assert (lines[0], lines[-1], len(lines)) == ("before", "after", 4)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
@@ -1056,7 +1230,7 @@ def test_ctrl_c_keeps_the_complete_pages_of_a_file(sandbox: Sandbox, tmp_path: P
 
 
 INTERRUPT_WHEN_IMPORTED = """
-import os, signal, sys
+import os, sys, _signal as signal
 
 class Finder:
     def find_spec(self, name, *_):
@@ -1075,6 +1249,7 @@ sys.exit(main())
 @pytest.mark.parametrize(
     "module",
     [
+        "typing",
         "truto_ci_async.cli.run",
         "asyncio",
         "msgspec",
@@ -1166,9 +1341,15 @@ def test_the_sandbox_takes_the_shapes_and_limits_of_the_service(
 
 
 def test_the_sandbox_stops_by_itself_when_told_to(run: Run) -> None:
-    ran = run("sandbox", "--for", "0.05", "--accounts", "1")
+    options = ("--accounts", "1", "--providers", "2", "--meetings", "3", "--year", "2023", "--plain")
+    ran = run("sandbox", "--for", "0.05", *options)
     assert ran.code == DONE
     assert ran.out.startswith("export TRUTO_API_BASE_URL=http://127.0.0.1:")
+    names = [line.removeprefix("export ").partition("=")[0] for line in ran.out.splitlines()]
+    others = [
+        f"{name}_{number}" for name in ("AVOMA", "CHORUS", "FIREFLIESAI", "WINGMAN") for number in (1, 2)
+    ]
+    assert names[2:] == ["ACCOUNT_1", *others]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")

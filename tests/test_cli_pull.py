@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -217,6 +217,41 @@ def test_a_report_goes_into_a_device_or_pipe_and_through_a_link(
 
 
 @posix
+def test_a_report_may_be_in_the_folder_of_the_pull_and_not_in_its_place(
+    sandbox: Sandbox, run: Any, tmp_path: Path
+) -> None:
+    for path in (tmp_path / "out", tmp_path / "out" / ".." / "out", tmp_path):
+        ran = reported(sandbox, run, path)
+        assert (ran.code, "--report" in ran.err) == (USAGE, True)
+    assert list(tmp_path.iterdir()) == []
+    assert reported(sandbox, run, tmp_path / "out" / "report.json").code == DONE
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["complete"]
+
+
+@posix
+def test_a_report_cannot_control_the_terminal(sandbox: Sandbox, tmp_path: Path) -> None:
+    """JSON may hold C1 controls and marks of direction as they are."""
+    leader, follower = os.openpty()
+    evil = "a\x9b2J\u202eb"
+    command = [sys.executable, "-m", "truto_ci_async", "pull", "--accounts", evil, *WINDOW, "--report", "-"]
+    with subprocess.Popen(
+        [*command, "--out", tmp_path / "out"],
+        stdout=follower,
+        stderr=subprocess.DEVNULL,
+    ) as started:
+        os.close(follower)
+        found = b""
+        with suppress(OSError):  # at its end on Linux
+            while part := os.read(leader, 65_536):
+                found += part
+        os.close(leader)
+        assert started.wait(DEADLINE) == SOME_FAILED
+    text = found.decode()
+    assert '"accounts": 1' in text
+    assert not {"\x9b", "\u202e"} & set(text)
+
+
+@posix
 def test_a_report_keeps_permissions_and_follows_no_planted_link(
     sandbox: Sandbox, run: Any, tmp_path: Path
 ) -> None:
@@ -240,6 +275,7 @@ def test_a_report_keeps_permissions_and_follows_no_planted_link(
         "manifest.json",
         STATE_FILE,
         f"{STATE_FILE}.lock",
+        ".truto-pull.lock",
         "Manifest.JSON",
     ],
 )
@@ -264,6 +300,36 @@ def test_a_report_never_replaces_the_accounts_it_came_from(
     ids.write_text(sandbox.account_ids[0])
     ran = run("--accounts-file", str(ids), *WINDOW, "--report", str(ids))
     assert (ran.code, "that this command reads" in ran.err) == (USAGE, True)
+    assert ids.read_text() == sandbox.account_ids[0]
+
+
+def test_a_report_never_replaces_the_output_of_a_pull_with_a_state_elsewhere(
+    sandbox: Sandbox, run: Any, tmp_path: Path
+) -> None:
+    """Its folder is known by the manifest. A `manifest.json` of something else makes no such folder."""
+    out = tmp_path / "earlier"
+    line = ("--accounts", sandbox.account_ids[0], *WINDOW)
+    assert run(*line, out="earlier").code == DONE
+    for state in out.glob(".truto-pull*"):
+        state.unlink()
+    ran = run(*line, "--report", str(out / "interactions.ndjson"))
+    assert (ran.code, "would replace a file of a pull" in ran.err) == (USAGE, True)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "manifest.json").write_text("{}")
+    assert run(*line, "--report", str(other / "manifest.json")).code == DONE
+
+
+def test_a_file_of_accounts_is_none_that_the_pull_writes(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    """It would be replaced, removed as what a killed run left, or written on."""
+    (tmp_path / "out").mkdir()
+    ids = tmp_path / "out" / "interactions.csv"
+    ids.write_text(sandbox.account_ids[0])
+    ran = run("--accounts-file", str(tmp_path / "out" / ".." / "out" / ids.name), *WINDOW)
+    assert (ran.code, "uses itself" in ran.err) == (USAGE, True)
+    assert [path.name for path in ids.parent.iterdir()] == [ids.name]
+    ids = ids.rename(ids.with_name("ids"))  # another name in that folder is fine
+    assert run("--accounts-file", str(ids), *WINDOW).code == DONE
     assert ids.read_text() == sandbox.account_ids[0]
 
 
@@ -388,10 +454,10 @@ def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: P
             ("--accounts", "a", *WINDOW, "--report", "/not/there/report.json"),
             "the directory does not exist",
         ),
-        (("--accounts", "a", *WINDOW, "--report", ""), "--report needs the name of a file"),
+        (("--accounts", "a", *WINDOW, "--report", ""), "--report: it is empty"),
         (("--accounts", "a", *WINDOW, "--report", "/"), "--report needs the name of a file"),
-        (("--accounts", "a", *WINDOW, "--out", ""), "--out is empty"),
-        (("--accounts-file", "", "--integration", "gong", *WINDOW), "--accounts-file is empty"),
+        (("--accounts", "a", *WINDOW, "--out", ""), "--out: it is empty"),
+        (("--accounts-file", "", "--integration", "gong", *WINDOW), "--accounts-file: it is empty"),
         (("--accounts", " , ", *WINDOW), "accounts has no accounts"),
     ],
 )

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from truto_ci_async._files import AtomicFile, Disk, beside
+from truto_ci_async import _files
+from truto_ci_async._files import AtomicFile, Disk, beside, is_in_use, unfinished
 from truto_ci_async.errors import UsageError
 
 from .support import file_size_limit
@@ -108,6 +112,44 @@ def test_discard_removes_what_is_not_published(target: Path, steps: int) -> None
     assert names(target.parent) == ["file"]
 
 
+@posix
+def test_what_a_killed_process_left_is_found_again(target: Path) -> None:
+    """Under the name of the file, however long or odd that is, and under no other."""
+    for name in ("file", "é" * 127, "a" * 255, os.fsdecode(b"caf\xe9*[x]"), "-", "f.0000000000000000"):
+        path = target.with_name(name)
+        assert unfinished(path) is None
+        file = opened(path)
+        left = unfinished(path)
+        assert left is not None
+        assert left.exists()
+        assert unfinished(path.with_name("f")) is None
+        file.discard()
+        assert unfinished(path) is None
+
+
+@posix
+@pytest.mark.parametrize("error", [PermissionError, OSError])
+def test_a_file_that_has_its_name_is_published_whatever_comes_after(
+    target: Path, monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """Some may write to a folder and not read it, so that it cannot be synced."""
+
+    def refuse(self: Disk, path: Path) -> None:
+        raise error(f"{path} cannot be synced")
+
+    monkeypatch.setattr(Disk, "fsync_dir", refuse)
+    file = opened(target)
+    file.write(b"new")
+    if error is PermissionError:
+        file.publish()
+    else:
+        with pytest.raises(OSError, match="cannot be synced"):
+            file.publish()
+    assert file.is_published
+    file.discard()
+    assert target.read_bytes() == b"new"
+
+
 def test_a_link_stays_a_link(target: Path) -> None:
     link = target.with_name("link")
     link.symlink_to(target)
@@ -136,8 +178,8 @@ def test_a_file_keeps_its_permissions(target: Path) -> None:
 def test_a_planted_link_is_not_followed(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever may write to the folder could otherwise have us overwrite a file elsewhere."""
     monkeypatch.setattr("secrets.token_hex", lambda size: "guessed")
-    target.with_name(".truto-guessed.part").symlink_to(target)
     for path in (target, target.with_name("new")):
+        path.with_name(f".{path.name}.guessed.part").symlink_to(target)
         with pytest.raises(FileExistsError):
             opened(path)
     disk = Disk()
@@ -171,3 +213,152 @@ def test_a_directory_or_a_device_is_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="a directory or a device"):
             opened(path)
     assert names(tmp_path) == []
+
+
+# --- platforms -------------------------------------------------------------------------------------------------
+
+FULL_SYNC = 51  # F_FULLFSYNC of macOS
+
+
+class MacFcntl:
+    """Stands in for the module ``fcntl`` of macOS."""
+
+    F_FULLFSYNC = FULL_SYNC
+
+    def __init__(self, number: int = 0) -> None:
+        self.number = number
+        self.synced: list[int] = []
+
+    def fcntl(self, file: int, command: int) -> int:
+        assert command == FULL_SYNC
+        if self.number:
+            raise OSError(self.number, os.strerror(self.number))
+        self.synced.append(os.fstat(file).st_ino)
+        return 0
+
+
+@posix
+@pytest.mark.parametrize("number", [0, errno.ENOTSUP, errno.EINVAL, errno.ENOTTY, errno.EIO])
+def test_a_sync_reaches_the_medium_on_macos(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, ``fsync`` leaves the data in the cache of the drive. Some file systems cannot do better, though."""
+    fcntl, plain = MacFcntl(number), list[int]()
+    monkeypatch.setattr(_files, "fcntl", fcntl)
+    monkeypatch.setattr(os, "fsync", lambda file: plain.append(os.fstat(file).st_ino))
+    disk = Disk()
+    file = disk.open(tmp_path / "file")
+    inodes = [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            disk.fsync(file)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            disk.fsync_dir(tmp_path)
+    else:
+        disk.fsync(file)
+        disk.fsync_dir(tmp_path)
+    disk.close(file)
+    assert (fcntl.synced, plain) == (
+        (inodes, []) if not number else ([], [] if number == errno.EIO else inodes)
+    )
+
+
+@posix
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_folder_that_cannot_be_synced_is_no_failure_of_the_disk(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems refuse, and keep names by themselves. A file has to be synced everywhere."""
+
+    def refuse(file: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    disk = Disk()
+    file = disk.open(tmp_path / "file")
+    monkeypatch.setattr(os, "fsync", refuse)
+    if number == errno.EIO:
+        with pytest.raises(OSError, match=os.strerror(number)):
+            disk.fsync_dir(tmp_path)
+    else:
+        disk.fsync_dir(tmp_path)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        disk.fsync(file)
+    disk.close(file)
+
+
+class Reader:
+    """Has a file open for so many attempts to replace it, as Windows tells it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, attempts: float, code: int | None = 5) -> None:
+        self.left = attempts
+        self._code = code
+        self._replace = os.replace
+        monkeypatch.setattr(os, "replace", self.replace)
+
+    def replace(self, source: Path, target: Path) -> None:
+        if self.left and target.exists():
+            self.left -= 1
+            error = PermissionError(errno.EACCES, "Access is denied", str(source))
+            if self._code is not None:
+                error.winerror = self._code  # type: ignore[attr-defined]
+            raise error
+        self._replace(source, target)
+
+
+@pytest.mark.parametrize("code", [5, 32])
+def test_a_reader_on_windows_is_waited_for(code: int, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It keeps a file from being replaced for as long as it reads."""
+    target.write_bytes(b"old")
+    reader = Reader(monkeypatch, 3, code)
+    file = opened(target)
+    file.write(b"new")
+    file.publish()
+    assert (target.read_bytes(), reader.left) == (b"new", 0)
+    reader.left = math.inf
+    monkeypatch.setattr(_files, "IN_USE_SECONDS", 0.05)
+    file = opened(target)
+    started = time.monotonic()
+    with pytest.raises(PermissionError) as caught:
+        file.publish()
+    assert 0.05 <= time.monotonic() - started < 1.0
+    assert is_in_use(caught.value)
+    file.discard()
+
+
+def test_other_refusals_are_told_at_once(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target.write_bytes(b"old")
+    reader = Reader(monkeypatch, 1, None)
+    file = opened(target)
+    with pytest.raises(PermissionError) as caught:
+        file.publish()
+    assert (reader.left, is_in_use(caught.value)) == (0, False)
+    file.discard()
+
+
+def test_new_folders_are_synced_into_those_above_them(tmp_path: Path) -> None:
+    """Or a power failure takes the whole folder away, whatever was synced in it."""
+
+    class Recording(Disk):
+        def fsync_dir(self, path: Path) -> None:
+            super().fsync_dir(path)
+            synced.append((path, sorted(names(path))))
+
+    synced: list[tuple[Path, list[str]]] = []
+    made = [tmp_path / "a" / "b" / "c", tmp_path / "a" / "b", tmp_path / "a"]
+    assert Recording().make_folders(made[0]) == made
+    assert synced == [(tmp_path, ["a"]), (tmp_path / "a", ["b"]), (tmp_path / "a" / "b", ["c"])]
+    assert Recording().make_folders(made[0]) == []
+    assert len(synced) == 3
+    (tmp_path / "file").touch()
+    with pytest.raises(FileExistsError):
+        Disk().make_folders(tmp_path / "file")
+
+
+def test_a_folder_that_cannot_be_read_can_hold_another(tmp_path: Path) -> None:
+    """It cannot be opened to be synced, as that of the users on some systems."""
+
+    class Closed(Disk):
+        def fsync_dir(self, path: Path) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    assert Closed().make_folders(tmp_path / "a") == [tmp_path / "a"]

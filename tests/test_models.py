@@ -483,12 +483,11 @@ def test_the_repr_of_an_account() -> None:
 
 
 def test_an_account_of_the_api() -> None:
-    account = msgspec.json.decode(
+    account = IntegratedAccount.from_json(
         b'{"id": "a", "tenant_id": "t", "environment_id": "e", "environment_integration_id": "ei",'
         b' "status": "brand_new", "is_sandbox": false, "authentication_method": "oauth2", "region": "us",'
         b' "integration": {"id": "i", "name": "gong", "category": "ci", "logo": "x"}, "context": {"k": "v"},'
-        b' "created_at": "2024-01-01T10:00:00.000Z", "updated_at": null, "last_error": "text", "unknown": 1}',
-        type=IntegratedAccount,
+        b' "created_at": "2024-01-01T10:00:00.000Z", "updated_at": null, "last_error": "text", "other": 1}',
     )
     assert account.status == "brand_new"
     assert account.context == {"k": "v"}
@@ -505,7 +504,10 @@ def test_an_account_of_the_api() -> None:
     }
     assert list(IntegratedAccount().row()) == list(account.row())
     assert account.to_dict()["context"] == {"k": "v"}
-    assert msgspec.json.decode(json.dumps(account.to_dict()), type=IntegratedAccount) == account
+    assert account.to_dict()["integration"]["logo"] == "x"
+    again = IntegratedAccount.from_json(json.dumps(account.to_dict()))
+    assert again.to_dict() == account.to_dict()
+    assert again.unknown == {"other": 1}
 
 
 @pytest.mark.parametrize(
@@ -582,7 +584,8 @@ def raw(body: bytes, **headers: str) -> RawResponse:
 def test_a_raw_response_decodes_on_demand() -> None:
     response = raw(b'{"id": "a", "n": 98765432109876543210}')
     assert response.json() == {"id": "a", "n": 98765432109876543210}
-    assert response.json(Integration) == Integration(id="a")
+    assert response.json(Person).id == "a"
+    assert response.json(Person).unknown == {"n": 98765432109876543210}
     assert response.json(dict[str, Raw])["n"] == Raw(b"98765432109876543210")
     assert repr(response) == "RawResponse(status=200, no content type, 38 bytes)"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tracemalloc
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -693,6 +694,20 @@ def test_issues_of_a_page_are_capped_and_counted(reader: PageReader[Any], item: 
     assert found.keys is None or len(found.keys) == len(found.items)
     is_good = is_kept and reader is ANY
     assert (len(found.issues), found.issues_count >= 5_000) == ((0, False) if is_good else (100, True))
+
+
+def test_notes_on_one_record_are_capped_and_counted() -> None:
+    """A list of a million wrong elements in one record took 300 MB."""
+    text = b'{"result":[{"id":"a","user":{"emails":[%s]}}]}' % b",".join([b"1"] * 20_000)
+    tracemalloc.start()
+    found = READER.read(text)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found.issues) <= 100
+    assert found.issues_count == 20_000
+    assert found.items[0].user is not None
+    assert found.items[0].user.emails == ()
+    assert peak < 4 * 2**20
 
 
 def test_a_byte_order_mark_is_left_out() -> None:

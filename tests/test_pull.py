@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from tests.support import run
 from truto_ci_async import Fault, Pacing, RetryPolicy, Sandbox, Timeouts, TrutoClient
 from truto_ci_async._files import Disk
 from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
+from truto_ci_async._lock import RunLock
 from truto_ci_async.errors import (
     AccountBlockedError,
     AuthenticationError,
@@ -70,7 +72,8 @@ from truto_ci_async.pull.row_fingerprints import SeenRows, row_fingerprints, row
 from truto_ci_async.pull.shard import run_shard
 from truto_ci_async.pull.workers import TURN_PAGES
 from truto_ci_async.resources.interactions import STATE_FILE
-from truto_ci_async.sinks.lines import NdjsonSink
+from truto_ci_async.sinks.factory import make_sink
+from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
 
 log = logging.getLogger("tests")
 posix = pytest.mark.skipif(os.name == "nt", reason="signals, forks and mounts of POSIX")
@@ -1874,6 +1877,281 @@ def test_many_accounts_take_no_more_memory_than_few(tmp_path: Path, runs: Runs) 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_five_thousand_accounts_take_no_more_memory_than_one_thousand(tmp_path: Path, runs: Runs) -> None:
     pull_many(5_000, tmp_path, runs)
+
+
+# --- who may write ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("second", ["ndjson", "csv", "link", "relative", "same sink", "pull_to"])
+def test_two_runs_never_write_to_one_folder(
+    second: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a checkpoint of its own, and nothing is committed yet: only the folder itself can tell them apart."""
+    folder = tmp_path / "out"
+    monkeypatch.chdir(tmp_path)
+    if os.name != "nt":
+        (tmp_path / "link").symlink_to(folder)
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            sink = NdjsonSink(folder)
+            async with Pull(client, plan, checkpoint=MemoryCheckpoint(), commit="manual", sink=sink) as pages:
+                await pages.write(await anext(pages))
+                sinks: dict[str, Any] = {
+                    "csv": CsvSink(folder),
+                    "link": NdjsonSink(tmp_path / "link"),
+                    "relative": NdjsonSink("out/../out"),
+                    "same sink": sink,
+                }
+                for _ in range(2):
+                    with pytest.raises(
+                        StateConflictError, match=r"in use by another pull|uses the sink"
+                    ) as caught:
+                        if second == "pull_to":
+                            await client.interactions.pull_to(folder, plan)
+                        else:
+                            other = sinks.get(second, NdjsonSink(folder))
+                            await run_shard(client, plan, SQLiteCheckpoint(tmp_path / "state"), other, QUICK)
+                    assert caught.value.pid == os.getpid()
+                async for page in pages:
+                    await pages.write(page)
+            assert pages.report.complete
+            assert read_rows(folder, "ndjson") == expected(sandbox)
+            assert not list(folder.glob("*.lock")) + list(folder.glob(f"{STATE_FILE}*"))
+            assert not (tmp_path / "state").exists()
+
+    run(scenario())
+
+
+@posix
+@pytest.mark.parametrize(
+    ("harm", "format"),
+    [
+        ("lock removed", "ndjson"),
+        ("taken over", "csv"),
+        ("taken over", "parquet"),
+        ("folder replaced", "parquet"),
+    ],
+)
+def test_a_run_that_lost_its_folder_commits_nothing_more(harm: str, format: Any, tmp_path: Path) -> None:
+    """Whoever tidies up lets a second run in. The first one notices at its next write, and leaves all to that one."""
+    folder, lock = tmp_path / "out", tmp_path / "out" / ".truto-pull.lock"
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            checkpoint, successor = MemoryCheckpoint(), RunLock(folder, lock)
+            pull = Pull(client, plan, checkpoint=checkpoint, commit="manual", sink=make_sink(format, folder))
+            with pytest.raises(StateConflictError, match="was removed or replaced while it was locked"):
+                async with pull as pages:
+                    await pages.write(await anext(pages))
+                    if harm == "folder replaced":
+                        folder.rename(tmp_path / "moved")
+                        folder.mkdir()  # which is not removed, although a folder of that name was made
+                    else:
+                        lock.unlink()
+                    if harm == "taken over":
+                        successor.acquire()
+                    async for page in pages:
+                        await pages.write(page)
+            assert lock.exists() == (harm == "taken over")
+            successor.release()
+            assert isinstance(pull.report.error, StateConflictError)
+            assert pull.report.rows == sum(each.rows for each in (await opened(checkpoint)).values())
+            if harm == "folder replaced":
+                assert list(folder.iterdir()) == []
+                folder.rmdir()
+                (tmp_path / "moved").rename(folder)
+            assert (await run_shard(client, plan, checkpoint, make_sink(format, folder), QUICK)).complete
+            assert read_rows(folder, format) == expected(sandbox)
+
+    run(scenario())
+
+
+@posix
+def test_a_run_that_lost_its_state_commits_nothing_more(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            state = tmp_path / "state"
+            with pytest.raises(StateConflictError, match="was removed or replaced"):
+                async with client.interactions.pull(plan, checkpoint=SQLiteCheckpoint(state)) as pages:
+                    await anext(pages)
+                    state.with_name("state.lock").unlink()
+                    await anext(pages)
+            assert await opened(SQLiteCheckpoint(state)) == {}
+
+    run(scenario())
+
+
+def test_the_process_may_change_its_folder_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are relative to where the process was when they were given."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other").mkdir()
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            report = await client.interactions.pull_to(
+                "out", sandbox.account_ids, format="parquet", on_start=lambda _: os.chdir("other"), **BOUNDS
+            )
+            assert report.complete
+            assert read_rows(tmp_path / "out", "parquet") == expected(sandbox)
+            assert not list((tmp_path / "out").glob("*.lock"))
+            assert list((tmp_path / "other").iterdir()) == []
+
+    run(scenario())
+
+
+class Picky(Lines):
+    """Starts from nothing only in a place that is empty."""
+
+    async def open(self, state: bytes | None) -> None:
+        if state is None and self.rows:
+            raise StateConflictError("there are rows of another pull")
+        await super().open(state)
+
+
+@pytest.mark.parametrize("kind", ["file", "mine"])
+@pytest.mark.parametrize("is_fresh", [True, False])
+def test_the_sink_is_asked_before_anything_is_stored_or_deleted(
+    kind: str, is_fresh: bool, tmp_path: Path
+) -> None:
+    """A run that is refused leaves the state as it was: to go on with, or not there at all."""
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            other = await client.interactions.plan(sandbox.account_ids[:1], **BOUNDS)
+            state, mine = tmp_path / "state", Picky()
+
+            def sink() -> Any:
+                return mine if kind == "mine" else NdjsonSink(tmp_path / "out")
+
+            await run_shard(client, plan, SQLiteCheckpoint(state), sink(), QUICK)
+            before = await opened(SQLiteCheckpoint(state))
+            sandbox.clear()
+            store = state if is_fresh else tmp_path / "new"
+            with pytest.raises(StateConflictError):
+                await run_shard(client, other, SQLiteCheckpoint(store), sink(), QUICK, fresh=is_fresh)
+            assert sandbox.stats.requests == 0
+            assert await opened(SQLiteCheckpoint(state)) == before
+            assert not (tmp_path / "new").exists()
+            assert (await run_shard(client, plan, SQLiteCheckpoint(state), sink(), QUICK)).complete
+
+    run(scenario())
+
+
+def test_a_damaged_state_is_kept_until_the_sink_agrees(tmp_path: Path) -> None:
+    """``fresh`` replaces it, and somebody may still want to look at it if that run does not start."""
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            state = tmp_path / STATE_FILE
+            pull_to = partial(client.interactions.pull_to, tmp_path, sandbox.account_ids, **BOUNDS)
+            await pull_to()
+            state.write_bytes(damaged := state.read_bytes()[:5000])
+            kept = (tmp_path / "manifest.json").read_bytes()
+            (tmp_path / "manifest.json").write_text("somebody else's")
+            with pytest.raises(StateConflictError):
+                await pull_to(fresh=True)
+            assert state.read_bytes() == damaged
+            (tmp_path / "manifest.json").write_bytes(kept)
+            assert (await pull_to(fresh=True)).complete
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("nth", [2, 3], ids=["with a commit", "when it is closed"])
+def test_what_is_durable_counts_although_the_manifest_fails(nth: int, tmp_path: Path) -> None:
+    """It is written after the commit. The failure is told, and so is what is safe."""
+    steps: list[str] = []
+
+    def step(name: str) -> None:
+        steps.append(name)
+        if name == "manifest" and steps.count(name) == nth:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            pulls: list[Pull[Any]] = []
+            checkpoint = MemoryCheckpoint()
+            sink = NdjsonSink(tmp_path, disk=Disk(step))
+            with pytest.raises(StorageError, match="No space left") as caught:
+                await run_shard(client, plan, checkpoint, sink, QUICK, on_start=pulls.append)
+            report, found = pulls[0].report, (await opened(checkpoint)).values()
+            assert report.error is caught.value
+            assert report.to_dict()["error"]["type"] == "StorageError"
+            assert report.rows == sum(each.rows for each in found) > 0
+            assert report.pages == sum(each.pages for each in found)
+            assert report.done == sum(each.is_over for each in found)
+            assert report.complete == (nth == 3)
+            assert (await run_shard(client, plan, checkpoint, NdjsonSink(tmp_path), QUICK)).complete
+            assert read_rows(tmp_path, "ndjson") == expected(sandbox)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("how", ["in the body", "while leaving", "twice", "scope"])
+def test_a_cancellation_does_not_hide_that_the_last_commit_failed(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The cancellation goes on, with the failure as a note. Where a scope takes it, log and report remain."""
+
+    class Slow(Recorder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.goes_on = asyncio.Event()
+
+        async def commit(self, *args: Any, **options: Any) -> None:
+            self.arrived.set()
+            await self.goes_on.wait()
+            raise StorageError("the disk is full", path="somewhere", errno=errno.ENOSPC)
+
+    async def scenario() -> None:
+        async with service() as (sandbox, client):
+            store = Slow()
+            pull = client.interactions.pull(sandbox.account_ids, checkpoint=store, commit="manual", **BOUNDS)
+            scope = anyio.CancelScope()
+
+            async def body() -> None:
+                with scope:
+                    async with pull as pages:
+                        (await anext(pages)).mark()
+                        if how in ("in the body", "scope"):
+                            await asyncio.Event().wait()
+
+            task = asyncio.create_task(body())
+            await store.arrived.wait()
+            scope.cancel() if how == "scope" else task.cancel()
+            await turn()
+            if how == "twice":
+                task.cancel()
+                await asyncio.wait([task])
+            store.goes_on.set()
+            if how == "scope":
+                await task
+            else:
+                with pytest.raises(asyncio.CancelledError) as caught:
+                    await task
+            while pull.report.error is None or not caplog.messages:
+                await turn()
+            assert isinstance(pull.report.error, StorageError)
+            assert pull.report.rows == 0
+            assert caplog.messages == ["a pull that was left failed: the disk is full"]
+            if how in ("in the body", "while leaving"):
+                assert caught.value.__notes__ == ["and the pull failed: the disk is full"]
+
+    with caplog.at_level(logging.ERROR, "truto_ci_async"):
+        run(scenario())
+
+
+async def turn() -> None:
+    """Let everything run that is ready."""
+    for _ in range(20):
+        await asyncio.sleep(0)
 
 
 # --- disks -----------------------------------------------------------------------------------------------------

@@ -105,6 +105,17 @@ def test_a_local_401_is_retried_once_if_a_new_token_can_be_fetched() -> None:
     assert state(can_refresh=True).failed(status(401, is_remote=True), 0.0) == GiveUp(reason="not retryable")
 
 
+def test_a_token_may_expire_before_the_last_attempt() -> None:
+    """The others were faults, of which a refused token is none: it would end a whole pull."""
+    call = state(RetryPolicy(attempts=2), can_refresh=True)
+    assert isinstance(call.failed(status(500), 0.0), Retry)
+    call.sent()
+    assert call.failed(status(401), 0.0) == Retry(wait=0.0, reason="status 401", fresh_token=True)
+    call.sent()
+    assert call.failed(status(401), 0.0) == GiveUp(reason="not retryable")
+    assert call.failed(status(500), 0.0) == GiveUp(reason="attempts")
+
+
 def test_a_fresh_token_costs_no_budget() -> None:
     """If the token expires under a thousand running calls, all of them must be able to retry."""
     budget = full_budget(left=0.0)

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from tests.simulation.loop import SimTime
+from tests.simulation.mends import MENDS, Mend, search
 from tests.simulation.service import Answer, SimClient
 from tests.simulation.stores import Durable, SimCheckpoint, SimSink
 from tests.simulation.world import Options, simulate
@@ -56,6 +57,20 @@ def test_whatever_happens_nothing_is_lost_or_doubled_in_many_worlds() -> None:
         simulate(Options.draw(seed))
 
 
+def test_mends_can_be_taken_out() -> None:
+    """If this fails, the code has changed around one of them: write it anew in `tests/simulation/mends.py`."""
+    for mend in MENDS:
+        assert mend.without()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mend", MENDS, ids=lambda mend: mend.name.replace(" ", "-"))
+def test_the_simulation_finds_each_mend_that_is_taken_out(mend: Mend) -> None:
+    """With all of them in, it finds nothing in ten times as many worlds."""
+    found = search(mend)
+    assert found.is_found, found.told
+
+
 def test_a_seed_tells_the_same_story_each_time() -> None:
     for seed in range(5):
         assert simulate(Options.draw(seed)).story == simulate(Options.draw(seed)).story
@@ -72,8 +87,9 @@ class Told:
     def __init__(self, serve: Serve) -> None:
         self._serve = serve
         self.requests: list[tuple[str, str | None]] = []
+        self.calls: list[Any] = []
 
-    async def answer(self, target: str) -> Answer:
+    async def answer(self, target: str, token: int) -> Answer:
         query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
         request = query["integrated_account_id"], query.get("next_cursor")
         self.requests.append(request)

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -222,6 +223,9 @@ def drive(format: str, folder: Path) -> None:
     Runs in a process of its own and forks: nothing is imported twice, and SIGKILL is the real one.
     """
     import signal
+
+    with suppress(ImportError):
+        import_module("pandas")  # pyarrow imports it with the first array, which would be once in each child
 
     def attempt(out: Path, at: int) -> bool:
         """Run until step number ``at``. Return False if the pull ended before."""
@@ -803,6 +807,17 @@ def test_planted_temporary_files_are_not_written_into(format: str, tmp_path: Pat
 @posix
 def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(StateConflictError, match="was not written by a pull"):
+        run(pull(build("ndjson", tmp_path), MemoryCheckpoint()))
+
+
+@pytest.mark.parametrize("content", ["nested", "huge"])
+def test_a_manifest_that_no_pull_wrote_is_not_decoded(tmp_path: Path, content: str) -> None:
+    with (tmp_path / "manifest.json").open("wb") as file:
+        if content == "huge":
+            file.truncate(2**40)
+        else:
+            file.write(b'{"kind":"truto-manifest-1","format":"ndjson","more":' + b"[" * 100_000)
     with pytest.raises(StateConflictError, match="was not written by a pull"):
         run(pull(build("ndjson", tmp_path), MemoryCheckpoint()))
 
@@ -1533,3 +1548,127 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
 def small_flushes(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     for module in (files, parquet_sink):
         monkeypatch.setattr(module, "FLUSH_BYTES", size)
+
+
+# --- who may write ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_folder_belongs_to_one_sink_at_a_time(format: str, tmp_path: Path) -> None:
+    """Of any format, and before it has written anything. A refused one leaves the other alone."""
+
+    async def scenario() -> None:
+        first, second = build(format, tmp_path), NdjsonSink(tmp_path)
+        await first.hold()
+        for _ in range(2):
+            with pytest.raises(
+                StateConflictError, match=re.escape(f"{tmp_path} is in use by another pull of")
+            ):
+                await second.open(None)
+            with pytest.raises(
+                StateConflictError, match="another pull of this process uses the sink"
+            ) as caught:
+                await first.hold()
+            assert (caught.value.pid, caught.value.path) == (os.getpid(), str(tmp_path))
+            assert names(tmp_path) <= {".truto-pull.lock", "manifest.json", f"interactions.{format}"}
+            await first.open(None)
+            await first.open(None)  # opens it anew
+        await first.aclose()
+        await first.aclose()
+        await second.open(None)
+        await second.aclose()
+        assert ".truto-pull.lock" not in names(tmp_path)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_folder_that_was_only_held_is_as_it_was(format: str, tmp_path: Path) -> None:
+    """A run may end before it starts: no account is found, or its plan is refused."""
+
+    finished(format, tmp_path / "out")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    async def scenario() -> None:
+        sink = build(format, tmp_path / "new" / "out")
+        await sink.hold(anew=True)
+        await sink.aclose()
+        assert names(tmp_path) == {"out"}
+        for fresh in (True, False):
+            sink = build(format, tmp_path / "out", fresh=fresh)
+            if fresh:
+                await sink.hold(anew=True)
+            else:
+                with pytest.raises(StateConflictError, match="rows of an earlier pull"):
+                    await sink.hold(anew=True)
+                await sink.hold()
+            await sink.aclose()
+            assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+
+    run(scenario())
+
+
+@posix
+@pytest.mark.parametrize("format", ["ndjson", "csv"])
+def test_a_file_that_grows_has_one_name(format: str, tmp_path: Path) -> None:
+    """Of a folder that was copied by links, both would be written to by a run on either."""
+    checkpoint = finished(format, tmp_path / "out")
+    file = committed(tmp_path / "out")
+    (tmp_path / "copy").hardlink_to(file)
+    before = file.read_bytes()
+
+    async def scenario() -> None:
+        with pytest.raises(StateConflictError, match=rf"{file.name} has another name as well, a hard link"):
+            await build(format, tmp_path / "out").open(checkpoint._sink_state)
+        assert file.read_bytes() == before
+        (tmp_path / "copy").unlink()
+        async with build(format, tmp_path / "out") as sink:
+            await sink.open(checkpoint._sink_state)
+
+    run(scenario())
+
+
+class BusyDisk(Disk):
+    """Windows, with a reader of the manifest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read = False
+
+    def rename(self, source: Path, target: Path) -> None:
+        if self.is_read and target.name == "manifest.json":
+            error = PermissionError(errno.EACCES, "Access is denied", str(source))
+            error.winerror = 5  # type: ignore[attr-defined]
+            raise error
+        super().rename(source, target)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("stays", [False, True])
+def test_a_reader_of_the_manifest_does_not_end_a_pull(format: str, stays: bool, tmp_path: Path) -> None:
+    """On Windows it cannot be replaced then. It follows later, with the rows of all commits since."""
+
+    async def scenario() -> None:
+        disk = BusyDisk()
+        sink = build(format, tmp_path, disk=disk, clock=lambda: 0.0)
+        checkpoint = MemoryCheckpoint()
+        async with checkpoint:
+            await checkpoint.open(PLAN)
+            await sink.open(None)
+            for number, unit in enumerate(PLAN.units()):
+                disk.is_read = number < 2 or stays
+                await sink.write(page_of(unit, 0, sink.item_type))
+                assert await commit_together(sink, checkpoint, {}, final=True)
+                if number < 2 or stays:
+                    assert check_manifest(tmp_path, format) == 0
+            if stays:
+                with pytest.raises(StorageError, match="another program has it open") as caught:
+                    await sink.aclose()
+                assert caught.value.path == str(tmp_path / "manifest.json")
+                disk.is_read = False
+                await sink.open(checkpoint.sink_state)
+            await sink.aclose()
+            assert check_manifest(tmp_path, format) == sink.rows > 0
+            assert names(tmp_path).isdisjoint({".truto-pull.lock", ".manifest.json.tmp"})
+
+    run(scenario())

@@ -20,7 +20,6 @@ from truto_ci_async._wire.flat_rows import flat_row_reader
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
 from truto_ci_async._wire.item_reader import MOST_NAMES, ItemReader, item_reader
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async._wire.unknown_members import NAME_CHARS
 from truto_ci_async.errors import DecodeError
 from truto_ci_async.models import (
     Activity,
@@ -35,6 +34,7 @@ from truto_ci_async.models import (
 )
 from truto_ci_async.models.api_object import ApiObject
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Window
+from truto_ci_async.models.unknown_members import NAME_CHARS
 from truto_ci_async.sinks.rows import json_lines
 
 RESOURCES: list[type[ApiObject]] = [Interaction, Meeting, Transcript, User, Activity]

@@ -51,10 +51,14 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.report import Budget as Budget
     from .pull.report import PullReport as PullReport
     from .pull.shard import run_shard as run_shard
-    from .resources.base import Keyed as Keyed
+    from .resources.activity import Activities as Activities
     from .resources.base import Resource as Resource
     from .resources.integrated_accounts import IntegratedAccounts as IntegratedAccounts
     from .resources.interactions import Interactions as Interactions
+    from .resources.keyed import Keyed as Keyed
+    from .resources.meetings import Meetings as Meetings
+    from .resources.transcripts import Transcripts as Transcripts
+    from .resources.users import Users as Users
     from .sandbox import Fault as Fault
     from .sandbox import Sandbox as Sandbox
     from .sinks.base import Sink as Sink
@@ -78,8 +82,9 @@ _NAMES = {
     "export.frames": "to_arrow to_pandas to_polars",
     "export.schema": "Column Schema schema",
     "models": "ROW_COLUMNS Activity ActivityMetrics AdditionalMetric Attendee Capabilities Capability DebugInfo Email "
-    "IntegratedAccount Integration Interaction Issue Meeting MeetingRef Metrics Number Page Person Position RateLimit "
-    "RawResponse ResponseInfo Sentence SentenceRow Transcript User",
+    "IntegratedAccount Integration Interaction Issue Meeting MeetingRef MethodSchema Metrics Number Page Person "
+    "Position ProxyCapability ProxyMethod RateLimit RawResponse ResponseInfo Sentence SentenceRow Transcript "
+    "User",
     "models.pulls": "AccountPage PlannedAccount Unit Window",
     "pagination.paginator": "Paginator RawPages",
     "pagination.stream": "ItemStream",
@@ -91,9 +96,14 @@ _NAMES = {
     "pull.plan.plan": "Plan",
     "pull.report": "Budget PullReport",
     "pull.shard": "run_shard",
-    "resources.base": "Keyed Resource",
+    "resources.activity": "Activities",
+    "resources.base": "Resource",
     "resources.integrated_accounts": "IntegratedAccounts",
     "resources.interactions": "Interactions",
+    "resources.keyed": "Keyed",
+    "resources.meetings": "Meetings",
+    "resources.transcripts": "Transcripts",
+    "resources.users": "Users",
     "sandbox": "Fault Sandbox",
     "sinks.base": "Sink",
     "sinks.factory": "make_sink",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import secrets
 import sys
 import time
@@ -232,12 +233,14 @@ class AtomicFile:
         finally:
             file.discard()
 
-    Every method blocks. ``size`` counts the bytes of all writes that succeeded.
+    Every method blocks. ``size`` counts the bytes of all writes that succeeded. ``is_published`` is True once the file
+    has its name, even if that could not be made durable.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.size = 0
+        self.is_published = False
         self._disk = Disk()
         self._temporary: Path | None = None
         self._file: int | None = None
@@ -250,7 +253,7 @@ class AtomicFile:
         if self.path.exists() and not self.path.is_file():
             raise UsageError(f"{self.path} is a directory or a device, not a file")
         self.path = Path(os.path.realpath(self.path))
-        temporary = self.path.with_name(f".truto-{secrets.token_hex(8)}.part")
+        temporary = _temporary(self.path, secrets.token_hex(8))
         old = self.path.stat() if self.path.exists() else None
         # Nobody may read it who could not read the old file, not even before its permissions are copied.
         self._file = self._disk.create(temporary, 0o666 if old is None else old.st_mode & 0o600)
@@ -279,8 +282,9 @@ class AtomicFile:
         target = path or self.path
         self._close()
         self._disk.rename(self._temporary, target)
-        self._temporary = None
-        self._disk.fsync_dir(target.parent)
+        self._temporary, self.is_published = None, True
+        with suppress(PermissionError):  # one may be allowed to write to a folder and not to read it
+            self._disk.fsync_dir(target.parent)
 
     def discard(self) -> None:
         """Remove the file unless it is published; never fails, and may be called at any time."""
@@ -295,6 +299,23 @@ class AtomicFile:
         file, self._file = self._file, None
         if file is not None:
             self._disk.close(file)
+
+
+def _temporary(path: Path, tag: str) -> Path:
+    """Return the name under which ``path`` is written; what a killed process left can be told by it."""
+    return beside(path.with_name(f".{path.name}"), f".{tag}.part")
+
+
+def unfinished(path: Path) -> Path | None:
+    """Return a file that an ``AtomicFile`` for ``path`` is writing, or left behind when its process was killed."""
+    path = Path(os.path.realpath(path))
+    tag = "0" * 16
+    before, after = _temporary(path, tag).name.rsplit(tag, 1)
+    pattern = re.compile(f"{re.escape(before)}[0-9a-f]{{{len(tag)}}}{re.escape(after)}")
+    try:
+        return next((each for each in path.parent.iterdir() if pattern.fullmatch(each.name)), None)
+    except PermissionError:
+        return None
 
 
 def _copy_permissions(old: os.stat_result, file: int) -> None:

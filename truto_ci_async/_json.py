@@ -11,7 +11,7 @@ replaced by ``\\ufffd``, which has the same length, so offsets stay as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -31,15 +31,6 @@ class Decoder(Protocol[T_co]):
     """The one method of ``msgspec.json.Decoder`` that is used."""
 
     def decode(self, buf: bytes, /) -> T_co: ...
-
-
-def decode_json(body: bytes, type: Any = Any) -> Any:
-    """Decode ``body`` into ``type``.
-
-    :raises DecodeError: the body is not JSON.
-    :raises msgspec.ValidationError: it is JSON, but does not match ``type``.
-    """
-    return decode_with(msgspec.json.Decoder(type), body)
 
 
 def decode_with(decoder: Decoder[V], body: bytes) -> V:
@@ -70,6 +61,26 @@ def decode_strictly(decoder: Decoder[V], body: bytes) -> V:
     except msgspec.DecodeError as error:
         raise DecodeError(
             f"the body is not JSON: {describe(body)} ({error})", raw=body[:EXCERPT_BYTES]
+        ) from error
+
+
+# A larger object or array around the items stays Raw: decoding it would hold the loop and take much memory.
+DECODED_BYTES = 256 * 1024
+_decode_any = msgspec.json.Decoder()
+
+
+def decode_member(key: str, raw: bytes) -> Any:
+    """Decode the value of ``key``, which stands beside the items of a body. A large object or array stays Raw.
+
+    :raises DecodeError: it has a number too large for a float, or is no JSON.
+    """
+    if len(raw) > DECODED_BYTES and raw[:1] in (b"{", b"["):
+        return msgspec.Raw(raw)
+    try:
+        return decode_strictly(_decode_any, raw)
+    except msgspec.ValidationError as error:
+        raise DecodeError(
+            f"{key} cannot be decoded: {error}", path=f"$.{key}", raw=raw[:EXCERPT_BYTES]
         ) from error
 
 
@@ -150,6 +161,6 @@ def _encode_members(value: object) -> bytes:
         for name, encoded in zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True)
         if name != UNKNOWN and (found := getattr(value, name)) is not UNSET
     }
-    unknown: dict[str, Raw] = value.unknown_members() if hasattr(value, "unknown_members") else {}
-    members.update((name, raw) for name, raw in unknown.items() if name not in members)
+    get_unknown = cast("Callable[[], dict[str, Raw]]", getattr(value, "unknown_members", dict))
+    members.update((name, raw) for name, raw in get_unknown().items() if name not in members)
     return msgspec.json.encode(members)

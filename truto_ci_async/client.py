@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, overload
 
+from truto_ci_async._checks import brief
 from truto_ci_async._http.base_client import BaseClient
+from truto_ci_async.errors import UsageError
+from truto_ci_async.resources.activity import Activities
 from truto_ci_async.resources.base import Resource
 from truto_ci_async.resources.integrated_accounts import IntegratedAccounts
 from truto_ci_async.resources.interactions import Interactions
+from truto_ci_async.resources.meetings import Meetings
+from truto_ci_async.resources.options import MODEL, RESOURCES
+from truto_ci_async.resources.transcripts import Transcripts
+from truto_ci_async.resources.users import Users
 
 T = TypeVar("T")
 
@@ -46,6 +53,26 @@ class TrutoClient(BaseClient):
         return Interactions(self)
 
     @property
+    def meetings(self) -> Meetings:
+        """Recorded meetings."""
+        return Meetings(self)
+
+    @property
+    def transcripts(self) -> Transcripts:
+        """What was said in a meeting."""
+        return Transcripts(self)
+
+    @property
+    def users(self) -> Users:
+        """The people of the connected product's own workspace."""
+        return Users(self)
+
+    @property
+    def activity(self) -> Activities:
+        """How much each user did in a window."""
+        return Activities(self)
+
+    @property
     def integrated_accounts(self) -> IntegratedAccounts:
         """The connected accounts of this environment."""
         return IntegratedAccounts(self)
@@ -62,6 +89,15 @@ class TrutoClient(BaseClient):
 
         ``item_type`` is a msgspec Struct, or ``dict`` for plain items.
 
-        :raises UsageError: an empty name.
+        :raises UsageError: an empty name, or a resource that ``conversational-intelligence`` does not have.
         """
+        if model == MODEL and resource not in RESOURCES:
+            nearest = sorted(RESOURCES, key=lambda name: _likeness(name, resource), reverse=True)
+            raise UsageError(f"{MODEL} has no resource {brief(resource)}; it has {', '.join(nearest)}")
         return Resource[Any](self, model, resource, item_type)
+
+
+def _likeness(name: str, given: object) -> float:
+    from difflib import SequenceMatcher  # only for an error
+
+    return SequenceMatcher(None, name, str(given).lower()).ratio()

@@ -31,6 +31,7 @@ aiohttp's exceptions are never raised: they are the ``__cause__``. Every excepti
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 __all__ = [
@@ -189,7 +190,10 @@ class APIError(TrutoError):
     ``retry_after``   seconds to wait before trying again, as the service asks, or None.
     ``account``       the integrated account of the request, or None when the token implies it.
     ``attempts``      the number of requests sent.
+    ``offered``       resources and their methods, if the account's provider does not have the one that was called.
     """
+
+    offered: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
     def __init__(
         self,
@@ -227,6 +231,9 @@ class APIError(TrutoError):
         hints = [hint for key in sorted(self.insight) if (hint := _hint(key, self.insight[key]))]
         if hints:
             text += f" ({'; '.join(hints)})"
+        if self.offered:
+            offers = ", ".join(f"{name} ({', '.join(methods)})" for name, methods in self.offered.items())
+            text += f"; this account offers {offers}"
         if self.account is not None:
             text += f" [account {self.account}]"
         return text

@@ -9,6 +9,8 @@ from typing import Any
 
 from tests.virtual import EPOCH, VirtualLoop
 
+# Seconds that a turn takes, so that what comes later is later.
+TURN_SECONDS = 1e-6
 # More turns than any run takes that gets somewhere.
 MAX_TURNS = 200_000
 
@@ -46,6 +48,7 @@ class SimLoop(VirtualLoop):
 
     def _run_once(self) -> None:
         self.turns += 1
+        self.jumping.now += TURN_SECONDS
         if self.turns == self.alarm_at:
             self.alarm()
         if self.turns > MAX_TURNS:

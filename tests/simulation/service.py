@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import math
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -10,10 +12,18 @@ from random import Random
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.virtual import clock
 from truto_ci_async._http.call import CallTime
-from truto_ci_async._http.policy.retry import FAULT_STATUSES, RetryPolicy
+from truto_ci_async._http.failures import failure_of
+from truto_ci_async._http.policy.retry import GiveUp, RetryBudget, RetryPolicy, RetryState
 from truto_ci_async._wire.responses import read_error
-from truto_ci_async.errors import APIError, AuthenticationError, ConnectError, TruncatedBodyError
+from truto_ci_async.errors import (
+    APIError,
+    ConnectError,
+    ServerError,
+    TransportError,
+    TruncatedBodyError,
+)
 from truto_ci_async.events import Emitter
 from truto_ci_async.models import ResponseInfo
 
@@ -96,8 +106,25 @@ class Answer:
     retry_after: float | None = None
 
 
+@dataclass
+class Call:
+    """A call of the pull, retries included. One without an answer failed as it does when the service is down.
+
+    ``is_answered`` is None if it was cancelled.
+    """
+
+    account: str
+    asked_at: float
+    ended_at: float
+    is_answered: bool | None = None
+
+
 class SimService:
-    """Serves ``rows``. It fails one request in ``1 / rate``, in one of the ways of ``faults``, while ``is_bad``."""
+    """Serves ``rows``. It fails one request in ``1 / rate``, in one of the ways of ``faults``, while ``is_bad``.
+
+    Then it also fails all requests during an ``outage`` and all of the ``bad_account``, and takes another ``token``
+    from ``expires_at`` on.
+    """
 
     def __init__(
         self,
@@ -120,10 +147,14 @@ class SimService:
         self._walks = defaultdict[WindowKey, list[Walk]](list)
         self.is_bad = True
         self.outage: tuple[float, float] = (0.0, 0.0)
+        self.bad_account: str | None = None
+        self.token = 0
+        self.expires_at = math.inf
+        self.calls: list[Call] = []
         self.requests = 0
         self.on_request: Callable[[], None] = lambda: None
 
-    async def answer(self, target: str) -> Answer:
+    async def answer(self, target: str, token: int) -> Answer:
         query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
         key = query["integrated_account_id"], query["start_time"]
         self.requests += 1
@@ -133,6 +164,12 @@ class SimService:
             if self._random.random() < 0.5:
                 raise ConnectError("no connection")
             return Answer(502, b"<html>")
+        if self._now() >= self.expires_at:
+            self.token, self.expires_at = self.token + 1, math.inf
+        if token != self.token:
+            return Answer(401, b'{"message": "the token has expired"}')
+        if self.is_bad and key[0] == self.bad_account:
+            return Answer(500, b"{}")
         fault = self._draw_fault()
         if isinstance(fault, int):
             retry_after = 2.0 if fault == 429 else None
@@ -200,17 +237,34 @@ class SimService:
         return Walk(pages)
 
 
+class SimToken:
+    """The token of a client and its copies, which is renewed if ``is_refreshable``."""
+
+    def __init__(self, *, is_refreshable: bool = False) -> None:
+        self.value = 0
+        self.is_refreshable = is_refreshable
+
+
 class SimClient:
     """What a pull needs of a client: the attempts of a call, without connections, pacing and deadlines."""
 
-    def __init__(self, service: SimService, retry: RetryPolicy, pause: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        service: SimService,
+        retry: RetryPolicy,
+        pause: Callable[[], Awaitable[None]],
+        token: SimToken | None = None,
+    ) -> None:
         self.retry = retry
         self.emitter = Emitter()
         self._service = service
         self._pause = pause
+        self._token = token or SimToken()
+        self._budget = RetryBudget(1e9, 0.0)
+        self._random = Random(1)
 
     def with_options(self, *, retry: RetryPolicy) -> SimClient:
-        return SimClient(self._service, retry, self._pause)
+        return SimClient(self._service, retry, self._pause, self._token)
 
     async def request(
         self,
@@ -222,31 +276,60 @@ class SimClient:
         error_fallback: Callable[[APIError], bytes | None],
         **options: Any,
     ) -> tuple[Any, ResponseInfo]:
-        attempt = 0
+        call = Call(str(account), clock(), math.inf)
+        try:
+            return await self._attempts(target, call, account, read, error_fallback)
+        except (APIError, TransportError) as error:
+            call.is_answered = not isinstance(error, (ServerError, TransportError))
+            raise
+        finally:
+            call.ended_at = min(call.ended_at, clock())
+            if call.is_answered is not None:
+                self._service.calls.append(call)
+
+    async def _attempts(
+        self,
+        target: str,
+        call: Call,
+        account: str | None,
+        read: Callable[[bytes, CallTime], Awaitable[Any]],
+        error_fallback: Callable[[APIError], bytes | None],
+    ) -> tuple[Any, ResponseInfo]:
+        state = RetryState(
+            self.retry, self._budget, can_refresh=self._token.is_refreshable, random=self._random.random
+        )
+        started = clock()
         while True:
-            attempt += 1
-            is_last = attempt >= self.retry.attempts or self.retry.max_elapsed == 0.0
+            attempt = state.sent()
+            token = self._token.value
+            answer = Answer()
+            failure: APIError | TransportError
             try:
-                answer = await self._service.answer(target)
-                info = ResponseInfo(status=answer.status, attempts=attempt)
+                answer = await self._service.answer(target, token)
                 if answer.status == 200:
+                    if answer.body.endswith(b"}"):
+                        call.ended_at, call.is_answered = clock(), True
+                    info = ResponseInfo(status=answer.status, attempts=attempt)
                     return await read(answer.body, CallTime(None)), info
+                failure = read_error(
+                    answer.status,
+                    answer.headers,
+                    answer.body,
+                    retry_after=answer.retry_after,
+                    account=account,
+                    attempts=attempt,
+                )
+                if (body := error_fallback(failure)) is not None:
+                    call.is_answered = True
+                    info = ResponseInfo(status=answer.status, attempts=attempt)
+                    return await read(body, CallTime(None)), info
             except (ConnectError, TruncatedBodyError) as error:
                 error.attempts = attempt
-                if is_last:
-                    raise
-                await self._pause()
-                continue
-            error = read_error(
-                answer.status,
-                answer.headers,
-                answer.body,
-                retry_after=answer.retry_after,
-                account=account,
-                attempts=attempt,
-            )
-            if (body := error_fallback(error)) is not None:
-                return await read(body, CallTime(None)), info
-            if is_last or answer.status not in FAULT_STATUSES or isinstance(error, AuthenticationError):
-                raise error
+                failure = error
+            decision = state.failed(failure_of(failure), clock() - started)
+            if isinstance(decision, GiveUp):
+                raise failure
+            if decision.fresh_token and self._token.value == token:
+                self._token.value = self._service.token
+            await asyncio.sleep(decision.wait)
             await self._pause()

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import shutil
 import sqlite3
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
 
-from truto_ci_async._files import Worker
+from truto_ci_async._files import Disk, Worker
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress, plan_in_force
 from truto_ci_async.pull.plan.plan import Plan
@@ -196,6 +198,88 @@ class SimWorker(Worker):
 
     def close(self) -> None:
         pass
+
+
+@dataclass
+class Platter:
+    """What of a folder outlives a loss of power, apart from SQLite's own files. Names are those of files in it."""
+
+    synced: dict[str, int] = field(default_factory=dict[str, int])  # bytes
+    new_names: list[str] = field(default_factory=list[str])  # not in the folder for certain
+    renamed: list[tuple[str, str, bytes | None]] = field(default_factory=list[tuple[str, str, bytes | None]])
+
+    def copy(self) -> Platter:
+        return Platter(dict(self.synced), list(self.new_names), list(self.renamed))
+
+    def lose_power(self, folder: Path, random: Random) -> None:
+        """Lose what was not synced, as much of it as is drawn."""
+        for source, target, old in self.renamed[random.randint(0, len(self.renamed)) :][::-1]:
+            (folder / target).replace(folder / source)
+            self.synced[source] = self.synced.get(target, 0)
+            if old is not None:
+                (folder / target).write_bytes(old)
+                self.synced[target] = len(old)
+        for name in self.new_names:
+            if random.random() < 0.5:
+                (folder / name).unlink(missing_ok=True)
+        for name, size in self.synced.items():
+            path = folder / name
+            if not path.exists() or (written := path.stat().st_size) <= size:
+                continue
+            left = random.randint(size, written)
+            with path.open("r+b") as file:
+                file.truncate(left)
+                if random.random() < 0.5:  # space was allocated, and nothing written into it
+                    file.truncate(size)
+                    file.truncate(left)
+        self.synced = {
+            path.name: path.stat().st_size for path in folder.iterdir() if path.name in self.synced
+        }
+        self.new_names, self.renamed = [], []
+
+
+class SimDisk(Disk):
+    """Real files, without waiting for the disk; ``platter`` knows what of them is synced."""
+
+    def __init__(self, step: Callable[[str], None], platter: Platter) -> None:
+        super().__init__(step)
+        self.platter = platter
+        self._names: dict[int, str] = {}
+
+    def open(self, path: Path) -> int:
+        is_new = not path.exists()
+        return self._opened(super().open(path), path, is_new)
+
+    def create(self, path: Path, mode: int = 0o666) -> int:
+        return self._opened(super().create(path, mode), path, True)
+
+    def _opened(self, file: int, path: Path, is_new: bool) -> int:
+        self._names[file] = path.name
+        if is_new:
+            self.platter.synced[path.name] = 0
+            self.platter.new_names.append(path.name)
+        return file
+
+    def fsync(self, file: int) -> None:
+        self.step("fsync")
+        self.platter.synced[self._names[file]] = os.fstat(file).st_size
+
+    def cut(self, file: int, size: int) -> None:
+        super().cut(file, size)
+        name = self._names[file]
+        self.platter.synced[name] = min(self.platter.synced.get(name, size), size)
+
+    def rename(self, source: Path, target: Path) -> None:
+        old = target.read_bytes() if target.exists() else None
+        super().rename(source, target)
+        platter = self.platter
+        platter.renamed.append((source.name, target.name, old))
+        platter.synced[target.name] = platter.synced.pop(source.name, 0)
+        platter.new_names = [name for name in platter.new_names if name != source.name]
+
+    def fsync_dir(self, path: Path) -> None:
+        self.step("fsync-dir")
+        self.platter.new_names, self.platter.renamed = [], []
 
 
 def read_folder(folder: Path, key_of: Callable[[str, str | None], Key]) -> tuple[dict[Key, Progress], Output]:

@@ -5,13 +5,21 @@ What has to hold, at every commit and whenever a run has ended or was killed:
 - the progress of a window counts exactly the rows of it in the output;
 - no row is in the output twice;
 - once all is done, every row is in the output; and runs that nothing disturbs get there;
-- after a commit has failed, no request begins.
+- after a commit has failed, no request begins;
+- a commit that fails is told, if only in the log where the run was cancelled;
+- what a run reports is what it made durable;
+- a token that expires ends no run, if it can be renewed;
+- nobody else writes to a folder while a run is alive;
+- where nothing else goes wrong: an outage fails nobody, and parks nobody if it is short; a bad account is failed, and
+  harms no other;
+- the report of a run counts what it made durable, also if the run failed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -23,25 +31,26 @@ from typing import Any
 import msgspec
 
 from tests.test_checkpoint import make_plan
-from truto_ci_async._files import Disk
 from truto_ci_async._http.policy.retry import RetryPolicy
-from truto_ci_async.errors import AuthenticationError, StorageError, UsageError
+from truto_ci_async.errors import AuthenticationError, StateConflictError, StorageError, UsageError
 from truto_ci_async.models.pulls import AccountPage
-from truto_ci_async.pull import account_pull, commits, workers
+from truto_ci_async.pull import account_pull, commits, engine, workers
 from truto_ci_async.pull.checkpoint import sqlite
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.engine import Pull
-from truto_ci_async.pull.report import Budget
+from truto_ci_async.pull.report import Budget, PullReport
 from truto_ci_async.sinks import files
 from truto_ci_async.sinks.lines import NdjsonSink
 
 from .loop import SimLoop, SimTime
-from .service import FAULTS, SimClient, SimService, WindowKey, make_row
+from .service import FAULTS, Call, SimClient, SimService, SimToken, WindowKey, make_row
 from .stores import (
     Durable,
     Output,
+    Platter,
     SimCheckpoint,
+    SimDisk,
     SimSink,
     SimWorker,
     SinkFailed,
@@ -51,10 +60,14 @@ from .stores import (
 )
 
 MEMORY = Path("/dev/shm")
+RIVALS = ("same state", "same state", "other state", "fresh", "remover")
+LOCKS = ("state.sqlite3.lock", ".truto-pull.lock")
+# Seconds after which a pull gives up on an outage, and those it may last without that.
+MAX_OUTAGE, SHORT_OUTAGE = 20.0, 10.0
 # Undisturbed runs that have to be enough: a window may have to start again in each.
 LAST_RUNS = 8
-# Simpler options draw something else from the same seed, so others are tried as well.
-SHRINK_SEEDS = 30
+# Simpler options draw something else from the same seed, so others are tried as well, for so many seconds in all.
+SHRINK_SEEDS, SHRINK_SECONDS = 30, 60.0
 
 
 class Wrong(AssertionError):
@@ -79,34 +92,44 @@ class Options:
     is_reordering: bool = False
     has_outage: bool = False
     has_wrong_clock: bool = False
+    has_bad_account: bool = False
+    has_renewal: bool = False  # a token expires, and is renewed
+    has_rival: bool = False  # somebody else starts a run on the same folder
     kept_bytes: int = 0
     waits: float = 0.0  # the share of awaits that take time
 
     @classmethod
     def draw(cls, seed: int) -> Options:
         random = Random(f"{seed}/options")
+        has_outage, has_bad_account = random.random() < 0.3, random.random() < 0.3
+        is_pure = (has_outage or has_bad_account) and random.random() < 0.5
         store = random.choice(("simulated", "simulated", "simulated", "memory", "memory", "files"))
         return cls(
             seed=seed,
             store=store,
             consumer=random.choice(("shard", "writers", "writers", "manual", "auto"))
             if store == "simulated"
-            else "shard"
+            else random.choice(("shard", "writers"))
             if store == "files"
             else random.choice(("manual", "auto", "shard", "writers")),
-            accounts=random.randint(1, 3),
+            accounts=random.randint(1, 3 + 4 * is_pure),
             windows=random.randint(1, 2),
             rows=random.randint(2, 12),
             max_accounts=random.randint(1, 4),
             runs=random.randint(1, 5),
-            faults=tuple(random.sample(FAULTS, random.randrange(len(FAULTS))))
+            faults=()
+            if is_pure
+            else tuple(random.sample(FAULTS, random.randrange(len(FAULTS))))
             + ("dead cursor", "dead cursor", 403) * random.randrange(4)
             + ("429 for long",) * random.randrange(2),
             rate=random.choice((0.05, 0.1, 0.3)),
             is_fair=random.random() < 0.3,
             is_reordering=random.random() < 0.5,
-            has_outage=random.random() < 0.2,
+            has_outage=has_outage,
             has_wrong_clock=random.random() < 0.2,
+            has_bad_account=has_bad_account,
+            has_renewal=random.random() < 0.3,
+            has_rival=random.random() < 0.3,
             kept_bytes=random.choice((0, 200, 2**20)),
             waits=random.choice((0.0, 0.2, 0.8)),
         )
@@ -125,6 +148,9 @@ SIMPLER: dict[str, tuple[Any, ...]] = {
     "is_reordering": (False,),
     "has_outage": (False,),
     "has_wrong_clock": (False,),
+    "has_bad_account": (False,),
+    "has_renewal": (False,),
+    "has_rival": (False,),
     "kept_bytes": (0,),
     "waits": (0.0,),
 }
@@ -155,16 +181,22 @@ class World:
             now=self.loop.time,
         )
         self.service.on_request = self._on_request
-        self.client = SimClient(self.service, RetryPolicy(attempts=self._draws.randint(1, 3)), self.pause)
+        attempts = self._draws.randint(1 + options.has_renewal, 3)
+        self.token = SimToken(is_refreshable=options.has_renewal)
+        self.client = SimClient(self.service, RetryPolicy(attempts=attempts), self.pause, self.token)
         self.durable = Durable()
         self.memory = MemoryCheckpoint()
         self.folder = folder
         self._copies = 0
+        self._platter = Platter()
+        self._loses_power = False
         self._before: Output = {}  # what a consumer without a sink had when the run began
         self.taken: dict[Key, list[list[int]]] = defaultdict(list)
         self.is_dead = False  # killed: what happens from now on until the run has ended happens to nobody
         self.is_calm = False
+        self.is_lock_removed = False  # by somebody who has no business there
         self.commit_failed = False
+        self.is_told = False  # in the log, that a pull failed
         self._steps = 0
         self._kill_at_step = -1
         self.task: asyncio.Task[Any] | None = None
@@ -212,10 +244,15 @@ class World:
             self._kill()
         if name == "committed":
             self.check("after a commit")
-        elif name in ("checkpoint", "write") and not self.is_calm and self._draws.random() < 0.01:
-            self.commit_failed = name == "checkpoint"
+        elif name in ("checkpoint", "write", "manifest") and not self.is_calm and self._draws.random() < 0.01:
+            self.commit_failed = name != "write"
             self.story.append(f"the disk fails at {name}")
             raise StorageError("the disk is full", path="somewhere", errno=28)
+
+    def error(self, message: str, *values: object) -> None:
+        """Stand in for the log of a pull."""
+        self.is_told = True
+        self.story.append(message % values)
 
     def _on_request(self) -> None:
         if self.commit_failed and not self.is_dead:
@@ -229,6 +266,9 @@ class World:
         if self.folder is not None:
             self._copies += 1
             self.folder = copy_folder(self.folder, self.folder.parent / f"copy{self._copies}")
+            self._platter = self._platter.copy()
+            if self._loses_power:
+                self._platter.lose_power(self.folder, self._draws)
         if self.task is not None:
             self.task.cancel()
 
@@ -240,28 +280,29 @@ class World:
     def key_of_row(self, account: str, start: str | None) -> Key:
         return account, self._starts.index(start)
 
-    def _checkpoint(self) -> Checkpoint:
+    def _make_checkpoint(self) -> Checkpoint:
         if self.options.store == "memory":
             return self.memory
         if self.folder is not None:
             return sqlite.SQLiteCheckpoint(self.folder / "state.sqlite3", step=self.step)
         return SimCheckpoint(self.durable, pause=self.pause, step=self.step)
 
-    def _make_pull(self) -> Pull[Any]:
+    def _make_pull(self, checkpoint: Checkpoint | None = None, *, fresh: bool = False) -> Pull[Any]:
         options = self.options
         sink: Any = None
         if self.folder is not None:
-            sink = NdjsonSink(self.folder, disk=SimDisk(self.step), clock=self.loop.time)
+            sink = NdjsonSink(self.folder, disk=SimDisk(self.step, self._platter), clock=self.loop.time)
         elif options.consumer in ("shard", "writers"):
             sink = SimSink(self.durable, key_of=self.key_of, pause=self.pause, draw=self.draw)
         budget = Budget(
-            max_accounts=options.max_accounts, max_outage=20.0, probe_wait=0.5, max_probe_wait=4.0
+            max_accounts=options.max_accounts, max_outage=MAX_OUTAGE, probe_wait=0.5, max_probe_wait=4.0
         )
         client: Any = self.client
         return Pull(
             client,
             self.plan,
-            checkpoint=self._checkpoint(),
+            checkpoint=checkpoint or self._make_checkpoint(),
+            fresh=fresh,
             budget=budget,
             commit="auto" if options.consumer == "auto" else "manual",
             item_type=msgspec.Raw,
@@ -320,25 +361,32 @@ class World:
     async def one_run(self, how: str) -> Pull[Any]:
         """Run a pull once, ended in this way."""
         loop, draws = self.loop, self._draws
-        self.is_dead = self.commit_failed = False
+        self.is_dead = self.commit_failed = self.is_lock_removed = self.is_told = False
+        rows_before = self._durable_rows()
         self._steps, self._kill_at_step = 0, -1
+        self._loses_power = "power" in how
         self.taken.clear()
+        self.service.calls.clear()
         self.story.append(f"run: {how}")
         pull = self._make_pull()
         self.task = asyncio.create_task(
             self._consume(pull, draws.randint(1, 12) if how == "leave" else -1), name="consumer"
         )
         loop.alarm_at = loop.turns + 1 + int(draws.expovariate(1 / 80))
-        if how == "kill":
+        if how in ("kill", "power"):
             loop.alarm = self._kill
-        elif how == "kill at a step":
+        elif "at a step" in how:
             self._kill_at_step = 1 + int(draws.expovariate(1 / 6))
         elif how == "cancel":
             loop.alarm = self.task.cancel
         elif how == "stop":
             loop.alarm = pull.stop
-        if how not in ("kill", "cancel", "stop"):
+        if how not in ("kill", "power", "cancel", "stop"):
             loop.alarm_at = -1
+        rivals = []
+        if self.options.has_rival and self.folder is not None and not self.is_calm:
+            rival = self._be_a_rival(pull, draws.choice(RIVALS), draws.randint(0, 100))
+            rivals.append(asyncio.create_task(rival, name="rival"))
         await asyncio.wait([self.task])
         if self._writers:
             await asyncio.wait(self._writers)
@@ -346,30 +394,91 @@ class World:
                 writer.cancelled() or writer.exception()  # retrieved, also where the consumer was cancelled
             self._writers = []
         loop.alarm_at = -1
+        for rival in rivals:
+            await rival
         if not self.task.cancelled() and (error := self.task.exception()) is not None:
             self.story.append(f"ended by {error!r}")
-            is_fine = isinstance(error, (StorageError, SinkFailed, AuthenticationError)) and not self.is_calm
+            is_fine = not self.is_calm and (
+                isinstance(error, (StorageError, SinkFailed))
+                or (isinstance(error, AuthenticationError) and 401 in self.options.faults)
+                or (isinstance(error, StateConflictError) and self.is_lock_removed)
+            )
             if not is_fine and not self.is_dead:
                 raise error
+        is_hidden = self.commit_failed and pull._commits.is_open and not (self.is_dead or self.is_told)
+        if self.task.cancelled() and is_hidden:
+            raise Wrong("a cancellation hid that a commit failed")
         self.story.append(f"{pull.report!r} failed={pull.report.failed} parked={pull.report.parked}")
         self.task = None
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
             raise Wrong(f"tasks were left: {left}")
         self.check(f"after the run ({how})", pull)
+        if not self.is_dead:
+            self._check_report(pull.report, rows_before)
         return pull
+
+    def _check_report(self, report: PullReport, rows_before: int) -> None:
+        rows = self._durable_rows() - rows_before
+        if report.rows != rows:
+            raise Wrong(f"the report counts {report.rows} rows, {rows} became durable")
+        if not self.options.faults:
+            self._check_blame(report)
+
+    async def _be_a_rival(self, pull: Pull[Any], how: str, turns: int) -> None:
+        """Start another run on the same folder, which must be refused while ``pull`` lives, and change nothing."""
+        folder = self.folder
+        assert folder is not None
+        while not pull._commits.is_open:
+            if self.task is None or self.task.done():
+                return
+            await asyncio.sleep(0.001)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if self.is_dead:
+            return
+        self.story.append(f"a rival: {how}")
+        if how == "remover":
+            self.is_lock_removed = True
+            for path in folder.glob("*.lock"):
+                path.unlink()
+        rows = self._durable_rows()
+        checkpoint = MemoryCheckpoint() if how == "other state" else None
+        try:
+            async with self._make_pull(checkpoint, fresh=how == "fresh"):
+                if is_alive(pull) and how != "remover":
+                    raise Wrong("two runs work on the same folder")
+                while is_alive(pull) and not self.is_dead:
+                    await asyncio.sleep(0.1)
+                locks = LOCKS[1:] if checkpoint else LOCKS
+                if not self.is_dead and not all((folder / name).exists() for name in locks):
+                    raise Wrong("a lock was removed by somebody who did not hold it")
+        except StateConflictError:
+            if not self.is_dead and self._durable_rows() < rows:
+                raise Wrong("a run that was refused has removed what was committed") from None
+        except (StorageError, AuthenticationError):
+            pass
+
+    def _durable_rows(self) -> int:
+        return sum(each.rows for each in self.look()[0].values())
 
     async def run(self) -> None:
         draws = self._draws
         for _ in range(self.options.runs):
             if self.options.has_outage:
-                start = self.loop.time() + draws.random()
-                self.service.outage = start, start + draws.choice((1.0, 10.0, 60.0))
+                start = self.loop.time() + draws.choice((0.0, 0.01, 1.0, 5.0)) * draws.random()
+                self.service.outage = start, start + draws.choice((1.0, SHORT_OUTAGE, 60.0))
+            if self.options.has_renewal:
+                self.service.expires_at = self.loop.time() + draws.choice((0.0, 0.1, 3.0)) * draws.random()
+            if self.options.has_bad_account:
+                self.service.bad_account = self.plan.accounts[-1].id
             if self.options.has_wrong_clock:
                 self.time.error = draws.choice((0.0, -3e7, 3e7, 3e7))
             how = ["end", "leave", "cancel", "stop"]
             if self.options.store != "memory":
                 how += ["kill", "kill", "kill at a step"]
+            if self.folder is not None:
+                how += ["power", "power at a step"]
             pull = await self.one_run(draws.choice(how))
             await asyncio.sleep(draws.choice((0.0, 10.0, 4_000.0)))
         self.is_calm, self.service.is_bad, self.time.error = True, False, 0.0
@@ -424,7 +533,27 @@ class World:
                     f"{when}: rows {lost} of {key} are lost: {found}, which counts as {progress.get(key)}"
                 )
         if pull is not None:
+            added = sum(map(len, output.values())) - sum(map(len, self._before.values()))
+            if pull.report.rows != added and not self.is_dead:
+                raise Wrong(f"{when}: the report counts {pull.report.rows} rows, and {added} became durable")
             self._before = {key: list(numbers) for key, numbers in output.items()}
+
+    def _check_blame(self, report: PullReport) -> None:
+        """Check who was failed and who was parked, where only outages and a bad account fail calls."""
+        bad = self.service.bad_account if self.service.is_bad else None
+        calls = self.service.calls
+        start, end = self.service.outage
+        is_short = end - start <= SHORT_OUTAGE or not self.options.has_outage or not self.service.is_bad
+        for account in report.failed:
+            if account != bad and not is_alone_to_blame(account, calls):
+                raise Wrong(f"account {account} was failed, which is not bad")
+        if not is_short:
+            return
+        for account in report.parked:
+            if account != bad:
+                raise Wrong(f"account {account} was parked")
+            if any(call.is_answered and call.account != bad for call in calls):
+                raise Wrong("the bad account was parked, though others got through")
 
     def _check_all(self) -> None:
         _, output = self.look()
@@ -434,14 +563,28 @@ class World:
             raise Wrong(f"the output is {found}, but should be {expected}")
 
 
-class SimDisk(Disk):
-    """Real files, without waiting for the disk."""
+def is_alive(pull: Pull[Any]) -> bool:
+    """Tell whether a pull holds both its folder and its state."""
+    return len(pull._to_close) == 2
 
-    def fsync(self, file: int) -> None:
-        self.step("fsync")
 
-    def fsync_dir(self, path: Path) -> None:
-        self.step("fsync-dir")
+def is_alone_to_blame(account: str, calls: list[Call]) -> bool:
+    """Tell whether others got through while a call of an account failed, and none of them has failed since.
+
+    An outage that begins at such a moment looks like a bad account.
+    """
+    own = [call for call in calls if call.account == account]
+    failed = own[max((number for number, call in enumerate(own, 1) if call.is_answered), default=0) :]
+    answered_at = max((call.ended_at for call in calls if call.is_answered), default=-1.0)
+    return (
+        bool(failed)
+        and answered_at > failed[0].asked_at
+        and not any(
+            answered_at <= call.ended_at <= failed[-1].ended_at
+            for call in calls
+            if call.account != account and not call.is_answered
+        )
+    )
 
 
 @contextmanager
@@ -458,6 +601,7 @@ def _simulated(world: World) -> Iterator[None]:
         (sqlite, "Worker", Worker),
         (sqlite, "DURABLE", ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF")),
         (commits, "KEPT_BYTES", world.options.kept_bytes),
+        (engine, "logger", world),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     try:
@@ -518,6 +662,11 @@ def fails(options: Options) -> BaseException | None:
 
 def shrink(options: Options) -> Options:
     """Return the simplest options that still fail with some seed, each tried alone, again and again."""
+    give_up_at = time.monotonic() + SHRINK_SECONDS
+
+    def is_simpler(options: Options) -> bool:
+        return time.monotonic() < give_up_at and fails(options) is not None
+
     while True:
         for name, values in SIMPLER.items():
             current = getattr(options, name)
@@ -531,7 +680,7 @@ def shrink(options: Options) -> Options:
                 candidates = candidates[: candidates.index(current)]
             seeds = (options.seed, *range(SHRINK_SEEDS))
             tries = (replace(options, seed=seed, **{name: value}) for value in candidates for seed in seeds)
-            simpler = next(filter(fails, tries), None)
+            simpler = next(filter(is_simpler, tries), None)
             if simpler is not None:
                 options = simpler
                 break

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import force_setattr
 
-from .repair import is_struct
+from truto_ci_async.models.struct_types import is_struct
 
 Items = TypeVar("Items", list[Any], tuple[Any, ...])
 

@@ -7,29 +7,29 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 from truto_ci_async._checks import brief, is_iterable, is_whole_number, plain
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models import IntegratedAccount, Person
+from truto_ci_async.models import IntegratedAccount, Meeting, MeetingRef, Person
 
 from .query_string import MAX_ARRAY_ITEMS, ObjectArrays, plain_name, snapshot, stable_order
-from .times import When, resolve_time
+from .times import ResolvedTime, When, resolve_time
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 ResponseFormat: TypeAlias = Literal["unified", "raw", "normalized", "stream", "debug"]
 UserFilter: TypeAlias = str | Person | Mapping[str, Any]
+MeetingFilter: TypeAlias = str | Meeting | MeetingRef | Mapping[str, Any]
+#: A time, or operators such as ``{"gt": time}``.
+TimeFilter: TypeAlias = When | Mapping[str, When]
 
 
-class Filters(TypedDict, total=False):
-    """The filters every method of a unified resource takes; ``Resource.list`` documents each one."""
+class CommonFilters(TypedDict, total=False):
+    """The filters of every unified resource; ``Resource.list`` documents each one."""
 
-    start_time: When | None
-    end_time: When | None
-    users: Iterable[UserFilter] | None
     limit: int | None
     ignore_limit: bool
     ignore_remote_data: bool
@@ -41,10 +41,26 @@ class Filters(TypedDict, total=False):
     object_arrays: ObjectArrays
 
 
+class Filters(CommonFilters, total=False):
+    """The filters that a resource takes unless it names its own."""
+
+    start_time: When | None
+    end_time: When | None
+    users: Iterable[UserFilter] | None
+
+
+class AllFilters(Filters, total=False):
+    """The filters of all resources together."""
+
+    meeting: MeetingFilter | None
+    created_at: TimeFilter | None
+    updated_at: TimeFilter | None
+
+
+# Filters that only some resources have.
+OWN_FILTERS = ("start_time", "end_time", "users", "meeting", "created_at", "updated_at")
 FILTER_DEFAULTS: Mapping[str, Any] = {
-    "start_time": None,
-    "end_time": None,
-    "users": None,
+    **dict.fromkeys(OWN_FILTERS),
     "limit": None,
     "ignore_limit": False,
     "ignore_remote_data": False,
@@ -60,7 +76,7 @@ FILTER_DEFAULTS: Mapping[str, Any] = {
 FLAGS = ("ignore_limit", "ignore_remote_data", "skip_api_call")
 
 
-def check_filters(filters: Filters, now: datetime) -> dict[str, Any]:
+def check_filters(filters: AllFilters, now: datetime) -> dict[str, Any]:
     """Return all filters, checked: defaults filled in, times resolved, users in batches, scalars as plain values.
 
     The result shares nothing with what the caller passed in.
@@ -74,6 +90,11 @@ def check_filters(filters: Filters, now: datetime) -> dict[str, Any]:
     for name in ("start_time", "end_time"):
         if checked[name] is not None:
             checked[name] = resolve_time(checked[name], name, now)
+    for name in ("created_at", "updated_at"):
+        if checked[name] is not None:
+            checked[name] = _operators(checked[name], name, now)
+    if checked["meeting"] is not None:
+        checked["meeting"] = {"id": _meeting_id(checked["meeting"])}
     for name in FLAGS:
         checked[name] = _flag(name, checked[name])
     for name in ("super_query", "object_arrays"):
@@ -95,6 +116,25 @@ def check_filters(filters: Filters, now: datetime) -> dict[str, Any]:
 
 
 _UNKNOWN_HINT = "pass a parameter that this package does not know in extra_query"
+
+
+def _operators(value: object, name: str, now: datetime) -> ResolvedTime | dict[str, ResolvedTime]:
+    """Resolve a time, or the time of each operator."""
+    if not isinstance(value, Mapping):
+        return resolve_time(cast("When", value), name, now)
+    operators = cast("Mapping[object, When]", value).items()
+    return {(key := plain_name(each)): resolve_time(time, f"{name}[{key}]", now) for each, time in operators}
+
+
+def _meeting_id(meeting: object) -> str:
+    value: object = meeting.id if isinstance(meeting, (Meeting, MeetingRef)) else plain(meeting)
+    if isinstance(value, Mapping):
+        value = plain(cast("Mapping[str, object]", value).get("id"))
+    if not isinstance(value, str) or not value:
+        raise UsageError(
+            f"meeting must be the id of a meeting, or a Meeting that has one, not {brief(meeting)}"
+        )
+    return value
 
 
 def _limit(limit: object) -> int | None:
@@ -131,7 +171,7 @@ def field_names(names: object) -> list[str]:
 
 def _field_name(name: object) -> str:
     text: object = plain(name)
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not text.strip():
         raise UsageError(f"exclude_fields must be a list of names, and {brief(name)} is none")
     return text
 
@@ -189,14 +229,16 @@ def account_id(account: str | IntegratedAccount | None) -> str | None:
     return text
 
 
-def takes_filters(method: F) -> F:
+def takes_filters(method: F, own: Collection[str] = tuple(Filters.__annotations__)) -> F:
     """Replace ``**filters`` in a method's signature by the filters themselves, and reject unknown keywords.
 
-    Type checkers know the filters from ``Unpack[Filters]``; ``help()`` and notebooks only read the signature.
+    Type checkers know the filters from ``Unpack[Filters]``; ``help()`` and notebooks only read the signature. ``own``
+    are those filters of the resource that not every resource has.
     """
+    filters = [name for name in FILTER_DEFAULTS if name in own or name not in OWN_FILTERS]
     signature = inspect.signature(method)
-    own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    allowed = {each.name for each in own} | FILTER_DEFAULTS.keys()
+    named = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+    allowed = {each.name for each in named}.union(filters)
 
     @functools.wraps(method)
     def checked(*args: Any, **options: Any) -> Any:
@@ -206,18 +248,18 @@ def takes_filters(method: F) -> F:
             )
         return method(*args, **options)
 
-    checked.__signature__ = signature.replace(parameters=own + _filter_parameters())  # type: ignore[attr-defined]
+    checked.__signature__ = signature.replace(parameters=named + _filter_parameters(filters))  # type: ignore[attr-defined]
     return cast("F", checked)
 
 
-def _filter_parameters() -> list[inspect.Parameter]:
-    annotations = Filters.__annotations__
+def _filter_parameters(names: Iterable[str]) -> list[inspect.Parameter]:
+    annotations = AllFilters.__annotations__
     return [
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=default,
+            default=FILTER_DEFAULTS[name],
             annotation=getattr(annotations[name], "__forward_arg__", annotations[name]),
         )
-        for name, default in FILTER_DEFAULTS.items()
+        for name in names
     ]

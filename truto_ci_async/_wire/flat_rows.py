@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Raw
 
+from truto_ci_async.models.struct_types import is_struct, split_array, split_object
+from truto_ci_async.models.unknown_members import NAME_CHARS
+
 from .item_reader import ISSUES_KEPT, IssueList, ItemReader
-from .repair import is_struct, split_array, split_object
-from .unknown_members import NAME_CHARS
 
 T = TypeVar("T")
 

@@ -24,20 +24,17 @@ from msgspec.structs import force_setattr
 from truto_ci_async._json import UNKNOWN
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Issue
-from truto_ci_async.models.api_object import ApiObject
+from truto_ci_async.models.struct_types import is_struct, split_array, split_object
+from truto_ci_async.models.unknown_members import is_api_object, member_mover
 
 from .detach import detached, raw_places
 from .repair import (
-    Note,
+    Notes,
     Repairer,
     describe_mismatch,
-    is_struct,
-    split_array,
-    split_object,
     struct_repairer,
     without_location,
 )
-from .unknown_members import member_mover
 
 T = TypeVar("T")
 Items = TypeVar("Items", list[Any], tuple[Any, ...])
@@ -70,9 +67,9 @@ class IssueList(list[Issue]):
         self.total += 1
         self.dropped.append(index)
 
-    def add(self, index: int, raw: bytes, notes: Sequence[Note], *, dropped: bool) -> None:
+    def add(self, index: int, raw: bytes, notes: Notes, *, dropped: bool) -> None:
         """Note what is wrong with an item."""
-        self.total += len(notes)
+        self.total += notes.total
         if dropped:
             self.dropped.append(index)
         self += [
@@ -136,7 +133,7 @@ class ItemReader(Generic[T]):
         new = new[: MOST_NAMES - len(self.unknown_fields)]
         if new and self._tell is not None:
             self.unknown_fields += tuple(new)
-            self._tell(new, kept=is_struct(self.item_type) and issubclass(self.item_type, ApiObject))
+            self._tell(new, kept=is_struct(self.item_type) and is_api_object(self.item_type))
 
     def read_array(
         self, text: bytes, *, start: int = 0, path: str = "$.result", keep: int = ISSUES_KEPT
@@ -212,7 +209,7 @@ class ItemReader(Generic[T]):
 
     def _read_one(self, raw: bytes, index: int, path: str, issues: IssueList) -> T | None:
         """Read an item, or repair it and add to ``issues`` what was wrong; None if it is not kept."""
-        notes: list[Note] = []
+        notes = Notes()
         try:
             item, kept = self._decode_or_repair(raw, path, notes, is_told=not issues.is_full)
         except _UNREADABLE as error:
@@ -230,12 +227,12 @@ class ItemReader(Generic[T]):
         return cast("T", self.detach((item,))[0])
 
     def _decode_or_repair(
-        self, raw: bytes, path: str, notes: list[Note], *, is_told: bool
+        self, raw: bytes, path: str, notes: Notes, *, is_told: bool
     ) -> tuple[T | None, bool]:
         """Return an item and whether to keep it. Unless ``is_told``, the note why it is dropped has no text."""
         repairer = self._repairer
         if repairer is not None and not _OBJECT.match(raw):
-            notes.append((path, self._mismatch(raw) if is_told else ""))
+            notes.add(path, self._mismatch(raw) if is_told else "")
             return None, False
         try:
             item = self._decode_item(raw)
@@ -246,17 +243,17 @@ class ItemReader(Generic[T]):
         fields = split_object(raw)
         if not repairer.is_foreign(fields):
             return item, True
-        notes.append((path, repairer.describe_foreign(fields) if is_told else ""))
+        notes.add(path, repairer.describe_foreign(fields) if is_told else "")
         return None, False
 
     def _read_misfit(
-        self, raw: bytes, message: str, path: str, notes: list[Note], *, is_told: bool
+        self, raw: bytes, message: str, path: str, notes: Notes, *, is_told: bool
     ) -> tuple[T | None, bool]:
         """Read an item about which the decoder said ``message``: move its unknown members, then repair it."""
         repairer = self._repairer
         fields = {} if repairer is None else split_object(raw)
         if repairer is not None and repairer.is_foreign(fields):
-            notes.append((path, repairer.describe_foreign(fields) if is_told else ""))
+            notes.add(path, repairer.describe_foreign(fields) if is_told else "")
             return None, False
         moved = raw if self._mover is None else self._move_unknown(raw)
         if moved is not raw:
@@ -265,7 +262,7 @@ class ItemReader(Generic[T]):
             except msgspec.ValidationError as error:
                 message, fields = str(error), {} if repairer is None else split_object(moved)
         if repairer is None:
-            notes.append((path, describe_mismatch(message, raw) if is_told else ""))
+            notes.add(path, describe_mismatch(message, raw) if is_told else "")
             return None, False
         fixed = self._repair(repairer, fields, path, notes)
         return fixed, fixed is not None
@@ -292,13 +289,13 @@ class ItemReader(Generic[T]):
             return describe_mismatch(str(error), raw)
         raise AssertionError(raw)
 
-    def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: list[Note]) -> T | None:
+    def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: Notes) -> T | None:
         fixed = repairer.fix_struct(fields, path, notes)
         if fixed is not None:
             try:
                 return cast("T", self._decode_item(fixed))
             except msgspec.ValidationError as error:
-                notes.append((path, without_location(str(error))))
+                notes.add(path, without_location(str(error)))
         return None
 
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -18,7 +19,7 @@ from truto_ci_async._checks import brief, plain
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, Position
 
-from .filters import Filters, ResponseFormat, account_id, check_filters
+from .filters import AllFilters, ResponseFormat, account_id, check_filters
 from .query_string import (
     MAX_ARRAY_ITEMS,
     ObjectArrays,
@@ -40,7 +41,7 @@ def list_query(
     response_format: ResponseFormat = "unified",
     key_by: str | None = None,
     now: datetime | None = None,
-    **filters: Unpack[Filters],
+    **filters: Unpack[AllFilters],
 ) -> ListQuery:
     """Check the filters of a list call and put them in the contract's order.
 
@@ -49,9 +50,7 @@ def list_query(
     :raises UsageError: a value that can never be right; the message says how to write it.
     """
     checked = check_filters(filters, now or datetime.now(UTC))
-    times: dict[str, ResolvedTime] = {
-        name: time for name in ("start_time", "end_time") if (time := checked[name]) is not None
-    }
+    times = dict(_resolved_times(checked))
     account = account_id(account)
     response_format = plain(response_format)
     if not isinstance(response_format, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -61,10 +60,10 @@ def list_query(
         account=account,
         params={
             "integrated_account_id": account,
-            "start_time": None,
-            "end_time": None,
-            **{name: time.text for name, time in times.items()},
+            "start_time": _sent(checked["start_time"]),
+            "end_time": _sent(checked["end_time"]),
             "users": None,  # set for each batch
+            **{name: _sent(checked[name]) for name in _OTHERS if checked[name] is not None},
             "limit": checked["limit"],
             "next_cursor": None,  # set for each page
             "truto_response_format": None if response_format == "unified" else response_format,
@@ -85,6 +84,29 @@ def list_query(
     if query.target().count("&") >= MAX_PARAMETERS - 1:  # one is left for the cursor
         raise UsageError(f"the service reads {MAX_PARAMETERS:,} parameters at most, and this query has more")
     return query
+
+
+# Filters that are sent in the contract's order of parameters only if they are given: most resources have none of them.
+_OTHERS = ("meeting", "created_at", "updated_at")
+_TIMES = ("start_time", "end_time", "created_at", "updated_at")
+
+
+def _resolved_times(checked: dict[str, Any]) -> Iterator[tuple[str, ResolvedTime]]:
+    """Yield the times among the filters by name: ``start_time``, ``created_at[gt]``."""
+    for name in _TIMES:
+        value = checked[name]
+        if isinstance(value, dict):
+            operators = cast("dict[str, ResolvedTime]", value)
+            yield from ((f"{name}[{key}]", time) for key, time in operators.items())
+        elif value is not None:
+            yield name, value
+
+
+def _sent(value: Any) -> Any:
+    """Return a filter as it is sent: a time, or those of operators, as text."""
+    if isinstance(value, dict):
+        return {key: _sent(each) for key, each in cast("dict[str, object]", value).items()}
+    return value.text if isinstance(value, ResolvedTime) else value
 
 
 class ListQuery(Struct, frozen=True, kw_only=True):
@@ -120,7 +142,11 @@ class ListQuery(Struct, frozen=True, kw_only=True):
             return self
         before = {(name, given): sent for name, given, sent in position.times}
         times = tuple((name, given, before.get((name, given), sent)) for name, given, sent in self.times)
-        return replace(self, times=times, params=self.params | {name: sent for name, _, sent in times})
+        params = dict(self.params)
+        for name, _, sent in times:
+            outer, _, operator = name.rstrip("]").partition("[")
+            params[outer] = params[outer] | {operator: sent} if operator else sent
+        return replace(self, times=times, params=params)
 
     def start_position(self, cursor: str | Position | None, *, fingerprint: str = "") -> Position:
         """Return where to start reading, given the ``cursor`` argument of a list call.

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, cast
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from truto_ci_async._json import BYTE_ORDER_MARK, EXCERPT_BYTES, decode_strictly
+from truto_ci_async._json import BYTE_ORDER_MARK, EXCERPT_BYTES, decode_member, decode_strictly
 from truto_ci_async.errors import DecodeError, TruncatedBodyError
 from truto_ci_async.models import DebugInfo, Issue
 from truto_ci_async.models.debug import mask_repr
@@ -35,8 +35,7 @@ SLICE_BYTES = 256 * 1024
 # A longer cursor is refused: no request could hold it, and each is kept in positions and stored state.
 MAX_CURSOR_BYTES = 64 * 1024
 MAX_CURSOR_JSON = 6 * MAX_CURSOR_BYTES + 2  # each character as an escape, and the quotes
-# An object or array of `Page.extra` that is larger is not decoded. After a value larger than a step, others get a turn.
-DECODED_BYTES = 256 * 1024
+# After a value around the items that is larger, others get a turn.
 STEP_BYTES = 64 * 1024
 # How many keys of an unexpected body an error message lists.
 KEYS_SHOWN = 12
@@ -212,9 +211,6 @@ def _raise_not_an_array(body: bytes, result: bytes) -> NoReturn:
     )
 
 
-_decode_any = msgspec.json.Decoder()
-
-
 def _take_result(envelope: dict[str, bytes]) -> bytes:
     """Remove ``result`` from the envelope and return it; some admin endpoints call it ``results``.
 
@@ -246,7 +242,7 @@ def _read_envelope(fields: dict[str, bytes]) -> Generator[None, None, dict[str, 
     extra: dict[str, Any] = {}
     for key, raw in fields.items():
         if key != "debug":
-            extra[key] = _decode_value(key, raw)
+            extra[key] = decode_member(key, raw)
         if len(raw) > STEP_BYTES:
             yield
     known: dict[str, Any] = {"next_cursor": cursor_text(extra.pop("next_cursor", None))}
@@ -261,20 +257,8 @@ def _read_envelope(fields: dict[str, bytes]) -> Generator[None, None, dict[str, 
         try:
             known["debug"] = msgspec.json.decode(fields["debug"], type=DebugInfo | None)
         except msgspec.ValidationError:
-            extra["debug"] = mask_repr(_decode_value("debug", fields["debug"]))
+            extra["debug"] = mask_repr(decode_member("debug", fields["debug"]))
     return known | {"extra": extra}
-
-
-def _decode_value(key: str, raw: bytes) -> Any:
-    """Decode a value of the envelope. A large object or array would hold the loop: it stays Raw."""
-    if len(raw) > DECODED_BYTES and raw[:1] in (b"{", b"["):
-        return Raw(raw)
-    try:
-        return decode_strictly(_decode_any, raw)
-    except msgspec.ValidationError as error:
-        raise DecodeError(
-            f"{key} cannot be decoded: {error}", path=f"$.{key}", raw=raw[:EXCERPT_BYTES]
-        ) from error
 
 
 def cursor_text(value: object) -> str | None:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -20,6 +18,15 @@ import msgspec
 from msgspec import Raw
 
 from truto_ci_async._json import UNKNOWN
+from truto_ci_async.models.struct_types import (
+    element_type,
+    is_struct,
+    split_array,
+    split_object,
+    struct_config,
+    union_members,
+    value_type,
+)
 
 from .moments import read_moment
 
@@ -30,8 +37,25 @@ Fields: TypeAlias = dict[str, Raw]
 # Where something was changed, and what and why.
 Note: TypeAlias = tuple[str, str]
 
-split_array: Callable[[bytes], list[Raw]] = msgspec.json.Decoder(list[Raw]).decode
-split_object: Callable[[bytes], Fields] = msgspec.json.Decoder(Fields).decode
+# Notes kept of one value; the others are only counted. A list in one record can have millions of wrong elements.
+NOTES_KEPT = 100
+
+
+class Notes(list[Note]):
+    """The first notes on one value; ``total`` counts them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def add(self, path: str, message: str) -> None:
+        self.total += 1
+        if len(self) < NOTES_KEPT:
+            self.append((path, message))
+
+    def add_all(self, others: Notes) -> None:
+        self.total += others.total
+        self += others[: NOTES_KEPT - len(self)]
 
 
 class Repairer:
@@ -59,7 +83,7 @@ class Repairer:
         known, seen = ", ".join(sorted(self._keys)), ", ".join(list(keys)[:12]) or "none"
         return f"expected {self._struct.__name__} with some of the keys {known}; the keys are: {seen}"
 
-    def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: list[Note]) -> bytes | Raw | None:
+    def keep_or_fix(self, raw: bytes | Raw, path: str, step: str, notes: Notes) -> bytes | Raw | None:
         """Return ``raw`` if it fits, else a value to replace it; None if there is none. Its path is path + step."""
         try:
             if not self._takes_anything:
@@ -68,7 +92,7 @@ class Repairer:
             return self._fix(bytes(raw), str(error), path + step, notes)
         return raw
 
-    def fix_struct(self, given: Fields, path: str, notes: list[Note]) -> bytes | None:
+    def fix_struct(self, given: Fields, path: str, notes: Notes) -> bytes | None:
         """Rewrite an object so that each known field fits or is null; None if a required one cannot."""
         parts: list[bytes | Raw] = []
         is_complete = True
@@ -84,19 +108,19 @@ class Repairer:
                 is_complete = False
         for field in self._fields.values():
             if field.required and field.key not in given:
-                notes.append((path + field.step, "missing, and required"))
+                notes.add(path + field.step, "missing, and required")
                 is_complete = False
         parts[:1] = [b"{"]
         return b"".join((*parts, b"}")) if is_complete else None
 
-    def _fix(self, raw: bytes, message: str, path: str, notes: list[Note]) -> bytes | None:
+    def _fix(self, raw: bytes, message: str, path: str, notes: Notes) -> bytes | None:
         """Return a value to replace ``raw``, about which the decoder said ``message``; None if there is none."""
-        tried: list[Note] = []
+        tried = Notes()
         fixed = self._rewrite(raw, message, path, tried)
         if fixed is not None and self._accepts(fixed):
-            notes += tried
+            notes.add_all(tried)
             return fixed
-        notes.append((path, describe_mismatch(message, raw)))
+        notes.add(path, describe_mismatch(message, raw))
         return b"null" if self._nullable else None
 
     def _accepts(self, raw: bytes) -> bool:
@@ -106,7 +130,7 @@ class Repairer:
             return False
         return True
 
-    def _rewrite(self, raw: bytes, message: str, path: str, notes: list[Note]) -> bytes | None:
+    def _rewrite(self, raw: bytes, message: str, path: str, notes: Notes) -> bytes | None:
         if raw.startswith(b"{"):
             return self._rewrite_object(raw, path, notes)
         if raw.startswith(b"["):
@@ -120,10 +144,10 @@ class Repairer:
             fixed, how = b'"' + raw + b'"', "kept its digits as text"
         else:
             return None
-        notes.append((path, f"{describe_mismatch(message, raw)}; {how}"))
+        notes.add(path, f"{describe_mismatch(message, raw)}; {how}")
         return fixed
 
-    def _rewrite_object(self, raw: bytes, path: str, notes: list[Note]) -> bytes | None:
+    def _rewrite_object(self, raw: bytes, path: str, notes: Notes) -> bytes | None:
         if self._struct is not None:
             return self.fix_struct(split_object(raw), path, notes)
         if not self._values:
@@ -136,7 +160,7 @@ class Repairer:
         members = (msgspec.json.encode(key) + b":" + value for key, value in fixed if value is not None)
         return b"{" + b",".join(members) + b"}"
 
-    def _rewrite_list(self, raw: bytes, path: str, notes: list[Note]) -> bytes | None:
+    def _rewrite_list(self, raw: bytes, path: str, notes: Notes) -> bytes | None:
         if not self._elements:
             return None
         repairer = _repairer(self._elements[0])
@@ -149,7 +173,7 @@ class Repairer:
     @cached_property
     def _keys(self) -> frozenset[str]:
         keys = {field.encode_name for field in msgspec.structs.fields(self._struct)} - {UNKNOWN}
-        config = _struct_config(self._struct)
+        config = struct_config(self._struct)
         if config is not None and config.tag is not None:
             keys.add(config.tag_field or "type")
         return frozenset(keys)
@@ -181,7 +205,7 @@ def struct_repairer(item_type: Any) -> Repairer | None:
     """Return the repairer of a Struct that is written as a JSON object; None for any other type."""
     if not is_struct(item_type):
         return None
-    config = _struct_config(item_type)
+    config = struct_config(item_type)
     return None if config is not None and config.array_like else Repairer(item_type)
 
 
@@ -214,42 +238,3 @@ def without_location(message: str) -> str:
 # A whole number with a fraction of zeros, such as 1800.0, which msgspec does not take as an int.
 _WHOLE = re.compile(rb"(-?[0-9]+)\.0+")
 _LOCATION = re.compile(r" - at `[^`]*`$")
-
-
-# Looking into types
-
-
-def is_struct(type: Any) -> bool:
-    origin = typing.get_origin(type) or type
-    return isinstance(origin, typing.cast("Any", msgspec.StructMeta))
-
-
-def _struct_config(type: Any) -> Any:
-    return getattr(typing.get_origin(type) or type, "__struct_config__", None)
-
-
-def union_members(type: Any) -> Iterator[Any]:
-    """Yield the members of a union, or the type itself, without what they are annotated with."""
-    while typing.get_origin(type) is typing.Annotated:
-        type = typing.get_args(type)[0]
-    if typing.get_origin(type) in (typing.Union, types.UnionType):
-        for member in typing.get_args(type):
-            yield from union_members(member)
-    else:
-        yield type
-
-
-_LISTS = (list, set, frozenset, Sequence, AbstractSet)
-
-
-def element_type(type: Any) -> tuple[Any, ...]:
-    """Return the type of a list's elements, or nothing if it is not a list whose elements have one type."""
-    origin, args = typing.get_origin(type), typing.get_args(type)
-    if origin is tuple:
-        return args[:1] if len(args) == 2 and args[1] is Ellipsis else ()
-    return args[:1] if origin in _LISTS else ()
-
-
-def value_type(type: Any) -> tuple[Any, ...]:
-    """Return the type of a dict's values, or nothing if it is not a dict."""
-    return typing.get_args(type)[1:] if typing.get_origin(type) in (dict, Mapping) else ()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Struct
 
 from truto_ci_async._json import EXCERPT_BYTES, decode_with, describe
 from truto_ci_async.errors import (
@@ -27,7 +27,9 @@ from truto_ci_async.errors import (
     ServerError,
     UsageError,
 )
-from truto_ci_async.models import Capabilities, Capability
+from truto_ci_async.models import Capabilities
+
+from .item_reader import item_reader
 
 # The longest text of a service's message that an error repeats.
 MESSAGE_CHARS = 1_000
@@ -58,7 +60,7 @@ def read_error(
     kind = error_class(
         status,
         is_remote=is_remote,
-        has_retry_after=retry_after is not None,
+        has_retry_after=retry_after is not None or bool(headers.get("retry-after", "").strip()),
         is_truto=given.keys() >= _TRUTO_KEYS,
     )
     return kind(
@@ -110,8 +112,7 @@ def _error_message(
     status: int, headers: Mapping[str, str], body: bytes, fields: dict[str, Any] | None, *, fallback: str
 ) -> str:
     """Return the message of an error body, of which ``fields`` are the keys if it is a JSON object."""
-    if 300 <= status < 400:
-        location = headers.get("location", "")
+    if 300 <= status < 400 and (location := headers.get("location", "")):
         return f"a redirect to {location[:200]!r}, which is not followed; check base_url"
     given = fields or {}
     message = _text(given.get("message")) or _text(given.get("raw_response")) or fallback
@@ -218,39 +219,19 @@ def says_no_data(error: APIError) -> bool:
 
 
 class _TokenBody(Struct):
-    integrated_account_token: str
+    integrated_account_token: Annotated[str, Meta(pattern=r"^[!-~]+\Z")]  # what a header may hold
 
 
 def read_token(body: bytes) -> str:
     """Read the response of ``POST /integrated-account/token``.
 
-    :raises DecodeError: there is no token. The body is not quoted, since it may hold one under another name.
+    :raises DecodeError: there is no token that can be sent. The body is not quoted, since it may hold one under
+        another name.
     """
     try:
         return decode_with(msgspec.json.Decoder(_TokenBody), body).integrated_account_token
     except (msgspec.ValidationError, DecodeError):
         raise DecodeError("the response has no integrated_account_token") from None
-
-
-class _Account(Struct):
-    id: str | None = None
-    status: str | None = None
-    is_blocked: bool | None = None
-
-
-class _CapabilitiesBody(Struct):
-    unified: Raw
-    account: _Account | None = None
-
-
-class _UnifiedObject(Struct):
-    resources: tuple[_NamedResource, ...] = ()
-
-
-class _NamedResource(Struct):
-    api_name: str | None = None
-    name: str | None = None
-    methods: tuple[str, ...] = ()
 
 
 def read_capabilities(body: bytes) -> Capabilities:
@@ -259,20 +240,51 @@ def read_capabilities(body: bytes) -> Capabilities:
     :raises DecodeError: the body has neither shape.
     """
     try:
-        parsed = decode_with(msgspec.json.Decoder(_CapabilitiesBody), body)
-        if bytes(parsed.unified)[:1] == b"{":
-            resources = msgspec.json.decode(parsed.unified, type=_UnifiedObject).resources
-            unified = tuple(
-                Capability(model=each.api_name, resource=each.name, methods=each.methods)
-                for each in resources
-            )
-        else:
-            unified = msgspec.json.decode(parsed.unified, type=tuple[Capability, ...] | None) or ()
-    except msgspec.ValidationError as error:
+        given = decode_with(_decode_object, body)
+        if not given.keys() & {"unified", "proxy"}:
+            raise msgspec.ValidationError("it has neither unified nor proxy")
+        sent = given.pop("account", None)
+        account: dict[str, Any] = {} if sent is None else sent
+        members = {
+            **given,
+            "account_id": account.get("id"),
+            "status": account.get("status"),
+            "is_blocked": account.get("is_blocked"),
+            "unified": [_capability(each) for each in _resources(given.get("unified"))],
+            "proxy": [_proxy(each) for each in _resources(given.get("proxy"))],
+        }
+        reader = item_reader(Capabilities, "raise")
+        found, _ = reader.read_item(msgspec.json.encode(members), index=0, path="$")
+    except (msgspec.ValidationError, AttributeError, TypeError, DecodeError) as error:
+        if isinstance(error, DecodeError) and error.index is None:
+            raise  # not JSON
         raise DecodeError(
             f"the capabilities have an unknown shape: {error}", raw=body[:EXCERPT_BYTES]
         ) from error
-    account = parsed.account or _Account()
-    return Capabilities(
-        account_id=account.id, status=account.status, is_blocked=account.is_blocked, unified=unified
-    )
+    return cast("Capabilities", found)
+
+
+_decode_object = msgspec.json.Decoder(dict[str, Any])
+
+
+def _resources(value: Any) -> Any:
+    """Return the list of resources, which may be wrapped in an object."""
+    if isinstance(value, dict):
+        value = cast("dict[str, Any]", value).get("resources")
+    if value is not None and not isinstance(value, list):
+        raise msgspec.ValidationError("the resources are no list")
+    return value or []  # pyright: ignore[reportUnknownVariableType]
+
+
+def _capability(value: dict[str, Any]) -> dict[str, Any]:
+    """Return a resource with the names of the other shape."""
+    if "api_name" not in value:
+        return value
+    named = {name: each for name, each in value.items() if name not in ("api_name", "name")}
+    return {"model": value["api_name"], "resource": value.get("name"), **named}
+
+
+def _proxy(value: dict[str, Any]) -> dict[str, Any]:
+    methods = [{"name": each} if isinstance(each, str) else each for each in value.get("methods") or ()]
+    named = {"resource": value["name"]} if "name" in value and "resource" not in value else {}
+    return {**value, **named, "methods": methods}

@@ -10,8 +10,9 @@ from msgspec import Raw
 
 from truto_ci_async._json import replace_surrogates
 from truto_ci_async.errors import DecodeError
+from truto_ci_async.models.struct_types import split_array, split_object
 
-from .repair import QUOTED_CHARS, Note, split_array, split_object
+from .repair import QUOTED_CHARS, Note
 
 # Places reported for one value. There may be millions.
 PLACES = 100

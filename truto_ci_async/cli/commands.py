@@ -12,9 +12,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from msgspec import to_builtins
-
-from truto_ci_async.cli.output.destinations import is_stdout, open_stdout
+from truto_ci_async.cli.output.destinations import is_stdout
+from truto_ci_async.cli.output.streams import open_stdout
 from truto_ci_async.cli.output.tables import ACCOUNT_LAYOUT, CAPABILITY_LAYOUT
 from truto_ci_async.cli.output.writers import ROW_FORMATS, DocumentWriter, Writer, make_writer
 from truto_ci_async.errors import UsageError
@@ -76,7 +75,7 @@ async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
             raise UsageError("capabilities needs the ID of an account: `truto-ci accounts` lists them")
         found = await client.integrated_accounts.capabilities(options.account)
     with open_output(options, writer, progress) as output:
-        output.page([to_builtins(found)] if is_document else found.unified)
+        output.page([found.to_dict()] if is_document else found.unified)
     blocked = {True: "blocked", False: "not blocked", None: "unknown whether blocked"}[found.is_blocked]
     say(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
 
@@ -88,6 +87,9 @@ async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
     def say_ready(running: Sandbox) -> None:
         values = {"TRUTO_API_BASE_URL": running.url, "TRUTO_API_TOKEN": running.token}
         values |= {f"ACCOUNT_{number}": each for number, each in enumerate(running.account_ids, 1)}
+        for provider in ("avoma", "chorus", "firefliesai", "wingman"):
+            ids = running.accounts_of(provider)
+            values |= {f"{provider.upper()}_{number}": each for number, each in enumerate(ids, 1)}
         open_stdout().write("".join(f"export {name}={value}\n" for name, value in values.items()).encode())
         window = f"--start-time {SANDBOX_WINDOW[0]} --end-time {SANDBOX_WINDOW[1]}"
         say(f"paste these into another terminal, then: truto-ci interactions -a $ACCOUNT_1 {window}")
@@ -101,6 +103,10 @@ async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
                 ready=say_ready,
                 accounts=options.accounts,
                 interactions=options.interactions,
+                meetings=options.meetings,
+                year=options.year,
+                providers=options.providers,
+                realistic=not options.plain,
                 seed=options.seed,
                 token_rate=options.token_rate,
                 account_rate=options.account_rate,

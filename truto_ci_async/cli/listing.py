@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Raw
 
+from truto_ci_async._text import printable
 from truto_ci_async.cli.output.destinations import (
     Output,
     check_destination,
@@ -18,7 +18,14 @@ from truto_ci_async.cli.output.destinations import (
     open_destination,
 )
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, INTERACTION_LAYOUT, TableWriter
-from truto_ci_async.cli.output.writers import ROW_FORMATS, CsvWriter, DocumentWriter, Writer, make_writer
+from truto_ci_async.cli.output.writers import (
+    ROW_FORMATS,
+    CsvWriter,
+    DocumentWriter,
+    Writer,
+    make_writer,
+    one_line,
+)
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Interaction
 
@@ -116,7 +123,7 @@ async def _write_list(
     def with_debug(page: Page[Any], items: Sequence[Any]) -> Sequence[Any]:
         document = _masked_debug(page.debug)
         if is_in_rows:
-            say(f"debug: {json.dumps(document, ensure_ascii=False)}")
+            say(f"debug: {one_line(document).decode().rstrip()}")
             return items
         return [{"result": items, "next_cursor": page.next_cursor, "debug": document}]
 
@@ -141,9 +148,10 @@ async def _write_raw(
         documents = [page.json(Raw)] if page.body else []  # a first page may be empty
         output.page(documents)
         progress.items += len(documents)
-        # A relative time has to be continued by a position, which holds what it was resolved to.
-        is_relative = pages.position is not None and pages.position.times
-        progress.add_page(0, pages.position if is_relative else page.next_cursor)
+        cursor = page.next_cursor or ""
+        # A position holds what a relative time was resolved to, and no character that is not shown as it is.
+        is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
+        progress.add_page(0, pages.position if is_needed else page.next_cursor)
         if page.provider_cursor is not None:
             progress.rest = (
                 "the provider has more, for which --format raw cannot ask: leave it out to get all pages"
@@ -239,7 +247,7 @@ def _masked_debug(debug: DebugInfo | None) -> dict[str, Any] | None:
     return {
         "requestUrl": url.split("?", 1)[0] + "?***" if url and "?" in url else url,
         "requestOptions": _mask_values(debug.request_options),
-        "data": debug.data,
+        "data": debug.data_json,
         "responseHeaders": _mask_values(debug.response_headers),
         "nextCursor": debug.next_cursor,
         "isLooping": debug.is_looping,

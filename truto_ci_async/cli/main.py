@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Sequence
-from typing import NoReturn
 
+TYPE_CHECKING = (
+    False  # importing typing takes longer than all of this file: nothing would handle Ctrl-C meanwhile
+)
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
+
+# What ``signal`` wraps. It is built in, while ``signal`` has to load ``enum`` and ``re`` first.
+_signal = __import__("_signal")
 INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Load and run the command line; return its exit code. Ctrl-C has the same effect before and after it is loaded."""
     # The default handler would raise in the middle of any import.
-    is_default = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    is_default = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
     try:
         if is_default:
-            signal.signal(signal.SIGINT, _leave)
+            _signal.signal(_signal.SIGINT, _leave)
         from .run import run
 
         if is_default:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         return run(argv)
     except KeyboardInterrupt:
         _leave()

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from truto_ci_async._text import encodable, printable
-from truto_ci_async.cli.output.destinations import open_destination
+from truto_ci_async.cli.output.destinations import for_terminal, open_destination
 from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 
 from .messages import advise, say
@@ -278,7 +278,7 @@ def write_report(path: str, progress: PullProgress, error: BaseException | None,
     text = encodable(json.dumps(document, indent=1, ensure_ascii=False)) + "\n"
     destination = open_destination(path)
     try:
-        destination.write(text.encode())
+        destination.write(for_terminal(text.encode()) if destination.is_terminal else text.encode())
         destination.finish()
     except BaseException:
         destination.abandon(b"")

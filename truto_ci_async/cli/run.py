@@ -12,7 +12,7 @@ from collections.abc import Coroutine, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from truto_ci_async.cli.output.destinations import ClosedPipe
+from truto_ci_async.cli.output.streams import ClosedPipe
 from truto_ci_async.errors import CursorExpiredError, CursorLoopError
 
 from .arguments import build_parser
@@ -76,12 +76,30 @@ def _say_error(error: Exception, progress: Progress, *, verbosity: int) -> int:
 
 
 async def _until_terminated(command: Coroutine[Any, Any, int | None]) -> int | None:
-    """Run a command; SIGTERM cancels it, as asyncio's runner does for Ctrl-C."""
+    """Run a command; SIGTERM and the end of its terminal cancel it, as asyncio's runner does for Ctrl-C.
+
+    The handler is not the loop's own, which would be called only once a write that blocks has ended.
+    """
     task = asyncio.current_task()
     assert task is not None
-    with suppress(NotImplementedError, RuntimeError, ValueError):  # on Windows, or outside the main thread
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await command
+    loop = asyncio.get_running_loop()
+
+    def cancel(*_: object) -> None:
+        task.cancel()
+        loop.call_soon_threadsafe(lambda: None)  # wakes it up
+
+    handled: list[int] = []
+    for name in ("SIGTERM", "SIGHUP"):
+        with suppress(AttributeError, ValueError):  # on Windows, or outside the main thread
+            number = getattr(signal, name)
+            if signal.getsignal(number) is signal.SIG_DFL:  # under nohup it stays ignored
+                signal.signal(number, cancel)
+                handled.append(number)
+    try:
+        return await command
+    finally:
+        for number in handled:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _discard_stdout() -> None:

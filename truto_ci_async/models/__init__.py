@@ -6,7 +6,15 @@ resource: `interactions`, `meetings`, `transcripts` (with `sentences`), `users`,
 returns, `debug` what one of its formats adds. `pulls` and `row_views` are for pulls only.
 """
 
-from .accounts import Capabilities, Capability, IntegratedAccount, Integration
+from .accounts import (
+    Capabilities,
+    Capability,
+    IntegratedAccount,
+    Integration,
+    MethodSchema,
+    ProxyCapability,
+    ProxyMethod,
+)
 from .activity import Activity, ActivityMetrics
 from .debug import DebugInfo
 from .field_types import Number
@@ -34,11 +42,14 @@ __all__ = [
     "Issue",
     "Meeting",
     "MeetingRef",
+    "MethodSchema",
     "Metrics",
     "Number",
     "Page",
     "Person",
     "Position",
+    "ProxyCapability",
+    "ProxyMethod",
     "RateLimit",
     "RawResponse",
     "ResponseInfo",

@@ -1,22 +1,25 @@
 """``ApiObject``, the base of the structs that the service fills, and how members it added later are kept.
 
 How it works. The structs refuse members they do not know, so an ordinary page is decoded at full speed and nothing is
-lost in silence. Where one refuses, the reader (`_wire.repair`) puts those members into ``unknown_json`` and decodes
-again. They are text, not decoded values, because the structs are hashable and not tracked by the garbage collector.
+lost in silence. Where one refuses, `unknown_members` puts those members into ``unknown_json``, and it is decoded again.
+They are text, not decoded values, because the structs are hashable and not tracked by the garbage collector.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
-from truto_ci_async._json import UNKNOWN, encode
+from truto_ci_async._json import EXCERPT_BYTES, UNKNOWN, encode
+from truto_ci_async.errors import DecodeError
+from truto_ci_async.export.html import item_card
 from truto_ci_async.export.schema import Columns, Schema
 
 from .field_types import NO_DATA, decode_raw
+from .unknown_members import decode_known
 
 _members = msgspec.json.Decoder(dict[str, Raw])
 
@@ -26,12 +29,27 @@ class ApiObject(
 ):
     """An object of the service. ``unknown`` has the members that this package has no field for.
 
-    Frozen, and equal when all fields are equal. Can be pickled and copied. msgspec decodes one only from JSON whose
-    members it knows; the methods of a resource read any.
+    Frozen, and equal when all fields are equal. Can be pickled and copied. The methods of a resource, and
+    ``from_json``, read any object; msgspec's own decoder only one whose members all have fields.
     """
 
     # JSON text of an object with those members.
     unknown_json: str | UnsetType = UNSET
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Read one object, such as a line of NDJSON: what it has no field for is in ``unknown``.
+
+            with open("interactions.ndjson") as lines:
+                rows = [Interaction.from_json(line) for line in lines]
+
+        :raises DecodeError: it is not JSON, or a value is not of its field's type. Pages repair those.
+        """
+        body = text.encode() if isinstance(text, str) else text
+        try:
+            return cast("Self", decode_known(body, cls))
+        except msgspec.ValidationError as error:
+            raise DecodeError(f"not {cls.__name__}: {error}", raw=body[:EXCERPT_BYTES]) from error
 
     @property
     def unknown(self) -> dict[str, Any]:
@@ -89,12 +107,15 @@ class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
         """
         return self.SCHEMA.row(self, columns)
 
+    def _repr_html_(self) -> str:
+        return item_card(self)
+
     def _remote(self) -> Raw:
         return cast("Raw", getattr(self, "remote_json", NO_DATA))
 
     def _summary(self, *parts: str) -> str:
         """Return the text of a repr, adding what every record may have to ``parts``."""
-        shown = [f"id={self.id!r}", *parts] if hasattr(self, "id") else [*parts]
+        shown = [f"id={getattr(self, 'id', None)!r}", *parts]
         if self._remote() != NO_DATA:
             shown.append(f"remote_data=<{len(bytes(self._remote())):,} bytes>")
         if self.unknown_json is not UNSET:

@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Generic, TypeVar, overload
 import msgspec
 from msgspec import Struct
 
-from truto_ci_async._json import EXCERPT_BYTES, decode_json
+from truto_ci_async._json import EXCERPT_BYTES
 from truto_ci_async.errors import DecodeError, UsageError
+from truto_ci_async.export import html
 from truto_ci_async.export.columns import Part, Parts
 from truto_ci_async.export.frames import Frames
 
 from .debug import DebugInfo
+from .unknown_members import decode_known
 
 T = TypeVar("T")
 
@@ -201,6 +203,13 @@ class Page(Frames, Generic[T]):
     def __getitem__(self, index: int | slice) -> T | tuple[T, ...]:
         return self.items[index]
 
+    def _repr_html_(self) -> str:
+        size = f"{len(self):,} item{'' if len(self) == 1 else 's'}"
+        first = f"the first {html.ROWS} shown" if len(self) > html.ROWS else ""
+        issues = f"{self.issues_count:,} values repaired, see .issues" if self.issues_count else ""
+        more = "more pages follow" if self.has_more else "the last page"
+        return html.card("Page", size, first, more, issues, tables=[html.items_table(self.items)])
+
     def __reversed__(self) -> Iterator[T]:
         return reversed(self.items)
 
@@ -286,7 +295,7 @@ class RawResponse:
         :raises DecodeError: the body is not JSON, or does not match ``type``.
         """
         try:
-            return decode_json(self.body, type)
+            return decode_known(self.body, type)
         except msgspec.ValidationError as error:
             raise DecodeError(
                 f"the body does not match the type: {error}", raw=self.body[:EXCERPT_BYTES]

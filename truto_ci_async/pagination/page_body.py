@@ -9,12 +9,16 @@ from collections.abc import AsyncIterator, Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from truto_ci_async._json import EXCERPT_BYTES
+from msgspec import Raw
+
+from truto_ci_async._json import EXCERPT_BYTES, decode_member
 from truto_ci_async._wire.incremental.array_parser import WHITE
+from truto_ci_async._wire.incremental.array_scanner import MAX_KEYS
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, UsageError
 from truto_ci_async.models import ResponseInfo
 from truto_ci_async.models.debug import mask_repr
+from truto_ci_async.models.struct_types import split_object
 
 from .page_fetch import empty_body_error, is_empty_by_framing
 from .step_size import StepSize
@@ -66,6 +70,7 @@ class PageBody(Generic[T]):
         self.at_end = False  # all bytes were decoded; `envelope` is what remains
         self.handed_out = False  # some of it: opening the page again would repeat that
         self.decoder: Decoder[T] | None = None
+        self.token = body.token  # that the request was sent with
         self._body: Body | None = body
         self._response = response
         self._cursor = cursor
@@ -166,13 +171,21 @@ class PageBody(Generic[T]):
         decoder = self.decoder or self._new_decoder(False)  # which raises for white space
         envelope = decoder.close()
         if "debug" in envelope:  # its requestOptions can hold the provider's credentials
-            envelope["debug"] = mask_repr(envelope["debug"])
+            envelope["debug"] = _masked_debug(envelope["debug"])
         return envelope
 
 
 async def _no_pieces() -> AsyncIterator[bytes]:
     return
     yield
+
+
+def _masked_debug(debug: Any) -> Any:
+    """Mask the reprs of a page's debug information. If it is large, of its members only the large ones stay Raw."""
+    raw = bytes(debug) if isinstance(debug, Raw) else b""
+    if raw.startswith(b"{") and len(members := split_object(raw)) <= MAX_KEYS:
+        debug = {key: decode_member(key, bytes(value)) for key, value in members.items()}
+    return mask_repr(debug)
 
 
 def _is_json_type(kind: str) -> bool:

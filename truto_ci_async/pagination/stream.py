@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import anyio
 
 from truto_ci_async._files import AtomicFile, Worker
-from truto_ci_async._http.failures import drop_locals
+from truto_ci_async._http.failures import drop_locals, mask_error
 from truto_ci_async._wire.page_reader import cursor_text
 from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import (
@@ -83,7 +83,8 @@ class ItemStream(WalkFrames, Generic[T]):
     ``position``      where to resume: the start of the page being read. None when all items were read; ``chunks()``
                       and ``save()`` do not move it.
     ``next_cursor``   the service's cursor after the last page whose items were all read.
-    ``envelope``      everything around the items of that page.
+    ``envelope``      everything around the items of that page; in it, an object or array of more than 256 KiB is
+                      left as ``msgspec.Raw``.
 
     If a body breaks off before its first item, the page is fetched again, as in any call. Later than that nothing is
     repeated: the TransportError says how many ``items_read`` and ``bytes_read`` there were, and its ``position`` is the
@@ -319,6 +320,8 @@ class ItemStream(WalkFrames, Generic[T]):
                 error.position = self.position
             elif isinstance(error, DecodeError) and self.position is not None:
                 error.cursor = self.position.cursor
+            if self._page is not None:
+                mask_error(error, self._page.token)
             self._close_page()
             drop_locals(error)
             raise

@@ -46,7 +46,7 @@ from truto_ci_async.pull.plan.plan import Plan
 
 from .commits import Commits, Entry, PulledPage
 from .handover import Handover
-from .report import Budget, PullReport
+from .report import KEPT_CHARACTERS, Budget, PullReport, without_bodies
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
 
 if TYPE_CHECKING:
@@ -325,7 +325,7 @@ class AccountPull:
             now, self.account.id, asked_at=asked_at, failing_since=self._failing_since
         ):
             self._shared.outage_cause = f"{type(error).__name__}: {error}"
-            self._outage_error = error
+            self._outage_error = without_bodies(error)
             return IN_TURN  # the service's fault: the account comes again once a trial gets through
         self._calls += 1
         if self._calls >= ACCOUNT_CALLS:
@@ -353,9 +353,9 @@ class AccountPull:
 
     def _fail(self, error: TrutoError) -> float:
         self._shared.report.not_found += isinstance(error, NotFoundError)
-        self._shared.report.failed[self.account.id] = _without_frames(error)
+        self._shared.report.keep_failure(self.account.id, error)
         self._shared.report.windows_left += self._windows_left
-        return self._end("failed", error=f"{type(error).__name__}: {error}")
+        return self._end("failed", error=f"{type(error).__name__}: {error}"[:KEPT_CHARACTERS])
 
     def give_up(self, *, is_last: bool) -> float:
         """End this account in an outage that lasts too long.
@@ -389,12 +389,3 @@ def _is_fatal(error: TrutoError) -> bool:
     return isinstance(error, (AuthenticationError, ConfigurationError)) or (
         isinstance(error, ConnectError) and error.is_permanent
     )
-
-
-def _without_frames(error: TrutoError) -> TrutoError:
-    """Return ``error`` without its traceback, which would keep pages alive for as long as the report is kept."""
-    each: BaseException | None = error
-    while each is not None:
-        each.__traceback__ = each.__context__ = None
-        each = each.__cause__
-    return error

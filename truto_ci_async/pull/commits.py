@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any, Literal, TypeVar
 
 import anyio
@@ -43,6 +44,8 @@ ASK_AGAIN_SECONDS = 1.0
 KEPT_BYTES = 16 * 2**20
 # The loop has a turn after logs were made of so many bytes, which takes some milliseconds.
 YIELD_BYTES = 2**19
+# Or after so many entries were gone through.
+YIELD_ENTRIES = 2_000
 
 
 class Entry:
@@ -153,6 +156,7 @@ class Commits:
         self._unsure: list[Entry] = []  # marked, and in a commit that is under way or failed
         self._marked_since = 0  # the last commit began
         self._logs = defaultdict[Key, bytes](bytes)  # for the next commit
+        self._logged = 0  # so many of those that are marked have their logs there, unless they have a body
         self._bodies: dict[Key, list[bytes]] = {}  # committed, in place of logs
         self._body_bytes = 0
         self._write_failure: Exception | None = None  # nothing more is written, what was is committed
@@ -347,6 +351,7 @@ class Commits:
                 self._body_bytes -= sum(map(len, bodies))
                 await self._checkpoint.commit({}, row_keys={key: b"".join(map(self._read_again, bodies))})
             known = [await self._checkpoint.row_keys(key), self._logs.get(key, b"")]
+            self._logged = 0  # logs are made of bodies here
             for entry in (*self._marked, *handed_out):
                 if entry.key == key:
                     entry.log, entry.body, entry.identities = self._log(entry), b"", b""
@@ -368,13 +373,13 @@ class Commits:
         Bodies that are kept count as well in the end.
         """
         made = 0
-        for entry in self._unsure:
+        for number, entry in enumerate(islice(self._unsure, 0 if final else self._logged, None), 1):
             is_due = entry.log or entry.identities or (final and entry.body)
             if is_due and not changes[entry.key].is_over:
                 self._logs[entry.key] += self._log(entry)
                 made += len(entry.body or entry.identities)
             entry.log = entry.identities = b""
-            if made >= YIELD_BYTES:
+            if made >= YIELD_BYTES or number % YIELD_ENTRIES == 0:
                 made = 0
                 await anyio.lowlevel.checkpoint()
         for key, bodies in self._bodies.items() if final else ():
@@ -382,9 +387,12 @@ class Commits:
                 self._logs[key] += self._read_again(body)
                 await anyio.lowlevel.checkpoint()
 
-    def _note_durable(self, changes: dict[Key, Progress], *, final: bool) -> None:
+    async def _note_durable(self, changes: dict[Key, Progress], *, final: bool) -> None:
         """Note that a commit is durable, and keep its bodies as long as their windows are not over."""
-        for entry in self._unsure:
+        noted, self._unsure, self._logged = self._unsure, [], 0
+        for number, entry in enumerate(noted, 1):
+            if number % YIELD_ENTRIES == 0:
+                await anyio.lowlevel.checkpoint()
             entry.durable = True
             body, entry.body = entry.body, b""
             if changes[entry.key].is_over:
@@ -428,14 +436,16 @@ class Commits:
                 self._sink, self._checkpoint, changes, row_keys=logs, final=final, begun=begun
             )
         if is_durable:
-            self._note_durable(changes, final=final)
-            self._unsure = []
+            await self._note_durable(changes, final=final)
             self.notify()
             if isinstance(self._sink, FileSink):
                 await self._sink.committed()
         else:
-            self._changes, self._logs = changes | self._changes, logs
-            self._marked = self._unsure + self._marked
+            # A sink may say so a thousand times: what it was asked about before is neither copied nor gone through.
+            self._logged = len(self._unsure)
+            changes.update(self._changes)
+            self._unsure += self._marked
+            self._changes, self._marked, self._logs = changes, self._unsure, logs
             self._unsure = []
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from truto_ci_async._checks import check_number, check_whole_number
-from truto_ci_async.errors import TrutoError
+from truto_ci_async.errors import APIError, TrutoError
+from truto_ci_async.export import html
+
+# Of what the service sent with an error: a report may hold the errors of 100,000 accounts.
+KEPT_CHARACTERS = 2_000
+# After so many errors only their messages and hints are kept.
+KEPT_ERRORS = 1_000
 
 
 class Budget(Struct, frozen=True, kw_only=True):
@@ -43,7 +51,8 @@ class PullReport(Struct, eq=False):
     ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over, and
                   failed and parked accounts leave ``windows_left`` to a later run.
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
-    ``failed``    account id -> the error that ended it; a later run asks it again.
+    ``failed``    account id -> the error that ended it; a later run asks it again. Its traceback and long values of
+                  ``raw_response``, ``details`` and the like are left out; after 1,000 errors, short ones are too.
     ``parked``    account id -> when to ask it again, in seconds since 1970 (None: nobody knows, so the next run does).
     ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
                   as empty. ``not_found`` accounts of this run that failed with any other 404.
@@ -81,6 +90,10 @@ class PullReport(Struct, eq=False):
         self.waited += waited
         self.issues += issues
 
+    def keep_failure(self, account: str, error: TrutoError) -> None:
+        """Keep the error that ended an account, without what would take much memory."""
+        self.failed[account] = without_bodies(error, keep_short=len(self.failed) < KEPT_ERRORS)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain, JSON-ready data."""
         failed = {
@@ -91,8 +104,77 @@ class PullReport(Struct, eq=False):
         error = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
         return {"complete": self.complete, **asdict(self), **changed, "error": error}
 
+    def _repr_html_(self) -> str:
+        ends = [
+            *(
+                [account, "failed", f"{type(error).__name__}: {error}"]
+                for account, error in self.failed.items()
+            ),
+            *([account, "parked", _until(until)] for account, until in self.parked.items()),
+        ]
+        tables = [html.facts((name, getattr(self, name)) for name in _SHOWN)]
+        if ends:
+            tables.append(html.table(["account", "", "why"], ends[: html.ROWS]))
+        more = (
+            f"{len(ends) - html.ROWS:,} more accounts in .failed and .parked" if len(ends) > html.ROWS else ""
+        )
+        return html.card("PullReport", "complete" if self.complete else "not complete", more, tables=tables)
+
     def __repr__(self) -> str:
         return (
             f"PullReport({self.done:,} of {self.accounts:,} accounts done, {self.empty:,} of them empty, "
             f"{len(self.failed):,} failed, {len(self.parked):,} parked; {self.rows:,} rows in {self.pages:,} pages)"
         )
+
+
+_SHOWN = (
+    "accounts",
+    "done",
+    "empty",
+    "windows",
+    "windows_done",
+    "rows",
+    "pages",
+    "requests",
+    "retries",
+    "issues",
+)
+
+
+def _until(until: float | None) -> str:
+    if until is None:
+        return "until the service is up again"
+    return f"until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+# Attributes of an APIError that may hold anything, and what stands for their absence.
+_FROM_THE_SERVICE: dict[str, Callable[[], Any]] = {
+    "raw_response": type(None),
+    "details": type(None),
+    "headers": dict,
+    "insight": dict,
+}
+
+
+def without_bodies(error: TrutoError, *, keep_short: bool = True) -> TrutoError:
+    """Return ``error`` without its traceback, which keeps pages alive, and without what the service sent with it.
+
+    Hints that are short stay, and so does everything else that is, unless not ``keep_short``.
+    """
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = each.__context__ = None
+        if isinstance(each, APIError):
+            for name, empty in _FROM_THE_SERVICE.items():
+                is_kept = keep_short or name == "insight"
+                if not is_kept or _is_long(getattr(each, name)):
+                    setattr(each, name, empty())
+        each = each.__cause__
+    return error
+
+
+def _is_long(value: object) -> bool:
+    try:
+        return len(repr(value)) > KEPT_CHARACTERS
+    except RecursionError:
+        return True

@@ -2,8 +2,10 @@
 
 What lives here: checking arguments, and joining a query, a reader and a page source into the object the caller gets.
 What does not: iterating over pages (``pagination``), the wire format (``_wire``) and pulls over many accounts
-(``pull``), which ``Interactions`` only starts.
+(``pull``), which ``PulledResource`` only starts.
 
-Read `base` first: ``Resource`` has the methods that every unified resource shares. `interactions` adds plans and
-pulls; `integrated_accounts` has a shape of its own.
+Read `base` first: ``Resource`` has the methods that every unified resource shares; `options` are their arguments, and
+`walks`, `records` and `keyed` make what they return. `pulled` adds plans and pulls. Then come the resources, one a
+file, each with its own filters. `integrated_accounts` has a shape of its own; `directory` and `unsupported` are parts
+of `users` and `base`.
 """

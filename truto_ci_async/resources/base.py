@@ -6,13 +6,11 @@ Each method checks its arguments at once but sends nothing. Requests go out when
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, Unpack, cast, overload
 
 from truto_ci_async._checks import brief, is_whole_number, plain
-from truto_ci_async._json import encode
 from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
 from truto_ci_async._wire.item_reader import (
-    ISSUES_KEPT,
     MAX_ENVELOPE_BYTES,
     MAX_ITEM_BYTES,
     ItemReader,
@@ -20,17 +18,31 @@ from truto_ci_async._wire.item_reader import (
     item_reader,
 )
 from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
-from truto_ci_async._wire.page_reader import PageData, PageReader, raw_cursors
+from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async._wire.query_string import join_path
-from truto_ci_async.errors import DecodeError, UsageError
-from truto_ci_async.models import DebugInfo, IntegratedAccount, Issue, Position, RawResponse, ResponseInfo
+from truto_ci_async.errors import APIError, DecodeError, UsageError
+from truto_ci_async.models import MethodSchema, Position, RawResponse
 from truto_ci_async.pagination.cursor import PageCursor
-from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
-from truto_ci_async.pagination.paginator import Fetch, P, Pages, PageSource, Paginator, RawPages
+from truto_ci_async.pagination.page_fetch import fetch_and_read, read_page
+from truto_ci_async.pagination.paginator import Pages, Paginator, RawPages
+
+from .keyed import Keyed
+from .options import (
+    Account,
+    GetFormat,
+    GetOptions,
+    KeyedOptions,
+    ListFormat,
+    ListOptions,
+    StreamFormat,
+    StreamOptions,
+)
+from .records import GET_FILTERS, fetch_record
+from .unsupported import add_offered, may_mean_unsupported
+from .walks import make_paginator, page_source, raw_response, unread
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient, Reopen
-    from truto_ci_async._http.call import CallTime
     from truto_ci_async._wire.incremental.item_decoder import Engine
     from truto_ci_async.pagination.page_body import Decoder
     from truto_ci_async.pagination.stream import ItemStream
@@ -40,89 +52,20 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-ListFormat: TypeAlias = Literal["unified", "normalized", "debug"]
-StreamFormat: TypeAlias = Literal["stream", "unified", "normalized", "raw", "debug"]
-Account: TypeAlias = str | IntegratedAccount | None
-
-
-class ListOptions(Filters, total=False):
-    """Arguments of ``Resource.list`` besides the account and the item type."""
-
-    cursor: str | Position | None
-    response_format: ListFormat
-    on_invalid: OnInvalid
-    empty_on_not_found: bool
-    prefetch: int
-    max_pages: int | None
-
-
-class StreamOptions(Filters, total=False):
-    """Arguments of ``Resource.stream`` besides the account and the item type."""
-
-    path: str
-    key_by: str | None
-    cursor: str | Position | None
-    response_format: StreamFormat
-    on_invalid: OnInvalid
-    follow_cursor: bool
-    engine: Engine
-    max_item_bytes: int
-    max_envelope_bytes: int
-    max_stream_bytes: int | None
-
-
-class KeyedOptions(Filters, total=False):
-    """Arguments of ``Resource.keyed`` besides the account, the key and the item type."""
-
-    response_format: ListFormat
-    on_invalid: OnInvalid
-    empty_on_not_found: bool
-    max_pages: int | None
-
-
-class Keyed(dict[str, T], Generic[T]):
-    """The dict that ``keyed()`` returns: items by key.
-
-    ``issues`` lists repaired records, keys that came twice (the first item is kept), and pages for which the service
-    counted more items than it sent keys: the first hundred, of ``issues_count``. ``pages`` counts the pages read.
-    ``debug`` has the debug information of each page with ``response_format="debug"``.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.issues: list[Issue] = []
-        self.issues_count = 0
-        self.pages = 0
-        self.debug: list[DebugInfo] = []
-
-    def add_page(self, page: PageData[T]) -> list[Issue]:
-        """Add the items of a page, and return an issue for each key that was there already."""
-        self.pages += 1
-        if page.debug is not None:
-            self.debug.append(page.debug)
-        found: list[Issue] = []
-        for index, (key, item) in enumerate(zip(page.keys or (), page.items, strict=True)):
-            if self.setdefault(key, item) is item:
-                continue
-            self.issues_count += 1
-            if len(found) == ISSUES_KEPT:
-                continue
-            found.append(
-                Issue(
-                    index=index,
-                    path=f"$.result.{key}",
-                    message=f"the key {key!r} came a second time, on page {self.pages}; the first item is kept",
-                    raw=encode(item),
-                    dropped=True,
-                )
-            )
-        self.issues_count += page.issues_count
-        self.issues += [*page.issues, *found][: max(ISSUES_KEPT - len(self.issues), 0)]
-        return found
-
-
 class Resource(Generic[T]):
     """One unified resource, such as ``client.unified("crm", "contacts")``; items are of type ``T``."""
+
+    #: The filters of its lists that not every resource has, and those that must be there.
+    own_filters: ClassVar[tuple[str, ...]] = ("start_time", "end_time", "users")
+    required_filters: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        """Give the methods that take filters the signature of this resource."""
+        super().__init_subclass__()
+        if "own_filters" in cls.__dict__:
+            for name in ("list", "keyed", "raw", "stream"):
+                method = getattr(Resource, name).__wrapped__
+                setattr(cls, name, takes_filters(method, cls.own_filters))
 
     def __init__(self, client: BaseClient, model: str, resource: str, item_type: type[T]) -> None:
         join_path(model, resource)  # raises for names that cannot be part of a path
@@ -159,14 +102,16 @@ class Resource(Generic[T]):
             async for interaction in truto.interactions.list(account_id, start_time=start, end_time=end):
                 print(interaction)
 
-        Which items:
+        Which items (each resource takes those its signature shows):
 
         ``integrated_account_id``  an id or an IntegratedAccount; None only with an account's own token.
         ``start_time, end_time``   aware datetimes, dates (midnight UTC), ISO 8601 text with an offset (sent unchanged),
                                    or relative to now: timedeltas, ``now``, ``today``, ``-7d``, ``today-12h``. Those are
                                    resolved once, for all pages. Gong needs both times, and returns whole days in the
                                    company's time zone.
-        ``users``                  user ids; None: everyone. More than 20 are sent in several batches, in turn.
+        ``users``                  ids, Persons or Users; None: everyone. More than 20 are sent in batches, in turn.
+        ``meeting``                of transcripts: the id of a meeting, or a Meeting. Needed, before anything is sent.
+        ``created_at, updated_at`` of users: a time, or operators such as ``{"gt": time}``.
         ``limit``                  most records on a page; by default the service decides.
         ``ignore_limit``           ask the service to ignore ``limit``.
         ``super_query``            ``apac`` or ``wnam``: read Truto's synced store. Operators go into
@@ -206,16 +151,96 @@ class Resource(Generic[T]):
                 f"list() takes response_format 'unified', 'normalized' or 'debug', not {brief(format)}; "
                 "use raw() or stream() for the others"
             )
+        query = self._query(integrated_account_id, response_format, filters, cursor=cursor)
         return make_paginator(
             self._client,
-            self._query(integrated_account_id, response_format, filters, cursor=cursor),
+            query,
             PageReader(self._item_reader(item_type, on_invalid, response_format, integrated_account_id)),
             cursor=cursor,
             empty_on_not_found=empty_on_not_found,
             prefetch=prefetch,
             max_pages=max_pages,
             label=f"list of {self._model}/{self._resource}",
+            explain=functools.partial(self._explain, query.account, "list"),
         )
+
+    @overload
+    async def get(
+        self, id: str, integrated_account_id: Account = None, **options: Unpack[GetOptions]
+    ) -> T: ...
+    @overload
+    async def get(
+        self,
+        id: str,
+        integrated_account_id: Account = None,
+        *,
+        item_type: type[S],
+        **options: Unpack[GetOptions],
+    ) -> S: ...
+    async def get(
+        self,
+        id: str,
+        integrated_account_id: Account = None,
+        *,
+        item_type: Any = None,
+        on_invalid: OnInvalid = "repair",
+        response_format: GetFormat = "unified",
+        **filters: Any,
+    ) -> Any:
+        """Fetch one item by its id, with all fields; some lists have a part of them only.
+
+            meeting = await truto.meetings.get("7782342274025937895", account_id)
+
+        ``ignore_remote_data``, ``exclude_fields``, ``remote_query`` and ``extra_query`` are those of ``list``. Repairs
+        are logged, and events. ``response_format="raw"`` is the provider's own record: pass ``item_type=dict`` with it.
+
+        :raises NotFoundError: there is no such item, or the provider has no ``get`` for this resource.
+        :raises DecodeError: the response is no item of this type.
+        """
+        if unknown := filters.keys() - GET_FILTERS:
+            raise TypeError(f"get() got an unexpected keyword argument {min(unknown)!r}")
+        format: object = plain(response_format)
+        if not isinstance(format, str) or format not in ("unified", "normalized", "debug", "raw"):
+            raise UsageError(
+                f"get() takes response_format 'unified', 'normalized', 'debug' or 'raw', not {brief(format)}"
+            )
+        query = list_query(
+            "unified",
+            self._model,
+            self._resource,
+            id,
+            account=integrated_account_id,
+            response_format=response_format,
+            **cast("Any", filters),
+        )
+        reader = self._item_reader(item_type, on_invalid, response_format, integrated_account_id)
+        try:
+            return await fetch_record(self._client, query, reader, in_result=response_format == "debug")
+        except APIError as error:
+            await self._explain(query.account, "get", error)
+            raise
+
+    async def meta(self, method: str = "list", integrated_account_id: Account = None) -> MethodSchema:
+        """Return which parameters a method takes for an account's provider, and the fields of its items.
+
+            found = await truto.meetings.meta("list", account_id)
+            found.query_schema["properties"]
+
+        :raises NotFoundError: the provider does not have this resource, or this method of it.
+        """
+        query = list_query(
+            "unified", self._model, self._resource, "meta", method, account=integrated_account_id
+        )
+        try:
+            return await fetch_record(self._client, query, item_reader(MethodSchema))
+        except APIError as error:
+            await self._explain(query.account, method, error)
+            raise
+
+    async def _explain(self, account: str | None, method: str, error: APIError) -> None:
+        """Add what the account does offer to an error that may mean that it does not offer this."""
+        if account is not None and may_mean_unsupported(error):
+            await add_offered(self._client, error, account, (self._model, self._resource, method))
 
     @overload
     async def keyed(
@@ -261,20 +286,24 @@ class Resource(Generic[T]):
         read = functools.partial(read_page, self._client, reader, account=query.account)
 
         async def fetch(here: Position) -> PageData[Any]:
-            data, _ = await fetch_and_read(
-                self._client,
-                targets,
-                read,
-                here,
-                empty_body=reader.empty_body,
-                empty_on_not_found=empty_on_not_found,
-            )
+            try:
+                data, _ = await fetch_and_read(
+                    self._client,
+                    targets,
+                    read,
+                    here,
+                    empty_body=reader.empty_body,
+                    empty_on_not_found=empty_on_not_found,
+                )
+            except APIError as error:
+                await self._explain(query.account, "list", error)
+                raise
             return data
 
         keyed = Keyed[Any]()
         cursor: str | None = None
-        async for page in Pages(_page_source(self._client, query, fetch, prefetch=0, max_pages=max_pages)):
-            for issue in keyed.add_page(page):
+        async for page in Pages(page_source(self._client, query, fetch, prefetch=0, max_pages=max_pages)):
+            for issue in await keyed.add_page(page):
                 if on_invalid == "raise":
                     raise DecodeError(
                         issue.message,
@@ -310,10 +339,10 @@ class Resource(Generic[T]):
         targets = RequestTargets(query)
 
         async def fetch(here: Position) -> RawResponse:
-            body, response = await fetch_and_read(self._client, targets, _unread, here, empty_body=b"")
-            return _raw_response(body, response, query.account, here)
+            body, response = await fetch_and_read(self._client, targets, unread, here, empty_body=b"")
+            return raw_response(body, response, query.account, here)
 
-        source = _page_source(
+        source = page_source(
             self._client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages
         )
         return RawPages(source, label=f"raw {self._model}/{self._resource}")
@@ -429,6 +458,12 @@ class Resource(Generic[T]):
 
         :raises UsageError: a filter that can never be right.
         """
+        extra = filters.get("extra_query") or {}
+        missing = [name for name in self.required_filters if filters.get(name) is None and name not in extra]
+        if missing:
+            raise UsageError(
+                f"{self._resource} needs {' and '.join(missing)}: the service refuses a call without"
+            )
         query = list_query(
             "unified",
             self._model,
@@ -439,60 +474,3 @@ class Resource(Generic[T]):
             **filters,
         )
         return query.continued_from(cursor)
-
-
-async def _unread(body: bytes, time: CallTime) -> bytes:
-    return body
-
-
-def _raw_response(body: bytes, response: ResponseInfo, account: str | None, here: Position) -> RawResponse:
-    try:
-        cursor, provider_cursor = raw_cursors(body)
-    except DecodeError as error:
-        error.account, error.cursor = account, here.cursor
-        return RawResponse(body=body, response=response, cursor_error=error.with_traceback(None))
-    return RawResponse(body=body, response=response, next_cursor=cursor, provider_cursor=provider_cursor)
-
-
-def make_paginator(
-    client: BaseClient,
-    query: ListQuery,
-    reader: PageReader[Any],
-    *,
-    cursor: str | Position | None,
-    empty_on_not_found: bool,
-    prefetch: int,
-    max_pages: int | None,
-    label: str,
-) -> Paginator[Any]:
-    """Join a query and a reader into the object that a ``list`` method returns."""
-    fetch = functools.partial(
-        fetch_page,
-        client,
-        RequestTargets(query),
-        functools.partial(read_page, client, reader, account=query.account),
-        empty_body=reader.empty_body,
-        empty_on_not_found=empty_on_not_found,
-    )
-    source = _page_source(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
-    return Paginator(source, label=label, item_type=reader.item_type)
-
-
-def _page_source(
-    client: BaseClient,
-    query: ListQuery,
-    fetch: Fetch[P],
-    *,
-    cursor: str | Position | None = None,
-    prefetch: int,
-    max_pages: int | None,
-) -> PageSource[P]:
-    return PageSource(
-        fetch,
-        query.start_position(cursor),
-        spawn=client.spawn,
-        user_batches=len(query.user_batches),
-        prefetch=prefetch,
-        max_pages=max_pages,
-        account=query.account,
-    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -13,13 +13,15 @@ from truto_ci_async._wire.filters import account_id
 from truto_ci_async._wire.item_reader import OnInvalid, item_reader
 from truto_ci_async._wire.list_query import list_query
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async._wire.query_string import join_path, snapshot
-from truto_ci_async._wire.responses import read_capabilities, read_token
+from truto_ci_async._wire.query_string import encode_query, snapshot
+from truto_ci_async._wire.responses import read_token
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Capabilities, IntegratedAccount, Position
 from truto_ci_async.pagination.paginator import Paginator
 
-from .base import make_paginator
+from .records import fetch_record
+from .unsupported import fetch_capabilities
+from .walks import make_paginator
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -42,6 +44,8 @@ class IntegratedAccounts:
         tenant_id: str | None = None,
         is_sandbox: bool | None = None,
         *,
+        environment_id: str | None = None,
+        super_query: bool | None = None,
         created_at: date | str | Mapping[str, Any] | None = None,
         updated_at: date | str | Mapping[str, Any] | None = None,
         limit: int | None = None,
@@ -56,8 +60,11 @@ class IntegratedAccounts:
             async for account in truto.integrated_accounts.list(integration="gong", status="active"):
                 print(account.id, account.tenant_id)
 
-        ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``. The times take a
-        datetime, a date, or operators such as ``{"gt": time}``. The rest is as for ``Resource.list``.
+        ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``; ``super_query``
+        whether Truto keeps a synced store for the account. The times take a datetime, a date, or operators such as
+        ``{"gt": time}``. The rest is as for ``Resource.list``.
+
+        :raises UsageError: a filter is empty, or cannot be sent.
         """
         query = list_query("integrated-account", account=None, limit=limit, extra_query=extra_query)
         params = {
@@ -65,10 +72,17 @@ class IntegratedAccounts:
             "status": status,
             "tenant_id": tenant_id,
             "is_sandbox": is_sandbox,
+            "environment_id": environment_id,
+            "features.super_query": super_query,
             "created_at": created_at,
             "updated_at": updated_at,
             "limit": limit,
         }
+        for name, value in params.items():
+            if isinstance(value, (str, Sequence, Mapping)) and not value:
+                raise UsageError(
+                    f"{name.removesuffix('.name')} is empty, which may be read as no filter at all: for that, pass None"
+                )
         query = msgspec.structs.replace(
             query, params={name: snapshot(name, value) for name, value in params.items()}
         )
@@ -85,19 +99,54 @@ class IntegratedAccounts:
             label="list of integrated accounts",
         )
 
-    async def capabilities(self, integrated_account_id: str | IntegratedAccount) -> Capabilities:
-        """Return which unified resources an account offers, and whether it is blocked.
+    async def get(self, integrated_account_id: str | IntegratedAccount) -> IntegratedAccount:
+        """Return one account as it is now.
+
+        :raises NotFoundError: there is no such account.
+        :raises PermissionDeniedError: the token is an account's own: use ``me()``.
+        """
+        return await self._fetch(_required(integrated_account_id))
+
+    async def me(self) -> IntegratedAccount:
+        """Return the account that the client's token belongs to, which must be an account's own token.
+
+        :raises NotFoundError: it is a token of the environment.
+        """
+        return await self._fetch("me")
+
+    async def _fetch(self, name: str) -> IntegratedAccount:
+        query = list_query("integrated-account", name, account=None)
+        return await fetch_record(self._client, query, item_reader(IntegratedAccount))
+
+    async def capabilities(
+        self,
+        integrated_account_id: str | IntegratedAccount,
+        *,
+        type: Literal["all", "unified", "proxy"] = "unified",
+        resource: str | Sequence[str] = (),
+        methods: str | Sequence[str] = (),
+        has_description: bool | None = None,
+    ) -> Capabilities:
+        """Return what an account offers, and whether it is blocked.
+
+            found = await truto.integrated_accounts.capabilities(account_id)
+            found.supports("meetings", "list")
+
+        ``type`` is ``unified`` for the resources of Truto's models, ``proxy`` for those of the provider's own API, or
+        ``all``. ``resource`` and ``methods`` narrow it to these names; ``has_description=False`` includes methods
+        without a description.
 
         :raises NotFoundError: there is no such account.
         """
         account = _required(integrated_account_id)
-
-        async def read(body: bytes, time: CallTime) -> Capabilities:
-            return read_capabilities(body)
-
-        target = join_path("integrated-account", account, "capabilities") + "?type=unified"
-        capabilities, _ = await self._client.request("GET", target, account=account, read=read)
-        return capabilities
+        narrowed = {
+            name: [each] if isinstance(each, str) else [*each]
+            for name, each in (("resource", resource), ("methods", methods))
+        }
+        params: dict[str, Any] = {"type": type, **{name: each for name, each in narrowed.items() if each}}
+        if has_description is not None:
+            params["has_description"] = has_description
+        return await fetch_capabilities(self._client, account, f"?{encode_query(params)}")
 
     async def create_token(self, integrated_account_id: str | IntegratedAccount) -> str:
         """Create a token that is valid for this account alone, for 15 minutes.

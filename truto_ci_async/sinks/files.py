@@ -36,7 +36,17 @@ from truto_ci_async.models import ROW_COLUMNS, Interaction
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
 
-from .manifest import MANIFEST, Part, SinkState, read_manifest, write_manifest
+from .manifest import (
+    MANIFEST,
+    MAX_PARTS,
+    PARTS_LOG,
+    LoggedState,
+    SinkState,
+    cut_log,
+    read_manifest,
+    read_parts,
+    write_manifest,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,17 +55,25 @@ Verify: TypeAlias = Literal["full", "size"]
 
 # Every file name a sink of ours uses, for committed and for temporary files.
 OUR_FILES = re.compile(
-    r"interactions\.(?:ndjson|csv)|part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.tmp|\.manifest\.json\.tmp",
+    r"interactions\.(?:ndjson|csv)|part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.tmp|\.manifest\.json\.tmp|_parts\.log",
     re.ASCII,
 )
+# How other names begin that a pull uses in its folder: of its state, and of the lock.
+PRIVATE = ".truto-pull."
 # Keeps other runs out of the folder.
-LOCK = ".truto-pull.lock"
+LOCK = f"{PRIVATE}lock"
 # Pages with more items are encoded in the thread, so that the event loop stays responsive.
 INLINE_ITEMS = 256
 # Buffered output is written to the file at this size; only a commit syncs it.
 FLUSH_BYTES = 2**22
 # The manifest of a growing file is updated this often rather than with every commit.
 MANIFEST_SECONDS = 5.0
+
+
+def is_used_by_pulls(name: str) -> bool:
+    """Return whether a pull may write, replace or remove a file of this name in its folder."""
+    name = name.lower()  # some file systems do not tell one case from the other
+    return name == MANIFEST or name.startswith(PRIVATE) or OUR_FILES.fullmatch(name) is not None
 
 
 class FileSink(ABC):
@@ -197,7 +215,7 @@ class FileSink(ABC):
         """
         worker = self._require_open()
         syncing = None
-        if self._written != self._synced or (final and not self._state.parts):
+        if self._written != self._synced or (final and not self._state.count):
             if self._new_rows and not (final or self._is_due()):
                 return _not_yet()
             self._new_rows = self._new_bytes = 0
@@ -215,6 +233,10 @@ class FileSink(ABC):
         """Note that a checkpoint now holds what the last ``commit`` returned, so that the manifest may list it."""
         self._committed = self._state
         due = self._clock() - self._listed_at >= self._manifest_seconds or not self._listed.rows
+        # A list of many parts takes long to write, so it is written again when it is an eighth longer.
+        grown = self._committed.count - self._listed.count
+        if self._committed.count > MAX_PARTS:
+            due = due and grown >= self._listed.count // 8
         if due and self._committed.rows != self._listed.rows:
             await self._update_manifest()
 
@@ -318,15 +340,16 @@ class FileSink(ABC):
 
     def _open(self, text: bytes | None) -> SinkState:
         state = self._claim() if text is None else self._read_state(text)
-        for part in state.parts:
-            self._check(part)
+        committed = self._check_parts(state)
         # First of all, so that a run after a crash recognises the folder as ours.
         write_manifest(self._disk, self.directory, state, self.columns)
-        committed = {part.name for part in state.parts}
         found = self._our_files()
         for name in sorted(found - committed):
             self._disk.remove(self.directory / name)
+        if state.logged.length:
+            cut_log(self._disk, self.directory, state)
         self._resume(state, found)
+        self._new_folders = []  # they are used, and stay
         return state
 
     def _list(self, state: SinkState) -> bool:
@@ -337,6 +360,8 @@ class FileSink(ABC):
             if not is_in_use(error):
                 raise
             return False
+        except ValueError as error:
+            self._damaged(self.directory / PARTS_LOG, str(error))
         return True
 
     def _claim(self) -> SinkState:
@@ -359,17 +384,16 @@ class FileSink(ABC):
 
     def _read_state(self, text: bytes) -> SinkState:
         try:
-            state = msgspec.json.decode(text, type=SinkState)
+            state: SinkState = msgspec.json.decode(text, type=SinkState | LoggedState)
         except (msgspec.DecodeError, ValueError, RecursionError) as error:
             raise DamagedStateError(
                 f"the state of the output in {self.directory} cannot be read: {error}",
                 path=str(self.directory),
             ) from error
+        if state.logged.count and self._grows:
+            self._damaged(self.directory, "one file has no parts")
         if state.format != self.format:
             self._conflict(f"it holds {state.format}, not {self.format}. Use another folder")
-        names = [part.name for part in state.parts]
-        if len(set(names)) < len(names) or not all(name.endswith(f".{self.format}") for name in names):
-            self._damaged(self.directory, "its parts are not those of one pull")
         return state
 
     def _conflict(self, what: str) -> NoReturn:
@@ -378,22 +402,37 @@ class FileSink(ABC):
     def _our_files(self) -> set[str]:
         return {path.name for path in self.directory.iterdir() if OUR_FILES.fullmatch(path.name)}
 
-    def _check(self, part: Part) -> None:
+    def _check_parts(self, state: SinkState) -> set[str]:
+        """Make sure that no committed file has changed, and return the names of all that are committed."""
+        names: set[str] = set()
+        log, logged = self.directory / PARTS_LOG, state.logged
+        if logged.length:
+            self._check(log, logged.length, logged.crc32, grows=True)
+        try:
+            parts = [part for some in read_parts(self.directory, state) for part in some]
+        except ValueError as error:
+            self._damaged(log, str(error))
+        for part in parts:
+            self._check(self.directory / part.name, part.bytes, part.crc32, grows=self._grows)
+            names.add(part.name)
+        if len(names) < len(parts) or not all(name.endswith(f".{self.format}") for name in names):
+            self._damaged(self.directory, "its parts are not those of one pull")
+        return names | ({PARTS_LOG} if logged.length else set())
+
+    def _check(self, path: Path, size: int, crc32: int, *, grows: bool) -> None:
         """Make sure that a committed file has not changed."""
-        path = self.directory / part.name
         try:
             found = path.lstat()
         except FileNotFoundError:
-            if not part.bytes:
+            if not size:
                 return
             self._damaged(path, "it is missing")
         if not stat.S_ISREG(found.st_mode):
             self._damaged(path, "it is a link or a device")
-        size = found.st_size
-        if size < part.bytes or (size > part.bytes and not self._grows):
-            self._damaged(path, f"it has {size:,} bytes instead of {part.bytes:,}")
-        if self._verify == "full" and self._disk.checksum(path, part.bytes) != part.crc32:
-            self._damaged(path, f"the checksum of its first {part.bytes:,} bytes differs")
+        if found.st_size < size or (found.st_size > size and not grows):
+            self._damaged(path, f"it has {found.st_size:,} bytes instead of {size:,}")
+        if self._verify == "full" and self._disk.checksum(path, size) != crc32:
+            self._damaged(path, f"the checksum of its first {size:,} bytes differs")
 
     def _damaged(self, path: Path, what: str) -> NoReturn:
         raise DamagedStateError(

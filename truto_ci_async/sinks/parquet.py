@@ -13,10 +13,9 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from truto_ci_async._files import Disk
-from truto_ci_async._lock import is_at
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
 from truto_ci_async.export.columns import Part, Parts, fixed_columns, fixed_schema
@@ -26,8 +25,8 @@ from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA, PULL_SCHEMA_1
 
 from .files import FLUSH_BYTES, FileSink, Verify
+from .manifest import MAX_PARTS, SinkState, move_to_log
 from .manifest import Part as FilePart
-from .manifest import SinkState
 
 # A row group is what a Parquet writer holds in memory: this many rows, or bytes of JSON text in them.
 GROUP_ROWS = 10_000
@@ -105,9 +104,9 @@ class ParquetSink(FileSink):
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
         # A folder keeps the columns that its first part has.
         self._use_columns(
-            PULL_SCHEMA_1 if state.parts and state.columns < PULL_SCHEMA.version else PULL_SCHEMA
+            PULL_SCHEMA_1 if state.count and state.columns < PULL_SCHEMA.version else PULL_SCHEMA
         )
-        self._durable = msgspec.structs.replace(state, columns=self._lead.version)
+        self._durable = replace(state, columns=self._lead.version)
         # A number is used once, even if its part was never committed: somebody may have read that file.
         numbers = [int(match[1]) for name in found if (match := _PART_NAME.fullmatch(name))]
         self._number = max([state.next, *(number + 1 for number in numbers)])
@@ -140,9 +139,10 @@ class ParquetSink(FileSink):
             self._disk.rename(file.path, self.directory / part.name)
             self._disk.fsync_dir(self.directory)
             self._number += 1
-            self._durable = msgspec.structs.replace(
-                self._durable, parts=(*self._durable.parts, part), next=self._number
-            )
+            state = self._durable
+            if len(state.parts) >= MAX_PARTS:
+                state = move_to_log(self._disk, self.directory, state)
+            self._durable = replace(state, parts=(*state.parts, part), next=self._number)
         return self._durable
 
     def _close(self) -> None:
@@ -155,13 +155,10 @@ class ParquetSink(FileSink):
         file.is_discarded = True
         with suppress(Exception):
             writer.close()
-        is_ours = False
         with suppress(OSError):
-            is_ours = is_at(file.file, file.path)  # and not that of another run, after our lock was removed
             self._disk.close(file.file)
-        if is_ours:
-            with suppress(OSError):
-                self._disk.remove(file.path)
+        with suppress(OSError):
+            self._disk.remove(file.path)
 
 
 class _PartFile:

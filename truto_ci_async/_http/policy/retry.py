@@ -68,7 +68,8 @@ class Timeouts(Struct, frozen=True, kw_only=True):
 class RetryPolicy(Struct, frozen=True, kw_only=True):
     """When to retry. Times are in seconds.
 
-    ``attempts``         most requests for one page, including the first.
+    ``attempts``         most requests for one page, including the first. If it is above 1, one more may be sent
+                         with a new token, in place of one that has expired.
     ``max_elapsed``      no retry starts later than this after the call began; None: only ``Timeouts.total`` applies.
     ``max_wait``         longest wait the service may ask for, and longest backoff. A longer ``Retry-After``
                          raises ``RateLimitError`` at once instead of waiting.
@@ -256,7 +257,8 @@ class RetryState:
             return GiveUp(reason="not retryable")
         if verdict == "auth" and not self._can_refresh:
             return GiveUp(reason="not retryable")
-        if self.attempts >= (self._policy.attempts if _quick is None else _quick):
+        attempts = self._policy.attempts if _quick is None else _quick
+        if self.attempts >= attempts and (verdict != "auth" or attempts == 1):
             return GiveUp(reason="attempts")
         if verdict == "auth":
             self._can_refresh = False  # mutant: None is as good as False

@@ -6,10 +6,11 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from truto_ci_async._json import EXCERPT_BYTES, describe, replace_surrogates
+from truto_ci_async._json import EXCERPT_BYTES, decode_member, describe, replace_surrogates
 from truto_ci_async._wire.repair import Note
 from truto_ci_async._wire.surrogates import check_cursor, surrogate_notes
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, UsageError
+from truto_ci_async.models.struct_types import split_object
 
 from .array_parser import WHITE
 from .array_scanner import ArrayScanner
@@ -85,13 +86,13 @@ class EnvelopeReader:
         if text is not received:
             self.surrogates = surrogate_notes(received, "$")
             check_cursor(self.surrogates)
+        *parents, last = keys = self._scanner.found
         try:
-            envelope: Envelope = msgspec.json.decode(text)
+            envelope = _decode_levels(text, parents)
         except RecursionError:
             raise DecodeError("the envelope around the items is nested too deep to decode") from None
         except msgspec.DecodeError as error:
             raise DecodeError(f"the envelope around the items cannot be decoded: {error}") from error
-        *parents, last = keys = self._scanner.found
         inner: Any = envelope
         try:
             for key in parents:
@@ -133,3 +134,13 @@ class EnvelopeReader:
         return DecodeError(
             f"the body has no {path}; {self._scanner.describe_keys()}; {hint}", path=path, raw=raw
         )
+
+
+def _decode_levels(text: bytes, keys: list[str]) -> Envelope:
+    """Decode an object, and those that ``keys`` lead to, member by member: what is large among these stays Raw."""
+    decoded: Envelope = {}
+    for key, value in split_object(text).items():
+        raw = bytes(value)
+        is_on_the_way = key in keys[:1] and raw.startswith(b"{")
+        decoded[key] = _decode_levels(raw, keys[1:]) if is_on_the_way else decode_member(key, raw)
+    return decoded

@@ -9,10 +9,11 @@ import msgspec
 
 from truto_ci_async._json import EXCERPT_BYTES, replace_surrogates
 from truto_ci_async._wire.item_reader import ISSUES_KEPT, IssueList, ItemReader
-from truto_ci_async._wire.repair import Note, split_array
+from truto_ci_async._wire.repair import Note
 from truto_ci_async._wire.surrogates import surrogate_notes
 from truto_ci_async.errors import BodyTooLargeError, DecodeError
 from truto_ci_async.models import Issue
+from truto_ci_async.models.struct_types import split_array
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a command go: stdout, a device, or a file that gets its name once it is complete.
+"""Where the bytes of a command go: an open stream, or a file that gets its name once it is complete.
 
 An ``Output`` joins a destination to a writer and keeps the complete pages when a command fails.
 """
@@ -6,23 +6,26 @@ An ``Output`` joins a destination to a writer and keeps the complete pages when 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import Any, Final, Protocol, Self
 
-from truto_ci_async._files import AtomicFile, beside
+from truto_ci_async._files import MAX_NAME_BYTES, AtomicFile, beside, unfinished
 from truto_ci_async._text import printable
 from truto_ci_async.errors import UsageError
 
+from .streams import OpenStream, descriptor_of, open_device, open_stdout
 from .tables import TableWriter
 from .writers import Writer
 
+_SEPARATORS: Final = tuple(each for each in (os.sep, os.altsep) if each)
 
-class ClosedPipe(Exception):
-    """The reader of our stdout has stopped reading, as ``| head`` does. Not a failure."""
+
+def for_terminal(text: bytes) -> bytes:
+    """Return ``text`` without anything in it that a terminal would obey, apart from the ends of its lines."""
+    return "\n".join(map(printable, text.decode(errors="replace").split("\n"))).encode()
 
 
 class Destination(Protocol):
@@ -38,44 +41,6 @@ class Destination(Protocol):
     def abandon(self, closing: bytes) -> Path | None:
         """End after a failure, with ``closing`` to complete the document; return the file that was kept, if any."""
         ...
-
-
-class OpenStream:
-    """Writes straight through to stdout, or to a device or named pipe, which is never replaced."""
-
-    def __init__(self, stream: IO[bytes], *, close: bool = True) -> None:
-        self._stream = stream
-        self._close = close
-        self.is_terminal = stream.isatty()
-
-    def write(self, data: bytes) -> None:
-        try:
-            self._stream.write(data)
-            self._stream.flush()
-        except BrokenPipeError:
-            raise ClosedPipe from None
-
-    def finish(self) -> Path | None:
-        if self._close:
-            self._stream.close()
-        return None
-
-    def abandon(self, closing: bytes) -> Path | None:
-        with suppress(ClosedPipe, OSError):
-            self.write(closing)
-        with suppress(OSError):
-            self.finish()
-        return None
-
-
-def open_stdout() -> OpenStream:
-    """Return stdout, in UTF-8 whatever the locale.
-
-    :raises OSError: it is closed.
-    """
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
-        raise OSError("stdout is closed")
-    return OpenStream(sys.stdout.buffer, close=False)
 
 
 class NewFile:
@@ -100,6 +65,8 @@ class NewFile:
 
     def abandon(self, closing: bytes) -> Path | None:
         file = self._file
+        if file.is_published:  # but could not be made durable
+            return file.path
         if not file.size:
             file.discard()
             return None
@@ -129,10 +96,11 @@ def open_destination(path: str | None) -> Destination:
     """
     if path is None or path == "-":
         return open_stdout()
+    descriptor = descriptor_of(path)
+    if descriptor is not None:
+        return OpenStream(os.fdopen(os.dup(descriptor), "wb"))
     file = Path(path)
-    if file.exists() and not file.is_file():
-        return OpenStream(file.open("wb"))
-    return NewFile(file)
+    return open_device(file) if file.exists() and not file.is_file() else NewFile(file)
 
 
 def check_destination(
@@ -144,24 +112,37 @@ def check_destination(
 
     :raises UsageError: it cannot, or it would.
     """
-    if not path or Path(path).is_dir():
-        raise UsageError(f"{option} needs the name of a file, and {path or 'an empty name'!r} is none")
+    if not path:
+        raise UsageError(f"{option} is empty: is a variable not set?")
+    if descriptor_of(path) is not None:
+        return
     target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise UsageError(f"{option} {path}: the directory does not exist")
+    if path.endswith(_SEPARATORS) or os.path.isdir(target):
+        raise UsageError(f"{option} needs the name of a file, and {path!r} is that of a directory")
+    if len(os.fsencode(target.name)) > MAX_NAME_BYTES:
+        raise UsageError(f"{option} {path:.40}...: the name is too long")
     if any(_is_same(target, each) for each in inputs):
         raise UsageError(f"{option} {path} would replace a file that this command reads: use another name")
-    is_here = pull_folder is not None and _is_same(target.parent, pull_folder)
+    folder = None if pull_folder is None else Path(os.path.realpath(pull_folder))
+    if folder is not None and target in (folder, *folder.parents):
+        raise UsageError(f"{option} {path} is in the place of the folder to pull to: use another name")
+    is_here = folder is not None and _is_same(target.parent, str(folder))
+    if not is_here and not target.parent.is_dir():
+        raise UsageError(f"{option} {path}: the directory does not exist")
     if _is_of_a_pull(target, is_here=is_here):
         raise UsageError(f"{option} {path} would replace a file of a pull: use another name")
 
 
 def earlier_output(path: str) -> Path | None:
-    """Return the file that an earlier run wrote under this name, or kept beside it; devices and pipes keep nothing."""
+    """Return the file that an earlier run wrote under this name, or left beside it, also when it was killed.
+
+    Devices and pipes keep nothing.
+    """
     file = Path(path)
-    if file.exists() and not file.is_file():
+    if descriptor_of(path) is not None or (file.exists() and not file.is_file()):
         return None
-    return next((each for each in (file, beside(file, ".partial")) if each.exists()), None)
+    kept = (each for each in (file, beside(file, ".partial")) if each.exists())
+    return next(kept, None) or unfinished(file)
 
 
 def _is_same(path: Path, other: str) -> bool:
@@ -174,12 +155,15 @@ def _is_same(path: Path, other: str) -> bool:
 def _is_of_a_pull(path: Path, *, is_here: bool) -> bool:
     """Return whether a pull keeps its rows or state in this file; ``is_here``: if it is in a folder of a pull."""
     from truto_ci_async.resources.interactions import STATE_FILE
-    from truto_ci_async.sinks.files import OUR_FILES
-    from truto_ci_async.sinks.manifest import MANIFEST
+    from truto_ci_async.sinks.files import is_used_by_pulls
+    from truto_ci_async.sinks.manifest import read_manifest
 
-    name = path.name.lower()  # some file systems do not tell one case from the other
-    is_ours = name == MANIFEST or name.startswith(STATE_FILE) or OUR_FILES.fullmatch(name)
-    return bool(is_ours) and (is_here or (path.parent / STATE_FILE).exists())
+    if not is_used_by_pulls(path.name):
+        return False
+    try:
+        return is_here or (path.parent / STATE_FILE).exists() or read_manifest(path.parent) is not None
+    except (OSError, ValueError):  # a manifest of something else
+        return False
 
 
 class Output:
@@ -207,8 +191,7 @@ class Output:
         if self._destination.is_terminal and not isinstance(
             self._writer, TableWriter
         ):  # its escapes are ours
-            lines = text.decode(errors="replace").split("\n")
-            text = "\n".join(map(printable, lines)).encode()
+            text = for_terminal(text)
         self._destination.write(text)
         self._started = True
 

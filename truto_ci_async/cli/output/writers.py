@@ -52,13 +52,14 @@ class NdjsonWriter:
     """One JSON value per line."""
 
     def page(self, items: Sequence[Any]) -> bytes:
-        return b"".join(_one_line(item) for item in items)
+        return b"".join(one_line(item) for item in items)
 
     def end(self) -> bytes:
         return b""
 
 
-def _one_line(item: Any) -> bytes:
+def one_line(item: Any) -> bytes:
+    """Encode as JSON on one line, with its line end."""
     text = encode(item)
     if b"\n" in text or b"\r" in text:  # a Raw item is passed on as received, which may be indented
         text = _reformat(text, indent=-1)

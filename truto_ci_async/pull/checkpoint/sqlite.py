@@ -222,6 +222,7 @@ class SQLiteCheckpoint(Checkpoint):
                     _put(database, "plan", in_force.to_json().encode())
             self._plan = in_force
             self._stored = StoredRows(in_force)
+            self._new_folders = []  # they are used, and stay
             self._sink_state = self._get(database, "sink")
             return in_force
 

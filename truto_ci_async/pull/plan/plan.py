@@ -24,6 +24,7 @@ from truto_ci_async._wire.list_query import ListQuery, list_query
 from truto_ci_async._wire.query_string import ObjectArrays
 from truto_ci_async._wire.times import When
 from truto_ci_async.errors import UsageError
+from truto_ci_async.export import html
 from truto_ci_async.models.pulls import PlannedAccount, Unit, Window
 
 from .accounts import MAX_ACCOUNTS
@@ -162,7 +163,7 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
         ]
         if self.shard != stored.shard:
             found.append(f"this is {_shard_text(self.shard)}, stored is {_shard_text(stored.shard)}")
-        if "accounts" in self.given:
+        if "accounts" in self.given and self.accounts != stored.accounts:
             new, missing = _ids_only_in(self, stored), _ids_only_in(stored, self)
             if new and not grow:
                 found.append(f"{_counted(new, 'new')} (grow=True adds them)")
@@ -185,6 +186,13 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
         known = {account.id for account in stored.accounts}
         new = tuple(account for account in self.accounts if account.id not in known)
         return msgspec.structs.replace(stored, accounts=stored.accounts + new)
+
+    def _repr_html_(self) -> str:
+        tables = [html.facts(self.filters.items())] if self.filters else []
+        tables.append(
+            html.table(["account", "tenant"], [[a.id, a.tenant_id] for a in self.accounts[: html.ROWS]])
+        )
+        return html.card("Plan", repr(self).removeprefix("Plan(").partition(", filters=")[0], tables=tables)
 
     def __repr__(self) -> str:
         shard = f", shard {_shard_text(self.shard)}" if self.shard else ""

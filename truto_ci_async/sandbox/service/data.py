@@ -16,7 +16,7 @@ from typing import Any, Final
 from .meetings import Meeting, make_meetings
 from .people import Person, Profile, make_people
 from .providers import MODEL, PROVIDERS
-from .statistics import statistics_of
+from .talk_statistics import statistics_of
 from .windows import TIMEZONE, Window
 
 STATISTICS: Final = {
@@ -55,7 +55,9 @@ class Company:
     _users: list[Person] = field(default_factory=list[Person])
     _meetings: list[Meeting] = field(default_factory=list[Meeting])
     _meetings_by_id: dict[str, Meeting] = field(default_factory=dict[str, Meeting])
-    _profiles: dict[str, Profile] = field(default_factory=dict[str, Profile])
+    _known: dict[str, tuple[str, Profile | None]] = field(
+        default_factory=dict[str, tuple[str, Profile | None]]
+    )  # id and profile of a user's rows
 
     @property
     def id(self) -> str:
@@ -91,14 +93,12 @@ class Company:
     def row(self, user: Person, window: Window) -> Row:
         key = f"{self.seed}/{self.id}/{user.id}/{window.start}/{window.end}"
         bits = int.from_bytes(blake2b(key.encode(), digest_size=32).digest())
-        # The id leaves the window out: ids are not known to be unique across windows, so here they are not.
-        stable = blake2b(f"{self.seed}/{self.id}/{user.id}".encode(), digest_size=12).hexdigest()
-        profile = None
-        if self.is_realistic:
-            profile = self._profiles.get(user.id)
-            if profile is None:
-                profile = self._profiles[user.id] = user.profile()
-        return Row(stable, user.id, user.email, window, bits, profile)
+        known = self._known.get(user.id)
+        if known is None:
+            # The id leaves the window out: ids are not known to be unique across windows, so here they are not.
+            stable = blake2b(f"{self.seed}/{self.id}/{user.id}".encode(), digest_size=12).hexdigest()
+            known = self._known[user.id] = (stable, user.profile() if self.is_realistic else None)
+        return Row(known[0], user.id, user.email, window, bits, known[1])
 
     def contacts(self) -> list[dict[str, Any]]:
         """Return the records of crm/contacts."""

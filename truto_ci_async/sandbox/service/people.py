@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from hashlib import blake2b
+from statistics import NormalDist
 from typing import Any, Final
 
 from .names import DEPARTMENTS, FIRST_NAMES, LAST_NAMES
@@ -24,6 +27,22 @@ _PLAIN_LOCAL_PARTS: Final = (
     "o'neil",
 )
 _REPORTS: Final = 9  # people in a team
+_MIDDLES: Final = (120.0, 55.0, 5.2, 0.85, 14.0)  # of the statistics; the first two and patience in seconds
+_DIFFERENCES: Final = (0.38, 0.45, 0.22, 0.24, 0.32)  # between people, of the logarithm
+# How teams differ, as factors, in the order of `names.DEPARTMENTS`.
+_TEAMS: Final = (
+    (1.00, 1.00, 1.00, 1.00, 1.00),
+    (0.70, 0.75, 1.15, 0.80, 1.35),
+    (0.90, 1.35, 1.05, 1.25, 0.95),
+    (0.95, 1.15, 1.05, 1.10, 1.00),
+    (1.60, 0.80, 0.75, 1.05, 0.65),
+    (0.75, 1.10, 1.10, 1.30, 0.90),
+)
+_TEAM_LEVELS: Final = [
+    [math.log(middle * factor) for middle, factor in zip(_MIDDLES, team, strict=True)] for team in _TEAMS
+]
+# Ten random bits index a number of the normal distribution.
+NORMALS: Final = tuple(NormalDist().inv_cdf((number + 0.5) / 1024) for number in range(1024))
 _YEARS: Final = (date(2018, 1, 1).toordinal(), date(2023, 7, 1).toordinal(), date(2025, 1, 1).toordinal())
 
 
@@ -35,7 +54,7 @@ class Profile:
     manager: int | None  # place in the company's list of users
     first_day: int
     last_day: int | None
-    traits: tuple[float, float, float, float, float]  # about normal; one for each statistic
+    levels: tuple[float, ...]  # the logarithm of this person's middle value of each statistic
 
     def works_on(self, day: int) -> bool:
         return self.first_day <= day and (self.last_day is None or day < self.last_day)
@@ -50,26 +69,35 @@ class Person:
     bits: int
 
     def profile(self) -> Profile:
-        bits = self.bits >> 32
-        manager = (self.number - len(DEPARTMENTS)) // _REPORTS if self.number >= len(DEPARTMENTS) else None
-        head = self.number
-        while head >= len(DEPARTMENTS):
-            head = (head - len(DEPARTMENTS)) // _REPORTS
-        # One in six was hired since mid-2023, one in ten of the others leaves in 2024. Heads stay.
-        old, recent, end = _YEARS
-        share = (bits & 0xFFF) / 4096
-        is_new = manager is not None and bits >> 12 & 0xFFF < 4096 // 6
-        first = recent + int(share * (end - recent)) if is_new else old + int(share * (recent - old))
-        leaves = manager is not None and not is_new and bits >> 24 & 0xFFF < 4096 // 10
-        last = date(2024, 1, 1).toordinal() + (bits >> 36) % 366 if leaves else None
-        traits = tuple(normal(bits >> 48 + 32 * place) for place in range(5))
-        return Profile(head, manager, first, last, traits)  # type: ignore[arg-type]
+        return _profile(self.number, self.bits)
 
 
-def normal(bits: int) -> float:
-    """Turn 32 random bits into a number of a roughly normal distribution, from -3.4 to 3.4."""
-    total = (bits & 0xFF) + (bits >> 8 & 0xFF) + (bits >> 16 & 0xFF) + (bits >> 24 & 0xFF)
-    return (total - 510) / 147.8
+@lru_cache(maxsize=8192)
+def _profile(number: int, bits: int) -> Profile:
+    bits >>= 32
+    manager = (number - len(DEPARTMENTS)) // _REPORTS if number >= len(DEPARTMENTS) else None
+    head = number
+    while head >= len(DEPARTMENTS):
+        head = (head - len(DEPARTMENTS)) // _REPORTS
+    # One in six was hired since mid-2023, one in ten of the others leaves in 2024. Heads stay.
+    old, recent, end = _YEARS
+    share = (bits & 0xFFF) / 4096
+    is_new = manager is not None and bits >> 12 & 0xFFF < 4096 // 6
+    first = recent + int(share * (end - recent)) if is_new else old + int(share * (recent - old))
+    leaves = manager is not None and not is_new and bits >> 24 & 0xFFF < 4096 // 10
+    last = date(2024, 1, 1).toordinal() + (bits >> 36) % 366 if leaves else None
+    return Profile(head, manager, first, last, _levels(head, bits >> 48))
+
+
+def _levels(department: int, bits: int) -> tuple[float, ...]:
+    """Return what a person's statistics are about. Who talks for long hears shorter stories and interrupts less."""
+    traits = [NORMALS[bits >> 10 * place & 1023] for place in range(5)]
+    traits[1:3] = [0.8 * trait - 0.6 * traits[0] for trait in traits[1:3]]
+    return tuple(map(_level, _TEAM_LEVELS[department], _DIFFERENCES, traits))
+
+
+def _level(middle: float, difference: float, trait: float) -> float:
+    return middle + difference * trait
 
 
 def make_people(seed: int, account_id: str, integration: str, count: int, domain: str | None) -> list[Person]:

@@ -12,11 +12,15 @@ from .providers import MODEL, PROVIDERS
 Schema = dict[str, Any]
 
 TIMES: Final = ("start_time", "end_time")
+_METHODS: Final = ("list", "get")  # of a resource of another model, whatever the account
 
 
-def _object(required: tuple[str, ...] = (), **properties: Schema) -> Schema:
-    found: Schema = {"type": "object", "properties": properties}
-    return found | {"required": list(required)} if required else found
+def _object(**properties: Schema) -> Schema:
+    return {"type": "object", "properties": properties}
+
+
+def _with_id(**properties: Schema) -> Schema:
+    return {**_object(id=_STRING, **properties), "required": ["id"]}
 
 
 def _array(items: Schema) -> Schema:
@@ -30,7 +34,7 @@ _INTEGER: Final[Schema] = {"type": "integer"}
 _BOOLEAN: Final[Schema] = {"type": "boolean"}
 _ANY_OBJECT: Final[Schema] = {"type": "object"}
 _EMAILS: Final = _array(_object(email=_STRING, is_primary=_BOOLEAN))
-_PERSON: Final = _object(("id",), id=_STRING, name=_STRING, emails=_EMAILS)
+_PERSON: Final = _with_id(name=_STRING, emails=_EMAILS)
 _PERIOD: Final[Schema] = {"type": "string", "enum": ["day", "week", "month", "total"]}
 _SENTENCE: Final[dict[str, Schema]] = {
     "speaker_id": _STRING,
@@ -49,9 +53,7 @@ _STATISTICS: Final = (
     "question_rate",
 )
 
-_INTERACTION: Final = _object(
-    ("id",),
-    id=_STRING,
+_INTERACTION: Final = _with_id(
     user=_PERSON,
     start_time=_TIME,
     end_time=_TIME,
@@ -63,9 +65,7 @@ _INTERACTION: Final = _object(
     updated_at=_TIME,
     remote_data=_ANY_OBJECT,
 )
-_MEETING: Final = _object(
-    ("id",),
-    id=_STRING,
+_MEETING: Final = _with_id(
     title=_STRING,
     attendees=_array(_object(id=_STRING, name=_STRING, email=_STRING, is_host=_BOOLEAN, type=_STRING)),
     duration=_INTEGER,
@@ -83,9 +83,7 @@ _MEETING: Final = _object(
     calender_event=_STRING,
     remote_data=_ANY_OBJECT,
 )
-_USER: Final = _object(
-    ("id",),
-    id=_STRING,
+_USER: Final = _with_id(
     name=_STRING,
     emails=_EMAILS,
     created_at=_TIME,
@@ -100,9 +98,7 @@ _TRANSCRIPT: Final = _object(
     end_time=_NUMBER,
     remote_data=_ANY_OBJECT,
 )
-_ACTIVITY: Final = _object(
-    ("id",),
-    id=_STRING,
+_ACTIVITY: Final = _with_id(
     user=_PERSON,
     start_time=_TIME,
     end_time=_TIME,
@@ -110,9 +106,7 @@ _ACTIVITY: Final = _object(
     metrics=_object(**dict.fromkeys(COUNTS, _INTEGER)),
     remote_data=_ANY_OBJECT,
 )
-_CONTACT: Final = _object(
-    ("id",),
-    id=_STRING,
+_CONTACT: Final = _with_id(
     first_name=_STRING,
     last_name=_STRING,
     emails=_EMAILS,
@@ -140,14 +134,14 @@ class Resource:
     def all_methods(self) -> frozenset[str]:
         """The methods that any integration has."""
         if self.model != MODEL:
-            return frozenset(("list",))
+            return frozenset(_METHODS)
         offered = (each.resources.get(self.name, ()) for each in PROVIDERS.values())
         return frozenset(method for methods in offered for method in methods)
 
     def methods(self, integration: str) -> tuple[str, ...] | None:
         """Return the methods an integration has for this resource, or None if it does not have the resource."""
         if self.model != MODEL:
-            return ("list",)
+            return _METHODS
         provider = PROVIDERS.get(integration)
         return provider.resources.get(self.name) if provider else None
 
@@ -181,12 +175,12 @@ class Resource:
 
 
 _WINDOW: Final[Mapping[str, Schema]] = dict.fromkeys(TIMES, _TIME)
-_WINDOW_AND_USERS: Final = {**_WINDOW, "users": _array(_object(("id",), id=_STRING))}
+_WINDOW_AND_USERS: Final = {**_WINDOW, "users": _array(_with_id())}
 _ALL: Final = (
     Resource(MODEL, "interactions", _INTERACTION, _WINDOW_AND_USERS, TIMES),
     Resource(MODEL, "meetings", _MEETING, {**_WINDOW, "user_id": _STRING}),
     Resource(MODEL, "users", _USER, {"created_at": _TIME}),
-    Resource(MODEL, "transcripts", _TRANSCRIPT, {"meeting": _object(("id",), id=_STRING)}, ("meeting",)),
+    Resource(MODEL, "transcripts", _TRANSCRIPT, {"meeting": _with_id()}, ("meeting",)),
     Resource(MODEL, "activity", _ACTIVITY, _WINDOW_AND_USERS, TIMES),
     Resource("crm", "contacts", _CONTACT, {}),
 )

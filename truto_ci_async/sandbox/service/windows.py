@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 TIMEZONE: Final = "US/Pacific"  # of every company
@@ -38,6 +39,7 @@ class Window:
         return 5 * weeks + sum((first + day) % 7 < 5 for day in range(rest))
 
 
+@lru_cache(maxsize=1024)
 def midnight(day: date) -> str:
     return f"{day.isoformat()}T00:00:00{'-07:00' if is_summer(day) else '-08:00'}"
 

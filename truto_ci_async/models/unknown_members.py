@@ -1,7 +1,7 @@
 """Moves members that an ApiObject has no field for into its ``unknown_json``, so that its decoder takes the rest.
 
-Values are not checked here, and keep their bytes: `repair` is for those that do not fit. Only items that a decoder
-refused come this way.
+Values are not checked here, and keep their bytes: `_wire.repair` is for those that do not fit. Only items that a
+decoder refused come this way.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from truto_ci_async._json import UNKNOWN
-from truto_ci_async.models.api_object import ApiObject
+from truto_ci_async._json import BYTE_ORDER_MARK, UNKNOWN, decode_with, replace_surrogates
 
-from .repair import element_type, is_struct, split_array, split_object, union_members, value_type
+from .struct_types import element_type, is_struct, split_array, split_object, union_members, value_type
 
 # Characters of a name that is told: a service may use ids as keys.
 NAME_CHARS = 80
@@ -85,7 +84,7 @@ class MemberMover:
     @cached_property
     def _keys(self) -> frozenset[str] | None:
         """Names of the struct's fields; None if it keeps nothing else."""
-        if not issubclass(typing.get_origin(self._struct) or self._struct, ApiObject):
+        if not is_api_object(self._struct):
             return None
         return frozenset(field.encode_name for field in msgspec.structs.fields(self._struct)) - {UNKNOWN}
 
@@ -97,6 +96,11 @@ class MemberMover:
             for field in msgspec.structs.fields(self._struct)
             if holds_api_object(field.type)
         }
+
+
+def is_api_object(struct: Any) -> bool:
+    """Tell whether a struct keeps members that it has no field for."""
+    return UNKNOWN in (typing.get_origin(struct) or struct).__struct_fields__
 
 
 def member_mover(type: Any) -> MemberMover | None:
@@ -123,9 +127,26 @@ def holds_api_object(type: Any, _above: tuple[Any, ...] = ()) -> bool:
             continue
         inside = (*element_type(member), *value_type(member))
         if is_struct(member):
-            if issubclass(typing.get_origin(member) or member, ApiObject):
+            if is_api_object(member):
                 return True
             inside = tuple(field.type for field in msgspec.structs.fields(member))
         if any(holds_api_object(each, (*_above, member)) for each in inside):
             return True
     return False
+
+
+def decode_known(body: bytes, type: Any) -> Any:
+    """Decode JSON into a type, also if it has members that the structs of ours in it do not know.
+
+    :raises msgspec.ValidationError: it does not fit the type.
+    :raises DecodeError: it is not JSON.
+    """
+    decoder = msgspec.json.Decoder(type)
+    try:
+        return decode_with(decoder, body)
+    except msgspec.ValidationError:
+        mover = member_mover(type)
+        if mover is None:
+            raise
+        text = replace_surrogates(body.removeprefix(BYTE_ORDER_MARK)).strip()
+        return decoder.decode(mover.move(text, "", []))

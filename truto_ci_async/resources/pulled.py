@@ -1,0 +1,181 @@
+"""``PulledResource``: the methods of a resource that pull many accounts at once.
+
+The code of pulls is imported when one is started: it brings sqlite3, and many callers never need it.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from truto_ci_async._wire.item_reader import OnInvalid
+from truto_ci_async.errors import UsageError
+
+from .base import Resource
+from .integrated_accounts import IntegratedAccounts
+
+if TYPE_CHECKING:
+    from truto_ci_async.pull.checkpoint.base import Checkpoint
+    from truto_ci_async.pull.engine import CommitMode, Pull
+    from truto_ci_async.pull.plan.accounts import Accounts
+    from truto_ci_async.pull.plan.plan import Plan, PlanOptions
+    from truto_ci_async.pull.report import Budget, PullReport
+    from truto_ci_async.sinks.factory import OutputFormat
+
+
+T = TypeVar("T")
+
+# Where ``pull_to`` keeps its progress, inside the output folder.
+STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.files.PRIVATE`` says
+
+
+class PulledResource(Resource[T]):
+    """A resource with plans and pulls. Its items are of type ``T``."""
+
+    async def plan(self, accounts: Accounts | None = None, **options: Unpack[PlanOptions]) -> Plan:
+        """Fix what a pull asks for: accounts, absolute times, windows and filters.
+
+            plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
+
+        ``accounts``             ids, IntegratedAccounts or dicts with an ``id``, in any iterable or async iterable;
+                                 or a ``Path`` to a file with one id, or one JSON object, per line. None: discover
+                                 them by ``integration`` and ``status``.
+        ``allow_empty``          True: a plan without accounts is fine. Otherwise it is an error, which names the
+                                 integrations and statuses there are.
+        ``start_time, end_time`` as for ``list``. ``end_time`` defaults to now. The clock is read once.
+        ``window``               ``day``, ``week``, ``month`` or a timedelta: ask for a series of windows, oldest first,
+                                 whose rows are never merged. None: one window.
+
+        The other options are the filters of ``list``.
+
+        :raises UsageError: an argument that can never be right, or no account.
+        """
+        from truto_ci_async.pull.plan.resolve import resolve
+
+        return await resolve(IntegratedAccounts(self._client).list, accounts, **options)
+
+    def pull(
+        self,
+        plan_or_accounts: Plan | Accounts | None = None,
+        *,
+        checkpoint: Checkpoint | None = None,
+        budget: Budget | None = None,
+        max_accounts: int = 32,
+        commit: CommitMode = "auto",
+        item_type: Any = None,
+        on_invalid: OnInvalid = "repair",
+        grow: bool = False,
+        fresh: bool = False,
+        **options: Unpack[PlanOptions],
+    ) -> Pull[Any]:
+        """Pull many accounts at once. Returns an async context manager that gives a bounded stream of AccountPages.
+
+            async with truto.interactions.pull(account_ids, start_time="-7d") as pages:
+                async for page in pages:
+                    store(page.account.id, page.page.items)
+            print(pages.report)
+
+        ``checkpoint``    where progress is kept, such as ``SQLiteCheckpoint(path)``; None keeps it in memory.
+        ``max_accounts``  accounts fetched at once; ``budget`` sets this and how long to wait during an outage.
+        ``commit``        ``auto``: asking for the next page marks the previous one as done (one consumer);
+                          ``manual``: call ``commit()`` on each page (any number of consumers), which waits for the
+                          earlier pages of its account.
+        ``grow``          add accounts that are new since the stored plan; ``fresh`` discards stored progress.
+
+        Pass a Plan, or accounts and the options of ``plan``.
+        """
+        from truto_ci_async.pull.engine import Pull
+        from truto_ci_async.pull.report import Budget
+
+        return Pull(
+            self._client,
+            self._planned(plan_or_accounts, options),
+            checkpoint=checkpoint,
+            budget=budget or Budget(max_accounts=max_accounts),
+            commit=commit,
+            item_type=item_type or self._item_type,
+            on_invalid=on_invalid,
+            grow=grow,
+            fresh=fresh,
+        )
+
+    async def pull_to(
+        self,
+        out: str | os.PathLike[str],
+        plan_or_accounts: Plan | Accounts | None = None,
+        *,
+        format: OutputFormat = "ndjson",
+        budget: Budget | None = None,
+        max_accounts: int = 32,
+        on_invalid: OnInvalid = "repair",
+        grow: bool = False,
+        fresh: bool = False,
+        on_start: Callable[[Pull[Any]], None] | None = None,
+        **options: Unpack[PlanOptions],
+    ) -> PullReport:
+        """Pull many accounts into the folder ``out``. Run it again to continue where it stopped.
+
+            report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
+
+        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant and the window.
+        Output and progress are committed together. If the process is killed, run it again until ``report.complete``:
+        nothing is lost or written twice. NDJSON writes items as they were received, so ``on_invalid`` has no effect
+        there. ``on_start`` is called with the running pull: watch its ``report``, or end it with ``stop()``. The rest
+        is as for ``pull``.
+
+        :raises StateConflictError: another run holds the folder, or it belongs to another plan.
+        :raises StorageError: the disk failed; a later run continues.
+        :raises AuthenticationError: the token was rejected.
+        """
+        from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
+        from truto_ci_async.pull.report import Budget
+        from truto_ci_async.pull.shard import run_shard
+        from truto_ci_async.sinks.factory import make_sink
+
+        if not os.fspath(out):
+            raise UsageError("the name of the folder is empty")
+        folder = pathlib.Path(out)
+        if isinstance(plan_or_accounts, pathlib.Path):
+            _check_accounts_file(plan_or_accounts, folder)
+        sink = make_sink(format, folder, fresh=fresh)
+        return await run_shard(
+            self._client,
+            self._planned(plan_or_accounts, options),
+            SQLiteCheckpoint(folder / STATE_FILE),
+            sink,
+            budget or Budget(max_accounts=max_accounts),
+            on_invalid=on_invalid,
+            grow=grow,
+            fresh=fresh,
+            on_start=on_start,
+        )
+
+    def _planned(
+        self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
+    ) -> Plan | Callable[[Plan | None], Awaitable[Plan]]:
+        from truto_ci_async.pull.plan.plan import Plan
+        from truto_ci_async.pull.plan.resolve import resolve
+
+        if isinstance(plan_or_accounts, Plan):
+            if given := options.keys() - {"allow_empty"}:
+                raise UsageError(f"a plan fixes all filters: {', '.join(given)} cannot be given as well")
+            return plan_or_accounts
+
+        async def make(stored: Plan | None) -> Plan:
+            known = None if stored is None else stored.accounts
+            return await resolve(
+                IntegratedAccounts(self._client).list, plan_or_accounts, known=known, **options
+            )
+
+        return make
+
+
+def _check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
+    """:raises UsageError: a pull into this folder may replace or remove the file."""
+    from truto_ci_async.sinks.files import is_used_by_pulls
+
+    file = path.resolve()
+    if is_used_by_pulls(file.name) and file.parent == folder.resolve():
+        raise UsageError(f"{path} has a name that the pull into {folder} uses itself: move it elsewhere")
