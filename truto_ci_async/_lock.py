@@ -303,7 +303,7 @@ def _read(file: int) -> bytes:
 def _read_owner(file: int) -> LockOwner | None:
     try:
         return msgspec.json.decode(_read(file), type=LockOwner)
-    except (OSError, UnicodeError, msgspec.DecodeError):
+    except (OSError, UnicodeError, RecursionError, msgspec.DecodeError):
         return None
 
 
