@@ -120,7 +120,6 @@ class AccountState(Struct, eq=False, gc=False):
     restarts: int = 0
     body: bytes = b""  # of the page that is about to be handed over
     arrived_at: float = 0.0  # that body
-    uncommitted: list[Entry] = []  # handed out, in order
     calls: int = 0  # failed in a row
     failing_since: float | None = None  # when the first call was sent that failed without an answer since
     outage_error: TrutoError | None = None  # the last one that the service was to blame for
@@ -208,7 +207,8 @@ class AccountPull:
         if progress.rows and (position is None or progress.is_restarted):
             # In this run or an earlier one: leave out what was handed out before.
             log = await self._shared.commits.log_of(
-                (self._state.account.id, self._state.window), self._state.uncommitted
+                (self._state.account.id, self._state.window),
+                self._shared.commits.queue_of(self._state.account.id),
             )
             self._state.seen = SeenRows(log, goes_on=position is not None)
         self._state.is_resumed = position is not None and position.cursor is not None
@@ -274,7 +274,11 @@ class AccountPull:
             if not self._state.windows_left:
                 ends = "done" if self._state.has_rows else "empty"
         entry = Entry(
-            self._state.uncommitted, (self._state.account.id, window), progress, rows=len(page), ends=ends
+            self._shared.commits.queue_of(self._state.account.id),
+            (self._state.account.id, window),
+            progress,
+            rows=len(page),
+            ends=ends,
         )
         handed = PulledPage(
             self._state.account, shared.plan.windows[window], page, commits=shared.commits, entry=entry
@@ -378,7 +382,11 @@ class AccountPull:
     def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:
         """Note how the account ended, behind its pages that are still to be committed."""
         ended = replace(self._state.progress, outcome=outcome, error=error, until=until)
-        entry = Entry(self._state.uncommitted, (self._state.account.id, self._state.window), ended)
+        entry = Entry(
+            self._shared.commits.queue_of(self._state.account.id),
+            (self._state.account.id, self._state.window),
+            ended,
+        )
         self._shared.commits.mark(entry)
         return NEVER
 
