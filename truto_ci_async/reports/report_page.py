@@ -140,20 +140,17 @@ _WHAT_TO_DO = {
 
 def _state(state: StoredState | None) -> str:
     if state is None:
-        why = "Its state is not in the folder, so this page cannot tell whether the pull is complete."
-        return f'<p class="state open">{why}</p>'
+        unknown = "Its state is not in the folder, so this page cannot tell whether the pull is complete."
+        return f'<p class="state open">{unknown}</p>'
     accounts = len(state.plan.accounts)
     if state.complete:
         return f'<p class="state"><b>Complete.</b> All {accounts:,} accounts were pulled to the end.</p>'
     failed = sum(each.outcome == "failed" for each in state.ended)
-    why = [
-        f"{state.done:,} of {accounts:,} accounts are done",
-        *([f"{failed:,} failed"] if failed else []),
-        *([f"{len(state.ended) - failed:,} are parked"] if len(state.ended) > failed else []),
-    ]
-    return (
-        f'<p class="state open"><b>Not complete.</b> {", ".join(why)}. Run the same pull again to go on.</p>'
-    )
+    parked = len(state.ended) - failed
+    counts = [f"{state.done:,} of {accounts:,} accounts are done"]
+    counts += [f"{failed:,} failed"] if failed else []
+    counts += [f"{parked:,} are parked"] if parked else []
+    return f'<p class="state open"><b>Not complete.</b> {", ".join(counts)}. Run the same pull again to go on.</p>'
 
 
 def _asked(folder: Folder, state: StoredState | None) -> str:
