@@ -247,7 +247,11 @@ class World:
         if self._steps == self._kill_at_step:
             self._kill()
         if name == "committed":
-            self.check("after a commit")
+            try:
+                self.check("after a commit")
+            except Wrong as wrong:
+                self.wrong = wrong
+                raise
         elif (
             name in ("checkpoint", "write", "manifest")
             and not self.is_calm
