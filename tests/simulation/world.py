@@ -105,6 +105,9 @@ class Options:
         random = Random(f"{seed}/options")
         has_outage, has_bad_account = random.random() < 0.3, random.random() < 0.3
         is_pure = (has_outage or has_bad_account) and random.random() < 0.5
+        restarts_on_bad_disk = (
+            not is_pure and random.random() < 0.1
+        )  # walks that wait for a commit that fails
         store = random.choice(("simulated", "simulated", "simulated", "memory", "memory", "files"))
         return cls(
             seed=seed,
@@ -121,10 +124,12 @@ class Options:
             runs=random.randint(1, 5),
             faults=()
             if is_pure
+            else ("dead cursor",)
+            if restarts_on_bad_disk
             else tuple(random.sample(FAULTS, random.randrange(len(FAULTS))))
             + ("dead cursor", "dead cursor", 403) * random.randrange(4)
             + ("429 for long",) * random.randrange(2),
-            rate=random.choice((0.05, 0.1, 0.3)),
+            rate=0.3 if restarts_on_bad_disk else random.choice((0.05, 0.1, 0.3)),
             is_fair=random.random() < 0.3,
             is_reordering=random.random() < 0.5,
             has_outage=has_outage,
@@ -132,7 +137,7 @@ class Options:
             has_bad_account=has_bad_account,
             has_renewal=random.random() < 0.3,
             has_rival=random.random() < 0.3,
-            disk_faults=random.choice((0.0, 0.01, 0.01, 0.1)),
+            disk_faults=0.1 if restarts_on_bad_disk else random.choice((0.0, 0.01, 0.01, 0.1)),
             kept_bytes=random.choice((0, 200, 2**20)),
             waits=random.choice((0.0, 0.2, 0.8)),
         )
