@@ -199,6 +199,7 @@ class World:
         self.is_calm = False
         self.is_lock_removed = False  # by somebody who has no business there
         self.commit_failed = False
+        self.wrong: Wrong | None = None
         self.is_told = False  # in the log, that a pull failed
         self._steps = 0
         self._kill_at_step = -1
@@ -246,7 +247,11 @@ class World:
         if self._steps == self._kill_at_step:
             self._kill()
         if name == "committed":
-            self.check("after a commit")
+            try:
+                self.check("after a commit")
+            except Wrong as wrong:
+                self.wrong = wrong
+                raise
         elif (
             name in ("checkpoint", "write", "manifest")
             and not self.is_calm
@@ -262,8 +267,8 @@ class World:
         self.story.append(message % values)
 
     def _on_request(self) -> None:
-        if self.commit_failed and not self.is_dead:
-            raise Wrong("a request went out after a commit had failed")
+        if self.commit_failed and not self.is_dead:  # raised here, it might be dropped for what came first
+            self.wrong = Wrong("a request went out after a commit had failed")
 
     def _kill(self) -> None:
         """Keep what is durable now. The run that goes on cannot change it."""
@@ -416,6 +421,8 @@ class World:
             raise Wrong("a cancellation hid that a commit failed")
         self.story.append(f"{pull.report!r} failed={pull.report.failed} parked={pull.report.parked}")
         self.task = None
+        if self.wrong is not None:
+            raise self.wrong
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
             raise Wrong(f"tasks were left: {left}")
