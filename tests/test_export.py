@@ -547,7 +547,7 @@ def test_walks_without_a_schema(item_type: Any) -> None:
     """All rows at once have a column for each key. In batches, a later row might not fit: one column of JSON does."""
 
     async def scenario() -> None:
-        pages = [
+        pages: list[list[dict[str, Any]]] = [
             [{"id": "1", "n": 1}],
             [{"id": "2", "n": 1.5, "more": {"x": 1}}, {"integrated_account_id": 5}],
         ]
