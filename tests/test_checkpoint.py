@@ -1066,8 +1066,12 @@ def test_what_is_no_lock_of_ours_is_left_alone(path: Path, kind: str) -> None:
         case _:
             lock.path.mkdir()
     before = files(path.parent)
-    with pytest.raises((StateConflictError, IsADirectoryError)):
+    with pytest.raises((StateConflictError, IsADirectoryError)) as caught:
         lock.acquire()
+    if isinstance(caught.value, StateConflictError):
+        assert str(caught.value).startswith(f"{lock.path} is ")
+        assert str(caught.value).endswith(": move it away, or use another path for the state")
+        assert caught.value.path == str(path)
     assert files(path.parent) == before
     assert victim.read_bytes() == b"precious"
     assert os.path.lexists(lock.path)
@@ -1258,6 +1262,10 @@ def test_a_lock_whose_file_was_removed_is_no_longer_trusted(tmp_path: Path, is_t
         owner = second.path.read_bytes()
     with pytest.raises(
         StateConflictError, match=r"state may be in use by another run: .*state\.lock was removed"
+    ):
+        first.check()
+    with pytest.raises(
+        StateConflictError, match=r"locked\. What was committed is safe; run again to continue$"
     ):
         first.check()
     first.release()

@@ -661,10 +661,10 @@ def test_a_cursor_may_be_made_of_any_characters(sandbox: Sandbox, run: Run) -> N
     assert words == [f"--next-cursor={cursor}"]
     run(*listing(sandbox, *words))
     assert "next_cursor=-v%20%24HOME%27s" in sandbox.requests[-1].target
-    sandbox.clear_faults()
-    sandbox.fault(Fault.body({"result": [], "next_cursor": "a\x1b[1m\nb"}))
     for format in ("raw", "unified"):
         line = listing(sandbox, "--format", format)
+        sandbox.clear_faults()
+        sandbox.fault(Fault.body({"result": [], "next_cursor": "a\x1b[1m\nb"}))
         ran = run(*line, "--max-pages", "1")
         run(*line, "--max-pages", "1", "--next-cursor", ran.cursor)
         assert "next_cursor=a%1B%5B1m%0Ab" in sandbox.requests[-1].target

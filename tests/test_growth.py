@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import random
 import sqlite3
 import sys
 import tempfile
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from truto_ci_async.pull.checkpoint.base import AccountProgress, Checkpoint, Key
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import Commits, Entry
+from truto_ci_async.pull.engine import Pull
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.report import PullReport
 from truto_ci_async.sinks import files, parquet
@@ -436,6 +439,22 @@ def test_a_pull_takes_no_more_the_more_is_done(tmp_path: Path) -> None:
     assert max(each["step_ms"] for each in found.values()) < 40.0
     assert max(each["peak_mb"] for each in found.values()) < 100.0
     assert found["late"]["state_mb"] < found["resume"]["state_mb"] + 1.0
+
+
+def test_nothing_of_a_pull_that_was_left_stays_in_memory() -> None:
+    """The garbage collector does not look at the accounts of a pull, which refer to all of it."""
+
+    async def scenario() -> weakref.ref[Any]:
+        client: Any = bench_growth.Stub(lambda: None)
+        pull: Any = Pull(client, plan_of(*(f"a{number}" for number in range(50))))
+        async with pull as pages:
+            for _ in range(40):
+                await anext(pages)
+        return weakref.ref(pull)
+
+    left = run(scenario())
+    gc.collect()
+    assert left() is None
 
 
 @pytest.mark.long

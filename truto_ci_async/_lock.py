@@ -67,7 +67,7 @@ def _try_lock(file: int) -> None:
     try:
         _lock(file)
     except PermissionError as error:
-        raise BlockingIOError(str(error)) from error
+        raise BlockingIOError from error
 
 
 class LockOwner(Struct):

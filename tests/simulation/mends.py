@@ -166,9 +166,9 @@ MENDS = (
         "what is durable counts, whatever becomes of the manifest",
         (
             COMMITS,
-            "            self._note_durable(changes, final=final)\n",
+            "            await self._note_durable(changes, final=final)\n",
             "            if isinstance(self._sink, FileSink):\n                await self._sink.committed()\n"
-            "            self._note_durable(changes, final=final)\n",
+            "            await self._note_durable(changes, final=final)\n",
         ),
     ),
     Mend(
@@ -194,7 +194,11 @@ MENDS = (
     ),
     Mend(
         "a manifest is on the disk before it gets its name",
-        ("sinks/manifest.py", "        disk.fsync(file)\n", ""),
+        (
+            "sinks/manifest.py",
+            "            disk.write(file, piece)\n        disk.fsync(file)\n",
+            "            disk.write(file, piece)\n",
+        ),
     ),
 )
 

@@ -19,7 +19,10 @@ import polars
 import truto_ci_async
 from truto_ci_async import (
     ROW_COLUMNS,
+    Activity,
+    ActivityMetrics,
     APIError,
+    Attendee,
     Capabilities,
     Capability,
     CursorExpiredError,
@@ -34,6 +37,9 @@ from truto_ci_async import (
     Issue,
     ItemStream,
     Keyed,
+    Meeting,
+    MeetingRef,
+    MethodSchema,
     Metrics,
     MissingExtraError,
     Number,
@@ -53,9 +59,13 @@ from truto_ci_async import (
     RetryPolicy,
     Sandbox,
     Schema,
+    Sentence,
+    SentenceRow,
     Timeouts,
+    Transcript,
     TrutoClient,
     TrutoError,
+    User,
     schema,
     to_polars,
 )
@@ -218,6 +228,42 @@ def fields(interaction: Interaction) -> None:
         patience: Number = interaction.metrics.patience or 0
         assert_type(patience / 2, float)
     assert_type({interaction: 1}, dict[Interaction, int])
+
+
+async def siblings(truto: TrutoClient, account: str) -> None:
+    meetings = truto.meetings.list(account, start_time=START, end_time=END, limit=5)
+    assert_type(meetings, Paginator[Meeting])
+    assert_type(truto.meetings.list(account, item_type=dict), Paginator[dict[Any, Any]])
+    meeting = await truto.meetings.get("1", account, ignore_remote_data=True, exclude_fields=["title"])
+    assert_type(meeting, Meeting)
+    assert_type(meeting.attendees, tuple[Attendee, ...] | None)
+    assert_type(meeting.duration, int | float | None)
+    assert_type(meeting.unknown, dict[str, Any])
+    transcripts = truto.transcripts.list(account, meeting=meeting)
+    assert_type(transcripts, Paginator[Transcript])
+    truto.transcripts.list(account, meeting=MeetingRef(id="1"))
+    transcript = (await transcripts)[0]
+    assert_type(transcript.entries, tuple[Sentence, ...] | None)
+    assert_type(transcript.text(), str)
+    assert_type(transcript.webvtt(), str)
+    assert_type(transcript.sentence_rows(), list[SentenceRow])
+    users = truto.users.list(account, created_at={"gt": START})
+    assert_type(users, Paginator[User])
+    assert_type(await truto.users.directory(account, ttl=60), dict[str, User])
+    activity = truto.activity.list(account, start_time="-7d", end_time="now", users=[(await users)[0]])
+    assert_type(activity, Paginator[Activity])
+    metrics = (await activity)[0].metrics
+    assert_type(metrics, ActivityMetrics | None)
+    contact = await truto.unified("crm", "contacts").get("1", account)
+    assert_type(contact, dict[str, Any])
+    assert_type(await truto.meetings.get("1", account, item_type=Contact), Contact)
+    assert_type(await truto.meetings.meta("list", account), MethodSchema)
+    assert_type(await truto.integrated_accounts.get(account), IntegratedAccount)
+    assert_type(await truto.integrated_accounts.me(), IntegratedAccount)
+    assert_type(Interaction.from_json("{}"), Interaction)
+    truto.meetings.list(account, users=["1"])  # type: ignore[call-overload]
+    truto.transcripts.list(account)  # type: ignore[call-overload]
+    truto.activity.list(account, start_time="-7d")  # type: ignore[call-overload]
 
 
 async def accounts(truto: TrutoClient) -> None:

@@ -92,6 +92,10 @@ example:
   truto-ci capabilities --sandbox
 
 {EXIT_CODES}"""
+REPORT_EXAMPLES: Final = """\
+example:
+  truto-ci report data -o report.html
+"""
 SANDBOX_EXAMPLES: Final = """\
 examples:
   truto-ci sandbox --for 1
@@ -118,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_pull(commands)
     _add_accounts(commands)
     _add_capabilities(commands)
+    _add_report(commands)
     _add_sandbox(commands)
     return parser
 
@@ -277,6 +282,18 @@ def _add_capabilities(commands: Commands) -> None:
         "account", nargs="?", type=filled, metavar="ID", help="the integrated account (see `truto-ci accounts`)")
     _add_output(parser, "table (default), json (one object), ndjson (one resource per line), csv, yaml")
     _add_connection(parser)
+
+
+def _add_report(commands: Commands) -> None:
+    parser = _command(
+        commands, "report", help="charts and tables of a pull, as one page of HTML", epilog=REPORT_EXAMPLES,
+        description="Write a report on the folder of a pull: what was asked, what is missing and why, charts of the "
+        "metrics, and a table of people to sort, search and download. The page opens from disk, without a network.")
+    parser.add_argument("folder", type=filled, metavar="FOLDER", help="the --out of `truto-ci pull`")
+    parser.add_argument(
+        "-o", "--output", type=filled, default="report.html", metavar="FILE", help="default: report.html")
+    parser.add_argument("--title", type=filled, default="Talk metrics", metavar="TEXT", help="default: Talk metrics")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="-vv shows where an error came from")
 
 
 def _add_sandbox(commands: Commands) -> None:

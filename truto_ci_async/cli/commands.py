@@ -80,6 +80,15 @@ async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
     say(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
 
 
+async def report(options: argparse.Namespace, progress: Progress) -> None:
+    """Write a report on a pull's folder."""
+    from truto_ci_async.reports.report_page import report as write_report
+
+    del progress
+    path = await asyncio.to_thread(write_report, options.folder, options.output, title=options.title)
+    say(f"the report is in {path}: open it in a browser")
+
+
 async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
     """Serve made-up data until interrupted, or for the given time."""
     from truto_ci_async.sandbox import run
@@ -126,5 +135,6 @@ COMMANDS: Final[dict[str, Command]] = {
     "pull": pull,
     "accounts": accounts,
     "capabilities": capabilities,
+    "report": report,
     "sandbox": sandbox,
 }
