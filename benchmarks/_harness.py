@@ -111,6 +111,13 @@ def resident() -> int:
     return 0
 
 
+def peak_resident() -> int:
+    """The most memory this process has had, in bytes. ``getrusage`` counts what its parent had too."""
+    with suppress(OSError):
+        return _status("VmHWM")
+    return 0
+
+
 class Memory:
     """How far this process grows above what it has now, in bytes at the peak. Linux only; 0 elsewhere."""
 

@@ -19,7 +19,7 @@ FLOORS = (
     "__main__",
     "cli",
     "__init__",
-    "client",
+    "client reports",
     "resources",
     "pull",
     "pagination",

@@ -7,15 +7,16 @@ import json
 from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import yarl
 
 from truto_ci_async.sandbox import Sandbox
 
-INTERACTIONS = "/unified/conversational-intelligence/interactions"
-JANUARY = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"}
+MODEL = "/unified/conversational-intelligence"
+INTERACTIONS = f"{MODEL}/interactions"
+JANUARY: dict[str, Any] = {"start_time": "2024-01-01T00:00:00Z", "end_time": "2024-02-01T00:00:00Z"}
 DEADLINE = 30.0  # seconds per test; ample, for busy machines
 QUIET_TURNS = 100  # of the loop, which both ends share: if nothing arrived by then, nothing will
 
@@ -59,6 +60,17 @@ class Caller:
 
     async def get(self, *, headers: dict[str, str] | None = None, **query: Any) -> Response:
         return await self.send("GET", self.target(**query), headers=headers)
+
+    async def ask(
+        self, what: str, provider: str = "gong", record_id: str | None = None, **query: Any
+    ) -> Response:
+        """Ask for a list of the model, such as `meetings`, or for one record, with an account of that provider."""
+        query = {"integrated_account_id": self.account_of(provider)} | query
+        below = "" if record_id is None else "/" + quote(record_id, safe="")
+        return await self.get(path=f"{MODEL}/{what}{below}", **query)
+
+    def account_of(self, provider: str) -> str:
+        return self.sandbox.accounts_of(provider)[0]
 
     async def send(
         self, method: str, target: str, *, headers: dict[str, str] | None = None, **rest: Any

@@ -42,16 +42,16 @@ posix = pytest.mark.skipif(os.name == "nt", reason="signals, forks and mounts of
 
 
 def make_plan(*accounts: str, **options: Any) -> Plan:
-    """Make a plan without an event loop: a list of ids needs no waiting."""
+    """Make a plan without an event loop: a list of ids waits for nothing but its next turn."""
     making = resolve(
         None, accounts or ("a", "b"), **{"start_time": "-3d", "window": "day", "now": NOW} | options
     )
     try:
-        making.send(None)
+        while True:
+            assert making.send(None) is None, "making a plan of a list waited for something"
     except StopIteration as done:
         plan: Plan = done.value
         return plan
-    raise AssertionError("making a plan of a list waited for something")
 
 
 Store = Callable[[], Checkpoint]
@@ -1017,6 +1017,24 @@ def test_the_lock_file_names_its_owner(path: Path) -> None:
     lock.release()
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"pid":1,"host":"HOST","since":"","more":' + b"[" * 4000,
+        b'{"pid":%d,"host":"HOST","since":""}' % 10**30,
+        b"\xff",
+    ],
+)
+def test_whatever_is_written_into_a_lock_it_is_held(path: Path, content: bytes) -> None:
+    """Anyone on the machine may write to it."""
+    lock = RunLock(path)
+    lock.acquire()
+    lock.path.write_bytes(content.replace(b"HOST", socket.gethostname().encode()))
+    with pytest.raises(StateConflictError, match="is in use by"):
+        RunLock(path).acquire()
+    lock.release()
+
+
 def test_a_lock_whose_file_was_removed_can_be_released(path: Path) -> None:
     """Somebody may tidy up the folder while a pull runs."""
     lock = RunLock(path)
@@ -1048,8 +1066,12 @@ def test_what_is_no_lock_of_ours_is_left_alone(path: Path, kind: str) -> None:
         case _:
             lock.path.mkdir()
     before = files(path.parent)
-    with pytest.raises((StateConflictError, IsADirectoryError)):
+    with pytest.raises((StateConflictError, IsADirectoryError)) as caught:
         lock.acquire()
+    if isinstance(caught.value, StateConflictError):
+        assert str(caught.value).startswith(f"{lock.path} is ")
+        assert str(caught.value).endswith(": move it away, or use another path for the state")
+        assert caught.value.path == str(path)
     assert files(path.parent) == before
     assert victim.read_bytes() == b"precious"
     assert os.path.lexists(lock.path)
@@ -1240,6 +1262,10 @@ def test_a_lock_whose_file_was_removed_is_no_longer_trusted(tmp_path: Path, is_t
         owner = second.path.read_bytes()
     with pytest.raises(
         StateConflictError, match=r"state may be in use by another run: .*state\.lock was removed"
+    ):
+        first.check()
+    with pytest.raises(
+        StateConflictError, match=r"locked\. What was committed is safe; run again to continue$"
     ):
         first.check()
     first.release()

@@ -661,6 +661,13 @@ def test_a_cursor_may_be_made_of_any_characters(sandbox: Sandbox, run: Run) -> N
     assert words == [f"--next-cursor={cursor}"]
     run(*listing(sandbox, *words))
     assert "next_cursor=-v%20%24HOME%27s" in sandbox.requests[-1].target
+    for format in ("raw", "unified"):
+        line = listing(sandbox, "--format", format)
+        sandbox.clear_faults()
+        sandbox.fault(Fault.body({"result": [], "next_cursor": "a\x1b[1m\nb"}))
+        ran = run(*line, "--max-pages", "1")
+        run(*line, "--max-pages", "1", "--next-cursor", ran.cursor)
+        assert "next_cursor=a%1B%5B1m%0Ab" in sandbox.requests[-1].target
 
 
 @pytest.mark.parametrize("format", ["unified", "raw", "stream"])
@@ -774,7 +781,17 @@ def test_exit_codes_of_responses(
         (["interactions", "--limit", "9" * 5000], USAGE, "is not a whole number of 1 or more"),
         (["interactions", "--max-items", str(2**63)], USAGE, "is not a whole number of 1 or more"),
         (["interactions", "--timeout", "1e300"], USAGE, "is not a number of seconds"),
-        (["interactions", "--user", "", "--sandbox"], USAGE, "a user id must be a non-empty string"),
+        *(
+            ([*command, option, "", "--sandbox"], USAGE, f"{option}: it is empty")
+            for command, options in (
+                (["interactions"], ["--user", "--exclude-field", "--next-cursor", "--out"]),
+                (["interactions", "--key-by", "id"], ["--key-by"]),
+                (["interactions", "--format", "stream"], ["--path"]),
+                (["accounts"], ["--tenant-id", "--status", "--integration"]),
+                (["pull", "--out", "never"], ["--accounts", "--integration", "--status"]),
+            )
+            for option in options
+        ),
         (["interactions", "-q", "a.b.c.d.e.f.g=1", "--sandbox"], USAGE, "nested more than 5 levels"),
         (["interactions", "--timeout", "nan"], USAGE, "seconds"),
         (["interactions", "--api-url", "ftp://x", "--token", "t"], USAGE, "base_url"),
@@ -911,6 +928,20 @@ def test_half_a_page_is_cut_off_a_partial_file(tmp_path: Path) -> None:
     assert file.abandon(b"]") == kept
     assert kept.read_bytes() == b"[1]"
     assert [each.name for each in tmp_path.iterdir()] == [kept.name]
+
+
+@posix
+def test_a_full_disk_leaves_a_list_that_can_be_continued(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "x.ndjson"
+    assert run(*listing(sandbox, "-o", "ndjson", "--max-pages", "1", "--out", str(out))).code == DONE
+    first = out.read_bytes()
+    out.unlink()
+    with file_size_limit(len(first) + 10):
+        ran = run(*listing(sandbox, "-o", "ndjson", "--out", str(out)))
+    assert (ran.code, "complete so far: 3 interactions" in ran.err) == (INCOMPLETE, True)
+    assert (tmp_path / "x.ndjson.partial").read_bytes() == first
+    rest = run(*listing(sandbox, "-o", "ndjson", "--next-cursor", ran.cursor))
+    assert ndjson(first.decode() + rest.out) == expected(sandbox)
 
 
 def test_a_failure_before_the_first_page_leaves_nothing(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
@@ -1310,9 +1341,15 @@ def test_the_sandbox_takes_the_shapes_and_limits_of_the_service(
 
 
 def test_the_sandbox_stops_by_itself_when_told_to(run: Run) -> None:
-    ran = run("sandbox", "--for", "0.05", "--accounts", "1")
+    options = ("--accounts", "1", "--providers", "2", "--meetings", "3", "--year", "2023", "--plain")
+    ran = run("sandbox", "--for", "0.05", *options)
     assert ran.code == DONE
     assert ran.out.startswith("export TRUTO_API_BASE_URL=http://127.0.0.1:")
+    names = [line.removeprefix("export ").partition("=")[0] for line in ran.out.splitlines()]
+    others = [
+        f"{name}_{number}" for name in ("AVOMA", "CHORUS", "FIREFLIESAI", "WINGMAN") for number in (1, 2)
+    ]
+    assert names[2:] == ["ACCOUNT_1", *others]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals there")

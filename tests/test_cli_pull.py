@@ -454,10 +454,10 @@ def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: P
             ("--accounts", "a", *WINDOW, "--report", "/not/there/report.json"),
             "the directory does not exist",
         ),
-        (("--accounts", "a", *WINDOW, "--report", ""), "--report is empty"),
+        (("--accounts", "a", *WINDOW, "--report", ""), "--report: it is empty"),
         (("--accounts", "a", *WINDOW, "--report", "/"), "--report needs the name of a file"),
-        (("--accounts", "a", *WINDOW, "--out", ""), "--out is empty"),
-        (("--accounts-file", "", "--integration", "gong", *WINDOW), "--accounts-file is empty"),
+        (("--accounts", "a", *WINDOW, "--out", ""), "--out: it is empty"),
+        (("--accounts-file", "", "--integration", "gong", *WINDOW), "--accounts-file: it is empty"),
         (("--accounts", " , ", *WINDOW), "accounts has no accounts"),
     ],
 )

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
+from importlib import import_module
 from math import inf
-from typing import Any, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-import duckdb
 import msgspec
-import narwhals
-import pandas
-import polars
-import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,14 +26,20 @@ import truto_ci_async
 from tests.rawserver import RawServer, serving, with_length
 from tests.support import examples, run
 from truto_ci_async import (
+    AccountPage,
     Column,
+    DecodeError,
     ItemStream,
+    MemoryCheckpoint,
     Pacing,
     Paginator,
+    PlannedAccount,
     Pull,
+    Sandbox,
     Schema,
     TrutoClient,
     UsageError,
+    Window,
     schema,
 )
 from truto_ci_async._json import UNKNOWN
@@ -44,9 +50,31 @@ from truto_ci_async.models import (
     Integration,
     Interaction,
     Metrics,
+    Page,
     Person,
 )
 from truto_ci_async.models.row_views import PULL_SCHEMA
+
+if TYPE_CHECKING:
+    import duckdb
+    import narwhals
+    import pandas
+    import polars
+    import pyarrow
+else:
+
+    class Later:
+        """A module that is imported when it is used: all of these together take seconds."""
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(import_module(self.name), attribute)
+
+    duckdb, narwhals, pandas, polars, pyarrow = map(
+        Later, ["duckdb", "narwhals", "pandas", "polars", "pyarrow"]
+    )
 
 METRICS = [name for name in Metrics.__struct_fields__ if name != UNKNOWN]
 PACIFIC = timezone(timedelta(hours=-8))
@@ -443,3 +471,404 @@ def test_a_walk_has_the_same_values_and_types_in_every_library(
             assert (pull.report.rows, pull.report.complete) == (len(rows), True)
 
     run(scenario())
+
+
+# What has no schema
+
+
+def test_dicts_have_a_column_for_each_key() -> None:
+    """A provider's own row fits no schema of ours: its columns are its keys, and none of them is empty or changed."""
+    items = [
+        {"a": 1, "b": None, "c": {"x": [1]}, "id": "1", "big": 2**63, "mixed": 1, "flag": True},
+        {"a": 2.5, "b": None, "c": None, "id": "2", "big": 1, "mixed": "x", "late": "😀", "flag": None},
+    ]
+    rows, types = of_polars(truto_ci_async.to_polars(items))
+    assert types == {
+        "a": "Float64", "b": "String", "c": "String", "id": "String", "big": "String", "mixed": "String",
+        "flag": "Boolean", "late": "String",
+    }  # fmt: skip
+    assert rows == [
+        {"a": 1.0, "b": None, "c": '{"x":[1]}', "id": "1", "big": str(2**63), "mixed": "1", "flag": True, "late": None},
+        {"a": 2.5, "b": None, "c": None, "id": "2", "big": "1", "mixed": '"x"', "flag": None, "late": "😀"},
+    ]  # fmt: skip
+    raw = [Raw(json.dumps(item).encode()) for item in items]
+    assert of_polars(truto_ci_async.to_polars(raw)) == (rows, types)
+    assert truto_ci_async.to_polars(items, ["late", "a"]).columns == ["late", "a"]
+    assert of_pandas(truto_ci_async.to_pandas(items))[0] == rows
+    assert of_arrow(truto_ci_async.to_arrow(items))[0] == rows
+    assert truto_ci_async.to_polars([{}]).rows() == [("{}",)]
+    for odd in ([1, "x"], [Raw(b"[1]"), Raw(b"1e999")]):
+        assert truto_ci_async.to_polars(odd).columns == ["item"]
+    assert truto_ci_async.to_polars([Raw(b'{"n":1e999}')]).rows() == [('{"n":1e999}',)]
+
+
+@pytest.mark.parametrize(
+    "values", [[2**53, 0.5], [2**53 + 1, 0.5], [2**63 - 1], [2**63], [True, 1], ["x", None]]
+)
+def test_a_column_of_a_dict_holds_its_values_exactly(values: list[Any]) -> None:
+    frame = truto_ci_async.to_polars([{"a": value} for value in values])
+    found = frame["a"].to_list()
+    assert found == values or [json.loads(text) for text in found] == values
+
+
+class Contact(Struct, rename={"seen_at": "seenAt"}):
+    id: str
+    calls: int | None = None
+    score: int | float | None = None
+    seen_at: datetime | None = None
+    tags: tuple[str, ...] = ()
+
+
+def test_structs_of_your_own_have_a_column_for_each_field() -> None:
+    frame = truto_ci_async.to_polars(
+        [Contact("1", 2**63, 1), Contact("2", 2, None, datetime(2024, 1, 1), ("x",))]
+    )
+    assert list(frame.schema) == ["id", "calls", "score", "seenAt", "tags"]
+    assert [str(type).split("(")[0] for type in frame.dtypes] == [
+        "String",
+        "Int64",
+        "Float64",
+        "Datetime",
+        "String",
+    ]
+    assert frame.rows() == [
+        ("1", None, 1.0, None, "[]"),
+        ("2", 2, None, datetime(2024, 1, 1, tzinfo=UTC), '["x"]'),
+    ]
+
+
+@pytest.mark.parametrize("item_type", [dict, Raw])
+def test_walks_without_a_schema(item_type: Any) -> None:
+    """All rows at once have a column for each key. In batches, a later row might not fit: one column of JSON does."""
+
+    async def scenario() -> None:
+        pages = [
+            [{"id": "1", "n": 1}],
+            [{"id": "2", "n": 1.5, "more": {"x": 1}}, {"integrated_account_id": 5}],
+        ]
+        async with service(*pages) as client:
+            walk = client.interactions.list("acc", item_type=item_type, **WINDOW)
+            frame = await walk.to_polars()
+            assert frame.rows() == [
+                ("1", 1.0, None, None),
+                ("2", 1.5, '{"x":1}', None),
+                (None, None, None, 5),
+            ]
+            assert frame.columns == ["id", "n", "more", "integrated_account_id"]
+            batches = [polars.DataFrame(batch) async for batch in walk.arrow_batches(rows=1)]
+            assert [batch.columns for batch in batches] == [["item"]] * 2
+            lines = [json.loads(text) for batch in batches for text in batch["item"]]
+            assert lines == [item for page in pages for item in page]
+            async with client.interactions.pull(["acc"], item_type=item_type, **WINDOW) as pull:
+                pulled = await pull.to_pandas()
+            assert list(pulled.columns) == [*LEAD, "id", "n", "more"]  # ours take the place of theirs
+            assert list(pulled["integrated_account_id"]) == ["acc"] * 3
+
+    run(scenario())
+
+
+def test_what_was_received_without_a_field_is_a_column_on_request() -> None:
+    async def scenario() -> None:
+        async with service([wire(1, novelty={"x": 1}), wire(2)]) as client:
+            page = await client.interactions.list("acc", **WINDOW)
+            received = '{"novelty":{"x": 1}}'
+            assert page.to_polars(["id", "unknown"]).rows() == [("1", received), ("2", None)]
+            assert page[0].row(["unknown"]) == {"unknown": received}
+
+    run(scenario())
+    with pytest.raises(UsageError, match="no column 'unknown'"):
+        truto_ci_async.to_polars([{"a": 1}], ["unknown"])
+
+
+# Lists, pages and misuse
+
+
+def test_lists_and_pages_at_hand() -> None:
+    page, other = Page([person(1)], item_type=Interaction), Page([person(2), person(3)])
+    assert truto_ci_async.to_polars([page, other])["id"].to_list() == ["1", "2", "3"]
+    assert truto_ci_async.to_polars(iter([person(1)])).equals(page.to_polars())
+    assert truto_ci_async.to_pandas(page).shape == (1, 18)
+    assert truto_ci_async.to_polars([]).shape == (0, 0)
+    assert Page([], item_type=Interaction).to_arrow().num_columns == 18
+    metrics = page.to_polars(["id", "additional_metrics.*"])
+    assert metrics.columns == ["id", "additional_metrics.Calls", "additional_metrics.Share"]
+    account = AccountPage(PlannedAccount("acc", "t"), Window("2024-01-01", None), page)
+    frame = account.to_polars(["tenant_id", "window_start", "window_end", "id"])
+    assert frame.rows() == [("t", datetime(2024, 1, 1, tzinfo=UTC), None, "1")]
+    assert truto_ci_async.to_polars([account, account]).height == 2
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ("text", "not a str"),
+        ({"id": "1"}, "not a dict"),
+        (5, "not a int"),
+        ([Page([]), 5], "not of both"),
+        ([Page([]), AccountPage(PlannedAccount("acc"), Window(), Page([]))], "not both"),
+    ],
+)
+def test_what_cannot_become_a_frame_is_refused(items: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        truto_ci_async.to_polars(items)
+
+
+def test_pandas_is_told_how_to_take_a_page() -> None:
+    """``pandas.DataFrame(page)`` looks for no columns: it would be one column of objects."""
+    with pytest.raises(UsageError, match="to_pandas"):
+        pandas.DataFrame(cast("Any", Page([person(1)])))
+
+
+@pytest.mark.parametrize("rows", [0, -1, True, 1.5, None])
+def test_a_batch_has_a_row_at_least(rows: Any) -> None:
+    async def scenario() -> None:
+        async with service([]) as client:
+            walk = client.interactions.list("acc", **WINDOW)
+            with pytest.raises(UsageError, match="1 or more"):
+                walk.arrow_batches(rows=rows)
+            with pytest.raises(UsageError, match="no column 'x'"):
+                walk.arrow_batches(columns=["x"])
+
+    run(scenario())
+
+
+# Batches
+
+
+def test_batches_gather_small_pages_and_keep_whole_ones() -> None:
+    async def scenario() -> None:
+        async with service(*[[wire(at)] for at in range(5)], [wire(at) for at in range(5, 9)]) as client:
+            walk = client.interactions.list("acc", **WINDOW)
+            batches = [batch async for batch in walk.arrow_batches(rows=2)]
+            assert [batch.num_rows for batch in batches] == [2, 2, 5]
+            assert [len(batch.pages) for batch in batches] == [2, 2, 2]
+            table = pyarrow.Table.from_batches(map(pyarrow.record_batch, batches))
+            assert table["id"].to_pylist() == [str(at) for at in range(9)]
+            assert repr(batches[0]) == "Batch(2 rows, 18 columns)"
+            assert batches[0].to_pandas().shape == (2, 18)
+            with pytest.raises(UsageError, match="open pull"):
+                await batches[0].commit()
+
+    run(scenario())
+
+
+def test_an_error_comes_after_the_rows_before_it() -> None:
+    async def scenario() -> None:
+        async with service([wire(1)], [{"foreign": 1}]) as client:
+            walk = client.interactions.list("acc", on_invalid="raise", **WINDOW)
+            batches = walk.arrow_batches()
+            assert (await anext(batches)).num_rows == 1
+            for _ in range(2):
+                with pytest.raises(DecodeError):
+                    await anext(batches)
+            with pytest.raises(DecodeError):
+                await walk.to_pandas()
+
+    run(scenario())
+
+
+PULLED = [[wire(1)], [], [wire(2)], [wire(3)], [wire(4)]]
+
+
+async def again(client: TrutoClient, checkpoint: MemoryCheckpoint) -> list[str]:
+    """Return what the next run of a pull gets."""
+    async with client.interactions.pull(["acc"], checkpoint=checkpoint, **WINDOW) as pull:
+        return [item.id async for page in pull for item in page.page]
+
+
+def test_asking_for_the_next_batch_marks_the_one_before() -> None:
+    """What the caller has not come back from is pulled again: a batch gathers pages ahead, and marks none of them."""
+
+    async def scenario() -> None:
+        async with service(*PULLED) as client:
+            for taken, left in ((1, ["1", "2", "3", "4"]), (2, ["3", "4"]), (3, [])):
+                checkpoint = MemoryCheckpoint()
+                async with client.interactions.pull(["acc"], checkpoint=checkpoint, **WINDOW) as pull:
+                    batches = pull.arrow_batches(rows=2)
+                    for _ in range(taken):
+                        await anext(batches, None)
+                assert await again(client, checkpoint) == left
+
+    run(scenario())
+
+
+def test_batches_of_a_manual_pull_are_committed_by_hand() -> None:
+    async def scenario() -> None:
+        async with service(*PULLED) as client:
+            checkpoint = MemoryCheckpoint()
+            options: dict[str, Any] = {"checkpoint": checkpoint, "commit": "manual", **WINDOW}
+            async with client.interactions.pull(["acc"], **options) as pull:
+                batches = [batch async for batch in pull.arrow_batches(rows=2)]
+                await batches[0].commit()
+                with pytest.raises(UsageError, match="commit='auto'"):
+                    await pull.to_polars()
+            assert await again(client, checkpoint) == ["3", "4"]
+
+    run(scenario())
+
+
+def test_a_frame_of_a_pull_is_done_when_it_is_complete() -> None:
+    """Marked on the way, the rows of a run that was cancelled would be in no frame and in no later run."""
+
+    async def scenario() -> None:
+        async with service(*PULLED) as client:
+            checkpoint = MemoryCheckpoint()
+            async with client.interactions.pull(["acc"], checkpoint=checkpoint, **WINDOW) as pull:
+                frame = await pull.to_polars()
+            assert frame["id"].to_list() == ["1", "2", "3", "4"]
+            assert await again(client, checkpoint) == []
+
+            checkpoint = MemoryCheckpoint()
+            async with client.interactions.pull(["acc"], checkpoint=checkpoint, **WINDOW) as pull:
+                task = asyncio.create_task(pull.to_polars())
+                while not pull.report.requests:
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+            assert await again(client, checkpoint) == ["1", "2", "3", "4"]
+
+    run(scenario())
+
+
+def test_a_cancelled_wait_for_a_batch_loses_no_rows() -> None:
+    async def scenario() -> None:
+        async with service(*PULLED) as client, client.interactions.pull(["acc"], **WINDOW) as pull:
+            batches = pull.arrow_batches(rows=3)
+            first: Any = None
+            for turns in range(200):
+                task = asyncio.ensure_future(anext(batches))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                task.cancel()
+                await asyncio.wait([task])
+                if not task.cancelled():
+                    first = task.result()
+                    break
+            assert (first or await anext(batches)).num_rows == 3
+            batches = client.interactions.list("acc", **WINDOW).arrow_batches()
+            _, second = await asyncio.gather(anext(batches), anext(batches), return_exceptions=True)
+            assert isinstance(second, UsageError)
+
+    run(scenario())
+
+
+def test_batches_of_many_accounts() -> None:
+    """A batch may be larger than what a pull reads ahead, and its pages are not marked before it is full."""
+
+    async def scenario() -> None:
+        async with (
+            Sandbox(accounts=9, interactions=30, page_size=7, token_rate=None, account_rate=None) as sandbox,
+            TrutoClient(sandbox.token, base_url=sandbox.url, pacing=Pacing.off()) as client,
+        ):
+            async with client.interactions.pull(sandbox.account_ids, **WINDOW) as pull:
+                batches = [batch async for batch in pull.arrow_batches(rows=10**6)]
+            assert [batch.num_rows for batch in batches] == [270]
+            assert pull.report.complete
+            counts = batches[0].to_polars().group_by("integrated_account_id").len()
+            assert counts["len"].to_list() == [30] * 9
+
+    run(scenario())
+
+
+# What is installed
+
+PROGRAM = """
+import json, sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in sys.argv[1].split(","):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from datetime import UTC, datetime
+import truto_ci_async
+from truto_ci_async import Interaction, Metrics, MissingExtraError, Page, Person
+
+time = datetime(2024, 1, 1, tzinfo=UTC)
+last = Interaction(id="é", start_time=time, metrics=Metrics(patience=5.5))
+page = Page([Interaction(id="1", metrics=Metrics(patience=5)), last])
+shown = {}
+
+def show(name, make):
+    try:
+        shown[name] = make()
+    except MissingExtraError as error:
+        shown[name] = f"missing {error.extra}"
+    except ImportError:
+        shown[name] = "not installed"
+
+def rows(frame):
+    return [[str(value) for value in frame[name].tolist()] for name in ("id", "patience", "start_time")]
+
+def from_polars():
+    import polars
+    return polars.DataFrame(page)["patience"].to_list()
+
+def from_duckdb():
+    import duckdb
+    return duckdb.sql("select patience from page").fetchall()
+
+columns = ["id", "patience", "start_time"]
+show("polars", from_polars)
+show("to_polars", lambda: page.to_polars(columns)["patience"].to_list())
+show("to_pandas", lambda: rows(page.to_pandas(columns)))
+show("types", lambda: [str(type) for type in page.to_pandas(columns).dtypes])
+show("to_arrow", lambda: page.to_arrow().num_rows)
+show("duckdb", from_duckdb)
+print(json.dumps(shown))
+"""
+PATIENCE = [5.0, 5.5]
+IN_PANDAS = [["1", "é"], ["5.0", "5.5"], ["NaT", "2024-01-01 00:00:00+00:00"]]
+
+
+def shown_without(*names: str, python: str = sys.executable) -> dict[str, Any]:
+    done = subprocess.run(
+        [python, "-W", "error", "-c", PROGRAM, ",".join(names)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(truto_ci_async.__file__).parents[1])},
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_without_pyarrow() -> None:
+    """It has 170 MB, and only ``to_arrow`` needs it."""
+    assert shown_without("pyarrow") == {
+        "polars": PATIENCE,
+        "to_polars": PATIENCE,
+        "to_pandas": IN_PANDAS,
+        "types": ["str", "float64", "datetime64[us, UTC]"],
+        "to_arrow": "missing parquet",
+        "duckdb": [[5.0], [5.5]],
+    }
+
+
+def test_with_pyarrow_and_without_arro3() -> None:
+    found = shown_without("arro3", "polars", "pandas")
+    assert (found["to_arrow"], found["duckdb"]) == (2, [[5.0], [5.5]])
+    assert [found[name] for name in ("to_polars", "to_pandas")] == ["missing polars", "missing pandas"]
+
+
+def test_what_is_missing_is_told() -> None:
+    found = shown_without("pyarrow", "arro3", "pandas", "duckdb")
+    shown = [found[name] for name in ("polars", "to_polars", "to_pandas", "to_arrow")]
+    assert shown == ["missing arrow", "missing polars", "missing pandas", "missing parquet"]
+
+
+@pytest.mark.long
+def test_pandas_2(tmp_path: Path) -> None:
+    """In an environment of its own: the tests have pandas 3, where text is another type."""
+    for command in (
+        [sys.executable, "-m", "venv", str(tmp_path)],
+        [str(tmp_path / "bin" / "python"), "-m", "pip", "install", "-q", "pandas<3", *CORE],
+    ):
+        subprocess.run(command, check=True, timeout=300)
+    found = shown_without("pyarrow", "polars", "duckdb", "arro3", python=str(tmp_path / "bin" / "python"))
+    assert found["to_pandas"] == IN_PANDAS
+    assert found["types"] == ["object", "float64", "datetime64[us, UTC]"]
+
+
+CORE = ["aiohttp", "anyio", "ijson", "msgspec"]

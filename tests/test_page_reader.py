@@ -426,6 +426,27 @@ def test_raw_values_are_detached_unless_asked_not_to(item_type: Any, item: bytes
     assert msgspec.json.encode(detached) == msgspec.json.encode(views)
 
 
+def test_only_types_with_raw_deeper_inside_are_looked_through() -> None:
+    """For fields of the items themselves, a loop in C does it in a fiftieth of the time."""
+
+    class Plain(msgspec.Struct):
+        required: Raw
+        optional: Raw = Raw(b"null")
+        text: str | None = None
+
+    class Unset(msgspec.Struct):
+        maybe: Raw | msgspec.UnsetType = msgspec.UNSET
+
+    for item_type, names, has_more in (
+        (Plain, ["required", "optional"], False),
+        (Unset, [], True),
+        (dict[str, int], [], False),
+        (dict[str, Raw], [], True),
+    ):
+        fields, is_inside = detach.raw_places(item_type)
+        assert ([name for name, _ in fields], is_inside) == (names, has_more)
+
+
 def test_items_that_refer_to_their_parents_are_detached_too() -> None:
     text = b'[{"own":1,"nodes":[{"own":2},{"own":3}]}]' + b" " * 9
     held = sys.getrefcount(text)

@@ -21,7 +21,7 @@ from tests.foreign_values import Length, Letter, NotATime, NumPyScalar, Real, St
 from tests.support import run
 from truto_ci_async._wire.list_query import list_query
 from truto_ci_async.client import TrutoClient
-from truto_ci_async.errors import PermissionDeniedError, UsageError
+from truto_ci_async.errors import DecodeError, PermissionDeniedError, UsageError
 from truto_ci_async.models import IntegratedAccount, Integration, Page, Person
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
 from truto_ci_async.pull.plan import accounts as plan_accounts
@@ -99,6 +99,8 @@ def test_a_file_holds_one_id_or_one_object_a_line(tmp_path: Path) -> None:
         (b'a\n{"id": 7}\n', "line 2: an account id must be non-empty text, not 7"),
         (b'{"name": "a"}\n', "line 1: an account id must be non-empty text, not None"),
         (b'{"id": "a"\n', "line 1: "),
+        (b'{"id": "\\ud800"}\n', "line 1: "),
+        (b'{"id": ' + b"[" * 100_000, "line 1: .*nested too deep"),
         (b"\xff\xfe", "cannot read accounts"),
     ],
 )
@@ -108,6 +110,13 @@ def test_a_wrong_file_names_the_line(tmp_path: Path, content: bytes, message: st
     path.write_bytes(content)
     with pytest.raises(UsageError, match=message):
         make(path)
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no /dev/zero here")
+def test_a_file_without_an_end_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("truto_ci_async.pull.plan.accounts.MAX_FILE_BYTES", 1000)
+    with pytest.raises(UsageError, match="more than 1,000 bytes"):
+        make(Path("/dev/zero"))
 
 
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
@@ -187,6 +196,12 @@ def discover(*found: str, **options: Any) -> Plan:
     plan = run(resolve(client.integrated_accounts.list, now=NOW, **options))
     assert len(client.asked) == 1
     return plan
+
+
+def test_an_account_that_is_found_without_an_id_is_an_error_of_the_service() -> None:
+    """It was a UsageError about an id that nobody had passed."""
+    with pytest.raises(DecodeError, match="lists an account without an id"):
+        discover("x", "", integration="gong")
 
 
 def test_accounts_are_discovered_by_integration_and_status() -> None:

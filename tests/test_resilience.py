@@ -1272,6 +1272,17 @@ RAW_FAILURES: dict[str, Any] = {
             "chunk": OK + b"Transfer-Encoding: chunked\r\n\r\n3\r\n[1,\r\nTOKEN\r\n",
         }.items()
     },
+    **{
+        name: answers_with([with_length(body.replace(b"TOKEN", SECRETS["token"].encode()))])
+        for name, body in {
+            "repeated in no JSON": b'{"result": TOKEN}',
+            "repeated in a key": b'{"TOKEN": "TOKEN"}',
+            "repeated in a cursor": b'{"result": [], "next_cursor": {"TOKEN": 1}}',
+            "repeated before bad UTF-8": b'{"TOKEN": "\xff"}',
+            "repeated in half a body": b'{"result": [{"TOKEN": "TOK',
+            "cut in an excerpt": b'{"results of yesterday": [TOKEN]}',
+        }.items()
+    },
 }
 
 

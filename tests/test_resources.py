@@ -51,7 +51,7 @@ from truto_ci_async import (
 from truto_ci_async.pull.report import Budget
 from truto_ci_async.sandbox import Fault, Sandbox
 
-from .foreign_values import Missing
+from .foreign_values import Missing, Text
 from .rawserver import RawServer, serving, with_length
 from .support import run
 
@@ -770,6 +770,7 @@ EMPTY_HEADS = {
     "204": b"HTTP/1.1 204 No Content\r\n\r\n",
     "205": b"HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n",
     "length of 0": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "length of 000": b"HTTP/1.1 200 OK\r\nContent-Length: 000\r\n\r\n",
 }
 # Empty, but the head does not say so: the body may have been lost on the way.
 LOST_BODIES = {
@@ -1434,6 +1435,25 @@ def test_accounts_are_filtered_by_the_service(arguments: dict[str, Any], query: 
             assert len(accounts) == len(everyone)
 
     in_sandbox(scenario, accounts=3, others=5)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *({name: ""} for name in ("integration", "status", "tenant_id", "created_at", "updated_at")),
+        {"created_at": {}},
+        {"tenant_id": Text("")},
+    ],
+)
+def test_an_empty_filter_of_accounts_is_refused(arguments: dict[str, Any]) -> None:
+    """The accounts of one tenant must never become those of all, because a variable was not set."""
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        with pytest.raises(UsageError, match=f"{next(iter(arguments))} is empty"):
+            truto.integrated_accounts.list(**arguments)
+        assert not sandbox.requests
+
+    in_sandbox(scenario)
 
 
 def test_the_dot_in_a_filters_name_is_sent_literally() -> None:

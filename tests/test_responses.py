@@ -127,6 +127,23 @@ def test_a_503_of_truto_is_about_the_account_unless_it_is_the_providers(
     assert failure_of(error).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    "value", ["soon", "5s", '"5"', "Wed, 21 Oct 0000 07:28:00 GMT", "2026-11-29T21:00:00Z"]
+)
+def test_a_503_that_says_when_to_come_back_blocks_nobody(value: str) -> None:
+    """Even if we cannot read when that is. The account was taken for blocked, and never asked again."""
+    text = body({"statusCode": 503, "error": "Service Unavailable", "message": "m"})
+    error = read_error(503, {"retry-after": value}, text)
+    assert type(error) is ServerError
+    assert failure_of(error).verdict == "fault"
+    assert type(read_error(503, {"retry-after": " "}, text)) is AccountBlockedError
+
+
+def test_a_3xx_that_leads_nowhere_is_no_redirect() -> None:
+    error = read_error(304, {}, b"", reason="Not Modified")
+    assert str(error) == "Truto responded with 304 Not Modified: Not Modified"
+
+
 def test_an_error_carries_everything_the_service_sent() -> None:
     error = read_error(
         422,
@@ -409,6 +426,10 @@ def test_a_token_is_read() -> None:
         b'{"token": "hunter2"}',
         b'{"integrated_account_token": ["hunter2"]}',
         b'{"integrated_account_token": "hunter2"',
+        b'{"integrated_account_token": ""}',
+        b'{"integrated_account_token": "hunter2\\ud83d"}',
+        b'{"integrated_account_token": "hunter2\\n"}',
+        b'{"integrated_account_token": "hunter2 x"}',
     ],
 )
 def test_a_response_without_a_token_is_not_quoted(text: bytes) -> None:

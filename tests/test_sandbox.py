@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import truto_ci_async.sandbox as package
-from tests.sandbox_caller import DEADLINE, INTERACTIONS, JANUARY, Caller
+from tests.sandbox_caller import DEADLINE, INTERACTIONS, JANUARY, MODEL, Caller
 from tests.support import run
 from truto_ci_async.sandbox import Fault, Options, Sandbox, parse_query
 from truto_ci_async.sandbox.fixtures import truto_sandbox as truto_sandbox
@@ -348,6 +348,7 @@ NAMES = [
     "truto_super_query", "truto_exclude_fields[]", "truto_exclude_fields", "truto_response_format", "created_at",
     "truto_skip_api_call", "created_at[gt]", "created_at[in]", "created_at[in][]", "created_at[a][b]", "sort_by",
     "sort_by[id]", "sort_by[user]", "metrics.patience[lt]", "id[ne]", "user", "remote_query[a][b]", "remote_query[]",
+    "meeting", "meeting[id]", "meeting[id][]", "meeting.id", "user_id", "user_id[a]", "updated_at",
     "integration.name", "status", "features.super_query", "is_sandbox", "type", "methods", "has_description", "x",
 ]  # fmt: skip
 VALUES = [
@@ -359,13 +360,31 @@ VALUES = [
 
 @given(
     st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=8),
-    st.sampled_from(["unified", "contacts", "accounts", "capabilities", "meta", "account"]),
+    st.sampled_from(
+        [
+            "unified",
+            "contacts",
+            "accounts",
+            "capabilities",
+            "meta",
+            "account",
+            "meetings",
+            "users",
+            "transcripts",
+            "activity",
+            "meeting",
+        ]
+    ),
     st.booleans(),
 )
 def test_no_request_breaks_the_service(pairs: list[tuple[str, str]], what: str, strict: bool) -> None:
     """Whatever is asked, the response is one of Truto's, never a failure inside the sandbox."""
-    sandbox = Sandbox(accounts=1, others=1, interactions=3, strict=strict, token_rate=None, account_rate=None)
+    sandbox = Sandbox(
+        accounts=1, others=1, interactions=3, meetings=3, strict=strict, token_rate=None, account_rate=None
+    )
     account = sandbox.account_ids[0]
+    below = f"?integrated_account_id={account}&"
+    meeting = sandbox.meeting_ids(account)[0]
     path = {
         "unified": f"{INTERACTIONS}?integrated_account_id={account}&{urlencode(JANUARY)}",
         "contacts": f"/unified/crm/contacts?integrated_account_id={account}",
@@ -373,6 +392,11 @@ def test_no_request_breaks_the_service(pairs: list[tuple[str, str]], what: str, 
         "capabilities": f"/integrated-account/{account}/capabilities?",
         "meta": f"{INTERACTIONS}/meta/list?integrated_account_id={account}",
         "account": f"/integrated-account/{account}?",
+        "meetings": f"{MODEL}/meetings{below}",
+        "users": f"{MODEL}/users{below}",
+        "transcripts": f"{MODEL}/transcripts{below}meeting[id]={meeting}",
+        "activity": f"{MODEL}/activity{below}{urlencode(JANUARY)}",
+        "meeting": f"{MODEL}/meetings/{meeting}{below}",
     }[what]
     target = "&".join([path, *(f"{name}={value}" for name, value in pairs)])
     record = sandbox.record("GET", target, {"Authorization": f"Bearer {sandbox.token}"}, 0)
@@ -818,6 +842,9 @@ def test_another_resource_pages_the_same_way() -> None:
             path, account = "/unified/crm/contacts", caller.account
             found = await caller.collect(path=path, integrated_account_id=account, limit="10")
             assert len(found) == 36
+            one = await caller.get(path=f"{path}/1003", integrated_account_id=account)
+            assert one.json == found[3]
+            assert (await caller.get(path=f"{path}/5", integrated_account_id=account)).status == 404
             raw = "sort_by[id]=desc&id[lt]=1010"
             some = await caller.collect(
                 path=path, integrated_account_id=account, truto_super_query="apac", raw=raw

@@ -18,6 +18,7 @@ import msgspec
 import pytest
 
 from tests.simulation.loop import SimTime
+from tests.simulation.mends import MENDS, Mend, search
 from tests.simulation.service import Answer, SimClient
 from tests.simulation.stores import Durable, SimCheckpoint, SimSink
 from tests.simulation.world import Options, simulate
@@ -54,6 +55,20 @@ def test_whatever_happens_nothing_is_lost_or_doubled(chunk: int) -> None:
 def test_whatever_happens_nothing_is_lost_or_doubled_in_many_worlds() -> None:
     for seed in range(SEEDS, MANY):
         simulate(Options.draw(seed))
+
+
+def test_mends_can_be_taken_out() -> None:
+    """If this fails, the code has changed around one of them: write it anew in `tests/simulation/mends.py`."""
+    for mend in MENDS:
+        assert mend.without()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("mend", MENDS, ids=lambda mend: mend.name.replace(" ", "-"))
+def test_the_simulation_finds_each_mend_that_is_taken_out(mend: Mend) -> None:
+    """With all of them in, it finds nothing in ten times as many worlds."""
+    found = search(mend)
+    assert found.is_found, found.told
 
 
 def test_a_seed_tells_the_same_story_each_time() -> None:

@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -222,6 +223,9 @@ def drive(format: str, folder: Path) -> None:
     Runs in a process of its own and forks: nothing is imported twice, and SIGKILL is the real one.
     """
     import signal
+
+    with suppress(ImportError):
+        import_module("pandas")  # pyarrow imports it with the first array, which would be once in each child
 
     def attempt(out: Path, at: int) -> bool:
         """Run until step number ``at``. Return False if the pull ended before."""
@@ -803,6 +807,17 @@ def test_planted_temporary_files_are_not_written_into(format: str, tmp_path: Pat
 @posix
 def test_a_manifest_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(StateConflictError, match="was not written by a pull"):
+        run(pull(build("ndjson", tmp_path), MemoryCheckpoint()))
+
+
+@pytest.mark.parametrize("content", ["nested", "huge"])
+def test_a_manifest_that_no_pull_wrote_is_not_decoded(tmp_path: Path, content: str) -> None:
+    with (tmp_path / "manifest.json").open("wb") as file:
+        if content == "huge":
+            file.truncate(2**40)
+        else:
+            file.write(b'{"kind":"truto-manifest-1","format":"ndjson","more":' + b"[" * 100_000)
     with pytest.raises(StateConflictError, match="was not written by a pull"):
         run(pull(build("ndjson", tmp_path), MemoryCheckpoint()))
 

@@ -38,6 +38,7 @@ from truto_ci_async import (
     UsageError,
 )
 from truto_ci_async._files import Disk
+from truto_ci_async._http.credentials import Secret
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.events import Emitter
@@ -763,6 +764,7 @@ class FakeBody:
     """A response with these pieces; one may be an exception to raise."""
 
     status = 200
+    token = Secret()
 
     def __init__(self, pieces: list[bytes | Exception]) -> None:
         self.headers: dict[str, str] = {}

@@ -907,6 +907,7 @@ def test_each_batch_of_users_has_its_own_targets() -> None:
         ({"ignore_limit": "false"}, "ignore_limit must be True or False"),
         ({"skip_api_call": 1}, "skip_api_call must be True or False"),
         ({"exclude_fields": [5]}, "5 is none"),
+        ({"exclude_fields": [""]}, "'' is none"),
         ({"exclude_fields": {"id": 1}}, "exclude_fields must be a list of names"),
         ({"users": 5}, "users must be a list of ids"),
         ({"exclude_fields": "id"}, "exclude_fields=\\['id'\\]"),

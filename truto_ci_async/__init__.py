@@ -51,6 +51,10 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.report import Budget as Budget
     from .pull.report import PullReport as PullReport
     from .pull.shard import run_shard as run_shard
+    from .reports import charts as charts
+    from .reports.read_folder import Folder as Folder
+    from .reports.read_folder import read_folder as read_folder
+    from .reports.report_page import report as report
     from .resources.activity import Activities as Activities
     from .resources.base import Resource as Resource
     from .resources.integrated_accounts import IntegratedAccounts as IntegratedAccounts
@@ -96,6 +100,9 @@ _NAMES = {
     "pull.plan.plan": "Plan",
     "pull.report": "Budget PullReport",
     "pull.shard": "run_shard",
+    "reports": "charts",
+    "reports.read_folder": "Folder read_folder",
+    "reports.report_page": "report",
     "resources.activity": "Activities",
     "resources.base": "Resource",
     "resources.integrated_accounts": "IntegratedAccounts",

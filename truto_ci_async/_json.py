@@ -11,7 +11,7 @@ replaced by ``\\ufffd``, which has the same length, so offsets stay as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -136,12 +136,19 @@ def describe(body: bytes) -> str:
 #: The field in which a struct keeps members that it has no field for, as the JSON text of an object.
 UNKNOWN = "unknown_json"
 _MARK = f'"{UNKNOWN}":'.encode()
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 def encode(value: object) -> bytes:
     """Encode a value as JSON, with the unknown members of each struct in it in their place."""
     text = msgspec.json.encode(value)
     return text if _MARK not in text else _encode_members(value)
+
+
+def encode_lines(values: Iterable[object]) -> bytes | None:
+    """Encode values as lines of JSON; None if one has unknown members, which are not in their place then."""
+    text = _encode_lines(values)
+    return text if _MARK not in text else None
 
 
 def _encode_members(value: object) -> bytes:

@@ -67,7 +67,7 @@ def _try_lock(file: int) -> None:
     try:
         _lock(file)
     except PermissionError as error:
-        raise BlockingIOError(str(error)) from error
+        raise BlockingIOError from error
 
 
 class LockOwner(Struct):
@@ -303,7 +303,7 @@ def _read(file: int) -> bytes:
 def _read_owner(file: int) -> LockOwner | None:
     try:
         return msgspec.json.decode(_read(file), type=LockOwner)
-    except (OSError, UnicodeError, msgspec.DecodeError):
+    except (OSError, UnicodeError, RecursionError, msgspec.DecodeError):
         return None
 
 

@@ -3,8 +3,8 @@
     python -m tests.simulation.mends              all of them
     python -m tests.simulation.mends trial token  those whose names have one of these words
 
-Each is a text of a module and what stood there before. `test_mends_can_be_taken_out` fails when the text has changed:
-write it anew then.
+Each is some text of the package and what stood there before. `test_mends_can_be_taken_out` fails when such a text has
+changed: write it anew then.
 """
 
 from __future__ import annotations
@@ -17,120 +17,188 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = "truto_ci_async"
+import truto_ci_async
+
+TESTS, PACKAGE = Path(__file__).parents[1], Path(truto_ci_async.__file__).parent
 # Within so many seeds each of them has to be found.
-SEEDS = 3_000
+SEEDS = 5_000
 # Seconds for one mend; a search that takes longer has found nothing.
 MAX_SECONDS = 900.0
 
 
-class Mend(NamedTuple):
-    """What stands in a file of the package now, and what stood there before it was mended."""
+class Change(NamedTuple):
+    """A text in a file of the package, and what stood there before."""
 
-    name: str
     file: str
     now: str
     before: str
 
-    def take_out(self, root: Path) -> None:
-        """:raises ValueError: its text is not in the file, or more than once."""
-        path = root / PACKAGE / self.file
-        text = path.read_text()
-        if text.count(self.now) != 1:
-            raise ValueError(f"{self.name}: its text is {text.count(self.now)} times in {self.file}")
-        path.write_text(text.replace(self.now, self.before))
+
+class Mend:
+    """What was mended, and the changes that did it."""
+
+    def __init__(self, name: str, *changes: tuple[str, str, str]) -> None:
+        self.name = name
+        self.changes = [Change(*change) for change in changes]
+
+    def without(self) -> dict[str, str]:
+        """Return the files that it changed, as they are without it.
+
+        :raises ValueError: a text is not in its file, or more than once.
+        """
+        texts: dict[str, str] = {}
+        for file, now, before in self.changes:
+            text = texts.get(file) or (PACKAGE / file).read_text()
+            if text.count(now) != 1:
+                raise ValueError(f"{self.name}: {now!r} is {text.count(now)} times in {file}")
+            texts[file] = text.replace(now, before)
+        return texts
 
 
 ACCOUNT, COMMITS, ENGINE = "pull/account_pull.py", "pull/commits.py", "pull/engine.py"
-BREAKER = "_http/policy/circuit_breaker.py"
+BREAKER, FILES, SQLITE = "_http/policy/circuit_breaker.py", "sinks/files.py", "pull/checkpoint/sqlite.py"
 
 MENDS = (
     # What was met before.
     Mend(
         "rows are left out only where a walk began again",
-        ACCOUNT,
-        "(position is None or progress.is_restarted)",
-        "(position is None or progress.is_restarted or progress.error is not None)",
+        (
+            ACCOUNT,
+            "(position is None or progress.is_restarted)",
+            "(position is None or progress.is_restarted or progress.error is not None)",
+        ),
+        (
+            ACCOUNT,
+            "goes_on=position is not None)",
+            "goes_on=position is not None and progress.is_restarted)",
+        ),
     ),
     Mend(
         "what a second walk has met is stored",
-        ACCOUNT,
-        "            entry.log = log\n",
-        "            pass\n",
+        (ACCOUNT, "            entry.log = log\n", "            pass\n"),
     ),
     Mend(
         "a second walk that is resumed goes on with what it has met",
-        ACCOUNT,
-        "SeenRows(log, goes_on=position is not None)",
-        "SeenRows(log)",
+        (ACCOUNT, "SeenRows(log, goes_on=position is not None)", "SeenRows(log)"),
     ),
     Mend(
         "a row's fingerprint depends on that row alone",
-        "pull/row_fingerprints.py",
-        "    return [_view_of(item) for item in items]\n",
-        "    return [None for item in items]\n",
+        (
+            "pull/row_fingerprints.py",
+            "    return [_view_of(item) for item in items]\n",
+            "    return [None for item in items]\n",
+        ),
     ),
     Mend(
         "a page that is being written counts, though the block is left",
-        COMMITS,
-        "            # Whatever happened meanwhile: the sink has the page, and a final commit waits for this lock.\n",
-        "            self.require_open()\n",
+        (
+            COMMITS,
+            "            # Whatever happened meanwhile: the sink has the page,",
+            "            self.require_open()\n            #",
+        ),
     ),
     Mend(
         "pages of one account are written in order",
-        COMMITS,
-        "            if entry.queue[0] is not entry:\n                return False\n",
-        "",
-    ),
-    Mend(
-        "with a sink only writing marks a page",
-        ENGINE,
-        "            if self._handed is not None:\n                self._handed.mark()",
-        "            if self._handed is not None:\n                self._commits.mark(self._handed._entry)",
+        (COMMITS, "            if entry.queue[0] is not entry:\n                return False\n", ""),
     ),
     # What the service is doing.
     Mend(
         "an answer counts when it arrives",
-        ACCOUNT,
-        "        shared.circuit.success(self._arrived_at)\n        self._calls",
-        "        shared.circuit.success(time.monotonic())\n        self._calls",
+        (
+            ACCOUNT,
+            "        shared.circuit.success(self._arrived_at)\n        self._calls",
+            "        shared.circuit.success(time.monotonic())\n        self._calls",
+        ),
     ),
-    Mend(
-        "a trial may renew the token",
-        ACCOUNT,
-        "attempts=min(2, retry.attempts)",
-        "attempts=1",
-    ),
+    Mend("a trial may renew the token", (ACCOUNT, "attempts=min(2, retry.attempts)", "attempts=1")),
     Mend(
         "the last attempt may renew the token",
-        "_http/policy/retry.py",
-        'if self.attempts >= attempts and (verdict != "auth" or attempts == 1):',
-        "if self.attempts >= attempts:",
+        (
+            "_http/policy/retry.py",
+            'if self.attempts >= attempts and (verdict != "auth" or attempts == 1):',
+            "if self.attempts >= attempts:",
+        ),
     ),
     Mend(
         "an account fails since its first call that failed",
-        ACCOUNT,
-        "        if self._failing_since is None:\n",
-        "        if True:\n",
+        (ACCOUNT, "        if self._failing_since is None:\n", "        if True:\n"),
     ),
     Mend(
         "accounts that fail together are not to blame",
-        BREAKER,
-        "            is_alone = len(self._failing) == 1\n",
-        "            is_alone = True\n",
+        (BREAKER, "            is_alone = len(self._failing) == 1\n", "            is_alone = True\n"),
     ),
     Mend(
         "the last account is failed once an outage is given up",
-        ACCOUNT,
-        "            is_last\n            and self._outage_error",
-        "            False\n            and self._outage_error",
+        (
+            ACCOUNT,
+            "            is_last\n            and self._outage_error",
+            "            False\n            and self._outage_error",
+        ),
     ),
     Mend(
         "a commit that fails sends no walk on",
-        COMMITS,
-        "            self.check()\n            if bodies",
-        "            if bodies",
+        (COMMITS, "            self.check()\n            if bodies", "            if bodies"),
+        (
+            ACCOUNT,
+            "        if shared.is_stopping:\n            return NEVER\n        asked_at",
+            "        asked_at",
+        ),
+    ),
+    # Who may write.
+    Mend(
+        "the folder is locked, whatever the checkpoint",
+        (FILES, "        lock.acquire()\n        self._lock = lock\n", ""),
+    ),
+    Mend(
+        "a lock is released by its holder alone",
+        ("_lock.py", "                is_ours = is_at(file, self.path)", "                is_ours = True"),
+    ),
+    Mend(
+        "a lock that is lost is noticed",
+        (FILES, "                self._lock.check()\n", "                pass\n"),
+        (SQLITE, "                self._lock.check()\n", "                pass\n"),
+    ),
+    Mend(
+        "the sink is asked before the progress is deleted",
+        (FILES, "        if anew:\n            self._claim()\n", ""),
+    ),
+    Mend(
+        "what is durable counts, whatever becomes of the manifest",
+        (
+            COMMITS,
+            "            await self._note_durable(changes, final=final)\n",
+            "            if isinstance(self._sink, FileSink):\n                await self._sink.committed()\n"
+            "            await self._note_durable(changes, final=final)\n",
+        ),
+    ),
+    Mend(
+        "a cancellation tells that the last commit failed",
+        (ENGINE, "                    _tell_outcome(cancelled, host)\n", "                    pass\n"),
+    ),
+    # What a loss of power takes.
+    Mend(
+        "rows are on the disk before their progress",
+        (
+            "sinks/lines.py",
+            '        self._disk.fsync(cast("int", self._file))\n        return SinkState',
+            "        return SinkState",
+        ),
+    ),
+    Mend(
+        "the names of new files are on the disk",
+        (
+            "sinks/lines.py",
+            "        self._disk.fsync(self._file)\n        self._disk.fsync_dir(self.directory)\n",
+            "",
+        ),
+    ),
+    Mend(
+        "a manifest is on the disk before it gets its name",
+        (
+            "sinks/manifest.py",
+            "            disk.write(file, piece)\n        disk.fsync(file)\n",
+            "            disk.write(file, piece)\n",
+        ),
     ),
 )
 
@@ -144,9 +212,10 @@ def search(mend: Mend, seeds: int = SEEDS) -> Found:
     """Simulate a copy of the package without a mend, until a seed goes wrong."""
     with tempfile.TemporaryDirectory(prefix="mends-") as name:
         root = Path(name)
-        for folder in (PACKAGE, "tests"):
-            shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-        mend.take_out(root)
+        for folder in (PACKAGE, TESTS):
+            shutil.copytree(folder, root / folder.name, ignore=shutil.ignore_patterns("__pycache__"))
+        for file, text in mend.without().items():
+            (root / PACKAGE.name / file).write_text(text)
         command = [sys.executable, "-m", "tests.simulation", "0", str(seeds), "--first"]
         environment = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}
         try:

@@ -6,16 +6,20 @@ What has to hold, at every commit and whenever a run has ended or was killed:
 - no row is in the output twice;
 - once all is done, every row is in the output; and runs that nothing disturbs get there;
 - after a commit has failed, no request begins;
+- a commit that fails is told, if only in the log where the run was cancelled;
 - a token that expires ends no run, if it can be renewed;
 - nobody else writes to a folder while a run is alive;
 - where nothing else goes wrong: an outage fails nobody, and parks nobody if it is short; a bad account is failed, and
-  harms no other.
+  harms no other;
+- the report of a run counts what it made durable, also if the run failed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import tempfile
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +34,7 @@ from tests.test_checkpoint import make_plan
 from truto_ci_async._http.policy.retry import RetryPolicy
 from truto_ci_async.errors import AuthenticationError, StateConflictError, StorageError, UsageError
 from truto_ci_async.models.pulls import AccountPage
-from truto_ci_async.pull import account_pull, commits, workers
+from truto_ci_async.pull import account_pull, commits, engine, workers
 from truto_ci_async.pull.checkpoint import sqlite
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
@@ -56,12 +60,14 @@ from .stores import (
 )
 
 MEMORY = Path("/dev/shm")
+RIVALS = ("same state", "same state", "other state", "fresh", "remover")
+LOCKS = ("state.sqlite3.lock", ".truto-pull.lock")
 # Seconds after which a pull gives up on an outage, and those it may last without that.
 MAX_OUTAGE, SHORT_OUTAGE = 20.0, 10.0
 # Undisturbed runs that have to be enough: a window may have to start again in each.
 LAST_RUNS = 8
-# Simpler options draw something else from the same seed, so others are tried as well.
-SHRINK_SEEDS = 30
+# Simpler options draw something else from the same seed, so others are tried as well, for so many seconds in all.
+SHRINK_SEEDS, SHRINK_SECONDS = 30, 60.0
 
 
 class Wrong(AssertionError):
@@ -89,13 +95,15 @@ class Options:
     has_bad_account: bool = False
     has_renewal: bool = False  # a token expires, and is renewed
     has_rival: bool = False  # somebody else starts a run on the same folder
+    disk_faults: float = 0.0  # the share of its steps that fail
     kept_bytes: int = 0
     waits: float = 0.0  # the share of awaits that take time
 
     @classmethod
     def draw(cls, seed: int) -> Options:
         random = Random(f"{seed}/options")
-        has_outage, has_bad_account, is_pure = (random.random() < share for share in (0.3, 0.3, 0.5))
+        has_outage, has_bad_account = random.random() < 0.3, random.random() < 0.3
+        is_pure = (has_outage or has_bad_account) and random.random() < 0.5
         store = random.choice(("simulated", "simulated", "simulated", "memory", "memory", "files"))
         return cls(
             seed=seed,
@@ -105,13 +113,13 @@ class Options:
             else random.choice(("shard", "writers"))
             if store == "files"
             else random.choice(("manual", "auto", "shard", "writers")),
-            accounts=random.randint(1, 3),
+            accounts=random.randint(1, 3 + 4 * is_pure),
             windows=random.randint(1, 2),
             rows=random.randint(2, 12),
             max_accounts=random.randint(1, 4),
             runs=random.randint(1, 5),
             faults=()
-            if (has_outage or has_bad_account) and is_pure
+            if is_pure
             else tuple(random.sample(FAULTS, random.randrange(len(FAULTS))))
             + ("dead cursor", "dead cursor", 403) * random.randrange(4)
             + ("429 for long",) * random.randrange(2),
@@ -123,6 +131,7 @@ class Options:
             has_bad_account=has_bad_account,
             has_renewal=random.random() < 0.3,
             has_rival=random.random() < 0.3,
+            disk_faults=random.choice((0.0, 0.01, 0.01, 0.1)),
             kept_bytes=random.choice((0, 200, 2**20)),
             waits=random.choice((0.0, 0.2, 0.8)),
         )
@@ -144,6 +153,7 @@ SIMPLER: dict[str, tuple[Any, ...]] = {
     "has_bad_account": (False,),
     "has_renewal": (False,),
     "has_rival": (False,),
+    "disk_faults": (0.0, 0.01),
     "kept_bytes": (0,),
     "waits": (0.0,),
 }
@@ -187,7 +197,9 @@ class World:
         self.taken: dict[Key, list[list[int]]] = defaultdict(list)
         self.is_dead = False  # killed: what happens from now on until the run has ended happens to nobody
         self.is_calm = False
+        self.is_lock_removed = False  # by somebody who has no business there
         self.commit_failed = False
+        self.is_told = False  # in the log, that a pull failed
         self._steps = 0
         self._kill_at_step = -1
         self.task: asyncio.Task[Any] | None = None
@@ -235,10 +247,19 @@ class World:
             self._kill()
         if name == "committed":
             self.check("after a commit")
-        elif name in ("checkpoint", "write") and not self.is_calm and self._draws.random() < 0.01:
-            self.commit_failed = name == "checkpoint"
+        elif (
+            name in ("checkpoint", "write", "manifest")
+            and not self.is_calm
+            and self._draws.random() < self.options.disk_faults
+        ):
+            self.commit_failed = name != "write"
             self.story.append(f"the disk fails at {name}")
             raise StorageError("the disk is full", path="somewhere", errno=28)
+
+    def error(self, message: str, *values: object) -> None:
+        """Stand in for the log of a pull."""
+        self.is_told = True
+        self.story.append(message % values)
 
     def _on_request(self) -> None:
         if self.commit_failed and not self.is_dead:
@@ -273,7 +294,7 @@ class World:
             return sqlite.SQLiteCheckpoint(self.folder / "state.sqlite3", step=self.step)
         return SimCheckpoint(self.durable, pause=self.pause, step=self.step)
 
-    def _make_pull(self) -> Pull[Any]:
+    def _make_pull(self, checkpoint: Checkpoint | None = None, *, fresh: bool = False) -> Pull[Any]:
         options = self.options
         sink: Any = None
         if self.folder is not None:
@@ -287,7 +308,8 @@ class World:
         return Pull(
             client,
             self.plan,
-            checkpoint=self._make_checkpoint(),
+            checkpoint=checkpoint or self._make_checkpoint(),
+            fresh=fresh,
             budget=budget,
             commit="auto" if options.consumer == "auto" else "manual",
             item_type=msgspec.Raw,
@@ -346,7 +368,7 @@ class World:
     async def one_run(self, how: str) -> Pull[Any]:
         """Run a pull once, ended in this way."""
         loop, draws = self.loop, self._draws
-        self.is_dead = self.commit_failed = False
+        self.is_dead = self.commit_failed = self.is_lock_removed = self.is_told = False
         self._steps, self._kill_at_step = 0, -1
         self._loses_power = "power" in how
         self.taken.clear()
@@ -368,8 +390,9 @@ class World:
         if how not in ("kill", "power", "cancel", "stop"):
             loop.alarm_at = -1
         rivals = []
-        if self.options.has_rival and self.folder is not None:
-            rivals.append(asyncio.create_task(self._be_a_rival(pull, draws.randint(0, 100)), name="rival"))
+        if self.options.has_rival and self.folder is not None and not self.is_calm:
+            rival = self._be_a_rival(pull, draws.choice(RIVALS), draws.randint(0, 100))
+            rivals.append(asyncio.create_task(rival, name="rival"))
         await asyncio.wait([self.task])
         if self._writers:
             await asyncio.wait(self._writers)
@@ -384,43 +407,65 @@ class World:
             is_fine = not self.is_calm and (
                 isinstance(error, (StorageError, SinkFailed))
                 or (isinstance(error, AuthenticationError) and 401 in self.options.faults)
+                or (isinstance(error, StateConflictError) and self.is_lock_removed)
             )
             if not is_fine and not self.is_dead:
                 raise error
+        is_hidden = self.commit_failed and pull._commits.is_open and not (self.is_dead or self.is_told)
+        if self.task.cancelled() and is_hidden:
+            raise Wrong("a cancellation hid that a commit failed")
         self.story.append(f"{pull.report!r} failed={pull.report.failed} parked={pull.report.parked}")
         self.task = None
         left = asyncio.all_tasks() - {asyncio.current_task()}
         if left:
             raise Wrong(f"tasks were left: {left}")
         self.check(f"after the run ({how})", pull)
-        if not self.is_dead and not self.options.faults:
+        if not (self.is_dead or self.options.faults):
             self._check_blame(pull.report)
         return pull
 
-    async def _be_a_rival(self, pull: Pull[Any], turns: int) -> None:
-        """Start another run on the same folder, which must be refused while ``pull`` lives."""
+    async def _be_a_rival(self, pull: Pull[Any], how: str, turns: int) -> None:
+        """Start another run on the same folder, which must be refused while ``pull`` lives, and change nothing."""
         folder = self.folder
+        assert folder is not None
+        while not pull._commits.is_open:
+            if self.task is None or self.task.done():
+                return
+            await asyncio.sleep(0.001)
         for _ in range(turns):
             await asyncio.sleep(0)
-        if not pull._commits.is_open or self.is_dead:
+        if self.is_dead:
             return
-        before = self.look()
+        self.story.append(f"a rival: {how}")
+        if how == "remover":
+            self.is_lock_removed = True
+            for path in folder.glob("*.lock"):
+                path.unlink()
+        rows = self._durable_rows()
+        checkpoint = MemoryCheckpoint() if how == "other state" else None
         try:
-            async with self._make_pull():
-                if not (pull._host is None or pull._host.done()):
+            async with self._make_pull(checkpoint, fresh=how == "fresh"):
+                if is_alive(pull) and how != "remover":
                     raise Wrong("two runs work on the same folder")
+                while is_alive(pull) and not self.is_dead:
+                    await asyncio.sleep(0.1)
+                locks = LOCKS[1:] if checkpoint else LOCKS
+                if not self.is_dead and not all((folder / name).exists() for name in locks):
+                    raise Wrong("a lock was removed by somebody who did not hold it")
         except StateConflictError:
-            if self.folder == folder and self.look()[0].keys() < before[0].keys():
-                raise Wrong("a run that was refused has changed the state") from None
+            if not self.is_dead and self._durable_rows() < rows:
+                raise Wrong("a run that was refused has removed what was committed") from None
         except (StorageError, AuthenticationError):
-            if not self.is_dead and self.is_calm:
-                raise
+            pass
+
+    def _durable_rows(self) -> int:
+        return sum(each.rows for each in self.look()[0].values())
 
     async def run(self) -> None:
         draws = self._draws
         for _ in range(self.options.runs):
             if self.options.has_outage:
-                start = self.loop.time() + draws.choice((0.0, 0.01, 1.0)) * draws.random()
+                start = self.loop.time() + draws.choice((0.0, 0.01, 1.0, 5.0)) * draws.random()
                 self.service.outage = start, start + draws.choice((1.0, SHORT_OUTAGE, 60.0))
             if self.options.has_renewal:
                 self.service.expires_at = self.loop.time() + draws.choice((0.0, 0.1, 3.0)) * draws.random()
@@ -487,6 +532,9 @@ class World:
                     f"{when}: rows {lost} of {key} are lost: {found}, which counts as {progress.get(key)}"
                 )
         if pull is not None:
+            added = sum(map(len, output.values())) - sum(map(len, self._before.values()))
+            if pull.report.rows != added and not self.is_dead:
+                raise Wrong(f"{when}: the report counts {pull.report.rows} rows, and {added} became durable")
             self._before = {key: list(numbers) for key, numbers in output.items()}
 
     def _check_blame(self, report: PullReport) -> None:
@@ -498,6 +546,14 @@ class World:
         for account in report.failed:
             if account != bad and not is_alone_to_blame(account, calls):
                 raise Wrong(f"account {account} was failed, which is not bad")
+        if bad in report.failed and not self.options.has_outage:
+            first = min(call.asked_at for call in calls if call.account == bad)
+            known = [call.ended_at for call in calls if call.account != bad and call.ended_at > first]
+            since = [
+                call for call in calls if call.account == bad and call.asked_at > min(known, default=math.inf)
+            ]
+            if len(since) > account_pull.ACCOUNT_CALLS:
+                raise Wrong(f"the bad account was asked {len(since)} times after others got through")
         if not is_short:
             return
         for account in report.parked:
@@ -512,6 +568,11 @@ class World:
         expected = {key: numbers for key, numbers in self.expected.items() if numbers}
         if found != expected:
             raise Wrong(f"the output is {found}, but should be {expected}")
+
+
+def is_alive(pull: Pull[Any]) -> bool:
+    """Tell whether a pull holds both its folder and its state."""
+    return len(pull._to_close) == 2
 
 
 def is_alone_to_blame(account: str, calls: list[Call]) -> bool:
@@ -547,6 +608,7 @@ def _simulated(world: World) -> Iterator[None]:
         (sqlite, "Worker", Worker),
         (sqlite, "DURABLE", ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = OFF")),
         (commits, "KEPT_BYTES", world.options.kept_bytes),
+        (engine, "logger", world),
     ]
     before = [(module, name, getattr(module, name)) for module, name, _ in replaced]
     try:
@@ -607,6 +669,11 @@ def fails(options: Options) -> BaseException | None:
 
 def shrink(options: Options) -> Options:
     """Return the simplest options that still fail with some seed, each tried alone, again and again."""
+    give_up_at = time.monotonic() + SHRINK_SECONDS
+
+    def is_simpler(options: Options) -> bool:
+        return time.monotonic() < give_up_at and fails(options) is not None
+
     while True:
         for name, values in SIMPLER.items():
             current = getattr(options, name)
@@ -620,7 +687,7 @@ def shrink(options: Options) -> Options:
                 candidates = candidates[: candidates.index(current)]
             seeds = (options.seed, *range(SHRINK_SEEDS))
             tries = (replace(options, seed=seed, **{name: value}) for value in candidates for seed in seeds)
-            simpler = next(filter(fails, tries), None)
+            simpler = next(filter(is_simpler, tries), None)
             if simpler is not None:
                 options = simpler
                 break

@@ -23,7 +23,7 @@ from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter
 from truto_ci_async._http.policy.retry import GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts
 from truto_ci_async._http.transport.deadlines import Deadline
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
-from truto_ci_async._http.transport.transport import Transport, base_headers
+from truto_ci_async._http.transport.transport import MAX_ERROR_BYTES, Transport, base_headers
 from truto_ci_async.errors import (
     APIError,
     BodyTooLargeError,
@@ -40,7 +40,7 @@ from truto_ci_async.models import ResponseInfo
 
 from .call import Call, CallTime, emit_wait, waiting_call
 from .credentials import TOKEN_VARIABLE, Secret, Token, TokenSource, hidden
-from .failures import drop_locals, error_of_status, failure_of
+from .failures import drop_locals, error_of_status, failure_of, mask_error
 from .options import (
     check_limits,
     check_policies,
@@ -66,8 +66,6 @@ Attempt: TypeAlias = Callable[["Secret", int], Awaitable[tuple[R, ResponseInfo]]
 DEFAULT_BASE_URL = "https://api.truto.one"
 BASE_URL_VARIABLE = "TRUTO_API_BASE_URL"
 DEFAULT_MAX_BODY_BYTES = 64 * 2**20
-# Most bytes that are read of the body of an error response to a stream.
-MAX_ERROR_BYTES = 2**20
 # Seconds that closing waits for calls in flight, which it has ended, to return.
 END_CALLS = 1.0
 
@@ -77,6 +75,7 @@ class Body(Protocol):
 
     status: int
     headers: dict[str, str]
+    token: Secret
 
     def pieces(self, limit: int | None) -> AsyncIterator[bytes]: ...
 
@@ -238,6 +237,7 @@ class BaseClient:
                     error.account = account
                     raise
         except TrutoError as error:
+            mask_error(error, call.token)
             drop_locals(error)
             raise
         finally:
@@ -362,6 +362,7 @@ class BaseClient:
 
         :raises APIError: any status but 2xx.
         """
+        call.token = token
         try:
             call.sending(attempt)
             headers = self._headers_with(token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from time import monotonic, time
 
+from truto_ci_async._http.credentials import Secret
 from truto_ci_async._http.policy.headers import Level, parse_rate_limit
 from truto_ci_async._http.policy.retry import Retry, RetryState
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
@@ -52,7 +53,7 @@ class Call:
 
     __slots__ = (
         "_emitter", "account", "body", "id", "last_error", "method", "sent_at", "started", "state", "target", "time",
-        "waited",
+        "token", "waited",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +79,7 @@ class Call:
         self.started: float | None = None
         self.sent_at = 0.0  # of the last attempt
         self.last_error: Exception | None = None
+        self.token = Secret()  # of the last attempt
 
     def sending(self, attempt: int) -> None:
         """Note that an attempt is about to be sent."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import takewhile
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
@@ -30,6 +31,17 @@ def mask(text: str, token: str) -> str:
     if len(token) < SHORTEST_SECRET:
         return text
     return text.replace(token, "***").replace(quote(token, safe=""), "***")
+
+
+def mask_cut(text: str, token: str) -> str:
+    """Return ``text`` without ``token``, even if it was cut off inside the token, as excerpts are."""
+    text = mask(text, token)
+    beginning = token[:SHORTEST_SECRET]
+    while len(beginning) == SHORTEST_SECRET and beginning in text:
+        before, _, after = text.partition(beginning)
+        rest = takewhile(lambda pair: pair[0] == pair[1], zip(token[SHORTEST_SECRET:], after, strict=False))
+        text = f"{before}***{after[len(list(rest)) :]}"
+    return text
 
 
 def token_of(headers: Mapping[str, str]) -> Secret:

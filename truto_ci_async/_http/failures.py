@@ -16,11 +16,13 @@ from truto_ci_async.errors import (
     APIError,
     ConnectError,
     DeadlineError,
+    DecodeError,
     TransportError,
     TruncatedBodyError,
+    TrutoError,
 )
 
-from .credentials import Secret, mask
+from .credentials import Secret, mask, mask_cut
 
 
 def error_of_status(
@@ -39,8 +41,19 @@ def error_of_status(
     )
 
 
+def mask_error(error: TrutoError, token: Secret) -> None:
+    """Mask the token in an error that quotes a body: the service may have repeated it there."""
+    for each in error_chain(error):
+        each.args = tuple([mask_cut(part, token) if isinstance(part, str) else part for part in each.args])
+        if isinstance(each, TrutoError):
+            each.message = mask_cut(each.message, token)
+        if isinstance(each, DecodeError):
+            each.path = mask(each.path, token)
+            each.raw = mask_cut(each.raw.decode("latin-1"), token).encode("latin-1")
+
+
 # Code whose finished frames may hold a whole body.
-_BODY_READERS = frozenset({"truto_ci_async", "json", "ijson", "msgspec"})
+_BODY_READERS = frozenset({"truto_ci_async", "codecs", "json", "ijson", "msgspec"})
 
 
 def drop_locals(error: BaseException) -> None:

@@ -171,7 +171,7 @@ def field_names(names: object) -> list[str]:
 
 def _field_name(name: object) -> str:
     text: object = plain(name)
-    if not isinstance(text, str):
+    if not isinstance(text, str) or not text.strip():
         raise UsageError(f"exclude_fields must be a list of names, and {brief(name)} is none")
     return text
 

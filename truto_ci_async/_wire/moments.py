@@ -53,7 +53,10 @@ def _from_epoch(digits: str) -> tuple[datetime, str] | None:
         number = Decimal(digits)
     except InvalidOperation:
         return None
-    if not number.is_finite() or number.adjusted() > 18:  # int() of a huge exponent would take for ever
+    # int() of a huge exponent would take for ever.
+    if (
+        not number.is_finite() or number.adjusted() > 18
+    ):  # mutant: 10**18 microseconds are out of range anyway
         return None
     unit, microseconds = next((unit, scale) for least, unit, scale in _UNITS if abs(number) >= least)
     try:

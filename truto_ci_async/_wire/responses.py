@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from truto_ci_async._json import EXCERPT_BYTES, decode_with, describe
 from truto_ci_async.errors import (
@@ -60,7 +60,7 @@ def read_error(
     kind = error_class(
         status,
         is_remote=is_remote,
-        has_retry_after=retry_after is not None,
+        has_retry_after=retry_after is not None or bool(headers.get("retry-after", "").strip()),
         is_truto=given.keys() >= _TRUTO_KEYS,
     )
     return kind(
@@ -112,8 +112,7 @@ def _error_message(
     status: int, headers: Mapping[str, str], body: bytes, fields: dict[str, Any] | None, *, fallback: str
 ) -> str:
     """Return the message of an error body, of which ``fields`` are the keys if it is a JSON object."""
-    if 300 <= status < 400:
-        location = headers.get("location", "")
+    if 300 <= status < 400 and (location := headers.get("location", "")):
         return f"a redirect to {location[:200]!r}, which is not followed; check base_url"
     given = fields or {}
     message = _text(given.get("message")) or _text(given.get("raw_response")) or fallback
@@ -220,13 +219,14 @@ def says_no_data(error: APIError) -> bool:
 
 
 class _TokenBody(Struct):
-    integrated_account_token: str
+    integrated_account_token: Annotated[str, Meta(pattern=r"^[!-~]+\Z")]  # what a header may hold
 
 
 def read_token(body: bytes) -> str:
     """Read the response of ``POST /integrated-account/token``.
 
-    :raises DecodeError: there is no token. The body is not quoted, since it may hold one under another name.
+    :raises DecodeError: there is no token that can be sent. The body is not quoted, since it may hold one under
+        another name.
     """
     try:
         return decode_with(msgspec.json.Decoder(_TokenBody), body).integrated_account_token

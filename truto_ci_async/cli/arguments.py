@@ -17,7 +17,7 @@ from truto_ci_async._text import hide_passwords, printable
 from truto_ci_async.cli.output.writers import FORMATS
 
 from .messages import EXIT_CODES, PULL_EXIT_CODES
-from .values import moment, rate, seconds, whole_number, window_length
+from .values import filled, moment, rate, seconds, whole_number, window_length
 
 INTERACTIONS: Final = ("conversational-intelligence", "interactions")
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
@@ -92,6 +92,10 @@ example:
   truto-ci capabilities --sandbox
 
 {EXIT_CODES}"""
+REPORT_EXAMPLES: Final = """\
+example:
+  truto-ci report data -o report.html
+"""
 SANDBOX_EXAMPLES: Final = """\
 examples:
   truto-ci sandbox --for 1
@@ -118,6 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_pull(commands)
     _add_accounts(commands)
     _add_capabilities(commands)
+    _add_report(commands)
     _add_sandbox(commands)
     return parser
 
@@ -157,8 +162,8 @@ def _add_unified(commands: Commands) -> None:
     parser = _command(
         commands, "unified", help="any other unified resource", epilog=UNIFIED_EXAMPLES,
         description="List the items of any unified resource of one account.")
-    parser.add_argument("model", metavar="MODEL", help="such as conversational-intelligence or crm")
-    parser.add_argument("resource", metavar="RESOURCE", help="such as interactions or contacts")
+    parser.add_argument("model", type=filled, metavar="MODEL", help="such as conversational-intelligence or crm")
+    parser.add_argument("resource", type=filled, metavar="RESOURCE", help="such as interactions or contacts")
     _add_list(parser)
 
 
@@ -166,7 +171,7 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
     """Add the options for listing a unified resource."""
     group = parser.add_argument_group("what to ask for")
     group.add_argument(
-        "-a", "--account", metavar="ID",
+        "-a", "--account", type=filled, metavar="ID",
         help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")
     group.add_argument(
         "--start-time", type=moment, metavar="TIME",
@@ -183,11 +188,12 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
         "provider's own responses, one document per page; stream: items as they arrive, in little memory however "
         "large the response")
     group.add_argument(
-        "--path", metavar="KEY",
+        "--path", type=filled, metavar="KEY",
         help="with --format stream: where the items are in the response, keys joined by dots (default: result); "
         "peopleInteractionStats for Gong's own body")
     group.add_argument(
-        "--key-by", metavar="FIELD", help="one object with each item under its FIELD, such as id (json, yaml)")
+        "--key-by", type=filled, metavar="FIELD",
+        help="one object with each item under its FIELD, such as id (json, yaml)")
     _add_pages(parser, "items")
     _add_output(
         parser, "table (default), json (one array), ndjson (one object per line; default of --format stream), csv, "
@@ -202,12 +208,13 @@ def _add_pull(commands: Commands) -> None:
         "service. Run the same command again and it continues where the last run stopped, however that ended: no row "
         "is lost or written twice. Once everything is there, it sends no more requests.")
     group = parser.add_argument_group("which accounts")
-    group.add_argument("--accounts", metavar="ID,...", help="these accounts; `truto-ci accounts` lists them")
     group.add_argument(
-        "--accounts-file", metavar="FILE",
+        "--accounts", type=filled, metavar="ID,...", help="these accounts; `truto-ci accounts` lists them")
+    group.add_argument(
+        "--accounts-file", type=filled, metavar="FILE",
         help="the accounts in FILE: on each line an id, or a JSON object with an id and optionally a tenant_id")
-    group.add_argument("--integration", metavar="NAME", help="all accounts of this product, such as gong")
-    group.add_argument("--status", metavar="STATUS", help="all accounts with this status, such as active")
+    group.add_argument("--integration", type=filled, metavar="NAME", help="all accounts of this product, such as gong")
+    group.add_argument("--status", type=filled, metavar="STATUS", help="all accounts with this status, such as active")
     group.add_argument(
         "--allow-empty", action="store_true", help="finish with nothing done if there is no such account; otherwise "
         "that is an error")
@@ -218,12 +225,12 @@ def _add_pull(commands: Commands) -> None:
     _add_query(group)
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--out", metavar="DIR", required=True, help="the folder for rows and progress; created if needed")
+        "--out", type=filled, metavar="DIR", required=True, help="the folder for rows and progress; created if needed")
     group.add_argument(
         "--format", choices=("ndjson", "csv", "parquet"), default="ndjson",
         help="ndjson (default; what the service sent), csv (flat rows), parquet (typed columns)")
     group.add_argument(
-        "--report", metavar="FILE",
+        "--report", type=filled, metavar="FILE",
         help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON")
     group = parser.add_argument_group("how to run")
     group.add_argument(
@@ -253,11 +260,11 @@ def _add_accounts(commands: Commands) -> None:
         description="List the integrated accounts of the token's environment. Their context, which can hold secrets, "
         "is left out.")
     group = parser.add_argument_group("what to ask for")
-    group.add_argument("--integration", metavar="NAME", help="only accounts of this product, such as gong")
+    group.add_argument("--integration", type=filled, metavar="NAME", help="only accounts of this product, such as gong")
     group.add_argument(
-        "--status", metavar="STATUS",
+        "--status", type=filled, metavar="STATUS",
         help="active, connecting, post_install_error, validation_error or needs_reauth")
-    group.add_argument("--tenant-id", metavar="ID", help="only accounts of this tenant of yours")
+    group.add_argument("--tenant-id", type=filled, metavar="ID", help="only accounts of this tenant of yours")
     group.add_argument(
         "--is-sandbox", choices=("true", "false"),
         help="only accounts that are (or are not) sandboxes of the provider; unrelated to --sandbox")
@@ -272,9 +279,21 @@ def _add_capabilities(commands: Commands) -> None:
         commands, "capabilities", help="what one account supports", epilog=CAPABILITIES_EXAMPLES,
         description="Show which unified resources an account supports, and whether it is blocked.")
     parser.add_argument(
-        "account", nargs="?", metavar="ID", help="the integrated account (see `truto-ci accounts`)")
+        "account", nargs="?", type=filled, metavar="ID", help="the integrated account (see `truto-ci accounts`)")
     _add_output(parser, "table (default), json (one object), ndjson (one resource per line), csv, yaml")
     _add_connection(parser)
+
+
+def _add_report(commands: Commands) -> None:
+    parser = _command(
+        commands, "report", help="charts and tables of a pull, as one page of HTML", epilog=REPORT_EXAMPLES,
+        description="Write a report on the folder of a pull: what was asked, what is missing and why, charts of the "
+        "metrics, and a table of people to sort, search and download. The page opens from disk, without a network.")
+    parser.add_argument("folder", type=filled, metavar="FOLDER", help="the --out of `truto-ci pull`")
+    parser.add_argument(
+        "-o", "--output", type=filled, default="report.html", metavar="FILE", help="default: report.html")
+    parser.add_argument("--title", type=filled, default="Talk metrics", metavar="TEXT", help="default: Talk metrics")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="-vv shows where an error came from")
 
 
 def _add_sandbox(commands: Commands) -> None:
@@ -289,6 +308,17 @@ def _add_sandbox(commands: Commands) -> None:
     parser.add_argument(
         "--interactions", type=whole_number(0, 1_000_000), default=250, metavar="N",
         help="people in each account (default: 250)")
+    parser.add_argument(
+        "--meetings", type=whole_number(0, 1_000_000), default=600, metavar="N",
+        help="meetings in each account, all in one year (default: 600)")
+    parser.add_argument(
+        "--year", type=whole_number(1, 9_998), default=2024, metavar="YEAR", help="that year (default: 2024)")
+    parser.add_argument(
+        "--providers", type=whole_number(0, 10_000), default=1, metavar="N",
+        help="accounts of each of Avoma, Chorus, Fireflies.ai and Wingman (default: 1); the others are Gong's")
+    parser.add_argument(
+        "--plain", action="store_true",
+        help="statistics and emails that are plain noise, instead of plausible ones")
     parser.add_argument(
         "--seed", type=int, default=SANDBOX_SEED, metavar="N",
         help=f"the same number always gives the same data (default: {SANDBOX_SEED})")
@@ -352,9 +382,10 @@ def _add_connection(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]
 
 def _add_filters(group: Group) -> None:
     group.add_argument(
-        "--user", action="append", default=[], dest="users", metavar="ID", help="only this user; may be repeated")
+        "--user", action="append", default=[], dest="users", type=filled, metavar="ID",
+        help="only this user; may be repeated")
     group.add_argument(
-        "--exclude-field", action="append", default=[], dest="exclude_fields", metavar="FIELD",
+        "--exclude-field", action="append", default=[], dest="exclude_fields", type=filled, metavar="FIELD",
         help="leave this field out; may be repeated")
     group.add_argument(
         "--ignore-remote-data", action="store_true", help="leave out remote_data, the provider's own record")
@@ -382,7 +413,7 @@ def _add_pages(parser: argparse.ArgumentParser, items: str) -> None:
     group.add_argument("--max-items", type=whole_number(1), metavar="N", help=f"stop after N {items} (default: all)")
     group.add_argument("--max-pages", type=whole_number(1), metavar="N", help="stop after N pages (default: all)")
     group.add_argument(
-        "--next-cursor", metavar="CURSOR",
+        "--next-cursor", type=filled, metavar="CURSOR",
         help="continue here: what an earlier run with the same filters printed on stderr, or the service's "
         "next_cursor; write to another --out file, since that of the earlier run is not replaced")
 
@@ -391,6 +422,6 @@ def _add_output(parser: argparse.ArgumentParser, formats: str) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("-o", "--output", choices=FORMATS, help=formats)
     group.add_argument(
-        "--out", metavar="FILE",
+        "--out", type=filled, metavar="FILE",
         help="write to FILE, which appears only when it is complete; after a failure the complete pages are kept in "
         "FILE.partial")

@@ -80,6 +80,15 @@ async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
     say(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
 
 
+async def report(options: argparse.Namespace, progress: Progress) -> None:
+    """Write a report on a pull's folder."""
+    from truto_ci_async.reports.report_page import report as write_report
+
+    del progress
+    path = await asyncio.to_thread(write_report, options.folder, options.output, title=options.title)
+    say(f"the report is in {path}: open it in a browser")
+
+
 async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
     """Serve made-up data until interrupted, or for the given time."""
     from truto_ci_async.sandbox import run
@@ -87,6 +96,9 @@ async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
     def say_ready(running: Sandbox) -> None:
         values = {"TRUTO_API_BASE_URL": running.url, "TRUTO_API_TOKEN": running.token}
         values |= {f"ACCOUNT_{number}": each for number, each in enumerate(running.account_ids, 1)}
+        for provider in ("avoma", "chorus", "firefliesai", "wingman"):
+            ids = running.accounts_of(provider)
+            values |= {f"{provider.upper()}_{number}": each for number, each in enumerate(ids, 1)}
         open_stdout().write("".join(f"export {name}={value}\n" for name, value in values.items()).encode())
         window = f"--start-time {SANDBOX_WINDOW[0]} --end-time {SANDBOX_WINDOW[1]}"
         say(f"paste these into another terminal, then: truto-ci interactions -a $ACCOUNT_1 {window}")
@@ -100,6 +112,10 @@ async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
                 ready=say_ready,
                 accounts=options.accounts,
                 interactions=options.interactions,
+                meetings=options.meetings,
+                year=options.year,
+                providers=options.providers,
+                realistic=not options.plain,
                 seed=options.seed,
                 token_rate=options.token_rate,
                 account_rate=options.account_rate,
@@ -119,5 +135,6 @@ COMMANDS: Final[dict[str, Command]] = {
     "pull": pull,
     "accounts": accounts,
     "capabilities": capabilities,
+    "report": report,
     "sandbox": sandbox,
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from msgspec import Raw
 
+from truto_ci_async._text import printable
 from truto_ci_async.cli.output.destinations import (
     Output,
     check_destination,
@@ -147,9 +148,10 @@ async def _write_raw(
         documents = [page.json(Raw)] if page.body else []  # a first page may be empty
         output.page(documents)
         progress.items += len(documents)
-        # A relative time has to be continued by a position, which holds what it was resolved to.
-        is_relative = pages.position is not None and pages.position.times
-        progress.add_page(0, pages.position if is_relative else page.next_cursor)
+        cursor = page.next_cursor or ""
+        # A position holds what a relative time was resolved to, and no character that is not shown as it is.
+        is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
+        progress.add_page(0, pages.position if is_needed else page.next_cursor)
         if page.provider_cursor is not None:
             progress.rest = (
                 "the provider has more, for which --format raw cannot ask: leave it out to get all pages"

@@ -27,7 +27,7 @@ exit codes:
   1    failed
   2    wrong usage: the command line, or no token
   3    refused: another token is needed, or the account's owner must reconnect it or grant rights
-  4    incomplete: some pages were written before the service or the network failed; stderr says how to continue
+  4    incomplete: some pages were written before the service, network or disk failed; stderr says how to continue
   130  interrupted by Ctrl-C (143: by SIGTERM or the end of its terminal); stderr says how to continue
 """
 PULL_EXIT_CODES: Final = """\
@@ -63,7 +63,9 @@ def exit_code(error: BaseException, *, is_partly_done: bool = False) -> int:
             return CONFLICT
         case errors.StorageError():
             return INCOMPLETE
-        case errors.TransportError() | errors.RateLimitError() | errors.ServerError() if is_partly_done:
+        case errors.TransportError() | errors.RateLimitError() | errors.ServerError() | OSError() if (
+            is_partly_done
+        ):
             return INCOMPLETE
         case _:
             return FAILED

@@ -33,7 +33,7 @@ PULL_SANDBOX: Final[dict[str, Any]] = {
 
 async def pull(options: argparse.Namespace, _: Progress) -> int:
     """Run ``pull``. Progress and summary go to stderr; rows and the report go to files."""
-    _check_paths(options)
+    _check_report(options)
     extra_query = read_query(options.query, options.query_json)
     accounts = _accounts(options)
     progress = PullProgress()
@@ -62,11 +62,8 @@ async def pull(options: argparse.Namespace, _: Progress) -> int:
     return code
 
 
-def _check_paths(options: argparse.Namespace) -> None:
-    """:raises UsageError: an empty name, or a report that would replace a file of this pull."""
-    for option, path in (("--out", options.out), ("--accounts-file", options.accounts_file)):
-        if path == "":
-            raise UsageError(f"{option} is empty: is a variable not set?")
+def _check_report(options: argparse.Namespace) -> None:
+    """:raises UsageError: a report that would replace a file of this pull."""
     if not is_stdout(options.report):
         inputs = [] if options.accounts_file is None else [options.accounts_file]
         check_destination("--report", options.report, inputs=inputs, pull_folder=options.out)

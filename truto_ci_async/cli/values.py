@@ -28,6 +28,13 @@ def whole_number(least: int, most: int = LARGEST) -> Callable[[str], int]:
     return read
 
 
+def filled(text: str) -> str:
+    """Refuse an empty text: it comes from a variable that is not set, and would mean something else or everything."""
+    if not text.strip():
+        raise ArgumentTypeError("it is empty: is a variable not set?")
+    return text
+
+
 def seconds(text: str) -> float:
     with suppress(ValueError):
         if 0 < float(text) <= LARGEST:

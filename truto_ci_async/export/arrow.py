@@ -8,7 +8,7 @@ builder takes neither times nor whole tables. pyarrow takes its place where it a
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from .columns import ColumnData
 from .schema import ColumnType, Schema
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class ArrowLibrary(NamedTuple):
@@ -89,6 +90,13 @@ def table(schema: Schema, batches: Iterable[Any], library: ArrowLibrary) -> Any:
     return library.table.from_batches(list(batches), schema=arrow_schema(schema, library))
 
 
+def table_of(data: ColumnData, library: ArrowLibrary) -> Any:
+    """Return columns as a table of one batch, or of none if there are no rows."""
+    schema = arrow_schema(data.schema, library)
+    batches = [record_batch(data, library, schema)] if data.num_rows else []
+    return library.table.from_batches(batches, schema=schema)
+
+
 def arrow_schema(schema: Schema, library: ArrowLibrary, *, required: Collection[str] = ()) -> Any:
     """Return a schema as Arrow has it. A column is nullable unless it is ``required``."""
     return library.schema(
@@ -111,9 +119,6 @@ def microseconds(values: Iterable[datetime | None]) -> list[int | None]:
     last, number = None, None
     for value in values:
         if value is not last:  # rows of one window share its bounds
-            last, number = value, None
-            if value is not None:
-                since = value - _EPOCH
-                number = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+            last, number = value, None if value is None else (value - _EPOCH) // _MICROSECOND
         found.append(number)
     return found

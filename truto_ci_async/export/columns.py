@@ -44,7 +44,7 @@ class ColumnData(NamedTuple):
     num_rows: int
 
 
-ITEM_SCHEMA = Schema("items", Column("item", "json", doc="the item"))
+ITEM_SCHEMA = Schema("items", Column("item", "json", doc="the item"), keeps_unknown=False)
 _LEAD = "pull:"  # before the paths of the lead columns, which are not fields of an item
 
 
@@ -86,7 +86,7 @@ def _led(schema: Schema, lead: Schema | None) -> Schema:
         return schema
     first = [msgspec.structs.replace(column, path=_LEAD + column.name) for column in lead]
     rest = [column for column in schema if column.name not in lead.types]
-    return Schema(schema.name, *first, *rest, version=schema.version)
+    return schema.with_columns([*first, *rest])
 
 
 def _lead_values(parts: Parts) -> dict[str, Sequence[Any]]:
@@ -122,11 +122,11 @@ def _struct_schema(item_type: Any) -> Schema | None:
     found = schema_of(item_type)
     if found is not None or not (isinstance(item_type, type) and issubclass(item_type, Struct)):
         return found
-    fields = msgspec.structs.fields(item_type)
-    return Schema(
-        item_type.__name__,
-        *(Column(field.encode_name, _column_type(field.type), field.name) for field in fields),
-    )
+    columns = [
+        Column(field.encode_name, _column_type(field.type), field.name)
+        for field in msgspec.structs.fields(item_type)
+    ]
+    return Schema(item_type.__name__, *columns, keeps_unknown=False)
 
 
 def _column_type(annotation: Any) -> ColumnType:
@@ -150,7 +150,10 @@ def _infer(items: Sequence[Any]) -> tuple[Schema, dict[str, list[Any]]]:
     rows = [_fields_of(item) for item in items]
     names = dict.fromkeys(name for row in rows for name in row)
     values = {name: [row.get(name) for row in rows] for name in names}
-    return Schema("items", *(Column(name, _type_of(values[name])) for name in names)), values
+    if items and not names:  # all of them empty
+        return ITEM_SCHEMA, {"item": list(items)}
+    columns = [Column(name, _type_of(values[name])) for name in names]
+    return Schema("items", *columns, keeps_unknown=False), values
 
 
 def _fields_of(item: Any) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from truto_ci_async.errors import MissingExtraError, UsageError
 
-from .arrow import arrow_library, microseconds, pyarrow_library, record_batch, table
+from .arrow import arrow_library, microseconds, pyarrow_library, table_of
 from .columns import ColumnData, Part, Parts, columns_of
 from .schema import Columns, ColumnType
 
@@ -92,9 +92,8 @@ def to_pandas(items: Iterable[Any] | Frames, columns: Columns = None) -> pandas.
 
 def to_arrow(items: Iterable[Any] | Frames, columns: Columns = None) -> Any:
     """Return items, a page, or a list of pages as a pyarrow table; see ``Page.to_arrow``."""
-    data = columns_of(parts_of(items), columns)
     library = pyarrow_library()
-    return table(data.schema, [record_batch(data, library)], library)
+    return table_of(columns_of(parts_of(items), columns), library)
 
 
 def parts_of(items: Iterable[Any] | Frames) -> Parts:
@@ -138,8 +137,7 @@ def frame_library(name: str) -> Any:
 
 
 def _arrow_table(data: ColumnData, extra: str = "arrow") -> Any:
-    library = arrow_library(extra)
-    return table(data.schema, [record_batch(data, library)], library)
+    return table_of(data, arrow_library(extra))
 
 
 # --- pandas ----------------------------------------------------------------------------------------------------

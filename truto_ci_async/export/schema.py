@@ -39,7 +39,7 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Raw, Struct
 
-from truto_ci_async._json import encode
+from truto_ci_async._json import encode, encode_lines
 from truto_ci_async.errors import UsageError
 
 ColumnType: TypeAlias = Literal["float64", "int64", "timestamp", "text", "json", "bool"]
@@ -69,6 +69,12 @@ class Column(Struct, frozen=True):
         return self.path or self.name
 
 
+#: A column that is there on request.
+UNKNOWN = Column(
+    "unknown", "json", "unknown_raw", "what was received and has no field in this version: an object"
+)
+
+
 class Schema:
     """The columns of one kind of item, in order. Iterating gives the columns.
 
@@ -78,8 +84,11 @@ class Schema:
     'float64'
     """
 
-    def __init__(self, name: str, *columns: Column, version: int = 1) -> None:
+    def __init__(self, name: str, *columns: Column, version: int = 1, keeps_unknown: bool = True) -> None:
         self.name = name
+        self.keeps_unknown = (
+            keeps_unknown  # whether the items have ``unknown_raw``, as those of the service do
+        )
         self.columns = columns
         self.version = version
         self.names: tuple[str, ...] = tuple(column.name for column in columns)
@@ -112,6 +121,10 @@ class Schema:
 
     def __repr__(self) -> str:
         return f"Schema({self.name}, {', '.join(f'{name}: {type}' for name, type in self.types.items())})"
+
+    def with_columns(self, columns: Iterable[Column]) -> Schema:
+        """Return the schema with other columns."""
+        return Schema(self.name, *columns, version=self.version, keeps_unknown=self.keeps_unknown)
 
     def row(self, item: Any, columns: Columns = None) -> dict[str, Any]:
         """Return one item as a dict, with every column in order."""
@@ -147,6 +160,8 @@ class Schema:
         convert = _CONVERTERS.get(column.type)
         if convert is None:
             return list(values)
+        if column.type == "json":
+            return to_json_each(values)
         if column.type == "float64":  # most of them are floats already
             return [value if value is None or type(value) is float else _to_float(value) for value in values]
         return [None if value is None else convert(value) for value in values]
@@ -156,7 +171,8 @@ class Schema:
 
         ``["id", "patience"]`` picks columns. A leading ``-`` leaves one out: ``["-remote_data"]`` is every other
         column, and names beside it are added. ``"additional_metrics.Calls"`` is one value of a list of named ones;
-        ``"additional_metrics.*"`` one column for each name that occurs in ``items``.
+        ``"additional_metrics.*"`` one column for each name that occurs in ``items``. ``"unknown"`` is what was received
+        and has no field in this version, as JSON.
 
         :raises UsageError: there is no such column, or ``*`` without ``items``.
         """
@@ -175,9 +191,11 @@ class Schema:
                 found.update((column.name, column) for column in self._find(name, items))
         if not found:
             raise UsageError(f"columns leaves nothing of {self.name}; there are {', '.join(self.names)}")
-        return Schema(self.name, *found.values(), version=self.version)
+        return self.with_columns(found.values())
 
     def _find(self, name: str, items: Sequence[Any] | None) -> list[Column]:
+        if name == UNKNOWN.name and name not in self.types and self.keeps_unknown:
+            return [UNKNOWN]
         for column in self.columns:
             if column.name == name:
                 return [column]
@@ -269,9 +287,19 @@ def to_utc(value: Any) -> datetime | None:
 def to_json(value: Any) -> str | None:
     """Return a value as JSON text; Raw stays as it was received, and Raw null is None."""
     if isinstance(value, Raw):
-        data = bytes(value)
-        return None if data == b"null" else data.decode(errors="replace")
+        text = str(value, "utf-8", "replace")
+        return None if text == "null" else text
     return encode(value).decode()
+
+
+def to_json_each(values: Sequence[Any]) -> list[str | None]:
+    """Return what ``to_json`` returns for each value; three times as fast for many that are no Raw."""
+    if Raw not in set(map(type, values)):
+        text = encode_lines(values)
+        lines = None if text is None else text.decode().split("\n")
+        if lines is not None and len(lines) == len(values) + 1:  # no Raw inside has line breaks
+            return [None if value is None else line for value, line in zip(values, lines[:-1], strict=True)]
+    return [None if value is None else to_json(value) for value in values]
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
@@ -303,11 +331,11 @@ def _field(path: str, fields: dict[str, Sequence[Any]]) -> Sequence[Any]:
 
 def _fetch_together(paths: list[str]) -> Callable[[Any], list[Any]]:
     """Return a function that fetches several paths at once; it raises AttributeError if one leads through None."""
-    if len(paths) == 1:
-        only = attrgetter(paths[0])
-        return lambda item: [only(item)]
-    several = attrgetter(*paths)
-    return lambda item: list(several(item))
+    if len(paths) > 1:
+        several = attrgetter(*paths)
+        return lambda item: list(several(item))
+    single = [attrgetter(path) for path in paths]
+    return lambda item: [fetch(item) for fetch in single]
 
 
 def _named_values(

@@ -269,7 +269,7 @@ class WalkFrames:
             converted.append(convert(fixed_columns(schema, Parts(kept, source.item_type, source.lead))))
         elif not is_fixed:
             data = columns_of(Parts(kept, source.item_type, source.lead), columns)
-            schema, converted = data.schema, [convert(data)]
+            schema, converted = data.schema, [convert(data)] if data.num_rows else []
         source.release(pages)
         return schema, converted
 

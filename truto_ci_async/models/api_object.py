@@ -59,6 +59,11 @@ class ApiObject(
         """
         return {name: decode_raw(raw) for name, raw in self.unknown_members().items()}
 
+    @property
+    def unknown_raw(self) -> Raw | None:
+        """The members of ``unknown`` as one JSON object; None if there are none."""
+        return None if self.unknown_json is UNSET else Raw(self.unknown_json)
+
     def unknown_members(self) -> dict[str, Raw]:
         """Return the members of ``unknown`` as the JSON they came in."""
         if self.unknown_json is UNSET:

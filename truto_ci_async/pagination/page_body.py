@@ -70,6 +70,7 @@ class PageBody(Generic[T]):
         self.at_end = False  # all bytes were decoded; `envelope` is what remains
         self.handed_out = False  # some of it: opening the page again would repeat that
         self.decoder: Decoder[T] | None = None
+        self.token = body.token  # that the request was sent with
         self._body: Body | None = body
         self._response = response
         self._cursor = cursor

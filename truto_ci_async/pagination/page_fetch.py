@@ -105,7 +105,7 @@ async def fetch_and_read(
 
 def is_empty_by_framing(response: ResponseInfo) -> bool:
     """Tell whether the head of a response says that it has no body, so that an empty one is complete."""
-    return response.status in (204, 205) or response.headers.get("content-length", "").strip() == "0"
+    return response.status in (204, 205) or set(response.headers.get("content-length", "").strip()) == {"0"}
 
 
 def empty_body_error(cursor: str | None) -> TruncatedBodyError:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 import anyio
 
 from truto_ci_async._files import AtomicFile, Worker
-from truto_ci_async._http.failures import drop_locals
+from truto_ci_async._http.failures import drop_locals, mask_error
 from truto_ci_async._wire.page_reader import cursor_text
 from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import (
@@ -320,6 +320,8 @@ class ItemStream(WalkFrames, Generic[T]):
                 error.position = self.position
             elif isinstance(error, DecodeError) and self.position is not None:
                 error.cursor = self.position.cursor
+            if self._page is not None:
+                mask_error(error, self._page.token)
             self._close_page()
             drop_locals(error)
             raise

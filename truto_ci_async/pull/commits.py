@@ -151,6 +151,7 @@ class Commits:
         self._failure: Exception | None = None  # nothing more can be made durable
         self.is_open = False
         self.is_closed = False  # the pull was left: nothing more can be marked
+        self._queues: dict[str, list[Entry]] = {}  # of accounts that have entries which do not count yet
         self._changes: dict[Key, Progress] = {}
         self._marked: list[Entry] = []
         self._unsure: list[Entry] = []  # marked, and in a commit that is under way or failed
@@ -244,6 +245,13 @@ class Commits:
         if not self.is_open:
             raise UsageError("open the pull first: async with ... as pages:")
 
+    def queue_of(self, account: str) -> list[Entry]:
+        """Return the entries of an account that do not count yet, in order, to put the next one there at once."""
+        queue = self._queues.get(account)
+        if queue is None:
+            queue = self._queues[account] = []
+        return queue
+
     def mark_taken(self, entry: Entry) -> None:
         """Mark the page of an entry as done, for the consumer who took it."""
         self.require_open()
@@ -265,6 +273,8 @@ class Commits:
             self._marked_since += 1
             self._count(ready, 1)
         del queue[:done]
+        if not queue:
+            self._queues.pop(entry.key[0], None)
         if self._marked_since >= COMMIT_PAGES:
             self._is_urgent.set()
         self._is_due.set()

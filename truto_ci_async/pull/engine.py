@@ -69,7 +69,8 @@ class Pull(WalkFrames, Generic[T]):
     ``commit()`` is called. ``report`` can be read at any time. Pages of one account come in order.
 
     However the block is left, what is in flight is dropped and what is marked is made durable. A cancellation waits
-    for that; a second one does not.
+    for that; a second one does not. If that fails, the cancellation goes on, with the failure as a note on it, in the
+    log and in ``report.error``.
     """
 
     def __init__(

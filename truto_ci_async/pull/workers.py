@@ -18,7 +18,7 @@ from truto_ci_async.models.pulls import PlannedAccount
 from truto_ci_async.pull.checkpoint.base import AccountProgress
 from truto_ci_async.pull.plan.plan import Plan
 
-from .account_pull import IN_TURN, NEVER, AccountPull, Shared
+from .account_pull import IN_TURN, NEVER, AccountPull, AccountState, Shared
 from .report import PullReport
 
 # An account gives its worker to the next one in line after so many pages.
@@ -73,13 +73,18 @@ class Workers:
                 async for taken in self._schedule.line:
                     if self._shared.is_stopping:
                         return
-                    account = AccountPull(taken, self._shared) if isinstance(taken, PlannedAccount) else taken
+                    state = self._first_state(taken) if isinstance(taken, PlannedAccount) else taken
+                    account = AccountPull(state, self._shared)
                     again_at = await self._ask(account, fetch)
                     account.rest()
                     if not self._shared.is_stopping:
-                        self._schedule.ask_again(account, again_at)
+                        self._schedule.ask_again(state, again_at)
         except Exception as error:  # noqa: BLE001 - reaches the consumer as it was raised
             self._on_error(error)
+
+    def _first_state(self, account: PlannedAccount) -> AccountState:
+        stored = self._shared.stored.pop(account.id, None) or AccountProgress()
+        return AccountState.of(account, stored, len(self._shared.plan.windows))
 
     async def _ask(self, account: AccountPull, fetch: anyio.CancelScope) -> float:
         """Ask one account for some pages. Return when to ask it again."""
@@ -128,8 +133,8 @@ class Schedule:
     """
 
     def __init__(self, accounts: Sequence[PlannedAccount]) -> None:
-        self._to_line, self.line = anyio.create_memory_object_stream[PlannedAccount | AccountPull](math.inf)
-        self._to_wait, self._waiting = anyio.create_memory_object_stream[tuple[float, int, AccountPull]](
+        self._to_line, self.line = anyio.create_memory_object_stream[PlannedAccount | AccountState](math.inf)
+        self._to_wait, self._waiting = anyio.create_memory_object_stream[tuple[float, int, AccountState]](
             math.inf
         )
         self._order = count()  # accounts cannot be compared
@@ -141,7 +146,7 @@ class Schedule:
         if not self.left:
             self.stop()
 
-    def ask_again(self, account: AccountPull, at: float) -> None:
+    def ask_again(self, account: AccountState, at: float) -> None:
         """Put back an account that was taken: ``IN_TURN``, at a moment of the monotonic clock, or ``NEVER``."""
         if at == NEVER:
             self.left -= 1
@@ -167,9 +172,9 @@ class Schedule:
         """Put all accounts in line, and later those whose time has come, until ``stop``."""
         accounts, self._accounts = iter(self._accounts), ()
         await self._put_in_line(accounts)
-        heap: list[tuple[float, int, AccountPull]] = []
+        heap: list[tuple[float, int, AccountState]] = []
 
-        def due() -> Iterator[AccountPull]:
+        def due() -> Iterator[AccountState]:
             while heap and heap[0][0] <= now:
                 yield heappop(heap)[-1]
 
@@ -186,7 +191,7 @@ class Schedule:
             self._hurries = False
             await self._put_in_line(due())
 
-    async def _put_in_line(self, accounts: Iterator[PlannedAccount | AccountPull]) -> None:
+    async def _put_in_line(self, accounts: Iterator[PlannedAccount | AccountState]) -> None:
         """Put accounts in line, with turns of the loop in between if they are many."""
         for number, account in enumerate(accounts, 1):
             if self._is_stopped:

@@ -63,6 +63,8 @@ class IntegratedAccounts:
         ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``; ``super_query``
         whether Truto keeps a synced store for the account. The times take a datetime, a date, or operators such as
         ``{"gt": time}``. The rest is as for ``Resource.list``.
+
+        :raises UsageError: a filter is empty, or cannot be sent.
         """
         query = list_query("integrated-account", account=None, limit=limit, extra_query=extra_query)
         params = {
@@ -76,6 +78,11 @@ class IntegratedAccounts:
             "updated_at": updated_at,
             "limit": limit,
         }
+        for name, value in params.items():
+            if isinstance(value, (str, Sequence, Mapping)) and not value:
+                raise UsageError(
+                    f"{name.removesuffix('.name')} is empty, which may be read as no filter at all: for that, pass None"
+                )
         query = msgspec.structs.replace(
             query, params={name: snapshot(name, value) for name, value in params.items()}
         )

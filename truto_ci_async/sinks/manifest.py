@@ -24,6 +24,9 @@ PARTS_LOG = "_parts.log"
 MAX_PARTS = 64
 # The log is read, and the manifest is written, in pieces of so many bytes.
 PIECE_BYTES = 2**16
+# That of a million parts is half as large.
+MAX_MANIFEST_BYTES = 2**28
+
 
 # Names and counts that were altered are refused when they are read: a part is a file in its folder, and nothing else.
 PartName: TypeAlias = Annotated[
@@ -118,11 +121,16 @@ def read_manifest(directory: Path) -> Manifest | None:
     """
     path = directory / MANIFEST
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # reading a pipe would wait for ever
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
             raise ValueError("it is not a file")
+        if found.st_size > MAX_MANIFEST_BYTES:
+            raise ValueError(f"it has {found.st_size:,} bytes")
         return msgspec.json.decode(path.read_bytes(), type=Manifest)
     except FileNotFoundError:
         return None
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
 
 
 def move_to_log(disk: Disk, directory: Path, state: SinkState) -> SinkState:

@@ -171,9 +171,9 @@ class BodyDecoder:
     """
 
     def __init__(self, content_encoding: str = "", *, limit: int | None = None) -> None:
-        coding = content_encoding.strip().lower()
-        self._coding = coding
-        self._codec = None if coding in {"", "identity"} else _codec(coding)
+        codings = (coding.strip() for coding in content_encoding.lower().split(","))
+        self._coding = ", ".join(coding for coding in codings if coding not in {"", "identity"})
+        self._codec = _codec(self._coding) if self._coding else None
         self._limit = limit
         self._received = 0
         self.total = 0

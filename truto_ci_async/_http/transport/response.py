@@ -60,7 +60,7 @@ class StreamedResponse:
         # of a body without a length.
         self._connection_end = watch_connection(response, self._on_connection_end)
         self.status = response.status
-        self._token = token  # masked wherever the service repeats it
+        self.token = token  # masked wherever the service repeats it
         self.reason = clean(response.reason or "", token)
         self.headers = _lower(response.headers, token)
         self.sends = sends
@@ -164,9 +164,9 @@ class StreamedResponse:
         if self.is_client_closed:
             return UsageError("the client was closed while this response was being read")
         if isinstance(error, RuntimeError):  # aiohttp's, when it is about to wait on a lost connection
-            redact_message(error, self._token)
+            redact_message(error, self.token)
             return TruncatedBodyError(f"the body ended early: {one_line(error)}", bytes_read=self.bytes_read)
-        return map_network_error(error, self._timeouts, self._token, bytes_read=self.bytes_read)
+        return map_network_error(error, self._timeouts, self.token, bytes_read=self.bytes_read)
 
     def _on_connection_end(self, end: asyncio.Future[None]) -> None:
         error_of(end)

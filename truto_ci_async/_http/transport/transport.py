@@ -34,6 +34,8 @@ from .response import BufferedResponse, StreamedResponse
 CLOSE_DEADLINE = 5.0
 # Bytes of one header, and of the status line. aiohttp's own limit of 8 kB is less than what proxies let through.
 MAX_HEADER_BYTES = 64 * 1024
+# The longest body of an error response that is read. It is decoded in one go; the status says enough without it.
+MAX_ERROR_BYTES = 2**20
 _NO_TIMERS = aiohttp.ClientTimeout()
 
 
@@ -347,11 +349,11 @@ class Transport:
 
 
 async def _read(response: StreamedResponse, limit: int | None) -> bytes:
-    try:
+    if response.status < 300:
         return await response.read(limit)
+    try:
+        return await response.read(MAX_ERROR_BYTES if limit is None else min(limit, MAX_ERROR_BYTES))
     except (DecodeError, BodyTooLargeError):
-        if response.status < 300:
-            raise
         return b""  # the status says more than a body that cannot be read
 
 

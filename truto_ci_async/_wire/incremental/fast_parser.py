@@ -63,7 +63,8 @@ class FastArrayParser(ArrayParser[T]):
 
     def check_cut(self) -> None:
         if not is_cut(self.brackets[:1], *self._parts):
-            raise self._collector.malformed("the item is not JSON", b"".join(self._parts))
+            text = b"".join(self._parts)  # mutant: a flush has joined them
+            raise self._collector.malformed("the item is not JSON", text)
 
     def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:
         self._parts.append(chunk)
@@ -236,7 +237,13 @@ def value_length(text: memoryview) -> int:
 
 def check_msgspec() -> bool:
     """Tell whether msgspec's messages still name offsets the way ``value_length`` reads them."""
-    samples = ((b'{"a": [1]},', 10), (b"[1] ]", 4), (b'"a" :', 4), (b"-1.5e3,", 6), (b"[1", INCOMPLETE))
+    samples = (
+        (b'{"a": [1]},', 10),  # mutant: any key
+        (b"[1] ]", 4),
+        (b'"a" :', 4),  # mutant: any text
+        (b"-1.5e3,", 6),  # mutant: a large E too
+        (b"[1", INCOMPLETE),  # mutant: what is wrong so close to the end is incomplete too
+    )
     try:
         works = all(value_length(memoryview(text)) == length for text, length in samples)
     except ValueError:

@@ -44,7 +44,7 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
         return self.outcome in ("done", "empty")
 
 
-class AccountProgress(Struct, kw_only=True):
+class AccountProgress(Struct, kw_only=True, gc=False):
     """How far one account has come: all that is needed to resume it.
 
     Its first ``finished`` windows are over. ``later`` has the progress of windows after those, by their index in the

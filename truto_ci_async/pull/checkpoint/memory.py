@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from itertools import chain
 
 import anyio.lowlevel
+from msgspec import Struct
 
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.pull.plan.plan import Plan
@@ -102,17 +103,14 @@ class MemoryCheckpoint(Checkpoint):
         return f"MemoryCheckpoint({walks:,} walks)"
 
 
-class _Account:
+class _Account(Struct, eq=False, gc=False):
     """The progress of one account: its first windows as runs, and the others one by one."""
 
-    __slots__ = ("encoded", "finished", "has_rows", "later", "runs")
-
-    def __init__(self) -> None:
-        self.finished = 0
-        self.has_rows = False  # in the finished ones
-        self.encoded: list[bytes] | None = None  # earlier runs
-        self.runs: list[Run] = []
-        self.later: dict[int, Progress] = {}
+    finished: int = 0
+    has_rows: bool = False  # in the finished ones
+    encoded: list[bytes] | None = None  # earlier runs
+    runs: list[Run] = []
+    later: dict[int, Progress] = {}
 
     def put(self, window: int, progress: Progress) -> None:
         if window < self.finished:  # no pull does that

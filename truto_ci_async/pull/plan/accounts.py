@@ -9,16 +9,21 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
-import msgspec
+from msgspec.json import Decoder
 
 from truto_ci_async._checks import brief, is_iterable, plain
+from truto_ci_async._json import decode_strictly
 from truto_ci_async._wire.query_string import require_encodable, stable_order
-from truto_ci_async.errors import UsageError
+from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import IntegratedAccount
 from truto_ci_async.models.pulls import PlannedAccount
 
 #: An iterable of more accounts than this is taken to be endless.
 MAX_ACCOUNTS = 1_000_000
+# The loop has a turn after so many accounts, which take some milliseconds.
+YIELD_ACCOUNTS = 2_000
+# Enough for that many, each with a tenant.
+MAX_FILE_BYTES = 2**28
 
 AccountLike: TypeAlias = str | IntegratedAccount | PlannedAccount | Mapping[str, Any]
 #: Ids, IntegratedAccounts or dicts with an ``id``, in any iterable, which may be asynchronous, such as
@@ -35,7 +40,11 @@ async def collect_accounts(accounts: Accounts) -> tuple[PlannedAccount, ...]:
     if isinstance(accounts, os.PathLike):
         accounts = await asyncio.to_thread(_read_file, Path(accounts))
     found: dict[str, PlannedAccount] = {}
+    number = 0
     async for account in _each(accounts):
+        number += 1
+        if number % YIELD_ACCOUNTS == 0:
+            await asyncio.sleep(0)
         known = found.get(account.id)
         if known is None or known.tenant_id is None:
             found[account.id] = account
@@ -76,9 +85,16 @@ def _planned(account: object) -> PlannedAccount:
     )
 
 
+_any = Decoder()
+
+
 def _read_file(path: Path) -> list[AccountLike]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:  # which may be a device without an end
+            content = file.read(MAX_FILE_BYTES + 1)
+        if len(content) > MAX_FILE_BYTES:
+            raise UsageError(f"cannot read accounts from {path}: it has more than {MAX_FILE_BYTES:,} bytes")
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read accounts from {path}: {error}") from error
     return [
@@ -91,10 +107,10 @@ def _read_file(path: Path) -> list[AccountLike]:
 def _read_line(line: str, where: str) -> AccountLike:
     try:
         if line.startswith("{"):
-            return _planned(msgspec.json.decode(line))
+            return _planned(decode_strictly(_any, line.encode()))
         name = line.split("#", 1)[0].strip()
         if re.search(r"[\s,;\"']", name):
             raise UsageError("expected one id per line, or a JSON object with an id")
         return _planned(name)
-    except (UsageError, msgspec.DecodeError) as error:
+    except (UsageError, DecodeError) as error:
         raise UsageError(f"{where}: {error}") from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from difflib import SequenceMatcher
 from typing import TypeAlias
 
 from truto_ci_async._checks import brief
-from truto_ci_async.errors import TrutoError
+from truto_ci_async.errors import DecodeError, TrutoError
 from truto_ci_async.models import IntegratedAccount
 
 #: Finds accounts by ``integration`` and ``status``, as ``integrated_accounts.list`` does.
@@ -18,6 +18,20 @@ Discover: TypeAlias = Callable[..., AsyncIterable[IntegratedAccount]]
 MAX_READ = 5_000
 #: No more names than this are listed.
 MAX_NAMED = 10
+
+
+async def with_ids(found: AsyncIterable[IntegratedAccount]) -> AsyncGenerator[IntegratedAccount]:
+    """Check that each account found has an id: a pull that leaves one out would look complete.
+
+    :raises DecodeError: one has none, or one that is not text.
+    """
+    async for account in found:
+        if not account.id:
+            raise DecodeError(
+                f"the service lists an account without an id, {account!r}; pass the ids of the others yourself",
+                path="$.result[].id",
+            )
+        yield account
 
 
 async def nothing_found(discover: Discover, integration: str | None = None, status: str | None = None) -> str:

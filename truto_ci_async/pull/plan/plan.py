@@ -163,7 +163,7 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
         ]
         if self.shard != stored.shard:
             found.append(f"this is {_shard_text(self.shard)}, stored is {_shard_text(stored.shard)}")
-        if "accounts" in self.given:
+        if "accounts" in self.given and self.accounts != stored.accounts:
             new, missing = _ids_only_in(self, stored), _ids_only_in(stored, self)
             if new and not grow:
                 found.append(f"{_counted(new, 'new')} (grow=True adds them)")

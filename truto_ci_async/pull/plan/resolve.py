@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, Unpack, cast
 
@@ -18,7 +19,7 @@ from truto_ci_async.models.pulls import PlannedAccount
 
 from .accounts import Accounts, collect_accounts
 from .bounds import WindowLength, resolve_windows
-from .discovery import Discover, nothing_found
+from .discovery import Discover, nothing_found, with_ids
 from .plan import Plan, PlanFilters
 
 _EMPTY = ". If that is meant, pass allow_empty=True (--allow-empty)"
@@ -97,9 +98,9 @@ async def _find_accounts(
         return tuple(known)
     if discover is None:
         raise UsageError("a client is needed to look up accounts by integration and status")
-    found = await collect_accounts(
-        discover(integration=criteria.get("integration"), status=criteria.get("status"))
-    )
+    listed = discover(integration=criteria.get("integration"), status=criteria.get("status"))
+    async with aclosing(with_ids(listed)) as identified:
+        found = await collect_accounts(identified)
     if not found and not allow_empty:
         raise UsageError(await nothing_found(discover, **criteria) + _EMPTY)
     return found

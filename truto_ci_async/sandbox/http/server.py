@@ -75,9 +75,13 @@ class Sandbox(Service):
         async with Sandbox(accounts=2, interactions=120) as sandbox:
             client = TrutoClient(sandbox.token, base_url=sandbox.url)
 
-    The same arguments give the same accounts and records on every machine. Both of Truto's rate limits are enforced
-    unless set to None. Where the service ignores a mistake, such as a misspelt parameter, the sandbox refuses it with
-    a message that says what would have happened. As a pytest fixture:
+    It serves interactions, meetings, users, transcripts and activity, each with the parameters, formats and errors of
+    the contract. They fit together: people of meetings and statistics are `users`, activity counts the meetings of its
+    window, transcripts belong to meetings. The same arguments give the same accounts and records on every machine,
+    whatever was asked before. `expected` and `expected_record` say what a correct client gets.
+
+    Both of Truto's rate limits are enforced unless set to None. Where the service ignores a mistake, such as a misspelt
+    parameter, the sandbox refuses it with a message that says what would have happened. As a pytest fixture:
 
         @pytest.fixture
         def sandbox():
@@ -95,9 +99,10 @@ class Sandbox(Service):
 
     :param accounts: how many active Gong accounts, or their ids.
     :param others: how many further accounts, of other integrations or not active.
-    :param interactions: people in each account, and so rows in each window.
+    :param interactions: people in each account, and so rows in each window. Those who had no calls in it, for example
+        because they were not hired yet, have no metrics.
     :param meetings: meetings in each account, all of them in `year`. Those that end after `clock` are not there yet.
-    :param sentences: how many each transcript has, for large ones. By default there is one for 12 seconds.
+    :param sentences: how many each transcript has, for large ones. By default there is one in 20 seconds.
     :param transcript_delay: seconds from the end of a meeting until its transcript is there; `inf` for never. One
         meeting in twelve never has one.
     :param providers: further active accounts, of the other four providers: how many of each, or for example
@@ -177,8 +182,8 @@ class Sandbox(Service):
         active = accounts if isinstance(accounts, int) else len(accounts)
         if active + others + sum(wanted.values()) > MAX_ACCOUNTS:
             raise ValueError(f"a sandbox holds at most {MAX_ACCOUNTS:,} accounts")
-        if meetings < 0 or (sentences is not None and sentences < 1):
-            raise ValueError("meetings must be 0 or more, and sentences 1 or more")
+        if meetings < 0 or (sentences is not None and sentences < 1) or not 1 <= year <= 9998:
+            raise ValueError("meetings must be 0 or more, sentences 1 or more, and year from 1 to 9998")
         shapes = Shapes(
             provider_shape,
             stream_as,

@@ -11,6 +11,7 @@ from .activity import count_activity, remote_activity, unified_activity
 from .filtering import filter_records
 from .listing import Listing
 from .meetings import Meeting
+from .parameters import text
 from .people import unified_user
 from .providers import PROVIDERS
 from .requests import AccountState
@@ -61,20 +62,24 @@ def get(state: AccountState, listing: Listing, record_id: str, now: datetime) ->
 
     :raises ServiceError: the provider has none with this id.
     """
-    company = state.company
-    if listing.resource.name == "users":
+    company, name = state.company, listing.resource.name
+    if name == "users":
         found = [user for user in company.users if user.id == record_id]
         if found:
             return _users(state, found)
-    else:
+    elif name == "meetings":
         meeting = company.meeting(record_id)
         if meeting is not None and meeting.end <= now:
             return _meetings(state, [meeting], now, listed=None)
-    kind = listing.resource.name.removesuffix("s")
-    raise remote_error(404, f"{company.integration} has no {kind} with the id {record_id}")
+    else:
+        contacts = [each for each in company.contacts() if each["id"] == record_id]
+        if contacts:
+            return _shown_contacts(contacts)
+    what = name.removesuffix("s")
+    raise remote_error(404, f"{company.integration} has no {what} with the id {record_id}")
 
 
-def expected_transcript(state: AccountState, meeting: Meeting, now: datetime) -> bool:
+def has_transcript(state: AccountState, meeting: Meeting, now: datetime) -> bool:
     """Tell whether a meeting has a transcript by now."""
     return meeting.is_recorded and now >= _later(meeting.end, state.transcript_delay)
 
@@ -153,7 +158,7 @@ def _list_meetings(state: AccountState, listing: Listing, now: datetime) -> Foun
     takes = provider.meeting_parameters
     start = listing.start if "start_time" in takes else None
     end = listing.end if "end_time" in takes else None
-    host = listing.query.get("user_id") if "user_id" in takes else None
+    host = text(listing.query, "user_id") if "user_id" in takes else None
     found = [
         meeting
         for meeting in company.meetings
@@ -174,8 +179,8 @@ def _meetings(
         record = meeting.unified()
         remote = record.pop("remote_data")
         if "transcript" not in missing and (listed is None or "transcript" in listed):
-            has_one = expected_transcript(state, meeting, now)
-            record["transcript"] = sentences(meeting, state.sentences, with_ids=False) if has_one else []
+            is_there = has_transcript(state, meeting, now)
+            record["transcript"] = sentences(meeting, state.sentences, with_ids=False) if is_there else []
         record["remote_data"] = remote
         return {
             name: value
@@ -193,7 +198,7 @@ def _transcripts(state: AccountState, listing: Listing, now: datetime) -> Found:
     meeting = state.company.meeting(wanted_id)
     if meeting is None or meeting.end > now:
         raise remote_error(404, NO_CALLS)
-    found = [meeting] if expected_transcript(state, meeting, now) else []
+    found = [meeting] if has_transcript(state, meeting, now) else []
 
     def remote(each: Meeting) -> dict[str, Any]:
         return remote_transcript(each, sentences(each, state.sentences, with_ids=True))
@@ -202,7 +207,11 @@ def _transcripts(state: AccountState, listing: Listing, now: datetime) -> Found:
 
 
 def _contacts(state: AccountState, listing: Listing, _: datetime) -> Found:
-    return Found(state.company.contacts(), dict, lambda record: record["remote_data"])
+    return _shown_contacts(state.company.contacts())
+
+
+def _shown_contacts(contacts: Sequence[dict[str, Any]]) -> Found:
+    return Found(contacts, dict, lambda record: record["remote_data"])
 
 
 _FINDERS: Final[Mapping[str, Callable[[AccountState, Listing, datetime], Found]]] = {

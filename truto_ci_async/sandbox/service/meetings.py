@@ -198,7 +198,7 @@ def _choose_host(people: Sequence[Person], day: date, bits: int) -> Person:
         person = people[(place + step) % len(people)]
         if person.profile().works_on(day.toordinal()):
             return person
-    return people[0]
+    return people[place]
 
 
 def _make_guests(customer: str, bits: int, count: int) -> tuple[tuple[str, str, str], ...]:

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from hashlib import blake2b
 from statistics import NormalDist
 from typing import Any, Final
@@ -68,19 +69,24 @@ class Person:
     bits: int
 
     def profile(self) -> Profile:
-        bits = self.bits >> 32
-        manager = (self.number - len(DEPARTMENTS)) // _REPORTS if self.number >= len(DEPARTMENTS) else None
-        head = self.number
-        while head >= len(DEPARTMENTS):
-            head = (head - len(DEPARTMENTS)) // _REPORTS
-        # One in six was hired since mid-2023, one in ten of the others leaves in 2024. Heads stay.
-        old, recent, end = _YEARS
-        share = (bits & 0xFFF) / 4096
-        is_new = manager is not None and bits >> 12 & 0xFFF < 4096 // 6
-        first = recent + int(share * (end - recent)) if is_new else old + int(share * (recent - old))
-        leaves = manager is not None and not is_new and bits >> 24 & 0xFFF < 4096 // 10
-        last = date(2024, 1, 1).toordinal() + (bits >> 36) % 366 if leaves else None
-        return Profile(head, manager, first, last, _levels(head, bits >> 48))
+        return _profile(self.number, self.bits)
+
+
+@lru_cache(maxsize=8192)
+def _profile(number: int, bits: int) -> Profile:
+    bits >>= 32
+    manager = (number - len(DEPARTMENTS)) // _REPORTS if number >= len(DEPARTMENTS) else None
+    head = number
+    while head >= len(DEPARTMENTS):
+        head = (head - len(DEPARTMENTS)) // _REPORTS
+    # One in six was hired since mid-2023, one in ten of the others leaves in 2024. Heads stay.
+    old, recent, end = _YEARS
+    share = (bits & 0xFFF) / 4096
+    is_new = manager is not None and bits >> 12 & 0xFFF < 4096 // 6
+    first = recent + int(share * (end - recent)) if is_new else old + int(share * (recent - old))
+    leaves = manager is not None and not is_new and bits >> 24 & 0xFFF < 4096 // 10
+    last = date(2024, 1, 1).toordinal() + (bits >> 36) % 366 if leaves else None
+    return Profile(head, manager, first, last, _levels(head, bits >> 48))
 
 
 def _levels(department: int, bits: int) -> tuple[float, ...]:

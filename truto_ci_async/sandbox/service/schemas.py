@@ -12,6 +12,7 @@ from .providers import MODEL, PROVIDERS
 Schema = dict[str, Any]
 
 TIMES: Final = ("start_time", "end_time")
+_METHODS: Final = ("list", "get")  # of a resource of another model, whatever the account
 
 
 def _object(**properties: Schema) -> Schema:
@@ -133,14 +134,14 @@ class Resource:
     def all_methods(self) -> frozenset[str]:
         """The methods that any integration has."""
         if self.model != MODEL:
-            return frozenset(("list",))
+            return frozenset(_METHODS)
         offered = (each.resources.get(self.name, ()) for each in PROVIDERS.values())
         return frozenset(method for methods in offered for method in methods)
 
     def methods(self, integration: str) -> tuple[str, ...] | None:
         """Return the methods an integration has for this resource, or None if it does not have the resource."""
         if self.model != MODEL:
-            return ("list",)
+            return _METHODS
         provider = PROVIDERS.get(integration)
         return provider.resources.get(self.name) if provider else None
 

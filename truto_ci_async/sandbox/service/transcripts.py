@@ -8,49 +8,46 @@ from typing import Any, Final
 from .meetings import Meeting
 from .names import CLOSINGS, OPENINGS, REPLIES, SENTENCES
 
+_SECONDS_PER_SENTENCE: Final = 20
 _FILLERS: Final = ("Um, ", "So, ", "You know, ", "")
 
 
 def sentences(meeting: Meeting, count: int | None, *, with_ids: bool) -> list[dict[str, Any]]:
     """Return the sentences of a meeting in the order of their start; empty if it was not recorded.
 
-    :param count: how many; by default one in about twelve seconds.
+    :param count: how many; by default one in about 20 seconds.
     """
     if not meeting.is_recorded:
         return []
-    rng = random.Random(meeting.bits)
     if count is None:
-        count = max(4, meeting.duration // 12)
+        count = max(4, meeting.duration // _SECONDS_PER_SENTENCE)
+    draw = random.Random(meeting.bits).getrandbits
     pool = [text for topic in meeting.topics for text in SENTENCES[topic]]
     step = meeting.duration / (count + 1)
+    speakers = meeting.speakers
     found: list[dict[str, Any]] = []
     speaker, used = 0, 0
     for number in range(count):
+        bits = draw(48)
         if number == 0:
-            text = rng.choice(OPENINGS)
-        elif number >= count - 2 and count > 4:
-            text = rng.choice(CLOSINGS)
-        elif rng.random() < 0.3:
-            text = rng.choice(REPLIES)
+            text = OPENINGS[bits % len(OPENINGS)]
+        elif count - number <= 2 < count:
+            text = CLOSINGS[bits % len(CLOSINGS)]
+        elif bits & 3 == 0:
+            text = REPLIES[(bits >> 2) % len(REPLIES)]
         else:
             text, used = pool[used % len(pool)], used + 1
-        speaker_id, kind, name = meeting.speakers[speaker]
-        start = round(step * (number + 0.1 * rng.random()), 3)
-        end = round(start + step * (0.4 + 0.5 * rng.random()), 3)
-        filler = rng.choice(_FILLERS)
-        raw = filler + (text if not filler or text.startswith("I") else text[0].lower() + text[1:])
-        sentence = {
-            "speaker_id": speaker_id,
-            "speaker_type": kind,
-            "speaker_name": name,
-            "text": text,
-            "raw_text": raw,
-            "start_time": _number(start),
-            "end_time": _number(end),
-        }
-        found.append({"id": None, **sentence} if with_ids else sentence)
-        if rng.random() < 0.6:
-            speaker = rng.randrange(len(meeting.speakers))
+        filler = _FILLERS[bits >> 8 & 3]
+        start = round(step * (number + (bits >> 10 & 255) / 2560), 3)
+        sentence: dict[str, Any] = {"id": None} if with_ids else {}
+        sentence["speaker_id"], sentence["speaker_type"], sentence["speaker_name"] = speakers[speaker]
+        sentence["text"] = text
+        sentence["raw_text"] = _spoken(filler, text)
+        sentence["start_time"] = _number(start)
+        sentence["end_time"] = _number(round(start + step * (0.4 + (bits >> 18 & 255) / 512), 3))
+        found.append(sentence)
+        if bits >> 26 & 1:
+            speaker = (bits >> 27) % len(speakers)
     return found
 
 
@@ -83,6 +80,11 @@ def remote_transcript(meeting: Meeting, entries: list[dict[str, Any]]) -> dict[s
             }
         )
     return {"callId": meeting.id, "transcript": monologues}
+
+
+def _spoken(filler: str, text: str) -> str:
+    """Return a sentence as it was said, before it was tidied up."""
+    return filler + (text if not filler or text.startswith("I") else text[0].lower() + text[1:])
 
 
 def _number(seconds: float) -> int | float:

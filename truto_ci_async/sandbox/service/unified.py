@@ -208,7 +208,7 @@ class UnifiedApi:
                 wanted = {"fromDate": start[:10], "toDate": end[:10]}
             if listing.users is not None:
                 wanted["userIds"] = sorted(listing.users)
-            if "meeting" in listing.query:
+            if name == "transcripts":
                 wanted["callIds"] = [listing.query["meeting"]["id"]]
             options["body"] = {"filter": wanted}
         if listing.remote_query:
@@ -218,7 +218,10 @@ class UnifiedApi:
             "requestUrl": url,
             "requestOptions": options,
             "data": json.loads(body),
-            "responseHeaders": {"content-type": "application/json", "x-gong-request-id": REQUEST_ID},
+            "responseHeaders": {
+                "content-type": "application/json",
+                f"x-{integration}-request-id": REQUEST_ID,
+            },
             "nextCursor": cursor,
             "isLooping": False,
             "isEmptyResult": not count,

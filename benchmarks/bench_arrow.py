@@ -1,0 +1,92 @@
+"""How fast do pages become a polars data frame?
+
+Ours goes from the attributes of the items to columns, and with Arrow into polars: page by page, and gathered to 5,000
+rows as walks do. Page by page, it is compared with pandas of the same rows as dicts, which is what one writes by hand,
+with polars of those, and with polars of tuples and a schema, which keeps the types. Decoding is not counted.
+
+    python -m benchmarks.bench_arrow --items 1000,50 --rounds 9
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from benchmarks import _turns, data
+from benchmarks._turns import OURS, Goal, Record
+from truto_ci_async import Interaction, Page, schema, to_polars
+from truto_ci_async._wire.item_reader import item_reader
+from truto_ci_async._wire.page_reader import PageReader
+
+GATHERED = "ours, gathered"
+PANDAS, POLARS, TUPLES = "pandas.DataFrame of row()", "polars.DataFrame of row()", "polars of typed tuples"
+CONTENDERS = {OURS: "polars", GATHERED: "polars", PANDAS: "pandas", POLARS: "polars", TUPLES: "polars"}
+GOALS = [
+    Goal("pages of 1000 to polars", PANDAS, "speed", least=2.0),
+    Goal("pages of 50 to polars", PANDAS, "speed", least=1.3),
+]
+# Rows made in one turn.
+ROWS = 20_000
+
+
+def contender(name: str, pages: list[Page[Interaction]]) -> Callable[[], object]:
+    """Return the work of one turn: a frame for each page, or for each 5,000 rows."""
+    if name == OURS:
+        return lambda: [page.to_polars() for page in pages]
+    if name == GATHERED:
+        together = max(5_000 // len(pages[0]), 1)
+        batches = [pages[at : at + together] for at in range(0, len(pages), together)]
+        return lambda: [to_polars(batch) for batch in batches]
+    if name == PANDAS:
+        import pandas
+
+        return lambda: [pandas.DataFrame([item.row() for item in page]) for page in pages]
+    import polars
+
+    if name == POLARS:
+        return lambda: [
+            polars.DataFrame([item.row() for item in page], infer_schema_length=None) for page in pages
+        ]
+    columns = schema(Interaction)
+    types: dict[str, Any] = {
+        "float64": polars.Float64,
+        "timestamp": polars.Datetime("us", "UTC"),
+    }
+    typed = {column.name: types.get(column.type, polars.String) for column in columns}
+    return lambda: [
+        polars.DataFrame([columns.values(item) for item in page], schema=typed, orient="row")
+        for page in pages
+    ]
+
+
+def here(options: argparse.Namespace) -> None:
+    """Run one contender in this process."""
+    count = int(options.items)
+    read = PageReader(item_reader(Interaction)).read
+    body = data.page(count, next_cursor="2")
+    pages = [Page(read(body).items, item_type=Interaction) for _ in range(max(ROWS // count, 1))]
+    _turns.serve_turns(contender(options.here, pages), collect=options.gc != "off")
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    found: list[Record] = []
+    contenders = _turns.installed(CONTENDERS, options.contenders)
+    for items in options.items.split(","):
+        for collect in _turns.collecting(options):
+            question = f"pages of {items} to polars"
+            _turns.say(f"{question}, garbage collector {'on' if collect else 'off'}")
+            given = ["--items", items, "--gc", "on" if collect else "off"]
+            take = partial(_turns.take_turns, "benchmarks.bench_arrow", contenders, given)
+            found += _turns.records(question, collect, take(rounds=options.rounds), per=ROWS)
+    return found
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--items", default="1000,50", help="on a page, comma-separated (default 1000,50)")
+    parser.add_argument("--rounds", type=int, default=9, help="of 20,000 rows each (default 9)")
+
+
+if __name__ == "__main__":
+    _turns.main(__doc__, add_options, run, GOALS, here)
