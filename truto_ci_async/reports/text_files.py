@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
@@ -110,7 +110,7 @@ _FROM_TEXT: dict[ColumnType, Callable[[str], Any]] = {
 def read_csv(path: Path, length: int, schema: Schema, rows: int) -> Iterator[ColumnData]:
     """Generate the rows of a pull's CSV file."""
     found = _csv_rows(path, length)
-    header = cast("list[str]", next(found, []))
+    header = next(found, None) or []
     at = {name: place for place, name in enumerate(header)}
     converters = [(at.get(name), _FROM_TEXT.get(type)) for name, type in schema.types.items()]
     while some := [row for _, row in zip(range(rows), found, strict=False)]:
