@@ -329,7 +329,7 @@ class AccountPull:
 
     async def _is_unsupported(self, client: BaseClient, error: TrutoError) -> bool:
         """Tell whether an account's provider does not have what is asked for. The account itself says so."""
-        if not (isinstance(error, APIError) and may_mean_unsupported(error)):
+        if self._shared.is_stopping or not (isinstance(error, APIError) and may_mean_unsupported(error)):
             return False
         resources = {self._shared.walk.resource, self._shared.walk.path[-1]}
         for resource in resources:
