@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from copy import copy
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -249,7 +250,7 @@ class AccountPull:
         return data
 
     def _note_arrival(self, body: bytes) -> None:
-        self._state.arrived_at = time.monotonic()
+        self._state.arrived_at, self._state.pulled_at = time.monotonic(), datetime.now(UTC)
         if body[-8:].rstrip().endswith(b"}"):  # or else it may be cut, and is no answer until it was read
             self._shared.circuit.success(self._state.arrived_at)
 
@@ -308,7 +309,8 @@ class AccountPull:
             missing=missing,
         )
         self._close_windows(queue, window, over)
-        return PulledPage(state.account, asked, page, commits=shared.commits, entry=entry), entry
+        handed = PulledPage(state.account, asked, page, state.pulled_at, commits=shared.commits, entry=entry)
+        return handed, entry
 
     def _end_window(self) -> int:
         """Move on to the next window. Return how many windows ended."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -86,7 +87,8 @@ class AccountState(Struct, eq=False, gc=False):
     is_resumed: bool = False  # the walk begins with a cursor of an earlier run, not used in this one yet
     restarts: int = 0
     body: bytes = b""  # of the page that is about to be handed over
-    arrived_at: float = 0.0  # that body
+    arrived_at: float = 0.0  # that body, by the monotonic clock
+    pulled_at: datetime | None = None  # the same moment
     calls: int = 0  # failed in a row
     failing_since: float | None = None  # when the first call was sent that failed without an answer since
     outage_error: TrutoError | None = None  # the last one that the service was to blame for

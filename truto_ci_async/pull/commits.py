@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -77,8 +78,7 @@ class Entry:
         self.ends = ends  # how the account ended, on its last page of all
         self.windows = windows  # that are over with it
         self.missing = missing  # meetings without a transcript
-        # What happened to its rows; it is made of one of the others, if the window is not over by then.
-        self.log = b""
+        self.log = b""  # what happened to its rows; made of one of the others, if the window is not over by then
         self.body = b""
         self.identities = b""
         self.is_done = False
@@ -92,9 +92,16 @@ class PulledPage(AccountPage[T]):
     __slots__ = ("_commits", "_entry")
 
     def __init__(
-        self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
+        self,
+        account: PlannedAccount,
+        window: Window,
+        page: Page[T],
+        pulled_at: datetime | None = None,
+        *,
+        commits: Commits,
+        entry: Entry,
     ) -> None:
-        super().__init__(account, window, page)
+        super().__init__(account, window, page, pulled_at)
         self._commits = commits
         self._entry = entry
 
@@ -145,7 +152,7 @@ class Commits:
         self._keeps_bodies = isinstance(checkpoint, MemoryCheckpoint)
         self._sink = sink
         self._reader = reader
-        self._has_ids = False
+        self.has_ids = False  # the id alone tells rows apart
         self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
@@ -172,11 +179,6 @@ class Commits:
 
     # --- life ------------------------------------------------------------------------------------------
 
-    def open(self, *, has_ids: bool) -> None:
-        """Begin to take pages. ``has_ids``: the id alone tells rows apart."""
-        self._has_ids = has_ids
-        self.is_open = True
-
     async def run(self) -> None:
         """Commit what is marked, again and again. A cancellation waits for a commit that is under way."""
         while self._failure is None:
@@ -197,6 +199,8 @@ class Commits:
         try:
             if self.is_open and self._failure is None:
                 await self._flush(final=True)
+                if isinstance(self._sink, FileSink) and self._report.complete:
+                    self._sink.note_complete()
         except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
             self.fail(error)
         if self._failure is not None and self._bodies:
@@ -353,7 +357,7 @@ class Commits:
             entry.body = body
         elif items:
             views = page.plain_views if type(items[0]) is Raw else None
-            entry.identities = row_identities(items, views, by_id=self._has_ids)
+            entry.identities = row_identities(items, views, by_id=self.has_ids)
 
     async def log_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
         """Return the log of a window: all its rows that were handed out, in this run or an earlier one.
@@ -382,7 +386,7 @@ class Commits:
 
     def _read_again(self, body: bytes) -> bytes:
         """Return the fingerprints of the rows of a page that was read before."""
-        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self._has_ids))
+        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self.has_ids))
 
     async def _make_logs(self, changes: dict[Key, Progress], *, final: bool) -> None:
         """Make the logs that go with a commit: those of windows that are not over.

@@ -238,7 +238,7 @@ class Pull(WalkFrames, Generic[T]):
             self._budget,
         )
         self._workers = Workers(shared, to_do, on_error=self._die)
-        self._commits.open(has_ids=self.plan.walk.has_ids)
+        self._commits.has_ids, self._commits.is_open = self.plan.walk.has_ids, True
 
     async def _run(self) -> None:
         """Run the workers, and commit what is marked until the block is left."""

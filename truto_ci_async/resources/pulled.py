@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 # Where ``pull_to`` keeps its progress of interactions, inside the output folder.
-STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.files.PRIVATE`` says
+STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.layout.PRIVATE`` says
 
 
 def state_file(resource: str) -> str:
@@ -150,7 +150,7 @@ class PulledResource(Resource[T]):
         folder = pathlib.Path(out)
         if isinstance(plan_or_accounts, pathlib.Path):
             _check_accounts_file(plan_or_accounts, folder)
-        sink = make_sink(format, folder, fresh=fresh)
+        sink = make_sink(format, folder, resource=self._resource, fresh=fresh)
         return await run_shard(
             self._client,
             self.planned(plan_or_accounts, options),
@@ -195,8 +195,7 @@ class PulledResource(Resource[T]):
 
 def _check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
     """:raises UsageError: a pull into this folder may replace or remove the file."""
-    from truto_ci_async.sinks.files import is_used_by_pulls
+    from truto_ci_async.sinks.layout import is_used_by_pulls
 
-    file = path.resolve()
-    if is_used_by_pulls(file.name) and file.parent == folder.resolve():
+    if is_used_by_pulls(path.resolve(), folder.resolve()):
         raise UsageError(f"{path} has a name that the pull into {folder} uses itself: move it elsewhere")
