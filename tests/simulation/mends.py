@@ -110,7 +110,10 @@ MENDS = (
             "        shared.circuit.success(time.monotonic())\n        self._state.calls",
         ),
     ),
-    Mend("a trial may renew the token", ("pull/account_state.py", "attempts=min(2, retry.attempts)", "attempts=1")),
+    Mend(
+        "a trial may renew the token",
+        ("pull/account_state.py", "attempts=min(2, retry.attempts)", "attempts=1"),
+    ),
     Mend(
         "the last attempt may renew the token",
         (

@@ -17,7 +17,7 @@ from truto_ci_async._text import hide_passwords, printable
 from truto_ci_async.cli.output.writers import FORMATS
 
 from .messages import EXIT_CODES, PULL_EXIT_CODES
-from .values import filled, moment, rate, seconds, whole_number, window_length
+from .values import filled, moment, name_list, rate, seconds, whole_number, window_length
 
 INTERACTIONS: Final = ("conversational-intelligence", "interactions")
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
@@ -72,11 +72,13 @@ PULL_EXAMPLES: Final = f"""\
   truto-ci pull --sandbox --out out/
   truto-ci pull --sandbox --out days/ --start-time 2024-01-01 --end-time 2024-01-04 --window day --format csv
   truto-ci pull --sandbox --out out/ --fresh --report report.json
+  truto-ci pull --sandbox --out calls/ --resource meetings,transcripts,users --start-time 2024-12-01
 
 every night, the week before:
   truto-ci pull --integration gong --status active --start-time today-7d --end-time today --out "week-$(date +%F)"
 
-Each row carries its account, the account's tenant if known, and the requested window. manifest.json lists the files and
+Each row carries its account, the account's tenant if known, and the requested window. An account whose product does not
+have a resource counts as done, and the summary names it. manifest.json lists the files and
 how much of each is committed. The first Ctrl-C (or SIGTERM) writes the pages already fetched and ends; the second ends
 at once.
 
@@ -203,10 +205,11 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
 
 def _add_pull(commands: Commands) -> None:
     parser = _command(
-        commands, "pull", help="the interactions of many accounts, into a folder", epilog=PULL_EXAMPLES,
-        description="Pull the interactions of many accounts into a folder, many at a time, within the limits of the "
-        "service. Run the same command again and it continues where the last run stopped, however that ended: no row "
-        "is lost or written twice. Once everything is there, it sends no more requests.")
+        commands, "pull", help="interactions and more of many accounts, into a folder", epilog=PULL_EXAMPLES,
+        description="Pull interactions, meetings, transcripts, users or activity of many accounts into a folder, many "
+        "at a time, within the limits of the service. Run the same command again and it continues where the last run "
+        "stopped, however that ended: no row is lost or written twice. Once everything is there, it sends no more "
+        "requests.")
     group = parser.add_argument_group("which accounts")
     group.add_argument(
         "--accounts", type=filled, metavar="ID,...", help="these accounts; `truto-ci accounts` lists them")
@@ -219,7 +222,14 @@ def _add_pull(commands: Commands) -> None:
         "--allow-empty", action="store_true", help="finish with nothing done if there is no such account; otherwise "
         "that is an error")
     group = parser.add_argument_group("what to ask for")
+    group.add_argument(
+        "--resource", type=name_list, default=["interactions"], metavar="NAME,...",
+        help="interactions (default), meetings, transcripts, users, activity; several are pulled one after another")
     _add_pull_window(group)
+    group.add_argument(
+        "--lookback", type=filled, metavar="LENGTH",
+        help="of transcripts: ask again for those that were found missing in earlier runs at most so long ago, such as "
+        "2d")
     _add_filters(group)
     _add_limit(group)
     _add_query(group)

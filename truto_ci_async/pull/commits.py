@@ -78,7 +78,9 @@ class Entry:
         self.ends = ends  # how the account ended, on its last page of all
         self.windows = windows  # that are over with it
         self.missing = missing  # meetings without a transcript
-        self.log = b""  # what happened to its rows; made of one of the others, if the window is not over by then
+        self.log = (
+            b""  # what happened to its rows; made of one of the others, if the window is not over by then
+        )
         self.body = b""
         self.identities = b""
         self.is_done = False

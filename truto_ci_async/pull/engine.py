@@ -214,6 +214,7 @@ class Pull(WalkFrames, Generic[T]):
         if self._lookback is not None and not asked.walk.is_per_meeting:
             raise UsageError("lookback is for transcripts, which may come late")
         self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
+        self.report.resource = self.plan.resource
         self._reader.start_walk(
             self._client.emitter.report_unknown_fields,
             flat_rows=self.plan.filters.get("response_format") == "normalized",
