@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from truto_ci_async.errors import UsageError
 
 from .arrow import arrow_library, arrow_schema, pyarrow_library, record_batch, table
-from .columns import ColumnData, Part, Parts, columns_of, fixed_columns, fixed_schema, is_typed
+from .column_values import ColumnData, Part, Parts, columns_of, fixed_columns, fixed_schema, is_typed
 from .frames import Frames, frame_library, pandas_frame
 from .schema import Columns, Schema
 

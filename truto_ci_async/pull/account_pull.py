@@ -40,7 +40,7 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.models import Page, Position
 from truto_ci_async.models.pulls import PlannedAccount
-from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_page, read_page
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Outcome, Progress
 from truto_ci_async.pull.plan.plan import Plan

@@ -16,7 +16,7 @@ import msgspec
 
 from truto_ci_async.errors import DamagedStateError, UsageError
 from truto_ci_async.export.arrow import arrow_library, arrow_schema, pyarrow_library, record_batch, table
-from truto_ci_async.export.columns import ColumnData, Parts, fixed_columns, fixed_schema
+from truto_ci_async.export.column_values import ColumnData, Parts, fixed_columns, fixed_schema
 from truto_ci_async.export.frames import Frames, frame_library, pandas_frame
 from truto_ci_async.export.schema import Columns, Schema
 from truto_ci_async.models import Interaction

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from truto_ci_async._wire.item_reader import item_reader
-from truto_ci_async.export.columns import ColumnData, Part
+from truto_ci_async.export.column_values import ColumnData, Part
 from truto_ci_async.export.schema import ColumnType, Schema, to_utc
 from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA
 
