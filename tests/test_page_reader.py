@@ -88,7 +88,7 @@ def test_an_ordinary_page_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> No
     """Lenient reading costs a second decode, so it is for unusual pages only."""
     monkeypatch.setattr(PageReader, "read_in_slices", None)
     assert len(READER.read(body(PAGE)).items) == 2
-    assert len(READER.read(page(debug={"requestUrl": "u", "newKey": 1})).items) == 1
+    assert len(READER.read(page(debug={"requestUrl": "u", "nextCursor": 1})).items) == 1
 
 
 @pytest.mark.parametrize("indent", [None, 2])

@@ -21,6 +21,7 @@ from truto_ci_async._json import BYTE_ORDER_MARK, EXCERPT_BYTES, decode_member, 
 from truto_ci_async.errors import DecodeError, TruncatedBodyError
 from truto_ci_async.models import DebugInfo, Issue
 from truto_ci_async.models.debug import mask_repr
+from truto_ci_async.models.unknown_members import decode_known
 
 from .item_reader import ItemReader
 
@@ -255,7 +256,7 @@ def _read_envelope(fields: dict[str, bytes]) -> Generator[None, None, dict[str, 
             extra.pop(key, None)
     if "debug" in fields:
         try:
-            known["debug"] = msgspec.json.decode(fields["debug"], type=DebugInfo | None)
+            known["debug"] = decode_known(fields["debug"], DebugInfo | None)
         except msgspec.ValidationError:
             extra["debug"] = mask_repr(decode_member("debug", fields["debug"]))
     return known | {"extra": extra}

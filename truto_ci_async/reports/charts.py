@@ -18,7 +18,7 @@ from datetime import datetime
 from importlib import import_module
 from math import isfinite
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.export.columns import columns_of
@@ -200,15 +200,13 @@ def _columns(data: Any, *names: str, optional: Iterable[str] = ()) -> Values:
     if isinstance(data, (str, os.PathLike)):
         from .read_folder import read_folder
 
-        data = read_folder(data)
+        data = read_folder(cast("str | os.PathLike[str]", data))
     if isinstance(data, dict):
-        data_columns: Values = data
-        return {
-            name: data_columns[name] for name in dict.fromkeys((*names, *optional)) if name in data_columns
-        }
+        values = cast("Values", data)
+        return {name: values[name] for name in dict.fromkeys((*names, *optional)) if name in values}
     get: Callable[[str], Sequence[Any]]
     if isinstance(data, (Frames, list, tuple)):
-        table = columns_of(parts_of(data))
+        table = columns_of(parts_of(cast("Any", data)))
         known: Sequence[str] = table.schema.names
         get = dict(zip(known, table.values, strict=True)).__getitem__
     else:

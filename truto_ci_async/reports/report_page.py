@@ -86,7 +86,7 @@ def _library() -> str:
 
 
 def _page(title: str, folder: Folder, state: StoredState | None, values: charts.Values, library: str) -> str:
-    here = resources.files(__package__)
+    here = resources.files("truto_ci_async.reports")
     script = here.joinpath("report_page.js").read_text()
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
@@ -126,7 +126,7 @@ _FROM_TEXT: dict[ColumnType, Callable[[str], Any]] = {
 def read_csv(file: CommittedFile, schema: Schema, rows: int, *, escapes: bool) -> Iterator[ColumnData]:
     """Generate the rows of a pull's CSV file; ``escapes``: text was written so that none looks like a formula."""
     found = _csv_rows(file)
-    header = cast("list[str]", next(found, []))
+    header = [name or "" for name in next(found, ())]
     if missing := set(schema.names) - set(header):
         if not header and not file.rows:
             return
