@@ -20,8 +20,6 @@
     const note = document.createElement("small");
     note.textContent = caption.note;
     $("c-" + id).replaceChildren(title, note);
-    $(id).setAttribute("role", "img");
-    $(id).setAttribute("aria-label", caption.text + ". " + caption.note);
     if (views[id]) views[id].finalize();
     // ast: expressions are interpreted, so that no code is made from text. The policy of the page forbids that too.
     views[id] = await vegaEmbed($(id), spec, {
@@ -33,6 +31,9 @@
         legend: { ...text, orient: narrow.matches ? "bottom" : "right", columns: 1 },
       },
     });
+    $(id).removeAttribute("aria-roledescription");
+    $(id).setAttribute("role", "img");
+    $(id).setAttribute("aria-label", caption.text + ". " + caption.note);
     $(id).querySelectorAll("svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
   }
 
