@@ -26,7 +26,7 @@
       mode: "vega-lite", renderer: "svg", actions: false, ast: true,
       config: {
         background: "transparent", view: { stroke: "transparent" },
-        axis: { ...text, domainColor: "currentColor", tickColor: "currentColor", gridColor: "rgba(128,128,128,.25)" },
+        axis: { ...text, titleFontSize: narrow.matches ? 9 : 11, domainColor: "currentColor", tickColor: "currentColor", gridColor: "rgba(128,128,128,.25)" },
         axisY: { labelLimit: narrow.matches ? 90 : 180 },
         legend: { ...text, orient: narrow.matches ? "bottom" : "right", columns: 1 },
       },
