@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .export.schema import Schema as Schema
     from .export.schema import schema as schema
     from .models import *  # noqa: F403
+    from .models.names import with_names as with_names
     from .models.pulls import AccountPage as AccountPage
     from .models.pulls import PlannedAccount as PlannedAccount
     from .models.pulls import Unit as Unit
@@ -91,6 +92,7 @@ _NAMES = {
     "IntegratedAccount Integration Interaction Issue Meeting MeetingRef MethodSchema Metrics Number Page Person "
     "Position ProxyCapability ProxyMethod RateLimit RawResponse ResponseInfo Sentence SentenceRow Transcript "
     "User",
+    "models.names": "with_names",
     "models.pulls": "AccountPage PlannedAccount Unit Window",
     "pagination.paginator": "Paginator RawPages",
     "pagination.stream": "ItemStream",

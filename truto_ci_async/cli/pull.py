@@ -101,6 +101,7 @@ async def _pull_to(
         options.resource,
         accounts,
         format=options.format,
+        csv_formulas=options.csv_formulas,
         max_accounts=options.max_accounts,
         grow=options.grow,
         fresh=options.fresh,

@@ -38,7 +38,7 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.models import Page, Position
 from truto_ci_async.models.pulls import Window
-from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import Read, fetch_page, read_page
 from truto_ci_async.pagination.unsupported import add_offered, may_mean_unsupported
 from truto_ci_async.pull.checkpoint.base import Outcome, Progress

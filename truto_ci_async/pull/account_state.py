@@ -15,7 +15,7 @@ from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import TrutoError
 from truto_ci_async.models.pulls import PlannedAccount, Window
-from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Progress
 from truto_ci_async.pull.plan.plan import Plan
 

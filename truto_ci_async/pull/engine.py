@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
@@ -21,12 +22,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVa
 import anyio
 
 from truto_ci_async._checks import brief, plain
+from truto_ci_async._progress import Progress
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async._wire.times import plain_timedelta, read_length
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Interaction
+from truto_ci_async.pagination.progress import show_progress
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
@@ -331,6 +334,9 @@ class Pull(WalkFrames, Generic[T]):
 
     def part_source(self) -> PullParts:
         return PullParts(self.next_page, self._reader.item_type, marks=self._is_auto)
+
+    def show_progress(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        return show_progress(wanted, self._client.emitter, what="rows")
 
     def check_whole(self) -> None:
         if not self._is_auto:

@@ -25,7 +25,7 @@ from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async._wire.responses import says_no_transcript
 from truto_ci_async.errors import CursorLoopError
 from truto_ci_async.models import MeetingRef, Page, Position, Transcript
-from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_page, read_page
 from truto_ci_async.pull.checkpoint.base import Progress
 

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, cast
 import msgspec
 from msgspec import Raw
 
-from truto_ci_async._wire.moments import read_moment
+from truto_ci_async._wire.lenient_times import read_datetime
 from truto_ci_async._wire.times import resolve_time
 from truto_ci_async.models.pulls import Window
 
@@ -73,7 +73,7 @@ def _moment(value: object) -> datetime | None:
     if value is None or isinstance(value, bool):
         return None
     try:
-        found = read_moment(msgspec.json.encode(value))
+        found = read_datetime(msgspec.json.encode(value))
     except (ValueError, TypeError, OverflowError):
         return None
     return None if found is None else found[0]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
 from truto_ci_async._wire.item_reader import item_reader
-from truto_ci_async.export.columns import ColumnData, Part, Parts, fixed_columns
+from truto_ci_async.export.column_values import ColumnData, Part, Parts, fixed_columns
 from truto_ci_async.export.schema import Column, ColumnType, Schema, to_utc
 from truto_ci_async.sinks.rows import unescape_formula
 
@@ -126,7 +126,7 @@ _FROM_TEXT: dict[ColumnType, Callable[[str], Any]] = {
 def read_csv(file: CommittedFile, schema: Schema, rows: int, *, escapes: bool) -> Iterator[ColumnData]:
     """Generate the rows of a pull's CSV file; ``escapes``: text was written so that none looks like a formula."""
     found = _csv_rows(file)
-    header = cast("list[str]", next(found, []))
+    header = [name or "" for name in next(found, ())]
     if missing := set(schema.names) - set(header):
         if not header and not file.rows:
             return

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from truto_ci_async.pull.plan.plan import Plan, PlanOptions
     from truto_ci_async.pull.report import Budget, PullReports
     from truto_ci_async.sinks.factory import OutputFormat
+    from truto_ci_async.sinks.rows import CsvFormulas
 
 
 async def pull_resources(
@@ -32,6 +33,7 @@ async def pull_resources(
     accounts: Accounts | None = None,
     *,
     format: OutputFormat = "ndjson",
+    csv_formulas: CsvFormulas = "keep",
     budget: Budget | None = None,
     max_accounts: int = 32,
     on_invalid: OnInvalid = "repair",
@@ -88,7 +90,7 @@ async def pull_resources(
             client,
             plans.of(name),
             SQLiteCheckpoint(folder / state_file(name)),
-            make_sink(format, folder, resource=name, fresh=fresh),
+            make_sink(format, folder, resource=name, fresh=fresh, csv_formulas=csv_formulas),
             budget or Budget(max_accounts=max_accounts),
             on_invalid=on_invalid,
             grow=grow,

@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from truto_ci_async._progress import Counts, Progress
 from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async.errors import UsageError
+from truto_ci_async.pagination.progress import show_progress
 
 from .base import Resource
 from .integrated_accounts import IntegratedAccounts
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from truto_ci_async.pull.plan.plan import Plan, PlanOptions
     from truto_ci_async.pull.report import Budget, PullReport
     from truto_ci_async.sinks.factory import OutputFormat
+    from truto_ci_async.sinks.rows import CsvFormulas
 
 
 T = TypeVar("T")
@@ -117,6 +120,7 @@ class PulledResource(Resource[T]):
         plan_or_accounts: Plan | Accounts | None = None,
         *,
         format: OutputFormat = "ndjson",
+        csv_formulas: CsvFormulas = "keep",
         budget: Budget | None = None,
         max_accounts: int = 32,
         on_invalid: OnInvalid = "repair",
@@ -124,17 +128,20 @@ class PulledResource(Resource[T]):
         fresh: bool = False,
         lookback: timedelta | str | None = None,
         on_start: Callable[[Pull[Any]], None] | None = None,
+        progress: bool | None = None,
         **options: Unpack[PlanOptions],
     ) -> PullReport:
         """Pull many accounts into the folder ``out``. Run it again to continue where it stopped.
 
             report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
 
-        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant and the window.
-        Output and progress are committed together. If the process is killed, run it again until ``report.complete``:
-        nothing is lost or written twice. NDJSON writes items as they were received, so ``on_invalid`` has no effect
-        there. ``on_start`` is called with the running pull: watch its ``report``, or end it with ``stop()``. The rest
-        is as for ``pull``.
+        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant, the window and
+        when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
+        spreadsheet would take for a formula. Output and progress are committed together. If the process is killed, run
+        it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as received, so
+        ``on_invalid`` has no effect there. ``on_start`` is called with the running pull: watch its ``report``, or end
+        it with ``stop()``. ``progress`` shows a line that says how far it is: None in a notebook only, True always,
+        False never. The rest is as for ``pull``.
 
         :raises StateConflictError: another run holds the folder, or it belongs to another plan.
         :raises StorageError: the disk failed; a later run continues.
@@ -150,19 +157,20 @@ class PulledResource(Resource[T]):
         folder = pathlib.Path(out)
         if isinstance(plan_or_accounts, pathlib.Path):
             check_accounts_file(plan_or_accounts, folder)
-        sink = make_sink(format, folder, resource=self._resource, fresh=fresh)
-        return await run_shard(
-            self._client,
-            self.planned(plan_or_accounts, options),
-            SQLiteCheckpoint(folder / state_file(self._resource)),
-            sink,
-            budget or Budget(max_accounts=max_accounts),
-            on_invalid=on_invalid,
-            grow=grow,
-            fresh=fresh,
-            lookback=lookback,
-            on_start=on_start,
-        )
+        sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
+        with show_progress(progress, self._client.emitter, what="rows") as line:
+            return await run_shard(
+                self._client,
+                self.planned(plan_or_accounts, options),
+                SQLiteCheckpoint(folder / state_file(self._resource)),
+                sink,
+                budget or Budget(max_accounts=max_accounts),
+                on_invalid=on_invalid,
+                grow=grow,
+                fresh=fresh,
+                lookback=lookback,
+                on_start=on_start if line is None else _follow(line, on_start),
+            )
 
     def planned(
         self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
@@ -191,6 +199,25 @@ class PulledResource(Resource[T]):
             )
 
         return make
+
+
+def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Callable[[Pull[Any]], None]:
+    """Have the line say what the report of a pull says, from its start on."""
+
+    def start(pull: Pull[Any]) -> None:
+        report = pull.report
+
+        def counts() -> Counts:
+            failed = f", {len(report.failed):,} failed" if report.failed else ""
+            parked = f", {len(report.parked):,} parked" if report.parked else ""
+            accounts = f"{report.done:,} of {report.accounts:,} accounts{failed}{parked}"
+            return Counts(report.rows, report.pages, accounts)
+
+        line.follow(counts)
+        if on_start is not None:
+            on_start(pull)
+
+    return start
 
 
 def check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
