@@ -1,8 +1,8 @@
 """Walks as data frames and Arrow batches: what lists, streams and pulls share.
 
-A walk gives its rows page by page through a ``PartSource``. Batches gather small pages, since a batch has a fixed cost,
-and are never cut in the middle of a page: a pull marks whole pages as done. An async walk has no capsule of its own: a
-reader would block the event loop that has to fetch the next page.
+A walk returns its rows page by page through a ``PartSource``. A batch collects several small pages, since each batch
+has a fixed cost, but never splits a page: a pull marks whole pages as done. An async walk is not an Arrow stream
+itself: a reader would block the event loop that has to fetch the next page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
-#: A batch of Arrow is closed by the page that brings it to so many rows.
+#: An Arrow batch is closed by the page that brings it to this many rows.
 BATCH_ROWS = 5_000
 
 
@@ -47,11 +47,11 @@ class PartSource(Protocol):
         """Return the next page; None at the end."""
 
     def release(self, pages: Sequence[Any]) -> None:
-        """Learn that the caller is done with these pages."""
+        """Called when the caller is done with these pages."""
 
 
 class Batch(Frames):
-    """Some rows of a walk in Arrow. Whatever reads Arrow takes it, as often as it likes.
+    """Some rows of a walk as an Arrow batch. Anything that reads Arrow can read it, any number of times.
 
     ``pages`` are the pages its rows come from; a batch of a stream has none. A batch of a walk always has the same
     columns with the same types. Dicts, which have no types, are one column ``item`` of JSON.
@@ -168,7 +168,7 @@ class Batches:
 
 
 class WalkFrames:
-    """A walk whose rows can be had as Arrow batches, or all together as a data frame."""
+    """A walk whose rows are available as Arrow batches, or all together as a data frame."""
 
     __slots__ = ()
 
@@ -198,8 +198,8 @@ class WalkFrames:
     async def to_polars(self, columns: Columns = None) -> polars.DataFrame:
         """Fetch all rows and return a polars data frame. Needs ``truto-ci-async[polars]``.
 
-        Columns and types are those of ``Page.to_polars``, without rows too. An error on the way raises, and nothing of
-        the walk is returned; a pull marks its pages as done at the end.
+        Columns and types are those of ``Page.to_polars``, even if there are no rows. If an error is raised on the way,
+        nothing is returned. A pull marks its pages as done at the end.
 
         :raises UsageError: there is no such column.
         :raises MissingExtraError: polars is not installed.
@@ -225,12 +225,13 @@ class WalkFrames:
         return table(schema, batches, arrow)
 
     async def to_duckdb(self, con: Any, table: str, columns: Columns = None) -> int:
-        """Append all rows to a table of a DuckDB connection, which is made if it is not there; return their number.
+        """Append all rows to a table of a DuckDB connection, which is created if it does not exist; return their
+        number.
 
             rows = await truto.interactions.list(account_id).to_duckdb(duckdb.connect("calls.db"), "interactions")
 
-        Rows go in batch by batch, so that memory does not grow with the walk, and those before an error stay. Between
-        ``con.begin()`` and ``con.commit()``, all of them or none do. Columns are matched by name.
+        Rows are inserted batch by batch, so that memory does not grow with the walk, and those before an error stay.
+        Between ``con.begin()`` and ``con.commit()``, all of them are inserted or none. Columns are matched by name.
 
         :raises UsageError: there is no such column.
         :raises MissingExtraError: duckdb, or arro3-core, is not installed.
@@ -249,7 +250,7 @@ class WalkFrames:
         return rows
 
     async def _read(self, columns: Columns, convert: Callable[[ColumnData], Any]) -> tuple[Schema, list[Any]]:
-        """Fetch all rows, and convert them batch by batch so that the items can go."""
+        """Fetch all rows, and convert them batch by batch so that the items can be freed."""
         self.check_whole()
         source = self.part_source()
         kept: list[Part] = []

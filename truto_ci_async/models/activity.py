@@ -60,7 +60,7 @@ class Activity(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_j
     """Activity counts of one user over one window, the twin of ``Interaction``.
 
     ``aggregation_period`` is ``day``, ``week``, ``month``, ``total`` or a value newer than this package. A call touched
-    twice in a window counts once, so counts of several windows need not add up to the count of the whole.
+    twice in a window counts once, so the counts of several windows may add up to more than the count of the whole.
 
     Equal when all fields are equal; hashed by id, user id and window.
 

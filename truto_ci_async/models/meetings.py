@@ -16,7 +16,7 @@ from .sentences import Sentence
 class Attendee(ApiObject, frozen=True, kw_only=True, gc=False):
     """Someone at a meeting. ``type`` is ``user``, ``guest`` or a value newer than this package.
 
-    ``id`` is not said to be that of a ``User``: join by ``email``.
+    ``id`` is not documented to be that of a ``User``: join by ``email``.
     """
 
     id: str | None = None
@@ -55,7 +55,7 @@ MEETING_SCHEMA = Schema(
 class Meeting(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """A recorded meeting. ``duration`` is in seconds; recording URLs are often valid for a short time only.
 
-    Gong sends no ``attendees``. Lists of Avoma and Chorus have some of the fields only; ``meetings.get(id)`` has all.
+    Gong sends no ``attendees``. Lists of Avoma and Chorus have only some of the fields; ``meetings.get(id)`` has all.
     ``calender_event``, spelt as the service spells it, is the id of the event in Google's or Outlook's calendar.
 
     Equal when all fields are equal; hashed by id and start.

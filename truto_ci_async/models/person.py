@@ -13,7 +13,7 @@ class Email(ApiObject, frozen=True, kw_only=True, gc=False):
 
 
 class Person(ApiObject, frozen=True, kw_only=True, gc=False):
-    """Whom an interaction or an activity is about. ``id`` is a string of up to 20 digits: a float cannot hold it.
+    """The person an interaction or an activity is about. ``id`` is a string of up to 20 digits: a float cannot hold it.
 
     It is the ``id`` of a ``User``. Gong sends no name here: ``await truto.users.directory(account)`` has them.
     """
@@ -27,7 +27,7 @@ class Person(ApiObject, frozen=True, kw_only=True, gc=False):
         """The primary address, else the first one, else None."""
         if not self.emails:
             return None
-        for entry in self.emails:  # twice as quick as next() over a generator, and each row asks
+        for entry in self.emails:  # twice as fast as next() over a generator, and every row uses it
             if entry.is_primary:
                 return entry.email
         return self.emails[0].email

@@ -20,7 +20,7 @@ PULL_SCHEMA = Schema(
     version=2,
 )
 PULL_COLUMNS: Final = PULL_SCHEMA.names
-#: Version 1, which folders begun with it keep: bounds are text, as they were sent.
+#: Version 1, which folders started with it keep: bounds are text, as they were sent.
 PULL_SCHEMA_1 = Schema("pull", *(Column(name, "text", PULL_SCHEMA[name].path) for name in PULL_COLUMNS))
 
 
@@ -37,7 +37,7 @@ class View(Struct, gc=False):
     end_time: Any = None
 
 
-# A type that no value has: decoding fails for a row with a field of this type.
+# A type that no value matches: decoding fails for a row that has such a field.
 _NEVER = Literal["a row with a column of a pull"]
 _fields: list[Any] = [(name, _NEVER, None) for name in PULL_COLUMNS]
 _Plain: Any = msgspec.defstruct("_Plain", _fields, bases=(View,), gc=False)

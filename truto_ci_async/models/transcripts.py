@@ -21,7 +21,7 @@ class MeetingRef(ApiObject, frozen=True, kw_only=True, gc=False):
 
 TRANSCRIPT_SCHEMA = Schema(
     "transcripts",
-    Column("id", "text", doc="identifies the transcript; Gong has no such id"),
+    Column("id", "text", doc="identifies the transcript; null with Gong"),
     Column("meeting_id", "text", doc="id of the meeting"),
     Column("start_time", "float64", doc="start in seconds from the start of the meeting"),
     Column("end_time", "float64", doc="end in seconds from the start of the meeting"),

@@ -27,8 +27,8 @@ USER_SCHEMA = Schema(
 class User(Person, ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """A user of the connected product. ``id`` is that of ``Interaction.user`` and ``Activity.user``.
 
-    Gong sends no ``updated_at``. What else the provider knows, such as a title, is in ``remote_data`` only. Equal when
-    all fields are equal; hashed by id.
+    Gong sends no ``updated_at``. Anything else the provider has, such as a title, is in ``remote_data`` only. Equal
+    when all fields are equal; hashed by id.
     """
 
     SCHEMA: ClassVar[Schema] = USER_SCHEMA
