@@ -73,7 +73,7 @@ def _event_hook(
 
 
 def _fill_in(options: argparse.Namespace, sandbox: Sandbox) -> None:
-    """Put in the first account and a window where none is given, and say so."""
+    """Fill in the first account and a window if none is given, and say so."""
     notes: list[str] = []
     if "account" in options and options.account is None:
         options.account = sandbox.account_ids[0]

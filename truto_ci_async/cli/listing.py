@@ -149,7 +149,7 @@ async def _write_raw(
         output.page(documents)
         progress.items += len(documents)
         cursor = page.next_cursor or ""
-        # A position holds what a relative time was resolved to, and no character that is not shown as it is.
+        # A position holds resolved times, and only characters that are printed unchanged.
         is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
         progress.add_page(0, pages.position if is_needed else page.next_cursor)
         if page.provider_cursor is not None:
@@ -219,7 +219,7 @@ async def _copy_stream(
         progress.position = stream.position
         count_pages()
         if not stream.pages_read and (not progress.repeated or progress.items == options.max_items):
-            progress.position = start  # continuing from the beginning of this stream would be to start again
+            progress.position = start  # continuing from the beginning of this stream would mean starting over
     if stream.envelope.get("is_partial_response"):
         say("warning: the service calls this a partial response")
 

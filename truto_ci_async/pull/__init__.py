@@ -5,6 +5,6 @@ account is asked when, ``account_pull`` asks one account, ``handover`` passes it
 durable what the consumers have finished. Read them in this order. ``row_fingerprints`` is there for windows that
 are restarted, ``report`` for limits and results; ``shard`` joins a pull and a sink.
 
-``plan/`` says what is asked, ``checkpoint/`` stores how far that got. Sinks live in ``truto_ci_async.sinks``, walking
+``plan/`` says what is requested, ``checkpoint/`` stores progress. Sinks live in ``truto_ci_async.sinks``, walking
 pages in ``truto_ci_async.pagination``, and retries and pacing below that in ``truto_ci_async._http``.
 """

@@ -1,4 +1,4 @@
-"""The report on a pull: one page of HTML that opens from disk, with no network.
+"""The report on a pull: one HTML page that opens from disk, without a network.
 
 Names of people come from outside, and the page runs code. So nothing from outside is ever part of that code: data is
 JSON in which ``<`` is escaped, text is put into the page as text, Vega interprets its expressions rather than compile

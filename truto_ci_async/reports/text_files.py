@@ -49,7 +49,7 @@ _read_leads: Callable[[bytes], list[Any]] = msgspec.json.Decoder(_Lead).decode_l
 def read_ndjson(path: Path, length: int, item_type: Any, rows: int) -> Iterator[list[Part]]:
     """Generate the items of a pull's NDJSON file, with the values of ``PULL_SCHEMA`` that lead them.
 
-    A row that is no such item, which NDJSON passes on as it came, is an item without values.
+    A row that is not such an item (NDJSON keeps it as received) becomes an item without values.
     """
     reader = item_reader(item_type)
     blank = item_type()
@@ -81,7 +81,7 @@ def _with_blanks(items: list[Any], dropped: Sequence[int], blank: Any) -> list[A
 
 
 def _grouped(items: Sequence[Any], leads: Sequence[Any]) -> list[Part]:
-    """Join neighbours with the same lead."""
+    """Join consecutive rows with the same lead."""
     parts: list[Part] = []
     start, times = 0, {name for name, type in PULL_SCHEMA.types.items() if type == "timestamp"}
     for at in range(1, len(items) + 1):
@@ -130,7 +130,7 @@ def _csv_rows(path: Path, length: int) -> Iterator[list[str | None]]:
     rest = b""
     for piece in read_lines(path, length):
         text = rest + piece
-        if text.count(b'"') % 2:  # the last line break is inside of a cell
+        if text.count(b'"') % 2:  # the last line break is inside a cell
             rest = text
             continue
         rest = b""

@@ -53,12 +53,12 @@ R = TypeVar("R")
 
 Verify: TypeAlias = Literal["full", "size"]
 
-# Every file name a sink of ours uses, for committed and for temporary files.
+# Every file name our sinks use, for committed and for temporary files.
 OUR_FILES = re.compile(
     r"interactions\.(?:ndjson|csv)|part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.tmp|\.manifest\.json\.tmp|_parts\.log",
     re.ASCII,
 )
-# How other names begin that a pull uses in its folder: of its state, and of the lock.
+# The prefix of other names that a pull uses in its folder, for its state and the lock.
 PRIVATE = ".truto-pull."
 # Keeps other runs out of the folder.
 LOCK = f"{PRIVATE}lock"
@@ -72,12 +72,12 @@ MANIFEST_SECONDS = 5.0
 
 def is_used_by_pulls(name: str) -> bool:
     """Return whether a pull may write, replace or remove a file of this name in its folder."""
-    name = name.lower()  # some file systems do not tell one case from the other
+    name = name.lower()  # some file systems ignore case
     return name == MANIFEST or name.startswith(PRIVATE) or OUR_FILES.fullmatch(name) is not None
 
 
 class FileSink(ABC):
-    """Writes to a folder. The formats are its subclasses.
+    """Writes to a folder. Each format is a subclass.
 
     ``fresh`` removes the output of earlier pulls, unless some of it is committed. ``verify`` says how ``open`` checks
     committed files: ``full`` reads them, ``size`` only compares their length. After a disk error a sink refuses to
@@ -205,13 +205,13 @@ class FileSink(ABC):
         self._written += rows
 
     async def commit(self, *, final: bool = False) -> bytes | None:
-        """Make what was taken durable; None if a part should grow first."""
+        """Make everything taken durable; None if a part should grow first."""
         return await self.begin_commit(final=final)
 
     def begin_commit(self, *, final: bool = False) -> Awaitable[bytes | None]:
-        """Start to commit what was taken so far. Pages may be written while the result is awaited.
+        """Start to commit everything taken so far. Pages may be written while the result is awaited.
 
-        So a slow disk does not keep the pull from requesting more pages.
+        That way a slow disk does not keep the pull from requesting more pages.
         """
         worker = self._require_open()
         syncing = None
@@ -233,7 +233,7 @@ class FileSink(ABC):
         """Note that a checkpoint now holds what the last ``commit`` returned, so that the manifest may list it."""
         self._committed = self._state
         due = self._clock() - self._listed_at >= self._manifest_seconds or not self._listed.rows
-        # A list of many parts takes long to write, so it is written again when it is an eighth longer.
+        # A list of many parts takes long to write, so it is rewritten once it is an eighth longer.
         grown = self._committed.count - self._listed.count
         if self._committed.count > MAX_PARTS:
             due = due and grown >= self._listed.count // 8
@@ -341,7 +341,7 @@ class FileSink(ABC):
     def _open(self, text: bytes | None) -> SinkState:
         state = self._claim() if text is None else self._read_state(text)
         committed = self._check_parts(state)
-        # First of all, so that a run after a crash recognises the folder as ours.
+        # First, so that a run after a crash recognises the folder as ours.
         write_manifest(self._disk, self.directory, state, self.columns)
         found = self._our_files()
         for name in sorted(found - committed):
@@ -353,7 +353,7 @@ class FileSink(ABC):
         return state
 
     def _list(self, state: SinkState) -> bool:
-        """Update the manifest. False: it has to wait, since somebody reads it, on Windows."""
+        """Update the manifest. False: it has to wait because somebody is reading it, on Windows."""
         try:
             write_manifest(self._disk, self.directory, state, self.columns)
         except PermissionError as error:
@@ -454,7 +454,7 @@ class FileSink(ABC):
 
     @abstractmethod
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
-        """Get ready to write after what is committed. ``found`` are the names of our files that were there."""
+        """Get ready to write after what is committed. ``found`` are the names of our files in the folder."""
 
     @abstractmethod
     def _close(self) -> None:

@@ -51,7 +51,7 @@ class ParquetSink(FileSink):
     """
 
     format = "parquet"
-    _manifest_seconds = 0.0  # commits are rare: list each of them
+    _manifest_seconds = 0.0  # commits are rare, so list each of them
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class ParquetSink(FileSink):
             PULL_SCHEMA_1 if state.count and state.columns < PULL_SCHEMA.version else PULL_SCHEMA
         )
         self._durable = replace(state, columns=self._lead.version)
-        # A number is used once, even if its part was never committed: somebody may have read that file.
+        # A number is never reused, even if its part was not committed: somebody may have read that file.
         numbers = [int(match[1]) for name in found if (match := _PART_NAME.fullmatch(name))]
         self._number = max([state.next, *(number + 1 for number in numbers)])
 

@@ -24,7 +24,7 @@ _SEPARATORS: Final = tuple(each for each in (os.sep, os.altsep) if each)
 
 
 def for_terminal(text: bytes) -> bytes:
-    """Return ``text`` without anything in it that a terminal would obey, apart from the ends of its lines."""
+    """Return ``text`` without characters that control a terminal, apart from line ends."""
     return "\n".join(map(printable, text.decode(errors="replace").split("\n"))).encode()
 
 

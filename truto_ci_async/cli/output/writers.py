@@ -20,7 +20,10 @@ from truto_ci_async.sinks.rows import csv_line
 from .tables import RowLayout, TableWriter, terminal_table
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
-ROW_FORMATS: Final = ("table", "csv")  # these show the fields of a row; the others all that the service sent
+ROW_FORMATS: Final = (
+    "table",
+    "csv",
+)  # these show the fields of a row; the others everything the service sent
 
 
 class Writer(Protocol):
@@ -158,7 +161,7 @@ def _yaml_dump() -> Callable[[Any], bytes]:
     return dump
 
 
-# What is neither a line feed nor printable in all versions of YAML.
+# Anything but line feeds and characters that are printable in all versions of YAML.
 _UNUSUAL: Final = re.compile(
     "[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
@@ -182,7 +185,7 @@ def _read_float(text: str) -> float | _HugeFloat:
 def _read_int(text: str) -> int | str:
     try:
         return int(text)
-    except ValueError:  # longer than Python reads, so that it stays text
+    except ValueError:  # longer than Python accepts, so it stays text
         return text
 
 
