@@ -198,7 +198,7 @@ class Emitter:
 
     @property
     def active(self) -> bool:
-        """Whether an event would be seen by anyone."""
+        """Whether anyone would see an event."""
         return self._hook is not None or bool(self._listeners) or self._logger.isEnabledFor(logging.DEBUG)
 
     @contextmanager

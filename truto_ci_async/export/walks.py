@@ -234,7 +234,8 @@ class WalkFrames:
     async def to_duckdb(
         self, con: Any, table: str, columns: Columns = None, *, progress: bool | None = None
     ) -> int:
-        """Append all rows to a table of a DuckDB connection, which is made if it is not there; return their number.
+        """Append all rows to a table of a DuckDB connection, which is created if it does not exist; return their
+        number.
 
             rows = await truto.interactions.list(account_id).to_duckdb(duckdb.connect("calls.db"), "interactions")
 
@@ -259,7 +260,7 @@ class WalkFrames:
     async def _read(
         self, columns: Columns, convert: Callable[[ColumnData], Any], progress: bool | None
     ) -> tuple[Schema, list[Any]]:
-        """Fetch all rows, and convert them batch by batch so that the items can go."""
+        """Fetch all rows, and convert them batch by batch so that the items can be freed."""
         self.check_whole()
         with self.show_progress(progress) as line:
             return await self._read_all(columns, convert, line)

@@ -39,7 +39,7 @@ T = TypeVar("T")
 #: How an account ended: with rows, without any, or not at all, since its provider does not have the resource.
 Ends: TypeAlias = Literal["", "done", "empty", "skipped"]
 
-# A commit is due after so many marked pages or seconds, and at once if somebody waits for it.
+# A commit is due after this many marked pages or seconds, and at once if somebody waits for it.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
 # Seconds until a sink that was not ready to commit is asked again, if no page comes first.

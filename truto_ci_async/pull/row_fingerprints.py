@@ -36,7 +36,7 @@ _WORDS = frozenset((_RESTARTED, _LEFT_OUT, _HANDED_OUT))
 def row_identities(
     items: Sequence[Any], views: Sequence[View] | None = None, *, by_id: bool = False
 ) -> bytes:
-    """Return what tells each item apart, as one JSON array: id, user and the window it answers, or a digest.
+    """Return what identifies each item, as one JSON array: id, user and its window, or a digest.
 
     ``by_id``: the id is enough. Equal rows have equal identities only if they are items of the same type. ``views``
     are those of ``plain_views``.

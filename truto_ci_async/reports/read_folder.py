@@ -1,6 +1,6 @@
 """Reads what a pull has committed to its folder, in any format, as the columns of its resource.
 
-The manifest says which files count, and how much of them: what a killed run wrote after its last commit is not read. A
+The manifest says which files count, and how much of them: what a killed run wrote after its last commit is skipped. A
 pull may go on in the meantime; then a folder shows what was committed when it was opened. Every byte is checked
 against the manifest while it is read.
 """

@@ -95,7 +95,7 @@ def _with_blanks(items: list[Any], dropped: Sequence[int], blank: Any) -> list[A
 
 
 def _grouped(items: Sequence[Any], leads: Sequence[Any], lead: Schema) -> list[Part]:
-    """Join neighbours with the same lead."""
+    """Join consecutive rows with the same lead."""
     parts: list[Part] = []
     start = 0
     for at in range(1, len(items) + 1):
@@ -153,7 +153,7 @@ def _csv_rows(file: CommittedFile) -> Iterator[list[str | None]]:
         rest.append(piece)
         size += len(piece)
         quotes += piece.count(b'"')
-        if quotes % 2 == 0:  # or else the last line break is inside of a cell
+        if quotes % 2 == 0:  # or else the last line break is inside a cell
             yield from _rows_of(b"".join(rest).decode())
             rest, size = [], 0
         elif size > MAX_QUOTED_BYTES:

@@ -76,7 +76,7 @@ class SinkOptions(TypedDict, total=False):
 
 
 class FileSink(ABC):
-    """Writes the rows of one resource to a folder, beside those of others. The formats are its subclasses.
+    """Writes the rows of one resource to a folder, beside those of others. Each format is a subclass.
 
     ``fresh`` removes the output of earlier pulls, unless some of it is committed. ``verify`` says how ``open`` checks
     committed files: ``full`` reads them, ``size`` only compares their length. After a disk error a sink refuses to
@@ -367,7 +367,7 @@ class FileSink(ABC):
         # Output keeps the names and columns it was begun with.
         self._use_version(state.columns if state.count else PULL_SCHEMA.version)
         committed = self._check_parts(state)
-        # First of all, so that a run after a crash recognises the folder as ours.
+        # First, so that a run after a crash recognises the folder as ours.
         self._write_manifest(state, is_complete=False)
         found = Layout(self.resource).find(self.directory)
         for name in sorted(found - committed):
@@ -379,7 +379,7 @@ class FileSink(ABC):
         return state
 
     def _list(self, state: SinkState, is_complete: bool) -> bool:
-        """Update the manifest. False: it has to wait, since somebody reads it, on Windows."""
+        """Update the manifest. False: it has to wait because somebody is reading it, on Windows."""
         try:
             self._write_manifest(state, is_complete=is_complete)
         except PermissionError as error:

@@ -26,7 +26,7 @@ from truto_ci_async.models.row_views import PULL_SCHEMA_2
 
 from .layout import MANIFEST
 
-# So many parts are named in the state at most.
+# Parts named in the state at most.
 MAX_PARTS = 64
 # Bytes in which the log is read and the manifest is written at a time.
 PIECE_BYTES = 2**16
@@ -131,7 +131,7 @@ def move_to_log(disk: Disk, path: Path, state: SinkState) -> SinkState:
 
 
 def cut_log(disk: Disk, path: Path, state: SinkState) -> None:
-    """Cut off what was never committed."""
+    """Truncate the log to what was committed."""
     file = disk.open(path)
     try:
         disk.cut(file, state.logged.length)

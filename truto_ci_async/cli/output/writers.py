@@ -21,7 +21,7 @@ from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 from .tables import RowLayout, TableWriter, terminal_table
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
-ROW_FORMATS: Final = ("table", "csv")  # these show the fields of a row; the others all that the service sent
+ROW_FORMATS: Final = ("table", "csv")  # these show the fields of a row; the others all that was received
 TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # these need typed items
 
 
