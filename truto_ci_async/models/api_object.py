@@ -16,10 +16,17 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from truto_ci_async._json import EXCERPT_BYTES, UNKNOWN, encode
 from truto_ci_async.errors import DecodeError
 from truto_ci_async.export.html import item_card
-from truto_ci_async.export.schema import Columns, Schema
+from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .field_types import NO_DATA, decode_raw
 from .unknown_members import decode_known
+
+#: Columns that records of several resources have.
+CHANGE_COLUMNS = (
+    Column("created_at", "timestamp", doc="when the provider made the record"),
+    Column("updated_at", "timestamp", doc="when the provider last changed it"),
+)
+REMOTE_COLUMN = Column("remote_data", "json", "remote_json", "the provider's own record, as it was received")
 
 _members = msgspec.json.Decoder(dict[str, Raw])
 
@@ -121,6 +128,13 @@ class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
         if self.unknown_json is not UNSET:
             shown.append(f"unknown={list(self.unknown_members())}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def fields_text(metrics: ApiObject | None) -> list[str]:
+    """Return the parts of a repr that show the fields of ``metrics`` that have a value."""
+    names = () if metrics is None else metrics.__struct_fields__
+    values = ((name, getattr(metrics, name)) for name in names if name != UNKNOWN)
+    return [f"{name}={value}" for name, value in values if value is not None]
 
 
 def iso_text(time: datetime | None) -> str:

@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from truto_ci_async.export.schema import Column, Schema
 
-from .api_object import ApiObject, ApiRecord, iso_text
+from .api_object import CHANGE_COLUMNS, REMOTE_COLUMN, ApiObject, ApiRecord, iso_text
 from .field_types import NO_DATA, AwareDatetime, Number
 from .sentences import Sentence
 
@@ -44,11 +44,10 @@ MEETING_SCHEMA = Schema(
     Column(
         "transcript", "json", doc="a JSON array of sentences, if the provider sends them with the meeting"
     ),
-    Column("created_at", "timestamp", doc="when the provider made the record"),
-    Column("updated_at", "timestamp", doc="when the provider last changed it"),
+    *CHANGE_COLUMNS,
     Column("meeting_url", "text", doc="link to the meeting"),
     Column("calender_event", "text", doc="id of the event in Google's or Outlook's calendar"),
-    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+    REMOTE_COLUMN,
 )
 
 

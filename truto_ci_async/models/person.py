@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from truto_ci_async.export.schema import Column
+
 from .api_object import ApiObject
+
+#: The person of a record with a field ``user``.
+PERSON_COLUMNS = (
+    Column("user_id", "text", "user.id", "the provider's id of the person, up to 20 digits"),
+    Column("user_name", "text", "user.name", "name of the person, if the provider gives it"),
+    Column("user_email", "text", "user.email", "the primary address, else the first"),
+    Column("user_emails", "json", "user.emails", "all addresses: a JSON array of {email, is_primary}"),
+)
 
 
 class Email(ApiObject, frozen=True, kw_only=True, gc=False):
