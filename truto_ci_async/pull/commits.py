@@ -430,8 +430,6 @@ class Commits:
         if final:
             self._bodies.clear()
 
-    # --- commits ----------------------------------------------------------------------------------------
-
     async def _flush(self, *, final: bool = False) -> None:
         """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
         async with self._commit_lock:
