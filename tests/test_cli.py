@@ -60,7 +60,7 @@ from truto_ci_async.cli.output.writers import (
 )
 from truto_ci_async.cli.pull import PULL_SANDBOX
 from truto_ci_async.cli.values import read_query
-from truto_ci_async.resources.interactions import STATE_FILE
+from truto_ci_async.sinks.layout import STATE_FILE
 
 from .support import examples, file_size_limit
 

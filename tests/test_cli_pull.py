@@ -38,7 +38,7 @@ from truto_ci_async.cli.pull_progress import MAX_NAMED, PullProgress, duration, 
 from truto_ci_async.errors import PermissionDeniedError, TrutoError
 from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 from truto_ci_async.pull.report import PullReport
-from truto_ci_async.resources.interactions import STATE_FILE
+from truto_ci_async.sinks.layout import STATE_FILE
 
 DEADLINE = 30.0  # seconds for a process to do what it is waited for
 START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"

@@ -27,8 +27,7 @@ from truto_ci_async._files import AtomicFile
 from truto_ci_async._text import printable
 from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.pull.checkpoint.stored_state import EndedAccount, StoredState, read_state
-from truto_ci_async.resources.pulled import STATE_FILE
-from truto_ci_async.sinks.layout import is_used_by_pulls
+from truto_ci_async.sinks.layout import STATE_FILE, is_used_by_pulls
 
 from .charts import METRICS
 from .read_folder import Folder, read_folder

@@ -31,14 +31,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Where ``pull_to`` keeps its progress of interactions, inside the output folder.
-STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.layout.PRIVATE`` says
-
-
-def state_file(resource: str) -> str:
-    """Return the name of the file with the progress of a resource, inside the output folder."""
-    return STATE_FILE if resource == "interactions" else f".truto-pull.{resource}.sqlite3"
-
 
 class PulledResource(Resource[T]):
     """A resource with plans and pulls. Its items are of type ``T``."""
@@ -151,6 +143,7 @@ class PulledResource(Resource[T]):
         from truto_ci_async.pull.report import Budget
         from truto_ci_async.pull.shard import run_shard
         from truto_ci_async.sinks.factory import make_sink
+        from truto_ci_async.sinks.layout import state_file
 
         if not os.fspath(out):
             raise UsageError("the name of the folder is empty")

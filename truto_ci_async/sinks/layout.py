@@ -22,16 +22,23 @@ from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.models.row_views import PULL_SCHEMA
 
 MANIFEST: Final = "manifest.json"
-# How other names begin that a pull uses in its folder: of its state, and of the lock.
+# The prefix of the other names that a pull uses in its folder, for its state and the lock.
 PRIVATE: Final = ".truto-pull"
 # Keeps other runs out of the folder.
 LOCK: Final = f"{PRIVATE}.lock"
+# Where ``pull_to`` keeps its progress of interactions.
+STATE_FILE: Final = f"{PRIVATE}.sqlite3"
 #: The version of the columns of a pull with which parts got a folder of their own.
 OWN_FOLDER: Final = 3
 
 # In folders of earlier versions, which held nothing but interactions.
 _EARLIER: Final = r"|part-(\d{6,})\.parquet|\.part-(\d{6,})\.parquet\.tmp|_parts\.log"
 _PART: Final = re.compile(r"part-(\d{6,})\.parquet", re.ASCII)
+
+
+def state_file(resource: str) -> str:
+    """Return the name of the file with the progress of a resource."""
+    return STATE_FILE if resource == "interactions" else f"{PRIVATE}.{resource}.sqlite3"
 
 
 class Layout:

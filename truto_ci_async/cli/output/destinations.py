@@ -161,7 +161,7 @@ def _is_of_a_pull(path: Path, *, is_here: bool) -> bool:
 
 
 def _is_pull_folder(folder: Path) -> bool:
-    from truto_ci_async.resources.interactions import STATE_FILE
+    from truto_ci_async.sinks.layout import STATE_FILE
     from truto_ci_async.sinks.manifest import read_manifest
 
     try:
