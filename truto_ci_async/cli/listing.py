@@ -77,7 +77,7 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
 
 
 def read_queries(options: argparse.Namespace) -> None:
-    """Read what ``-q``, ``--query-json`` and ``--remote-query`` have, for the calls of this command."""
+    """Read ``-q``, ``--query-json`` and ``--remote-query`` for the calls of this command."""
     options.extra_query = read_query(options.query, options.query_json)
     options.remote_query = read_query(options.remote_query, None, option="--remote-query")
 
@@ -85,7 +85,7 @@ def read_queries(options: argparse.Namespace) -> None:
 def open_resource(client: TrutoClient, options: argparse.Namespace) -> Resource[Any]:
     """Return the resource of a command.
 
-    :raises UsageError: conversational intelligence has none of this name; the message lists those it has.
+    :raises UsageError: conversational intelligence has no such resource; the message lists its resources.
     """
     if resource_command(options.model, options.resource):
         return cast("Resource[Any]", getattr(client, options.resource))

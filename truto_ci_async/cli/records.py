@@ -1,4 +1,4 @@
-"""Single things: one record of a resource by its id, what a method takes and gives, one account."""
+"""Single objects: one record of a resource by its id, the schema of a method, one account."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .listing import open_output, open_resource, read_queries
 from .messages import Progress
 from .resources import resource_command
 
-# Options of lists that mean nothing for a single record.
+# Options of lists that have no meaning for a single record.
 _OF_LISTS = (
     *("start_time", "end_time", "users", "meeting", "limit", "ignore_limit", "super_query", "skip_api_call"),
     *("key_by", "path", "max_items", "max_pages", "next_cursor"),
@@ -54,7 +54,7 @@ async def get_item(options: argparse.Namespace, progress: Progress) -> None:
 
 
 async def show_meta(options: argparse.Namespace, progress: Progress) -> None:
-    """Show what a method takes and gives, as JSON Schema. The ID says which method: ``list`` unless given."""
+    """Show the parameters and results of a method, as JSON Schema. The ID says which method: ``list`` unless given."""
     format = options.output or "json"
     refuse_options(
         options, (*_OF_LISTS, "exclude_fields", "ignore_remote_data", "remote_query", "query"), "-m meta"
@@ -69,7 +69,7 @@ async def show_meta(options: argparse.Namespace, progress: Progress) -> None:
 
 
 def record_writer(format: str, layout: RowLayout, options: argparse.Namespace) -> Writer:
-    """Return the writer of a single thing: one document, not a list of one."""
+    """Return the writer of a single object: one document, not a list of one."""
     if format in ("json", "yaml"):
         return DocumentWriter(format)
     return make_writer(format, layout, is_stdout=is_stdout(options.out))

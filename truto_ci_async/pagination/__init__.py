@@ -6,5 +6,6 @@ fetch (``_http``), checking a call's arguments (``resources``) and saving progre
 
 Read `next_page` first: which page comes next, and what ends a walk. Then `page_fetch`, which requests one page, and
 `paginator`, which iterates and prefetches. Streams are separate: `page_body` turns the bytes of one page into items,
-`stream` goes from page to page, and `stream_views` holds its iterators.
+`stream` goes from page to page, and `stream_views` holds its iterators. `progress` shows how far a walk is, and
+`unsupported` explains errors of calls that a provider does not offer.
 """

@@ -91,7 +91,7 @@ def _library() -> str:
     try:
         built = subprocess.run([sys.executable, "-c", _BUILD], capture_output=True, check=True)
         return built.stdout.decode()
-    except (OSError, subprocess.CalledProcessError):  # an interpreter that is built into a program, say
+    except (OSError, subprocess.CalledProcessError):  # for example an interpreter embedded in a program
         script: str = import_module("vl_convert").javascript_bundle()
         return script
 
@@ -125,7 +125,7 @@ def _page(parts: Mapping[str, str], library: str) -> str:
 
 
 def hash_of(script: str) -> str:
-    """Return what a policy allows a script by."""
+    """Return the hash by which a policy allows a script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
@@ -145,7 +145,7 @@ _WHAT_TO_DO = {
     "NotFoundError": "check the account's id, and what the account supports",
     "BadRequestError": "change what is asked for",
     "CursorLoopError": "tell Truto's support: the service repeats itself",
-    "DecodeError": "tell Truto's support: the answer cannot be read",
+    "DecodeError": "tell Truto's support: the response cannot be read",
 }
 
 

@@ -16,12 +16,12 @@ from truto_ci_async.sinks.rows import unescape_formula
 
 from .committed_file import CommittedFile
 
-# A cell cannot be longer: in a file that was changed, a quote may have no partner.
+# A cell cannot be longer: in a file that was changed, a quote may be left open.
 MAX_QUOTED_BYTES = 2**28
 
 
 def stored_columns(chosen: Schema, schema: Schema) -> Schema:
-    """Return the columns of ``schema`` from which those that were chosen can be made."""
+    """Return the columns of ``schema`` that the chosen ones are made from."""
     names = dict.fromkeys(
         column.name if column.key is None else column.name.removesuffix(f".{column.key}") for column in chosen
     )

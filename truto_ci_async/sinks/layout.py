@@ -58,7 +58,7 @@ class Layout:
 
     @property
     def parts_folder(self) -> str:
-        """The folder of the parts; empty if it is that of the pull itself."""
+        """The folder of the parts; empty if that is the folder of the pull."""
         return "" if self.is_earlier else self.resource
 
     @property
@@ -90,7 +90,7 @@ class Layout:
         return self._names.fullmatch(name) is not None
 
     def find(self, directory: Path) -> set[str]:
-        """Return the names that are there of those which this resource uses."""
+        """Return the names in the folder that this resource uses."""
         found = {path.name for path in directory.iterdir()}
         own = directory / self.resource
         if self.resource in found and own.is_dir():
@@ -113,7 +113,7 @@ def is_used_by_pulls(path: Path, folder: Path) -> bool:
 
     In the folder of parts it uses every name: whatever else is there would keep readers from the parts.
     """
-    # Some file systems do not tell one case from the other.
+    # Some file systems ignore case.
     if path.parent.parent == folder and path.parent.name.lower() in ITEM_TYPES:
         return True
     name = path.name.lower()
