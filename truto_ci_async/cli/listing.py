@@ -58,7 +58,10 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
         writer = TranscriptWriter(format, is_titled=len(options.meeting) > 1)
     else:
         writer = make_writer(
-            format, command.layout if command else ANY_LAYOUT, is_stdout=is_stdout(options.out)
+            format,
+            command.layout if command else ANY_LAYOUT,
+            is_stdout=is_stdout(options.out),
+            csv_formulas=options.csv_formulas,
         )
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in TYPED_FORMATS else command.item_type if command else dict
