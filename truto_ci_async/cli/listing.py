@@ -17,12 +17,10 @@ from truto_ci_async.cli.output.destinations import (
     is_stdout,
     open_destination,
 )
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, TableWriter
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout, TableWriter
 from truto_ci_async.cli.output.writers import (
     TYPED_FORMATS,
     CsvWriter,
-    DocumentWriter,
-    TranscriptWriter,
     Writer,
     make_writer,
     one_line,
@@ -52,17 +50,9 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
     format = options.output or _default_output(options)
     _check_options(options, format)
     read_queries(options)
-    if options.key_by:
-        writer: Writer = DocumentWriter(format)
-    elif format in ("text", "vtt"):
-        writer = TranscriptWriter(format, is_titled=len(options.meeting) > 1)
-    else:
-        writer = make_writer(
-            format,
-            command.layout if command else ANY_LAYOUT,
-            is_stdout=is_stdout(options.out),
-            csv_formulas=options.csv_formulas,
-        )
+    writer = writer_for(
+        options, format, command.layout if command else ANY_LAYOUT, is_document=options.key_by is not None
+    )
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in TYPED_FORMATS else command.item_type if command else dict
     async with connect(options) as client:
@@ -350,7 +340,24 @@ def _mask_values(value: object) -> Any:
     return None if value is None else "***"
 
 
-# --- shared with other commands that write pages ---------------------------------------------------------------
+# --- shared with other commands ---------------------------------------------------------------
+
+
+def writer_for(
+    options: argparse.Namespace, format: str, layout: RowLayout, *, is_document: bool = False
+) -> Writer:
+    """Return the writer of a command.
+
+    :raises UsageError: an option that the format does not have.
+    """
+    return make_writer(
+        format,
+        layout,
+        is_stdout=is_stdout(options.out),
+        csv_formulas=options.csv_formulas,
+        is_document=is_document,
+        is_titled=len(getattr(options, "meeting", ())) > 1,
+    )
 
 
 @contextmanager

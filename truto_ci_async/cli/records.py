@@ -7,13 +7,12 @@ from typing import Any
 
 from msgspec import Raw
 
-from truto_ci_async.cli.output.destinations import is_stdout
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout
-from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS, DocumentWriter, Writer, make_writer
+from truto_ci_async.cli.output.tables import ANY_LAYOUT
+from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS
 from truto_ci_async.errors import UsageError
 
 from .connection import connect
-from .listing import open_output, open_resource, read_queries
+from .listing import open_output, open_resource, read_queries, writer_for
 from .messages import Progress
 from .resources import resource_command
 
@@ -36,7 +35,7 @@ async def get_item(options: argparse.Namespace, progress: Progress) -> None:
         raise UsageError(f"-o {format} is for lists, not for one record")
     read_queries(options)
     command = resource_command(options.model, options.resource) if options.format != "raw" else None
-    writer = record_writer(format, command.layout if command else ANY_LAYOUT, options)
+    writer = writer_for(options, format, command.layout if command else ANY_LAYOUT, is_document=True)
     item_type: Any = Raw if format not in ROW_FORMATS else command.item_type if command else dict
     async with connect(options) as client:
         item = await open_resource(client, options).get(
@@ -51,6 +50,8 @@ async def get_item(options: argparse.Namespace, progress: Progress) -> None:
         )
     with open_output(options, writer, progress) as output:
         output.page([item])
+    progress.noun, progress.items = command.noun if command else "item", 1
+    progress.say_done()
 
 
 async def show_meta(options: argparse.Namespace, progress: Progress) -> None:
@@ -61,18 +62,11 @@ async def show_meta(options: argparse.Namespace, progress: Progress) -> None:
     )
     if options.format != "unified" or format in TYPED_FORMATS:
         raise UsageError("-m meta writes JSON Schema: use -o json, ndjson or yaml, without --format")
-    writer = record_writer(format, ANY_LAYOUT, options)
+    writer = writer_for(options, format, ANY_LAYOUT, is_document=True)
     async with connect(options) as client:
         found = await open_resource(client, options).meta(options.id or "list", options.account)
     with open_output(options, writer, progress) as output:
         output.page([found.to_dict()])
-
-
-def record_writer(format: str, layout: RowLayout, options: argparse.Namespace) -> Writer:
-    """Return the writer of a single object: one document, not a list of one."""
-    if format in ("json", "yaml"):
-        return DocumentWriter(format)
-    return make_writer(format, layout, is_stdout=is_stdout(options.out))
 
 
 def refuse_options(options: argparse.Namespace, names: tuple[str, ...], of: str) -> None:

@@ -33,9 +33,15 @@ class Writer(Protocol):
 
 
 def make_writer(
-    format: str, layout: RowLayout, *, is_stdout: bool, csv_formulas: CsvFormulas = "keep"
+    format: str,
+    layout: RowLayout,
+    *,
+    is_stdout: bool,
+    csv_formulas: CsvFormulas = "keep",
+    is_document: bool = False,
+    is_titled: bool = False,
 ) -> Writer:
-    """Return the writer for ``-o``.
+    """Return the writer for ``-o``. ``is_document``: JSON and YAML of one item, instead of a list.
 
     :raises MissingExtraError: YAML without PyYAML.
     :raises UsageError: ``csv_formulas`` for another format.
@@ -43,6 +49,8 @@ def make_writer(
     if csv_formulas != "keep" and format != "csv":
         raise UsageError(f"--csv-formulas is for csv, not for {format}")
     match format:
+        case "json" | "yaml" if is_document:
+            return DocumentWriter(format)
         case "json":
             return JsonWriter()
         case "ndjson":
@@ -51,6 +59,8 @@ def make_writer(
             return CsvWriter(layout, csv_formulas)
         case "yaml":
             return YamlWriter()
+        case "text" | "vtt":
+            return TranscriptWriter(format, is_titled=is_titled)
         case _:
             return terminal_table(layout) if is_stdout else TableWriter(layout)
 
