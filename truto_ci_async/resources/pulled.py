@@ -125,8 +125,8 @@ class PulledResource(Resource[T]):
         when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
         spreadsheet would take for a formula. Output and progress are committed together. If the process is killed, run
         it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as they were received,
-        so ``on_invalid`` has no effect there. ``on_start`` is called with the running pull: watch its ``report``, or end
-        it with ``stop()``. The rest is as for ``pull``.
+        so ``on_invalid`` has no effect there. ``on_start`` is called with the running pull: watch its ``report``, or
+        end it with ``stop()``. The rest is as for ``pull``.
 
         :raises StateConflictError: another run holds the folder, or it belongs to another plan.
         :raises StorageError: the disk failed; a later run continues.
