@@ -6,11 +6,13 @@ import base64
 import csv
 import io
 import json
+import re
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -22,6 +24,7 @@ from tests.support import run
 from tests.test_sinks import (
     FORMATS,
     ITEMS,
+    MEMORY,
     PAGES,
     PLAN,
     build,
@@ -595,3 +598,107 @@ def test_a_pull_without_rows_leaves_the_columns(format: Any, tmp_path: Path) -> 
         assert path.read_bytes() == b""
     else:
         assert pytest.importorskip("pyarrow.parquet").read_schema(path).names == list(folder.schema.names)
+
+
+# --- the documentation -------------------------------------------------------------------------------------------
+
+GUIDE = (Path(__file__).parents[1] / "docs" / "output-folder.md").read_text(encoding="utf-8")
+BLOCKS = [
+    (info.split(), code) for info, code in re.findall(r"```python ?([^\n]*)\n(.*?)```", GUIDE, re.DOTALL)
+]
+
+
+@pytest.fixture(scope="module")
+def documented() -> Iterator[Path]:
+    """Pull into `data` in each format, with what readers get wrong."""
+
+    async def scenario(folder: Path) -> None:
+        async with (
+            Sandbox(accounts=2, page_size=20) as sandbox,
+            TrutoClient(sandbox.token, base_url=sandbox.url) as truto,
+        ):
+            for format in cast("list[Any]", FORMATS):
+                report = await truto.interactions.pull_to(
+                    folder / format / "data",
+                    sandbox.account_ids,
+                    format=format,
+                    start_time="2024-01-01",
+                    end_time="2024-01-03",
+                    window="day",
+                )
+                assert report.complete
+
+    with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+        run(scenario(Path(name)))
+        yield Path(name)
+
+
+def rows_of(frame: Any) -> list[dict[str, Any]]:
+    """Return the rows of whatever a reader made."""
+    if hasattr(frame, "collect") and hasattr(frame, "sparkSession"):
+        return [row.asDict() for row in frame.collect()]
+    if hasattr(frame, "to_arrow_table"):
+        frame = frame.to_arrow_table()
+    if hasattr(frame, "to_pylist"):
+        return of_arrow(frame)
+    return of_polars(frame) if hasattr(frame, "to_dicts") else of_pandas(frame)
+
+
+def check_blocks(format: str, folder: Path, *, globals: dict[str, Any] | None = None) -> int:
+    """Run the code for a format, and compare what it reads with what ``read_folder`` does."""
+    kind = "spark" if globals else format
+    names = {**(globals or {})}
+    want = of_batches(read_folder(folder / format / "data"))
+    frames = 0
+    for info, code in BLOCKS:
+        if format not in info or (("spark" in info) != (kind == "spark") and "frame" in code):
+            continue
+        names.pop("frame", None)
+        exec(code, names)
+        if "frame" not in names:
+            continue
+        frames += 1
+        got = rows_of(names["frame"])
+        assert len(got) == len(want)
+        key = "integrated_account_id"
+        got.sort(key=lambda row: (row[key], row["id"] or ""))
+        want.sort(key=lambda row: (row[key], row["id"] or ""))
+        for name, wanted in ((name, [row[name] for row in want]) for name in want[0]):
+            source = "metrics.patience" if name == "patience" and "metrics.patience" in got[0] else name
+            if source in got[0] and (format != "ndjson" or name in ("id", "patience", "pulled_at")):
+                found = [plain(row[source], name) for row in got]
+                assert found == [None if each == "" and "pandas" in code else each for each in wanted], (
+                    code,
+                    name,
+                )
+    return frames
+
+
+def plain(value: Any, name: str) -> Any:
+    if name.endswith(("_at", "_time", "_start", "_end")) and value is not None:
+        value = datetime.fromisoformat(value) if isinstance(value, str) else value
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    return value
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_lines_of_the_documentation_read_a_folder(
+    format: str, documented: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for library in ("polars", "pandas", "pyarrow", "duckdb"):
+        pytest.importorskip(library)
+    monkeypatch.chdir(documented / format)
+    assert check_blocks(format, documented) == 4
+
+
+@pytest.mark.services
+def test_spark_reads_a_folder(documented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = pytest.importorskip("pyspark.sql")
+    builder = sql.SparkSession.builder.master("local[1]").config("spark.sql.session.timeZone", "UTC")
+    spark = builder.config("spark.ui.enabled", "false").getOrCreate()
+    try:
+        for format in FORMATS:
+            monkeypatch.chdir(documented / format)
+            assert check_blocks(format, documented, globals={"spark": spark}) == 1
+    finally:
+        spark.stop()
