@@ -614,7 +614,7 @@ def documented() -> Iterator[Path]:
 
     async def scenario(folder: Path) -> None:
         async with (
-            Sandbox(accounts=2, page_size=20) as sandbox,
+            Sandbox(accounts=1) as sandbox,
             TrutoClient(sandbox.token, base_url=sandbox.url) as truto,
         ):
             for format in cast("list[Any]", FORMATS):
@@ -692,13 +692,15 @@ def test_the_lines_of_the_documentation_read_a_folder(
 
 
 @pytest.mark.services
-def test_spark_reads_a_folder(documented: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spark_reads_a_folder(documented: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the JVM starts, and stays
     sql = pytest.importorskip("pyspark.sql")
     builder = sql.SparkSession.builder.master("local[1]").config("spark.sql.session.timeZone", "UTC")
     spark = builder.config("spark.ui.enabled", "false").getOrCreate()
     try:
         for format in FORMATS:
-            monkeypatch.chdir(documented / format)
+            (tmp_path / "data").unlink(missing_ok=True)
+            (tmp_path / "data").symlink_to(documented / format / "data")
             assert check_blocks(format, documented, globals={"spark": spark}) == 1
     finally:
         spark.stop()
