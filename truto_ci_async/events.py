@@ -14,7 +14,8 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
@@ -171,7 +172,7 @@ class Emitter:
     :raises ConfigurationError: ``hook`` is not callable, or is a coroutine function.
     """
 
-    __slots__ = ("_hook", "_is_hook_reported", "_logger", "now")
+    __slots__ = ("_hook", "_is_hook_reported", "_listeners", "_logger", "now")
 
     def __init__(
         self,
@@ -189,6 +190,7 @@ class Emitter:
                 "on_event must be a plain function, not a coroutine function: it is called in the middle of a request"
             )
         self._hook = hook
+        self._listeners: tuple[Callable[[Event], None], ...] = ()
         self._is_hook_reported = False
         self._logger = logger
         self.now = now
@@ -196,7 +198,16 @@ class Emitter:
     @property
     def active(self) -> bool:
         """Whether an event would be seen by anyone."""
-        return self._hook is not None or self._logger.isEnabledFor(logging.DEBUG)
+        return self._hook is not None or bool(self._listeners) or self._logger.isEnabledFor(logging.DEBUG)
+
+    @contextmanager
+    def listening(self, listener: Callable[[Event], None]) -> Generator[None]:
+        """Pass events to ``listener``, which does not raise, for the duration of the block."""
+        self._listeners = (*self._listeners, listener)
+        try:
+            yield
+        finally:
+            self._listeners = tuple(each for each in self._listeners if each is not listener)
 
     def emit(self, event: Event) -> None:
         """Pass on an event. A hook that raises never breaks the call; its first failure is logged at WARNING."""
@@ -204,6 +215,8 @@ class Emitter:
             self._logger.debug("%s", event)
         if self._hook is not None:
             self._call(self._hook, event)
+        for listener in self._listeners:
+            listener(event)
 
     def report_repairs(
         self, issues: Sequence[Issue], *, count: int | None = None, account: str | None = None

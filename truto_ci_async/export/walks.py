@@ -8,12 +8,14 @@ reader would block the event loop that has to fetch the next page.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from truto_ci_async._progress import Progress
 from truto_ci_async.errors import UsageError
 
 from .arrow import ArrowLibrary, arrow_library, arrow_schema, pyarrow_library, record_batch, table
-from .columns import ColumnData, Part, Parts, columns_of, fixed_columns, fixed_schema, is_typed
+from .column_values import ColumnData, Part, Parts, columns_of, fixed_columns, fixed_schema, is_typed
 from .frames import Frames, frame_library, pandas_frame
 from .schema import Columns, Schema
 
@@ -176,6 +178,10 @@ class WalkFrames:
         """Begin a walk."""
         raise NotImplementedError
 
+    def show_progress(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        """Show how far a walk is for the duration of a block; the line is None if it is not ``wanted``."""
+        raise NotImplementedError
+
     def check_whole(self) -> None:
         """:raises UsageError: this walk cannot be taken as a whole."""
 
@@ -195,36 +201,39 @@ class WalkFrames:
         """
         return Batches(self.part_source(), rows, columns)
 
-    async def to_polars(self, columns: Columns = None) -> polars.DataFrame:
+    async def to_polars(self, columns: Columns = None, *, progress: bool | None = None) -> polars.DataFrame:
         """Fetch all rows and return a polars data frame. Needs ``truto-ci-async[polars]``.
 
-        Columns and types are those of ``Page.to_polars``, without rows too. An error on the way raises, and nothing of
+        Columns and types are those of ``Page.to_polars``, without rows too. ``progress`` shows a line that says how far
+        it is: None in a notebook only, True always, False never. An error on the way raises, and nothing of
         the walk is returned; a pull marks its pages as done at the end.
 
         :raises UsageError: there is no such column.
         :raises MissingExtraError: polars is not installed.
         """
         library, arrow = frame_library("polars"), arrow_library("polars")
-        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow))
+        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow), progress)
         frame: polars.DataFrame = library.DataFrame(table(schema, batches, arrow))
         return frame
 
-    async def to_pandas(self, columns: Columns = None) -> pandas.DataFrame:
+    async def to_pandas(self, columns: Columns = None, *, progress: bool | None = None) -> pandas.DataFrame:
         """Fetch all rows and return a pandas data frame, of pandas 2 or 3, with the types of ``Page.to_pandas``.
 
         Otherwise as ``to_polars``.
         """
         frame_library("pandas")
-        schema, batches = await self._read(columns, lambda data: data)
+        schema, batches = await self._read(columns, lambda data: data, progress)
         return pandas_frame(batches or [ColumnData(schema, [()] * len(schema), 0)])
 
-    async def to_arrow(self, columns: Columns = None) -> Any:
+    async def to_arrow(self, columns: Columns = None, *, progress: bool | None = None) -> Any:
         """Fetch all rows and return a pyarrow table. Needs pyarrow. Otherwise as ``to_polars``."""
         arrow = pyarrow_library()
-        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow))
+        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow), progress)
         return table(schema, batches, arrow)
 
-    async def to_duckdb(self, con: Any, table: str, columns: Columns = None) -> int:
+    async def to_duckdb(
+        self, con: Any, table: str, columns: Columns = None, *, progress: bool | None = None
+    ) -> int:
         """Append all rows to a table of a DuckDB connection, which is made if it is not there; return their number.
 
             rows = await truto.interactions.list(account_id).to_duckdb(duckdb.connect("calls.db"), "interactions")
@@ -240,13 +249,24 @@ class WalkFrames:
         batches = self.arrow_batches(columns=columns)
         append = append_to_duckdb(con, table, batches.schema, arrow_library("duckdb"))
         rows = 0
-        async for batch in batches:
-            rows += append(batch)
+        with self.show_progress(progress) as line:
+            async for batch in batches:
+                rows += append(batch)
+                if line is not None:
+                    line.add(batch.num_rows, len(batch.pages))
         return rows
 
-    async def _read(self, columns: Columns, convert: Callable[[ColumnData], Any]) -> tuple[Schema, list[Any]]:
+    async def _read(
+        self, columns: Columns, convert: Callable[[ColumnData], Any], progress: bool | None
+    ) -> tuple[Schema, list[Any]]:
         """Fetch all rows, and convert them batch by batch so that the items can go."""
         self.check_whole()
+        with self.show_progress(progress) as line:
+            return await self._read_all(columns, convert, line)
+
+    async def _read_all(
+        self, columns: Columns, convert: Callable[[ColumnData], Any], line: Progress | None
+    ) -> tuple[Schema, list[Any]]:
         source = self.part_source()
         kept: list[Part] = []
         pages: list[Any] = []
@@ -258,6 +278,8 @@ class WalkFrames:
             kept.append(found.part)
             pages.append(found.page)
             rows += len(found.part.items)
+            if line is not None:
+                line.add(len(found.part.items))
             if is_fixed and rows >= BATCH_ROWS:
                 converted.append(convert(fixed_columns(schema, Parts(kept, source.item_type, source.lead))))
                 kept, rows = [], 0

@@ -9,7 +9,7 @@ from typing import Generic, Literal, TypeVar
 from msgspec import Struct
 
 from truto_ci_async.errors import UsageError
-from truto_ci_async.export.columns import Part, Parts
+from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
 from truto_ci_async.models import Page
 

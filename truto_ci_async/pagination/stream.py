@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from operator import length_hint
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +20,7 @@ import anyio
 
 from truto_ci_async._files import AtomicFile, Worker
 from truto_ci_async._http.failures import drop_locals, mask_error
+from truto_ci_async._progress import Counts, Progress
 from truto_ci_async._wire.page_reader import cursor_text
 from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import (
@@ -34,8 +35,9 @@ from truto_ci_async.events import Emitter
 from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Issue, Position, ResponseInfo
 
-from .cursor import PageCursor
+from .next_page import PageCursor
 from .page_body import Decoder, PageBody, media_type
+from .progress import show_progress
 from .stream_views import Batches, Chunks, Items, StreamParts
 
 if TYPE_CHECKING:
@@ -102,6 +104,7 @@ class ItemStream(WalkFrames, Generic[T]):
         emitter: Emitter,
         account: str | None = None,
         item_type: Any = None,
+        progress: bool | None = False,
     ) -> None:
         self._opener = opener
         self._new_decoder = new_decoder  # takes whether the body is NDJSON
@@ -111,6 +114,9 @@ class ItemStream(WalkFrames, Generic[T]):
         self._emitter = emitter
         self._account = account
         self._item_type = item_type
+        self._progress = progress
+        self._shown = ExitStack()  # the line that says how far it is
+        self._line: Progress | None = None
         self._entered = self._used = self._reading = False
         self._finished = self._failed = self._closed = False
         self._reopen: Reopen | None = None  # opens the page at ``position``
@@ -164,6 +170,7 @@ class ItemStream(WalkFrames, Generic[T]):
         if self._entered or self._closed:
             raise UsageError("a stream is opened once; make a new one")
         self._entered = True
+        self._line = self._shown.enter_context(self._new_line(self._progress))
         try:
             with self._one_reader():
                 await self._open_page()
@@ -175,6 +182,7 @@ class ItemStream(WalkFrames, Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._shown.__exit__(kind, error, trace)
         self.close()
 
     def close(self) -> None:
@@ -186,6 +194,13 @@ class ItemStream(WalkFrames, Generic[T]):
         if self._opening is not None:
             self._opening.cancel()
         self._close_page()
+        self._shown.close()
+
+    def _new_line(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        return show_progress(wanted, self._emitter, self._account)
+
+    def show_progress(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        return self._new_line(wanted) if self._line is None else nullcontext()
 
     def __aiter__(self) -> AsyncIterator[T]:
         self._use()
@@ -263,7 +278,12 @@ class ItemStream(WalkFrames, Generic[T]):
                     continue
                 page.handed_out = True
                 page.bytes_read += len(chunk or b"")
+                if self._line is not None:
+                    self._line.follow(self._counts)
                 return chunk
+
+    def _counts(self) -> Counts:
+        return Counts(self._items_taken, self.pages_read, f"{self.bytes_read:,} bytes")
 
     async def next_batch(self) -> list[T] | None:
         """Return the next items, at least one; None when all were read."""
@@ -286,6 +306,8 @@ class ItemStream(WalkFrames, Generic[T]):
                 if items:
                     page.handed_out = True
                     self._items_taken += len(items)
+                    if self._line is not None:
+                        self._line.follow(self._counts)
                     return items
             return None
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library
-from truto_ci_async.export.columns import ColumnData
+from truto_ci_async.export.column_values import ColumnData
 from truto_ci_async.export.schema import ColumnType, Schema
 
 from .committed_file import CommittedFile

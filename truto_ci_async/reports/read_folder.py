@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from truto_ci_async.errors import DamagedStateError, UsageError
 from truto_ci_async.export.arrow import ArrowLibrary, arrow_library, pyarrow_library, record_batch, table
-from truto_ci_async.export.columns import ColumnData, fixed_schema
+from truto_ci_async.export.column_values import ColumnData, fixed_schema
 from truto_ci_async.export.frames import Frames, frame_library, pandas_frame
 from truto_ci_async.export.schema import Column, Columns, Schema, schema
 from truto_ci_async.export.walks import append_to_duckdb
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
-    from truto_ci_async.export.columns import Parts
+    from truto_ci_async.export.column_values import Parts
 
 BATCH_ROWS = 5_000
 

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET
 
 from truto_ci_async._wire.item_reader import item_reader
-from truto_ci_async.export.columns import ColumnData, Part, Parts, fixed_columns
+from truto_ci_async.export.column_values import ColumnData, Part, Parts, fixed_columns
 from truto_ci_async.export.schema import Column, ColumnType, Schema, to_utc
 from truto_ci_async.sinks.rows import unescape_formula
 

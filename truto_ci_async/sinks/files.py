@@ -33,7 +33,7 @@ from msgspec import Raw
 from truto_ci_async._files import Disk, Worker, is_in_use, storage_error
 from truto_ci_async._lock import RunLock
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
-from truto_ci_async.export.columns import fixed_schema
+from truto_ci_async.export.column_values import fixed_schema
 from truto_ci_async.export.schema import Schema
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.resource_types import ITEM_TYPES

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from truto_ci_async._files import Disk
-from truto_ci_async.export.columns import fixed_schema
+from truto_ci_async.export.column_values import fixed_schema
 from truto_ci_async.export.schema import ColumnType
 from truto_ci_async.models import Interaction
 from truto_ci_async.models.row_views import PULL_SCHEMA_2

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from truto_ci_async._files import Disk
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
-from truto_ci_async.export.columns import Part, Parts, fixed_columns
+from truto_ci_async.export.column_values import Part, Parts, fixed_columns
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
 
