@@ -734,3 +734,14 @@ def test_the_display_ends_with_its_block() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(scenario())
+
+
+def test_a_pull_escapes_formulas_on_request(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    line = ("--accounts", sandbox.account_ids[0], *WINDOW, "--csv-formulas", "escape")
+    ran = run(*line)
+    assert (ran.code, "csv_formulas is for csv" in ran.err) == (USAGE, True)
+    assert run(*line, "--format", "csv").code == DONE
+    assert (
+        json.loads((tmp_path / "out/manifest.json").read_bytes())["resources"]["interactions"]["csv_formulas"]
+        == "escape"
+    )

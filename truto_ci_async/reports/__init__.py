@@ -1,4 +1,4 @@
-"""What people look at after a pull: charts, and the report as one page of HTML.
+"""What people look at after a pull: its rows, charts, and the report as one page of HTML.
 
 `read_folder` returns the committed rows of a folder, which `text_files` and `parquet_files` read and `committed_file`
 checks. `charts` makes Altair charts of a data frame, a page or a folder; `rows` gets their columns. `report_page` puts
