@@ -35,6 +35,11 @@ def filled(text: str) -> str:
     return text
 
 
+def name_list(text: str) -> list[str]:
+    """Read names with commas between them."""
+    return [each for part in filled(text).split(",") if (each := part.strip())]
+
+
 def seconds(text: str) -> float:
     with suppress(ValueError):
         if 0 < float(text) <= LARGEST:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import msgspec
@@ -17,6 +18,8 @@ from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
 
 from .debug import DebugInfo
+from .names import with_names
+from .person import Person
 from .unknown_members import decode_known
 
 T = TypeVar("T")
@@ -181,6 +184,15 @@ class Page(Frames, Generic[T]):
         self.unknown_fields: tuple[str, ...] = tuple(unknown_fields)
         self.response = response or ResponseInfo()
         self.position = position
+
+    def with_names(self, directory: Mapping[str, Person]) -> Page[T]:
+        """Return a copy whose people have the names and emails of ``truto.users.directory(account)``.
+
+        page.with_names(await truto.users.directory(account_id)).to_polars()
+        """
+        page = copy(self)
+        page.items = tuple(with_names(self.items, directory))
+        return page
 
     @property
     def has_more(self) -> bool:

@@ -78,8 +78,9 @@ class Entry:
         self.ends = ends  # how the account ended, on its last page of all
         self.windows = windows  # that are over with it
         self.missing = missing  # meetings without a transcript
-        # What happened to its rows; it is made of one of the others, if the window is not over by then.
-        self.log = b""
+        self.log = (
+            b""  # what happened to its rows; made of one of the others, if the window is not over by then
+        )
         self.body = b""
         self.identities = b""
         self.is_done = False
@@ -153,7 +154,7 @@ class Commits:
         self._keeps_bodies = isinstance(checkpoint, MemoryCheckpoint)
         self._sink = sink
         self._reader = reader
-        self._has_ids = False
+        self.has_ids = False  # the id alone tells rows apart
         self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
@@ -179,11 +180,6 @@ class Commits:
         self._commit_lock = anyio.Lock(fast_acquire=True)
 
     # --- life ------------------------------------------------------------------------------------------
-
-    def open(self, *, has_ids: bool) -> None:
-        """Begin to take pages. ``has_ids``: the id alone tells rows apart."""
-        self._has_ids = has_ids
-        self.is_open = True
 
     async def run(self) -> None:
         """Commit what is marked, again and again. A cancellation waits for a commit that is under way."""
@@ -363,7 +359,7 @@ class Commits:
             entry.body = body
         elif items:
             views = page.plain_views if type(items[0]) is Raw else None
-            entry.identities = row_identities(items, views, by_id=self._has_ids)
+            entry.identities = row_identities(items, views, by_id=self.has_ids)
 
     async def log_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
         """Return the log of a window: all its rows that were handed out, in this run or an earlier one.
@@ -392,7 +388,7 @@ class Commits:
 
     def _read_again(self, body: bytes) -> bytes:
         """Return the fingerprints of the rows of a page that was read before."""
-        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self._has_ids))
+        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self.has_ids))
 
     async def _make_logs(self, changes: dict[Key, Progress], *, final: bool) -> None:
         """Make the logs that go with a commit: those of windows that are not over.

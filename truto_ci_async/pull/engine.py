@@ -217,6 +217,7 @@ class Pull(WalkFrames, Generic[T]):
         if self._lookback is not None and not asked.walk.is_per_meeting:
             raise UsageError("lookback is for transcripts, which may come late")
         self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
+        self.report.resource = self.plan.resource
         self._reader.start_walk(
             self._client.emitter.report_unknown_fields,
             flat_rows=self.plan.filters.get("response_format") == "normalized",
@@ -241,7 +242,7 @@ class Pull(WalkFrames, Generic[T]):
             self._budget,
         )
         self._workers = Workers(shared, to_do, on_error=self._die)
-        self._commits.open(has_ids=self.plan.walk.has_ids)
+        self._commits.has_ids, self._commits.is_open = self.plan.walk.has_ids, True
 
     async def _run(self) -> None:
         """Run the workers, and commit what is marked until the block is left."""

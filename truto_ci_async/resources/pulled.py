@@ -149,7 +149,7 @@ class PulledResource(Resource[T]):
             raise UsageError("the name of the folder is empty")
         folder = pathlib.Path(out)
         if isinstance(plan_or_accounts, pathlib.Path):
-            _check_accounts_file(plan_or_accounts, folder)
+            check_accounts_file(plan_or_accounts, folder)
         sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
         with show_progress(progress, self._client.emitter, what="rows") as line:
             return await run_shard(
@@ -213,7 +213,7 @@ def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Cal
     return start
 
 
-def _check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
+def check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
     """:raises UsageError: a pull into this folder may replace or remove the file."""
     from truto_ci_async.sinks.layout import is_used_by_pulls
 
