@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from msgspec import Raw, Struct
 
 import truto_ci_async
-from tests.rawserver import RawServer, serving, with_length
+from tests.rawserver import RawServer, serving, turns, with_length
 from tests.support import examples, run
 from truto_ci_async import (
     AccountPage,
@@ -293,13 +293,18 @@ PAGES: list[list[dict[str, Any]]] = [
 
 
 @asynccontextmanager
-async def service(*pages: list[dict[str, Any]]) -> AsyncIterator[TrutoClient]:
-    """A client of a server that answers every list with these pages."""
+async def service(
+    *pages: list[dict[str, Any]], hangs: asyncio.Event | None = None
+) -> AsyncIterator[TrutoClient]:
+    """A client of a server that answers every list with these pages; with ``hangs``, it sets that at the last one."""
 
     async def answer(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             asked = re.search(rb"next_cursor=(\d+)", await server.head(reader))
             at = int(asked[1]) if asked else 0
+            if hangs is not None and at + 1 == len(pages):
+                hangs.set()
+                await asyncio.Event().wait()
             cursor = str(at + 1) if at + 1 < len(pages) else None
             writer.write(with_length(json.dumps({"result": pages[at], "next_cursor": cursor}).encode()))
 
@@ -414,7 +419,17 @@ LEAD = {
     "tenant_id": None,
     "window_start": datetime(2024, 1, 1, tzinfo=UTC),
     "window_end": datetime(2024, 1, 31, 23, tzinfo=UTC),
+    "pulled_at": "now",
 }
+
+
+def with_lead(found: tuple[Table, dict[str, str]]) -> tuple[Table, dict[str, str]]:
+    """Check that rows arrived just now."""
+    table, types = found
+    for row in table:
+        assert timedelta() <= datetime.now(UTC) - row["pulled_at"] < timedelta(minutes=5)
+        row["pulled_at"] = "now"
+    return table, types
 
 
 def expected_types(library: str, *, pulled: bool = False) -> dict[str, str]:
@@ -441,7 +456,7 @@ def test_a_page_has_the_same_values_and_types_in_every_library(consumer: str) ->
             assert b"not a time" in page.issues[0].raw  # it stays within reach
             async with client.interactions.pull(["acc"], **WINDOW) as pull:
                 async for pulled in pull:
-                    rows, types = read(pulled)
+                    rows, types = with_lead(read(pulled))
             assert rows == [LEAD | item.row() for item in page]
             assert types == expected_types(library, pulled=True)
         async with service([]) as client:
@@ -467,7 +482,7 @@ def test_a_walk_has_the_same_values_and_types_in_every_library(
                 assert await read(stream) == (rows, expected_types(library))
             async with client.interactions.pull(["acc"], **WINDOW) as pull:
                 found = await read(pull)
-            assert found == ([LEAD | row for row in rows], expected_types(library, pulled=True))
+            assert with_lead(found) == ([LEAD | row for row in rows], expected_types(library, pulled=True))
             assert (pull.report.rows, pull.report.complete) == (len(rows), True)
 
     run(scenario())
@@ -542,7 +557,7 @@ def test_walks_without_a_schema(item_type: Any) -> None:
     """All rows at once have a column for each key. In batches, a later row might not fit: one column of JSON does."""
 
     async def scenario() -> None:
-        pages = [
+        pages: list[list[dict[str, Any]]] = [
             [{"id": "1", "n": 1}],
             [{"id": "2", "n": 1.5, "more": {"x": 1}}, {"integrated_account_id": 5}],
         ]
@@ -719,10 +734,14 @@ def test_a_frame_of_a_pull_is_done_when_it_is_complete() -> None:
             assert await again(client, checkpoint) == []
 
             checkpoint = MemoryCheckpoint()
-            async with client.interactions.pull(["acc"], checkpoint=checkpoint, **WINDOW) as pull:
+            hangs = asyncio.Event()
+            async with (
+                service(*PULLED, hangs=hangs) as other,
+                other.interactions.pull(["acc"], checkpoint=checkpoint, **WINDOW) as pull,
+            ):
                 task = asyncio.create_task(pull.to_polars())
-                while not pull.report.requests:
-                    await asyncio.sleep(0)
+                await hangs.wait()
+                await turns()
                 task.cancel()
                 await asyncio.wait([task])
             assert await again(client, checkpoint) == ["1", "2", "3", "4"]
@@ -872,3 +891,18 @@ def test_pandas_2(tmp_path: Path) -> None:
 
 
 CORE = ["aiohttp", "anyio", "ijson", "msgspec"]
+
+
+def test_duckdb_tables_are_appended_to() -> None:
+    async def scenario() -> None:
+        async with service([wire(1)], [wire(2)]) as client:
+            walk = client.interactions.list("acc", **WINDOW)
+            with duckdb.connect() as con:
+                con.execute('CREATE SCHEMA s; CREATE TABLE s."odd ""name" (more INTEGER, id VARCHAR)')
+                assert await walk.to_duckdb(con, 's.odd "name', ["id"]) == 2
+                con.begin()
+                assert await walk.to_duckdb(con, 's.odd "name', ["id"]) == 2
+                con.rollback()
+                assert con.sql('from s."odd ""name"').fetchall() == [(None, "1"), (None, "2")]
+
+    run(scenario())

@@ -299,3 +299,16 @@ def test_items_without_unknown_members_are_as_small_as_before() -> None:
     assert encode(Person(id="1")) == b'{"id":"1","name":null,"emails":null}'
     assert repr(Person(id="1")) == "Person(id='1')"
     assert not any(Person().unknown)
+
+
+def test_debug_information_keeps_unknown_members_and_hides_them() -> None:
+    """They may hold credentials, as the members that we know do."""
+    page = PageReader(item_reader(User)).read(
+        body({"id": "1"}, debug={"requestUrl": "u", "proxyAuth": {"k": "hunter2"}})
+    )
+    assert page.debug is not None
+    assert page.debug.unknown["proxyAuth"]["k"] == "hunter2"
+    assert page.debug.to_dict()["proxyAuth"]["k"] == "hunter2"
+    assert not page.extra
+    for shown in (page.debug, page.debug.unknown, page.debug.to_dict(), page.debug.__rich_repr__()):
+        assert "hunter2" not in repr(shown)

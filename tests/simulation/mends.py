@@ -106,8 +106,8 @@ MENDS = (
         "an answer counts when it arrives",
         (
             ACCOUNT,
-            "        shared.circuit.success(self._arrived_at)\n        self._calls",
-            "        shared.circuit.success(time.monotonic())\n        self._calls",
+            "        shared.circuit.success(self._state.arrived_at)\n        self._state.calls",
+            "        shared.circuit.success(time.monotonic())\n        self._state.calls",
         ),
     ),
     Mend("a trial may renew the token", (ACCOUNT, "attempts=min(2, retry.attempts)", "attempts=1")),
@@ -121,7 +121,7 @@ MENDS = (
     ),
     Mend(
         "an account fails since its first call that failed",
-        (ACCOUNT, "        if self._failing_since is None:\n", "        if True:\n"),
+        (ACCOUNT, "        if self._state.failing_since is None:\n", "        if True:\n"),
     ),
     Mend(
         "accounts that fail together are not to blame",
@@ -131,8 +131,8 @@ MENDS = (
         "the last account is failed once an outage is given up",
         (
             ACCOUNT,
-            "            is_last\n            and self._outage_error",
-            "            False\n            and self._outage_error",
+            "            is_last\n            and self._state.outage_error",
+            "            False\n            and self._state.outage_error",
         ),
     ),
     Mend(
@@ -180,8 +180,8 @@ MENDS = (
         "rows are on the disk before their progress",
         (
             "sinks/lines.py",
-            '        self._disk.fsync(cast("int", self._file))\n        return SinkState',
-            "        return SinkState",
+            '        self._disk.fsync(cast("int", self._file))\n        return replace(',
+            "        return replace(",
         ),
     ),
     Mend(

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypedDict, assert_type
 
 import msgspec
+import polars
 
 import truto_ci_async
 from truto_ci_async import (
@@ -57,6 +58,7 @@ from truto_ci_async import (
     ResponseInfo,
     RetryPolicy,
     Sandbox,
+    Schema,
     Sentence,
     SentenceRow,
     Timeouts,
@@ -64,6 +66,8 @@ from truto_ci_async import (
     TrutoClient,
     TrutoError,
     User,
+    schema,
+    to_polars,
 )
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -94,6 +98,12 @@ async def listing(truto: TrutoClient) -> None:
     assert_type(await paginator.collect(max_items=10), list[Interaction])
     assert_type(await paginator.first(), Interaction | None)
     assert_type([item async for item in paginator], list[Interaction])
+    assert_type(await paginator.to_polars(), polars.DataFrame)
+    assert_type((await paginator).to_polars(["-remote_data"]), polars.DataFrame)
+    assert_type(to_polars([Interaction()]), polars.DataFrame)
+    assert_type(schema(Interaction), Schema)
+    async for batch in paginator.arrow_batches(rows=1_000):
+        assert_type(batch.num_rows, int)
     assert_type(
         await asyncio.gather(paginator.page(), paginator.first()),
         tuple[Page[Interaction], Interaction | None],

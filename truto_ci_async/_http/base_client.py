@@ -254,6 +254,7 @@ class BaseClient:
 
         async def attempt_once(token: Secret, attempt: int) -> tuple[StreamedResponse, ResponseInfo]:
             response = await self._send(call, token, attempt, self._streamed)
+            response.waiting = call.time  # in case that it fails, and another one is opened
             call.state.succeeded()
             return response, call.response_info(response.status, response.headers, attempt)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any, cast
 
-from msgspec import Raw, Struct
+from msgspec import Raw
 from msgspec.structs import force_setattr
 
+from .api_object import ApiObject
 from .field_types import NO_DATA, Number, decode_raw
 
 
@@ -41,9 +42,10 @@ def mask_repr(value: object) -> Any:
 
 
 class DebugInfo(
-    Struct,
+    ApiObject,
     frozen=True,
     kw_only=True,
+    gc=True,
     rename={
         "request_url": "requestUrl",
         "options_json": "requestOptions",
@@ -73,6 +75,15 @@ class DebugInfo(
     def __post_init__(self) -> None:
         for name in ("options_json", "data_json", "headers_json"):
             force_setattr(self, name, getattr(self, name).copy())
+
+    @property
+    def unknown(self) -> dict[str, Any]:
+        """Members that this package has no field for; masked in every repr."""
+        return cast("dict[str, Any]", mask_repr(super().unknown))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the service's own shape; masked in every repr."""
+        return cast("dict[str, Any]", mask_repr(super().to_dict()))
 
     @property
     def request_options(self) -> Any:

@@ -9,6 +9,7 @@ import math
 import time
 from copy import copy
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -40,7 +41,7 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.models import Page, Position
 from truto_ci_async.models.pulls import PlannedAccount
-from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_page, read_page
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Outcome, Progress
 from truto_ci_async.pull.plan.plan import Plan
@@ -119,8 +120,8 @@ class AccountState(Struct, eq=False, gc=False):
     is_resumed: bool = False  # the walk begins with a cursor of an earlier run, not used in this one yet
     restarts: int = 0
     body: bytes = b""  # of the page that is about to be handed over
-    arrived_at: float = 0.0  # that body
-    uncommitted: list[Entry] = []  # handed out, in order
+    arrived_at: float = 0.0  # that body, by the monotonic clock
+    pulled_at: datetime | None = None  # the same moment
     calls: int = 0  # failed in a row
     failing_since: float | None = None  # when the first call was sent that failed without an answer since
     outage_error: TrutoError | None = None  # the last one that the service was to blame for
@@ -208,7 +209,8 @@ class AccountPull:
         if progress.rows and (position is None or progress.is_restarted):
             # In this run or an earlier one: leave out what was handed out before.
             log = await self._shared.commits.log_of(
-                (self._state.account.id, self._state.window), self._state.uncommitted
+                (self._state.account.id, self._state.window),
+                self._shared.commits.queue_of(self._state.account.id),
             )
             self._state.seen = SeenRows(log, goes_on=position is not None)
         self._state.is_resumed = position is not None and position.cursor is not None
@@ -225,7 +227,7 @@ class AccountPull:
         collector would walk over them in between: half as much work again.
         """
         shared = self._shared
-        self._state.arrived_at = time.monotonic()
+        self._state.arrived_at, self._state.pulled_at = time.monotonic(), datetime.now(UTC)
         if body[-8:].rstrip().endswith(b"}"):  # or else it may be cut, and is no answer until it was read
             shared.circuit.success(self._state.arrived_at)
         shared.fetching.discard(fetch)
@@ -274,10 +276,19 @@ class AccountPull:
             if not self._state.windows_left:
                 ends = "done" if self._state.has_rows else "empty"
         entry = Entry(
-            self._state.uncommitted, (self._state.account.id, window), progress, rows=len(page), ends=ends
+            self._shared.commits.queue_of(self._state.account.id),
+            (self._state.account.id, window),
+            progress,
+            rows=len(page),
+            ends=ends,
         )
         handed = PulledPage(
-            self._state.account, shared.plan.windows[window], page, commits=shared.commits, entry=entry
+            self._state.account,
+            shared.plan.windows[window],
+            page,
+            self._state.pulled_at,
+            commits=shared.commits,
+            entry=entry,
         )
         if self._state.seen is not None:
             entry.log = log
@@ -378,7 +389,11 @@ class AccountPull:
     def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:
         """Note how the account ended, behind its pages that are still to be committed."""
         ended = replace(self._state.progress, outcome=outcome, error=error, until=until)
-        entry = Entry(self._state.uncommitted, (self._state.account.id, self._state.window), ended)
+        entry = Entry(
+            self._shared.commits.queue_of(self._state.account.id),
+            (self._state.account.id, self._state.window),
+            ended,
+        )
         self._shared.commits.mark(entry)
         return NEVER
 

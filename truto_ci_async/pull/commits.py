@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -93,9 +94,16 @@ class PulledPage(AccountPage[T]):
     __slots__ = ("_commits", "_entry")
 
     def __init__(
-        self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
+        self,
+        account: PlannedAccount,
+        window: Window,
+        page: Page[T],
+        pulled_at: datetime | None = None,
+        *,
+        commits: Commits,
+        entry: Entry,
     ) -> None:
-        super().__init__(account, window, page)
+        super().__init__(account, window, page, pulled_at)
         self._commits = commits
         self._entry = entry
 
@@ -151,6 +159,7 @@ class Commits:
         self._failure: Exception | None = None  # nothing more can be made durable
         self.is_open = False
         self.is_closed = False  # the pull was left: nothing more can be marked
+        self._queues: dict[str, list[Entry]] = {}  # of accounts that have entries which do not count yet
         self._changes: dict[Key, Progress] = {}
         self._marked: list[Entry] = []
         self._unsure: list[Entry] = []  # marked, and in a commit that is under way or failed
@@ -191,6 +200,8 @@ class Commits:
         try:
             if self.is_open and self._failure is None:
                 await self._flush(final=True)
+                if isinstance(self._sink, FileSink) and self._report.complete:
+                    self._sink.note_complete()
         except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
             self.fail(error)
         if self._failure is not None and self._bodies:
@@ -244,6 +255,13 @@ class Commits:
         if not self.is_open:
             raise UsageError("open the pull first: async with ... as pages:")
 
+    def queue_of(self, account: str) -> list[Entry]:
+        """Return the entries of an account that do not count yet, in order, to put the next one there at once."""
+        queue = self._queues.get(account)
+        if queue is None:
+            queue = self._queues[account] = []
+        return queue
+
     def mark_taken(self, entry: Entry) -> None:
         """Mark the page of an entry as done, for the consumer who took it."""
         self.require_open()
@@ -265,6 +283,8 @@ class Commits:
             self._marked_since += 1
             self._count(ready, 1)
         del queue[:done]
+        if not queue:
+            self._queues.pop(entry.key[0], None)
         if self._marked_since >= COMMIT_PAGES:
             self._is_urgent.set()
         self._is_due.set()

@@ -28,7 +28,7 @@ from truto_ci_async._text import printable
 from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.pull.checkpoint.stored_state import EndedAccount, StoredState, read_state
 from truto_ci_async.resources.pulled import STATE_FILE
-from truto_ci_async.sinks.files import is_used_by_pulls
+from truto_ci_async.sinks.layout import is_used_by_pulls
 
 from .charts import METRICS
 from .read_folder import Folder, read_folder
@@ -58,7 +58,7 @@ def report(
     """
     found = read_folder(folder)
     path = Path(out)
-    if is_used_by_pulls(path.name) and path.parent.resolve() == found.path.resolve():
+    if is_used_by_pulls(path.resolve(), found.path.resolve()):
         raise UsageError(f"{path} has a name that the pull uses itself: write the report elsewhere")
     for module, package in (("altair", "altair"), ("vl_convert", "vl-convert-python")):
         if find_spec(module) is None:
@@ -105,7 +105,7 @@ def _parts(title: str, folder: Folder, state: StoredState | None, rows: Rows) ->
     return {
         "TITLE": _text(title),
         "SUBTITLE": _text(f"{len(folder):,} rows · made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
-        "STATE": _state(state),
+        "STATE": _state(folder, state),
         "ASKED": _asked(folder, state),
         "PROBLEMS": _problems_section(state, problems),
         "SUMMARY": _summary(rows, metrics),
@@ -114,7 +114,7 @@ def _parts(title: str, folder: Folder, state: StoredState | None, rows: Rows) ->
 
 
 def _page(parts: Mapping[str, str], library: str) -> str:
-    here = resources.files(__package__)
+    here = resources.files("truto_ci_async.reports")
     script = here.joinpath("report_page.js").read_text("utf-8")
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -150,7 +150,9 @@ _WHAT_TO_DO = {
 }
 
 
-def _state(state: StoredState | None) -> str:
+def _state(folder: Folder, state: StoredState | None) -> str:
+    if state is None and folder.complete:
+        return '<p class="state"><b>Complete.</b> Every account was pulled to the end.</p>'
     if state is None:
         unknown = "Its state is not in the folder, so this page cannot tell whether the pull is complete."
         return f'<p class="state open">{unknown}</p>'

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from truto_ci_async._text import printable
 from truto_ci_async.errors import UsageError
-from truto_ci_async.export.columns import columns_of
+from truto_ci_async.export.column_values import columns_of
 from truto_ci_async.export.frames import Frames, parts_of
 
 from .read_folder import Folder, read_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from io import BytesIO
 from time import perf_counter
 from typing import Literal
@@ -56,6 +57,8 @@ class StreamedResponse:
         self._open_responses = open_responses
         open_responses.add(self)
         self.on_end: Callable[[], object] | None = None
+        #: Entered while waiting for data, such as by the clock of a call.
+        self.waiting: AbstractContextManager[object] = _NO_CLOCK
         # aiohttp keeps a reader waiting when its parser fails or the session is closed, and takes a reset for the end
         # of a body without a length.
         self._connection_end = watch_connection(response, self._on_connection_end)
@@ -119,7 +122,7 @@ class StreamedResponse:
         if content.at_eof():
             return b""
         try:
-            with self._deadlines.within(self._timeouts.read):
+            with self._deadlines.within(self._timeouts.read), self.waiting:
                 return await content.readany()
         except TimeoutError as error:
             if isinstance(error, aiohttp.ClientError):
@@ -176,6 +179,9 @@ class StreamedResponse:
         end, self._connection_end = self._connection_end, None
         if end is not None:
             unwatch_connection(end, self._on_connection_end)
+
+
+_NO_CLOCK = nullcontext()
 
 
 class _BodyBuffer:
