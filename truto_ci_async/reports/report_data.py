@@ -92,7 +92,7 @@ def _moment(text: str | None) -> str:
 
 def _points(rows: Rows, metrics: Sequence[str]) -> Any:
     """Return a chart whose points have all metrics, so that the page can choose two."""
-    points = [
+    points: list[dict[str, Any]] = [
         {
             "person": rows.people[at],
             "window": rows.windows[at],

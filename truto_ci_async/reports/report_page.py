@@ -104,7 +104,7 @@ def _parts(title: str, folder: Folder, state: StoredState | None, rows: Rows) ->
     return {
         "TITLE": _text(title),
         "SUBTITLE": _text(f"{len(folder):,} rows · made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
-        "STATE": _state(state),
+        "STATE": _state(folder, state),
         "ASKED": _asked(folder, state),
         "PROBLEMS": _problems_section(state, problems),
         "SUMMARY": _summary(rows, metrics),
@@ -113,7 +113,7 @@ def _parts(title: str, folder: Folder, state: StoredState | None, rows: Rows) ->
 
 
 def _page(parts: Mapping[str, str], library: str) -> str:
-    here = resources.files(__package__)
+    here = resources.files("truto_ci_async.reports")
     script = here.joinpath("report_page.js").read_text("utf-8")
     policy = (
         "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
@@ -149,7 +149,9 @@ _WHAT_TO_DO = {
 }
 
 
-def _state(state: StoredState | None) -> str:
+def _state(folder: Folder, state: StoredState | None) -> str:
+    if state is None and folder.complete:
+        return '<p class="state"><b>Complete.</b> Every account was pulled to the end.</p>'
     if state is None:
         unknown = "Its state is not in the folder, so this page cannot tell whether the pull is complete."
         return f'<p class="state open">{unknown}</p>'
