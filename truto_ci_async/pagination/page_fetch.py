@@ -14,7 +14,7 @@ from truto_ci_async.errors import APIError, DeadlineError, DecodeError, Truncate
 from truto_ci_async.events import PageDecoded
 from truto_ci_async.models import Page, Position, ResponseInfo
 
-from .cursor import position_after
+from .next_page import position_after
 from .step_size import StepSize
 
 if TYPE_CHECKING:

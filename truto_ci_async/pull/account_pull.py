@@ -9,6 +9,7 @@ import math
 import time
 from copy import copy
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -40,7 +41,7 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.models import Page, Position
 from truto_ci_async.models.pulls import PlannedAccount
-from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_page, read_page
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Outcome, Progress
 from truto_ci_async.pull.plan.plan import Plan
@@ -119,7 +120,8 @@ class AccountState(Struct, eq=False, gc=False):
     is_resumed: bool = False  # the walk begins with a cursor of an earlier run, not used in this one yet
     restarts: int = 0
     body: bytes = b""  # of the page that is about to be handed over
-    arrived_at: float = 0.0  # that body
+    arrived_at: float = 0.0  # that body, by the monotonic clock
+    pulled_at: datetime | None = None  # the same moment
     calls: int = 0  # failed in a row
     failing_since: float | None = None  # when the first call was sent that failed without an answer since
     outage_error: TrutoError | None = None  # the last one that the service was to blame for
@@ -225,7 +227,7 @@ class AccountPull:
         collector would walk over them in between: half as much work again.
         """
         shared = self._shared
-        self._state.arrived_at = time.monotonic()
+        self._state.arrived_at, self._state.pulled_at = time.monotonic(), datetime.now(UTC)
         if body[-8:].rstrip().endswith(b"}"):  # or else it may be cut, and is no answer until it was read
             shared.circuit.success(self._state.arrived_at)
         shared.fetching.discard(fetch)
@@ -281,7 +283,12 @@ class AccountPull:
             ends=ends,
         )
         handed = PulledPage(
-            self._state.account, shared.plan.windows[window], page, commits=shared.commits, entry=entry
+            self._state.account,
+            shared.plan.windows[window],
+            page,
+            self._state.pulled_at,
+            commits=shared.commits,
+            entry=entry,
         )
         if self._state.seen is not None:
             entry.log = log

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, TypeVar
 
@@ -93,9 +94,16 @@ class PulledPage(AccountPage[T]):
     __slots__ = ("_commits", "_entry")
 
     def __init__(
-        self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
+        self,
+        account: PlannedAccount,
+        window: Window,
+        page: Page[T],
+        pulled_at: datetime | None = None,
+        *,
+        commits: Commits,
+        entry: Entry,
     ) -> None:
-        super().__init__(account, window, page)
+        super().__init__(account, window, page, pulled_at)
         self._commits = commits
         self._entry = entry
 
@@ -192,6 +200,8 @@ class Commits:
         try:
             if self.is_open and self._failure is None:
                 await self._flush(final=True)
+                if isinstance(self._sink, FileSink) and self._report.complete:
+                    self._sink.note_complete()
         except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
             self.fail(error)
         if self._failure is not None and self._bodies:

@@ -22,7 +22,7 @@ from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async._wire.query_string import join_path
 from truto_ci_async.errors import APIError, DecodeError, UsageError
 from truto_ci_async.models import MethodSchema, Position, RawResponse
-from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_and_read, read_page
 from truto_ci_async.pagination.paginator import Pages, Paginator, RawPages
 

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
     from truto_ci_async.pull.plan.plan import Plan, PlanOptions
     from truto_ci_async.pull.report import Budget, PullReport
     from truto_ci_async.sinks.factory import OutputFormat
+    from truto_ci_async.sinks.rows import CsvFormulas
 
 
 T = TypeVar("T")
 
 # Where ``pull_to`` keeps its progress, inside the output folder.
-STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.files.PRIVATE`` says
+STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.layout.PRIVATE`` says
 
 
 class PulledResource(Resource[T]):
@@ -107,6 +108,7 @@ class PulledResource(Resource[T]):
         plan_or_accounts: Plan | Accounts | None = None,
         *,
         format: OutputFormat = "ndjson",
+        csv_formulas: CsvFormulas = "keep",
         budget: Budget | None = None,
         max_accounts: int = 32,
         on_invalid: OnInvalid = "repair",
@@ -119,11 +121,12 @@ class PulledResource(Resource[T]):
 
             report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
 
-        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant and the window.
-        Output and progress are committed together. If the process is killed, run it again until ``report.complete``:
-        nothing is lost or written twice. NDJSON writes items as they were received, so ``on_invalid`` has no effect
-        there. ``on_start`` is called with the running pull: watch its ``report``, or end it with ``stop()``. The rest
-        is as for ``pull``.
+        ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant, the window and
+        when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
+        spreadsheet would take for a formula. Output and progress are committed together. If the process is killed, run
+        it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as they were received,
+        so ``on_invalid`` has no effect there. ``on_start`` is called with the running pull: watch its ``report``, or end
+        it with ``stop()``. The rest is as for ``pull``.
 
         :raises StateConflictError: another run holds the folder, or it belongs to another plan.
         :raises StorageError: the disk failed; a later run continues.
@@ -139,7 +142,7 @@ class PulledResource(Resource[T]):
         folder = pathlib.Path(out)
         if isinstance(plan_or_accounts, pathlib.Path):
             _check_accounts_file(plan_or_accounts, folder)
-        sink = make_sink(format, folder, fresh=fresh)
+        sink = make_sink(format, folder, fresh=fresh, csv_formulas=csv_formulas)
         return await run_shard(
             self._client,
             self._planned(plan_or_accounts, options),
@@ -174,8 +177,7 @@ class PulledResource(Resource[T]):
 
 def _check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
     """:raises UsageError: a pull into this folder may replace or remove the file."""
-    from truto_ci_async.sinks.files import is_used_by_pulls
+    from truto_ci_async.sinks.layout import is_used_by_pulls
 
-    file = path.resolve()
-    if is_used_by_pulls(file.name) and file.parent == folder.resolve():
+    if is_used_by_pulls(path.resolve(), folder.resolve()):
         raise UsageError(f"{path} has a name that the pull into {folder} uses itself: move it elsewhere")
