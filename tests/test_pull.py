@@ -2221,6 +2221,28 @@ def test_a_full_disk_ends_the_pull_and_a_later_one_goes_on(tmp_path: Path) -> No
         subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_that_are_no_interactions_are_counted_whatever_the_format(
+    format: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NDJSON keeps them as they came, which went without a word."""
+    odd = [None, 5, {"x": 1}, {}, "text", [1]]
+    good = [{"id": "1"}, {"user": {"id": "2"}, "integrated_account_id": "its own"}]
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            sandbox.script(sandbox.account_ids[0], [Fault.body({"result": [*odd, *good]})])
+            report = await client.interactions.pull_to(
+                tmp_path, sandbox.account_ids, format=format, **BOUNDS
+            )
+            assert report.complete
+            assert report.issues == len(odd)
+            assert report.rows == len(good) + (len(odd) if format == "ndjson" else 0)
+            assert f"{len(odd) - 1} more on this page" in caplog.text
+
+    run(scenario())
+
+
 @pytest.mark.parametrize("harm", ["gone", "altered", "cut"])
 def test_output_that_was_changed_behind_our_back_is_told(harm: str, tmp_path: Path) -> None:
     """Put back as it was, the pull goes on; nothing is asked of the service before that."""

@@ -201,7 +201,7 @@ class ItemReader(Generic[T]):
             return [], issues
         for index, each in enumerate(raws, start):
             raw = bytes(each)
-            if issues.is_full and self._is_hopeless(raw):
+            if issues.is_full and self.is_hopeless(raw):
                 issues.drop_all((index,))
                 continue
             item = self._read_one(raw, index, f"{path}[{index}]", issues)
@@ -281,7 +281,7 @@ class ItemReader(Generic[T]):
             self.note_unknown(names)
         return moved if names else raw
 
-    def _is_hopeless(self, raw: bytes) -> bool:
+    def is_hopeless(self, raw: bytes) -> bool:
         """Tell quickly whether an item would be dropped; False if that takes decoding it."""
         if not raw.startswith(b"{"):
             return self._takes_objects_only

@@ -47,6 +47,7 @@ from truto_ci_async.pull.checkpoint.base import AccountProgress, Outcome, Progre
 from truto_ci_async.pull.plan.plan import Plan
 
 from .commits import Commits, Entry, PulledPage
+from .foreign_rows import foreign_rows
 from .handover import Handover
 from .report import KEPT_CHARACTERS, Budget, PullReport, without_bodies
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
@@ -290,6 +291,9 @@ class AccountPull:
             commits=shared.commits,
             entry=entry,
         )
+        issues, count = foreign_rows(handed)
+        shared.report.issues += count
+        shared.client.emitter.report_repairs(issues, count=count, account=self._state.account.id)
         if self._state.seen is not None:
             entry.log = log
         elif not is_last:
