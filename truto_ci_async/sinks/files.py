@@ -88,6 +88,7 @@ class FileSink(ABC):
     #: The item type a pull should request: NDJSON passes bytes through, the others need the fields.
     item_type: ClassVar[Any] = Interaction
     columns: ClassVar[tuple[str, ...]] = PULL_COLUMNS + ROW_COLUMNS
+    keeps_no_items: ClassVar[bool] = True
     #: Whether a committed file may be longer than its committed part.
     _grows: ClassVar[bool] = False
     _manifest_seconds: ClassVar[float] = MANIFEST_SECONDS
