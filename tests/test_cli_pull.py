@@ -132,7 +132,9 @@ def test_other_formats(sandbox: Sandbox, run: Any, tmp_path: Path, format: str) 
             found = list(csv.DictReader(file))
     else:
         found = (
-            parquet.ParquetFile(tmp_path / "out" / "part-000001.parquet").read(use_threads=False).to_pylist()
+            parquet.ParquetFile(tmp_path / "out/interactions/part-000001.parquet")
+            .read(use_threads=False)
+            .to_pylist()
         )
     assert sorted((row["integrated_account_id"], row["user_id"]) for row in found) == expected(sandbox)
 
@@ -271,7 +273,7 @@ def test_a_report_keeps_permissions_and_follows_no_planted_link(
     "name",
     [
         "interactions.ndjson",
-        "part-000001.parquet",
+        "interactions.csv",
         "manifest.json",
         STATE_FILE,
         f"{STATE_FILE}.lock",

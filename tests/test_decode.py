@@ -19,7 +19,7 @@ from msgspec import Meta, Raw, Struct
 from truto_ci_async._json import UNKNOWN, replace_surrogates
 from truto_ci_async._wire import repair
 from truto_ci_async._wire.item_reader import ItemReader, item_reader
-from truto_ci_async._wire.moments import read_moment
+from truto_ci_async._wire.lenient_times import read_datetime
 from truto_ci_async._wire.surrogates import surrogate_notes
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Interaction, Issue, Person
@@ -359,7 +359,7 @@ UTC_TEN = datetime(2024, 9, 1, 10, tzinfo=UTC)
 )
 def test_date_times_in_other_formats_are_read(text: str, expected: datetime) -> None:
     """A date-time that cannot be parsed must not cost the record; most can be parsed."""
-    found = read_moment(text.encode())
+    found = read_datetime(text.encode())
     assert found is not None
     assert found[0] == expected
     item, issues = read_one(b'{"id": "a", "start_time": ' + text.encode() + b"}")
@@ -380,7 +380,7 @@ def test_date_times_in_other_formats_are_read(text: str, expected: datetime) -> 
     ],
 )
 def test_an_issue_says_how_a_date_time_was_read(text: str, how: str) -> None:
-    found = read_moment(text.encode())
+    found = read_datetime(text.encode())
     assert found is not None
     assert found[1] == how
     _, [issue] = read_one(b'{"id": "a", "start_time": ' + text.encode() + b"}")
@@ -403,7 +403,7 @@ def test_an_issue_says_how_a_date_time_was_read(text: str, how: str) -> None:
 def test_the_size_of_a_number_tells_its_unit(number: float, unit: str) -> None:
     """Seconds, milliseconds and microseconds of any likely date differ by orders of magnitude."""
     expected = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(**{unit: number})
-    assert read_moment(str(number).encode()) == (expected, f"read as {unit} since 1970")
+    assert read_datetime(str(number).encode()) == (expected, f"read as {unit} since 1970")
 
 
 @pytest.mark.parametrize(
@@ -412,7 +412,7 @@ def test_the_size_of_a_number_tells_its_unit(number: float, unit: str) -> None:
      "1e30", "1e999999999", "9" * 400, "true", "null", "{}", "[1]", '"2024-09-01T10:00:00Z etc"', '"\\u0662024-09-01"'],
 )  # fmt: skip
 def test_a_value_that_is_no_date_time_becomes_none_and_is_quoted(text: str) -> None:
-    assert read_moment(text.encode()) is None
+    assert read_datetime(text.encode()) is None
     item, issues = read_one(b'{"id": "a", "start_time": ' + text.encode() + b"}")
     assert item.start_time is None
     assert len(issues) == (0 if text == "null" else 1)

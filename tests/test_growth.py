@@ -50,7 +50,7 @@ from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.report import PullReport
 from truto_ci_async.pull.stores.adapters import CheckpointStore
 from truto_ci_async.sinks import files, parquet
-from truto_ci_async.sinks.manifest import PARTS_LOG
+from truto_ci_async.sinks.layout import Layout
 
 WINDOWS = 30
 DONE, EMPTY = Progress(rows=3, pages=1, outcome="done"), Progress(pages=1, outcome="empty")
@@ -346,7 +346,7 @@ def test_the_state_of_a_pull_does_not_grow_with_its_parts(few_parts: None, tmp_p
     run(write_parts(tmp_path, states[-1], 3))
     assert len(manifest(tmp_path)["parts"]) == 43
     run(write_parts(tmp_path, states[20], 0))  # as if the later commits had not reached the checkpoint
-    assert len(manifest(tmp_path)["parts"]) == 21 == len(list(tmp_path.glob("*.parquet")))
+    assert len(manifest(tmp_path)["parts"]) == 21 == len(list(tmp_path.glob("interactions/*.parquet")))
 
 
 def test_a_long_list_of_parts_is_not_written_with_every_commit(few_parts: None, tmp_path: Path) -> None:
@@ -373,16 +373,16 @@ def test_a_state_that_names_all_parts_goes_on(few_parts: None, tmp_path: Path) -
 @pytest.mark.parametrize("damage", ["gone", "cut", "changed", "link"])
 def test_a_damaged_log_of_parts_is_told(few_parts: None, tmp_path: Path, damage: str) -> None:
     state = run(write_parts(tmp_path / "out", None, 7))[-1]
-    log = tmp_path / "out" / PARTS_LOG
+    log = tmp_path / "out" / Layout("interactions").parts_log
     data = log.read_bytes()
     log.write_bytes({"cut": data[:-1], "changed": data.replace(b"2", b"3", 1)}.get(damage, data))
     if damage in ("gone", "link"):
         log.rename(tmp_path / "moved")
     if damage == "link":
         log.symlink_to(tmp_path / "moved")
-    with pytest.raises(DamagedStateError, match=PARTS_LOG):
+    with pytest.raises(DamagedStateError, match=Layout("interactions").parts_log):
         run(write_parts(tmp_path / "out", state, 1))
-    (tmp_path / "out" / PARTS_LOG).unlink(missing_ok=True)
+    (tmp_path / "out" / Layout("interactions").parts_log).unlink(missing_ok=True)
     log.write_bytes(data + b"half of a line that was never committed")
     run(write_parts(tmp_path / "out", state, 3))
     assert len(manifest(tmp_path / "out")["parts"]) == 10

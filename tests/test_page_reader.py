@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from tests.json_bodies import JSON_LIKE, PAGE_LIKE, body
-from truto_ci_async._wire import detach, page_reader, page_walker
+from truto_ci_async._wire import body_walker, detach, page_reader
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async._wire.page_reader import PageReader, cursor_text, raw_cursors
 from truto_ci_async.errors import DecodeError, TruncatedBodyError, TrutoError
@@ -912,8 +912,8 @@ def test_pages_are_read_the_same_if_msgspecs_messages_change(
     for reader in (READER, ANY, KEYED):
         expected = outcome(partial(in_slices, reader), text)
         with monkeypatch.context() as patch:
-            patch.setattr(page_walker, "FAST_PARSER_WORKS", False)
-            patch.setattr(page_walker, "value_length", None)
+            patch.setattr(body_walker, "FAST_PARSER_WORKS", False)
+            patch.setattr(body_walker, "value_length", None)
             assert outcome(partial(in_slices, reader), text) == expected
             odd = (
                 rb'{"result":{"k":{"id":"\ud83d"}}}' if reader is KEYED else rb'{"result":[{"id":"\ud83d"}]}'

@@ -22,7 +22,7 @@ from truto_ci_async._http.tasks import start_task
 from truto_ci_async.errors import CursorLoopError, DecodeError, ServerError, TrutoError, UsageError
 from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination import paginator
-from truto_ci_async.pagination.cursor import PageCursor, position_after
+from truto_ci_async.pagination.next_page import PageCursor, position_after
 from truto_ci_async.pagination.paginator import Items, Pages, PageSource, Paginator, RawPages
 
 from .support import examples, run

@@ -141,7 +141,7 @@ def read_rows(folder: Path, format: str) -> list[Row]:
     if format == "parquet":
         from pyarrow import parquet
 
-        for path in sorted(folder.glob("*.parquet")):
+        for path in sorted(folder.rglob("*.parquet")):
             rows += parquet.ParquetFile(path).read(use_threads=False).to_pylist()
     for path in folder.glob(f"*.{format}"):
         if format == "ndjson":
@@ -1771,7 +1771,8 @@ class Killing:
         ]
         assert read_rows(self.folder, self.format) == sorted(everything)
         manifest = json.loads((self.folder / "manifest.json").read_bytes())
-        assert manifest["rows"] == len(everything)
+        assert manifest["complete"]
+        assert manifest["resources"]["interactions"]["rows"] == len(everything)
 
 
 @posix
@@ -2229,7 +2230,7 @@ def test_output_that_was_changed_behind_our_back_is_told(harm: str, tmp_path: Pa
             bad = sandbox.account_ids[0]
             sandbox.script(bad, [Fault.status(403).forever()])
             await client.interactions.pull_to(tmp_path, sandbox.account_ids, format="parquet", **BOUNDS)
-            part = next(tmp_path.glob("*.parquet"))
+            part = next(tmp_path.glob("interactions/*.parquet"))
             content = part.read_bytes()
             if harm == "gone":
                 part.unlink()

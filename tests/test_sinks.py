@@ -119,7 +119,7 @@ def read_rows(folder: Path, format: str) -> list[tuple[str | None, ...]]:
     if format == "parquet":
         from pyarrow import parquet
 
-        for path in sorted(folder.glob("*.parquet")):
+        for path in sorted(folder.rglob("*.parquet")):
             rows += (
                 parquet.ParquetFile(path).read(use_threads=False).to_pylist()
             )  # threads and forks do not mix
@@ -180,8 +180,12 @@ def build(format: str, folder: Path, **options: Any) -> FileSink:
 
 
 def manifest(folder: Path) -> dict[str, Any]:
+    """Return what the manifest says of the interactions."""
     content: dict[str, Any] = json.loads((folder / "manifest.json").read_bytes())
-    return content
+    assert content["kind"] == "truto-manifest-2"
+    assert content["complete"] == all(each["complete"] for each in content["resources"].values())
+    entry: dict[str, Any] = content["resources"]["interactions"]
+    return entry
 
 
 def check_manifest(folder: Path, format: str) -> int:
@@ -197,8 +201,14 @@ def check_manifest(folder: Path, format: str) -> int:
     return rows
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return every file by its name in the folder."""
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
 def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
+    return set(contents(folder))
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -209,9 +219,9 @@ def test_a_pull_writes_every_row_once(format: str, tmp_path: Path) -> None:
     assert read_rows(tmp_path, format) == expected_rows()
     assert check_manifest(tmp_path, format) == len(expected_rows())
     assert not [name for name in names(tmp_path) if name.startswith(".")]
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents(tmp_path)
     run(pull(build(format, tmp_path), checkpoint))
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
 
 
 # --- killed at each step ---------------------------------------------------------------------------------------
@@ -264,6 +274,7 @@ def drive(format: str, folder: Path) -> None:
         assert set(rows) <= set(expected_rows())
         if (out / "manifest.json").exists():
             assert check_manifest(out, format) <= len(expected_rows())
+        assert all(name.startswith("part-") for name in names(out / "interactions"))
         if final:
             assert rows == expected_rows(), "rows were lost"
             assert not [name for name in names(out) if name.startswith(".")]
@@ -372,7 +383,13 @@ class FailingDisk(Disk):
 
     def fsync_dir(self, path: Path) -> None:
         super().fsync_dir(path)
-        self._moves.clear()
+        kept: list[tuple[str, Path, Path, bytes]] = []
+        for kind, source, target, data in self._moves:
+            if target.parent != path:
+                kept.append((kind, source, target, data))
+            elif source.parent != path:  # its old name may still be there
+                kept.append(("removed", source, source, target.read_bytes()))
+        self._moves = kept
 
     def cut_power(self, draw: random.Random) -> None:
         """Leave the files in a state that a power failure may leave them in."""
@@ -380,7 +397,7 @@ class FailingDisk(Disk):
         for kind, source, target, data in reversed(self._moves):
             if draw.random() < 0.5:
                 continue
-            if kind == "removed" and not source.exists():
+            if kind == "removed" and not source.exists() and source.parent.exists():
                 source.write_bytes(data)
             elif kind == "renamed" and target.exists():
                 target.replace(source)
@@ -677,10 +694,11 @@ def test_what_stands_behind_the_committed_length_is_cut_off(format: str, tmp_pat
 def test_parts_that_no_checkpoint_names_are_removed(tmp_path: Path) -> None:
     """Their numbers are not reused, because a reader may already have read those files."""
     checkpoint = finished("parquet", tmp_path)
-    last = max(names(tmp_path) & {f"part-{number:06d}.parquet" for number in range(99)})
-    shutil.copy(tmp_path / last, tmp_path / "part-000050.parquet")
-    (tmp_path / ".part-000051.parquet.tmp").write_bytes(b"half")
-    for mine in ("mine.parquet", "part-x.parquet", "notes.txt"):
+    last = max(name for name in names(tmp_path) if name.endswith(".parquet"))
+    shutil.copy(tmp_path / last, tmp_path / "interactions/part-000050.parquet")
+    (tmp_path / ".interactions.part-000051.parquet.tmp").write_bytes(b"half")
+    for mine in ("interactions/mine.parquet", "part-x.parquet", "notes.txt", "users/part-000001.parquet"):
+        (tmp_path / mine).parent.mkdir(exist_ok=True)
         (tmp_path / mine).write_bytes(b"not of a pull")
 
     async def scenario() -> None:
@@ -692,8 +710,9 @@ def test_parts_that_no_checkpoint_names_are_removed(tmp_path: Path) -> None:
 
     run(scenario())
     here = names(tmp_path)
-    assert {"mine.parquet", "part-x.parquet", "notes.txt", "part-000052.parquet", last} <= here
-    assert not {"part-000050.parquet", ".part-000051.parquet.tmp"} & here
+    assert {mine, "interactions/mine.parquet", "part-x.parquet", "notes.txt", last} <= here
+    assert "interactions/part-000052.parquet" in here
+    assert not {"interactions/part-000050.parquet", ".interactions.part-000051.parquet.tmp"} & here
 
 
 @pytest.mark.parametrize("state", [b"", b"{}", b"\xff", b'{"kind":"truto-sink-2","format":"ndjson"}'])
@@ -710,20 +729,27 @@ def test_a_state_that_is_none_of_ours_is_damage(state: bytes, tmp_path: Path) ->
 def test_output_of_an_unknown_pull_is_not_overwritten(format: str, earlier: str, tmp_path: Path) -> None:
     """If the state was lost, or the folder mistyped, one command must not delete hours of output."""
     finished(earlier, tmp_path)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents(tmp_path)
     with pytest.raises(StateConflictError, match=r"holds 24 rows of an earlier pull.*fresh=True"):
         run(pull(build(format, tmp_path), MemoryCheckpoint()))
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
     run(pull(build(format, tmp_path, fresh=True), MemoryCheckpoint()))
     assert read_rows(tmp_path, format) == expected_rows()
     assert {name.partition(".")[2] for name in names(tmp_path)} == {format, "json"}
 
 
 @pytest.mark.parametrize(
-    ("format", "name"), [("ndjson", "interactions.ndjson"), ("parquet", "part-000001.parquet")]
+    ("format", "name"),
+    [
+        ("ndjson", "interactions.ndjson"),
+        ("parquet", "interactions/part-000001.parquet"),
+        ("parquet", "part-000001.parquet"),  # as earlier versions wrote it
+        ("csv", "_interactions.parts.log"),
+    ],
 )
 def test_files_of_somebody_else_are_not_overwritten(format: str, name: str, tmp_path: Path) -> None:
     """Not even with ``fresh``: nothing says that a pull wrote them."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"precious")
     for fresh in (False, True):
         with pytest.raises(StateConflictError, match=f"{name} is already there"):
@@ -792,12 +818,12 @@ def test_planted_temporary_files_are_not_written_into(format: str, tmp_path: Pat
     folder, victim = tmp_path / "out", tmp_path / "victim"
     folder.mkdir()
     victim.write_bytes(b"precious")
-    for name in (".manifest.json.tmp", ".part-000001.parquet.tmp"):
+    for name in (".manifest.json.tmp", ".interactions.part-000001.parquet.tmp"):
         (folder / name).symlink_to(victim)
 
     def plant(step: str) -> None:
         with suppress(FileExistsError):
-            (folder / ".part-000002.parquet.tmp").symlink_to(victim)
+            (folder / ".interactions.part-000002.parquet.tmp").symlink_to(victim)
 
     run(pull(build(format, folder, disk=Disk(plant)), MemoryCheckpoint()))
     assert victim.read_bytes() == b"precious"
@@ -917,8 +943,8 @@ def test_a_part_is_synced_before_it_has_its_name(tmp_path: Path) -> None:
         return steps
 
     steps = run(scenario())
-    assert set(steps[:-3]) == {"write"}
-    assert steps[-3:] == ["fsync", "rename", "fsync-dir"]
+    assert set(steps[:-4]) == {"write"}
+    assert steps[-4:] == ["fsync", "rename", "fsync-dir", "fsync-dir"]
 
 
 # --- taking pages, cancellation --------------------------------------------------------------------------------
@@ -1092,7 +1118,7 @@ def test_large_pages_and_many_pages_come_out_whole(
     if format == "parquet":
         from pyarrow import parquet
 
-        (path,) = tmp_path.glob("*.parquet")
+        (path,) = tmp_path.glob("interactions/*.parquet")
         metadata = parquet.ParquetFile(path).metadata
         assert metadata.num_row_groups > 5
         assert max(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)) <= 500
@@ -1138,8 +1164,14 @@ def test_a_page_that_cannot_be_written_does_no_harm(format: str, tmp_path: Path)
 
 # --- NDJSON ----------------------------------------------------------------------------------------------------
 
-OURS = {"integrated_account_id": "a", "tenant_id": None, "window_start": "2024-01-01", "window_end": None}
-HEAD = b'{"integrated_account_id":"a","tenant_id":null,"window_start":"2024-01-01","window_end":null'
+OURS = {
+    "integrated_account_id": "a",
+    "tenant_id": None,
+    "window_start": "2024-01-01",
+    "window_end": None,
+    "pulled_at": "2024-02-01T00:00:00Z",
+}
+HEAD = json.dumps(OURS, separators=(",", ":")).removesuffix("}").encode()
 
 
 @pytest.mark.parametrize(
@@ -1228,18 +1260,21 @@ _interactions = st.builds(
 )
 
 
+PULLED_AT = datetime(2024, 2, 1, 12, 30, 0, 500, tzinfo=UTC)
+
+
 def written(
     format: str, items: list[Any], folder: Path, account: PlannedAccount = PlannedAccount("a", "t,1")
 ) -> Path:
     async def scenario() -> None:
         async with build(format, folder, fresh=True) as sink:
             await sink.open(None)
-            await sink.write(AccountPage(account, Window("2024-01-01", None), Page(items)))
+            await sink.write(AccountPage(account, Window("2024-01-01", None), Page(items), PULLED_AT))
             await sink.commit(final=True)
+            await sink.committed()
 
     run(scenario())
-    (path,) = [path for path in folder.iterdir() if path.name != "manifest.json"]
-    return path
+    return committed(folder)
 
 
 @examples(50)
@@ -1252,8 +1287,8 @@ def test_csv_is_read_back_as_it_was(items: list[Interaction]) -> None:
     assert tuple(header) == PULL_COLUMNS + ROW_COLUMNS
     assert len(rows) == len(items)
     for row, item in zip(rows, items, strict=True):
-        assert row[:4] == ["a", "t,1", "2024-01-01", ""]
-        for text, value in zip(row[4:], item.row().values(), strict=True):
+        assert row[:5] == ["a", "t,1", "2024-01-01", "", PULLED_AT.isoformat()]
+        for text, value in zip(row[5:], item.row().values(), strict=True):
             if isinstance(value, datetime):
                 assert datetime.fromisoformat(text) == value
             elif isinstance(value, (int, float)):
@@ -1315,8 +1350,8 @@ def test_parquet_is_typed(items: list[Interaction]) -> None:
         table = parquet.ParquetFile(written("parquet", items, Path(name))).read()
     assert table.schema.names == [*PULL_COLUMNS, *ROW_COLUMNS]
     types = {field.name: str(field.type) for field in table.schema}
-    assert Counter(types.values()) == {"string": 11, "timestamp[us, tz=UTC]": 6, "double": 5}
-    times = ("window_start", "window_end", "start_time", "end_time", "created_at", "updated_at")
+    assert Counter(types.values()) == {"string": 11, "timestamp[us, tz=UTC]": 7, "double": 5}
+    times = ("window_start", "window_end", "pulled_at", "start_time", "end_time", "created_at", "updated_at")
     assert {types[name] for name in times} == {"timestamp[us, tz=UTC]"}
     assert not table.schema.field("integrated_account_id").nullable
     for column in ("start_time", "end_time", "created_at"):
@@ -1333,6 +1368,7 @@ def test_parquet_is_typed(items: list[Interaction]) -> None:
                 "integrated_account_id": "a",
                 "tenant_id": "t,1",
                 "window_start": datetime(2024, 1, 1, tzinfo=UTC),
+                "pulled_at": PULLED_AT,
             }
             | i.row()
             for i in items
@@ -1342,38 +1378,6 @@ def test_parquet_is_typed(items: list[Interaction]) -> None:
     assert table.column("patience").to_pylist() == [
         None if value is None else float(value) for value in patience
     ]
-
-
-def test_a_folder_of_older_columns_is_finished_in_those(tmp_path: Path) -> None:
-    """A reader takes all parts as one table: the bounds of a window cannot be text in some and times in others."""
-    from pyarrow import parquet
-
-    async def scenario() -> None:
-        sink = build("parquet", tmp_path)
-        await sink.open(None)
-        await sink.write(page_of(next(PLAN.units()), 0, Interaction))
-        state = await sink.commit(final=True)
-        await sink.aclose()
-        assert json.loads(state)["columns"] == 2
-        older = {name: value for name, value in json.loads(state).items() if name != "columns"}
-        for number in (1, 2):  # as states were before they said which columns they have
-            sink = build("parquet", tmp_path)
-            await sink.open(json.dumps(older).encode())
-            await sink.write(page_of(next(PLAN.units()), number, Interaction))
-            state = await sink.commit(final=True)
-            await sink.aclose()
-            older = json.loads(state)
-            assert older["columns"] == 1
-
-    run(scenario())
-    schemas = [parquet.read_schema(path) for path in sorted(tmp_path.glob("*.parquet"))]
-    assert [str(schema.field("window_start").type) for schema in schemas] == [
-        "timestamp[us, tz=UTC]", "string", "string",
-    ]  # fmt: skip
-    assert (
-        parquet.ParquetFile(tmp_path / "part-000003.parquet").read().column("window_start").to_pylist()[0]
-        == next(PLAN.units()).window.start
-    )
 
 
 def test_numbers_beyond_any_float_do_not_stop_a_pull(tmp_path: Path) -> None:
@@ -1436,7 +1440,11 @@ def test_an_open_part_goes_when_a_sink_is_closed(tmp_path: Path) -> None:
         await sink.open(None)
         await sink.write(page_of(next(PLAN.units()), 0, Interaction))
         await sink._run(sink._append, *sink._take())
-        assert names(tmp_path) == {"manifest.json", ".part-000001.parquet.tmp", ".truto-pull.lock"}
+        assert names(tmp_path) == {
+            "manifest.json",
+            ".interactions.part-000001.parquet.tmp",
+            ".truto-pull.lock",
+        }
         part = sink._file
         assert part is not None
         await sink.aclose()
@@ -1539,6 +1547,9 @@ def test_wrong_options_are_refused(tmp_path: Path) -> None:
         lambda: NdjsonSink(tmp_path, verify="never"),  # type: ignore[arg-type]
         lambda: ParquetSink(tmp_path, part_rows=0),
         lambda: ParquetSink(tmp_path, part_seconds=0),
+        lambda: make_sink("csv", tmp_path, resource="../x"),
+        lambda: make_sink("ndjson", tmp_path, csv_formulas="escape"),
+        lambda: make_sink("csv", tmp_path, csv_formulas="drop"),  # type: ignore[arg-type]
     ]
     for make in options:
         with pytest.raises(UsageError), suppress(StopIteration):
@@ -1587,13 +1598,13 @@ def test_a_folder_that_was_only_held_is_as_it_was(format: str, tmp_path: Path) -
     """A run may end before it starts: no account is found, or its plan is refused."""
 
     finished(format, tmp_path / "out")
-    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = contents(tmp_path / "out")
 
     async def scenario() -> None:
         sink = build(format, tmp_path / "new" / "out")
         await sink.hold(anew=True)
         await sink.aclose()
-        assert names(tmp_path) == {"out"}
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
         for fresh in (True, False):
             sink = build(format, tmp_path / "out", fresh=fresh)
             if fresh:
@@ -1603,7 +1614,7 @@ def test_a_folder_that_was_only_held_is_as_it_was(format: str, tmp_path: Path) -
                     await sink.hold(anew=True)
                 await sink.hold()
             await sink.aclose()
-            assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+            assert contents(tmp_path / "out") == before
 
     run(scenario())
 

@@ -43,7 +43,7 @@ from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.events import Emitter
 from truto_ci_async.pagination import page_body
-from truto_ci_async.pagination.cursor import PageCursor
+from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.sandbox import Fault, Sandbox
 
 from .rawserver import OK, RawServer, in_chunks, serving, turns, with_length

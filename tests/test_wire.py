@@ -42,7 +42,7 @@ from truto_ci_async._wire.query_string import MAX_DEPTH, deep_merge, encode_quer
 from truto_ci_async._wire.times import format_time
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, Person, Position
-from truto_ci_async.pagination.cursor import position_after
+from truto_ci_async.pagination.next_page import position_after
 from truto_ci_async.pull.plan.bounds import resolve_windows
 from truto_ci_async.sandbox import parse_query
 

@@ -180,8 +180,8 @@ MENDS = (
         "rows are on the disk before their progress",
         (
             "sinks/lines.py",
-            '        self._disk.fsync(cast("int", self._file))\n        return SinkState',
-            "        return SinkState",
+            '        self._disk.fsync(cast("int", self._file))\n        return replace(',
+            "        return replace(",
         ),
     ),
     Mend(

@@ -3,7 +3,7 @@
 The items themselves are read in `item_reader`, error bodies in `responses`.
 
 How it works. One typed decoder reads the whole body, which is enough for an ordinary page. If that fails, if an item
-looks as if it held nothing known, or if the body is large, `page_walker` reads it in steps, item by item where needed.
+looks as if it held nothing known, or if the body is large, `body_walker` reads it in steps, item by item where needed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from truto_ci_async.models.unknown_members import decode_known
 from .item_reader import ItemReader
 
 if TYPE_CHECKING:
+    from .body_walker import Walked
     from .incremental.item_collector import ItemCollector
-    from .page_walker import Walked
 
 T = TypeVar("T")
 
@@ -145,10 +145,10 @@ class PageReader(Generic[T]):
         """
         body = body.removeprefix(BYTE_ORDER_MARK)
         # Imported here because of ijson, which an ordinary page does without.
+        from .body_walker import BodyWalker
         from .incremental.lexer import cut_steps
-        from .page_walker import PageWalker
 
-        walker = PageWalker(body, self._items, keyed=self._keyed, size=size)
+        walker = BodyWalker(body, self._items, keyed=self._keyed, size=size)
         try:
             walked = yield from walker.walk()
             yield (yield from self._page(walked, body))

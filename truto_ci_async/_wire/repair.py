@@ -28,7 +28,7 @@ from truto_ci_async.models.struct_types import (
     value_type,
 )
 
-from .moments import read_moment
+from .lenient_times import read_datetime
 
 # How much of a replaced value a message quotes. The whole record is in the issue anyway.
 QUOTED_CHARS = 80
@@ -68,7 +68,7 @@ class Repairer:
         structs = [member for member in members if is_struct(member)]
         self._nullable = types.NoneType in members
         self._takes_text = str in members
-        self._takes_moment = datetime in members
+        self._takes_datetime = datetime in members
         self._takes_int = int in members
         self._struct: Any = structs[0] if len(structs) == 1 else None
         self._elements = [found for member in members for found in element_type(member)]
@@ -135,7 +135,7 @@ class Repairer:
             return self._rewrite_object(raw, path, notes)
         if raw.startswith(b"["):
             return self._rewrite_list(raw, path, notes)
-        if self._takes_moment and (found := read_moment(raw)) is not None:
+        if self._takes_datetime and (found := read_datetime(raw)) is not None:
             moment, how = found
             fixed = msgspec.json.encode(moment.isoformat())
         elif self._takes_int and (whole := _WHOLE.fullmatch(raw)):

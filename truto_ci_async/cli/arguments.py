@@ -76,8 +76,9 @@ PULL_EXAMPLES: Final = f"""\
 every night, the week before:
   truto-ci pull --integration gong --status active --start-time today-7d --end-time today --out "week-$(date +%F)"
 
-Each row carries its account, the account's tenant if known, and the requested window. manifest.json lists the files and
-how much of each is committed. The first Ctrl-C (or SIGTERM) writes the pages already fetched and ends; the second ends
+Each row carries its account, the account's tenant if known, the requested window, and when it was pulled. Rows are in
+out/interactions.ndjson, out/interactions.csv or out/interactions/*.parquet. manifest.json lists the files and how much
+of each is committed. The first Ctrl-C (or SIGTERM) writes the pages already fetched and ends; the second ends
 at once.
 
 {PULL_EXIT_CODES}"""
@@ -229,6 +230,7 @@ def _add_pull(commands: Commands) -> None:
     group.add_argument(
         "--format", choices=("ndjson", "csv", "parquet"), default="ndjson",
         help="ndjson (default; what the service sent), csv (flat rows), parquet (typed columns)")
+    _add_csv_formulas(group)
     group.add_argument(
         "--report", type=filled, metavar="FILE",
         help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON")
@@ -239,6 +241,12 @@ def _add_pull(commands: Commands) -> None:
     group.add_argument("--fresh", action="store_true", help="discard the earlier output and progress, and start over")
     group.add_argument("--grow", action="store_true", help="continue, and add accounts found since the pull began")
     _add_connection(parser)
+
+
+def _add_csv_formulas(group: Group) -> None:
+    group.add_argument(
+        "--csv-formulas", choices=("keep", "escape"), default="keep",
+        help="escape: with csv, put ' before text that a spreadsheet would take for a formula, such as =1+1")
 
 
 def _add_pull_window(group: Group) -> None:
@@ -421,6 +429,7 @@ def _add_pages(parser: argparse.ArgumentParser, items: str) -> None:
 def _add_output(parser: argparse.ArgumentParser, formats: str) -> None:
     group = parser.add_argument_group("output")
     group.add_argument("-o", "--output", choices=FORMATS, help=formats)
+    _add_csv_formulas(group)
     group.add_argument(
         "--out", type=filled, metavar="FILE",
         help="write to FILE, which appears only when it is complete; after a failure the complete pages are kept in "

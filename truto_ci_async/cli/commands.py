@@ -35,7 +35,9 @@ async def accounts(options: argparse.Namespace, progress: Progress) -> None:
     """List the connected accounts."""
     progress.noun = "account"
     format = options.output or "table"
-    writer = make_writer(format, ACCOUNT_LAYOUT, is_stdout=is_stdout(options.out))
+    writer = make_writer(
+        format, ACCOUNT_LAYOUT, is_stdout=is_stdout(options.out), csv_formulas=options.csv_formulas
+    )
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
     async with connect(options) as client:
         paginator = client.integrated_accounts.list(
@@ -69,7 +71,9 @@ async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
     if is_document:
         writer: Writer = DocumentWriter(format)
     else:
-        writer = make_writer(format, CAPABILITY_LAYOUT, is_stdout=is_stdout(options.out))
+        writer = make_writer(
+            format, CAPABILITY_LAYOUT, is_stdout=is_stdout(options.out), csv_formulas=options.csv_formulas
+        )
     async with connect(options) as client:
         if options.account is None:
             raise UsageError("capabilities needs the ID of an account: `truto-ci accounts` lists them")

@@ -56,7 +56,9 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
         writer: Writer = DocumentWriter(format)
     else:
         layout = INTERACTION_LAYOUT if is_interactions else ANY_LAYOUT
-        writer = make_writer(format, layout, is_stdout=is_stdout(options.out))
+        writer = make_writer(
+            format, layout, is_stdout=is_stdout(options.out), csv_formulas=options.csv_formulas
+        )
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in ROW_FORMATS else Interaction if is_interactions else dict
     async with connect(options) as client:

@@ -97,6 +97,7 @@ async def _pull_to(
         options.out,
         accounts,
         format=options.format,
+        csv_formulas=options.csv_formulas,
         max_accounts=options.max_accounts,
         grow=options.grow,
         fresh=options.fresh,

@@ -1,6 +1,7 @@
 """Items as tables: one schema per resource, Arrow batches, and data frames.
 
-Nothing here knows a struct or asks for a page. Each struct declares its columns beside it, and the rooms above hand in
-their pages. Start with `schema`; `columns` turns items into typed lists, and `arrow` those into Arrow. `frames` has the
-methods that pages share, `walks` those of lists, streams and pulls.
+Nothing here knows a struct or requests a page: each struct in `models` declares its own columns, and callers pass in
+their pages. Start with `schema`, which says what a column is. `column_values` turns items into typed lists, and `arrow`
+turns those into Arrow batches. `frames` has the data frame methods of pages, `walks` those of lists, streams and pulls,
+and `html` draws items and pages in notebooks.
 """

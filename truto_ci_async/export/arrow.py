@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from truto_ci_async.errors import MissingExtraError
 
-from .columns import ColumnData
+from .column_values import ColumnData
 from .schema import ColumnType, Schema
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

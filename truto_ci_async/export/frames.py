@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from truto_ci_async.errors import MissingExtraError, UsageError
 
 from .arrow import arrow_library, microseconds, pyarrow_library, table_of
-from .columns import ColumnData, Part, Parts, columns_of
+from .column_values import ColumnData, Part, Parts, columns_of
 from .schema import Columns, ColumnType
 
 if TYPE_CHECKING:

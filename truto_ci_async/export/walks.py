@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from truto_ci_async.errors import UsageError
 
-from .arrow import arrow_library, arrow_schema, pyarrow_library, record_batch, table
-from .columns import ColumnData, Part, Parts, columns_of, fixed_columns, fixed_schema, is_typed
+from .arrow import ArrowLibrary, arrow_library, arrow_schema, pyarrow_library, record_batch, table
+from .column_values import ColumnData, Part, Parts, columns_of, fixed_columns, fixed_schema, is_typed
 from .frames import Frames, frame_library, pandas_frame
 from .schema import Columns, Schema
 
@@ -237,15 +237,11 @@ class WalkFrames:
         """
         frame_library("duckdb")
         self.check_whole()
-        arrow = arrow_library("duckdb")
         batches = self.arrow_batches(columns=columns)
-        name = ".".join(f'"{part}"' for part in table.replace('"', '""').split("."))
-        empty = arrow.table.from_batches([], schema=arrow_schema(batches.schema, arrow))
-        _run_duckdb(con, f"CREATE TABLE IF NOT EXISTS {name} AS FROM {{}}", empty)
+        append = append_to_duckdb(con, table, batches.schema, arrow_library("duckdb"))
         rows = 0
         async for batch in batches:
-            _run_duckdb(con, f"INSERT INTO {name} BY NAME FROM {{}}", batch)
-            rows += batch.num_rows
+            rows += append(batch)
         return rows
 
     async def _read(self, columns: Columns, convert: Callable[[ColumnData], Any]) -> tuple[Schema, list[Any]]:
@@ -272,6 +268,19 @@ class WalkFrames:
             schema, converted = data.schema, [convert(data)] if data.num_rows else []
         source.release(pages)
         return schema, converted
+
+
+def append_to_duckdb(con: Any, table: str, schema: Schema, arrow: ArrowLibrary) -> Callable[[Any], int]:
+    """Make a table unless it is there. Return what appends a batch to it, and returns the number of rows."""
+    name = ".".join(f'"{part}"' for part in table.replace('"', '""').split("."))
+    empty = arrow.table.from_batches([], schema=arrow_schema(schema, arrow))
+    _run_duckdb(con, f"CREATE TABLE IF NOT EXISTS {name} AS FROM {{}}", empty)
+
+    def append(batch: Any) -> int:
+        _run_duckdb(con, f"INSERT INTO {name} BY NAME FROM {{}}", batch)
+        return int(batch.num_rows)
+
+    return append
 
 
 _VIEW = "truto_ci_async_batch"

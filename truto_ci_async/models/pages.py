@@ -13,7 +13,7 @@ from msgspec import Struct
 from truto_ci_async._json import EXCERPT_BYTES
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.export import html
-from truto_ci_async.export.columns import Part, Parts
+from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
 
 from .debug import DebugInfo

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Generic, Literal, TypeVar
 
 from msgspec import Struct
 
 from truto_ci_async.errors import UsageError
-from truto_ci_async.export.columns import Part, Parts
+from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
 from truto_ci_async.models import Page
 
@@ -47,15 +48,19 @@ class Unit(Struct, frozen=True):
 class AccountPage(Frames, Generic[T]):
     """A page with its account and window. Pulls hand these out, sinks write them.
 
-    In a data frame, the rows start with the columns of ``PULL_COLUMNS``: account, tenant and window.
+    ``pulled_at`` is when the page arrived, in UTC: it puts two pulls of one window in order. In a data frame, the rows
+    start with the columns of ``PULL_COLUMNS``: account, tenant, window and that time.
     """
 
-    __slots__ = ("_views", "account", "page", "window")
+    __slots__ = ("_views", "account", "page", "pulled_at", "window")
 
-    def __init__(self, account: PlannedAccount, window: Window, page: Page[T]) -> None:
+    def __init__(
+        self, account: PlannedAccount, window: Window, page: Page[T], pulled_at: datetime | None = None
+    ) -> None:
         self.account = account
         self.window = window
         self.page = page
+        self.pulled_at = pulled_at or datetime.now(UTC)
         self._views: Sequence[View] | Literal[False] | None = False
 
     @property

@@ -17,11 +17,14 @@ PULL_SCHEMA = Schema(
     Column("tenant_id", "text", "account.tenant_id", "the customer it belongs to, if that is known"),
     Column("window_start", "timestamp", "window.start", "start of the window that was asked for"),
     Column("window_end", "timestamp", "window.end", "end of that window, not part of it"),
-    version=2,
+    Column("pulled_at", "timestamp", doc="when the page with this row arrived"),
+    version=3,
 )
 PULL_COLUMNS: Final = PULL_SCHEMA.names
-#: Version 1, which folders begun with it keep: bounds are text, as they were sent.
-PULL_SCHEMA_1 = Schema("pull", *(Column(name, "text", PULL_SCHEMA[name].path) for name in PULL_COLUMNS))
+#: Earlier versions, which folders begun with them keep: without ``pulled_at``, and in 1 the bounds are text.
+PULL_SCHEMA_2 = Schema("pull", *PULL_SCHEMA.columns[:4], version=2)
+PULL_SCHEMA_1 = Schema("pull", *(Column(each.name, "text", each.path) for each in PULL_SCHEMA_2))
+PULL_SCHEMAS: Final = {each.version: each for each in (PULL_SCHEMA_1, PULL_SCHEMA_2, PULL_SCHEMA)}
 
 
 class _User(Struct, gc=False):

@@ -4,7 +4,7 @@ What lives here: the position of a walk and what ends it, fetching and reading o
 and ``ItemStream``. What does not: building requests and decoding bodies (``_wire``), retries and rate limits
 (``_http``, below one page fetch), checking a call's arguments (``resources``) and saving progress (``pull``).
 
-Read `cursor` first: which page comes next, and what ends a walk. Then `page_fetch`, which requests one page, and
+Read `next_page` first: which page comes next, and what ends a walk. Then `page_fetch`, which requests one page, and
 `paginator`, which iterates and prefetches. Streams are apart: `page_body` turns the bytes of one page into items,
 `stream` goes from page to page, and `stream_views` holds its iterators.
 """

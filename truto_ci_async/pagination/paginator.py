@@ -1,7 +1,7 @@
 """Iterates over pages and their items, and fetches the next page while the caller works on this one.
 
 A ``PageSource`` holds the callable that fetches one page, so nothing here knows of clients, retries or HTTP. What
-ends a walk is decided in ``cursor``. All state lives in the iterator: iterating twice starts twice.
+ends a walk is decided in ``next_page``. All state lives in the iterator: iterating twice starts twice.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from msgspec import Struct
 from truto_ci_async._checks import brief, is_whole_number
 from truto_ci_async._http.tasks import call_in_loop, starts_at_once
 from truto_ci_async.errors import CursorLoopError, DecodeError, UsageError
-from truto_ci_async.export.columns import Part
+from truto_ci_async.export.column_values import Part
 from truto_ci_async.export.walks import FetchedPart, WalkFrames
 from truto_ci_async.models import Page, Position, RawResponse
 
-from .cursor import HasNextCursor, PageCursor
+from .next_page import HasNextCursor, PageCursor
 
 T = TypeVar("T")
 P = TypeVar("P", bound=HasNextCursor)

@@ -34,7 +34,7 @@ from truto_ci_async.events import Emitter
 from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Issue, Position, ResponseInfo
 
-from .cursor import PageCursor
+from .next_page import PageCursor
 from .page_body import Decoder, PageBody, media_type
 from .stream_views import Batches, Chunks, Items, StreamParts
 

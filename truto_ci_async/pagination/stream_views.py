@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from truto_ci_async.export.columns import Part
+from truto_ci_async.export.column_values import Part
 from truto_ci_async.export.walks import FetchedPart
 
 T = TypeVar("T")

@@ -13,8 +13,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -33,6 +34,9 @@ from .row_fingerprints import row_fingerprints, row_identities
 
 T = TypeVar("T")
 
+#: How an account ended: with rows, without any, or not at all, since its provider does not have the resource.
+Ends: TypeAlias = Literal["", "done", "empty", "skipped"]
+
 # A commit is due after so many marked pages or seconds, and at once if somebody waits for it.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
@@ -50,17 +54,9 @@ class Entry:
     """What a page, or the end of an account, adds to the progress, in its place among the others of its account."""
 
     __slots__ = (
-        "body",
-        "durable",
-        "ends",
-        "identities",
-        "is_done",
-        "key",
-        "log",
-        "progress",
-        "queue",
-        "rows",
-    )
+        "body", "durable", "ends", "identities", "is_done", "key", "log", "missing", "progress", "queue", "rows",
+        "windows",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -69,13 +65,17 @@ class Entry:
         progress: Progress,
         *,
         rows: int | None = None,
-        ends: Literal["", "done", "empty"] = "",
+        ends: Ends = "",
+        windows: int = 0,
+        missing: int = 0,
     ) -> None:
         self.queue = queue
         self.key = key
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
         self.ends = ends  # how the account ended, on its last page of all
+        self.windows = windows  # that are over with it
+        self.missing = missing  # meetings without a transcript
         # What happened to its rows; it is made of one of the others, if the window is not over by then.
         self.log = b""
         self.body = b""
@@ -91,9 +91,16 @@ class PulledPage(AccountPage[T]):
     __slots__ = ("_commits", "_entry")
 
     def __init__(
-        self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
+        self,
+        account: PlannedAccount,
+        window: Window,
+        page: Page[T],
+        pulled_at: datetime | None = None,
+        *,
+        commits: Commits,
+        entry: Entry,
     ) -> None:
-        super().__init__(account, window, page)
+        super().__init__(account, window, page, pulled_at)
         self._commits = commits
         self._entry = entry
 
@@ -141,6 +148,7 @@ class Commits:
     ) -> None:
         self._store = store
         self._reader = reader
+        self._has_ids = False
         self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
@@ -168,6 +176,11 @@ class Commits:
 
     # --- life ------------------------------------------------------------------------------------------
 
+    def open(self, *, has_ids: bool) -> None:
+        """Begin to take pages. ``has_ids``: the id alone tells rows apart."""
+        self._has_ids = has_ids
+        self.is_open = True
+
     async def run(self) -> None:
         """Commit what is marked, again and again. A cancellation waits for a commit that is under way."""
         while self._failure is None:
@@ -188,6 +201,8 @@ class Commits:
         try:
             if self.is_open and self._failure is None:
                 await self._flush(final=True)
+                if self._report.complete:
+                    self._store.note_complete()
         except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
             self.fail(error)
         if self._failure is not None and self._bodies:
@@ -331,9 +346,10 @@ class Commits:
         if entry.rows is not None:
             report.rows += sign * entry.rows
             report.pages += sign
-            report.done += sign * (entry.ends != "")
-            report.empty += sign * (entry.ends == "empty")
-            report.windows_done += sign * entry.progress.is_over
+        report.without_transcript += sign * entry.missing
+        report.done += sign * (entry.ends != "")
+        report.empty += sign * (entry.ends == "empty")
+        report.windows_done += sign * entry.windows
 
     # --- the rows of open windows ----------------------------------------------------------------------
 
@@ -348,7 +364,8 @@ class Commits:
         if items and is_kept:
             entry.body = body
         elif items:
-            entry.identities = row_identities(items, page.plain_views if type(items[0]) is Raw else None)
+            views = page.plain_views if type(items[0]) is Raw else None
+            entry.identities = row_identities(items, views, by_id=self._has_ids)
 
     async def log_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
         """Return the log of a window: all its rows that were handed out, in this run or an earlier one.
@@ -377,7 +394,7 @@ class Commits:
 
     def _read_again(self, body: bytes) -> bytes:
         """Return the fingerprints of the rows of a page that was read before."""
-        return row_fingerprints(row_identities(self._reader.read(body).items))
+        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self._has_ids))
 
     async def _make_logs(self, changes: dict[Key, Progress], *, final: bool) -> None:
         """Make the logs that go with a commit: those of windows that are not over.

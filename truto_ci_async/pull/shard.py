@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models import Interaction
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.stores.base import TransactionalStore
 from truto_ci_async.sinks.base import Sink
@@ -29,12 +29,14 @@ async def run_shard(
     on_invalid: OnInvalid = "repair",
     grow: bool = False,
     fresh: bool = False,
+    lookback: timedelta | str | None = None,
     on_start: Callable[[Pull[Any]], None] | None = None,
 ) -> PullReport:
     """Pull a plan, or a shard of one. Run it again to resume; once complete, it sends no requests.
 
     ``store`` is a ``TransactionalStore``, which takes the rows as well, or a checkpoint for the progress of a ``sink``.
-    ``on_start`` is given the running pull: watch its ``report``, or end it in order with ``stop()``.
+    ``lookback`` is for transcripts: see ``truto.transcripts``. ``on_start`` is given the running pull: watch its
+    ``report``, or end it in order with ``stop()``.
 
     :raises UsageError: a checkpoint without a sink, or a store with one.
     :raises AuthenticationError: the token is refused; what was written is committed.
@@ -49,10 +51,11 @@ async def run_shard(
         checkpoint=store,
         budget=budget,
         commit="manual",
-        item_type=getattr(store if sink is None else sink, "item_type", Interaction),
+        item_type=getattr(store if sink is None else sink, "item_type", None),
         on_invalid=on_invalid,
         grow=grow,
         fresh=fresh,
+        lookback=lookback,
         sink=sink,
     )
     async with pull as pages:

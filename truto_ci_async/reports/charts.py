@@ -21,7 +21,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from truto_ci_async.errors import MissingExtraError, UsageError
-from truto_ci_async.export.columns import columns_of
+from truto_ci_async.export.column_values import columns_of
 from truto_ci_async.export.frames import Frames, parts_of
 from truto_ci_async.models.interactions import INTERACTION_SCHEMA
 

@@ -4,65 +4,79 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 
 from truto_ci_async._wire.item_reader import item_reader
-from truto_ci_async.export.columns import ColumnData, Part
-from truto_ci_async.export.schema import ColumnType, Schema, to_utc
-from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA
+from truto_ci_async.export.column_values import ColumnData, Part, Parts, fixed_columns
+from truto_ci_async.export.schema import Column, ColumnType, Schema, to_utc
+from truto_ci_async.sinks.rows import unescape_formula
 
-PIECE_BYTES = 2**22
+from .committed_file import CommittedFile
+
+# A cell cannot be longer: in a file that was changed, a quote may have no partner.
+MAX_QUOTED_BYTES = 2**28
 
 
-def read_lines(path: Path, length: int) -> Iterator[bytes]:
-    """Generate the first ``length`` bytes of a file in pieces of whole lines.
+def stored_columns(chosen: Schema, schema: Schema) -> Schema:
+    """Return the columns of ``schema`` from which those that were chosen can be made."""
+    names = dict.fromkeys(
+        column.name if column.key is None else column.name.removesuffix(f".{column.key}") for column in chosen
+    )
+    return chosen if tuple(names) == chosen.names else schema.with_columns(schema[name] for name in names)
 
-    :raises ValueError: the file is shorter.
-    """
-    left, rest = length, b""
-    with path.open("rb") as file:
-        while left:
-            piece = file.read(min(left, PIECE_BYTES))
-            if not piece:
-                raise ValueError(f"it has {length - left:,} bytes instead of {length:,}")
-            left -= len(piece)
-            end = piece.rfind(b"\n") + 1
-            if end:
-                yield rest + piece[:end]
-                rest = piece[end:]
-            else:
-                rest += piece
-    if rest:
-        yield rest
+
+def pick(chosen: Schema, stored: ColumnData) -> ColumnData:
+    """Make the columns that were chosen: some are one value of a list of named ones, which is stored as JSON."""
+    values = dict(zip(stored.schema.names, stored.values, strict=True))
+    picked = [
+        values[column.name]
+        if column.key is None
+        else _named(values[column.name.removesuffix(f".{column.key}")], column)
+        for column in chosen
+    ]
+    return ColumnData(chosen, picked, stored.num_rows)
+
+
+def _named(texts: Sequence[str | None], column: Column) -> list[float | None]:
+    assert column.pairs is not None
+    name_of, value_of = column.pairs
+    found: list[float | None] = []
+    for text in texts:
+        pairs: list[dict[str, Any]] = msgspec.json.decode(text, type=list[dict[str, Any]]) if text else []
+        value = next((pair.get(value_of) for pair in pairs if pair.get(name_of) == column.key), None)
+        found.append(None if value is None else float(value))
+    return found
 
 
 # --- NDJSON ----------------------------------------------------------------------------------------------------
 
-_Lead: Any = msgspec.defstruct("_Lead", [(name, Any, None) for name in PULL_COLUMNS], gc=False)
-_read_leads: Callable[[bytes], list[Any]] = msgspec.json.Decoder(_Lead).decode_lines
 
-
-def read_ndjson(path: Path, length: int, item_type: Any, rows: int) -> Iterator[list[Part]]:
-    """Generate the items of a pull's NDJSON file, with the values of ``PULL_SCHEMA`` that lead them.
+def read_ndjson(
+    file: CommittedFile, schema: Schema, lead: Schema, item_type: Any, rows: int
+) -> Iterator[ColumnData]:
+    """Generate the rows of a pull's NDJSON file. ``lead`` has the columns that are not those of the items.
 
     A row that is no such item, which NDJSON passes on as it came, is an item without values.
     """
     reader = item_reader(item_type)
     blank = item_type()
-    for piece in read_lines(path, length):
-        lines = piece.splitlines()
+    fields = [(name, str | None | msgspec.UnsetType, UNSET) for name in lead.names]
+    read_leads = msgspec.json.Decoder(msgspec.defstruct("_Lead", fields, gc=False)).decode_lines
+    for piece in file.line_pieces():
+        lines = piece.split(b"\n")[:-1]
         for start in range(0, len(lines), rows):
             some = lines[start : start + rows]
-            leads = _read_leads(b"\n".join(some))
-            texts = [_without_lead(line, lead) for line, lead in zip(some, leads, strict=True)]
+            leads: list[Any] = read_leads(b"\n".join(some))
+            if len(leads) != len(some):
+                raise ValueError("some lines are empty")
+            texts = [_without_lead(line, each) for line, each in zip(some, leads, strict=True)]
             items, issues = reader.read_array(b"".join((b"[", b",".join(texts), b"]")))
             if issues.dropped:
                 items = _with_blanks(items, issues.dropped, blank)
-            yield _grouped(items, leads)
+            yield fixed_columns(schema, Parts(_grouped(items, leads, lead), item_type, lead))
 
 
 def _without_lead(line: bytes, lead: Any) -> bytes:
@@ -80,15 +94,17 @@ def _with_blanks(items: list[Any], dropped: Sequence[int], blank: Any) -> list[A
     return [blank if at in gone else next(left) for at in range(len(items) + len(gone))]
 
 
-def _grouped(items: Sequence[Any], leads: Sequence[Any]) -> list[Part]:
+def _grouped(items: Sequence[Any], leads: Sequence[Any], lead: Schema) -> list[Part]:
     """Join neighbours with the same lead."""
     parts: list[Part] = []
-    start, times = 0, {name for name, type in PULL_SCHEMA.types.items() if type == "timestamp"}
+    start = 0
     for at in range(1, len(items) + 1):
         if at == len(items) or leads[at] != leads[start]:
             values = [
-                to_utc(value) if name in times else value
-                for name, value in zip(PULL_COLUMNS, msgspec.structs.astuple(leads[start]), strict=True)
+                None if value is None or value is UNSET else to_utc(value) if type == "timestamp" else value
+                for value, type in zip(
+                    msgspec.structs.astuple(leads[start]), lead.types.values(), strict=True
+                )
             ]
             parts.append(Part(items[start:at], values))
             start = at
@@ -98,43 +114,50 @@ def _grouped(items: Sequence[Any], leads: Sequence[Any]) -> list[Part]:
 # --- CSV -------------------------------------------------------------------------------------------------------
 
 # A quoted cell, or a plain one; and what ends it. An empty plain cell is null, a quoted one is empty text.
-_CELL = re.compile(r'(?:"((?:[^"]|"")*+)"|([^",\r\n]*+))(,|\r?\n|\Z)')
+_CELL = re.compile(r'(?:"((?:[^"]|"")*+)"|([^",\r\n]*+))(,|\r?\n)')
 _FROM_TEXT: dict[ColumnType, Callable[[str], Any]] = {
     "float64": float,
     "int64": int,
-    "bool": lambda text: text.lower() == "true",
-    "timestamp": lambda text: to_utc(datetime.fromisoformat(text)),
+    "bool": lambda text: text == "true",
+    "timestamp": to_utc,
 }
 
 
-def read_csv(path: Path, length: int, schema: Schema, rows: int) -> Iterator[ColumnData]:
-    """Generate the rows of a pull's CSV file."""
-    found = _csv_rows(path, length)
-    header = next(found, None) or []
-    at = {name: place for place, name in enumerate(header)}
-    converters = [(at.get(name), _FROM_TEXT.get(type)) for name, type in schema.types.items()]
+def read_csv(file: CommittedFile, schema: Schema, rows: int, *, escapes: bool) -> Iterator[ColumnData]:
+    """Generate the rows of a pull's CSV file; ``escapes``: text was written so that none looks like a formula."""
+    found = _csv_rows(file)
+    header = [name or "" for name in next(found, ())]
+    if missing := set(schema.names) - set(header):
+        if not header and not file.rows:
+            return
+        raise ValueError(f"it has no column {min(missing)!r}")
+    from_text = _FROM_TEXT | ({"text": unescape_formula, "json": unescape_formula} if escapes else {})
+    converters = [(header.index(name), from_text.get(type)) for name, type in schema.types.items()]
     while some := [row for _, row in zip(range(rows), found, strict=False)]:
+        if any(len(row) != len(header) for row in some):
+            raise ValueError(f"a row has not {len(header)} cells")
         yield ColumnData(schema, [_column(some, place, convert) for place, convert in converters], len(some))
 
 
 def _column(
-    rows: Sequence[Sequence[str | None]], place: int | None, convert: Callable[[str], Any] | None
+    rows: Sequence[Sequence[str | None]], place: int, convert: Callable[[str], Any] | None
 ) -> list[Any]:
-    if place is None:
-        return [None] * len(rows)
     values = [row[place] for row in rows]
     return values if convert is None else [None if value is None else convert(value) for value in values]
 
 
-def _csv_rows(path: Path, length: int) -> Iterator[list[str | None]]:
-    rest = b""
-    for piece in read_lines(path, length):
-        text = rest + piece
-        if text.count(b'"') % 2:  # the last line break is inside of a cell
-            rest = text
-            continue
-        rest = b""
-        yield from _rows_of(text.decode())
+def _csv_rows(file: CommittedFile) -> Iterator[list[str | None]]:
+    rest: list[bytes] = []
+    size = quotes = 0
+    for piece in file.line_pieces():
+        rest.append(piece)
+        size += len(piece)
+        quotes += piece.count(b'"')
+        if quotes % 2 == 0:  # or else the last line break is inside of a cell
+            yield from _rows_of(b"".join(rest).decode())
+            rest, size = [], 0
+        elif size > MAX_QUOTED_BYTES:
+            break
     if rest:
         raise ValueError("a quoted cell has no end")
 
@@ -152,3 +175,5 @@ def _rows_of(text: str) -> Iterator[list[str | None]]:
         if end != ",":
             yield row
             row = []
+    if row:
+        raise ValueError("its last row has no end")

@@ -29,6 +29,7 @@ class Sink(Protocol):
     ``begin_commit(*, final)``  called in place of ``commit``, not awaited; returns an awaitable of the same result.
                              What was written before is in that commit, and pages are written while it is awaited
     ``committed()``          a checkpoint now holds what the last commit returned
+    ``note_complete()``      every account was pulled to the end; ``aclose`` comes next
     ``keeps_no_items``       true: items are not kept after ``write``, so they need not be detached from their page
     ``aclose()``             the pull is over
     """

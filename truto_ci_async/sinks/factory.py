@@ -8,22 +8,34 @@ from typing import Literal, TypeAlias
 from truto_ci_async._files import Disk, Step, no_step
 from truto_ci_async.errors import UsageError
 
-from .files import FileSink
+from .files import FileSink, SinkOptions
 from .lines import CsvSink, NdjsonSink
 from .parquet import ParquetSink
+from .rows import CsvFormulas
 
 OutputFormat: TypeAlias = Literal["ndjson", "csv", "parquet"]
 SINKS: dict[str, type[FileSink]] = {sink.format: sink for sink in (NdjsonSink, CsvSink, ParquetSink)}
 
 
 def make_sink(
-    format: OutputFormat, directory: str | os.PathLike[str], *, fresh: bool = False, step: Step = no_step
+    format: OutputFormat,
+    directory: str | os.PathLike[str],
+    *,
+    resource: str = "interactions",
+    fresh: bool = False,
+    csv_formulas: CsvFormulas = "keep",
+    step: Step = no_step,
 ) -> FileSink:
-    """Create the sink for a format. The other arguments are those of ``FileSink``.
+    """Create the sink for a format. The other arguments are those of ``FileSink`` and ``CsvSink``.
 
-    :raises UsageError: the format is unknown.
+    :raises UsageError: the format or the resource is unknown, or ``csv_formulas`` is given for another format.
     :raises MissingExtraError: the format is ``parquet`` and pyarrow is not installed.
     """
     if format not in SINKS:
         raise UsageError(f"format must be one of {', '.join(SINKS)}, not {format!r}")
-    return SINKS[format](directory, fresh=fresh, disk=Disk(step))
+    options: SinkOptions = {"resource": resource, "fresh": fresh, "disk": Disk(step)}
+    if format == "csv":
+        return CsvSink(directory, csv_formulas=csv_formulas, **options)
+    if csv_formulas != "keep":
+        raise UsageError(f"csv_formulas is for csv, not for {format}")
+    return SINKS[format](directory, **options)

@@ -5,18 +5,18 @@ committed output (``SinkState``). The pull stores those bytes together with the 
 them to ``open`` on the next run, which removes everything written since. So a row is in the output if, and only if, a
 checkpoint says so.
 
-NDJSON and CSV append to one file, and commit its length. Parquet writes parts: each one is written under a temporary
-name that ``*.parquet`` does not match, synced and renamed, the folder is synced, and then a checkpoint names the part.
-``manifest.json`` lists what is committed, for readers. It may lag behind the checkpoint, and never runs ahead of it.
+NDJSON and CSV append to one file, and commit its length. Parquet writes parts: each one is written outside of the
+folder of parts, synced and renamed, both folders are synced, and then a checkpoint names the part. ``manifest.json``
+lists what is committed, for readers. It may lag behind the checkpoint, and never runs ahead of it.
 
-Every row carries its account, the account's tenant if known, and the window that was requested.
+Every row carries its account, the account's tenant if known, the window that was requested, and when it arrived. A
+folder that an earlier version began is finished as it was begun (``layout``, and ``columns`` of the state).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
@@ -25,24 +25,28 @@ from functools import partial
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 import msgspec
+from msgspec import Raw
 
 from truto_ci_async._files import Disk, Worker, is_in_use, storage_error
 from truto_ci_async._lock import RunLock
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
-from truto_ci_async.models import ROW_COLUMNS, Interaction
+from truto_ci_async.export.column_values import fixed_schema
+from truto_ci_async.export.schema import Schema
 from truto_ci_async.models.pulls import AccountPage
-from truto_ci_async.models.row_views import PULL_COLUMNS
+from truto_ci_async.models.resource_types import ITEM_TYPES
+from truto_ci_async.models.row_views import PULL_SCHEMA, PULL_SCHEMAS
 
+from .layout import LOCK, MANIFEST, OWN_FOLDER, Layout
 from .manifest import (
-    MANIFEST,
     MAX_PARTS,
-    PARTS_LOG,
     LoggedState,
+    NewEntry,
     SinkState,
     cut_log,
+    read_head,
     read_manifest,
     read_parts,
     write_manifest,
@@ -53,31 +57,25 @@ R = TypeVar("R")
 
 Verify: TypeAlias = Literal["full", "size"]
 
-# Every file name a sink of ours uses, for committed and for temporary files.
-OUR_FILES = re.compile(
-    r"interactions\.(?:ndjson|csv)|part-\d{6,}\.parquet|\.part-\d{6,}\.parquet\.tmp|\.manifest\.json\.tmp|_parts\.log",
-    re.ASCII,
-)
-# How other names begin that a pull uses in its folder: of its state, and of the lock.
-PRIVATE = ".truto-pull."
-# Keeps other runs out of the folder.
-LOCK = f"{PRIVATE}lock"
 # Pages with more items are encoded in the thread, so that the event loop stays responsive.
 INLINE_ITEMS = 256
 # Buffered output is written to the file at this size; only a commit syncs it.
 FLUSH_BYTES = 2**22
-# The manifest of a growing file is updated this often rather than with every commit.
-MANIFEST_SECONDS = 5.0
+MANIFEST_SECONDS = 5.0  # between updates of the manifest of a growing file
 
 
-def is_used_by_pulls(name: str) -> bool:
-    """Return whether a pull may write, replace or remove a file of this name in its folder."""
-    name = name.lower()  # some file systems do not tell one case from the other
-    return name == MANIFEST or name.startswith(PRIVATE) or OUR_FILES.fullmatch(name) is not None
+class SinkOptions(TypedDict, total=False):
+    """The options of every ``FileSink``."""
+
+    resource: str
+    fresh: bool
+    verify: Verify
+    disk: Disk | None
+    clock: Callable[[], float]
 
 
 class FileSink(ABC):
-    """Writes to a folder. The formats are its subclasses.
+    """Writes the rows of one resource to a folder, beside those of others. The formats are its subclasses.
 
     ``fresh`` removes the output of earlier pulls, unless some of it is committed. ``verify`` says how ``open`` checks
     committed files: ``full`` reads them, ``size`` only compares their length. After a disk error a sink refuses to
@@ -85,9 +83,6 @@ class FileSink(ABC):
     """
 
     format: ClassVar[str]
-    #: The item type a pull should request: NDJSON passes bytes through, the others need the fields.
-    item_type: ClassVar[Any] = Interaction
-    columns: ClassVar[tuple[str, ...]] = PULL_COLUMNS + ROW_COLUMNS
     keeps_no_items: ClassVar[bool] = True
     #: Whether a committed file may be longer than its committed part.
     _grows: ClassVar[bool] = False
@@ -97,6 +92,7 @@ class FileSink(ABC):
         self,
         directory: str | os.PathLike[str],
         *,
+        resource: str = "interactions",
         fresh: bool = False,
         verify: Verify = "full",
         disk: Disk | None = None,
@@ -106,7 +102,12 @@ class FileSink(ABC):
             raise UsageError(f"verify must be 'full' or 'size', not {verify!r}")
         if not os.fspath(directory):
             raise UsageError("the name of the folder is empty")
+        if resource not in ITEM_TYPES:
+            raise UsageError(f"resource must be one of {', '.join(ITEM_TYPES)}, not {resource!r}")
         self.directory = Path(directory).absolute()  # the process may change its folder
+        self.resource = resource
+        #: The item type a pull should request: NDJSON passes bytes through, the others need the fields.
+        self.item_type: Any = ITEM_TYPES[resource]
         self._fresh = fresh
         self._verify = verify
         self._disk = disk or Disk()
@@ -116,18 +117,30 @@ class FileSink(ABC):
         self._is_held = False  # and not open yet
         self._lock: RunLock | None = None
         self._new_folders: list[Path] = []
-        self._state = SinkState(format=self.format)  # as of the last commit
-        self._committed = self._state  # as of the last commit that is in a checkpoint
-        self._listed = self._state  # as of the last manifest
         self._listed_at = -inf
         self._reset()
 
     def _reset(self) -> None:
+        self._state = SinkState(format=self.format, columns=PULL_SCHEMA.version)  # as of the last commit
+        self._committed = self._state  # as of the last commit that is in a checkpoint
+        self._listed = self._state  # as of the last manifest
+        self._is_complete = self._is_listed_complete = False
+        self._use_version(PULL_SCHEMA.version)
         self._buffer: list[Any] = []  # encoded rows that are not in a file yet
         self._buffer_rows = self._buffer_bytes = 0
         self._new_rows = self._new_bytes = 0  # taken since the last commit began
         self._new_since = 0.0
         self._written = self._synced = 0  # rows taken since it was opened, and those of them in a commit
+
+    def _use_version(self, version: int) -> None:
+        """Write names and columns of this version."""
+        self._layout = Layout(self.resource, version)
+        self._lead = PULL_SCHEMAS[version]
+
+    @property
+    def schema(self) -> Schema:
+        """The columns of the rows, those of the pull first."""
+        return fixed_schema(ITEM_TYPES[self.resource], self._lead)
 
     @property
     def rows(self) -> int:
@@ -152,7 +165,6 @@ class FileSink(ABC):
         worker = self._worker = Worker(f"truto-{self.format}")
         self._is_held = True
         self._error = None
-        self._state = self._committed = self._listed = SinkState(format=self.format)
         self._reset()
         try:
             await worker.run(self._guard, partial(self._hold, anew))
@@ -218,7 +230,7 @@ class FileSink(ABC):
         syncing = None
         if self._written != self._synced or (final and not self._state.count):
             if self._new_rows and not (final or self._is_due()):
-                return _not_yet()
+                return asyncio.sleep(0)  # None: a part should grow first
             self._new_rows = self._new_bytes = 0
             # Queued now, not when it is awaited: pages written from now on come after it.
             syncing = worker.start(self._guard, partial(self._sync, *self._take()))
@@ -241,6 +253,10 @@ class FileSink(ABC):
         if due and self._committed.rows != self._listed.rows:
             await self._update_manifest()
 
+    def note_complete(self) -> None:
+        """Have the manifest say that the pull ended with every account done. Call it after the last ``committed``."""
+        self._is_complete = True
+
     async def aclose(self) -> None:
         """Update the manifest, close the files and let others write to the folder. May be called twice.
 
@@ -250,9 +266,9 @@ class FileSink(ABC):
         if worker is None:
             return
         try:
-            if self._error is None and self._listed != self._committed:
+            if self._error is None and not self._is_all_listed:
                 await self._update_manifest()
-                if self._listed != self._committed:
+                if not self._is_all_listed:
                     manifest = self.directory / MANIFEST
                     raise StorageError(
                         f"cannot replace {manifest}: another program has it open, so it does not list all rows. They "
@@ -289,11 +305,15 @@ class FileSink(ABC):
         self._buffer, self._buffer_rows, self._buffer_bytes = [], 0, 0
         return taken
 
+    @property
+    def _is_all_listed(self) -> bool:
+        return self._listed == self._committed and self._is_listed_complete == self._is_complete
+
     async def _update_manifest(self) -> None:
-        state = self._committed
+        state, is_complete = self._committed, self._is_complete
         self._listed_at = self._clock()
-        if await self._run(self._list, state):
-            self._listed = state
+        if await self._run(self._list, state, is_complete):
+            self._listed, self._is_listed_complete = state, is_complete
 
     def _require_open(self) -> Worker:
         if self._error is not None:
@@ -340,48 +360,64 @@ class FileSink(ABC):
                 folder.rmdir()
 
     def _open(self, text: bytes | None) -> SinkState:
+        self._others = {
+            name: Raw(bytes(entry)) for name, entry in self._entries().items() if name != self.resource
+        }
         state = self._claim() if text is None else self._read_state(text)
+        # Output keeps the names and columns it was begun with.
+        self._use_version(state.columns if state.count else PULL_SCHEMA.version)
         committed = self._check_parts(state)
         # First of all, so that a run after a crash recognises the folder as ours.
-        write_manifest(self._disk, self.directory, state, self.columns)
-        found = self._our_files()
+        self._write_manifest(state, is_complete=False)
+        found = Layout(self.resource).find(self.directory)
         for name in sorted(found - committed):
             self._disk.remove(self.directory / name)
         if state.logged.length:
-            cut_log(self._disk, self.directory, state)
+            cut_log(self._disk, self.directory / self._layout.parts_log, state)
         self._resume(state, found)
         self._new_folders = []  # they are used, and stay
         return state
 
-    def _list(self, state: SinkState) -> bool:
+    def _list(self, state: SinkState, is_complete: bool) -> bool:
         """Update the manifest. False: it has to wait, since somebody reads it, on Windows."""
         try:
-            write_manifest(self._disk, self.directory, state, self.columns)
+            self._write_manifest(state, is_complete=is_complete)
         except PermissionError as error:
             if not is_in_use(error):
                 raise
             return False
         except ValueError as error:
-            self._damaged(self.directory / PARTS_LOG, str(error))
+            self._damaged(self.directory / self._layout.parts_log, str(error))
         return True
+
+    def _write_manifest(self, state: SinkState, *, is_complete: bool) -> None:
+        entry = NewEntry(
+            self.resource, state, self.directory / self._layout.parts_log, self.schema.types, is_complete
+        )
+        write_manifest(self._disk, self.directory, entry, self._others)
+
+    def _entries(self) -> dict[str, Raw]:
+        """Return what the manifest says of each resource."""
+        try:
+            return read_manifest(self.directory) or {}
+        except ValueError:
+            self._conflict(f"its {MANIFEST} was not written by a pull. Use another folder")
 
     def _claim(self) -> SinkState:
         """Make sure that the folder holds nothing of value: every file with one of our names will be removed."""
-        try:
-            manifest = read_manifest(self.directory)
-        except ValueError:
-            self._conflict(f"its {MANIFEST} was not written by a pull. Use another folder")
-        if manifest is None:
-            if found := sorted(name for name in self._our_files() if not name.startswith(".")):
+        entry = self._entries().get(self.resource)
+        if entry is None:
+            found = Layout(self.resource).find(self.directory)
+            if visible := sorted(name for name in found if not name.startswith(".")):
                 self._conflict(
-                    f"{found[0]} is already there, and no {MANIFEST} says that a pull wrote it. Use another folder"
+                    f"{visible[0]} is already there, and no {MANIFEST} says that a pull wrote it. Use another folder"
                 )
-        elif manifest.rows and not self._fresh:
+        elif (rows := read_head(entry).rows) and not self._fresh:
             self._conflict(
-                f"it holds {manifest.rows:,} rows of an earlier pull whose state is not given. "
+                f"it holds {rows:,} rows of an earlier pull whose state is not given. "
                 "Use another folder, or remove them with fresh=True"
             )
-        return SinkState(format=self.format)
+        return SinkState(format=self.format, columns=PULL_SCHEMA.version)
 
     def _read_state(self, text: bytes) -> SinkState:
         try:
@@ -393,6 +429,10 @@ class FileSink(ABC):
             ) from error
         if state.logged.count and self._grows:
             self._damaged(self.directory, "one file has no parts")
+        if state.columns not in PULL_SCHEMAS or (
+            state.columns < OWN_FOLDER and self.resource != "interactions"
+        ):
+            self._damaged(self.directory, f"columns of version {state.columns} are not known")
         if state.format != self.format:
             self._conflict(f"it holds {state.format}, not {self.format}. Use another folder")
         return state
@@ -400,25 +440,23 @@ class FileSink(ABC):
     def _conflict(self, what: str) -> NoReturn:
         raise StateConflictError(f"cannot write to {self.directory}: {what}", path=str(self.directory))
 
-    def _our_files(self) -> set[str]:
-        return {path.name for path in self.directory.iterdir() if OUR_FILES.fullmatch(path.name)}
-
     def _check_parts(self, state: SinkState) -> set[str]:
         """Make sure that no committed file has changed, and return the names of all that are committed."""
         names: set[str] = set()
-        log, logged = self.directory / PARTS_LOG, state.logged
+        log, logged = self.directory / self._layout.parts_log, state.logged
         if logged.length:
             self._check(log, logged.length, logged.crc32, grows=True)
         try:
-            parts = [part for some in read_parts(self.directory, state) for part in some]
+            parts = [part for some in read_parts(log, state) for part in some]
         except ValueError as error:
             self._damaged(log, str(error))
         for part in parts:
             self._check(self.directory / part.name, part.bytes, part.crc32, grows=self._grows)
             names.add(part.name)
-        if len(names) < len(parts) or not all(name.endswith(f".{self.format}") for name in names):
+        is_ours = all(self._layout.is_committed_name(name, self.format) for name in names)
+        if len(names) < len(parts) or not is_ours:
             self._damaged(self.directory, "its parts are not those of one pull")
-        return names | ({PARTS_LOG} if logged.length else set())
+        return names | ({log.name} if logged.length else set())
 
     def _check(self, path: Path, size: int, crc32: int, *, grows: bool) -> None:
         """Make sure that a committed file has not changed."""
@@ -460,7 +498,3 @@ class FileSink(ABC):
     @abstractmethod
     def _close(self) -> None:
         """Close what is open, without raising."""
-
-
-async def _not_yet() -> None:
-    """Stand in for a commit while a part should grow first."""

@@ -7,25 +7,34 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, ClassVar, cast
+from typing import Any, Unpack, cast
 
 from msgspec import Raw
+from msgspec.structs import replace
 
-from truto_ci_async.models import ROW_COLUMNS
+from truto_ci_async.errors import UsageError
+from truto_ci_async.export.schema import schema
 from truto_ci_async.models.pulls import AccountPage
-from truto_ci_async.models.row_views import PULL_COLUMNS
 
-from .files import FileSink
+from .files import FileSink, SinkOptions
 from .manifest import Part, SinkState
-from .rows import csv_line, flat_rows, json_lines, pull_columns
+from .rows import CsvFormulas, csv_line, flat_rows, json_lines, pull_columns
+
+_FORMULAS: dict[bool, CsvFormulas] = {False: "keep", True: "escape"}
 
 
 class _LineSink(FileSink):
     """Appends whole lines to one file, which ``open`` cuts back to its committed length."""
 
     _grows = True
-    _header: ClassVar[bytes] = b""
+    _escapes = False
     _file: int | None = None
+
+    def _use_version(self, version: int) -> None:
+        super()._use_version(max(version, 2))  # in text, 1 and 2 are the same
+
+    def _header(self) -> bytes:
+        return b""
 
     @abstractmethod
     def _lines(self, page: AccountPage[Any]) -> bytes:
@@ -37,7 +46,10 @@ class _LineSink(FileSink):
 
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
         del found
-        self._part = state.parts[0] if state.parts else Part(f"interactions.{self.format}")
+        self._durable = replace(state, columns=self._lead.version, escapes=self._escapes)
+        if state.count and state.escapes != self._escapes:
+            self._conflict(f"it was begun with csv_formulas={_FORMULAS[state.escapes]!r}: repeat that")
+        self._part = state.parts[0] if state.parts else Part(f"{self.resource}.{self.format}")
         self._file = self._disk.open(self.directory / self._part.name)
         if os.fstat(self._file).st_nlink > 1:  # a copy made by links: another folder, and perhaps another run
             self._conflict(
@@ -49,14 +61,14 @@ class _LineSink(FileSink):
 
     def _append(self, encoded: list[bytes], rows: int) -> None:
         part = self._part
-        data = b"".join(encoded if part.bytes else (self._header, *encoded))
+        data = b"".join(encoded if part.bytes else (self._header(), *encoded))
         self._disk.write(cast("int", self._file), data)
         self._part = Part(part.name, part.rows + rows, part.bytes + len(data), zlib.crc32(data, part.crc32))
 
     def _sync(self, encoded: list[bytes], rows: int) -> SinkState:
         self._append(encoded, rows)
         self._disk.fsync(cast("int", self._file))
-        return SinkState(format=self.format, parts=(self._part,))
+        return replace(self._durable, parts=(self._part,))
 
     def _close(self) -> None:
         file, self._file = self._file, None
@@ -73,20 +85,46 @@ class NdjsonSink(_LineSink):
     """
 
     format = "ndjson"
-    item_type = Raw
-    columns = PULL_COLUMNS
+
+    def __init__(self, directory: str | os.PathLike[str], **options: Unpack[SinkOptions]) -> None:
+        super().__init__(directory, **options)
+        self.item_type = Raw
 
     def _lines(self, page: AccountPage[Any]) -> bytes:
         items = page.page.items
         is_raw = bool(items) and type(items[0]) is Raw
-        return json_lines(pull_columns(page), items, page.plain_views if is_raw else None)
+        return json_lines(pull_columns(page, self._lead), items, page.plain_views if is_raw else None)
 
 
 class CsvSink(_LineSink):
-    """Writes ``interactions.csv``: a header, then the columns of the pull and those of ``Interaction.row()``."""
+    """Writes ``interactions.csv``: a header, then the columns of the pull and those of ``Interaction.row()``.
+
+    Null is an empty cell, and empty text is ``""``. ``csv_formulas="escape"`` puts ``'`` before text that a spreadsheet
+    would take for a formula; ``read_folder`` takes it away again.
+    """
 
     format = "csv"
-    _header = (",".join(PULL_COLUMNS + ROW_COLUMNS) + "\n").encode()
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        csv_formulas: CsvFormulas = "keep",
+        **options: Unpack[SinkOptions],
+    ) -> None:
+        if csv_formulas not in ("keep", "escape"):
+            raise UsageError(f"csv_formulas must be 'keep' or 'escape', not {csv_formulas!r}")
+        super().__init__(directory, **options)
+        self._escapes = csv_formulas == "escape"
+
+    def _use_version(self, version: int) -> None:
+        super()._use_version(version)
+        own = schema(self.item_type)
+        self._own = own.with_columns([column for column in own if column.name not in self._lead.types])
+
+    def _header(self) -> bytes:
+        return csv_line(self.schema.names).encode()
 
     def _lines(self, page: AccountPage[Any]) -> bytes:
-        return "".join(map(csv_line, flat_rows(page, self.format))).encode()
+        rows = flat_rows(page, self._lead, self._own, self.item_type)
+        return "".join([csv_line(row, self._escapes) for row in rows]).encode()

@@ -3,23 +3,29 @@
 The state names each committed file. It is stored with every commit, so it does not grow with a pull of many parts:
 once it names ``MAX_PARTS`` of them, they are moved to the end of a file of their own, the log, and the state has only
 the length and the checksum of that. What is in the log after this length was never committed.
+
+The manifest has an entry for each resource of the folder. A sink replaces its own and keeps the others as they are.
 """
 
 from __future__ import annotations
 
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Raw, Struct
 
 from truto_ci_async._files import Disk
+from truto_ci_async.export.column_values import fixed_schema
+from truto_ci_async.export.schema import ColumnType
+from truto_ci_async.models import Interaction
+from truto_ci_async.models.row_views import PULL_SCHEMA_2
 
-MANIFEST = "manifest.json"
-PARTS_LOG = "_parts.log"
+from .layout import MANIFEST
+
 # So many parts are named in the state at most.
 MAX_PARTS = 64
 # The log is read, and the manifest is written, in pieces of so many bytes.
@@ -30,7 +36,7 @@ MAX_MANIFEST_BYTES = 2**28
 
 # Names and counts that were altered are refused when they are read: a part is a file in its folder, and nothing else.
 PartName: TypeAlias = Annotated[
-    str, Meta(pattern=r"\A(?:interactions\.(?:ndjson|csv)|part-[0-9]{6,18}\.parquet)\Z")
+    str, Meta(pattern=r"\A(?:[a-z_]{1,64}\.(?:ndjson|csv)|(?:[a-z_]{1,64}/)?part-[0-9]{6,18}\.parquet)\Z")
 ]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 
@@ -47,13 +53,15 @@ class Part(Struct, frozen=True):
 class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-sink-1"):
     """What is committed, as stored in a checkpoint. ``next`` is the number of the next part.
 
-    ``columns`` is the version of the columns that a pull puts before the others: parts of one folder have the same.
+    ``columns`` is the version of the columns that a pull puts before the others: all rows of a resource have the same.
+    ``escapes``: cells that a spreadsheet would take for formulas are escaped.
     """
 
     format: str
     parts: tuple[Part, ...] = ()
     next: Count = 1
     columns: Count = 1
+    escapes: bool = False
 
     @property
     def logged(self) -> Logged:
@@ -97,54 +105,21 @@ class LoggedState(SinkState, frozen=True, kw_only=True, tag="truto-parts-1"):
         return self.log
 
 
-class ManifestPart(Struct):
-    name: PartName
-    rows: Count
-    bytes: Count
-    crc32: str  # eight hex digits, as tools print them
+# --- the log of parts --------------------------------------------------------------------------------------------
 
 
-class Manifest(Struct, kw_only=True, tag_field="kind", tag="truto-manifest-1"):
-    """The content of ``manifest.json``."""
-
-    format: str
-    rows: Count = 0
-    bytes: Count = 0
-    columns: tuple[str, ...] = ()
-    parts: tuple[ManifestPart, ...] = ()
-
-
-def read_manifest(directory: Path) -> Manifest | None:
-    """Return the manifest of a folder, None if it has none.
-
-    :raises ValueError: the file was not written by ``write_manifest``.
-    """
-    path = directory / MANIFEST
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
-            raise ValueError("it is not a file")
-        if found.st_size > MAX_MANIFEST_BYTES:
-            raise ValueError(f"it has {found.st_size:,} bytes")
-        return msgspec.json.decode(path.read_bytes(), type=Manifest)
-    except FileNotFoundError:
-        return None
-    except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
-
-
-def move_to_log(disk: Disk, directory: Path, state: SinkState) -> SinkState:
+def move_to_log(disk: Disk, path: Path, state: SinkState) -> SinkState:
     """Append the parts of a state to the log, durably, and return the state without them."""
     logged = state.logged
     data = b"".join(msgspec.json.encode(part) + b"\n" for part in state.parts)
-    file = disk.open(directory / PARTS_LOG)
+    file = disk.open(path)
     try:
         disk.write(file, data)
         disk.fsync(file)
     finally:
         disk.close(file)
     if not logged.length:
-        disk.fsync_dir(directory)
+        disk.fsync_dir(path.parent)
     log = Logged(
         count=state.count,
         rows=state.rows,
@@ -155,23 +130,23 @@ def move_to_log(disk: Disk, directory: Path, state: SinkState) -> SinkState:
     return LoggedState(format=state.format, next=state.next, columns=state.columns, log=log)
 
 
-def cut_log(disk: Disk, directory: Path, state: SinkState) -> None:
+def cut_log(disk: Disk, path: Path, state: SinkState) -> None:
     """Cut off what was never committed."""
-    file = disk.open(directory / PARTS_LOG)
+    file = disk.open(path)
     try:
         disk.cut(file, state.logged.length)
     finally:
         disk.close(file)
 
 
-def read_parts(directory: Path, state: SinkState) -> Iterator[list[Part]]:
+def read_parts(log: Path, state: SinkState) -> Iterator[list[Part]]:
     """Generate all parts of a state, some at a time.
 
     :raises ValueError: the log is not what was committed.
     """
     left, crc32 = state.logged.length, 0
     if left:
-        with (directory / PARTS_LOG).open("rb") as file:
+        with log.open("rb") as file:
             while left and (lines := file.readlines(min(left, PIECE_BYTES))):
                 data = b"".join(lines)[:left]
                 left, crc32 = left - len(data), zlib.crc32(data, crc32)
@@ -187,8 +162,123 @@ def read_parts(directory: Path, state: SinkState) -> Iterator[list[Part]]:
 _read_lines = msgspec.json.Decoder(Part).decode_lines
 
 
-def write_manifest(disk: Disk, directory: Path, state: SinkState, columns: tuple[str, ...]) -> None:
-    """Replace the manifest of a folder, atomically and durably.
+# --- the manifest ------------------------------------------------------------------------------------------------
+
+
+class ManifestPart(Struct, frozen=True):
+    name: PartName
+    rows: Count
+    bytes: Count
+    crc32: str  # eight hex digits, as tools print them
+
+
+class EntryHead(Struct, kw_only=True, omit_defaults=True):
+    """What the manifest says of a resource, without the list of its parts.
+
+    ``complete``: the pull ended with every account done. ``columns`` has the type of each, as in ``export.schema``;
+    rows of NDJSON are objects as they were received, from which these columns are taken.
+    """
+
+    format: str
+    rows: Count
+    bytes: Count
+    complete: bool
+    columns: dict[str, ColumnType]
+    csv_formulas: str = "keep"
+
+
+class Entry(EntryHead, kw_only=True, omit_defaults=True):
+    parts: tuple[ManifestPart, ...]
+
+
+class _Manifest(Struct, kw_only=True, tag_field="kind", tag="truto-manifest-2"):
+    """The content of ``manifest.json``."""
+
+    resources: dict[str, Raw]
+
+
+class _Manifest1(Struct, kw_only=True, tag_field="kind", tag="truto-manifest-1"):
+    """The manifest of earlier versions: a folder had interactions only, and types were not told."""
+
+    format: str
+    rows: Count
+    bytes: Count
+    parts: tuple[ManifestPart, ...] = ()
+
+
+def read_manifest(directory: Path) -> dict[str, Raw] | None:
+    """Return the entry of each resource of a folder as JSON, None if it has no manifest.
+
+    :raises ValueError: the file was not written by ``write_manifest``.
+    """
+    path = directory / MANIFEST
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # reading a pipe would wait for ever
+            raise ValueError("it is not a file")
+        if found.st_size > MAX_MANIFEST_BYTES:
+            raise ValueError(f"it has {found.st_size:,} bytes")
+        manifest = msgspec.json.decode(path.read_bytes(), type=_Manifest | _Manifest1)
+    except FileNotFoundError:
+        return None
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    return manifest.resources if isinstance(manifest, _Manifest) else {"interactions": _upgrade(manifest)}
+
+
+read_head = msgspec.json.Decoder(EntryHead).decode
+read_entry = msgspec.json.Decoder(Entry).decode
+
+
+def _upgrade(manifest: _Manifest1) -> Raw:
+    """Return what the manifest of an earlier version says, as it is said now."""
+    entry = Entry(
+        format=manifest.format,
+        rows=manifest.rows,
+        bytes=manifest.bytes,
+        complete=False,
+        columns=fixed_schema(Interaction, PULL_SCHEMA_2).types,
+        parts=manifest.parts,
+    )
+    return Raw(msgspec.json.encode(entry))
+
+
+class NewEntry(NamedTuple):
+    """What the manifest is to say of a resource."""
+
+    resource: str
+    state: SinkState
+    log: Path
+    columns: dict[str, ColumnType]
+    is_complete: bool
+
+    def texts(self) -> Iterator[bytes]:
+        """Generate it as JSON, in pieces: there may be very many parts."""
+        entry = Entry(
+            format=self.state.format,
+            rows=self.state.rows,
+            bytes=self.state.bytes,
+            complete=self.is_complete,
+            columns=self.columns,
+            csv_formulas="escape" if self.state.escapes else "keep",
+            parts=(),
+        )
+        text = _indented(entry).replace(b"\n", b"\n  ")
+        text, end = text.removesuffix(b"]\n  }"), b"]\n  }"
+        separator = b"\n    "
+        for parts in read_parts(self.log, self.state):
+            for part in parts:
+                listed = ManifestPart(part.name, part.rows, part.bytes, f"{part.crc32:08x}")
+                text += separator + msgspec.json.encode(listed)
+                separator, end = b",\n    ", b"\n   ]\n  }"
+            if len(text) >= PIECE_BYTES:
+                yield text
+                text = b""
+        yield text + end
+
+
+def write_manifest(disk: Disk, directory: Path, entry: NewEntry, others: Mapping[str, Raw]) -> None:
+    """Replace the manifest of a folder, atomically and durably. ``others`` are the entries beside the new one.
 
     :raises ValueError: the log is not what was committed.
     """
@@ -197,7 +287,7 @@ def write_manifest(disk: Disk, directory: Path, state: SinkState, columns: tuple
     disk.remove(temporary)
     file = disk.create(temporary)
     try:
-        for piece in _manifest(directory, state, columns):
+        for piece in _manifest(entry, others):
             disk.write(file, piece)
         disk.fsync(file)
     finally:
@@ -206,18 +296,17 @@ def write_manifest(disk: Disk, directory: Path, state: SinkState, columns: tuple
     disk.fsync_dir(directory)
 
 
-def _manifest(directory: Path, state: SinkState, columns: tuple[str, ...]) -> Iterator[bytes]:
-    """Generate the text of a manifest, in pieces: there may be very many parts."""
-    manifest = Manifest(format=state.format, rows=state.rows, bytes=state.bytes, columns=columns)
-    text = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-    text, end = text.removesuffix(b"]\n}"), b"]\n}\n"
-    separator = b"\n  "
-    for parts in read_parts(directory, state):
-        for part in parts:
-            listed = ManifestPart(part.name, part.rows, part.bytes, f"{part.crc32:08x}")
-            text += separator + msgspec.json.encode(listed)
-            separator, end = b",\n  ", b"\n ]\n}\n"
-        if len(text) >= PIECE_BYTES:
-            yield text
-            text = b""
-    yield text + end
+def _manifest(entry: NewEntry, others: Mapping[str, Raw]) -> Iterator[bytes]:
+    is_complete = entry.is_complete and all(read_head(each).complete for each in others.values())
+    head = _indented({"kind": "truto-manifest-2", "complete": is_complete, "resources": {}})
+    text, separator = head.removesuffix(b"}\n}"), b"\n  "
+    for name, other in others.items():
+        text += separator + msgspec.json.encode(name) + b": " + bytes(other)
+        separator = b",\n  "
+    yield text + separator + msgspec.json.encode(entry.resource) + b": "
+    yield from entry.texts()
+    yield b"\n }\n}\n"
+
+
+def _indented(value: Any) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -16,17 +15,16 @@ from typing import Any
 from msgspec.structs import replace
 
 from truto_ci_async._files import Disk
-from truto_ci_async.errors import UsageError
+from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
-from truto_ci_async.export.columns import Part, Parts, fixed_columns, fixed_schema
-from truto_ci_async.export.schema import Schema
-from truto_ci_async.models import Interaction
+from truto_ci_async.export.column_values import Part, Parts, fixed_columns
 from truto_ci_async.models.pulls import AccountPage
-from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA, PULL_SCHEMA_1
+from truto_ci_async.models.row_views import PULL_COLUMNS
 
 from .files import FLUSH_BYTES, FileSink, Verify
 from .manifest import MAX_PARTS, SinkState, move_to_log
 from .manifest import Part as FilePart
+from .rows import wrong_items
 
 # A row group is what a Parquet writer holds in memory: this many rows, or bytes of JSON text in them.
 GROUP_ROWS = 10_000
@@ -36,13 +34,13 @@ PART_ROWS = 100_000
 PART_BYTES = 256 * 2**20
 PART_SECONDS = 10.0
 
-_PART_NAME = re.compile(r"\.?part-(\d{6,})\.parquet(?:\.tmp)?", re.ASCII)
-
 
 class ParquetSink(FileSink):
-    """Writes ``part-000001.parquet`` and so on, with the columns of ``schema(Interaction)`` after those of the pull.
+    """Writes ``interactions/part-000001.parquet`` and so on, with the columns of the items after those of the pull.
 
-    Times are in UTC, also the bounds of the window; lists and ``remote_data`` are JSON text.
+    Nothing else is in that folder, so that a reader can take it as a whole. A pull without rows leaves a part without
+    rows, which has the columns. Times are in UTC, also the bounds of the window; lists and
+    ``remote_data`` are JSON text.
 
     Pages of many accounts share a part. It is closed, and thereby committed, after ``part_rows`` rows or
     ``part_seconds``, whichever comes first. After a crash, the rows of an unfinished part are requested again.
@@ -57,6 +55,7 @@ class ParquetSink(FileSink):
         self,
         directory: str | os.PathLike[str],
         *,
+        resource: str = "interactions",
         fresh: bool = False,
         verify: Verify = "full",
         part_rows: int = PART_ROWS,
@@ -68,8 +67,7 @@ class ParquetSink(FileSink):
         self._parquet: Any = import_module("pyarrow.parquet")
         if part_rows < 1 or part_seconds <= 0:
             raise UsageError("part_rows must be at least 1, and part_seconds greater than 0")
-        super().__init__(directory, fresh=fresh, verify=verify, disk=disk, clock=clock)
-        self._use_columns(PULL_SCHEMA)
+        super().__init__(directory, resource=resource, fresh=fresh, verify=verify, disk=disk, clock=clock)
         self._part_rows = part_rows
         self._part_seconds = part_seconds
         self._file: _PartFile | None = None
@@ -85,15 +83,15 @@ class ParquetSink(FileSink):
             or self._clock() - self._new_since >= self._part_seconds
         )
 
-    def _use_columns(self, lead: Schema) -> None:
-        self._lead = lead
-        self._columns = fixed_schema(Interaction, lead)
+    def _use_version(self, version: int) -> None:
+        super()._use_version(version)
+        self._columns = self.schema
         self._schema = arrow_schema(self._columns, self._arrow, required=PULL_COLUMNS[:1])
 
     def _encode(self, page: AccountPage[Any]) -> tuple[list[Part], int]:
         items = page.page.items
-        if not all(isinstance(item, Interaction) for item in items):
-            raise UsageError("the parquet sink needs Interaction items: pull with item_type=Interaction")
+        if not all(isinstance(item, self.item_type) for item in items):
+            raise wrong_items("parquet", self.item_type)
         if not items:
             return [], 0
         size = sum([memoryview(item.remote_json).nbytes for item in items])
@@ -102,29 +100,33 @@ class ParquetSink(FileSink):
     # Everything below runs in the worker's thread.
 
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
-        # A folder keeps the columns that its first part has.
-        self._use_columns(
-            PULL_SCHEMA_1 if state.count and state.columns < PULL_SCHEMA.version else PULL_SCHEMA
-        )
         self._durable = replace(state, columns=self._lead.version)
         # A number is used once, even if its part was never committed: somebody may have read that file.
-        numbers = [int(match[1]) for name in found if (match := _PART_NAME.fullmatch(name))]
+        numbers = [number for name in found if (number := self._layout.number(name)) is not None]
         self._number = max([state.next, *(number + 1 for number in numbers)])
+        self._folder = self.directory / self._layout.parts_folder
+        if self._folder.is_symlink():  # parts are renamed into it, which needs one file system
+            raise StateConflictError(
+                f"cannot write to {self._folder}: it is a link. Use another folder", path=str(self._folder)
+            )
+        self._new_folders += self._disk.make_folders(self._folder)
 
     def _append(self, encoded: list[Part], rows: int) -> None:
         if self._writer is None:
-            self._file = _PartFile(self._disk, self.directory / f".part-{self._number:06d}.parquet.tmp")
+            self._file = _PartFile(self._disk, self.directory / self._layout.temporary_part(self._number))
             self._file_rows = 0
             self._writer = self._parquet.ParquetWriter(self._file, self._schema, compression="zstd")
+        if not rows:
+            return
         groups = max(rows // GROUP_ROWS, 1)
-        data = fixed_columns(self._columns, Parts(encoded, Interaction, self._lead))
+        data = fixed_columns(self._columns, Parts(encoded, self.item_type, self._lead))
         self._writer.write_batch(
             record_batch(data, self._arrow, self._schema), row_group_size=ceil(rows / groups)
         )
         self._file_rows += rows
 
     def _sync(self, encoded: list[Part], rows: int) -> SinkState:
-        if rows:
+        if rows or (self._file is None and not self._durable.count):  # a pull without rows leaves the columns
             self._append(encoded, rows)
         file = self._file
         if file is not None:
@@ -135,13 +137,14 @@ class ParquetSink(FileSink):
                 self._disk.fsync(file.file)
             finally:
                 self._disk.close(file.file)
-            part = FilePart(f"part-{self._number:06d}.parquet", self._file_rows, file.size, file.crc32)
+            part = FilePart(self._layout.part(self._number), self._file_rows, file.size, file.crc32)
             self._disk.rename(file.path, self.directory / part.name)
-            self._disk.fsync_dir(self.directory)
+            for folder in {self._folder: None, self.directory: None}:
+                self._disk.fsync_dir(folder)
             self._number += 1
             state = self._durable
             if len(state.parts) >= MAX_PARTS:
-                state = move_to_log(self._disk, self.directory, state)
+                state = move_to_log(self._disk, self.directory / self._layout.parts_log, state)
             self._durable = replace(state, parts=(*state.parts, part), next=self._number)
         return self._durable
 

@@ -6,57 +6,75 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter, itemgetter
-from typing import Any, cast
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Raw
 
 from truto_ci_async._json import encode
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models import Interaction
+from truto_ci_async.export.schema import Schema
 from truto_ci_async.models.pulls import AccountPage
-from truto_ci_async.models.row_views import PULL_COLUMNS, View, plain_views
+from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA, View, plain_views
+
+#: What to do with text that a spreadsheet would take for a formula.
+CsvFormulas: TypeAlias = Literal["keep", "escape"]
 
 
-def pull_columns(page: AccountPage[Any]) -> dict[str, str | None]:
-    """Return what every row of a page starts with: its account, tenant and window."""
+def pull_columns(page: AccountPage[Any], lead: Schema = PULL_SCHEMA) -> dict[str, Any]:
+    """Return what every row of a page starts with, by the names of ``lead``; bounds of the window as they were sent."""
     account, window = page.account, page.window
-    return dict(zip(PULL_COLUMNS, (account.id, account.tenant_id, window.start, window.end), strict=True))
+    values = (account.id, account.tenant_id, window.start, window.end, page.pulled_at)
+    return dict(zip(lead.names, values, strict=False))
 
 
-def flat_rows(page: AccountPage[Any], format: str) -> list[tuple[Any, ...]]:
-    """Return the items of a page as rows of ``FileSink.columns``.
+def flat_rows(page: AccountPage[Any], lead: Schema, columns: Schema, item_type: Any) -> list[tuple[Any, ...]]:
+    """Return the items of a page as rows: the columns of ``lead``, then those of the items.
 
-    :raises UsageError: the items are not Interactions.
+    :raises UsageError: the items are of another type.
     """
-    ours = tuple(pull_columns(page).values())
-    try:
-        return [(*ours, *item.row().values()) for item in cast("Sequence[Interaction]", page.page.items)]
-    except AttributeError as error:
-        raise UsageError(
-            f"the {format} sink needs Interaction items: pull with item_type=Interaction"
-        ) from error
+    ours = tuple(pull_columns(page, lead).values())
+    items = page.page.items
+    if not all(isinstance(item, item_type) for item in items):
+        raise wrong_items("csv", item_type)
+    return [(*ours, *columns.values(item)) for item in items]
+
+
+def wrong_items(format: str, item_type: Any) -> UsageError:
+    name = item_type.__name__
+    return UsageError(f"the {format} sink needs {name} items: pull with item_type={name}")
 
 
 # Twice as fast as the csv module, which also leaves a lone carriage return unquoted before Python 3.13.
 _needs_quotes = re.compile('[",\r\n]').search
+# Text that spreadsheets take for a formula, and text that would be taken for an escaped one.
+_is_formula = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]").match
 
 
-def csv_line(values: Iterable[object]) -> str:
-    """Write one row of CSV, with its line end."""
+def csv_line(values: Iterable[object], escapes: bool = False) -> str:
+    """Write one row of CSV, with its line end. ``escapes`` puts ``'`` before text that looks like a formula."""
     # A row that is one empty cell would be a blank line, which readers skip.
-    return (",".join([_csv_cell(value) for value in values]) or '""') + "\n"
+    return (",".join([_csv_cell(value, escapes) for value in values]) or '""') + "\n"
 
 
-def _csv_cell(value: object) -> str:
-    """Write one value. None becomes an empty cell, lists and objects become JSON."""
+def _csv_cell(value: object, escapes: bool) -> str:
+    """Write one value. None becomes an empty cell, empty text ``""``, and lists and objects become JSON."""
     if value is None:
         return ""
-    if not isinstance(value, str):
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return str(value)
-        value = value.isoformat() if isinstance(value, datetime) else msgspec.json.encode(value).decode()
-    return '"' + value.replace('"', '""') + '"' if _needs_quotes(value) else value
+    if isinstance(value, str):
+        if escapes and _is_formula(value):
+            value = f"'{value}"
+        return '"' + value.replace('"', '""') + '"' if not value or _needs_quotes(value) else value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    return _csv_cell(msgspec.json.encode(value).decode(), escapes)
+
+
+def unescape_formula(text: str) -> str:
+    """Return text as it was before ``csv_line`` escaped it."""
+    return text[1:] if text[:1] == "'" and _is_formula(text) else text
 
 
 _WHITESPACE = b" \t\r\n"
@@ -67,7 +85,7 @@ _first_of = itemgetter(0)
 
 
 def json_lines(
-    columns: Mapping[str, str | None], items: Sequence[Any], views: Sequence[View] | None = None
+    columns: Mapping[str, Any], items: Sequence[Any], views: Sequence[View] | None = None
 ) -> bytes:
     """Return items as JSON objects, one per line, that start with ``columns``. Raw items are not decoded for it.
 
@@ -103,7 +121,7 @@ def _plain_lines(head: bytes, texts: Sequence[Any]) -> bytes | None:
     return b"".join((start, (b"\n" + start).join([body[1:] for body in bodies]), b"\n"))
 
 
-def _json_line(head: bytes, columns: Mapping[str, str | None], text: bytes) -> bytes:
+def _json_line(head: bytes, columns: Mapping[str, Any], text: bytes) -> bytes:
     """Encode any item: one on several lines, an empty one, not an object, or with names of ours."""
     if b"\n" in text or b"\r" in text:
         text = msgspec.json.format(text, indent=-1)

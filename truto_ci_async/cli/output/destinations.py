@@ -154,14 +154,18 @@ def _is_same(path: Path, other: str) -> bool:
 
 def _is_of_a_pull(path: Path, *, is_here: bool) -> bool:
     """Return whether a pull keeps its rows or state in this file; ``is_here``: if it is in a folder of a pull."""
+    from truto_ci_async.sinks.layout import is_used_by_pulls
+
+    folders = [folder for folder in path.parents[:2] if is_used_by_pulls(path, folder)]
+    return any((is_here and folder == path.parent) or _is_pull_folder(folder) for folder in folders)
+
+
+def _is_pull_folder(folder: Path) -> bool:
     from truto_ci_async.resources.interactions import STATE_FILE
-    from truto_ci_async.sinks.files import is_used_by_pulls
     from truto_ci_async.sinks.manifest import read_manifest
 
-    if not is_used_by_pulls(path.name):
-        return False
     try:
-        return is_here or (path.parent / STATE_FILE).exists() or read_manifest(path.parent) is not None
+        return (folder / STATE_FILE).exists() or read_manifest(folder) is not None
     except (OSError, ValueError):  # a manifest of something else
         return False
 

@@ -14,8 +14,8 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from truto_ci_async._json import encode
-from truto_ci_async.errors import MissingExtraError
-from truto_ci_async.sinks.rows import csv_line
+from truto_ci_async.errors import MissingExtraError, UsageError
+from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
 from .tables import RowLayout, TableWriter, terminal_table
 
@@ -30,18 +30,23 @@ class Writer(Protocol):
     def end(self) -> bytes: ...
 
 
-def make_writer(format: str, layout: RowLayout, *, is_stdout: bool) -> Writer:
+def make_writer(
+    format: str, layout: RowLayout, *, is_stdout: bool, csv_formulas: CsvFormulas = "keep"
+) -> Writer:
     """Return the writer for ``-o``.
 
     :raises MissingExtraError: YAML without PyYAML.
+    :raises UsageError: ``csv_formulas`` for another format.
     """
+    if csv_formulas != "keep" and format != "csv":
+        raise UsageError(f"--csv-formulas is for csv, not for {format}")
     match format:
         case "json":
             return JsonWriter()
         case "ndjson":
             return NdjsonWriter()
         case "csv":
-            return CsvWriter(layout)
+            return CsvWriter(layout, csv_formulas)
         case "yaml":
             return YamlWriter()
         case _:
@@ -222,13 +227,14 @@ class DocumentWriter:
 
 
 class CsvWriter:
-    """Comma-separated values in UTF-8 with a header; null is an empty cell, lists and objects are JSON.
+    """Comma-separated values in UTF-8 with a header. Null is an empty cell, empty text is ``""``, lists are JSON.
 
     ``left_out`` has the fields that first appeared after the header was written, so have no column.
     """
 
-    def __init__(self, layout: RowLayout) -> None:
+    def __init__(self, layout: RowLayout, csv_formulas: CsvFormulas = "keep") -> None:
         self._layout = layout
+        self._escapes = csv_formulas == "escape"
         self._fields: tuple[str, ...] | None = None
         self.left_out: dict[str, None] = {}
 
@@ -237,10 +243,10 @@ class CsvWriter:
         lines: list[str] = []
         if self._fields is None and (rows or self._layout.fields):
             self._fields = tuple(self._layout.fields or dict.fromkeys(name for row in rows for name in row))
-            lines.append(csv_line(self._fields))
+            lines.append(csv_line(self._fields, self._escapes))
         fields = self._fields or ()
         for row in rows:
-            lines.append(csv_line(row.get(name) for name in fields))
+            lines.append(csv_line((row.get(name) for name in fields), self._escapes))
             self.left_out |= dict.fromkeys(name for name in row if name not in fields)
         return "".join(lines).encode()
 

@@ -64,6 +64,10 @@ class PullStore(ABC):
         """Do what may follow a commit that is durable."""
 
     @abstractmethod
+    def note_complete(self) -> None:
+        """Note that every account was pulled to the end; ``aclose`` comes next."""
+
+    @abstractmethod
     async def add_row_fingerprints(self, added: Mapping[Key, bytes]) -> None:
         """Append to the fingerprints of some walks, which their bodies stood for."""
 
@@ -139,6 +143,10 @@ class CheckpointStore(PullStore):
         if (committed := getattr(self._sink, "committed", None)) is not None:
             await committed()
 
+    def note_complete(self) -> None:
+        if (note := getattr(self._sink, "note_complete", None)) is not None:
+            note()
+
     async def row_fingerprints(self, key: Key) -> bytes:
         return await self._checkpoint.row_keys(key)
 
@@ -204,6 +212,9 @@ class WholeStore(PullStore):
         return b"" if stored is None else await stored(key)
 
     async def committed(self) -> None:
+        pass
+
+    def note_complete(self) -> None:
         pass
 
     async def add_row_fingerprints(self, added: Mapping[Key, bytes]) -> None:

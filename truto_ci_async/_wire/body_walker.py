@@ -1,7 +1,7 @@
 """Reads a body in steps of a few milliseconds, from one top-level key to the next.
 
-`page_reader` takes this way for what it cannot decode in one go: large and keyed bodies, wrong items, lone surrogates.
-No value is decoded but those of the items; what surrounds them is returned as it came.
+`page_reader` uses this for what it cannot decode in one go: large and keyed bodies, invalid items, lone surrogates.
+Only the items are decoded; the values around them are returned as they came.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class Walked(NamedTuple, Generic[T]):
     collector: ItemCollector[T]
 
 
-class PageWalker(Generic[T]):
-    """Walk over one body. ``size`` says how many bytes of items to decode in the next step."""
+class BodyWalker(Generic[T]):
+    """Read one body step by step. ``size`` returns how many bytes of items to decode in the next step."""
 
     def __init__(self, body: bytes, reader: ItemReader[T], *, keyed: bool, size: Callable[[], int]) -> None:
         self.at_end = False  # the body is complete JSON

@@ -1,4 +1,7 @@
-"""Reads points in time that are not RFC 3339: other formats of a date-time, and numbers of seconds since 1970."""
+"""Reads the times in a response that are not RFC 3339: other ways to write a date-time, and seconds since 1970.
+
+Times that callers pass in, such as ``-7d``, are read in `times`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ _DATE_TIME = re.compile(
 _decode_text: Callable[[bytes], str] = msgspec.json.Decoder(str).decode
 
 
-def read_moment(raw: bytes) -> tuple[datetime, str] | None:
+def read_datetime(raw: bytes) -> tuple[datetime, str] | None:
     """Read a JSON value as a date-time, leniently, and say how it was understood; None if it is not one.
 
     Accepted: a space instead of the T, no offset (taken as UTC), no seconds, a date alone, an offset without a colon,

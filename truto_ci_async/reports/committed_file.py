@@ -1,0 +1,62 @@
+"""One committed file of a pull: how much of it counts, and whether that is still what was written."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from truto_ci_async.errors import DamagedStateError
+
+PIECE_BYTES = 2**22
+
+
+class CommittedFile(NamedTuple):
+    """``size`` bytes at the beginning of a file count; ``crc32`` is theirs, in hex."""
+
+    path: Path
+    rows: int
+    size: int
+    crc32: str
+
+    def pieces(self) -> Iterator[bytes]:
+        """Generate what counts, in pieces.
+
+        :raises ValueError: it was cut or changed; the latter is known at the end.
+        """
+        left, crc32 = self.size, 0
+        if not left and not self.path.exists():  # an empty file is seldom copied
+            return
+        with self.path.open("rb") as file:
+            while left:
+                piece = file.read(min(left, PIECE_BYTES))
+                if not piece:
+                    raise ValueError(f"it has {self.size - left:,} bytes instead of {self.size:,}")
+                left -= len(piece)
+                crc32 = zlib.crc32(piece, crc32)
+                yield piece
+        if f"{crc32:08x}" != self.crc32:
+            raise ValueError("its checksum differs")
+
+    def line_pieces(self) -> Iterator[bytes]:
+        """Generate what counts, in pieces of whole lines.
+
+        :raises ValueError: as for ``pieces``.
+        """
+        rest: list[bytes] = []
+        for piece in self.pieces():
+            end = piece.rfind(b"\n") + 1
+            if end:
+                yield b"".join((*rest, piece[:end]))
+                rest = []
+            rest.append(piece[end:])
+        if any(rest):
+            raise ValueError("its last line has no end")
+
+    def check_rows(self, found: int) -> None:
+        """:raises DamagedStateError: that is not the number of its rows."""
+        if found != self.rows:
+            raise DamagedStateError(
+                f"{self.path} has {found:,} rows instead of {self.rows:,}", path=str(self.path)
+            )
