@@ -146,7 +146,7 @@ build/sdk/.stamp: Makefile
 
 # What .venv has, a notebook's kernel, and playwright with the chromium of the system.
 build/services/.stamp: locks/services.txt Makefile $(VENV)/.stamp-venv
-	@command -v chromium >/dev/null || { \
+	@[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || { \
 	  echo "Setting up chromium, by apt-get" >&2; \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \

@@ -120,8 +120,8 @@ async def pull(job: dict[str, Any]) -> dict[str, Any]:
     from truto_ci_async.pull.engine import Pull
     from truto_ci_async.pull.report import Budget
     from truto_ci_async.pull.shard import run_shard
-    from truto_ci_async.resources.pulled import state_file
     from truto_ci_async.sinks.files import Disk, FileSink
+    from truto_ci_async.sinks.layout import state_file
     from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
     from truto_ci_async.sinks.parquet import ParquetSink
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from truto_ci_async import AccountPage, Interaction, PlannedAccount, Window
 from truto_ci_async.models import Email, Metrics, Page, Person
@@ -50,19 +51,19 @@ def person(at: int, name: str | None = None, **metrics: float | None) -> Interac
 
 async def write_folder(
     folder: Path,
-    rows: Iterable[tuple[str, Window, Sequence[Interaction]]],
+    rows: Iterable[tuple[str, Window, Sequence[Any]]],
     *,
-    final: bool = True,
+    resource: str = "interactions",
 ) -> None:
     """Write rows as a pull into CSV does, without its state."""
-    sink = make_sink("csv", folder, fresh=True)
+    sink = make_sink("csv", folder, resource=resource)
     await sink.hold()
     await sink.open(None)
     try:
         for account, window, items in rows:
             planned = PlannedAccount(account, f"tenant-{int(account.rsplit('-', 1)[-1]) % 7}")
             await sink.write(AccountPage(planned, window, Page(items=tuple(items))))
-        await sink.commit(final=final)
+        await sink.commit(final=True)
         await sink.committed()
     finally:
         await sink.aclose()

@@ -18,7 +18,7 @@ import pytest
 import truto_ci_async
 from tests.report_folders import HOSTILE, WINDOWS, person, write_folder
 from tests.support import run
-from truto_ci_async import Fault, MissingExtraError, Sandbox, TrutoClient, UsageError, charts, report
+from truto_ci_async import Fault, MissingExtraError, Sandbox, TrutoClient, UsageError, User, charts, report
 from truto_ci_async.models import Interaction, Page
 from truto_ci_async.reports import report_data, report_page
 from truto_ci_async.reports.rows import Rows, rows_of
@@ -129,7 +129,7 @@ def test_a_chart_of_little_or_odd_data_is_valid(chart: str, data: Any) -> None:
 
 def test_a_hundred_thousand_people_are_a_bounded_chart_that_says_so() -> None:
     """A browser draws some thousands of points; a chart that silently leaves out the others would mislead."""
-    data = frame(100_000)
+    data = rows_of(frame(100_000), *columns(0))  # read once for all of them
     expected = {
         "distribution": (lambda data: charts.distribution(data, "patience"), "100,000 rows have it"),
         "compare": (CHARTS["compare"], "a random 2,000 of 100,000 points"),
@@ -254,10 +254,9 @@ class Seen(HTMLParser):
 
 
 @pytest.fixture(autouse=True)
-def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave out Vega, which takes seconds to build; one test has it."""
-    if "real" not in request.node.name:
-        monkeypatch.setattr(report_page, "_library", lambda: "/* vega */")
+def library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out Vega, which takes seconds to build; the tests in a browser have it."""
+    monkeypatch.setattr(report_page, "_library", lambda: "/* vega */")
 
 
 @pytest.fixture(scope="module")
@@ -424,17 +423,28 @@ def test_without_the_extra_a_report_says_what_to_install(
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_real_library_can_be_part_of_a_page(folder: Path, tmp_path: Path) -> None:
-    """The policy of the page allows its two scripts by their hashes, so each must be exactly what was hashed."""
+def test_the_policy_of_a_page_names_its_two_scripts(folder: Path, tmp_path: Path) -> None:
+    """It allows them by their hashes, so each must be exactly what was hashed."""
     text = report(folder, tmp_path / "report.html").read_text("utf-8")
-    page = Seen(text)
-    library, script = page.scripts[1:]
-    assert "vegaEmbed" in library
     policy = re.search('Content-Security-Policy" content="([^"]*)"', text)
     assert policy is not None
     assert "default-src 'none'" in policy[1]
     assert "unsafe-eval" not in policy[1]
-    assert re.findall("'sha256-[^']*'", policy[1]) == [
-        report_page.hash_of(library),
-        report_page.hash_of(script),
-    ]
+    assert re.findall("'sha256-[^']*'", policy[1]) == list(map(report_page.hash_of, Seen(text).scripts[1:]))
+
+
+def test_people_have_the_names_that_the_folder_has_of_users(tmp_path: Path) -> None:
+    """A provider such as Gong sends no name with the metrics, but the list of its users has them."""
+    nameless = [person(at, "") for at in range(3)]
+    run(write_folder(tmp_path / "out", [(account, WINDOWS[0], nameless) for account in ("a-1", "a-2")]))
+    users = [User(id="u0", name="Ada"), User(id="u1", name="Bo"), User(id="u2")]
+    run(write_folder(tmp_path / "out", [("a-1", WINDOWS[0], users)], resource="users"))
+    people = {(row[1], row[0]) for row in seen(tmp_path / "out").data["people"]["rows"]}
+    assert people == {
+        ("a-1", "Ada"),
+        ("a-1", "Bo"),
+        ("a-1", "p2@team.example (u2) (a-1)"),
+        ("a-2", "p0@team.example"),
+        ("a-2", "p1@team.example"),
+        ("a-2", "p2@team.example (u2) (a-2)"),
+    }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
     from truto_ci_async.pull.report import PullReports
 
-# A sandbox for a pull has enough accounts and pages to watch, and the service's rate limits in a tenth of the time.
+# The sandbox of a pull has enough accounts and pages to watch, and the service's rate limits ten times as fast.
 PULL_SANDBOX: Final[dict[str, Any]] = {
     "accounts": 24,
     "page_size": 25,

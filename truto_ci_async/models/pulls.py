@@ -1,4 +1,4 @@
-"""What a pull asks for and hands out: accounts, windows and their pages."""
+"""What a pull requests and hands out: accounts, windows and their pages."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from truto_ci_async._checks import check_number, check_whole_number
 from truto_ci_async.errors import APIError, TrutoError
 from truto_ci_async.export import html
 
-# Of what the service sent with an error: a report may hold the errors of 100,000 accounts.
+# Characters kept of what the service sent with an error: a report may hold the errors of 100,000 accounts.
 KEPT_CHARACTERS = 2_000
-# After so many errors only their messages and hints are kept.
+# Errors kept in full; of further ones only messages and hints are kept.
 KEPT_ERRORS = 1_000
 
 

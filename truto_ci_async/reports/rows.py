@@ -1,4 +1,4 @@
-"""The rows that charts are made of: columns of any kind of data, and the person and the window of each row."""
+"""The rows behind charts: columns of any kind of data, and the person and the window of each row."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datetime import date, datetime
 from functools import cached_property
 from importlib import import_module
 from math import isfinite, nan
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from truto_ci_async._text import printable
 from truto_ci_async.errors import UsageError
@@ -59,7 +59,7 @@ class Rows:
         return len(next(iter(self._columns.values()), ()))
 
     def numbers(self, column: str) -> list[float]:
-        """Return the numbers of a column, without what is no number."""
+        """Return the numbers of a column; anything else is left out."""
         return [value for value in map(number, self[column]) if value is not None]
 
     @cached_property
@@ -113,7 +113,7 @@ def rows_of(data: Any, *needed: str, optional: Iterable[str] = ()) -> Rows:
     :raises UsageError: there is no such column, or the data is of no known kind.
     """
     if isinstance(data, (str, os.PathLike)):
-        data = read_folder(data)
+        data = read_folder(cast("str | os.PathLike[str]", data))
     wanted = tuple(dict.fromkeys((*needed, *optional)))
     if isinstance(data, Rows):
         return data
@@ -121,7 +121,7 @@ def rows_of(data: Any, *needed: str, optional: Iterable[str] = ()) -> Rows:
         _check(needed, data.schema.names)
         return read_rows(data, [name for name in wanted if name in data.schema.names])
     if isinstance(data, (Frames, list, tuple)):
-        table = columns_of(parts_of(data))
+        table = columns_of(parts_of(cast("Any", data)))
         _check(needed, table.schema.names if table.num_rows else needed)
         found = dict(zip(table.schema.names, table.values, strict=True))
         return Rows({name: found.get(name, ()) for name in wanted if name in found or not table.num_rows})
@@ -149,7 +149,7 @@ def _check(needed: Iterable[str], known: Sequence[str]) -> None:
 
 
 def read_rows(folder: Folder, names: Sequence[str], people: Mapping[PersonKey, str] | None = None) -> Rows:
-    """Read columns of a folder, in little more memory than their numbers and their different texts need."""
+    """Read columns of a folder, in little more memory than their numbers and distinct texts need."""
     schema = folder.schema.select(names)
     is_number = [column.type == "float64" for column in schema]
     columns: list[Any] = [array("d") if each else [] for each in is_number]

@@ -14,7 +14,7 @@ from truto_ci_async.errors import UsageError
 
 from .integrated_accounts import IntegratedAccounts
 from .options import RESOURCES
-from .pulled import check_accounts_file, state_file
+from .pulled import check_accounts_file
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -66,6 +66,7 @@ async def pull_resources(
     from truto_ci_async.pull.report import Budget, PullReports
     from truto_ci_async.pull.shard import run_shard
     from truto_ci_async.sinks.factory import make_sink
+    from truto_ci_async.sinks.layout import state_file
 
     names = _names(resources)
     if not os.fspath(out):
