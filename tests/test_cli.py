@@ -1591,7 +1591,7 @@ def test_every_format_is_safe_on_a_terminal_and_exact_in_a_file(tmp_path: Path, 
 
 
 def test_an_error_about_the_command_line_hides_what_may_be_a_password(run: Run) -> None:
-    ran = run("accounts", "--api-urll", "user:hunter2@host\x1b[2J")
+    ran = run("interactions", "--api-urll", "user:hunter2@host\x1b[2J")
     assert ran.code == USAGE
     assert "unrecognized arguments: --api-urll ***" in ran.err
 

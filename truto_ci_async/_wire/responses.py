@@ -210,12 +210,35 @@ def says_no_data(error: APIError) -> bool:
 
     "Could not find company" is a 404 too, and means that something is wrong.
     """
+    return _is_said(error, _NO_DATA, _NOTHING_THERE)
+
+
+def says_no_transcript(error: APIError) -> bool:
+    """Tell whether a 404 of the provider means that a meeting has no transcript, at least not yet.
+
+    "Transcript not found" says so, and so does "No calls found corresponding to the provided filters".
+    """
+    return _is_said(error, _NO_DATA, _NOTHING_THERE, _NO_TRANSCRIPT)
+
+
+_NO_TRANSCRIPT = (
+    r"\b(?:transcripts?|transcriptions?|recordings?)\b[^.;]{0,60}?"
+    r"(?:\bmissing|\bunavailable|(?:\bnot|n't)(?: been| yet)* (?:found|available|ready|exist|generated"
+    r"|processed|created|recorded|there))\b"
+    r"|\b(?:no|without|missing)\b(?! (?:access|permission|right|authori[sz]|licen[sc]e|subscription))"
+    r"[^.;]{0,20}?\b(?:transcripts?|transcriptions?|recordings?)\b"
+    r"|\b(?:calls?|meetings?)\b[^.;]{0,40}?\bnot(?: been| yet)* (?:transcribed|recorded)\b"
+)
+
+
+def _is_said(error: APIError, *patterns: str) -> bool:
+    """Tell whether a 404 of the provider says one of these, in any of its texts."""
     if error.status != 404 or not error.is_remote:
         return False
     remote = error.insight.get("remote_error")
     description = cast("dict[str, object]", remote).get("description") if isinstance(remote, dict) else None
     texts = (" ".join(_text(each).split()) for each in (error.message, error.raw_response, description))
-    return any(_search(_NO_DATA, text) or _search(_NOTHING_THERE, text) for text in texts)
+    return any(_search(pattern, text) for text in texts for pattern in patterns)
 
 
 class _TokenBody(Struct):

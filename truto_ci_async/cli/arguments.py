@@ -9,7 +9,7 @@ Parsing has no effects: ``options.command`` of the result names the function in 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from textwrap import fill
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -17,9 +17,9 @@ from truto_ci_async._text import hide_passwords, printable
 from truto_ci_async.cli.output.writers import FORMATS
 
 from .messages import EXIT_CODES, PULL_EXIT_CODES
+from .resources import MODEL, RESOURCES, ResourceCommand
 from .values import filled, moment, rate, seconds, whole_number, window_length
 
-INTERACTIONS: Final = ("conversational-intelligence", "interactions")
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
 SANDBOX_SEED: Final = 7
 
@@ -32,6 +32,7 @@ try it now, without an account (--sandbox starts a local service with made-up da
   truto-ci accounts --sandbox
   truto-ci interactions --sandbox --max-items 5
   truto-ci interactions --sandbox -o csv | head -3
+  truto-ci transcripts --sandbox -o text
   truto-ci pull --sandbox --out out/
 
 with your own account:
@@ -48,22 +49,11 @@ environment:
   HTTPS_PROXY, NO_PROXY, NO_COLOR, COLUMNS   as usual
 """
 EXAMPLES: Final = "examples (leave out --sandbox once TRUTO_API_TOKEN is set):"
-INTERACTIONS_EXAMPLES: Final = EXAMPLES + """
-  truto-ci interactions --sandbox
-  truto-ci interactions --sandbox --start-time 2024-03-01 --end-time 2024-04-01 -o csv --max-items 3
-  truto-ci interactions --sandbox --user 7407178509922943910 -o json --ignore-remote-data
-  truto-ci interactions --sandbox --limit 100 --max-pages 1 -o ndjson
-  truto-ci interactions --sandbox --key-by id -o json
-  truto-ci interactions --sandbox --format stream -o ndjson | head -2
-
-Truto's synced store supports sort_by and operators:
-  truto-ci interactions --sandbox -q 'truto_super_query=wnam,created_at[gt]=2024-06-01T00:00:00Z' --max-items 3
-  truto-ci interactions --sandbox --query-json '{"truto_super_query": "wnam", "sort_by": {"id": "desc"}}' --max-items 3
-
-""" + EXIT_CODES
 UNIFIED_EXAMPLES: Final = f"""\
 {EXAMPLES}
   truto-ci unified conversational-intelligence interactions --sandbox -o json --max-items 2
+  truto-ci unified conversational-intelligence meetings 21733121561272471090 --sandbox
+  truto-ci unified conversational-intelligence meetings --sandbox -m meta -o yaml
   truto-ci unified crm contacts --sandbox -o csv
 
 {EXIT_CODES}"""
@@ -86,11 +76,13 @@ ACCOUNTS_EXAMPLES: Final = f"""\
 {EXAMPLES}
   truto-ci accounts --sandbox
   truto-ci accounts --sandbox --integration gong --status active -o ndjson
+  truto-ci accounts c590b1b6-d8ec-4915-bad0-f00d5d483d57 --sandbox
 
 {EXIT_CODES}"""
 CAPABILITIES_EXAMPLES: Final = f"""\
-example:
+examples:
   truto-ci capabilities --sandbox
+  truto-ci capabilities --sandbox --resource meetings -o json
 
 {EXIT_CODES}"""
 REPORT_EXAMPLES: Final = """\
@@ -118,7 +110,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_connection(parser, {"token": None, "api_url": None, "sandbox": False, "timeout": None, "verbose": 0})
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
-    _add_interactions(commands)
+    for name, resource in RESOURCES.items():
+        _add_resource(commands, name, resource)
     _add_unified(commands)
     _add_pull(commands)
     _add_accounts(commands)
@@ -151,36 +144,59 @@ class _Parser(argparse.ArgumentParser):
 # --- commands --------------------------------------------------------------------------------------------------
 
 
-def _add_interactions(commands: Commands) -> None:
+def _add_resource(commands: Commands, name: str, resource: ResourceCommand) -> None:
     parser = _command(
-        commands, "interactions", help="talk metrics of the people in one account", epilog=INTERACTIONS_EXAMPLES,
-        description="List the interactions of one account: a row of talk metrics for each of its people.")
-    _add_list(parser)
-    parser.set_defaults(model=INTERACTIONS[0], resource=INTERACTIONS[1])
+        commands, name, help=resource.help, description=resource.description,
+        epilog=f"{EXAMPLES}\n{resource.examples}\n{EXIT_CODES}")
+    if resource.has_get:
+        parser.add_argument("id", nargs="?", type=filled, metavar="ID", help="show this one, with all its fields")
+    _add_list(parser, resource.filters, resource.text_formats, has_get=resource.has_get)
+    parser.set_defaults(model=MODEL, resource=name)
 
 
 def _add_unified(commands: Commands) -> None:
     parser = _command(
         commands, "unified", help="any other unified resource", epilog=UNIFIED_EXAMPLES,
-        description="List the items of any unified resource of one account.")
+        description="List the items of any unified resource of one account, or show one of them.")
     parser.add_argument("model", type=filled, metavar="MODEL", help="such as conversational-intelligence or crm")
     parser.add_argument("resource", type=filled, metavar="RESOURCE", help="such as interactions or contacts")
-    _add_list(parser)
+    parser.add_argument("id", nargs="?", type=filled, metavar="ID", help="show this one item")
+    _add_list(parser, ("start_time", "end_time", "users", "meeting"), (), has_get=True)
 
 
-def _add_list(parser: argparse.ArgumentParser) -> None:
-    """Add the options for listing a unified resource."""
+def _add_list(
+    parser: argparse.ArgumentParser, filters: Collection[str], text_formats: Sequence[str], *, has_get: bool
+) -> None:
+    """Add the options of a unified resource: ``filters`` are those that not every resource has."""
+    parser.set_defaults(id=None, start_time=None, end_time=None, users=[], meeting=[])
     group = parser.add_argument_group("what to ask for")
     group.add_argument(
         "-a", "--account", type=filled, metavar="ID",
         help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")
     group.add_argument(
-        "--start-time", type=moment, metavar="TIME",
-        help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or relative to now: "
-        "today, --start-time=-7d (s, m, h, d, w), today-12h; Gong needs a window and returns whole days in the "
-        "company's own time zone")
-    group.add_argument("--end-time", type=moment, metavar="TIME", help="end of the window, exclusive")
-    _add_filters(group)
+        "-m", "--method", choices=("list", "get", "meta") if has_get else ("list", "meta"),
+        help="list (default)" + (", get (default with an ID)" if has_get else "")
+        + ", or meta: which parameters a list takes and which fields its items have, as JSON Schema"
+        + (" (for `get`, write get as the ID)" if has_get else ""))
+    if "start_time" in filters:
+        group.add_argument(
+            "--start-time", type=moment, metavar="TIME",
+            help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or relative to now: "
+            "today, --start-time=-7d (s, m, h, d, w), today-12h; Gong needs a window for interactions and activity, "
+            "and returns whole days in the company's own time zone")
+        group.add_argument("--end-time", type=moment, metavar="TIME", help="end of the window, exclusive")
+    if "meeting" in filters:
+        group.add_argument(
+            "--meeting", action="append", default=[], type=filled, metavar="ID",
+            help="the meeting whose transcript is wanted; may be repeated")
+    _add_filters(group, has_users="users" in filters)
+    group.add_argument("--ignore-limit", action="store_true", help="ask the service to ignore --limit")
+    group.add_argument(
+        "--super-query", type=filled, metavar="REGION", help="read Truto's synced store in apac or wnam")
+    group.add_argument("--skip-api-call", action="store_true", help="do not ask the provider")
+    group.add_argument(
+        "--remote-query", action="append", default=[], metavar="NAME=VALUE,...",
+        help="parameters for the provider itself, written as for -q; may be repeated")
     _add_query(group)
     group = parser.add_argument_group("response format")
     group.add_argument(
@@ -196,9 +212,11 @@ def _add_list(parser: argparse.ArgumentParser) -> None:
         "--key-by", type=filled, metavar="FIELD",
         help="one object with each item under its FIELD, such as id (json, yaml)")
     _add_pages(parser, "items")
+    texts = "; text: one line per sentence; vtt: subtitles, as WebVTT" if text_formats else ""
     _add_output(
-        parser, "table (default), json (one array), ndjson (one object per line; default of --format stream), csv, "
-        "yaml; json, ndjson and yaml hold what the service sent, csv one flat row per item")
+        parser, f"table (default), json (one array{'; default of a single item, as one object' if has_get else ''}), "
+        "ndjson (one object per line; default of --format stream), csv, yaml; json, ndjson and yaml hold what the "
+        f"service sent, csv one flat row per item{texts}", (*FORMATS, *text_formats))
     _add_connection(parser)
 
 
@@ -265,8 +283,10 @@ def _add_pull_window(group: Group) -> None:
 def _add_accounts(commands: Commands) -> None:
     parser = _command(
         commands, "accounts", help="the connected accounts", epilog=ACCOUNTS_EXAMPLES,
-        description="List the integrated accounts of the token's environment. Their context, which can hold secrets, "
-        "is left out.")
+        description="List the integrated accounts of the token's environment, or show one of them. Their context, "
+        "which can hold secrets, is left out.")
+    parser.add_argument(
+        "id", nargs="?", type=filled, metavar="ID", help="show this one; me: the account that the token belongs to")
     group = parser.add_argument_group("what to ask for")
     group.add_argument("--integration", type=filled, metavar="NAME", help="only accounts of this product, such as gong")
     group.add_argument(
@@ -288,6 +308,15 @@ def _add_capabilities(commands: Commands) -> None:
         description="Show which unified resources an account supports, and whether it is blocked.")
     parser.add_argument(
         "account", nargs="?", type=filled, metavar="ID", help="the integrated account (see `truto-ci accounts`)")
+    parser.add_argument(
+        "--type", choices=("unified", "proxy", "all"), default="unified",
+        help="unified resources (default), those of the provider's own API, or all")
+    parser.add_argument(
+        "--resource", action="append", default=[], type=filled, metavar="NAME",
+        help="only this resource; may be repeated")
+    parser.add_argument(
+        "--method", action="append", default=[], dest="methods", type=filled, metavar="NAME",
+        help="only this method; may be repeated")
     _add_output(parser, "table (default), json (one object), ndjson (one resource per line), csv, yaml")
     _add_connection(parser)
 
@@ -388,10 +417,11 @@ def _add_connection(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]
         help="show each request and response on stderr, never the token; -vv adds the traceback of an error")
 
 
-def _add_filters(group: Group) -> None:
-    group.add_argument(
-        "--user", action="append", default=[], dest="users", type=filled, metavar="ID",
-        help="only this user; may be repeated")
+def _add_filters(group: Group, *, has_users: bool = True) -> None:
+    if has_users:
+        group.add_argument(
+            "--user", action="append", default=[], dest="users", type=filled, metavar="ID",
+            help="only this user; may be repeated")
     group.add_argument(
         "--exclude-field", action="append", default=[], dest="exclude_fields", type=filled, metavar="FIELD",
         help="leave this field out; may be repeated")
@@ -426,9 +456,9 @@ def _add_pages(parser: argparse.ArgumentParser, items: str) -> None:
         "next_cursor; write to another --out file, since that of the earlier run is not replaced")
 
 
-def _add_output(parser: argparse.ArgumentParser, formats: str) -> None:
+def _add_output(parser: argparse.ArgumentParser, formats: str, choices: Sequence[str] = FORMATS) -> None:
     group = parser.add_argument_group("output")
-    group.add_argument("-o", "--output", choices=FORMATS, help=formats)
+    group.add_argument("-o", "--output", choices=choices, help=formats)
     _add_csv_formulas(group)
     group.add_argument(
         "--out", type=filled, metavar="FILE",

@@ -25,6 +25,8 @@ R = TypeVar("R")
 
 #: Makes something of a body. The time is that of the call, which counts what it takes.
 Read: TypeAlias = "Callable[[bytes, CallTime], Awaitable[R]]"
+#: Tells whether an error means that there is nothing.
+EmptyIf: TypeAlias = Callable[[APIError], bool]
 
 # A body of this many bytes decodes in a few milliseconds. Larger ones are decoded in slices.
 SLICED_ABOVE = 2**20
@@ -37,7 +39,7 @@ async def fetch_page(
     here: Position,
     *,
     empty_body: bytes,
-    empty_on_not_found: bool,
+    empty_on_not_found: bool | EmptyIf,
 ) -> Page[Any]:
     """Fetch the page at ``here``; see ``fetch_and_read`` for the arguments and errors."""
     data, response = await fetch_and_read(
@@ -67,20 +69,23 @@ async def fetch_and_read(
     here: Position,
     *,
     empty_body: bytes,
-    empty_on_not_found: bool = False,
+    empty_on_not_found: bool | EmptyIf = False,
 ) -> tuple[R, ResponseInfo]:
     """Request the page at ``here`` and return what ``read`` makes of its body.
 
     On the first page of a window, ``empty_body`` is read in place of an empty body that is complete and, with
-    ``empty_on_not_found``, of a remote 404 that says that there is no data. Any other empty body is fetched again.
+    ``empty_on_not_found``, of a remote 404 that says that there is no data, or of an error of which that function says
+    so. Any other empty body is fetched again.
 
     :raises CursorExpiredError: the service no longer accepts the cursor.
     :raises UsageError: the cursor belongs to other filters.
     """
 
     def error_fallback(error: APIError) -> bytes | None:
-        is_empty = empty_on_not_found and here.cursor is None and says_no_data(error)
-        return empty_body if is_empty else None
+        if not empty_on_not_found or here.cursor is not None:
+            return None
+        says_so = says_no_data if empty_on_not_found is True else empty_on_not_found
+        return empty_body if says_so(error) else None
 
     def on_empty(response: ResponseInfo) -> bytes:
         if here.cursor is None and is_empty_by_framing(response):

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -36,6 +36,9 @@ from .row_fingerprints import row_fingerprints, row_identities
 
 T = TypeVar("T")
 
+#: How an account ended: with rows, without any, or not at all, since its provider does not have the resource.
+Ends: TypeAlias = Literal["", "done", "empty", "skipped"]
+
 # A commit is due after so many marked pages or seconds, and at once if somebody waits for it.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
@@ -53,17 +56,9 @@ class Entry:
     """What a page, or the end of an account, adds to the progress, in its place among the others of its account."""
 
     __slots__ = (
-        "body",
-        "durable",
-        "ends",
-        "identities",
-        "is_done",
-        "key",
-        "log",
-        "progress",
-        "queue",
-        "rows",
-    )
+        "body", "durable", "ends", "identities", "is_done", "key", "log", "missing", "progress", "queue", "rows",
+        "windows",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -72,13 +67,17 @@ class Entry:
         progress: Progress,
         *,
         rows: int | None = None,
-        ends: Literal["", "done", "empty"] = "",
+        ends: Ends = "",
+        windows: int = 0,
+        missing: int = 0,
     ) -> None:
         self.queue = queue
         self.key = key
         self.progress = progress
         self.rows = rows  # on the page; None: this is no page
         self.ends = ends  # how the account ended, on its last page of all
+        self.windows = windows  # that are over with it
+        self.missing = missing  # meetings without a transcript
         # What happened to its rows; it is made of one of the others, if the window is not over by then.
         self.log = b""
         self.body = b""
@@ -154,6 +153,7 @@ class Commits:
         self._keeps_bodies = isinstance(checkpoint, MemoryCheckpoint)
         self._sink = sink
         self._reader = reader
+        self._has_ids = False
         self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
@@ -179,6 +179,11 @@ class Commits:
         self._commit_lock = anyio.Lock(fast_acquire=True)
 
     # --- life ------------------------------------------------------------------------------------------
+
+    def open(self, *, has_ids: bool) -> None:
+        """Begin to take pages. ``has_ids``: the id alone tells rows apart."""
+        self._has_ids = has_ids
+        self.is_open = True
 
     async def run(self) -> None:
         """Commit what is marked, again and again. A cancellation waits for a commit that is under way."""
@@ -339,9 +344,10 @@ class Commits:
         if entry.rows is not None:
             report.rows += sign * entry.rows
             report.pages += sign
-            report.done += sign * (entry.ends != "")
-            report.empty += sign * (entry.ends == "empty")
-            report.windows_done += sign * entry.progress.is_over
+        report.without_transcript += sign * entry.missing
+        report.done += sign * (entry.ends != "")
+        report.empty += sign * (entry.ends == "empty")
+        report.windows_done += sign * entry.windows
 
     # --- the rows of open windows ----------------------------------------------------------------------
 
@@ -356,7 +362,8 @@ class Commits:
         if items and is_kept:
             entry.body = body
         elif items:
-            entry.identities = row_identities(items, page.plain_views if type(items[0]) is Raw else None)
+            views = page.plain_views if type(items[0]) is Raw else None
+            entry.identities = row_identities(items, views, by_id=self._has_ids)
 
     async def log_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
         """Return the log of a window: all its rows that were handed out, in this run or an earlier one.
@@ -385,7 +392,7 @@ class Commits:
 
     def _read_again(self, body: bytes) -> bytes:
         """Return the fingerprints of the rows of a page that was read before."""
-        return row_fingerprints(row_identities(self._reader.read(body).items))
+        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self._has_ids))
 
     async def _make_logs(self, changes: dict[Key, Progress], *, final: bool) -> None:
         """Make the logs that go with a commit: those of windows that are not over.

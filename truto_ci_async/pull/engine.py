@@ -15,14 +15,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import anyio
 
+from truto_ci_async._checks import brief, plain
 from truto_ci_async._progress import Progress
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
+from truto_ci_async._wire.times import plain_timedelta, read_length
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Interaction
@@ -33,7 +36,7 @@ from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.sinks.base import Sink
 from truto_ci_async.sinks.files import FileSink
 
-from .account_pull import Shared
+from .account_state import Shared
 from .commits import Commits, PulledPage
 from .handover import Handover
 from .parts import PullParts
@@ -84,12 +87,16 @@ class Pull(WalkFrames, Generic[T]):
         checkpoint: Checkpoint | None = None,
         budget: Budget = Budget(),
         commit: CommitMode = "auto",
-        item_type: Any = Interaction,
+        item_type: Any = None,
         on_invalid: OnInvalid = "repair",
         grow: bool = False,
         fresh: bool = False,
+        lookback: timedelta | str | None = None,
         sink: Sink | None = None,
     ) -> None:
+        if item_type is None:
+            item_type = plan.walk.item_type if isinstance(plan, Plan) else Interaction
+        self._lookback = lookback_seconds(lookback)
         if commit not in ("auto", "manual"):
             raise UsageError(f"commit is 'auto' or 'manual', not {commit!r}")
         self.plan: Plan | None = None
@@ -207,6 +214,8 @@ class Pull(WalkFrames, Generic[T]):
         is_asked = self._is_new and self._sink is not None and not isinstance(self._sink, FileSink)
         if is_asked and self._sink is not None:
             await self._sink.open(None)
+        if self._lookback is not None and not asked.walk.is_per_meeting:
+            raise UsageError("lookback is for transcripts, which may come late")
         self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
         self._reader.start_walk(
             self._client.emitter.report_unknown_fields,
@@ -215,7 +224,11 @@ class Pull(WalkFrames, Generic[T]):
         if self._sink is not None and not is_asked:
             await self._sink.open(self._checkpoint.sink_state)
         to_do, begun = await accounts_to_do(
-            self.plan, self._checkpoint.load_accounts(), self.report, max_park=self._budget.max_park
+            self.plan,
+            self._checkpoint.load_accounts(),
+            self.report,
+            max_park=self._budget.max_park,
+            lookback=self._lookback,
         )
         shared = Shared(
             self._client,
@@ -228,7 +241,7 @@ class Pull(WalkFrames, Generic[T]):
             self._budget,
         )
         self._workers = Workers(shared, to_do, on_error=self._die)
-        self._commits.is_open = True
+        self._commits.open(has_ids=self.plan.walk.has_ids)
 
     async def _run(self) -> None:
         """Run the workers, and commit what is marked until the block is left."""
@@ -252,6 +265,11 @@ class Pull(WalkFrames, Generic[T]):
                 self._commits.fail(error)
 
     # --- ending it early -------------------------------------------------------------------------------
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._is_stopped
 
     @property
     def outage(self) -> tuple[float, str] | None:
@@ -334,6 +352,22 @@ class Pull(WalkFrames, Generic[T]):
         :raises UsageError: the pull has no sink or is closed, or the page was written before.
         """
         await self._commits.write(page)
+
+
+def lookback_seconds(lookback: object) -> float | None:
+    """Return ``lookback`` in seconds: a length such as ``2d``, or a timedelta.
+
+    :raises UsageError: it is neither, or less than zero.
+    """
+    if lookback is None:
+        return None
+    given: object = plain(lookback)
+    length = read_length(given.strip()) if isinstance(given, str) else None
+    if isinstance(given, timedelta):
+        length = plain_timedelta(given, "lookback")
+    if length is None or length < timedelta():
+        raise UsageError(f"lookback is a length such as '2d', or a timedelta, not {brief(lookback)}")
+    return length.total_seconds()
 
 
 def _tell_outcome(cancelled: BaseException, host: asyncio.Task[None]) -> None:

@@ -53,6 +53,11 @@ class PullReport(Struct, eq=False):
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run asks it again. Its traceback and long values of
                   ``raw_response``, ``details`` and the like are left out; after 1,000 errors, short ones are too.
+    ``unsupported``  account id -> why it was not pulled: its provider does not have the resource, as the account's
+                  capabilities confirm. It counts as done, and no later run asks it again; ``fresh=True`` does.
+    ``filtered``  account id -> rows left out. Its provider ignores the window, or the end of it, so this account is
+                  asked for all windows at once, and meetings that began outside of them are left out.
+    ``without_transcript``  meetings of this run that had no transcript, at least not yet; see ``lookback``.
     ``parked``    account id -> when to ask it again, in seconds since 1970 (None: nobody knows, so the next run does).
     ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
                   as empty. ``not_found`` accounts of this run that failed with any other 404.
@@ -67,6 +72,9 @@ class PullReport(Struct, eq=False):
     done: int = 0
     empty: int = 0
     failed: dict[str, TrutoError] = {}
+    unsupported: dict[str, str] = {}
+    filtered: dict[str, int] = {}
+    without_transcript: int = 0
     parked: dict[str, float | None] = {}
     no_data: int = 0
     not_found: int = 0
@@ -111,19 +119,29 @@ class PullReport(Struct, eq=False):
                 for account, error in self.failed.items()
             ),
             *([account, "parked", _until(until)] for account, until in self.parked.items()),
+            *([account, "unsupported", why] for account, why in self.unsupported.items()),
         ]
         tables = [html.facts((name, getattr(self, name)) for name in _SHOWN)]
         if ends:
             tables.append(html.table(["account", "", "why"], ends[: html.ROWS]))
         more = (
-            f"{len(ends) - html.ROWS:,} more accounts in .failed and .parked" if len(ends) > html.ROWS else ""
+            f"{len(ends) - html.ROWS:,} more accounts in .failed, .parked and .unsupported"
+            if len(ends) > html.ROWS
+            else ""
         )
         return html.card("PullReport", "complete" if self.complete else "not complete", more, tables=tables)
 
     def __repr__(self) -> str:
+        counted = (
+            (len(self.unsupported), "unsupported"),
+            (len(self.filtered), "filtered"),
+            (self.without_transcript, "meetings without a transcript"),
+        )
+        more = "".join(f", {count:,} {what}" for count, what in counted if count)
         return (
             f"PullReport({self.done:,} of {self.accounts:,} accounts done, {self.empty:,} of them empty, "
-            f"{len(self.failed):,} failed, {len(self.parked):,} parked; {self.rows:,} rows in {self.pages:,} pages)"
+            f"{len(self.failed):,} failed, {len(self.parked):,} parked{more}; "
+            f"{self.rows:,} rows in {self.pages:,} pages)"
         )
 
 

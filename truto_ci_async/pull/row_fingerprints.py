@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from truto_ci_async.models import Interaction
+from truto_ci_async.models import Activity, Interaction, Meeting, User
 from truto_ci_async.models.row_views import View, read_views
 
 FINGERPRINT_BYTES = 8
@@ -33,14 +33,19 @@ _RESTARTED, _LEFT_OUT, _HANDED_OUT = (b"\xff" * 7 + bytes([number]) for number i
 _WORDS = frozenset((_RESTARTED, _LEFT_OUT, _HANDED_OUT))
 
 
-def row_identities(items: Sequence[Any], views: Sequence[View] | None = None) -> bytes:
+def row_identities(
+    items: Sequence[Any], views: Sequence[View] | None = None, *, by_id: bool = False
+) -> bytes:
     """Return what tells each item apart, as one JSON array: id, user and the window it answers, or a digest.
 
-    Equal rows have equal identities only if they are items of the same type. ``views`` are those of ``plain_views``.
+    ``by_id``: the id is enough. Equal rows have equal identities only if they are items of the same type. ``views``
+    are those of ``plain_views``.
     """
     if items and type(items[0]) is Raw:
-        return _identities(items, _views_of(items) if views is None else views)
-    return _identities(items, [item if isinstance(item, Interaction) else None for item in items])
+        found: Sequence[Any] = views_of(items) if views is None else views
+    else:
+        found = [item if isinstance(item, _KNOWN) else None for item in items]
+    return _identities_by_id(items, found) if by_id else _identities(items, found)
 
 
 def row_fingerprints(identities: bytes) -> bytes:
@@ -95,11 +100,13 @@ class SeenRows:
         return fresh, b"".join((*start, *left_out, *handed_out))
 
 
+# Structs with the fields of a View, or, of rows that an id tells apart, at least with an id.
+_KNOWN = (Interaction, Activity, Meeting, User)
 _read_view = msgspec.json.Decoder(View).decode
 _texts = msgspec.json.Decoder(list[Raw]).decode
 
 
-def _views_of(items: Sequence[Any]) -> Sequence[View | None]:
+def views_of(items: Sequence[Any]) -> Sequence[View | None]:
     """Read the identifying fields of Raw items; None for one that has others than we know."""
     try:
         views = read_views(b"\n".join(items))
@@ -127,6 +134,15 @@ def _identities(items: Sequence[Any], views: Sequence[Any]) -> bytes:
     for index, identity in enumerate(found):
         # Without ids, left out by exclude_fields, times alone tell nothing apart.
         if identity is None or (identity[0] is None and identity[1] is None):
+            item = items[index]
+            found[index] = _digest(item if type(item) is Raw else msgspec.json.encode(item))
+    return msgspec.json.encode(found)
+
+
+def _identities_by_id(items: Sequence[Any], views: Sequence[Any]) -> bytes:
+    found: list[Any] = [None if view is None or view.id is None else (view.id,) for view in views]
+    for index, identity in enumerate(found):
+        if identity is None:
             item = items[index]
             found[index] = _digest(item if type(item) is Raw else msgspec.json.encode(item))
     return msgspec.json.encode(found)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from truto_ci_async._wire.item_reader import OnInvalid
-from truto_ci_async.models import Interaction
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.sinks.base import Sink
 
@@ -27,11 +27,13 @@ async def run_shard(
     on_invalid: OnInvalid = "repair",
     grow: bool = False,
     fresh: bool = False,
+    lookback: timedelta | str | None = None,
     on_start: Callable[[Pull[Any]], None] | None = None,
 ) -> PullReport:
     """Pull a plan, or a shard of one, into a sink. Run it again to resume; once complete, it sends no requests.
 
-    ``on_start`` is given the running pull: watch its ``report``, or end it in order with ``stop()``.
+    ``lookback`` is for transcripts: see ``truto.transcripts``. ``on_start`` is given the running pull: watch its
+    ``report``, or end it in order with ``stop()``.
 
     :raises AuthenticationError: the token is refused; what was written is committed.
     :raises StateConflictError: another run, or another plan, holds the state.
@@ -43,10 +45,11 @@ async def run_shard(
         checkpoint=store,
         budget=budget,
         commit="manual",
-        item_type=getattr(sink, "item_type", Interaction),
+        item_type=getattr(sink, "item_type", None),
         on_invalid=on_invalid,
         grow=grow,
         fresh=fresh,
+        lookback=lookback,
         sink=sink,
     )
     async with pull as pages:

@@ -11,15 +11,18 @@ from itertools import count
 
 import anyio
 import anyio.lowlevel
+from msgspec.structs import replace
 
 from truto_ci_async.errors import DamagedStateError, UsageError
-from truto_ci_async.models import Position
 from truto_ci_async.models.pulls import PlannedAccount
 from truto_ci_async.pull.checkpoint.base import AccountProgress
 from truto_ci_async.pull.plan.plan import Plan
 
-from .account_pull import IN_TURN, NEVER, AccountPull, AccountState, Shared
+from .account_pull import IN_TURN, NEVER, AccountPull
+from .account_state import AccountState, Shared
+from .positions import UNSUPPORTED, MeetingQueue, check_position
 from .report import PullReport
+from .transcript_pull import TranscriptPull
 
 # An account gives its worker to the next one in line after so many pages.
 TURN_PAGES = 16
@@ -40,6 +43,7 @@ class Workers:
         self._shared = shared
         self._schedule = Schedule(accounts)
         self._on_error = on_error
+        self._pull_of = TranscriptPull if shared.walk.is_per_meeting else AccountPull
         self._trials = anyio.CapacityLimiter(1)
         self._nap = anyio.CancelScope()  # of the worker that waits for the time of its trial
         self._given_up = 0  # accounts that ended since an outage lasted too long
@@ -74,7 +78,7 @@ class Workers:
                     if self._shared.is_stopping:
                         return
                     state = self._first_state(taken) if isinstance(taken, PlannedAccount) else taken
-                    account = AccountPull(state, self._shared)
+                    account = self._pull_of(state, self._shared)
                     again_at = await self._ask(account, fetch)
                     account.rest()
                     if not self._shared.is_stopping:
@@ -212,21 +216,25 @@ async def accounts_to_do(
     report: PullReport,
     *,
     max_park: float,
+    lookback: float | None = None,
 ) -> tuple[list[PlannedAccount], dict[str, AccountProgress]]:
     """Return the accounts with a window left to do after earlier runs, and how far they came; count the others.
 
-    A stored time more than ``max_park`` seconds ahead comes from a wrong clock and is ignored.
+    A stored time more than ``max_park`` seconds ahead comes from a wrong clock and is ignored. With ``lookback``,
+    windows are opened again in which a transcript was first found missing at most so many seconds ago.
 
     :raises DamagedStateError: a stored position was not written by a pull.
     """
     report.accounts, report.windows = len(plan.accounts), len(plan.windows)
     found: dict[str, AccountProgress] = {}
+    now = time.time()
     async for name, progress in stored:
-        _check(name, progress, report.windows)
+        _check(name, progress, report.windows, is_per_meeting=plan.walk.is_per_meeting)
+        if lookback is not None:
+            _look_back(progress, now, lookback)
         found[name] = progress
         report.windows_done += progress.windows_over()
     to_do: list[PlannedAccount] = []
-    now = time.time()
     for number, account in enumerate(plan.accounts, 1):
         progress = found.get(account.id, _NO_PROGRESS)
         windows_left = report.windows - progress.windows_over()
@@ -236,7 +244,10 @@ async def accounts_to_do(
         else:
             if not windows_left:
                 report.done += 1
-                report.empty += not progress.has_rows
+                why = _why_skipped(progress)
+                if why is not None:
+                    report.unsupported[account.id] = why
+                report.empty += not (progress.has_rows or why is not None)
             else:
                 report.parked[account.id] = until
                 report.windows_left += windows_left
@@ -249,7 +260,25 @@ async def accounts_to_do(
 _NO_PROGRESS = AccountProgress()
 
 
-def _check(name: str, progress: AccountProgress, windows: int) -> None:
+def _look_back(progress: AccountProgress, now: float, lookback: float) -> None:
+    """Open windows again whose missing transcripts may be there by now."""
+    for window, each in tuple(progress.later.items()):
+        if each.is_over and each.position not in (None, UNSUPPORTED):
+            queue = MeetingQueue.parse(each.position or "")
+            if due := queue.due(now, lookback):
+                queue.ids = due
+                progress.later[window] = replace(each, position=str(queue), outcome="open")
+
+
+def _why_skipped(progress: AccountProgress) -> str | None:
+    """Return why an account was not asked; None: it was."""
+    for each in progress.later.values():
+        if each.position == UNSUPPORTED:
+            return each.error or ""
+    return None
+
+
+def _check(name: str, progress: AccountProgress, windows: int, *, is_per_meeting: bool) -> None:
     """Leave out windows that are not in the plan.
 
     :raises DamagedStateError: a stored position was not written by a pull.
@@ -260,6 +289,6 @@ def _check(name: str, progress: AccountProgress, windows: int) -> None:
             del progress.later[window]
         try:
             if each.position is not None:
-                Position.parse(each.position)
+                check_position(each.position, is_per_meeting=is_per_meeting)
         except UsageError as error:
             raise DamagedStateError(f"the stored position of account {name} is damaged: {error}") from error

@@ -25,6 +25,7 @@ from truto_ci_async.models import MethodSchema, Position, RawResponse
 from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_and_read, read_page
 from truto_ci_async.pagination.paginator import Pages, Paginator, RawPages
+from truto_ci_async.pagination.unsupported import add_offered, may_mean_unsupported
 
 from .keyed import Keyed
 from .options import (
@@ -38,7 +39,6 @@ from .options import (
     StreamOptions,
 )
 from .records import GET_FILTERS, fetch_record
-from .unsupported import add_offered, may_mean_unsupported
 from .walks import make_paginator, page_source, raw_response, unread
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from truto_ci_async._progress import Counts, Progress
@@ -30,8 +31,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Where ``pull_to`` keeps its progress, inside the output folder.
+# Where ``pull_to`` keeps its progress of interactions, inside the output folder.
 STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.layout.PRIVATE`` says
+
+
+def state_file(resource: str) -> str:
+    """Return the name of the file with the progress of a resource, inside the output folder."""
+    return STATE_FILE if resource == "interactions" else f".truto-pull.{resource}.sqlite3"
 
 
 class PulledResource(Resource[T]):
@@ -57,7 +63,8 @@ class PulledResource(Resource[T]):
         """
         from truto_ci_async.pull.plan.resolve import resolve
 
-        return await resolve(IntegratedAccounts(self._client).list, accounts, **options)
+        discover = IntegratedAccounts(self._client).list
+        return await resolve(discover, accounts, resource=self._resource, **options)
 
     def pull(
         self,
@@ -71,6 +78,7 @@ class PulledResource(Resource[T]):
         on_invalid: OnInvalid = "repair",
         grow: bool = False,
         fresh: bool = False,
+        lookback: timedelta | str | None = None,
         **options: Unpack[PlanOptions],
     ) -> Pull[Any]:
         """Pull many accounts at once. Returns an async context manager that gives a bounded stream of AccountPages.
@@ -86,6 +94,7 @@ class PulledResource(Resource[T]):
                           ``manual``: call ``commit()`` on each page (any number of consumers), which waits for the
                           earlier pages of its account.
         ``grow``          add accounts that are new since the stored plan; ``fresh`` discards stored progress.
+        ``lookback``      of transcripts: see ``truto.transcripts``.
 
         Pass a Plan, or accounts and the options of ``plan``.
         """
@@ -94,7 +103,7 @@ class PulledResource(Resource[T]):
 
         return Pull(
             self._client,
-            self._planned(plan_or_accounts, options),
+            self.planned(plan_or_accounts, options),
             checkpoint=checkpoint,
             budget=budget or Budget(max_accounts=max_accounts),
             commit=commit,
@@ -102,6 +111,7 @@ class PulledResource(Resource[T]):
             on_invalid=on_invalid,
             grow=grow,
             fresh=fresh,
+            lookback=lookback,
         )
 
     async def pull_to(
@@ -116,6 +126,7 @@ class PulledResource(Resource[T]):
         on_invalid: OnInvalid = "repair",
         grow: bool = False,
         fresh: bool = False,
+        lookback: timedelta | str | None = None,
         on_start: Callable[[Pull[Any]], None] | None = None,
         progress: bool | None = None,
         **options: Unpack[PlanOptions],
@@ -127,10 +138,10 @@ class PulledResource(Resource[T]):
         ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant, the window and
         when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
         spreadsheet would take for a formula. Output and progress are committed together. If the process is killed, run
-        it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as they were received,
-        so ``on_invalid`` has no effect there. ``on_start`` is called with the running pull: watch its ``report``, or
-        end it with ``stop()``. ``progress`` shows a line that says how far it is: None in a notebook only, True
-        always, False never. The rest is as for ``pull``.
+        it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as received, so
+        ``on_invalid`` has no effect there. ``on_start`` is called with the running pull: watch its ``report``, or end
+        it with ``stop()``. ``progress`` shows a line that says how far it is: None in a notebook only, True always,
+        False never. The rest is as for ``pull``.
 
         :raises StateConflictError: another run holds the folder, or it belongs to another plan.
         :raises StorageError: the disk failed; a later run continues.
@@ -146,35 +157,45 @@ class PulledResource(Resource[T]):
         folder = pathlib.Path(out)
         if isinstance(plan_or_accounts, pathlib.Path):
             _check_accounts_file(plan_or_accounts, folder)
-        sink = make_sink(format, folder, fresh=fresh, csv_formulas=csv_formulas)
+        sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
         with show_progress(progress, self._client.emitter, what="rows") as line:
             return await run_shard(
                 self._client,
-                self._planned(plan_or_accounts, options),
-                SQLiteCheckpoint(folder / STATE_FILE),
+                self.planned(plan_or_accounts, options),
+                SQLiteCheckpoint(folder / state_file(self._resource)),
                 sink,
                 budget or Budget(max_accounts=max_accounts),
                 on_invalid=on_invalid,
                 grow=grow,
                 fresh=fresh,
+                lookback=lookback,
                 on_start=on_start if line is None else _follow(line, on_start),
             )
 
-    def _planned(
+    def planned(
         self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
     ) -> Plan | Callable[[Plan | None], Awaitable[Plan]]:
+        """Return the plan, or what makes one once the stored plan is known."""
         from truto_ci_async.pull.plan.plan import Plan
         from truto_ci_async.pull.plan.resolve import resolve
 
         if isinstance(plan_or_accounts, Plan):
             if given := options.keys() - {"allow_empty"}:
                 raise UsageError(f"a plan fixes all filters: {', '.join(given)} cannot be given as well")
+            if plan_or_accounts.resource != self._resource:
+                raise UsageError(
+                    f"this is a plan of {plan_or_accounts.resource}: pull it with truto.{plan_or_accounts.resource}"
+                )
             return plan_or_accounts
 
         async def make(stored: Plan | None) -> Plan:
             known = None if stored is None else stored.accounts
             return await resolve(
-                IntegratedAccounts(self._client).list, plan_or_accounts, known=known, **options
+                IntegratedAccounts(self._client).list,
+                plan_or_accounts,
+                resource=self._resource,
+                known=known,
+                **options,
             )
 
         return make

@@ -8,9 +8,9 @@ from truto_ci_async._wire.filters import TimeFilter, account_id
 from truto_ci_async.models import User
 from truto_ci_async.pagination.paginator import Paginator
 
-from .base import Resource
 from .directory import directory
 from .options import MODEL, Account, CommonListOptions
+from .pulled import PulledResource
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -25,7 +25,7 @@ class UserListOptions(CommonListOptions, total=False):
     updated_at: TimeFilter | None
 
 
-class Users(Resource[User]):
+class Users(PulledResource[User]):
     """``client.users``: the people of the connected product's own workspace.
 
         names = await truto.users.directory(account_id)

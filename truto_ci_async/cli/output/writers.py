@@ -15,12 +15,14 @@ import msgspec
 
 from truto_ci_async._json import encode
 from truto_ci_async.errors import MissingExtraError, UsageError
+from truto_ci_async.models import Transcript
 from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
 from .tables import RowLayout, TableWriter, terminal_table
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
 ROW_FORMATS: Final = ("table", "csv")  # these show the fields of a row; the others all that the service sent
+TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # these need typed items
 
 
 class Writer(Protocol):
@@ -224,6 +226,28 @@ class DocumentWriter:
 
     def end(self) -> bytes:
         return b""
+
+
+class TranscriptWriter:
+    """Transcripts as text, or as one WebVTT file. ``is_titled`` puts the id of its meeting above each text."""
+
+    def __init__(self, format: str, *, is_titled: bool) -> None:
+        self._is_vtt = format == "vtt"
+        self._is_titled = is_titled
+        self._started = False
+
+    def page(self, items: Sequence[Transcript]) -> bytes:
+        return "".join(map(self._text, items)).encode(errors="replace")
+
+    def _text(self, item: Transcript) -> str:
+        is_first, self._started = not self._started, True
+        if self._is_vtt:
+            return item.webvtt() if is_first else item.webvtt().removeprefix("WEBVTT\n")
+        title = f"meeting {item.meeting_id}\n" if self._is_titled else ""
+        return f"{'' if is_first else chr(10)}{title}{item.text()}"
+
+    def end(self) -> bytes:
+        return b"WEBVTT\n" if self._is_vtt and not self._started else b""
 
 
 class CsvWriter:

@@ -26,8 +26,9 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
 
     ``position`` is the text of the Position to continue from, None for the start. ``outcome`` is ``open`` while there
     is more to request, ``done`` or ``empty`` at the end, ``failed`` with the reason in ``error``, or ``parked`` until
-    the time ``until`` (seconds since 1970). ``is_restarted``: the position belongs to a walk that began anew after
-    others had handed out rows, so it leaves those out.
+    the time ``until`` (seconds since 1970). At the end, a position is what a later run may need to know of the window.
+    ``is_restarted``: the position belongs to a walk that began anew after others had handed out rows, so it leaves
+    those out.
     """
 
     position: str | None = None
@@ -43,11 +44,16 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
         """Whether nothing is left to request."""
         return self.outcome in ("done", "empty")
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is over, and no later run needs to know more than that."""
+        return self.is_over and self.position is None
+
 
 class AccountProgress(Struct, kw_only=True, gc=False):
     """How far one account has come: all that is needed to resume it.
 
-    Its first ``finished`` windows are over. ``later`` has the progress of windows after those, by their index in the
+    Its first ``finished`` windows are closed. ``later`` has the progress of windows after those, by their index in the
     plan. ``has_rows`` tells whether any window had a row.
     """
 
@@ -61,7 +67,7 @@ class AccountProgress(Struct, kw_only=True, gc=False):
 
     def close_up(self) -> None:
         """Count windows of ``later`` as ``finished`` that follow on those."""
-        while (following := self.later.get(self.finished)) is not None and following.is_over:
+        while (following := self.later.get(self.finished)) is not None and following.is_closed:
             del self.later[self.finished]
             self.finished += 1
 

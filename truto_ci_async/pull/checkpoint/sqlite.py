@@ -79,7 +79,7 @@ READ_PROGRESS = (
     'SELECT account, "window", position, "rows", pages, outcome, error, until, restarted FROM progress'
 )
 PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-READ_NOT_OVER = f"{READ_PROGRESS} WHERE outcome NOT IN ('done', 'empty')"
+READ_NOT_CLOSED = f"{READ_PROGRESS} WHERE outcome NOT IN ('done', 'empty') OR position IS NOT NULL"
 READ_OF_ACCOUNT = f"{READ_PROGRESS} WHERE account = ?"
 READ_FINISHED_OF_ACCOUNT = f"{READ_FINISHED} WHERE account = ?"
 READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid'
@@ -310,11 +310,11 @@ class SQLiteCheckpoint(Checkpoint):
         return found
 
     def _load_begun(self) -> dict[str, AccountProgress]:
-        """Return the progress of windows that are not over, by account."""
+        """Return the progress of windows that are not closed, by account."""
         stored, database = self._planned()
         found: dict[str, AccountProgress] = {}
         with self._errors("read"):
-            for row in database.execute(READ_NOT_OVER):
+            for row in database.execute(READ_NOT_CLOSED):
                 name, window, progress = stored.progress(row)
                 entry = found.setdefault(name, AccountProgress())
                 entry.later[window] = progress
@@ -336,9 +336,9 @@ class SQLiteCheckpoint(Checkpoint):
                 name, windows, has_rows = stored.over(row)
                 entry = begun.pop(name, None) or AccountProgress()
                 entry.has_rows |= has_rows
-                if windows is not None:
+                if windows is not None and not any(window < windows for window in entry.later):
                     entry.finished = windows
-                else:  # no pull leaves gaps
+                else:  # some of them are not closed; no pull leaves gaps
                     every = self._load_windows(READ_FINISHED_OF_ACCOUNT, READ_OF_ACCOUNT, name)
                     entry.later = {window: progress for (_, window), progress in every.items()}
                     entry.close_up()
