@@ -196,6 +196,7 @@ def test_one_meeting_by_its_id(sandbox: Sandbox, run: Run, provider: str) -> Non
     whole = sandbox.expected_record(account, "meetings", id)
     ran = run("meetings", id, "-a", account)
     assert (ran.code, json.loads(ran.out)) == (DONE, whole)
+    assert ran.err == "1 meeting\n"
     ran = run("unified", MODEL, "meetings", id, "-a", account, "-m", "get", "-o", "ndjson")
     assert json.loads(ran.out) == whole
     assert ran.out.count("\n") == 1
@@ -285,6 +286,14 @@ def test_capabilities_are_narrowed(sandbox: Sandbox, run: Run) -> None:
         ),
         (["meetings", "-a", "x", "-o", "text"], "invalid choice"),
         (["accounts", "me", "--status", "active"], "--status is for lists"),
+        (["accounts", "me", "--csv-formulas", "escape"], "--csv-formulas is for csv"),
+        (["users", "1", "-a", "x", "--csv-formulas", "escape"], "--csv-formulas is for csv"),
+        (["capabilities", "x", "-o", "json", "--csv-formulas", "escape"], "--csv-formulas is for csv"),
+        (["users", "-a", "x", "--key-by", "id", "--csv-formulas", "escape"], "--csv-formulas is for csv"),
+        (
+            ["transcripts", "-a", "x", "--meeting", "1", "-o", "text", "--csv-formulas", "escape"],
+            "--csv-formulas is for csv",
+        ),
     ],
 )
 def test_what_can_never_work_is_told_before_a_request(

@@ -1,7 +1,7 @@
 """One line that says how far a walk or a pull is, and updates in place: in a notebook's kernel, or in a terminal.
 
-Nothing runs in the background: whoever works calls ``add``, ``tick`` and ``wait``, and the line is drawn a few times a
-second at most. A wait is drawn at once, since nothing else may happen for a minute.
+Nothing runs in the background: the code that does the work calls ``add``, ``tick`` and ``wait``, and the line is drawn
+at most a few times a second. A wait is drawn at once, since nothing else may happen for a minute.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any, NamedTuple, Protocol
 from ._text import printable
 from .errors import UsageError
 
-# Seconds between two drawings, and between two lines where a line cannot be changed.
+# Seconds between two updates, and between two lines where a line cannot be changed.
 DRAW_SECONDS = 0.2
 LINE_SECONDS = 5.0
 
 
 class Counts(NamedTuple):
-    """How far something is: its items, their pages, and what to say before them."""
+    """The counts of items and pages so far, and the text before them."""
 
     items: int = 0
     pages: int = 0
@@ -58,7 +58,7 @@ class Progress:
         self._show()
 
     def add(self, items: int, pages: int = 1) -> None:
-        """Count what came."""
+        """Count items and pages."""
         self._counts = Counts(self._counts.items + items, self._counts.pages + pages)
         self.tick()
 
@@ -68,13 +68,13 @@ class Progress:
         self.tick()
 
     def tick(self) -> None:
-        """Draw the line if it is due. What was waited for is over."""
+        """Draw the line if it is due. No wait is going on any more."""
         self._waiting = ""
         if self._display is not None and self._clock() - self._drawn >= self._display.seconds:
             self._show()
 
     def wait(self, cause: str, seconds: float, *, is_over: bool = False) -> None:
-        """Count a wait, which begins now or ``is_over``."""
+        """Count a wait, which begins now or, with ``is_over``, has ended."""
         self._waited[cause] += seconds
         if is_over:
             return
@@ -104,7 +104,7 @@ class Progress:
         self._display = None
 
     def _show(self, end: str = "", *, is_last: bool = False) -> None:
-        """Draw the line. A display that fails, such as a closed stderr, never breaks the work, and is left alone."""
+        """Draw the line. A display that fails, such as a closed stderr, is dropped and never breaks the work."""
         if self._display is None:
             return
         self._drawn = self._clock()
@@ -137,7 +137,7 @@ def _is_notebook() -> bool:
 
 
 class _Notebook:
-    """An output of the cell that is replaced, which every front end of Jupyter can do without a widget."""
+    """An output of the cell that is replaced; every Jupyter front end can do this without a widget."""
 
     seconds = DRAW_SECONDS
 

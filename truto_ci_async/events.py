@@ -59,7 +59,8 @@ class Event(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RequestSent(Event, frozen=True, kw_only=True, gc=False):
-    """A request is sent. ``url`` is path and query; ``attempt`` counts from 1 within the call ``call_id``."""
+    """A request is about to be sent. ``url`` is path and query; ``attempt`` counts from 1 within the call
+    ``call_id``."""
 
     method: str
     url: str
@@ -131,7 +132,7 @@ class PageDecoded(Event, frozen=True, kw_only=True, gc=False):
 
 
 class FieldRepaired(Event, frozen=True, kw_only=True, gc=False):
-    """A field was not of its documented type and was repaired; the record itself is in ``Page.issues``."""
+    """A field did not have its documented type and was repaired; the record itself is in ``Page.issues``."""
 
     path: str
     message: str
@@ -142,7 +143,7 @@ class FieldRepaired(Event, frozen=True, kw_only=True, gc=False):
 
 
 class UnknownFields(Event, frozen=True, kw_only=True, gc=False):
-    """``fields`` were received that the items have no field for. Told once for each name in a walk.
+    """``fields`` were received that the items have no field for. Each name is reported once per walk.
 
     ``kept``: they are in ``unknown`` of the items, in ``to_dict()`` and in NDJSON. Otherwise, with a struct of your own
     and the ``normalized`` format, they were left out; ``item_type=dict`` keeps everything.
@@ -164,7 +165,7 @@ EventHook: TypeAlias = Callable[[Event], object]
 class Emitter:
     """Passes events to a client's hook and to the logger.
 
-    Building an event is not free, so check first whether anyone listens:
+    Building an event costs time, so check first whether anyone listens:
 
         if emitter.active:
             emitter.emit(RequestSent(time=emitter.now(), ...))
@@ -197,7 +198,7 @@ class Emitter:
 
     @property
     def active(self) -> bool:
-        """Whether an event would be seen by anyone."""
+        """Whether anyone would see an event."""
         return self._hook is not None or bool(self._listeners) or self._logger.isEnabledFor(logging.DEBUG)
 
     @contextmanager

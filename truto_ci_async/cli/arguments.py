@@ -18,7 +18,7 @@ from truto_ci_async.cli.output.writers import FORMATS
 
 from .messages import EXIT_CODES, PULL_EXIT_CODES
 from .resources import MODEL, RESOURCES, ResourceCommand
-from .values import filled, moment, rate, seconds, whole_number, window_length
+from .values import filled, moment, name_list, rate, seconds, whole_number, window_length
 
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
 SANDBOX_SEED: Final = 7
@@ -62,13 +62,13 @@ PULL_EXAMPLES: Final = f"""\
   truto-ci pull --sandbox --out out/
   truto-ci pull --sandbox --out days/ --start-time 2024-01-01 --end-time 2024-01-04 --window day --format csv
   truto-ci pull --sandbox --out out/ --fresh --report report.json
+  truto-ci pull --sandbox --out calls/ --resource meetings,transcripts,users --start-time 2024-12-01
 
 every night, the week before:
   truto-ci pull --integration gong --status active --start-time today-7d --end-time today --out "week-$(date +%F)"
 
-Each row carries its account, the account's tenant if known, the requested window, and when it was pulled. Rows are in
-out/interactions.ndjson, out/interactions.csv or out/interactions/*.parquet. manifest.json lists the files and how much
-of each is committed. The first Ctrl-C (or SIGTERM) writes the pages already fetched and ends; the second ends
+from .resources import MODEL, RESOURCES, ResourceCommand
+from .values import filled, moment, name_list, rate, seconds, whole_number, window_length
 at once.
 
 {PULL_EXIT_CODES}"""
@@ -222,10 +222,11 @@ def _add_list(
 
 def _add_pull(commands: Commands) -> None:
     parser = _command(
-        commands, "pull", help="the interactions of many accounts, into a folder", epilog=PULL_EXAMPLES,
-        description="Pull the interactions of many accounts into a folder, many at a time, within the limits of the "
-        "service. Run the same command again and it continues where the last run stopped, however that ended: no row "
-        "is lost or written twice. Once everything is there, it sends no more requests.")
+        commands, "pull", help="interactions and more of many accounts, into a folder", epilog=PULL_EXAMPLES,
+        description="Pull interactions, meetings, transcripts, users or activity of many accounts into a folder, many "
+        "at a time, within the limits of the service. Run the same command again and it continues where the last run "
+        "stopped, however that ended: no row is lost or written twice. Once everything is there, it sends no more "
+        "requests.")
     group = parser.add_argument_group("which accounts")
     group.add_argument(
         "--accounts", type=filled, metavar="ID,...", help="these accounts; `truto-ci accounts` lists them")
@@ -238,7 +239,14 @@ def _add_pull(commands: Commands) -> None:
         "--allow-empty", action="store_true", help="finish with nothing done if there is no such account; otherwise "
         "that is an error")
     group = parser.add_argument_group("what to ask for")
+    group.add_argument(
+        "--resource", type=name_list, default=["interactions"], metavar="NAME,...",
+        help="interactions (default), meetings, transcripts, users, activity; several are pulled one after another")
     _add_pull_window(group)
+    group.add_argument(
+        "--lookback", type=filled, metavar="LENGTH",
+        help="of transcripts: ask again for those that were found missing in earlier runs at most so long ago, such as "
+        "2d")
     _add_filters(group)
     _add_limit(group)
     _add_query(group)

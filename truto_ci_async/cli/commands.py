@@ -12,17 +12,16 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from truto_ci_async.cli.output.destinations import is_stdout
 from truto_ci_async.cli.output.streams import open_stdout
 from truto_ci_async.cli.output.tables import ACCOUNT_LAYOUT, CAPABILITY_LAYOUT
-from truto_ci_async.cli.output.writers import ROW_FORMATS, DocumentWriter, Writer, make_writer
+from truto_ci_async.cli.output.writers import ROW_FORMATS
 from truto_ci_async.errors import UsageError
 
 from .connection import SANDBOX_WINDOW, connect
-from .listing import list_items, open_output, prefetch, write_pages
+from .listing import list_items, open_output, prefetch, write_pages, writer_for
 from .messages import Progress, say
 from .pull import pull
-from .records import get_item, record_writer, refuse_options, show_meta
+from .records import get_item, refuse_options, show_meta
 from .resources import RESOURCES, method_of
 from .values import read_query
 
@@ -45,9 +44,7 @@ async def accounts(options: argparse.Namespace, progress: Progress) -> None:
         return
     progress.noun = "account"
     format = options.output or "table"
-    writer = make_writer(
-        format, ACCOUNT_LAYOUT, is_stdout=is_stdout(options.out), csv_formulas=options.csv_formulas
-    )
+    writer = writer_for(options, format, ACCOUNT_LAYOUT)
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
     async with connect(options) as client:
         paginator = client.integrated_accounts.list(
@@ -71,12 +68,14 @@ async def _show_account(options: argparse.Namespace, progress: Progress) -> None
     filters = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json", "limit")
     refuse_options(options, (*filters, "max_items", "max_pages", "next_cursor"), "one account")
     format = options.output or "json"
-    writer = record_writer(format, ACCOUNT_LAYOUT, options)
+    writer = writer_for(options, format, ACCOUNT_LAYOUT, is_document=True)
     async with connect(options) as client:
         found = client.integrated_accounts
         item = await (found.me() if options.id == "me" else found.get(options.id))
     with open_output(options, writer, progress) as output:
         output.page([item] if format in ROW_FORMATS else _without_context(None, [item]))
+    progress.noun, progress.items = "account", 1
+    progress.say_done()
 
 
 def _without_context(
@@ -90,12 +89,7 @@ async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
     """Show what one account supports."""
     format = options.output or "table"
     is_document = format in ("json", "yaml")
-    if is_document:
-        writer: Writer = DocumentWriter(format)
-    else:
-        writer = make_writer(
-            format, CAPABILITY_LAYOUT, is_stdout=is_stdout(options.out), csv_formulas=options.csv_formulas
-        )
+    writer = writer_for(options, format, CAPABILITY_LAYOUT, is_document=True)
     async with connect(options) as client:
         if options.account is None:
             raise UsageError("capabilities needs the ID of an account: `truto-ci accounts` lists them")

@@ -17,12 +17,10 @@ from truto_ci_async.cli.output.destinations import (
     is_stdout,
     open_destination,
 )
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, TableWriter
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout, TableWriter
 from truto_ci_async.cli.output.writers import (
     TYPED_FORMATS,
     CsvWriter,
-    DocumentWriter,
-    TranscriptWriter,
     Writer,
     make_writer,
     one_line,
@@ -52,17 +50,9 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
     format = options.output or _default_output(options)
     _check_options(options, format)
     read_queries(options)
-    if options.key_by:
-        writer: Writer = DocumentWriter(format)
-    elif format in ("text", "vtt"):
-        writer = TranscriptWriter(format, is_titled=len(options.meeting) > 1)
-    else:
-        writer = make_writer(
-            format,
-            command.layout if command else ANY_LAYOUT,
-            is_stdout=is_stdout(options.out),
-            csv_formulas=options.csv_formulas,
-        )
+    writer = writer_for(
+        options, format, command.layout if command else ANY_LAYOUT, is_document=options.key_by is not None
+    )
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in TYPED_FORMATS else command.item_type if command else dict
     async with connect(options) as client:
@@ -77,7 +67,7 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
 
 
 def read_queries(options: argparse.Namespace) -> None:
-    """Read what ``-q``, ``--query-json`` and ``--remote-query`` have, for the calls of this command."""
+    """Read ``-q``, ``--query-json`` and ``--remote-query`` for the calls of this command."""
     options.extra_query = read_query(options.query, options.query_json)
     options.remote_query = read_query(options.remote_query, None, option="--remote-query")
 
@@ -85,7 +75,7 @@ def read_queries(options: argparse.Namespace) -> None:
 def open_resource(client: TrutoClient, options: argparse.Namespace) -> Resource[Any]:
     """Return the resource of a command.
 
-    :raises UsageError: conversational intelligence has none of this name; the message lists those it has.
+    :raises UsageError: conversational intelligence has no such resource; the message lists its resources.
     """
     if resource_command(options.model, options.resource):
         return cast("Resource[Any]", getattr(client, options.resource))
@@ -220,7 +210,7 @@ async def _write_raw(
         output.page(documents)
         progress.items += len(documents)
         cursor = page.next_cursor or ""
-        # A position holds what a relative time was resolved to, and no character that is not shown as it is.
+        # A position holds resolved times, and only characters that are printed unchanged.
         is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
         progress.add_page(0, pages.position if is_needed else page.next_cursor)
         if page.provider_cursor is not None:
@@ -298,7 +288,7 @@ async def _copy_stream(
         progress.position = stream.position
         count_pages()
         if not stream.pages_read and (not progress.repeated or progress.items == options.max_items):
-            progress.position = start  # continuing from the beginning of this stream would be to start again
+            progress.position = start  # continuing from the beginning of this stream would mean starting over
     if stream.envelope.get("is_partial_response"):
         say("warning: the service calls this a partial response")
 
@@ -350,7 +340,24 @@ def _mask_values(value: object) -> Any:
     return None if value is None else "***"
 
 
-# --- shared with other commands that write pages ---------------------------------------------------------------
+# --- shared with other commands ---------------------------------------------------------------
+
+
+def writer_for(
+    options: argparse.Namespace, format: str, layout: RowLayout, *, is_document: bool = False
+) -> Writer:
+    """Return the writer of a command.
+
+    :raises UsageError: an option that the format does not have.
+    """
+    return make_writer(
+        format,
+        layout,
+        is_stdout=is_stdout(options.out),
+        csv_formulas=options.csv_formulas,
+        is_document=is_document,
+        is_titled=len(getattr(options, "meeting", ())) > 1,
+    )
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Single things: one record of a resource by its id, what a method takes and gives, one account."""
+"""Single objects: one record of a resource by its id, the schema of a method, one account."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 from msgspec import Raw
 
-from truto_ci_async.cli.output.destinations import is_stdout
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout
-from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS, DocumentWriter, Writer, make_writer
+from truto_ci_async.cli.output.tables import ANY_LAYOUT
+from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS
 from truto_ci_async.errors import UsageError
 
 from .connection import connect
-from .listing import open_output, open_resource, read_queries
+from .listing import open_output, open_resource, read_queries, writer_for
 from .messages import Progress
 from .resources import resource_command
 
-# Options of lists that mean nothing for a single record.
+# Options of lists that have no meaning for a single record.
 _OF_LISTS = (
     *("start_time", "end_time", "users", "meeting", "limit", "ignore_limit", "super_query", "skip_api_call"),
     *("key_by", "path", "max_items", "max_pages", "next_cursor"),
@@ -36,7 +35,7 @@ async def get_item(options: argparse.Namespace, progress: Progress) -> None:
         raise UsageError(f"-o {format} is for lists, not for one record")
     read_queries(options)
     command = resource_command(options.model, options.resource) if options.format != "raw" else None
-    writer = record_writer(format, command.layout if command else ANY_LAYOUT, options)
+    writer = writer_for(options, format, command.layout if command else ANY_LAYOUT, is_document=True)
     item_type: Any = Raw if format not in ROW_FORMATS else command.item_type if command else dict
     async with connect(options) as client:
         item = await open_resource(client, options).get(
@@ -51,28 +50,23 @@ async def get_item(options: argparse.Namespace, progress: Progress) -> None:
         )
     with open_output(options, writer, progress) as output:
         output.page([item])
+    progress.noun, progress.items = command.noun if command else "item", 1
+    progress.say_done()
 
 
 async def show_meta(options: argparse.Namespace, progress: Progress) -> None:
-    """Show what a method takes and gives, as JSON Schema. The ID says which method: ``list`` unless given."""
+    """Show the parameters and results of a method, as JSON Schema. The ID says which method: ``list`` unless given."""
     format = options.output or "json"
     refuse_options(
         options, (*_OF_LISTS, "exclude_fields", "ignore_remote_data", "remote_query", "query"), "-m meta"
     )
     if options.format != "unified" or format in TYPED_FORMATS:
         raise UsageError("-m meta writes JSON Schema: use -o json, ndjson or yaml, without --format")
-    writer = record_writer(format, ANY_LAYOUT, options)
+    writer = writer_for(options, format, ANY_LAYOUT, is_document=True)
     async with connect(options) as client:
         found = await open_resource(client, options).meta(options.id or "list", options.account)
     with open_output(options, writer, progress) as output:
         output.page([found.to_dict()])
-
-
-def record_writer(format: str, layout: RowLayout, options: argparse.Namespace) -> Writer:
-    """Return the writer of a single thing: one document, not a list of one."""
-    if format in ("json", "yaml"):
-        return DocumentWriter(format)
-    return make_writer(format, layout, is_stdout=is_stdout(options.out))
 
 
 def refuse_options(options: argparse.Namespace, names: tuple[str, ...], of: str) -> None:

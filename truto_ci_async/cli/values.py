@@ -29,10 +29,15 @@ def whole_number(least: int, most: int = LARGEST) -> Callable[[str], int]:
 
 
 def filled(text: str) -> str:
-    """Refuse an empty text: it comes from a variable that is not set, and would mean something else or everything."""
+    """Refuse an empty text: it probably comes from an unset variable, and would mean something else, or everything."""
     if not text.strip():
         raise ArgumentTypeError("it is empty: is a variable not set?")
     return text
+
+
+def name_list(text: str) -> list[str]:
+    """Read names with commas between them."""
+    return [each for part in filled(text).split(",") if (each := part.strip())]
 
 
 def seconds(text: str) -> float:
@@ -95,7 +100,7 @@ def _read_json_object(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", document)
 
 
-# While a -q is taken apart, a character after a backslash is replaced by a surrogate, which no valid text contains.
+# While a -q is parsed, an escaped character is replaced by a surrogate, which no valid text contains.
 _SURROGATES: Final = 0xD800
 
 

@@ -1,6 +1,6 @@
 """Small HTML for notebooks: a heading, and a table under it. Readable in light and dark themes, without a script.
 
-All text comes from outside sooner or later, so all of it is escaped here, and isolated: marks that turn the direction
+All text may come from outside, so all of it is escaped here, and isolated: marks that change the direction
 of text, in a person's name say, end with their cell.
 """
 

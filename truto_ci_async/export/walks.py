@@ -1,8 +1,8 @@
 """Walks as data frames and Arrow batches: what lists, streams and pulls share.
 
-A walk gives its rows page by page through a ``PartSource``. Batches gather small pages, since a batch has a fixed cost,
-and are never cut in the middle of a page: a pull marks whole pages as done. An async walk has no capsule of its own: a
-reader would block the event loop that has to fetch the next page.
+A walk returns its rows page by page through a ``PartSource``. A batch collects several small pages, since each batch
+has a fixed cost, but never splits a page: a pull marks whole pages as done. An async walk is not an Arrow stream
+itself: a reader would block the event loop that has to fetch the next page.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
-#: A batch of Arrow is closed by the page that brings it to so many rows.
+#: An Arrow batch is closed by the page that brings it to this many rows.
 BATCH_ROWS = 5_000
 
 
@@ -49,11 +49,11 @@ class PartSource(Protocol):
         """Return the next page; None at the end."""
 
     def release(self, pages: Sequence[Any]) -> None:
-        """Learn that the caller is done with these pages."""
+        """Called when the caller is done with these pages."""
 
 
 class Batch(Frames):
-    """Some rows of a walk in Arrow. Whatever reads Arrow takes it, as often as it likes.
+    """Some rows of a walk as an Arrow batch. Anything that reads Arrow can read it, any number of times.
 
     ``pages`` are the pages its rows come from; a batch of a stream has none. A batch of a walk always has the same
     columns with the same types. Dicts, which have no types, are one column ``item`` of JSON.
@@ -170,7 +170,7 @@ class Batches:
 
 
 class WalkFrames:
-    """A walk whose rows can be had as Arrow batches, or all together as a data frame."""
+    """A walk whose rows are available as Arrow batches, or all together as a data frame."""
 
     __slots__ = ()
 
@@ -234,12 +234,13 @@ class WalkFrames:
     async def to_duckdb(
         self, con: Any, table: str, columns: Columns = None, *, progress: bool | None = None
     ) -> int:
-        """Append all rows to a table of a DuckDB connection, which is made if it is not there; return their number.
+        """Append all rows to a table of a DuckDB connection, which is created if it does not exist; return their
+        number.
 
             rows = await truto.interactions.list(account_id).to_duckdb(duckdb.connect("calls.db"), "interactions")
 
-        Rows go in batch by batch, so that memory does not grow with the walk, and those before an error stay. Between
-        ``con.begin()`` and ``con.commit()``, all of them or none do. Columns are matched by name.
+        Rows are inserted batch by batch, so that memory does not grow with the walk, and those before an error stay.
+        Between ``con.begin()`` and ``con.commit()``, all of them are inserted or none. Columns are matched by name.
 
         :raises UsageError: there is no such column.
         :raises MissingExtraError: duckdb, or arro3-core, is not installed.
@@ -259,7 +260,7 @@ class WalkFrames:
     async def _read(
         self, columns: Columns, convert: Callable[[ColumnData], Any], progress: bool | None
     ) -> tuple[Schema, list[Any]]:
-        """Fetch all rows, and convert them batch by batch so that the items can go."""
+        """Fetch all rows, and convert them batch by batch so that the items can be freed."""
         self.check_whole()
         with self.show_progress(progress) as line:
             return await self._read_all(columns, convert, line)

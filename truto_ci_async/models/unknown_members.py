@@ -1,7 +1,7 @@
-"""Moves members that an ApiObject has no field for into its ``unknown_json``, so that its decoder takes the rest.
+"""Moves members that an ApiObject has no field for into its ``unknown_json``, so that its decoder accepts the rest.
 
-Values are not checked here, and keep their bytes: `_wire.repair` is for those that do not fit. Only items that a
-decoder refused come this way.
+Values are not checked here and keep their bytes: `_wire.repair` fixes those that do not fit. Only items that a decoder
+refused get here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from truto_ci_async._json import BYTE_ORDER_MARK, UNKNOWN, decode_with, replace_
 
 from .struct_types import element_type, is_struct, split_array, split_object, union_members, value_type
 
-# Characters of a name that is told: a service may use ids as keys.
+# Characters of a name that is reported: a service may use ids as keys.
 NAME_CHARS = 80
 
 
@@ -33,7 +33,7 @@ class MemberMover:
         self._decode = msgspec.json.Decoder(type).decode
 
     def move(self, raw: bytes, prefix: str, names: list[str]) -> bytes:
-        """Return ``raw``, or what takes its place. ``names`` gets those of the members, such as ``user.emails[].x``."""
+        """Return ``raw`` or its replacement; ``names`` gets the names of moved members, such as ``user.emails[].x``."""
         if raw.startswith(b"{"):
             if self._struct is not None:
                 return self._in_struct(raw, prefix, names)
@@ -53,7 +53,7 @@ class MemberMover:
         return raw
 
     def is_fine(self, raw: Raw) -> bool:
-        """Tell whether a value decodes as it is, which is quicker than looking at what is in it."""
+        """Tell whether a value decodes as it is, which is faster than searching it."""
         try:
             self._decode(raw)
         except msgspec.ValidationError:
@@ -83,7 +83,7 @@ class MemberMover:
 
     @cached_property
     def _keys(self) -> frozenset[str] | None:
-        """Names of the struct's fields; None if it keeps nothing else."""
+        """Names of the struct's fields; None if it keeps no unknown members."""
         if not is_api_object(self._struct):
             return None
         return frozenset(field.encode_name for field in msgspec.structs.fields(self._struct)) - {UNKNOWN}
@@ -136,7 +136,7 @@ def holds_api_object(type: Any, _above: tuple[Any, ...] = ()) -> bool:
 
 
 def decode_known(body: bytes, type: Any) -> Any:
-    """Decode JSON into a type, also if it has members that the structs of ours in it do not know.
+    """Decode JSON into a type, even if it has members that our structs do not know.
 
     :raises msgspec.ValidationError: it does not fit the type.
     :raises DecodeError: it is not JSON.

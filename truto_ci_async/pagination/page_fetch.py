@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: Makes something of a body. The time is that of the call, which counts what it takes.
+#: Reads a body. What it does inside ``with`` on the time counts as time of the call.
 Read: TypeAlias = "Callable[[bytes, CallTime], Awaitable[R]]"
 #: Tells whether an error means that there is nothing.
 EmptyIf: TypeAlias = Callable[[APIError], bool]
@@ -109,7 +109,7 @@ async def fetch_and_read(
 
 
 def is_empty_by_framing(response: ResponseInfo) -> bool:
-    """Tell whether the head of a response says that it has no body, so that an empty one is complete."""
+    """Tell whether the head of a response says that it has no body, so that an empty body is complete."""
     return response.status in (204, 205) or set(response.headers.get("content-length", "").strip()) == {"0"}
 
 
@@ -122,9 +122,9 @@ def empty_body_error(cursor: str | None) -> TruncatedBodyError:
 async def read_page(
     client: BaseClient, reader: PageReader[Any], body: bytes, time: CallTime, *, account: str | None
 ) -> PageData[Any]:
-    """Decode the body of a page and report it. What takes longer is decoded in slices, so that other tasks can run.
+    """Decode the body of a page and report it. A large body is decoded in slices, so that other tasks can run.
 
-    :raises DeadlineError: the call has taken longer than it may.
+    :raises DeadlineError: the call ran out of time.
     """
     emitter = client.emitter
     started = perf_counter()
@@ -159,7 +159,7 @@ async def _read_in_slices(
         step.took(perf_counter() - turn)
         if (left := time.left) is not None and left < 0:
             raise DeadlineError(
-                f"the page was here but not decoded within {time.total} s",
+                f"the page arrived but was not decoded within {time.total} s",
                 deadline="total",
                 seconds=time.total,
                 account=account,

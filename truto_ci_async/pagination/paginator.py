@@ -1,6 +1,6 @@
 """Iterates over pages and their items, and fetches the next page while the caller works on this one.
 
-A ``PageSource`` holds the callable that fetches one page, so nothing here knows of clients, retries or HTTP. What
+A ``PageSource`` holds the callable that fetches one page, so nothing here knows about clients, retries or HTTP. What
 ends a walk is decided in ``next_page``. All state lives in the iterator: iterating twice starts twice.
 """
 
@@ -35,7 +35,7 @@ Spawn: TypeAlias = "Callable[[Coroutine[Any, Any, P]], asyncio.Task[P]]"
 
 
 class PageSource(Struct, Generic[P], frozen=True):
-    """What to fetch, from where and how: shared by all iterations, changed by none."""
+    """What to fetch, from where and how: shared by all iterations and never changed."""
 
     fetch: Fetch[P]
     start: Position
@@ -121,7 +121,7 @@ class Pages(Generic[P]):
     async def aclose(self) -> None:
         """End the iteration and cancel the prefetch. Dropping the iterator does the same.
 
-        A task that waits for a page still gets it, and then the end.
+        A task that is waiting for a page still gets that page, and then the end.
         """
         self._pages_left = 0
         self.cancel()
@@ -173,7 +173,7 @@ class Prefetch(Generic[P]):
             return await task
         except asyncio.CancelledError:
             waiter = asyncio.current_task()
-            if waiter is not None and not waiter.cancelling():  # so it was the task that was cancelled
+            if waiter is not None and not waiter.cancelling():  # so the task was cancelled, not this wait
                 raise UsageError("the client was closed while its pages were being read") from None
             raise
         finally:

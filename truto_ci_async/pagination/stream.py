@@ -1,8 +1,8 @@
 """Reads large bodies as they arrive: as typed items, raw chunks or a file. Memory does not grow with the body.
 
 ``ItemStream`` goes from page to page; the bytes of one page are read in ``page_body``. Nothing runs in the background:
-only waiting for bytes is timed, and a slow consumer slows down the sender. A read takes nothing before its last await,
-so one that was cancelled can simply be repeated.
+only waiting for bytes is timed, and a slow consumer slows down the sender. A read consumes nothing before its last
+await, so a cancelled read can simply be repeated.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Opener: TypeAlias = "Callable[[Position], Reopen]"
 
 # Seconds of decoding after which other tasks get a turn.
 YIELD_INTERVAL = 0.002
-# Bytes collected for one write to a file. Each write is a trip to another thread.
+# Bytes collected for one write to a file. Each write is a round trip to another thread.
 WRITE_SIZE = 2**20
 # Repairs kept in ``issues``. Others are counted only.
 ISSUES_KEPT = 100
@@ -88,7 +88,7 @@ class ItemStream(WalkFrames, Generic[T]):
     ``envelope``      everything around the items of that page; in it, an object or array of more than 256 KiB is
                       left as ``msgspec.Raw``.
 
-    If a body breaks off before its first item, the page is fetched again, as in any call. Later than that nothing is
+    If a body breaks off before its first item, the page is fetched again, as in any call. After that nothing is
     repeated: the TransportError says how many ``items_read`` and ``bytes_read`` there were, and its ``position`` is the
     start of that page. A read that was cancelled can be repeated; after an error the stream is over.
     """
@@ -120,12 +120,12 @@ class ItemStream(WalkFrames, Generic[T]):
         self._entered = self._used = self._reading = False
         self._finished = self._failed = self._closed = False
         self._reopen: Reopen | None = None  # opens the page at ``position``
-        self._failure: TransportError | None = None  # why it has to be opened again
+        self._failure: TransportError | None = None  # why that page has to be opened again
         self._opening: anyio.CancelScope | None = None  # while a response is awaited
         self._page: PageBody[T] | None = None
         self._whole_pages_bytes = 0
         self._items_taken = 0
-        self._batch: Iterator[T] = iter(())  # what ``async for`` has not handed out yet
+        self._batch: Iterator[T] = iter(())  # items that ``async for`` has not handed out yet
         self._issues: list[Issue] = []
         self._issues_count = 0
         self._yield_at = 0.0
@@ -216,7 +216,7 @@ class ItemStream(WalkFrames, Generic[T]):
         return StreamParts(self, self._item_type)
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Hand out the bytes of the body, decompressed, whatever they are. Cursors are not followed."""
+        """Hand out the decompressed bytes of the body, of any content type. Cursors are not followed."""
         self._use()
         return Chunks(self)
 
@@ -321,7 +321,7 @@ class ItemStream(WalkFrames, Generic[T]):
 
     @contextmanager
     def _one_reader(self) -> Generator[None]:
-        """Allow one task to read at a time. An error ends the stream and is given what the stream knows."""
+        """Allow one task to read at a time. An error ends the stream, and gets its counts and its position."""
         if self._closed:
             raise UsageError("this stream is closed")
         if self._failed:
@@ -387,7 +387,7 @@ class ItemStream(WalkFrames, Generic[T]):
         self._failure = error
 
     def _finish_page(self, page: PageBody[T]) -> None:
-        """Read what stood around the items, and move on to the next page."""
+        """Read the envelope of the page, and move on to the next page."""
         here = self._cursor.position
         assert here is not None
         envelope = page.envelope()
@@ -401,7 +401,7 @@ class ItemStream(WalkFrames, Generic[T]):
         self._finished = following is None or not self._follow_cursor
 
     def _close_page(self) -> None:
-        """Close the page, and keep and report its repairs: nothing more of it will be read."""
+        """Close the page, which will not be read further, and keep and report its repairs."""
         if self._page is None:
             return
         self._page.close()

@@ -53,12 +53,12 @@ logger = logging.getLogger("truto_ci_async")
 T = TypeVar("T")
 
 CommitMode: TypeAlias = Literal["auto", "manual"]
-#: A plan, or what makes one once the stored one, if any, is known.
+#: A plan, or a function that makes one, given the stored plan if there is one.
 MadePlan: TypeAlias = "Plan | Callable[[Plan | None], Awaitable[Plan]]"
 
-# Pages that are read before a consumer takes them. Most of those that wait for it are bodies still.
+# Pages that are read before a consumer takes them. Most waiting pages are still unread bodies.
 READ_AHEAD = 4
-# After ``stop()``, a request that is not answered within so many seconds is dropped.
+# Seconds after ``stop()`` until a request without a response is dropped.
 STOP_SECONDS = 1.0
 
 
@@ -108,13 +108,13 @@ class Pull(WalkFrames, Generic[T]):
         self._budget = budget
         self._is_auto = commit == "auto"
         self._grow, self._fresh = grow, fresh
-        # Our own sinks write a page and keep nothing of it.
+        # Our own sinks keep nothing of a page they have written.
         detach = not isinstance(sink, FileSink)
         self._reader = PageReader(ItemReader[Any](item_type, on_invalid=on_invalid), detach=detach)
         self._commits = Commits(
             self._checkpoint, sink, reader=self._reader, report=self.report, on_failure=self._die
         )
-        self._is_new = False  # nothing is stored, or nothing of it is to count
+        self._is_new = False  # nothing is stored, or what is stored is to be ignored
         self._to_close: list[Callable[[], Awaitable[None]]] = []
         self._workers: Workers | None = None
         self._is_stopped = False
@@ -217,6 +217,7 @@ class Pull(WalkFrames, Generic[T]):
         if self._lookback is not None and not asked.walk.is_per_meeting:
             raise UsageError("lookback is for transcripts, which may come late")
         self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
+        self.report.resource = self.plan.resource
         self._reader.start_walk(
             self._client.emitter.report_unknown_fields,
             flat_rows=self.plan.filters.get("response_format") == "normalized",
@@ -241,7 +242,7 @@ class Pull(WalkFrames, Generic[T]):
             self._budget,
         )
         self._workers = Workers(shared, to_do, on_error=self._die)
-        self._commits.open(has_ids=self.plan.walk.has_ids)
+        self._commits.has_ids, self._commits.is_open = self.plan.walk.has_ids, True
 
     async def _run(self) -> None:
         """Run the workers, and commit what is marked until the block is left."""
@@ -273,11 +274,11 @@ class Pull(WalkFrames, Generic[T]):
 
     @property
     def outage(self) -> tuple[float, str] | None:
-        """For how many seconds the service has been down, and what the last call failed with; None: it is up."""
+        """How many seconds the service has been down, and the error of the last call; None if it is up."""
         return None if self._workers is None else self._workers.outage
 
     def stop(self) -> None:
-        """Ask for no more pages: what is in hand still comes, then the stream ends. Run again to go on.
+        """Request no more pages: those already fetched still come, then the stream ends. Run again to continue.
 
         A request that is not answered a second later is dropped.
         """
@@ -307,7 +308,7 @@ class Pull(WalkFrames, Generic[T]):
         return page
 
     async def next_page(self) -> PulledPage[T] | None:
-        """Return the next page, which its taker marks as done; None at the end."""
+        """Return the next page, which its consumer marks as done; None at the end."""
         self._commits.require_open()
         if self._is_auto:
             if self._is_asking:
@@ -376,6 +377,6 @@ def _tell_outcome(cancelled: BaseException, host: asyncio.Task[None]) -> None:
 
 
 def _tell(error: BaseException, raised: BaseException) -> None:
-    """Tell of a failure in place of which another exception is raised, perhaps one that nobody gets to see."""
+    """Log and attach a failure that another exception hides, perhaps one that nobody sees."""
     raised.add_note(f"and the pull failed: {error}")
     logger.error("a pull that was left failed: %s", error)

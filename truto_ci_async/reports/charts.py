@@ -5,7 +5,7 @@
     charts.distribution(frame, "patience")
 
 A chart holds the numbers it shows and no more. Above a few thousand points it shows a sample or an aggregate, and its
-subtitle says so. Units are the provider's: the service promises none, and the axis says that too. NaN and infinity
+subtitle says so. Units are the provider's: the service documents none, and the axis says so. NaN and infinity
 count as missing.
 """
 

@@ -17,7 +17,7 @@ from . import charts
 from .read_folder import Folder, read_folder
 from .rows import PersonKey, Rows, number, read_rows, text_of
 
-# Rows of the table. More would make a page that browsers are slow to open.
+# Rows of the table. With more, browsers are slow to open the page.
 PEOPLE = 5_000
 # Points of a chart, of which there is one for each metric.
 POINTS = 1_000
@@ -33,7 +33,7 @@ _COLUMNS = (
 
 
 def report_rows(folder: Folder) -> Rows:
-    """Read what a report needs of a folder."""
+    """Read what a report needs from a folder."""
     return read_rows(folder, [name for name in _COLUMNS if name in folder.schema.names], _names(folder))
 
 
@@ -108,12 +108,12 @@ def _points(rows: Rows, metrics: Sequence[str]) -> Any:
 
 
 def _short(value: float | None) -> float | None:
-    """Return a value with as many digits as anybody reads; a page has tens of thousands of them."""
+    """Round a value to the digits people read; a page has tens of thousands of values."""
     return None if value is None else float(f"{value:.6g}")
 
 
 def _spec(chart: Any) -> dict[str, Any]:
-    """Return a chart without its title, which the page shows as text, and as wide as its place."""
+    """Return a chart without its title, which the page shows as text, and as wide as its container."""
     spec: dict[str, Any] = chart.to_dict(validate=False)
     title = spec.pop("title")
     caption = {"text": title["text"], "note": title["subtitle"]}

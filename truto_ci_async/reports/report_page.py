@@ -1,4 +1,4 @@
-"""The report on a pull: one page of HTML that opens from disk, with no network.
+"""The report on a pull: one HTML page that opens from disk, without a network.
 
 Names of people come from outside, and the page runs code. So nothing from outside is ever part of that code: data is
 JSON in which ``<`` is escaped, text is put into the page as text, Vega interprets its expressions rather than compile
@@ -27,8 +27,7 @@ from truto_ci_async._files import AtomicFile
 from truto_ci_async._text import printable
 from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.pull.checkpoint.stored_state import EndedAccount, StoredState, read_state
-from truto_ci_async.resources.pulled import STATE_FILE
-from truto_ci_async.sinks.layout import is_used_by_pulls
+from truto_ci_async.sinks.layout import STATE_FILE, is_used_by_pulls
 
 from .charts import METRICS
 from .read_folder import Folder, read_folder
@@ -92,7 +91,7 @@ def _library() -> str:
     try:
         built = subprocess.run([sys.executable, "-c", _BUILD], capture_output=True, check=True)
         return built.stdout.decode()
-    except (OSError, subprocess.CalledProcessError):  # an interpreter that is built into a program, say
+    except (OSError, subprocess.CalledProcessError):  # for example an interpreter embedded in a program
         script: str = import_module("vl_convert").javascript_bundle()
         return script
 
@@ -126,7 +125,7 @@ def _page(parts: Mapping[str, str], library: str) -> str:
 
 
 def hash_of(script: str) -> str:
-    """Return what a policy allows a script by."""
+    """Return the hash by which a policy allows a script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
@@ -146,7 +145,7 @@ _WHAT_TO_DO = {
     "NotFoundError": "check the account's id, and what the account supports",
     "BadRequestError": "change what is asked for",
     "CursorLoopError": "tell Truto's support: the service repeats itself",
-    "DecodeError": "tell Truto's support: the answer cannot be read",
+    "DecodeError": "tell Truto's support: the response cannot be read",
 }
 
 

@@ -1,4 +1,4 @@
-"""The rows that charts are made of: columns of any kind of data, and the person and the window of each row."""
+"""The rows behind charts: columns of any kind of data, and the person and the window of each row."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Rows:
         return len(next(iter(self._columns.values()), ()))
 
     def numbers(self, column: str) -> list[float]:
-        """Return the numbers of a column, without what is no number."""
+        """Return the numbers of a column; anything else is left out."""
         return [value for value in map(number, self[column]) if value is not None]
 
     @cached_property
@@ -149,7 +149,7 @@ def _check(needed: Iterable[str], known: Sequence[str]) -> None:
 
 
 def read_rows(folder: Folder, names: Sequence[str], people: Mapping[PersonKey, str] | None = None) -> Rows:
-    """Read columns of a folder, in little more memory than their numbers and their different texts need."""
+    """Read columns of a folder, in little more memory than their numbers and distinct texts need."""
     schema = folder.schema.select(names)
     is_number = [column.type == "float64" for column in schema]
     columns: list[Any] = [array("d") if each else [] for each in is_number]

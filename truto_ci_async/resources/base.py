@@ -68,7 +68,7 @@ class Resource(Generic[T]):
                 setattr(cls, name, takes_filters(method, cls.own_filters))
 
     def __init__(self, client: BaseClient, model: str, resource: str, item_type: type[T]) -> None:
-        join_path(model, resource)  # raises for names that cannot be part of a path
+        join_path(model, resource)  # raises for names that cannot be in a path
         self._client = client
         self._model = model
         self._resource = resource
@@ -195,7 +195,7 @@ class Resource(Generic[T]):
         are logged, and events. ``response_format="raw"`` is the provider's own record: pass ``item_type=dict`` with it.
 
         :raises NotFoundError: there is no such item, or the provider has no ``get`` for this resource.
-        :raises DecodeError: the response is no item of this type.
+        :raises DecodeError: the response is not an item of this type.
         """
         if unknown := filters.keys() - GET_FILTERS:
             raise TypeError(f"get() got an unexpected keyword argument {min(unknown)!r}")
@@ -238,7 +238,7 @@ class Resource(Generic[T]):
             raise
 
     async def _explain(self, account: str | None, method: str, error: APIError) -> None:
-        """Add what the account does offer to an error that may mean that it does not offer this."""
+        """Add what the account offers to an error that may mean that it does not offer this method."""
         if account is not None and may_mean_unsupported(error):
             await add_offered(self._client, error, account, (self._model, self._resource, method))
 

@@ -31,14 +31,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Where ``pull_to`` keeps its progress of interactions, inside the output folder.
-STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.layout.PRIVATE`` says
-
-
-def state_file(resource: str) -> str:
-    """Return the name of the file with the progress of a resource, inside the output folder."""
-    return STATE_FILE if resource == "interactions" else f".truto-pull.{resource}.sqlite3"
-
 
 class PulledResource(Resource[T]):
     """A resource with plans and pulls. Its items are of type ``T``."""
@@ -151,12 +143,13 @@ class PulledResource(Resource[T]):
         from truto_ci_async.pull.report import Budget
         from truto_ci_async.pull.shard import run_shard
         from truto_ci_async.sinks.factory import make_sink
+        from truto_ci_async.sinks.layout import state_file
 
         if not os.fspath(out):
             raise UsageError("the name of the folder is empty")
         folder = pathlib.Path(out)
         if isinstance(plan_or_accounts, pathlib.Path):
-            _check_accounts_file(plan_or_accounts, folder)
+            check_accounts_file(plan_or_accounts, folder)
         sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
         with show_progress(progress, self._client.emitter, what="rows") as line:
             return await run_shard(
@@ -220,7 +213,7 @@ def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Cal
     return start
 
 
-def _check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
+def check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
     """:raises UsageError: a pull into this folder may replace or remove the file."""
     from truto_ci_async.sinks.layout import is_used_by_pulls
 

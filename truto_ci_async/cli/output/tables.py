@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
 
 class RowLayout(NamedTuple):
-    """How items of one kind become rows. Without ``fields`` or ``columns`` the first page decides."""
+    """How items of one kind become rows. Without ``fields`` or ``columns``, the first page determines them."""
 
     row: Callable[[Any], Row]
     fields: Sequence[str] | None = None  # of CSV

@@ -16,7 +16,7 @@ from .compaction import READ_OVER
 from .sqlite import READ_META, READ_PROGRESS
 from .stored import StoredRows
 
-# Accounts that failed or are parked, as many as a report can use.
+# Failed or parked accounts read at most: as many as a report can use.
 ENDED = 1_000
 _READ_ENDED = f"{READ_PROGRESS} WHERE outcome IN ('failed', 'parked') LIMIT {ENDED}"
 _COUNT_ENDED = "SELECT count(DISTINCT account) FROM progress WHERE outcome = ?"
