@@ -1125,6 +1125,37 @@ def test_devices_are_written_into_and_not_replaced(sandbox: Sandbox, run: Run) -
     assert Path("/dev/null").is_char_device()
 
 
+def test_a_link_that_leads_back_to_itself_is_not_replaced(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    """There is no file behind it to be kept, and nothing says which of its links to replace."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    ran = run(*listing(sandbox, "-o", "json", "--out", str(one)))
+    assert (ran.code, one.is_symlink(), other.is_symlink()) == (USAGE, True, True)
+    assert "a link that leads back to itself" in ran.err
+    assert not sandbox.requests
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("accounts --tokn hunter2", "unrecognized arguments: --tokn ***"),
+        ("--tokn hunter2 accounts", "invalid choice: '***' (choose"),
+        ("accounts --tokn=hunter2", "unrecognized arguments: --tokn=***"),
+        ("accounts -thunter2", "unrecognized arguments: -t***"),
+        ("interactions -t hunter2 --limit x", "'x' is not a whole number"),
+        ("accounts --limit 5 more", "unrecognized arguments: more"),
+        ("acounts", "invalid choice: 'acounts'"),
+    ],
+)
+def test_what_is_given_to_an_unknown_option_is_not_quoted(run: Run, line: str, said: str) -> None:
+    """It may be a mistyped --token."""
+    ran = run(*line.split())
+    assert ran.code == USAGE
+    assert said in ran.err
+    assert "hunter2" not in ran.err
+
+
 def test_links_stay_links_and_dash_is_stdout(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
     link, file = tmp_path / "latest.json", tmp_path / "january.json"
     link.symlink_to(file)

@@ -250,11 +250,13 @@ class AtomicFile:
     def open(self) -> None:
         """Create the temporary file. If ``path`` is a link, it stays one: ``path`` becomes what it points to.
 
-        :raises UsageError: ``path`` is a directory or a device.
+        :raises UsageError: ``path`` is a directory, a device, or a link that leads back to itself.
         """
         if self.path.exists() and not self.path.is_file():
             raise UsageError(f"{self.path} is a directory or a device, not a file")
-        self.path = Path(os.path.realpath(self.path))
+        if os.path.islink(target := os.path.realpath(self.path)):
+            raise UsageError(f"{self.path} is a link that leads back to itself")
+        self.path = Path(target)
         temporary = _temporary(self.path, secrets.token_hex(8))
         old = self.path.stat() if self.path.exists() else None
         # Whoever could not read the old file must not read this one, even before permissions are copied.

@@ -244,6 +244,10 @@ class BaseClient:
             failure = None  # the error, its frames and this variable would be a cycle
             content = b""  # this frame is part of them too
 
+    def mask(self) -> Callable[[TrutoError], None]:
+        """Return a function that masks the token last sent in an error that quotes a body."""
+        return partial(mask_error, token=self._token.last)
+
     def open_stream(self, target: str, *, account: str | None) -> Reopen:
         """Prepare a call whose body the caller reads as it arrives.
 

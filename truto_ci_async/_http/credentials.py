@@ -72,6 +72,11 @@ class Token:
         self._lock: asyncio.Lock | None = None
 
     @property
+    def last(self) -> Secret:
+        """The last one that ``get`` returned, or an empty text."""
+        return self._value or Secret()
+
+    @property
     def is_refreshable(self) -> bool:
         return self._source is not None
 

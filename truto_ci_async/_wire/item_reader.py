@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import lru_cache
@@ -25,7 +25,7 @@ from truto_ci_async._json import UNKNOWN
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Issue
 from truto_ci_async.models.struct_types import is_struct, split_array, split_object
-from truto_ci_async.models.unknown_members import is_api_object, member_mover
+from truto_ci_async.models.unknown_members import MOST_NAMES, Names, is_api_object, member_mover
 
 from .detach import detached, raw_places
 from .repair import (
@@ -45,8 +45,6 @@ MAX_ITEM_BYTES = 64 * 2**20
 MAX_ENVELOPE_BYTES = 16 * 2**20
 # Issues kept per body; the others are only counted. A page of bad items can have millions.
 ISSUES_KEPT = 100
-# Unknown fields reported per walk: a service may use ids as keys.
-MOST_NAMES = 100
 
 
 class IssueList(list[Issue]):
@@ -62,10 +60,10 @@ class IssueList(list[Issue]):
         self.is_full = keep <= 0
         self._keep = keep
 
-    def drop(self, index: int) -> None:
-        """Count an item that was left out, without an issue."""
-        self.total += 1
-        self.dropped.append(index)
+    def drop_all(self, indices: Sequence[int]) -> None:
+        """Count items that were left out, without issues."""
+        self.total += len(indices)
+        self.dropped += indices
 
     def add(self, index: int, raw: bytes, notes: Notes, *, dropped: bool) -> None:
         """Note what is wrong with an item."""
@@ -113,6 +111,7 @@ class ItemReader(Generic[T]):
         except TypeError as error:
             raise UsageError(f"item_type cannot be decoded from JSON: {error}") from error
         self._repairer = struct_repairer(item_type)
+        self._takes_objects_only = self._repairer is not None or item_type is dict
         self._mover = member_mover(item_type)
         self._blank_fields = _blank_fields(item_type) if self._repairer else []
         self._raw_fields, self._has_raw_inside = raw_places(item_type)
@@ -127,8 +126,8 @@ class ItemReader(Generic[T]):
         reader._tell, reader.unknown_fields = tell, ()
         return reader
 
-    def note_unknown(self, names: list[str]) -> None:
-        """Remember and report the names that are new."""
+    def note_unknown(self, names: Iterable[str]) -> None:
+        """Remember and tell those of the names that are new."""
         new = [name for name in dict.fromkeys(names) if name not in self.unknown_fields]
         new = new[: MOST_NAMES - len(self.unknown_fields)]
         if new and self._tell is not None:
@@ -197,10 +196,13 @@ class ItemReader(Generic[T]):
             raws = split_array(text)
         except _UNREADABLE as error:
             raise _map_error(error, text, path, start) from None
+        if keep <= 0 and self._takes_objects_only and b"{" not in text:  # a page may have millions of these
+            issues.drop_all(range(start, start + len(raws)))
+            return [], issues
         for index, each in enumerate(raws, start):
             raw = bytes(each)
-            if issues.is_full and self._is_hopeless(raw):  # a page may have millions of these
-                issues.drop(index)
+            if issues.is_full and self.is_hopeless(raw):
+                issues.drop_all((index,))
                 continue
             item = self._read_one(raw, index, f"{path}[{index}]", issues)
             if item is not None or not issues.dropped or issues.dropped[-1] != index:
@@ -255,7 +257,7 @@ class ItemReader(Generic[T]):
         if repairer is not None and repairer.is_foreign(fields):
             notes.add(path, repairer.describe_foreign(fields) if is_told else "")
             return None, False
-        moved = raw if self._mover is None else self._move_unknown(raw)
+        moved = raw if self._mover is None else self._move_unknown(raw, fields)
         if moved is not raw:
             try:
                 return self._decode_item(moved), True
@@ -267,20 +269,23 @@ class ItemReader(Generic[T]):
         fixed = self._repair(repairer, fields, path, notes)
         return fixed, fixed is not None
 
-    def _move_unknown(self, raw: bytes) -> bytes:
+    def _move_unknown(self, raw: bytes, fields: dict[str, Raw]) -> bytes:
         """Return an item with its unknown members moved to where its structs keep them."""
-        names: list[str] = []
+        names: Names = {}
         assert self._mover is not None
-        moved = self._mover.move(raw.lstrip(), "", names)
+        if self._repairer is None:
+            moved = self._mover.move(raw.lstrip(), "", names)
+        else:
+            moved = self._mover.move_members(raw, fields, "", names)
         if names and len(self.unknown_fields) < MOST_NAMES:
             self.note_unknown(names)
         return moved if names else raw
 
-    def _is_hopeless(self, raw: bytes) -> bool:
+    def is_hopeless(self, raw: bytes) -> bool:
         """Tell quickly whether an item would be dropped; False if that takes decoding it."""
-        if self._repairer is None:
-            return self.item_type is dict and not raw.startswith(b"{")
-        return not raw.startswith(b"{") or self._repairer.is_foreign(split_object(raw))
+        if not raw.startswith(b"{"):
+            return self._takes_objects_only
+        return self._repairer is not None and self._repairer.is_foreign(split_object(raw))
 
     def _mismatch(self, raw: bytes) -> str:
         try:

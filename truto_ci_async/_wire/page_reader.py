@@ -58,6 +58,7 @@ class PageData(Struct, Generic[T], kw_only=True):
     extra: dict[str, Any] = {}
     issues: list[Issue] = []
     issues_count: int = 0
+    dropped_count: int = 0
     keys: tuple[str, ...] | None = None
     unknown_fields: tuple[str, ...] = ()
 
@@ -175,6 +176,7 @@ class PageReader(Generic[T]):
             item_type=self.item_type,
             issues=collector.issues,
             issues_count=collector.issues_count,
+            dropped_count=collector.dropped_count,
             keys=None if keys is None else tuple(keys),
             unknown_fields=self._items.unknown_fields,
             **around,

@@ -9,7 +9,10 @@ Parsing has no effects: ``options.command`` of the result names the function in 
 from __future__ import annotations
 
 import argparse
+import re
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
 from textwrap import fill
 from typing import Any, Final, NoReturn, TypeAlias
 
@@ -136,9 +139,38 @@ def _command(commands: Commands, name: str, **kwargs: Any) -> argparse.ArgumentP
 
 
 class _Parser(argparse.ArgumentParser):
+    _given: Sequence[str] = ()
+
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - its overloads say the same
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
+        self._given = sys.argv[1:] if args is None else list(args)
+        return super().parse_known_args(self._given, namespace)
+
     def error(self, message: str) -> NoReturn:
-        """Exit with the message, which may quote the command line; not what looks like a URL with a password."""
-        super().error(printable(hide_passwords(message)))
+        """Exit with the message, which may quote the command line; not what looks like a secret in it."""
+        super().error(printable(hide_passwords(self._without_values(message))))
+
+    def _without_values(self, message: str) -> str:
+        """Leave out what was given to options that do not exist: one may be a mistyped --token."""
+        for before, arg in pairwise(["", *self._given]):
+            name, equals, _ = arg.partition("=")
+            if self._is_unknown(name):
+                if name[1] == "-":
+                    shown = f"{name}=***" if equals else name
+                else:
+                    shown = f"{arg[:2]}***" if arg[2:] else arg
+            elif self._is_unknown(before) and "=" not in before and arg:
+                shown = "***"
+            else:
+                continue
+            masked = shown.replace("\\", r"\\")
+            message = re.sub(rf"(?<![\w-]){re.escape(arg)}(?![\w-])", masked, message)
+        return message
+
+    def _is_unknown(self, arg: str) -> bool:
+        is_option = len(arg) > 1 and arg[0] == "-" and not arg[1].isdigit()
+        return is_option and arg not in self._option_string_actions
 
 
 # --- commands --------------------------------------------------------------------------------------------------

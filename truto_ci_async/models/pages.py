@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
@@ -131,8 +131,9 @@ class Page(Frames, Generic[T]):
 
     ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
     ``extra`` has the envelope keys that this package does not know; an object or array of more than 256 KiB is left as
-    ``msgspec.Raw``. ``issues`` lists the first hundred repairs, ``issues_count`` counts all of them. ``response`` has
-    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``.
+    ``msgspec.Raw``. ``issues`` lists the first hundred repairs, ``issues_count`` counts all of them, and
+    ``dropped_count`` the items that could not be kept. ``response`` has status, headers, rate limit, attempts and
+    timing. ``debug`` is set with ``response_format="debug"``.
     ``unknown_fields`` names the fields received so far in this walk that this package does not know, such as
     ``user.emails[].verified``: they are in ``unknown`` of the items. ``item_type`` is the type that the items were read
     as, if that is known: an empty page has its columns.
@@ -140,6 +141,7 @@ class Page(Frames, Generic[T]):
 
     __slots__ = (
         "debug",
+        "dropped_count",
         "extra",
         "is_partial_response",
         "issues",
@@ -166,6 +168,7 @@ class Page(Frames, Generic[T]):
         extra: Mapping[str, Any] | None = None,
         issues: Sequence[Issue] = (),
         issues_count: int | None = None,
+        dropped_count: int = 0,
         unknown_fields: Sequence[str] = (),
         response: ResponseInfo | None = None,
         position: Position | None = None,
@@ -181,6 +184,7 @@ class Page(Frames, Generic[T]):
         self.extra: dict[str, Any] = dict(extra or {})
         self.issues: tuple[Issue, ...] = tuple(issues)
         self.issues_count = len(self.issues) if issues_count is None else issues_count
+        self.dropped_count = dropped_count
         self.unknown_fields: tuple[str, ...] = tuple(unknown_fields)
         self.response = response or ResponseInfo()
         self.position = position
@@ -252,7 +256,7 @@ class RawResponse:
     has more, but Truto's ``raw`` format has no way to request it. Other formats read all pages.
     """
 
-    __slots__ = ("_cursor", "_cursor_error", "body", "provider_cursor", "response")
+    __slots__ = ("_cursor", "_cursor_error", "_mask", "body", "provider_cursor", "response")
 
     def __init__(
         self,
@@ -262,12 +266,20 @@ class RawResponse:
         next_cursor: str | None = None,
         provider_cursor: str | None = None,
         cursor_error: DecodeError | None = None,
+        mask: Callable[[DecodeError], object] | None = None,
     ) -> None:
         self.body = body
         self.response = response
         self.provider_cursor = provider_cursor
         self._cursor = next_cursor
         self._cursor_error = cursor_error
+        self._mask = mask  # takes the token out of an error that quotes the body
+        if mask is not None and cursor_error is not None:
+            mask(cursor_error)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        names = (name for name in self.__slots__ if name != "_mask")  # which has the token
+        return None, {name: getattr(self, name) for name in names} | {"_mask": None}
 
     @property
     def next_cursor(self) -> str | None:
@@ -308,10 +320,16 @@ class RawResponse:
         """
         try:
             return decode_known(self.body, type)
+        except DecodeError as error:
+            if self._mask is not None:
+                self._mask(error)
+            raise
         except msgspec.ValidationError as error:
-            raise DecodeError(
-                f"the body does not match the type: {error}", raw=self.body[:EXCERPT_BYTES]
-            ) from error
+            misfit = DecodeError(f"the body does not match the type: {error}", raw=self.body[:EXCERPT_BYTES])
+            misfit.__cause__ = error
+            if self._mask is not None:
+                self._mask(misfit)
+            raise misfit from error
 
     def __repr__(self) -> str:
         return f"RawResponse(status={self.status}, {self.content_type or 'no content type'}, {len(self.body):,} bytes)"

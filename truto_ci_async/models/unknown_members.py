@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import typing
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -17,8 +18,11 @@ from truto_ci_async._json import BYTE_ORDER_MARK, UNKNOWN, decode_with, replace_
 
 from .struct_types import element_type, is_struct, split_array, split_object, union_members, value_type
 
-# Characters of a name that is reported: a service may use ids as keys.
+# Names that are told of one walk, and characters of each: a service may use ids as keys.
+MOST_NAMES = 100
 NAME_CHARS = 80
+
+Names: TypeAlias = dict[str, None]
 
 
 class MemberMover:
@@ -32,11 +36,11 @@ class MemberMover:
         self._values = [found for member in members for found in value_type(member)]
         self._decode = msgspec.json.Decoder(type).decode
 
-    def move(self, raw: bytes, prefix: str, names: list[str]) -> bytes:
-        """Return ``raw`` or its replacement; ``names`` gets the names of moved members, such as ``user.emails[].x``."""
+    def move(self, raw: bytes, prefix: str, names: Names) -> bytes:
+        """Return ``raw``, or what takes its place. ``names`` gets some of those moved, such as ``user.emails[].x``."""
         if raw.startswith(b"{"):
             if self._struct is not None:
-                return self._in_struct(raw, prefix, names)
+                return self.move_members(raw, split_object(raw), prefix, names)
             if self._values:
                 inner = _mover(self._values[0])
                 moved = {
@@ -60,12 +64,13 @@ class MemberMover:
             return False
         return True
 
-    def _in_struct(self, raw: bytes, prefix: str, names: list[str]) -> bytes:
-        fields = split_object(raw)
+    def move_members(self, raw: bytes, fields: dict[str, Raw], prefix: str, names: Names) -> bytes:
+        """Do as ``move`` with an object that was split into ``fields`` already."""
         is_changed = False
         if self._keys is not None and not fields.keys() <= self._keys:
             unknown = {key: value for key, value in fields.items() if key not in self._keys}
-            names += [prefix + key[:NAME_CHARS] for key in unknown]
+            if len(names) < MOST_NAMES:
+                names.update((prefix + key[:NAME_CHARS], None) for key in islice(unknown, MOST_NAMES))
             fields = {key: value for key, value in fields.items() if key in self._keys}
             fields[UNKNOWN] = Raw(msgspec.json.encode(msgspec.json.encode(unknown).decode()))
             is_changed = True
@@ -149,4 +154,4 @@ def decode_known(body: bytes, type: Any) -> Any:
         if mover is None:
             raise
         text = replace_surrogates(body.removeprefix(BYTE_ORDER_MARK)).strip()
-        return decoder.decode(mover.move(text, "", []))
+        return decoder.decode(mover.move(text, "", {}))

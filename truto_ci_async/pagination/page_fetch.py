@@ -55,6 +55,7 @@ async def fetch_page(
         extra=data.extra,
         issues=data.issues,
         issues_count=data.issues_count,
+        dropped_count=data.dropped_count,
         unknown_fields=data.unknown_fields,
         response=response,
         position=position_after(here, data.next_cursor, len(targets.query.user_batches)),

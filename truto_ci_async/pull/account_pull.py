@@ -38,6 +38,7 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.models import Page, Position
 from truto_ci_async.models.pulls import Window
+from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import Read, fetch_page, read_page
 from truto_ci_async.pagination.unsupported import add_offered, may_mean_unsupported
@@ -45,6 +46,7 @@ from truto_ci_async.pull.checkpoint.base import Outcome, Progress
 
 from .account_state import AccountState, Shared
 from .commits import Ends, Entry, PulledPage
+from .foreign_rows import foreign_rows
 from .positions import UNSUPPORTED, join_position, split_position
 from .report import KEPT_CHARACTERS, without_bodies
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
@@ -270,6 +272,7 @@ class AccountPull:
         )
         was_restarted = state.seen is not None
         handed, entry = self._send(page, progress, is_last=is_last)
+        self._report_foreign(handed)
         if was_restarted:
             entry.log = log
         elif not is_last:
@@ -311,6 +314,12 @@ class AccountPull:
         self._close_windows(queue, window, over)
         handed = PulledPage(state.account, asked, page, state.pulled_at, commits=shared.commits, entry=entry)
         return handed, entry
+
+    def _report_foreign(self, page: PulledPage[Any]) -> None:
+        shared = self._shared
+        issues, count = foreign_rows(page, ITEM_TYPES[shared.plan.resource])
+        shared.report.issues += count
+        shared.client.emitter.report_repairs(issues, count=count, account=self._state.account.id)
 
     def _end_window(self) -> int:
         """Move on to the next window. Return how many windows ended."""

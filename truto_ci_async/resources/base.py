@@ -340,7 +340,7 @@ class Resource(Generic[T]):
 
         async def fetch(here: Position) -> RawResponse:
             body, response = await fetch_and_read(self._client, targets, unread, here, empty_body=b"")
-            return raw_response(body, response, query.account, here)
+            return raw_response(self._client, body, response, query.account, here)
 
         source = page_source(
             self._client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages

@@ -131,10 +131,11 @@ class PulledResource(Resource[T]):
         when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
         spreadsheet would take for a formula. Output and progress are committed together. If the process is killed, run
         it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as received, so
-        ``on_invalid`` has no effect there. ``on_start`` is called with the running pull: watch its ``report``, or end
-        it with ``stop()``. ``progress`` shows a line that says how far it is: None in a notebook only, True always,
-        False never. The rest is as for ``pull``.
+        ``on_invalid`` has no effect there; those of another kind are counted in ``report.issues``. ``on_start`` is
+        called with the running pull: watch its ``report``, or end it with ``stop()``. ``progress`` shows a line that
+        says how far it is: None in a notebook only, True always, False never. The rest is as for ``pull``.
 
+        :raises UsageError: ``out`` is a file, or in the place of one.
         :raises StateConflictError: another run holds the folder, or it belongs to another plan.
         :raises StorageError: the disk failed; a later run continues.
         :raises AuthenticationError: the token was rejected.
@@ -148,6 +149,7 @@ class PulledResource(Resource[T]):
         if not os.fspath(out):
             raise UsageError("the name of the folder is empty")
         folder = pathlib.Path(out)
+        _check_folder(folder)
         if isinstance(plan_or_accounts, pathlib.Path):
             check_accounts_file(plan_or_accounts, folder)
         sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
@@ -211,6 +213,13 @@ def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Cal
             on_start(pull)
 
     return start
+
+
+def _check_folder(folder: pathlib.Path) -> None:
+    """:raises UsageError: a file has the name of the folder, or of one that it is to be in."""
+    for path in (folder, *folder.parents):
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise UsageError(f"{path} is a file, and a pull needs a folder: use another name")
 
 
 def check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:

@@ -73,6 +73,7 @@ class FastArrayParser(ArrayParser[T]):
             return []
         text = b"".join(self._parts)
         items: list[T] = []
+        before = self._collector.index
         at = self._skip_to_value(text, 0)
         if not self._separator and not self._keyed:
             items, at = self._walk(text, at, LEARN_FROM)
@@ -84,7 +85,7 @@ class FastArrayParser(ArrayParser[T]):
         if self._separator or self._keyed:
             found, at = self._walk(text, at)
             items += found
-        self._in_large_item = not items
+        self._in_large_item = self._collector.index == before
         self._hold(text[at:] if self.rest is None else b"")
         return items
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import aclosing
 from difflib import SequenceMatcher
 from typing import TypeAlias
 
 from truto_ci_async._checks import brief
 from truto_ci_async.errors import DecodeError, TrutoError
 from truto_ci_async.models import IntegratedAccount
+
+from .accounts import each_listed
 
 #: Finds accounts by ``integration`` and ``status``, as ``integrated_accounts.list`` does.
 Discover: TypeAlias = Callable[..., AsyncIterable[IntegratedAccount]]
@@ -23,15 +26,16 @@ MAX_NAMED = 10
 async def with_ids(found: AsyncIterable[IntegratedAccount]) -> AsyncGenerator[IntegratedAccount]:
     """Check that each account found has an id: a pull that leaves one out would look complete.
 
-    :raises DecodeError: one has none, or one that is not text.
+    :raises DecodeError: one has none, or one that is not text; one cannot be read at all.
     """
-    async for account in found:
-        if not account.id:
-            raise DecodeError(
-                f"the service lists an account without an id, {account!r}; pass the ids of the others yourself",
-                path="$.result[].id",
-            )
-        yield account
+    async with aclosing(each_listed(found)) as listed:
+        async for account in listed:
+            if not account.id:
+                raise DecodeError(
+                    f"the service lists an account without an id, {account!r}; pass the ids of the others yourself",
+                    path="$.result[].id",
+                )
+            yield account
 
 
 async def nothing_found(discover: Discover, integration: str | None = None, status: str | None = None) -> str:
