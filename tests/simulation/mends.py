@@ -170,7 +170,7 @@ MENDS = (
         (
             COMMITS,
             "            await self._note_durable(changes, final=final)\n",
-            "            if isinstance(self._sink, FileSink):\n                await self._sink.committed()\n"
+            "            await self._store.committed()\n"
             "            await self._note_durable(changes, final=final)\n",
         ),
     ),

@@ -141,7 +141,9 @@ def _command(commands: Commands, name: str, **kwargs: Any) -> argparse.ArgumentP
 class _Parser(argparse.ArgumentParser):
     _given: Sequence[str] = ()
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+    def parse_known_args(  # pyright: ignore[reportIncompatibleMethodOverride] - its overloads say the same
+        self, args: Any = None, namespace: Any = None
+    ) -> Any:
         self._given = sys.argv[1:] if args is None else list(args)
         return super().parse_known_args(self._given, namespace)
 

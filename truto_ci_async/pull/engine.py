@@ -33,8 +33,9 @@ from truto_ci_async.pagination.progress import show_progress
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
+from truto_ci_async.pull.stores.adapters import as_store
+from truto_ci_async.pull.stores.base import TransactionalStore
 from truto_ci_async.sinks.base import Sink
-from truto_ci_async.sinks.files import FileSink
 
 from .account_state import Shared
 from .commits import Commits, PulledPage
@@ -84,7 +85,7 @@ class Pull(WalkFrames, Generic[T]):
         client: BaseClient,
         plan: MadePlan,
         *,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: Checkpoint | TransactionalStore | None = None,
         budget: Budget = Budget(),
         commit: CommitMode = "auto",
         item_type: Any = None,
@@ -103,19 +104,14 @@ class Pull(WalkFrames, Generic[T]):
         self.report = PullReport()
         self._client = client
         self._make_plan = plan
-        self._checkpoint = checkpoint or MemoryCheckpoint()
-        self._sink = sink
+        self._store = as_store(MemoryCheckpoint() if checkpoint is None else checkpoint, sink)
         self._budget = budget
         self._is_auto = commit == "auto"
         self._grow, self._fresh = grow, fresh
-        # Our own sinks keep nothing of a page they have written.
-        detach = not isinstance(sink, FileSink)
-        self._reader = PageReader(ItemReader[Any](item_type, on_invalid=on_invalid), detach=detach)
-        self._commits = Commits(
-            self._checkpoint, sink, reader=self._reader, report=self.report, on_failure=self._die
+        self._reader = PageReader(
+            ItemReader[Any](item_type, on_invalid=on_invalid), detach=self._store.detaches
         )
-        self._is_new = False  # nothing is stored, or what is stored is to be ignored
-        self._to_close: list[Callable[[], Awaitable[None]]] = []
+        self._commits = Commits(self._store, reader=self._reader, report=self.report, on_failure=self._die)
         self._workers: Workers | None = None
         self._is_stopped = False
         self._fatal: Exception | None = None  # ends the pull; the consumer gets it in place of the end
@@ -182,51 +178,32 @@ class Pull(WalkFrames, Generic[T]):
         """Own the stores and the tasks of this pull, from opening it until its block has been left."""
         try:
             with self._block:
-                await self._open(await self._hold())
+                await self._open(await self._store.hold(fresh=self._fresh))
                 self._opened.set()
                 await self._run()
             await self._commits.close()
         finally:
-            await self._close_stores()
+            await self._close_store()
             self._pages.close()
             self._opened.set()
         self._commits.settle()
-
-    async def _hold(self) -> Plan | None:
-        """Lock out other runs before anything is looked up, and return the stored plan."""
-        stored = await self._checkpoint.hold(fresh=self._fresh)
-        self._to_close.append(self._checkpoint.aclose)
-        # A store that holds nothing yet says None, and so does one of somebody else's that is only locked by ``open``.
-        is_known = self._fresh or type(self._checkpoint).hold is not Checkpoint.hold
-        self._is_new = is_known and stored is None
-        if isinstance(self._sink, FileSink):
-            await self._sink.hold(anew=self._is_new)
-        if (close := getattr(self._sink, "aclose", None)) is not None:
-            self._to_close.append(close)
-        return stored
 
     async def _open(self, stored: Plan | None) -> None:
         # Accounts that were looked up by an earlier run are not looked up again: this one goes on with those.
         asked = self._make_plan
         if not isinstance(asked, Plan):
             asked = await asked(None if self._grow else stored)
-        # The sink is asked before anything is stored or deleted: it may refuse. Ours were asked by ``hold``.
-        is_asked = self._is_new and self._sink is not None and not isinstance(self._sink, FileSink)
-        if is_asked and self._sink is not None:
-            await self._sink.open(None)
         if self._lookback is not None and not asked.walk.is_per_meeting:
             raise UsageError("lookback is for transcripts, which may come late")
-        self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
+        self.plan = await self._store.open(asked, grow=self._grow, fresh=self._fresh)
         self.report.resource = self.plan.resource
         self._reader.start_walk(
             self._client.emitter.report_unknown_fields,
             flat_rows=self.plan.filters.get("response_format") == "normalized",
         )
-        if self._sink is not None and not is_asked:
-            await self._sink.open(self._checkpoint.sink_state)
         to_do, begun = await accounts_to_do(
             self.plan,
-            self._checkpoint.load_accounts(),
+            self._store.load_accounts(),
             self.report,
             max_park=self._budget.max_park,
             lookback=self._lookback,
@@ -257,13 +234,11 @@ class Pull(WalkFrames, Generic[T]):
                 self._pages.end()
             await anyio.sleep_forever()
 
-    async def _close_stores(self) -> None:
-        """Close what is held: the sink, then the checkpoint, whose lock keeps other runs away from both."""
-        while self._to_close:
-            try:
-                await self._to_close.pop()()
-            except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
-                self._commits.fail(error)
+    async def _close_store(self) -> None:
+        try:
+            await self._store.aclose()
+        except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
+            self._commits.fail(error)
 
     # --- ending it early -------------------------------------------------------------------------------
 

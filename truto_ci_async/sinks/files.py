@@ -61,8 +61,7 @@ Verify: TypeAlias = Literal["full", "size"]
 INLINE_ITEMS = 256
 # Buffered output is written to the file at this size; only a commit syncs it.
 FLUSH_BYTES = 2**22
-# The manifest of a growing file is updated this often rather than with every commit.
-MANIFEST_SECONDS = 5.0
+MANIFEST_SECONDS = 5.0  # between updates of the manifest of a growing file
 
 
 class SinkOptions(TypedDict, total=False):
@@ -84,6 +83,7 @@ class FileSink(ABC):
     """
 
     format: ClassVar[str]
+    keeps_no_items: ClassVar[bool] = True
     #: Whether a committed file may be longer than its committed part.
     _grows: ClassVar[bool] = False
     _manifest_seconds: ClassVar[float] = MANIFEST_SECONDS

@@ -128,20 +128,8 @@ class Checkpoint(ABC):
         A pull asks for this. It takes what ``load`` returns; a store of many walks does better to return what it has
         without making an object for each of them.
         """
-        found: dict[str, AccountProgress] = {}
-        for number, ((account, window), progress) in enumerate((await self.load()).items(), 1):
-            entry = found.get(account)
-            if entry is None:
-                entry = found[account] = AccountProgress()
-            entry.later[window] = progress
-            entry.has_rows |= progress.rows > 0
-            if number % YIELD_EVERY == 0:
-                await anyio.lowlevel.checkpoint()
-        for number, (account, entry) in enumerate(found.items(), 1):
-            entry.close_up()
-            yield account, entry
-            if number % YIELD_EVERY == 0:
-                await anyio.lowlevel.checkpoint()
+        async for account in by_account(await self.load()):
+            yield account
 
     @abstractmethod
     async def commit(
@@ -172,6 +160,24 @@ class Checkpoint(ABC):
 
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
+
+
+async def by_account(progress: Mapping[Key, Progress]) -> AsyncIterator[tuple[str, AccountProgress]]:
+    """Go through the accounts of what ``load`` returned, with the progress of each."""
+    found: dict[str, AccountProgress] = {}
+    for number, ((account, window), walk) in enumerate(progress.items(), 1):
+        entry = found.get(account)
+        if entry is None:
+            entry = found[account] = AccountProgress()
+        entry.later[window] = walk
+        entry.has_rows |= walk.rows > 0
+        if number % YIELD_EVERY == 0:
+            await anyio.lowlevel.checkpoint()
+    for number, (account, entry) in enumerate(found.items(), 1):
+        entry.close_up()
+        yield account, entry
+        if number % YIELD_EVERY == 0:
+            await anyio.lowlevel.checkpoint()
 
 
 def plan_in_force(stored: Plan | None, plan: Plan | None, *, grow: bool, path: str) -> Plan:

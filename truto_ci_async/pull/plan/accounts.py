@@ -82,7 +82,7 @@ async def each_listed(found: AsyncIterable[A]) -> AsyncGenerator[A]:
         async for each in found:
             yield each
         return
-    pages = cast("Paginator[A]", found).pages()
+    pages = found.pages()
     try:
         async for page in pages:
             if page.dropped_count:
