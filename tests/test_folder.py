@@ -688,7 +688,7 @@ def test_the_lines_of_the_documentation_read_a_folder(
     for library in ("polars", "pandas", "pyarrow", "duckdb"):
         pytest.importorskip(library)
     monkeypatch.chdir(documented / format)
-    assert check_blocks(format, documented) == 4
+    assert check_blocks(format, documented) == 5
 
 
 @pytest.mark.services

@@ -64,15 +64,14 @@ PULL_EXAMPLES: Final = f"""\
 {EXAMPLES}
   truto-ci pull --sandbox --out out/
   truto-ci pull --sandbox --out days/ --start-time 2024-01-01 --end-time 2024-01-04 --window day --format csv
-  truto-ci pull --sandbox --out out/ --fresh --report report.json
-  truto-ci pull --sandbox --out calls/ --resource meetings,transcripts,users --start-time 2024-12-01
+  truto-ci pull --sandbox --out out/ --fresh --report report.json --resource meetings,users
 
 every night, the week before:
   truto-ci pull --integration gong --status active --start-time today-7d --end-time today --out "week-$(date +%F)"
 
-from .resources import MODEL, RESOURCES, ResourceCommand
-from .values import filled, moment, name_list, rate, seconds, whole_number, window_length
-at once.
+Rows are in out/RESOURCE.ndjson, out/RESOURCE.csv or out/RESOURCE/*.parquet, each with its account, tenant, requested
+window and when it was pulled. An account whose product lacks a resource counts as done. manifest.json lists the files
+and how much is committed. The first Ctrl-C (or SIGTERM) writes the pages already fetched; the second ends at once.
 
 {PULL_EXIT_CODES}"""
 ACCOUNTS_EXAMPLES: Final = f"""\
@@ -255,13 +254,11 @@ def _add_list(
 def _add_pull(commands: Commands) -> None:
     parser = _command(
         commands, "pull", help="interactions and more of many accounts, into a folder", epilog=PULL_EXAMPLES,
-        description="Pull interactions, meetings, transcripts, users or activity of many accounts into a folder, many "
-        "at a time, within the limits of the service. Run the same command again and it continues where the last run "
-        "stopped, however that ended: no row is lost or written twice. Once everything is there, it sends no more "
-        "requests.")
+        description="Pull resources of many accounts into a folder, many at a time, within the limits of the service. "
+        "Run the same command again and it continues where the last run stopped, however that ended: no row is lost or "
+        "written twice. Once everything is there, it sends no more requests.")
     group = parser.add_argument_group("which accounts")
-    group.add_argument(
-        "--accounts", type=filled, metavar="ID,...", help="these accounts; `truto-ci accounts` lists them")
+    group.add_argument("--accounts", type=filled, metavar="ID,...", help="these accounts; see `truto-ci accounts`")
     group.add_argument(
         "--accounts-file", type=filled, metavar="FILE",
         help="the accounts in FILE: on each line an id, or a JSON object with an id and optionally a tenant_id")
@@ -277,8 +274,7 @@ def _add_pull(commands: Commands) -> None:
     _add_pull_window(group)
     group.add_argument(
         "--lookback", type=filled, metavar="LENGTH",
-        help="of transcripts: ask again for those that were found missing in earlier runs at most so long ago, such as "
-        "2d")
+        help="ask again for transcripts that earlier runs found missing at most so long ago, such as 2d")
     _add_filters(group)
     _add_limit(group)
     _add_query(group)
@@ -294,8 +290,7 @@ def _add_pull(commands: Commands) -> None:
         help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON")
     group = parser.add_argument_group("how to run")
     group.add_argument(
-        "--max-accounts", type=whole_number(1), default=32, metavar="N",
-        help="accounts to pull at the same time (default: 32)")
+        "--max-accounts", type=whole_number(1), default=32, metavar="N", help="accounts asked at a time (default: 32)")
     group.add_argument("--fresh", action="store_true", help="discard the earlier output and progress, and start over")
     group.add_argument("--grow", action="store_true", help="continue, and add accounts found since the pull began")
     _add_connection(parser)
@@ -312,8 +307,7 @@ def _add_pull_window(group: Group) -> None:
         "--start-time", type=moment, metavar="TIME",
         help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or relative to now: "
         "today, --start-time=-7d (s, m, h, d, w), today-12h; a pull that continues keeps the now of its first run")
-    group.add_argument(
-        "--end-time", type=moment, metavar="TIME", help="end of the window, exclusive (default: now)")
+    group.add_argument("--end-time", type=moment, metavar="TIME", help="end of the window, exclusive (default: now)")
     group.add_argument(
         "--window", type=window_length, metavar="LENGTH",
         help="split the time into a series of windows and request each one: day, week, month, or a length such as 6h "
