@@ -272,7 +272,8 @@ def test_a_page_that_is_being_written_while_the_block_is_left_counts() -> None:
         client = client_of(Told(of_two_pages))
         async with output.pull(client, "a", "b") as pages:
             first = await anext(pages)
-            sink: Any = pages._sink
+            store: Any = pages._store
+            sink: Any = store._sink
             is_written, may_return = asyncio.Event(), asyncio.Event()
             write = sink.write
 
