@@ -128,11 +128,11 @@ MENDS = (
         (BREAKER, "            is_alone = len(self._failing) == 1\n", "            is_alone = True\n"),
     ),
     Mend(
-        "the last account is failed once an outage is given up",
+        "accounts that fail while the service still answers are failed once an outage is given up",
         (
-            ACCOUNT,
-            "            is_last\n            and self._state.outage_error",
-            "            False\n            and self._state.outage_error",
+            BREAKER,
+            "        if failing_since < self._proven_at <= asked_at:\n            return False\n",
+            "",
         ),
     ),
     Mend(

@@ -560,9 +560,8 @@ class World:
         calls = self.service.calls
         start, end = self.service.outage
         is_short = end - start <= SHORT_OUTAGE or not self.options.has_outage or not self.service.is_bad
-        is_last = not is_short and len(report.failed) == 1 and not report.parked
         for account in report.failed:
-            if account != bad and not is_last and not is_alone_to_blame(account, calls):
+            if account != bad and not (is_alone_to_blame(account, calls) or is_proven_bad(account, calls)):
                 raise Wrong(f"account {account} was failed, which is not bad")
         if bad in report.failed and not self.options.has_outage:
             first = min(call.asked_at for call in calls if call.account == bad)
@@ -593,13 +592,18 @@ def is_alive(pull: Pull[Any]) -> bool:
     return len(pull._to_close) == 2
 
 
+def failed_last(account: str, calls: list[Call]) -> list[Call]:
+    """Return the calls of an account after the last one that was answered."""
+    own = [call for call in calls if call.account == account]
+    return own[max((number for number, call in enumerate(own, 1) if call.is_answered), default=0) :]
+
+
 def is_alone_to_blame(account: str, calls: list[Call]) -> bool:
     """Tell whether others got through while a call of an account failed, and none of them has failed since.
 
     An outage that begins at such a moment looks like a bad account.
     """
-    own = [call for call in calls if call.account == account]
-    failed = own[max((number for number, call in enumerate(own, 1) if call.is_answered), default=0) :]
+    failed = failed_last(account, calls)
     answered_at = max((call.ended_at for call in calls if call.is_answered), default=-1.0)
     return (
         bool(failed)
@@ -610,6 +614,21 @@ def is_alone_to_blame(account: str, calls: list[Call]) -> bool:
             if call.account != account and not call.is_answered
         )
     )
+
+
+def is_proven_bad(account: str, calls: list[Call]) -> bool:
+    """Tell whether an account failed before and after another got once more what it had got before.
+
+    That is asked when an outage is given up. One that comes back at such a moment looks like a bad account.
+    """
+    failed = failed_last(account, calls)
+    got, proofs = set[str](), list[float]()
+    for call in calls:
+        if call.is_answered:
+            if call.target in got:
+                proofs.append(call.ended_at)
+            got.add(call.target)
+    return bool(failed) and any(failed[0].asked_at < proof <= failed[-1].asked_at for proof in proofs)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
 from truto_ci_async._http.policy.headers import LONGEST_WAIT
-from truto_ci_async._http.policy.retry import can_never_succeed
+from truto_ci_async._http.policy.retry import RetryPolicy, can_never_succeed
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async.errors import (
@@ -42,14 +42,14 @@ from truto_ci_async.errors import (
 from truto_ci_async.models import Page, Position
 from truto_ci_async.models.pulls import PlannedAccount
 from truto_ci_async.pagination.next_page import PageCursor
-from truto_ci_async.pagination.page_fetch import fetch_page, read_page
+from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Outcome, Progress
 from truto_ci_async.pull.plan.plan import Plan
 
 from .commits import Commits, Entry, PulledPage
 from .foreign_rows import foreign_rows
 from .handover import Handover
-from .report import KEPT_CHARACTERS, Budget, PullReport, without_bodies
+from .report import KEPT_CHARACTERS, Budget, PullReport
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class Shared:
     budget: Budget
     outage_cause: str = ""  # what the last call failed with for which the service is to blame
     is_stopping: bool = False
+    #: What the last account to end was asked when the service last answered for it: shows whether it still does.
+    witness: tuple[RequestTargets, Position] | None = None
     #: A scope for each request that has no answer yet, which is cancelled to drop it.
     fetching: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
     #: By window, of the first account that came to it: checking, ordering and encoding is done once.
@@ -125,7 +127,6 @@ class AccountState(Struct, eq=False, gc=False):
     pulled_at: datetime | None = None  # the same moment
     calls: int = 0  # failed in a row
     failing_since: float | None = None  # when the first call was sent that failed without an answer since
-    outage_error: TrutoError | None = None  # the last one that the service was to blame for
 
     @classmethod
     def of(cls, account: PlannedAccount, stored: AccountProgress, windows: int) -> AccountState:
@@ -177,11 +178,11 @@ class AccountPull:
                 client, targets, read, here, empty_body=shared.reader.empty_body, empty_on_not_found=True
             )
         except TrutoError as error:
-            return self._failed(error, asked_at)
+            return self._failed(error, asked_at, (targets, here))
         finally:
             shared.fetching.discard(fetch)
         shared.circuit.success(self._state.arrived_at)
-        self._state.calls, self._state.failing_since, self._state.outage_error = 0, None, None
+        self._state.calls, self._state.failing_since = 0, None
         self._state.is_resumed = False
         response = page.response
         shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=page.issues_count)
@@ -192,9 +193,12 @@ class AccountPull:
         except CursorLoopError as error:
             loop = error  # the page itself is good; a later run restarts its window
         self._hand_over(page, walk.position, is_loop=loop is not None)
+        again_at = None if self._state.windows_left else NEVER
         if loop is not None:
-            return self._fail(loop)
-        return None if self._state.windows_left else NEVER
+            again_at = self._fail(loop)
+        if again_at == NEVER:
+            shared.witness = targets, here
+        return again_at
 
     def _make_targets(self) -> RequestTargets:
         shared = self._shared
@@ -303,7 +307,7 @@ class AccountPull:
 
     # --- failures --------------------------------------------------------------------------------------
 
-    def _failed(self, error: TrutoError, asked_at: float) -> float:
+    def _failed(self, error: TrutoError, asked_at: float, request: tuple[RequestTargets, Position]) -> float:
         """Decide what a failed call means for its account or for everyone. Return as ``next_page``.
 
         :raises TrutoError: it ends the whole pull.
@@ -317,19 +321,19 @@ class AccountPull:
             raise error
         if isinstance(cause, RateLimitError) and not cause.attempts:  # refused by pacing: nothing was sent
             return self._wait_or_park(cause)
-        asks_to_wait = isinstance(cause, RateLimitError) or (
-            isinstance(cause, APIError) and (cause.retry_after or 0.0) > shared.client.retry.max_wait
-        )
-        is_hopeless = isinstance(cause, APIError) and can_never_succeed(cause.status)
-        if isinstance(cause, (TransportError, ServerError)) and not (asks_to_wait or is_hopeless):
+        if not is_answer(cause, shared.client.retry):
             return self._unanswered(cause, asked_at)
         shared.circuit.success(time.monotonic())
-        if asks_to_wait:
-            return self._wait_or_park(cast("APIError", cause))
         is_refused = isinstance(cause, APIError) and cause.status in _REFUSED_CURSOR
-        if cause is not error or (is_refused and self._state.is_resumed):
-            return self._restart(error)
-        return self._fail(error)
+        if asks_to_wait(cause, shared.client.retry):
+            again_at = self._wait_or_park(cast("APIError", cause))
+        elif cause is not error or (is_refused and self._state.is_resumed):
+            again_at = self._restart(error)
+        else:
+            again_at = self._fail(error)
+        if again_at == NEVER:
+            shared.witness = request
+        return again_at
 
     def _unanswered(self, error: TrutoError, asked_at: float) -> float:
         now = time.monotonic()
@@ -339,7 +343,6 @@ class AccountPull:
             now, self._state.account.id, asked_at=asked_at, failing_since=self._state.failing_since
         ):
             self._shared.outage_cause = f"{type(error).__name__}: {error}"
-            self._state.outage_error = without_bodies(error)
             return IN_TURN  # the service's fault: the account comes again once a trial gets through
         self._state.calls += 1
         if self._state.calls >= ACCOUNT_CALLS:
@@ -371,19 +374,6 @@ class AccountPull:
         self._shared.report.windows_left += self._state.windows_left
         return self._end("failed", error=f"{type(error).__name__}: {error}"[:KEPT_CHARACTERS])
 
-    def give_up(self, *, is_last: bool) -> float:
-        """End this account in an outage that lasts too long.
-
-        If it is the last one, and the others got through since it did, only its own calls speak against the service.
-        """
-        if (
-            is_last
-            and self._state.outage_error is not None
-            and self._shared.circuit.last_success > self._state.arrived_at
-        ):
-            return self._fail(self._state.outage_error)
-        return self.park(None)
-
     def park(self, until: float | None) -> float:
         """Leave this account to a later run, not before ``until`` (seconds since 1970)."""
         self._shared.report.parked[self._state.account.id] = until
@@ -400,6 +390,42 @@ class AccountPull:
         )
         self._shared.commits.mark(entry)
         return NEVER
+
+
+async def still_answers(shared: Shared, fetch: anyio.CancelScope) -> bool:
+    """Ask once more for what an account got that has ended. An outage is over then, or was none."""
+    if shared.witness is None:
+        return False
+    targets, here = shared.witness
+
+    async def read(body: bytes, time_of_call: CallTime) -> None:
+        del body, time_of_call
+
+    shared.fetching.add(fetch)
+    try:
+        _, response = await fetch_and_read(
+            shared.trial_client, targets, read, here, empty_body=b"", empty_on_not_found=True
+        )
+    except TrutoError as error:
+        shared.report.count_call(attempts=getattr(error.__cause__ or error, "attempts", 1))
+        return is_answer(error, shared.client.retry)
+    finally:
+        shared.fetching.discard(fetch)
+    shared.report.count_call(attempts=response.attempts)
+    return True
+
+
+def asks_to_wait(error: TrutoError, retry: RetryPolicy) -> bool:
+    """Tell whether the service said when to come again, or that it has had enough."""
+    return isinstance(error, RateLimitError) or (
+        isinstance(error, APIError) and (error.retry_after or 0.0) > retry.max_wait
+    )
+
+
+def is_answer(error: TrutoError, retry: RetryPolicy) -> bool:
+    """Tell whether an error of a call shows that the service is there."""
+    is_hopeless = isinstance(error, APIError) and can_never_succeed(error.status)
+    return not isinstance(error, (TransportError, ServerError)) or is_hopeless or asks_to_wait(error, retry)
 
 
 def _is_fatal(error: TrutoError) -> bool:

@@ -18,7 +18,7 @@ from truto_ci_async.models.pulls import PlannedAccount
 from truto_ci_async.pull.checkpoint.base import AccountProgress
 from truto_ci_async.pull.plan.plan import Plan
 
-from .account_pull import IN_TURN, NEVER, AccountPull, AccountState, Shared
+from .account_pull import IN_TURN, NEVER, AccountPull, AccountState, Shared, still_answers
 from .report import PullReport
 
 # An account gives its worker to the next one in line after so many pages.
@@ -42,8 +42,8 @@ class Workers:
         self._on_error = on_error
         self._trials = anyio.CapacityLimiter(1)
         self._nap = anyio.CancelScope()  # of the worker that waits for the time of its trial
-        self._given_up = 0  # accounts that ended since an outage lasted too long
-        shared.circuit.on_close = self._end_trials
+        self._is_parking = False  # all accounts that are left: the service is down for too long
+        shared.circuit.on_close = self._end_outage
 
     @property
     def outage(self) -> tuple[float, str] | None:
@@ -115,10 +115,17 @@ class Workers:
             if not circuit.is_open:
                 return None
             if circuit.is_given_up:
+                if not self._is_parking and await still_answers(self._shared, fetch):
+                    circuit.prove(time.monotonic())
+                    return IN_TURN
+                self._is_parking = True
                 self._schedule.hurry()
-                self._given_up += 1
-                return account.give_up(is_last=self._schedule.left == self._given_up == 1)
+                return account.park(None)
             return await account.next_page(self._shared.trial_client, fetch)
+
+    def _end_outage(self) -> None:
+        self._is_parking = False
+        self._end_trials()
 
     def _end_trials(self) -> None:
         """Let all workers go on that wait for their trial, or for the result of another one."""

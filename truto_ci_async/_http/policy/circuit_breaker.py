@@ -2,7 +2,8 @@
 
 A call that failed after all its retries is either the fault of its account or of the service. The service is to blame
 unless another call got through since this one was sent; or, for an account that is the only one to fail, since its
-first call that failed.
+first call that failed. Several bad accounts that are the last ones look like an outage. If it lasts too long, the
+caller asks once more for what another account got before, and ``prove``s by an answer that the service is there.
 
 Pure: a state machine whose caller says what time it is, waits, and sends one trial at a time.
 """
@@ -25,7 +26,7 @@ class CircuitBreaker:
         self._max_wait = max_wait
         self._opened_at: float | None = None
         self._failing = set[str]()  # accounts whose calls failed since the last success
-        self.last_success = -1.0
+        self.last_success = self._proven_at = -1.0
         self.next_trial = 0.0
         self.is_given_up = False
         #: Called when the circuit closes.
@@ -50,6 +51,11 @@ class CircuitBreaker:
             self.is_given_up = False
             self.on_close()
 
+    def prove(self, now: float) -> None:
+        """Note that the service gave what it had given before: what failed until now, and fails again, is to blame."""
+        self._proven_at = now
+        self.success(now)
+
     def failure(self, now: float, account: str, *, asked_at: float, failing_since: float) -> bool:
         """Note a call, sent at ``asked_at``, that got no answer. Return whether the service is to blame for it.
 
@@ -57,6 +63,8 @@ class CircuitBreaker:
         accounts got through after that and none of them fails, the account is to blame, even once it is the only one
         left.
         """
+        if failing_since < self._proven_at <= asked_at:
+            return False
         if self._opened_at is None:
             self._failing.add(account)
             is_alone = len(self._failing) == 1
