@@ -126,8 +126,8 @@ class PulledResource(Resource[T]):
         spreadsheet would take for a formula. Output and progress are committed together. If the process is killed, run
         it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as they were received,
         so ``on_invalid`` has no effect there; those that are no interactions are counted in ``report.issues``.
-        ``on_start`` is called with the running pull: watch its ``report``, or end it with ``stop()``. The rest is as for
-        ``pull``.
+        ``on_start`` is called with the running pull: watch its ``report``, or end it with ``stop()``. The rest is as
+        for ``pull``.
 
         :raises UsageError: ``out`` is a file, or in the place of one.
         :raises StateConflictError: another run holds the folder, or it belongs to another plan.
