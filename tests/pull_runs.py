@@ -120,8 +120,8 @@ async def pull(job: dict[str, Any]) -> dict[str, Any]:
     from truto_ci_async.pull.engine import Pull
     from truto_ci_async.pull.report import Budget
     from truto_ci_async.pull.shard import run_shard
-    from truto_ci_async.resources.interactions import STATE_FILE
     from truto_ci_async.sinks.files import Disk, FileSink
+    from truto_ci_async.sinks.layout import state_file
     from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
     from truto_ci_async.sinks.parquet import ParquetSink
 
@@ -136,11 +136,13 @@ async def pull(job: dict[str, Any]) -> dict[str, Any]:
     folder = Path(job["folder"])
     sinks: dict[str, type[FileSink]] = {"ndjson": NdjsonSink, "csv": CsvSink, "parquet": ParquetSink}
     options: dict[str, Any] = {"part_rows": job["part_rows"]} if job["format"] == "parquet" else {}
-    sink = sinks[job["format"]](folder, disk=Disk(step), **options)
+    resource = job.get("resource", "interactions")
+    sink = sinks[job["format"]](folder, resource=resource, disk=Disk(step), **options)
     watch = Watch(job)
     async with TrutoClient(job["token"], base_url=job["url"], pacing=Pacing.off()) as client:
-        plan = await client.interactions.plan(
-            job["accounts"], start_time=job["start_time"], end_time=job["end_time"], window=job.get("window")
+        window = {name: job.get(name) for name in ("start_time", "end_time", "window")}
+        plan = await getattr(client, resource).plan(
+            job["accounts"], **(window if resource != "users" else {})
         )
 
         def started(running: Pull[Any]) -> None:
@@ -149,7 +151,7 @@ async def pull(job: dict[str, Any]) -> dict[str, Any]:
         report = await run_shard(
             client,
             plan,
-            SQLiteCheckpoint(folder / STATE_FILE, step=step),
+            SQLiteCheckpoint(folder / state_file(resource), step=step),
             sink,
             Budget(max_accounts=job["max_accounts"]),
             on_start=started if job.get("watch") else None,

@@ -60,7 +60,7 @@ from truto_ci_async.cli.output.writers import (
 )
 from truto_ci_async.cli.pull import PULL_SANDBOX
 from truto_ci_async.cli.values import read_query
-from truto_ci_async.resources.interactions import STATE_FILE
+from truto_ci_async.sinks.layout import STATE_FILE
 
 from .support import examples, file_size_limit
 
@@ -1535,6 +1535,15 @@ def test_csv_is_read_back_as_it_was(cells: list[str]) -> None:
     assert list(csv.reader(io.StringIO(written, newline=""))) == [names, cells]
 
 
+def test_csv_tells_null_from_empty_text_and_escapes_formulas_on_request(sandbox: Sandbox, run: Run) -> None:
+    items = [{"a": None, "b": "", "c": "=1+1"}]
+    assert CsvWriter(ANY_LAYOUT).page(items) == b'a,b,c\n,"",=1+1\n'
+    assert CsvWriter(ANY_LAYOUT, "escape").page(items) == b'a,b,c\n,"",\'=1+1\n'
+    ran = run(*listing(sandbox, "-o", "json", "--csv-formulas", "escape"))
+    assert (ran.code, "--csv-formulas is for csv" in ran.err) == (USAGE, True)
+    assert run(*listing(sandbox, "-o", "csv", "--csv-formulas", "escape")).code == DONE
+
+
 def test_yaml_without_its_package_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     ran = run("interactions", "--sandbox", "-o", "yaml")
@@ -1622,7 +1631,7 @@ def test_every_format_is_safe_on_a_terminal_and_exact_in_a_file(tmp_path: Path, 
 
 
 def test_an_error_about_the_command_line_hides_what_may_be_a_password(run: Run) -> None:
-    ran = run("accounts", "--api-urll", "user:hunter2@host\x1b[2J")
+    ran = run("interactions", "--api-urll", "user:hunter2@host\x1b[2J")
     assert ran.code == USAGE
     assert "unrecognized arguments: --api-urll ***" in ran.err
 

@@ -48,6 +48,7 @@ from truto_ci_async.pull.commits import Commits, Entry
 from truto_ci_async.pull.engine import Pull
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.report import PullReport
+from truto_ci_async.pull.stores.adapters import CheckpointStore
 from truto_ci_async.sinks import files, parquet
 from truto_ci_async.sinks.layout import Layout
 
@@ -293,8 +294,7 @@ def test_a_sink_that_is_not_ready_does_not_make_each_commit_longer() -> None:
         checkpoint = MemoryCheckpoint()
         await checkpoint.open(plan_of("a", windows=asked * each))
         commits = Commits(
-            checkpoint,
-            ReadyAfter(asked),
+            CheckpointStore(checkpoint, ReadyAfter(asked)),
             reader=PageReader(ItemReader[Any](Raw)),
             report=PullReport(),
             on_failure=lambda error: None,

@@ -71,8 +71,8 @@ from truto_ci_async.pull.report import Budget, PullReport
 from truto_ci_async.pull.row_fingerprints import SeenRows, row_fingerprints, row_identities, split
 from truto_ci_async.pull.shard import run_shard
 from truto_ci_async.pull.workers import TURN_PAGES
-from truto_ci_async.resources.interactions import STATE_FILE
 from truto_ci_async.sinks.factory import make_sink
+from truto_ci_async.sinks.layout import STATE_FILE
 from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
 
 log = logging.getLogger("tests")

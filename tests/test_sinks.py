@@ -46,11 +46,11 @@ from truto_ci_async.errors import (
 from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, Person
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
 from truto_ci_async.models.row_views import PULL_COLUMNS
-from truto_ci_async.pull import commits as _commits
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
+from truto_ci_async.pull.stores import adapters
 from truto_ci_async.sinks import files
 from truto_ci_async.sinks import parquet as parquet_sink
 from truto_ci_async.sinks.factory import make_sink
@@ -137,7 +137,7 @@ def read_rows(folder: Path, format: str) -> list[tuple[str | None, ...]]:
 
 async def commit_together(sink: Any, checkpoint: Checkpoint, changes: Any, *, final: bool = False) -> bool:
     """Commit as a pull does."""
-    is_durable = await _commits.commit_together(sink, checkpoint, changes, final=final)
+    is_durable = await adapters.commit_together(sink, checkpoint, changes, final=final)
     if is_durable and isinstance(sink, FileSink):
         await sink.committed()
     return is_durable

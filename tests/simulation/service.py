@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -29,6 +29,8 @@ from truto_ci_async.models import ResponseInfo
 
 #: An account's id and the start of a window.
 WindowKey = tuple[str, str]
+#: An account's id, and the start and the end of what is asked for.
+Asked = tuple[str, str, str]
 
 ROW_KINDS = (
     "whole",
@@ -78,6 +80,18 @@ def make_row(random: Random, number: int) -> bytes:
         "many lines": {"id": id, "user": user, "n": number},
     }[kind]
     return json.dumps(row, indent=2 if kind == "many lines" else None).encode()
+
+
+def make_meeting(random: Random, number: int, start: str) -> bytes:
+    """Make a meeting of the day that begins at ``start``. Some do not say when they began."""
+    row = {"id": f"m{number}", "n": number}
+    if random.random() < 0.9:
+        row["start_time"] = start.replace("00:00:00", f"{random.randrange(24):02}:30:00")
+    return json.dumps(row).encode()
+
+
+def has_transcript(number: int) -> bool:
+    return number % 5 != 0
 
 
 def identity(row: bytes) -> str:
@@ -135,6 +149,7 @@ class SimService:
         faults: tuple[object, ...],
         rate: float,
         is_reordering: bool,
+        ignores_windows: bool,
         pause: Callable[[], Awaitable[None]],
         now: Callable[[], float],
     ) -> None:
@@ -143,9 +158,11 @@ class SimService:
         self._faults = faults
         self._rate = rate
         self._is_reordering = is_reordering
+        self._ignores_windows = ignores_windows
         self._pause = pause
         self._now = now
-        self._walks = defaultdict[WindowKey, list[Walk]](list)
+        self._walks = defaultdict[Asked, list[Walk]](list)
+        self.asked = Counter[str]()  # how often for the transcript of each meeting
         self.is_bad = True
         self.outage: tuple[float, float] = (0.0, 0.0)
         self.bad_account: str | None = None
@@ -157,7 +174,13 @@ class SimService:
 
     async def answer(self, target: str, token: int) -> Answer:
         query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
-        key = query["integrated_account_id"], query["start_time"]
+        if "/capabilities" in target:
+            offered = [
+                {"resource": name, "methods": ["list"]}
+                for name in ("interactions", "meetings", "transcripts")
+            ]
+            return Answer(200, json.dumps({"unified": offered}).encode())
+        key = query["integrated_account_id"], query.get("start_time", ""), query.get("end_time", "")
         self.requests += 1
         self.on_request()
         await self._pause()
@@ -182,7 +205,10 @@ class SimService:
         if fault == "hang":
             for _ in range(5):
                 await self._pause()
-        answer = self._page(key, query.get("next_cursor"), fault)
+        meeting = query.get("meeting[id]")
+        answer = (
+            self._page(key, query.get("next_cursor"), fault) if meeting is None else self._transcript(meeting)
+        )
         await self._pause()
         return answer
 
@@ -191,12 +217,34 @@ class SimService:
             return None
         return self._random.choice(self._faults)
 
-    def _page(self, key: WindowKey, cursor: str | None, fault: object) -> Answer:
+    def _transcript(self, meeting: str) -> Answer:
+        number = int(meeting[1:])
+        self.asked[meeting] += 1
+        if not has_transcript(number):
+            if number % 2:
+                return Answer(200, b'{"result": []}')
+            body = {"message": "the transcript was not found", "truto_is_remote_error": True}
+            return Answer(404, json.dumps(body).encode())
+        row: dict[str, Any] = {"id": None, "n": number}
+        if number % 3:
+            row["meeting"] = {"id": meeting}
+        return Answer(200, json.dumps({"result": [row]}).encode())
+
+    def _rows_of(self, asked: Asked) -> list[bytes]:
+        account, start, end = asked
+        return [
+            row
+            for (name, begun), rows in self._rows.items()
+            if name == account and (self._ignores_windows or start <= begun < end)
+            for row in rows
+        ]
+
+    def _page(self, key: Asked, cursor: str | None, fault: object) -> Answer:
         walks = self._walks[key]
         if cursor is None:
             walks.append(self._new_walk(key))
             number, index = len(walks) - 1, 0
-            if not self._rows[key] and self._random.random() < 0.3:
+            if not self._rows_of(key) and self._random.random() < 0.3:
                 body = {"message": "no stats found for the specified period", "truto_is_remote_error": True}
                 return Answer(404, json.dumps(body).encode())
         else:
@@ -220,9 +268,9 @@ class SimService:
             body = body[: self._random.randrange(1, len(body))]
         return Answer(200, body)
 
-    def _new_walk(self, key: WindowKey) -> Walk:
+    def _new_walk(self, key: Asked) -> Walk:
         random = self._random
-        rows = self._rows[key]
+        rows = self._rows_of(key)
         if self._is_reordering:
             of_kind = defaultdict[str, list[bytes]](list)
             for row in rows:
@@ -274,7 +322,7 @@ class SimClient:
         *,
         account: str | None,
         read: Callable[[bytes, CallTime], Awaitable[Any]],
-        error_fallback: Callable[[APIError], bytes | None],
+        error_fallback: Callable[[APIError], bytes | None] = lambda error: None,
         **options: Any,
     ) -> tuple[Any, ResponseInfo]:
         call = Call(str(account), target, clock(), math.inf)

@@ -21,8 +21,8 @@ class Secret(str):
         return "'***'"
 
 
-# A token of at least this many characters is masked in what the service says. A shorter one, such as "token" in
-# somebody's test, is no secret, and may be a word or a key of the body.
+# A token of at least this many characters is masked wherever the service repeats it. A shorter one, such as "token" in
+# a test, is not a secret, and may be a word or a key of the body.
 SHORTEST_SECRET = 12
 
 

@@ -1,8 +1,8 @@
 """Decodes arrays of typed items, and repairs them: a bad field costs only itself, and is always reported.
 
-How it works. A whole array is decoded by one typed msgspec decoder, and for nearly every page that is all. Only if it
-fails, or if an item seems to hold nothing its type knows, is the array split into the bytes of its items. An item that
-does not fit is rewritten by `repair`, and decoded again. Each change becomes an ``Issue``.
+How it works. A whole array is decoded by one typed msgspec decoder, and for nearly every page that is all. Only if that
+fails, or an item seems to have no known field, is the array split into the bytes of its items. An item that does not
+fit its type is rewritten by `repair` and decoded again. Each change becomes an ``Issue``.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ OnInvalid: TypeAlias = Literal["repair", "raise"]
 # Default limits of a stream: for one item, and for what surrounds the items of a body.
 MAX_ITEM_BYTES = 64 * 2**20
 MAX_ENVELOPE_BYTES = 16 * 2**20
-# Issues kept of one body; the others are only counted. A page of wrong items can have millions.
+# Issues kept per body; the others are only counted. A page of bad items can have millions.
 ISSUES_KEPT = 100
 
 
@@ -81,8 +81,8 @@ class ItemReader(Generic[T]):
     """Read items of one type. Build it once and reuse it: building the decoders costs more than a small page.
 
     ``item_type`` is a msgspec Struct (repaired field by field), ``dict`` or ``Any`` (anything), ``msgspec.Raw`` (the
-    exact bytes), or a dataclass or TypedDict (all or nothing). Raw is copied out of the text it came in. For fields
-    of the items themselves that costs next to nothing, for Raw deeper inside a microsecond or two.
+    exact bytes), or a dataclass or TypedDict (all or nothing). Raw is copied out of the body. For fields of the items
+    themselves that costs next to nothing, for Raw nested deeper a microsecond or two.
 
         >>> items, issues = ItemReader(Person).read_array(b'[{"id": 234599484848423, "name": "Ann"}]')
         >>> items[0].id, issues[0].path
@@ -93,7 +93,7 @@ class ItemReader(Generic[T]):
     fields are optional, it would become a record full of None.
     """
 
-    #: Whether the items of a page may be decoded together with what surrounds them.
+    #: Whether the items of a page may be decoded together with its envelope.
     joins_envelope = True
     #: Names of fields received since ``for_walk`` that ``item_type`` has no place for.
     unknown_fields: tuple[str, ...] = ()
@@ -119,8 +119,8 @@ class ItemReader(Generic[T]):
     def for_walk(self, tell: Callable[..., object]) -> ItemReader[T]:
         """Return a reader with the same decoders that calls ``tell(names, kept=...)`` for unknown fields.
 
-        Each name is told once, at most ``MOST_NAMES`` of them. An ApiObject keeps the fields; other structs leave them
-        out, without a word unless their rows are flat.
+        Each name is reported once, and at most ``MOST_NAMES`` of them. An ApiObject keeps the fields. Other structs
+        drop them, and report them only if their rows are flat.
         """
         reader = copy(self)
         reader._tell, reader.unknown_fields = tell, ()
@@ -151,7 +151,7 @@ class ItemReader(Generic[T]):
         except msgspec.ValidationError:
             pass
         except _UNREADABLE as error:
-            raise _renamed(error, text, path, start) from None
+            raise _map_error(error, text, path, start) from None
         return self._read_each(text, start, path, keep)
 
     def read_item(self, raw: bytes, *, index: int, path: str) -> tuple[T | None, IssueList]:
@@ -163,9 +163,9 @@ class ItemReader(Generic[T]):
         return self._read_one(raw, index, path, issues), issues
 
     def detach(self, items: Items) -> Items:
-        """Copy everything that is Raw in ``items``, or the items if they are Raw.
+        """Copy every Raw in ``items``, or the items themselves if they are Raw.
 
-        A Raw is a view of the whole text it came in: keeping one item would keep its page in memory.
+        A Raw is a view of the whole body: keeping one item would keep its page in memory.
         """
         if self.item_type is Raw:
             return type(items)(map(Raw.copy, items))
@@ -195,7 +195,7 @@ class ItemReader(Generic[T]):
         try:
             raws = split_array(text)
         except _UNREADABLE as error:
-            raise _renamed(error, text, path, start) from None
+            raise _map_error(error, text, path, start) from None
         if keep <= 0 and self._takes_objects_only and b"{" not in text:  # a page may have millions of these
             issues.drop_all(range(start, start + len(raws)))
             return [], issues
@@ -215,7 +215,7 @@ class ItemReader(Generic[T]):
         try:
             item, kept = self._decode_or_repair(raw, path, notes, is_told=not issues.is_full)
         except _UNREADABLE as error:
-            found = _renamed(error, raw, path, index)
+            found = _map_error(error, raw, path, index)
             if isinstance(found, DecodeError):
                 raise found from None
             raise DecodeError(f"not JSON: {error}", path=path, index=index, raw=raw) from error
@@ -231,7 +231,7 @@ class ItemReader(Generic[T]):
     def _decode_or_repair(
         self, raw: bytes, path: str, notes: Notes, *, is_told: bool
     ) -> tuple[T | None, bool]:
-        """Return an item and whether to keep it. Unless ``is_told``, the note why it is dropped has no text."""
+        """Return an item and whether to keep it. Unless ``is_told``, the note on a dropped item has no text."""
         repairer = self._repairer
         if repairer is not None and not _OBJECT.match(raw):
             notes.add(path, self._mismatch(raw) if is_told else "")
@@ -251,7 +251,7 @@ class ItemReader(Generic[T]):
     def _read_misfit(
         self, raw: bytes, message: str, path: str, notes: Notes, *, is_told: bool
     ) -> tuple[T | None, bool]:
-        """Read an item about which the decoder said ``message``: move its unknown members, then repair it."""
+        """Read an item that the decoder refused with ``message``: move its unknown members, then repair it."""
         repairer = self._repairer
         fields = {} if repairer is None else split_object(raw)
         if repairer is not None and repairer.is_foreign(fields):
@@ -305,7 +305,7 @@ class ItemReader(Generic[T]):
 
 
 def _blank_fields(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
-    """Return getter and value of each field of an item decoded from ``{}``; empty if it cannot be."""
+    """Return the getter and value of each field of an item decoded from ``{}``; empty if ``{}`` does not decode."""
     try:
         blank = msgspec.json.decode(b"{}", type=item_type)
     except (msgspec.ValidationError, RecursionError):
@@ -315,11 +315,11 @@ def _blank_fields(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
 
 
 _OBJECT = re.compile(rb"\s*\{")
-# What msgspec raises for bad text; a ValidationError, which is one too, is caught before.
+# What msgspec raises for bad text. A ValidationError is a DecodeError too, and is caught first.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def _renamed(error: Exception, raw: bytes, path: str, index: int) -> Exception:
+def _map_error(error: Exception, raw: bytes, path: str, index: int) -> Exception:
     """Return our DecodeError for bad UTF-8 and for nesting that is too deep, and any other error as it is.
 
     For bad UTF-8 msgspec raises UnicodeDecodeError before 0.23, and its own DecodeError since.

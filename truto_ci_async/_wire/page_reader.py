@@ -3,7 +3,7 @@
 The items themselves are read in `item_reader`, error bodies in `responses`.
 
 How it works. One typed decoder reads the whole body, which is enough for an ordinary page. If that fails, if an item
-looks as if it held nothing known, or if the body is large, `body_walker` reads it in steps, item by item where needed.
+seems to have no known field, or if the body is large, `body_walker` reads it in steps, item by item where needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SLICE_BYTES = 256 * 1024
 # A longer cursor is refused: no request could hold it, and each is kept in positions and stored state.
 MAX_CURSOR_BYTES = 64 * 1024
 MAX_CURSOR_JSON = 6 * MAX_CURSOR_BYTES + 2  # each character as an escape, and the quotes
-# After a value around the items that is larger, others get a turn.
+# After a larger value in the envelope, the event loop gets a turn.
 STEP_BYTES = 64 * 1024
 # How many keys of an unexpected body an error message lists.
 KEYS_SHOWN = 12
@@ -92,7 +92,7 @@ class PageReader(Generic[T]):
         self._envelope = msgspec.json.Decoder(envelope)
 
     def start_walk(self, tell: Callable[..., object], *, flat_rows: bool) -> None:
-        """Tell names of unknown fields from now on (see ``ItemReader.for_walk``).
+        """Report unknown fields from now on (see ``ItemReader.for_walk``).
 
         ``flat_rows``: rows are those of the ``normalized`` format.
         """
@@ -115,7 +115,7 @@ class PageReader(Generic[T]):
         return page
 
     def read_ordinary(self, body: bytes) -> PageData[T] | None:
-        """Read a body at full speed; None if that takes more than a typed decoder, as wrong items do."""
+        """Read a body at full speed; None if a typed decoder is not enough, for example for bad items."""
         if self._keyed or not self._items.joins_envelope:
             return None
         try:
@@ -145,7 +145,7 @@ class PageReader(Generic[T]):
         The page is the same as the one ``read`` returns. ``size`` tells how many bytes of items the next step decodes.
         """
         body = body.removeprefix(BYTE_ORDER_MARK)
-        # Imported here because of ijson, which an ordinary page does without.
+        # Imported here because it imports ijson, which an ordinary page does not need.
         from .body_walker import BodyWalker
         from .incremental.lexer import cut_steps
 
@@ -183,7 +183,7 @@ class PageReader(Generic[T]):
         )
 
     def _no_items(self, fields: dict[str, bytes], body: bytes) -> list[T]:
-        """Read a body in which there are no items where they should be.
+        """Read a body that has no items where they should be.
 
         :raises DecodeError: unless an array without items takes the place of a keyed object.
         """
@@ -197,7 +197,7 @@ class PageReader(Generic[T]):
         )
 
     def _tell_lost(self, counted: int | None, collector: ItemCollector[T]) -> None:
-        """Compare the service's own count with the keys: of items with the same key it keeps one."""
+        """Compare the service's own count with the keys: it keeps only one of the items with the same key."""
         if counted is not None and counted > collector.index:
             message = (
                 f"the service counted {counted:,} items, but there are {collector.index:,} keys:"
@@ -294,7 +294,7 @@ class _RawEnvelope(Struct):
 # What a JSON object begins with, in UTF-8 or UTF-16, with a byte order mark or without.
 _OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{|\xff\xfe(?:\s\0)*\{\0|\xfe\xff(?:\0\s)*\0\{")
 # Up to this size a body that msgspec refuses is read by the standard library, which takes NaN, control characters,
-# lone surrogates and UTF-16, but holds the loop.
+# lone surrogates and UTF-16, but blocks the loop.
 _LENIENT_BYTES = 2**20
 
 
@@ -303,7 +303,7 @@ def raw_cursors(body: bytes) -> tuple[str | None, str | None]:
 
     A raw body can be anything; one that is not a JSON object has neither.
 
-    :raises DecodeError: it is a JSON object, but cannot be read, so nobody knows whether there is another page.
+    :raises DecodeError: it is a JSON object but cannot be read, so it is unknown whether there is another page.
     """
     if not _OBJECT.match(body):
         return None, None

@@ -37,7 +37,7 @@ Fields: TypeAlias = dict[str, Raw]
 # Where something was changed, and what and why.
 Note: TypeAlias = tuple[str, str]
 
-# Notes kept of one value; the others are only counted. A list in one record can have millions of wrong elements.
+# Notes kept per value; the others are only counted. A list in one record can have millions of wrong elements.
 NOTES_KEPT = 100
 # A list or dict with more wrong values than this is left out: repairing each takes microseconds.
 MOST_REPAIRS = 20_000
@@ -125,7 +125,7 @@ class Repairer:
         return b"".join((*parts, b"}")) if is_complete else None
 
     def _fix(self, raw: bytes, message: str, path: str, notes: Notes) -> bytes | None:
-        """Return a value to replace ``raw``, about which the decoder said ``message``; None if there is none."""
+        """Return a replacement for ``raw``, which the decoder refused with ``message``; None if there is none."""
         tried = Notes()
         try:
             fixed = self._rewrite(raw, message, path, tried)

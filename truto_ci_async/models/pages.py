@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import msgspec
@@ -17,6 +18,8 @@ from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
 
 from .debug import DebugInfo
+from .names import with_names
+from .person import Person
 from .unknown_members import decode_known
 
 T = TypeVar("T")
@@ -118,13 +121,13 @@ class _PackedPosition(Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Page(Frames, Generic[T]):
-    """One page: a read-only list of its items, with what the service sent beside them.
+    """One page: a read-only list of its items, with the rest of the response.
 
         len(page), page[0], page[-3:], [person.id for person in page]
         page.to_polars()
 
-    It is list-like, but no ``collections.abc.Sequence``: data frame libraries would take it for a list of objects and
-    not look at its columns.
+    It is list-like, but not a ``collections.abc.Sequence``: data frame libraries would take it for a list of objects
+    and ignore its columns.
 
     ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
     ``extra`` has the envelope keys that this package does not know; an object or array of more than 256 KiB is left as
@@ -132,8 +135,8 @@ class Page(Frames, Generic[T]):
     ``dropped_count`` the items that could not be kept. ``response`` has status, headers, rate limit, attempts and
     timing. ``debug`` is set with ``response_format="debug"``.
     ``unknown_fields`` names the fields received so far in this walk that this package does not know, such as
-    ``user.emails[].verified``: they are in ``unknown`` of the items.
-    ``item_type`` is the type that the items were read as, if that is known: an empty page has the columns of it.
+    ``user.emails[].verified``: they are in ``unknown`` of the items. ``item_type`` is the type that the items were read
+    as, if that is known: an empty page has its columns.
     """
 
     __slots__ = (
@@ -185,6 +188,15 @@ class Page(Frames, Generic[T]):
         self.unknown_fields: tuple[str, ...] = tuple(unknown_fields)
         self.response = response or ResponseInfo()
         self.position = position
+
+    def with_names(self, directory: Mapping[str, Person]) -> Page[T]:
+        """Return a copy whose people have the names and emails of ``truto.users.directory(account)``.
+
+        page.with_names(await truto.users.directory(account_id)).to_polars()
+        """
+        page = copy(self)
+        page.items = tuple(with_names(self.items, directory))
+        return page
 
     @property
     def has_more(self) -> bool:
@@ -240,8 +252,8 @@ class Page(Frames, Generic[T]):
 class RawResponse:
     """A response whose body is not parsed (``response_format="raw"``).
 
-    ``provider_cursor`` is the cursor of the provider's own body (Gong's ``records.cursor``): it says that the provider
-    has more, but Truto's ``raw`` format has no way to ask for it. Other formats read all pages.
+    ``provider_cursor`` is the cursor of the provider's own body (Gong's ``records.cursor``): it means that the provider
+    has more, but Truto's ``raw`` format has no way to request it. Other formats read all pages.
     """
 
     __slots__ = ("_cursor", "_cursor_error", "_mask", "body", "provider_cursor", "response")

@@ -1,7 +1,7 @@
-"""Moves members that an ApiObject has no field for into its ``unknown_json``, so that its decoder takes the rest.
+"""Moves members that an ApiObject has no field for into its ``unknown_json``, so that its decoder accepts the rest.
 
-Values are not checked here, and keep their bytes: `_wire.repair` is for those that do not fit. Only items that a
-decoder refused come this way.
+Values are not checked here and keep their bytes: `_wire.repair` fixes those that do not fit. Only items that a decoder
+refused get here.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class MemberMover:
         return raw
 
     def is_fine(self, raw: Raw) -> bool:
-        """Tell whether a value decodes as it is, which is quicker than looking at what is in it."""
+        """Tell whether a value decodes as it is, which is faster than searching it."""
         try:
             self._decode(raw)
         except msgspec.ValidationError:
@@ -88,7 +88,7 @@ class MemberMover:
 
     @cached_property
     def _keys(self) -> frozenset[str] | None:
-        """Names of the struct's fields; None if it keeps nothing else."""
+        """Names of the struct's fields; None if it keeps no unknown members."""
         if not is_api_object(self._struct):
             return None
         return frozenset(field.encode_name for field in msgspec.structs.fields(self._struct)) - {UNKNOWN}
@@ -141,7 +141,7 @@ def holds_api_object(type: Any, _above: tuple[Any, ...] = ()) -> bool:
 
 
 def decode_known(body: bytes, type: Any) -> Any:
-    """Decode JSON into a type, also if it has members that the structs of ours in it do not know.
+    """Decode JSON into a type, even if it has members that our structs do not know.
 
     :raises msgspec.ValidationError: it does not fit the type.
     :raises DecodeError: it is not JSON.

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: Makes something of a body. The time is that of the call, which counts what it takes.
+#: Reads a body. What it does inside ``with`` on the time counts as time of the call.
 Read: TypeAlias = "Callable[[bytes, CallTime], Awaitable[R]]"
+#: Tells whether an error means that there is nothing.
+EmptyIf: TypeAlias = Callable[[APIError], bool]
 
 # A body of this many bytes decodes in a few milliseconds. Larger ones are decoded in slices.
 SLICED_ABOVE = 2**20
@@ -37,7 +39,7 @@ async def fetch_page(
     here: Position,
     *,
     empty_body: bytes,
-    empty_on_not_found: bool,
+    empty_on_not_found: bool | EmptyIf,
 ) -> Page[Any]:
     """Fetch the page at ``here``; see ``fetch_and_read`` for the arguments and errors."""
     data, response = await fetch_and_read(
@@ -68,20 +70,23 @@ async def fetch_and_read(
     here: Position,
     *,
     empty_body: bytes,
-    empty_on_not_found: bool = False,
+    empty_on_not_found: bool | EmptyIf = False,
 ) -> tuple[R, ResponseInfo]:
     """Request the page at ``here`` and return what ``read`` makes of its body.
 
     On the first page of a window, ``empty_body`` is read in place of an empty body that is complete and, with
-    ``empty_on_not_found``, of a remote 404 that says that there is no data. Any other empty body is fetched again.
+    ``empty_on_not_found``, of a remote 404 that says that there is no data, or of an error of which that function says
+    so. Any other empty body is fetched again.
 
     :raises CursorExpiredError: the service no longer accepts the cursor.
     :raises UsageError: the cursor belongs to other filters.
     """
 
     def error_fallback(error: APIError) -> bytes | None:
-        is_empty = empty_on_not_found and here.cursor is None and says_no_data(error)
-        return empty_body if is_empty else None
+        if not empty_on_not_found or here.cursor is not None:
+            return None
+        says_so = says_no_data if empty_on_not_found is True else empty_on_not_found
+        return empty_body if says_so(error) else None
 
     def on_empty(response: ResponseInfo) -> bytes:
         if here.cursor is None and is_empty_by_framing(response):
@@ -105,7 +110,7 @@ async def fetch_and_read(
 
 
 def is_empty_by_framing(response: ResponseInfo) -> bool:
-    """Tell whether the head of a response says that it has no body, so that an empty one is complete."""
+    """Tell whether the head of a response says that it has no body, so that an empty body is complete."""
     return response.status in (204, 205) or set(response.headers.get("content-length", "").strip()) == {"0"}
 
 
@@ -118,9 +123,9 @@ def empty_body_error(cursor: str | None) -> TruncatedBodyError:
 async def read_page(
     client: BaseClient, reader: PageReader[Any], body: bytes, time: CallTime, *, account: str | None
 ) -> PageData[Any]:
-    """Decode the body of a page and report it. What takes longer is decoded in slices, so that other tasks can run.
+    """Decode the body of a page and report it. A large body is decoded in slices, so that other tasks can run.
 
-    :raises DeadlineError: the call has taken longer than it may.
+    :raises DeadlineError: the call ran out of time.
     """
     emitter = client.emitter
     started = perf_counter()
@@ -155,7 +160,7 @@ async def _read_in_slices(
         step.took(perf_counter() - turn)
         if (left := time.left) is not None and left < 0:
             raise DeadlineError(
-                f"the page was here but not decoded within {time.total} s",
+                f"the page arrived but was not decoded within {time.total} s",
                 deadline="total",
                 seconds=time.total,
                 account=account,

@@ -1,10 +1,14 @@
 """Pulls the pages of many accounts, in a way that can be killed at any time without losing or doubling a row.
 
 ``engine`` is the public face: it opens and closes everything and serves the consumers. ``workers`` decides which
-account is asked when, ``account_pull`` asks one account, ``handover`` passes its pages on, and ``commits`` makes
-durable what the consumers have finished. Read them in this order. ``row_fingerprints`` is there for windows that
-are restarted, ``report`` for limits and results; ``shard`` joins a pull and a sink.
+account is asked when, ``account_pull`` asks one account, ``account_state`` is how far that has come, ``handover``
+passes its pages on, and ``commits`` makes durable what the consumers have finished. Read them in this order.
+``row_fingerprints`` is there for windows that are restarted, ``report`` for limits and results; ``shard`` joins a pull
+and a sink.
 
-``plan/`` says what is asked, ``checkpoint/`` stores how far that got. Sinks live in ``truto_ci_async.sinks``, walking
+What differs between resources is in ``walks``. ``transcript_pull`` asks for the transcript of each meeting,
+``window_check`` finds rows of providers that ignore the window, and ``positions`` is what is stored of either.
+
+``plan/`` says what is requested, ``checkpoint/`` stores progress. Sinks live in ``truto_ci_async.sinks``, walking
 pages in ``truto_ci_async.pagination``, and retries and pacing below that in ``truto_ci_async._http``.
 """

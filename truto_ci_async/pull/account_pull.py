@@ -1,6 +1,6 @@
 """Pulls one account: fetches its pages, hands them over, and decides what a failed call means.
 
-When an account has its turn is up to ``workers``. ``commits`` makes durable what was handed over.
+``workers`` decides when an account has its turn; ``commits`` makes durable what was handed over.
 """
 
 from __future__ import annotations
@@ -8,16 +8,13 @@ from __future__ import annotations
 import math
 import time
 from copy import copy
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
-from msgspec import Struct
 from msgspec.structs import replace
 
-from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
 from truto_ci_async._http.policy.headers import LONGEST_WAIT
 from truto_ci_async._http.policy.retry import RetryPolicy, can_never_succeed
 from truto_ci_async._wire.list_query import RequestTargets
@@ -40,17 +37,21 @@ from truto_ci_async.errors import (
     UsageError,
 )
 from truto_ci_async.models import Page, Position
-from truto_ci_async.models.pulls import PlannedAccount
+from truto_ci_async.models.pulls import Window
+from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.pagination.next_page import PageCursor
-from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
-from truto_ci_async.pull.checkpoint.base import AccountProgress, Outcome, Progress
-from truto_ci_async.pull.plan.plan import Plan
+from truto_ci_async.pagination.page_fetch import Read, fetch_page, read_page
+from truto_ci_async.pagination.unsupported import add_offered, may_mean_unsupported
+from truto_ci_async.pull.checkpoint.base import Outcome, Progress
 
-from .commits import Commits, Entry, PulledPage
+from .account_state import AccountState, Shared
+from .commits import Ends, Entry, PulledPage
 from .foreign_rows import foreign_rows
-from .handover import Handover
-from .report import KEPT_CHARACTERS, Budget, PullReport
+from .positions import UNSUPPORTED, join_position, split_position
+from .report import KEPT_CHARACTERS
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
+from .walks import MODEL
+from .window_check import bounds_of, split_by_window
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -61,87 +62,13 @@ RESTARTS = 3
 # After so many failed calls in a row, each with its own retries, an account is given up while others get through.
 ACCOUNT_CALLS = 3
 
+_EMPTY = Progress(outcome="empty")
+
 #: When to ask an account again, by the monotonic clock: when its turn comes, or not in this run.
 IN_TURN, NEVER = 0.0, math.inf
 
-# A service refuses a cursor with one of these. The words that go with them are not documented.
+# A service refuses a cursor with one of these. Their messages are not documented.
 _REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
-
-
-# A window that has not begun, and what stands in its place when none is left.
-_NEW, _OVER = Progress(), Progress(outcome="done")
-
-
-@dataclass
-class Shared:
-    """What the accounts of one pull have in common."""
-
-    client: BaseClient
-    plan: Plan
-    stored: dict[str, AccountProgress]  # of earlier runs, for accounts that have not had a turn yet
-    reader: PageReader[Any]
-    pages: Handover[PulledPage[Any]]
-    commits: Commits
-    report: PullReport
-    budget: Budget
-    outage_cause: str = ""  # what the last call failed with for which the service is to blame
-    is_stopping: bool = False
-    #: What the last account to end was asked when the service last answered for it: shows whether it still does.
-    witness: tuple[RequestTargets, Position] | None = None
-    #: A scope for each request that has no answer yet, which is cancelled to drop it.
-    fetching: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
-    #: By window, of the first account that came to it: checking, ordering and encoding is done once.
-    targets: dict[int, RequestTargets] = field(default_factory=dict[int, RequestTargets])
-
-    def __post_init__(self) -> None:
-        # Sends a request once, since retries are for a service that is there. A token that expired while it was down
-        # is renewed: that takes a second request, but neither time nor budget.
-        retry = self.client.retry
-        once = replace(retry, attempts=min(2, retry.attempts), max_elapsed=0.0, budget_capacity=0.0)
-        self.trial_client = self.client.with_options(retry=once)
-        limits = self.budget
-        self.circuit = CircuitBreaker(limits.max_outage, limits.probe_wait, limits.max_probe_wait)
-
-
-class AccountState(Struct, eq=False, gc=False):
-    """How far the pull of one account has come. Make it at its first turn: there may be very many accounts.
-
-    It keeps what is needed of the window the account is at, and of those windows after it that an earlier run has
-    begun. The garbage collector does not look at it, since nothing in it refers back to it or to the pull: going
-    through 100,000 of them held the loop for 90 ms.
-    """
-
-    account: PlannedAccount
-    window: int
-    windows_left: int
-    has_rows: bool  # in any window: an account without any is reported as empty
-    later: dict[int, Progress]
-    progress: Progress = Progress()  # in this window
-    cursor: PageCursor | None = None  # of the walk over this window
-    targets: RequestTargets | None = None  # of that walk, while the account has its turn
-    seen: SeenRows | None = None  # rows handed out before that window was restarted
-    is_resumed: bool = False  # the walk begins with a cursor of an earlier run, not used in this one yet
-    restarts: int = 0
-    body: bytes = b""  # of the page that is about to be handed over
-    arrived_at: float = 0.0  # that body, by the monotonic clock
-    pulled_at: datetime | None = None  # the same moment
-    calls: int = 0  # failed in a row
-    failing_since: float | None = None  # when the first call was sent that failed without an answer since
-
-    @classmethod
-    def of(cls, account: PlannedAccount, stored: AccountProgress, windows: int) -> AccountState:
-        """Return the state of an account at its first turn."""
-        left = windows - stored.windows_over()
-        state = cls(account, stored.finished - 1, left, stored.has_rows, stored.later)
-        state.next_window()
-        return state
-
-    def next_window(self) -> None:
-        """Go to the next window that is not over; they are asked oldest first."""
-        self.progress = _OVER
-        while self.progress.is_over and self.windows_left:
-            self.window += 1
-            self.progress = self.later.pop(self.window, _NEW)
 
 
 class AccountPull:
@@ -152,7 +79,7 @@ class AccountPull:
         self._shared = shared
 
     def rest(self) -> None:
-        """Keep little until the next turn."""
+        """Drop what is not needed until the next turn."""
         self._state.targets = None
 
     # --- one page --------------------------------------------------------------------------------------
@@ -163,68 +90,150 @@ class AccountPull:
         Return when to ask this account again; None: go on with its next page.
         """
         shared = self._shared
-        targets = self._state.targets
-        if targets is None:
-            targets = self._state.targets = self._make_targets()
-        walk = self._state.cursor or await self._begin_walk(targets)
-        here = cast("Position", walk.position)
+        await self._prepare()
         if shared.is_stopping:
             return NEVER
+        walk = self._state.cursor
+        request = (self._targets(), walk.position) if walk and walk.position else None
         asked_at = time.monotonic()
         shared.fetching.add(fetch)
-        read = partial(self._read, fetch)
         try:
-            page = await fetch_page(
-                client, targets, read, here, empty_body=shared.reader.empty_body, empty_on_not_found=True
-            )
+            loop = await self._fetch_next(client, fetch)
         except TrutoError as error:
-            return self._failed(error, asked_at, (targets, here))
+            if await self._is_unsupported(client, error):
+                return self._skip(error)
+            again_at: float | None = self._failed(error, asked_at)
+        else:
+            again_at = None if self._state.windows_left else NEVER
+            if loop is not None:
+                again_at = self._fail(loop)
         finally:
             shared.fetching.discard(fetch)
-        shared.circuit.success(self._state.arrived_at)
-        self._state.calls, self._state.failing_since = 0, None
-        self._state.is_resumed = False
-        response = page.response
-        shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=page.issues_count)
-        shared.report.no_data += response.status == 404
-        loop: CursorLoopError | None = None
-        try:
-            walk.advance(here, page.next_cursor)
-        except CursorLoopError as error:
-            loop = error  # the page itself is good; a later run restarts its window
-        self._hand_over(page, walk.position, is_loop=loop is not None)
-        again_at = None if self._state.windows_left else NEVER
-        if loop is not None:
-            again_at = self._fail(loop)
-        if again_at == NEVER:
-            shared.witness = targets, here
+        if again_at == NEVER and self._state.failing_since is None and request is not None:
+            shared.witness = request
         return again_at
 
-    def _make_targets(self) -> RequestTargets:
-        shared = self._shared
-        if (first := shared.targets.get(self._state.window)) is not None:
-            return first.for_account(self._state.account.id)
-        query = shared.plan.query(self._state.account, shared.plan.windows[self._state.window])
-        targets = shared.targets[self._state.window] = RequestTargets(query)
+    async def _prepare(self) -> None:
+        """Get ready to ask for the next page."""
+        if self._state.cursor is None:
+            whole, text = split_position(self._state.progress.position)
+            if whole:
+                self._take_whole()
+            await self._begin_walk(self._targets(), None if text is None else Position.parse(text))
+
+    async def _fetch_next(self, client: BaseClient, fetch: anyio.CancelScope) -> CursorLoopError | None:
+        """Fetch the next page and hand it over. Return the error that ends the account after it.
+
+        :raises TrutoError: the call failed, and nothing was handed over.
+        """
+        read = partial(self._read, fetch, self._shared.reader)
+        walk, page, here = await self._fetch_listed(client, read)
+        kept = self._check_window(page)
+        if kept is None:
+            self._shared.pages.give_back()
+            return None
+        loop = advance(walk, here, page)
+        self._hand_over(kept, walk.position, is_loop=loop is not None)
+        return loop
+
+    async def _fetch_listed(
+        self, client: BaseClient, read: Read[PageData[Any]]
+    ) -> tuple[PageCursor, Page[Any], Position]:
+        """Fetch the page at the cursor of the walk."""
+        walk = cast("PageCursor", self._state.cursor)
+        here = cast("Position", walk.position)
+        page = await fetch_page(
+            client,
+            self._targets(),
+            read,
+            here,
+            empty_body=self._shared.reader.empty_body,
+            empty_on_not_found=True,
+        )
+        self._count(page)
+        self._state.is_resumed = False
+        return walk, page, here
+
+    def _count(self, page: Page[Any], *, of_window: bool = True) -> None:
+        """Note that a call was answered; ``of_window``: with all that the window has."""
+        shared, response = self._shared, page.response
+        shared.circuit.success(self._state.arrived_at)
+        self._state.calls, self._state.failing_since = 0, None
+        shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=page.issues_count)
+        shared.report.no_data += of_window and response.status == 404
+
+    def _targets(self) -> RequestTargets:
+        """Return the targets of the walk over this window."""
+        if self._state.targets is not None:
+            return self._state.targets
+        shared, window = self._shared, self._window()
+        if (first := shared.targets.get(window)) is not None:
+            targets = first.for_account(self._state.account.id)
+        else:
+            query = shared.plan.query(self._state.account, window)
+            targets = shared.targets[window] = RequestTargets(query)
+        self._state.targets = targets
         return targets
 
-    async def _begin_walk(self, targets: RequestTargets) -> PageCursor:
+    def _window(self) -> Window:
+        """Return the window that is asked for."""
+        windows = self._shared.plan.windows
+        window = windows[self._state.window]
+        return Window(window.start, windows[-1].end) if self._state.is_whole else window
+
+    async def _begin_walk(self, targets: RequestTargets, position: Position | None) -> None:
         progress = self._state.progress
-        position = None if progress.position is None else Position.parse(progress.position)
         if progress.rows and (position is None or progress.is_restarted):
             # In this run or an earlier one: leave out what was handed out before.
-            log = await self._shared.commits.log_of(
-                (self._state.account.id, self._state.window),
-                self._shared.commits.queue_of(self._state.account.id),
-            )
-            self._state.seen = SeenRows(log, goes_on=position is not None)
+            self._state.seen = SeenRows(await self._log(), goes_on=position is not None)
+        self._begin_at(targets, position)
+
+    def _begin_at(self, targets: RequestTargets, position: Position | None) -> None:
         self._state.is_resumed = position is not None and position.cursor is not None
         self._state.cursor = PageCursor(
             targets.start_position(position), len(targets.query.user_batches), account=self._state.account.id
         )
-        return self._state.cursor
 
-    async def _read(self, fetch: anyio.CancelScope, body: bytes, time_of_call: CallTime) -> PageData[Any]:
+    async def _log(self) -> bytes:
+        """Return the log of the rows of this window that were handed out."""
+        commits, account = self._shared.commits, self._state.account.id
+        return await commits.log_of((account, self._state.window), commits.queue_of(account))
+
+    def _check_window(self, page: Page[Any]) -> Page[Any] | None:
+        """Leave out rows that began outside of the window, which a provider may ignore.
+
+        None: there are some, or some without a start, and more windows to come. So that the account is not asked for
+        all of its rows again in each of them, the walk begins anew over all windows from this one on. That is right for
+        providers that keep to the window as well.
+        """
+        state, report = self._state, self._shared.report
+        if not self._shared.walk.checks_window:
+            return page
+        kept, is_known = split_by_window(page.items, bounds_of(self._window()))
+        if is_known:
+            return page
+        if state.windows_left > 1 and not (state.is_whole or state.later):
+            self._take_whole()
+            position = self._restart_position()
+            state.end_walk()
+            state.progress = replace(state.progress, position=position)
+            return None
+        if len(kept) < len(page):
+            report.filtered[state.account.id] = (
+                report.filtered.get(state.account.id, 0) + len(page) - len(kept)
+            )
+            page = copy(page)
+            page.items = tuple(page.items[index] for index in kept)
+        return page
+
+    def _take_whole(self) -> None:
+        """Ask for all windows from this one on as one."""
+        self._state.is_whole, self._state.targets = True, None
+        self._shared.report.filtered.setdefault(self._state.account.id, 0)
+
+    async def _read(
+        self, fetch: anyio.CancelScope, reader: PageReader[Any], body: bytes, time_of_call: CallTime
+    ) -> PageData[Any]:
         """Read a page when the consumer is about to take it.
 
         A page of fifty rows is hundreds of objects, while a body is one. If all that arrive at once were read at
@@ -232,16 +241,12 @@ class AccountPull:
         collector would walk over them in between: half as much work again.
         """
         shared = self._shared
-        self._state.arrived_at, self._state.pulled_at = time.monotonic(), datetime.now(UTC)
-        if body[-8:].rstrip().endswith(b"}"):  # or else it may be cut, and is no answer until it was read
-            shared.circuit.success(self._state.arrived_at)
+        self._note_arrival(body)
         shared.fetching.discard(fetch)
         fetch.deadline = math.inf
         await shared.pages.reserve()
         try:
-            data = await read_page(
-                shared.client, shared.reader, body, time_of_call, account=self._state.account.id
-            )
+            data = await read_page(shared.client, reader, body, time_of_call, account=self._state.account.id)
         except BaseException as error:
             shared.pages.give_back()
             if isinstance(error, TruncatedBodyError):
@@ -252,62 +257,118 @@ class AccountPull:
         self._state.body = body
         return data
 
+    def _note_arrival(self, body: bytes) -> None:
+        self._state.arrived_at, self._state.pulled_at = time.monotonic(), datetime.now(UTC)
+        if body[-8:].rstrip().endswith(b"}"):  # or else it may be cut, and is no answer until it was read
+            self._shared.circuit.success(self._state.arrived_at)
+
     def _hand_over(self, page: Page[Any], position: Position | None, *, is_loop: bool) -> None:
-        shared = self._shared
-        window, progress = self._state.window, self._state.progress
+        shared, state = self._shared, self._state
         is_last = position is None
         log = b""
-        if self._state.seen is not None:
-            fresh, log = self._state.seen.sift(row_fingerprints(row_identities(page.items)))
+        if state.seen is not None:
+            by_id = shared.walk.has_ids
+            fresh, log = state.seen.sift(row_fingerprints(row_identities(page.items, by_id=by_id)))
             if len(fresh) < len(page):
                 page = copy(page)
                 page.items = tuple(page.items[index] for index in fresh)
-        rows = progress.rows + len(page)
         progress = Progress(
-            position=None if is_last or is_loop else str(position),
-            rows=rows,
-            pages=progress.pages + 1,
-            outcome="open" if not is_last else "done" if rows else "empty",
-            is_restarted=self._state.seen is not None and not is_last,
+            position=None if is_last or is_loop else join_position(str(position), whole=state.is_whole),
+            is_restarted=state.seen is not None and not is_last,
         )
-        self._state.has_rows |= rows > 0
-        self._state.progress = progress
-        ends: Literal["", "done", "empty"] = ""
+        was_restarted = state.seen is not None
+        handed, entry = self._send(page, progress, is_last=is_last)
+        self._report_foreign(handed)
+        if was_restarted:
+            entry.log = log
+        elif not is_last:
+            shared.commits.remember(entry, handed, state.body)
+        state.body = b""
+        shared.pages.send(handed)
+
+    def _send(
+        self, page: Page[Any], progress: Progress, *, is_last: bool, missing: int = 0
+    ) -> tuple[PulledPage[Any], Entry]:
+        """Make the entry of a page, and move on to the next window after the last one."""
+        shared, state = self._shared, self._state
+        window, asked = state.window, self._window()
+        rows = state.progress.rows + len(page)
+        progress = replace(
+            progress,
+            rows=rows,
+            pages=state.progress.pages + 1,
+            outcome="open" if not is_last else "done" if rows else "empty",
+        )
+        state.has_rows |= rows > 0
+        state.progress = progress
+        ends: Ends = ""
+        over = 0
         if is_last:
-            self._state.cursor = self._state.targets = self._state.seen = None
-            self._state.restarts = 0
-            self._state.windows_left -= 1
-            self._state.next_window()
-            if not self._state.windows_left:
-                ends = "done" if self._state.has_rows else "empty"
+            over = self._end_window()
+            if not state.windows_left:
+                ends = "done" if state.has_rows else "empty"
+        queue = shared.commits.queue_of(state.account.id)
         entry = Entry(
-            self._shared.commits.queue_of(self._state.account.id),
-            (self._state.account.id, window),
+            queue,
+            (state.account.id, window),
             progress,
             rows=len(page),
             ends=ends,
+            windows=over,
+            missing=missing,
         )
-        handed = PulledPage(
-            self._state.account,
-            shared.plan.windows[window],
-            page,
-            self._state.pulled_at,
-            commits=shared.commits,
-            entry=entry,
-        )
-        issues, count = foreign_rows(handed)
+        self._close_windows(queue, window, over)
+        handed = PulledPage(state.account, asked, page, state.pulled_at, commits=shared.commits, entry=entry)
+        return handed, entry
+
+    def _report_foreign(self, page: PulledPage[Any]) -> None:
+        shared = self._shared
+        issues, count = foreign_rows(page, ITEM_TYPES[shared.plan.resource])
         shared.report.issues += count
         shared.client.emitter.report_repairs(issues, count=count, account=self._state.account.id)
-        if self._state.seen is not None:
-            entry.log = log
-        elif not is_last:
-            shared.commits.remember(entry, handed, self._state.body)
-        self._state.body = b""
-        shared.pages.send(handed)
+
+    def _end_window(self) -> int:
+        """Move on to the next window. Return how many windows ended."""
+        state = self._state
+        over = state.windows_left if state.is_whole else 1
+        state.end_walk()
+        state.restarts, state.is_whole = 0, False
+        state.windows_left -= over
+        state.next_window()
+        return over
+
+    def _close_windows(self, queue: list[Entry], window: int, over: int) -> None:
+        """Note that the windows that were asked for together with ``window`` are over: in the same commit as that."""
+        for following in range(window + 1, window + over):
+            Entry(queue, (self._state.account.id, following), _EMPTY).is_done = True
 
     # --- failures --------------------------------------------------------------------------------------
 
-    def _failed(self, error: TrutoError, asked_at: float, request: tuple[RequestTargets, Position]) -> float:
+    async def _is_unsupported(self, client: BaseClient, error: TrutoError) -> bool:
+        """Tell whether an account's provider does not have what is asked for. The account itself says so."""
+        if self._shared.is_stopping or not (isinstance(error, APIError) and may_mean_unsupported(error)):
+            return False
+        resources = {self._shared.walk.resource, self._shared.walk.path[-1]}
+        for resource in resources:
+            if not error.offered:
+                await add_offered(client, error, self._state.account.id, (MODEL, resource, "list"))
+        return bool(error.offered)
+
+    def _skip(self, error: TrutoError) -> float:
+        """End an account that cannot be pulled: nothing is missing, and a later run need not ask again."""
+        shared, state = self._shared, self._state
+        shared.circuit.success(time.monotonic())
+        shared.report.count_call(attempts=getattr(error, "attempts", 1))
+        text = str(error)[:KEPT_CHARACTERS]
+        shared.report.unsupported[state.account.id] = text
+        ended = replace(state.progress, outcome="empty", position=UNSUPPORTED, error=text)
+        queue, left = shared.commits.queue_of(state.account.id), state.windows_left
+        entry = Entry(queue, (state.account.id, state.window), ended, ends="skipped", windows=left)
+        self._close_windows(queue, state.window, left)
+        shared.commits.mark(entry)
+        return NEVER
+
+    def _failed(self, error: TrutoError, asked_at: float) -> float:
         """Decide what a failed call means for its account or for everyone. Return as ``next_page``.
 
         :raises TrutoError: it ends the whole pull.
@@ -324,16 +385,13 @@ class AccountPull:
         if not is_answer(cause, shared.client.retry):
             return self._unanswered(cause, asked_at)
         shared.circuit.success(time.monotonic())
-        is_refused = isinstance(cause, APIError) and cause.status in _REFUSED_CURSOR
+        self._state.failing_since = None
         if asks_to_wait(cause, shared.client.retry):
-            again_at = self._wait_or_park(cast("APIError", cause))
-        elif cause is not error or (is_refused and self._state.is_resumed):
-            again_at = self._restart(error)
-        else:
-            again_at = self._fail(error)
-        if again_at == NEVER:
-            shared.witness = request
-        return again_at
+            return self._wait_or_park(cast("APIError", cause))
+        is_refused = isinstance(cause, APIError) and cause.status in _REFUSED_CURSOR
+        if cause is not error or (is_refused and self._state.is_resumed):
+            return self._restart(error)
+        return self._fail(error)
 
     def _unanswered(self, error: TrutoError, asked_at: float) -> float:
         now = time.monotonic()
@@ -352,7 +410,7 @@ class AccountPull:
     def _wait_or_park(self, error: APIError) -> float:
         wait = error.retry_after or 0.0
         self._state.calls += 1
-        if wait >= LONGEST_WAIT:  # a wrong clock or unit: nobody knows when, so a later run asks again
+        if wait >= LONGEST_WAIT:  # a wrong clock or unit: the time is unknown, so a later run asks again
             return self.park(None)
         if wait > self._shared.client.retry.max_wait or self._state.calls >= ACCOUNT_CALLS:
             return self.park(time.time() + min(wait, self._shared.budget.max_park))
@@ -363,10 +421,15 @@ class AccountPull:
 
     def _restart(self, error: TrutoError) -> float:
         """Walk the window from its start when it is its turn again."""
-        self._state.cursor = self._state.targets = self._state.seen = None
-        self._state.progress = replace(self._state.progress, position=None)
+        position = self._restart_position()
+        self._state.end_walk()
+        self._state.progress = replace(self._state.progress, position=position)
         self._state.restarts += 1
         return self._fail(error) if self._state.restarts > RESTARTS else IN_TURN
+
+    def _restart_position(self) -> str | None:
+        """Return the position at the start of this window."""
+        return None
 
     def _fail(self, error: TrutoError) -> float:
         self._shared.report.not_found += isinstance(error, NotFoundError)
@@ -375,13 +438,13 @@ class AccountPull:
         return self._end("failed", error=f"{type(error).__name__}: {error}"[:KEPT_CHARACTERS])
 
     def park(self, until: float | None) -> float:
-        """Leave this account to a later run, not before ``until`` (seconds since 1970)."""
+        """Leave this account to a later run, which may start ``until`` (seconds since 1970) at the earliest."""
         self._shared.report.parked[self._state.account.id] = until
         self._shared.report.windows_left += self._state.windows_left
         return self._end("parked", until=until)
 
     def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:
-        """Note how the account ended, behind its pages that are still to be committed."""
+        """Note how the account ended, queued after its pages that are not committed yet."""
         ended = replace(self._state.progress, outcome=outcome, error=error, until=until)
         entry = Entry(
             self._shared.commits.queue_of(self._state.account.id),
@@ -392,27 +455,13 @@ class AccountPull:
         return NEVER
 
 
-async def still_answers(shared: Shared, fetch: anyio.CancelScope) -> bool:
-    """Ask once more for what an account got that has ended. An outage is over then, or was none."""
-    if shared.witness is None:
-        return False
-    targets, here = shared.witness
-
-    async def read(body: bytes, time_of_call: CallTime) -> None:
-        del body, time_of_call
-
-    shared.fetching.add(fetch)
+def advance(walk: PageCursor, here: Position, page: Page[Any]) -> CursorLoopError | None:
+    """Move a walk on. A cursor that came before is an error, but the page itself is good."""
     try:
-        _, response = await fetch_and_read(
-            shared.trial_client, targets, read, here, empty_body=b"", empty_on_not_found=True
-        )
-    except TrutoError as error:
-        shared.report.count_call(attempts=getattr(error.__cause__ or error, "attempts", 1))
-        return is_answer(error, shared.client.retry)
-    finally:
-        shared.fetching.discard(fetch)
-    shared.report.count_call(attempts=response.attempts)
-    return True
+        walk.advance(here, page.next_cursor)
+    except CursorLoopError as error:
+        return error  # a later run restarts the window
+    return None
 
 
 def asks_to_wait(error: TrutoError, retry: RetryPolicy) -> bool:

@@ -11,11 +11,11 @@ restarted. What is remembered is as durable as the progress it belongs to.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from itertools import islice
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import anyio
 import anyio.lowlevel
@@ -26,44 +26,37 @@ from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Page
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Window
 from truto_ci_async.pagination.page_fetch import SLICED_ABOVE
-from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
-from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
-from truto_ci_async.sinks.base import Sink
-from truto_ci_async.sinks.files import FileSink
+from truto_ci_async.pull.checkpoint.base import Key, Progress
+from truto_ci_async.pull.stores.adapters import PullStore
 
 from .report import PullReport
 from .row_fingerprints import row_fingerprints, row_identities
 
 T = TypeVar("T")
 
-# A commit is due after so many marked pages or seconds, and at once if somebody waits for it.
+#: How an account ended: with rows, without any, or not at all, since its provider does not have the resource.
+Ends: TypeAlias = Literal["", "done", "empty", "skipped"]
+
+# A commit is due after this many marked pages or seconds, and at once if somebody waits for it.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
-# A sink that was not ready to commit is asked again after so many seconds, if no page comes before.
+# Seconds until a sink that was not ready to commit is asked again, if no page comes first.
 ASK_AGAIN_SECONDS = 1.0
-# With a checkpoint in memory, so many bytes of bodies are kept in place of logs.
+# With a checkpoint in memory, this many bytes of bodies are kept instead of logs.
 KEPT_BYTES = 16 * 2**20
-# The loop has a turn after logs were made of so many bytes, which takes some milliseconds.
+# The loop gets a turn after logs were made of this many bytes, which takes a few milliseconds.
 YIELD_BYTES = 2**19
-# Or after so many entries were gone through.
+# The same, after this many entries.
 YIELD_ENTRIES = 2_000
 
 
 class Entry:
-    """What a page, or the end of an account, adds to the progress, in its place among the others of its account."""
+    """What a page, or the end of an account, adds to the progress; the entries of an account are in order."""
 
     __slots__ = (
-        "body",
-        "durable",
-        "ends",
-        "identities",
-        "is_done",
-        "key",
-        "log",
-        "progress",
-        "queue",
-        "rows",
-    )
+        "body", "durable", "ends", "identities", "is_done", "key", "log", "missing", "progress", "queue", "rows",
+        "windows",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -72,15 +65,20 @@ class Entry:
         progress: Progress,
         *,
         rows: int | None = None,
-        ends: Literal["", "done", "empty"] = "",
+        ends: Ends = "",
+        windows: int = 0,
+        missing: int = 0,
     ) -> None:
         self.queue = queue
         self.key = key
         self.progress = progress
-        self.rows = rows  # on the page; None: this is no page
+        self.rows = rows  # on the page; None: this is not a page
         self.ends = ends  # how the account ended, on its last page of all
-        # What happened to its rows; it is made of one of the others, if the window is not over by then.
-        self.log = b""
+        self.windows = windows  # that are over with it
+        self.missing = missing  # meetings without a transcript
+        self.log = (
+            b""  # what happened to its rows; made of one of the others, if the window is not over by then
+        )
         self.body = b""
         self.identities = b""
         self.is_done = False
@@ -135,7 +133,7 @@ class PulledPage(AccountPage[T]):
 
 
 class Commits:
-    """What is marked as done in one pull, and how it becomes durable.
+    """Tracks what is marked as done in one pull, and makes it durable.
 
     ``report`` counts entries when they are marked, and takes back those that in the end are not durable.
     ``on_failure`` is called when a commit fails. There are no more commits after that.
@@ -143,38 +141,37 @@ class Commits:
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
-        sink: Sink | None,
+        store: PullStore,
         *,
         reader: PageReader[Any],
         report: PullReport,
         on_failure: Callable[[Exception], None],
     ) -> None:
-        self._checkpoint = checkpoint
-        self._keeps_bodies = isinstance(checkpoint, MemoryCheckpoint)
-        self._sink = sink
+        self._store = store
         self._reader = reader
+        self.has_ids = False  # the id alone tells rows apart
         self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
         self.is_open = False
         self.is_closed = False  # the pull was left: nothing more can be marked
-        self._queues: dict[str, list[Entry]] = {}  # of accounts that have entries which do not count yet
+        self._queues: dict[str, list[Entry]] = {}  # of accounts with entries that do not count yet
         self._changes: dict[Key, Progress] = {}
         self._marked: list[Entry] = []
         self._unsure: list[Entry] = []  # marked, and in a commit that is under way or failed
         self._marked_since = 0  # the last commit began
         self._logs = defaultdict[Key, bytes](bytes)  # for the next commit
-        self._logged = 0  # so many of those that are marked have their logs there, unless they have a body
+        self._logged = 0  # how many of the marked ones have their logs there, unless they have a body
         self._bodies: dict[Key, list[bytes]] = {}  # committed, in place of logs
         self._body_bytes = 0
-        self._write_failure: Exception | None = None  # nothing more is written, what was is committed
+        self._write_failure: Exception | None = None  # nothing more is written; what was written is committed
         self._turned = anyio.Event()  # a page was written, or none will be
         self._is_due = anyio.Event()  # something is marked
         self._is_urgent = anyio.Event()  # much is marked, or somebody waits
         self._flushed = anyio.Event()
-        # The sink is asked one thing at a time, but for one that can be written to while it commits.
-        self._sink_lock = anyio.Lock(fast_acquire=True)
+        self._told_issues = 0  # of the store, that are in the report
+        # The store is asked one thing at a time, but for one that can be written to while it commits.
+        self._store_lock = anyio.Lock(fast_acquire=True)
         # Held until what a commit took is either durable or marked again.
         self._commit_lock = anyio.Lock(fast_acquire=True)
 
@@ -200,15 +197,15 @@ class Commits:
         try:
             if self.is_open and self._failure is None:
                 await self._flush(final=True)
-                if isinstance(self._sink, FileSink) and self._report.complete:
-                    self._sink.note_complete()
+                if self._report.complete:
+                    self._store.note_complete()
         except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
             self.fail(error)
         if self._failure is not None and self._bodies:
             # What was committed before stays, so its rows have to be known to a later run.
             known = {key: b"".join(map(self._read_again, bodies)) for key, bodies in self._bodies.items()}
             with suppress(Exception):  # the checkpoint may be what failed, and that is reported already
-                await self._checkpoint.commit({}, row_keys=known)
+                await self._store.add_row_fingerprints(known)
 
     def fail(self, error: Exception) -> None:
         """Note that nothing more can be made durable."""
@@ -227,7 +224,7 @@ class Commits:
             raise self._failure
 
     def shut(self) -> None:
-        """Let nothing more be written or marked: the block of the pull was left."""
+        """Refuse further writes and marks: the block of the pull was left."""
         self.is_closed = True
         self._next_turn()
 
@@ -244,7 +241,7 @@ class Commits:
     # --- for the consumers -----------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise what the last commit failed with, if it did."""
+        """Raise the error of the last commit, if it failed."""
         if self._failure is not None:
             raise self._failure from self._failure.__cause__
 
@@ -265,7 +262,7 @@ class Commits:
     def mark_taken(self, entry: Entry) -> None:
         """Mark the page of an entry as done, for the consumer who took it."""
         self.require_open()
-        if self._sink is not None and not entry.is_done:
+        if self._store.takes_rows and not entry.is_done:
             raise UsageError(
                 "this pull has a sink: `await pages.write(page)` marks a page as done, "
                 "so that output and progress never part"
@@ -290,7 +287,7 @@ class Commits:
         self._is_due.set()
 
     async def wait_until_durable(self, entry: Entry) -> None:
-        """Have the next commit begin as soon as it can, and wait for the one that makes ``entry`` durable.
+        """Start the next commit as soon as possible, and wait for the one that makes ``entry`` durable.
 
         :raises Exception: what the last commit failed with.
         """
@@ -305,15 +302,21 @@ class Commits:
 
         :raises UsageError: there is no sink, the pull is closed, or the page was written before.
         """
-        if self._sink is None:
+        if not self._store.takes_rows:
             raise UsageError("this pull has no sink to write to: make it with sink=...")
         entry = page.entry_in(self)
-        while not await self._write_in_turn(self._sink, page, entry):
+        while self._store.is_full:
+            self.check()
+            self.require_open()
+            self._is_due.set()
+            self._is_urgent.set()
+            await self._flushed.wait()
+        while not await self._write_in_turn(page, entry):
             await self._turned.wait()
 
-    async def _write_in_turn(self, sink: Sink, page: PulledPage[Any], entry: Entry) -> bool:
+    async def _write_in_turn(self, page: PulledPage[Any], entry: Entry) -> bool:
         """Write a page unless an earlier one of its account is still to be written. Return whether it was written."""
-        async with self._sink_lock:
+        async with self._store_lock:
             self.check()
             self.require_open()
             if self._write_failure is not None:
@@ -323,7 +326,7 @@ class Commits:
             if entry.queue[0] is not entry:
                 return False
             try:
-                await sink.write(page)
+                await self._store.write(page)
             except Exception as error:
                 # The page is not in the sink, and no later one of its account may be.
                 self._write_failure = error
@@ -339,9 +342,10 @@ class Commits:
         if entry.rows is not None:
             report.rows += sign * entry.rows
             report.pages += sign
-            report.done += sign * (entry.ends != "")
-            report.empty += sign * (entry.ends == "empty")
-            report.windows_done += sign * entry.progress.is_over
+        report.without_transcript += sign * entry.missing
+        report.done += sign * (entry.ends != "")
+        report.empty += sign * (entry.ends == "empty")
+        report.windows_done += sign * entry.windows
 
     # --- the rows of open windows ----------------------------------------------------------------------
 
@@ -352,11 +356,12 @@ class Commits:
         seldom needed. A large body takes too long to be read again in one go.
         """
         items = page.page.items
-        is_kept = self._keeps_bodies and len(body) <= min(SLICED_ABOVE, KEPT_BYTES - self._body_bytes)
+        is_kept = self._store.keeps_bodies and len(body) <= min(SLICED_ABOVE, KEPT_BYTES - self._body_bytes)
         if items and is_kept:
             entry.body = body
         elif items:
-            entry.identities = row_identities(items, page.plain_views if type(items[0]) is Raw else None)
+            views = page.plain_views if type(items[0]) is Raw else None
+            entry.identities = row_identities(items, views, by_id=self.has_ids)
 
     async def log_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
         """Return the log of a window: all its rows that were handed out, in this run or an earlier one.
@@ -369,8 +374,8 @@ class Commits:
             self.check()
             if bodies := self._bodies.pop(key, ()):
                 self._body_bytes -= sum(map(len, bodies))
-                await self._checkpoint.commit({}, row_keys={key: b"".join(map(self._read_again, bodies))})
-            known = [await self._checkpoint.row_keys(key), self._logs.get(key, b"")]
+                await self._store.add_row_fingerprints({key: b"".join(map(self._read_again, bodies))})
+            known = [await self._store.row_fingerprints(key), self._logs.get(key, b"")]
             self._logged = 0  # logs are made of bodies here
             for entry in (*self._marked, *handed_out):
                 if entry.key == key:
@@ -385,7 +390,7 @@ class Commits:
 
     def _read_again(self, body: bytes) -> bytes:
         """Return the fingerprints of the rows of a page that was read before."""
-        return row_fingerprints(row_identities(self._reader.read(body).items))
+        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self.has_ids))
 
     async def _make_logs(self, changes: dict[Key, Progress], *, final: bool) -> None:
         """Make the logs that go with a commit: those of windows that are not over.
@@ -423,73 +428,41 @@ class Commits:
         if final:
             self._bodies.clear()
 
-    # --- commits ----------------------------------------------------------------------------------------
-
     async def _flush(self, *, final: bool = False) -> None:
         """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
         async with self._commit_lock:
-            async with self._sink_lock:
+            async with self._store_lock:
                 self._is_urgent = anyio.Event()
                 self._marked_since = 0
                 # Both are taken in one go: what is marked while this waits belongs to the next commit.
                 changes, self._changes = self._changes, {}
                 self._unsure, self._marked = self._marked, []
                 await self._make_logs(changes, final=final)
-                begun = None
-                if isinstance(self._sink, FileSink) and (changes or final):
-                    begun = self._sink.begin_commit(final=final)
-                else:
-                    await self._commit(changes, final=final)
+                logs, self._logs = self._logs, defaultdict[Key, bytes](bytes)
+                has_work = bool(changes or logs or final)
+                begin, begun, is_durable = self._store.begin_commit, None, True
+                if has_work and begin is not None:
+                    begun = begin(changes, row_fingerprints=logs, final=final)
+                elif has_work:
+                    is_durable = await self._store.commit(changes, row_fingerprints=logs, final=final)
             if begun is not None:
-                await self._commit(changes, final=final, begun=begun)
+                is_durable = await begun
+            await self._settle_commit(changes, logs, is_durable=is_durable, final=final)
 
-    async def _commit(
-        self, changes: dict[Key, Progress], *, final: bool, begun: Awaitable[bytes | None] | None = None
+    async def _settle_commit(
+        self, changes: dict[Key, Progress], logs: defaultdict[Key, bytes], *, is_durable: bool, final: bool
     ) -> None:
-        logs, self._logs = self._logs, defaultdict[Key, bytes](bytes)
-        is_durable = True
-        if self._sink is None:
-            if changes or logs:
-                await self._checkpoint.commit(changes, row_keys=logs)
-        elif changes or final:
-            is_durable = await commit_together(
-                self._sink, self._checkpoint, changes, row_keys=logs, final=final, begun=begun
-            )
         if is_durable:
             await self._note_durable(changes, final=final)
             self.notify()
-            if isinstance(self._sink, FileSink):
-                await self._sink.committed()
+            found = self._store.issues_count
+            self._report.issues += found - self._told_issues
+            self._told_issues = found
+            await self._store.committed()
         else:
-            # A sink may say so a thousand times: what it was asked about before is neither copied nor gone through.
+            # A sink may decline a thousand times: entries of earlier attempts are neither copied nor visited again.
             self._logged = len(self._unsure)
             changes.update(self._changes)
             self._unsure += self._marked
             self._changes, self._marked, self._logs = changes, self._unsure, logs
             self._unsure = []
-
-
-async def commit_together(
-    sink: Sink,
-    checkpoint: Checkpoint,
-    changes: Mapping[Key, Progress],
-    *,
-    row_keys: Mapping[Key, bytes] | None = None,
-    final: bool = False,
-    begun: Awaitable[bytes | None] | None = None,
-) -> bool:
-    """Make durable the pages a sink has taken, together with their progress. False: the sink is not ready yet.
-
-    ``changes`` must be the progress of exactly the pages whose ``write`` has returned. ``begun`` is what
-    ``FileSink.begin_commit`` gave, if it was called already. Call ``FileSink.committed`` afterwards.
-    """
-    state = await (sink.commit(final=final) if begun is None else begun)
-    if state is None:
-        if final:
-            raise UsageError(
-                f"{type(sink).__name__}.commit(final=True) gave None: return bytes (b'' will do), or nothing counts "
-                "as done"
-            )
-        return False
-    await checkpoint.commit(changes, state, row_keys=row_keys)
-    return True

@@ -14,23 +14,30 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
 
 import anyio
 
+from truto_ci_async._checks import brief, plain
+from truto_ci_async._progress import Progress
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
+from truto_ci_async._wire.times import plain_timedelta, read_length
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Interaction
+from truto_ci_async.pagination.progress import show_progress
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
+from truto_ci_async.pull.stores.adapters import as_store
+from truto_ci_async.pull.stores.base import TransactionalStore
 from truto_ci_async.sinks.base import Sink
-from truto_ci_async.sinks.files import FileSink
 
-from .account_pull import Shared
+from .account_state import Shared
 from .commits import Commits, PulledPage
 from .handover import Handover
 from .parts import PullParts
@@ -47,12 +54,12 @@ logger = logging.getLogger("truto_ci_async")
 T = TypeVar("T")
 
 CommitMode: TypeAlias = Literal["auto", "manual"]
-#: A plan, or what makes one once the stored one, if any, is known.
+#: A plan, or a function that makes one, given the stored plan if there is one.
 MadePlan: TypeAlias = "Plan | Callable[[Plan | None], Awaitable[Plan]]"
 
-# Pages that are read before a consumer takes them. Most of those that wait for it are bodies still.
+# Pages that are read before a consumer takes them. Most waiting pages are still unread bodies.
 READ_AHEAD = 4
-# After ``stop()``, a request that is not answered within so many seconds is dropped.
+# Seconds after ``stop()`` until a request without a response is dropped.
 STOP_SECONDS = 1.0
 
 
@@ -78,34 +85,33 @@ class Pull(WalkFrames, Generic[T]):
         client: BaseClient,
         plan: MadePlan,
         *,
-        checkpoint: Checkpoint | None = None,
+        checkpoint: Checkpoint | TransactionalStore | None = None,
         budget: Budget = Budget(),
         commit: CommitMode = "auto",
-        item_type: Any = Interaction,
+        item_type: Any = None,
         on_invalid: OnInvalid = "repair",
         grow: bool = False,
         fresh: bool = False,
+        lookback: timedelta | str | None = None,
         sink: Sink | None = None,
     ) -> None:
+        if item_type is None:
+            item_type = plan.walk.item_type if isinstance(plan, Plan) else Interaction
+        self._lookback = lookback_seconds(lookback)
         if commit not in ("auto", "manual"):
             raise UsageError(f"commit is 'auto' or 'manual', not {commit!r}")
         self.plan: Plan | None = None
         self.report = PullReport()
         self._client = client
         self._make_plan = plan
-        self._checkpoint = checkpoint or MemoryCheckpoint()
-        self._sink = sink
+        self._store = as_store(MemoryCheckpoint() if checkpoint is None else checkpoint, sink)
         self._budget = budget
         self._is_auto = commit == "auto"
         self._grow, self._fresh = grow, fresh
-        # Our own sinks write a page and keep nothing of it.
-        detach = not isinstance(sink, FileSink)
-        self._reader = PageReader(ItemReader[Any](item_type, on_invalid=on_invalid), detach=detach)
-        self._commits = Commits(
-            self._checkpoint, sink, reader=self._reader, report=self.report, on_failure=self._die
+        self._reader = PageReader(
+            ItemReader[Any](item_type, on_invalid=on_invalid), detach=self._store.detaches
         )
-        self._is_new = False  # nothing is stored, or nothing of it is to count
-        self._to_close: list[Callable[[], Awaitable[None]]] = []
+        self._commits = Commits(self._store, reader=self._reader, report=self.report, on_failure=self._die)
         self._workers: Workers | None = None
         self._is_stopped = False
         self._fatal: Exception | None = None  # ends the pull; the consumer gets it in place of the end
@@ -172,47 +178,35 @@ class Pull(WalkFrames, Generic[T]):
         """Own the stores and the tasks of this pull, from opening it until its block has been left."""
         try:
             with self._block:
-                await self._open(await self._hold())
+                await self._open(await self._store.hold(fresh=self._fresh))
                 self._opened.set()
                 await self._run()
             await self._commits.close()
         finally:
-            await self._close_stores()
+            await self._close_store()
             self._pages.close()
             self._opened.set()
         self._commits.settle()
-
-    async def _hold(self) -> Plan | None:
-        """Lock out other runs before anything is looked up, and return the stored plan."""
-        stored = await self._checkpoint.hold(fresh=self._fresh)
-        self._to_close.append(self._checkpoint.aclose)
-        # A store that holds nothing yet says None, and so does one of somebody else's that is only locked by ``open``.
-        is_known = self._fresh or type(self._checkpoint).hold is not Checkpoint.hold
-        self._is_new = is_known and stored is None
-        if isinstance(self._sink, FileSink):
-            await self._sink.hold(anew=self._is_new)
-        if (close := getattr(self._sink, "aclose", None)) is not None:
-            self._to_close.append(close)
-        return stored
 
     async def _open(self, stored: Plan | None) -> None:
         # Accounts that were looked up by an earlier run are not looked up again: this one goes on with those.
         asked = self._make_plan
         if not isinstance(asked, Plan):
             asked = await asked(None if self._grow else stored)
-        # The sink is asked before anything is stored or deleted: it may refuse. Ours were asked by ``hold``.
-        is_asked = self._is_new and self._sink is not None and not isinstance(self._sink, FileSink)
-        if is_asked and self._sink is not None:
-            await self._sink.open(None)
-        self.plan = await self._checkpoint.open(asked, grow=self._grow, fresh=self._fresh)
+        if self._lookback is not None and not asked.walk.is_per_meeting:
+            raise UsageError("lookback is for transcripts, which may come late")
+        self.plan = await self._store.open(asked, grow=self._grow, fresh=self._fresh)
+        self.report.resource = self.plan.resource
         self._reader.start_walk(
             self._client.emitter.report_unknown_fields,
             flat_rows=self.plan.filters.get("response_format") == "normalized",
         )
-        if self._sink is not None and not is_asked:
-            await self._sink.open(self._checkpoint.sink_state)
         to_do, begun = await accounts_to_do(
-            self.plan, self._checkpoint.load_accounts(), self.report, max_park=self._budget.max_park
+            self.plan,
+            self._store.load_accounts(),
+            self.report,
+            max_park=self._budget.max_park,
+            lookback=self._lookback,
         )
         shared = Shared(
             self._client,
@@ -225,7 +219,7 @@ class Pull(WalkFrames, Generic[T]):
             self._budget,
         )
         self._workers = Workers(shared, to_do, on_error=self._die)
-        self._commits.is_open = True
+        self._commits.has_ids, self._commits.is_open = self.plan.walk.has_ids, True
 
     async def _run(self) -> None:
         """Run the workers, and commit what is marked until the block is left."""
@@ -240,23 +234,26 @@ class Pull(WalkFrames, Generic[T]):
                 self._pages.end()
             await anyio.sleep_forever()
 
-    async def _close_stores(self) -> None:
-        """Close what is held: the sink, then the checkpoint, whose lock keeps other runs away from both."""
-        while self._to_close:
-            try:
-                await self._to_close.pop()()
-            except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
-                self._commits.fail(error)
+    async def _close_store(self) -> None:
+        try:
+            await self._store.aclose()
+        except Exception as error:  # noqa: BLE001 - a sink may raise anything; raised by ``settle``
+            self._commits.fail(error)
 
     # --- ending it early -------------------------------------------------------------------------------
 
     @property
+    def is_stopped(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._is_stopped
+
+    @property
     def outage(self) -> tuple[float, str] | None:
-        """For how many seconds the service has been down, and what the last call failed with; None: it is up."""
+        """How many seconds the service has been down, and the error of the last call; None if it is up."""
         return None if self._workers is None else self._workers.outage
 
     def stop(self) -> None:
-        """Ask for no more pages: what is in hand still comes, then the stream ends. Run again to go on.
+        """Request no more pages: those already fetched still come, then the stream ends. Run again to continue.
 
         A request that is not answered a second later is dropped.
         """
@@ -286,7 +283,7 @@ class Pull(WalkFrames, Generic[T]):
         return page
 
     async def next_page(self) -> PulledPage[T] | None:
-        """Return the next page, which its taker marks as done; None at the end."""
+        """Return the next page, which its consumer marks as done; None at the end."""
         self._commits.require_open()
         if self._is_auto:
             if self._is_asking:
@@ -313,6 +310,9 @@ class Pull(WalkFrames, Generic[T]):
     def part_source(self) -> PullParts:
         return PullParts(self.next_page, self._reader.item_type, marks=self._is_auto)
 
+    def show_progress(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        return show_progress(wanted, self._client.emitter, what="rows")
+
     def check_whole(self) -> None:
         if not self._is_auto:
             raise UsageError(
@@ -330,12 +330,28 @@ class Pull(WalkFrames, Generic[T]):
         await self._commits.write(page)
 
 
+def lookback_seconds(lookback: object) -> float | None:
+    """Return ``lookback`` in seconds: a length such as ``2d``, or a timedelta.
+
+    :raises UsageError: it is neither, or less than zero.
+    """
+    if lookback is None:
+        return None
+    given: object = plain(lookback)
+    length = read_length(given.strip()) if isinstance(given, str) else None
+    if isinstance(given, timedelta):
+        length = plain_timedelta(given, "lookback")
+    if length is None or length < timedelta():
+        raise UsageError(f"lookback is a length such as '2d', or a timedelta, not {brief(lookback)}")
+    return length.total_seconds()
+
+
 def _tell_outcome(cancelled: BaseException, host: asyncio.Task[None]) -> None:
     if not host.cancelled() and (error := host.exception()) is not None:
         _tell(error, cancelled)
 
 
 def _tell(error: BaseException, raised: BaseException) -> None:
-    """Tell of a failure in place of which another exception is raised, perhaps one that nobody gets to see."""
+    """Log and attach a failure that another exception hides, perhaps one that nobody sees."""
     raised.add_note(f"and the pull failed: {error}")
     logger.error("a pull that was left failed: %s", error)

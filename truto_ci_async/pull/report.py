@@ -13,9 +13,9 @@ from truto_ci_async._checks import check_number, check_whole_number
 from truto_ci_async.errors import APIError, TrutoError
 from truto_ci_async.export import html
 
-# Of what the service sent with an error: a report may hold the errors of 100,000 accounts.
+# Characters kept of what the service sent with an error: a report may hold the errors of 100,000 accounts.
 KEPT_CHARACTERS = 2_000
-# After so many errors only their messages and hints are kept.
+# Errors kept in full; of further ones only messages and hints are kept.
 KEPT_ERRORS = 1_000
 
 
@@ -46,13 +46,18 @@ class Budget(Struct, frozen=True, kw_only=True):
 
 
 class PullReport(Struct, eq=False):
-    """How a pull went, or is going.
+    """How a pull of a ``resource`` went, or is going.
 
     ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over, and
                   failed and parked accounts leave ``windows_left`` to a later run.
     ``done``      accounts pulled to the end, in this run or an earlier one; ``empty`` those of them without a row.
     ``failed``    account id -> the error that ended it; a later run asks it again. Its traceback and long values of
                   ``raw_response``, ``details`` and the like are left out; after 1,000 errors, short ones are too.
+    ``unsupported``  account id -> why it was not pulled: its provider does not have the resource, as the account's
+                  capabilities confirm. It counts as done, and no later run asks it again; ``fresh=True`` does.
+    ``filtered``  account id -> rows left out. Its provider ignores the window, or the end of it, so this account is
+                  asked for all windows at once, and meetings that began outside of them are left out.
+    ``without_transcript``  meetings of this run that had no transcript, at least not yet; see ``lookback``.
     ``parked``    account id -> when to ask it again, in seconds since 1970 (None: nobody knows, so the next run does).
     ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
                   as empty. ``not_found`` accounts of this run that failed with any other 404.
@@ -67,6 +72,9 @@ class PullReport(Struct, eq=False):
     done: int = 0
     empty: int = 0
     failed: dict[str, TrutoError] = {}
+    unsupported: dict[str, str] = {}
+    filtered: dict[str, int] = {}
+    without_transcript: int = 0
     parked: dict[str, float | None] = {}
     no_data: int = 0
     not_found: int = 0
@@ -77,6 +85,7 @@ class PullReport(Struct, eq=False):
     waited: float = 0.0
     issues: int = 0
     error: Exception | None = None
+    resource: str = "interactions"
 
     @property
     def complete(self) -> bool:
@@ -105,26 +114,103 @@ class PullReport(Struct, eq=False):
         return {"complete": self.complete, **asdict(self), **changed, "error": error}
 
     def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def to_html(self) -> str:
+        """Return what a notebook shows."""
         ends = [
             *(
                 [account, "failed", f"{type(error).__name__}: {error}"]
                 for account, error in self.failed.items()
             ),
             *([account, "parked", _until(until)] for account, until in self.parked.items()),
+            *([account, "unsupported", why] for account, why in self.unsupported.items()),
         ]
         tables = [html.facts((name, getattr(self, name)) for name in _SHOWN)]
         if ends:
             tables.append(html.table(["account", "", "why"], ends[: html.ROWS]))
         more = (
-            f"{len(ends) - html.ROWS:,} more accounts in .failed and .parked" if len(ends) > html.ROWS else ""
+            f"{len(ends) - html.ROWS:,} more accounts in .failed, .parked and .unsupported"
+            if len(ends) > html.ROWS
+            else ""
         )
         return html.card("PullReport", "complete" if self.complete else "not complete", more, tables=tables)
 
     def __repr__(self) -> str:
+        counted = (
+            (len(self.unsupported), "unsupported"),
+            (len(self.filtered), "filtered"),
+            (self.without_transcript, "meetings without a transcript"),
+        )
+        more = "".join(f", {count:,} {what}" for count, what in counted if count)
         return (
             f"PullReport({self.done:,} of {self.accounts:,} accounts done, {self.empty:,} of them empty, "
-            f"{len(self.failed):,} failed, {len(self.parked):,} parked; {self.rows:,} rows in {self.pages:,} pages)"
+            f"{len(self.failed):,} failed, {len(self.parked):,} parked{more}; "
+            f"{self.rows:,} rows in {self.pages:,} pages)"
         )
+
+
+class PullReports(Struct, eq=False):
+    """How a pull of several resources went: a report for each, None for one that it did not come to.
+
+    ``reports["meetings"]`` is one of them. Counts are those of all together.
+    """
+
+    by_resource: dict[str, PullReport | None]
+
+    def __getitem__(self, resource: str) -> PullReport:
+        """:raises KeyError: the pull did not come to this resource."""
+        report = self.by_resource[resource]
+        if report is None:
+            raise KeyError(resource)
+        return report
+
+    @property
+    def complete(self) -> bool:
+        """Whether every account was pulled to the end, for every resource."""
+        return all(report is not None and report.complete for report in self.by_resource.values())
+
+    @property
+    def rows(self) -> int:
+        return sum(report.rows for report in self._reports())
+
+    @property
+    def requests(self) -> int:
+        return sum(report.requests for report in self._reports())
+
+    @property
+    def failed(self) -> dict[tuple[str, str], TrutoError]:
+        """The errors by resource and account."""
+        return {
+            (name, account): error
+            for name, report in self.by_resource.items()
+            if report is not None
+            for account, error in report.failed.items()
+        }
+
+    def _reports(self) -> list[PullReport]:
+        return [report for report in self.by_resource.values() if report is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reports as plain, JSON-ready data."""
+        resources = {
+            name: None if report is None else report.to_dict() for name, report in self.by_resource.items()
+        }
+        return {
+            "complete": self.complete,
+            "rows": self.rows,
+            "requests": self.requests,
+            "resources": resources,
+        }
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<h4>{html.text(name)}</h4>" + ("not begun" if report is None else report.to_html())
+            for name, report in self.by_resource.items()
+        )
+
+    def __repr__(self) -> str:
+        return f"PullReports({self.by_resource!r})"
 
 
 _SHOWN = (

@@ -22,25 +22,30 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from truto_ci_async.models import Interaction
+from truto_ci_async.models import Activity, Interaction, Meeting, User
 from truto_ci_async.models.row_views import View, read_views
 
 FINGERPRINT_BYTES = 8
 
-# Words of a log that are no fingerprints. After _LEFT_OUT come rows that were met again; before it, and after
+# Words of a log that are not fingerprints. After _LEFT_OUT come rows that were met again; before it, and after
 # _HANDED_OUT, come rows that were handed out.
 _RESTARTED, _LEFT_OUT, _HANDED_OUT = (b"\xff" * 7 + bytes([number]) for number in (1, 2, 3))
 _WORDS = frozenset((_RESTARTED, _LEFT_OUT, _HANDED_OUT))
 
 
-def row_identities(items: Sequence[Any], views: Sequence[View] | None = None) -> bytes:
-    """Return what tells each item apart, as one JSON array: id, user and the window it answers, or a digest.
+def row_identities(
+    items: Sequence[Any], views: Sequence[View] | None = None, *, by_id: bool = False
+) -> bytes:
+    """Return what identifies each item, as one JSON array: id, user and its window, or a digest.
 
-    Equal rows have equal identities only if they are items of the same type. ``views`` are those of ``plain_views``.
+    ``by_id``: the id is enough. Equal rows have equal identities only if they are items of the same type. ``views``
+    are those of ``plain_views``.
     """
     if items and type(items[0]) is Raw:
-        return _identities(items, _views_of(items) if views is None else views)
-    return _identities(items, [item if isinstance(item, Interaction) else None for item in items])
+        found: Sequence[Any] = views_of(items) if views is None else views
+    else:
+        found = [item if isinstance(item, _KNOWN) else None for item in items]
+    return _identities_by_id(items, found) if by_id else _identities(items, found)
 
 
 def row_fingerprints(identities: bytes) -> bytes:
@@ -50,13 +55,13 @@ def row_fingerprints(identities: bytes) -> bytes:
 
 
 def split(fingerprints: bytes) -> Iterator[bytes]:
-    """Go through joined fingerprints one by one."""
+    """Iterate over joined fingerprints."""
     step = FINGERPRINT_BYTES
     return (fingerprints[at : at + step] for at in range(0, len(fingerprints), step))
 
 
 class SeenRows:
-    """The rows a restarted walk has still to leave out, each as often as it was handed out before.
+    """The rows that a restarted walk still has to leave out, each as often as it was handed out before.
 
     ``log`` is all that is known of the window. The walk begins after it, or goes on inside it if ``goes_on``.
     """
@@ -95,11 +100,13 @@ class SeenRows:
         return fresh, b"".join((*start, *left_out, *handed_out))
 
 
+# Structs with the fields of a View, or, of rows that an id tells apart, at least with an id.
+_KNOWN = (Interaction, Activity, Meeting, User)
 _read_view = msgspec.json.Decoder(View).decode
 _texts = msgspec.json.Decoder(list[Raw]).decode
 
 
-def _views_of(items: Sequence[Any]) -> Sequence[View | None]:
+def views_of(items: Sequence[Any]) -> Sequence[View | None]:
     """Read the identifying fields of Raw items; None for one that has others than we know."""
     try:
         views = read_views(b"\n".join(items))
@@ -125,8 +132,17 @@ def _identities(items: Sequence[Any], views: Sequence[Any]) -> bytes:
         for view in views
     ]
     for index, identity in enumerate(found):
-        # Without ids, left out by exclude_fields, times alone tell nothing apart.
+        # Without ids (see exclude_fields), times alone do not identify a row.
         if identity is None or (identity[0] is None and identity[1] is None):
+            item = items[index]
+            found[index] = _digest(item if type(item) is Raw else msgspec.json.encode(item))
+    return msgspec.json.encode(found)
+
+
+def _identities_by_id(items: Sequence[Any], views: Sequence[Any]) -> bytes:
+    found: list[Any] = [None if view is None or view.id is None else (view.id,) for view in views]
+    for index, identity in enumerate(found):
+        if identity is None:
             item = items[index]
             found[index] = _digest(item if type(item) is Raw else msgspec.json.encode(item))
     return msgspec.json.encode(found)

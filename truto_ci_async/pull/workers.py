@@ -1,4 +1,4 @@
-"""Asks the accounts of a pull, some at a time: in which order, and what happens while the service is down."""
+"""Schedules the accounts of a pull, some at a time: in which order, and what happens during an outage."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from itertools import count
 
 import anyio
 import anyio.lowlevel
+from msgspec.structs import replace
 
-from truto_ci_async.errors import DamagedStateError, UsageError
-from truto_ci_async.models import Position
+from truto_ci_async._http.call import CallTime
+from truto_ci_async.errors import CursorExpiredError, DamagedStateError, TrutoError, UsageError
 from truto_ci_async.models.pulls import PlannedAccount
+from truto_ci_async.pagination.page_fetch import fetch_and_read
 from truto_ci_async.pull.checkpoint.base import AccountProgress
 from truto_ci_async.pull.plan.plan import Plan
 
-from .account_pull import IN_TURN, NEVER, AccountPull, AccountState, Shared, still_answers
+from .account_pull import IN_TURN, NEVER, AccountPull, is_answer
+from .account_state import AccountState, Shared
+from .positions import UNSUPPORTED, MeetingQueue, check_position
 from .report import PullReport
+from .transcript_pull import TranscriptPull
 
-# An account gives its worker to the next one in line after so many pages.
+# Pages after which an account gives its worker to the next account in line.
 TURN_PAGES = 16
-# The loop has a turn after so many accounts were gone through, which takes some milliseconds.
+# The loop gets a turn after this many accounts, which take a few milliseconds.
 YIELD_ACCOUNTS = 1_000
 
 
@@ -40,6 +45,7 @@ class Workers:
         self._shared = shared
         self._schedule = Schedule(accounts)
         self._on_error = on_error
+        self._pull_of = TranscriptPull if shared.walk.is_per_meeting else AccountPull
         self._trials = anyio.CapacityLimiter(1)
         self._nap = anyio.CancelScope()  # of the worker that waits for the time of its trial
         self._is_parking = False  # all accounts that are left: the service is down for too long
@@ -47,7 +53,7 @@ class Workers:
 
     @property
     def outage(self) -> tuple[float, str] | None:
-        """For how many seconds the service has been down, and what the last call failed with; None: it is up."""
+        """How many seconds the service has been down, and the error of the last call; None if it is up."""
         seconds = self._shared.circuit.seconds_open(time.monotonic())
         return None if seconds is None else (seconds, self._shared.outage_cause)
 
@@ -74,7 +80,7 @@ class Workers:
                     if self._shared.is_stopping:
                         return
                     state = self._first_state(taken) if isinstance(taken, PlannedAccount) else taken
-                    account = AccountPull(state, self._shared)
+                    account = self._pull_of(state, self._shared)
                     again_at = await self._ask(account, fetch)
                     account.rest()
                     if not self._shared.is_stopping:
@@ -115,7 +121,7 @@ class Workers:
             if not circuit.is_open:
                 return None
             if circuit.is_given_up:
-                if not self._is_parking and await still_answers(self._shared, fetch):
+                if not self._is_parking and await self._still_answers(fetch):
                     circuit.prove(time.monotonic())
                     return IN_TURN
                 self._is_parking = True
@@ -123,12 +129,36 @@ class Workers:
                 return account.park(None)
             return await account.next_page(self._shared.trial_client, fetch)
 
+    async def _still_answers(self, fetch: anyio.CancelScope) -> bool:
+        """Ask once more for what an account got that has ended. An outage is over then, or was none."""
+        shared = self._shared
+        if shared.witness is None:
+            return False
+        targets, here = shared.witness
+
+        async def read(body: bytes, time_of_call: CallTime) -> None:
+            del body, time_of_call
+
+        shared.fetching.add(fetch)
+        try:
+            _, response = await fetch_and_read(
+                shared.trial_client, targets, read, here, empty_body=b"", empty_on_not_found=True
+            )
+        except TrutoError as error:
+            cause = error.__cause__ if isinstance(error, (CursorExpiredError, UsageError)) else error
+            shared.report.count_call(attempts=getattr(cause, "attempts", 1))
+            return is_answer(error, shared.client.retry)
+        finally:
+            shared.fetching.discard(fetch)
+        shared.report.count_call(attempts=response.attempts)
+        return True
+
     def _end_outage(self) -> None:
         self._is_parking = False
         self._end_trials()
 
     def _end_trials(self) -> None:
-        """Let all workers go on that wait for their trial, or for the result of another one."""
+        """Wake all workers that wait for their trial, or for the result of another one."""
         self._trials.total_tokens = math.inf
         self._nap.cancel()
 
@@ -154,7 +184,7 @@ class Schedule:
             self.stop()
 
     def ask_again(self, account: AccountState, at: float) -> None:
-        """Put back an account that was taken: ``IN_TURN``, at a moment of the monotonic clock, or ``NEVER``."""
+        """Put back an account that was taken: ``IN_TURN``, at a time of the monotonic clock, or ``NEVER``."""
         if at == NEVER:
             self.left -= 1
             if not self.left:
@@ -165,12 +195,12 @@ class Schedule:
             self._to_wait.send_nowait((at, next(self._order), account))
 
     def hurry(self) -> None:
-        """Put all accounts in line that wait for their time: there is no use in waiting any more."""
+        """Put all waiting accounts in line: waiting longer is pointless."""
         self._hurries = True
         self._nap.cancel()
 
     def stop(self) -> None:
-        """Take no accounts back any more. Those in line still come."""
+        """Take no more accounts back. Those in line still come."""
         self._is_stopped = True
         self._to_line.close()
         self._to_wait.close()
@@ -199,7 +229,7 @@ class Schedule:
             await self._put_in_line(due())
 
     async def _put_in_line(self, accounts: Iterator[PlannedAccount | AccountState]) -> None:
-        """Put accounts in line, with turns of the loop in between if they are many."""
+        """Put accounts in line, yielding to the loop now and then if there are many."""
         for number, account in enumerate(accounts, 1):
             if self._is_stopped:
                 return
@@ -219,21 +249,25 @@ async def accounts_to_do(
     report: PullReport,
     *,
     max_park: float,
+    lookback: float | None = None,
 ) -> tuple[list[PlannedAccount], dict[str, AccountProgress]]:
     """Return the accounts with a window left to do after earlier runs, and how far they came; count the others.
 
-    A stored time more than ``max_park`` seconds ahead comes from a wrong clock and is ignored.
+    A stored time more than ``max_park`` seconds ahead comes from a wrong clock and is ignored. With ``lookback``,
+    windows are opened again in which a transcript was first found missing at most so many seconds ago.
 
     :raises DamagedStateError: a stored position was not written by a pull.
     """
     report.accounts, report.windows = len(plan.accounts), len(plan.windows)
     found: dict[str, AccountProgress] = {}
+    now = time.time()
     async for name, progress in stored:
-        _check(name, progress, report.windows)
+        _check(name, progress, report.windows, is_per_meeting=plan.walk.is_per_meeting)
+        if lookback is not None:
+            _look_back(progress, now, lookback)
         found[name] = progress
         report.windows_done += progress.windows_over()
     to_do: list[PlannedAccount] = []
-    now = time.time()
     for number, account in enumerate(plan.accounts, 1):
         progress = found.get(account.id, _NO_PROGRESS)
         windows_left = report.windows - progress.windows_over()
@@ -243,7 +277,10 @@ async def accounts_to_do(
         else:
             if not windows_left:
                 report.done += 1
-                report.empty += not progress.has_rows
+                why = _why_skipped(progress)
+                if why is not None:
+                    report.unsupported[account.id] = why
+                report.empty += not (progress.has_rows or why is not None)
             else:
                 report.parked[account.id] = until
                 report.windows_left += windows_left
@@ -256,7 +293,25 @@ async def accounts_to_do(
 _NO_PROGRESS = AccountProgress()
 
 
-def _check(name: str, progress: AccountProgress, windows: int) -> None:
+def _look_back(progress: AccountProgress, now: float, lookback: float) -> None:
+    """Open windows again whose missing transcripts may be there by now."""
+    for window, each in tuple(progress.later.items()):
+        if each.is_over and each.position not in (None, UNSUPPORTED):
+            queue = MeetingQueue.parse(each.position or "")
+            if due := queue.due(now, lookback):
+                queue.ids = due
+                progress.later[window] = replace(each, position=str(queue), outcome="open")
+
+
+def _why_skipped(progress: AccountProgress) -> str | None:
+    """Return why an account was not asked; None: it was."""
+    for each in progress.later.values():
+        if each.position == UNSUPPORTED:
+            return each.error or ""
+    return None
+
+
+def _check(name: str, progress: AccountProgress, windows: int, *, is_per_meeting: bool) -> None:
     """Leave out windows that are not in the plan.
 
     :raises DamagedStateError: a stored position was not written by a pull.
@@ -267,6 +322,6 @@ def _check(name: str, progress: AccountProgress, windows: int) -> None:
             del progress.later[window]
         try:
             if each.position is not None:
-                Position.parse(each.position)
+                check_position(each.position, is_per_meeting=is_per_meeting)
         except UsageError as error:
             raise DamagedStateError(f"the stored position of account {name} is damaged: {error}") from error

@@ -10,8 +10,8 @@ from truto_ci_async._wire.times import When
 from truto_ci_async.models import Activity
 from truto_ci_async.pagination.paginator import Paginator
 
-from .base import Resource
 from .options import MODEL, Account, CommonListOptions
+from .pulled import PulledResource
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -27,7 +27,7 @@ class ActivityListOptions(CommonListOptions, total=False):
     users: Iterable[UserFilter] | None
 
 
-class Activities(Resource[Activity]):
+class Activities(PulledResource[Activity]):
     """``client.activity``: how much each user did in a window, such as calls hosted and feedback given. Gong only.
 
         async for activity in truto.activity.list(account_id, start_time="-30d", end_time="today"):

@@ -18,9 +18,9 @@ from truto_ci_async._wire.responses import read_token
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Capabilities, IntegratedAccount, Position
 from truto_ci_async.pagination.paginator import Paginator
+from truto_ci_async.pagination.unsupported import fetch_capabilities
 
 from .records import fetch_record
-from .unsupported import fetch_capabilities
 from .walks import make_paginator
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from truto_ci_async._wire.times import When
 from truto_ci_async.models import Meeting
 from truto_ci_async.pagination.paginator import Paginator
 
-from .base import Resource
 from .options import MODEL, Account, CommonListOptions
+from .pulled import PulledResource
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -24,14 +24,14 @@ class MeetingListOptions(CommonListOptions, total=False):
     end_time: When | None
 
 
-class Meetings(Resource[Meeting]):
+class Meetings(PulledResource[Meeting]):
     """``client.meetings``: recorded meetings, with attendees and recordings where the provider has them.
 
         async for meeting in truto.meetings.list(account_id, start_time="-7d", end_time="now"):
             print(meeting)
 
     Two or three of the five providers take a window, the others ignore it: compare ``start_time`` of what you get.
-    ``meta("list", account_id)`` tells. Lists of Avoma and Chorus have some of the fields only, and ``get`` all.
+    See ``meta("list", account_id)``. Lists of Avoma and Chorus have only some of the fields; ``get`` has all.
     """
 
     own_filters: ClassVar[tuple[str, ...]] = ("start_time", "end_time")

@@ -8,10 +8,13 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from truto_ci_async._progress import Counts, Progress
 from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async.errors import UsageError
+from truto_ci_async.pagination.progress import show_progress
 
 from .base import Resource
 from .integrated_accounts import IntegratedAccounts
@@ -27,9 +30,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-
-# Where ``pull_to`` keeps its progress, inside the output folder.
-STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.layout.PRIVATE`` says
 
 
 class PulledResource(Resource[T]):
@@ -55,7 +55,8 @@ class PulledResource(Resource[T]):
         """
         from truto_ci_async.pull.plan.resolve import resolve
 
-        return await resolve(IntegratedAccounts(self._client).list, accounts, **options)
+        discover = IntegratedAccounts(self._client).list
+        return await resolve(discover, accounts, resource=self._resource, **options)
 
     def pull(
         self,
@@ -69,6 +70,7 @@ class PulledResource(Resource[T]):
         on_invalid: OnInvalid = "repair",
         grow: bool = False,
         fresh: bool = False,
+        lookback: timedelta | str | None = None,
         **options: Unpack[PlanOptions],
     ) -> Pull[Any]:
         """Pull many accounts at once. Returns an async context manager that gives a bounded stream of AccountPages.
@@ -84,6 +86,7 @@ class PulledResource(Resource[T]):
                           ``manual``: call ``commit()`` on each page (any number of consumers), which waits for the
                           earlier pages of its account.
         ``grow``          add accounts that are new since the stored plan; ``fresh`` discards stored progress.
+        ``lookback``      of transcripts: see ``truto.transcripts``.
 
         Pass a Plan, or accounts and the options of ``plan``.
         """
@@ -92,7 +95,7 @@ class PulledResource(Resource[T]):
 
         return Pull(
             self._client,
-            self._planned(plan_or_accounts, options),
+            self.planned(plan_or_accounts, options),
             checkpoint=checkpoint,
             budget=budget or Budget(max_accounts=max_accounts),
             commit=commit,
@@ -100,6 +103,7 @@ class PulledResource(Resource[T]):
             on_invalid=on_invalid,
             grow=grow,
             fresh=fresh,
+            lookback=lookback,
         )
 
     async def pull_to(
@@ -114,7 +118,9 @@ class PulledResource(Resource[T]):
         on_invalid: OnInvalid = "repair",
         grow: bool = False,
         fresh: bool = False,
+        lookback: timedelta | str | None = None,
         on_start: Callable[[Pull[Any]], None] | None = None,
+        progress: bool | None = None,
         **options: Unpack[PlanOptions],
     ) -> PullReport:
         """Pull many accounts into the folder ``out``. Run it again to continue where it stopped.
@@ -124,10 +130,10 @@ class PulledResource(Resource[T]):
         ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant, the window and
         when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
         spreadsheet would take for a formula. Output and progress are committed together. If the process is killed, run
-        it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as they were received,
-        so ``on_invalid`` has no effect there; those that are no interactions are counted in ``report.issues``.
-        ``on_start`` is called with the running pull: watch its ``report``, or end it with ``stop()``. The rest is as
-        for ``pull``.
+        it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as received, so
+        ``on_invalid`` has no effect there; those of another kind are counted in ``report.issues``. ``on_start`` is
+        called with the running pull: watch its ``report``, or end it with ``stop()``. ``progress`` shows a line that
+        says how far it is: None in a notebook only, True always, False never. The rest is as for ``pull``.
 
         :raises UsageError: ``out`` is a file, or in the place of one.
         :raises StateConflictError: another run holds the folder, or it belongs to another plan.
@@ -138,44 +144,75 @@ class PulledResource(Resource[T]):
         from truto_ci_async.pull.report import Budget
         from truto_ci_async.pull.shard import run_shard
         from truto_ci_async.sinks.factory import make_sink
+        from truto_ci_async.sinks.layout import state_file
 
         if not os.fspath(out):
             raise UsageError("the name of the folder is empty")
         folder = pathlib.Path(out)
         _check_folder(folder)
         if isinstance(plan_or_accounts, pathlib.Path):
-            _check_accounts_file(plan_or_accounts, folder)
-        sink = make_sink(format, folder, fresh=fresh, csv_formulas=csv_formulas)
-        return await run_shard(
-            self._client,
-            self._planned(plan_or_accounts, options),
-            SQLiteCheckpoint(folder / STATE_FILE),
-            sink,
-            budget or Budget(max_accounts=max_accounts),
-            on_invalid=on_invalid,
-            grow=grow,
-            fresh=fresh,
-            on_start=on_start,
-        )
+            check_accounts_file(plan_or_accounts, folder)
+        sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
+        with show_progress(progress, self._client.emitter, what="rows") as line:
+            return await run_shard(
+                self._client,
+                self.planned(plan_or_accounts, options),
+                SQLiteCheckpoint(folder / state_file(self._resource)),
+                sink,
+                budget or Budget(max_accounts=max_accounts),
+                on_invalid=on_invalid,
+                grow=grow,
+                fresh=fresh,
+                lookback=lookback,
+                on_start=on_start if line is None else _follow(line, on_start),
+            )
 
-    def _planned(
+    def planned(
         self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
     ) -> Plan | Callable[[Plan | None], Awaitable[Plan]]:
+        """Return the plan, or what makes one once the stored plan is known."""
         from truto_ci_async.pull.plan.plan import Plan
         from truto_ci_async.pull.plan.resolve import resolve
 
         if isinstance(plan_or_accounts, Plan):
             if given := options.keys() - {"allow_empty"}:
                 raise UsageError(f"a plan fixes all filters: {', '.join(given)} cannot be given as well")
+            if plan_or_accounts.resource != self._resource:
+                raise UsageError(
+                    f"this is a plan of {plan_or_accounts.resource}: pull it with truto.{plan_or_accounts.resource}"
+                )
             return plan_or_accounts
 
         async def make(stored: Plan | None) -> Plan:
             known = None if stored is None else stored.accounts
             return await resolve(
-                IntegratedAccounts(self._client).list, plan_or_accounts, known=known, **options
+                IntegratedAccounts(self._client).list,
+                plan_or_accounts,
+                resource=self._resource,
+                known=known,
+                **options,
             )
 
         return make
+
+
+def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Callable[[Pull[Any]], None]:
+    """Have the line say what the report of a pull says, from its start on."""
+
+    def start(pull: Pull[Any]) -> None:
+        report = pull.report
+
+        def counts() -> Counts:
+            failed = f", {len(report.failed):,} failed" if report.failed else ""
+            parked = f", {len(report.parked):,} parked" if report.parked else ""
+            accounts = f"{report.done:,} of {report.accounts:,} accounts{failed}{parked}"
+            return Counts(report.rows, report.pages, accounts)
+
+        line.follow(counts)
+        if on_start is not None:
+            on_start(pull)
+
+    return start
 
 
 def _check_folder(folder: pathlib.Path) -> None:
@@ -185,7 +222,7 @@ def _check_folder(folder: pathlib.Path) -> None:
             raise UsageError(f"{path} is a file, and a pull needs a folder: use another name")
 
 
-def _check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
+def check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
     """:raises UsageError: a pull into this folder may replace or remove the file."""
     from truto_ci_async.sinks.layout import is_used_by_pulls
 

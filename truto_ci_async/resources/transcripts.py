@@ -8,8 +8,8 @@ from truto_ci_async._wire.filters import MeetingFilter
 from truto_ci_async.models import Transcript
 from truto_ci_async.pagination.paginator import Paginator
 
-from .base import Resource
 from .options import MODEL, Account, CommonListOptions
+from .pulled import PulledResource
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -23,7 +23,7 @@ class TranscriptListOptions(CommonListOptions, total=False):
     meeting: Required[MeetingFilter]
 
 
-class Transcripts(Resource[Transcript]):
+class Transcripts(PulledResource[Transcript]):
     """``client.transcripts``: what was said in a meeting, sentence by sentence. Gong only.
 
         transcript = await truto.transcripts.list(account_id, meeting=meeting).first()

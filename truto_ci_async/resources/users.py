@@ -8,9 +8,9 @@ from truto_ci_async._wire.filters import TimeFilter, account_id
 from truto_ci_async.models import User
 from truto_ci_async.pagination.paginator import Paginator
 
-from .base import Resource
 from .directory import directory
 from .options import MODEL, Account, CommonListOptions
+from .pulled import PulledResource
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -25,7 +25,7 @@ class UserListOptions(CommonListOptions, total=False):
     updated_at: TimeFilter | None
 
 
-class Users(Resource[User]):
+class Users(PulledResource[User]):
     """``client.users``: the people of the connected product's own workspace.
 
         names = await truto.users.directory(account_id)
@@ -63,6 +63,6 @@ class Users(Resource[User]):
         They are fetched once and kept as long as the client, or for ``ttl`` seconds: None takes any that are there.
         Callers at the same time share one request. Each call returns a dict of its own.
 
-        The ids are those of ``Interaction.user`` and ``Activity.user``. A ``speaker_id`` of Gong is another thing.
+        The ids are those of ``Interaction.user`` and ``Activity.user``. A ``speaker_id`` of Gong is a different id.
         """
         return await directory(self._client, self, account_id(integrated_account_id), ttl)

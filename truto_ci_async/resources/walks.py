@@ -90,4 +90,5 @@ def page_source(
         prefetch=prefetch,
         max_pages=max_pages,
         account=query.account,
+        emitter=client.emitter,
     )

@@ -21,6 +21,17 @@ class Sink(Protocol):
                 return json.dumps(self.rows).encode()
 
     An exception from any of them ends the pull. The next run continues from the last commit.
+
+    A sink may have more, which a pull uses where it is there:
+
+    ``item_type``            the type of the items it takes; Interaction if it does not say
+    ``hold(*, anew)``        lock out other runs before accounts are looked up; ``anew``: ``open`` will be given None
+    ``begin_commit(*, final)``  called in place of ``commit``, not awaited; returns an awaitable of the same result.
+                             What was written before is in that commit, and pages are written while it is awaited
+    ``committed()``          a checkpoint now holds what the last commit returned
+    ``note_complete()``      every account was pulled to the end; ``aclose`` comes next
+    ``keeps_no_items``       true: items are not kept after ``write``, so they need not be detached from their page
+    ``aclose()``             the pull is over
     """
 
     async def open(self, state: bytes | None) -> None:

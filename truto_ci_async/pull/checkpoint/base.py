@@ -17,7 +17,7 @@ Key: TypeAlias = tuple[str, int]
 Outcome: TypeAlias = Literal["open", "done", "empty", "failed", "parked"]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 
-# The loop has a turn after so many walks or accounts were gone through, which takes some milliseconds.
+# The loop gets a turn after this many walks or accounts, which take a few milliseconds.
 YIELD_EVERY = 2_000
 
 
@@ -26,8 +26,9 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
 
     ``position`` is the text of the Position to continue from, None for the start. ``outcome`` is ``open`` while there
     is more to request, ``done`` or ``empty`` at the end, ``failed`` with the reason in ``error``, or ``parked`` until
-    the time ``until`` (seconds since 1970). ``is_restarted``: the position belongs to a walk that began anew after
-    others had handed out rows, so it leaves those out.
+    the time ``until`` (seconds since 1970). At the end, a position is what a later run may need to know of the window.
+    ``is_restarted``: the position belongs to a walk that began anew after others had handed out rows, so it leaves
+    those out.
     """
 
     position: str | None = None
@@ -43,11 +44,16 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
         """Whether nothing is left to request."""
         return self.outcome in ("done", "empty")
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it is over, and no later run needs to know more than that."""
+        return self.is_over and self.position is None
+
 
 class AccountProgress(Struct, kw_only=True, gc=False):
     """How far one account has come: all that is needed to resume it.
 
-    Its first ``finished`` windows are over. ``later`` has the progress of windows after those, by their index in the
+    Its first ``finished`` windows are closed. ``later`` has the progress of windows after those, by their index in the
     plan. ``has_rows`` tells whether any window had a row.
     """
 
@@ -61,7 +67,7 @@ class AccountProgress(Struct, kw_only=True, gc=False):
 
     def close_up(self) -> None:
         """Count windows of ``later`` as ``finished`` that follow on those."""
-        while (following := self.later.get(self.finished)) is not None and following.is_over:
+        while (following := self.later.get(self.finished)) is not None and following.is_closed:
             del self.later[self.finished]
             self.finished += 1
 
@@ -117,25 +123,13 @@ class Checkpoint(ABC):
         """Return all progress. A walk without an entry has not started."""
 
     async def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
-        """Go through the accounts that have progress, each once, in any order.
+        """Iterate over the accounts that have progress, each once, in any order.
 
         A pull asks for this. It takes what ``load`` returns; a store of many walks does better to return what it has
         without making an object for each of them.
         """
-        found: dict[str, AccountProgress] = {}
-        for number, ((account, window), progress) in enumerate((await self.load()).items(), 1):
-            entry = found.get(account)
-            if entry is None:
-                entry = found[account] = AccountProgress()
-            entry.later[window] = progress
-            entry.has_rows |= progress.rows > 0
-            if number % YIELD_EVERY == 0:
-                await anyio.lowlevel.checkpoint()
-        for number, (account, entry) in enumerate(found.items(), 1):
-            entry.close_up()
-            yield account, entry
-            if number % YIELD_EVERY == 0:
-                await anyio.lowlevel.checkpoint()
+        async for account in by_account(await self.load()):
+            yield account
 
     @abstractmethod
     async def commit(
@@ -145,7 +139,7 @@ class Checkpoint(ABC):
         *,
         row_keys: Mapping[Key, bytes] | None = None,
     ) -> None:
-        """Make changes and the sink's state durable, all of it or none. ``sink_state=None`` keeps the stored one.
+        """Make changes and the sink's state durable, all of them or none. ``sink_state=None`` keeps the stored one.
 
         ``row_keys`` say what happened to the rows of a walk. They are appended to those stored for it in case its
         window is restarted, and deleted once the walk is over.
@@ -166,6 +160,24 @@ class Checkpoint(ABC):
 
     async def __aexit__(self, *exception: object) -> None:
         await self.aclose()
+
+
+async def by_account(progress: Mapping[Key, Progress]) -> AsyncIterator[tuple[str, AccountProgress]]:
+    """Go through the accounts of what ``load`` returned, with the progress of each."""
+    found: dict[str, AccountProgress] = {}
+    for number, ((account, window), walk) in enumerate(progress.items(), 1):
+        entry = found.get(account)
+        if entry is None:
+            entry = found[account] = AccountProgress()
+        entry.later[window] = walk
+        entry.has_rows |= walk.rows > 0
+        if number % YIELD_EVERY == 0:
+            await anyio.lowlevel.checkpoint()
+    for number, (account, entry) in enumerate(found.items(), 1):
+        entry.close_up()
+        yield account, entry
+        if number % YIELD_EVERY == 0:
+            await anyio.lowlevel.checkpoint()
 
 
 def plan_in_force(stored: Plan | None, plan: Plan | None, *, grow: bool, path: str) -> Plan:

@@ -79,7 +79,7 @@ READ_PROGRESS = (
     'SELECT account, "window", position, "rows", pages, outcome, error, until, restarted FROM progress'
 )
 PUT_PROGRESS = "INSERT OR REPLACE INTO progress VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-READ_NOT_OVER = f"{READ_PROGRESS} WHERE outcome NOT IN ('done', 'empty')"
+READ_NOT_CLOSED = f"{READ_PROGRESS} WHERE outcome NOT IN ('done', 'empty') OR position IS NOT NULL"
 READ_OF_ACCOUNT = f"{READ_PROGRESS} WHERE account = ?"
 READ_FINISHED_OF_ACCOUNT = f"{READ_FINISHED} WHERE account = ?"
 READ_ROW_KEYS = 'SELECT keys FROM row_keys WHERE account = ? AND "window" = ? ORDER BY rowid'
@@ -195,7 +195,7 @@ class SQLiteCheckpoint(Checkpoint):
             self._lock.acquire()
             self._is_new = not self.path.exists()
             if self.path.is_file() and self.path.stat().st_nlink > 1:
-                # Each name has a lock of its own, and a log: what was committed under one is unknown to the other.
+                # Each name has its own lock and its own log: what was committed under one is unknown to the other.
                 self._conflict("has another name as well, a hard link: remove that, or use a copy")
             try:
                 database = self._connect()
@@ -237,7 +237,7 @@ class SQLiteCheckpoint(Checkpoint):
         return self._database
 
     def _is_ours(self) -> bool:
-        """Tell by its header whether a damaged file is a state of ours."""
+        """Tell by its header whether a damaged file is one of our state files."""
         with self.path.open("rb") as file:
             header = file.read(72)
         return header[68:] == APPLICATION_ID.to_bytes(4)
@@ -310,11 +310,11 @@ class SQLiteCheckpoint(Checkpoint):
         return found
 
     def _load_begun(self) -> dict[str, AccountProgress]:
-        """Return the progress of windows that are not over, by account."""
+        """Return the progress of windows that are not closed, by account."""
         stored, database = self._planned()
         found: dict[str, AccountProgress] = {}
         with self._errors("read"):
-            for row in database.execute(READ_NOT_OVER):
+            for row in database.execute(READ_NOT_CLOSED):
                 name, window, progress = stored.progress(row)
                 entry = found.setdefault(name, AccountProgress())
                 entry.later[window] = progress
@@ -328,7 +328,7 @@ class SQLiteCheckpoint(Checkpoint):
     def _load_over(
         self, over: sqlite3.Cursor, begun: dict[str, AccountProgress]
     ) -> list[tuple[str, AccountProgress]]:
-        """Return some accounts with finished windows, which are taken from ``begun``; none at the end."""
+        """Return some accounts with finished windows, removing them from ``begun``; an empty result is the end."""
         stored, _ = self._planned()
         found: list[tuple[str, AccountProgress]] = []
         with self._errors("read"):
@@ -336,9 +336,9 @@ class SQLiteCheckpoint(Checkpoint):
                 name, windows, has_rows = stored.over(row)
                 entry = begun.pop(name, None) or AccountProgress()
                 entry.has_rows |= has_rows
-                if windows is not None:
+                if windows is not None and not any(window < windows for window in entry.later):
                     entry.finished = windows
-                else:  # no pull leaves gaps
+                else:  # some of them are not closed; no pull leaves gaps
                     every = self._load_windows(READ_FINISHED_OF_ACCOUNT, READ_OF_ACCOUNT, name)
                     entry.later = {window: progress for (_, window), progress in every.items()}
                     entry.close_up()

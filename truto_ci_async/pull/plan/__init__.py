@@ -5,5 +5,5 @@ the help of `accounts` (lists and files), `discovery` (what to say if no account
 plan is resolved once: "now" is read a single time and relative times become absolute, so a pull that is killed and
 restarted sends the same requests.
 
-Nothing here requests interactions. Progress is kept in `pull.checkpoint`; the queries themselves are made in `_wire`.
+Nothing here requests rows. Progress is kept in `pull.checkpoint`; the queries themselves are made in `_wire`.
 """

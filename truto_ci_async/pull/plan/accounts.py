@@ -24,7 +24,7 @@ A = TypeVar("A")
 
 #: An iterable of more accounts than this is taken to be endless.
 MAX_ACCOUNTS = 1_000_000
-# The loop has a turn after so many accounts, which take some milliseconds.
+# The loop gets a turn after this many accounts, which take a few milliseconds.
 YIELD_ACCOUNTS = 2_000
 # Enough for that many, each with a tenant.
 MAX_FILE_BYTES = 2**28
@@ -36,7 +36,7 @@ Accounts: TypeAlias = Iterable[AccountLike] | AsyncIterable[AccountLike] | os.Pa
 
 
 async def collect_accounts(accounts: Accounts) -> tuple[PlannedAccount, ...]:
-    """Return each account once, in the given order. A tenant may be named by any mention of its account."""
+    """Return each account once, in the given order. Any mention of an account may name its tenant."""
     single: object = accounts
     if isinstance(single, (str, bytes, Mapping, IntegratedAccount, PlannedAccount)):
         shown = brief(cast("object", single))
@@ -82,7 +82,7 @@ async def each_listed(found: AsyncIterable[A]) -> AsyncGenerator[A]:
         async for each in found:
             yield each
         return
-    pages = cast("Paginator[A]", found).pages()
+    pages = found.pages()
     try:
         async for page in pages:
             if page.dropped_count:
@@ -122,7 +122,7 @@ _any = Decoder()
 
 def _read_file(path: Path) -> list[AccountLike]:
     try:
-        with path.open("rb") as file:  # which may be a device without an end
+        with path.open("rb") as file:  # which may be an endless device
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise UsageError(f"cannot read accounts from {path}: it has more than {MAX_FILE_BYTES:,} bytes")

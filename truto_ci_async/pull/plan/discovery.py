@@ -17,9 +17,9 @@ from .accounts import each_listed
 #: Finds accounts by ``integration`` and ``status``, as ``integrated_accounts.list`` does.
 Discover: TypeAlias = Callable[..., AsyncIterable[IntegratedAccount]]
 
-#: No more accounts than this are read to find out what there is.
+#: Accounts read at most to find out what there is.
 MAX_READ = 5_000
-#: No more names than this are listed.
+#: Names listed at most.
 MAX_NAMED = 10
 
 
@@ -48,7 +48,7 @@ async def nothing_found(discover: Discover, integration: str | None = None, stat
     none = f"no account has the {sought}"
     try:
         seen = await _integrations_and_statuses(discover)
-    except TrutoError:  # the message is worth more than another error
+    except TrutoError:  # the original message is more useful than another error
         return none
     if not seen:
         return f"{none}: this token has no accounts at all"

@@ -1,6 +1,6 @@
 """The plan of a pull: accounts, windows and filters, all of them absolute.
 
-What the caller wrote is kept beside the resolved values, as ``given``: a later call is compared with that.
+The caller's own values are kept next to the resolved ones, as ``given``: a later call is compared with them.
 
 Windows are half-open, ``[start, end)``, oldest first. ``day``, ``week`` and ``month`` are counted from the start and
 meet at midnight in its time zone, because the provider answers in whole days. A timedelta counts exact time. The last
@@ -26,13 +26,12 @@ from truto_ci_async._wire.times import When
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export import html
 from truto_ci_async.models.pulls import PlannedAccount, Unit, Window
+from truto_ci_async.pull.walks import Walk, walk_of
 
 from .accounts import MAX_ACCOUNTS
 from .bounds import WindowLength
 
 PlanFormat: TypeAlias = Literal["unified", "normalized", "debug"]
-
-PATH = ("unified", "conversational-intelligence", "interactions")
 
 
 class PlanFilters(TypedDict, total=False):
@@ -66,6 +65,8 @@ class PlanOptions(PlanFilters, total=False):
 class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-1"):
     """Which accounts to pull, over which windows, with which filters. A plan sends the same requests whenever it runs.
 
+    It is a plan of one ``resource``.
+
         plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
         for shard in plan.shards(4): ...
 
@@ -78,11 +79,20 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
     given: dict[str, Any] = {}
     shard: tuple[int, int] | None = None
     created_at: str = ""
+    resource: str = "interactions"  # plans stored by earlier versions do not name it
+
+    def __post_init__(self) -> None:
+        walk_of(self.resource)
+
+    @property
+    def walk(self) -> Walk:
+        """How this resource is pulled."""
+        return walk_of(self.resource)
 
     @property
     def digest(self) -> str:
-        """A short text, equal for plans with the same windows and filters."""
-        return _digest([self.windows, self.filters])
+        """A short text, equal for plans of one resource with the same windows and filters."""
+        return _digest([self.resource, self.windows, self.filters])
 
     @property
     def accounts_digest(self) -> str:
@@ -103,17 +113,24 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
                 yield Unit(account, window, index)
 
     def query(self, account: PlannedAccount, window: Window) -> ListQuery:
-        """Return the query for a walk of ``account`` over ``window``."""
+        """Return the query for a walk of ``account`` over ``window``: of transcripts, it lists the meetings."""
         return list_query(
-            *PATH,
+            *self.walk.path,
             account=account.id,
             start_time=window.start,
             end_time=window.end,
-            **cast("Any", self.filters),
+            **cast("Any", self.walk.list_filters(self.filters)),
         )
 
+    def transcript_query(self, account: PlannedAccount, meeting: str) -> ListQuery:
+        """Return the query for the transcript of one meeting."""
+        filters = self.walk.transcript_filters(self.filters)
+        path = (*self.walk.path[:-1], "transcripts")
+        return list_query(*path, account=account.id, meeting=meeting, **cast("Any", filters))
+
     def shards(self, n: int) -> list[Plan]:
-        """Split into ``n`` plans for ``n`` processes. Each account is in one of them, and stays in it as others join.
+        """Split into ``n`` plans for ``n`` processes. Each account is in one of them, and stays there when others are
+        added.
 
         Some shards may be empty. Each needs its own output.
 
@@ -161,6 +178,8 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
             for name, value in self.given.items()
             if name != "accounts" and not self._matches(name, value, stored)
         ]
+        if self.resource != stored.resource:
+            found.insert(0, f"the resource is {self.resource}, stored is {stored.resource}")
         if self.shard != stored.shard:
             found.append(f"this is {_shard_text(self.shard)}, stored is {_shard_text(stored.shard)}")
         if "accounts" in self.given and self.accounts != stored.accounts:
@@ -197,8 +216,9 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
     def __repr__(self) -> str:
         shard = f", shard {_shard_text(self.shard)}" if self.shard else ""
         span = f"{self.windows[0].start}..{self.windows[-1].end}" if self.windows else "none"
+        of = "" if self.resource == "interactions" else f"{self.resource} of "
         return (
-            f"Plan({len(self.accounts):,} accounts, {len(self.windows):,} windows {span}, "
+            f"Plan({of}{len(self.accounts):,} accounts, {len(self.windows):,} windows {span}, "
             f"filters={self.filters!r}{shard})"
         )
 

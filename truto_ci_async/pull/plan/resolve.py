@@ -1,4 +1,4 @@
-"""Turns what a caller asks for into a plan."""
+"""Turns a caller's arguments into a plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from truto_ci_async._wire.filters import FLAGS, field_names, split_users
 from truto_ci_async._wire.query_string import plain_name, require_encodable, snapshot
 from truto_ci_async._wire.times import When, format_time, plain_datetime
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models.pulls import PlannedAccount
+from truto_ci_async.models.pulls import PlannedAccount, Window
+from truto_ci_async.pull.walks import walk_of
 
 from .accounts import Accounts, collect_accounts
 from .bounds import WindowLength, resolve_windows
@@ -29,6 +30,7 @@ async def resolve(
     discover: Discover | None,
     accounts: Accounts | None = None,
     *,
+    resource: str = "interactions",
     integration: str | None = None,
     status: str | None = None,
     start_time: When | None = None,
@@ -48,9 +50,17 @@ async def resolve(
     :raises UsageError: an argument can never be right, or there is no account; the message says what to do.
     """
     now = datetime.now(UTC) if now is None else _aware(now)
+    walk = walk_of(resource)
+    if not walk.takes_window and (start_time, end_time, window) != (None, None, None):
+        raise UsageError(f"{resource} have no window: leave out start_time, end_time and window")
     given, windows = resolve_windows(start_time, end_time, window, now)
+    if walk.needs_window and windows[0].start is None:
+        raise UsageError(f"{resource} needs a start_time: the service refuses a call without a window")
     requested = _filters(filters)
+    if "users" in requested and not walk.takes_users:
+        raise UsageError(f"{resource} cannot be filtered by users: only interactions and activity can")
     plan = Plan(
+        resource=resource,
         accounts=(),
         windows=windows,
         filters={
@@ -156,7 +166,17 @@ def _check_filters(plan: Plan) -> None:
             f"the response_format of a pull must be 'unified', 'normalized' or 'debug', not {response_format!r}"
         )
     plan.query(PlannedAccount("any"), plan.windows[0])
+    if plan.walk.is_per_meeting:
+        plan.transcript_query(PlannedAccount("any"), "any")
+    elif (
+        plan.walk.checks_window
+        and plan.windows[0] != Window()
+        and "start_time" in plan.filters.get("exclude_fields", ())
+    ):
+        raise UsageError(
+            f"a pull of {plan.resource} needs start_time: some providers ignore the window, so it is checked here"
+        )
     extra = plan.filters.get("extra_query", {})
-    own = ("integrated_account_id", "start_time", "end_time", "users")
+    own = ("integrated_account_id", "start_time", "end_time", "users", "meeting")
     if clash := ", ".join(name for name in own if extra.get(name) is not None):
         raise UsageError(f"extra_query must not set {clash}: every walk would send the same request")
