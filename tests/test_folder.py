@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -688,13 +689,13 @@ def test_the_lines_of_the_documentation_read_a_folder(
     for library in ("polars", "pandas", "pyarrow", "duckdb"):
         pytest.importorskip(library)
     monkeypatch.chdir(documented / format)
-    assert check_blocks(format, documented) == 4
+    assert check_blocks(format, documented) == 5
 
 
 @pytest.mark.services
 def test_spark_reads_a_folder(documented: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # where the JVM starts, and stays
-    sql = pytest.importorskip("pyspark.sql")
+    sql = import_module("pyspark.sql")
     builder = sql.SparkSession.builder.master("local[1]").config("spark.sql.session.timeZone", "UTC")
     spark = builder.config("spark.ui.enabled", "false").getOrCreate()
     try:

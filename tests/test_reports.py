@@ -448,3 +448,17 @@ def test_people_have_the_names_that_the_folder_has_of_users(tmp_path: Path) -> N
         ("a-2", "p1@team.example"),
         ("a-2", "p2@team.example (u2) (a-2)"),
     }
+
+
+def test_the_command_line_makes_a_report(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And says in one line why it cannot."""
+    from truto_ci_async.cli.main import main
+
+    out = tmp_path / "report.html"
+    assert main(["report", str(folder), "-o", str(out), "--title", "January"]) == 0
+    assert "<h1>January</h1>" in out.read_text("utf-8")
+    assert f"the report is in {out}" in capsys.readouterr().err
+    assert main(["report", str(tmp_path), "-o", str(out)]) != 0
+    assert "has no manifest.json: pass the folder that a pull wrote to" in capsys.readouterr().err

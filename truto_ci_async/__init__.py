@@ -43,7 +43,9 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pagination.paginator import RawPages as RawPages
     from .pagination.stream import ItemStream as ItemStream
     from .pull.checkpoint.base import Checkpoint as Checkpoint
+    from .pull.checkpoint.base import Key as Key
     from .pull.checkpoint.base import Progress as Progress
+    from .pull.checkpoint.base import plan_in_force as plan_in_force
     from .pull.checkpoint.memory import MemoryCheckpoint as MemoryCheckpoint
     from .pull.checkpoint.sqlite import SQLiteCheckpoint as SQLiteCheckpoint
     from .pull.commits import PulledPage as PulledPage
@@ -53,6 +55,9 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.report import PullReport as PullReport
     from .pull.report import PullReports as PullReports
     from .pull.shard import run_shard as run_shard
+    from .pull.stores.base import TransactionalStore as TransactionalStore
+    from .pull.stores.duckdb import DuckDBStore as DuckDBStore
+    from .pull.stores.postgres import PostgresStore as PostgresStore
     from .reports import charts as charts
     from .reports.read_folder import Folder as Folder
     from .reports.read_folder import read_folder as read_folder
@@ -96,7 +101,7 @@ _NAMES = {
     "models.pulls": "AccountPage PlannedAccount Unit Window",
     "pagination.paginator": "Paginator RawPages",
     "pagination.stream": "ItemStream",
-    "pull.checkpoint.base": "Checkpoint Progress",
+    "pull.checkpoint.base": "Checkpoint Key Progress plan_in_force",
     "pull.checkpoint.memory": "MemoryCheckpoint",
     "pull.checkpoint.sqlite": "SQLiteCheckpoint",
     "pull.commits": "PulledPage",
@@ -104,6 +109,9 @@ _NAMES = {
     "pull.plan.plan": "Plan",
     "pull.report": "Budget PullReport PullReports",
     "pull.shard": "run_shard",
+    "pull.stores.base": "TransactionalStore",
+    "pull.stores.duckdb": "DuckDBStore",
+    "pull.stores.postgres": "PostgresStore",
     "reports": "charts",
     "reports.read_folder": "Folder read_folder",
     "reports.report_page": "report",

@@ -127,7 +127,7 @@ class ItemReader(Generic[T]):
         return reader
 
     def note_unknown(self, names: Iterable[str]) -> None:
-        """Remember and tell those of the names that are new."""
+        """Remember and report the names that are new."""
         new = [name for name in dict.fromkeys(names) if name not in self.unknown_fields]
         new = new[: MOST_NAMES - len(self.unknown_fields)]
         if new and self._tell is not None:

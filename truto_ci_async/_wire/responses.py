@@ -225,8 +225,8 @@ _NO_TRANSCRIPT = (
     r"\b(?:transcripts?|transcriptions?|recordings?)\b[^.;]{0,60}?"
     r"(?:\bmissing|\bunavailable|(?:\bnot|n't)(?: been| yet)* (?:found|available|ready|exist|generated"
     r"|processed|created|recorded|there))\b"
-    r"|\b(?:no|without|missing)\b(?! (?:access|permission|right|authori[sz]|licen[sc]e|subscription))"
-    r"[^.;]{0,20}?\b(?:transcripts?|transcriptions?|recordings?)\b"
+    r"|\b(?:no|without|missing)(?! (?:access|permission|right|authori[sz]|licen[sc]e|subscription)) (?:\w+ ){0,2}"
+    r"(?:transcripts?|transcriptions?|recordings?)\b"
     r"|\b(?:calls?|meetings?)\b[^.;]{0,40}?\bnot(?: been| yet)* (?:transcribed|recorded)\b"
 )
 

@@ -64,15 +64,14 @@ PULL_EXAMPLES: Final = f"""\
 {EXAMPLES}
   truto-ci pull --sandbox --out out/
   truto-ci pull --sandbox --out days/ --start-time 2024-01-01 --end-time 2024-01-04 --window day --format csv
-  truto-ci pull --sandbox --out out/ --fresh --report report.json
-  truto-ci pull --sandbox --out calls/ --resource meetings,transcripts,users --start-time 2024-12-01
+  truto-ci pull --sandbox --out out/ --fresh --report report.json --resource meetings,users
 
 every night, the week before:
   truto-ci pull --integration gong --status active --start-time today-7d --end-time today --out "week-$(date +%F)"
 
-from .resources import MODEL, RESOURCES, ResourceCommand
-from .values import filled, moment, name_list, rate, seconds, whole_number, window_length
-at once.
+Rows are in out/RESOURCE.ndjson, out/RESOURCE.csv or out/RESOURCE/*.parquet, each with its account, tenant, requested
+window and when it was pulled. An account whose product lacks a resource counts as done. manifest.json lists the files
+and how much is committed. The first Ctrl-C (or SIGTERM) writes the pages already fetched; the second ends at once.
 
 {PULL_EXIT_CODES}"""
 ACCOUNTS_EXAMPLES: Final = f"""\
@@ -255,13 +254,11 @@ def _add_list(
 def _add_pull(commands: Commands) -> None:
     parser = _command(
         commands, "pull", help="interactions and more of many accounts, into a folder", epilog=PULL_EXAMPLES,
-        description="Pull interactions, meetings, transcripts, users or activity of many accounts into a folder, many "
-        "at a time, within the limits of the service. Run the same command again and it continues where the last run "
-        "stopped, however that ended: no row is lost or written twice. Once everything is there, it sends no more "
-        "requests.")
+        description="Pull resources of many accounts into a folder, many at a time, within the limits of the service. "
+        "Run the same command again and it continues where the last run stopped, however that ended: no row is lost or "
+        "written twice. Once everything is there, it sends no more requests.")
     group = parser.add_argument_group("which accounts")
-    group.add_argument(
-        "--accounts", type=filled, metavar="ID,...", help="these accounts; `truto-ci accounts` lists them")
+    group.add_argument("--accounts", type=filled, metavar="ID,...", help="these accounts; see `truto-ci accounts`")
     group.add_argument(
         "--accounts-file", type=filled, metavar="FILE",
         help="the accounts in FILE: on each line an id, or a JSON object with an id and optionally a tenant_id")
@@ -277,8 +274,7 @@ def _add_pull(commands: Commands) -> None:
     _add_pull_window(group)
     group.add_argument(
         "--lookback", type=filled, metavar="LENGTH",
-        help="of transcripts: ask again for those that were found missing in earlier runs at most so long ago, such as "
-        "2d")
+        help="ask again for transcripts that earlier runs found missing at most so long ago, such as 2d")
     _add_filters(group)
     _add_limit(group)
     _add_query(group)
@@ -294,8 +290,7 @@ def _add_pull(commands: Commands) -> None:
         help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON")
     group = parser.add_argument_group("how to run")
     group.add_argument(
-        "--max-accounts", type=whole_number(1), default=32, metavar="N",
-        help="accounts to pull at the same time (default: 32)")
+        "--max-accounts", type=whole_number(1), default=32, metavar="N", help="accounts asked at a time (default: 32)")
     group.add_argument("--fresh", action="store_true", help="discard the earlier output and progress, and start over")
     group.add_argument("--grow", action="store_true", help="continue, and add accounts found since the pull began")
     _add_connection(parser)
@@ -312,8 +307,7 @@ def _add_pull_window(group: Group) -> None:
         "--start-time", type=moment, metavar="TIME",
         help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or relative to now: "
         "today, --start-time=-7d (s, m, h, d, w), today-12h; a pull that continues keeps the now of its first run")
-    group.add_argument(
-        "--end-time", type=moment, metavar="TIME", help="end of the window, exclusive (default: now)")
+    group.add_argument("--end-time", type=moment, metavar="TIME", help="end of the window, exclusive (default: now)")
     group.add_argument(
         "--window", type=window_length, metavar="LENGTH",
         help="split the time into a series of windows and request each one: day, week, month, or a length such as 6h "
@@ -378,21 +372,18 @@ def _add_sandbox(commands: Commands) -> None:
         commands, "sandbox", help="serve made-up data on this machine", epilog=SANDBOX_EXAMPLES,
         description="Serve a local stand-in for the service until Ctrl-C, with made-up accounts and people. It prints "
         "lines to paste into another terminal, where every command then uses it instead of the real service.")
-    parser.add_argument(
-        "--port", type=whole_number(0, 65_535), default=0, metavar="N", help="port to listen on (default: a free one)")
-    parser.add_argument(
-        "--accounts", type=whole_number(1, 10_000), default=3, metavar="N", help="active accounts (default: 3)")
-    parser.add_argument(
-        "--interactions", type=whole_number(0, 1_000_000), default=250, metavar="N",
-        help="people in each account (default: 250)")
-    parser.add_argument(
-        "--meetings", type=whole_number(0, 1_000_000), default=600, metavar="N",
-        help="meetings in each account, all in one year (default: 600)")
-    parser.add_argument(
-        "--year", type=whole_number(1, 9_998), default=2024, metavar="YEAR", help="that year (default: 2024)")
-    parser.add_argument(
-        "--providers", type=whole_number(0, 10_000), default=1, metavar="N",
-        help="accounts of each of Avoma, Chorus, Fireflies.ai and Wingman (default: 1); the others are Gong's")
+    for name, least, most, default, text in (
+        ("port", 0, 65_535, 0, "port to listen on (default: a free one)"),
+        ("accounts", 1, 10_000, 3, "active accounts (default: 3)"),
+        ("interactions", 0, 1_000_000, 250, "people in each account (default: 250)"),
+        ("meetings", 0, 1_000_000, 600, "meetings in each account, all in one year (default: 600)"),
+        ("year", 1, 9_998, 2024, "that year (default: 2024)"),
+        ("providers", 0, 10_000, 1, "accounts of each of Avoma, Chorus, Fireflies.ai and Wingman (default: 1); the "
+         "others are Gong's"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=whole_number(least, most), default=default, metavar="YEAR" if name == "year" else "N",
+            help=text)
     parser.add_argument(
         "--plain", action="store_true",
         help="statistics and emails that are plain noise, instead of plausible ones")
@@ -402,30 +393,27 @@ def _add_sandbox(commands: Commands) -> None:
     parser.add_argument(
         "--for", type=seconds, dest="seconds", metavar="SECONDS", help="stop after this time (default: never)")
     group = parser.add_argument_group("limits, as REQUESTS/SECONDS or off")
-    group.add_argument(
-        "--token-rate", type=rate, default="500/10", metavar="RATE", help="Truto's for one token (default: 500/10)")
-    group.add_argument(
-        "--account-rate", type=rate, default="50/10", metavar="RATE", help="Truto's for one account (default: 50/10)")
-    group.add_argument(
-        "--provider-rate", type=rate, default="off", metavar="RATE",
-        help="the provider's for one account, such as Gong's 3/1; its responses have ratelimit-* headers "
-        "(default: off)")
-    group = parser.add_argument_group("where the service's documentation leaves more than one form open")
-    group.add_argument(
-        "--provider-shape", choices=("envelope", "gong"), default="envelope",
-        help="raw and stream responses: in Truto's envelope (default), or Gong's own body")
-    group.add_argument(
-        "--stream-as", choices=("json", "ndjson", "bytes", "empty"), default="json",
-        help="what stream responses are (default: json)")
-    group.add_argument(
-        "--capabilities-shape", choices=("list", "resources"), default="list",
-        help="the unified resources of an account: a list (default), or an object with resources")
-    group.add_argument(
-        "--accounts-key", choices=("result", "results"), default="result",
-        help="the member that holds the accounts (default: result)")
-    group.add_argument(
-        "--end-cursor", choices=("null", "empty", "absent"), default="null",
-        help="next_cursor on the last page (default: null)")
+    for name, value, text in (
+        ("token", "500/10", "Truto's for one token (default: 500/10)"),
+        ("account", "50/10", "Truto's for one account (default: 50/10)"),
+        ("provider", "off", "the provider's for one account, such as Gong's 3/1; its responses have ratelimit-* "
+         "headers (default: off)"),
+    ):
+        group.add_argument(f"--{name}-rate", type=rate, default=value, metavar="RATE", help=text)
+    _add_sandbox_forms(parser.add_argument_group("where the service's documentation leaves more than one form open"))
+
+
+def _add_sandbox_forms(group: Group) -> None:
+    for name, choices, text in (  # the first one is the default
+        ("provider-shape", ("envelope", "gong"), "raw and stream responses: in Truto's envelope (default), or Gong's "
+         "own body"),
+        ("stream-as", ("json", "ndjson", "bytes", "empty"), "what stream responses are (default: json)"),
+        ("capabilities-shape", ("list", "resources"), "the unified resources of an account: a list (default), or an "
+         "object with resources"),
+        ("accounts-key", ("result", "results"), "the member that holds the accounts (default: result)"),
+        ("end-cursor", ("null", "empty", "absent"), "next_cursor on the last page (default: null)"),
+    ):
+        group.add_argument(f"--{name}", choices=choices, default=choices[0], help=text)
     group.add_argument(
         "--lenient", action="store_true",
         help="ignore unknown parameters and misread filters as the service does; by default they are refused, with "

@@ -205,7 +205,7 @@ def _drawing(progress: PullProgress) -> Group:
 
 
 def summary(progress: PullProgress, out: str) -> list[str]:
-    """Return the last lines: a table of what was done, then what failed or is parked, and what to do about it."""
+    """Return the final lines: a table of what was done, then what failed or is parked, and what to do."""
     if not progress.reports:
         return []
     lines: list[str] = []

@@ -318,7 +318,8 @@ class AccountPull:
             missing=missing,
         )
         self._close_windows(queue, window, over)
-        handed = PulledPage(state.account, asked, page, state.pulled_at, commits=shared.commits, entry=entry)
+        handed = PulledPage(state.account, asked, page, commits=shared.commits, entry=entry)
+        handed.pulled_at = state.pulled_at or handed.pulled_at
         return handed, entry
 
     def _report_foreign(self, page: PulledPage[Any]) -> None:

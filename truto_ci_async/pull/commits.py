@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -92,16 +91,9 @@ class PulledPage(AccountPage[T]):
     __slots__ = ("_commits", "_entry")
 
     def __init__(
-        self,
-        account: PlannedAccount,
-        window: Window,
-        page: Page[T],
-        pulled_at: datetime | None = None,
-        *,
-        commits: Commits,
-        entry: Entry,
+        self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
     ) -> None:
-        super().__init__(account, window, page, pulled_at)
+        super().__init__(account, window, page)
         self._commits = commits
         self._entry = entry
 

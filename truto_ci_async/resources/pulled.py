@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from truto_ci_async.pull.plan.accounts import Accounts
     from truto_ci_async.pull.plan.plan import Plan, PlanOptions
     from truto_ci_async.pull.report import Budget, PullReport
+    from truto_ci_async.pull.stores.base import TransactionalStore
+    from truto_ci_async.pull.stores.landing import LandingMode, OnRejected
+    from truto_ci_async.sinks.base import Sink
     from truto_ci_async.sinks.factory import OutputFormat
     from truto_ci_async.sinks.rows import CsvFormulas
 
@@ -108,11 +111,15 @@ class PulledResource(Resource[T]):
 
     async def pull_to(
         self,
-        out: str | os.PathLike[str],
+        out: str | os.PathLike[str] | TransactionalStore,
         plan_or_accounts: Plan | Accounts | None = None,
         *,
         format: OutputFormat = "ndjson",
         csv_formulas: CsvFormulas = "keep",
+        table: str | None = None,
+        mode: LandingMode | None = None,
+        add_columns: bool = False,
+        on_rejected: OnRejected = "stop",
         budget: Budget | None = None,
         max_accounts: int = 32,
         on_invalid: OnInvalid = "repair",
@@ -123,9 +130,13 @@ class PulledResource(Resource[T]):
         progress: bool | None = None,
         **options: Unpack[PlanOptions],
     ) -> PullReport:
-        """Pull many accounts into the folder ``out``. Run it again to continue where it stopped.
+        """Pull many accounts into a folder or a database. Run it again to continue where it stopped.
 
             report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
+            report = await truto.interactions.pull_to("postgresql://user@host/db", account_ids, start_time="-7d")
+
+        ``out`` is the path of a folder, a URL (``postgresql://...``, ``duckdb:///file.db``), or a
+        ``TransactionalStore``.
 
         ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant, the window and
         when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
@@ -135,14 +146,69 @@ class PulledResource(Resource[T]):
         called with the running pull: watch its ``report``, or end it with ``stop()``. ``progress`` shows a line that
         says how far it is: None in a notebook only, True always, False never. The rest is as for ``pull``.
 
-        :raises UsageError: ``out`` is a file, or in the place of one.
-        :raises StateConflictError: another run holds the folder, or it belongs to another plan.
-        :raises StorageError: the disk failed; a later run continues.
+        Into a database go the rows of ``table``, by default the name of the resource. ``mode="append"``, the default,
+        adds rows; ``"merge"`` replaces those with the same key. ``add_columns`` and ``on_rejected`` are those of
+        ``PostgresStore``.
+
+        :raises UsageError: an option that ``out`` does not have, a URL that nothing is known of, or a file in the place
+            of the folder.
+        :raises StateConflictError: another run holds ``out``, it belongs to another plan, or the table does not fit.
+        :raises StorageError: the disk or the database failed; a later run continues.
         :raises AuthenticationError: the token was rejected.
         """
-        from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
         from truto_ci_async.pull.report import Budget
         from truto_ci_async.pull.shard import run_shard
+        from truto_ci_async.pull.stores.targets import is_url, store_for
+
+        store: Checkpoint | TransactionalStore
+        sink: Sink | None = None
+        landing: dict[str, Any] = {
+            name: value
+            for name, value, default in (
+                ("table", table, None),
+                ("mode", mode, None),
+                ("add_columns", add_columns, False),
+                ("on_rejected", on_rejected, "stop"),
+            )
+            if value != default
+        }
+        if is_url(out):
+            store = store_for(out, resource=self._resource, **landing)
+        elif landing:
+            raise UsageError(
+                f"{', '.join(landing)}: for the URL of a database; a folder or a store has no such option"
+            )
+        elif isinstance(out, str | os.PathLike):
+            store, sink = self._folder(
+                out, plan_or_accounts, format=format, fresh=fresh, csv_formulas=csv_formulas
+            )
+        else:
+            store = out
+        with show_progress(progress, self._client.emitter, what="rows") as line:
+            return await run_shard(
+                self._client,
+                self.planned(plan_or_accounts, options),
+                store,
+                sink,
+                budget or Budget(max_accounts=max_accounts),
+                on_invalid=on_invalid,
+                grow=grow,
+                fresh=fresh,
+                lookback=lookback,
+                on_start=on_start if line is None else _follow(line, on_start),
+            )
+
+    def _folder(
+        self,
+        out: str | os.PathLike[str],
+        plan_or_accounts: Plan | Accounts | None,
+        *,
+        format: OutputFormat,
+        fresh: bool,
+        csv_formulas: CsvFormulas,
+    ) -> tuple[Checkpoint, Sink]:
+        """Return what keeps progress and rows in a folder."""
+        from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
         from truto_ci_async.sinks.factory import make_sink
         from truto_ci_async.sinks.layout import state_file
 
@@ -153,19 +219,7 @@ class PulledResource(Resource[T]):
         if isinstance(plan_or_accounts, pathlib.Path):
             check_accounts_file(plan_or_accounts, folder)
         sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
-        with show_progress(progress, self._client.emitter, what="rows") as line:
-            return await run_shard(
-                self._client,
-                self.planned(plan_or_accounts, options),
-                SQLiteCheckpoint(folder / state_file(self._resource)),
-                sink,
-                budget or Budget(max_accounts=max_accounts),
-                on_invalid=on_invalid,
-                grow=grow,
-                fresh=fresh,
-                lookback=lookback,
-                on_start=on_start if line is None else _follow(line, on_start),
-            )
+        return SQLiteCheckpoint(folder / state_file(self._resource)), sink
 
     def planned(
         self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions

@@ -1,0 +1,419 @@
+"""Lands pulls in a DuckDB file: rows as Arrow batches, and their progress, in one transaction.
+
+All work on the database runs in one thread, in the order it was asked for. DuckDB itself keeps other processes out of
+the file, and a lock beside it (``<file>.lock``) other pulls of this one; the epoch in ``_truto_pulls`` fences off a run
+that lost both, such as on a file system without locks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+from truto_ci_async._files import Step, Worker, no_step
+from truto_ci_async._lock import RunLock
+from truto_ci_async.errors import MissingExtraError, StateConflictError, StorageError, UsageError
+from truto_ci_async.export.arrow import arrow_library, arrow_schema, record_batch
+from truto_ci_async.export.column_values import ColumnData
+from truto_ci_async.export.schema import ColumnType
+from truto_ci_async.pull.checkpoint.base import Key, Progress
+from truto_ci_async.pull.plan.plan import Plan
+
+from .landing import (
+    FINGERPRINTS,
+    PROGRESS,
+    PROGRESS_COLUMNS,
+    PULLS,
+    REJECTED_COLUMNS,
+    LandingMode,
+    LandingStore,
+    OnRejected,
+    Refused,
+    Taken,
+)
+from .tables import FoundColumn, missing_columns, quoted
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+TYPES: Final[dict[ColumnType, str]] = {
+    "float64": "DOUBLE",
+    "int64": "BIGINT",
+    "timestamp": "TIMESTAMP WITH TIME ZONE",
+    "text": "VARCHAR",
+    "json": "JSON",
+    "bool": "BOOLEAN",
+}
+_ALSO: Final[dict[ColumnType, tuple[str, ...]]] = {"int64": ("HUGEINT",), "json": ("VARCHAR",)}
+
+_PROGRESS_TYPES: Final = (
+    "VARCHAR",
+    "INT",
+    "VARCHAR",
+    "BIGINT",
+    "BIGINT",
+    "VARCHAR",
+    "VARCHAR",
+    "DOUBLE",
+    "BOOLEAN",
+)
+_STATE_TABLES: Final = (
+    f"""CREATE TABLE IF NOT EXISTS {PULLS} (name VARCHAR PRIMARY KEY, plan VARCHAR NOT NULL, epoch BIGINT NOT NULL,
+        commits BIGINT NOT NULL, owner VARCHAR NOT NULL, begun_at TIMESTAMP WITH TIME ZONE NOT NULL)""",
+    f"""CREATE TABLE IF NOT EXISTS {PROGRESS} (name VARCHAR, {
+        ", ".join(map(" ".join, zip(PROGRESS_COLUMNS, _PROGRESS_TYPES, strict=True)))
+    }, PRIMARY KEY (name, account, "window"))""",
+    f"""CREATE TABLE IF NOT EXISTS {FINGERPRINTS} (name VARCHAR NOT NULL, account VARCHAR NOT NULL,
+        "window" INT NOT NULL, number BIGINT NOT NULL, fingerprints BLOB NOT NULL)""",
+)
+_BEGIN_EPOCH: Final = f"""INSERT INTO {PULLS} VALUES (?, ?, 1, 0, ?, now()) ON CONFLICT (name) DO UPDATE SET
+    plan = excluded.plan, epoch = epoch + 1, owner = excluded.owner, begun_at = excluded.begun_at
+    RETURNING epoch, commits"""
+_COUNT_COMMIT: Final = f"""UPDATE {PULLS} SET commits = commits + 1 WHERE name = ? AND epoch = ? AND commits = ?
+    RETURNING commits"""
+_PUT_PROGRESS: Final = f"""INSERT INTO {PROGRESS} (name, {", ".join(PROGRESS_COLUMNS)})
+    VALUES ({", ".join("?" * (len(PROGRESS_COLUMNS) + 1))}) ON CONFLICT (name, account, "window") DO UPDATE SET
+    {", ".join(f"{name} = excluded.{name}" for name in PROGRESS_COLUMNS[2:])}"""
+_READ_PROGRESS: Final = f"SELECT {', '.join(PROGRESS_COLUMNS)} FROM {PROGRESS} WHERE name = ?"
+_COUNT_OVER: Final = f"SELECT count(*) FROM {PROGRESS} WHERE name = ? AND outcome IN ('done', 'empty')"
+_OF_WALK: Final = 'name = ? AND account = ? AND "window" = ?'
+_READ_COLUMNS: Final = """SELECT column_name, data_type, NOT is_nullable AND column_default IS NULL
+    FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema()
+    AND lower(table_name) = lower(?) ORDER BY column_index"""
+_REACH: Final = """integrated_account_id IN (SELECT unnest(?::VARCHAR[]))
+    AND (window_start < ?::TIMESTAMPTZ) IS DISTINCT FROM FALSE
+    AND (window_end > ?::TIMESTAMPTZ) IS DISTINCT FROM FALSE"""
+_BATCH: Final = "_truto_batch"
+
+
+class DuckDBStore(LandingStore):
+    """Writes the rows of a pull to a table in a DuckDB file, and the progress to tables beside it.
+
+        store = DuckDBStore("calls.db", table="interactions", mode="merge")
+        report = await truto.interactions.pull_to(store, account_ids, start_time="-30d", window="day")
+
+    ``resource``     what is pulled; ``table`` its name. The table is made if it is missing; otherwise compared.
+    ``mode``         ``append`` adds rows; ``merge`` replaces those of the same account, window and id (see the docs).
+    ``add_columns``  add columns to a table that lacks them. Otherwise that is an error.
+    ``on_rejected``  ``stop`` at a row the database refuses, or ``keep`` it in ``<table>_rejected`` and go on.
+
+    :raises MissingExtraError: duckdb or arro3-core is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        resource: str = "interactions",
+        table: str | None = None,
+        mode: LandingMode = "append",
+        add_columns: bool = False,
+        on_rejected: OnRejected = "stop",
+        step: Step = no_step,
+    ) -> None:
+        super().__init__(
+            resource=resource,
+            table=table,
+            mode=mode,
+            add_columns=add_columns,
+            on_rejected=on_rejected,
+            step=step,
+        )
+        if not os.fspath(path):
+            raise UsageError("the name of the file is empty")
+        self.path = Path(path).absolute()  # the process may change its folder
+        self._duckdb = _duckdb()
+        self._arrow = arrow_library("duckdb")
+        self._arrow_schema = arrow_schema(self.schema, self._arrow)
+        self._target = quoted(self.table)
+        self._worker: Worker | None = None
+        self._lock: RunLock | None = None
+        self._database: Any = None
+
+    # --- life ------------------------------------------------------------------------------------------
+
+    async def hold(self, *, fresh: bool = False) -> Plan | None:
+        """Lock out other runs, and make sure that the table fits. Return the stored plan."""
+        if self._worker is not None:
+            raise StateConflictError(f"another pull of this process uses {self!r}", pid=os.getpid())
+        self._worker = Worker("truto-duckdb")
+        try:
+            return await self._run("open", self._hold, fresh)
+        except BaseException:
+            await self.aclose()
+            raise
+
+    async def open(self, plan: Plan | None = None, *, grow: bool = False, fresh: bool = False) -> Plan:
+        """Make the tables, begin an epoch, and return the plan in force.
+
+        :raises StateConflictError: another process or run holds the file, it belongs to another plan, or the table
+            does not fit.
+        :raises StorageError: the file cannot be opened.
+        """
+        if self._worker is None:
+            await self.hold(fresh=fresh)
+        try:
+            self._plan = await self._run("open", self._begin, plan, grow, fresh)
+        except BaseException:
+            await self.aclose()
+            raise
+        self._is_open = True
+        return self._plan
+
+    async def load(self) -> dict[Key, Progress]:
+        """Return all progress."""
+        self._require_open()
+        return self._read_progress(await self._run("read", self._all, _READ_PROGRESS, self.table))
+
+    async def row_fingerprints(self, key: Key) -> bytes:
+        """Return the fingerprints stored for a walk, in the order of their commits."""
+        query = f"SELECT fingerprints FROM {FINGERPRINTS} WHERE {_OF_WALK} ORDER BY number"
+        return b"".join([row[0] for row in await self._run("read", self._all, query, self.table, *key)])
+
+    async def _land(self, taken: Taken) -> None:
+        refused = await self._run("write", self._write, taken)
+        self._commits += 1
+        self._tell_refused(refused)
+
+    async def aclose(self) -> None:
+        """Close the file, and let other runs in."""
+        worker, self._worker = self._worker, None
+        self._is_open = False
+        if worker is not None:
+            try:
+                await worker.run(self._close)
+            finally:
+                worker.close()
+
+    def __repr__(self) -> str:
+        return f"DuckDBStore({str(self.path)!r}, table={self.table!r}, mode={self.mode!r})"
+
+    async def _run(self, what: str, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._worker is None:
+            raise UsageError(f"{self.path} is not open")
+
+        def guarded() -> R:
+            with self._errors(what):
+                return job(*args, **kwargs)
+
+        return await self._worker.run(guarded)
+
+    # Everything below runs in the worker's thread.
+
+    def _hold(self, fresh: bool) -> Plan | None:
+        lock = RunLock(self.path)
+        lock.acquire()
+        self._lock = lock
+        self._database = self._duckdb.connect(str(self.path))
+        self._missing_columns()
+        return None if fresh else self._stored_plan()
+
+    def _close(self) -> None:
+        database, self._database = self._database, None
+        if database is not None:
+            with suppress(self._duckdb.Error):
+                database.close()
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+
+    def _begin(self, plan: Plan | None, grow: bool, fresh: bool) -> Plan:
+        with self._transaction():
+            self._make_tables()
+            chosen = self._choose_plan(plan, grow=grow, fresh=fresh)
+            owner = f"{socket.gethostname()}:{os.getpid()}"
+            ((self._epoch, self._commits),) = self._all(_BEGIN_EPOCH, self.table, chosen.to_json(), owner)
+        return chosen
+
+    def _missing_columns(self) -> list[str] | None:
+        """Return the columns to add to the table; None: there is no table."""
+        found = [FoundColumn(*row) for row in self._all(_READ_COLUMNS, self.table)]
+        if not found:
+            return None
+        return missing_columns(
+            self.schema, found, table=self.table, types=TYPES, fits=_fits, add_columns=self._add_columns
+        )
+
+    def _make_tables(self) -> None:
+        missing = self._missing_columns()
+        if missing is None:
+            columns = (f"{quoted(column.name)} {TYPES[column.type]}" for column in self.schema)
+            self._all(f"CREATE TABLE {self._target} ({', '.join(columns)})")
+        for name in missing or ():
+            column = f"{quoted(name)} {TYPES[self.schema.types[name]]}"
+            self._all(f"ALTER TABLE {self._target} ADD COLUMN {column}")
+        for statement in _STATE_TABLES:
+            self._all(statement)
+        if self._on_rejected == "keep":
+            self._all(
+                f"""CREATE TABLE IF NOT EXISTS {quoted(self.rejected_table)} (integrated_account_id VARCHAR,
+                    key VARCHAR, window_start TIMESTAMPTZ, window_end TIMESTAMPTZ, error VARCHAR, "row" VARCHAR,
+                    rejected_at TIMESTAMPTZ NOT NULL)"""
+            )
+
+    def _stored_plan(self) -> Plan | None:
+        if not self._all(_READ_COLUMNS, PULLS):
+            return None
+        rows = self._all(f"SELECT plan FROM {PULLS} WHERE name = ?", self.table)
+        return self._read_plan(rows[0][0] if rows else None)
+
+    def _choose_plan(self, plan: Plan | None, *, grow: bool, fresh: bool) -> Plan:
+        self._check_resource(plan)
+        stored = None if fresh else self._stored_plan()
+        ((over,),) = self._all(_COUNT_OVER, self.table)
+        chosen, is_new = self._choose(stored, plan, grow=grow, over=over)
+        if not is_new:
+            return chosen
+        for table in (PROGRESS, FINGERPRINTS):
+            self._all(f"DELETE FROM {table} WHERE name = ?", self.table)
+        if fresh:
+            self._all(f"DELETE FROM {self._target} WHERE {_REACH}", *self._reach(chosen))
+        elif self.mode == "append" and self._all(
+            f"SELECT 1 FROM {self._target} WHERE {_REACH} LIMIT 1", *self._reach(chosen)
+        ):
+            raise self._doubled()
+        return chosen
+
+    # --- a commit --------------------------------------------------------------------------------------
+
+    def _write(self, taken: Taken) -> list[Refused]:
+        data = self._columns(taken.parts)
+        refused: dict[int, Refused] = {}
+        try:
+            self._write_all(taken, data, refused)
+        except _RefusedError:
+            refused = self._find_refused(data, [], range(data.num_rows))
+            self._write_all(taken, data, refused)
+        self._step("committed")
+        return list(refused.values())
+
+    def _write_all(self, taken: Taken, data: ColumnData, refused: dict[int, Refused]) -> None:
+        with self._transaction():
+            self._step("fence")
+            if not self._all(_COUNT_COMMIT, self.table, self._epoch, self._commits):
+                raise self._fenced()
+            kept = [index for index in range(data.num_rows) if index not in refused] if refused else None
+            self._insert(data, kept)
+            for each in refused.values():
+                values = [getattr(each, name) for name in Refused.__struct_fields__]
+                self._all(
+                    f"""INSERT INTO {quoted(self.rejected_table)} ({", ".join(REJECTED_COLUMNS)})
+                        VALUES (?, ?, ?, ?, ?, ?, now())""",
+                    *values,
+                )
+            self._step("progress")
+            self._put_progress(taken)
+            self._step("commit")
+
+    def _insert(self, data: ColumnData, kept: Sequence[int] | None) -> None:
+        if kept is not None:
+            data = ColumnData(
+                data.schema, [[column[index] for index in kept] for column in data.values], len(kept)
+            )
+        if not data.num_rows:
+            return
+        batch = record_batch(data, self._arrow, self._arrow_schema)
+        self._database.register(_BATCH, self._arrow.table.from_batches([batch], schema=self._arrow_schema))
+        try:
+            if self._key is not None:
+                self._step("merge")
+                condition = self._key.condition("old", "new")
+                self._all(f"DELETE FROM {self._target} AS old USING {_BATCH} AS new WHERE {condition}")
+            self._step("insert")
+            columns = ", ".join(map(quoted, self.schema.names))
+            self._all(f"INSERT INTO {self._target} ({columns}) SELECT {columns} FROM {_BATCH}")
+        except self._refusals as error:
+            raise _RefusedError(" ".join(str(error).split())) from error
+        finally:
+            self._database.unregister(_BATCH)
+
+    def _find_refused(self, data: ColumnData, good: list[int], some: Sequence[int]) -> dict[int, Refused]:
+        """Return which of ``some`` rows are refused, given those that are good; these are added to ``good``."""
+        try:
+            with self._transaction(commits=False):
+                self._insert(data, [*good, *some])
+            good += some
+            return {}
+        except _RefusedError as error:
+            if len(some) == 1:
+                return {some[0]: self._refused(data, some[0], str(error))}
+        middle = len(some) // 2
+        found = self._find_refused(data, good, some[:middle])
+        return found | self._find_refused(data, good, some[middle:])
+
+    def _put_progress(self, taken: Taken) -> None:
+        if rows := taken.progress_rows():
+            self._database.executemany(_PUT_PROGRESS, [(self.table, *row) for row in rows])
+        over = taken.over()
+        added = [(*key, self._commits, found) for key, found in taken.fingerprints.items() if key not in over]
+        for key in over:
+            self._all(f"DELETE FROM {FINGERPRINTS} WHERE {_OF_WALK}", self.table, *key)
+        for row in added:
+            self._all(f"INSERT INTO {FINGERPRINTS} VALUES (?, ?, ?, ?, ?)", self.table, *row)
+
+    @contextmanager
+    def _transaction(self, *, commits: bool = True) -> Generator[None]:
+        self._database.begin()
+        try:
+            yield
+            if commits:
+                self._database.commit()
+            else:
+                self._database.rollback()
+        except BaseException:
+            with suppress(self._duckdb.Error):
+                self._database.rollback()
+            raise
+
+    def _all(self, query: str, *values: Any) -> list[Any]:
+        found: list[Any] = self._database.execute(query, values).fetchall()
+        return found
+
+    # --- errors ----------------------------------------------------------------------------------------
+
+    @property
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        """What DuckDB raises for a row that it does not take."""
+        errors = self._duckdb
+        return errors.DataError, errors.IntegrityError, errors.InvalidInputException
+
+    @contextmanager
+    def _errors(self, what: str) -> Generator[None]:
+        try:
+            if self._lock is not None:
+                self._lock.check()
+            yield
+        except self._duckdb.IOException as error:
+            if "lock on file" in str(error):
+                raise StateConflictError(
+                    f"another process has {self.path} open: {error}. Close it there", path=str(self.path)
+                ) from error
+            raise self._failed(what, error) from error
+        except (self._duckdb.Error, _RefusedError, OSError) as error:
+            raise self._failed(what, error) from error
+
+    def _failed(self, what: str, error: Exception) -> StorageError:
+        text = " ".join(str(error).split())
+        return StorageError(
+            f"cannot {what} the table {self.table} in {self.path}: {text}", path=str(self.path)
+        )
+
+
+class _RefusedError(Exception):
+    """Some row is one that the database does not take."""
+
+
+def _fits(wanted: ColumnType, found: str) -> bool:
+    return found == TYPES[wanted] or found in _ALSO.get(wanted, ())
+
+
+def _duckdb() -> Any:
+    try:
+        return import_module("duckdb")
+    except ImportError:
+        raise MissingExtraError("duckdb", "duckdb") from None

@@ -1,0 +1,57 @@
+"""The store that a URL names."""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeGuard
+
+from truto_ci_async.errors import UsageError
+
+from .base import TransactionalStore
+from .dsn import Dsn
+from .landing import LandingMode, OnRejected
+
+SCHEMES: Final = {
+    "postgresql": "postgresql://user@host/database (extra: postgres)",
+    "duckdb": "duckdb:///file.db, or duckdb:////folder/file.db from the root (extra: duckdb)",
+}
+
+
+def is_url(target: object) -> TypeGuard[str]:
+    """Tell whether a target of ``pull_to`` is a URL, and no path of a folder."""
+    return isinstance(target, str) and "://" in target
+
+
+def store_for(
+    url: str,
+    *,
+    resource: str,
+    table: str | None = None,
+    mode: LandingMode | None = None,
+    add_columns: bool = False,
+    on_rejected: OnRejected = "stop",
+) -> TransactionalStore:
+    """Return the store for a URL; the other arguments are those of the stores.
+
+    :raises UsageError: nothing has such a URL.
+    :raises MissingExtraError: the extra for it is not installed.
+    """
+    scheme, _, rest = url.partition("://")
+    options: dict[str, Any] = {
+        "resource": resource,
+        "table": table,
+        "mode": mode or "append",
+        "add_columns": add_columns,
+        "on_rejected": on_rejected,
+    }
+    if scheme in ("postgresql", "postgres"):
+        from .postgres import PostgresStore
+
+        return PostgresStore(url, **options)
+    if scheme == "duckdb":
+        from .duckdb import DuckDBStore
+
+        if not rest.startswith("/") or len(rest) < 2:
+            raise UsageError(f"{url!r} names no file: write {SCHEMES['duckdb']}")
+        return DuckDBStore(rest[1:], **options)
+    known = "; ".join(SCHEMES.values())
+    raise UsageError(f"nothing is known of {str(Dsn(url))!r}: give the path of a folder, or {known}")
