@@ -133,9 +133,9 @@ MENDS = (
     Mend(
         "accounts that fail while the service still answers are failed once an outage is given up",
         (
-            BREAKER,
-            "        if failing_since < self._proven_at <= asked_at:\n            return False\n",
-            "",
+            WORKERS,
+            "if not self._is_parking and await self._still_answers(fetch):",
+            "if False:",
         ),
     ),
     Mend(

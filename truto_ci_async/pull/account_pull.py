@@ -77,6 +77,7 @@ class AccountPull:
     def __init__(self, state: AccountState, shared: Shared) -> None:
         self._state = state
         self._shared = shared
+        self._request: tuple[RequestTargets, Position] | None = None  # the last one
 
     def rest(self) -> None:
         """Drop what is not needed until the next turn."""
@@ -93,8 +94,6 @@ class AccountPull:
         await self._prepare()
         if shared.is_stopping:
             return NEVER
-        walk = self._state.cursor
-        request = (self._targets(), walk.position) if walk and walk.position else None
         asked_at = time.monotonic()
         shared.fetching.add(fetch)
         try:
@@ -109,8 +108,8 @@ class AccountPull:
                 again_at = self._fail(loop)
         finally:
             shared.fetching.discard(fetch)
-        if again_at == NEVER and self._state.failing_since is None and request is not None:
-            shared.witness = request
+        if again_at == NEVER and self._state.failing_since is None:
+            shared.witness = self._request
         return again_at
 
     async def _prepare(self) -> None:
@@ -142,9 +141,10 @@ class AccountPull:
         """Fetch the page at the cursor of the walk."""
         walk = cast("PageCursor", self._state.cursor)
         here = cast("Position", walk.position)
+        targets, _ = self._request = self._targets(), here
         page = await fetch_page(
             client,
-            self._targets(),
+            targets,
             read,
             here,
             empty_body=self._shared.reader.empty_body,
@@ -398,6 +398,8 @@ class AccountPull:
         now = time.monotonic()
         if self._state.failing_since is None:
             self._state.failing_since = asked_at
+        if self._shared.circuit.is_proven_bad(asked_at=asked_at, failing_since=self._state.failing_since):
+            return self._fail(error)
         if self._shared.circuit.failure(
             now, self._state.account.id, asked_at=asked_at, failing_since=self._state.failing_since
         ):

@@ -56,14 +56,16 @@ class CircuitBreaker:
         self._proven_at = now
         self.success(now)
 
+    def is_proven_bad(self, *, asked_at: float, failing_since: float) -> bool:
+        """Tell whether an account failed before ``prove``, and again by a call sent since."""
+        return failing_since < self._proven_at <= asked_at
+
     def failure(self, now: float, account: str, *, asked_at: float, failing_since: float) -> bool:
         """Note that a call sent at ``asked_at`` got no response. Return whether the service is to blame.
 
         ``failing_since`` is when the first of the account's calls since its last success was sent. If other accounts
         got through after that and none of them fails, the account is to blame, even once it is the only one left.
         """
-        if failing_since < self._proven_at <= asked_at:
-            return False
         if self._opened_at is None:
             self._failing.add(account)
             is_alone = len(self._failing) == 1
