@@ -56,6 +56,7 @@ class Mend:
 
 
 ACCOUNT, COMMITS, ENGINE = "pull/account_pull.py", "pull/commits.py", "pull/engine.py"
+WORKERS = "pull/workers.py"
 BREAKER, FILES, SQLITE = "_http/policy/circuit_breaker.py", "sinks/files.py", "pull/checkpoint/sqlite.py"
 
 MENDS = (
