@@ -441,8 +441,8 @@ def test_state_that_does_not_fit(sandbox: Sandbox, run: Any, tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     ran = run("--accounts", sandbox.account_ids[0], *WINDOW)
-    assert ran.code == INCOMPLETE
-    assert "Traceback" not in ran.err
+    assert ran.code == USAGE
+    assert "is a file, and a pull needs a folder" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.engine import Pull
 from truto_ci_async.pull.positions import MISSING_KEPT, UNSUPPORTED, MeetingQueue
 from truto_ci_async.pull.transcript_pull import with_meeting
-from truto_ci_async.resources.pulled import state_file
+from truto_ci_async.sinks.layout import state_file
 
 START, END = "2024-01-01T00:00:00Z", "2024-03-01T00:00:00Z"
 BOUNDS: dict[str, Any] = {"start_time": START, "end_time": END}

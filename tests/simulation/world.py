@@ -646,7 +646,8 @@ class World:
 
 def is_alive(pull: Pull[Any]) -> bool:
     """Tell whether a pull holds both its folder and its state."""
-    return len(pull._store._to_close) == 2
+    store: Any = pull._store
+    return len(store._to_close) == 2
 
 
 def failed_last(account: str, calls: list[Call]) -> list[Call]:

@@ -14,7 +14,7 @@ from truto_ci_async.errors import UsageError
 
 from .integrated_accounts import IntegratedAccounts
 from .options import RESOURCES
-from .pulled import check_accounts_file
+from .pulled import check_accounts_file, check_folder
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -72,6 +72,7 @@ async def pull_resources(
     if not os.fspath(out):
         raise UsageError("the name of the folder is empty")
     folder = pathlib.Path(out)
+    check_folder(folder)
     if isinstance(accounts, pathlib.Path):
         check_accounts_file(accounts, folder)
     if lookback_seconds(lookback) is not None and "transcripts" not in names:

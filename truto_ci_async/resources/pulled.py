@@ -215,7 +215,7 @@ class PulledResource(Resource[T]):
         if not os.fspath(out):
             raise UsageError("the name of the folder is empty")
         folder = pathlib.Path(out)
-        _check_folder(folder)
+        check_folder(folder)
         if isinstance(plan_or_accounts, pathlib.Path):
             check_accounts_file(plan_or_accounts, folder)
         sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
@@ -269,7 +269,7 @@ def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Cal
     return start
 
 
-def _check_folder(folder: pathlib.Path) -> None:
+def check_folder(folder: pathlib.Path) -> None:
     """:raises UsageError: a file has the name of the folder, or of one that it is to be in."""
     for path in (folder, *folder.parents):
         if os.path.exists(path) and not os.path.isdir(path):
