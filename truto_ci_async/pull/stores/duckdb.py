@@ -330,7 +330,10 @@ class DuckDBStore(LandingStore):
         except self._refusals as error:
             raise _RefusedError(" ".join(str(error).split())) from error
         finally:
-            self._database.unregister(_BATCH)
+            with suppress(
+                self._duckdb.Error
+            ):  # a transaction that failed allows nothing; the next batch replaces it
+                self._database.unregister(_BATCH)
 
     def _find_refused(self, data: ColumnData, good: list[int], some: Sequence[int]) -> dict[int, Refused]:
         """Return which of ``some`` rows are refused, given those that are good; these are added to ``good``."""
