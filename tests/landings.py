@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
@@ -184,6 +186,22 @@ async def check_a_commit_of_an_older_epoch_is_refused(database: Database) -> Non
         await store.commit({("a", 0): Progress(rows=2)}, row_fingerprints={}, final=True)
     await store.aclose()
     assert database.sql("SELECT id FROM interactions") == [("1",)]
+
+
+async def check_the_example_of_the_documentation(database: Database) -> None:
+    """Whoever types it sees rows."""
+    page = (Path(__file__).parents[1] / "docs" / "landing.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (query,) = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    program = program.replace("duckdb:///calls.db", database.url)
+    program, _, _ = program.partition("asyncio.run(")
+    names: dict[str, Any] = {}
+    exec(compile(program, "landing.md", "exec"), names)
+    await names["main"]()
+    found = database.sql(query)
+    assert len({row[0] for row in found}) == 3
+    assert len(found) > 3
+    assert all(row[2] > 0 for row in found)
 
 
 # --- rows ------------------------------------------------------------------------------------------------------

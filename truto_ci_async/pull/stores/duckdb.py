@@ -77,7 +77,8 @@ _BEGIN_EPOCH: Final = f"""INSERT INTO {PULLS} VALUES (?, ?, 1, 0, ?, now()) ON C
 _COUNT_COMMIT: Final = f"""UPDATE {PULLS} SET commits = commits + 1 WHERE name = ? AND epoch = ? AND commits = ?
     RETURNING commits"""
 _PUT_PROGRESS: Final = f"""INSERT INTO {PROGRESS} (name, {", ".join(PROGRESS_COLUMNS)})
-    SELECT ?, {", ".join(f"unnest(?::{type}[])" for type in _PROGRESS_TYPES)} ON CONFLICT (name, account, "window") DO UPDATE SET
+    SELECT ?, {", ".join(f"unnest(?::{type}[])" for type in _PROGRESS_TYPES)}
+    ON CONFLICT (name, account, "window") DO UPDATE SET
     {", ".join(f"{name} = excluded.{name}" for name in PROGRESS_COLUMNS[2:])}"""
 _READ_PROGRESS: Final = f"SELECT {', '.join(PROGRESS_COLUMNS)} FROM {PROGRESS} WHERE name = ?"
 _COUNT_OVER: Final = f"SELECT count(*) FROM {PROGRESS} WHERE name = ? AND outcome IN ('done', 'empty')"
