@@ -30,8 +30,8 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "(long or hypothesis) and not services" -o faulthandler_timeout=1800 $(ARGS)
 
-test-services: $(VENV)/.stamp-test build/sdk/.stamp postgresql ## Run the tests against other software: Truto's own Python SDK, PostgreSQL
-	$(PY) -X dev -m pytest -m services $(ARGS)
+test-services: build/sdk/.stamp build/services/.stamp postgresql ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL
+	build/services/bin/python -X dev -m pytest -m services $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
 
@@ -94,6 +94,7 @@ lock: $(UV_OR_OURS) ## Update locks/ to the newest releases
 	$(COMPILE) --extra all --group dev -o locks/dev.txt
 	$(COMPILE) --extra all --group test -c locks/dev.txt -o locks/test.txt
 	$(COMPILE) --extra all --group test --group mutants -c locks/dev.txt -o locks/mutants.txt
+	$(COMPILE) --extra all --group test --group services -c locks/dev.txt -o locks/services.txt
 	$(COMPILE) --extra cli -c locks/dev.txt -o locks/demo.txt
 
 clean: ## Remove everything these commands made
@@ -148,8 +149,26 @@ postgresql:
 	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null; then \
 	  echo "Installing PostgreSQL" >&2; \
 	  command -v apt-get >/dev/null || { echo "error: install PostgreSQL, so that initdb is on PATH" >&2; exit 1; }; \
-	  apt-get install -y postgresql >/dev/null || { apt-get update >/dev/null && apt-get install -y postgresql >/dev/null; }; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq --no-install-recommends postgresql >/dev/null; \
 	fi
+
+# What .venv has, a notebook's kernel, and playwright with the chromium of the system.
+build/services/.stamp: locks/services.txt Makefile $(VENV)/.stamp-venv
+	@[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || { \
+	  echo "Setting up chromium, by apt-get" >&2; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
+	@echo "Setting up build/services: locks/services.txt" >&2
+	@rm -rf build/services
+	@$(PY) -m venv build/services
+	@$(if $(UV),"$(UV)" pip install --python build/services/bin/python,build/services/bin/python -m pip install \
+	  --disable-pip-version-check) --quiet --require-hashes -r $<
+	@$(if $(UV),"$(UV)" pip install --python build/services/bin/python,build/services/bin/python -m pip install \
+	  --disable-pip-version-check) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
 
 # test-oldest and lock need uv; this is for machines that do not have it on PATH.
 build/uv/bin/uv: | $(VENV)/.stamp-venv

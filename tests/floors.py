@@ -27,6 +27,7 @@ FLOORS = (
     "_wire events",
     "models _lock",
     "export",
+    "_progress",
     "_json _files _checks _text",
     "errors _version",
 )

@@ -133,10 +133,12 @@ async def pull(job: dict[str, Any]) -> dict[str, Any]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     store, sink = _store_of(job, step)
+    resource = job.get("resource", "interactions")
     watch = Watch(job)
     async with TrutoClient(job["token"], base_url=job["url"], pacing=Pacing.off()) as client:
-        plan = await client.interactions.plan(
-            job["accounts"], start_time=job["start_time"], end_time=job["end_time"], window=job.get("window")
+        window = {name: job.get(name) for name in ("start_time", "end_time", "window")}
+        plan = await getattr(client, resource).plan(
+            job["accounts"], **(window if resource != "users" else {})
         )
 
         def started(running: Pull[Any]) -> None:
@@ -156,8 +158,8 @@ async def pull(job: dict[str, Any]) -> dict[str, Any]:
 def _store_of(job: dict[str, Any], step: Callable[[str], None]) -> tuple[Any, Any]:
     """Return where a run keeps its progress, and its sink if that is not the same."""
     from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
-    from truto_ci_async.resources.pulled import STATE_FILE
     from truto_ci_async.sinks.files import Disk, FileSink
+    from truto_ci_async.sinks.layout import state_file
     from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
     from truto_ci_async.sinks.parquet import ParquetSink
 
@@ -166,8 +168,9 @@ def _store_of(job: dict[str, Any], step: Callable[[str], None]) -> tuple[Any, An
     folder = Path(job["folder"])
     sinks: dict[str, type[FileSink]] = {"ndjson": NdjsonSink, "csv": CsvSink, "parquet": ParquetSink}
     options: dict[str, Any] = {"part_rows": job["part_rows"]} if job["format"] == "parquet" else {}
-    sink = sinks[job["format"]](folder, disk=Disk(step), **options)
-    return SQLiteCheckpoint(folder / STATE_FILE, step=step), sink
+    resource = job.get("resource", "interactions")
+    sink = sinks[job["format"]](folder, resource=resource, disk=Disk(step), **options)
+    return SQLiteCheckpoint(folder / state_file(resource), step=step), sink
 
 
 def landing_store(url: str, **options: Any) -> Any:

@@ -60,7 +60,7 @@ from truto_ci_async.cli.output.writers import (
 )
 from truto_ci_async.cli.pull import PULL_SANDBOX
 from truto_ci_async.cli.values import read_query
-from truto_ci_async.resources.interactions import STATE_FILE
+from truto_ci_async.sinks.layout import STATE_FILE
 
 from .support import examples, file_size_limit
 
@@ -1125,6 +1125,37 @@ def test_devices_are_written_into_and_not_replaced(sandbox: Sandbox, run: Run) -
     assert Path("/dev/null").is_char_device()
 
 
+def test_a_link_that_leads_back_to_itself_is_not_replaced(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    """There is no file behind it to be kept, and nothing says which of its links to replace."""
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.symlink_to(other)
+    other.symlink_to(one)
+    ran = run(*listing(sandbox, "-o", "json", "--out", str(one)))
+    assert (ran.code, one.is_symlink(), other.is_symlink()) == (USAGE, True, True)
+    assert "a link that leads back to itself" in ran.err
+    assert not sandbox.requests
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("accounts --tokn hunter2", "unrecognized arguments: --tokn ***"),
+        ("--tokn hunter2 accounts", "invalid choice: '***' (choose"),
+        ("accounts --tokn=hunter2", "unrecognized arguments: --tokn=***"),
+        ("accounts -thunter2", "unrecognized arguments: -t***"),
+        ("interactions -t hunter2 --limit x", "'x' is not a whole number"),
+        ("accounts --limit 5 more", "unrecognized arguments: more"),
+        ("acounts", "invalid choice: 'acounts'"),
+    ],
+)
+def test_what_is_given_to_an_unknown_option_is_not_quoted(run: Run, line: str, said: str) -> None:
+    """It may be a mistyped --token."""
+    ran = run(*line.split())
+    assert ran.code == USAGE
+    assert said in ran.err
+    assert "hunter2" not in ran.err
+
+
 def test_links_stay_links_and_dash_is_stdout(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
     link, file = tmp_path / "latest.json", tmp_path / "january.json"
     link.symlink_to(file)
@@ -1504,6 +1535,15 @@ def test_csv_is_read_back_as_it_was(cells: list[str]) -> None:
     assert list(csv.reader(io.StringIO(written, newline=""))) == [names, cells]
 
 
+def test_csv_tells_null_from_empty_text_and_escapes_formulas_on_request(sandbox: Sandbox, run: Run) -> None:
+    items = [{"a": None, "b": "", "c": "=1+1"}]
+    assert CsvWriter(ANY_LAYOUT).page(items) == b'a,b,c\n,"",=1+1\n'
+    assert CsvWriter(ANY_LAYOUT, "escape").page(items) == b'a,b,c\n,"",\'=1+1\n'
+    ran = run(*listing(sandbox, "-o", "json", "--csv-formulas", "escape"))
+    assert (ran.code, "--csv-formulas is for csv" in ran.err) == (USAGE, True)
+    assert run(*listing(sandbox, "-o", "csv", "--csv-formulas", "escape")).code == DONE
+
+
 def test_yaml_without_its_package_says_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "yaml", None)
     ran = run("interactions", "--sandbox", "-o", "yaml")
@@ -1591,7 +1631,7 @@ def test_every_format_is_safe_on_a_terminal_and_exact_in_a_file(tmp_path: Path, 
 
 
 def test_an_error_about_the_command_line_hides_what_may_be_a_password(run: Run) -> None:
-    ran = run("accounts", "--api-urll", "user:hunter2@host\x1b[2J")
+    ran = run("interactions", "--api-urll", "user:hunter2@host\x1b[2J")
     assert ran.code == USAGE
     assert "unrecognized arguments: --api-urll ***" in ran.err
 

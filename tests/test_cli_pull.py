@@ -38,7 +38,7 @@ from truto_ci_async.cli.pull_progress import MAX_NAMED, PullProgress, duration, 
 from truto_ci_async.errors import PermissionDeniedError, TrutoError
 from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 from truto_ci_async.pull.report import PullReport
-from truto_ci_async.resources.interactions import STATE_FILE
+from truto_ci_async.sinks.layout import STATE_FILE
 
 DEADLINE = 30.0  # seconds for a process to do what it is waited for
 START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
@@ -441,8 +441,8 @@ def test_state_that_does_not_fit(sandbox: Sandbox, run: Any, tmp_path: Path) -> 
 def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     ran = run("--accounts", sandbox.account_ids[0], *WINDOW)
-    assert ran.code == INCOMPLETE
-    assert "Traceback" not in ran.err
+    assert ran.code == USAGE
+    assert "is a file, and a pull needs a folder" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -734,3 +734,14 @@ def test_the_display_ends_with_its_block() -> None:
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(scenario())
+
+
+def test_a_pull_escapes_formulas_on_request(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
+    line = ("--accounts", sandbox.account_ids[0], *WINDOW, "--csv-formulas", "escape")
+    ran = run(*line)
+    assert (ran.code, "csv_formulas is for csv" in ran.err) == (USAGE, True)
+    assert run(*line, "--format", "csv").code == DONE
+    assert (
+        json.loads((tmp_path / "out/manifest.json").read_bytes())["resources"]["interactions"]["csv_formulas"]
+        == "escape"
+    )

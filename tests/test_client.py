@@ -1237,6 +1237,35 @@ def test_a_token_that_is_repeated_is_masked_and_a_word_is_left_alone(token: str,
     run(story())
 
 
+@pytest.mark.parametrize(
+    "body", ['{"next_cursor": ["%s"]}', '["%s"', '{"a": "%s"}', '%s"', '{"n": "%s", "x": 1e999}']
+)
+def test_a_token_that_is_repeated_in_a_raw_body_is_masked_in_its_errors(body: str) -> None:
+    """They are made after the call, which masks its own."""
+
+    async def story() -> None:
+        async with Sandbox(tokens=[SECRET]) as sandbox, TrutoClient(SECRET, base_url=sandbox.url) as truto:
+            text = body % SECRET
+            sandbox.script(sandbox.account_ids[0], [Fault.body(text.encode())])
+            response = await truto.interactions.raw(sandbox.account_ids[0], **WINDOW)
+            assert response.body == text.encode()
+            reads: list[Callable[[], object]] = [
+                lambda: response.json(int),
+                response.json,
+                lambda: response.next_cursor,
+            ]
+            for read in reads:
+                try:
+                    read()
+                except DecodeError as error:
+                    told = "".join(traceback.format_exception(error)) + repr((error.raw, error.path))
+                    assert SECRET not in told
+            assert SECRET[:12].encode() not in pickle.dumps(response).replace(text.encode(), b"")
+            assert pickle.loads(pickle.dumps(response)).body == response.body
+
+    run(story())
+
+
 # Retries
 
 

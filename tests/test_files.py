@@ -150,6 +150,15 @@ def test_a_file_that_has_its_name_is_published_whatever_comes_after(
     assert target.read_bytes() == b"new"
 
 
+def test_a_link_that_leads_back_to_itself_is_refused(target: Path) -> None:
+    link = target.with_name("link")
+    link.symlink_to(link)
+    file = AtomicFile(link)
+    with pytest.raises(UsageError, match="leads back to itself"):
+        file.open()
+    assert link.is_symlink()
+
+
 def test_a_link_stays_a_link(target: Path) -> None:
     link = target.with_name("link")
     link.symlink_to(target)

@@ -1052,6 +1052,26 @@ def test_no_guesses_are_made_inside_a_large_item() -> None:
     assert reader.failed <= 1
 
 
+@pytest.mark.parametrize("item", [b"1", b"{}", b'{"x":1}', b'"text"'])
+def test_items_that_are_dropped_are_guessed_as_well(item: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were taken for parts of one large item, so that each was walked over: 20 MB of them took a minute."""
+    walked = 0
+
+    def count(text: memoryview) -> int:
+        nonlocal walked
+        walked += 1
+        return length_of(text)
+
+    length_of = fast_parser.value_length
+    monkeypatch.setattr(fast_parser, "value_length", count)
+    body = b'{"result":[{"id":"a"},' + b",".join([item] * 20_000) + b"]}"
+    decoder = ItemDecoder(INTERACTION)
+    for chunk in sliced(body, 4096):
+        decoder.feed(chunk)
+    assert (decoder.items_read, decoder.issues_count) == (1, 20_000)
+    assert walked < 4_000
+
+
 @pytest.mark.parametrize(
     ("one", "between", "two", "separator", "kept"),
     [

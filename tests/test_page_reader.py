@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from tests.json_bodies import JSON_LIKE, PAGE_LIKE, body
-from truto_ci_async._wire import body_walker, detach, page_reader
-from truto_ci_async._wire.item_reader import ItemReader
+from truto_ci_async._wire import body_walker, detach, page_reader, repair
+from truto_ci_async._wire.item_reader import ItemReader, item_reader
 from truto_ci_async._wire.page_reader import PageReader, cursor_text, raw_cursors
 from truto_ci_async.errors import DecodeError, TruncatedBodyError, TrutoError
-from truto_ci_async.models import Interaction
+from truto_ci_async.models import Interaction, Person
+from truto_ci_async.models.unknown_members import member_mover
 from truto_ci_async.pagination.page_fetch import SLICED_ABOVE
 
 READER = PageReader(ItemReader(Interaction))
@@ -729,6 +730,36 @@ def test_notes_on_one_record_are_capped_and_counted() -> None:
     assert found.items[0].user is not None
     assert found.items[0].user.emails == ()
     assert peak < 4 * 2**20
+
+
+@pytest.mark.parametrize("value", [b"1", b'{"email":1}', b'["x"]'])
+def test_a_list_of_very_many_wrong_values_is_left_out(value: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repairing a million of them held the loop for seconds."""
+    monkeypatch.setattr(repair, "MOST_REPAIRS", 1_000)
+    text = b'{"result":[{"id":"a","user":{"id":5,"emails":[%s]}}]}'
+    kept = READER.read(text % b",".join([value] * 1_000))
+    assert kept.issues_count == 1_001
+    found = READER.read(text % b",".join([value] * 30_000))
+    assert found.issues_count == 2
+    assert found.items[0].user == Person(id="5")
+    assert "more than 1,000 wrong values" in found.issues[-1].message
+
+
+def test_names_of_very_many_unknown_members_are_not_gathered() -> None:
+    """Of half a million, a hundred were told, after all of them had been compared with those told before."""
+    told: list[str] = []
+    reader = item_reader(Interaction, "repair").for_walk(lambda names, kept: told.extend(names))
+    for letter in (b"k", b"j"):
+        members = b",".join(b'"%c%d":1' % (ord(letter), number) for number in range(20_000))
+        (item,), issues = reader.read_array(b'[{"id":"a",%s}]' % members)
+        assert len(item.unknown) == 20_000
+        assert not issues
+    assert len(told) == 100
+    names: dict[str, None] = {}
+    mover = member_mover(Interaction)
+    assert mover is not None
+    mover.move(b'{"id":"a",%s}' % members, "", names)
+    assert len(names) <= 200
 
 
 def test_a_byte_order_mark_is_left_out() -> None:

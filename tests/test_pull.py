@@ -71,8 +71,8 @@ from truto_ci_async.pull.report import Budget, PullReport
 from truto_ci_async.pull.row_fingerprints import SeenRows, row_fingerprints, row_identities, split
 from truto_ci_async.pull.shard import run_shard
 from truto_ci_async.pull.workers import TURN_PAGES
-from truto_ci_async.resources.interactions import STATE_FILE
 from truto_ci_async.sinks.factory import make_sink
+from truto_ci_async.sinks.layout import STATE_FILE
 from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
 
 log = logging.getLogger("tests")
@@ -2219,6 +2219,55 @@ def test_a_full_disk_ends_the_pull_and_a_later_one_goes_on(tmp_path: Path) -> No
         run(scenario())
     finally:
         subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("odd", [None, 5, "text", [], {"x": 1}])
+@pytest.mark.parametrize("is_passed", [False, True])
+def test_an_account_that_cannot_be_read_is_not_left_out(odd: Any, is_passed: bool, tmp_path: Path) -> None:
+    """A pull of the others looked complete."""
+
+    async def scenario() -> None:
+        async with service(accounts=2) as (sandbox, client):
+            sandbox.script(None, [Fault.body({"result": [{"id": "a"}, odd, {"id": "b"}]})])
+            accounts = client.integrated_accounts.list() if is_passed else None
+            given: dict[str, Any] = {} if is_passed else ACTIVE
+            with pytest.raises(DecodeError, match="lists 1 accounts that cannot be read"):
+                await client.interactions.pull_to(tmp_path, accounts, **given, **BOUNDS)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("place", ["file", "file/folder"])
+def test_a_folder_in_the_place_of_a_file_is_refused(place: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            with pytest.raises(UsageError, match="is a file, and a pull needs a folder"):
+                await client.interactions.pull_to(tmp_path / place, sandbox.account_ids, **BOUNDS)
+            assert sandbox.stats.requests == 0
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_that_are_no_interactions_are_counted_whatever_the_format(
+    format: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NDJSON keeps them as they came, which went without a word."""
+    odd = [None, 5, {"x": 1}, {}, "text", [1]]
+    good = [{"id": "1"}, {"user": {"id": "2"}, "integrated_account_id": "its own"}]
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            sandbox.script(sandbox.account_ids[0], [Fault.body({"result": [*odd, *good]})])
+            report = await client.interactions.pull_to(tmp_path, sandbox.account_ids, format=format, **BOUNDS)
+            assert report.complete
+            assert report.issues == len(odd)
+            assert report.rows == len(good) + (len(odd) if format == "ndjson" else 0)
+            assert f"{len(odd) - 1} more on this page" in caplog.text
+
+    run(scenario())
 
 
 @pytest.mark.parametrize("harm", ["gone", "altered", "cut"])

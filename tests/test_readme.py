@@ -15,7 +15,7 @@ import shlex
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from datetime import date
 from io import StringIO
@@ -26,9 +26,26 @@ import pytest
 
 import truto_ci_async
 from tests.support import run
-from truto_ci_async import Pacing, RetryPolicy, Sandbox, Timeouts, errors
+from truto_ci_async import (
+    Activity,
+    Interaction,
+    Meeting,
+    Pacing,
+    RetryPolicy,
+    Sandbox,
+    SentenceRow,
+    Timeouts,
+    Transcript,
+    TrutoClient,
+    User,
+    errors,
+    schema,
+)
 from truto_ci_async._http.base_client import DEFAULT_MAX_BODY_BYTES
 from truto_ci_async.cli.arguments import build_parser
+from truto_ci_async.reports import report_page
+from truto_ci_async.resources.options import RESOURCES as NAMES
+from truto_ci_async.sandbox.service.providers import PROVIDERS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,17 +57,19 @@ class Block(NamedTuple):
     kind: str
     line: int  # of its first line, for messages and tracebacks
     text: str
+    page: Path
 
     def __str__(self) -> str:
         return f"line {self.line}"
 
 
-def _blocks() -> list[Block]:
-    found = re.finditer(r"^```([^\n]*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-    return [Block(each[1], README.count("\n", 0, each.start(2)) + 1, each[2]) for each in found]
+def _blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(each[1], text.count("\n", 0, each.start(2)) + 1, each[2], page) for each in found]
 
 
-BLOCKS = _blocks()
+BLOCKS = _blocks(ROOT / "README.md")
 SCRIPTS = [block for block in BLOCKS if block.kind == "python"]
 CELLS = [block for block in BLOCKS if block.kind == "python notebook"]
 CONSOLE = [
@@ -65,8 +84,8 @@ COMMAND_LINES = [*COMMANDS, *re.findall(r"`(truto-ci [^`]+)`", README)]
 
 
 def _code(block: Block, flags: int = 0) -> Any:
-    """Compile a block so that a traceback shows the README's own lines."""
-    return compile("\n" * (block.line - 1) + block.text, str(ROOT / "README.md"), "exec", flags=flags)
+    """Compile a block so that a traceback shows the page's own lines."""
+    return compile("\n" * (block.line - 1) + block.text, str(block.page), "exec", flags=flags)
 
 
 def _script(start: str) -> dict[str, Any]:
@@ -92,7 +111,11 @@ def sandbox(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Sandbox
 
 def test_every_block_is_of_a_kind_that_is_tested() -> None:
     """A misspelt kind would take a block out of the tests without a word."""
-    assert {block.kind for block in BLOCKS} <= {"python", "python notebook", "python theirs", "console", "ts"}
+    for page in PAGES:
+        kinds = {block.kind for block in _blocks(page)}
+        if page.name == "output-folder.md":  # these are run in test_folder
+            kinds = {kind for kind in kinds if not {"parquet", "csv", "ndjson", "json"} & set(kind.split())}
+        assert kinds <= {"python", "python notebook", "python theirs", "console", "ts", "text"}, page.name
     assert len(SCRIPTS) == 4
     assert CELLS
     assert COMMANDS
@@ -152,23 +175,21 @@ def test_the_test_with_faults_passes() -> None:
 def test_the_cells_run_in_order_in_one_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As in Jupyter: one loop, one namespace, top-level await; what a cell ends in is shown, so its repr is tried."""
     monkeypatch.chdir(tmp_path)
+    # Bundling the libraries of the report takes seconds; its own tests do it.
+    monkeypatch.setattr(report_page, "_library", str)
     output = StringIO()
 
     async def session() -> None:
-        names: dict[str, Any] = {"__name__": "__main__"}
-        try:
-            shown = [await _run_cell(cell, names) for cell in CELLS]
-        finally:
-            for name in ("careful", "truto", "sandbox"):
-                if name in names:
-                    await names[name].aclose()
+        names, shown = await _run_cells(CELLS)
         texts = [repr(value) for value in shown]
         assert "Page(50 items, has_more=True" in texts[0]
-        assert len(names["rows"]) == 250
-        assert True in shown, "page + rest is everything"
+        assert len(names["people"]) == 250
+        assert 250 in shown, "page + rest is everything"
         assert any("3 of 3 accounts done" in text for text in texts)
         assert any("250 items" in text for text in texts), "the stream"
         assert (tmp_path / "first.json").stat().st_size == names["size"]
+        assert (tmp_path / "report.html").exists()
+        assert any("x_unknown" in text for text in texts)
         assert names["recent"], "an example that finds nothing explains nothing"
         assert names["page"].response.attempts == 3, "the block says so"
 
@@ -177,14 +198,37 @@ def test_the_cells_run_in_order_in_one_session(monkeypatch: pytest.MonkeyPatch, 
     assert "attempt 1 failed (status 502)" in output.getvalue()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_cells_of_a_page_run_in_order(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The README's are tried above, and no other page needs more than that its cells run."""
+    monkeypatch.chdir(tmp_path)
+    cells = [block for block in _blocks(page) if block.kind == "python notebook"]
+    if page.name != "README.md" and cells:
+        with redirect_stdout(StringIO()):
+            run(_run_cells(cells))
+
+
+async def _run_cells(cells: Sequence[Block]) -> tuple[dict[str, Any], list[Any]]:
+    """Run cells in one session; return its names, and what each cell shows."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    try:
+        return names, [await _run_cell(cell, names) for cell in cells]
+    finally:
+        for name in ("careful", "truto", "sandbox"):
+            if name in names:
+                await names[name].aclose()
+
+
 async def _run_cell(cell: Block, names: dict[str, Any]) -> Any:
     """Run a cell and return the value of its last line, None when that is no expression."""
-    tree = ast.parse("\n" * (cell.line - 1) + cell.text, str(ROOT / "README.md"))
+    tree = ast.parse("\n" * (cell.line - 1) + cell.text, str(cell.page))
     last = tree.body[-1]
     if isinstance(last, ast.Expr):
         tree.body[-1] = ast.copy_location(ast.Assign([ast.Name("_", ast.Store())], last.value), last)
         ast.fix_missing_locations(tree)
-    code = compile(tree, str(ROOT / "README.md"), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(tree, str(cell.page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     names["_"] = None
     pending = eval(code, names)
     if inspect.isawaitable(pending):
@@ -196,6 +240,42 @@ def test_other_peoples_code_is_python_too() -> None:
     for block in BLOCKS:
         if block.kind == "python theirs":
             _code(block, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+# --- docs/resources.md ------------------------------------------------------------------------------------------
+
+RESOURCES = (ROOT / "docs" / "resources.md").read_text(encoding="utf-8")
+
+
+def _section(heading: str) -> str:
+    return RESOURCES.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+@pytest.mark.parametrize("item_type", [Meeting, Transcript, SentenceRow, User, Activity, Interaction])
+def test_columns_are_those_of_the_schema(item_type: type[Any]) -> None:
+    """A table that differs is replaced by the one in the message."""
+    rows = [f"| `{each.name}` | {each.type} | {each.doc} |" for each in schema(item_type)]
+    table = "\n".join(["| column | type | |", "|---|---|---|", *rows, ""])
+    heading = "transcripts" if item_type is SentenceRow else schema(item_type).name
+    assert f"\n{table}" in _section(heading.capitalize()), f"write this into docs/resources.md:\n{table}"
+
+
+def test_filters_are_those_of_the_signatures() -> None:
+    client = TrutoClient("token")
+    for name in NAMES:
+        told = _section(name.capitalize()).partition("**Parameters:**")[2].partition("\n\n")[0]
+        assert set(re.findall(r"`(\w+_\w+|users|meeting)`", told)) == set(getattr(client, name).own_filters)
+
+
+def test_providers_have_what_the_table_says() -> None:
+    """As the sandbox serves them."""
+    head, _, *lines = _section("Who has what").partition("\n\nThat is")[0].strip().splitlines()
+    names = [each.strip() for each in head.strip("|").split("|")][1:]
+    for line in lines:
+        provider, *cells = (each.strip(" `") for each in line.removesuffix("|").lstrip("|").split("|"))
+        told = {name: tuple(cell.split(", ")) for name, cell in zip(names, cells, strict=True) if cell}
+        assert told == dict(PROVIDERS[provider].resources), provider
+    assert len(lines) == len(PROVIDERS)
 
 
 # --- the command line -----------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .export.schema import Schema as Schema
     from .export.schema import schema as schema
     from .models import *  # noqa: F403
+    from .models.names import with_names as with_names
     from .models.pulls import AccountPage as AccountPage
     from .models.pulls import PlannedAccount as PlannedAccount
     from .models.pulls import Unit as Unit
@@ -52,6 +53,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.plan.plan import Plan as Plan
     from .pull.report import Budget as Budget
     from .pull.report import PullReport as PullReport
+    from .pull.report import PullReports as PullReports
     from .pull.shard import run_shard as run_shard
     from .pull.stores.base import TransactionalStore as TransactionalStore
     from .pull.stores.duckdb import DuckDBStore as DuckDBStore
@@ -66,6 +68,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .resources.interactions import Interactions as Interactions
     from .resources.keyed import Keyed as Keyed
     from .resources.meetings import Meetings as Meetings
+    from .resources.pull_resources import pull_resources as pull_resources
     from .resources.transcripts import Transcripts as Transcripts
     from .resources.users import Users as Users
     from .sandbox import Fault as Fault
@@ -94,6 +97,7 @@ _NAMES = {
     "IntegratedAccount Integration Interaction Issue Meeting MeetingRef MethodSchema Metrics Number Page Person "
     "Position ProxyCapability ProxyMethod RateLimit RawResponse ResponseInfo Sentence SentenceRow Transcript "
     "User",
+    "models.names": "with_names",
     "models.pulls": "AccountPage PlannedAccount Unit Window",
     "pagination.paginator": "Paginator RawPages",
     "pagination.stream": "ItemStream",
@@ -103,7 +107,7 @@ _NAMES = {
     "pull.commits": "PulledPage",
     "pull.engine": "Pull",
     "pull.plan.plan": "Plan",
-    "pull.report": "Budget PullReport",
+    "pull.report": "Budget PullReport PullReports",
     "pull.shard": "run_shard",
     "pull.stores.base": "TransactionalStore",
     "pull.stores.duckdb": "DuckDBStore",
@@ -117,6 +121,7 @@ _NAMES = {
     "resources.interactions": "Interactions",
     "resources.keyed": "Keyed",
     "resources.meetings": "Meetings",
+    "resources.pull_resources": "pull_resources",
     "resources.transcripts": "Transcripts",
     "resources.users": "Users",
     "sandbox": "Fault Sandbox",

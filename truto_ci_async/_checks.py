@@ -68,7 +68,7 @@ def plain(value: Any) -> Any:
         return int.__index__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    # A NumPy scalar that is none of these: a bool, an integer, a float of another size.
+    # A NumPy scalar that is not one of these: a bool, an integer, or a float of another size.
     if getattr(getattr(value, "dtype", None), "kind", None) in ("b", "i", "u", "f") and value.shape == ():
         number = value.item()
         return number if type(number) in (bool, int, float) else value
@@ -76,7 +76,7 @@ def plain(value: Any) -> Any:
 
 
 def is_iterable(value: Any) -> bool:
-    """Whether ``iter`` takes this. An array of NumPy with no dimensions only looks like it."""
+    """Whether ``iter`` takes this. A zero-dimensional NumPy array only looks as if it did."""
     try:
         iter(value)
     except TypeError:

@@ -36,10 +36,10 @@ Step: TypeAlias = Callable[[str], None]
 READ_BYTES = 2**20
 # What common file systems allow for a name, in bytes.
 MAX_NAME_BYTES = 255
-# For files that nobody named: a link in their place leads to a file that is not ours. (Windows has no such flag.)
+# For files whose names we choose: a link in their place points to a file that is not ours. (Windows has no such flag.)
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
-# How long to wait for a reader who keeps a file of ours from being replaced.
+# Seconds to wait for a reader that keeps a file of ours from being replaced.
 IN_USE_SECONDS = 1.0
 POLL_SECONDS = 0.01
 # ERROR_ACCESS_DENIED and ERROR_SHARING_VIOLATION.
@@ -55,9 +55,10 @@ def no_step(name: str) -> None:
 
 
 class Worker:
-    """One thread that runs jobs in the order they were given. A job always runs to its end, even if its caller leaves.
+    """One thread that runs jobs in the order they were given. A job always runs to its end, even if its caller is
+    cancelled.
 
-    ``anyio.to_thread`` gives no order and no thread of its own, and a task cancelled by asyncio leaves its job behind.
+    ``anyio.to_thread`` guarantees neither order nor one thread, and a task cancelled by asyncio abandons its job.
     """
 
     def __init__(self, name: str) -> None:
@@ -99,13 +100,13 @@ class Worker:
 
 
 def _retrieve(job: asyncio.Future[Any]) -> None:
-    """Look at the outcome of a job nobody waits for, or asyncio logs its exception as never retrieved."""
+    """Retrieve the outcome of a job nobody waits for, or asyncio logs its exception as never retrieved."""
     if not job.cancelled():
         job.exception()
 
 
 class Disk:
-    """The file operations behind all output. Tests replace it with one that fails or loses what was not synced."""
+    """The file operations behind all output. Tests replace it with one that fails or loses unsynced data."""
 
     def __init__(self, step: Step = no_step) -> None:
         self.step = step
@@ -116,7 +117,7 @@ class Disk:
         return os.open(path, _FLAGS | NO_LINK, 0o666)
 
     def create(self, path: Path, mode: int = 0o666) -> int:
-        """Open a new file for appending; fail if there is anything of that name."""
+        """Open a new file for appending; fail if anything has that name."""
         return os.open(path, _FLAGS | NO_LINK | os.O_EXCL, mode)
 
     def write(self, file: int, data: bytes | memoryview) -> None:
@@ -174,9 +175,9 @@ class Disk:
         new = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(new):
             folder.mkdir(exist_ok=True)
-            with suppress(PermissionError):  # a folder that may be written and not read cannot be synced
+            with suppress(PermissionError):  # a folder that is writable but not readable cannot be synced
                 self.fsync_dir(folder.parent)
-        path.mkdir(exist_ok=True)  # or it is no folder
+        path.mkdir(exist_ok=True)  # or it is not a folder
         return new
 
     def remove(self, path: Path) -> None:
@@ -219,7 +220,8 @@ def _sync(file: int) -> None:
 
 
 class AtomicFile:
-    """A file that appears under its name only when it is complete. Until then a file of that name is left alone.
+    """A file that appears under its name only when it is complete. Until then an existing file of that name is left
+    alone.
 
     It is written beside its target under a random name, synced and then renamed. It gets the permissions of the file
     that it replaces:
@@ -248,21 +250,23 @@ class AtomicFile:
     def open(self) -> None:
         """Create the temporary file. If ``path`` is a link, it stays one: ``path`` becomes what it points to.
 
-        :raises UsageError: ``path`` is a directory or a device.
+        :raises UsageError: ``path`` is a directory, a device, or a link that leads back to itself.
         """
         if self.path.exists() and not self.path.is_file():
             raise UsageError(f"{self.path} is a directory or a device, not a file")
-        self.path = Path(os.path.realpath(self.path))
+        if os.path.islink(target := os.path.realpath(self.path)):
+            raise UsageError(f"{self.path} is a link that leads back to itself")
+        self.path = Path(target)
         temporary = _temporary(self.path, secrets.token_hex(8))
         old = self.path.stat() if self.path.exists() else None
-        # Nobody may read it who could not read the old file, not even before its permissions are copied.
+        # Whoever could not read the old file must not read this one, even before permissions are copied.
         self._file = self._disk.create(temporary, 0o666 if old is None else old.st_mode & 0o600)
         self._temporary = temporary
         if old is not None:
             _copy_permissions(old, self._file)
 
     def write(self, data: bytes) -> None:
-        """Append ``data``. If that fails, as on a full disk, cut off the part of it that was written."""
+        """Append ``data``. If that fails, for example on a full disk, truncate the file to what it had before."""
         assert self._file is not None
         try:
             self._disk.write(self._file, data)
@@ -283,7 +287,7 @@ class AtomicFile:
         self._close()
         self._disk.rename(self._temporary, target)
         self._temporary, self.is_published = None, True
-        with suppress(PermissionError):  # one may be allowed to write to a folder and not to read it
+        with suppress(PermissionError):  # a folder may be writable but not readable
             self._disk.fsync_dir(target.parent)
 
     def discard(self) -> None:
@@ -302,7 +306,7 @@ class AtomicFile:
 
 
 def _temporary(path: Path, tag: str) -> Path:
-    """Return the name under which ``path`` is written; what a killed process left can be told by it."""
+    """Return the name under which ``path`` is written; leftovers of a killed process are recognised by it."""
     return beside(path.with_name(f".{path.name}"), f".{tag}.part")
 
 
@@ -319,7 +323,7 @@ def unfinished(path: Path) -> Path | None:
 
 
 def _copy_permissions(old: os.stat_result, file: int) -> None:
-    """Copy owner and mode, as far as the system lets us."""
+    """Copy owner and mode, as far as the system allows."""
     if sys.platform == "win32":
         return
     with suppress(OSError):

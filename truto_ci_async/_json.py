@@ -3,9 +3,9 @@
 msgspec does the decoding. It does not look inside values it skips, so bad UTF-8 there goes unnoticed, and deep nesting
 raises RecursionError; both are handled here.
 
-Two things that msgspec refuses are read all the same: a byte order mark before the body, and the escape of a lone
-surrogate, such as ``"\\ud83d"``. JSON allows it, and JavaScript writes it when it cuts a text inside an emoji. It is
-replaced by ``\\ufffd``, which has the same length, so offsets stay as they are.
+Two things that msgspec refuses are accepted anyway: a byte order mark before the body, and the escape of a lone
+surrogate, such as ``"\\ud83d"``. JSON allows it, and JavaScript writes it for text that was cut inside an emoji. It is
+replaced by ``\\ufffd``, which has the same length, so offsets stay the same.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .errors import DecodeError
 T_co = TypeVar("T_co", covariant=True)
 V = TypeVar("V")
 
-# How much of a bad body an error keeps.
+# Bytes of a bad body that an error keeps.
 EXCERPT_BYTES = 512
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class Decoder(Protocol[T_co]):
-    """The one method of ``msgspec.json.Decoder`` that is used."""
+    """The one method of ``msgspec.json.Decoder`` that is used here."""
 
     def decode(self, buf: bytes, /) -> T_co: ...
 
@@ -64,15 +64,15 @@ def decode_strictly(decoder: Decoder[V], body: bytes) -> V:
         ) from error
 
 
-# A larger object or array around the items stays Raw: decoding it would hold the loop and take much memory.
+# A larger object or array in the envelope stays Raw: decoding it would block the loop and take much memory.
 DECODED_BYTES = 256 * 1024
 _decode_any = msgspec.json.Decoder()
 
 
 def decode_member(key: str, raw: bytes) -> Any:
-    """Decode the value of ``key``, which stands beside the items of a body. A large object or array stays Raw.
+    """Decode the value of ``key``, a member of an envelope. A large object or array stays Raw.
 
-    :raises DecodeError: it has a number too large for a float, or is no JSON.
+    :raises DecodeError: it has a number too large for a float, or is not JSON.
     """
     if len(raw) > DECODED_BYTES and raw[:1] in (b"{", b"["):
         return msgspec.Raw(raw)
@@ -146,7 +146,7 @@ def encode(value: object) -> bytes:
 
 
 def encode_lines(values: Iterable[object]) -> bytes | None:
-    """Encode values as lines of JSON; None if one has unknown members, which are not in their place then."""
+    """Encode values as lines of JSON; None if one has unknown members, which would be misplaced."""
     text = _encode_lines(values)
     return text if _MARK not in text else None
 

@@ -21,20 +21,20 @@ from msgspec import Struct
 from truto_ci_async._files import NO_LINK
 from truto_ci_async.errors import StateConflictError, StorageError
 
-# How long to wait for the owner of the lock to write its name to the file.
+# Seconds to wait for the owner of the lock to write its name to the file.
 NAME_SECONDS = 0.5
 POLL_SECONDS = 0.02
-# More than a name takes.
+# More than the name of an owner takes.
 NAME_BYTES = 4096
 # Linux lists the mounted file systems here.
 MOUNTS = Path("/proc/self/mountinfo")
 
 _FLAGS = os.O_RDWR | os.O_CREAT | NO_LINK | getattr(os, "O_BINARY", 0)
-# How the file of an earlier run begins: with the name of its owner, unless the power failed before that.
+# How the file of an earlier run begins: with the name of its owner, unless power failed first.
 _OURS = (b"\0", b'{"pid":')
-# What a file system says that has no locks, or whose server grants none.
+# Error numbers of a file system that has no locks, or whose server grants none.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-# Network file systems whose locks are seen by this machine alone: always, or if mounted with one of these options.
+# Network file systems whose locks only this machine sees: always, or if mounted with one of these options.
 _NFS_OPTIONS = {"nolock", "local_lock=flock", "local_lock=all"}
 _LOCAL_LOCKS: dict[str, set[str]] = {
     "nfs": _NFS_OPTIONS,
@@ -51,7 +51,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(file: int) -> None:
-        # One byte far behind the owner's name, since a locked byte cannot be read by others.
+        # One byte far past the owner's name, since others cannot read a locked byte.
         os.lseek(file, 1 << 30, os.SEEK_SET)
         msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
 
@@ -63,7 +63,7 @@ else:
 
 
 def _try_lock(file: int) -> None:
-    """:raises BlockingIOError: another process holds the lock. Windows and SMB call that a lack of permission."""
+    """:raises BlockingIOError: another process holds the lock. Windows and SMB report that as a lack of permission."""
     try:
         _lock(file)
     except PermissionError as error:
@@ -112,8 +112,8 @@ class RunLock:
     def acquire(self) -> None:
         """Take the lock. If it is taken, fail once its owner is known, after ``NAME_SECONDS`` at most.
 
-        :raises StateConflictError: another process, or another pull of this one, holds it; or there is something else
-            under its name, which is left alone.
+        :raises StateConflictError: another process, or another pull of this one, holds it; or its path is taken by
+            something else, which is left alone.
         :raises StorageError: the file system has no locks.
         """
         deadline = time.monotonic() + NAME_SECONDS
@@ -133,7 +133,7 @@ class RunLock:
             raise
 
     def check(self) -> None:
-        """Make sure that nobody else can hold the lock by now: one whose file was removed keeps nobody away.
+        """Make sure that this process still holds the lock: once its file is removed, others can take it.
 
         :raises StateConflictError: the file is not where it was, or the lock is not held.
         """
@@ -149,7 +149,7 @@ class RunLock:
             _held.discard(self)
             with suppress(OSError):
                 is_ours = is_at(file, self.path)  # and not a successor's, after somebody has removed ours
-                if os.name == "nt":  # where a file that anybody has open cannot be removed
+                if os.name == "nt":  # where an open file cannot be removed
                     os.close(file)
                 if is_ours:
                     self.path.unlink()
@@ -175,7 +175,7 @@ class RunLock:
                 if not is_at(file, self.path):
                     return False
                 if (found := _read(file)) and not found.startswith(_OURS):
-                    raise self._not_a_lock("is no lock of a pull")
+                    raise self._not_a_lock("is not a lock of a pull")
                 if unshared and not is_new:
                     self._refuse_other_host(_read_owner(file), unshared)
                 self._file = file
@@ -201,7 +201,7 @@ class RunLock:
             return True
 
     def _open(self, *, is_exclusive: bool) -> tuple[int, bool]:
-        """Open the file; return it, and whether it was made here and by nobody else."""
+        """Open the file; return it, and whether this call created it."""
         if is_exclusive:
             with suppress(FileExistsError):
                 return os.open(self.path, _FLAGS | os.O_EXCL, 0o666), True
@@ -271,7 +271,7 @@ def is_at(file: int, path: Path) -> bool:
 
 
 def unshared_locks(mounts: str, device: int) -> str:
-    """Return what is known of a network file system whose locks are seen by this machine alone; "" otherwise.
+    """Describe the network file system of a file if only this machine sees its locks; "" otherwise.
 
     ``mounts`` is the text of ``/proc/self/mountinfo``, and ``device`` the ``st_dev`` of a file.
     """
@@ -308,7 +308,7 @@ def _read_owner(file: int) -> LockOwner | None:
 
 
 _held: weakref.WeakSet[RunLock] = weakref.WeakSet()
-# A child that is forked between the opening of a file and its entry in ``_held`` would keep the lock.
+# A child forked after a file was opened and before it is in ``_held`` would keep the lock.
 _guard = threading.RLock()
 
 

@@ -1,4 +1,5 @@
-"""Makes text from outside safe to show and to store: terminals obey some characters, and UTF-8 cannot hold others."""
+"""Makes text from outside safe to show and to store: some characters control a terminal, and UTF-8 cannot encode
+others."""
 
 from __future__ import annotations
 
@@ -31,13 +32,13 @@ def printable(text: str) -> str:
 def encodable(text: str) -> str:
     """Return ``text`` with every surrogate replaced.
 
-    Python has them in file names and status lines that are not UTF-8. No file, log or database can store them.
+    Python puts them into file names and status lines that are not UTF-8. Files, logs and databases cannot store them.
     """
     return _SURROGATES.sub(REPLACEMENT, text)
 
 
 def hide_passwords(text: str) -> str:
-    """Return ``text`` without its words that hold an ``@``: however a URL is mistyped, one may be a password.
+    """Mask the words of ``text`` that contain ``@``: a mistyped URL may contain a password.
 
     >>> hide_passwords("unknown option: --url user:hunter2@host")
     'unknown option: --url ***'

@@ -1,4 +1,4 @@
-"""The client that users see: `BaseClient`, which makes the calls, plus the resources."""
+"""The client that users see: `BaseClient`, which makes the calls, with the resources added."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ class BadRequestError(APIError):
 
 
 class AuthenticationError(APIError):
-    """401 from Truto: the API token is wrong, expired or of another environment."""
+    """401 from Truto: the API token is wrong, expired or from another environment."""
 
 
 class ReconnectRequiredError(APIError):
@@ -283,7 +283,7 @@ class PermissionDeniedError(APIError):
 
 
 class NotFoundError(APIError):
-    """404: Truto (local) or the provider (remote) knows no such thing."""
+    """404: Truto (local) or the provider (remote) has no such thing."""
 
 
 class RateLimitError(APIError):

@@ -14,7 +14,8 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 from msgspec import Struct
@@ -58,7 +59,8 @@ class Event(Struct, frozen=True, kw_only=True, gc=False):
 
 
 class RequestSent(Event, frozen=True, kw_only=True, gc=False):
-    """A request is sent. ``url`` is path and query; ``attempt`` counts from 1 within the call ``call_id``."""
+    """A request is about to be sent. ``url`` is path and query; ``attempt`` counts from 1 within the call
+    ``call_id``."""
 
     method: str
     url: str
@@ -130,7 +132,7 @@ class PageDecoded(Event, frozen=True, kw_only=True, gc=False):
 
 
 class FieldRepaired(Event, frozen=True, kw_only=True, gc=False):
-    """A field was not of its documented type and was repaired; the record itself is in ``Page.issues``."""
+    """A field did not have its documented type and was repaired; the record itself is in ``Page.issues``."""
 
     path: str
     message: str
@@ -141,7 +143,7 @@ class FieldRepaired(Event, frozen=True, kw_only=True, gc=False):
 
 
 class UnknownFields(Event, frozen=True, kw_only=True, gc=False):
-    """``fields`` were received that the items have no field for. Told once for each name in a walk.
+    """``fields`` were received that the items have no field for. Each name is reported once per walk.
 
     ``kept``: they are in ``unknown`` of the items, in ``to_dict()`` and in NDJSON. Otherwise, with a struct of your own
     and the ``normalized`` format, they were left out; ``item_type=dict`` keeps everything.
@@ -163,7 +165,7 @@ EventHook: TypeAlias = Callable[[Event], object]
 class Emitter:
     """Passes events to a client's hook and to the logger.
 
-    Building an event is not free, so check first whether anyone listens:
+    Building an event costs time, so check first whether anyone listens:
 
         if emitter.active:
             emitter.emit(RequestSent(time=emitter.now(), ...))
@@ -171,7 +173,7 @@ class Emitter:
     :raises ConfigurationError: ``hook`` is not callable, or is a coroutine function.
     """
 
-    __slots__ = ("_hook", "_is_hook_reported", "_logger", "now")
+    __slots__ = ("_hook", "_is_hook_reported", "_listeners", "_logger", "now")
 
     def __init__(
         self,
@@ -189,14 +191,24 @@ class Emitter:
                 "on_event must be a plain function, not a coroutine function: it is called in the middle of a request"
             )
         self._hook = hook
+        self._listeners: tuple[Callable[[Event], None], ...] = ()
         self._is_hook_reported = False
         self._logger = logger
         self.now = now
 
     @property
     def active(self) -> bool:
-        """Whether an event would be seen by anyone."""
-        return self._hook is not None or self._logger.isEnabledFor(logging.DEBUG)
+        """Whether anyone would see an event."""
+        return self._hook is not None or bool(self._listeners) or self._logger.isEnabledFor(logging.DEBUG)
+
+    @contextmanager
+    def listening(self, listener: Callable[[Event], None]) -> Generator[None]:
+        """Pass events to ``listener``, which does not raise, for the duration of the block."""
+        self._listeners = (*self._listeners, listener)
+        try:
+            yield
+        finally:
+            self._listeners = tuple(each for each in self._listeners if each is not listener)
 
     def emit(self, event: Event) -> None:
         """Pass on an event. A hook that raises never breaks the call; its first failure is logged at WARNING."""
@@ -204,6 +216,8 @@ class Emitter:
             self._logger.debug("%s", event)
         if self._hook is not None:
             self._call(self._hook, event)
+        for listener in self._listeners:
+            listener(event)
 
     def report_repairs(
         self, issues: Sequence[Issue], *, count: int | None = None, account: str | None = None

@@ -79,7 +79,7 @@ MENDS = (
     ),
     Mend(
         "a second walk that is resumed goes on with what it has met",
-        (ACCOUNT, "SeenRows(log, goes_on=position is not None)", "SeenRows(log)"),
+        (ACCOUNT, "SeenRows(await self._log(), goes_on=position is not None)", "SeenRows(await self._log())"),
     ),
     Mend(
         "a row's fingerprint depends on that row alone",
@@ -110,7 +110,10 @@ MENDS = (
             "        shared.circuit.success(time.monotonic())\n        self._state.calls",
         ),
     ),
-    Mend("a trial may renew the token", (ACCOUNT, "attempts=min(2, retry.attempts)", "attempts=1")),
+    Mend(
+        "a trial may renew the token",
+        ("pull/account_state.py", "attempts=min(2, retry.attempts)", "attempts=1"),
+    ),
     Mend(
         "the last attempt may renew the token",
         (

@@ -643,7 +643,8 @@ class World:
 
 def is_alive(pull: Pull[Any]) -> bool:
     """Tell whether a pull holds both its folder and its state."""
-    return len(pull._to_close) == 2
+    store: Any = pull._store
+    return len(store._to_close) == 2
 
 
 def is_alone_to_blame(account: str, calls: list[Call]) -> bool:

@@ -60,13 +60,13 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 AnyResponse = TypeVar("AnyResponse", BufferedResponse, StreamedResponse)
 
-# Makes one attempt: takes the token and the attempt's number, returns a result and how it was answered.
+# Makes one attempt: takes the token and the attempt's number, returns a result and the details of the response.
 Attempt: TypeAlias = Callable[["Secret", int], Awaitable[tuple[R, ResponseInfo]]]
 
 DEFAULT_BASE_URL = "https://api.truto.one"
 BASE_URL_VARIABLE = "TRUTO_API_BASE_URL"
 DEFAULT_MAX_BODY_BYTES = 64 * 2**20
-# Seconds that closing waits for calls in flight, which it has ended, to return.
+# Seconds that ``aclose`` gives calls in flight to return, once it has ended them.
 END_CALLS = 1.0
 
 
@@ -244,6 +244,10 @@ class BaseClient:
             failure = None  # the error, its frames and this variable would be a cycle
             content = b""  # this frame is part of them too
 
+    def mask(self) -> Callable[[TrutoError], None]:
+        """Return a function that masks the token last sent in an error that quotes a body."""
+        return partial(mask_error, token=self._token.last)
+
     def open_stream(self, target: str, *, account: str | None) -> Reopen:
         """Prepare a call whose body the caller reads as it arrives.
 
@@ -254,7 +258,7 @@ class BaseClient:
 
         async def attempt_once(token: Secret, attempt: int) -> tuple[StreamedResponse, ResponseInfo]:
             response = await self._send(call, token, attempt, self._streamed)
-            response.waiting = call.time  # in case that it fails, and another one is opened
+            response.waiting = call.time  # in case it fails and another one is opened
             call.state.succeeded()
             return response, call.response_info(response.status, response.headers, attempt)
 
@@ -393,7 +397,7 @@ class BaseClient:
             del error, response
 
     def _headers_with(self, token: Secret) -> dict[str, str]:
-        """Return the headers to give with a request; they are made once for each token."""
+        """Return the headers to pass with a request; they are built once per token."""
         if self._sent_headers is None or self._sent_headers[0] is not token:
             is_sent_anyway = self._headers is self._transport.default_headers
             others = {} if is_sent_anyway else self._headers
@@ -412,7 +416,7 @@ class BaseClient:
         )
 
     async def _streamed(self, call: Call, headers: dict[str, str]) -> StreamedResponse:
-        """Return when the headers are here. The body of an error response is read, up to a limit."""
+        """Return once the headers have arrived. The body of an error response is read, up to a limit."""
         response = await self._transport.open(
             call.method, call.target, headers, timeouts=self.timeouts, may_resend=self._may_resend
         )

@@ -18,7 +18,7 @@ waiting_call: ContextVar[int] = ContextVar("truto_ci_async_waiting_call", defaul
 
 
 class CallTime:
-    """The time of one call, which ``Timeouts.total`` limits. It runs inside ``with`` and stands still outside.
+    """The time of one call, which ``Timeouts.total`` limits. The clock runs inside ``with`` and stops outside.
 
     So it counts attempts, waits and decoding, but not a caller who is not ready for the response.
     """
@@ -99,7 +99,7 @@ class Call:
             self.started = self.sent_at
 
     def received(self, response: BufferedResponse | StreamedResponse, attempt: int) -> None:
-        """Report that the response to an attempt is here."""
+        """Report that the response to an attempt has arrived."""
         if self._emitter.active:
             self._emitter.emit(
                 ResponseReceived(
@@ -130,7 +130,7 @@ class Call:
             )
 
     def out_of_time(self) -> DeadlineError:
-        """Return the error for a call that took longer than it may."""
+        """Return the error for a call that ran out of time."""
         total, attempts = self.time.total, self.state.attempts
         return DeadlineError(
             f"no response within {total} s, after {attempts} attempts "

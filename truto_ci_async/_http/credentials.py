@@ -21,8 +21,8 @@ class Secret(str):
         return "'***'"
 
 
-# A token of at least this many characters is masked in what the service says. A shorter one, such as "token" in
-# somebody's test, is no secret, and may be a word or a key of the body.
+# A token of at least this many characters is masked wherever the service repeats it. A shorter one, such as "token" in
+# a test, is not a secret, and may be a word or a key of the body.
 SHORTEST_SECRET = 12
 
 
@@ -70,6 +70,11 @@ class Token:
         self._source = None if isinstance(source, str) else source
         self._value = checked_token(source) if isinstance(source, str) else None
         self._lock: asyncio.Lock | None = None
+
+    @property
+    def last(self) -> Secret:
+        """The last one that ``get`` returned, or an empty text."""
+        return self._value or Secret()
 
     @property
     def is_refreshable(self) -> bool:

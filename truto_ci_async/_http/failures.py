@@ -1,4 +1,4 @@
-"""What a failed attempt means: the error for an error status, and what the retry rules need to know of it."""
+"""What a failed attempt means: the error for an error status, and what the retry rules need to know about it."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ _BODY_READERS = frozenset({"truto_ci_async", "codecs", "json", "ijson", "msgspec
 def drop_locals(error: BaseException) -> None:
     """Clear the variables of the frames in the tracebacks of an error and of its causes.
 
-    They hold the response and its body, several times over. Whoever keeps ten errors would keep ten bodies. Where the
-    error was raised can still be printed. Frames of the caller's own code, and those still running, keep theirs.
+    They hold the response and its body, several times over: keeping ten errors would keep ten bodies in memory.
+    Tracebacks can still be printed. Frames of the caller's own code, and those still running, keep theirs.
     """
     for each in error_chain(error):
         if isinstance(each, UnicodeDecodeError):
@@ -73,7 +73,7 @@ def drop_locals(error: BaseException) -> None:
 
 
 def failure_of(error: APIError | TransportError) -> Failure:
-    """Return what the retry rules need to know of an error."""
+    """Return what the retry rules need to know about an error."""
     if isinstance(error, APIError):
         return Failure(
             kind="status",

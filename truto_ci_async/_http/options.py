@@ -34,7 +34,7 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def merge_headers(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    """Return both. Where they have the same name, in whatever case, ``others`` wins."""
+    """Return both, merged. ``others`` wins where a name is in both; case is ignored."""
     names = {name.lower() for name in others}
     return {name: value for name, value in headers.items() if name.lower() not in names} | dict(others)
 

@@ -30,11 +30,11 @@ T = TypeVar("T")
 KEYS_PER_STEP = 256
 # Keys that may hold the items; the first one is taken if both are there.
 ITEM_KEYS = ("result", "results")
-# How much is looked through for lone surrogates, or checked for UTF-8, in one step.
+# Bytes searched for lone surrogates, or checked for UTF-8, in one step.
 SCAN_BYTES = 2**20
 
 _SPACE = re.compile(rb"[ \t\r\n]*")
-# A place where the text can be divided: no escape, and no pair of them, goes across its end.
+# A place where the text can be split: no escape, and no surrogate pair, continues past its end.
 _NO_ESCAPE = re.compile(rb"[^\\]{13}")
 
 _decode_object = msgspec.json.Decoder(dict[str, Raw])
@@ -43,7 +43,7 @@ Steps = Generator[None, None, T]
 
 
 class Walked(NamedTuple, Generic[T]):
-    """What a body consists of: its items, if there are any, and the JSON of every other key."""
+    """The parts of a body: its items, if there are any, and the JSON of every other key."""
 
     fields: dict[str, bytes]
     items: list[T] | None
@@ -56,19 +56,20 @@ class BodyWalker(Generic[T]):
     def __init__(self, body: bytes, reader: ItemReader[T], *, keyed: bool, size: Callable[[], int]) -> None:
         self.at_end = False  # the body is complete JSON
         self._body = body
-        self._text = body  # with lone surrogates replaced from the first one outside of the items on
+        self._text = body  # from the first lone surrogate outside the items on, a copy without them
         self._reader = reader
         self._opening = b"{" if keyed else b"["
         self._size = size
         self._at = 0
         self._fields: dict[str, bytes] = {}
         self._items: dict[str, tuple[list[T], ItemCollector[T]]] = {}
-        self._surrogates: dict[str, list[Note]] = {}  # that were replaced, by top-level key
+        self._surrogates: dict[str, list[Note]] = {}  # replaced ones, by top-level key
 
     def walk(self) -> Steps[Walked[T]]:
         """Read the body.
 
-        :raises DecodeError: it is not a JSON object, has too many keys, or an item is invalid and to be refused.
+        :raises DecodeError: it is not a JSON object, has too many keys, or has an invalid item and
+            ``on_invalid="raise"``.
         """
         yield from self._check_utf8()
         if FAST_PARSER_WORKS:

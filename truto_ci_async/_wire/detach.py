@@ -21,7 +21,7 @@ def raw_places(item_type: Any) -> tuple[list[tuple[str, Callable[[Any], Any]]], 
     info = msgspec.inspect.type_info(item_type)
     if not isinstance(info, msgspec.inspect.StructType):
         return [], item_type is not Raw and _may_hold_raw(info, set())
-    # A field with another default, such as UNSET, is not always Raw: each of its values has to be looked at.
+    # A field with another default, such as UNSET, is not always Raw: each of its values has to be checked.
     names = [
         field.name
         for field in info.fields
@@ -44,12 +44,12 @@ def _may_hold_raw(info: object, seen: set[int]) -> bool:
 
 
 def detached(items: Items) -> Items:
-    """Replace each Raw by a copy, in items of any type that msgspec can make.
+    """Replace each Raw with a copy, in items of any type that msgspec can decode.
 
-    Only tuples are followed by recursion, because JSON may be nested deeper than Python calls may.
+    Only tuples are visited recursively: JSON may be nested deeper than the recursion limit.
     """
     todo: list[Any] = []
-    done = set[int]()  # items may refer to each other: a type's __post_init__ can do what it likes
+    done = set[int]()  # items may refer to each other: a type's __post_init__ can do anything
     fresh = type(items)([_fresh(item, todo) for item in items])
     while todo:
         holder = todo.pop()
@@ -72,7 +72,7 @@ def detached(items: Items) -> Items:
 
 
 def _fresh(value: Any, todo: list[Any]) -> Any:
-    """Return what to put in the place of ``value``. If it may hold Raw itself, it is added to ``todo``."""
+    """Return a replacement for ``value``. If that may hold Raw, add it to ``todo``."""
     kind = cast("Any", type(value))
     if kind is Raw:
         return value.copy()

@@ -42,7 +42,7 @@ class CommonFilters(TypedDict, total=False):
 
 
 class Filters(CommonFilters, total=False):
-    """The filters that a resource takes unless it names its own."""
+    """The filters of a resource that declares none of its own."""
 
     start_time: When | None
     end_time: When | None
@@ -158,7 +158,7 @@ def _flag(name: str, flag: object) -> bool:
 def field_names(names: object) -> list[str]:
     """Return the names of ``exclude_fields`` as plain text.
 
-    :raises UsageError: they are no list of names.
+    :raises UsageError: not a list of names.
     """
     if names is None:
         return []
@@ -172,7 +172,7 @@ def field_names(names: object) -> list[str]:
 def _field_name(name: object) -> str:
     text: object = plain(name)
     if not isinstance(text, str) or not text.strip():
-        raise UsageError(f"exclude_fields must be a list of names, and {brief(name)} is none")
+        raise UsageError(f"exclude_fields must be a list of names, but {brief(name)} is not a name")
     return text
 
 
@@ -187,9 +187,9 @@ def _parameters(name: str, value: object) -> Mapping[Any, object]:
 def split_users(users: Iterable[UserFilter] | str | None) -> tuple[tuple[str, ...], ...]:
     """Split user ids into batches that fit in one request, in input order and without duplicates.
 
-    The service reads at most ``MAX_ARRAY_ITEMS`` users as an array. None is one empty batch: all users.
+    The service reads at most ``MAX_ARRAY_ITEMS`` users as an array. None gives one empty batch, for all users.
 
-    :raises UsageError: there are none, or an id is not a non-empty string. Numbers are refused: ids have up to 20
+    :raises UsageError: the list is empty, or an id is not a non-empty string. Numbers are refused: ids have up to 20
         digits, and a float cannot hold them exactly.
     """
     if users is None:
@@ -230,10 +230,10 @@ def account_id(account: str | IntegratedAccount | None) -> str | None:
 
 
 def takes_filters(method: F, own: Collection[str] = tuple(Filters.__annotations__)) -> F:
-    """Replace ``**filters`` in a method's signature by the filters themselves, and reject unknown keywords.
+    """Replace ``**filters`` in a method's signature with the filters themselves, and reject unknown keywords.
 
     Type checkers know the filters from ``Unpack[Filters]``; ``help()`` and notebooks only read the signature. ``own``
-    are those filters of the resource that not every resource has.
+    are the filters that not every resource has.
     """
     filters = [name for name in FILTER_DEFAULTS if name in own or name not in OWN_FILTERS]
     signature = inspect.signature(method)

@@ -1,6 +1,6 @@
-"""Reads rows of the ``normalized`` format, whose metrics may stand beside the other fields, and notes unknown fields.
+"""Reads rows of the ``normalized`` format, whose metrics may be top-level fields, and notes unknown fields.
 
-Nobody documents that format. Decoded as it is, a flat row would become a record without metrics, in silence.
+That format is undocumented. Decoded as it is, a flat row would silently lose its metrics.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METRICS = "metrics"
 class FlatRowReader(ItemReader[T]):
     """Reads items as ``reader`` does, after moving metrics from the top of each row to where the type has them.
 
-    Names of unknown fields are told for any struct.
+    Unknown fields are reported for any struct.
     """
 
     joins_envelope = False
@@ -46,7 +46,7 @@ class FlatRowReader(ItemReader[T]):
         return super().read_item(self._move_metrics(raw), index=index, path=path)
 
     def _move_metrics(self, row: bytes) -> bytes:
-        """Return ``row`` with the metrics in their place; one that cannot be read stays as it is."""
+        """Return ``row`` with the metrics moved to their place; a row that cannot be read is returned unchanged."""
         if not row.lstrip().startswith(b"{"):
             return row
         try:

@@ -1,15 +1,15 @@
 """Decodes arrays of typed items, and repairs them: a bad field costs only itself, and is always reported.
 
-How it works. A whole array is decoded by one typed msgspec decoder, and for nearly every page that is all. Only if it
-fails, or if an item seems to hold nothing its type knows, is the array split into the bytes of its items. An item that
-does not fit is rewritten by `repair`, and decoded again. Each change becomes an ``Issue``.
+How it works. A whole array is decoded by one typed msgspec decoder, and for nearly every page that is all. Only if that
+fails, or an item seems to have no known field, is the array split into the bytes of its items. An item that does not
+fit its type is rewritten by `repair` and decoded again. Each change becomes an ``Issue``.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import lru_cache
@@ -25,7 +25,7 @@ from truto_ci_async._json import UNKNOWN
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Issue
 from truto_ci_async.models.struct_types import is_struct, split_array, split_object
-from truto_ci_async.models.unknown_members import is_api_object, member_mover
+from truto_ci_async.models.unknown_members import MOST_NAMES, Names, is_api_object, member_mover
 
 from .detach import detached, raw_places
 from .repair import (
@@ -43,10 +43,8 @@ OnInvalid: TypeAlias = Literal["repair", "raise"]
 # Default limits of a stream: for one item, and for what surrounds the items of a body.
 MAX_ITEM_BYTES = 64 * 2**20
 MAX_ENVELOPE_BYTES = 16 * 2**20
-# Issues kept of one body; the others are only counted. A page of wrong items can have millions.
+# Issues kept per body; the others are only counted. A page of bad items can have millions.
 ISSUES_KEPT = 100
-# Unknown fields told of one walk: a service may use ids as keys.
-MOST_NAMES = 100
 
 
 class IssueList(list[Issue]):
@@ -62,10 +60,10 @@ class IssueList(list[Issue]):
         self.is_full = keep <= 0
         self._keep = keep
 
-    def drop(self, index: int) -> None:
-        """Count an item that was left out, without an issue."""
-        self.total += 1
-        self.dropped.append(index)
+    def drop_all(self, indices: Sequence[int]) -> None:
+        """Count items that were left out, without issues."""
+        self.total += len(indices)
+        self.dropped += indices
 
     def add(self, index: int, raw: bytes, notes: Notes, *, dropped: bool) -> None:
         """Note what is wrong with an item."""
@@ -83,8 +81,8 @@ class ItemReader(Generic[T]):
     """Read items of one type. Build it once and reuse it: building the decoders costs more than a small page.
 
     ``item_type`` is a msgspec Struct (repaired field by field), ``dict`` or ``Any`` (anything), ``msgspec.Raw`` (the
-    exact bytes), or a dataclass or TypedDict (all or nothing). Raw is copied out of the text it came in. For fields
-    of the items themselves that costs next to nothing, for Raw deeper inside a microsecond or two.
+    exact bytes), or a dataclass or TypedDict (all or nothing). Raw is copied out of the body. For fields of the items
+    themselves that costs next to nothing, for Raw nested deeper a microsecond or two.
 
         >>> items, issues = ItemReader(Person).read_array(b'[{"id": 234599484848423, "name": "Ann"}]')
         >>> items[0].id, issues[0].path
@@ -95,7 +93,7 @@ class ItemReader(Generic[T]):
     fields are optional, it would become a record full of None.
     """
 
-    #: Whether the items of a page may be decoded together with what surrounds them.
+    #: Whether the items of a page may be decoded together with its envelope.
     joins_envelope = True
     #: Names of fields received since ``for_walk`` that ``item_type`` has no place for.
     unknown_fields: tuple[str, ...] = ()
@@ -113,6 +111,7 @@ class ItemReader(Generic[T]):
         except TypeError as error:
             raise UsageError(f"item_type cannot be decoded from JSON: {error}") from error
         self._repairer = struct_repairer(item_type)
+        self._takes_objects_only = self._repairer is not None or item_type is dict
         self._mover = member_mover(item_type)
         self._blank_fields = _blank_fields(item_type) if self._repairer else []
         self._raw_fields, self._has_raw_inside = raw_places(item_type)
@@ -120,15 +119,15 @@ class ItemReader(Generic[T]):
     def for_walk(self, tell: Callable[..., object]) -> ItemReader[T]:
         """Return a reader with the same decoders that calls ``tell(names, kept=...)`` for unknown fields.
 
-        Each name is told once, at most ``MOST_NAMES`` of them. An ApiObject keeps the fields; other structs leave them
-        out, without a word unless their rows are flat.
+        Each name is reported once, and at most ``MOST_NAMES`` of them. An ApiObject keeps the fields. Other structs
+        drop them, and report them only if their rows are flat.
         """
         reader = copy(self)
         reader._tell, reader.unknown_fields = tell, ()
         return reader
 
-    def note_unknown(self, names: list[str]) -> None:
-        """Remember and tell those of the names that are new."""
+    def note_unknown(self, names: Iterable[str]) -> None:
+        """Remember and report the names that are new."""
         new = [name for name in dict.fromkeys(names) if name not in self.unknown_fields]
         new = new[: MOST_NAMES - len(self.unknown_fields)]
         if new and self._tell is not None:
@@ -152,7 +151,7 @@ class ItemReader(Generic[T]):
         except msgspec.ValidationError:
             pass
         except _UNREADABLE as error:
-            raise _renamed(error, text, path, start) from None
+            raise _map_error(error, text, path, start) from None
         return self._read_each(text, start, path, keep)
 
     def read_item(self, raw: bytes, *, index: int, path: str) -> tuple[T | None, IssueList]:
@@ -164,9 +163,9 @@ class ItemReader(Generic[T]):
         return self._read_one(raw, index, path, issues), issues
 
     def detach(self, items: Items) -> Items:
-        """Copy everything that is Raw in ``items``, or the items if they are Raw.
+        """Copy every Raw in ``items``, or the items themselves if they are Raw.
 
-        A Raw is a view of the whole text it came in: keeping one item would keep its page in memory.
+        A Raw is a view of the whole body: keeping one item would keep its page in memory.
         """
         if self.item_type is Raw:
             return type(items)(map(Raw.copy, items))
@@ -196,11 +195,14 @@ class ItemReader(Generic[T]):
         try:
             raws = split_array(text)
         except _UNREADABLE as error:
-            raise _renamed(error, text, path, start) from None
+            raise _map_error(error, text, path, start) from None
+        if keep <= 0 and self._takes_objects_only and b"{" not in text:  # a page may have millions of these
+            issues.drop_all(range(start, start + len(raws)))
+            return [], issues
         for index, each in enumerate(raws, start):
             raw = bytes(each)
-            if issues.is_full and self._is_hopeless(raw):  # a page may have millions of these
-                issues.drop(index)
+            if issues.is_full and self.is_hopeless(raw):
+                issues.drop_all((index,))
                 continue
             item = self._read_one(raw, index, f"{path}[{index}]", issues)
             if item is not None or not issues.dropped or issues.dropped[-1] != index:
@@ -213,7 +215,7 @@ class ItemReader(Generic[T]):
         try:
             item, kept = self._decode_or_repair(raw, path, notes, is_told=not issues.is_full)
         except _UNREADABLE as error:
-            found = _renamed(error, raw, path, index)
+            found = _map_error(error, raw, path, index)
             if isinstance(found, DecodeError):
                 raise found from None
             raise DecodeError(f"not JSON: {error}", path=path, index=index, raw=raw) from error
@@ -229,7 +231,7 @@ class ItemReader(Generic[T]):
     def _decode_or_repair(
         self, raw: bytes, path: str, notes: Notes, *, is_told: bool
     ) -> tuple[T | None, bool]:
-        """Return an item and whether to keep it. Unless ``is_told``, the note why it is dropped has no text."""
+        """Return an item and whether to keep it. Unless ``is_told``, the note on a dropped item has no text."""
         repairer = self._repairer
         if repairer is not None and not _OBJECT.match(raw):
             notes.add(path, self._mismatch(raw) if is_told else "")
@@ -249,13 +251,13 @@ class ItemReader(Generic[T]):
     def _read_misfit(
         self, raw: bytes, message: str, path: str, notes: Notes, *, is_told: bool
     ) -> tuple[T | None, bool]:
-        """Read an item about which the decoder said ``message``: move its unknown members, then repair it."""
+        """Read an item that the decoder refused with ``message``: move its unknown members, then repair it."""
         repairer = self._repairer
         fields = {} if repairer is None else split_object(raw)
         if repairer is not None and repairer.is_foreign(fields):
             notes.add(path, repairer.describe_foreign(fields) if is_told else "")
             return None, False
-        moved = raw if self._mover is None else self._move_unknown(raw)
+        moved = raw if self._mover is None else self._move_unknown(raw, fields)
         if moved is not raw:
             try:
                 return self._decode_item(moved), True
@@ -267,20 +269,23 @@ class ItemReader(Generic[T]):
         fixed = self._repair(repairer, fields, path, notes)
         return fixed, fixed is not None
 
-    def _move_unknown(self, raw: bytes) -> bytes:
+    def _move_unknown(self, raw: bytes, fields: dict[str, Raw]) -> bytes:
         """Return an item with its unknown members moved to where its structs keep them."""
-        names: list[str] = []
+        names: Names = {}
         assert self._mover is not None
-        moved = self._mover.move(raw.lstrip(), "", names)
+        if self._repairer is None:
+            moved = self._mover.move(raw.lstrip(), "", names)
+        else:
+            moved = self._mover.move_members(raw, fields, "", names)
         if names and len(self.unknown_fields) < MOST_NAMES:
             self.note_unknown(names)
         return moved if names else raw
 
-    def _is_hopeless(self, raw: bytes) -> bool:
+    def is_hopeless(self, raw: bytes) -> bool:
         """Tell quickly whether an item would be dropped; False if that takes decoding it."""
-        if self._repairer is None:
-            return self.item_type is dict and not raw.startswith(b"{")
-        return not raw.startswith(b"{") or self._repairer.is_foreign(split_object(raw))
+        if not raw.startswith(b"{"):
+            return self._takes_objects_only
+        return self._repairer is not None and self._repairer.is_foreign(split_object(raw))
 
     def _mismatch(self, raw: bytes) -> str:
         try:
@@ -300,7 +305,7 @@ class ItemReader(Generic[T]):
 
 
 def _blank_fields(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
-    """Return getter and value of each field of an item decoded from ``{}``; empty if it cannot be."""
+    """Return the getter and value of each field of an item decoded from ``{}``; empty if ``{}`` does not decode."""
     try:
         blank = msgspec.json.decode(b"{}", type=item_type)
     except (msgspec.ValidationError, RecursionError):
@@ -310,11 +315,11 @@ def _blank_fields(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
 
 
 _OBJECT = re.compile(rb"\s*\{")
-# What msgspec raises for bad text; a ValidationError, which is one too, is caught before.
+# What msgspec raises for bad text. A ValidationError is a DecodeError too, and is caught first.
 _UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def _renamed(error: Exception, raw: bytes, path: str, index: int) -> Exception:
+def _map_error(error: Exception, raw: bytes, path: str, index: int) -> Exception:
     """Return our DecodeError for bad UTF-8 and for nesting that is too deep, and any other error as it is.
 
     For bad UTF-8 msgspec raises UnicodeDecodeError before 0.23, and its own DecodeError since.

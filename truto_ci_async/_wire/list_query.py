@@ -31,7 +31,7 @@ from .query_string import (
 )
 from .times import ResolvedTime
 
-# qs drops the parameters after these, in silence.
+# qs silently drops the parameters after these.
 MAX_PARAMETERS = 1000
 
 
@@ -135,7 +135,7 @@ class ListQuery(Struct, frozen=True, kw_only=True):
     def continued_from(self, cursor: str | Position | None) -> ListQuery:
         """Return this query with the relative times of the walk that a position comes from.
 
-        ``-7d`` means another time now than when that walk began, and its pages would be mixed with those of another.
+        ``-7d`` means a different time now than when that walk began, so the pages of two windows would be mixed.
         """
         position = read_cursor(cursor)
         if not isinstance(position, Position) or not position.times:

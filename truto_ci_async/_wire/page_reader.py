@@ -3,7 +3,7 @@
 The items themselves are read in `item_reader`, error bodies in `responses`.
 
 How it works. One typed decoder reads the whole body, which is enough for an ordinary page. If that fails, if an item
-looks as if it held nothing known, or if the body is large, `body_walker` reads it in steps, item by item where needed.
+seems to have no known field, or if the body is large, `body_walker` reads it in steps, item by item where needed.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SLICE_BYTES = 256 * 1024
 # A longer cursor is refused: no request could hold it, and each is kept in positions and stored state.
 MAX_CURSOR_BYTES = 64 * 1024
 MAX_CURSOR_JSON = 6 * MAX_CURSOR_BYTES + 2  # each character as an escape, and the quotes
-# After a value around the items that is larger, others get a turn.
+# After a larger value in the envelope, the event loop gets a turn.
 STEP_BYTES = 64 * 1024
 # How many keys of an unexpected body an error message lists.
 KEYS_SHOWN = 12
@@ -58,6 +58,7 @@ class PageData(Struct, Generic[T], kw_only=True):
     extra: dict[str, Any] = {}
     issues: list[Issue] = []
     issues_count: int = 0
+    dropped_count: int = 0
     keys: tuple[str, ...] | None = None
     unknown_fields: tuple[str, ...] = ()
 
@@ -91,7 +92,7 @@ class PageReader(Generic[T]):
         self._envelope = msgspec.json.Decoder(envelope)
 
     def start_walk(self, tell: Callable[..., object], *, flat_rows: bool) -> None:
-        """Tell names of unknown fields from now on (see ``ItemReader.for_walk``).
+        """Report unknown fields from now on (see ``ItemReader.for_walk``).
 
         ``flat_rows``: rows are those of the ``normalized`` format.
         """
@@ -114,7 +115,7 @@ class PageReader(Generic[T]):
         return page
 
     def read_ordinary(self, body: bytes) -> PageData[T] | None:
-        """Read a body at full speed; None if that takes more than a typed decoder, as wrong items do."""
+        """Read a body at full speed; None if a typed decoder is not enough, for example for bad items."""
         if self._keyed or not self._items.joins_envelope:
             return None
         try:
@@ -144,7 +145,7 @@ class PageReader(Generic[T]):
         The page is the same as the one ``read`` returns. ``size`` tells how many bytes of items the next step decodes.
         """
         body = body.removeprefix(BYTE_ORDER_MARK)
-        # Imported here because of ijson, which an ordinary page does without.
+        # Imported here because it imports ijson, which an ordinary page does not need.
         from .body_walker import BodyWalker
         from .incremental.lexer import cut_steps
 
@@ -175,13 +176,14 @@ class PageReader(Generic[T]):
             item_type=self.item_type,
             issues=collector.issues,
             issues_count=collector.issues_count,
+            dropped_count=collector.dropped_count,
             keys=None if keys is None else tuple(keys),
             unknown_fields=self._items.unknown_fields,
             **around,
         )
 
     def _no_items(self, fields: dict[str, bytes], body: bytes) -> list[T]:
-        """Read a body in which there are no items where they should be.
+        """Read a body that has no items where they should be.
 
         :raises DecodeError: unless an array without items takes the place of a keyed object.
         """
@@ -195,7 +197,7 @@ class PageReader(Generic[T]):
         )
 
     def _tell_lost(self, counted: int | None, collector: ItemCollector[T]) -> None:
-        """Compare the service's own count with the keys: of items with the same key it keeps one."""
+        """Compare the service's own count with the keys: it keeps only one of the items with the same key."""
         if counted is not None and counted > collector.index:
             message = (
                 f"the service counted {counted:,} items, but there are {collector.index:,} keys:"
@@ -292,7 +294,7 @@ class _RawEnvelope(Struct):
 # What a JSON object begins with, in UTF-8 or UTF-16, with a byte order mark or without.
 _OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{|\xff\xfe(?:\s\0)*\{\0|\xfe\xff(?:\0\s)*\0\{")
 # Up to this size a body that msgspec refuses is read by the standard library, which takes NaN, control characters,
-# lone surrogates and UTF-16, but holds the loop.
+# lone surrogates and UTF-16, but blocks the loop.
 _LENIENT_BYTES = 2**20
 
 
@@ -301,7 +303,7 @@ def raw_cursors(body: bytes) -> tuple[str | None, str | None]:
 
     A raw body can be anything; one that is not a JSON object has neither.
 
-    :raises DecodeError: it is a JSON object, but cannot be read, so nobody knows whether there is another page.
+    :raises DecodeError: it is a JSON object but cannot be read, so it is unknown whether there is another page.
     """
     if not _OBJECT.match(body):
         return None, None

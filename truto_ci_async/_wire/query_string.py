@@ -85,7 +85,7 @@ def _flatten(name: str, value: object, object_arrays: ObjectArrays) -> Iterable[
 def plain_name(key: object) -> str:
     """Return the name of a parameter as a plain str.
 
-    :raises UsageError: it is no string.
+    :raises UsageError: not a string.
     """
     text = plain(key)
     if not isinstance(text, str):
@@ -116,7 +116,7 @@ def plain_scalar(name: str, value: object) -> str | bool | int | float | None:
         return str(UUID(int=scalar.int))
     try:
         if isinstance(scalar, int):
-            return scalar if abs(scalar) <= LARGEST else str(scalar)  # JSON of msgspec ends there
+            return scalar if abs(scalar) <= LARGEST else str(scalar)  # msgspec writes no larger integers
     except ValueError:  # it has thousands of digits
         pass
     raise UsageError(
@@ -139,7 +139,7 @@ def require_encodable(text: str, what: str) -> str:
 def join_path(*segments: str) -> str:
     """Join path segments, each fully percent-encoded.
 
-    :raises UsageError: a segment is empty or no text, or is ``.`` or ``..``, which a server would resolve.
+    :raises UsageError: a segment is empty, is not text, or is ``.`` or ``..``, which a server would resolve.
     """
     return "/" + "/".join(quote(_segment(segment), safe="") for segment in segments)
 

@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 
 def read_record(body: bytes, reader: ItemReader[T], *, in_result: bool = False) -> tuple[T, IssueList]:
-    """Read a body into one item, with what was repaired.
+    """Read a body as one item, and return it with the repairs.
 
     With ``in_result`` the item may be the ``result`` of the body, as in the ``debug`` format.
 
-    :raises DecodeError: it is not one item of the reader's type.
+    :raises DecodeError: it is not an item of the reader's type.
     :raises TruncatedBodyError: it is the beginning of a JSON text.
     """
     received = body.removeprefix(BYTE_ORDER_MARK).strip()

@@ -37,8 +37,10 @@ Fields: TypeAlias = dict[str, Raw]
 # Where something was changed, and what and why.
 Note: TypeAlias = tuple[str, str]
 
-# Notes kept of one value; the others are only counted. A list in one record can have millions of wrong elements.
+# Notes kept per value; the others are only counted. A list in one record can have millions of wrong elements.
 NOTES_KEPT = 100
+# A list or dict with more wrong values than this is left out: repairing each takes microseconds.
+MOST_REPAIRS = 20_000
 
 
 class Notes(list[Note]):
@@ -53,9 +55,18 @@ class Notes(list[Note]):
         if len(self) < NOTES_KEPT:
             self.append((path, message))
 
+    def check_number(self) -> None:
+        """:raises TooManyRepairs: there are more than a value may have."""
+        if self.total > MOST_REPAIRS:
+            raise TooManyRepairs
+
     def add_all(self, others: Notes) -> None:
         self.total += others.total
         self += others[: NOTES_KEPT - len(self)]
+
+
+class TooManyRepairs(Exception):
+    """A value has more than ``MOST_REPAIRS`` wrong values in it."""
 
 
 class Repairer:
@@ -114,9 +125,13 @@ class Repairer:
         return b"".join((*parts, b"}")) if is_complete else None
 
     def _fix(self, raw: bytes, message: str, path: str, notes: Notes) -> bytes | None:
-        """Return a value to replace ``raw``, about which the decoder said ``message``; None if there is none."""
+        """Return a replacement for ``raw``, which the decoder refused with ``message``; None if there is none."""
         tried = Notes()
-        fixed = self._rewrite(raw, message, path, tried)
+        try:
+            fixed = self._rewrite(raw, message, path, tried)
+        except TooManyRepairs:
+            notes.add(path, f"left out, because it holds more than {MOST_REPAIRS:,} wrong values")
+            return b"null" if self._nullable else None
         if fixed is not None and self._accepts(fixed):
             notes.add_all(tried)
             return fixed
@@ -153,22 +168,25 @@ class Repairer:
         if not self._values:
             return None
         repairer = _repairer(self._values[0])
-        fixed = (
-            (key, repairer.keep_or_fix(value, path, f".{key}", notes))
-            for key, value in split_object(raw).items()
-        )
-        members = (msgspec.json.encode(key) + b":" + value for key, value in fixed if value is not None)
+        members: list[bytes] = []
+        for key, value in split_object(raw).items():
+            fixed = repairer.keep_or_fix(value, path, f".{key}", notes)
+            notes.check_number()
+            if fixed is not None:
+                members.append(msgspec.json.encode(key) + b":" + fixed)
         return b"{" + b",".join(members) + b"}"
 
     def _rewrite_list(self, raw: bytes, path: str, notes: Notes) -> bytes | None:
         if not self._elements:
             return None
         repairer = _repairer(self._elements[0])
-        fixed = (
-            repairer.keep_or_fix(item, path, f"[{index}]", notes)
-            for index, item in enumerate(split_array(raw))
-        )
-        return b"[" + b",".join(item for item in fixed if item is not None) + b"]"
+        items: list[bytes | Raw] = []
+        for index, item in enumerate(split_array(raw)):
+            fixed = repairer.keep_or_fix(item, path, f"[{index}]", notes)
+            notes.check_number()
+            if fixed is not None:
+                items.append(fixed)
+        return b"[" + b",".join(items) + b"]"
 
     @cached_property
     def _keys(self) -> frozenset[str]:

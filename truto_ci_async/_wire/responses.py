@@ -31,7 +31,7 @@ from truto_ci_async.models import Capabilities
 
 from .item_reader import item_reader
 
-# The longest text of a service's message that an error repeats.
+# Characters of the service's message that an error repeats at most.
 MESSAGE_CHARS = 1_000
 
 _decode_any = msgspec.json.Decoder()
@@ -78,7 +78,7 @@ def read_error(
     )
 
 
-# All errors of Truto have these; a balancer's or a proxy's JSON may have a ``message``, but no ``statusCode``.
+# All errors of Truto have these; the JSON of a load balancer or proxy may have a ``message``, but no ``statusCode``.
 _TRUTO_KEYS = frozenset({"statusCode", "message"})
 
 
@@ -87,8 +87,8 @@ def error_class(
 ) -> type[APIError]:
     """Return the exception that says what to do about a status; ``is_truto``: the body has the shape of Truto's errors.
 
-    Only a 503 of Truto's own without ``Retry-After`` means that the account is blocked. The provider, and a balancer
-    in front of the service, send 503 when they are away for a moment.
+    Only a 503 of Truto's own without ``Retry-After`` means that the account is blocked. The provider, or a load
+    balancer in front of the service, sends 503 while it is briefly unavailable.
     """
     if status == 401:
         return ReconnectRequiredError if is_remote else AuthenticationError
@@ -162,7 +162,7 @@ def _search(pattern: str, text: str) -> bool:
 
 
 def raise_for_cursor(error: APIError, cursor: str | None) -> NoReturn:
-    """Raise ``error``, or what it means if the service refused the ``cursor`` that was sent.
+    """Raise ``error``, or a more specific error if the service refused the ``cursor`` that was sent.
 
     Expiry comes first: a message about an expired cursor often tells how to ask for another one.
 
@@ -225,8 +225,8 @@ _NO_TRANSCRIPT = (
     r"\b(?:transcripts?|transcriptions?|recordings?)\b[^.;]{0,60}?"
     r"(?:\bmissing|\bunavailable|(?:\bnot|n't)(?: been| yet)* (?:found|available|ready|exist|generated"
     r"|processed|created|recorded|there))\b"
-    r"|\b(?:no|without|missing)\b(?! (?:access|permission|right|authori[sz]|licen[sc]e|subscription))"
-    r"[^.;]{0,20}?\b(?:transcripts?|transcriptions?|recordings?)\b"
+    r"|\b(?:no|without|missing)(?! (?:access|permission|right|authori[sz]|licen[sc]e|subscription)) (?:\w+ ){0,2}"
+    r"(?:transcripts?|transcriptions?|recordings?)\b"
     r"|\b(?:calls?|meetings?)\b[^.;]{0,40}?\bnot(?: been| yet)* (?:transcribed|recorded)\b"
 )
 
@@ -295,7 +295,7 @@ def _resources(value: Any) -> Any:
     if isinstance(value, dict):
         value = cast("dict[str, Any]", value).get("resources")
     if value is not None and not isinstance(value, list):
-        raise msgspec.ValidationError("the resources are no list")
+        raise msgspec.ValidationError("the resources are not a list")
     return value or []  # pyright: ignore[reportUnknownVariableType]
 
 

@@ -1,4 +1,4 @@
-"""Finds where in a JSON value lone surrogates stood, for the issues that tell of their replacement."""
+"""Finds where a JSON value had lone surrogates, for the issues that report their replacement."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def surrogate_notes(original: bytes, path: str) -> list[Note]:
 
 
 def check_cursor(notes: list[Note]) -> None:
-    """Refuse an envelope whose cursor was repaired: it cannot be sent as it was, and another one means nothing.
+    """Refuse an envelope whose cursor was repaired: it cannot be sent as it was, and a changed one is meaningless.
 
     :raises DecodeError: ``next_cursor`` had a lone surrogate.
     """

@@ -4,7 +4,7 @@
 - ISO 8601 text with an offset (``2024-01-31T08:00:00+01:00``), sent as it is;
 - relative to now: ``now``, ``today`` (midnight), ``-7d``, ``today-12h`` (units s, m, h, d, w), or a timedelta.
 
-Anything else is refused. Lists, plans and the command line all use this module. The clock is passed in, so that all
+Everything else is refused. Lists, plans and the command line all use this module. The clock is passed in, so that all
 times of a call are resolved by the same one.
 """
 
@@ -32,7 +32,7 @@ _HOW_TO_WRITE = "write it like 2024-01-31, 2024-01-31T08:00:00Z, now, today or -
 
 
 class ResolvedTime(Struct, frozen=True):
-    """A time as a point in time.
+    """A time of a caller, resolved to a point in time.
 
     ``at`` is in the time zone whose midnights count, ``text`` is what is sent, and ``given`` identifies what the caller
     wrote: equal for ``-1w`` and ``timedelta(days=-7)``. ``form`` says how other times of the same window are written:
@@ -97,9 +97,9 @@ def plain_datetime(value: datetime, name: str) -> datetime:
     """Return an aware datetime made of the fields of ``value``, which can be of a subclass.
 
     The methods of a subclass can format a time in a way of its own (pandas writes nanoseconds), and some instances are
-    no point in time (``NaT``).
+    not a point in time (``NaT``).
 
-    :raises UsageError: it has no time zone, or is no point in time.
+    :raises UsageError: it has no time zone, or is not a point in time.
     """
     try:
         moment = datetime(
@@ -120,7 +120,7 @@ def plain_datetime(value: datetime, name: str) -> datetime:
 def plain_timedelta(value: timedelta, name: str) -> timedelta:
     """Return a timedelta made of the fields of ``value``, which can be of a subclass.
 
-    :raises UsageError: it is no length of time.
+    :raises UsageError: it is not a length of time.
     """
     try:
         return timedelta(value.days, value.seconds, value.microseconds)
@@ -129,7 +129,7 @@ def plain_timedelta(value: timedelta, name: str) -> timedelta:
 
 
 def read_length(text: str) -> timedelta | None:
-    """Read a length such as ``6h`` or ``10d``; None if it is none."""
+    """Read a length such as ``6h`` or ``10d``; None if the text is something else."""
     match = _LENGTH.fullmatch(text)
     return None if match is None else timedelta(seconds=int(match[1]) * _UNITS[match[2]])
 
@@ -171,7 +171,7 @@ def _relative(now: datetime, base: str, offset: timedelta) -> ResolvedTime:
     if base == "today":
         now = now.replace(hour=0, minute=0, second=0, fold=0)
     if base == "today" and not offset % timedelta(days=1):
-        at = now + offset  # midnight on another day, whatever the clocks did in between
+        at = now + offset  # midnight on another day, even if the clocks were changed in between
     else:
         at = (now.astimezone(UTC) + offset).astimezone(now.tzinfo)
     return ResolvedTime(at, _in_utc(at), base + length_text(offset), is_relative=True)

@@ -12,16 +12,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from truto_ci_async.cli.output.destinations import is_stdout
 from truto_ci_async.cli.output.streams import open_stdout
 from truto_ci_async.cli.output.tables import ACCOUNT_LAYOUT, CAPABILITY_LAYOUT
-from truto_ci_async.cli.output.writers import ROW_FORMATS, DocumentWriter, Writer, make_writer
+from truto_ci_async.cli.output.writers import ROW_FORMATS
 from truto_ci_async.errors import UsageError
 
 from .connection import SANDBOX_WINDOW, connect
-from .listing import list_items, open_output, prefetch, write_pages
+from .listing import list_items, open_output, prefetch, write_pages, writer_for
 from .messages import Progress, say
 from .pull import pull
+from .records import get_item, refuse_options, show_meta
+from .resources import RESOURCES, method_of
 from .values import read_query
 
 if TYPE_CHECKING:
@@ -31,13 +32,19 @@ if TYPE_CHECKING:
 Command: TypeAlias = Callable[[argparse.Namespace, Progress], Coroutine[Any, Any, int | None]]
 
 
+async def resource(options: argparse.Namespace, progress: Progress) -> None:
+    """Run a command of a unified resource."""
+    await {"list": list_items, "get": get_item, "meta": show_meta}[method_of(options)](options, progress)
+
+
 async def accounts(options: argparse.Namespace, progress: Progress) -> None:
-    """List the connected accounts."""
+    """List the connected accounts, or show one."""
+    if options.id:
+        await _show_account(options, progress)
+        return
     progress.noun = "account"
     format = options.output or "table"
-    writer = make_writer(
-        format, ACCOUNT_LAYOUT, is_stdout=is_stdout(options.out), csv_formulas=options.csv_formulas
-    )
+    writer = writer_for(options, format, ACCOUNT_LAYOUT)
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
     async with connect(options) as client:
         paginator = client.integrated_accounts.list(
@@ -57,8 +64,22 @@ async def accounts(options: argparse.Namespace, progress: Progress) -> None:
     progress.say_done()
 
 
+async def _show_account(options: argparse.Namespace, progress: Progress) -> None:
+    filters = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json", "limit")
+    refuse_options(options, (*filters, "max_items", "max_pages", "next_cursor"), "one account")
+    format = options.output or "json"
+    writer = writer_for(options, format, ACCOUNT_LAYOUT, is_document=True)
+    async with connect(options) as client:
+        found = client.integrated_accounts
+        item = await (found.me() if options.id == "me" else found.get(options.id))
+    with open_output(options, writer, progress) as output:
+        output.page([item] if format in ROW_FORMATS else _without_context(None, [item]))
+    progress.noun, progress.items = "account", 1
+    progress.say_done()
+
+
 def _without_context(
-    page: Page[IntegratedAccount], items: Sequence[IntegratedAccount]
+    page: Page[IntegratedAccount] | None, items: Sequence[IntegratedAccount]
 ) -> Sequence[dict[str, Any]]:
     """Return the accounts without their context, which can hold the customer's secrets."""
     return [{name: value for name, value in each.to_dict().items() if name != "context"} for each in items]
@@ -68,18 +89,15 @@ async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
     """Show what one account supports."""
     format = options.output or "table"
     is_document = format in ("json", "yaml")
-    if is_document:
-        writer: Writer = DocumentWriter(format)
-    else:
-        writer = make_writer(
-            format, CAPABILITY_LAYOUT, is_stdout=is_stdout(options.out), csv_formulas=options.csv_formulas
-        )
+    writer = writer_for(options, format, CAPABILITY_LAYOUT, is_document=True)
     async with connect(options) as client:
         if options.account is None:
             raise UsageError("capabilities needs the ID of an account: `truto-ci accounts` lists them")
-        found = await client.integrated_accounts.capabilities(options.account)
+        found = await client.integrated_accounts.capabilities(
+            options.account, type=options.type, resource=options.resource, methods=options.methods
+        )
     with open_output(options, writer, progress) as output:
-        output.page([found.to_dict()] if is_document else found.unified)
+        output.page([found.to_dict()] if is_document else [*found.unified, *found.proxy])
     blocked = {True: "blocked", False: "not blocked", None: "unknown whether blocked"}[found.is_blocked]
     say(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
 
@@ -134,8 +152,7 @@ async def sandbox(options: argparse.Namespace, progress: Progress) -> None:
 
 
 COMMANDS: Final[dict[str, Command]] = {
-    "interactions": list_items,
-    "unified": list_items,
+    **dict.fromkeys((*RESOURCES, "unified"), resource),
     "pull": pull,
     "accounts": accounts,
     "capabilities": capabilities,

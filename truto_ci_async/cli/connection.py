@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from truto_ci_async.errors import UsageError
 
-from .arguments import INTERACTIONS, SANDBOX_SEED
+from .arguments import SANDBOX_SEED
 from .messages import say
+from .resources import method_of, resource_command
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
@@ -52,7 +53,7 @@ async def connect(
         settings["pacing"] = Pacing(
             token=Rate(*sandbox_options["token_rate"]), account=Rate(*sandbox_options["account_rate"])
         )
-    async with Sandbox(seed=SANDBOX_SEED, **sandbox_options) as sandbox:
+    async with Sandbox(seed=SANDBOX_SEED, providers=1, **sandbox_options) as sandbox:
         _fill_in(options, sandbox)
         async with TrutoClient(sandbox.token, base_url=sandbox.url, **settings) as client:
             yield client
@@ -73,15 +74,39 @@ def _event_hook(
 
 
 def _fill_in(options: argparse.Namespace, sandbox: Sandbox) -> None:
-    """Put in the first account and a window where none is given, and say so."""
+    """Put in an account, a meeting and a window where none is given, and say so."""
     notes: list[str] = []
+    meetings: list[str] = getattr(options, "meeting", None) or []
     if "account" in options and options.account is None:
-        options.account = sandbox.account_ids[0]
+        options.account = _account_with(sandbox, getattr(options, "id", None) or next(iter(meetings), None))
         notes.append(f"account {options.account}")
-    if options.command == "pull" or getattr(options, "model", None) == INTERACTIONS[0]:
+    command = resource_command(getattr(options, "model", ""), getattr(options, "resource", ""))
+    is_list = command is not None and method_of(options) == "list"
+    filters = command.filters if command is not None and is_list else ()
+    if options.command == "pull" or "start_time" in filters:
         # The synced store needs no window.
-        is_synced = "truto_super_query" in (getattr(options, "extra_query", None) or {})
+        is_synced = getattr(options, "super_query", None) or "truto_super_query" in (
+            getattr(options, "extra_query", None) or {}
+        )
         if options.start_time is None and options.end_time is None and not is_synced:
             options.start_time, options.end_time = SANDBOX_WINDOW
             notes.append(f"window {SANDBOX_WINDOW[0]} to {SANDBOX_WINDOW[1]}")
+    if "meeting" in filters and not meetings and options.account in sandbox.account_ids:
+        options.meeting = [_first_recorded(sandbox, options.account)]
+        notes.append(f"meeting {options.meeting[0]}")
     say(f"using made-up data from a sandbox{': ' if notes else ''}{', '.join(notes)}")
+
+
+def _account_with(sandbox: Sandbox, id: str | None) -> str:
+    """Return the account that has a meeting or user of this id, else the first, which has every resource."""
+    providers = ("gong", "avoma", "chorus", "firefliesai", "wingman") if id else ()
+    for account in (each for provider in providers for each in sandbox.accounts_of(provider)):
+        if id in sandbox.user_ids(account) or id in sandbox.meeting_ids(account):
+            return account
+    return sandbox.account_ids[0]
+
+
+def _first_recorded(sandbox: Sandbox, account: str) -> str:
+    """Return the first meeting with a transcript; some have none."""
+    ids = sandbox.meeting_ids(account)
+    return next(id for id in ids if sandbox.expected(account, resource="transcripts", meeting=id))

@@ -1,11 +1,11 @@
-"""``interactions`` and ``unified``: read one list in any of its formats and write it page by page."""
+"""Lists of a resource: read one in any of its formats, and write it page by page."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import Raw
 
@@ -17,25 +17,23 @@ from truto_ci_async.cli.output.destinations import (
     is_stdout,
     open_destination,
 )
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, INTERACTION_LAYOUT, TableWriter
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout, TableWriter
 from truto_ci_async.cli.output.writers import (
-    ROW_FORMATS,
+    TYPED_FORMATS,
     CsvWriter,
-    DocumentWriter,
     Writer,
     make_writer,
     one_line,
 )
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models import Interaction
 
-from .arguments import INTERACTIONS
 from .connection import connect
 from .messages import Progress, say
+from .resources import RESOURCES, resource_command
 from .values import read_query
 
 if TYPE_CHECKING:
-    from truto_ci_async._wire.filters import Filters
+    from truto_ci_async.client import TrutoClient
     from truto_ci_async.models import DebugInfo, Page
     from truto_ci_async.pagination.paginator import Paginator
     from truto_ci_async.pagination.stream import ItemStream
@@ -46,33 +44,81 @@ Render = Callable[["Page[Any]", Sequence[Any]], Sequence[Any]]
 
 
 async def list_items(options: argparse.Namespace, progress: Progress) -> None:
-    """Run ``interactions`` or ``unified``."""
-    is_interactions = (options.model, options.resource) == INTERACTIONS and options.path is None
-    progress.noun = "interaction" if is_interactions else "item"
+    """List the items of a resource."""
+    command = resource_command(options.model, options.resource) if options.path is None else None
+    progress.noun = command.noun if command else "item"
     format = options.output or _default_output(options)
     _check_options(options, format)
-    options.extra_query = read_query(options.query, options.query_json)
-    if options.key_by:
-        writer: Writer = DocumentWriter(format)
-    else:
-        layout = INTERACTION_LAYOUT if is_interactions else ANY_LAYOUT
-        writer = make_writer(
-            format, layout, is_stdout=is_stdout(options.out), csv_formulas=options.csv_formulas
-        )
+    read_queries(options)
+    writer = writer_for(
+        options, format, command.layout if command else ANY_LAYOUT, is_document=options.key_by is not None
+    )
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
-    item_type: Any = Raw if format not in ROW_FORMATS else Interaction if is_interactions else dict
+    item_type: Any = Raw if format not in TYPED_FORMATS else command.item_type if command else dict
     async with connect(options) as client:
-        resource = client.unified(options.model, options.resource, item_type)
+        resource = open_resource(client, options)
+        _check_filters(resource, options)
         with open_output(options, writer, progress) as output:
-            if options.key_by:
-                await _write_keyed(resource, options, output, progress)
-            elif options.format == "raw":
-                await _write_raw(resource, options, output, progress)
-            elif options.format == "stream":
-                await _write_stream(resource, options, output, progress)
-            else:
-                await _write_list(resource, options, output, progress, is_in_rows=item_type is not Raw)
+            for meeting in options.meeting or [None]:
+                await _write(resource, item_type, meeting, options, output, progress)
+                if progress.items == options.max_items:
+                    break
     progress.say_done()
+
+
+def read_queries(options: argparse.Namespace) -> None:
+    """Read ``-q``, ``--query-json`` and ``--remote-query`` for the calls of this command."""
+    options.extra_query = read_query(options.query, options.query_json)
+    options.remote_query = read_query(options.remote_query, None, option="--remote-query")
+
+
+def open_resource(client: TrutoClient, options: argparse.Namespace) -> Resource[Any]:
+    """Return the resource of a command.
+
+    :raises UsageError: conversational intelligence has no such resource; the message lists its resources.
+    """
+    if resource_command(options.model, options.resource):
+        return cast("Resource[Any]", getattr(client, options.resource))
+    return client.unified(options.model, options.resource)
+
+
+# The option of each filter that not every resource has.
+_OPTIONS: Final = {
+    "start_time": "--start-time",
+    "end_time": "--end-time",
+    "users": "--user",
+    "meeting": "--meeting",
+}
+
+
+def _check_filters(resource: Resource[Any], options: argparse.Namespace) -> None:
+    """:raises UsageError: a filter that the resource does not have, or one missing that it needs."""
+    extra: dict[str, Any] = options.extra_query or {}
+    given = {name for name in _OPTIONS if getattr(options, name)}
+    name = options.resource if options.resource in RESOURCES else f"{options.model}/{options.resource}"
+    if unknown := [_OPTIONS[each] for each in _OPTIONS if each in given - {*resource.own_filters}]:
+        raise UsageError(f"{name} takes no {' and no '.join(unknown)}; -q sends any parameter")
+    required = [each for each in resource.required_filters if each not in given and each not in extra]
+    if required:
+        raise UsageError(f"{name} needs {' and '.join(_OPTIONS[each] for each in required)}")
+
+
+async def _write(
+    resource: Resource[Any],
+    item_type: Any,
+    meeting: str | None,
+    options: argparse.Namespace,
+    output: Output,
+    progress: Progress,
+) -> None:
+    """Write one list to its end: that of the account, or of one of its meetings."""
+    filters = _filters(resource, options, meeting)
+    if options.format == "raw":
+        await _write_raw(resource, filters, options, output, progress)
+        return
+    filters["item_type"] = item_type
+    write = _write_keyed if options.key_by else _write_stream if options.format == "stream" else _write_list
+    await write(resource, filters, options, output, progress)
 
 
 def _default_output(options: argparse.Namespace) -> str:
@@ -83,6 +129,8 @@ def _default_output(options: argparse.Namespace) -> str:
 
 def _check_options(options: argparse.Namespace, format: str) -> None:
     """:raises UsageError: two options contradict each other."""
+    if options.id is not None:
+        raise UsageError(f"-m list takes no ID: {options.id!r} is shown by -m get")
     if options.path is not None and options.format != "stream":
         raise UsageError("--path needs --format stream")
     if options.key_by:
@@ -101,17 +149,26 @@ def _check_options(options: argparse.Namespace, format: str) -> None:
             raise UsageError(
                 f"--format raw does not read items, so {given} cannot be used; --max-pages limits pages"
             )
-        if format in ROW_FORMATS:
+        if format in TYPED_FORMATS:
             raise UsageError(f"--format raw has no rows for -o {format}: use json, ndjson or yaml")
+    if format in ("text", "vtt") and options.path is not None:
+        raise UsageError(f"--path reads items of any kind: leave out -o {format}")
+    if len(options.meeting) > 1:
+        several = {
+            "-o vtt": format == "vtt",
+            "--key-by": options.key_by,
+            "--next-cursor": options.next_cursor,
+        }
+        for name in (name for name, is_given in several.items() if is_given):
+            raise UsageError(f"{name} is for one meeting: give one --meeting")
 
 
 async def _write_list(
     resource: Resource[Any],
+    filters: dict[str, Any],
     options: argparse.Namespace,
     output: Output,
     progress: Progress,
-    *,
-    is_in_rows: bool,
 ) -> None:
     paginator = resource.list(
         options.account,
@@ -119,12 +176,12 @@ async def _write_list(
         cursor=options.next_cursor,
         prefetch=prefetch(options),
         max_pages=options.max_pages,
-        **_filters(options),
+        **filters,
     )
 
     def with_debug(page: Page[Any], items: Sequence[Any]) -> Sequence[Any]:
         document = _masked_debug(page.debug)
-        if is_in_rows:
+        if filters["item_type"] is not Raw:
             say(f"debug: {one_line(document).decode().rstrip()}")
             return items
         return [{"result": items, "next_cursor": page.next_cursor, "debug": document}]
@@ -137,21 +194,23 @@ async def _write_list(
 
 
 async def _write_raw(
-    resource: Resource[Any], options: argparse.Namespace, output: Output, progress: Progress
+    resource: Resource[Any],
+    filters: dict[str, Any],
+    options: argparse.Namespace,
+    output: Output,
+    progress: Progress,
 ) -> None:
     progress.noun = "document"
     progress.position = options.next_cursor
     pages = aiter(
-        resource.raw(
-            options.account, cursor=options.next_cursor, max_pages=options.max_pages, **_filters(options)
-        )
+        resource.raw(options.account, cursor=options.next_cursor, max_pages=options.max_pages, **filters)
     )
     async for page in pages:
         documents = [page.json(Raw)] if page.body else []  # a first page may be empty
         output.page(documents)
         progress.items += len(documents)
         cursor = page.next_cursor or ""
-        # A position holds what a relative time was resolved to, and no character that is not shown as it is.
+        # A position holds resolved times, and only characters that are printed unchanged.
         is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
         progress.add_page(0, pages.position if is_needed else page.next_cursor)
         if page.provider_cursor is not None:
@@ -161,14 +220,18 @@ async def _write_raw(
 
 
 async def _write_keyed(
-    resource: Resource[Any], options: argparse.Namespace, output: Output, progress: Progress
+    resource: Resource[Any],
+    filters: dict[str, Any],
+    options: argparse.Namespace,
+    output: Output,
+    progress: Progress,
 ) -> None:
     found = await resource.keyed(
         options.account,
         key_by=options.key_by,
         response_format=options.format,
         max_pages=options.max_pages,
-        **_filters(options),
+        **filters,
     )
     output.page([found])
     progress.items, progress.pages = len(found), found.pages
@@ -177,7 +240,11 @@ async def _write_keyed(
 
 
 async def _write_stream(
-    resource: Resource[Any], options: argparse.Namespace, output: Output, progress: Progress
+    resource: Resource[Any],
+    filters: dict[str, Any],
+    options: argparse.Namespace,
+    output: Output,
+    progress: Progress,
 ) -> None:
     """Write items as they arrive: in one stream over all pages, or in one per page to count ``--max-pages``."""
     progress.position = options.next_cursor
@@ -187,7 +254,7 @@ async def _write_stream(
             path=options.path or "result",
             cursor=cast("Any", progress.position),
             follow_cursor=options.max_pages is None,
-            **_filters(options),
+            **filters,
         )
         async with stream:
             await _copy_stream(stream, options, output, progress)
@@ -221,19 +288,26 @@ async def _copy_stream(
         progress.position = stream.position
         count_pages()
         if not stream.pages_read and (not progress.repeated or progress.items == options.max_items):
-            progress.position = start  # continuing from the beginning of this stream would be to start again
+            progress.position = start  # continuing from the beginning of this stream would mean starting over
     if stream.envelope.get("is_partial_response"):
         say("warning: the service calls this a partial response")
 
 
-def _filters(options: argparse.Namespace) -> Filters:
-    return {
+def _filters(resource: Resource[Any], options: argparse.Namespace, meeting: str | None) -> dict[str, Any]:
+    own = {
         "start_time": options.start_time,
         "end_time": options.end_time,
         "users": options.users or None,
+        "meeting": meeting,
+    }
+    return {name: value for name, value in own.items() if name in resource.own_filters} | {
         "limit": options.limit,
+        "ignore_limit": options.ignore_limit,
         "exclude_fields": options.exclude_fields,
         "ignore_remote_data": options.ignore_remote_data,
+        "super_query": options.super_query,
+        "skip_api_call": options.skip_api_call,
+        "remote_query": options.remote_query,
         "extra_query": options.extra_query,
     }
 
@@ -266,7 +340,24 @@ def _mask_values(value: object) -> Any:
     return None if value is None else "***"
 
 
-# --- shared with other commands that write pages ---------------------------------------------------------------
+# --- shared with other commands ---------------------------------------------------------------
+
+
+def writer_for(
+    options: argparse.Namespace, format: str, layout: RowLayout, *, is_document: bool = False
+) -> Writer:
+    """Return the writer of a command.
+
+    :raises UsageError: an option that the format does not have.
+    """
+    return make_writer(
+        format,
+        layout,
+        is_stdout=is_stdout(options.out),
+        csv_formulas=options.csv_formulas,
+        is_document=is_document,
+        is_titled=len(getattr(options, "meeting", ())) > 1,
+    )
 
 
 @contextmanager
@@ -300,7 +391,7 @@ async def write_pages(
     render: Render | None = None,
 ) -> None:
     """Write page after page, each before waiting for the next one; ``render`` turns its items into what is written."""
-    left: int | None = options.max_items
+    left: int | None = None if options.max_items is None else options.max_items - progress.items
     progress.position = options.next_cursor
     async for page in paginator.pages():
         items: Sequence[Any] = page.items if left is None else page.items[:left]

@@ -1,4 +1,4 @@
-"""What the command line tells its user on stderr: exit codes, errors, advice, and how to continue."""
+"""Exit codes, and what the command line prints on stderr: errors, advice, and how to continue."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ exit codes:
 
 
 def say(line: str) -> None:
-    """Print one line on stderr, without anything in it that a terminal would obey. A closed stderr is ignored."""
+    """Print one line on stderr, without characters that control a terminal. A closed stderr is ignored."""
     with suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
 

@@ -1,4 +1,4 @@
-"""``pull``: the interactions of many accounts into a folder. The first signal stops it in order, the second at once."""
+"""``pull``: resources of many accounts into a folder. The first signal stops it in order, the second at once."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from .values import read_query
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
-    from truto_ci_async.pull.report import PullReport
+    from truto_ci_async.pull.report import PullReports
 
-# A sandbox for a pull has enough accounts and pages to watch, and the service's rate limits in a tenth of the time.
+# The sandbox of a pull has enough accounts and pages to watch, and the service's rate limits ten times as fast.
 PULL_SANDBOX: Final[dict[str, Any]] = {
     "accounts": 24,
     "page_size": 25,
@@ -43,8 +43,8 @@ async def pull(options: argparse.Namespace, _: Progress) -> int:
         with signals:
             async with connect(options, progress.on_event, PULL_SANDBOX) as client:
                 with shown(progress):
-                    report = await _pull_to(client, options, accounts, extra_query, progress)
-        code = DONE if report.complete else SOME_FAILED if report.failed else INCOMPLETE
+                    reports = await _pull_to(client, options, accounts, extra_query, progress)
+        code = DONE if reports.complete else SOME_FAILED if reports.failed else INCOMPLETE
     except asyncio.CancelledError:
         if signals.first is None:
             raise
@@ -92,15 +92,20 @@ async def _pull_to(
     accounts: list[str] | Path | None,
     extra_query: dict[str, Any] | None,
     progress: PullProgress,
-) -> PullReport:
-    return await client.interactions.pull_to(
+) -> PullReports:
+    from truto_ci_async.resources.pull_resources import pull_resources
+
+    return await pull_resources(
+        client,
         options.out,
+        options.resource,
         accounts,
         format=options.format,
         csv_formulas=options.csv_formulas,
         max_accounts=options.max_accounts,
         grow=options.grow,
         fresh=options.fresh,
+        lookback=options.lookback,
         on_start=progress.on_start,
         integration=options.integration,
         status=options.status,
@@ -124,7 +129,13 @@ def _say_result(
     if options.report is not None:
         try:
             write_report(
-                options.report, progress, error, out=options.out, format=options.format, exit_code=code
+                options.report,
+                progress,
+                error,
+                resources=options.resource,
+                out=options.out,
+                format=options.format,
+                exit_code=code,
             )
         except (OSError, ClosedPipe) as failure:  # the exit code is about the pull itself
             reason = "its reader has gone" if isinstance(failure, ClosedPipe) else failure

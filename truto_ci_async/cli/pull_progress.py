@@ -42,7 +42,8 @@ class PullProgress:
         self._started = clock()
         self.requests = 0
         self.waits: defaultdict[str, float] = defaultdict(float)  # reason -> seconds, over all accounts
-        self.pull: Pull[Any] | None = None
+        self.pull: Pull[Any] | None = None  # the one that runs
+        self.reports: dict[str, PullReport] = {}  # by resource, of all pulls so far
         self._samples: deque[tuple[float, int, int, int]] = deque()  # time, accounts, rows, requests
 
     def on_event(self, event: Event) -> None:
@@ -55,6 +56,8 @@ class PullProgress:
 
     def on_start(self, pull: Pull[Any]) -> None:
         self.pull = pull
+        self.reports[pull.report.resource] = pull.report
+        self._samples.clear()
         self.sample()
 
     @property
@@ -99,7 +102,8 @@ class PullProgress:
             return ["finding the accounts"]
         _, rows, requests = self.rates()
         total = report.accounts * report.windows
-        parts = [f"{report.done:,} of {report.accounts:,} accounts"]
+        resource = f"{next(reversed(self.reports))}: " if len(self.reports) > 1 else ""
+        parts = [f"{resource}{report.done:,} of {report.accounts:,} accounts"]
         if report.windows > 1:
             parts.append(f"{report.windows_done:,} of {total:,} windows")
         parts.append(f"{report.rows:,} rows ({rows:,.0f}/s)")
@@ -201,10 +205,17 @@ def _drawing(progress: PullProgress) -> Group:
 
 
 def summary(progress: PullProgress, out: str) -> list[str]:
-    """Return the last lines: a table of what was done, then what failed or is parked, and what to do about it."""
-    report = progress.report
-    if report is None:
+    """Return the final lines: a table of what was done, then what failed or is parked, and what to do."""
+    if not progress.reports:
         return []
+    lines: list[str] = []
+    for resource, report in progress.reports.items():
+        lines += [f"{resource}:"] if len(progress.reports) > 1 else []
+        lines += _table(_facts(report, out)) + _ends(report)
+    return lines + _table(_sent(progress))
+
+
+def _facts(report: PullReport, out: str) -> list[tuple[str, str, str]]:
     left = report.accounts - report.done - len(report.failed) - len(report.parked)
     rows: list[tuple[str, str, str]] = [
         ("accounts done", f"{report.done:,}", f"of {report.accounts:,}, {report.empty:,} of them empty"),
@@ -212,15 +223,26 @@ def summary(progress: PullProgress, out: str) -> list[str]:
         ("parked", f"{len(report.parked):,}", _parked_text(report)),
         ("left", f"{left:,}", "the next run continues with them" if left else ""),
         ("rows", f"{report.rows:,}", f"in {report.pages:,} pages, into {out}"),
-        ("requests", f"{progress.requests:,}", f"{report.retries:,} of them retries"),
-        (
-            "time",
-            duration(progress.elapsed),
-            f"waited {_waits_text(progress.waits)}" if progress.waits else "",
-        ),
     ]
-    if report.issues:
-        rows.append(("fields repaired", f"{report.issues:,}", ""))
+    noted = (
+        ("unsupported", len(report.unsupported), "their product does not have this resource: done"),
+        ("filtered", len(report.filtered), "accounts whose product ignores the window: filtered here"),
+        ("no transcript", report.without_transcript, "meetings; --lookback asks for them again"),
+        ("fields repaired", report.issues, ""),
+    )
+    return rows + [(name, f"{count:,}", why) for name, count, why in noted if count]
+
+
+def _sent(progress: PullProgress) -> list[tuple[str, str, str]]:
+    retries = sum(report.retries for report in progress.reports.values())
+    waited = f"waited {_waits_text(progress.waits)}" if progress.waits else ""
+    return [
+        ("requests", f"{progress.requests:,}", f"{retries:,} of them retries"),
+        ("time", duration(progress.elapsed), waited),
+    ]
+
+
+def _ends(report: PullReport) -> list[str]:
     failed = (
         f"failed: {account}: {error}" + (f"; {advice}" if (advice := advise(error)) else "")
         for account, error in report.failed.items()
@@ -229,7 +251,8 @@ def summary(progress: PullProgress, out: str) -> list[str]:
         f"parked: {account}: until {_utc(until) if until else 'the next run'}"
         for account, until in report.parked.items()
     )
-    return [*_table(rows), *_first_few(failed), *_first_few(parked)]
+    skipped = (f"unsupported: {account}: {why}" for account, why in report.unsupported.items())
+    return [*_first_few(failed), *_first_few(parked), *_first_few(skipped)]
 
 
 def _table(rows: Sequence[tuple[str, str, str]]) -> list[str]:
@@ -254,23 +277,28 @@ def _utc(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
 
 
-def write_report(path: str, progress: PullProgress, error: BaseException | None, **more: Any) -> None:
+def write_report(
+    path: str, progress: PullProgress, error: BaseException | None, *, resources: Sequence[str], **more: Any
+) -> None:
     """Write the report as JSON, in the way of ``--out``. ``error`` is what ended the pull.
+
+    With several ``resources`` it has the report of each, null for one that was not begun.
 
     A pull that failed at once is reported too, since an older file would be taken for its report.
 
     :raises OSError: it cannot be written.
     :raises ClosedPipe: it is a pipe whose reader has gone.
     """
-    from truto_ci_async.pull.report import PullReport
+    from truto_ci_async.pull.report import PullReport, PullReports
 
-    report = progress.report or PullReport()
+    report = progress.report or PullReport(resource=resources[0])
+    every = PullReports({name: progress.reports.get(name) for name in resources})
     cause = error or report.error
     document = {
         **more,
-        **report.to_dict(),
+        **(report.to_dict() if len(resources) == 1 else every.to_dict()),
         "error": None if cause is None else {"type": type(cause).__name__, "message": str(cause)},
-        "complete": progress.report is not None and report.complete,
+        "complete": every.complete,
         "requests": progress.requests,
         "waits": {reason: round(seconds, 3) for reason, seconds in _longest_first(progress.waits)},
         "elapsed": round(progress.elapsed, 3),

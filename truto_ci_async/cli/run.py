@@ -1,4 +1,4 @@
-"""Runs one command, handles signals, and turns what happens into an exit code."""
+"""Runs one command, handles signals, and turns the outcome into an exit code."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _say_error(error: Exception, progress: Progress, *, verbosity: int) -> int:
         say(f"  {advice}")
     if verbosity > 1:
         for line in "".join(traceback.format_exception(error)).splitlines():
-            say(f"  {line}")  # indented, so that no text in it looks like a message of ours
+            say(f"  {line}")  # indented, so that it cannot pass for a message of ours
     if code == USAGE or isinstance(error, (CursorExpiredError, CursorLoopError)):
         progress.position = None  # continuing from there would fail again
     return code

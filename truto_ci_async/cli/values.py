@@ -29,10 +29,15 @@ def whole_number(least: int, most: int = LARGEST) -> Callable[[str], int]:
 
 
 def filled(text: str) -> str:
-    """Refuse an empty text: it comes from a variable that is not set, and would mean something else or everything."""
+    """Refuse an empty text: it probably comes from an unset variable, and would mean something else, or everything."""
     if not text.strip():
         raise ArgumentTypeError("it is empty: is a variable not set?")
     return text
+
+
+def name_list(text: str) -> list[str]:
+    """Read names with commas between them."""
+    return [each for part in filled(text).split(",") if (each := part.strip())]
 
 
 def seconds(text: str) -> float:
@@ -65,11 +70,11 @@ def window_length(text: str) -> str | timedelta:
 
 
 def read_query(
-    pairs: Sequence[str], document: str | None, *, dots_nest: bool = True
+    pairs: Sequence[str], document: str | None, *, dots_nest: bool = True, option: str = "-q"
 ) -> dict[str, Any] | None:
     """Merge the parameters of each ``-q`` into those of ``--query-json``; None when there are none.
 
-    ``dots_nest=False`` is for endpoints whose parameter names contain dots.
+    ``dots_nest=False`` is for endpoints whose parameter names contain dots; ``option`` is what messages call a ``-q``.
 
     :raises UsageError: one of them cannot be read.
     """
@@ -79,9 +84,9 @@ def read_query(
             name, equals, value = pair.partition("=")
             if not equals:
                 raise UsageError(
-                    f'-q takes NAME=VALUE, and {_restore(pair)!r} has no "="; write a comma in a value as \\,'
+                    f'{option} takes NAME=VALUE, and {_restore(pair)!r} has no "="; write a comma in a value as \\,'
                 )
-            _insert(query, _read_path(name, dots_nest=dots_nest), _restore(value))
+            _insert(query, _read_path(name, option, dots_nest=dots_nest), _restore(value), option)
     return query or None
 
 
@@ -95,7 +100,7 @@ def _read_json_object(text: str) -> dict[str, Any]:
     return cast("dict[str, Any]", document)
 
 
-# While a -q is taken apart, a character after a backslash is replaced by a surrogate, which no valid text contains.
+# While a -q is parsed, an escaped character is replaced by a surrogate, which no valid text contains.
 _SURROGATES: Final = 0xD800
 
 
@@ -107,20 +112,20 @@ def _restore(text: str) -> str:
     return re.sub("[\ud800-\ud87f]", lambda match: chr(ord(match[0]) - _SURROGATES), text)
 
 
-def _read_path(name: str, *, dots_nest: bool) -> list[str]:
+def _read_path(name: str, option: str, *, dots_nest: bool) -> list[str]:
     """Split ``a[b].c`` into its parts. An empty last part means "append to a list"."""
     dot, key = (r"\.", r"[^\[\].]+") if dots_nest else (r"(?!)", r"[^\[\]]+")
     if not re.fullmatch(rf"{key}(\[[^\[\]]+\]|{dot}{key})*(\[\])?", name):
         raise UsageError(
-            f"-q cannot read the name {_restore(name)!r}; write a=..., a[b]=..., a.b=... or a[]=..."
+            f"{option} cannot read the name {_restore(name)!r}; write a=..., a[b]=..., a.b=... or a[]=..."
         )
     parts = re.findall(rf"\[([^\[\]]*)\]|(?:{dot})?({key})", name)
     return [_restore(in_brackets or bare) for in_brackets, bare in parts]
 
 
-def _insert(query: dict[str, Any], path: Sequence[str], value: str) -> None:
+def _insert(query: dict[str, Any], path: Sequence[str], value: str, option: str) -> None:
     conflict = UsageError(
-        f"-q gives {path[0]!r} both a value and members, or different kinds of members; remove one"
+        f"{option} gives {path[0]!r} both a value and members, or different kinds of members; remove one"
     )
     is_list = path[-1] == ""
     *parents, name = path[:-1] if is_list else path

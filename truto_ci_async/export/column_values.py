@@ -1,9 +1,10 @@
 """Turns items into columns: lists of typed values, from which Arrow and data frames are made.
 
-Items of a type with a ``SCHEMA`` have the columns of that, and structs of your own one for each field, typed as it is
-annotated. Dicts and raw JSON have no type. Where all of them are at hand, their columns are the keys that occur, each
-with a type that holds all its values, ``json`` at worst. Where they come batch by batch, a type chosen from the first
-would not fit a later one: they are one column, ``item``, of JSON.
+Which columns a resource has is declared beside its struct in `models`. Items of a type with a ``SCHEMA`` have those
+columns; structs of your own have one per field, typed by its annotation. Dicts and raw JSON have no declared types. If
+all items are at hand, their columns are the keys that occur, each with a type that fits all its values, ``json`` at
+worst. If they come batch by batch, a type chosen from the first batch may not fit a later one, so they become one
+column, ``item``, of JSON.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def fixed_columns(schema: Schema, parts: Parts) -> ColumnData:
 
 
 def columns_of(parts: Parts, columns: Columns = None) -> ColumnData:
-    """Return the columns of items that are all at hand."""
+    """Return the columns of items, given all of them."""
     items = [item for part in parts.parts for item in part.items]
     found = _common_schema(items, parts.item_type)
     fields: dict[str, Sequence[Any]] = {"": items}
@@ -102,7 +103,7 @@ def _lead_values(parts: Parts) -> dict[str, Sequence[Any]]:
 
 
 def _common_schema(items: Sequence[Any], item_type: Any) -> Schema | None:
-    """Return the columns that fit all items; without items, those of ``item_type``."""
+    """Return the columns that fit all items; if there are no items, those of ``item_type``."""
     item_types: set[Any] = set(map(type, items)) or {item_type}
     schemas = [_struct_schema(each) for each in item_types]
     return schemas[0] if all(found == schemas[0] for found in schemas) else None
@@ -157,7 +158,7 @@ def _infer(items: Sequence[Any]) -> tuple[Schema, dict[str, list[Any]]]:
 
 
 def _fields_of(item: Any) -> Mapping[str, Any]:
-    """Return an item as an object; what is none is under ``item``."""
+    """Return an item as an object; anything else goes under the key ``item``."""
     if isinstance(item, Raw):
         with suppress(ValueError, RecursionError):  # it stays as it was received
             item = msgspec.json.decode(item)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Frames:
-    """An object with rows at hand. Whatever reads Arrow takes it, as often as it likes.
+    """An object whose rows are in memory. Anything that reads Arrow can read it, any number of times.
 
     polars.DataFrame(page)
     pyarrow.table(page)
@@ -30,7 +30,7 @@ class Frames:
     __slots__ = ()
 
     def parts(self) -> Parts:
-        """Return the items with what their rows start with."""
+        """Return the items, with the values that their rows start with."""
         raise NotImplementedError
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
@@ -43,7 +43,7 @@ class Frames:
     def __array__(self, *args: object, **kwargs: object) -> NoReturn:
         """:raises UsageError: always; numpy and ``pandas.DataFrame`` would show one column of objects."""
         raise UsageError(
-            "this is no array: use .to_pandas() for a data frame, .items for an array of objects"
+            "this is not an array: use .to_pandas() for a data frame, .items for an array of objects"
         )
 
     def to_polars(self, columns: Columns = None) -> polars.DataFrame:

@@ -1,6 +1,6 @@
 """Small HTML for notebooks: a heading, and a table under it. Readable in light and dark themes, without a script.
 
-All text comes from outside sooner or later, so all of it is escaped here, and isolated: marks that turn the direction
+All text may come from outside, so all of it is escaped here, and isolated: marks that change the direction
 of text, in a person's name say, end with their cell.
 """
 
@@ -45,9 +45,16 @@ def text(value: object, limit: int = CHARACTERS) -> str:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a table. Numbers are aligned to the right."""
-    head = "".join(f'<th scope="col" style="text-align:left;{_LINE}">{text(name)}</th>' for name in headers)
-    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
+    """Return a table. Columns of numbers are aligned to the right."""
+    listed = list(rows)
+    aligned = [
+        "right" if any(_is_number(row[at]) for row in listed) else "left" for at in range(len(headers))
+    ]
+    head = "".join(
+        f'<th scope="col" style="text-align:{align};{_LINE}">{text(name)}</th>'
+        for name, align in zip(headers, aligned, strict=True)
+    )
+    body = "".join(f"<tr>{''.join(map(_cell, row, aligned))}</tr>" for row in listed)
     return (
         '<table style="border-collapse:collapse;color:inherit;font-size:90%;font-variant-numeric:tabular-nums">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -63,7 +70,7 @@ def card(title: str, *notes: str, tables: Iterable[str] = ()) -> str:
 def facts(pairs: Iterable[tuple[str, object]]) -> str:
     """Return a table of two columns with what is known: pairs whose value is None are left out."""
     rows = "".join(
-        f'<tr><th scope="row" style="text-align:left;{_LINE}">{text(name)}</th>{_cell(value, numbers="left")}</tr>'
+        f'<tr><th scope="row" style="text-align:left;{_LINE}">{text(name)}</th>{_cell(value, "left")}</tr>'
         for name, value in pairs
         if value is not None
     )
@@ -98,6 +105,9 @@ def _rows(items: Sequence[Any]) -> tuple[Sequence[str], list[Sequence[Any]]]:
     return ["item"], [[item if isinstance(item, str) else repr(item)] for item in items]
 
 
-def _cell(value: object, *, numbers: str = "right") -> str:
-    align = numbers if isinstance(value, (int, float)) and not isinstance(value, bool) else "left"
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _cell(value: object, align: str) -> str:
     return f'<td style="text-align:{align};{_LINE}">{text(value)}</td>'

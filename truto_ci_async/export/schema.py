@@ -1,4 +1,4 @@
-"""The columns of a resource, written down once: for ``row()``, CSV, Parquet, Arrow, data frames and databases.
+"""The columns of a resource, declared once: for ``row()``, CSV, Parquet, Arrow, data frames and databases.
 
 A struct declares its columns beside it, and names them in the class variable ``SCHEMA``:
 
@@ -19,7 +19,7 @@ A struct declares its columns beside it, and names them in the class variable ``
 
 A column is null where any field on its path is None. The types:
 
-    ``float64``    any number, as a float; one beyond any float is infinite
+    ``float64``    any number, as a float; one too large for a float is infinite
     ``int64``      a whole number; null past 64 bits. Declare the field as ``Count``, which makes it an issue
     ``timestamp``  a point in time, as an aware datetime in UTC. Text is read as ISO 8601: a date is midnight UTC
     ``text``       text
@@ -69,9 +69,9 @@ class Column(Struct, frozen=True):
         return self.path or self.name
 
 
-#: A column that is there on request.
+#: A column that is only included on request.
 UNKNOWN = Column(
-    "unknown", "json", "unknown_raw", "what was received and has no field in this version: an object"
+    "unknown", "json", "unknown_raw", "everything received that has no field in this version: an object"
 )
 
 
@@ -228,8 +228,8 @@ def schema(item_type: Any) -> Schema:
         for column in truto_ci_async.schema(Interaction):
             print(column.name, column.type, column.doc)
 
-    :raises UsageError: the type declares no columns. Dicts and structs of your own have none; they become frames by
-        the fields they have.
+    :raises UsageError: the type declares no columns. Dicts and structs of your own have none; their data frames
+        have the fields that occur.
     """
     found = schema_of(item_type)
     if found is None:
@@ -265,9 +265,9 @@ def _to_int(value: Any) -> int | None:
 
 
 def to_utc(value: Any) -> datetime | None:
-    """Return a time in UTC. Text that is no time becomes None, and a time without an offset is in UTC already.
+    """Return a time in UTC. Text that is not a time becomes None; a time without an offset is taken as UTC.
 
-    A time that UTC would put before year 1 or after year 9999 keeps its own offset.
+    A time that would be before year 1 or after year 9999 in UTC keeps its own offset.
     """
     if isinstance(value, str):
         try:
@@ -293,7 +293,7 @@ def to_json(value: Any) -> str | None:
 
 
 def to_json_each(values: Sequence[Any]) -> list[str | None]:
-    """Return what ``to_json`` returns for each value; three times as fast for many that are no Raw."""
+    """Return ``to_json`` of each value; three times as fast if none of them is Raw."""
     if Raw not in set(map(type, values)):
         text = encode_lines(values)
         lines = None if text is None else text.decode().split("\n")

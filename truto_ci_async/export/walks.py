@@ -1,15 +1,17 @@
 """Walks as data frames and Arrow batches: what lists, streams and pulls share.
 
-A walk gives its rows page by page through a ``PartSource``. Batches gather small pages, since a batch has a fixed cost,
-and are never cut in the middle of a page: a pull marks whole pages as done. An async walk has no capsule of its own: a
-reader would block the event loop that has to fetch the next page.
+A walk returns its rows page by page through a ``PartSource``. A batch collects several small pages, since each batch
+has a fixed cost, but never splits a page: a pull marks whole pages as done. An async walk is not an Arrow stream
+itself: a reader would block the event loop that has to fetch the next page.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from truto_ci_async._progress import Progress
 from truto_ci_async.errors import UsageError
 
 from .arrow import ArrowLibrary, arrow_library, arrow_schema, pyarrow_library, record_batch, table
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
-#: A batch of Arrow is closed by the page that brings it to so many rows.
+#: An Arrow batch is closed by the page that brings it to this many rows.
 BATCH_ROWS = 5_000
 
 
@@ -47,11 +49,11 @@ class PartSource(Protocol):
         """Return the next page; None at the end."""
 
     def release(self, pages: Sequence[Any]) -> None:
-        """Learn that the caller is done with these pages."""
+        """Called when the caller is done with these pages."""
 
 
 class Batch(Frames):
-    """Some rows of a walk in Arrow. Whatever reads Arrow takes it, as often as it likes.
+    """Some rows of a walk as an Arrow batch. Anything that reads Arrow can read it, any number of times.
 
     ``pages`` are the pages its rows come from; a batch of a stream has none. A batch of a walk always has the same
     columns with the same types. Dicts, which have no types, are one column ``item`` of JSON.
@@ -168,12 +170,16 @@ class Batches:
 
 
 class WalkFrames:
-    """A walk whose rows can be had as Arrow batches, or all together as a data frame."""
+    """A walk whose rows are available as Arrow batches, or all together as a data frame."""
 
     __slots__ = ()
 
     def part_source(self) -> PartSource:
         """Begin a walk."""
+        raise NotImplementedError
+
+    def show_progress(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        """Show how far a walk is for the duration of a block; the line is None if it is not ``wanted``."""
         raise NotImplementedError
 
     def check_whole(self) -> None:
@@ -195,42 +201,46 @@ class WalkFrames:
         """
         return Batches(self.part_source(), rows, columns)
 
-    async def to_polars(self, columns: Columns = None) -> polars.DataFrame:
+    async def to_polars(self, columns: Columns = None, *, progress: bool | None = None) -> polars.DataFrame:
         """Fetch all rows and return a polars data frame. Needs ``truto-ci-async[polars]``.
 
-        Columns and types are those of ``Page.to_polars``, without rows too. An error on the way raises, and nothing of
+        Columns and types are those of ``Page.to_polars``, without rows too. ``progress`` shows a line that says how far
+        it is: None in a notebook only, True always, False never. An error on the way raises, and nothing of
         the walk is returned; a pull marks its pages as done at the end.
 
         :raises UsageError: there is no such column.
         :raises MissingExtraError: polars is not installed.
         """
         library, arrow = frame_library("polars"), arrow_library("polars")
-        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow))
+        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow), progress)
         frame: polars.DataFrame = library.DataFrame(table(schema, batches, arrow))
         return frame
 
-    async def to_pandas(self, columns: Columns = None) -> pandas.DataFrame:
+    async def to_pandas(self, columns: Columns = None, *, progress: bool | None = None) -> pandas.DataFrame:
         """Fetch all rows and return a pandas data frame, of pandas 2 or 3, with the types of ``Page.to_pandas``.
 
         Otherwise as ``to_polars``.
         """
         frame_library("pandas")
-        schema, batches = await self._read(columns, lambda data: data)
+        schema, batches = await self._read(columns, lambda data: data, progress)
         return pandas_frame(batches or [ColumnData(schema, [()] * len(schema), 0)])
 
-    async def to_arrow(self, columns: Columns = None) -> Any:
+    async def to_arrow(self, columns: Columns = None, *, progress: bool | None = None) -> Any:
         """Fetch all rows and return a pyarrow table. Needs pyarrow. Otherwise as ``to_polars``."""
         arrow = pyarrow_library()
-        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow))
+        schema, batches = await self._read(columns, lambda data: record_batch(data, arrow), progress)
         return table(schema, batches, arrow)
 
-    async def to_duckdb(self, con: Any, table: str, columns: Columns = None) -> int:
-        """Append all rows to a table of a DuckDB connection, which is made if it is not there; return their number.
+    async def to_duckdb(
+        self, con: Any, table: str, columns: Columns = None, *, progress: bool | None = None
+    ) -> int:
+        """Append all rows to a table of a DuckDB connection, which is created if it does not exist; return their
+        number.
 
             rows = await truto.interactions.list(account_id).to_duckdb(duckdb.connect("calls.db"), "interactions")
 
-        Rows go in batch by batch, so that memory does not grow with the walk, and those before an error stay. Between
-        ``con.begin()`` and ``con.commit()``, all of them or none do. Columns are matched by name.
+        Rows are inserted batch by batch, so that memory does not grow with the walk, and those before an error stay.
+        Between ``con.begin()`` and ``con.commit()``, all of them are inserted or none. Columns are matched by name.
 
         :raises UsageError: there is no such column.
         :raises MissingExtraError: duckdb, or arro3-core, is not installed.
@@ -240,13 +250,24 @@ class WalkFrames:
         batches = self.arrow_batches(columns=columns)
         append = append_to_duckdb(con, table, batches.schema, arrow_library("duckdb"))
         rows = 0
-        async for batch in batches:
-            rows += append(batch)
+        with self.show_progress(progress) as line:
+            async for batch in batches:
+                rows += append(batch)
+                if line is not None:
+                    line.add(batch.num_rows, len(batch.pages))
         return rows
 
-    async def _read(self, columns: Columns, convert: Callable[[ColumnData], Any]) -> tuple[Schema, list[Any]]:
-        """Fetch all rows, and convert them batch by batch so that the items can go."""
+    async def _read(
+        self, columns: Columns, convert: Callable[[ColumnData], Any], progress: bool | None
+    ) -> tuple[Schema, list[Any]]:
+        """Fetch all rows, and convert them batch by batch so that the items can be freed."""
         self.check_whole()
+        with self.show_progress(progress) as line:
+            return await self._read_all(columns, convert, line)
+
+    async def _read_all(
+        self, columns: Columns, convert: Callable[[ColumnData], Any], line: Progress | None
+    ) -> tuple[Schema, list[Any]]:
         source = self.part_source()
         kept: list[Part] = []
         pages: list[Any] = []
@@ -258,6 +279,8 @@ class WalkFrames:
             kept.append(found.part)
             pages.append(found.page)
             rows += len(found.part.items)
+            if line is not None:
+                line.add(len(found.part.items))
             if is_fixed and rows >= BATCH_ROWS:
                 converted.append(convert(fixed_columns(schema, Parts(kept, source.item_type, source.lead))))
                 kept, rows = [], 0

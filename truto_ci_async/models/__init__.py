@@ -1,9 +1,10 @@
 """The objects that calls return: interactions, accounts, pages, and what pulls hand out.
 
-Nothing here reads a response or talks to the network: that is in `_wire` and `_http`. One file has the structs of one
-resource: `interactions`, `meetings`, `transcripts` (with `sentences`), `users`, `activity`, `accounts`. They share
-`person`, `field_types` and `api_object`, which says how members without a field are kept. `pages` has what a list call
-returns, `debug` what one of its formats adds. `pulls` and `row_views` are for pulls only.
+Nothing here reads a response or talks to the network: that is in `_wire` and `_http`. Each resource has a file with its
+structs and their columns: `interactions`, `meetings`, `transcripts` (with `sentences`), `users`, `activity`,
+`accounts`. They share `person`, `field_types` and `api_object`, which says how members without a field are kept.
+`pages` has what a list call returns, `debug` what one of its formats adds. `pulls` and `row_views` are for pulls only,
+and `resource_types` lists what they can pull.
 """
 
 from .accounts import (

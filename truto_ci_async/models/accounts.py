@@ -10,7 +10,7 @@ from truto_ci_async.export.schema import Column, Columns, Schema
 from .api_object import ApiObject
 from .field_types import AwareDatetime
 
-# Fields that can hold secrets or long texts of the provider: no repr shows them.
+# Fields that can hold secrets or long texts of the provider; no repr shows them.
 _HIDDEN = frozenset(
     {"context", "features", "last_error", "last_forbidden_error", "last_action_run_result", "unknown_json"}
 )
@@ -89,7 +89,7 @@ class IntegratedAccount(ApiObject, frozen=True, kw_only=True, gc=True):
 
 
 class Capability(ApiObject, frozen=True, kw_only=True, gc=False):
-    """A unified resource that an account offers; ``model`` is None where the service does not name it."""
+    """A unified resource that an account offers; ``model`` is None if the service does not name it."""
 
     model: str | None = None
     resource: str | None = None
@@ -154,7 +154,7 @@ class Capabilities(ApiObject, frozen=True, kw_only=True, gc=True):
 
 
 class MethodSchema(ApiObject, frozen=True, kw_only=True, gc=True):
-    """What a method of a resource takes and gives for one account, as JSON Schema: see ``Resource.meta``."""
+    """The parameters and results of a method for one account, as JSON Schema: see ``Resource.meta``."""
 
     query_schema: Any = None
     response_schema: Any = None

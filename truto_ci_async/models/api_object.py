@@ -1,8 +1,8 @@
-"""``ApiObject``, the base of the structs that the service fills, and how members it added later are kept.
+"""``ApiObject``, the base of the structs of responses, and how members that the service added later are kept.
 
 How it works. The structs refuse members they do not know, so an ordinary page is decoded at full speed and nothing is
-lost in silence. Where one refuses, `unknown_members` puts those members into ``unknown_json``, and it is decoded again.
-They are text, not decoded values, because the structs are hashable and not tracked by the garbage collector.
+silently lost. If one refuses, `unknown_members` moves those members into ``unknown_json``, and the item is decoded
+again. They are text, not decoded values, because the structs are hashable and not tracked by the garbage collector.
 """
 
 from __future__ import annotations
@@ -16,10 +16,17 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 from truto_ci_async._json import EXCERPT_BYTES, UNKNOWN, encode
 from truto_ci_async.errors import DecodeError
 from truto_ci_async.export.html import item_card
-from truto_ci_async.export.schema import Columns, Schema
+from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .field_types import NO_DATA, decode_raw
 from .unknown_members import decode_known
+
+#: Columns that records of several resources have.
+CHANGE_COLUMNS = (
+    Column("created_at", "timestamp", doc="when the provider made the record"),
+    Column("updated_at", "timestamp", doc="when the provider last changed it"),
+)
+REMOTE_COLUMN = Column("remote_data", "json", "remote_json", "the provider's own record, as it was received")
 
 _members = msgspec.json.Decoder(dict[str, Raw])
 
@@ -27,7 +34,7 @@ _members = msgspec.json.Decoder(dict[str, Raw])
 class ApiObject(
     Struct, frozen=True, kw_only=True, gc=False, forbid_unknown_fields=True, repr_omit_defaults=True
 ):
-    """An object of the service. ``unknown`` has the members that this package has no field for.
+    """An object from a response. ``unknown`` has the members that this package has no field for.
 
     Frozen, and equal when all fields are equal. Can be pickled and copied. The methods of a resource, and
     ``from_json``, read any object; msgspec's own decoder only one whose members all have fields.
@@ -65,7 +72,7 @@ class ApiObject(
         return None if self.unknown_json is UNSET else Raw(self.unknown_json)
 
     def unknown_members(self) -> dict[str, Raw]:
-        """Return the members of ``unknown`` as the JSON they came in."""
+        """Return the members of ``unknown`` as the JSON that was received."""
         if self.unknown_json is UNSET:
             return {}
         try:
@@ -76,7 +83,7 @@ class ApiObject(
     def to_dict(self) -> dict[str, Any]:
         """Return the API's own shape as plain dicts and lists, ready for JSON, with times as ISO 8601 text.
 
-        Everything that was received is in it, in the place where it was.
+        It has everything that was received, in its original place.
         """
         return cast("dict[str, Any]", decode_raw(encode(self)))
 
@@ -114,13 +121,20 @@ class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
         return cast("Raw", getattr(self, "remote_json", NO_DATA))
 
     def _summary(self, *parts: str) -> str:
-        """Return the text of a repr, adding what every record may have to ``parts``."""
+        """Return the text of a repr: ``parts``, and what any record may have."""
         shown = [f"id={getattr(self, 'id', None)!r}", *parts]
         if self._remote() != NO_DATA:
             shown.append(f"remote_data=<{len(bytes(self._remote())):,} bytes>")
         if self.unknown_json is not UNSET:
             shown.append(f"unknown={list(self.unknown_members())}")
         return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def fields_text(metrics: ApiObject | None) -> list[str]:
+    """Return the parts of a repr that show the fields of ``metrics`` that have a value."""
+    names = () if metrics is None else metrics.__struct_fields__
+    values = ((name, getattr(metrics, name)) for name in names if name != UNKNOWN)
+    return [f"{name}={value}" for name, value in values if value is not None]
 
 
 def iso_text(time: datetime | None) -> str:

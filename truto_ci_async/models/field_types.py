@@ -14,7 +14,7 @@ from truto_ci_async.errors import DecodeError
 Number: TypeAlias = int | float
 AwareDatetime: TypeAlias = Annotated[datetime, Meta(tz=True)]
 
-#: A whole number of at most 64 bits, which every database and data frame can hold. Others are repaired to None.
+#: A whole number of at most 64 bits, which every database and data frame can store. Others are repaired to None.
 Count: TypeAlias = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 NO_DATA = Raw(b"null")

@@ -10,12 +10,11 @@ from typing import ClassVar
 
 from msgspec import Raw
 
-from truto_ci_async._json import UNKNOWN
 from truto_ci_async.export.schema import Column, Schema
 
-from .api_object import ApiObject, ApiRecord, window_text
+from .api_object import CHANGE_COLUMNS, REMOTE_COLUMN, ApiObject, ApiRecord, fields_text, window_text
 from .field_types import NO_DATA, AwareDatetime, Number
-from .person import Person
+from .person import PERSON_COLUMNS, Person
 
 
 class Metrics(ApiObject, frozen=True, kw_only=True, gc=False):
@@ -35,13 +34,17 @@ class AdditionalMetric(ApiObject, frozen=True, kw_only=True, gc=False):
     value: Number | None = None
 
 
+ADDITIONAL_METRICS = Column(
+    "additional_metrics",
+    "json",
+    doc="the provider's other metrics: a JSON array of {name, value}; additional_metrics.NAME is one of them",
+    pairs=("name", "value"),
+)
+
 INTERACTION_SCHEMA = Schema(
     "interactions",
     Column("id", "text", doc="identifies the record: the user and, with most providers, the window"),
-    Column("user_id", "text", "user.id", "the provider's id of the person, up to 20 digits"),
-    Column("user_name", "text", "user.name", "name of the person, if the provider gives it"),
-    Column("user_email", "text", "user.email", "the primary address, else the first"),
-    Column("user_emails", "json", "user.emails", "all addresses: a JSON array of {email, is_primary}"),
+    *PERSON_COLUMNS,
     Column("start_time", "timestamp", doc="start of the window that the metrics cover"),
     Column("end_time", "timestamp", doc="end of that window, not part of it"),
     Column("timezone", "text", doc="IANA name of the zone in which the window was cut"),
@@ -51,15 +54,9 @@ INTERACTION_SCHEMA = Schema(
     Column("interactivity", "float64", "metrics.interactivity", "in the provider's unit"),
     Column("patience", "float64", "metrics.patience", "in the provider's unit"),
     Column("question_rate", "float64", "metrics.question_rate", "in the provider's unit"),
-    Column(
-        "additional_metrics",
-        "json",
-        doc="the provider's other metrics: a JSON array of {name, value}; additional_metrics.NAME is one of them",
-        pairs=("name", "value"),
-    ),
-    Column("created_at", "timestamp", doc="when the provider made the record"),
-    Column("updated_at", "timestamp", doc="when the provider last changed it"),
-    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+    ADDITIONAL_METRICS,
+    *CHANGE_COLUMNS,
+    REMOTE_COLUMN,
 )
 ROW_COLUMNS: tuple[str, ...] = INTERACTION_SCHEMA.names
 
@@ -96,14 +93,5 @@ class Interaction(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remot
         return hash((self.id, self.user.id if self.user else None, self.start_time, self.end_time))
 
     def __repr__(self) -> str:
-        parts: list[str] = []
-        if self.user is not None:
-            parts.append(f"user={self.user.email or self.user.id!r}")
-        parts += window_text(self.start_time, self.end_time)
-        if self.metrics is not None:
-            measured = ((name, getattr(self.metrics, name)) for name in _METRICS)
-            parts.extend(f"{name}={value}" for name, value in measured if value is not None)
-        return self._summary(*parts)
-
-
-_METRICS = tuple(name for name in Metrics.__struct_fields__ if name != UNKNOWN)
+        user = [] if self.user is None else [f"user={self.user.email or self.user.id!r}"]
+        return self._summary(*user, *window_text(self.start_time, self.end_time), *fields_text(self.metrics))

@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from truto_ci_async.export.schema import Column, Schema
 
-from .api_object import ApiObject, ApiRecord, iso_text
+from .api_object import CHANGE_COLUMNS, REMOTE_COLUMN, ApiObject, ApiRecord, iso_text
 from .field_types import NO_DATA, AwareDatetime, Number
 from .sentences import Sentence
 
@@ -16,7 +16,7 @@ from .sentences import Sentence
 class Attendee(ApiObject, frozen=True, kw_only=True, gc=False):
     """Someone at a meeting. ``type`` is ``user``, ``guest`` or a value newer than this package.
 
-    ``id`` is not said to be that of a ``User``: join by ``email``.
+    ``id`` is not documented to be that of a ``User``: join by ``email``.
     """
 
     id: str | None = None
@@ -44,18 +44,17 @@ MEETING_SCHEMA = Schema(
     Column(
         "transcript", "json", doc="a JSON array of sentences, if the provider sends them with the meeting"
     ),
-    Column("created_at", "timestamp", doc="when the provider made the record"),
-    Column("updated_at", "timestamp", doc="when the provider last changed it"),
+    *CHANGE_COLUMNS,
     Column("meeting_url", "text", doc="link to the meeting"),
     Column("calender_event", "text", doc="id of the event in Google's or Outlook's calendar"),
-    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+    REMOTE_COLUMN,
 )
 
 
 class Meeting(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """A recorded meeting. ``duration`` is in seconds; recording URLs are often valid for a short time only.
 
-    Gong sends no ``attendees``. Lists of Avoma and Chorus have some of the fields only; ``meetings.get(id)`` has all.
+    Gong sends no ``attendees``. Lists of Avoma and Chorus have only some of the fields; ``meetings.get(id)`` has all.
     ``calender_event``, spelt as the service spells it, is the id of the event in Google's or Outlook's calendar.
 
     Equal when all fields are equal; hashed by id and start.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any, ClassVar, Generic, TypeVar, overload
 
 import msgspec
@@ -17,6 +18,8 @@ from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
 
 from .debug import DebugInfo
+from .names import with_names
+from .person import Person
 from .unknown_members import decode_known
 
 T = TypeVar("T")
@@ -118,25 +121,27 @@ class _PackedPosition(Struct, array_like=True, forbid_unknown_fields=True):
 
 
 class Page(Frames, Generic[T]):
-    """One page: a read-only list of its items, with what the service sent beside them.
+    """One page: a read-only list of its items, with the rest of the response.
 
         len(page), page[0], page[-3:], [person.id for person in page]
         page.to_polars()
 
-    It is list-like, but no ``collections.abc.Sequence``: data frame libraries would take it for a list of objects and
-    not look at its columns.
+    It is list-like, but not a ``collections.abc.Sequence``: data frame libraries would take it for a list of objects
+    and ignore its columns.
 
     ``next_cursor`` is the service's own; to continue after this page, use ``position`` (None only after the last one).
     ``extra`` has the envelope keys that this package does not know; an object or array of more than 256 KiB is left as
-    ``msgspec.Raw``. ``issues`` lists the first hundred repairs, ``issues_count`` counts all of them. ``response`` has
-    status, headers, rate limit, attempts and timing. ``debug`` is set with ``response_format="debug"``.
+    ``msgspec.Raw``. ``issues`` lists the first hundred repairs, ``issues_count`` counts all of them, and
+    ``dropped_count`` the items that could not be kept. ``response`` has status, headers, rate limit, attempts and
+    timing. ``debug`` is set with ``response_format="debug"``.
     ``unknown_fields`` names the fields received so far in this walk that this package does not know, such as
-    ``user.emails[].verified``: they are in ``unknown`` of the items.
-    ``item_type`` is the type that the items were read as, if that is known: an empty page has the columns of it.
+    ``user.emails[].verified``: they are in ``unknown`` of the items. ``item_type`` is the type that the items were read
+    as, if that is known: an empty page has its columns.
     """
 
     __slots__ = (
         "debug",
+        "dropped_count",
         "extra",
         "is_partial_response",
         "issues",
@@ -163,6 +168,7 @@ class Page(Frames, Generic[T]):
         extra: Mapping[str, Any] | None = None,
         issues: Sequence[Issue] = (),
         issues_count: int | None = None,
+        dropped_count: int = 0,
         unknown_fields: Sequence[str] = (),
         response: ResponseInfo | None = None,
         position: Position | None = None,
@@ -178,9 +184,19 @@ class Page(Frames, Generic[T]):
         self.extra: dict[str, Any] = dict(extra or {})
         self.issues: tuple[Issue, ...] = tuple(issues)
         self.issues_count = len(self.issues) if issues_count is None else issues_count
+        self.dropped_count = dropped_count
         self.unknown_fields: tuple[str, ...] = tuple(unknown_fields)
         self.response = response or ResponseInfo()
         self.position = position
+
+    def with_names(self, directory: Mapping[str, Person]) -> Page[T]:
+        """Return a copy whose people have the names and emails of ``truto.users.directory(account)``.
+
+        page.with_names(await truto.users.directory(account_id)).to_polars()
+        """
+        page = copy(self)
+        page.items = tuple(with_names(self.items, directory))
+        return page
 
     @property
     def has_more(self) -> bool:
@@ -236,11 +252,11 @@ class Page(Frames, Generic[T]):
 class RawResponse:
     """A response whose body is not parsed (``response_format="raw"``).
 
-    ``provider_cursor`` is the cursor of the provider's own body (Gong's ``records.cursor``): it says that the provider
-    has more, but Truto's ``raw`` format has no way to ask for it. Other formats read all pages.
+    ``provider_cursor`` is the cursor of the provider's own body (Gong's ``records.cursor``): it means that the provider
+    has more, but Truto's ``raw`` format has no way to request it. Other formats read all pages.
     """
 
-    __slots__ = ("_cursor", "_cursor_error", "body", "provider_cursor", "response")
+    __slots__ = ("_cursor", "_cursor_error", "_mask", "body", "provider_cursor", "response")
 
     def __init__(
         self,
@@ -250,12 +266,20 @@ class RawResponse:
         next_cursor: str | None = None,
         provider_cursor: str | None = None,
         cursor_error: DecodeError | None = None,
+        mask: Callable[[DecodeError], object] | None = None,
     ) -> None:
         self.body = body
         self.response = response
         self.provider_cursor = provider_cursor
         self._cursor = next_cursor
         self._cursor_error = cursor_error
+        self._mask = mask  # takes the token out of an error that quotes the body
+        if mask is not None and cursor_error is not None:
+            mask(cursor_error)
+
+    def __getstate__(self) -> tuple[None, dict[str, Any]]:
+        names = (name for name in self.__slots__ if name != "_mask")  # which has the token
+        return None, {name: getattr(self, name) for name in names} | {"_mask": None}
 
     @property
     def next_cursor(self) -> str | None:
@@ -296,10 +320,16 @@ class RawResponse:
         """
         try:
             return decode_known(self.body, type)
+        except DecodeError as error:
+            if self._mask is not None:
+                self._mask(error)
+            raise
         except msgspec.ValidationError as error:
-            raise DecodeError(
-                f"the body does not match the type: {error}", raw=self.body[:EXCERPT_BYTES]
-            ) from error
+            misfit = DecodeError(f"the body does not match the type: {error}", raw=self.body[:EXCERPT_BYTES])
+            misfit.__cause__ = error
+            if self._mask is not None:
+                self._mask(misfit)
+            raise misfit from error
 
     def __repr__(self) -> str:
         return f"RawResponse(status={self.status}, {self.content_type or 'no content type'}, {len(self.body):,} bytes)"

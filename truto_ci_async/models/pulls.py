@@ -1,17 +1,18 @@
-"""What a pull asks for and hands out: accounts, windows and their pages."""
+"""What a pull requests and hands out: accounts, windows and their pages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from datetime import UTC, datetime
-from typing import Generic, Literal, TypeVar
+from typing import Generic, Literal, Self, TypeVar
 
 from msgspec import Struct
 
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
-from truto_ci_async.models import Page
+from truto_ci_async.models import Page, Person
 
 from .row_views import PULL_SCHEMA, View, plain_views
 
@@ -69,6 +70,12 @@ class AccountPage(Frames, Generic[T]):
         if self._views is False:
             self._views = plain_views(self.page.items)
         return self._views
+
+    def with_names(self, directory: Mapping[str, Person]) -> Self:
+        """Return a copy whose people have the names and emails of a directory: see ``Page.with_names``."""
+        named = copy(self)
+        named.page = self.page.with_names(directory)
+        return named
 
     async def commit(self) -> None:
         """Mark this page, and the earlier ones of its account, as done.

@@ -40,7 +40,7 @@ class View(Struct, gc=False):
     end_time: Any = None
 
 
-# A type that no value has: decoding fails for a row with a field of this type.
+# A type that no value matches: decoding fails for a row that has such a field.
 _NEVER = Literal["a row with a column of a pull"]
 _fields: list[Any] = [(name, _NEVER, None) for name in PULL_COLUMNS]
 _Plain: Any = msgspec.defstruct("_Plain", _fields, bases=(View,), gc=False)

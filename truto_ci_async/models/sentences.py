@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from .api_object import ApiObject
 from .field_types import Number
 
-# Later times are taken as this one: a float may be too large for an integer.
+# Later times are clamped to this one: a float may be too large for an integer.
 MOST_SECONDS = 10**9
 
 _LINE_ENDS = re.compile(r"[\r\n]+")
@@ -38,7 +38,7 @@ class Sentence(ApiObject, frozen=True, kw_only=True, gc=False):
 
     @property
     def speaker(self) -> str | None:
-        """The speaker's name, or what else is known: the type and id. None if nothing is."""
+        """The speaker's name, else the type and id that are known; None if nothing is."""
         if self.speaker_name:
             return _LINE_ENDS.sub(" ", self.speaker_name).strip()
         return f"{self.speaker_type or 'speaker'} {self.speaker_id}" if self.speaker_id else None
@@ -63,7 +63,7 @@ def as_webvtt(sentences: Sequence[Sentence]) -> str:
 
 
 def _cues(sentences: Sequence[Sentence]) -> Iterator[tuple[int, int, str]]:
-    """Yield start and end in milliseconds, and the payload. One without a start begins where the last one ended."""
+    """Yield start and end in milliseconds, and the payload. Without a start, a cue begins where the last one ended."""
     end = 0
     for each in sentences:
         start = end if each.start_time is None else _milliseconds(each.start_time)

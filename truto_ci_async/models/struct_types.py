@@ -1,4 +1,4 @@
-"""Looks into types for the structs that their values may be or hold, and splits JSON into the parts of such values."""
+"""Finds the structs that the values of a type may be or contain, and splits their JSON into parts."""
 
 from __future__ import annotations
 

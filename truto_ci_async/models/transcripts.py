@@ -8,7 +8,7 @@ from msgspec import Raw, Struct
 
 from truto_ci_async.export.schema import Column, Columns, Schema
 
-from .api_object import ApiObject, ApiRecord
+from .api_object import REMOTE_COLUMN, ApiObject, ApiRecord
 from .field_types import NO_DATA, Number
 from .sentences import Sentence, as_text, as_webvtt
 
@@ -21,12 +21,12 @@ class MeetingRef(ApiObject, frozen=True, kw_only=True, gc=False):
 
 TRANSCRIPT_SCHEMA = Schema(
     "transcripts",
-    Column("id", "text", doc="identifies the transcript; Gong has no such id"),
+    Column("id", "text", doc="identifies the transcript; null with Gong"),
     Column("meeting_id", "text", doc="id of the meeting"),
     Column("start_time", "float64", doc="start in seconds from the start of the meeting"),
     Column("end_time", "float64", doc="end in seconds from the start of the meeting"),
     Column("entries", "json", doc="a JSON array of sentences; sentence_rows() has one row for each"),
-    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+    REMOTE_COLUMN,
 )
 
 SENTENCE_SCHEMA = Schema(

@@ -1,14 +1,15 @@
-"""Moves members that an ApiObject has no field for into its ``unknown_json``, so that its decoder takes the rest.
+"""Moves members that an ApiObject has no field for into its ``unknown_json``, so that its decoder accepts the rest.
 
-Values are not checked here, and keep their bytes: `_wire.repair` is for those that do not fit. Only items that a
-decoder refused come this way.
+Values are not checked here and keep their bytes: `_wire.repair` fixes those that do not fit. Only items that a decoder
+refused get here.
 """
 
 from __future__ import annotations
 
 import typing
 from functools import cached_property
-from typing import Any
+from itertools import islice
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Raw
@@ -17,8 +18,11 @@ from truto_ci_async._json import BYTE_ORDER_MARK, UNKNOWN, decode_with, replace_
 
 from .struct_types import element_type, is_struct, split_array, split_object, union_members, value_type
 
-# Characters of a name that is told: a service may use ids as keys.
+# Names that are told of one walk, and characters of each: a service may use ids as keys.
+MOST_NAMES = 100
 NAME_CHARS = 80
+
+Names: TypeAlias = dict[str, None]
 
 
 class MemberMover:
@@ -32,11 +36,11 @@ class MemberMover:
         self._values = [found for member in members for found in value_type(member)]
         self._decode = msgspec.json.Decoder(type).decode
 
-    def move(self, raw: bytes, prefix: str, names: list[str]) -> bytes:
-        """Return ``raw``, or what takes its place. ``names`` gets those of the members, such as ``user.emails[].x``."""
+    def move(self, raw: bytes, prefix: str, names: Names) -> bytes:
+        """Return ``raw``, or what takes its place. ``names`` gets some of those moved, such as ``user.emails[].x``."""
         if raw.startswith(b"{"):
             if self._struct is not None:
-                return self._in_struct(raw, prefix, names)
+                return self.move_members(raw, split_object(raw), prefix, names)
             if self._values:
                 inner = _mover(self._values[0])
                 moved = {
@@ -53,19 +57,20 @@ class MemberMover:
         return raw
 
     def is_fine(self, raw: Raw) -> bool:
-        """Tell whether a value decodes as it is, which is quicker than looking at what is in it."""
+        """Tell whether a value decodes as it is, which is faster than searching it."""
         try:
             self._decode(raw)
         except msgspec.ValidationError:
             return False
         return True
 
-    def _in_struct(self, raw: bytes, prefix: str, names: list[str]) -> bytes:
-        fields = split_object(raw)
+    def move_members(self, raw: bytes, fields: dict[str, Raw], prefix: str, names: Names) -> bytes:
+        """Do as ``move`` with an object that was split into ``fields`` already."""
         is_changed = False
         if self._keys is not None and not fields.keys() <= self._keys:
             unknown = {key: value for key, value in fields.items() if key not in self._keys}
-            names += [prefix + key[:NAME_CHARS] for key in unknown]
+            if len(names) < MOST_NAMES:
+                names.update((prefix + key[:NAME_CHARS], None) for key in islice(unknown, MOST_NAMES))
             fields = {key: value for key, value in fields.items() if key in self._keys}
             fields[UNKNOWN] = Raw(msgspec.json.encode(msgspec.json.encode(unknown).decode()))
             is_changed = True
@@ -83,7 +88,7 @@ class MemberMover:
 
     @cached_property
     def _keys(self) -> frozenset[str] | None:
-        """Names of the struct's fields; None if it keeps nothing else."""
+        """Names of the struct's fields; None if it keeps no unknown members."""
         if not is_api_object(self._struct):
             return None
         return frozenset(field.encode_name for field in msgspec.structs.fields(self._struct)) - {UNKNOWN}
@@ -136,7 +141,7 @@ def holds_api_object(type: Any, _above: tuple[Any, ...] = ()) -> bool:
 
 
 def decode_known(body: bytes, type: Any) -> Any:
-    """Decode JSON into a type, also if it has members that the structs of ours in it do not know.
+    """Decode JSON into a type, even if it has members that our structs do not know.
 
     :raises msgspec.ValidationError: it does not fit the type.
     :raises DecodeError: it is not JSON.
@@ -149,4 +154,4 @@ def decode_known(body: bytes, type: Any) -> Any:
         if mover is None:
             raise
         text = replace_surrogates(body.removeprefix(BYTE_ORDER_MARK)).strip()
-        return decoder.decode(mover.move(text, "", []))
+        return decoder.decode(mover.move(text, "", {}))

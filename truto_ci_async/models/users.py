@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from truto_ci_async.export.schema import Column, Schema
 
-from .api_object import ApiRecord
+from .api_object import CHANGE_COLUMNS, REMOTE_COLUMN, ApiRecord
 from .field_types import NO_DATA, AwareDatetime
 from .person import Person
 
@@ -18,17 +18,16 @@ USER_SCHEMA = Schema(
     Column("name", "text", doc="full name"),
     Column("email", "text", doc="the primary address, else the first"),
     Column("emails", "json", doc="all addresses: a JSON array of {email, is_primary}"),
-    Column("created_at", "timestamp", doc="when the provider made the record"),
-    Column("updated_at", "timestamp", doc="when the provider last changed it"),
-    Column("remote_data", "json", "remote_json", "the provider's own record, as it was received"),
+    *CHANGE_COLUMNS,
+    REMOTE_COLUMN,
 )
 
 
 class User(Person, ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """A user of the connected product. ``id`` is that of ``Interaction.user`` and ``Activity.user``.
 
-    Gong sends no ``updated_at``. What else the provider knows, such as a title, is in ``remote_data`` only. Equal when
-    all fields are equal; hashed by id.
+    Gong sends no ``updated_at``. Anything else the provider has, such as a title, is in ``remote_data`` only. Equal
+    when all fields are equal; hashed by id.
     """
 
     SCHEMA: ClassVar[Schema] = USER_SCHEMA

@@ -16,7 +16,7 @@ from truto_ci_async.models import Position
 
 
 class HasNextCursor(Protocol):
-    """All that a walk needs to know of a page."""
+    """The part of a page that a walk needs."""
 
     @property
     def next_cursor(self) -> str | None: ...
@@ -32,7 +32,7 @@ def position_after(here: Position, next_cursor: str | None, user_batches: int) -
 
 
 class PageCursor:
-    """The position of one walk. Give it the cursor of each page to move it on.
+    """The position of one walk. Call ``advance`` with the cursor of each page.
 
     A long ``users`` filter is split into ``user_batches``, which are walked one after the other. Each batch has
     cursors of its own, so a cursor may come again in a later batch.

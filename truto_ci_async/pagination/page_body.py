@@ -1,6 +1,6 @@
 """Reads the body of one streamed page: bytes in, items out, in steps short enough for the event loop.
 
-What happens between pages, and after an error, is in ``stream``.
+Going to the next page, and what an error does, is in ``stream``.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def media_type(response: ResponseInfo) -> str:
 class PageBody(Generic[T]):
     """The body of one page while it is being read, either as ``receive``d bytes or in ``step``s of items.
 
-    ``cursor`` is what the page was asked for by. A step that was cancelled has lost nothing and can be repeated.
+    ``cursor`` is the one the page was requested with. A cancelled step loses nothing and can be repeated.
     """
 
     def __init__(
@@ -101,9 +101,7 @@ class PageBody(Generic[T]):
         body, self._body = self._body, None
         if body is not None:
             body.close()
-            self._pieces = (
-                _no_pieces()
-            )  # an error that is kept may hold this, and this would hold the connection
+            self._pieces = _no_pieces()  # whoever keeps an error may keep this, and so the connection
 
     async def receive(self) -> bytes | None:
         """Return the next bytes; None at the end."""
@@ -123,7 +121,7 @@ class PageBody(Generic[T]):
         )
 
     async def step(self) -> list[T]:
-        """Decode the next bytes, which may be received already, and return the items they complete."""
+        """Decode the next bytes, received before or now, and return the items they complete."""
         if self._offset == len(self._piece):
             piece = await self.receive()
             if piece is None:
@@ -142,9 +140,9 @@ class PageBody(Generic[T]):
         return items
 
     def _start_decoding(self, part: bytes) -> Decoder[T] | None:
-        """Decide by the first byte how to decode; None: there was only white space so far.
+        """Decide by the first byte how to decode; None if there was only white space so far.
 
-        :raises DecodeError: the body is no JSON.
+        :raises DecodeError: the body is not JSON.
         """
         kind = media_type(self._response)
         start = part.lstrip(WHITE)
@@ -181,7 +179,7 @@ async def _no_pieces() -> AsyncIterator[bytes]:
 
 
 def _masked_debug(debug: Any) -> Any:
-    """Mask the reprs of a page's debug information. If it is large, of its members only the large ones stay Raw."""
+    """Mask the reprs of a page's debug information. If it is large, only its large members stay Raw."""
     raw = bytes(debug) if isinstance(debug, Raw) else b""
     if raw.startswith(b"{") and len(members := split_object(raw)) <= MAX_KEYS:
         debug = {key: decode_member(key, bytes(value)) for key, value in members.items()}

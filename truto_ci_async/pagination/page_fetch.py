@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: Makes something of a body. The time is that of the call, which counts what it takes.
+#: Reads a body. What it does inside ``with`` on the time counts as time of the call.
 Read: TypeAlias = "Callable[[bytes, CallTime], Awaitable[R]]"
 #: Tells whether an error means that there is nothing.
 EmptyIf: TypeAlias = Callable[[APIError], bool]
@@ -55,6 +55,7 @@ async def fetch_page(
         extra=data.extra,
         issues=data.issues,
         issues_count=data.issues_count,
+        dropped_count=data.dropped_count,
         unknown_fields=data.unknown_fields,
         response=response,
         position=position_after(here, data.next_cursor, len(targets.query.user_batches)),
@@ -109,7 +110,7 @@ async def fetch_and_read(
 
 
 def is_empty_by_framing(response: ResponseInfo) -> bool:
-    """Tell whether the head of a response says that it has no body, so that an empty one is complete."""
+    """Tell whether the head of a response says that it has no body, so that an empty body is complete."""
     return response.status in (204, 205) or set(response.headers.get("content-length", "").strip()) == {"0"}
 
 
@@ -122,9 +123,9 @@ def empty_body_error(cursor: str | None) -> TruncatedBodyError:
 async def read_page(
     client: BaseClient, reader: PageReader[Any], body: bytes, time: CallTime, *, account: str | None
 ) -> PageData[Any]:
-    """Decode the body of a page and report it. What takes longer is decoded in slices, so that other tasks can run.
+    """Decode the body of a page and report it. A large body is decoded in slices, so that other tasks can run.
 
-    :raises DeadlineError: the call has taken longer than it may.
+    :raises DeadlineError: the call ran out of time.
     """
     emitter = client.emitter
     started = perf_counter()
@@ -159,7 +160,7 @@ async def _read_in_slices(
         step.took(perf_counter() - turn)
         if (left := time.left) is not None and left < 0:
             raise DeadlineError(
-                f"the page was here but not decoded within {time.total} s",
+                f"the page arrived but was not decoded within {time.total} s",
                 deadline="total",
                 seconds=time.total,
                 account=account,

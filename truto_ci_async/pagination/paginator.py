@@ -1,6 +1,6 @@
 """Iterates over pages and their items, and fetches the next page while the caller works on this one.
 
-A ``PageSource`` holds the callable that fetches one page, so nothing here knows of clients, retries or HTTP. What
+A ``PageSource`` holds the callable that fetches one page, so nothing here knows about clients, retries or HTTP. What
 ends a walk is decided in ``next_page``. All state lives in the iterator: iterating twice starts twice.
 """
 
@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from truto_ci_async._checks import brief, is_whole_number
 from truto_ci_async._http.tasks import call_in_loop, starts_at_once
+from truto_ci_async._progress import Progress
 from truto_ci_async.errors import CursorLoopError, DecodeError, UsageError
+from truto_ci_async.events import Emitter
 from truto_ci_async.export.column_values import Part
 from truto_ci_async.export.walks import FetchedPart, WalkFrames
 from truto_ci_async.models import Page, Position, RawResponse
 
 from .next_page import HasNextCursor, PageCursor
+from .progress import show_progress
 
 T = TypeVar("T")
 P = TypeVar("P", bound=HasNextCursor)
@@ -31,7 +35,7 @@ Spawn: TypeAlias = "Callable[[Coroutine[Any, Any, P]], asyncio.Task[P]]"
 
 
 class PageSource(Struct, Generic[P], frozen=True):
-    """What to fetch, from where and how: shared by all iterations, changed by none."""
+    """What to fetch, from where and how: shared by all iterations and never changed."""
 
     fetch: Fetch[P]
     start: Position
@@ -40,6 +44,7 @@ class PageSource(Struct, Generic[P], frozen=True):
     prefetch: int = 1
     max_pages: int | None = None
     account: str | None = None
+    emitter: Emitter | None = None
 
     def __post_init__(self) -> None:
         if not is_whole_number(self.prefetch, least=0) or self.prefetch > 1:
@@ -116,7 +121,7 @@ class Pages(Generic[P]):
     async def aclose(self) -> None:
         """End the iteration and cancel the prefetch. Dropping the iterator does the same.
 
-        A task that waits for a page still gets it, and then the end.
+        A task that is waiting for a page still gets that page, and then the end.
         """
         self._pages_left = 0
         self.cancel()
@@ -168,7 +173,7 @@ class Prefetch(Generic[P]):
             return await task
         except asyncio.CancelledError:
             waiter = asyncio.current_task()
-            if waiter is not None and not waiter.cancelling():  # so it was the task that was cancelled
+            if waiter is not None and not waiter.cancelling():  # so the task was cancelled, not this wait
                 raise UsageError("the client was closed while its pages were being read") from None
             raise
         finally:
@@ -261,26 +266,35 @@ class Paginator(WalkFrames, Generic[T]):
         """Fetch the first page only, without a prefetch."""
         return await self._source.fetch(self._source.start)
 
-    async def collect(self, max_items: int | None = None) -> list[T]:
-        """Return all items, or the first ``max_items``, in one list. No more pages are fetched than needed."""
+    async def collect(self, max_items: int | None = None, *, progress: bool | None = None) -> list[T]:
+        """Return all items, or the first ``max_items``, in one list. No more pages are fetched than needed.
+
+        ``progress`` shows a line that says how far it is: None in a notebook only, True always, False never.
+        """
         if max_items is not None and not is_whole_number(max_items, least=0):
             raise UsageError(f"max_items is 0 or more, or None for all, not {brief(max_items)}")
         items: list[T] = []
         if max_items == 0:
             return items
-        async for page in Pages(self._source, prefetch=False):  # mutant: None is false too
-            items.extend(page.items)
-            if max_items is not None and len(items) >= max_items:
-                del items[max_items:]
-                break
+        with self.show_progress(progress) as line:
+            async for page in Pages(self._source, prefetch=False):  # mutant: None is false too
+                items.extend(page.items)
+                if line is not None:
+                    line.add(len(page.items))
+                if max_items is not None and len(items) >= max_items:
+                    del items[max_items:]
+                    break
         return items
+
+    def show_progress(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        return show_progress(wanted, self._source.emitter, self._source.account)
 
     def part_source(self) -> PageParts:
         return PageParts(Pages(self._source), self._item_type)
 
     async def first(self) -> T | None:
         """Return the first item, or None if there is none. Empty pages are skipped."""
-        return next(iter(await self.collect(1)), None)
+        return next(iter(await self.collect(1, progress=False)), None)
 
     def __repr__(self) -> str:
         return f"<{self._label}: `await` it for the first page, or `async for` over it for every item>"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# The first step is small, so that the first item of a stream comes soon. Later ones grow until they take STEP_SECONDS,
-# which depends on the items, the engine and the machine: wrong items take a hundred times as long as good ones.
+# The first step is small, so that the first item of a stream arrives soon. Later ones grow until they take
+# STEP_SECONDS, which depends on the items, the engine and the machine: bad items take a hundred times as long as good
+# ones.
 FIRST_STEP = 16 * 1024
 SMALLEST_STEP = 2 * 1024
 LARGEST_STEP = 256 * 1024

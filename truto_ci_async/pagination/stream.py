@@ -1,8 +1,8 @@
 """Reads large bodies as they arrive: as typed items, raw chunks or a file. Memory does not grow with the body.
 
 ``ItemStream`` goes from page to page; the bytes of one page are read in ``page_body``. Nothing runs in the background:
-only waiting for bytes is timed, and a slow consumer slows down the sender. A read takes nothing before its last await,
-so one that was cancelled can simply be repeated.
+only waiting for bytes is timed, and a slow consumer slows down the sender. A read consumes nothing before its last
+await, so a cancelled read can simply be repeated.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from operator import length_hint
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +20,7 @@ import anyio
 
 from truto_ci_async._files import AtomicFile, Worker
 from truto_ci_async._http.failures import drop_locals, mask_error
+from truto_ci_async._progress import Counts, Progress
 from truto_ci_async._wire.page_reader import cursor_text
 from truto_ci_async._wire.responses import raise_for_cursor
 from truto_ci_async.errors import (
@@ -36,6 +37,7 @@ from truto_ci_async.models import Issue, Position, ResponseInfo
 
 from .next_page import PageCursor
 from .page_body import Decoder, PageBody, media_type
+from .progress import show_progress
 from .stream_views import Batches, Chunks, Items, StreamParts
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ Opener: TypeAlias = "Callable[[Position], Reopen]"
 
 # Seconds of decoding after which other tasks get a turn.
 YIELD_INTERVAL = 0.002
-# Bytes collected for one write to a file. Each write is a trip to another thread.
+# Bytes collected for one write to a file. Each write is a round trip to another thread.
 WRITE_SIZE = 2**20
 # Repairs kept in ``issues``. Others are counted only.
 ISSUES_KEPT = 100
@@ -86,7 +88,7 @@ class ItemStream(WalkFrames, Generic[T]):
     ``envelope``      everything around the items of that page; in it, an object or array of more than 256 KiB is
                       left as ``msgspec.Raw``.
 
-    If a body breaks off before its first item, the page is fetched again, as in any call. Later than that nothing is
+    If a body breaks off before its first item, the page is fetched again, as in any call. After that nothing is
     repeated: the TransportError says how many ``items_read`` and ``bytes_read`` there were, and its ``position`` is the
     start of that page. A read that was cancelled can be repeated; after an error the stream is over.
     """
@@ -102,6 +104,7 @@ class ItemStream(WalkFrames, Generic[T]):
         emitter: Emitter,
         account: str | None = None,
         item_type: Any = None,
+        progress: bool | None = False,
     ) -> None:
         self._opener = opener
         self._new_decoder = new_decoder  # takes whether the body is NDJSON
@@ -111,15 +114,18 @@ class ItemStream(WalkFrames, Generic[T]):
         self._emitter = emitter
         self._account = account
         self._item_type = item_type
+        self._progress = progress
+        self._shown = ExitStack()  # the line that says how far it is
+        self._line: Progress | None = None
         self._entered = self._used = self._reading = False
         self._finished = self._failed = self._closed = False
         self._reopen: Reopen | None = None  # opens the page at ``position``
-        self._failure: TransportError | None = None  # why it has to be opened again
+        self._failure: TransportError | None = None  # why that page has to be opened again
         self._opening: anyio.CancelScope | None = None  # while a response is awaited
         self._page: PageBody[T] | None = None
         self._whole_pages_bytes = 0
         self._items_taken = 0
-        self._batch: Iterator[T] = iter(())  # what ``async for`` has not handed out yet
+        self._batch: Iterator[T] = iter(())  # items that ``async for`` has not handed out yet
         self._issues: list[Issue] = []
         self._issues_count = 0
         self._yield_at = 0.0
@@ -164,6 +170,7 @@ class ItemStream(WalkFrames, Generic[T]):
         if self._entered or self._closed:
             raise UsageError("a stream is opened once; make a new one")
         self._entered = True
+        self._line = self._shown.enter_context(self._new_line(self._progress))
         try:
             with self._one_reader():
                 await self._open_page()
@@ -175,6 +182,7 @@ class ItemStream(WalkFrames, Generic[T]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._shown.__exit__(kind, error, trace)
         self.close()
 
     def close(self) -> None:
@@ -186,6 +194,13 @@ class ItemStream(WalkFrames, Generic[T]):
         if self._opening is not None:
             self._opening.cancel()
         self._close_page()
+        self._shown.close()
+
+    def _new_line(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        return show_progress(wanted, self._emitter, self._account)
+
+    def show_progress(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        return self._new_line(wanted) if self._line is None else nullcontext()
 
     def __aiter__(self) -> AsyncIterator[T]:
         self._use()
@@ -201,7 +216,7 @@ class ItemStream(WalkFrames, Generic[T]):
         return StreamParts(self, self._item_type)
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """Hand out the bytes of the body, decompressed, whatever they are. Cursors are not followed."""
+        """Hand out the decompressed bytes of the body, of any content type. Cursors are not followed."""
         self._use()
         return Chunks(self)
 
@@ -263,7 +278,12 @@ class ItemStream(WalkFrames, Generic[T]):
                     continue
                 page.handed_out = True
                 page.bytes_read += len(chunk or b"")
+                if self._line is not None:
+                    self._line.follow(self._counts)
                 return chunk
+
+    def _counts(self) -> Counts:
+        return Counts(self._items_taken, self.pages_read, f"{self.bytes_read:,} bytes")
 
     async def next_batch(self) -> list[T] | None:
         """Return the next items, at least one; None when all were read."""
@@ -286,6 +306,8 @@ class ItemStream(WalkFrames, Generic[T]):
                 if items:
                     page.handed_out = True
                     self._items_taken += len(items)
+                    if self._line is not None:
+                        self._line.follow(self._counts)
                     return items
             return None
 
@@ -299,7 +321,7 @@ class ItemStream(WalkFrames, Generic[T]):
 
     @contextmanager
     def _one_reader(self) -> Generator[None]:
-        """Allow one task to read at a time. An error ends the stream and is given what the stream knows."""
+        """Allow one task to read at a time. An error ends the stream, and gets its counts and its position."""
         if self._closed:
             raise UsageError("this stream is closed")
         if self._failed:
@@ -365,7 +387,7 @@ class ItemStream(WalkFrames, Generic[T]):
         self._failure = error
 
     def _finish_page(self, page: PageBody[T]) -> None:
-        """Read what stood around the items, and move on to the next page."""
+        """Read the envelope of the page, and move on to the next page."""
         here = self._cursor.position
         assert here is not None
         envelope = page.envelope()
@@ -379,7 +401,7 @@ class ItemStream(WalkFrames, Generic[T]):
         self._finished = following is None or not self._follow_cursor
 
     def _close_page(self) -> None:
-        """Close the page, and keep and report its repairs: nothing more of it will be read."""
+        """Close the page, which will not be read further, and keep and report its repairs."""
         if self._page is None:
             return
         self._page.close()

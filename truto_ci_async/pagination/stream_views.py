@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Readable(Protocol[T]):
-    """What the iterators ask of a stream. Each method returns None at the end."""
+    """What the iterators need from a stream. Each method returns None at the end."""
 
     async def next_items(self) -> Iterator[T] | None: ...
     async def next_batch(self) -> list[T] | None: ...

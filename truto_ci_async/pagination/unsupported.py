@@ -1,4 +1,4 @@
-"""Explains the error of a call that an account's provider does not offer, by what it does offer."""
+"""Adds to the error of a call that an account's provider does not offer what it does offer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
     from truto_ci_async._http.call import CallTime
 
-# The caller waits this long at most for the explanation of an error.
+# Seconds that a caller waits at most for the explanation of an error.
 LOOKUP_SECONDS = 5.0
 
 _STATUSES = frozenset({404, 405, 501})
@@ -35,7 +35,7 @@ def may_mean_unsupported(error: APIError) -> bool:
 async def add_offered(client: BaseClient, error: APIError, account: str, call: tuple[str, str, str]) -> None:
     """Set ``error.offered`` if the account does not offer ``call``: a model, a resource and a method.
 
-    Nothing that goes wrong here is raised: ``error`` is what the caller needs to see.
+    Failures here are never raised: ``error`` is what the caller needs to see.
     """
     model, resource, method = call
     with suppress(TrutoError), anyio.move_on_after(LOOKUP_SECONDS):

@@ -9,7 +9,7 @@ and a sink.
 What differs between resources is in ``walks``. ``transcript_pull`` asks for the transcript of each meeting,
 ``window_check`` finds rows of providers that ignore the window, and ``positions`` is what is stored of either.
 
-``plan/`` says what is asked, ``checkpoint/`` stores how far that got, and ``stores/`` keeps that together with the rows
-in a database. Sinks live in ``truto_ci_async.sinks``, walking
+``plan/`` says what is requested, ``checkpoint/`` stores progress, and ``stores/`` keeps rows and progress together or
+adapts a checkpoint and a sink to that. Sinks live in ``truto_ci_async.sinks``, walking
 pages in ``truto_ci_async.pagination``, and retries and pacing below that in ``truto_ci_async._http``.
 """

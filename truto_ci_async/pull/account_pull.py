@@ -1,6 +1,6 @@
 """Pulls one account: fetches its pages, hands them over, and decides what a failed call means.
 
-When an account has its turn is up to ``workers``. ``commits`` makes durable what was handed over.
+``workers`` decides when an account has its turn; ``commits`` makes durable what was handed over.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from truto_ci_async.errors import (
 )
 from truto_ci_async.models import Page, Position
 from truto_ci_async.models.pulls import Window
+from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import Read, fetch_page, read_page
 from truto_ci_async.pagination.unsupported import add_offered, may_mean_unsupported
@@ -45,6 +46,7 @@ from truto_ci_async.pull.checkpoint.base import Outcome, Progress
 
 from .account_state import AccountState, Shared
 from .commits import Ends, Entry, PulledPage
+from .foreign_rows import foreign_rows
 from .positions import UNSUPPORTED, join_position, split_position
 from .report import KEPT_CHARACTERS, without_bodies
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
@@ -65,7 +67,7 @@ _EMPTY = Progress(outcome="empty")
 #: When to ask an account again, by the monotonic clock: when its turn comes, or not in this run.
 IN_TURN, NEVER = 0.0, math.inf
 
-# A service refuses a cursor with one of these. The words that go with them are not documented.
+# A service refuses a cursor with one of these. Their messages are not documented.
 _REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
 
 
@@ -77,7 +79,7 @@ class AccountPull:
         self._shared = shared
 
     def rest(self) -> None:
-        """Keep little until the next turn."""
+        """Drop what is not needed until the next turn."""
         self._state.targets = None
 
     # --- one page --------------------------------------------------------------------------------------
@@ -270,6 +272,7 @@ class AccountPull:
         )
         was_restarted = state.seen is not None
         handed, entry = self._send(page, progress, is_last=is_last)
+        self._report_foreign(handed)
         if was_restarted:
             entry.log = log
         elif not is_last:
@@ -309,8 +312,15 @@ class AccountPull:
             missing=missing,
         )
         self._close_windows(queue, window, over)
-        handed = PulledPage(state.account, asked, page, state.pulled_at, commits=shared.commits, entry=entry)
+        handed = PulledPage(state.account, asked, page, commits=shared.commits, entry=entry)
+        handed.pulled_at = state.pulled_at or handed.pulled_at
         return handed, entry
+
+    def _report_foreign(self, page: PulledPage[Any]) -> None:
+        shared = self._shared
+        issues, count = foreign_rows(page, ITEM_TYPES[shared.plan.resource])
+        shared.report.issues += count
+        shared.client.emitter.report_repairs(issues, count=count, account=self._state.account.id)
 
     def _end_window(self) -> int:
         """Move on to the next window. Return how many windows ended."""
@@ -399,7 +409,7 @@ class AccountPull:
     def _wait_or_park(self, error: APIError) -> float:
         wait = error.retry_after or 0.0
         self._state.calls += 1
-        if wait >= LONGEST_WAIT:  # a wrong clock or unit: nobody knows when, so a later run asks again
+        if wait >= LONGEST_WAIT:  # a wrong clock or unit: the time is unknown, so a later run asks again
             return self.park(None)
         if wait > self._shared.client.retry.max_wait or self._state.calls >= ACCOUNT_CALLS:
             return self.park(time.time() + min(wait, self._shared.budget.max_park))
@@ -440,13 +450,13 @@ class AccountPull:
         return self.park(None)
 
     def park(self, until: float | None) -> float:
-        """Leave this account to a later run, not before ``until`` (seconds since 1970)."""
+        """Leave this account to a later run, which may start ``until`` (seconds since 1970) at the earliest."""
         self._shared.report.parked[self._state.account.id] = until
         self._shared.report.windows_left += self._state.windows_left
         return self._end("parked", until=until)
 
     def _end(self, outcome: Outcome, *, error: str | None = None, until: float | None = None) -> float:
-        """Note how the account ended, behind its pages that are still to be committed."""
+        """Note how the account ended, queued after its pages that are not committed yet."""
         ended = replace(self._state.progress, outcome=outcome, error=error, until=until)
         entry = Entry(
             self._shared.commits.queue_of(self._state.account.id),

@@ -28,7 +28,7 @@ from .row_fingerprints import SeenRows
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
 
-# A window that has not begun, and what stands in its place when none is left.
+# A window that has not begun, and a placeholder for when none is left.
 _NEW, _OVER = Progress(), Progress(outcome="done")
 
 
@@ -44,9 +44,9 @@ class Shared:
     commits: Commits
     report: PullReport
     budget: Budget
-    outage_cause: str = ""  # what the last call failed with for which the service is to blame
+    outage_cause: str = ""  # the error of the last call for which the service was to blame
     is_stopping: bool = False
-    #: A scope for each request that has no answer yet, which is cancelled to drop it.
+    #: A scope for each request without a response yet; cancelling it drops the request.
     fetching: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
     #: By window, of the first account that came to it: checking, ordering and encoding is done once.
     targets: dict[Window, RequestTargets] = field(default_factory=dict[Window, RequestTargets])
@@ -80,7 +80,7 @@ class AccountState(Struct, eq=False, gc=False):
     targets: RequestTargets | None = None  # of that walk, while the account has its turn
     seen: SeenRows | None = None  # rows handed out before that window was restarted
     is_whole: bool = (
-        False  # the walk is over all windows from this one on, whose bounds the provider does not keep to
+        False  # the walk covers all windows from this one on, since the provider ignores their bounds
     )
     queue: MeetingQueue | None = None  # of a transcripts pull, in this window
     asked: set[bytes] = set()  # fingerprints of the meetings that were asked for in it
@@ -90,8 +90,8 @@ class AccountState(Struct, eq=False, gc=False):
     arrived_at: float = 0.0  # that body, by the monotonic clock
     pulled_at: datetime | None = None  # the same moment
     calls: int = 0  # failed in a row
-    failing_since: float | None = None  # when the first call was sent that failed without an answer since
-    outage_error: TrutoError | None = None  # the last one that the service was to blame for
+    failing_since: float | None = None  # when the first of the failed calls since the last response was sent
+    outage_error: TrutoError | None = None  # the last failure that the service was to blame for
 
     @classmethod
     def of(cls, account: PlannedAccount, stored: AccountProgress, windows: int) -> AccountState:
@@ -109,6 +109,6 @@ class AccountState(Struct, eq=False, gc=False):
             self.progress = self.later.pop(self.window, _NEW)
 
     def end_walk(self) -> None:
-        """Forget the walk over this window, which is over or begins anew."""
+        """Forget the walk over this window, which has ended or starts over."""
         self.cursor = self.targets = self.seen = self.queue = None
         self.asked = set()

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import datetime
 from itertools import islice
 from typing import Any, Literal, TypeAlias, TypeVar
 
@@ -37,21 +36,21 @@ T = TypeVar("T")
 #: How an account ended: with rows, without any, or not at all, since its provider does not have the resource.
 Ends: TypeAlias = Literal["", "done", "empty", "skipped"]
 
-# A commit is due after so many marked pages or seconds, and at once if somebody waits for it.
+# A commit is due after this many marked pages or seconds, and at once if somebody waits for it.
 COMMIT_PAGES = 64
 COMMIT_SECONDS = 0.05
-# A sink that was not ready to commit is asked again after so many seconds, if no page comes before.
+# Seconds until a sink that was not ready to commit is asked again, if no page comes first.
 ASK_AGAIN_SECONDS = 1.0
-# With a checkpoint in memory, so many bytes of bodies are kept in place of logs.
+# With a checkpoint in memory, this many bytes of bodies are kept instead of logs.
 KEPT_BYTES = 16 * 2**20
-# The loop has a turn after logs were made of so many bytes, which takes some milliseconds.
+# The loop gets a turn after logs were made of this many bytes, which takes a few milliseconds.
 YIELD_BYTES = 2**19
-# Or after so many entries were gone through.
+# The same, after this many entries.
 YIELD_ENTRIES = 2_000
 
 
 class Entry:
-    """What a page, or the end of an account, adds to the progress, in its place among the others of its account."""
+    """What a page, or the end of an account, adds to the progress; the entries of an account are in order."""
 
     __slots__ = (
         "body", "durable", "ends", "identities", "is_done", "key", "log", "missing", "progress", "queue", "rows",
@@ -72,12 +71,13 @@ class Entry:
         self.queue = queue
         self.key = key
         self.progress = progress
-        self.rows = rows  # on the page; None: this is no page
+        self.rows = rows  # on the page; None: this is not a page
         self.ends = ends  # how the account ended, on its last page of all
         self.windows = windows  # that are over with it
         self.missing = missing  # meetings without a transcript
-        # What happened to its rows; it is made of one of the others, if the window is not over by then.
-        self.log = b""
+        self.log = (
+            b""  # what happened to its rows; made of one of the others, if the window is not over by then
+        )
         self.body = b""
         self.identities = b""
         self.is_done = False
@@ -91,16 +91,9 @@ class PulledPage(AccountPage[T]):
     __slots__ = ("_commits", "_entry")
 
     def __init__(
-        self,
-        account: PlannedAccount,
-        window: Window,
-        page: Page[T],
-        pulled_at: datetime | None = None,
-        *,
-        commits: Commits,
-        entry: Entry,
+        self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
     ) -> None:
-        super().__init__(account, window, page, pulled_at)
+        super().__init__(account, window, page)
         self._commits = commits
         self._entry = entry
 
@@ -132,7 +125,7 @@ class PulledPage(AccountPage[T]):
 
 
 class Commits:
-    """What is marked as done in one pull, and how it becomes durable.
+    """Tracks what is marked as done in one pull, and makes it durable.
 
     ``report`` counts entries when they are marked, and takes back those that in the end are not durable.
     ``on_failure`` is called when a commit fails. There are no more commits after that.
@@ -148,22 +141,22 @@ class Commits:
     ) -> None:
         self._store = store
         self._reader = reader
-        self._has_ids = False
+        self.has_ids = False  # the id alone tells rows apart
         self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
         self.is_open = False
         self.is_closed = False  # the pull was left: nothing more can be marked
-        self._queues: dict[str, list[Entry]] = {}  # of accounts that have entries which do not count yet
+        self._queues: dict[str, list[Entry]] = {}  # of accounts with entries that do not count yet
         self._changes: dict[Key, Progress] = {}
         self._marked: list[Entry] = []
         self._unsure: list[Entry] = []  # marked, and in a commit that is under way or failed
         self._marked_since = 0  # the last commit began
         self._logs = defaultdict[Key, bytes](bytes)  # for the next commit
-        self._logged = 0  # so many of those that are marked have their logs there, unless they have a body
+        self._logged = 0  # how many of the marked ones have their logs there, unless they have a body
         self._bodies: dict[Key, list[bytes]] = {}  # committed, in place of logs
         self._body_bytes = 0
-        self._write_failure: Exception | None = None  # nothing more is written, what was is committed
+        self._write_failure: Exception | None = None  # nothing more is written; what was written is committed
         self._turned = anyio.Event()  # a page was written, or none will be
         self._is_due = anyio.Event()  # something is marked
         self._is_urgent = anyio.Event()  # much is marked, or somebody waits
@@ -175,11 +168,6 @@ class Commits:
         self._commit_lock = anyio.Lock(fast_acquire=True)
 
     # --- life ------------------------------------------------------------------------------------------
-
-    def open(self, *, has_ids: bool) -> None:
-        """Begin to take pages. ``has_ids``: the id alone tells rows apart."""
-        self._has_ids = has_ids
-        self.is_open = True
 
     async def run(self) -> None:
         """Commit what is marked, again and again. A cancellation waits for a commit that is under way."""
@@ -228,7 +216,7 @@ class Commits:
             raise self._failure
 
     def shut(self) -> None:
-        """Let nothing more be written or marked: the block of the pull was left."""
+        """Refuse further writes and marks: the block of the pull was left."""
         self.is_closed = True
         self._next_turn()
 
@@ -245,7 +233,7 @@ class Commits:
     # --- for the consumers -----------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise what the last commit failed with, if it did."""
+        """Raise the error of the last commit, if it failed."""
         if self._failure is not None:
             raise self._failure from self._failure.__cause__
 
@@ -291,7 +279,7 @@ class Commits:
         self._is_due.set()
 
     async def wait_until_durable(self, entry: Entry) -> None:
-        """Have the next commit begin as soon as it can, and wait for the one that makes ``entry`` durable.
+        """Start the next commit as soon as possible, and wait for the one that makes ``entry`` durable.
 
         :raises Exception: what the last commit failed with.
         """
@@ -365,7 +353,7 @@ class Commits:
             entry.body = body
         elif items:
             views = page.plain_views if type(items[0]) is Raw else None
-            entry.identities = row_identities(items, views, by_id=self._has_ids)
+            entry.identities = row_identities(items, views, by_id=self.has_ids)
 
     async def log_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
         """Return the log of a window: all its rows that were handed out, in this run or an earlier one.
@@ -394,7 +382,7 @@ class Commits:
 
     def _read_again(self, body: bytes) -> bytes:
         """Return the fingerprints of the rows of a page that was read before."""
-        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self._has_ids))
+        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self.has_ids))
 
     async def _make_logs(self, changes: dict[Key, Progress], *, final: bool) -> None:
         """Make the logs that go with a commit: those of windows that are not over.
@@ -432,8 +420,6 @@ class Commits:
         if final:
             self._bodies.clear()
 
-    # --- commits ----------------------------------------------------------------------------------------
-
     async def _flush(self, *, final: bool = False) -> None:
         """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
         async with self._commit_lock:
@@ -466,7 +452,7 @@ class Commits:
             self._told_issues = found
             await self._store.committed()
         else:
-            # A sink may say so a thousand times: what it was asked about before is neither copied nor gone through.
+            # A sink may decline a thousand times: entries of earlier attempts are neither copied nor visited again.
             self._logged = len(self._unsure)
             changes.update(self._changes)
             self._unsure += self._marked

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVar
@@ -21,12 +22,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVa
 import anyio
 
 from truto_ci_async._checks import brief, plain
+from truto_ci_async._progress import Progress
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async._wire.times import plain_timedelta, read_length
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Interaction
+from truto_ci_async.pagination.progress import show_progress
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
@@ -51,12 +54,12 @@ logger = logging.getLogger("truto_ci_async")
 T = TypeVar("T")
 
 CommitMode: TypeAlias = Literal["auto", "manual"]
-#: A plan, or what makes one once the stored one, if any, is known.
+#: A plan, or a function that makes one, given the stored plan if there is one.
 MadePlan: TypeAlias = "Plan | Callable[[Plan | None], Awaitable[Plan]]"
 
-# Pages that are read before a consumer takes them. Most of those that wait for it are bodies still.
+# Pages that are read before a consumer takes them. Most waiting pages are still unread bodies.
 READ_AHEAD = 4
-# After ``stop()``, a request that is not answered within so many seconds is dropped.
+# Seconds after ``stop()`` until a request without a response is dropped.
 STOP_SECONDS = 1.0
 
 
@@ -193,6 +196,7 @@ class Pull(WalkFrames, Generic[T]):
         if self._lookback is not None and not asked.walk.is_per_meeting:
             raise UsageError("lookback is for transcripts, which may come late")
         self.plan = await self._store.open(asked, grow=self._grow, fresh=self._fresh)
+        self.report.resource = self.plan.resource
         self._reader.start_walk(
             self._client.emitter.report_unknown_fields,
             flat_rows=self.plan.filters.get("response_format") == "normalized",
@@ -215,7 +219,7 @@ class Pull(WalkFrames, Generic[T]):
             self._budget,
         )
         self._workers = Workers(shared, to_do, on_error=self._die)
-        self._commits.open(has_ids=self.plan.walk.has_ids)
+        self._commits.has_ids, self._commits.is_open = self.plan.walk.has_ids, True
 
     async def _run(self) -> None:
         """Run the workers, and commit what is marked until the block is left."""
@@ -245,11 +249,11 @@ class Pull(WalkFrames, Generic[T]):
 
     @property
     def outage(self) -> tuple[float, str] | None:
-        """For how many seconds the service has been down, and what the last call failed with; None: it is up."""
+        """How many seconds the service has been down, and the error of the last call; None if it is up."""
         return None if self._workers is None else self._workers.outage
 
     def stop(self) -> None:
-        """Ask for no more pages: what is in hand still comes, then the stream ends. Run again to go on.
+        """Request no more pages: those already fetched still come, then the stream ends. Run again to continue.
 
         A request that is not answered a second later is dropped.
         """
@@ -279,7 +283,7 @@ class Pull(WalkFrames, Generic[T]):
         return page
 
     async def next_page(self) -> PulledPage[T] | None:
-        """Return the next page, which its taker marks as done; None at the end."""
+        """Return the next page, which its consumer marks as done; None at the end."""
         self._commits.require_open()
         if self._is_auto:
             if self._is_asking:
@@ -305,6 +309,9 @@ class Pull(WalkFrames, Generic[T]):
 
     def part_source(self) -> PullParts:
         return PullParts(self.next_page, self._reader.item_type, marks=self._is_auto)
+
+    def show_progress(self, wanted: bool | None) -> AbstractContextManager[Progress | None]:
+        return show_progress(wanted, self._client.emitter, what="rows")
 
     def check_whole(self) -> None:
         if not self._is_auto:
@@ -345,6 +352,6 @@ def _tell_outcome(cancelled: BaseException, host: asyncio.Task[None]) -> None:
 
 
 def _tell(error: BaseException, raised: BaseException) -> None:
-    """Tell of a failure in place of which another exception is raised, perhaps one that nobody gets to see."""
+    """Log and attach a failure that another exception hides, perhaps one that nobody sees."""
     raised.add_note(f"and the pull failed: {error}")
     logger.error("a pull that was left failed: %s", error)

@@ -29,7 +29,7 @@ class Handover(Generic[T]):
         await self._places.acquire()
 
     def give_back(self) -> None:
-        """Free a place that was reserved in vain."""
+        """Free a reserved place that is not needed."""
         self._places.release()
 
     def send(self, page: T) -> None:
@@ -49,11 +49,11 @@ class Handover(Generic[T]):
         return page
 
     def end(self) -> None:
-        """Let the consumers take what is there, and nothing more."""
+        """End the stream: consumers still get the pages already in it."""
         self._inlet.close()
         self._arrivals.release()
 
     def close(self) -> None:
-        """Drop what is left."""
+        """Drop the pages that are left."""
         self.end()
         self._outlet.close()

@@ -1,4 +1,4 @@
-"""Hands the pages of a pull to Arrow batches and data frames, and marks them when those are done with."""
+"""Hands the pages of a pull to Arrow batches and data frames, and marks them as done once those are released."""
 
 from __future__ import annotations
 

@@ -12,14 +12,14 @@ from msgspec import Struct
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Position
 
-#: In place of the position of a window that was not asked for, since the provider does not have the resource.
+#: Stored for a window that was not requested, since the provider does not have the resource.
 UNSUPPORTED = "unsupported."
 #: Meetings without a transcript that are remembered in each window: the last ones.
 MISSING_KEPT = 2_000
 
 _WHOLE = "whole."
 _QUEUE = "meetings-1."
-#: In ``MeetingQueue.page``: the list of meetings is still to be begun.
+#: In ``MeetingQueue.page``: the list of meetings has not been started.
 FROM_START = ""
 
 
@@ -77,7 +77,7 @@ class MeetingQueue(Struct, array_like=True, forbid_unknown_fields=True):
 
 
 def check_position(text: str, *, is_per_meeting: bool) -> None:
-    """:raises UsageError: it is no position of such a pull."""
+    """:raises UsageError: it is not a position of such a pull."""
     if text == UNSUPPORTED:
         return
     _, rest = split_position(text)

@@ -13,9 +13,9 @@ from truto_ci_async._checks import check_number, check_whole_number
 from truto_ci_async.errors import APIError, TrutoError
 from truto_ci_async.export import html
 
-# Of what the service sent with an error: a report may hold the errors of 100,000 accounts.
+# Characters kept of what the service sent with an error: a report may hold the errors of 100,000 accounts.
 KEPT_CHARACTERS = 2_000
-# After so many errors only their messages and hints are kept.
+# Errors kept in full; of further ones only messages and hints are kept.
 KEPT_ERRORS = 1_000
 
 
@@ -46,7 +46,7 @@ class Budget(Struct, frozen=True, kw_only=True):
 
 
 class PullReport(Struct, eq=False):
-    """How a pull went, or is going.
+    """How a pull of a ``resource`` went, or is going.
 
     ``accounts``  accounts of the plan, each over ``windows`` windows; ``windows_done`` of all accounts are over, and
                   failed and parked accounts leave ``windows_left`` to a later run.
@@ -85,6 +85,7 @@ class PullReport(Struct, eq=False):
     waited: float = 0.0
     issues: int = 0
     error: Exception | None = None
+    resource: str = "interactions"
 
     @property
     def complete(self) -> bool:
@@ -113,6 +114,10 @@ class PullReport(Struct, eq=False):
         return {"complete": self.complete, **asdict(self), **changed, "error": error}
 
     def _repr_html_(self) -> str:
+        return self.to_html()
+
+    def to_html(self) -> str:
+        """Return what a notebook shows."""
         ends = [
             *(
                 [account, "failed", f"{type(error).__name__}: {error}"]
@@ -143,6 +148,69 @@ class PullReport(Struct, eq=False):
             f"{len(self.failed):,} failed, {len(self.parked):,} parked{more}; "
             f"{self.rows:,} rows in {self.pages:,} pages)"
         )
+
+
+class PullReports(Struct, eq=False):
+    """How a pull of several resources went: a report for each, None for one that it did not come to.
+
+    ``reports["meetings"]`` is one of them. Counts are those of all together.
+    """
+
+    by_resource: dict[str, PullReport | None]
+
+    def __getitem__(self, resource: str) -> PullReport:
+        """:raises KeyError: the pull did not come to this resource."""
+        report = self.by_resource[resource]
+        if report is None:
+            raise KeyError(resource)
+        return report
+
+    @property
+    def complete(self) -> bool:
+        """Whether every account was pulled to the end, for every resource."""
+        return all(report is not None and report.complete for report in self.by_resource.values())
+
+    @property
+    def rows(self) -> int:
+        return sum(report.rows for report in self._reports())
+
+    @property
+    def requests(self) -> int:
+        return sum(report.requests for report in self._reports())
+
+    @property
+    def failed(self) -> dict[tuple[str, str], TrutoError]:
+        """The errors by resource and account."""
+        return {
+            (name, account): error
+            for name, report in self.by_resource.items()
+            if report is not None
+            for account, error in report.failed.items()
+        }
+
+    def _reports(self) -> list[PullReport]:
+        return [report for report in self.by_resource.values() if report is not None]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the reports as plain, JSON-ready data."""
+        resources = {
+            name: None if report is None else report.to_dict() for name, report in self.by_resource.items()
+        }
+        return {
+            "complete": self.complete,
+            "rows": self.rows,
+            "requests": self.requests,
+            "resources": resources,
+        }
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f"<h4>{html.text(name)}</h4>" + ("not begun" if report is None else report.to_html())
+            for name, report in self.by_resource.items()
+        )
+
+    def __repr__(self) -> str:
+        return f"PullReports({self.by_resource!r})"
 
 
 _SHOWN = (

@@ -27,7 +27,7 @@ from truto_ci_async.models.row_views import View, read_views
 
 FINGERPRINT_BYTES = 8
 
-# Words of a log that are no fingerprints. After _LEFT_OUT come rows that were met again; before it, and after
+# Words of a log that are not fingerprints. After _LEFT_OUT come rows that were met again; before it, and after
 # _HANDED_OUT, come rows that were handed out.
 _RESTARTED, _LEFT_OUT, _HANDED_OUT = (b"\xff" * 7 + bytes([number]) for number in (1, 2, 3))
 _WORDS = frozenset((_RESTARTED, _LEFT_OUT, _HANDED_OUT))
@@ -36,7 +36,7 @@ _WORDS = frozenset((_RESTARTED, _LEFT_OUT, _HANDED_OUT))
 def row_identities(
     items: Sequence[Any], views: Sequence[View] | None = None, *, by_id: bool = False
 ) -> bytes:
-    """Return what tells each item apart, as one JSON array: id, user and the window it answers, or a digest.
+    """Return what identifies each item, as one JSON array: id, user and its window, or a digest.
 
     ``by_id``: the id is enough. Equal rows have equal identities only if they are items of the same type. ``views``
     are those of ``plain_views``.
@@ -55,13 +55,13 @@ def row_fingerprints(identities: bytes) -> bytes:
 
 
 def split(fingerprints: bytes) -> Iterator[bytes]:
-    """Go through joined fingerprints one by one."""
+    """Iterate over joined fingerprints."""
     step = FINGERPRINT_BYTES
     return (fingerprints[at : at + step] for at in range(0, len(fingerprints), step))
 
 
 class SeenRows:
-    """The rows a restarted walk has still to leave out, each as often as it was handed out before.
+    """The rows that a restarted walk still has to leave out, each as often as it was handed out before.
 
     ``log`` is all that is known of the window. The walk begins after it, or goes on inside it if ``goes_on``.
     """
@@ -132,7 +132,7 @@ def _identities(items: Sequence[Any], views: Sequence[Any]) -> bytes:
         for view in views
     ]
     for index, identity in enumerate(found):
-        # Without ids, left out by exclude_fields, times alone tell nothing apart.
+        # Without ids (see exclude_fields), times alone do not identify a row.
         if identity is None or (identity[0] is None and identity[1] is None):
             item = items[index]
             found[index] = _digest(item if type(item) is Raw else msgspec.json.encode(item))

@@ -78,7 +78,7 @@ class TranscriptPull(AccountPull):
             for each in dict.fromkeys(named)
             if each is not None and _fingerprint(each) not in state.asked
         ]
-        self._shared.report.without_transcript += named.count(None)  # there is no way to ask for those
+        self._shared.report.without_transcript += named.count(None)  # those cannot be requested
         queue.ids = tuple(ids)
         queue.page = None if walk.position is None else str(walk.position)
         if loop is not None:  # those on this page are asked for; if it was all known, the account ends here
@@ -118,7 +118,7 @@ class TranscriptPull(AccountPull):
                 self._count(found, of_window=False)
                 if page is None:
                     page = found
-                else:  # nobody knows whether there ever is a second page; it is one transcript all the same
+                else:  # it is not known whether there ever is a second page; it would be the same transcript
                     shared.pages.give_back()
                     page.items = (*page.items, *found.items)
                 walk.advance(here, found.next_cursor)
@@ -137,7 +137,7 @@ class TranscriptPull(AccountPull):
         """Hand over what was found for a meeting; without one, only that the window is over."""
         shared, state = self._shared, self._state
         is_last = not queue.ids and queue.page is None
-        # What is missing stays known: a later run may look again.
+        # Meetings without a transcript are kept: a later run may look again.
         position = str(queue) if not is_last or queue.missing else None
         if not is_last:
             position = join_position(str(queue), whole=state.is_whole)

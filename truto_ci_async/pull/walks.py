@@ -1,4 +1,4 @@
-"""What differs between the pulls of the resources: what is listed, whether it takes a window, what tells rows apart."""
+"""How the pulls of the resources differ: what is listed, whether it takes a window, what identifies a row."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from truto_ci_async.models.resource_types import ITEM_TYPES
 
 MODEL: Final = "conversational-intelligence"
 
-#: Filters of a transcripts pull that are for the transcripts; the others are for the list of meetings.
+#: Filters of a transcripts pull that apply to the transcripts; the others apply to the list of meetings.
 OF_TRANSCRIPTS: Final = frozenset({"response_format", "exclude_fields", "ignore_remote_data"})
-#: Filters that are for both.
+#: Filters that apply to both.
 _OF_BOTH: Final = frozenset({"super_query", "skip_api_call"})
 
 
@@ -50,7 +50,7 @@ class Walk(Struct, frozen=True, kw_only=True):
         return bool(self.lists)
 
     def list_filters(self, filters: dict[str, Any]) -> dict[str, Any]:
-        """Return those filters that are for the list."""
+        """Return the filters that apply to the list."""
         if not self.is_per_meeting:
             return filters
         kept = {name: value for name, value in filters.items() if name not in OF_TRANSCRIPTS}
@@ -58,7 +58,7 @@ class Walk(Struct, frozen=True, kw_only=True):
         return {**kept, "ignore_remote_data": True, "exclude_fields": ["transcript"]}
 
     def transcript_filters(self, filters: dict[str, Any]) -> dict[str, Any]:
-        """Return those filters that are for the transcript of each meeting."""
+        """Return the filters that apply to the transcript of each meeting."""
         kept = OF_TRANSCRIPTS | _OF_BOTH
         return {name: value for name, value in filters.items() if name in kept}
 
@@ -74,7 +74,7 @@ WALKS: Final = {walk.resource: walk for walk in _ALL}
 
 
 def walk_of(resource: object) -> Walk:
-    """:raises UsageError: there is no pull of such a resource."""
+    """:raises UsageError: this resource cannot be pulled."""
     walk = WALKS.get(resource) if isinstance(resource, str) else None
     if walk is None:
         raise UsageError(f"there is no pull of {resource!r}: the resources are {', '.join(WALKS)}")

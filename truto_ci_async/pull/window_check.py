@@ -23,12 +23,12 @@ from .row_fingerprints import views_of
 
 Bounds: TypeAlias = "tuple[datetime | None, datetime | None]"
 
-_NOW = datetime(1970, 1, 1, tzinfo=UTC)  # a plan has no relative times, so it makes no difference
+_NOW = datetime(1970, 1, 1, tzinfo=UTC)  # a plan has no relative times, so the clock does not matter
 
 
 @lru_cache(maxsize=1024)
 def bounds_of(window: Window) -> Bounds:
-    """Return the bounds of a window of a plan; None: there is none on that side."""
+    """Return the bounds of a window of a plan; None for a side without a bound."""
     start, end = (
         None if each is None else resolve_time(each, "", _NOW).at for each in (window.start, window.end)
     )
@@ -38,7 +38,7 @@ def bounds_of(window: Window) -> Bounds:
 def split_by_window(items: Sequence[Any], bounds: Bounds) -> tuple[list[int], bool]:
     """Return the indexes of the items to keep, and whether all of them are known to have begun in the window.
 
-    One without a start that can be read is kept.
+    An item whose start is missing or unreadable is kept.
     """
     start, end = bounds
     if start is None and end is None:

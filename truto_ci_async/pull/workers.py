@@ -1,4 +1,4 @@
-"""Asks the accounts of a pull, some at a time: in which order, and what happens while the service is down."""
+"""Schedules the accounts of a pull, some at a time: in which order, and what happens during an outage."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .positions import UNSUPPORTED, MeetingQueue, check_position
 from .report import PullReport
 from .transcript_pull import TranscriptPull
 
-# An account gives its worker to the next one in line after so many pages.
+# Pages after which an account gives its worker to the next account in line.
 TURN_PAGES = 16
-# The loop has a turn after so many accounts were gone through, which takes some milliseconds.
+# The loop gets a turn after this many accounts, which take a few milliseconds.
 YIELD_ACCOUNTS = 1_000
 
 
@@ -46,12 +46,12 @@ class Workers:
         self._pull_of = TranscriptPull if shared.walk.is_per_meeting else AccountPull
         self._trials = anyio.CapacityLimiter(1)
         self._nap = anyio.CancelScope()  # of the worker that waits for the time of its trial
-        self._given_up = 0  # accounts that ended since an outage lasted too long
+        self._given_up = 0  # accounts that ended because an outage lasted too long
         shared.circuit.on_close = self._end_trials
 
     @property
     def outage(self) -> tuple[float, str] | None:
-        """For how many seconds the service has been down, and what the last call failed with; None: it is up."""
+        """How many seconds the service has been down, and the error of the last call; None if it is up."""
         seconds = self._shared.circuit.seconds_open(time.monotonic())
         return None if seconds is None else (seconds, self._shared.outage_cause)
 
@@ -125,7 +125,7 @@ class Workers:
             return await account.next_page(self._shared.trial_client, fetch)
 
     def _end_trials(self) -> None:
-        """Let all workers go on that wait for their trial, or for the result of another one."""
+        """Wake all workers that wait for their trial, or for the result of another one."""
         self._trials.total_tokens = math.inf
         self._nap.cancel()
 
@@ -151,7 +151,7 @@ class Schedule:
             self.stop()
 
     def ask_again(self, account: AccountState, at: float) -> None:
-        """Put back an account that was taken: ``IN_TURN``, at a moment of the monotonic clock, or ``NEVER``."""
+        """Put back an account that was taken: ``IN_TURN``, at a time of the monotonic clock, or ``NEVER``."""
         if at == NEVER:
             self.left -= 1
             if not self.left:
@@ -162,12 +162,12 @@ class Schedule:
             self._to_wait.send_nowait((at, next(self._order), account))
 
     def hurry(self) -> None:
-        """Put all accounts in line that wait for their time: there is no use in waiting any more."""
+        """Put all waiting accounts in line: waiting longer is pointless."""
         self._hurries = True
         self._nap.cancel()
 
     def stop(self) -> None:
-        """Take no accounts back any more. Those in line still come."""
+        """Take no more accounts back. Those in line still come."""
         self._is_stopped = True
         self._to_line.close()
         self._to_wait.close()
@@ -196,7 +196,7 @@ class Schedule:
             await self._put_in_line(due())
 
     async def _put_in_line(self, accounts: Iterator[PlannedAccount | AccountState]) -> None:
-        """Put accounts in line, with turns of the loop in between if they are many."""
+        """Put accounts in line, yielding to the loop now and then if there are many."""
         for number, account in enumerate(accounts, 1):
             if self._is_stopped:
                 return

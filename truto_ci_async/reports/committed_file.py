@@ -1,4 +1,4 @@
-"""One committed file of a pull: how much of it counts, and whether that is still what was written."""
+"""One committed file of a pull: how much of it counts, and whether that part is unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PIECE_BYTES = 2**22
 
 
 class CommittedFile(NamedTuple):
-    """``size`` bytes at the beginning of a file count; ``crc32`` is theirs, in hex."""
+    """The first ``size`` bytes of a file count; ``crc32`` is their checksum, in hex."""
 
     path: Path
     rows: int
@@ -26,7 +26,7 @@ class CommittedFile(NamedTuple):
         :raises ValueError: it was cut or changed; the latter is known at the end.
         """
         left, crc32 = self.size, 0
-        if not left and not self.path.exists():  # an empty file is seldom copied
+        if not left and not self.path.exists():  # copies often leave out empty files
             return
         with self.path.open("rb") as file:
             while left:
@@ -40,7 +40,7 @@ class CommittedFile(NamedTuple):
             raise ValueError("its checksum differs")
 
     def line_pieces(self) -> Iterator[bytes]:
-        """Generate what counts, in pieces of whole lines.
+        """Generate the committed bytes, in pieces of whole lines.
 
         :raises ValueError: as for ``pieces``.
         """
@@ -55,7 +55,7 @@ class CommittedFile(NamedTuple):
             raise ValueError("its last line has no end")
 
     def check_rows(self, found: int) -> None:
-        """:raises DamagedStateError: that is not the number of its rows."""
+        """:raises DamagedStateError: the file has another number of rows."""
         if found != self.rows:
             raise DamagedStateError(
                 f"{self.path} has {found:,} rows instead of {self.rows:,}", path=str(self.path)

@@ -1,6 +1,6 @@
 """Reads what a pull has committed to its folder, in any format, as the columns of its resource.
 
-The manifest says which files count, and how much of them: what a killed run wrote after its last commit is not read. A
+The manifest says which files count, and how much of them: what a killed run wrote after its last commit is skipped. A
 pull may go on in the meantime; then a folder shows what was committed when it was opened. Every byte is checked
 against the manifest while it is read.
 """
@@ -61,7 +61,7 @@ def read_folder(path: str | os.PathLike[str], resource: str = "interactions") ->
         text = (entries or {}).get(resource)
         entry = None if text is None else read_entry(text)
     except NotADirectoryError:
-        raise UsageError(f"{folder} is no folder: pass the one that a pull wrote to") from None
+        raise UsageError(f"{folder} is not a folder: pass the one that a pull wrote to") from None
     except (ValueError, OSError) as error:
         manifest = folder / MANIFEST
         raise DamagedStateError(
@@ -105,7 +105,7 @@ class Folder(Frames):
     def schema(self) -> Schema:
         """The columns, as the manifest has them."""
         types = dict(self._entry.columns)
-        if self.format == "parquet" and "pulled_at" not in types:  # earlier manifests did not tell the types
+        if self.format == "parquet" and "pulled_at" not in types:  # earlier manifests did not have the types
             types |= parquet_files.types_in(self._committed_files()[:1], types)
         item_schema = schema(self.item_type)
         lead = [name for name in types if name in PULL_SCHEMA.types or name not in item_schema.types]
@@ -188,7 +188,7 @@ class Folder(Frames):
         return self._table(None, self._library("arrow")).__arrow_c_stream__(requested_schema)
 
     def _library(self, extra: str) -> ArrowLibrary:
-        """Return what makes the batches: Parquet is read by pyarrow, which has its own."""
+        """Return the source of batches: Parquet is read by pyarrow, which has its own."""
         return pyarrow_library() if self.format == "parquet" else arrow_library(extra)
 
     def _table(self, columns: Columns, library: ArrowLibrary) -> Any:
@@ -217,7 +217,7 @@ class Folder(Frames):
 
 
 def _checked(path: Path, found: Iterator[Any]) -> Iterator[Any]:
-    """Generate what is read of a file; whatever goes wrong is damage to it."""
+    """Generate what is read from a file; any failure counts as damage to it."""
     step = partial(next, found, None)
     while True:
         try:

@@ -2,12 +2,14 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
-  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const narrow = matchMedia("(max-width: 40rem)");
   const number = new Intl.NumberFormat("en", { maximumSignificantDigits: 5 });
 
   // --- charts ---------------------------------------------------------------------------------------------------
 
   const views = {};
+  // The color of the text around it: so it follows the theme, and is black on paper.
+  const text = { labelColor: "currentColor", titleColor: "currentColor" };
 
   async function draw(id, spec, caption) {
     const figure = $(id).closest("figure");
@@ -18,14 +20,20 @@
     const note = document.createElement("small");
     note.textContent = caption.note;
     $("c-" + id).replaceChildren(title, note);
-    $(id).setAttribute("role", "img");
-    $(id).setAttribute("aria-label", caption.text + ". " + caption.note);
     if (views[id]) views[id].finalize();
     // ast: expressions are interpreted, so that no code is made from text. The policy of the page forbids that too.
     views[id] = await vegaEmbed($(id), spec, {
-      mode: "vega-lite", renderer: "svg", actions: false, ast: true, theme: dark.matches ? "dark" : undefined,
-      config: { background: "transparent" },
+      mode: "vega-lite", renderer: "svg", actions: false, ast: true,
+      config: {
+        background: "transparent", view: { stroke: "transparent" },
+        axis: { ...text, titleFontSize: narrow.matches ? 9 : 11, domainColor: "currentColor", tickColor: "currentColor", gridColor: "rgba(128,128,128,.25)" },
+        axisY: { labelLimit: narrow.matches ? 90 : 180 },
+        legend: { ...text, orient: narrow.matches ? "bottom" : "right", columns: 1 },
+      },
     });
+    $(id).removeAttribute("aria-roledescription");
+    $(id).setAttribute("role", "img");
+    $(id).setAttribute("aria-label", caption.text + ". " + caption.note);
     $(id).querySelectorAll("svg").forEach((svg) => svg.setAttribute("aria-hidden", "true"));
   }
 
@@ -60,7 +68,9 @@
     $(id).addEventListener("change", drawAll);
   }
   if (data.metrics.length > 1) $("against").selectedIndex = 1;
-  dark.addEventListener("change", drawAll);
+  $("choice").hidden = !data.metrics.length;
+  $("against").parentElement.hidden = data.metrics.length < 2;
+  narrow.addEventListener("change", drawAll);
   drawAll();
 
   // --- people ---------------------------------------------------------------------------------------------------
@@ -133,23 +143,26 @@
     $("next").disabled = end === shown.length;
   }
 
-  function csv() {
+  function download(name, columns, rows) {
     // A leading quote keeps a spreadsheet from taking text for a formula.
     const cell = (value) => {
       if (value === null) return "";
       if (typeof value === "number") return String(value);
-      return '"' + (/^[=+\-@\t\r]/.test(value) ? "'" : "") + value.replaceAll('"', '""') + '"';
+      return '"' + (/^\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(value) ? "'" : "") + value.replaceAll('"', '""') + '"';
     };
-    const lines = [data.people.columns, ...shown].map((each) => each.map(cell).join(","));
+    const lines = [columns, ...rows].map((each) => each.map(cell).join(","));
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob(["\ufeff" + lines.join("\r\n") + "\r\n"], { type: "text/csv" }));
-    link.download = "people.csv";
+    link.download = name;
     link.click();
-    URL.revokeObjectURL(link.href);
+    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
   }
 
   $("search").addEventListener("input", search);
-  $("download").addEventListener("click", csv);
+  $("download").addEventListener("click", () => download("people.csv", data.people.columns, shown));
+  if (data.problems.rows.length) {
+    $("download-problems").addEventListener("click", () => download("accounts.csv", data.problems.columns, data.problems.rows));
+  }
   $("back").addEventListener("click", () => { start -= ROWS; show(); });
   $("next").addEventListener("click", () => { start += ROWS; show(); });
   show();

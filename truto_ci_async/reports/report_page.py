@@ -1,4 +1,4 @@
-"""The report on a pull: one page of HTML that opens from disk, with no network.
+"""The report on a pull: one HTML page that opens from disk, without a network.
 
 Names of people come from outside, and the page runs code. So nothing from outside is ever part of that code: data is
 JSON in which ``<`` is escaped, text is put into the page as text, Vega interprets its expressions rather than compile
@@ -12,38 +12,31 @@ import hashlib
 import html
 import json
 import os
-import random
-from collections import defaultdict
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import cache
 from importlib import import_module, resources
-from math import isfinite
+from importlib.util import find_spec
 from pathlib import Path
-from statistics import fmean, quantiles
-from typing import Any
+from statistics import quantiles
 
 from truto_ci_async._files import AtomicFile
 from truto_ci_async._text import printable
-from truto_ci_async.errors import MissingExtraError
+from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.pull.checkpoint.stored_state import EndedAccount, StoredState, read_state
-from truto_ci_async.resources.interactions import STATE_FILE
+from truto_ci_async.sinks.layout import STATE_FILE, is_used_by_pulls
 
-from . import charts
-from .charts import METRICS, POINTS
+from .charts import METRICS
 from .read_folder import Folder, read_folder
+from .report_data import page_data, report_rows
+from .rows import Rows
 
-# Rows of the tables. More would make a page that browsers are slow to open.
-PEOPLE = 5_000
+# Accounts that failed or are parked, in the page and its download.
 PROBLEMS = 500
-_COLUMNS = (
-    "integrated_account_id",
-    "tenant_id",
-    "window_start",
-    "user_id",
-    "user_name",
-    "user_email",
-    *METRICS,
-)
+_MAX_MESSAGE = 300
 
 
 def report(
@@ -52,20 +45,30 @@ def report(
     """Write a report on a pull's folder: what was asked, what is missing and why, charts, and a table of people.
 
         truto_ci_async.report("data/", "report.html")
+        await asyncio.to_thread(truto_ci_async.report, "data/", "report.html")  # it takes seconds
 
-    One self-contained page of about a megabyte, which needs no network. An existing file is replaced. Above some
-    thousand people the table shows those with the most rows, and charts show samples; both say so.
+    One self-contained page of 1 to 3 MB, which needs no network. An existing file is replaced. The folder of a running
+    pull can be read too: the report is on what was committed. Above 5,000 people the table has those with the most
+    rows, and above 1,000 points charts show a sample; both say so.
 
-    :raises UsageError: there is no pull's output in ``folder``.
+    :raises UsageError: there is no pull's output in ``folder``, or ``out`` is a file of the pull itself.
+    :raises DamagedStateError: a file of the folder cannot be read.
     :raises MissingExtraError: altair or vl-convert-python is not installed.
     """
     found = read_folder(folder)
-    library = _library()
-    state = read_state(found.path / STATE_FILE)
-    columns = found.data([name for name in _COLUMNS if name in found.schema.names])
-    values = dict(zip(columns.schema.names, columns.values, strict=True))
-    page = _page(title, found, state, values, library)
-    file = AtomicFile(Path(out))
+    path = Path(out)
+    if is_used_by_pulls(path.resolve(), found.path.resolve()):
+        raise UsageError(f"{path} has a name that the pull uses itself: write the report elsewhere")
+    for module, package in (("altair", "altair"), ("vl_convert", "vl-convert-python")):
+        if find_spec(module) is None:
+            raise MissingExtraError(package, "charts")
+    with ThreadPoolExecutor(1) as pool:
+        building = pool.submit(_library)
+        state = read_state(found.path / STATE_FILE)
+        rows = report_rows(found)
+        parts = _parts(title, found, state, rows)
+        page = _page(parts, building.result())
+    file = AtomicFile(path)
     try:
         file.open()
         file.write(page.encode())
@@ -76,45 +79,53 @@ def report(
     return file.path
 
 
+_BUILD = "import sys, vl_convert; sys.stdout.buffer.write(vl_convert.javascript_bundle().encode())"
+
+
+@cache
 def _library() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script.
+
+    To build it takes two seconds, in which vl-convert holds the interpreter's lock: so another process does.
+    """
     try:
+        built = subprocess.run([sys.executable, "-c", _BUILD], capture_output=True, check=True)
+        return built.stdout.decode()
+    except (OSError, subprocess.CalledProcessError):  # for example an interpreter embedded in a program
         script: str = import_module("vl_convert").javascript_bundle()
-    except ImportError:
-        raise MissingExtraError("vl-convert-python", "charts") from None
-    return script
+        return script
 
 
-def _page(title: str, folder: Folder, state: StoredState | None, values: charts.Values, library: str) -> str:
-    here = resources.files("truto_ci_async.reports")
-    script = here.joinpath("report_page.js").read_text()
-    policy = (
-        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"script-src {_hash(library)} {_hash(script)}"
-    )
-    metrics = [name for name in METRICS if any(map(_is_number, values[name]))]
-    data = {
-        "metrics": metrics,
-        "charts": _charts(values, metrics),
-        "people": _people_table(values, metrics),
-    }
-    parts = {
-        "POLICY": policy,
+def _parts(title: str, folder: Folder, state: StoredState | None, rows: Rows) -> dict[str, str]:
+    """Return what goes into the page besides its scripts, as HTML and JSON."""
+    metrics = [name for name in METRICS if rows.numbers(name)]
+    problems = _problems(state)
+    data = {**page_data(rows, metrics, state), "problems": {"columns": _PROBLEM_COLUMNS, "rows": problems}}
+    return {
         "TITLE": _text(title),
         "SUBTITLE": _text(f"{len(folder):,} rows · made {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"),
-        "STATE": _state(state),
+        "STATE": _state(folder, state),
         "ASKED": _asked(folder, state),
-        "PROBLEMS": _problems(state),
-        "SUMMARY": _summary(values, metrics),
+        "PROBLEMS": _problems_section(state, problems),
+        "SUMMARY": _summary(rows, metrics),
         "DATA": json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c"),
-        "LIBRARY": library,
-        "SCRIPT": script,
     }
-    pieces = here.joinpath("report_page.html").read_text().split("%%")
-    return "".join(parts[piece] if at % 2 else piece for at, piece in enumerate(pieces))
 
 
-def _hash(script: str) -> str:
+def _page(parts: Mapping[str, str], library: str) -> str:
+    here = resources.files("truto_ci_async.reports")
+    script = here.joinpath("report_page.js").read_text("utf-8")
+    policy = (
+        "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"script-src {hash_of(library)} {hash_of(script)}"
+    )
+    found = {**parts, "POLICY": policy, "LIBRARY": library, "SCRIPT": script}
+    pieces = here.joinpath("report_page.html").read_text("utf-8").split("%%")
+    return "".join(found[piece] if at % 2 else piece for at, piece in enumerate(pieces))
+
+
+def hash_of(script: str) -> str:
+    """Return the hash by which a policy allows a script."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'"
 
 
@@ -134,23 +145,28 @@ _WHAT_TO_DO = {
     "NotFoundError": "check the account's id, and what the account supports",
     "BadRequestError": "change what is asked for",
     "CursorLoopError": "tell Truto's support: the service repeats itself",
-    "DecodeError": "tell Truto's support: the answer cannot be read",
+    "DecodeError": "tell Truto's support: the response cannot be read",
 }
 
 
-def _state(state: StoredState | None) -> str:
+def _state(folder: Folder, state: StoredState | None) -> str:
+    if state is None and folder.complete:
+        return '<p class="state"><b>Complete.</b> Every account was pulled to the end.</p>'
     if state is None:
         unknown = "Its state is not in the folder, so this page cannot tell whether the pull is complete."
         return f'<p class="state open">{unknown}</p>'
     accounts = len(state.plan.accounts)
     if state.complete:
-        return f'<p class="state"><b>Complete.</b> All {accounts:,} accounts were pulled to the end.</p>'
-    failed = sum(each.outcome == "failed" for each in state.ended)
-    parked = len(state.ended) - failed
+        return f'<p class="state"><b>Complete.</b> {_all_accounts(accounts)} pulled to the end.</p>'
     counts = [f"{state.done:,} of {accounts:,} accounts are done"]
-    counts += [f"{failed:,} failed"] if failed else []
-    counts += [f"{parked:,} are parked"] if parked else []
-    return f'<p class="state open"><b>Not complete.</b> {", ".join(counts)}. Run the same pull again to go on.</p>'
+    counts += [f"{state.failed:,} failed"] if state.failed else []
+    counts += [f"{state.parked:,} are parked"] if state.parked else []
+    advice = "Run the same pull again to go on, unless it is still running."
+    return f'<p class="state open"><b>Not complete.</b> {", ".join(counts)}. {advice}</p>'
+
+
+def _all_accounts(count: int) -> str:
+    return "The one account was" if count == 1 else f"All {count:,} accounts were"
 
 
 def _asked(folder: Folder, state: StoredState | None) -> str:
@@ -169,22 +185,36 @@ def _asked(folder: Folder, state: StoredState | None) -> str:
 
 
 def _brief(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 300 else f"{text[:300]}…"
+    return _cut(json.dumps(value, ensure_ascii=False))
 
 
-def _problems(state: StoredState | None) -> str:
-    if state is None or not state.ended:
-        return ""
+def _cut(text: str) -> str:
+    return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}…"
+
+
+_PROBLEM_COLUMNS = ("Account", "Tenant", "State", "Why", "What to do")
+
+
+def _problems(state: StoredState | None) -> list[list[str | None]]:
+    if state is None:
+        return []
     tenants = {account.id: account.tenant_id for account in state.plan.accounts}
-    rows = [(each.id, tenants.get(each.id), each.outcome, *_reason(each)) for each in state.ended[:PROBLEMS]]
-    more = (
-        f"<p>{len(state.ended) - PROBLEMS:,} more are not shown.</p>" if len(state.ended) > PROBLEMS else ""
-    )
-    table = _table(("Account", "Tenant", "State", "Why", "What to do"), rows)
+    return [
+        [each.id, tenants.get(each.id), each.outcome, *map(_cut, _reason(each))]
+        for each in state.ended[:PROBLEMS]
+    ]
+
+
+def _problems_section(state: StoredState | None, problems: Sequence[Sequence[object]]) -> str:
+    if state is None or not problems:
+        return ""
+    left = state.failed + state.parked - len(problems)
+    more = f"<p>{left:,} more are not shown.</p>" if left > 0 else ""
     return (
         '<section aria-labelledby="problems"><h2 id="problems">Accounts to look at</h2>'
-        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="problems">{table}</div>{more}</section>'
+        f"{_scrolling(_table(_PROBLEM_COLUMNS, problems), 'problems')}{more}"
+        '<div class="controls"><button type="button" id="download-problems">Download these accounts as CSV</button>'
+        "</div></section>"
     )
 
 
@@ -192,20 +222,24 @@ def _reason(account: EndedAccount) -> tuple[str, str]:
     if account.outcome == "parked":
         if account.until is None:
             return "the service did not answer", "run the pull again"
-        when = f"{datetime.fromtimestamp(account.until, UTC):%Y-%m-%d %H:%M} UTC"
-        return "the service asked to wait", f"run the pull again after {when}"
+        return "the service asked to wait", f"run the pull again after {_moment(account.until)}"
     kind, _, message = (account.error or "").partition(": ")
     return message or kind, _WHAT_TO_DO.get(kind, "run the pull again")
 
 
-def _summary(values: charts.Values, metrics: Iterable[str]) -> str:
-    rows = [(name, *_spread([value for value in values[name] if _is_number(value)])) for name in metrics]
-    if not rows:
+def _moment(seconds: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M} UTC"
+    except (OverflowError, ValueError, OSError):  # a state that was altered
+        return "a while"
+
+
+def _summary(rows: Rows, metrics: Iterable[str]) -> str:
+    shown = [(name, *_spread(rows.numbers(name))) for name in metrics]
+    if not shown:
         return "<p>No row has a metric.</p>"
     head = ("Metric", "Rows", "Tenth percentile", "Median", "Ninetieth percentile")
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-labelledby="metrics">{_table(head, rows)}</div>'
-    )
+    return _scrolling(_table(head, shown, numbers=True), "metrics")
 
 
 def _spread(values: Sequence[float]) -> tuple[str, ...]:
@@ -213,90 +247,22 @@ def _spread(values: Sequence[float]) -> tuple[str, ...]:
     return f"{len(values):,}", *[f"{tenths[at]:,.5g}" for at in (0, 4, 8)]
 
 
-def _table(headers: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    head = "".join(f'<th scope="col">{_text(name)}</th>' for name in headers)
+def _scrolling(table: str, label: str) -> str:
+    """Return a table in a box that scrolls, also by keyboard."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-labelledby="{label}">{table}</div>'
+
+
+def _table(headers: Iterable[str], rows: Iterable[Iterable[object]], *, numbers: bool = False) -> str:
+    """Return a table; with ``numbers``, in all columns but the first."""
+    right = ' class="number"' if numbers else ""
+    head = "".join(
+        f'<th scope="col"{right if at else ""}>{_text(name)}</th>' for at, name in enumerate(headers)
+    )
     body = "".join(
-        f"<tr>{''.join(f'<td><bdi>{_text(_NOTHING if cell is None else cell)}</bdi></td>' for cell in row)}</tr>"
-        for row in rows
+        f"<tr>{''.join(_cell(cell, right if at else '') for at, cell in enumerate(row))}</tr>" for row in rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
-# --- data ------------------------------------------------------------------------------------------------------
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, float) and isfinite(value)
-
-
-def _charts(values: charts.Values, metrics: Sequence[str]) -> dict[str, Any]:
-    by = "tenant_id" if any(values["tenant_id"]) else "integrated_account_id"
-    has_series = len(set(values["window_start"])) > 1
-    found = {"coverage": _spec(charts.coverage(values))} if values["window_start"] else {}
-    for metric in metrics:
-        found[f"distribution {metric}"] = _spec(charts.distribution(values, metric))
-        if len(set(values[by])) > 1:
-            found[f"groups {metric}"] = _spec(charts.groups(values, metric, by=by))
-        if has_series:
-            found[f"over_time {metric}"] = _spec(charts.over_time(values, metric))
-    if len(metrics) > 1:
-        found["compare"] = _spec(_points(values, metrics))
-    return found
-
-
-def _points(values: charts.Values, metrics: Sequence[str]) -> Any:
-    """Return a chart whose points have all metrics, so that the page can choose two."""
-    rows = range(len(values["user_id"]))
-    chosen = rows if len(rows) <= POINTS else random.Random(0).sample(rows, POINTS)
-    people, windows = charts.people_of(values), charts.windows_of(values)
-    points = [
-        {
-            "person": people[at],
-            "window": windows[at],
-            **{name: _json_number(values[name][at]) for name in metrics},
-        }
-        for at in chosen
-    ]
-    alt: Any = import_module("altair")
-    scale = alt.Scale(zero=False)
-    chart = alt.Chart(alt.Data(values=points)).mark_circle(opacity=0.6)
-    chart = chart.encode(x=alt.X(f"{metrics[0]}:Q", scale=scale), y=alt.Y(f"{metrics[1]}:Q", scale=scale))
-    note = f"{len(rows):,} rows" if len(rows) <= POINTS else f"a random {POINTS:,} of {len(rows):,} rows"
-    return chart.properties(title={"text": "", "subtitle": note}, height=260)
-
-
-def _json_number(value: object) -> float | None:
-    return value if isinstance(value, float) and isfinite(value) else None
-
-
-def _spec(chart: Any) -> dict[str, Any]:
-    """Return a chart without its title, which the page shows as text, and as wide as its place."""
-    spec: dict[str, Any] = chart.to_dict(validate=False)
-    title = spec.pop("title")
-    caption = {"text": title["text"], "note": title["subtitle"]}
-    return {"spec": spec | {"width": "container"}, "caption": caption}
-
-
-def _people_table(values: charts.Values, metrics: Sequence[str]) -> dict[str, Any]:
-    rows: dict[tuple[str, str], int] = defaultdict(int)
-    sums: dict[tuple[str, str], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    keys = list(zip(values["integrated_account_id"], charts.people_of(values), strict=True))
-    for key in keys:
-        rows[key] += 1
-    for metric in metrics:
-        for key, value in zip(keys, values[metric], strict=True):
-            if _is_number(value):
-                sums[key][metric].append(value)
-    shown = sorted(rows, key=lambda key: (-rows[key], key))[:PEOPLE]
-    note = f"{len(rows):,} people; the metrics are means over their rows."
-    if len(rows) > PEOPLE:
-        note += f" The {PEOPLE:,} with the most rows are shown and downloaded."
-    return {
-        "columns": ["person", "account", "rows", *metrics],
-        "rows": [[key[1], key[0], rows[key], *_means(sums[key], metrics)] for key in shown],
-        "note": note,
-    }
-
-
-def _means(sums: Mapping[str, Sequence[float]], metrics: Iterable[str]) -> list[float | None]:
-    return [fmean(sums[metric]) if sums.get(metric) else None for metric in metrics]
+def _cell(value: object, attributes: str) -> str:
+    return f"<td{attributes}><bdi>{_text(_NOTHING if value is None else value)}</bdi></td>"

@@ -16,12 +16,12 @@ from truto_ci_async.sinks.rows import unescape_formula
 
 from .committed_file import CommittedFile
 
-# A cell cannot be longer: in a file that was changed, a quote may have no partner.
+# A cell cannot be longer: in a file that was changed, a quote may be left open.
 MAX_QUOTED_BYTES = 2**28
 
 
 def stored_columns(chosen: Schema, schema: Schema) -> Schema:
-    """Return the columns of ``schema`` from which those that were chosen can be made."""
+    """Return the columns of ``schema`` that the chosen ones are made from."""
     names = dict.fromkeys(
         column.name if column.key is None else column.name.removesuffix(f".{column.key}") for column in chosen
     )
@@ -59,7 +59,7 @@ def read_ndjson(
 ) -> Iterator[ColumnData]:
     """Generate the rows of a pull's NDJSON file. ``lead`` has the columns that are not those of the items.
 
-    A row that is no such item, which NDJSON passes on as it came, is an item without values.
+    A row that is not such an item (NDJSON keeps it as received) becomes an item without values.
     """
     reader = item_reader(item_type)
     blank = item_type()
@@ -95,7 +95,7 @@ def _with_blanks(items: list[Any], dropped: Sequence[int], blank: Any) -> list[A
 
 
 def _grouped(items: Sequence[Any], leads: Sequence[Any], lead: Schema) -> list[Part]:
-    """Join neighbours with the same lead."""
+    """Join consecutive rows with the same lead."""
     parts: list[Part] = []
     start = 0
     for at in range(1, len(items) + 1):
@@ -153,7 +153,7 @@ def _csv_rows(file: CommittedFile) -> Iterator[list[str | None]]:
         rest.append(piece)
         size += len(piece)
         quotes += piece.count(b'"')
-        if quotes % 2 == 0:  # or else the last line break is inside of a cell
+        if quotes % 2 == 0:  # or else the last line break is inside a cell
             yield from _rows_of(b"".join(rest).decode())
             rest, size = [], 0
         elif size > MAX_QUOTED_BYTES:

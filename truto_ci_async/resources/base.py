@@ -68,7 +68,7 @@ class Resource(Generic[T]):
                 setattr(cls, name, takes_filters(method, cls.own_filters))
 
     def __init__(self, client: BaseClient, model: str, resource: str, item_type: type[T]) -> None:
-        join_path(model, resource)  # raises for names that cannot be part of a path
+        join_path(model, resource)  # raises for names that cannot be in a path
         self._client = client
         self._model = model
         self._resource = resource
@@ -195,7 +195,7 @@ class Resource(Generic[T]):
         are logged, and events. ``response_format="raw"`` is the provider's own record: pass ``item_type=dict`` with it.
 
         :raises NotFoundError: there is no such item, or the provider has no ``get`` for this resource.
-        :raises DecodeError: the response is no item of this type.
+        :raises DecodeError: the response is not an item of this type.
         """
         if unknown := filters.keys() - GET_FILTERS:
             raise TypeError(f"get() got an unexpected keyword argument {min(unknown)!r}")
@@ -238,7 +238,7 @@ class Resource(Generic[T]):
             raise
 
     async def _explain(self, account: str | None, method: str, error: APIError) -> None:
-        """Add what the account does offer to an error that may mean that it does not offer this."""
+        """Add what the account offers to an error that may mean that it does not offer this method."""
         if account is not None and may_mean_unsupported(error):
             await add_offered(self._client, error, account, (self._model, self._resource, method))
 
@@ -340,7 +340,7 @@ class Resource(Generic[T]):
 
         async def fetch(here: Position) -> RawResponse:
             body, response = await fetch_and_read(self._client, targets, unread, here, empty_body=b"")
-            return raw_response(body, response, query.account, here)
+            return raw_response(self._client, body, response, query.account, here)
 
         source = page_source(
             self._client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages
@@ -371,6 +371,7 @@ class Resource(Generic[T]):
         max_item_bytes: int = MAX_ITEM_BYTES,
         max_envelope_bytes: int = MAX_ENVELOPE_BYTES,
         max_stream_bytes: int | None = None,
+        progress: bool | None = None,
         **filters: Unpack[Filters],
     ) -> ItemStream[Any]:
         """Read a body of any size as it arrives, in constant memory. Returns an ItemStream; open it by ``async with``.
@@ -387,6 +388,7 @@ class Resource(Generic[T]):
         ``engine``            ``auto``, as fast as decoding a whole body, or ``ijson``, several times slower, which
                               parses every byte with ijson.
         ``max_item_bytes``    most bytes of one item; ``max_stream_bytes`` of all bodies together (None: no limit).
+        ``progress``          show a line that says how far it is: None in a notebook only, True always, False never.
         ``max_envelope_bytes``  most bytes around the items of a body, such as the ``debug`` of that format.
 
         Filters, ``item_type`` and ``on_invalid`` are those of ``list``. A 404 is always an error here.
@@ -432,6 +434,7 @@ class Resource(Generic[T]):
             emitter=self._client.emitter,
             account=query.account,
             item_type=reader.item_type,
+            progress=progress,
         )
 
     def _item_reader(

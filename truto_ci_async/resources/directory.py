@@ -40,7 +40,7 @@ async def directory(
 ) -> dict[str, User]:
     """Return the users of an account by id: those kept with the client, or fetched now.
 
-    The task belongs to the client, so a caller who is cancelled takes nothing away from the others.
+    The task belongs to the client, so cancelling one caller does not affect the others.
     """
     if ttl is not None and not (isinstance(ttl, (int, float)) and ttl >= 0):
         raise UsageError(f"ttl is a number of seconds, 0 or more, or None, not {brief(ttl)}")

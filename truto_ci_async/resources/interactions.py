@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from truto_ci_async.models import Interaction
 
 from .options import MODEL
-from .pulled import STATE_FILE as STATE_FILE
 from .pulled import PulledResource
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ class Keyed(dict[str, T], Generic[T]):
     async def add_page(self, page: PageData[T]) -> list[Issue]:
         """Add the items of a page, and return an issue for each key that was there already.
 
-        Others get a turn now and then: a page may have millions of keys.
+        Yields to the event loop now and then: a page may have millions of keys.
         """
         self.pages += 1
         if page.debug is not None:

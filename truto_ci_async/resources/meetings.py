@@ -31,7 +31,8 @@ class Meetings(PulledResource[Meeting]):
             print(meeting)
 
     Two or three of the five providers take a window, the others ignore it: compare ``start_time`` of what you get.
-    ``meta("list", account_id)`` tells. Lists of Avoma and Chorus have some of the fields only, and ``get`` all.
+    A pull does that, and ``report.filtered`` names the accounts; see also ``meta("list", account_id)``. Lists of Avoma
+    and Chorus have only some of the fields; ``get`` has all.
     """
 
     own_filters: ClassVar[tuple[str, ...]] = ("start_time", "end_time")

@@ -61,6 +61,7 @@ class StreamOptions(Filters, total=False):
     max_item_bytes: int
     max_envelope_bytes: int
     max_stream_bytes: int | None
+    progress: bool | None
 
 
 class KeyedOptions(Filters, total=False):

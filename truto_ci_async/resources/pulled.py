@@ -11,8 +11,10 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from truto_ci_async._progress import Counts, Progress
 from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async.errors import UsageError
+from truto_ci_async.pagination.progress import show_progress
 
 from .base import Resource
 from .integrated_accounts import IntegratedAccounts
@@ -31,14 +33,6 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
-
-# Where ``pull_to`` keeps its progress of interactions, inside the output folder.
-STATE_FILE = ".truto-pull.sqlite3"  # begins as ``sinks.layout.PRIVATE`` says
-
-
-def state_file(resource: str) -> str:
-    """Return the name of the file with the progress of a resource, inside the output folder."""
-    return STATE_FILE if resource == "interactions" else f".truto-pull.{resource}.sqlite3"
 
 
 class PulledResource(Resource[T]):
@@ -133,6 +127,7 @@ class PulledResource(Resource[T]):
         fresh: bool = False,
         lookback: timedelta | str | None = None,
         on_start: Callable[[Pull[Any]], None] | None = None,
+        progress: bool | None = None,
         **options: Unpack[PlanOptions],
     ) -> PullReport:
         """Pull many accounts into a folder or a database. Run it again to continue where it stopped.
@@ -147,14 +142,16 @@ class PulledResource(Resource[T]):
         when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
         spreadsheet would take for a formula. Output and progress are committed together. If the process is killed, run
         it again until ``report.complete``: nothing is lost or written twice. NDJSON writes items as received, so
-        ``on_invalid`` has no effect there. ``on_start`` is called with the running pull: watch its ``report``, or end
-        it with ``stop()``. The rest is as for ``pull``.
+        ``on_invalid`` has no effect there; those of another kind are counted in ``report.issues``. ``on_start`` is
+        called with the running pull: watch its ``report``, or end it with ``stop()``. ``progress`` shows a line that
+        says how far it is: None in a notebook only, True always, False never. The rest is as for ``pull``.
 
         Into a database go the rows of ``table``, by default the name of the resource. ``mode="append"``, the default,
         adds rows; ``"merge"`` replaces those with the same key. ``add_columns`` and ``on_rejected`` are those of
         ``PostgresStore``.
 
-        :raises UsageError: an option that ``out`` does not have, or a URL that nothing is known of.
+        :raises UsageError: an option that ``out`` does not have, a URL that nothing is known of, or a file in the place
+            of the folder.
         :raises StateConflictError: another run holds ``out``, it belongs to another plan, or the table does not fit.
         :raises StorageError: the disk or the database failed; a later run continues.
         :raises AuthenticationError: the token was rejected.
@@ -187,18 +184,19 @@ class PulledResource(Resource[T]):
             )
         else:
             store = out
-        return await run_shard(
-            self._client,
-            self.planned(plan_or_accounts, options),
-            store,
-            sink,
-            budget or Budget(max_accounts=max_accounts),
-            on_invalid=on_invalid,
-            grow=grow,
-            fresh=fresh,
-            lookback=lookback,
-            on_start=on_start,
-        )
+        with show_progress(progress, self._client.emitter, what="rows") as line:
+            return await run_shard(
+                self._client,
+                self.planned(plan_or_accounts, options),
+                store,
+                sink,
+                budget or Budget(max_accounts=max_accounts),
+                on_invalid=on_invalid,
+                grow=grow,
+                fresh=fresh,
+                lookback=lookback,
+                on_start=on_start if line is None else _follow(line, on_start),
+            )
 
     def _folder(
         self,
@@ -212,12 +210,14 @@ class PulledResource(Resource[T]):
         """Return what keeps progress and rows in a folder."""
         from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
         from truto_ci_async.sinks.factory import make_sink
+        from truto_ci_async.sinks.layout import state_file
 
         if not os.fspath(out):
             raise UsageError("the name of the folder is empty")
         folder = pathlib.Path(out)
+        check_folder(folder)
         if isinstance(plan_or_accounts, pathlib.Path):
-            _check_accounts_file(plan_or_accounts, folder)
+            check_accounts_file(plan_or_accounts, folder)
         sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
         return SQLiteCheckpoint(folder / state_file(self._resource)), sink
 
@@ -250,7 +250,33 @@ class PulledResource(Resource[T]):
         return make
 
 
-def _check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
+def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Callable[[Pull[Any]], None]:
+    """Have the line say what the report of a pull says, from its start on."""
+
+    def start(pull: Pull[Any]) -> None:
+        report = pull.report
+
+        def counts() -> Counts:
+            failed = f", {len(report.failed):,} failed" if report.failed else ""
+            parked = f", {len(report.parked):,} parked" if report.parked else ""
+            accounts = f"{report.done:,} of {report.accounts:,} accounts{failed}{parked}"
+            return Counts(report.rows, report.pages, accounts)
+
+        line.follow(counts)
+        if on_start is not None:
+            on_start(pull)
+
+    return start
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """:raises UsageError: a file has the name of the folder, or of one that it is to be in."""
+    for path in (folder, *folder.parents):
+        if os.path.exists(path) and not os.path.isdir(path):
+            raise UsageError(f"{path} is a file, and a pull needs a folder: use another name")
+
+
+def check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
     """:raises UsageError: a pull into this folder may replace or remove the file."""
     from truto_ci_async.sinks.layout import is_used_by_pulls
 

@@ -25,7 +25,7 @@ async def fetch_record(
 ) -> T:
     """Request what ``query`` names and read it as one item; see ``read_record``. Repairs are reported.
 
-    :raises NotFoundError: there is no such thing.
+    :raises NotFoundError: the service has no such object.
     """
 
     async def read(body: bytes, time: CallTime) -> T:

@@ -30,6 +30,10 @@ class Transcripts(PulledResource[Transcript]):
         print(transcript.text())
 
     The service takes one meeting per call. A meeting without a transcript gives no item, or a NotFoundError.
+
+    A pull asks for the transcript of every meeting that began in the window, each once; ``report.without_transcript``
+    counts those that have none. Run it again with ``lookback="2d"`` to ask once more for those that were first found
+    missing at most two days ago. ``limit``, ``remote_query`` and ``extra_query`` are for the list of meetings.
     """
 
     own_filters: ClassVar[tuple[str, ...]] = ("meeting",)

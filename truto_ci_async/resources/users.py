@@ -63,6 +63,6 @@ class Users(PulledResource[User]):
         They are fetched once and kept as long as the client, or for ``ttl`` seconds: None takes any that are there.
         Callers at the same time share one request. Each call returns a dict of its own.
 
-        The ids are those of ``Interaction.user`` and ``Activity.user``. A ``speaker_id`` of Gong is another thing.
+        The ids are those of ``Interaction.user`` and ``Activity.user``. A ``speaker_id`` of Gong is a different id.
         """
         return await directory(self._client, self, account_id(integrated_account_id), ttl)

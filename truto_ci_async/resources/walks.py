@@ -22,13 +22,18 @@ async def unread(body: bytes, time: CallTime) -> bytes:
     return body
 
 
-def raw_response(body: bytes, response: ResponseInfo, account: str | None, here: Position) -> RawResponse:
+def raw_response(
+    client: BaseClient, body: bytes, response: ResponseInfo, account: str | None, here: Position
+) -> RawResponse:
+    mask = client.mask()
     try:
         cursor, provider_cursor = raw_cursors(body)
     except DecodeError as error:
         error.account, error.cursor = account, here.cursor
-        return RawResponse(body=body, response=response, cursor_error=error.with_traceback(None))
-    return RawResponse(body=body, response=response, next_cursor=cursor, provider_cursor=provider_cursor)
+        return RawResponse(body=body, response=response, cursor_error=error.with_traceback(None), mask=mask)
+    return RawResponse(
+        body=body, response=response, next_cursor=cursor, provider_cursor=provider_cursor, mask=mask
+    )
 
 
 def make_paginator(
@@ -85,4 +90,5 @@ def page_source(
         prefetch=prefetch,
         max_pages=max_pages,
         account=query.account,
+        emitter=client.emitter,
     )

@@ -75,7 +75,7 @@ class SinkOptions(TypedDict, total=False):
 
 
 class FileSink(ABC):
-    """Writes the rows of one resource to a folder, beside those of others. The formats are its subclasses.
+    """Writes the rows of one resource to a folder, beside those of others. Each format is a subclass.
 
     ``fresh`` removes the output of earlier pulls, unless some of it is committed. ``verify`` says how ``open`` checks
     committed files: ``full`` reads them, ``size`` only compares their length. After a disk error a sink refuses to
@@ -218,13 +218,13 @@ class FileSink(ABC):
         self._written += rows
 
     async def commit(self, *, final: bool = False) -> bytes | None:
-        """Make what was taken durable; None if a part should grow first."""
+        """Make everything taken durable; None if a part should grow first."""
         return await self.begin_commit(final=final)
 
     def begin_commit(self, *, final: bool = False) -> Awaitable[bytes | None]:
-        """Start to commit what was taken so far. Pages may be written while the result is awaited.
+        """Start to commit everything taken so far. Pages may be written while the result is awaited.
 
-        So a slow disk does not keep the pull from requesting more pages.
+        That way a slow disk does not keep the pull from requesting more pages.
         """
         worker = self._require_open()
         syncing = None
@@ -246,7 +246,7 @@ class FileSink(ABC):
         """Note that a checkpoint now holds what the last ``commit`` returned, so that the manifest may list it."""
         self._committed = self._state
         due = self._clock() - self._listed_at >= self._manifest_seconds or not self._listed.rows
-        # A list of many parts takes long to write, so it is written again when it is an eighth longer.
+        # A list of many parts takes long to write, so it is rewritten once it is an eighth longer.
         grown = self._committed.count - self._listed.count
         if self._committed.count > MAX_PARTS:
             due = due and grown >= self._listed.count // 8
@@ -367,7 +367,7 @@ class FileSink(ABC):
         # Output keeps the names and columns it was begun with.
         self._use_version(state.columns if state.count else PULL_SCHEMA.version)
         committed = self._check_parts(state)
-        # First of all, so that a run after a crash recognises the folder as ours.
+        # First, so that a run after a crash recognises the folder as ours.
         self._write_manifest(state, is_complete=False)
         found = Layout(self.resource).find(self.directory)
         for name in sorted(found - committed):
@@ -379,7 +379,7 @@ class FileSink(ABC):
         return state
 
     def _list(self, state: SinkState, is_complete: bool) -> bool:
-        """Update the manifest. False: it has to wait, since somebody reads it, on Windows."""
+        """Update the manifest. False: it has to wait because somebody is reading it, on Windows."""
         try:
             self._write_manifest(state, is_complete=is_complete)
         except PermissionError as error:
@@ -493,7 +493,7 @@ class FileSink(ABC):
 
     @abstractmethod
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
-        """Get ready to write after what is committed. ``found`` are the names of our files that were there."""
+        """Get ready to write after what is committed. ``found`` are the names of our files in the folder."""
 
     @abstractmethod
     def _close(self) -> None:

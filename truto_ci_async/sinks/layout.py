@@ -22,16 +22,23 @@ from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.models.row_views import PULL_SCHEMA
 
 MANIFEST: Final = "manifest.json"
-# How other names begin that a pull uses in its folder: of its state, and of the lock.
+# The prefix of the other names that a pull uses in its folder, for its state and the lock.
 PRIVATE: Final = ".truto-pull"
 # Keeps other runs out of the folder.
 LOCK: Final = f"{PRIVATE}.lock"
+# Where ``pull_to`` keeps its progress of interactions.
+STATE_FILE: Final = f"{PRIVATE}.sqlite3"
 #: The version of the columns of a pull with which parts got a folder of their own.
 OWN_FOLDER: Final = 3
 
 # In folders of earlier versions, which held nothing but interactions.
 _EARLIER: Final = r"|part-(\d{6,})\.parquet|\.part-(\d{6,})\.parquet\.tmp|_parts\.log"
 _PART: Final = re.compile(r"part-(\d{6,})\.parquet", re.ASCII)
+
+
+def state_file(resource: str) -> str:
+    """Return the name of the file with the progress of a resource."""
+    return STATE_FILE if resource == "interactions" else f"{PRIVATE}.{resource}.sqlite3"
 
 
 class Layout:
@@ -51,7 +58,7 @@ class Layout:
 
     @property
     def parts_folder(self) -> str:
-        """The folder of the parts; empty if it is that of the pull itself."""
+        """The folder of the parts; empty if that is the folder of the pull."""
         return "" if self.is_earlier else self.resource
 
     @property
@@ -83,7 +90,7 @@ class Layout:
         return self._names.fullmatch(name) is not None
 
     def find(self, directory: Path) -> set[str]:
-        """Return the names that are there of those which this resource uses."""
+        """Return the names in the folder that this resource uses."""
         found = {path.name for path in directory.iterdir()}
         own = directory / self.resource
         if self.resource in found and own.is_dir():
@@ -106,7 +113,7 @@ def is_used_by_pulls(path: Path, folder: Path) -> bool:
 
     In the folder of parts it uses every name: whatever else is there would keep readers from the parts.
     """
-    # Some file systems do not tell one case from the other.
+    # Some file systems ignore case.
     if path.parent.parent == folder and path.parent.name.lower() in ITEM_TYPES:
         return True
     name = path.name.lower()

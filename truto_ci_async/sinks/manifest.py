@@ -26,11 +26,11 @@ from truto_ci_async.models.row_views import PULL_SCHEMA_2
 
 from .layout import MANIFEST
 
-# So many parts are named in the state at most.
+# Parts named in the state at most.
 MAX_PARTS = 64
-# The log is read, and the manifest is written, in pieces of so many bytes.
+# Bytes in which the log is read and the manifest is written at a time.
 PIECE_BYTES = 2**16
-# That of a million parts is half as large.
+# The manifest of a million parts is half as large.
 MAX_MANIFEST_BYTES = 2**28
 
 
@@ -65,7 +65,7 @@ class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-
 
     @property
     def logged(self) -> Logged:
-        """What of it is in the log."""
+        """The part of it that is in the log."""
         return _NOTHING_LOGGED
 
     @property
@@ -96,7 +96,7 @@ _NOTHING_LOGGED = Logged()
 
 
 class LoggedState(SinkState, frozen=True, kw_only=True, tag="truto-parts-1"):
-    """The state of many parts, of which ``parts`` are the last ones. Versions that know no log refuse it."""
+    """The state of many parts, of which ``parts`` are the last. Versions without the log refuse it."""
 
     log: Logged
 
@@ -131,7 +131,7 @@ def move_to_log(disk: Disk, path: Path, state: SinkState) -> SinkState:
 
 
 def cut_log(disk: Disk, path: Path, state: SinkState) -> None:
-    """Cut off what was never committed."""
+    """Truncate the log to what was committed."""
     file = disk.open(path)
     try:
         disk.cut(file, state.logged.length)

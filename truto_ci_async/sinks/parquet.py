@@ -49,7 +49,7 @@ class ParquetSink(FileSink):
     """
 
     format = "parquet"
-    _manifest_seconds = 0.0  # commits are rare: list each of them
+    _manifest_seconds = 0.0  # commits are rare, so list each of them
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class ParquetSink(FileSink):
 
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
         self._durable = replace(state, columns=self._lead.version)
-        # A number is used once, even if its part was never committed: somebody may have read that file.
+        # A number is never reused, even if its part was not committed: somebody may have read that file.
         numbers = [number for name in found if (number := self._layout.number(name)) is not None]
         self._number = max([state.next, *(number + 1 for number in numbers)])
         self._folder = self.directory / self._layout.parts_folder

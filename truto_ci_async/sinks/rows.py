@@ -122,7 +122,7 @@ def _plain_lines(head: bytes, texts: Sequence[Any]) -> bytes | None:
 
 
 def _json_line(head: bytes, columns: Mapping[str, Any], text: bytes) -> bytes:
-    """Encode any item: one on several lines, an empty one, not an object, or with names of ours."""
+    """Encode any item: on several lines, empty, not an object, or with names of our columns."""
     if b"\n" in text or b"\r" in text:
         text = msgspec.json.format(text, indent=-1)
     text = text.strip(_WHITESPACE)

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 
 class CircuitBreaker:
-    """Open while the service is down. All moments are seconds of one monotonic clock.
+    """Open while the service is down. All times are seconds of one monotonic clock.
 
-    ``max_outage``  seconds after which ``is_given_up`` says that there is no point in waiting any longer.
+    ``max_outage``  seconds after which ``is_given_up`` is set: waiting longer is pointless.
     ``first_wait``  seconds before the first trial; doubled for each further one, up to ``max_wait``.
     """
 
@@ -36,11 +36,11 @@ class CircuitBreaker:
         return self._opened_at is not None
 
     def seconds_open(self, now: float) -> float | None:
-        """Return how long the service has been down; None while it answers."""
+        """Return how long the service has been down; None while it is up."""
         return None if self._opened_at is None else now - self._opened_at
 
     def success(self, arrived_at: float) -> None:
-        """Note when an answer of the service arrived, whatever it said. The call may come later than that."""
+        """Note that a response arrived at ``arrived_at``, whatever its status. This may be called later than that."""
         if arrived_at > self.last_success:
             self.last_success = arrived_at
             self._failing.clear()
@@ -51,11 +51,10 @@ class CircuitBreaker:
             self.on_close()
 
     def failure(self, now: float, account: str, *, asked_at: float, failing_since: float) -> bool:
-        """Note a call, sent at ``asked_at``, that got no answer. Return whether the service is to blame for it.
+        """Note that a call sent at ``asked_at`` got no response. Return whether the service is to blame.
 
-        ``failing_since`` is when the first call of its account was sent that failed without a success since. If other
-        accounts got through after that and none of them fails, the account is to blame, even once it is the only one
-        left.
+        ``failing_since`` is when the first of the account's calls since its last success was sent. If other accounts
+        got through after that and none of them fails, the account is to blame, even once it is the only one left.
         """
         if self._opened_at is None:
             self._failing.add(account)

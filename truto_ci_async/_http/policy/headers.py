@@ -37,11 +37,11 @@ _DATES: Final = (
 
 _NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*(?:[,;].*)?", re.ASCII | re.DOTALL)
 _WINDOW = re.compile(r";\s*w\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)", re.ASCII | re.IGNORECASE)
-# A number from here on is a point in time: as seconds to wait it would be thirty years.
+# A number from here on is a point in time: as a wait it would be thirty years.
 _EPOCH_SECONDS: Final = 1e9
 _EPOCH_MILLISECONDS: Final = 1e12
-_EPOCH_END: Final = 1e14  # in milliseconds the year 5138; larger numbers mean nothing
-#: Seconds. What a header asks for beyond it comes from a wrong clock or a wrong unit.
+_EPOCH_END: Final = 1e14  # the year 5138 in milliseconds; larger numbers are meaningless
+#: Seconds. A header that asks for more has a wrong clock or a wrong unit.
 LONGEST_WAIT: Final = 366 * 86400.0
 
 
@@ -106,7 +106,7 @@ def _seconds_until(number: float, headers: Mapping[str, str], now_epoch: float) 
 
 
 def level_named(insight: Mapping[str, Any], message: str) -> Level | None:
-    """Find which limit the body of a 429 talks about; None if it names neither, or both.
+    """Find which limit the body of a 429 names; None if it names neither, or both.
 
     ``insight`` is the body's ``truto_error_insight``. Its wording is not documented (contract section 3), so this only
     looks for the words "account" and "token".

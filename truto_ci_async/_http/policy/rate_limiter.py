@@ -7,9 +7,9 @@ instead of a burst every ten seconds.
 
 A 429 pauses its level (the whole token, or one account) for as long as the service asked. It also means that someone
 else uses the same limit, or that the limit is lower than we think. So that level backs off: it works with a quarter
-fewer slots, all of them at the steady rate so that nothing rushes out after the pause, and wins them back slowly. This
-is how several processes that share a token find their shares. ``ratelimit-*`` headers come from the provider and apply
-to their account only: what remains until the reset is all that is sent until then.
+fewer slots, all of them at the steady rate so that nothing rushes out after the pause, and regains them slowly. This is
+how several processes that share a token settle on their shares. ``ratelimit-*`` headers come from the provider and
+apply to their account only: what remains until the reset is all that is sent until then.
 
 Requests wait in a queue per account, first come first served, and accounts take turns. An account that has to wait for
 its own limit skips its turns until then, so it never holds up another one.
@@ -40,7 +40,7 @@ from .token_blame import TokenBlame
 DEFAULT_PAUSE: Final = 1.0  # seconds, after a 429 without a readable Retry-After
 SPREAD: Final = 0.05  # of a pause, added at random so that several processes do not come back at once ...
 MOST_SPREAD: Final = 1.0  # ... up to this many seconds
-# The service's own limits ask for about one window. A longer pause is the provider's, so the account's.
+# The service's own limits ask for about one window. A longer pause comes from the provider, so it is the account's.
 LONGEST_TOKEN_PAUSE: Final = 1.5  # windows
 FORGET_EVERY: Final = 10.0  # seconds between two checks whether an account can be forgotten
 
@@ -153,7 +153,7 @@ class RateLimiter:
 
     @property
     def is_on(self) -> bool:
-        """Whether there is anything to ask: False under ``Pacing.off()``."""
+        """Whether requests have to ask: False under ``Pacing.off()``."""
         return self._pacing.enabled
 
     def enter(self, account: str | None, now: float) -> Waiter | None:
@@ -258,7 +258,7 @@ class RateLimiter:
         if learned is not None:
             self._learn(state, learned, now)
         if status == 429 and self._pacing.enabled:
-            if retry_after is None or retry_after >= LONGEST_WAIT:  # or what it asks for makes no sense
+            if retry_after is None or retry_after >= LONGEST_WAIT:  # or it asks for an absurdly long wait
                 retry_after = DEFAULT_PAUSE
             is_token = hint == "token"
             if hint is None and not is_remote and learned is None:
@@ -350,7 +350,7 @@ class RateLimiter:
         heappush(self._idle_checks, (at, next(self._order), state))
 
     def _forget_idle(self, now: float) -> None:
-        """Forget accounts that have no requests, and about which there is nothing left to know."""
+        """Forget accounts that have no requests and whose limits are back to normal."""
         while self._idle_checks and self._idle_checks[0][0] <= now:
             _, _, state = heappop(self._idle_checks)
             forgettable = state.window.forgettable_at()

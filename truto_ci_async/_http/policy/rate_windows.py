@@ -18,7 +18,7 @@ BURST_SHARE: Final = 0.5  # of the slots can be taken at once
 GAP_SHARE: Final = 0.95  # of the steady gap between two requests; the slots alone keep the long-run rate
 BACK_OFF_FACTOR: Final = 0.75  # of the slots are left after a 429
 REGAINED_PER_WINDOW: Final = 0.03  # of the slots come back with each window after a 429
-SHORTEST_PERIOD: Final = 0.01  # seconds; a header that names a shorter one would keep the loop busy
+SHORTEST_PERIOD: Final = 0.01  # seconds; a shorter window in a header would keep the loop busy
 
 
 class Rate(Struct, frozen=True):
@@ -122,7 +122,7 @@ class SlidingWindow:
         return len(self._taken_until) / self.limit
 
     def forgettable_at(self) -> float:
-        """Return when this window will be as good as new."""
+        """Return when this window will be back in its initial state."""
         last_slot = self._taken_until[-1] if self._taken_until else -math.inf
         regained = -math.inf
         if self._backed_off_to:
@@ -159,7 +159,8 @@ class Quota:
     def learn(self, learned: RateLimit, in_flight: int, now: float, longest: float) -> None:
         """Update from the headers of a response, which do not count the ``in_flight`` requests yet.
 
-        Headers alone hold requests back for at most ``longest`` seconds. After that the next request finds out.
+        Headers alone hold requests back for at most ``longest`` seconds. After that the next request shows whether they
+        still apply.
         """
         if learned.limit is not None:
             # A limit of 0 would block for ever, so it is treated as unknown; ``remaining`` can still say "not now".

@@ -33,7 +33,7 @@ GiveUpReason: TypeAlias = Literal["not retryable", "attempts", "elapsed", "budge
 
 # Contract section 3. ``classify`` has special rules for 503 and 401.
 FAULT_STATUSES: Final = frozenset({408, 425, 500, 502, 504, 520, 521, 522, 523, 524})
-# The service will say the same next time: not implemented, not this version of HTTP, a loop, a login page in between.
+# Retrying gives the same result: not implemented, HTTP version not supported, a loop, a captive portal.
 PERMANENT_STATUSES: Final = frozenset({501, 505, 506, 508, 510, 511})
 # 2.0**1024 overflows, so the exponent of the backoff is bounded. The wait reaches its ceiling long before that.
 _MAX_DOUBLINGS: Final = 60
@@ -156,7 +156,7 @@ def classify(status: int, *, is_remote: bool, has_retry_after: bool, is_blocked:
 
 
 def can_never_succeed(status: int) -> bool:
-    """Whether a status would be the same however often and however long one tries."""
+    """Whether retrying can never change this status."""
     return 300 <= status < 400 or status in PERMANENT_STATUSES
 
 
@@ -183,7 +183,7 @@ class RetryBudget:
     def give_back(self, retries: int) -> None:
         """Return what was spent on retries that were not sent, or on resending requests that then got a response.
 
-        The idle connection those were first sent on was dead, so the service never saw them.
+        Such a request was first sent on a dead idle connection, so the service never saw it.
         """
         self.left = min(self.capacity, self.left + retries)
 

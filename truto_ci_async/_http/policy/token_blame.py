@@ -16,13 +16,13 @@ TOKEN_BLAME_SCORE: Final = 3.0
 TOKEN_BLAME_SHARE: Final = 0.025
 SCORES_ONCE_IN: Final = 60.0  # seconds, per account ...
 REPEAT_SHARE: Final = 0.25  # ... unless this share of the active accounts was refused in that time
-# A success takes off a point. While we use much of the token's limit ourselves, it takes off next to nothing.
+# A success takes off a point, or next to nothing while we use much of the token's limit ourselves.
 HEAVY_USE: Final = 0.25  # of the limit
 FORGIVEN_IN_HEAVY_USE: Final = 0.03  # points
 
 
 class TokenBlame:
-    """Keeps the blame score of one token. ``score`` is in points; 0 when nothing speaks against the token."""
+    """Keeps the blame score of one token. ``score`` is in points; 0 if nothing points to the token."""
 
     __slots__ = ("_refused_at", "score")
 

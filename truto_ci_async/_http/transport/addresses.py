@@ -13,7 +13,7 @@ from truto_ci_async._http.credentials import Secret, hidden
 from truto_ci_async.errors import ConfigurationError
 
 _NEVER_IN_A_URL = re.compile(r"[^!-~]")
-# However a URL is mistyped, what holds one of these may hold a password. The second is read as the first.
+# A mistyped URL with one of these characters may contain a password. The second is read as the first.
 _AT = re.compile("@|\uff20|\ufe6b|%40")
 _NOT_A_PROXY = "the proxy is not a URL with a host, such as http://proxy:3128"
 

@@ -64,7 +64,7 @@ def _exists(name: str) -> bool:
 
 
 def is_silent(connection: aiohttp.connector.Connection) -> bool:
-    """Whether a connection from the pool is in good order and received nothing since its last response."""
+    """Whether a connection from the pool is intact and has received nothing since its last response."""
     protocol = connection.protocol
     return protocol is not None and not protocol.should_close
 
@@ -74,7 +74,7 @@ def watch_connection(
 ) -> asyncio.Future[None] | None:
     """Call ``on_end`` when the connection of ``response`` ends, and return a future for that.
 
-    None if there is nothing to wait for: the whole response is here, or its connection was lost already.
+    None if there is nothing to wait for: the response is complete, or its connection is already lost.
     """
     try:
         connection = response.connection
@@ -104,7 +104,7 @@ def error_of(end: asyncio.Future[None]) -> BaseException | None:
 
 
 def end_read(response: aiohttp.ClientResponse) -> None:
-    """Make the reader of the body fail, unless the whole body is here."""
+    """Make the reader of the body fail, unless the body is complete."""
     content = response.content
     try:
         if not content.is_eof() and content.exception() is None:

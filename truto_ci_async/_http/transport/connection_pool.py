@@ -65,20 +65,20 @@ class ConnectionPool(aiohttp.TCPConnector):
         return True
 
     async def abort(self) -> None:
-        """Close all connections without saying goodbye over TLS."""
+        """Close all connections at once, without a TLS shutdown."""
         await self.close(abort_ssl=True)
 
 
 class SendCounter:
     """Counts how often a request is sent, as a middleware of aiohttp, and decides whether it may be sent again.
 
-    aiohttp resends a GET once when its connection breaks. On a used connection that is right, if it takes a new one
-    then: the service had closed the idle connection. On a new connection the service is in trouble, and the retry
-    policy decides.
+    aiohttp resends a GET once when its connection breaks. On a reused connection that is right, if the resend takes a
+    new one: the service had closed the idle connection. If a new connection breaks, the service is in trouble, and the
+    retry policy decides.
 
     It also sets the ``deadline`` of each step: first for connecting (name lookup, all addresses and a proxy's tunnel
     together), then for the headers. aiohttp would set and cancel two timers for that, which took two percent of the
-    time of a page of 100 items. It would also give up when other code held the loop while the connection was made.
+    time of a page of 100 items. It would also give up if other code blocked the loop while the connection was made.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ PIECE = 256 * 1024
 # Most bytes that one step takes in. The rest of a slice is copied at the end of every frame, which is quadratic in the
 # slice: half a megabyte of empty frames blocked the loop for three seconds.
 SLICE = 16 * 1024
-# The largest zstd window that is accepted: 2**23 bytes, the limit of RFC 9659 for HTTP. Without one, the first bytes
-# of a body decide how much memory the decoder takes, up to 128 MB.
+# The largest zstd window that is accepted: 2**23 bytes, the limit of RFC 9659 for HTTP. Without a limit, the first
+# bytes of a body decide how much memory the decoder takes, up to 128 MB.
 ZSTD_WINDOW_LOG = 23
 
 

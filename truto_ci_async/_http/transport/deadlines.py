@@ -6,9 +6,9 @@ expire in the order they began. So there is a queue for each length, and one tim
 queues when the earliest of them is due. A block that was left by then is no longer in its queue.
 
 A block sees what ``asyncio.timeout`` would show it: its task is cancelled when the time is over, and the cancellation
-leaves the block as a TimeoutError. There is one difference. If other code held the loop, the result may have arrived
-in time without anyone being able to look. So an overdue block is extended once before it is cancelled: by enough time
-for a look, or by as long as the loop was late.
+leaves the block as a TimeoutError. There is one difference. If other code blocked the loop, the result may have arrived
+in time without being noticed. So an overdue block is extended once before it is cancelled: by long enough to check, or
+by as long as the loop was late.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import math
 from types import TracebackType
 from typing import Any
 
-# Seconds that are enough to notice a result that has arrived. Every overdue block gets them: some loops have a clock
-# of milliseconds, and cannot tell whether they were held at the moment of a deadline.
+# Seconds that are enough to notice a result that has arrived. Every overdue block gets them: some loops have a clock in
+# milliseconds, and cannot tell whether they were blocked when a deadline passed.
 MIN_EXTENSION = 0.05
 
 
@@ -32,13 +32,13 @@ class Deadlines:
         self.loop: asyncio.AbstractEventLoop | None = None
         # By length in seconds; in each queue the first deadline is due first. Dicts, since most leave from the middle.
         self.queues: dict[float, dict[Deadline, None]] = {}
-        # Overdue ones that were given more time: few, and in no order.
+        # Overdue ones that were extended: few, and in no order.
         self.extended: dict[Deadline, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.timer_at = math.inf
 
     def within(self, seconds: float | None) -> Deadline:
-        """Return a block that has to be left within ``seconds``; None sets no time, but ``expire`` can end it.
+        """Return a block that has to be left within ``seconds``; None means no limit, but ``expire`` can end it.
 
             with deadlines.within(30.0):
                 await response()
@@ -56,7 +56,7 @@ class Deadlines:
         self._timer = self.loop.call_at(at, self._check)
 
     def _check(self) -> None:
-        """End what is due, and set the timer for what is due next."""
+        """End the blocks that are due, and set the timer for the next one."""
         assert self.loop is not None
         # A loop may run a timer early by as much as its clock resolves; waiting for the rest would spin.
         now = max(self.loop.time(), self.timer_at)
@@ -99,7 +99,7 @@ class Deadline:
     def __init__(self, deadlines: Deadlines, seconds: float | None) -> None:
         self._deadlines = deadlines
         self._seconds = seconds
-        self._queue: dict[Deadline, None] | None = None  # the one it is in
+        self._queue: dict[Deadline, None] | None = None  # the queue it is in
         self._task: asyncio.Task[Any] | None = None
         self.at = math.inf  # by the loop's clock
         self.expired = False  # the task was cancelled because of this deadline
@@ -151,7 +151,7 @@ class Deadline:
         task, self._task = self._task, None
         if self._queue is not None:
             self._queue.pop(self, None)
-        # A cancellation by somebody else that came as well is theirs, and goes on.
+        # If somebody else cancelled the task as well, that cancellation goes on.
         if (
             self.expired
             and task is not None

@@ -15,8 +15,8 @@ from truto_ci_async._http.policy.retry import Timeouts
 from truto_ci_async._text import encodable
 from truto_ci_async.errors import ConnectError, DeadlineError, TransportError, TruncatedBodyError
 
-# What aiohttp raises when the network fails. The last three are not meant to get out, but do: its parser and streams
-# use them to check themselves.
+# What aiohttp raises when the network fails. The last three are internal checks of its parser and streams, but do
+# escape.
 FAILURES = (
     aiohttp.ClientError,
     OSError,  # TimeoutError too
@@ -29,7 +29,7 @@ FAILURES = (
 
 
 def clean(text: str, token: Secret) -> str:
-    """Return text of a response's head: without the token, and with what UTF-8 cannot hold replaced."""
+    """Return text of a response's head with the token masked and lone surrogates replaced."""
     return encodable(mask(text, token))
 
 
@@ -113,7 +113,7 @@ def _redact_request(error: aiohttp.ClientResponseError) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the message of an error as one line; the parser's draw a pointer below the text."""
+    """Return the message of an error as one line; those of the parser draw a pointer below the text."""
     text = (
         error.message if isinstance(error, (aiohttp.ClientResponseError, HttpProcessingError)) else str(error)
     )

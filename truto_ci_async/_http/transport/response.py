@@ -36,7 +36,7 @@ class BufferedResponse(Struct, frozen=True, kw_only=True):
 
 
 class StreamedResponse:
-    """A response whose headers are here and whose body is still arriving. Read it to its end, or close it.
+    """A response whose headers have arrived and whose body is still arriving. Read it to its end, or close it.
 
     ``open_responses`` holds it until then.
     """
@@ -207,7 +207,7 @@ class _BodyBuffer:
 
 
 class _Pieces:
-    """The pieces of one body. Not a generator, which would keep what it uses until it is collected."""
+    """The pieces of one body. Not a generator, which would keep its variables until it is collected."""
 
     __slots__ = ("_decoded", "_decoder", "_end", "_response", "_yield_at")
 

@@ -82,7 +82,7 @@ class Transport:
         return self._loop is not None and self._loop.is_closed()
 
     def bind(self) -> asyncio.AbstractEventLoop:
-        """Tie the pool to the running loop, or check that it is still the same one.
+        """Bind the pool to the running loop, or check that it is still the same one.
 
         :raises UsageError: no asyncio loop runs here, another one does, or the client is closed.
         """
@@ -156,7 +156,7 @@ class Transport:
         timeouts: Timeouts,
         may_resend: Callable[[], bool] | None = None,
     ) -> StreamedResponse:
-        """Send one request and return when the headers are here; the caller closes the response.
+        """Send one request and return once the headers have arrived; the caller closes the response.
 
         :raises TransportError: as ``send``; after the headers only waiting for data is timed.
         """
@@ -216,7 +216,7 @@ class Transport:
         timeouts: Timeouts,
         may_resend: Callable[[], bool] | None,
     ) -> tuple[aiohttp.ClientResponse, int]:
-        """Return the response when its headers are here, and how often the request was sent."""
+        """Return the response once its headers have arrived, and how often the request was sent."""
         deadline = self.deadlines.within(None)
         counter = SendCounter(pool, deadline, timeouts, may_resend)
         try:
@@ -241,7 +241,7 @@ class Transport:
         options: dict[str, Any],
         timeouts: Timeouts,
     ) -> tuple[aiohttp.ClientResponse, int]:
-        """Do the same with what our own session knows and this one does not.
+        """Send a request with the caller's session, passing all that our own session has as defaults.
 
         No middlewares, which would replace its own: so resends are not counted, and aiohttp's timers are used.
         """

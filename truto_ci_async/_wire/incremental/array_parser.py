@@ -1,4 +1,4 @@
-"""What both parsers of the item array share: their interface, and what may stand between two items."""
+"""What both parsers of the item array share: their interface, and what may come between two items."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from truto_ci_async.errors import DecodeError
 
 from .lexer import MAX_DEPTH, STEPS, NestingTracker, for_ijson, too_deep
 
-# How many top-level keys are kept for the message that the path is missing.
+# Top-level keys kept for the message that the path is missing.
 KEYS_KEPT = 32
-# Most top-level keys. Truto sends six; a million of them would hold the loop when the envelope is decoded.
+# Most top-level keys. Truto sends six; decoding an envelope with a million would block the loop.
 MAX_KEYS = 10_000
 
 logger = logging.getLogger("truto_ci_async")
@@ -23,8 +23,8 @@ logger = logging.getLogger("truto_ci_async")
 class ArrayScanner(NestingTracker):
     """Follow a document to the array at ``path``, and count its nesting from there on.
 
-    ijson's own ``parse`` builds the full path of each event, which is quadratic in depth. Here only the keys on the
-    way to the items are kept.
+    ijson's own ``parse`` builds the full path of each event, which is quadratic in depth. Here only the keys that lead
+    to the items are kept.
     """
 
     def __init__(self, path: tuple[str, ...], *, key_by: bool) -> None:

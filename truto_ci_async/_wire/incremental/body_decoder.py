@@ -88,7 +88,7 @@ class BodyDecoder(Generic[T]):
         return envelope
 
     def _without_mark(self, chunk: bytes) -> bytes:
-        """Take a byte order mark off the beginning of the body, whose first bytes may come one by one."""
+        """Remove a byte order mark from the beginning of the body, whose first bytes may arrive one by one."""
         chunk = (self._mark or b"") + chunk
         if chunk != BYTE_ORDER_MARK and BYTE_ORDER_MARK.startswith(chunk):
             self._mark = chunk

@@ -17,7 +17,7 @@ from .array_scanner import ArrayScanner
 
 Envelope: TypeAlias = dict[str, Any]
 
-# Takes the place of the items in the envelope. If it is not there after decoding, a second value has replaced it.
+# Takes the place of the items in the envelope. If it is missing after decoding, a second value has replaced it.
 _PLACEHOLDER = "\x00items"
 _PLACEHOLDER_JSON = msgspec.json.encode(_PLACEHOLDER)
 
@@ -137,7 +137,7 @@ class EnvelopeReader:
 
 
 def _decode_levels(text: bytes, keys: list[str]) -> Envelope:
-    """Decode an object, and those that ``keys`` lead to, member by member: what is large among these stays Raw."""
+    """Decode an object, and those that ``keys`` lead to, member by member; large members stay Raw."""
     decoded: Envelope = {}
     for key, value in split_object(text).items():
         raw = bytes(value)

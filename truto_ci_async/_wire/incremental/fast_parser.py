@@ -3,12 +3,12 @@
 How it works. The bytes held back always begin at an item.
 
 - Guess: the parser takes the right-most separator, as it stood between earlier items, for the end of an item, and
-  decodes everything before it as one array. The text begins at an item, and the separator shows that its last token
-  is complete. So if it decodes, the guess was right.
+  decodes everything before it as one array. The text begins at an item, and the separator shows that its last token is
+  complete, so if it decodes, the guess was right.
 - Walk: if not, it goes from item to item. A msgspec decoder that skips one value fails at the first character after
   it, and its error names that offset. This is exact, runs at over 1 GB/s, and finds the end of the array.
-- A lone surrogate, which msgspec refuses, is replaced in the text that is walked over. The items are taken from the
-  text as it came: the collector replaces it there too, and tells where it was.
+  - A lone surrogate, which msgspec refuses, is replaced in the text that is walked over. The items are taken from the
+  original text: the collector replaces it there too, and reports where it was.
 - Each failed guess doubles the number of batches that are only walked before the next guess, up to 64. An incomplete
   item is looked at again only when twice as many bytes have arrived. So no input takes more than linear time.
 
@@ -53,7 +53,7 @@ class FastArrayParser(ArrayParser[T]):
         self._parts: list[bytes] = []
         self._size = 0
         self._enough = 0  # how many bytes to hold before looking at them again
-        self._separator = b""  # what stood between two items, preceded by the last _keep bytes of the first
+        self._separator = b""  # what came between two items, after the last _keep bytes of the first
         self._keep = 0
         self._failures = 0  # failed guesses in a row
         self._walks_left = 0  # batches to walk before the next guess
@@ -73,6 +73,7 @@ class FastArrayParser(ArrayParser[T]):
             return []
         text = b"".join(self._parts)
         items: list[T] = []
+        before = self._collector.index
         at = self._skip_to_value(text, 0)
         if not self._separator and not self._keyed:
             items, at = self._walk(text, at, LEARN_FROM)
@@ -84,7 +85,7 @@ class FastArrayParser(ArrayParser[T]):
         if self._separator or self._keyed:
             found, at = self._walk(text, at)
             items += found
-        self._in_large_item = not items
+        self._in_large_item = self._collector.index == before
         self._hold(text[at:] if self.rest is None else b"")
         return items
 
@@ -181,7 +182,7 @@ class FastArrayParser(ArrayParser[T]):
         return INCOMPLETE if length == INCOMPLETE else start + length
 
     def _learn_separator(self, text: bytes, one: tuple[int, int], two: tuple[int, int]) -> None:
-        """Remember what stands between two items: how both end, the comma, and how both begin."""
+        """Remember what comes between two items: how both end, the comma, and how both begin."""
         ending, other = (_ENDING.search(text, max(start, end - 64), end) for start, end in (one, two))
         assert ending is not None
         assert other is not None

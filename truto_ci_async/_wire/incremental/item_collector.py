@@ -79,7 +79,7 @@ class ItemCollector(Generic[T]):
     def add_issues(self, notes: list[Note], raw: bytes, *, dropped: bool = False) -> None:
         """Note what was repaired outside of the items.
 
-        :raises DecodeError: if nothing is to be repaired.
+        :raises DecodeError: if ``on_invalid="raise"``.
         """
         self._keep_issues(self._tell(notes, None, raw, dropped=dropped))
         self.issues_count += len(notes)

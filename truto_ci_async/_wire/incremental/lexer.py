@@ -19,7 +19,7 @@ MAX_DEPTH = 512
 # How much ijson gets at once in `is_cut`. Each value becomes an event, and all events of a slice are held in memory.
 SLICE_BYTES = 64 * 1024
 # Everything ijson raises for bad text. Its Python backend: ValueError, UnicodeDecodeError. Its C backend for numbers
-# that Python does not parse: SystemError, ArithmeticError.
+# that Python cannot parse: SystemError, ArithmeticError.
 PARSER_ERRORS = (ijson.JSONError, ValueError, StopIteration, SystemError, ArithmeticError)
 # How much deeper an event takes us.
 STEPS = {"start_map": 1, "start_array": 1, "end_map": -1, "end_array": -1}
@@ -39,7 +39,7 @@ def is_cut(*parts: bytes) -> bool:
 
 
 def cut_steps(*parts: bytes) -> Generator[None, None, bool]:
-    """Find out the same in steps of a few milliseconds."""
+    """Do what ``is_cut`` does, in steps of a few milliseconds."""
     if not any(part.strip() for part in parts):
         return False
     if len(parts) == 1 and BYTE_ORDER_MARK.startswith(parts[0]):

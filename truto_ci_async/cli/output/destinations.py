@@ -24,7 +24,7 @@ _SEPARATORS: Final = tuple(each for each in (os.sep, os.altsep) if each)
 
 
 def for_terminal(text: bytes) -> bytes:
-    """Return ``text`` without anything in it that a terminal would obey, apart from the ends of its lines."""
+    """Return ``text`` without characters that control a terminal, apart from line ends."""
     return "\n".join(map(printable, text.decode(errors="replace").split("\n"))).encode()
 
 
@@ -117,6 +117,8 @@ def check_destination(
     if descriptor_of(path) is not None:
         return
     target = Path(os.path.realpath(path))
+    if target.is_symlink():
+        raise UsageError(f"{option} {path} is a link that leads back to itself")
     if path.endswith(_SEPARATORS) or os.path.isdir(target):
         raise UsageError(f"{option} needs the name of a file, and {path!r} is that of a directory")
     if len(os.fsencode(target.name)) > MAX_NAME_BYTES:
@@ -161,7 +163,7 @@ def _is_of_a_pull(path: Path, *, is_here: bool) -> bool:
 
 
 def _is_pull_folder(folder: Path) -> bool:
-    from truto_ci_async.resources.interactions import STATE_FILE
+    from truto_ci_async.sinks.layout import STATE_FILE
     from truto_ci_async.sinks.manifest import read_manifest
 
     try:

@@ -1,4 +1,4 @@
-"""Writes to what is open or never replaced: stdout, devices, named pipes, and descriptors under names of their own."""
+"""Writes to streams that are never replaced: stdout, devices, named pipes, and named descriptors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO, Final
 
 # How long to wait for the reader of a pipe before looking whether the command was cancelled.
 POLL_SECONDS: Final = 0.2
-# More links in a row are taken to be a circle.
+# More links in a row are taken for a loop.
 MAX_LINKS: Final = 40
 
 
@@ -58,7 +58,7 @@ class OpenStream:
                 _raise_if_cancelled(self._cancelled)
             try:
                 rest = rest[os.write(self._stream.fileno(), rest[: select.PIPE_BUF]) :]
-            except BlockingIOError:  # it does not block, and had no room for this much
+            except BlockingIOError:  # it does not block, and had no room for all of it
                 time.sleep(POLL_SECONDS / 10)
                 _raise_if_cancelled(self._cancelled)
 

@@ -14,7 +14,17 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import msgspec
 
 from truto_ci_async._text import printable
-from truto_ci_async.models import ROW_COLUMNS, Capability, IntegratedAccount, Interaction
+from truto_ci_async.export.schema import Schema
+from truto_ci_async.models import (
+    Activity,
+    Capability,
+    IntegratedAccount,
+    Interaction,
+    Meeting,
+    ProxyCapability,
+    Transcript,
+    User,
+)
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -28,7 +38,7 @@ class Column(NamedTuple):
 
 
 class RowLayout(NamedTuple):
-    """How items of one kind become rows. Without ``fields`` or ``columns`` the first page decides."""
+    """How items of one kind become rows. Without ``fields`` or ``columns``, the first page determines them."""
 
     row: Callable[[Any], Row]
     fields: Sequence[str] | None = None  # of CSV
@@ -68,43 +78,90 @@ def _window(row: Row) -> str:
     return f"{start.isoformat(timespec='minutes')}..{end.isoformat(timespec='minutes')}"
 
 
-def _table_row(item: Interaction) -> Row:
+def _table_row(item: Interaction | Activity) -> Row:
     """Keep the times as received: a window is whole days in the company's own time zone only."""
     return item.row() | {"start_time": item.start_time, "end_time": item.end_time}
 
 
-INTERACTION_LAYOUT: Final = RowLayout(
-    Interaction.row,
-    ROW_COLUMNS,
-    (
-        Column("user", _field("user_email")),
-        Column("user id", _field("user_id")),
-        Column("window", _window),
-        _metric("monologue", "longest_monologue"),
-        _metric("customer story", "longest_customer_story"),
-        _metric("interactivity", "interactivity"),
-        _metric("patience", "patience"),
-        _metric("questions", "question_rate"),
-    ),
-    _table_row,
+def _layout(
+    item_type: Any, *columns: Column | str, table_row: Callable[[Any], Row] | None = None
+) -> RowLayout:
+    """Return the layout of a type with a ``SCHEMA``; a name alone is that column, numbers to the right."""
+    schema: Schema = item_type.SCHEMA
+    shown = [each if isinstance(each, Column) else _column(schema, each) for each in columns]
+    return RowLayout(item_type.row, schema.names, shown, table_row)
+
+
+def _column(schema: Schema, name: str) -> Column:
+    is_number = schema.types[name] in ("float64", "int64")
+    return Column(name.replace("_", " "), _number(name) if is_number else _field(name), right=is_number)
+
+
+def _number(name: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        value = row.get(name)
+        return f"{value:.2f}".removesuffix(".00") if isinstance(value, float) else cell_text(value)
+
+    return cell
+
+
+def _transcript_row(item: Transcript) -> Row:
+    return item.row(["meeting_id", "start_time", "end_time"]) | {"sentences": len(item.entries or ())}
+
+
+INTERACTION_LAYOUT: Final = _layout(
+    Interaction,
+    Column("user", _field("user_email")),
+    "user_id",
+    Column("window", _window),
+    _metric("monologue", "longest_monologue"),
+    _metric("customer story", "longest_customer_story"),
+    _metric("interactivity", "interactivity"),
+    _metric("patience", "patience"),
+    _metric("questions", "question_rate"),
+    table_row=_table_row,
+)
+MEETING_LAYOUT: Final = _layout(
+    Meeting, "id", "start_time", "duration", "title", "host_email", "type", "status"
+)
+TRANSCRIPT_LAYOUT: Final = _layout(
+    Transcript,
+    "meeting_id",
+    "start_time",
+    "end_time",
+    Column("sentences", _number("sentences"), right=True),
+    table_row=_transcript_row,
+)
+USER_LAYOUT: Final = _layout(User, "id", "name", "email", "created_at")
+ACTIVITY_LAYOUT: Final = _layout(
+    Activity,
+    Column("user", _field("user_email")),
+    "user_id",
+    Column("window", _window),
+    "calls_hosted",
+    "calls_attended",
+    "feedback_given",
+    "feedback_received",
+    "comments_given",
+    "comments_received",
+    table_row=_table_row,
+)
+ACCOUNT_LAYOUT: Final = _layout(
+    IntegratedAccount,
+    "id",
+    "integration",
+    "status",
+    Column("tenant", _field("tenant_id")),
+    "region",
+    Column("sandbox", _field("is_sandbox")),
 )
 
-ACCOUNT_LAYOUT: Final = RowLayout(
-    IntegratedAccount.row,
-    IntegratedAccount.SCHEMA.names,
-    (
-        Column("id", _field("id")),
-        Column("integration", _field("integration")),
-        Column("status", _field("status")),
-        Column("tenant", _field("tenant_id")),
-        Column("region", _field("region")),
-        Column("sandbox", _field("is_sandbox")),
-    ),
-)
 
-
-def _capability_row(entry: Capability) -> Row:
-    return {"model": entry.model, "resource": entry.resource, "methods": " ".join(entry.methods)}
+def _capability_row(entry: Capability | ProxyCapability) -> Row:
+    if isinstance(entry, Capability):
+        return {"model": entry.model, "resource": entry.resource, "methods": " ".join(entry.methods)}
+    methods = " ".join(each.name or "?" for each in entry.methods)
+    return {"model": "proxy", "resource": entry.resource, "methods": methods}
 
 
 CAPABILITY_LAYOUT: Final = RowLayout(

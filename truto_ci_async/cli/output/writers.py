@@ -15,12 +15,14 @@ import msgspec
 
 from truto_ci_async._json import encode
 from truto_ci_async.errors import MissingExtraError, UsageError
+from truto_ci_async.models import Transcript
 from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
 from .tables import RowLayout, TableWriter, terminal_table
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
-ROW_FORMATS: Final = ("table", "csv")  # these show the fields of a row; the others all that the service sent
+ROW_FORMATS: Final = ("table", "csv")  # these show the fields of a row; the others all that was received
+TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # these need typed items
 
 
 class Writer(Protocol):
@@ -31,9 +33,15 @@ class Writer(Protocol):
 
 
 def make_writer(
-    format: str, layout: RowLayout, *, is_stdout: bool, csv_formulas: CsvFormulas = "keep"
+    format: str,
+    layout: RowLayout,
+    *,
+    is_stdout: bool,
+    csv_formulas: CsvFormulas = "keep",
+    is_document: bool = False,
+    is_titled: bool = False,
 ) -> Writer:
-    """Return the writer for ``-o``.
+    """Return the writer for ``-o``. ``is_document``: JSON and YAML of one item, instead of a list.
 
     :raises MissingExtraError: YAML without PyYAML.
     :raises UsageError: ``csv_formulas`` for another format.
@@ -41,6 +49,8 @@ def make_writer(
     if csv_formulas != "keep" and format != "csv":
         raise UsageError(f"--csv-formulas is for csv, not for {format}")
     match format:
+        case "json" | "yaml" if is_document:
+            return DocumentWriter(format)
         case "json":
             return JsonWriter()
         case "ndjson":
@@ -49,6 +59,8 @@ def make_writer(
             return CsvWriter(layout, csv_formulas)
         case "yaml":
             return YamlWriter()
+        case "text" | "vtt":
+            return TranscriptWriter(format, is_titled=is_titled)
         case _:
             return terminal_table(layout) if is_stdout else TableWriter(layout)
 
@@ -163,7 +175,7 @@ def _yaml_dump() -> Callable[[Any], bytes]:
     return dump
 
 
-# What is neither a line feed nor printable in all versions of YAML.
+# Anything but line feeds and characters that are printable in all versions of YAML.
 _UNUSUAL: Final = re.compile(
     "[^\n\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]"
 )
@@ -187,7 +199,7 @@ def _read_float(text: str) -> float | _HugeFloat:
 def _read_int(text: str) -> int | str:
     try:
         return int(text)
-    except ValueError:  # longer than Python reads, so that it stays text
+    except ValueError:  # longer than Python accepts, so it stays text
         return text
 
 
@@ -224,6 +236,28 @@ class DocumentWriter:
 
     def end(self) -> bytes:
         return b""
+
+
+class TranscriptWriter:
+    """Transcripts as text, or as one WebVTT file. ``is_titled`` puts the id of its meeting above each text."""
+
+    def __init__(self, format: str, *, is_titled: bool) -> None:
+        self._is_vtt = format == "vtt"
+        self._is_titled = is_titled
+        self._started = False
+
+    def page(self, items: Sequence[Transcript]) -> bytes:
+        return "".join(map(self._text, items)).encode(errors="replace")
+
+    def _text(self, item: Transcript) -> str:
+        is_first, self._started = not self._started, True
+        if self._is_vtt:
+            return item.webvtt() if is_first else item.webvtt().removeprefix("WEBVTT\n")
+        title = f"meeting {item.meeting_id}\n" if self._is_titled else ""
+        return f"{'' if is_first else chr(10)}{title}{item.text()}"
+
+    def end(self) -> bytes:
+        return b"WEBVTT\n" if self._is_vtt and not self._started else b""
 
 
 class CsvWriter:

@@ -17,7 +17,7 @@ Key: TypeAlias = tuple[str, int]
 Outcome: TypeAlias = Literal["open", "done", "empty", "failed", "parked"]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 
-# The loop has a turn after so many walks or accounts were gone through, which takes some milliseconds.
+# The loop gets a turn after this many walks or accounts, which take a few milliseconds.
 YIELD_EVERY = 2_000
 
 
@@ -123,7 +123,7 @@ class Checkpoint(ABC):
         """Return all progress. A walk without an entry has not started."""
 
     async def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
-        """Go through the accounts that have progress, each once, in any order.
+        """Iterate over the accounts that have progress, each once, in any order.
 
         A pull asks for this. It takes what ``load`` returns; a store of many walks does better to return what it has
         without making an object for each of them.
@@ -139,7 +139,7 @@ class Checkpoint(ABC):
         *,
         row_keys: Mapping[Key, bytes] | None = None,
     ) -> None:
-        """Make changes and the sink's state durable, all of it or none. ``sink_state=None`` keeps the stored one.
+        """Make changes and the sink's state durable, all of them or none. ``sink_state=None`` keeps the stored one.
 
         ``row_keys`` say what happened to the rows of a walk. They are appended to those stored for it in case its
         window is restarted, and deleted once the walk is over.

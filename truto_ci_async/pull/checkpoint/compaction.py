@@ -12,7 +12,7 @@ import msgspec
 
 from .finished import FULL_BYTES, Run, add, decode, encode, expand
 
-# So many neighbours are moved at a time. A plan with fewer windows has nothing to gain.
+# Neighbours moved at a time. A plan with fewer windows has nothing to gain.
 COMPACT_WINDOWS = 8
 
 CREATE = """CREATE TABLE IF NOT EXISTS finished (account TEXT NOT NULL, "window" INTEGER NOT NULL,
@@ -24,7 +24,7 @@ READ_OVER = """SELECT account, min("window"), max("window" + windows), sum(windo
     UNION ALL SELECT account, "window", 1, "rows" FROM progress WHERE outcome IN ('done', 'empty')) GROUP BY account"""
 READ_FINISHED = 'SELECT account, "window", windows, "rows", runs FROM finished'
 
-# Counts that are no numbers, or whose sum might be none, stay as they are.
+# Counts that are not numbers, or whose sum might not be one, stay as they are.
 _READ_PLAIN = """SELECT "window", "rows", pages, outcome FROM progress WHERE account = ? AND "window" <= ?
     AND outcome IN ('done', 'empty') AND position IS NULL AND error IS NULL AND until IS NULL AND restarted = 0
     AND typeof("rows") = 'integer' AND "rows" BETWEEN 0 AND 1 << 40

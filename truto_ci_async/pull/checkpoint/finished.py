@@ -1,4 +1,4 @@
-"""Stores finished windows in few bytes: neighbours with equal counts are one run.
+"""Stores finished windows compactly: neighbours with equal counts become one run.
 
 A pull over years of daily windows finishes millions of walks, most of them empty. Nothing of them is needed to resume
 but how many there are, yet ``Checkpoint.load`` returns each with its own counts.
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from .base import Count, Progress
 
-# Runs are not added to more bytes than this, so that adding one always takes the same time.
+# Runs are not appended beyond this many bytes, so that appending one always takes the same time.
 FULL_BYTES = 256
 
 
@@ -31,7 +31,7 @@ decode = msgspec.msgpack.Decoder(list[Run]).decode
 
 
 def is_plain(progress: Progress) -> bool:
-    """Tell whether a run stands for ``progress`` without loss."""
+    """Tell whether a run represents ``progress`` without loss."""
     rest = (progress.position, progress.error, progress.until, progress.is_restarted)
     return progress.is_over and rest == (None, None, None, False)
 

@@ -20,7 +20,7 @@ _MANY_RUNS = FULL_BYTES // 5
 
 
 class MemoryCheckpoint(Checkpoint):
-    """Keeps progress as long as the object lives. Opened again, a pull continues where it stopped."""
+    """Keeps progress as long as the object lives. If it is opened again, the pull continues where it stopped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ class _Account(Struct, eq=False, gc=False):
             self.runs = []
 
     def windows(self) -> Iterator[tuple[int, Progress]]:
-        """Go through the progress of all windows."""
+        """Iterate over the progress of all windows."""
         runs = chain(*map(decode, self.encoded or ()), self.runs)
         yield from enumerate(expand(runs))
         yield from self.later.items()

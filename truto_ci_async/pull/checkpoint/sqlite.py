@@ -195,7 +195,7 @@ class SQLiteCheckpoint(Checkpoint):
             self._lock.acquire()
             self._is_new = not self.path.exists()
             if self.path.is_file() and self.path.stat().st_nlink > 1:
-                # Each name has a lock of its own, and a log: what was committed under one is unknown to the other.
+                # Each name has its own lock and its own log: what was committed under one is unknown to the other.
                 self._conflict("has another name as well, a hard link: remove that, or use a copy")
             try:
                 database = self._connect()
@@ -237,7 +237,7 @@ class SQLiteCheckpoint(Checkpoint):
         return self._database
 
     def _is_ours(self) -> bool:
-        """Tell by its header whether a damaged file is a state of ours."""
+        """Tell by its header whether a damaged file is one of our state files."""
         with self.path.open("rb") as file:
             header = file.read(72)
         return header[68:] == APPLICATION_ID.to_bytes(4)
@@ -328,7 +328,7 @@ class SQLiteCheckpoint(Checkpoint):
     def _load_over(
         self, over: sqlite3.Cursor, begun: dict[str, AccountProgress]
     ) -> list[tuple[str, AccountProgress]]:
-        """Return some accounts with finished windows, which are taken from ``begun``; none at the end."""
+        """Return some accounts with finished windows, removing them from ``begun``; an empty result is the end."""
         stored, _ = self._planned()
         found: list[tuple[str, AccountProgress]] = []
         with self._errors("read"):

@@ -19,7 +19,7 @@ OUTCOMES = frozenset(get_args(Outcome))
 
 
 class StoredRows:
-    """Checks rows against the plan they belong to. Everything here raises ValueError for what no commit has written."""
+    """Checks rows against their plan. Everything here raises ValueError for values that no commit writes."""
 
     def __init__(self, plan: Plan) -> None:
         # The plan's own strings, so that the thousands of windows of an account share one.
@@ -37,16 +37,16 @@ class StoredRows:
         return name
 
     def progress(self, row: tuple[Any, ...]) -> tuple[str, int, Progress]:
-        """Return what a row of the table ``progress`` says."""
+        """Decode a row of the table ``progress``."""
         account, window, *stored = row
         name = self.account(account, window, stored[3])
         progress = Progress(**dict(zip(PROGRESS_FIELDS, stored, strict=True)))
         if (wrong := _wrong_field(progress)) is not None:
-            raise ValueError(f"the {wrong} of account {account!r} makes no sense")
+            raise ValueError(f"the value of {wrong!r} of account {account!r} is invalid")
         return name, window, replace(progress, is_restarted=bool(progress.is_restarted))
 
     def finished(self, row: tuple[Any, ...]) -> Iterator[tuple[str, int, Progress]]:
-        """Return what a row of the table ``finished`` says, window by window."""
+        """Decode a row of the table ``finished``, window by window."""
         name = self.account(row[0], row[1], "done")
         runs = read_runs(row)
         self.account(name, row[1] + row[2] - 1, "done")
@@ -66,7 +66,7 @@ class StoredRows:
 
 
 def _wrong_field(progress: Progress) -> str | None:
-    """Return the name of a field that no commit of ours has written."""
+    """Return the name of a field whose value no commit of ours writes."""
     checks = {
         "position": progress.position is None or type(progress.position) is str,
         "rows": _is_count(progress.rows),

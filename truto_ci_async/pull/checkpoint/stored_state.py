@@ -16,9 +16,10 @@ from .compaction import READ_OVER
 from .sqlite import READ_META, READ_PROGRESS
 from .stored import StoredRows
 
-# Accounts that failed or are parked, as many as a report can use.
-ENDED = 10_000
+# Failed or parked accounts read at most: as many as a report can use.
+ENDED = 1_000
 _READ_ENDED = f"{READ_PROGRESS} WHERE outcome IN ('failed', 'parked') LIMIT {ENDED}"
+_COUNT_ENDED = "SELECT count(DISTINCT account) FROM progress WHERE outcome = ?"
 
 
 class EndedAccount(Struct, frozen=True):
@@ -31,11 +32,13 @@ class EndedAccount(Struct, frozen=True):
 
 
 class StoredState(Struct, frozen=True, kw_only=True):
-    """What the state says: the plan, the accounts that are done, and those that failed or are parked."""
+    """What the state says: the plan, how many accounts are done, failed or are parked, and the first of the latter."""
 
     plan: Plan
     done: int
-    ended: tuple[EndedAccount, ...]
+    failed: int = 0
+    parked: int = 0
+    ended: tuple[EndedAccount, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -71,4 +74,7 @@ def _read(database: sqlite3.Connection) -> StoredState | None:
         EndedAccount(account, progress.outcome, progress.error, progress.until)
         for account, _, progress in map(stored.progress, database.execute(_READ_ENDED))
     ]
-    return StoredState(plan=plan, done=done, ended=tuple(ended))
+    failed, parked = (
+        database.execute(_COUNT_ENDED, (outcome,)).fetchone()[0] for outcome in ("failed", "parked")
+    )
+    return StoredState(plan=plan, done=done, failed=failed, parked=parked, ended=tuple(ended))

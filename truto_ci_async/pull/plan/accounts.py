@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from msgspec.json import Decoder
 
@@ -17,10 +18,13 @@ from truto_ci_async._wire.query_string import require_encodable, stable_order
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import IntegratedAccount
 from truto_ci_async.models.pulls import PlannedAccount
+from truto_ci_async.pagination.paginator import Paginator
+
+A = TypeVar("A")
 
 #: An iterable of more accounts than this is taken to be endless.
 MAX_ACCOUNTS = 1_000_000
-# The loop has a turn after so many accounts, which take some milliseconds.
+# The loop gets a turn after this many accounts, which take a few milliseconds.
 YIELD_ACCOUNTS = 2_000
 # Enough for that many, each with a tenant.
 MAX_FILE_BYTES = 2**28
@@ -32,7 +36,7 @@ Accounts: TypeAlias = Iterable[AccountLike] | AsyncIterable[AccountLike] | os.Pa
 
 
 async def collect_accounts(accounts: Accounts) -> tuple[PlannedAccount, ...]:
-    """Return each account once, in the given order. A tenant may be named by any mention of its account."""
+    """Return each account once, in the given order. Any mention of an account may name its tenant."""
     single: object = accounts
     if isinstance(single, (str, bytes, Mapping, IntegratedAccount, PlannedAccount)):
         shown = brief(cast("object", single))
@@ -57,13 +61,41 @@ async def _each(
     accounts: Iterable[AccountLike] | AsyncIterable[AccountLike],
 ) -> AsyncIterator[PlannedAccount]:
     if isinstance(accounts, AsyncIterable):
-        async for account in accounts:
-            yield _planned(account)
+        async with aclosing(each_listed(accounts)) as listed:
+            async for account in listed:
+                yield _planned(account)
     elif is_iterable(accounts):
         for account in stable_order(accounts):
             yield _planned(account)
     else:
         raise UsageError(f"accounts takes ids, IntegratedAccounts or a Path, not {brief(accounts)}")
+
+
+async def each_listed(found: AsyncIterable[A]) -> AsyncGenerator[A]:
+    """Iterate over what ``found`` lists. If it is a list call, check that each item of its pages is an account.
+
+    One that is not would be left out, and a pull of the others would look complete.
+
+    :raises DecodeError: one is not.
+    """
+    if not isinstance(found, Paginator):
+        async for each in found:
+            yield each
+        return
+    pages = found.pages()
+    try:
+        async for page in pages:
+            if page.dropped_count:
+                what = next((each.message for each in page.issues if each.dropped), "one is not an account")
+                raise DecodeError(
+                    f"the service lists {page.dropped_count:,} accounts that cannot be read ({what}); "
+                    "pass the ids of the others yourself",
+                    path="$.result[]",
+                )
+            for each in page:
+                yield each
+    finally:
+        await pages.aclose()
 
 
 def _planned(account: object) -> PlannedAccount:
@@ -90,7 +122,7 @@ _any = Decoder()
 
 def _read_file(path: Path) -> list[AccountLike]:
     try:
-        with path.open("rb") as file:  # which may be a device without an end
+        with path.open("rb") as file:  # which may be an endless device
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise UsageError(f"cannot read accounts from {path}: it has more than {MAX_FILE_BYTES:,} bytes")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from contextlib import aclosing
 from difflib import SequenceMatcher
 from typing import TypeAlias
 
@@ -11,27 +12,30 @@ from truto_ci_async._checks import brief
 from truto_ci_async.errors import DecodeError, TrutoError
 from truto_ci_async.models import IntegratedAccount
 
+from .accounts import each_listed
+
 #: Finds accounts by ``integration`` and ``status``, as ``integrated_accounts.list`` does.
 Discover: TypeAlias = Callable[..., AsyncIterable[IntegratedAccount]]
 
-#: No more accounts than this are read to find out what there is.
+#: Accounts read at most to find out what there is.
 MAX_READ = 5_000
-#: No more names than this are listed.
+#: Names listed at most.
 MAX_NAMED = 10
 
 
 async def with_ids(found: AsyncIterable[IntegratedAccount]) -> AsyncGenerator[IntegratedAccount]:
     """Check that each account found has an id: a pull that leaves one out would look complete.
 
-    :raises DecodeError: one has none, or one that is not text.
+    :raises DecodeError: one has none, or one that is not text; one cannot be read at all.
     """
-    async for account in found:
-        if not account.id:
-            raise DecodeError(
-                f"the service lists an account without an id, {account!r}; pass the ids of the others yourself",
-                path="$.result[].id",
-            )
-        yield account
+    async with aclosing(each_listed(found)) as listed:
+        async for account in listed:
+            if not account.id:
+                raise DecodeError(
+                    f"the service lists an account without an id, {account!r}; pass the ids of the others yourself",
+                    path="$.result[].id",
+                )
+            yield account
 
 
 async def nothing_found(discover: Discover, integration: str | None = None, status: str | None = None) -> str:
@@ -44,7 +48,7 @@ async def nothing_found(discover: Discover, integration: str | None = None, stat
     none = f"no account has the {sought}"
     try:
         seen = await _integrations_and_statuses(discover)
-    except TrutoError:  # the message is worth more than another error
+    except TrutoError:  # the original message is more useful than another error
         return none
     if not seen:
         return f"{none}: this token has no accounts at all"

@@ -1,6 +1,6 @@
 """The plan of a pull: accounts, windows and filters, all of them absolute.
 
-What the caller wrote is kept beside the resolved values, as ``given``: a later call is compared with that.
+The caller's own values are kept next to the resolved ones, as ``given``: a later call is compared with them.
 
 Windows are half-open, ``[start, end)``, oldest first. ``day``, ``week`` and ``month`` are counted from the start and
 meet at midnight in its time zone, because the provider answers in whole days. A timedelta counts exact time. The last
@@ -129,7 +129,8 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
         return list_query(*path, account=account.id, meeting=meeting, **cast("Any", filters))
 
     def shards(self, n: int) -> list[Plan]:
-        """Split into ``n`` plans for ``n`` processes. Each account is in one of them, and stays in it as others join.
+        """Split into ``n`` plans for ``n`` processes. Each account is in one of them, and stays there when others are
+        added.
 
         Some shards may be empty. Each needs its own output.
 

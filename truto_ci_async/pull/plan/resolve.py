@@ -1,4 +1,4 @@
-"""Turns what a caller asks for into a plan."""
+"""Turns a caller's arguments into a plan."""
 
 from __future__ import annotations
 

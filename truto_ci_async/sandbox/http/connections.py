@@ -1,4 +1,4 @@
-"""Open connections, and what is done to one directly: reading a body, resetting it."""
+"""Open connections, and operations on one of them: reading a body, resetting it."""
 
 from __future__ import annotations
 

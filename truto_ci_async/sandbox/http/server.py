@@ -76,8 +76,8 @@ class Sandbox(Service):
             client = TrutoClient(sandbox.token, base_url=sandbox.url)
 
     It serves interactions, meetings, users, transcripts and activity, each with the parameters, formats and errors of
-    the contract. They fit together: people of meetings and statistics are `users`, activity counts the meetings of its
-    window, transcripts belong to meetings. The same arguments give the same accounts and records on every machine,
+    the contract. They are consistent: people of meetings and statistics are `users`, activity counts the meetings of
+    its window, transcripts belong to meetings. The same arguments give the same accounts and records on every machine,
     whatever was asked before. `expected` and `expected_record` say what a correct client gets.
 
     Both of Truto's rate limits are enforced unless set to None. Where the service ignores a mistake, such as a misspelt
@@ -176,7 +176,7 @@ class Sandbox(Service):
     ) -> None:
         """Prepare the sandbox. It does not listen yet.
 
-        :raises ValueError: there would be more than 100,000 accounts, or a number or provider makes no sense.
+        :raises ValueError: there would be more than 100,000 accounts, or a number or provider is invalid.
         """
         wanted = _accounts_of(providers)
         active = accounts if isinstance(accounts, int) else len(accounts)

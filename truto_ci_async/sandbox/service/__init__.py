@@ -1,4 +1,4 @@
-"""Truto itself, as a function from a request to a response. It knows no sockets and never awaits.
+"""Stands in for Truto: a function from a request to a response. It knows no sockets and never awaits.
 
 Start with `service`, which puts the rest together: `query` parses query strings, `limits` enforces the rate limits,
 `faults` says what goes wrong (`odd_values` changes records), `api` routes `requests` to `unified` and `accounts`.

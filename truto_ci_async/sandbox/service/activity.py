@@ -1,6 +1,6 @@
 """Counts of what people did, added up from the meetings of a window.
 
-What happens around a meeting (who listens to it, comments on it, shares it) is made from that meeting alone. So the
+What happens around a meeting (who listens to it, comments on it, shares it) is derived from that meeting alone. So the
 counts of two windows add up to those of both, and for every piece of feedback given there is one received.
 """
 

@@ -1,4 +1,4 @@
-"""Truto's API as a function from an authenticated request to a response: the routes, and what is behind them."""
+"""Truto's API as a function from an authenticated request to a response: the routes and their handlers."""
 
 from __future__ import annotations
 

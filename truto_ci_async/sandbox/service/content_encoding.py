@@ -57,7 +57,7 @@ def bomb(encoding: str, size: int) -> bytes:
 
 
 def _deflate_bomb(encoding: str, blocks: list[bytes], size: int) -> bytes:
-    # After a full flush the decompressor starts afresh, so one compressed block can be repeated.
+    # After a full flush the decompressor starts over, so one compressed block can be repeated.
     packer = zlib.compressobj(9, wbits=-15)
     repeated = packer.compress(_BLOCK) + packer.flush(zlib.Z_FULL_FLUSH)
     packer = zlib.compressobj(9, wbits=-15)

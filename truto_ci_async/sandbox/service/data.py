@@ -27,7 +27,7 @@ STATISTICS: Final = {
     "question_rate": "Question Rate",
 }
 _EXTRA_STATISTICS: Final = ("Talk Ratio", "Nombre d’écoutes", "Filler Words")
-# The least value of each, and what 0 to 4095 is divided by. Plausible ones are a percentage and two counts.
+# The least value of each, and the divisor of 0 to 4095. Plausible ones are a percentage and two counts.
 _EXTRA_SCALES: Final = ((30.0, 128), (0, 256), (0, 64))
 _NO_SCALES: Final = ((0, 1), (0, 2), (0, 3))
 _CRM_CONTACTS: Final = 36  # records of crm/contacts in every account

@@ -76,14 +76,14 @@ class Fault:
         return replace(self, nth=nth)
 
     def every(self, step: int) -> Fault:
-        """Happen to every `step`-th request of the account, without end unless `times` follows."""
+        """Happen to every `step`-th request of the account, endlessly unless `times` follows."""
         return replace(self, step=step, count=None)
 
     # Other responses
 
     @classmethod
     def ok(cls) -> Fault:
-        """Do nothing: a placeholder in a script."""
+        """Respond normally: a placeholder in a script."""
         return cls(kind="ok")
 
     @classmethod
@@ -160,12 +160,12 @@ class Fault:
 
     @classmethod
     def empty_page(cls) -> Fault:
-        """Respond with no records and a cursor. The records follow with the next request."""
+        """Respond with no records but a cursor. The records follow on the next request."""
         return cls(kind="empty_page")
 
     @classmethod
     def loop(cls, length: int = 1) -> Fault:
-        """Send the client round a loop of `length` cursors, without end unless `times` follows."""
+        """Send the client round a loop of `length` cursors, endlessly unless `times` follows."""
         return cls(kind="loop", size=length, count=None)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Finds the records of a list, whichever resource it is of, and says how each is shown."""
+"""Finds the records of a list of any resource, and how each of them is shown."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _AFTER_ALL: Final = datetime.max.replace(tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The records of a list, in order. They are made only for the page that is sent."""
+    """The records of a list, in order. They are generated only for the page that is sent."""
 
     entries: Sequence[Any]
     unified: Callable[[Any], dict[str, Any]]
@@ -36,7 +36,7 @@ class Found:
 
 
 def find(state: AccountState, listing: Listing, now: datetime) -> Found:
-    """Find what a request asks the provider for.
+    """Find the records that a request asks the provider for.
 
     :raises ServiceError: the provider refuses it, or has nothing.
     """
@@ -44,7 +44,7 @@ def find(state: AccountState, listing: Listing, now: datetime) -> Found:
 
 
 def find_stored(state: AccountState, listing: Listing, now: datetime) -> list[dict[str, Any]]:
-    """Find what a request asks the synced store for, before its conditions."""
+    """Find the records that a request asks the synced store for, before applying its conditions."""
     company = state.company
     if listing.resource.name not in ("interactions", "activity"):
         found = find(state, listing, now)

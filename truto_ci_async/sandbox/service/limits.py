@@ -12,7 +12,7 @@ from .responses import ServiceError, remote_error
 Rate: TypeAlias = tuple[int, float]  # requests, seconds
 LimitHeaders: TypeAlias = Literal["plain", "window", "epoch"]
 
-_MAX_WINDOWS: Final = 100_000  # up to one per token and two per account seen
+_MAX_WINDOWS: Final = 100_000  # at most one per token and two per account seen
 
 
 class SlidingWindow:

@@ -141,7 +141,7 @@ class Listing:
         end: datetime | None = None,
         users: frozenset[str] | None = None,
     ) -> Listing:
-        """Make one that is valid already."""
+        """Make one without validating it."""
         return cls(
             account_id=company.id,
             resource=resource,
@@ -176,7 +176,7 @@ class Listing:
 
     @property
     def effective_window(self) -> Window | None:
-        """The whole days that are answered, or None without both bounds. It can be empty."""
+        """The whole days that the response covers, or None unless both bounds are given. It can be empty."""
         return Window.whole_days(self.start, self.end) if self.start and self.end else None
 
     def windows(self, today: date) -> list[Window]:

@@ -1,8 +1,8 @@
 """Made-up meetings of a company, spread over one year, and the records made from them.
 
-A meeting is made from (seed, account, number) alone. Its host and attendees are users of the company; guests are not.
-All times of day are such that a meeting is on the same date in UTC as in the company's time zone, so that windows of
-meetings and of activity contain the same ones.
+A meeting depends on (seed, account, number) alone. Its host and attendees are users of the company; guests are not.
+Times of day are chosen so that a meeting has the same date in UTC and in the company's time zone: windows of meetings
+and of activity then contain the same meetings.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Meeting:
         }
 
     def remote(self) -> dict[str, Any]:
-        """Return the meeting as the provider sends it. Its form is Gong's; the others' is like it."""
+        """Return the meeting as the provider sends it, in Gong's form; the other providers' are similar."""
         parties = [
             {
                 "id": party_id(self.id, at),

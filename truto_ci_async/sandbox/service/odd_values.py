@@ -1,4 +1,4 @@
-"""Changes records into ones that a client should survive."""
+"""Changes records into odd ones that a client should survive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cuts lists into pages, and writes them as JSON: envelopes, keyed results, cursors, faults of a page."""
+"""Splits lists into pages, and writes them as JSON: envelopes, keyed results, cursors, faults of a page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Shapes:
 
 @dataclass(frozen=True, slots=True)
 class PageRange:
-    """Where a page lies in its list."""
+    """The position of a page in its list."""
 
     offset: int
     limit: int

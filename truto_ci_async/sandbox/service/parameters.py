@@ -47,7 +47,7 @@ def text(query: Mapping[str, Any], name: str) -> str | None:
 
 
 def cursor(query: Mapping[str, Any]) -> str | None:
-    """Read `next_cursor`. Truto's own TypeScript SDK sends it empty with every first page, so that means none."""
+    """Read `next_cursor`. Truto's own TypeScript SDK sends it empty with every first page, so empty means no cursor."""
     return None if query.get("next_cursor") == "" else text(query, "next_cursor")
 
 

@@ -1,4 +1,4 @@
-"""Made-up people: users of a company, with names, teams and what they are like on a call."""
+"""Made-up people: users of a company, with names, teams and habits on calls."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _profile(number: int, bits: int) -> Profile:
 
 
 def _levels(department: int, bits: int) -> tuple[float, ...]:
-    """Return what a person's statistics are about. Who talks for long hears shorter stories and interrupts less."""
+    """Return the middle of a person's statistics. Who talks for long hears shorter stories and interrupts less."""
     traits = [NORMALS[bits >> 10 * place & 1023] for place in range(5)]
     traits[1:3] = [0.8 * trait - 0.6 * traits[0] for trait in traits[1:3]]
     return tuple(map(_level, _TEAM_LEVELS[department], _DIFFERENCES, traits))

@@ -20,7 +20,7 @@ class RecordedRequest:
     headers: Mapping[str, str]  # names compare without case
     account: str | None  # the integrated account it is about
     time: float  # time.monotonic() at arrival
-    peer_port: int  # equal for requests that came over the same connection
+    peer_port: int  # equal for requests on the same connection
     status: int | None = None  # None if no response head was sent, or not yet
     fault: str | None = None  # the kind of fault applied to it
     notes: tuple[str, ...] = ()  # parameters that were accepted but are almost certainly a mistake

@@ -22,7 +22,7 @@ class Response:
     headers: tuple[tuple[str, str], ...] = ()
     encoding: str | None = None  # set if `body` is already compressed
     streamed: bool = False  # send the body chunked, in small pieces
-    is_timed: bool = False  # another time of the day may give another response
+    is_timed: bool = False  # the response may differ at another time of day
     notes: tuple[str, ...] = ()  # parameters that were accepted but are almost certainly a mistake
 
 

@@ -1,4 +1,4 @@
-"""The whole service: authentication, limits, scripted faults and the API; and what tests ask and configure."""
+"""The whole service: authentication, limits, scripted faults and the API, with queries and settings for tests."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Service:
         self._queries: dict[str, dict[str, Any]] = {}
         self._date = (0, "")  # the current second, and the same as an HTTP date
 
-    # For tests: what there is, what was received, and what should happen
+    # For tests: what exists, what was received, and what should happen
 
     @property
     def token(self) -> str:
@@ -205,7 +205,7 @@ class Service:
     def script(self, account_id: str | None, faults: Iterable[Fault]) -> None:
         """Add faults for an account's next requests, one per request, in this order. None means any request.
 
-        A request refused for its token or by a rate limit uses none up. An account's own faults come before those
+        A request refused because of its token or a rate limit uses up none. An account's own faults come before those
         for any request.
 
         :raises KeyError: there is no such account.

@@ -1,9 +1,9 @@
 """Plausible statistics of a person in a window, for the realistic data.
 
-Each is a person's own level times the level of the team, a slow trend, experience, and chance. Chance has more to say
-in a short window. Monologues, stories and interactivity depend on each other: who talks for long at a time lets others
-talk less. Values have long tails. Nobody has statistics before their first day or after their last, and few at
-weekends.
+Each is a person's own level times the level of the team, a slow trend, experience, and chance. Chance matters more in a
+short window. Monologues, stories and interactivity depend on each other: someone who talks for long at a time lets
+others talk less. Values have long tails. Nobody has statistics before their first day or after their last, and few
+people have any at weekends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .people import NORMALS, Profile
 from .windows import Window
 
 _NEW_YEAR: Final = date(2024, 1, 1).toordinal()
-# In their order: how far chance goes, the trend in a year, the share of experience, and whether values are large.
+# In their order: the spread of chance, the trend in a year, the share of experience, and whether values are large.
 _STATISTICS: Final = (
     ("longest_monologue", 0.30, -0.06, 0.30, True),
     ("longest_customer_story", 0.42, 0.05, -0.20, True),
@@ -29,14 +29,14 @@ _STATISTICS: Final = (
 
 @lru_cache(maxsize=256)
 def _season(window: Window) -> tuple[int, int, int, float, float]:
-    """Return the window's first and last day, its workdays, how far chance goes, and the years since 2024 began."""
+    """Return the window's first and last day, its workdays, the spread of chance, and the years since 2024 began."""
     start, end, workdays = window.start.toordinal(), window.end.toordinal(), window.workdays
     spread = 1 / math.sqrt(min(max(workdays, 1), 20) / 4)
     return start, end, workdays, spread, min(max(((start + end) / 2 - _NEW_YEAR) / 365, -3.0), 3.0)
 
 
 def statistics_of(profile: Profile, window: Window, bits: int) -> dict[str, int | float | None]:
-    """Return the statistics that there are. `bits` is the chance."""
+    """Return the statistics that exist. `bits` is the source of chance."""
     start, end, workdays, spread, years = _season(window)
     values: dict[str, int | float | None] = {}
     if profile.first_day >= end or (profile.last_day is not None and profile.last_day <= start):

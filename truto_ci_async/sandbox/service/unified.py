@@ -1,4 +1,4 @@
-"""Unified resources: lists in every format, single records, and what a method takes and gives."""
+"""Unified resources: lists in every format, single records, and descriptions of methods."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class UnifiedApi:
             if below
             else self._list(request, state, resource)
         )
-        # Meetings end, and transcripts appear, at any time of the day.
+        # Meetings end and transcripts appear at any time of day.
         return replace(response, is_timed=True) if name in ("meetings", "transcripts") else response
 
     def _account(self, request: Request, resource: Resource, method: str) -> AccountState:
@@ -242,7 +242,7 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
 
 
 def _stream(kind: StreamAs, entries: Sequence[Any], shape: Callable[[Any], dict[str, Any]]) -> Response:
-    """Build a stream that is not one JSON document. It has no place for a cursor, so it carries all records."""
+    """Build a stream that is not a single JSON document. It has no room for a cursor, so it carries all records."""
     body, content_type = b"", "application/octet-stream"
     if kind == "ndjson":
         body = b"".join(dump_json(shape(entry)) + b"\n" for entry in entries)

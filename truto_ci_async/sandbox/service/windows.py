@@ -33,7 +33,7 @@ class Window:
 
     @property
     def workdays(self) -> int:
-        """How many days are neither Saturday nor Sunday."""
+        """The number of days other than Saturdays and Sundays."""
         weeks, rest = divmod((self.end - self.start).days, 7)
         first = self.start.weekday()
         return 5 * weeks + sum((first + day) % 7 < 5 for day in range(rest))

@@ -1,0 +1,77 @@
+"""Single objects: one record of a resource by its id, the schema of a method, one account."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from msgspec import Raw
+
+from truto_ci_async.cli.output.tables import ANY_LAYOUT
+from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS
+from truto_ci_async.errors import UsageError
+
+from .connection import connect
+from .listing import open_output, open_resource, read_queries, writer_for
+from .messages import Progress
+from .resources import resource_command
+
+# Options of lists that have no meaning for a single record.
+_OF_LISTS = (
+    *("start_time", "end_time", "users", "meeting", "limit", "ignore_limit", "super_query", "skip_api_call"),
+    *("key_by", "path", "max_items", "max_pages", "next_cursor"),
+)
+
+
+async def get_item(options: argparse.Namespace, progress: Progress) -> None:
+    """Get one record by its id."""
+    format = options.output or "json"
+    if not options.id:
+        raise UsageError("-m get needs the ID of a record")
+    refuse_options(options, _OF_LISTS, "one record")
+    if options.format in ("stream", "debug"):
+        raise UsageError(f"--format {options.format} is for lists, not for one record")
+    if format in TYPED_FORMATS and format not in ROW_FORMATS:
+        raise UsageError(f"-o {format} is for lists, not for one record")
+    read_queries(options)
+    command = resource_command(options.model, options.resource) if options.format != "raw" else None
+    writer = writer_for(options, format, command.layout if command else ANY_LAYOUT, is_document=True)
+    item_type: Any = Raw if format not in ROW_FORMATS else command.item_type if command else dict
+    async with connect(options) as client:
+        item = await open_resource(client, options).get(
+            options.id,
+            options.account,
+            item_type=item_type,
+            response_format=options.format,
+            ignore_remote_data=options.ignore_remote_data,
+            exclude_fields=options.exclude_fields,
+            remote_query=options.remote_query,
+            extra_query=options.extra_query,
+        )
+    with open_output(options, writer, progress) as output:
+        output.page([item])
+    progress.noun, progress.items = command.noun if command else "item", 1
+    progress.say_done()
+
+
+async def show_meta(options: argparse.Namespace, progress: Progress) -> None:
+    """Show the parameters and results of a method, as JSON Schema. The ID says which method: ``list`` unless given."""
+    format = options.output or "json"
+    refuse_options(
+        options, (*_OF_LISTS, "exclude_fields", "ignore_remote_data", "remote_query", "query"), "-m meta"
+    )
+    if options.format != "unified" or format in TYPED_FORMATS:
+        raise UsageError("-m meta writes JSON Schema: use -o json, ndjson or yaml, without --format")
+    writer = writer_for(options, format, ANY_LAYOUT, is_document=True)
+    async with connect(options) as client:
+        found = await open_resource(client, options).meta(options.id or "list", options.account)
+    with open_output(options, writer, progress) as output:
+        output.page([found.to_dict()])
+
+
+def refuse_options(options: argparse.Namespace, names: tuple[str, ...], of: str) -> None:
+    """:raises UsageError: one of these options was given."""
+    for name in names:
+        if getattr(options, name, None):
+            option = {"users": "user", "exclude_fields": "exclude-field"}.get(name, name.replace("_", "-"))
+            raise UsageError(f"--{option} is for lists, not for {of}")

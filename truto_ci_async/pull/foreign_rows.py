@@ -1,0 +1,34 @@
+"""Finds raw items of a pull that are not of its resource: they are written as they came, so nothing else tells."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+from msgspec import Raw
+
+from truto_ci_async._wire.item_reader import ISSUES_KEPT, item_reader
+from truto_ci_async.models import Issue
+from truto_ci_async.models.pulls import AccountPage
+
+_id_of = attrgetter("id")
+
+
+def foreign_rows(page: AccountPage[Any], item_type: Any) -> tuple[list[Issue], int]:
+    """Return an issue for each of the first Raw items that are no object or have none of the known keys; count all.
+
+    Any other reader drops such an item, and says so itself.
+    """
+    items = page.page.items
+    if not items or type(items[0]) is not Raw:
+        return [], 0
+    if (views := page.plain_views) is not None and all(map(_id_of, views)):
+        return [], 0
+    reader = item_reader(item_type)
+    found = [index for index, item in enumerate(items) if reader.is_hopeless(bytes(item))]
+    issues = list[Issue]()
+    for index in found[:ISSUES_KEPT]:
+        issues += reader.read_item(bytes(items[index]), index=index, path=f"$.result[{index}]")[1]
+    return [
+        Issue(index=each.index, path=each.path, message=each.message, raw=each.raw) for each in issues
+    ], len(found)
