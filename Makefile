@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench dist lock clean
+.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench dist lock clean postgresql
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -28,9 +28,9 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 	$(PY) -X dev -m pytest $(PARALLEL) $(ARGS)
 
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
-	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "long or hypothesis" -o faulthandler_timeout=1800 $(ARGS)
+	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "(long or hypothesis) and not services" -o faulthandler_timeout=1800 $(ARGS)
 
-test-services: build/sdk/.stamp build/services/.stamp ## Run the tests against other software: Truto's Python SDK, a notebook, a browser
+test-services: build/sdk/.stamp build/services/.stamp postgresql ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL
 	build/services/bin/python -X dev -m pytest -m services $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
@@ -143,6 +143,16 @@ build/sdk/.stamp: Makefile
 	done; \
 	echo "error: no Python >= 3.12 with venv and pip among: $(SDK_CANDIDATES)" >&2; \
 	exit 1
+
+# The tests start a server of their own, so nothing needs to run.
+postgresql:
+	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null; then \
+	  echo "Installing PostgreSQL" >&2; \
+	  command -v apt-get >/dev/null || { echo "error: install PostgreSQL, so that initdb is on PATH" >&2; exit 1; }; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq --no-install-recommends postgresql >/dev/null; \
+	fi
 
 # What .venv has, a notebook's kernel, and playwright with the chromium of the system.
 build/services/.stamp: locks/services.txt Makefile $(VENV)/.stamp-venv

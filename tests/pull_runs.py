@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -78,7 +79,10 @@ class Runs:
 
 
 def serve() -> None:
-    import pyarrow.parquet  # noqa: F401 - imported once, here, for all runs
+    import arro3.core  # noqa: F401 - imported once, here, for all runs
+    import duckdb  # noqa: F401
+    import psycopg  # noqa: F401
+    import pyarrow.parquet  # noqa: F401
 
     import truto_ci_async.cli.run
     import truto_ci_async.pull
@@ -116,14 +120,9 @@ def serve() -> None:
 
 async def pull(job: dict[str, Any]) -> dict[str, Any]:
     from truto_ci_async import Pacing, TrutoClient
-    from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
     from truto_ci_async.pull.engine import Pull
     from truto_ci_async.pull.report import Budget
     from truto_ci_async.pull.shard import run_shard
-    from truto_ci_async.sinks.files import Disk, FileSink
-    from truto_ci_async.sinks.layout import state_file
-    from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
-    from truto_ci_async.sinks.parquet import ParquetSink
 
     left = job.get("kill") or ["", 0]
 
@@ -133,11 +132,8 @@ async def pull(job: dict[str, Any]) -> dict[str, Any]:
             if not left[1]:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    folder = Path(job["folder"])
-    sinks: dict[str, type[FileSink]] = {"ndjson": NdjsonSink, "csv": CsvSink, "parquet": ParquetSink}
-    options: dict[str, Any] = {"part_rows": job["part_rows"]} if job["format"] == "parquet" else {}
+    store, sink = _store_of(job, step)
     resource = job.get("resource", "interactions")
-    sink = sinks[job["format"]](folder, resource=resource, disk=Disk(step), **options)
     watch = Watch(job)
     async with TrutoClient(job["token"], base_url=job["url"], pacing=Pacing.off()) as client:
         window = {name: job.get(name) for name in ("start_time", "end_time", "window")}
@@ -151,12 +147,39 @@ async def pull(job: dict[str, Any]) -> dict[str, Any]:
         report = await run_shard(
             client,
             plan,
-            SQLiteCheckpoint(folder / state_file(resource), step=step),
+            store,
             sink,
             Budget(max_accounts=job["max_accounts"]),
             on_start=started if job.get("watch") else None,
         )
     return report.to_dict() | watch.found()
+
+
+def _store_of(job: dict[str, Any], step: Callable[[str], None]) -> tuple[Any, Any]:
+    """Return where a run keeps its progress, and its sink if that is not the same."""
+    from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
+    from truto_ci_async.sinks.files import Disk, FileSink
+    from truto_ci_async.sinks.layout import state_file
+    from truto_ci_async.sinks.lines import CsvSink, NdjsonSink
+    from truto_ci_async.sinks.parquet import ParquetSink
+
+    if (url := job.get("to")) is not None:
+        return landing_store(url, mode=job["mode"], step=step), None
+    folder = Path(job["folder"])
+    sinks: dict[str, type[FileSink]] = {"ndjson": NdjsonSink, "csv": CsvSink, "parquet": ParquetSink}
+    options: dict[str, Any] = {"part_rows": job["part_rows"]} if job["format"] == "parquet" else {}
+    resource = job.get("resource", "interactions")
+    sink = sinks[job["format"]](folder, resource=resource, disk=Disk(step), **options)
+    return SQLiteCheckpoint(folder / state_file(resource), step=step), sink
+
+
+def landing_store(url: str, **options: Any) -> Any:
+    """Return the store for a URL, with options that ``pull_to`` does not have."""
+    from truto_ci_async.pull.stores.duckdb import DuckDBStore
+    from truto_ci_async.pull.stores.postgres import PostgresStore
+
+    scheme, _, rest = url.partition("://")
+    return DuckDBStore(rest[1:], **options) if scheme == "duckdb" else PostgresStore(url, **options)
 
 
 class Watch:

@@ -77,11 +77,18 @@ _BEGIN_EPOCH: Final = f"""INSERT INTO {PULLS} VALUES (?, ?, 1, 0, ?, now()) ON C
 _COUNT_COMMIT: Final = f"""UPDATE {PULLS} SET commits = commits + 1 WHERE name = ? AND epoch = ? AND commits = ?
     RETURNING commits"""
 _PUT_PROGRESS: Final = f"""INSERT INTO {PROGRESS} (name, {", ".join(PROGRESS_COLUMNS)})
-    VALUES ({", ".join("?" * (len(PROGRESS_COLUMNS) + 1))}) ON CONFLICT (name, account, "window") DO UPDATE SET
+    SELECT ?, {", ".join(f"unnest(?::{type}[])" for type in _PROGRESS_TYPES)}
+    ON CONFLICT (name, account, "window") DO UPDATE SET
     {", ".join(f"{name} = excluded.{name}" for name in PROGRESS_COLUMNS[2:])}"""
 _READ_PROGRESS: Final = f"SELECT {', '.join(PROGRESS_COLUMNS)} FROM {PROGRESS} WHERE name = ?"
 _COUNT_OVER: Final = f"SELECT count(*) FROM {PROGRESS} WHERE name = ? AND outcome IN ('done', 'empty')"
-_OF_WALK: Final = 'name = ? AND account = ? AND "window" = ?'
+_READ_FINGERPRINTS: Final = f"""SELECT fingerprints FROM {FINGERPRINTS} WHERE name = ? AND account = ?
+    AND "window" = ? ORDER BY number"""
+_HAS_FINGERPRINTS: Final = f"SELECT 1 FROM {FINGERPRINTS} WHERE name = ? LIMIT 1"
+_ADD_FINGERPRINTS: Final = f"""INSERT INTO {FINGERPRINTS} (name, number, account, "window", fingerprints)
+    SELECT ?, ?, unnest(?::VARCHAR[]), unnest(?::INT[]), unnest(?::BLOB[])"""
+_DELETE_FINGERPRINTS: Final = f"""DELETE FROM {FINGERPRINTS} WHERE name = ? AND (account, "window") IN
+    (SELECT (unnest(?::VARCHAR[]), unnest(?::INT[])))"""
 _READ_COLUMNS: Final = """SELECT column_name, data_type, NOT is_nullable AND column_default IS NULL
     FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema()
     AND lower(table_name) = lower(?) ORDER BY column_index"""
@@ -172,8 +179,8 @@ class DuckDBStore(LandingStore):
 
     async def row_fingerprints(self, key: Key) -> bytes:
         """Return the fingerprints stored for a walk, in the order of their commits."""
-        query = f"SELECT fingerprints FROM {FINGERPRINTS} WHERE {_OF_WALK} ORDER BY number"
-        return b"".join([row[0] for row in await self._run("read", self._all, query, self.table, *key)])
+        rows = await self._run("read", self._all, _READ_FINGERPRINTS, self.table, *key)
+        return b"".join([row[0] for row in rows])
 
     async def _land(self, taken: Taken) -> None:
         refused = await self._run("write", self._write, taken)
@@ -330,7 +337,10 @@ class DuckDBStore(LandingStore):
         except self._refusals as error:
             raise _RefusedError(" ".join(str(error).split())) from error
         finally:
-            self._database.unregister(_BATCH)
+            with suppress(
+                self._duckdb.Error
+            ):  # a transaction that failed allows nothing; the next batch replaces it
+                self._database.unregister(_BATCH)
 
     def _find_refused(self, data: ColumnData, good: list[int], some: Sequence[int]) -> dict[int, Refused]:
         """Return which of ``some`` rows are refused, given those that are good; these are added to ``good``."""
@@ -348,13 +358,13 @@ class DuckDBStore(LandingStore):
 
     def _put_progress(self, taken: Taken) -> None:
         if rows := taken.progress_rows():
-            self._database.executemany(_PUT_PROGRESS, [(self.table, *row) for row in rows])
+            self._all(_PUT_PROGRESS, self.table, *map(list, zip(*rows, strict=True)))
         over = taken.over()
-        added = [(*key, self._commits, found) for key, found in taken.fingerprints.items() if key not in over]
-        for key in over:
-            self._all(f"DELETE FROM {FINGERPRINTS} WHERE {_OF_WALK}", self.table, *key)
-        for row in added:
-            self._all(f"INSERT INTO {FINGERPRINTS} VALUES (?, ?, ?, ?, ?)", self.table, *row)
+        if over and self._all(_HAS_FINGERPRINTS, self.table):
+            self._all(_DELETE_FINGERPRINTS, self.table, *map(list, zip(*over, strict=True)))
+        added = [(*key, found) for key, found in taken.fingerprints.items() if key not in set(over)]
+        if added:
+            self._all(_ADD_FINGERPRINTS, self.table, self._commits, *map(list, zip(*added, strict=True)))
 
     @contextmanager
     def _transaction(self, *, commits: bool = True) -> Generator[None]:
