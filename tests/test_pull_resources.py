@@ -854,6 +854,15 @@ def test_names_come_from_the_directory() -> None:
     assert whole.parts().parts[0].items == (named[0],)
 
 
+@pytest.mark.parametrize("library", ["polars", "pandas", "pyarrow"])
+def test_names_are_filled_before_a_data_frame_is_made(library: str) -> None:
+    """Iterating over a data frame gives its columns, which would come back unchanged."""
+    page = Page([Interaction(id="a", user=Person(id="1"))], item_type=Interaction)
+    frame = getattr(page, {"pyarrow": "to_arrow"}.get(library, f"to_{library}"))()
+    with pytest.raises(UsageError, match=r"page\.with_names\(directory\)\.to_polars\(\)"):
+        with_names(frame, {})
+
+
 def test_interactions_have_names_with_the_directory_of_their_account() -> None:
     async def scenario() -> None:
         async with service(accounts=1) as (sandbox, client):
