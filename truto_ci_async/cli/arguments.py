@@ -490,5 +490,5 @@ def _add_output(parser: argparse.ArgumentParser, formats: str, choices: Sequence
     _add_csv_formulas(group)
     group.add_argument(
         "--out", type=filled, metavar="FILE",
-        help="write to FILE, which appears only when it is complete; after a failure the complete pages are kept in "
-        "FILE.partial")
+        help="write to FILE, in the format of its suffix unless -o is given; it appears only when it is complete, and "
+        "after a failure the complete pages are kept in FILE.partial")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -47,7 +48,8 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
     """List the items of a resource."""
     command = resource_command(options.model, options.resource) if options.path is None else None
     progress.noun = command.noun if command else "item"
-    format = options.output or _default_output(options)
+    texts = command.text_formats if command else ()
+    format = format_of(options, _default_output(options), texts)
     _check_options(options, format)
     read_queries(options)
     writer = writer_for(
@@ -341,6 +343,34 @@ def _mask_values(value: object) -> Any:
 
 
 # --- shared with other commands ---------------------------------------------------------------
+
+
+_SUFFIXES: Final = {
+    ".json": "json",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".csv": "csv",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".vtt": "vtt",
+    ".txt": "text",
+}
+
+
+def format_of(options: argparse.Namespace, default: str, texts: Sequence[str] = ()) -> str:
+    """Return what ``-o`` says, else the suffix of ``--out``, else ``default``. ``texts``: which formats of text fit.
+
+    :raises UsageError: the suffix is of a format that this command does not write.
+    """
+    suffix = "" if is_stdout(options.out) else os.path.splitext(options.out)[1].lower()
+    if options.output is None and suffix == ".parquet":
+        raise UsageError(
+            f"--out {options.out}: Parquet is written by `truto-ci pull --format parquet`; this command writes "
+            "json, ndjson, csv and yaml"
+        )
+    named = _SUFFIXES.get(suffix, default)
+    format: str = options.output or (default if named in ("text", "vtt") and named not in texts else named)
+    return format
 
 
 def writer_for(
