@@ -231,7 +231,7 @@ def as_store(store: Checkpoint | TransactionalStore, sink: Sink | None = None) -
 
     :raises UsageError: a store of both together with a sink.
     """
-    if isinstance(store, Checkpoint):
+    if isinstance(store, Checkpoint) or not isinstance(store, TransactionalStore):
         return CheckpointStore(store, sink)
     if sink is not None:
         raise UsageError(f"{type(store).__name__} keeps rows and progress, so there is no place for a sink")

@@ -44,6 +44,8 @@ LOCK_SECONDS: Final = 10.0
 # And that of a run that was killed a moment ago.
 HOLD_SECONDS: Final = 1.0
 CONNECT_SECONDS: Final = 10
+# The server cuts names at 63 bytes, without a word; ours add to that of the table.
+MAX_NAME_BYTES: Final = 50
 # Text is sent in pieces of about so many characters.
 SEND_CHARACTERS: Final = 2**20
 # Changed values that are logged one by one.
@@ -92,6 +94,8 @@ class PostgresStore(LandingStore):
             on_rejected=on_rejected,
             step=step,
         )
+        if max(map(len, self.table.encode().split(b"."))) > MAX_NAME_BYTES:
+            raise UsageError(f"the name of the table is longer than {MAX_NAME_BYTES} bytes: {self.table}")
         check_number("reconnect_seconds", reconnect_seconds, least=0)
         self._dsn = Dsn(dsn)
         self._reconnect_seconds = reconnect_seconds
@@ -139,6 +143,7 @@ class PostgresStore(LandingStore):
         except BaseException:
             await self.aclose()
             raise
+        self._forget_pages()
         self._is_open = True
         return self._plan
 
@@ -208,7 +213,8 @@ class PostgresStore(LandingStore):
     async def _refuse(self, lock: int) -> None:
         cursor = await self._execute(sql.HOLDER, (lock,))
         row = await cursor.fetchone()
-        who = f" from {row[1] or 'a socket of that machine'}, process {row[0]} of the server" if row else ""
+        where = f" from {row[1]}" if row and row[1] else ""
+        who = f"{where}, process {row[0]} of the server" if row else ""
         raise StateConflictError(
             f"another run pulls into the table {self.table}{who}: wait for it, or use another table",
             path=self.table,
@@ -398,16 +404,9 @@ class PostgresStore(LandingStore):
         if over := taken.over():
             accounts, windows = map(list, zip(*over, strict=True))
             await self._execute(self._names.delete_fingerprints, (accounts, windows, self.table_name))
-        added = [(key, found) for key, found in taken.fingerprints.items() if key not in set(over)]
-        if added:
+        if added := taken.fingerprint_rows():
             await self._execute(
-                self._names.add_fingerprints,
-                (
-                    self.table_name,
-                    [key[0] for key, _ in added],
-                    [key[1] for key, _ in added],
-                    [each for _, each in added],
-                ),
+                self._names.add_fingerprints, (self.table_name, *map(list, zip(*added, strict=True)))
             )
 
     def _tell_changed(self, data: ColumnData, text: CopyText) -> None:
