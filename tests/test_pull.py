@@ -2075,7 +2075,7 @@ def test_what_is_durable_counts_although_the_manifest_fails(nth: int, tmp_path: 
             raise OSError(errno.ENOSPC, "No space left on device")
 
     async def scenario() -> None:
-        async with service() as (sandbox, client):
+        async with service(accounts=20) as (sandbox, client):  # more pages than one commit takes
             plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
             pulls: list[Pull[Any]] = []
             checkpoint = MemoryCheckpoint()

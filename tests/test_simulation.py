@@ -272,7 +272,8 @@ def test_a_page_that_is_being_written_while_the_block_is_left_counts() -> None:
         client = client_of(Told(of_two_pages))
         async with output.pull(client, "a", "b") as pages:
             first = await anext(pages)
-            sink: Any = pages._sink
+            store: Any = pages._store
+            sink: Any = store._sink
             is_written, may_return = asyncio.Event(), asyncio.Event()
             write = sink.write
 
@@ -452,6 +453,46 @@ def test_a_bad_account_between_others_costs_no_trial_for_each_of_their_pages() -
                 pass
         assert list(pages.report.failed) == ["bad"]
         assert sum(account == "bad" for account, _ in service.requests) == 4
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("bad", [1, 2, 5])
+@pytest.mark.parametrize("workers", [1, 4])
+def test_bad_accounts_that_are_asked_last_are_no_outage(bad: int, workers: int) -> None:
+    """They are failed, since an account that is done still gets what it got. A good one between them is done."""
+    names = [f"bad{number}" for number in range(bad)]
+
+    async def scenario() -> None:
+        def serve(account: str, cursor: str | None) -> Answer:
+            return Answer(500) if account in names else page({"id": "1", "n": 1})
+
+        service = Told(serve)
+        budget = Budget(max_accounts=workers, probe_wait=0.01, max_probe_wait=0.05, max_outage=0.3)
+        plan = make_plan("a", *names, "z", start_time="-1d")
+        async with Pull(client_of(service), plan, budget=budget) as pages:
+            async for _ in pages:
+                pass
+        assert (sorted(pages.report.failed), pages.report.parked) == (names, {})
+        assert pages.report.done == 2
+
+    run(scenario())
+
+
+def test_an_outage_is_one_if_an_account_that_is_done_gets_nothing_either() -> None:
+    async def scenario() -> None:
+        def serve(account: str, cursor: str | None) -> Answer:
+            if account == "a" and not any(each == "b" for each, _ in service.requests):
+                return page({"id": "1", "n": 1})
+            return Answer(500)
+
+        service = Told(serve)
+        budget = Budget(max_accounts=1, probe_wait=0.01, max_probe_wait=0.05, max_outage=0.3)
+        async with Pull(client_of(service), make_plan(*"abcd", start_time="-1d"), budget=budget) as pages:
+            async for _ in pages:
+                pass
+        assert (pages.report.failed, sorted(pages.report.parked)) == ({}, ["b", "c", "d"])
+        assert sum(account == "a" for account, _ in service.requests) == 2
 
     run(scenario())
 

@@ -56,6 +56,7 @@ class Mend:
 
 
 ACCOUNT, COMMITS, ENGINE = "pull/account_pull.py", "pull/commits.py", "pull/engine.py"
+WORKERS = "pull/workers.py"
 BREAKER, FILES, SQLITE = "_http/policy/circuit_breaker.py", "sinks/files.py", "pull/checkpoint/sqlite.py"
 
 MENDS = (
@@ -131,11 +132,11 @@ MENDS = (
         (BREAKER, "            is_alone = len(self._failing) == 1\n", "            is_alone = True\n"),
     ),
     Mend(
-        "the last account is failed once an outage is given up",
+        "accounts that fail while the service still answers are failed once an outage is given up",
         (
-            ACCOUNT,
-            "            is_last\n            and self._state.outage_error",
-            "            False\n            and self._state.outage_error",
+            WORKERS,
+            "if not self._is_parking and await self._still_answers(fetch):",
+            "if False:",
         ),
     ),
     Mend(

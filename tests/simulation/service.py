@@ -128,6 +128,7 @@ class Call:
     """
 
     account: str
+    target: str
     asked_at: float
     ended_at: float
     is_answered: bool | None = None
@@ -324,7 +325,7 @@ class SimClient:
         error_fallback: Callable[[APIError], bytes | None] = lambda error: None,
         **options: Any,
     ) -> tuple[Any, ResponseInfo]:
-        call = Call(str(account), clock(), math.inf)
+        call = Call(str(account), target, clock(), math.inf)
         try:
             return await self._attempts(target, call, account, read, error_fallback)
         except (APIError, TransportError) as error:

@@ -28,7 +28,7 @@ SHORTEST_SECRET = 12
 
 def mask(text: str, token: str) -> str:
     """Return ``text`` without ``token``: some services repeat what they got, and errors end up in logs."""
-    if len(token) < SHORTEST_SECRET:
+    if len(token) < SHORTEST_SECRET or len(text) < len(token):
         return text
     return text.replace(token, "***").replace(quote(token, safe=""), "***")
 

@@ -16,7 +16,7 @@ import anyio
 from msgspec.structs import replace
 
 from truto_ci_async._http.policy.headers import LONGEST_WAIT
-from truto_ci_async._http.policy.retry import can_never_succeed
+from truto_ci_async._http.policy.retry import RetryPolicy, can_never_succeed
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async.errors import (
@@ -48,7 +48,7 @@ from .account_state import AccountState, Shared
 from .commits import Ends, Entry, PulledPage
 from .foreign_rows import foreign_rows
 from .positions import UNSUPPORTED, join_position, split_position
-from .report import KEPT_CHARACTERS, without_bodies
+from .report import KEPT_CHARACTERS
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
 from .walks import MODEL
 from .window_check import bounds_of, split_by_window
@@ -77,6 +77,7 @@ class AccountPull:
     def __init__(self, state: AccountState, shared: Shared) -> None:
         self._state = state
         self._shared = shared
+        self._request: tuple[RequestTargets, Position] | None = None  # the last one
 
     def rest(self) -> None:
         """Drop what is not needed until the next turn."""
@@ -100,12 +101,16 @@ class AccountPull:
         except TrutoError as error:
             if await self._is_unsupported(client, error):
                 return self._skip(error)
-            return self._failed(error, asked_at)
+            again_at: float | None = self._failed(error, asked_at)
+        else:
+            again_at = None if self._state.windows_left else NEVER
+            if loop is not None:
+                again_at = self._fail(loop)
         finally:
             shared.fetching.discard(fetch)
-        if loop is not None:
-            return self._fail(loop)
-        return None if self._state.windows_left else NEVER
+        if again_at == NEVER and self._state.failing_since is None:
+            shared.witness = self._request
+        return again_at
 
     async def _prepare(self) -> None:
         """Get ready to ask for the next page."""
@@ -136,9 +141,10 @@ class AccountPull:
         """Fetch the page at the cursor of the walk."""
         walk = cast("PageCursor", self._state.cursor)
         here = cast("Position", walk.position)
+        targets, _ = self._request = self._targets(), here
         page = await fetch_page(
             client,
-            self._targets(),
+            targets,
             read,
             here,
             empty_body=self._shared.reader.empty_body,
@@ -152,7 +158,7 @@ class AccountPull:
         """Note that a call was answered; ``of_window``: with all that the window has."""
         shared, response = self._shared, page.response
         shared.circuit.success(self._state.arrived_at)
-        self._state.calls, self._state.failing_since, self._state.outage_error = 0, None, None
+        self._state.calls, self._state.failing_since = 0, None
         shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=page.issues_count)
         shared.report.no_data += of_window and response.status == 404
 
@@ -377,14 +383,11 @@ class AccountPull:
             raise error
         if isinstance(cause, RateLimitError) and not cause.attempts:  # refused by pacing: nothing was sent
             return self._wait_or_park(cause)
-        asks_to_wait = isinstance(cause, RateLimitError) or (
-            isinstance(cause, APIError) and (cause.retry_after or 0.0) > shared.client.retry.max_wait
-        )
-        is_hopeless = isinstance(cause, APIError) and can_never_succeed(cause.status)
-        if isinstance(cause, (TransportError, ServerError)) and not (asks_to_wait or is_hopeless):
+        if not is_answer(cause, shared.client.retry):
             return self._unanswered(cause, asked_at)
         shared.circuit.success(time.monotonic())
-        if asks_to_wait:
+        self._state.failing_since = None
+        if asks_to_wait(cause, shared.client.retry):
             return self._wait_or_park(cast("APIError", cause))
         is_refused = isinstance(cause, APIError) and cause.status in _REFUSED_CURSOR
         if cause is not error or (is_refused and self._state.is_resumed):
@@ -395,11 +398,12 @@ class AccountPull:
         now = time.monotonic()
         if self._state.failing_since is None:
             self._state.failing_since = asked_at
+        if self._shared.circuit.is_proven_bad(asked_at=asked_at, failing_since=self._state.failing_since):
+            return self._fail(error)
         if self._shared.circuit.failure(
             now, self._state.account.id, asked_at=asked_at, failing_since=self._state.failing_since
         ):
             self._shared.outage_cause = f"{type(error).__name__}: {error}"
-            self._state.outage_error = without_bodies(error)
             return IN_TURN  # the service's fault: the account comes again once a trial gets through
         self._state.calls += 1
         if self._state.calls >= ACCOUNT_CALLS:
@@ -436,19 +440,6 @@ class AccountPull:
         self._shared.report.windows_left += self._state.windows_left
         return self._end("failed", error=f"{type(error).__name__}: {error}"[:KEPT_CHARACTERS])
 
-    def give_up(self, *, is_last: bool) -> float:
-        """End this account in an outage that lasts too long.
-
-        If it is the last one, and the others got through since it did, only its own calls speak against the service.
-        """
-        if (
-            is_last
-            and self._state.outage_error is not None
-            and self._shared.circuit.last_success > self._state.arrived_at
-        ):
-            return self._fail(self._state.outage_error)
-        return self.park(None)
-
     def park(self, until: float | None) -> float:
         """Leave this account to a later run, which may start ``until`` (seconds since 1970) at the earliest."""
         self._shared.report.parked[self._state.account.id] = until
@@ -474,6 +465,19 @@ def advance(walk: PageCursor, here: Position, page: Page[Any]) -> CursorLoopErro
     except CursorLoopError as error:
         return error  # a later run restarts the window
     return None
+
+
+def asks_to_wait(error: TrutoError, retry: RetryPolicy) -> bool:
+    """Tell whether the service said when to come again, or that it has had enough."""
+    return isinstance(error, RateLimitError) or (
+        isinstance(error, APIError) and (error.retry_after or 0.0) > retry.max_wait
+    )
+
+
+def is_answer(error: TrutoError, retry: RetryPolicy) -> bool:
+    """Tell whether an error of a call shows that the service is there."""
+    is_hopeless = isinstance(error, APIError) and can_never_succeed(error.status)
+    return not isinstance(error, (TransportError, ServerError)) or is_hopeless or asks_to_wait(error, retry)
 
 
 def _is_fatal(error: TrutoError) -> bool:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from truto_ci_async._http.policy.circuit_breaker import CircuitBreaker
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async.errors import TrutoError
+from truto_ci_async.models import Position
 from truto_ci_async.models.pulls import PlannedAccount, Window
 from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Progress
@@ -46,6 +46,8 @@ class Shared:
     budget: Budget
     outage_cause: str = ""  # the error of the last call for which the service was to blame
     is_stopping: bool = False
+    #: What the last account to end was asked when the service last answered for it: shows whether it still does.
+    witness: tuple[RequestTargets, Position] | None = None
     #: A scope for each request without a response yet; cancelling it drops the request.
     fetching: set[anyio.CancelScope] = field(default_factory=set[anyio.CancelScope])
     #: By window, of the first account that came to it: checking, ordering and encoding is done once.
@@ -91,7 +93,6 @@ class AccountState(Struct, eq=False, gc=False):
     pulled_at: datetime | None = None  # the same moment
     calls: int = 0  # failed in a row
     failing_since: float | None = None  # when the first of the failed calls since the last response was sent
-    outage_error: TrutoError | None = None  # the last failure that the service was to blame for
 
     @classmethod
     def of(cls, account: PlannedAccount, stored: AccountProgress, windows: int) -> AccountState:

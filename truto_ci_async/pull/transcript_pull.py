@@ -107,6 +107,7 @@ class TranscriptPull(AccountPull):
         page: Page[Any] | None = None
         try:
             while (here := walk.position) is not None:
+                self._request = targets, here
                 found = await fetch_page(
                     client,
                     targets,

@@ -13,12 +13,14 @@ import anyio
 import anyio.lowlevel
 from msgspec.structs import replace
 
-from truto_ci_async.errors import DamagedStateError, UsageError
+from truto_ci_async._http.call import CallTime
+from truto_ci_async.errors import CursorExpiredError, DamagedStateError, TrutoError, UsageError
 from truto_ci_async.models.pulls import PlannedAccount
+from truto_ci_async.pagination.page_fetch import fetch_and_read
 from truto_ci_async.pull.checkpoint.base import AccountProgress
 from truto_ci_async.pull.plan.plan import Plan
 
-from .account_pull import IN_TURN, NEVER, AccountPull
+from .account_pull import IN_TURN, NEVER, AccountPull, is_answer
 from .account_state import AccountState, Shared
 from .positions import UNSUPPORTED, MeetingQueue, check_position
 from .report import PullReport
@@ -46,8 +48,8 @@ class Workers:
         self._pull_of = TranscriptPull if shared.walk.is_per_meeting else AccountPull
         self._trials = anyio.CapacityLimiter(1)
         self._nap = anyio.CancelScope()  # of the worker that waits for the time of its trial
-        self._given_up = 0  # accounts that ended because an outage lasted too long
-        shared.circuit.on_close = self._end_trials
+        self._is_parking = False  # all accounts that are left: the service is down for too long
+        shared.circuit.on_close = self._end_outage
 
     @property
     def outage(self) -> tuple[float, str] | None:
@@ -119,10 +121,41 @@ class Workers:
             if not circuit.is_open:
                 return None
             if circuit.is_given_up:
+                if not self._is_parking and await self._still_answers(fetch):
+                    circuit.prove(time.monotonic())
+                    return IN_TURN
+                self._is_parking = True
                 self._schedule.hurry()
-                self._given_up += 1
-                return account.give_up(is_last=self._schedule.left == self._given_up == 1)
+                return account.park(None)
             return await account.next_page(self._shared.trial_client, fetch)
+
+    async def _still_answers(self, fetch: anyio.CancelScope) -> bool:
+        """Ask once more for what an account got that has ended. An outage is over then, or was none."""
+        shared = self._shared
+        if shared.witness is None:
+            return False
+        targets, here = shared.witness
+
+        async def read(body: bytes, time_of_call: CallTime) -> None:
+            del body, time_of_call
+
+        shared.fetching.add(fetch)
+        try:
+            _, response = await fetch_and_read(
+                shared.trial_client, targets, read, here, empty_body=b"", empty_on_not_found=True
+            )
+        except TrutoError as error:
+            cause = error.__cause__ if isinstance(error, (CursorExpiredError, UsageError)) else error
+            shared.report.count_call(attempts=getattr(cause, "attempts", 1))
+            return is_answer(error, shared.client.retry)
+        finally:
+            shared.fetching.discard(fetch)
+        shared.report.count_call(attempts=response.attempts)
+        return True
+
+    def _end_outage(self) -> None:
+        self._is_parking = False
+        self._end_trials()
 
     def _end_trials(self) -> None:
         """Wake all workers that wait for their trial, or for the result of another one."""

@@ -2,7 +2,8 @@
 
 A call that failed after all its retries is either the fault of its account or of the service. The service is to blame
 unless another call got through since this one was sent; or, for an account that is the only one to fail, since its
-first call that failed.
+first call that failed. Several bad accounts that are the last ones look like an outage. If it lasts too long, the
+caller asks once more for what another account got before, and ``prove``s by an answer that the service is there.
 
 Pure: a state machine whose caller says what time it is, waits, and sends one trial at a time.
 """
@@ -25,7 +26,7 @@ class CircuitBreaker:
         self._max_wait = max_wait
         self._opened_at: float | None = None
         self._failing = set[str]()  # accounts whose calls failed since the last success
-        self.last_success = -1.0
+        self.last_success = self._proven_at = -1.0
         self.next_trial = 0.0
         self.is_given_up = False
         #: Called when the circuit closes.
@@ -49,6 +50,15 @@ class CircuitBreaker:
             self._wait = self._first_wait
             self.is_given_up = False
             self.on_close()
+
+    def prove(self, now: float) -> None:
+        """Note that the service gave what it had given before: what failed until now, and fails again, is to blame."""
+        self._proven_at = now
+        self.success(now)
+
+    def is_proven_bad(self, *, asked_at: float, failing_since: float) -> bool:
+        """Tell whether an account failed before ``prove``, and again by a call sent since."""
+        return failing_since < self._proven_at <= asked_at
 
     def failure(self, now: float, account: str, *, asked_at: float, failing_since: float) -> bool:
         """Note that a call sent at ``asked_at`` got no response. Return whether the service is to blame.
