@@ -104,6 +104,7 @@ class PostgresStore(LandingStore):
         self._backend = 0  # the server's process of the connection
         self._names = sql.Names("", self.table, self.schema)
         self._is_held = False
+        self._is_hurried = anyio.Event()
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -112,6 +113,7 @@ class PostgresStore(LandingStore):
         if self._is_held:
             raise StateConflictError(f"another pull of this process uses {self!r}", pid=os.getpid())
         self._is_held = True
+        self._is_hurried = anyio.Event()
         try:
             async with self._errors("open"):
                 await self._connect(wait=HOLD_SECONDS)
@@ -168,6 +170,10 @@ class PostgresStore(LandingStore):
         """Close the connection, and with it let other runs in."""
         self._is_open = self._is_held = False
         await self._disconnect()
+
+    def hurry(self) -> None:
+        """Wait no more for a server that was lost: try once more, then give up."""
+        self._is_hurried.set()
 
     @property
     def table_name(self) -> str:
@@ -253,10 +259,11 @@ class PostgresStore(LandingStore):
                 await self._disconnect()
                 now = time.monotonic()
                 give_up = give_up or now + self._reconnect_seconds
-                if now + pause > give_up:
+                if now + pause > give_up or self._is_hurried.is_set():
                     raise StorageError(str(lost), path=self.table) from None
                 logger.warning("%s; trying again in %.1f s", lost, pause)
-                await anyio.sleep(pause)
+                with anyio.move_on_after(pause):
+                    await self._is_hurried.wait()
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _reconnect(self) -> None:
