@@ -103,6 +103,21 @@ async def check_a_pull_lands_and_is_not_repeated(database: Database) -> None:
         assert row[0] in sandbox.account_ids
 
 
+async def check_every_resource_lands(database: Database) -> None:
+    async with service() as sandbox, client_of(sandbox) as client:
+        bounds = {"start_time": "2024-01-01", "end_time": "2024-01-15"}
+        for resource in ("meetings", "users", "transcripts", "activity"):
+            for mode in ("merge", "append"):
+                pull_to = getattr(client, resource).pull_to
+                window = {} if resource == "users" else bounds
+                report = await pull_to(
+                    database.url, sandbox.account_ids, table=f"{resource}_{mode}", mode=mode, **window
+                )
+                assert report.complete
+                assert database.sql(f"SELECT count(*) FROM {resource}_{mode}") == [(report.rows,)]
+                assert report.rows
+
+
 async def check_append_refuses_what_is_there_and_merge_replaces_it(database: Database) -> None:
     async with service() as sandbox, client_of(sandbox) as client:
         accounts, into = sandbox.account_ids, client.interactions.pull_to
@@ -172,6 +187,36 @@ async def check_two_runs_at_once(database: Database) -> None:
         await first.aclose()
         assert (await run_shard(client, plan, second)).complete
         assert rows_in(database) == expected(sandbox)
+
+
+async def check_pages_of_a_run_that_failed_are_not_written_by_the_next(database: Database) -> None:
+    store = landing_store(database.url)
+    await store.open(plan_of())
+    await store.write(page_of([interaction("1")]))
+    await store.aclose()
+    await store.open(plan_of())
+    await store.write(page_of([interaction("2")]))
+    assert await store.commit({("a", 0): Progress(rows=1)}, row_fingerprints={}, final=True)
+    await store.aclose()
+    await store.aclose()
+    assert database.sql("SELECT id FROM interactions") == [("2",)]
+
+
+async def check_row_fingerprints_are_kept_until_a_window_is_over(database: Database) -> None:
+    store = landing_store(database.url)
+    await store.open(plan_of("interactions", JANUARY, FEBRUARY))
+    for number in range(3):
+        fingerprints = {("a", 0): bytes([number]) * 8, ("a", 1): b"\0" * 8}
+        assert await store.commit(
+            {("a", 0): Progress(rows=number)}, row_fingerprints=fingerprints, final=False
+        )
+    assert await store.row_fingerprints(("a", 0)) == b"".join(bytes([number]) * 8 for number in range(3))
+    over = Progress(rows=3, outcome="done")
+    assert await store.commit({("a", 0): over}, row_fingerprints={("a", 0): b"1" * 8}, final=True)
+    assert await store.row_fingerprints(("a", 0)) == b""
+    assert await store.row_fingerprints(("a", 1)) == b"\0" * 24
+    assert await store.load() == {("a", 0): over}
+    await store.aclose()
 
 
 async def check_a_commit_of_an_older_epoch_is_refused(database: Database) -> None:
