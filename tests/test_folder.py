@@ -463,7 +463,7 @@ def test_a_manifest_leads_nowhere_else(name: str, tmp_path: Path) -> None:
 
 def test_a_folder_of_something_else_is_no_pull(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    for path, why in (("", "has no manifest"), ("missing", "has no manifest"), ("file", "is no folder")):
+    for path, why in (("", "has no manifest"), ("missing", "has no manifest"), ("file", "is not a folder")):
         with pytest.raises(UsageError, match=why):
             read_folder(tmp_path / path)
 

@@ -236,6 +236,36 @@ def test_a_server_that_does_not_come_back_ends_the_pull(database: Postgres) -> N
     run(scenario())
 
 
+def test_a_cancelled_pull_does_not_wait_for_a_server_that_is_down(database: Postgres) -> None:
+    """Ctrl-C would otherwise take five minutes."""
+
+    async def scenario() -> None:
+        async with service() as sandbox, client_of(sandbox) as client:
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            is_down = asyncio.Event()
+
+            def at(name: str) -> None:
+                if name == "copy" and not is_down.is_set():
+                    is_down.set()
+                    database.server.stop()
+
+            try:
+                pulling = asyncio.create_task(run_shard(client, plan, PostgresStore(database.url, step=at)))
+                await is_down.wait()
+                await asyncio.sleep(0.2)
+                pulling.cancel()
+                begun = asyncio.get_running_loop().time()
+                with pytest.raises(asyncio.CancelledError):
+                    await pulling
+                assert asyncio.get_running_loop().time() - begun < 5
+            finally:
+                database.server.start()
+            assert (await run_shard(client, plan, PostgresStore(database.url))).complete
+            assert rows_in(database) == expected(sandbox)
+
+    run(scenario())
+
+
 class Proxy:
     """Passes bytes on to the server, and cuts the connection at a COMMIT: before the server has it, or its answer."""
 

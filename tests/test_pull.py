@@ -1776,7 +1776,10 @@ class Killing:
 
 
 @posix
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "format",
+    ["ndjson", *(pytest.param(each, marks=pytest.mark.long) for each in FORMATS if each != "ndjson")],
+)
 def test_killed_at_each_step_and_run_again_nothing_is_lost_or_doubled(
     format: str, tmp_path: Path, runs: Runs, killing: Sandbox
 ) -> None:

@@ -23,12 +23,14 @@ from tests.landings import (
     interaction,
     page_of,
     plan_of,
+    rows_in,
     service,
 )
 from tests.pull_runs import Runs, landing_store
 from tests.support import examples, file_size_limit, run
 from truto_ci_async import (
     AccountPage,
+    DuckDBStore,
     Key,
     Plan,
     Progress,
@@ -42,6 +44,7 @@ from truto_ci_async import (
 )
 from truto_ci_async.export.column_values import ColumnData
 from truto_ci_async.export.schema import Column, Schema
+from truto_ci_async.pull.stores import landing
 from truto_ci_async.pull.stores.copy_text import clean_json, copy_text
 from truto_ci_async.pull.stores.dsn import Dsn
 from truto_ci_async.pull.stores.tables import MERGE_KEYS, FoundColumn, missing_columns
@@ -150,6 +153,29 @@ def test_options_that_go_with_something_else_are_refused(tmp_path: Path) -> None
             with pytest.raises(UsageError, match="mode"):
                 await pull_to("duckdb:///x.db", accounts, mode="replace", **BOUNDS)  # type: ignore[arg-type]
             assert not sandbox.requests
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("rows", [1, 25])
+def test_pages_wait_while_a_store_is_full(
+    rows: int, database: DuckDBFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow database would otherwise let a pull fill the memory."""
+    monkeypatch.setattr(landing, "FULL_ROWS", rows)
+    most: list[int] = []
+
+    class Counting(DuckDBStore):
+        async def write(self, page: AccountPage[Any]) -> None:
+            await super().write(page)
+            most.append(self._rows)
+
+    async def scenario() -> None:
+        async with service() as sandbox, client_of(sandbox) as client:
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            assert (await run_shard(client, plan, Counting(database.path))).complete
+            assert rows_in(database) == expected(sandbox)
+            assert max(most) < rows + 10
 
     run(scenario())
 

@@ -150,6 +150,8 @@ class Pull(WalkFrames, Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._commits.shut()
+        if error is not None:
+            self._store.hurry()
         self._block.cancel()
         try:
             await self._wait_for_end()
@@ -169,6 +171,7 @@ class Pull(WalkFrames, Generic[T]):
         try:
             await asyncio.wait([host])
         except asyncio.CancelledError as cancelled:
+            self._store.hurry()
             try:
                 with anyio.CancelScope(shield=True):
                     await asyncio.wait([host])

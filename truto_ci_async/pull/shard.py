@@ -43,7 +43,7 @@ async def run_shard(
     :raises StateConflictError: another run, or another plan, holds the state.
     :raises StorageError: the disk fails; what was committed is intact, and a later run resumes.
     """
-    if sink is None and isinstance(store, Checkpoint):
+    if sink is None and not isinstance(store, TransactionalStore):
         raise UsageError("a checkpoint keeps no rows: give it a sink as well, or use a TransactionalStore")
     pull: Pull[Any] = Pull(
         client,

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from truto_ci_async._checks import brief
 from truto_ci_async._progress import Counts, Progress
 from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async.errors import UsageError
@@ -158,6 +159,7 @@ class PulledResource(Resource[T]):
         """
         from truto_ci_async.pull.report import Budget
         from truto_ci_async.pull.shard import run_shard
+        from truto_ci_async.pull.stores.base import TransactionalStore
         from truto_ci_async.pull.stores.targets import is_url, store_for
 
         store: Checkpoint | TransactionalStore
@@ -182,8 +184,10 @@ class PulledResource(Resource[T]):
             store, sink = self._folder(
                 out, plan_or_accounts, format=format, fresh=fresh, csv_formulas=csv_formulas
             )
-        else:
+        elif isinstance(out, TransactionalStore):
             store = out
+        else:
+            raise UsageError(f"{brief(out)} is neither a folder, a URL nor a TransactionalStore")
         with show_progress(progress, self._client.emitter, what="rows") as line:
             return await run_shard(
                 self._client,

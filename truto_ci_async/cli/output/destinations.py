@@ -117,7 +117,7 @@ def check_destination(
     if descriptor_of(path) is not None:
         return
     target = Path(os.path.realpath(path))
-    if target.is_symlink():
+    if os.path.islink(target):
         raise UsageError(f"{option} {path} is a link that leads back to itself")
     if path.endswith(_SEPARATORS) or os.path.isdir(target):
         raise UsageError(f"{option} needs the name of a file, and {path!r} is that of a directory")

@@ -64,6 +64,10 @@ class PullStore(ABC):
         """Do what may follow a commit that is durable."""
 
     @abstractmethod
+    def hurry(self) -> None:
+        """Wait for nothing that may take long any more: somebody waits for the pull to end."""
+
+    @abstractmethod
     def note_complete(self) -> None:
         """Note that every account was pulled to the end; ``aclose`` comes next."""
 
@@ -143,6 +147,9 @@ class CheckpointStore(PullStore):
         if (committed := getattr(self._sink, "committed", None)) is not None:
             await committed()
 
+    def hurry(self) -> None:
+        pass
+
     def note_complete(self) -> None:
         if (note := getattr(self._sink, "note_complete", None)) is not None:
             note()
@@ -214,6 +221,10 @@ class WholeStore(PullStore):
     async def committed(self) -> None:
         pass
 
+    def hurry(self) -> None:
+        if (hurry := getattr(self._store, "hurry", None)) is not None:
+            hurry()
+
     def note_complete(self) -> None:
         pass
 
@@ -231,7 +242,7 @@ def as_store(store: Checkpoint | TransactionalStore, sink: Sink | None = None) -
 
     :raises UsageError: a store of both together with a sink.
     """
-    if isinstance(store, Checkpoint):
+    if isinstance(store, Checkpoint) or not isinstance(store, TransactionalStore):
         return CheckpointStore(store, sink)
     if sink is not None:
         raise UsageError(f"{type(store).__name__} keeps rows and progress, so there is no place for a sink")

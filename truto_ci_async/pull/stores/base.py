@@ -32,6 +32,7 @@ class TransactionalStore(Protocol):
                                  that has to be asked again in a later run comes again from its start
     ``begin_commit(...)``        takes what ``commit`` takes, and returns an awaitable of its result. What was written
                                  before is in that commit, and pages are written while it is awaited
+    ``hurry()``                  the pull was cancelled or failed: end without waiting for a server that is down
     ``is_full``                  true while no page should be written before the next commit
     ``issues_count``             how many values or rows it had to change or leave out, counted in the report
     """

@@ -169,6 +169,7 @@ class DuckDBStore(LandingStore):
         except BaseException:
             await self.aclose()
             raise
+        self._forget_pages()
         self._is_open = True
         return self._plan
 
@@ -362,8 +363,7 @@ class DuckDBStore(LandingStore):
         over = taken.over()
         if over and self._all(_HAS_FINGERPRINTS, self.table):
             self._all(_DELETE_FINGERPRINTS, self.table, *map(list, zip(*over, strict=True)))
-        added = [(*key, found) for key, found in taken.fingerprints.items() if key not in set(over)]
-        if added:
+        if added := taken.fingerprint_rows():
             self._all(_ADD_FINGERPRINTS, self.table, self._commits, *map(list, zip(*added, strict=True)))
 
     @contextmanager

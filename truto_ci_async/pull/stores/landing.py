@@ -86,7 +86,13 @@ class Taken(Struct, frozen=True):
         ]
 
     def over(self) -> list[Key]:
+        """Return the walks whose fingerprints are needed no more."""
         return [key for key, progress in self.changes.items() if progress.is_over]
+
+    def fingerprint_rows(self) -> list[tuple[str, int, bytes]]:
+        """Return the rows to add to the table of fingerprints."""
+        over = set(self.over())
+        return [(*key, found) for key, found in self.fingerprints.items() if key not in over]
 
 
 class LandingStore(ABC):
@@ -123,6 +129,9 @@ class LandingStore(ABC):
         self._epoch = self._commits = 0
         self._plan: Plan | None = None
         self._is_open = False
+        self._forget_pages()
+
+    def _forget_pages(self) -> None:
         self._parts: list[Part] = []
         self._rows = self._bytes = 0
 
@@ -151,8 +160,7 @@ class LandingStore(ABC):
         del final
         self._require_open()
         taken = Taken(self._parts, dict(changes), dict(row_fingerprints))
-        self._parts = []
-        self._rows = self._bytes = 0
+        self._forget_pages()
         return self._finish_commit(taken)
 
     async def commit(

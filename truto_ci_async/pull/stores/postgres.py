@@ -44,6 +44,8 @@ LOCK_SECONDS: Final = 10.0
 # And that of a run that was killed a moment ago.
 HOLD_SECONDS: Final = 1.0
 CONNECT_SECONDS: Final = 10
+# The server cuts names at 63 bytes, without a word; ours add to that of the table.
+MAX_NAME_BYTES: Final = 50
 # Text is sent in pieces of about so many characters.
 SEND_CHARACTERS: Final = 2**20
 # Changed values that are logged one by one.
@@ -92,6 +94,8 @@ class PostgresStore(LandingStore):
             on_rejected=on_rejected,
             step=step,
         )
+        if max(map(len, self.table.encode().split(b"."))) > MAX_NAME_BYTES:
+            raise UsageError(f"the name of the table is longer than {MAX_NAME_BYTES} bytes: {self.table}")
         check_number("reconnect_seconds", reconnect_seconds, least=0)
         self._dsn = Dsn(dsn)
         self._reconnect_seconds = reconnect_seconds
@@ -100,6 +104,7 @@ class PostgresStore(LandingStore):
         self._backend = 0  # the server's process of the connection
         self._names = sql.Names("", self.table, self.schema)
         self._is_held = False
+        self._is_hurried = anyio.Event()
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -108,6 +113,7 @@ class PostgresStore(LandingStore):
         if self._is_held:
             raise StateConflictError(f"another pull of this process uses {self!r}", pid=os.getpid())
         self._is_held = True
+        self._is_hurried = anyio.Event()
         try:
             async with self._errors("open"):
                 await self._connect(wait=HOLD_SECONDS)
@@ -139,6 +145,7 @@ class PostgresStore(LandingStore):
         except BaseException:
             await self.aclose()
             raise
+        self._forget_pages()
         self._is_open = True
         return self._plan
 
@@ -163,6 +170,10 @@ class PostgresStore(LandingStore):
         """Close the connection, and with it let other runs in."""
         self._is_open = self._is_held = False
         await self._disconnect()
+
+    def hurry(self) -> None:
+        """Wait no more for a server that was lost: try once more, then give up."""
+        self._is_hurried.set()
 
     @property
     def table_name(self) -> str:
@@ -208,7 +219,8 @@ class PostgresStore(LandingStore):
     async def _refuse(self, lock: int) -> None:
         cursor = await self._execute(sql.HOLDER, (lock,))
         row = await cursor.fetchone()
-        who = f" from {row[1] or 'a socket of that machine'}, process {row[0]} of the server" if row else ""
+        where = f" from {row[1]}" if row and row[1] else ""
+        who = f"{where}, process {row[0]} of the server" if row else ""
         raise StateConflictError(
             f"another run pulls into the table {self.table}{who}: wait for it, or use another table",
             path=self.table,
@@ -247,10 +259,11 @@ class PostgresStore(LandingStore):
                 await self._disconnect()
                 now = time.monotonic()
                 give_up = give_up or now + self._reconnect_seconds
-                if now + pause > give_up:
+                if now + pause > give_up or self._is_hurried.is_set():
                     raise StorageError(str(lost), path=self.table) from None
                 logger.warning("%s; trying again in %.1f s", lost, pause)
-                await anyio.sleep(pause)
+                with anyio.move_on_after(pause):
+                    await self._is_hurried.wait()
                 pause = min(pause * 2, LONGEST_PAUSE)
 
     async def _reconnect(self) -> None:
@@ -398,16 +411,9 @@ class PostgresStore(LandingStore):
         if over := taken.over():
             accounts, windows = map(list, zip(*over, strict=True))
             await self._execute(self._names.delete_fingerprints, (accounts, windows, self.table_name))
-        added = [(key, found) for key, found in taken.fingerprints.items() if key not in set(over)]
-        if added:
+        if added := taken.fingerprint_rows():
             await self._execute(
-                self._names.add_fingerprints,
-                (
-                    self.table_name,
-                    [key[0] for key, _ in added],
-                    [key[1] for key, _ in added],
-                    [each for _, each in added],
-                ),
+                self._names.add_fingerprints, (self.table_name, *map(list, zip(*added, strict=True)))
             )
 
     def _tell_changed(self, data: ColumnData, text: CopyText) -> None:
