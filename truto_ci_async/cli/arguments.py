@@ -244,6 +244,9 @@ def _add_list(
         help="one object with each item under its FIELD, such as id (json, yaml)")
     _add_pages(parser, "items")
     texts = "; text: one line per sentence; vtt: subtitles, as WebVTT" if text_formats else ""
+    group.add_argument(
+        "--columns", type=filled, metavar="NAME,...",
+        help="the columns of a table or CSV, in this order; --columns=-remote_data leaves one out")
     _add_output(
         parser, f"table (default), json (one array{'; default of a single item, as one object' if has_get else ''}), "
         "ndjson (one object per line; default of --format stream), csv, yaml; json, ndjson and yaml hold what the "

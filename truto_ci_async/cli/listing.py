@@ -18,8 +18,9 @@ from truto_ci_async.cli.output.destinations import (
     is_stdout,
     open_destination,
 )
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout, TableWriter
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout, TableWriter, layout_of_columns
 from truto_ci_async.cli.output.writers import (
+    ROW_FORMATS,
     TYPED_FORMATS,
     CsvWriter,
     Writer,
@@ -30,7 +31,7 @@ from truto_ci_async.errors import UsageError
 
 from .connection import connect
 from .messages import Progress, say
-from .resources import RESOURCES, resource_command
+from .resources import MODEL, RESOURCES, resource_command
 from .values import read_query
 
 if TYPE_CHECKING:
@@ -52,9 +53,12 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
     format = format_of(options, _default_output(options), texts)
     _check_options(options, format)
     read_queries(options)
-    writer = writer_for(
-        options, format, command.layout if command else ANY_LAYOUT, is_document=options.key_by is not None
-    )
+    layout = command.layout if command else ANY_LAYOUT
+    if options.columns:
+        if command is None:
+            raise UsageError(f"--columns is for the resources of {MODEL}, without --path")
+        layout = layout_of_columns(command.item_type, [each.strip() for each in options.columns.split(",")])
+    writer = writer_for(options, format, layout, is_document=options.key_by is not None)
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in TYPED_FORMATS else command.item_type if command else dict
     async with connect(options) as client:
@@ -133,6 +137,10 @@ def _check_options(options: argparse.Namespace, format: str) -> None:
     """:raises UsageError: two options contradict each other."""
     if options.id is not None:
         raise UsageError(f"-m list takes no ID: {options.id!r} is shown by -m get")
+    if options.columns and format not in ROW_FORMATS:
+        raise UsageError(
+            f"--columns is for -o table and -o csv, not for {format}: there, use --exclude-field"
+        )
     if options.path is not None and options.format != "stream":
         raise UsageError("--path needs --format stream")
     if options.key_by:

@@ -19,7 +19,7 @@ from .resources import resource_command
 # Options of lists that have no meaning for a single record.
 _OF_LISTS = (
     *("start_time", "end_time", "users", "meeting", "limit", "ignore_limit", "super_query", "skip_api_call"),
-    *("key_by", "path", "max_items", "max_pages", "next_cursor"),
+    *("key_by", "path", "columns", "max_items", "max_pages", "next_cursor"),
 )
 
 
