@@ -873,9 +873,12 @@ def test_pulls_pages_and_folders_are_shown_in_a_notebook(tmp_path: Path) -> None
         text in shown for text in ("AccountPage", "acme", "2024-01-01 to 2024-02-01", "&lt;script&gt;")
     )
 
+    assert "None" not in AccountPage(PlannedAccount("acme"), Window(), page)._repr_html_()
+
     async def scenario() -> None:
         async with service(accounts=1) as (sandbox, client):
             async with client.users.pull(sandbox.account_ids) as pull:
+                assert "1 windows, filters" in repr(pull.plan)
                 assert repr(pull).startswith("<Pull PullReport(0 of 1 accounts done")
                 async for _ in pull:
                     pass

@@ -418,6 +418,16 @@ def test_a_report_never_replaces_the_output_it_is_about(sandbox: Sandbox, tmp_pa
         report(tmp_path / "elsewhere", tmp_path / "report.html")
 
 
+def test_a_report_is_of_interactions(sandbox: Sandbox, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with truto_ci_async.TrutoClient(sandbox.token, base_url=sandbox.url) as client:
+            await client.users.pull_to(tmp_path, sandbox.account_ids[:1])
+
+    run(scenario())
+    with pytest.raises(UsageError, match="made of interactions .* has no 'interactions': it holds users"):
+        report(tmp_path, tmp_path / "report.html")
+
+
 def test_without_the_extra_a_report_says_what_to_install(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,7 +91,9 @@ class AccountPage(Frames, Generic[T]):
         return len(self.page.items)
 
     def _repr_html_(self) -> str:
-        return self.page.to_html("AccountPage", self.account.id, f"{self.window.start} to {self.window.end}")
+        bounds = (self.window.start, self.window.end)
+        window = "" if bounds == (None, None) else f"{bounds[0] or '…'} to {bounds[1] or '…'}"
+        return self.page.to_html("AccountPage", self.account.id, window)
 
     def __repr__(self) -> str:
         return f"AccountPage({self.account.id!r}, {self.window.start}..{self.window.end}, {len(self)} items)"

@@ -55,7 +55,10 @@ def report(
     :raises DamagedStateError: a file of the folder cannot be read.
     :raises MissingExtraError: altair or vl-convert-python is not installed.
     """
-    found = read_folder(folder)
+    try:
+        found = read_folder(folder)
+    except UsageError as error:
+        raise UsageError(f"a report is made of interactions that were pulled: {error}") from None
     path = Path(out)
     if is_used_by_pulls(path.resolve(), found.path.resolve()):
         raise UsageError(f"{path} has a name that the pull uses itself: write the report elsewhere")

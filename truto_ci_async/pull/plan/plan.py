@@ -215,10 +215,11 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
 
     def __repr__(self) -> str:
         shard = f", shard {_shard_text(self.shard)}" if self.shard else ""
-        span = f"{self.windows[0].start}..{self.windows[-1].end}" if self.windows else "none"
+        first, last = (self.windows[0].start, self.windows[-1].end) if self.windows else (None, None)
+        span = "" if first is last is None else f" {first}..{last}"
         of = "" if self.resource == "interactions" else f"{self.resource} of "
         return (
-            f"Plan({of}{len(self.accounts):,} accounts, {len(self.windows):,} windows {span}, "
+            f"Plan({of}{len(self.accounts):,} accounts, {len(self.windows):,} windows{span}, "
             f"filters={self.filters!r}{shard})"
         )
 
