@@ -881,6 +881,40 @@ def test_the_token_is_in_no_output(
 # --- files -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "start"),
+    [
+        ("x.ndjson", [], '{"id"'),
+        ("x.jsonl", [], '{"id"'),
+        ("X.CSV", [], "id,user_id"),
+        ("x.json", [], "["),
+        ("x.yml", [], "- id"),
+        ("x.csv", ["-o", "json"], "["),
+        ("x.json", ["--format", "stream"], "["),
+        ("x.txt", [], "user "),
+        ("x", [], "user "),
+        ("a.csv/x", [], "user "),
+    ],
+)
+def test_the_format_is_that_of_the_name_of_the_file(
+    name: str, options: list[str], start: str, sandbox: Sandbox, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    assert run(*listing(sandbox, "--max-items", "1", "--out", str(file), *options)).code == DONE
+    assert file.read_text().startswith(start)
+
+
+def test_a_list_is_not_written_as_a_table_into_a_file_of_another_format(
+    sandbox: Sandbox, run: Run, tmp_path: Path
+) -> None:
+    file = tmp_path / "x.parquet"
+    ran = run(*listing(sandbox, "--out", str(file)))
+    assert (ran.code, file.exists(), sandbox.requests) == (USAGE, False, [])
+    assert "truto-ci pull --format parquet" in ran.err
+    assert run(*listing(sandbox, "--key-by", "id", "--out", str(tmp_path / "x.csv"))).code == USAGE
+
+
 def test_a_file_appears_when_it_is_complete(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
     file = tmp_path / "january.ndjson"
     file.write_text("the old one")

@@ -76,6 +76,46 @@ def arguments(sandbox: Sandbox, name: str) -> tuple[list[str], dict[str, Any]]:
     return ([*WINDOW], JANUARY) if RESOURCES[name].filters else ([], {})
 
 
+# --- columns ---
+
+
+@pytest.mark.parametrize("name", sorted(RESOURCES))
+def test_columns_are_chosen_in_csv_and_in_a_table(name: str, sandbox: Sandbox, run: Run) -> None:
+    options, _ = arguments(sandbox, name)
+    names = RESOURCES[name].item_type.SCHEMA.names
+    ran = run(name, "-a", sandbox.account_ids[0], *options, "-o", "csv", "--columns", f"{names[2]}, id")
+    assert (ran.code, ran.out.splitlines()[0]) == (DONE, f"{names[2]},id")
+    ran = run(name, "-a", sandbox.account_ids[0], *options, "--columns", f"{names[2]},id")
+    assert ran.out.split("\n")[0].split("  ")[0] == names[2].replace("_", " ")
+    ran = run(name, "-a", sandbox.account_ids[0], *options, "-o", "csv", "--columns=-remote_data")
+    assert ran.out.splitlines()[0].split(",") == [each for each in names if each != "remote_data"]
+
+
+def test_a_metric_of_the_provider_is_a_column(sandbox: Sandbox, run: Run) -> None:
+    options = ["-a", sandbox.account_ids[0], *WINDOW, "--columns", "user_id,additional_metrics.Talk Ratio"]
+    lines = run("interactions", *options, "-o", "csv").out.splitlines()
+    assert lines[0] == "user_id,additional_metrics.Talk Ratio"
+    assert any(line.split(",")[1] for line in lines[1:])
+    assert run("interactions", *options).out.startswith("user id")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["meetings", "--columns", "titel"], "meetings has no column 'titel'; there are id, title"),
+        (["meetings", "--columns", "title", "-o", "ndjson"], "--columns is for -o table and -o csv"),
+        (["meetings", "1", "--columns", "title"], "--columns is for lists"),
+        (["unified", "crm", "contacts", "--columns", "id"], "--columns is for the resources of"),
+        (["interactions", "--columns", "additional_metrics.*"], "needs all items at hand"),
+    ],
+)
+def test_columns_that_cannot_be_shown_are_told_first(
+    argv: list[str], words: str, sandbox: Sandbox, run: Run
+) -> None:
+    ran = run(*argv, "-a", sandbox.account_ids[0])
+    assert (ran.code, words in ran.err, sandbox.requests) == (USAGE, True, [])
+
+
 # --- lists -----------------------------------------------------------------------------------------------------
 
 

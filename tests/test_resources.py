@@ -28,6 +28,7 @@ from truto_ci_async import (
     DecodeError,
     IntegratedAccount,
     Interaction,
+    Meeting,
     NotFoundError,
     Pacing,
     Page,
@@ -1364,6 +1365,13 @@ def test_any_other_unified_resource_has_the_same_methods() -> None:
         assert (await contacts.raw(account, limit=36)).json()["result_count"] == 36
 
     in_sandbox(scenario)
+
+
+@pytest.mark.parametrize("id", [None, "", 7, Meeting(id="7"), ".", ".."])
+def test_get_needs_the_id_of_an_item(id: Any) -> None:
+    """The message names the argument: an empty id would be the list."""
+    with pytest.raises(UsageError, match=r"get\(\) takes the id of an item as text, not "):
+        run(TrutoClient("token").meetings.get(id, "account"))
 
 
 @pytest.mark.parametrize(("model", "resource"), [("", "x"), ("crm", ""), ("..", "x"), ("crm", ".")])

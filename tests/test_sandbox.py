@@ -107,6 +107,17 @@ def test_all_pages_together_are_what_is_expected() -> None:
     run(main(), DEADLINE)
 
 
+def test_the_repr_says_where_it_is() -> None:
+    sandbox = Sandbox(accounts=2)
+    assert repr(sandbox) == "<Sandbox not running, 2 accounts>"
+
+    async def scenario() -> None:
+        async with sandbox:
+            assert repr(sandbox) == f"<Sandbox {sandbox.url}, 2 accounts>"
+
+    run(scenario())
+
+
 def test_the_same_arguments_give_the_same_company() -> None:
     """A seed that fails must fail on every machine; another seed, account or window must give other data."""
     first, again, other = Sandbox(), Sandbox(), Sandbox(seed=8)

@@ -244,6 +244,9 @@ def _add_list(
         help="one object with each item under its FIELD, such as id (json, yaml)")
     _add_pages(parser, "items")
     texts = "; text: one line per sentence; vtt: subtitles, as WebVTT" if text_formats else ""
+    group.add_argument(
+        "--columns", type=filled, metavar="NAME,...",
+        help="the columns of a table or CSV, in this order; --columns=-remote_data leaves one out")
     _add_output(
         parser, f"table (default), json (one array{'; default of a single item, as one object' if has_get else ''}), "
         "ndjson (one object per line; default of --format stream), csv, yaml; json, ndjson and yaml hold what the "
@@ -490,5 +493,5 @@ def _add_output(parser: argparse.ArgumentParser, formats: str, choices: Sequence
     _add_csv_formulas(group)
     group.add_argument(
         "--out", type=filled, metavar="FILE",
-        help="write to FILE, which appears only when it is complete; after a failure the complete pages are kept in "
-        "FILE.partial")
+        help="write to FILE, in the format of its suffix unless -o is given; it appears only when it is complete, and "
+        "after a failure the complete pages are kept in FILE.partial")

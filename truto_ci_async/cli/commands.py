@@ -18,7 +18,7 @@ from truto_ci_async.cli.output.writers import ROW_FORMATS
 from truto_ci_async.errors import UsageError
 
 from .connection import SANDBOX_WINDOW, connect
-from .listing import list_items, open_output, prefetch, write_pages, writer_for
+from .listing import format_of, list_items, open_output, prefetch, write_pages, writer_for
 from .messages import Progress, say
 from .pull import pull
 from .records import get_item, refuse_options, show_meta
@@ -43,7 +43,7 @@ async def accounts(options: argparse.Namespace, progress: Progress) -> None:
         await _show_account(options, progress)
         return
     progress.noun = "account"
-    format = options.output or "table"
+    format = format_of(options, "table")
     writer = writer_for(options, format, ACCOUNT_LAYOUT)
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
     async with connect(options) as client:
@@ -67,7 +67,7 @@ async def accounts(options: argparse.Namespace, progress: Progress) -> None:
 async def _show_account(options: argparse.Namespace, progress: Progress) -> None:
     filters = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json", "limit")
     refuse_options(options, (*filters, "max_items", "max_pages", "next_cursor"), "one account")
-    format = options.output or "json"
+    format = format_of(options, "json")
     writer = writer_for(options, format, ACCOUNT_LAYOUT, is_document=True)
     async with connect(options) as client:
         found = client.integrated_accounts
@@ -87,7 +87,7 @@ def _without_context(
 
 async def capabilities(options: argparse.Namespace, progress: Progress) -> None:
     """Show what one account supports."""
-    format = options.output or "table"
+    format = format_of(options, "table")
     is_document = format in ("json", "yaml")
     writer = writer_for(options, format, CAPABILITY_LAYOUT, is_document=True)
     async with connect(options) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -17,8 +18,9 @@ from truto_ci_async.cli.output.destinations import (
     is_stdout,
     open_destination,
 )
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout, TableWriter
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout, TableWriter, layout_of_columns
 from truto_ci_async.cli.output.writers import (
+    ROW_FORMATS,
     TYPED_FORMATS,
     CsvWriter,
     Writer,
@@ -29,7 +31,7 @@ from truto_ci_async.errors import UsageError
 
 from .connection import connect
 from .messages import Progress, say
-from .resources import RESOURCES, resource_command
+from .resources import MODEL, RESOURCES, resource_command
 from .values import read_query
 
 if TYPE_CHECKING:
@@ -47,12 +49,16 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
     """List the items of a resource."""
     command = resource_command(options.model, options.resource) if options.path is None else None
     progress.noun = command.noun if command else "item"
-    format = options.output or _default_output(options)
+    texts = command.text_formats if command else ()
+    format = format_of(options, _default_output(options), texts)
     _check_options(options, format)
     read_queries(options)
-    writer = writer_for(
-        options, format, command.layout if command else ANY_LAYOUT, is_document=options.key_by is not None
-    )
+    layout = command.layout if command else ANY_LAYOUT
+    if options.columns:
+        if command is None:
+            raise UsageError(f"--columns is for the resources of {MODEL}, without --path")
+        layout = layout_of_columns(command.item_type, [each.strip() for each in options.columns.split(",")])
+    writer = writer_for(options, format, layout, is_document=options.key_by is not None)
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in TYPED_FORMATS else command.item_type if command else dict
     async with connect(options) as client:
@@ -131,6 +137,10 @@ def _check_options(options: argparse.Namespace, format: str) -> None:
     """:raises UsageError: two options contradict each other."""
     if options.id is not None:
         raise UsageError(f"-m list takes no ID: {options.id!r} is shown by -m get")
+    if options.columns and format not in ROW_FORMATS:
+        raise UsageError(
+            f"--columns is for -o table and -o csv, not for {format}: there, use --exclude-field"
+        )
     if options.path is not None and options.format != "stream":
         raise UsageError("--path needs --format stream")
     if options.key_by:
@@ -341,6 +351,34 @@ def _mask_values(value: object) -> Any:
 
 
 # --- shared with other commands ---------------------------------------------------------------
+
+
+_SUFFIXES: Final = {
+    ".json": "json",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".csv": "csv",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".vtt": "vtt",
+    ".txt": "text",
+}
+
+
+def format_of(options: argparse.Namespace, default: str, texts: Sequence[str] = ()) -> str:
+    """Return what ``-o`` says, else the suffix of ``--out``, else ``default``. ``texts``: which formats of text fit.
+
+    :raises UsageError: the suffix is of a format that this command does not write.
+    """
+    suffix = "" if is_stdout(options.out) else os.path.splitext(options.out)[1].lower()
+    if options.output is None and suffix == ".parquet":
+        raise UsageError(
+            f"--out {options.out}: Parquet is written by `truto-ci pull --format parquet`; this command writes "
+            "json, ndjson, csv and yaml"
+        )
+    named = _SUFFIXES.get(suffix, default)
+    format: str = options.output or (default if named in ("text", "vtt") and named not in texts else named)
+    return format
 
 
 def writer_for(

@@ -12,20 +12,20 @@ from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS
 from truto_ci_async.errors import UsageError
 
 from .connection import connect
-from .listing import open_output, open_resource, read_queries, writer_for
+from .listing import format_of, open_output, open_resource, read_queries, writer_for
 from .messages import Progress
 from .resources import resource_command
 
 # Options of lists that have no meaning for a single record.
 _OF_LISTS = (
     *("start_time", "end_time", "users", "meeting", "limit", "ignore_limit", "super_query", "skip_api_call"),
-    *("key_by", "path", "max_items", "max_pages", "next_cursor"),
+    *("key_by", "path", "columns", "max_items", "max_pages", "next_cursor"),
 )
 
 
 async def get_item(options: argparse.Namespace, progress: Progress) -> None:
     """Get one record by its id."""
-    format = options.output or "json"
+    format = format_of(options, "json")
     if not options.id:
         raise UsageError("-m get needs the ID of a record")
     refuse_options(options, _OF_LISTS, "one record")
@@ -56,7 +56,7 @@ async def get_item(options: argparse.Namespace, progress: Progress) -> None:
 
 async def show_meta(options: argparse.Namespace, progress: Progress) -> None:
     """Show the parameters and results of a method, as JSON Schema. The ID says which method: ``list`` unless given."""
-    format = options.output or "json"
+    format = format_of(options, "json")
     refuse_options(
         options, (*_OF_LISTS, "exclude_fields", "ignore_remote_data", "remote_query", "query"), "-m meta"
     )

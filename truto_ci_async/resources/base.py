@@ -199,6 +199,8 @@ class Resource(Generic[T]):
         """
         if unknown := filters.keys() - GET_FILTERS:
             raise TypeError(f"get() got an unexpected keyword argument {min(unknown)!r}")
+        if not isinstance(plain(id), str) or plain(id) in {"", ".", ".."}:
+            raise UsageError(f"get() takes the id of an item as text, not {brief(id)}")
         format: object = plain(response_format)
         if not isinstance(format, str) or format not in ("unified", "normalized", "debug", "raw"):
             raise UsageError(

@@ -97,6 +97,15 @@ def _column(schema: Schema, name: str) -> Column:
     return Column(name.replace("_", " "), _number(name) if is_number else _field(name), right=is_number)
 
 
+def layout_of_columns(item_type: Any, names: Sequence[str]) -> RowLayout:
+    """Return the layout with these columns only, as ``Page.to_polars`` takes them.
+
+    :raises UsageError: there is no such column.
+    """
+    schema: Schema = item_type.SCHEMA.select(names)
+    return RowLayout(schema.row, schema.names, [_column(schema, name) for name in schema.names])
+
+
 def _number(name: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         value = row.get(name)

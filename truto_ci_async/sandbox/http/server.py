@@ -208,6 +208,9 @@ class Sandbox(Service):
         self._listener: asyncio.Server | None = None
         self._connections: Connections | None = None
 
+    def __repr__(self) -> str:
+        return f"<Sandbox {self._url or 'not running'}, {len(self.account_ids)} accounts>"
+
     @property
     def url(self) -> str:
         """The base URL, `http://127.0.0.1:PORT`.
