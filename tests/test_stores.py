@@ -201,6 +201,10 @@ def test_options_that_go_with_something_else_are_refused(tmp_path: Path) -> None
                 await pull_to("mysql://root:secret@db/x", accounts, **BOUNDS)
             with pytest.raises(UsageError, match="duckdb:///"):
                 await pull_to("duckdb://", accounts, **BOUNDS)
+            with pytest.raises(UsageError, match="format"):
+                await pull_to("duckdb:///x.db", accounts, format="csv", **BOUNDS)
+            with pytest.raises(UsageError, match="neither a folder"):
+                await pull_to(7, accounts, **BOUNDS)  # type: ignore[arg-type]
             with pytest.raises(UsageError, match="mode"):
                 await pull_to("duckdb:///x.db", accounts, mode="replace", **BOUNDS)  # type: ignore[arg-type]
             assert not sandbox.requests
