@@ -717,6 +717,8 @@ def test_stopping_leaves_the_other_resources_to_the_next_run(tmp_path: Path) -> 
         ([], {}, "no resources"),
         ("meetings", {}, "a list of names"),
         (["meetings", "calls"], BOUNDS, "not 'calls'"),
+        (["meeting"], BOUNDS, "some of meetings, .*, not 'meeting'"),
+        (["transcript"], BOUNDS, "some of transcripts, .*, not 'transcript'"),
         (["users", "activity"], {}, "activity needs a start_time"),
         (["interactions", "meetings"], {**BOUNDS, "users": ["1"]}, "meetings cannot be filtered by users"),
         (["meetings"], {**BOUNDS, "lookback": "2d"}, "lookback is for transcripts"),
@@ -852,6 +854,41 @@ def test_names_come_from_the_directory() -> None:
     assert page.items == (bare,)
     whole = AccountPage(PlannedAccount("x"), Window(), page).with_names(directory)
     assert whole.parts().parts[0].items == (named[0],)
+
+
+@pytest.mark.parametrize("library", ["polars", "pandas", "pyarrow"])
+def test_names_are_filled_before_a_data_frame_is_made(library: str) -> None:
+    """Iterating over a data frame gives its columns, which would come back unchanged."""
+    page = Page([Interaction(id="a", user=Person(id="1"))], item_type=Interaction)
+    frame = getattr(page, {"pyarrow": "to_arrow"}.get(library, f"to_{library}"))()
+    with pytest.raises(UsageError, match=r"page\.with_names\(directory\)\.to_polars\(\)"):
+        with_names(frame, {})
+
+
+def test_pulls_pages_and_folders_are_shown_in_a_notebook(tmp_path: Path) -> None:
+    """With where they come from, and hostile text escaped."""
+    page = Page([User(id="1", name="<script>")], item_type=User)
+    shown = AccountPage(PlannedAccount("acme"), Window("2024-01-01", "2024-02-01"), page)._repr_html_()
+    assert all(
+        text in shown for text in ("AccountPage", "acme", "2024-01-01 to 2024-02-01", "&lt;script&gt;")
+    )
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            async with client.users.pull(sandbox.account_ids) as pull:
+                assert repr(pull).startswith("<Pull PullReport(0 of 1 accounts done")
+                async for _ in pull:
+                    pass
+            assert repr(pull).startswith("<Pull PullReport(1 of 1 accounts done")
+            assert pull._repr_html_() == pull.report._repr_html_()
+            await client.users.pull_to(tmp_path, sandbox.account_ids)
+
+    run(scenario())
+    folder = truto_ci_async.read_folder(tmp_path, resource="users")._repr_html_()
+    rows = f"{len(truto_ci_async.read_folder(tmp_path, resource='users'))} rows of ndjson"
+    assert all(
+        text in folder for text in ("Folder", str(tmp_path)[:20], "users", rows, "complete", "timestamp")
+    )
 
 
 def test_interactions_have_names_with_the_directory_of_their_account() -> None:

@@ -196,6 +196,10 @@ def test_missing_values_of_pandas_are_nobody_and_no_window() -> None:
     [
         (lambda: charts.distribution(ITEMS, "patients"), "no column patients; there are id,"),
         (lambda: charts.compare(frame(1), "patience", "none"), "no column none"),
+        (lambda: charts.distribution(ITEMS, "id"), "the column id has text, not numbers"),
+        (lambda: charts.compare(ITEMS, "patience", "id"), "the column id has text, not numbers"),
+        (lambda: charts.over_time(ITEMS, "id"), "the column id has text, not numbers"),
+        (lambda: charts.groups(ITEMS, "id", by="user_id"), "the column id has text, not numbers"),
         (lambda: charts.distribution(7, "patience"), "pass a data frame, a page"),
         (lambda: charts.distribution("/nowhere", "patience"), "has no manifest.json"),
         (lambda: charts.distribution(ITEMS, "patience", bins=0), "bins is a number from 1"),

@@ -312,3 +312,33 @@ def test_debug_information_keeps_unknown_members_and_hides_them() -> None:
     assert not page.extra
     for shown in (page.debug, page.debug.unknown, page.debug.to_dict(), page.debug.__rich_repr__()):
         assert "hunter2" not in repr(shown)
+
+
+def test_a_large_object_is_not_split_into_all_of_its_members() -> None:
+    """Half a million of them took half a second, in which nothing else had a turn."""
+    count = 50_000
+    members = ",".join(f'"k{at}":{at}' for at in range(count))
+    texts = {
+        "known and unknown": f'{{"id":"1",{members},"user":{{"id":"u","x":1}}}}',
+        "inside": f'{{"id":"1","user":{{"id":"u",{members}}}}}',
+        "a wrong value": f'{{"id":1,{members},"user":7}}',
+    }
+    for what, text in texts.items():
+        reader = item_reader(Interaction)
+        items, issues = reader.read_array(f"[{text}]".encode())
+        (item,) = items
+        assert item.id == "1"
+        assert len(issues) == (2 if what == "a wrong value" else 0)
+        expected = json.loads(text)
+        found = item.to_dict()
+        given = expected["user"] if what == "inside" else expected
+        kept = found["user"] if what == "inside" else found
+        assert {name: kept[name] for name in given if name.startswith("k")} == {
+            name: given[name] for name in given if name.startswith("k")
+        }
+        holder = item.user if what == "inside" else item
+        assert holder is not None
+        assert len(holder.unknown) == count
+        assert json.loads(bytes(holder.unknown_raw or b"")) == holder.unknown
+    _, issues = item_reader(Interaction).read_array(f"[{{{members}}}]".encode())
+    assert "the keys are: k0" in issues[0].message

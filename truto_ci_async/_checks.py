@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Final
 
@@ -91,3 +92,11 @@ def brief(value: object) -> str:
     except Exception:  # noqa: BLE001 - a message about a wrong value must not fail because of it
         return f"a {type(value).__name__}"
     return text if len(text) <= BRIEF else f"{text[:BRIEF]}..."
+
+
+def nearest_first(names: Iterable[str], given: object) -> list[str]:
+    """Return the names, the ones most like ``given`` first, for an error."""
+    from difflib import SequenceMatcher
+
+    text = str(given).lower()
+    return sorted(names, key=lambda name: SequenceMatcher(None, name, text).ratio(), reverse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, overload
 
-from truto_ci_async._checks import brief
+from truto_ci_async._checks import brief, nearest_first
 from truto_ci_async._http.base_client import BaseClient
 from truto_ci_async.errors import UsageError
 from truto_ci_async.resources.activity import Activities
@@ -92,12 +92,7 @@ class TrutoClient(BaseClient):
         :raises UsageError: an empty name, or a resource that ``conversational-intelligence`` does not have.
         """
         if model == MODEL and resource not in RESOURCES:
-            nearest = sorted(RESOURCES, key=lambda name: _likeness(name, resource), reverse=True)
-            raise UsageError(f"{MODEL} has no resource {brief(resource)}; it has {', '.join(nearest)}")
+            raise UsageError(
+                f"{MODEL} has no resource {brief(resource)}; it has {', '.join(nearest_first(RESOURCES, resource))}"
+            )
         return Resource[Any](self, model, resource, item_type)
-
-
-def _likeness(name: str, given: object) -> float:
-    from difflib import SequenceMatcher  # only for an error
-
-    return SequenceMatcher(None, name, str(given).lower()).ratio()

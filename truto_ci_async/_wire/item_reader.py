@@ -25,7 +25,13 @@ from truto_ci_async._json import UNKNOWN
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Issue
 from truto_ci_async.models.struct_types import is_struct, split_array, split_object
-from truto_ci_async.models.unknown_members import MOST_NAMES, Names, is_api_object, member_mover
+from truto_ci_async.models.unknown_members import (
+    MOST_NAMES,
+    KnownMembers,
+    Names,
+    is_api_object,
+    member_mover,
+)
 
 from .detach import detached, raw_places
 from .repair import (
@@ -253,9 +259,9 @@ class ItemReader(Generic[T]):
     ) -> tuple[T | None, bool]:
         """Read an item that the decoder refused with ``message``: move its unknown members, then repair it."""
         repairer = self._repairer
-        fields = {} if repairer is None else split_object(raw)
+        fields = {} if repairer is None else self._split(raw)
         if repairer is not None and repairer.is_foreign(fields):
-            notes.add(path, repairer.describe_foreign(fields) if is_told else "")
+            notes.add(path, repairer.describe_foreign(_names_of(fields)) if is_told else "")
             return None, False
         moved = raw if self._mover is None else self._move_unknown(raw, fields)
         if moved is not raw:
@@ -268,6 +274,9 @@ class ItemReader(Generic[T]):
             return None, False
         fixed = self._repair(repairer, fields, path, notes)
         return fixed, fixed is not None
+
+    def _split(self, raw: bytes) -> dict[str, Raw]:
+        return split_object(raw) if self._mover is None else self._mover.split(raw)
 
     def _move_unknown(self, raw: bytes, fields: dict[str, Raw]) -> bytes:
         """Return an item with its unknown members moved to where its structs keep them."""
@@ -285,7 +294,7 @@ class ItemReader(Generic[T]):
         """Tell quickly whether an item would be dropped; False if that takes decoding it."""
         if not raw.startswith(b"{"):
             return self._takes_objects_only
-        return self._repairer is not None and self._repairer.is_foreign(split_object(raw))
+        return self._repairer is not None and self._repairer.is_foreign(self._split(raw))
 
     def _mismatch(self, raw: bytes) -> str:
         try:
@@ -312,6 +321,10 @@ def _blank_fields(item_type: Any) -> list[tuple[Callable[[Any], Any], Any]]:
         return []
     names = [field.name for field in msgspec.structs.fields(item_type) if field.name != UNKNOWN]
     return [(attrgetter(name), getattr(blank, name)) for name in names]
+
+
+def _names_of(fields: dict[str, Raw]) -> Iterable[str]:
+    return [fields.first_unknown] if isinstance(fields, KnownMembers) else fields
 
 
 _OBJECT = re.compile(rb"\s*\{")

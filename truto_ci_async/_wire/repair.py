@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias
@@ -89,7 +89,7 @@ class Repairer:
         """Tell whether an object has none of the struct's keys."""
         return self._keys.isdisjoint(keys)
 
-    def describe_foreign(self, keys: Fields) -> str:
+    def describe_foreign(self, keys: Iterable[str]) -> str:
         """Say what is wrong with such an object."""
         known, seen = ", ".join(sorted(self._keys)), ", ".join(list(keys)[:12]) or "none"
         return f"expected {self._struct.__name__} with some of the keys {known}; the keys are: {seen}"

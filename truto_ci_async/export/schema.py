@@ -235,7 +235,7 @@ def schema(item_type: Any) -> Schema:
     if found is None:
         name = getattr(item_type, "__name__", None) or repr(item_type)
         raise UsageError(
-            f"{name} declares no columns; types that do are Interaction and the other items of lists"
+            f"{name} declares no columns; types that do are Interaction, Meeting, Transcript, User and Activity"
         )
     return found
 

@@ -19,7 +19,7 @@ from truto_ci_async.export.html import item_card
 from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .field_types import NO_DATA, decode_raw
-from .unknown_members import decode_known
+from .unknown_members import LARGE_OBJECT, decode_known
 
 #: Columns that records of several resources have.
 CHANGE_COLUMNS = (
@@ -69,14 +69,21 @@ class ApiObject(
     @property
     def unknown_raw(self) -> Raw | None:
         """The members of ``unknown`` as one JSON object; None if there are none."""
-        return None if self.unknown_json is UNSET else Raw(self.unknown_json)
+        if self.unknown_json is UNSET:
+            return None
+        if len(self.unknown_json) > LARGE_OBJECT:
+            return Raw(msgspec.json.encode(self.unknown_members()))
+        return Raw(self.unknown_json)
 
     def unknown_members(self) -> dict[str, Raw]:
         """Return the members of ``unknown`` as the JSON that was received."""
         if self.unknown_json is UNSET:
             return {}
         try:
-            return _members.decode(self.unknown_json)
+            members = _members.decode(self.unknown_json)
+            # Of a large object, all of it was kept.
+            known = self.__struct_encode_fields__
+            return {name: raw for name, raw in members.items() if name == UNKNOWN or name not in known}
         except (ValueError, RecursionError):  # the service has a member of this name
             return {UNKNOWN: Raw(msgspec.json.encode(self.unknown_json))}
 

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
+from truto_ci_async.errors import UsageError
+
 from .person import Person
 
 T = TypeVar("T")
@@ -21,7 +23,14 @@ def with_names(items: Iterable[T], directory: Mapping[str, Person]) -> list[T]:
 
     What an item says itself stays. Items of users that are not in the directory, and items without a ``user``, such as
     dicts, are returned as they are. A page has a method of this name.
+
+    :raises UsageError: ``items`` is a data frame.
     """
+    if hasattr(items, "__dataframe__") or hasattr(items, "columns"):
+        raise UsageError(
+            "names are filled before the data frame is made: page.with_names(directory).to_polars(), or "
+            "to_polars(with_names(items, directory))"
+        )
     return [_named(item, directory) for item in items]
 
 

@@ -220,11 +220,15 @@ class Page(Frames, Generic[T]):
         return self.items[index]
 
     def _repr_html_(self) -> str:
+        return self.to_html("Page")
+
+    def to_html(self, *title: str) -> str:
+        """Return what a notebook shows, under a title and notes."""
         size = f"{len(self):,} item{'' if len(self) == 1 else 's'}"
         first = f"the first {html.ROWS} shown" if len(self) > html.ROWS else ""
         issues = f"{self.issues_count:,} values repaired, see .issues" if self.issues_count else ""
         more = "more pages follow" if self.has_more else "the last page"
-        return html.card("Page", size, first, more, issues, tables=[html.items_table(self.items)])
+        return html.card(*title, size, first, more, issues, tables=[html.items_table(self.items)])
 
     def __reversed__(self) -> Iterator[T]:
         return reversed(self.items)

@@ -90,5 +90,8 @@ class AccountPage(Frames, Generic[T]):
     def __len__(self) -> int:
         return len(self.page.items)
 
+    def _repr_html_(self) -> str:
+        return self.page.to_html("AccountPage", self.account.id, f"{self.window.start} to {self.window.end}")
+
     def __repr__(self) -> str:
         return f"AccountPage({self.account.id!r}, {self.window.start}..{self.window.end}, {len(self)} items)"

@@ -6,6 +6,7 @@ refused get here.
 
 from __future__ import annotations
 
+import re
 import typing
 from functools import cached_property
 from itertools import islice
@@ -23,6 +24,21 @@ MOST_NAMES = 100
 NAME_CHARS = 80
 
 Names: TypeAlias = dict[str, None]
+_ABSENT = Raw(b"")
+
+
+# Objects of more bytes are not split into all of their members: half a million took half a second.
+LARGE_OBJECT = 2**18
+_UNKNOWN_NAME = re.compile("unknown field `(.*)`", re.DOTALL)
+
+
+class KnownMembers(dict[str, Raw]):
+    """The members of a large object that have fields, and under ``UNKNOWN`` the text of the whole object.
+
+    ``first_unknown`` is the name of one that has no field.
+    """
+
+    first_unknown = ""
 
 
 class MemberMover:
@@ -40,7 +56,7 @@ class MemberMover:
         """Return ``raw``, or what takes its place. ``names`` gets some of those moved, such as ``user.emails[].x``."""
         if raw.startswith(b"{"):
             if self._struct is not None:
-                return self.move_members(raw, split_object(raw), prefix, names)
+                return self.move_members(raw, self.split(raw), prefix, names)
             if self._values:
                 inner = _mover(self._values[0])
                 moved = {
@@ -66,8 +82,10 @@ class MemberMover:
 
     def move_members(self, raw: bytes, fields: dict[str, Raw], prefix: str, names: Names) -> bytes:
         """Do as ``move`` with an object that was split into ``fields`` already."""
-        is_changed = False
-        if self._keys is not None and not fields.keys() <= self._keys:
+        is_changed = isinstance(fields, KnownMembers)
+        if isinstance(fields, KnownMembers):
+            names[prefix + fields.first_unknown[:NAME_CHARS]] = None
+        elif self._keys is not None and not fields.keys() <= self._keys:
             unknown = {key: value for key, value in fields.items() if key not in self._keys}
             if len(names) < MOST_NAMES:
                 names.update((prefix + key[:NAME_CHARS], None) for key in islice(unknown, MOST_NAMES))
@@ -85,6 +103,39 @@ class MemberMover:
                 fields[key] = Raw(after)
                 is_changed = True
         return msgspec.json.encode(fields) if is_changed else raw
+
+    def split(self, raw: bytes) -> dict[str, Raw]:
+        """Split an object into its members; of a large one, ``KnownMembers`` if it has others."""
+        if len(raw) <= LARGE_OBJECT or self._keys is None:
+            return split_object(raw)
+        strict, lenient = self._member_decoders
+        try:
+            strict.decode(raw)
+        except msgspec.ValidationError as error:
+            values = msgspec.structs.astuple(lenient.decode(raw))
+            found = KnownMembers(
+                (key, value) for key, value in zip(self._sorted_keys, values, strict=True) if value != _ABSENT
+            )
+            found[UNKNOWN] = Raw(msgspec.json.encode(raw.decode()))
+            if name := _UNKNOWN_NAME.search(str(error)):
+                found.first_unknown = name[1]
+            return found
+        return split_object(raw)
+
+    @cached_property
+    def _sorted_keys(self) -> list[str]:
+        return sorted(self._keys or ())
+
+    @cached_property
+    def _member_decoders(self) -> tuple[Any, Any]:
+        """Decoders of known members as they are: one refuses others, one skips them."""
+        names = {f"member_{at}": key for at, key in enumerate(self._sorted_keys)}
+        fields = [(name, Raw, _ABSENT) for name in names]
+        kinds = [
+            msgspec.defstruct("Members", fields, rename=names, forbid_unknown_fields=strict)
+            for strict in (True, False)
+        ]
+        return msgspec.json.Decoder(kinds[0]), msgspec.json.Decoder(kinds[1])
 
     @cached_property
     def _keys(self) -> frozenset[str] | None:

@@ -121,6 +121,12 @@ class Pull(WalkFrames, Generic[T]):
 
     # --- life ------------------------------------------------------------------------------------------
 
+    def __repr__(self) -> str:
+        return f"<Pull {'stopped, ' if self.is_stopped else ''}{self.report!r}>"
+
+    def _repr_html_(self) -> str:
+        return self.report.to_html()
+
     async def __aenter__(self) -> Self:
         if self._host is not None:
             raise UsageError("a pull is run once; make a new one, which goes on from the checkpoint")

@@ -140,7 +140,10 @@ class PullReport(Struct, eq=False):
         counted = (
             (len(self.unsupported), "unsupported"),
             (len(self.filtered), "filtered"),
-            (self.without_transcript, "meetings without a transcript"),
+            (
+                self.without_transcript,
+                f"meeting{'' if self.without_transcript == 1 else 's'} without a transcript",
+            ),
         )
         more = "".join(f", {count:,} {what}" for count, what in counted if count)
         return (

@@ -21,15 +21,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from truto_ci_async._checks import brief, is_whole_number
 from truto_ci_async._text import printable
 from truto_ci_async.errors import MissingExtraError, UsageError
-from truto_ci_async.models.interactions import INTERACTION_SCHEMA
 
-from .rows import PERSON_COLUMNS, WINDOW_COLUMNS, number, rows_of, text_of
+from .rows import METRICS as METRICS
+from .rows import PERSON_COLUMNS, WINDOW_COLUMNS, rows_of, text_of
 
 if TYPE_CHECKING:
     import altair
 
-#: The columns that are metrics.
-METRICS: tuple[str, ...] = tuple(column.name for column in INTERACTION_SCHEMA if column.type == "float64")
 # The most points of a chart. Altair refuses more than 5,000; a browser draws these at once.
 POINTS = 2_000
 GROUPS = 30
@@ -51,13 +49,13 @@ def distribution(data: Any, metric: str, *, bins: int = 30) -> altair.Chart:
     ``data`` is a polars, pandas or pyarrow table, a page, a list of items, or the path of a pull's folder. All rows
     count, however many; they are gathered into ``bins`` bars of equal width.
 
-    :raises UsageError: there is no such column, or ``bins`` is not 1 to 1,000.
+    :raises UsageError: there is no such column, it has text in place of numbers, or ``bins`` is not 1 to 1,000.
     :raises MissingExtraError: altair is not installed.
     """
     alt = _altair()
     if not is_whole_number(bins, least=1) or bins > 1_000:
         raise UsageError(f"bins is a number from 1 to 1,000, not {brief(bins)}")
-    values = sorted(rows_of(data, metric).numbers(metric))
+    values = sorted(value for value in rows_of(data, metric).metric(metric) if value is not None)
     bars, middle = _histogram(values, bins)
     chart = alt.Chart(alt.Data(values=bars)).mark_bar()
     chart = chart.encode(
@@ -82,7 +80,7 @@ def compare(data: Any, x: str, y: str) -> altair.Chart:
     points = [
         {"person": person, "window": window, "x": a, "y": b}
         for person, window, a, b in zip(
-            rows.people, rows.windows, map(number, rows[x]), map(number, rows[y]), strict=True
+            rows.people, rows.windows, rows.metric(x), rows.metric(y), strict=True
         )
         if a is not None and b is not None
     ]
@@ -107,7 +105,7 @@ def over_time(data: Any, metric: str, *, most: int = 8) -> altair.Chart:
     rows = rows_of(data, metric, optional=(*PERSON_COLUMNS, *WINDOW_COLUMNS))
     found = [
         (person, window, value)
-        for person, window, value in zip(rows.people, rows.windows, map(number, rows[metric]), strict=True)
+        for person, window, value in zip(rows.people, rows.windows, rows.metric(metric), strict=True)
         if window and value is not None
     ]
     counts = Counter(person for person, _, _ in found)
@@ -150,7 +148,7 @@ def groups(data: Any, metric: str, *, by: str = "tenant_id", most: int = POINTS)
         raise UsageError(f"most is a number of people from 0 to 5,000, not {brief(most)}")
     rows = rows_of(data, metric, by, optional=PERSON_COLUMNS)
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for group, person, value in zip(rows[by], rows.people, map(number, rows[metric]), strict=True):
+    for group, person, value in zip(rows[by], rows.people, rows.metric(metric), strict=True):
         if value is not None:
             found[printable(text_of(group)[:_MAX_LABEL]) or "none"][person].append(value)
     largest = sorted(found, key=lambda group: (-len(found[group]), group))[:GROUPS]

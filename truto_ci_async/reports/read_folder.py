@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from truto_ci_async.errors import DamagedStateError, UsageError
+from truto_ci_async.export import html
 from truto_ci_async.export.arrow import ArrowLibrary, arrow_library, pyarrow_library, record_batch, table
 from truto_ci_async.export.column_values import ColumnData, fixed_schema
 from truto_ci_async.export.frames import Frames, frame_library, pandas_frame
@@ -211,6 +212,12 @@ class Folder(Frames):
             CommittedFile(self.path / part.name, part.rows, part.bytes, part.crc32)
             for part in self._entry.parts
         ]
+
+    def _repr_html_(self) -> str:
+        size = f"{len(self):,} row{'' if len(self) == 1 else 's'} of {self.format}"
+        state = "complete" if self.complete else "not complete"
+        tables = [html.table(["column", "type"], list(self._entry.columns.items()))]
+        return html.card("Folder", str(self.path), self.resource, size, state, tables=tables)
 
     def __repr__(self) -> str:
         return f"Folder({str(self.path)!r}, {self.resource!r}, {len(self):,} rows of {self.format})"

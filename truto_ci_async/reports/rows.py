@@ -16,12 +16,15 @@ from truto_ci_async._text import printable
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.column_values import columns_of
 from truto_ci_async.export.frames import Frames, parts_of
+from truto_ci_async.models.interactions import INTERACTION_SCHEMA
 
 from .read_folder import Folder, read_folder
 
 #: The account and the id of a person: ids are the provider's, so two accounts can have the same one.
 PersonKey: TypeAlias = tuple[str, str]
 
+#: The columns that are metrics.
+METRICS: tuple[str, ...] = tuple(column.name for column in INTERACTION_SCHEMA if column.type == "float64")
 PERSON_COLUMNS = ("integrated_account_id", "user_id", "user_name", "user_email")
 WINDOW_COLUMNS = ("window_start", "start_time")
 UNKNOWN_PERSON = "?"
@@ -61,6 +64,17 @@ class Rows:
     def numbers(self, column: str) -> list[float]:
         """Return the numbers of a column; anything else is left out."""
         return [value for value in map(number, self[column]) if value is not None]
+
+    def metric(self, column: str) -> list[float | None]:
+        """Return the numbers of a column row by row, and None for anything else.
+
+        :raises UsageError: it has text and not one number, and is no metric that the provider spoilt.
+        """
+        found = [number(value) for value in self[column]]
+        has_text = any(isinstance(value, str) for value in self[column])
+        if has_text and column not in METRICS and all(value is None for value in found):
+            raise UsageError(f"the column {column} has text, not numbers: name a metric, such as patience")
+        return found
 
     @cached_property
     def people(self) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Unpack, cast
 
-from truto_ci_async._checks import brief
+from truto_ci_async._checks import brief, nearest_first
 from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async.errors import UsageError
 
@@ -113,7 +113,8 @@ def _names(resources: Iterable[str]) -> list[str]:
         raise UsageError("no resources to pull")
     for name in names:
         if name not in RESOURCES:
-            raise UsageError(f"the resources to pull are some of {', '.join(RESOURCES)}, not {brief(name)}")
+            known = ", ".join(nearest_first(RESOURCES, name))
+            raise UsageError(f"the resources to pull are some of {known}, not {brief(name)}")
     return names
 
 
