@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import re
@@ -133,6 +134,36 @@ async def check_append_refuses_what_is_there_and_merge_replaces_it(database: Dat
         assert left == before - len(expected(sandbox))
         assert (await into(database.url, accounts, fresh=True, **BOUNDS)).complete
         assert len(rows_in(database)) == before
+
+
+async def check_windows_that_are_asked_again_double_nothing(database: Database) -> None:
+    """Cursors die in the middle of windows, in this run and between two."""
+    async with service(interactions=80) as sandbox, client_of(sandbox) as client:
+        stops = [5, 12]
+
+        async def watch(running: Any) -> None:
+            while not running.report.complete:
+                if stops and running.report.pages >= stops[0]:
+                    stops.pop(0)
+                    sandbox.expire_cursors()
+                    if not stops:
+                        running.stop()
+                await asyncio.sleep(0)
+
+        watching: list[asyncio.Task[None]] = []
+        pull_to = client.interactions.pull_to
+        await pull_to(
+            database.url,
+            sandbox.account_ids,
+            on_start=lambda running: watching.append(asyncio.create_task(watch(running))),
+            **BOUNDS,
+        )
+        watching[0].cancel()
+        assert not stops
+        sandbox.expire_cursors()
+        assert (await pull_to(database.url, sandbox.account_ids, **BOUNDS)).complete
+        assert rows_in(database) == expected(sandbox)
+        assert database.sql("SELECT count(*) FROM _truto_row_fingerprints") == [(0,)]
 
 
 async def check_a_plan_that_is_not_done_keeps_its_table(database: Database) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from truto_ci_async import (
     Key,
     Plan,
     Progress,
+    Pull,
     Sandbox,
     StateConflictError,
     StorageError,
@@ -116,6 +119,54 @@ def test_a_store_of_five_methods_is_enough() -> None:
     run(scenario())
 
 
+def test_one_method_of_a_store_is_called_at_a_time() -> None:
+    """Most of them have one connection, which takes no second statement."""
+
+    class Alone(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fingerprints: dict[Key, bytes] = {}
+            self.is_busy = False
+
+        @asynccontextmanager
+        async def alone(self) -> AsyncGenerator[None]:
+            assert not self.is_busy
+            self.is_busy = True
+            for _ in range(5):
+                await asyncio.sleep(0)
+            yield
+            self.is_busy = False
+
+        async def write(self, page: AccountPage[Any]) -> None:
+            async with self.alone():
+                await super().write(page)
+
+        async def commit(self, changes: Mapping[Key, Progress], **how: Any) -> bool:
+            async with self.alone():
+                for key, added in how["row_fingerprints"].items():
+                    self.fingerprints[key] = self.fingerprints.get(key, b"") + added
+                return await super().commit(changes, **how)
+
+        async def row_fingerprints(self, key: Key) -> bytes:
+            async with self.alone():
+                return self.fingerprints.get(key, b"")
+
+    async def scenario() -> None:
+        store = Alone()
+        async with service(accounts=4) as sandbox, client_of(sandbox) as client:
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            pull: Pull[Any] = Pull(client, plan, checkpoint=store, commit="manual")
+            async with pull as pages:
+                async for page in pages:
+                    if pages.report.pages in (5, 12, 20):
+                        sandbox.expire_cursors()
+                    await pages.write(page)
+            assert pull.report.complete
+            assert len(store.rows) == len(expected(sandbox))
+
+    run(scenario())
+
+
 def test_a_store_that_postpones_is_asked_again_and_one_that_fails_ends_the_pull() -> None:
     class Failing(MemoryStore):
         asked = 0
@@ -150,6 +201,10 @@ def test_options_that_go_with_something_else_are_refused(tmp_path: Path) -> None
                 await pull_to("mysql://root:secret@db/x", accounts, **BOUNDS)
             with pytest.raises(UsageError, match="duckdb:///"):
                 await pull_to("duckdb://", accounts, **BOUNDS)
+            with pytest.raises(UsageError, match="format"):
+                await pull_to("duckdb:///x.db", accounts, format="csv", **BOUNDS)
+            with pytest.raises(UsageError, match="neither a folder"):
+                await pull_to(7, accounts, **BOUNDS)  # type: ignore[arg-type]
             with pytest.raises(UsageError, match="mode"):
                 await pull_to("duckdb:///x.db", accounts, mode="replace", **BOUNDS)  # type: ignore[arg-type]
             assert not sandbox.requests

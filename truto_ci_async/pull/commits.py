@@ -367,7 +367,8 @@ class Commits:
             if bodies := self._bodies.pop(key, ()):
                 self._body_bytes -= sum(map(len, bodies))
                 await self._store.add_row_fingerprints({key: b"".join(map(self._read_again, bodies))})
-            known = [await self._store.row_fingerprints(key), self._logs.get(key, b"")]
+            async with self._store_lock:  # a page may be written just now
+                known = [await self._store.row_fingerprints(key), self._logs.get(key, b"")]
             self._logged = 0  # logs are made of bodies here
             for entry in (*self._marked, *handed_out):
                 if entry.key == key:

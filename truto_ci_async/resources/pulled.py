@@ -174,6 +174,9 @@ class PulledResource(Resource[T]):
             )
             if value != default
         }
+        is_folder = isinstance(out, str | os.PathLike) and not is_url(out)
+        if not is_folder and (format != "ndjson" or csv_formulas != "keep"):
+            raise UsageError("format and csv_formulas are for a folder")
         if is_url(out):
             store = store_for(out, resource=self._resource, **landing)
         elif landing:
