@@ -904,3 +904,18 @@ def test_interactions_have_names_with_the_directory_of_their_account() -> None:
             assert all(item.user is not None and item.user.name for item in named)
 
     run(scenario())
+
+
+def test_transcripts_that_are_none_are_counted(tmp_path: Path) -> None:
+    """NDJSON keeps them as they came, so the report has to say so."""
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            account = sandbox.account_ids[0]
+            sandbox.script(account, [Fault.ok(), Fault.edit(lambda record: 5)])
+            report = await client.transcripts.pull_to(tmp_path, [account], start_time=START, end_time=END)
+            assert report.complete
+            assert report.issues == 1
+            assert b'"item":5}' in (tmp_path / "transcripts.ndjson").read_bytes()
+
+    run(scenario())

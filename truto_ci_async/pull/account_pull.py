@@ -132,7 +132,8 @@ class AccountPull:
             self._shared.pages.give_back()
             return None
         loop = advance(walk, here, page)
-        self._hand_over(kept, walk.position, is_loop=loop is not None)
+        handed = self._hand_over(kept, walk.position, is_loop=loop is not None)
+        await self._report_foreign(handed)
         return loop
 
     async def _fetch_listed(
@@ -262,7 +263,7 @@ class AccountPull:
         if body[-8:].rstrip().endswith(b"}"):  # or else it may be cut, and is no answer until it was read
             self._shared.circuit.success(self._state.arrived_at)
 
-    def _hand_over(self, page: Page[Any], position: Position | None, *, is_loop: bool) -> None:
+    def _hand_over(self, page: Page[Any], position: Position | None, *, is_loop: bool) -> PulledPage[Any]:
         shared, state = self._shared, self._state
         is_last = position is None
         log = b""
@@ -278,13 +279,13 @@ class AccountPull:
         )
         was_restarted = state.seen is not None
         handed, entry = self._send(page, progress, is_last=is_last)
-        self._report_foreign(handed)
         if was_restarted:
             entry.log = log
         elif not is_last:
             shared.commits.remember(entry, handed, state.body)
         state.body = b""
         shared.pages.send(handed)
+        return handed
 
     def _send(
         self, page: Page[Any], progress: Progress, *, is_last: bool, missing: int = 0
@@ -322,9 +323,11 @@ class AccountPull:
         handed.pulled_at = state.pulled_at or handed.pulled_at
         return handed, entry
 
-    def _report_foreign(self, page: PulledPage[Any]) -> None:
+    async def _report_foreign(self, page: PulledPage[Any]) -> None:
+        """Report items that are not of this resource. The page was handed over, so a cancellation waits for this."""
         shared = self._shared
-        issues, count = foreign_rows(page, ITEM_TYPES[shared.plan.resource])
+        with anyio.CancelScope(shield=True):
+            issues, count = await foreign_rows(page, ITEM_TYPES[shared.plan.resource])
         shared.report.issues += count
         shared.client.emitter.report_repairs(issues, count=count, account=self._state.account.id)
 

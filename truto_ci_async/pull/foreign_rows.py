@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from operator import attrgetter
 from typing import Any
 
@@ -11,13 +12,16 @@ from truto_ci_async._wire.item_reader import ISSUES_KEPT, item_reader
 from truto_ci_async.models import Issue
 from truto_ci_async.models.pulls import AccountPage
 
+# The loop gets a turn after this many items, which take some milliseconds.
+YIELD_ITEMS = 10_000
+
 _id_of = attrgetter("id")
 
 
-def foreign_rows(page: AccountPage[Any], item_type: Any) -> tuple[list[Issue], int]:
+async def foreign_rows(page: AccountPage[Any], item_type: Any) -> tuple[list[Issue], int]:
     """Return an issue for each of the first Raw items that are no object or have none of the known keys; count all.
 
-    Any other reader drops such an item, and says so itself.
+    Any other reader drops such an item, and says so itself. Others get a turn now and then.
     """
     items = page.page.items
     if not items or type(items[0]) is not Raw:
@@ -25,7 +29,12 @@ def foreign_rows(page: AccountPage[Any], item_type: Any) -> tuple[list[Issue], i
     if (views := page.plain_views) is not None and all(map(_id_of, views)):
         return [], 0
     reader = item_reader(item_type)
-    found = [index for index, item in enumerate(items) if reader.is_hopeless(bytes(item))]
+    found: list[int] = []
+    for index, item in enumerate(items, 1):
+        if reader.is_hopeless(bytes(item)):
+            found.append(index - 1)
+        if index % YIELD_ITEMS == 0:
+            await asyncio.sleep(0)
     issues = list[Issue]()
     for index in found[:ISSUES_KEPT]:
         issues += reader.read_item(bytes(items[index]), index=index, path=f"$.result[{index}]")[1]

@@ -30,6 +30,7 @@ from truto_ci_async.pagination.page_fetch import fetch_page, read_page
 from truto_ci_async.pull.checkpoint.base import Progress
 
 from .account_pull import AccountPull, advance
+from .commits import PulledPage
 from .positions import FROM_START, MeetingQueue, join_position, split_position
 from .row_fingerprints import row_fingerprints, split, views_of
 
@@ -132,9 +133,11 @@ class TranscriptPull(AccountPull):
         page.items = with_meeting(page.items, meeting)
         queue.asked(meeting, found=bool(page.items), now=time.time())
         self._state.asked.add(_fingerprint(meeting))
-        self._send_transcripts(page, queue, meeting)
+        await self._report_foreign(self._send_transcripts(page, queue, meeting))
 
-    def _send_transcripts(self, page: Page[Any], queue: MeetingQueue, meeting: str | None = None) -> None:
+    def _send_transcripts(
+        self, page: Page[Any], queue: MeetingQueue, meeting: str | None = None
+    ) -> PulledPage[Any]:
         """Hand over what was found for a meeting; without one, only that the window is over."""
         shared, state = self._shared, self._state
         is_last = not queue.ids and queue.page is None
@@ -148,6 +151,7 @@ class TranscriptPull(AccountPull):
             entry.log = _fingerprint(meeting)
         state.body = b""
         shared.pages.send(handed)
+        return handed
 
     def _restart_position(self) -> str | None:
         queue = self._state.queue
