@@ -856,13 +856,40 @@ def test_names_come_from_the_directory() -> None:
     assert whole.parts().parts[0].items == (named[0],)
 
 
-@pytest.mark.parametrize("library", ["polars", "pandas", "pyarrow"])
-def test_names_are_filled_before_a_data_frame_is_made(library: str) -> None:
+@pytest.mark.parametrize("library", ["polars", "pandas"])
+def test_names_are_filled_in_a_data_frame(library: str) -> None:
+    people = [
+        Person(id="1"),
+        Person(id="2", name="Own"),
+        Person(id="3"),
+        Person(),
+    ]
+    page = Page([Interaction(id="a", user=each) for each in people], item_type=Interaction)
+    directory = {
+        "1": User(id="1", name="Ann", emails=(Email(email="ann@x.example"),)),
+        "2": User(id="2", name="Ben", emails=(Email(email="ben@x.example"),)),
+    }
+    frame = getattr(page, f"to_{library}")()
+    named = with_names(frame, directory)
+    found = {
+        name: [each if isinstance(each, str) else None for each in named[name].to_list()]
+        for name in frame.columns
+    }
+    assert found["user_name"] == ["Ann", "Own", None, None]
+    assert found["user_email"] == ["ann@x.example", "ben@x.example", None, None]
+    assert list(named.columns) == list(frame.columns)
+    assert dict(zip(named.columns, named.dtypes, strict=True)) == dict(
+        zip(frame.columns, frame.dtypes, strict=True)
+    )
+    assert not any(isinstance(each, str) for each in frame["user_name"].to_list()[:1])
+
+
+def test_names_of_other_frames_are_filled_before_they_are_made() -> None:
     """Iterating over a data frame gives its columns, which would come back unchanged."""
     page = Page([Interaction(id="a", user=Person(id="1"))], item_type=Interaction)
-    frame = getattr(page, {"pyarrow": "to_arrow"}.get(library, f"to_{library}"))()
-    with pytest.raises(UsageError, match=r"page\.with_names\(directory\)\.to_polars\(\)"):
-        with_names(frame, {})
+    for frame in (page.to_arrow(), page.to_polars(["id"]), page.to_pandas(["id"])):
+        with pytest.raises(UsageError, match=r"page\.with_names\(directory\)\.to_arrow\(\)"):
+            with_names(frame, {})
 
 
 def test_pulls_pages_and_folders_are_shown_in_a_notebook(tmp_path: Path) -> None:
