@@ -328,8 +328,8 @@ class AccountPull:
         shared = self._shared
         with anyio.CancelScope(shield=True):
             issues, count = await foreign_rows(page, ITEM_TYPES[shared.plan.resource])
-        shared.report.issues += count
-        shared.client.emitter.report_repairs(issues, count=count, account=self._state.account.id)
+            shared.report.issues += count
+            shared.client.emitter.report_repairs(issues, count=count, account=self._state.account.id)
 
     def _end_window(self) -> int:
         """Move on to the next window. Return how many windows ended."""
