@@ -19,10 +19,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
 from truto_ci_async import Fault, Sandbox
-from truto_ci_async.cli.arguments import build_parser
+from truto_ci_async.cli.app import parse
 from truto_ci_async.cli.main import main
 from truto_ci_async.cli.messages import (
     CONFLICT,
@@ -126,7 +127,7 @@ def test_every_active_account_into_a_folder(sandbox: Sandbox, run: Any, tmp_path
 def test_other_formats(sandbox: Sandbox, run: Any, tmp_path: Path, format: str) -> None:
     if format == "parquet":
         parquet = pytest.importorskip("pyarrow.parquet")
-    assert run("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--format", format).code == DONE
+    assert run("--accounts", ",".join(sandbox.account_ids), *WINDOW, "-o", format).code == DONE
     if format == "csv":
         with (tmp_path / "out" / "interactions.csv").open(newline="") as file:
             found = list(csv.DictReader(file))
@@ -161,7 +162,7 @@ def test_accounts_of_a_file_and_filters(sandbox: Sandbox, run: Any, tmp_path: Pa
 
 def test_times_and_lengths_of_a_command_line() -> None:
     def options(*argv: str) -> Any:
-        return build_parser().parse_args(["pull", "--out", "x", *argv])
+        return parse(["pull", "--out", "x", *argv])[1]
 
     assert options("--start-time=-7d").start_time == "-7d"
     assert options("--start-time", "today-12h").start_time == "today-12h"
@@ -180,7 +181,7 @@ def test_times_and_lengths_of_a_command_line() -> None:
         ("--max-accounts", str(10**400)),
         ("--timeout", "1e400"),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(click.UsageError):
             options(*wrong)
 
 
@@ -375,10 +376,10 @@ def test_a_fresh_pull_is_continued_without_fresh(sandbox: Sandbox, run: Any) -> 
 def test_an_interruption_before_it_starts_shows_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted() -> None:
+    def interrupted(argv: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("truto_ci_async.cli.run.build_parser", interrupted)
+    monkeypatch.setattr("truto_ci_async.cli.app.parse", interrupted)
     assert main(["pull"]) == INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -429,7 +430,7 @@ def test_state_that_does_not_fit(sandbox: Sandbox, run: Any, tmp_path: Path) -> 
     assert (ran.code, "1 account is new" in ran.err) == (CONFLICT, True)
     assert run(*both, "--grow").code == DONE
     assert len(rows(tmp_path / "out")) == 2 * PEOPLE
-    assert run(*both, "--format", "csv").code == CONFLICT
+    assert run(*both, "-o", "csv").code == CONFLICT
     output = tmp_path / "out" / "interactions.ndjson"
     output.write_bytes(output.read_bytes().replace(b"a", b"b", 1))
     ran = run(*both)
@@ -740,7 +741,7 @@ def test_a_pull_escapes_formulas_on_request(sandbox: Sandbox, run: Any, tmp_path
     line = ("--accounts", sandbox.account_ids[0], *WINDOW, "--csv-formulas", "escape")
     ran = run(*line)
     assert (ran.code, "csv_formulas is for csv" in ran.err) == (USAGE, True)
-    assert run(*line, "--format", "csv").code == DONE
+    assert run(*line, "-o", "csv").code == DONE
     assert (
         json.loads((tmp_path / "out/manifest.json").read_bytes())["resources"]["interactions"]["csv_formulas"]
         == "escape"

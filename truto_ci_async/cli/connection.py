@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import date
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from truto_ci_async.errors import UsageError
 
-from .arguments import SANDBOX_SEED
 from .messages import say
+from .options import Options
 from .resources import method_of, resource_command
 
 if TYPE_CHECKING:
@@ -21,12 +20,13 @@ if TYPE_CHECKING:
     from truto_ci_async.sandbox import Sandbox
 
 # The window for a sandbox when none is given. A fixed month, so that the same command always shows the same rows.
+SANDBOX_SEED: Final = 7
 SANDBOX_WINDOW: Final = (date(2024, 1, 1), date(2024, 2, 1))
 
 
 @asynccontextmanager
 async def connect(
-    options: argparse.Namespace,
+    options: Options,
     on_event: Callable[[Event], None] | None = None,
     sandbox_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> AsyncGenerator[TrutoClient]:
@@ -73,11 +73,11 @@ def _event_hook(
     return hook
 
 
-def _fill_in(options: argparse.Namespace, sandbox: Sandbox) -> None:
+def _fill_in(options: Options, sandbox: Sandbox) -> None:
     """Put in an account, a meeting and a window where none is given, and say so."""
     notes: list[str] = []
     meetings: list[str] = getattr(options, "meeting", None) or []
-    if "account" in options and options.account is None:
+    if hasattr(options, "account") and options.account is None:
         options.account = _account_with(sandbox, getattr(options, "id", None) or next(iter(meetings), None))
         notes.append(f"account {options.account}")
     command = resource_command(getattr(options, "model", ""), getattr(options, "resource", ""))

@@ -24,7 +24,7 @@ TERMINATED: Final = 143
 EXIT_CODES: Final = """\
 exit codes:
   0    done (also when the reader of a pipe stops reading)
-  1    failed
+  1    failed, or the packages of the cli extra are not installed
   2    wrong usage: the command line, or no token
   3    refused: another token is needed, or the account's owner must reconnect it or grant rights
   4    incomplete: some pages were written before the service, network or disk failed; stderr says how to continue
@@ -97,7 +97,7 @@ def advise(error: BaseException) -> str | None:
         case errors.ServerError() | errors.TransportError():
             return f"it is safe to try again later ({plural(error.attempts, 'attempt')} so far)"
         case errors.DecodeError() if "path=" in error.message:
-            return "--format stream --path KEY says where the items are"
+            return "--response-format stream --path KEY says where the items are"
         case _:
             return next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), None)
 
@@ -110,7 +110,7 @@ _ADVICE: Final[dict[type[errors.TrutoError], str]] = {
     errors.BadRequestError: "change the request; -v shows it",
     errors.RateLimitError: "wait a while, then run it again",
     errors.AccountBlockedError: "Truto has blocked this account: contact its support",
-    errors.DecodeError: "check --api-url; --format raw shows JSON of any shape",
+    errors.DecodeError: "check --api-url; --response-format raw shows JSON of any shape",
     errors.BodyTooLargeError: "--limit N asks for smaller pages",
     errors.CursorExpiredError: "run it without --next-cursor to start the window again",
     errors.CursorLoopError: "this is an error of the service: report it to its support",

@@ -155,6 +155,13 @@ ACTIVITY_LAYOUT: Final = _layout(
     "comments_received",
     table_row=_table_row,
 )
+LAYOUTS: Final[Mapping[str, RowLayout]] = {
+    "interactions": INTERACTION_LAYOUT,
+    "meetings": MEETING_LAYOUT,
+    "transcripts": TRANSCRIPT_LAYOUT,
+    "users": USER_LAYOUT,
+    "activity": ACTIVITY_LAYOUT,
+}
 ACCOUNT_LAYOUT: Final = _layout(
     IntegratedAccount,
     "id",
