@@ -109,12 +109,14 @@ class CloudLog:
 
     async def _begin(self, plan: Plan | None, *, grow: bool, fresh: bool) -> Plan | None:
         """Begin an epoch. Return None if another run did so meanwhile."""
-        found = await self.read(with_progress=not fresh)
+        found = await (self._read_manifest() if fresh else self.read(with_progress=True))
         base = found.manifest
+        epoch = await self._first_epoch(fresh=fresh) if base is None else base.epoch + 1
+        if not epoch:
+            return None
         if base is None:
             await self._bucket.check_conditions(self._names.object("probe", 0, _random()))
         chosen, earlier, is_new = self._choose(found, plan, grow=grow, fresh=fresh)
-        epoch = 1 if base is None else base.epoch + 1
         name = "" if base is None or is_new or chosen != found.plan else base.plan
         if not name:
             await self._check_overlap(chosen, earlier)
@@ -140,6 +142,26 @@ class CloudLog:
         self._plan = await self.progress.open(chosen)
         self._stored_rows = StoredRows(chosen)
         return chosen
+
+    async def _first_epoch(self, *, fresh: bool) -> int:
+        """Return the epoch of a run that found no manifest; 0 if there is one meanwhile.
+
+        :raises StateConflictError: there are parts, so somebody removed the manifest.
+        """
+        found = [name async for name, _ in self._bucket.list(self._names.parts)]
+        found += [name async for name, _ in self._bucket.list(self._names.state)]
+        parts = sum(
+            name.startswith(self._names.parts) and self._names.epoch(name) is not None for name in found
+        )
+        if parts and not fresh:
+            if await self._bucket.get(self._names.manifest) is not None:
+                return 0
+            raise StateConflictError(
+                f"{self} has {parts} parts of {self._resource}, but no manifest: use another prefix, or pass "
+                "fresh=True to start over, which removes them",
+                path=str(self),
+            )
+        return 1 + max((self._names.epoch(name) or 0 for name in found), default=0)
 
     def _continue(self, base: Manifest, manifest: Manifest, *, is_new: bool) -> Manifest:
         """Return the new manifest with the rows of the one before, and its progress unless the plan is new."""
@@ -204,6 +226,15 @@ class CloudLog:
             )
             return Stored(manifest, found.version, stored, progress)
         raise self._damaged("an object that the manifest names is missing")
+
+    async def _read_manifest(self) -> Stored:
+        """Return the manifest that is to be replaced, without a plan; without a manifest if it cannot be read."""
+        found = await self._bucket.get(self._names.manifest)
+        if found is None:
+            return Stored()
+        with suppress(DamagedStateError):
+            return Stored(self._decode(found.data), found.version)
+        return Stored(version=found.version)
 
     def _decode(self, data: bytes) -> Manifest:
         return self._guard(partial(read_manifest, data))
