@@ -58,6 +58,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.report import PullReports as PullReports
     from .pull.shard import run_shard as run_shard
     from .pull.stores.base import TransactionalStore as TransactionalStore
+    from .pull.stores.cloud import CloudStore as CloudStore
     from .pull.stores.duckdb import DuckDBStore as DuckDBStore
     from .pull.stores.postgres import PostgresStore as PostgresStore
     from .reports import charts as charts
@@ -113,6 +114,7 @@ _NAMES = {
     "pull.report": "Budget PullReport PullReports",
     "pull.shard": "run_shard",
     "pull.stores.base": "TransactionalStore",
+    "pull.stores.cloud": "CloudStore",
     "pull.stores.duckdb": "DuckDBStore",
     "pull.stores.postgres": "PostgresStore",
     "reports": "charts",
