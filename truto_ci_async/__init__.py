@@ -55,6 +55,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.report import PullReport as PullReport
     from .pull.report import PullReports as PullReports
     from .pull.shard import run_shard as run_shard
+    from .pull.shards import pull_plan as pull_plan
     from .pull.stores.base import TransactionalStore as TransactionalStore
     from .pull.stores.duckdb import DuckDBStore as DuckDBStore
     from .pull.stores.postgres import PostgresStore as PostgresStore
@@ -78,6 +79,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .sinks.files import FileSink as FileSink
     from .sinks.lines import CsvSink as CsvSink
     from .sinks.lines import NdjsonSink as NdjsonSink
+    from .sinks.merge import merge_manifests as merge_manifests
     from .sinks.parquet import ParquetSink as ParquetSink
 
 _NAMES = {
@@ -109,6 +111,7 @@ _NAMES = {
     "pull.plan.plan": "Plan",
     "pull.report": "Budget PullReport PullReports",
     "pull.shard": "run_shard",
+    "pull.shards": "pull_plan",
     "pull.stores.base": "TransactionalStore",
     "pull.stores.duckdb": "DuckDBStore",
     "pull.stores.postgres": "PostgresStore",
@@ -129,6 +132,7 @@ _NAMES = {
     "sinks.factory": "make_sink",
     "sinks.files": "FileSink",
     "sinks.lines": "CsvSink NdjsonSink",
+    "sinks.merge": "merge_manifests",
     "sinks.parquet": "ParquetSink",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
