@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from ._http.policy.retry import RetryPolicy as RetryPolicy
     from ._http.policy.retry import Timeouts as Timeouts
     from ._http.policy.retry import quick_retries as quick_retries
+    from ._http.policy.shared_budget import Grant as Grant
+    from ._http.policy.shared_budget import SharedBudget as SharedBudget
     from .client import TrutoClient as TrutoClient
     from .errors import *  # noqa: F403
     from .events import *  # noqa: F403
@@ -86,6 +88,7 @@ _NAMES = {
     "_http.policy.rate_limiter": "Pacing",
     "_http.policy.rate_windows": "Rate",
     "_http.policy.retry": "RetryPolicy Timeouts quick_retries",
+    "_http.policy.shared_budget": "Grant SharedBudget",
     "client": "TrutoClient",
     "errors": "APIError AccountBlockedError AuthenticationError BadRequestError BodyTooLargeError ConfigurationError "
     "ConnectError CursorExpiredError CursorLoopError DamagedStateError DeadlineError DecodeError MissingExtraError "

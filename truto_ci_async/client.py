@@ -43,6 +43,8 @@ class TrutoClient(BaseClient):
     ``session``          an aiohttp session to use. The client does not close it. aiohttp may send a request on it
                          again when an idle connection turns out to be dead, and no event counts that.
     ``on_event``         called with every ``Event``; an exception in it does not affect the call.
+    ``shared_budget``    asked before each request, so that several processes keep to one token's limits together: see
+                         ``SharedBudget``. ``Pacing.off()`` turns it off as well.
 
     :raises ConfigurationError: an option that cannot work, or no token at all.
     """

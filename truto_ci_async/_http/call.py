@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from time import monotonic, time
+from typing import Protocol
 
 from truto_ci_async._http.credentials import Secret
 from truto_ci_async._http.policy.headers import Level, parse_rate_limit
 from truto_ci_async._http.policy.retry import Retry, RetryState
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
-from truto_ci_async.errors import DeadlineError
+from truto_ci_async.errors import DeadlineError, TransportError
 from truto_ci_async.events import Emitter, PacingWait, RequestSent, ResponseReceived, RetryScheduled
 from truto_ci_async.models import ResponseInfo
 
@@ -158,3 +160,20 @@ def emit_wait(emitter: Emitter, account: str | None, level: Level, seconds: floa
         emitter.emit(
             PacingWait(time=time(), account=account, level=level, wait=seconds, call_id=waiting_call.get())
         )
+
+
+class Body(Protocol):
+    """A response whose body is still arriving."""
+
+    status: int
+    headers: dict[str, str]
+    token: Secret
+
+    def pieces(self, limit: int | None) -> AsyncIterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+# Opens one page. The argument is the failure that makes this another attempt: the retry policy waits, or raises it
+# when no attempt is left.
+Reopen = Callable[[TransportError | None], Awaitable[tuple[Body, ResponseInfo]]]

@@ -24,7 +24,7 @@ from .page_fetch import empty_body_error, is_empty_by_framing
 from .step_size import StepSize
 
 if TYPE_CHECKING:
-    from truto_ci_async._http.base_client import Body
+    from truto_ci_async._http.call import Body
 
 T = TypeVar("T")
 

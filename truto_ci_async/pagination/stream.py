@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from truto_ci_async._http.base_client import Reopen
+    from truto_ci_async._http.call import Reopen
 
 T = TypeVar("T")
 
