@@ -7,11 +7,12 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from truto_ci_async._checks import brief
+from truto_ci_async._checks import brief, check_number
 from truto_ci_async._wire.item_reader import OnInvalid
-from truto_ci_async.errors import UsageError
+from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.stores.base import TransactionalStore
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
     from truto_ci_async.sinks.base import Sink
 
+# Seconds until a shard that another process holds is tried again.
+ASK_AGAIN_SECONDS = 1.0
+
 
 async def pull_plan(
     client: BaseClient,
@@ -47,6 +51,7 @@ async def pull_plan(
     on_invalid: OnInvalid = "repair",
     grow: bool = False,
     lookback: timedelta | str | None = None,
+    max_wait: float = 0.0,
     on_start: Callable[[Pull[Any]], None] | None = None,
 ) -> PullReport:
     """Pull one shard of a plan: the unit of work of an engine. Run it again, anywhere, to go on.
@@ -63,6 +68,8 @@ async def pull_plan(
     sends no request when it is run again. A run that was believed dead, and is not, can write no more once another one
     has begun its shard. There is no ``fresh``: to start over, use another folder or table.
 
+    ``max_wait``  seconds to wait while another process holds the shard: an attempt that is ending, for example.
+
     The other arguments are those of ``pull_to``.
 
     :raises UsageError: there is no such shard, or an option is not for ``out``.
@@ -72,38 +79,49 @@ async def pull_plan(
     """
     part = _shard_of(plan, shard)
     landing: Any = {"table": table, "mode": mode, "add_columns": add_columns, "on_rejected": on_rejected}
-    is_database = is_url(out)
-    if not is_database and (table, mode, add_columns, on_rejected) != (None, None, False, "stop"):
+    if not is_url(out) and tuple(landing.values()) != (None, None, False, "stop"):
         raise UsageError(
             f"{', '.join(landing)}: for the URL of a database; a folder or a store has no such option"
         )
-    store: Checkpoint | TransactionalStore
-    sink: Sink | None = None
-    if isinstance(out, str | os.PathLike) and not is_database:
+    check_number("max_wait", max_wait, least=0)
+    give_up = monotonic() + max_wait
+    while True:
+        try:
+            part, store, sink = await _open(part, out, format, csv_formulas, landing)
+            return await run_shard(
+                client,
+                part,
+                store,
+                sink,
+                budget,
+                on_invalid=on_invalid,
+                grow=grow,
+                lookback=lookback,
+                on_start=on_start,
+            )
+        except StateConflictError as error:
+            if error.pid is None or monotonic() >= give_up:  # a pid: somebody holds it
+                raise
+            await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+
+async def _open(
+    part: Plan, out: object, format: OutputFormat, csv_formulas: CsvFormulas, landing: dict[str, Any]
+) -> tuple[Plan, Checkpoint | TransactionalStore, Sink | None]:
+    """Return the shard, what keeps its progress, and its sink if that is not the same."""
+    if isinstance(out, str | os.PathLike) and not is_url(out):
         if not os.fspath(out):
             raise UsageError("the name of the folder is empty")
         part, folder, epoch = await asyncio.to_thread(open_shard, Path(out), part)
         sink = make_sink(format, folder, resource=part.resource, csv_formulas=csv_formulas, step=epoch.step)
-        store = ShardCheckpoint(folder / state_file(part.resource), epoch)
-    elif format != "ndjson" or csv_formulas != "keep":
+        return part, ShardCheckpoint(folder / state_file(part.resource), epoch), sink
+    if format != "ndjson" or csv_formulas != "keep":
         raise UsageError("format and csv_formulas are for a folder")
-    elif is_url(out):
-        store = store_for(out, resource=part.resource, shard=part.shard, **landing)
-    elif isinstance(out, TransactionalStore):
-        store = out
-    else:
-        raise UsageError(f"{brief(out)} is neither a folder, a URL nor a TransactionalStore")
-    return await run_shard(
-        client,
-        part,
-        store,
-        sink,
-        budget,
-        on_invalid=on_invalid,
-        grow=grow,
-        lookback=lookback,
-        on_start=on_start,
-    )
+    if is_url(out):
+        return part, store_for(out, resource=part.resource, shard=part.shard, **landing), None
+    if isinstance(out, TransactionalStore):
+        return part, out, None
+    raise UsageError(f"{brief(out)} is neither a folder, a URL nor a TransactionalStore")
 
 
 def _shard_of(plan: Plan, shard: tuple[int, int] | None) -> Plan:

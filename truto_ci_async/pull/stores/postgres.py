@@ -236,6 +236,7 @@ class PostgresStore(LandingStore):
         raise StateConflictError(
             f"another run pulls into the table {self.table}{who}: wait for it, or use another table",
             path=self.table,
+            pid=row[0] if row else None,
         )
 
     async def _disconnect(self) -> None:
