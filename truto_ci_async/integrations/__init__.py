@@ -1,0 +1,6 @@
+"""Truto's data in other engines: one file for each, over the public names of `truto_ci_async` only.
+
+`opentelemetry` turns events into spans and metrics. Each file needs an extra of its own and imports its library when
+it is used; without it, that raises MissingExtraError. Nothing below imports this folder, and no file in it imports
+another.
+"""
