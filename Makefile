@@ -30,7 +30,7 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "(long or hypothesis) and not services" -o faulthandler_timeout=1800 $(ARGS)
 
-test-services: build/sdk/.stamp build/services/.stamp postgresql ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL
+test-services: build/sdk/.stamp build/moto/.stamp build/services/.stamp postgresql ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL, S3
 	build/services/bin/python -X dev -m pytest -m services $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
@@ -145,6 +145,15 @@ build/sdk/.stamp: Makefile
 	done; \
 	echo "error: no Python >= 3.12 with venv and pip among: $(SDK_CANDIDATES)" >&2; \
 	exit 1
+
+# An S3 server. It wants an older dateutil than pandas does, so it has an environment of its own.
+build/moto/.stamp: Makefile $(VENV)/.stamp-venv
+	@echo "Setting up build/moto" >&2
+	@rm -rf build/moto
+	@$(PY) -m venv build/moto
+	@$(if $(UV),"$(UV)" pip install --python build/moto/bin/python,build/moto/bin/python -m pip install \
+	  --disable-pip-version-check) --quiet 'moto[server]==5.2.5'
+	@touch $@
 
 # The tests start a server of their own, so nothing needs to run.
 postgresql:

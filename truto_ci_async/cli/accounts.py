@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from truto_ci_async.errors import UsageError
 
 from .account_cache import remember_accounts
-from .messages import EXIT_CODES, Progress, say
+from .messages import EXIT_CODES, Progress, note
 from .options import (
     ASK,
     Command,
@@ -141,7 +141,7 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
     with open_output(options, writer, progress) as output:
         output.page([found.to_dict()] if is_document else [*found.unified, *found.proxy])
     blocked = {True: "blocked", False: "not blocked", None: "unknown whether blocked"}[found.is_blocked]
-    say(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
+    note(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
 
 
 def command(name: str) -> Command:

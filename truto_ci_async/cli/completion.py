@@ -30,7 +30,7 @@ async def run_completion(options: Options, progress: Progress) -> None:
 def command(name: str) -> Command:
     shell = click.Argument(["shell"], type=Choice(SHELLS), required=True)
     return Command(
-        name, run_completion, [shell], examples=EXAMPLES, defaults={"verbose": 0},
+        name, run_completion, [shell], examples=EXAMPLES, defaults={"verbose": 0, "quiet": False},
         help="Print the script with which bash, zsh or fish completes commands, options, choices and files, and the "
         "ids of accounts that earlier commands have listed.",
     )  # fmt: skip

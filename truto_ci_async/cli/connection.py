@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from truto_ci_async.errors import UsageError
 
-from .messages import say
+from .messages import note, say
 from .options import Options
 from .resources import method_of, resource_command
 
@@ -94,7 +94,7 @@ def _fill_in(options: Options, sandbox: Sandbox) -> None:
     if "meeting" in filters and not meetings and options.account in sandbox.account_ids:
         options.meeting = [_first_recorded(sandbox, options.account)]
         notes.append(f"meeting {options.meeting[0]}")
-    say(f"using made-up data from a sandbox{': ' if notes else ''}{', '.join(notes)}")
+    note(f"using made-up data from a sandbox{': ' if notes else ''}{', '.join(notes)}")
 
 
 def _account_with(sandbox: Sandbox, id: str | None) -> str:

@@ -20,6 +20,7 @@ from .messages import (
     TERMINATED,
     Progress,
     exit_code,
+    note,
     say,
 )
 from .options import (
@@ -74,8 +75,9 @@ the second ends at once.
 
 async def run_pull(options: Options, _: Progress) -> int:
     """Run ``pull``. Progress and summary go to stderr; rows and the report go to files."""
+    from .activity import shown
     from .connection import connect
-    from .pull_progress import PullProgress, shown
+    from .pull_progress import PullProgress
 
     _check_target(options)
     _check_report(options)
@@ -86,9 +88,8 @@ async def run_pull(options: Options, _: Progress) -> int:
     signals = StopOnSignal(progress)
     try:
         with signals:
-            async with connect(options, progress.on_event, PULL_SANDBOX) as client:
-                with shown(progress):
-                    reports = await _pull_to(client, options, accounts, extra_query, progress)
+            async with connect(options, progress.on_event, PULL_SANDBOX) as client, shown(progress.status):
+                reports = await _pull_to(client, options, accounts, extra_query, progress)
         code = DONE if reports.complete else SOME_FAILED if reports.failed else INCOMPLETE
     except asyncio.CancelledError:
         if signals.first is None:
@@ -208,7 +209,7 @@ def _say_result(options: Options, progress: PullProgress, error: BaseException |
     from .pull_progress import summary, write_report
 
     for line in summary(progress, _target(options)):
-        say(line)
+        note(line) if code == DONE else say(line)
     if options.report is not None:
         try:
             write_report(

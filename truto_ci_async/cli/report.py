@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from .messages import Progress, say
+from .messages import Progress, note
 from .options import OUTPUT, Command, Options, Reader, argument, display, text
 from .values import filled
 
@@ -20,7 +20,7 @@ async def run_report(options: Options, progress: Progress) -> None:
 
     del progress
     path = await asyncio.to_thread(report, options.folder, options.out, title=options.title)
-    say(f"the report is in {path}: open it in a browser")
+    note(f"the report is in {path}: open it in a browser")
 
 
 def command(name: str) -> Command:

@@ -17,7 +17,7 @@ import click
 from truto_ci_async.cli.output.streams import ClosedPipe
 from truto_ci_async.errors import CursorExpiredError, CursorLoopError
 
-from .messages import DONE, INTERRUPTED, TERMINATED, USAGE, Progress, advise, describe, exit_code, say
+from .messages import DONE, INTERRUPTED, TERMINATED, USAGE, Progress, advise, be_quiet, describe, exit_code, say
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -46,6 +46,7 @@ def _main(argv: Sequence[str] | None) -> int:
         app.explain(error)
         return USAGE
     progress = Progress()
+    be_quiet(options.quiet)
     try:
         with _warnings_on_stderr():
             return asyncio.run(_until_terminated(command(options, progress))) or DONE
