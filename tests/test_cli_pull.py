@@ -23,6 +23,7 @@ import click
 import pytest
 
 from truto_ci_async import Fault, Sandbox
+from truto_ci_async.cli.activity import duration, shown
 from truto_ci_async.cli.app import parse
 from truto_ci_async.cli.main import main
 from truto_ci_async.cli.messages import (
@@ -35,7 +36,7 @@ from truto_ci_async.cli.messages import (
     TERMINATED,
     USAGE,
 )
-from truto_ci_async.cli.pull_progress import MAX_NAMED, PullProgress, duration, say_status, shown, summary
+from truto_ci_async.cli.pull_progress import MAX_NAMED, PullProgress, summary
 from truto_ci_async.errors import PermissionDeniedError, TrutoError
 from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 from truto_ci_async.pull.report import PullReport
@@ -630,8 +631,8 @@ def sampled() -> tuple[PullProgress, PullReport]:
     assert progress.parts() == ["finding the accounts"]
     running: Any = Running(1000)
     progress.on_start(running)
-    for _ in range(20):
-        progress.on_event(RequestSent(time=0.0, method="GET", url="/"))
+    for number in range(20):
+        progress.on_event(RequestSent(time=0.0, method="GET", url="/", call_id=number))
     progress.on_event(PacingWait(time=0.0, level="token", wait=90.0))
     progress.on_event(RetryScheduled(time=0.0, reason="status 502", wait=2.5, attempt=1))
     clock.now = 10.0
@@ -643,14 +644,12 @@ def sampled() -> tuple[PullProgress, PullReport]:
     return progress, report
 
 
-def test_progress_says_how_far_how_fast_and_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_says_how_far_how_fast_and_how_long() -> None:
     progress, report = sampled()
     assert ", ".join(progress.parts()) == (
         "98 of 1,000 accounts, 2,000 rows (200/s), 20 requests (2/s), 1 failed, 1 parked, "
         "waited 1 min 30 s for token limit, 2.5 s for retry after status 502, about 1 min 30 s left"
     )
-    say_status(progress)
-    assert capsys.readouterr().err == ", ".join(progress.parts()) + "\n"
     report.done = 998
     assert "left" not in progress.parts()[-1]
     assert [duration(seconds) for seconds in (0.04, 59.6, 61, 3725)] == [
@@ -700,10 +699,9 @@ def test_the_summary_names_what_is_missing() -> None:
 
 @posix
 def test_a_terminal_shows_live_progress(sandbox: Sandbox, tmp_path: Path) -> None:
-    pytest.importorskip("rich")
     import pty
 
-    sandbox.script(sandbox.account_ids[0], [Fault.slow(0.7)])
+    sandbox.script(sandbox.account_ids[0], [Fault.slow(1.5)])
     line = ("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--out", str(tmp_path / "out"))
     leader, follower = pty.openpty()
     try:
@@ -729,7 +727,7 @@ def test_a_terminal_shows_live_progress(sandbox: Sandbox, tmp_path: Path) -> Non
 def test_the_display_ends_with_its_block() -> None:
     async def scenario() -> None:
         progress, _ = sampled()
-        with shown(progress):
+        async with shown(progress.parts):
             await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -8,11 +8,12 @@ Read in this order, top to bottom; each file imports only from those below it:
 ``main``           the entry point, which loads ``run``
 ``run``            runs a command, handles signals and errors, returns the exit code
 ``app``            the table of commands, each loaded when it is used; what to say about a wrong command line
-``unified``        the commands of resources; ``accounts``, ``pull``, ``report``, ``sandbox``, ``completion``: the others
+``unified``        the commands of resources, beside ``accounts``, ``pull``, ``report``, ``sandbox``, ``completion``
 ``records``        one record, the schema of a method
 ``listing``        lists of any resource: read one and write it page by page
 ``pull_progress``  progress, summary and report of a pull
 ``connection``     opens the client, or a sandbox with a client
+``activity``       what a client waits for, and the line that says how far a command is
 ``resources``      what each resource's command takes and says
 ``options``        the options that commands share, and a command as Click sees it
 ``values``         turns the text of an option into a value

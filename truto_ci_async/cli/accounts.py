@@ -60,7 +60,7 @@ async def run_accounts(options: Options, progress: Progress) -> None:
     format = format_of(options, "table")
     writer = writer_for(options, format, ACCOUNT_LAYOUT)
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
-    async with connect(options) as client:
+    async with connect(options, progress.parts) as client:
         paginator = client.integrated_accounts.list(
             options.integration,
             options.status,
@@ -105,7 +105,7 @@ async def _show_account(options: Options, progress: Progress) -> None:
     refuse_options(options, (*filters, "max_items", "max_pages", "next_cursor"), "one account")
     format = format_of(options, "json")
     writer = writer_for(options, format, ACCOUNT_LAYOUT, is_document=True)
-    async with connect(options) as client:
+    async with connect(options, progress.parts) as client:
         found = client.integrated_accounts
         item = await (found.me() if options.id == "me" else found.get(options.id))
     with open_output(options, writer, progress) as output:
@@ -132,7 +132,7 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
     format = format_of(options, "table")
     is_document = format in ("json", "yaml")
     writer = writer_for(options, format, CAPABILITY_LAYOUT, is_document=True)
-    async with connect(options) as client:
+    async with connect(options, progress.parts) as client:
         if options.account is None:
             raise UsageError("capabilities needs an account, -a ID: `truto-ci accounts` lists them")
         found = await client.integrated_accounts.capabilities(

@@ -83,7 +83,7 @@ def longest_first(waits: Mapping[str, float]) -> list[tuple[str, float]]:
 
 @asynccontextmanager
 async def shown(parts: Callable[[], list[str]]) -> AsyncGenerator[None]:
-    """Say ``parts()`` on stderr while the block runs: in one line of a terminal, else in a line of a log now and then."""
+    """Say ``parts()`` on stderr while the block runs: in one line of a terminal, else in a log line now and then."""
     if is_quiet():
         yield
         return
@@ -93,9 +93,9 @@ async def shown(parts: Callable[[], list[str]]) -> AsyncGenerator[None]:
         await asyncio.sleep(FIRST_SECONDS if is_terminal else LOG_SECONDS)
         while True:
             if is_terminal:
-                status_line.show(" · ".join(parts()))
+                status_line.show(" · ".join(filter(None, parts())))
             else:
-                say(", ".join(parts()))
+                say(", ".join(filter(None, parts())))
             await asyncio.sleep(TERMINAL_SECONDS if is_terminal else LOG_SECONDS)
 
     task = asyncio.create_task(keep_updating())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import date
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from truto_ci_async.errors import UsageError
 
+from .activity import Activity, shown
 from .messages import note, say
 from .options import Options
 from .resources import method_of, resource_command
@@ -27,50 +28,52 @@ SANDBOX_WINDOW: Final = (date(2024, 1, 1), date(2024, 2, 1))
 @asynccontextmanager
 async def connect(
     options: Options,
-    on_event: Callable[[Event], None] | None = None,
+    status: Callable[[], list[str]],
+    activity: Activity | None = None,
     sandbox_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> AsyncGenerator[TrutoClient]:
-    """Open a client. With ``--sandbox``, start a sandbox too, and fill in the options that may then be left out.
+    """Open a client, and say on stderr how far the command is while it runs.
 
-    Rate limits among ``sandbox_options`` apply to the sandbox and to the client.
+    ``status`` says that; without an ``activity`` of the caller's own, what the client waits for is added.
+
+    With ``--sandbox``, start a sandbox too, and fill in the options that may then be left out. Rate limits among
+    ``sandbox_options`` apply to the sandbox and to the client.
     """
     from truto_ci_async import Pacing, Rate, Timeouts, TrutoClient
 
-    settings: dict[str, Any] = {"on_event": _event_hook(on_event, is_verbose=bool(options.verbose))}
+    events = activity or Activity()
+    settings: dict[str, Any] = {"on_event": [events.on_event, *([_say_event] if options.verbose else [])]}
     if (seconds := options.timeout) is not None:
         settings["timeouts"] = Timeouts(
             connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds
         )
-    if not options.sandbox:
-        async with TrutoClient(options.token, base_url=options.api_url, **settings) as client:
-            yield client
-        return
-    if options.token or options.api_url:
-        raise UsageError("--sandbox has a token and an address of its own: leave out --token and --api-url")
-    from truto_ci_async.sandbox import Sandbox
+    token, url = options.token, options.api_url
+    async with AsyncExitStack() as stack:
+        if options.sandbox:
+            from truto_ci_async.sandbox import Sandbox
 
-    if "token_rate" in sandbox_options:
-        settings["pacing"] = Pacing(
-            token=Rate(*sandbox_options["token_rate"]), account=Rate(*sandbox_options["account_rate"])
+            if token or url:
+                raise UsageError(
+                    "--sandbox has a token and an address of its own: leave out --token and --api-url"
+                )
+            if "token_rate" in sandbox_options:
+                settings["pacing"] = Pacing(
+                    token=Rate(*sandbox_options["token_rate"]), account=Rate(*sandbox_options["account_rate"])
+                )
+            sandbox = await stack.enter_async_context(
+                Sandbox(seed=SANDBOX_SEED, providers=1, **sandbox_options)
+            )
+            _fill_in(options, sandbox)
+            token, url = sandbox.token, sandbox.url
+        client = await stack.enter_async_context(TrutoClient(token, base_url=url, **settings))
+        await stack.enter_async_context(
+            shown(lambda: status() + ([] if activity is not None else [events.waiting()]))
         )
-    async with Sandbox(seed=SANDBOX_SEED, providers=1, **sandbox_options) as sandbox:
-        _fill_in(options, sandbox)
-        async with TrutoClient(sandbox.token, base_url=sandbox.url, **settings) as client:
-            yield client
+        yield client
 
 
-def _event_hook(
-    on_event: Callable[[Event], None] | None, *, is_verbose: bool
-) -> Callable[[Event], None] | None:
-    if not is_verbose:
-        return on_event
-
-    def hook(event: Event) -> None:
-        if on_event is not None:
-            on_event(event)
-        say(f"- {event}")
-
-    return hook
+def _say_event(event: Event) -> None:
+    say(f"- {event}")
 
 
 def _fill_in(options: Options, sandbox: Sandbox) -> None:

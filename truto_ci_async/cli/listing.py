@@ -17,6 +17,7 @@ from truto_ci_async.cli.output.destinations import (
     is_stdout,
     open_destination,
 )
+from truto_ci_async.cli.output.streams import open_pager
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, RowLayout, TableWriter, layout_of_columns
 from truto_ci_async.cli.output.writers import (
     ROW_FORMATS,
@@ -30,7 +31,7 @@ from truto_ci_async.errors import UsageError
 from truto_ci_async.models.resource_types import ITEM_TYPES
 
 from .connection import connect
-from .messages import Progress, say
+from .messages import Progress, note, say
 from .options import Options
 from .resources import MODEL, RESOURCES, resource_command
 from .values import read_query
@@ -64,7 +65,7 @@ async def list_items(options: Options, progress: Progress) -> None:
     writer = writer_for(options, format, layout, is_document=options.key_by is not None)
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in TYPED_FORMATS else ITEM_TYPES[options.resource] if command else dict
-    async with connect(options) as client:
+    async with connect(options, progress.parts) as client:
         resource = open_resource(client, options)
         _check_filters(resource, options)
         with open_output(options, writer, progress) as output:
@@ -402,6 +403,7 @@ def writer_for(options: Options, format: str, layout: RowLayout, *, is_document:
         csv_formulas=options.csv_formulas,
         is_document=is_document,
         is_titled=len(getattr(options, "meeting", ())) > 1,
+        color=not options.no_color,
     )
 
 
@@ -418,14 +420,17 @@ def open_output(options: Options, writer: Writer, progress: Progress) -> Generat
                 f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
                 "a file of another name, or move that one away"
             )
-    output = Output(writer, open_destination(options.out))
+    pager = None if options.no_pager or not is_stdout(options.out) else open_pager()
+    output = Output(writer, pager or open_destination(options.out))
     try:
         with output:
             yield output
     finally:
         progress.file = output.file
     if isinstance(writer, (CsvWriter, TableWriter)) and writer.left_out:
-        say(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
+        note(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
+    if isinstance(writer, TableWriter) and writer.hidden:
+        note(f"no room for {', '.join(writer.hidden)}: a wider terminal or -o csv shows all")
 
 
 async def write_pages(

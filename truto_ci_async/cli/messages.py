@@ -180,6 +180,8 @@ class Progress:
 
     def parts(self) -> list[str]:
         """Return what is said while a list is read."""
+        if not self.items:
+            return [f"no {self.noun} yet"]
         rate = self.items / max(self._clock() - self._started, 0.001)
         return [f"{plural(self.items, self.noun)} ({rate:,.0f}/s)", plural(self.pages, "page")]
 

@@ -257,6 +257,7 @@ def output(formats: str, choices: Sequence[str] = FORMATS) -> list[click.Paramet
         text("--out", group=OUTPUT, metavar="FILE",
              help="write to FILE (- for stdout), in the format of its suffix unless -o is given; it appears only when "
              "it is complete, and after a failure the complete pages are kept in FILE.partial"),
+        flag("--no-pager", group=OUTPUT, help="do not show it in PAGER, which is used in a terminal if it is set"),
     ]  # fmt: skip
 
 

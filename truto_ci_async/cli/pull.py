@@ -75,7 +75,6 @@ the second ends at once.
 
 async def run_pull(options: Options, _: Progress) -> int:
     """Run ``pull``. Progress and summary go to stderr; rows and the report go to files."""
-    from .activity import shown
     from .connection import connect
     from .pull_progress import PullProgress
 
@@ -88,7 +87,7 @@ async def run_pull(options: Options, _: Progress) -> int:
     signals = StopOnSignal(progress)
     try:
         with signals:
-            async with connect(options, progress.on_event, PULL_SANDBOX) as client, shown(progress.status):
+            async with connect(options, progress.status, progress.activity, PULL_SANDBOX) as client:
                 reports = await _pull_to(client, options, accounts, extra_query, progress)
         code = DONE if reports.complete else SOME_FAILED if reports.failed else INCOMPLETE
     except asyncio.CancelledError:

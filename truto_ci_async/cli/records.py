@@ -40,7 +40,7 @@ async def get_item(options: Options, progress: Progress) -> None:
         options, format, LAYOUTS[options.resource] if command else ANY_LAYOUT, is_document=True
     )
     item_type: Any = Raw if format not in ROW_FORMATS else ITEM_TYPES[options.resource] if command else dict
-    async with connect(options) as client:
+    async with connect(options, progress.parts) as client:
         item = await open_resource(client, options).get(
             options.id,
             options.account,
@@ -66,7 +66,7 @@ async def show_meta(options: Options, progress: Progress) -> None:
     if options.response_format != "unified" or format in TYPED_FORMATS:
         raise UsageError("-m meta writes JSON Schema: use -o json, ndjson or yaml, without --response-format")
     writer = writer_for(options, format, ANY_LAYOUT, is_document=True)
-    async with connect(options) as client:
+    async with connect(options, progress.parts) as client:
         found = await open_resource(client, options).meta(options.id or "list", options.account)
     with open_output(options, writer, progress) as output:
         output.page([found.to_dict()])

@@ -17,7 +17,18 @@ import click
 from truto_ci_async.cli.output.streams import ClosedPipe
 from truto_ci_async.errors import CursorExpiredError, CursorLoopError
 
-from .messages import DONE, INTERRUPTED, TERMINATED, USAGE, Progress, advise, be_quiet, describe, exit_code, say
+from .messages import (
+    DONE,
+    INTERRUPTED,
+    TERMINATED,
+    USAGE,
+    Progress,
+    advise,
+    be_quiet,
+    describe,
+    exit_code,
+    say,
+)
 
 
 def run(argv: Sequence[str] | None = None) -> int:

@@ -6,13 +6,12 @@ import shutil
 import sys
 from contextlib import suppress
 
-from click.utils import strip_ansi
-
 from truto_ci_async._text import printable
 
 from .cells import cut
 
 _shown = ""
+_is_taken = False
 
 
 def is_terminal() -> bool:
@@ -23,7 +22,9 @@ def is_terminal() -> bool:
 def show(text: str) -> None:
     """Draw the line, cut to the width of the terminal: a longer one would wrap, and stay."""
     global _shown
-    text = cut(printable(strip_ansi(text)), shutil.get_terminal_size().columns - 1)
+    if _is_taken:
+        return
+    text = cut(printable(text), shutil.get_terminal_size().columns - 1)
     _write(f"\r\x1b[2K{text}")
     _shown = text
 
@@ -34,6 +35,16 @@ def hide() -> None:
     if _shown:
         _write("\r\x1b[2K")
     _shown = ""
+
+
+_is_taken = False
+
+
+def take_away() -> None:
+    """Draw it no more: a pager has the terminal."""
+    global _is_taken
+    hide()
+    _is_taken = True
 
 
 def _write(text: str) -> None:
