@@ -15,7 +15,6 @@ import sys
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from truto_ci_async._http.policy.admission import AdmissionQueue

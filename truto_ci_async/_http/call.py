@@ -274,20 +274,3 @@ def emit_wait(emitter: Emitter, account: str | None, level: Level, seconds: floa
         emitter.emit(
             PacingWait(time=time(), account=account, level=level, wait=seconds, call_id=waiting_call.get())
         )
-
-
-class Body(Protocol):
-    """A response whose body is still arriving."""
-
-    status: int
-    headers: dict[str, str]
-    token: Secret
-
-    def pieces(self, limit: int | None) -> AsyncIterator[bytes]: ...
-
-    def close(self) -> None: ...
-
-
-# Opens one page. The argument is the failure that makes this another attempt: the retry policy waits, or raises it
-# when no attempt is left.
-Reopen = Callable[[TransportError | None], Awaitable[tuple[Body, ResponseInfo]]]

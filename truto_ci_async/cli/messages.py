@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from truto_ci_async import errors
@@ -94,12 +96,34 @@ def exit_code(error: BaseException, *, is_partly_done: bool = False) -> int:
             return FAILED
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, option_names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return what happened. ``option_names`` are the options that stand for arguments in Python."""
+    if isinstance(error, errors.UsageError | errors.ConfigurationError):
+        return in_options(str(error), {"base_url": "--api-url", **option_names})
     if isinstance(error, errors.TrutoError):
         return str(error)
     if isinstance(error, OSError):
         return f"{error.strerror}: {error.filename}" if error.filename else error.strerror or str(error)
     return f"unexpected {type(error).__name__}: {error} (-vv shows where)"
+
+
+def in_options(message: str, option_names: Mapping[str, str]) -> str:
+    """Name options in a message about arguments: ``fresh=True`` is ``--fresh``, ``csv_formulas`` ``--csv-formulas``.
+
+    A name of one word is one of English too, so it is taken for an argument only before ``=`` or at the beginning.
+    """
+
+    def given(match: re.Match[str]) -> str:
+        name, value = option_names.get(match[1]), match[2].strip("'\"")
+        return match[0] if name is None else name if value == "True" else f"{name} {value}"
+
+    def named(match: re.Match[str]) -> str:
+        return option_names.get(match[0], match[0])
+
+    message = re.sub(r"\b(\w+)=('[^']*'|\"[^\"]*\"|[\w./:-]+)", given, message)
+    return re.sub(
+        r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?= (?:is|has|must|takes)\b)", named, message
+    )
 
 
 def advise(error: BaseException) -> str | None:

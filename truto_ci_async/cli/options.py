@@ -113,7 +113,11 @@ class Command(click.Command):
             if (name := param.name) in ctx.params
         }
         shared = {name: _either(given[name], before.get(name)) for name in SHARED if name in given}
-        return self.run, Options(command=self.name, **{**before, **self.defaults, **given, **shared})
+        names = {
+            param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)
+        }
+        found = {**before, **self.defaults, **given, **shared}
+        return self.run, Options(command=self.name, option_names=names, **found)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"\n{fill(self.help or '', min(formatter.width, 79))}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -130,11 +131,11 @@ def _check_report(options: Options) -> None:
     from truto_ci_async.cli.output.destinations import check_destination, is_stdout
 
     if not is_stdout(options.report):
-        inputs = [] if options.accounts_file is None else [options.accounts_file]
+        inputs = [] if options.accounts_file in (None, "-") else [options.accounts_file]
         check_destination("--report", options.report, inputs=inputs, pull_folder=options.out)
 
 
-def _accounts(options: Options) -> list[str] | Path | None:
+def _accounts(options: Options) -> list[Any] | Path | None:
     """:raises UsageError: the options name no accounts, or name them in two ways."""
     given = [
         name for name in ("accounts", "accounts_file", "integration", "status") if getattr(options, name)
@@ -156,7 +157,7 @@ def _accounts(options: Options) -> list[str] | Path | None:
 async def _pull_to(
     client: TrutoClient,
     options: Options,
-    accounts: list[str] | Path | None,
+    accounts: list[Any] | Path | None,
     extra_query: dict[str, Any] | None,
     progress: PullProgress,
 ) -> PullReports:
@@ -233,8 +234,14 @@ def _target(options: Options) -> str:
     return target
 
 
-def _standard_input() -> list[str] | Path:
-    raise UsageError("--accounts-file - is not there yet")
+def _standard_input() -> list[Any]:
+    from truto_ci_async.pull.plan.accounts import MAX_FILE_BYTES, read_accounts
+
+    if sys.stdin is None or sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+        raise UsageError(
+            "--accounts-file - reads stdin, which is a terminal: pipe the ids into it, one on a line"
+        )
+    return read_accounts(sys.stdin.buffer.read(MAX_FILE_BYTES), "stdin")
 
 
 class StopOnSignal(AbstractContextManager["StopOnSignal"]):
