@@ -462,7 +462,7 @@ def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: P
         (("--accounts", "a", *WINDOW, "--report", "/"), "--report needs the name of a file"),
         (("--accounts", "a", *WINDOW, "--out", ""), "--out: it is empty"),
         (("--accounts-file", "", "--integration", "gong", *WINDOW), "--accounts-file: it is empty"),
-        (("--accounts", " , ", *WINDOW), "which accounts?"),
+        (("--accounts", " , ", *WINDOW), "--accounts has no accounts"),
     ],
 )
 def test_wrong_usage(sandbox: Sandbox, run: Any, argv: tuple[str, ...], words: str) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import UsageError
 
 from .account_cache import remember_accounts
-from .messages import EXIT_CODES, Progress, note
+from .messages import EXIT_CODES, Progress, note, say
 from .options import (
     ASK,
     Command,
@@ -28,6 +29,8 @@ from .options import (
 if TYPE_CHECKING:
     from truto_ci_async.models import IntegratedAccount, Page
 
+# Those with conversational intelligence.
+PRODUCTS: Final = ("gong", "avoma", "chorus", "firefliesai", "wingman")
 EXAMPLES: Final = f"""\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci accounts --sandbox
@@ -35,7 +38,9 @@ examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci accounts c590b1b6-d8ec-4915-bad0-f00d5d483d57 --sandbox
 
 {EXIT_CODES}"""
-CAPABILITIES_EXAMPLES: Final = f"""\
+CAPABILITIES_  # Those with conversational intelligence.
+PRODUCTS: Final = ("gong", "avoma", "chorus", "firefliesai", "wingman")
+EXAMPLES: Final = f"""\
 examples:
   truto-ci capabilities --sandbox
   truto-ci capabilities --sandbox --resource meetings -o json
@@ -81,6 +86,12 @@ async def run_accounts(options: Options, progress: Progress) -> None:
 
             await write_pages(paginator, options, output, progress, render)
     progress.say_done()
+    if (
+        options.integration
+        and not progress.items
+        and (nearest := did_you_mean(options.integration, PRODUCTS))
+    ):
+        say(f"no account has the integration {options.integration!r}{nearest}")
 
 
 def one_account(argument: str | None, option: str | None) -> str | None:

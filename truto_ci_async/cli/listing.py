@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import Raw
 
 from truto_ci_async._text import printable
+from truto_ci_async._wire.times import resolve_time
 from truto_ci_async.cli.output.destinations import (
     Output,
     check_destination,
@@ -173,6 +175,13 @@ def _check_options(options: Options, format: str) -> None:
             raise UsageError(f"--response-format raw has no rows for -o {format}: use json, ndjson or yaml")
     if format in ("text", "vtt") and options.path is not None:
         raise UsageError(f"--path reads items of any kind: leave out -o {format}")
+    if options.start_time and options.end_time:
+        now = datetime.now(UTC)
+        start, end = (resolve_time(each, "", now).at for each in (options.start_time, options.end_time))
+        if end <= start:
+            raise UsageError(
+                f"--end-time {options.end_time} is not after --start-time {options.start_time}: exchange them?"
+            )
     if len(options.meeting) > 1:
         several = {
             "-o vtt": format == "vtt",
