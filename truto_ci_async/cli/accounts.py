@@ -38,9 +38,7 @@ examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci accounts c590b1b6-d8ec-4915-bad0-f00d5d483d57 --sandbox
 
 {EXIT_CODES}"""
-CAPABILITIES_  # Those with conversational intelligence.
-PRODUCTS: Final = ("gong", "avoma", "chorus", "firefliesai", "wingman")
-EXAMPLES: Final = f"""\
+CAPABILITIES_EXAMPLES: Final = f"""\
 examples:
   truto-ci capabilities --sandbox
   truto-ci capabilities --sandbox --resource meetings -o json
