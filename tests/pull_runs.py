@@ -81,12 +81,15 @@ class Runs:
 def serve() -> None:
     import arro3.core  # noqa: F401 - imported once, here, for all runs
     import duckdb  # noqa: F401
+    import obstore.exceptions
     import obstore.store  # noqa: F401
+    import pandas  # noqa: F401 - pyarrow does so with its first array
     import psycopg  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
     import truto_ci_async.cli.run
     import truto_ci_async.pull
+    import truto_ci_async.pull.stores.cloud
     import truto_ci_async.sandbox  # noqa: F401
 
     for line in sys.stdin:
