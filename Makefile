@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench dist lock clean postgresql
+.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench docs dist lock clean postgresql
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -47,6 +47,9 @@ format: $(VENV)/.stamp-dev ## Format, and fix what ruff can fix
 
 bench: $(VENV)/.stamp-test ## Run the benchmarks (ARGS goes to them)
 	$(PY) -m benchmarks $(ARGS)
+
+docs: build/docs/.stamp ## Build the documentation into build/docs/site
+	build/docs/venv/bin/python docs/build.py
 
 dist: $(VENV)/.stamp-dev ## Build dist/*.tar.gz and dist/*.whl
 	rm -rf dist
@@ -95,6 +98,7 @@ lock: $(UV_OR_OURS) ## Update locks/ to the newest releases
 	$(COMPILE) --extra all --group test -c locks/dev.txt -o locks/test.txt
 	$(COMPILE) --extra all --group test --group mutants -c locks/dev.txt -o locks/mutants.txt
 	$(COMPILE) --extra all --group test --group services -c locks/dev.txt -o locks/services.txt
+	$(COMPILE) --extra all --group docs -c locks/dev.txt -o locks/docs.txt
 	$(COMPILE) --extra cli -c locks/dev.txt -o locks/demo.txt
 
 clean: ## Remove everything these commands made
@@ -176,6 +180,17 @@ build/services/.stamp: locks/services.txt Makefile $(VENV)/.stamp-venv
 	@$(if $(UV),"$(UV)" pip install --python build/services/bin/python,build/services/bin/python -m pip install \
 	  --disable-pip-version-check) --quiet --require-hashes -r $<
 	@$(if $(UV),"$(UV)" pip install --python build/services/bin/python,build/services/bin/python -m pip install \
+	  --disable-pip-version-check) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The reference is made from the package, and the tutorial runs it.
+build/docs/.stamp: locks/docs.txt $(VENV)/.stamp-venv
+	@echo "Setting up build/docs: locks/docs.txt" >&2
+	@rm -rf build/docs
+	@$(PY) -m venv build/docs/venv
+	@$(if $(UV),"$(UV)" pip install --python build/docs/venv/bin/python,build/docs/venv/bin/python -m pip install \
+	  --disable-pip-version-check) --quiet --require-hashes -r $<
+	@$(if $(UV),"$(UV)" pip install --python build/docs/venv/bin/python,build/docs/venv/bin/python -m pip install \
 	  --disable-pip-version-check) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

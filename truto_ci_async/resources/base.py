@@ -42,7 +42,8 @@ from .records import GET_FILTERS, fetch_record
 from .walks import make_paginator, page_source, raw_response, unread
 
 if TYPE_CHECKING:
-    from truto_ci_async._http.base_client import BaseClient, Reopen
+    from truto_ci_async._http.base_client import BaseClient
+    from truto_ci_async._http.call import Reopen
     from truto_ci_async._wire.incremental.item_decoder import Engine
     from truto_ci_async.pagination.page_body import Decoder
     from truto_ci_async.pagination.stream import ItemStream

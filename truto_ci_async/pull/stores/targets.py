@@ -33,6 +33,7 @@ def store_for(
     mode: LandingMode | None = None,
     add_columns: bool = False,
     on_rejected: OnRejected = "stop",
+    shard: tuple[int, int] | None = None,
 ) -> TransactionalStore:
     """Return the store for a URL; the other arguments are those of the stores.
 
@@ -50,8 +51,12 @@ def store_for(
     if scheme in ("postgresql", "postgres"):
         from .postgres import PostgresStore
 
-        return PostgresStore(url, **options)
+        return PostgresStore(url, shard=shard, **options)
     if scheme == "duckdb":
+        if shard is not None and shard[1] > 1:
+            raise UsageError(
+                "one process at a time can write to a file of DuckDB: pull the shards into a folder, or PostgreSQL"
+            )
         from .duckdb import DuckDBStore
 
         if not rest.startswith("/") or len(rest) < 2:
