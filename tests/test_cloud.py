@@ -589,6 +589,8 @@ def test_options_of_databases_are_refused() -> None:
         store_for("s3://bucket", resource="interactions", mode="merge")
     with pytest.raises(UsageError, match="table, add_columns: for the URL of a database"):
         store_for("gs://bucket/x", resource="interactions", table="x", add_columns=True)
+    with pytest.raises(UsageError, match="prefix of its own"):
+        store_for("s3://bucket", resource="interactions", shard=(1, 2))
     assert repr(store_for("s3://bucket/x/", resource="users", mode="append")) == (
         "CloudStore('s3://bucket/x', resource='users')"
     )

@@ -134,7 +134,7 @@ def test_two_runs_at_once(prefix: Prefix, killing: tuple[Runs, Sandbox]) -> None
             return report.complete
 
     async def scenario() -> None:
-        for _ in range(5):
+        for _ in range(3):
             stores = [landing_store(prefix.url) for _ in range(3)]
             outcomes = await asyncio.gather(*map(pull, stores))
             assert any(outcomes)
@@ -234,7 +234,7 @@ def test_a_server_that_stays_away_ends_the_pull_and_the_next_one_goes_on(prefix:
 def test_a_cancelled_pull_does_not_wait_for_a_server_that_is_away(
     prefix: Prefix, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("truto_ci_async.pull.stores.object_storage.HURRY_SECONDS", 0.2)
+    monkeypatch.setattr("truto_ci_async.pull.stores.cloud.HURRY_SECONDS", 0.2)
 
     async def scenario() -> None:
         proxy = prefix.server.proxy
