@@ -618,6 +618,15 @@ def test_credentials_are_in_no_message() -> None:
     )
 
 
+def test_missing_credentials_are_told_as_that() -> None:
+    """Without any, obstore asks the machine for its own, and says that in its words alone."""
+    bucket = Bucket(None, MemoryStore(), "x", {})
+    error = OSError("Error performing PUT http://169.254.169.254/latest/api/token: timed out")
+    assert "There are no credentials in the environment" in str(bucket._failed("read", "y", error))
+    error = bucket._errors.PermissionDeniedError("403")
+    assert "Check the credentials" in str(bucket._failed("read", "y", error))
+
+
 def test_a_bucket_keeps_conditions() -> None:
     async def scenario() -> None:
         bucket = Bucket(None, MemoryStore(), "a", {})

@@ -47,7 +47,7 @@ class CloudStore:
         store = CloudStore("s3://bucket/prefix", storage_options={"region": "eu-central-1"})
         report = await truto.interactions.pull_to(store, account_ids, start_time="-30d", window="day")
 
-    ``url``              ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://account/container/prefix``
+    ``url``              ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``
     ``store``            instead of it, a store of obstore, and the ``prefix`` to use in it
     ``storage_options``  what ``obstore.store.from_url`` takes, such as credentials, ``endpoint``,
                          ``client_options`` and ``retry_config``; what is not given, such as AWS_ACCESS_KEY_ID, comes

@@ -28,6 +28,7 @@ BUCKETS: Final = ("s3", "gs", "az")
 Version: TypeAlias = dict[str, str]
 Condition: TypeAlias = Literal["create"] | Version
 
+_METADATA: Final = "169.254.169.254"
 _XML = re.compile(r"<\?xml.*", re.DOTALL)
 _FIELDS = re.compile(r"<(Code|Message)>(.*?)</\1>", re.DOTALL)
 _QUERY = re.compile(r"(https?://[^\s?]*)\?[^\s)\"']*")
@@ -195,9 +196,12 @@ class Bucket:
     def _failed(self, what: str, path: str, error: Exception) -> StorageError:
         errors = self._errors
         hint = ""
+        text = self._text(error)
         if isinstance(error, errors.PermissionDeniedError | errors.UnauthenticatedError):
             hint = ". Check the credentials, which come from the environment or from storage_options"
-        return StorageError(f"cannot {what} {self}/{path}: {self._text(error)}{hint}", path=self._name)
+        elif _METADATA in text:  # where a machine in the cloud is given its own
+            hint = ". There are no credentials in the environment, such as AWS_ACCESS_KEY_ID, or in storage_options"
+        return StorageError(f"cannot {what} {self}/{path}: {text}{hint}", path=self._name)
 
     def _text(self, error: Exception) -> str:
         text = str(error).split("\n\nDebug source")[0]

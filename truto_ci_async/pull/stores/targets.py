@@ -14,7 +14,7 @@ from .object_storage import BUCKETS
 SCHEMES: Final = {
     "postgresql": "postgresql://user@host/database (extra: postgres)",
     "duckdb": "duckdb:///file.db, or duckdb:////folder/file.db from the root (extra: duckdb)",
-    "s3": "s3://bucket/prefix, gs://bucket/prefix or az://account/container/prefix for Parquet (extra: cloud)",
+    "s3": "s3://bucket/prefix, gs://bucket/prefix or az://container/prefix for Parquet (extra: cloud)",
 }
 
 
