@@ -131,13 +131,13 @@ class PulledResource(Resource[T]):
         progress: bool | None = None,
         **options: Unpack[PlanOptions],
     ) -> PullReport:
-        """Pull many accounts into a folder or a database. Run it again to continue where it stopped.
+        """Pull many accounts into a folder, a database or object storage. Run it again to continue where it stopped.
 
             report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
             report = await truto.interactions.pull_to("postgresql://user@host/db", account_ids, start_time="-7d")
 
-        ``out`` is the path of a folder, a URL (``postgresql://...``, ``duckdb:///file.db``), or a
-        ``TransactionalStore``.
+        ``out`` is the path of a folder, a URL (``postgresql://...``, ``duckdb:///file.db``,
+        ``s3://bucket/prefix``), or a ``TransactionalStore``.
 
         ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant, the window and
         when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
