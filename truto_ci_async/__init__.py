@@ -55,6 +55,9 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.report import PullReport as PullReport
     from .pull.report import PullReports as PullReports
     from .pull.shard import run_shard as run_shard
+    from .pull.stores.base import ReadWindow as ReadWindow
+    from .pull.stores.base import SyncChanges as SyncChanges
+    from .pull.stores.base import SyncStore as SyncStore
     from .pull.stores.base import TransactionalStore as TransactionalStore
     from .pull.stores.duckdb import DuckDBStore as DuckDBStore
     from .pull.stores.postgres import PostgresStore as PostgresStore
@@ -90,7 +93,7 @@ _NAMES = {
     "NotFoundError PermissionDeniedError RateLimitError ReconnectRequiredError ServerError StateConflictError "
     "StorageError TransportError TruncatedBodyError TrutoError UsageError",
     "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled "
-    "UnknownFields",
+    "UnknownFields WindowDiffers",
     "export.frames": "to_arrow to_pandas to_polars",
     "export.schema": "Column Schema schema",
     "models": "ROW_COLUMNS Activity ActivityMetrics AdditionalMetric Attendee Capabilities Capability DebugInfo Email "
@@ -109,7 +112,7 @@ _NAMES = {
     "pull.plan.plan": "Plan",
     "pull.report": "Budget PullReport PullReports",
     "pull.shard": "run_shard",
-    "pull.stores.base": "TransactionalStore",
+    "pull.stores.base": "ReadWindow SyncChanges SyncStore TransactionalStore",
     "pull.stores.duckdb": "DuckDBStore",
     "pull.stores.postgres": "PostgresStore",
     "reports": "charts",
