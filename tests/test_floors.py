@@ -20,9 +20,9 @@ SOURCES, IMPORTS = HOUSE.sources, HOUSE.imports
 # Rooms of pure rules: nothing in them waits, but for these.
 PURE = ("_wire", "models", "export.schema", "_json", "errors", "_version", "_http.policy")
 # The file of a pure room that awaits because it is where the rules meet the event loop.
-WAITING_FILES = {"_http.policy.admission"}
-# Classes with a method that is awaited in a subclass higher up.
-WAITING_CLASSES = {"models.pulls": {"AccountPage"}}
+WAITING_FILES = {"_http.policy.admission", "_http.policy.budget_gate"}
+# Classes with a method that is awaited elsewhere: in a subclass higher up, or in what callers write.
+WAITING_CLASSES = {"models.pulls": {"AccountPage"}, "_http.policy.shared_budget": {"SharedBudget"}}
 
 
 # Floors

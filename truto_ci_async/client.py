@@ -48,6 +48,8 @@ class TrutoClient(BaseClient):
                          again when an idle connection turns out to be dead, and no event counts that.
     ``on_event``         called with every ``Event``, or several such functions; an exception in one does not affect
                          the call. ``truto_ci_async.integrations.opentelemetry`` has one.
+    ``shared_budget``    asked before each request, so that several processes keep to one token's limits together: see
+                         ``SharedBudget``. ``Pacing.off()`` turns it off as well.
 
     :raises ConfigurationError: an option that cannot work, or no token at all.
     """

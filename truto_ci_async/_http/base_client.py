@@ -18,9 +18,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from truto_ci_async._http.policy.admission import AdmissionQueue
+from truto_ci_async._http.policy.budget_gate import BudgetGate
 from truto_ci_async._http.policy.headers import level_named
 from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter
 from truto_ci_async._http.policy.retry import GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts
+from truto_ci_async._http.policy.shared_budget import SharedBudget
 from truto_ci_async._http.transport.deadlines import Deadline
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
 from truto_ci_async._http.transport.transport import MAX_ERROR_BYTES, Transport, base_headers
@@ -91,6 +93,7 @@ class BaseClient:
         ssl_context: ssl.SSLContext | None = None,
         session: aiohttp.ClientSession | None = None,
         on_event: EventHook | Iterable[EventHook] | None = None,
+        shared_budget: SharedBudget | None = None,
     ) -> None:
         token, base_url, proxy = hidden(token), hidden(base_url), hidden(proxy)  # URLs may hold passwords
         check_limits(max_body_bytes, max_connections)
@@ -112,7 +115,7 @@ class BaseClient:
         self.max_body_bytes = max_body_bytes
         self.emitter = Emitter(on_event)
         self._set_retry(retry)
-        self._set_pacing(pacing)
+        self._set_pacing(pacing, shared_budget)
         self._tasks = OwnedTasks()
         #: What resources keep for later calls with the same token.
         self.memo: dict[str, Any] = {}
@@ -123,12 +126,13 @@ class BaseClient:
         self.retry = retry
         self._budget = RetryBudget(retry.budget_capacity, retry.budget_refill)
 
-    def _set_pacing(self, pacing: Pacing) -> None:
-        self.pacing = pacing
+    def _set_pacing(self, pacing: Pacing, shared_budget: SharedBudget | None) -> None:
+        self.pacing, self.shared_budget = pacing, shared_budget
         self._admission = AdmissionQueue(
             RateLimiter(pacing, max_wait=self.retry.max_wait, max_in_flight=self._transport.max_connections),
             # Not a method of the client, which would be a cycle and keep a forgotten client alive.
             on_wait=partial(emit_wait, self.emitter),
+            gate=None if shared_budget is None else BudgetGate(shared_budget, pacing.token),
         )
 
     def with_options(
@@ -139,15 +143,16 @@ class BaseClient:
         retry: RetryPolicy | None = None,
         pacing: Pacing | None = None,
         headers: Mapping[str, str] | None = None,
+        shared_budget: SharedBudget | None = None,
     ) -> Self:
         """Return a light copy with other options that shares the connection pool.
 
             own = truto.with_options(token=await truto.integrated_accounts.create_token(account_id))
 
         Options that are not given stay as they are; ``headers`` are added to those of the client. Another token has
-        rate limits of its own, so it starts with fresh pacing. Another ``retry`` starts with a fresh budget; shared
-        pacing keeps the ``max_wait`` it started with. Closing the original closes the pool; closing a copy does
-        nothing.
+        rate limits of its own, so it starts with fresh pacing, and with ``shared_budget`` or none. Another ``retry``
+        starts with a fresh budget; shared pacing keeps the ``max_wait`` it started with. Closing the original closes
+        the pool; closing a copy does nothing.
         """
         token = hidden(token)
         check_policies(timeouts or self.timeouts, retry or self.retry, pacing or self.pacing)
@@ -161,8 +166,9 @@ class BaseClient:
             other.timeouts = timeouts
         if retry is not None:
             other._set_retry(retry)
-        if token is not None or pacing is not None:
-            other._set_pacing(pacing or self.pacing)
+        if token is not None or pacing is not None or shared_budget is not None:
+            kept = self.shared_budget if token is None else None
+            other._set_pacing(pacing or self.pacing, shared_budget or kept)
         if headers is not None:
             other._headers = merge_headers(self._headers, checked_headers(headers))
             other._sent_headers = None

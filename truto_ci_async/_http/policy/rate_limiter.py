@@ -188,6 +188,18 @@ class RateLimiter:
             self._schedule(state, now)
         return waiter
 
+    def postpone(self, account: str | None, now: float, *, admitted_at: float, wait: float) -> Waiter:
+        """Take back an admission, and hold back its account for ``wait`` seconds. It is the account's next request."""
+        self.on_unsent(account, now, admitted_at=admitted_at)
+        state = self._account(account, now)
+        state.window.pause(now + wait)
+        waiter = Waiter(state, "account")
+        state.waiters[waiter] = None
+        state.waiters.move_to_end(waiter, last=False)
+        self.waiting += 1
+        self._schedule(state, now)
+        return waiter
+
     def leave(self, waiter: Waiter) -> None:
         """Give up a place in the queue. A waiter that already left is ignored."""
         waiters = waiter.account.waiters
