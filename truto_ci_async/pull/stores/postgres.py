@@ -31,8 +31,8 @@ from . import postgres_sql as sql
 from .copy_text import CopyText, copy_text
 from .dsn import Dsn
 from .landing import LandingMode, LandingStore, OnRejected, Refused, Taken, logger
-from .postgres_shards import plan_of_shards, shard_name
 from .postgres_errors import LostError, fields_of, is_of_a_row, is_transient, psycopg_library
+from .postgres_shards import plan_of_shards, shard_name
 from .staging import SyncStep
 from .tables import FoundColumn, missing_columns
 
