@@ -72,6 +72,17 @@ def test_importing_a_module_needs_only_the_four_dependencies(module: str) -> Non
     assert needed - core - sys.stdlib_module_names == set()
 
 
+INTEGRATIONS = sorted(module for module in SOURCES if room_of(module) == "integrations")
+
+
+@pytest.mark.parametrize("module", INTEGRATIONS)
+def test_an_integration_is_one_short_file_over_public_names(module: str) -> None:
+    """Whoever writes the next one sees that nothing but the public names is needed."""
+    used = {found.module for found in IMPORTS[module] if found.module}
+    assert used <= {"__init__"}, "imports other than `from truto_ci_async import ...`"
+    assert SOURCES[module].read_text(encoding="utf-8").count("\n") <= 300
+
+
 AWAITING = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)
 
 
