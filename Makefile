@@ -64,9 +64,11 @@ test-wheel: dist ## Test the built wheel in a clean environment
 	for name in *; do case $$name in truto_ci_async|build|dist|mutants) ;; *) cp -R "$$name" build/wheel/src/ ;; esac; done
 	$(PY) -m venv build/wheel/venv
 	$(WHEEL_VENV)/python -m pip install --quiet dist/*.whl
-	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async' && ../venv/bin/truto-ci --help >/dev/null
+	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async'
+	$(WHEEL_VENV)/truto-ci --help 2>&1 | grep -qF "pip install 'truto-ci-async[cli]'"
 	$(WHEEL_VENV)/python -m pip install --quiet --require-hashes -r locks/test.txt
 	$(WHEEL_VENV)/python -m pip install --quiet "$$(echo dist/*.whl)[all]"
+	$(WHEEL_VENV)/truto-ci --help >/dev/null
 	cd build/wheel/src && ../venv/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
 test-oldest: $(UV_OR_OURS) ## Test with the oldest dependencies we allow
