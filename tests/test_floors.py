@@ -22,7 +22,11 @@ PURE = ("_wire", "models", "export.schema", "_json", "errors", "_version", "_htt
 # The file of a pure room that awaits because it is where the rules meet the event loop.
 WAITING_FILES = {"_http.policy.admission", "_http.policy.budget_gate"}
 # Classes with a method that is awaited elsewhere: in a subclass higher up, or in what callers write.
-WAITING_CLASSES = {"models.pulls": {"AccountPage"}, "_http.policy.shared_budget": {"SharedBudget"}}
+WAITING_CLASSES = {
+    "models.pulls": {"AccountPage"},
+    "_http.policy.shared_budget": {"SharedBudget"},
+    "_http.policy.memory_budget": {"MemoryBudget"},  # an async method that never waits
+}
 
 
 # Floors
@@ -81,7 +85,7 @@ INTEGRATIONS = sorted(module for module in SOURCES if room_of(module) == "integr
 def test_an_integration_is_one_short_file_over_public_names(module: str) -> None:
     """Whoever writes the next one sees that nothing but the public names is needed."""
     used = {found.module for found in IMPORTS[module] if found.module}
-    assert used <= {"__init__"}, "imports other than `from truto_ci_async import ...`"
+    assert used <= {"__init__", "errors", "events", "models"}, "imports of what is not public"
     assert SOURCES[module].read_text(encoding="utf-8").count("\n") <= 300
 
 
