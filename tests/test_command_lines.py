@@ -82,6 +82,12 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
             "pull --accounts a --to mysql://u:secret@h/db",
             ["mysql://u:***@h/db", "postgresql://", "duckdb:///"],
         ),
+        (
+            "pull --accounts a --to calls.db",
+            ["'calls.db' is no URL", "duckdb:///calls.db", "--out is for a folder"],
+        ),
+        ("sync --accounts a", ["where to? Give --to URL"]),
+        ("sync --accounts a --to duckdb:///y.db --since x", ["no option --since"]),
         ("completion tcsh", ["'tcsh'", "bash, zsh, fish"]),
     ],
 )
