@@ -64,18 +64,19 @@ async def run_accounts(options: Options, progress: Progress) -> None:
     writer = writer_for(options, format, ACCOUNT_LAYOUT)
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
     async with connect(options, progress.parts) as client:
-        paginator = client.integrated_accounts.list(
-            options.integration,
-            options.status,
-            options.tenant_id,
-            None if options.is_sandbox is None else options.is_sandbox == "true",
-            limit=options.limit,
-            cursor=options.next_cursor,
-            extra_query=extra_query,
-            prefetch=prefetch(options),
-            max_pages=options.max_pages,
-        )
-        with open_output(options, writer, progress) as output:
+        resumes = not options.max_pages
+        with open_output(options, writer, progress, resumes=resumes) as output:
+            paginator = client.integrated_accounts.list(
+                options.integration,
+                options.status,
+                options.tenant_id,
+                None if options.is_sandbox is None else options.is_sandbox == "true",
+                limit=options.limit,
+                cursor=options.next_cursor,
+                extra_query=extra_query,
+                prefetch=prefetch(options),
+                max_pages=options.max_pages,
+            )
 
             def render(page: Page[IntegratedAccount], items: Sequence[IntegratedAccount]) -> Sequence[Any]:
                 if not options.sandbox:

@@ -31,6 +31,7 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list 
     "unified": ("unified", "any other unified resource"),
     "export": ("unified", "the same by MODEL/RESOURCE, as Truto's own command line has it"),
     "pull": ("pull", "interactions and more of many accounts, into a folder or a database"),
+    "sync": ("pull", "a table of a database, kept up to date"),
     "report": ("report", "charts and tables of a pull, as one page of HTML"),
     "accounts": ("accounts", "the connected accounts"),
     "capabilities": ("accounts", "what one account supports"),

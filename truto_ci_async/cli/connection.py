@@ -95,6 +95,9 @@ def _fill_in(options: Options, sandbox: Sandbox) -> None:
         if options.start_time is None and options.end_time is None and not is_synced:
             options.start_time, options.end_time = SANDBOX_WINDOW
             notes.append(f"window {SANDBOX_WINDOW[0]} to {SANDBOX_WINDOW[1]}")
+    if options.command == "sync" and options.time_zone is None:
+        options.time_zone = "US/Pacific"
+        notes.append(f"time zone {options.time_zone}")
     if "meeting" in filters and not meetings and options.account in sandbox.account_ids:
         options.meeting = [_first_recorded(sandbox, options.account)]
         notes.append(f"meeting {options.meeting[0]}")

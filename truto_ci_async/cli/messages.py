@@ -113,6 +113,9 @@ def in_options(message: str, option_names: Mapping[str, str]) -> str:
     A name of one word is one of English too, so it is taken for an argument only before ``=`` or at the beginning.
     """
 
+    if " column " in message:  # the names in it are those of columns
+        return message
+
     def given(match: re.Match[str]) -> str:
         name, value = option_names.get(match[1]), match[2].strip("'\"")
         return match[0] if name is None else name if value == "True" else f"{name} {value}"
@@ -178,6 +181,7 @@ class Progress:
         self.more = "there is more"
         self.rest = ""  # what is missing although there is no position to continue from
         self.file: Path | None = None  # where the output is; None for stdout
+        self.is_resumable = False  # the same command goes on with that file
 
     def add_page(self, items: int, position: object, *, repeated: int = 0) -> None:
         self.items += items
@@ -199,6 +203,8 @@ class Progress:
         """Say what a command wrote before it failed, and how to continue."""
         if self.pages or self.items:
             say(f"complete so far: {self._written()}")
+        if self.is_resumable and self.file is not None:
+            say("run the same command again to continue")
         if self.position is not None:
             say(self._how_to_continue())
 
