@@ -106,7 +106,7 @@ def test_rows_are_those_of_a_pull(spark: Any, sandbox: Sandbox, resource: str) -
 
 
 @services
-def test_a_killed_python_worker_changes_nothing(spark: Any, sandbox: Sandbox) -> None:
+def test_killed_python_workers_change_nothing(spark: Any, sandbox: Sandbox) -> None:
     sandbox.clear()
     for account in sandbox.account_ids:
         sandbox.script(account, [Fault.slow(0.2).times(4)])
@@ -115,11 +115,11 @@ def test_a_killed_python_worker_changes_nothing(spark: Any, sandbox: Sandbox) ->
     reading = threading.Thread(target=lambda: found.append(frame.toArrow()))
     reading.start()
     end = time.monotonic() + SECONDS
-    while len(sandbox.requests) < 3:
+    while len(sandbox.requests) < 5:
         assert time.monotonic() < end
         time.sleep(0.01)
-    worker = python_workers()[0]
-    os.kill(worker, signal.SIGKILL)
+    for worker in python_workers():  # one of them may be idle
+        os.kill(worker, signal.SIGKILL)
     reading.join(SECONDS)
     asked = len(sandbox.requests)
     pages = 2 * 2  # of twenty rows in each of two weeks
