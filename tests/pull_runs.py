@@ -86,11 +86,15 @@ class Runs:
 def import_all() -> None:
     import arro3.core  # noqa: F401 - imported once, here, for all runs
     import duckdb  # noqa: F401
+    import obstore.exceptions
+    import obstore.store  # noqa: F401
+    import pandas  # noqa: F401 - pyarrow does so with its first array
     import psycopg  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
     import truto_ci_async.cli.run
     import truto_ci_async.pull
+    import truto_ci_async.pull.stores.cloud
     import truto_ci_async.sandbox  # noqa: F401
 
 
@@ -186,6 +190,11 @@ def landing_store(url: str, **options: Any) -> Any:
     from truto_ci_async.pull.stores.postgres import PostgresStore
 
     scheme, _, rest = url.partition("://")
+    if scheme == "s3":
+        from truto_ci_async.pull.stores.cloud import CloudStore
+
+        options.pop("mode", None)
+        return CloudStore(url, part_rows=20, part_seconds=0.0, **options)
     return DuckDBStore(rest[1:], **options) if scheme == "duckdb" else PostgresStore(url, **options)
 
 
