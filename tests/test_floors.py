@@ -22,7 +22,11 @@ PURE = ("_wire", "models", "export.schema", "_json", "errors", "_version", "_htt
 # The file of a pure room that awaits because it is where the rules meet the event loop.
 WAITING_FILES = {"_http.policy.admission", "_http.policy.budget_gate"}
 # Classes with a method that is awaited elsewhere: in a subclass higher up, or in what callers write.
-WAITING_CLASSES = {"models.pulls": {"AccountPage"}, "_http.policy.shared_budget": {"SharedBudget"}}
+WAITING_CLASSES = {
+    "models.pulls": {"AccountPage"},
+    "_http.policy.shared_budget": {"SharedBudget"},
+    "_http.policy.memory_budget": {"MemoryBudget"},
+}
 
 
 # Floors
