@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from ._http.policy.retry import quick_retries as quick_retries
     from ._http.policy.shared_budget import Grant as Grant
     from ._http.policy.shared_budget import SharedBudget as SharedBudget
+    from ._http.stats import ClientStats as ClientStats
     from .client import TrutoClient as TrutoClient
     from .errors import *  # noqa: F403
     from .events import *  # noqa: F403
@@ -62,6 +63,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.shard import run_shard as run_shard
     from .pull.shards import pull_plan as pull_plan
     from .pull.stores.base import TransactionalStore as TransactionalStore
+    from .pull.stores.cloud import CloudStore as CloudStore
     from .pull.stores.duckdb import DuckDBStore as DuckDBStore
     from .pull.stores.postgres import PostgresStore as PostgresStore
     from .pull.worker_facts import WorkerFacts as WorkerFacts
@@ -94,13 +96,14 @@ _NAMES = {
     "_http.policy.rate_windows": "Rate",
     "_http.policy.retry": "RetryPolicy Timeouts quick_retries",
     "_http.policy.shared_budget": "Grant SharedBudget",
+    "_http.stats": "ClientStats",
     "client": "TrutoClient",
     "errors": "APIError AccountBlockedError AuthenticationError BadRequestError BodyTooLargeError ConfigurationError "
     "ConnectError CursorExpiredError CursorLoopError DamagedStateError DeadlineError DecodeError MissingExtraError "
     "NotFoundError PermissionDeniedError RateLimitError ReconnectRequiredError ServerError StateConflictError "
     "StorageError TransportError TruncatedBodyError TrutoError UsageError",
-    "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled "
-    "UnknownFields",
+    "events": "CallEnded CallStarted Event EventHook FieldRepaired PacingWait PageDecoded PullCommitted PullEnded "
+    "PullStarted RequestSent ResponseReceived RetryScheduled UnknownFields",
     "export.frames": "to_arrow to_pandas to_polars",
     "export.schema": "Column Schema schema",
     "models": "ROW_COLUMNS Activity ActivityMetrics AdditionalMetric Attendee Capabilities Capability DebugInfo Email "
@@ -122,6 +125,7 @@ _NAMES = {
     "pull.shard": "run_shard",
     "pull.shards": "pull_plan",
     "pull.stores.base": "TransactionalStore",
+    "pull.stores.cloud": "CloudStore",
     "pull.stores.duckdb": "DuckDBStore",
     "pull.stores.postgres": "PostgresStore",
     "pull.worker_facts": "WorkerFacts",

@@ -151,7 +151,7 @@ class LandingStore(ABC):
         if items:
             self._parts.append(Part(items, PULL_SCHEMA.values(page)))
             self._rows += len(items)
-            self._bytes += sum(map(_size, items))
+            self._bytes += sum(map(item_bytes, items))
 
     def begin_commit(
         self, changes: Mapping[Key, Progress], *, row_fingerprints: Mapping[Key, bytes], final: bool
@@ -286,7 +286,7 @@ class LandingStore(ABC):
         )
 
 
-def _size(item: Any) -> int:
+def item_bytes(item: Any) -> int:
     """Return about how many bytes an item has."""
     return ROW_BYTES * (1 + len(getattr(item, "entries", None) or ())) + memoryview(item.remote_json).nbytes
 

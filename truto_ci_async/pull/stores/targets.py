@@ -13,7 +13,11 @@ from .landing import LandingMode, OnRejected
 SCHEMES: Final = {
     "postgresql": "postgresql://user@host/database (extra: postgres)",
     "duckdb": "duckdb:///file.db, or duckdb:////folder/file.db from the root (extra: duckdb)",
+    "s3": "s3://bucket/prefix, gs://bucket/prefix or az://account/container/prefix for Parquet (extra: cloud)",
 }
+
+
+BUCKETS: Final = ("s3", "gs", "az")
 
 
 def is_url(target: object) -> TypeGuard[str]:
@@ -58,5 +62,19 @@ def store_for(
         if not rest.startswith("/") or len(rest) < 2:
             raise UsageError(f"{url!r} names no file: write {SCHEMES['duckdb']}")
         return DuckDBStore(rest[1:], **options)
+    if scheme in BUCKETS:
+        from .cloud import CloudStore
+
+        _check_cloud_options(options)
+        return CloudStore(url, resource=resource)
     known = "; ".join(SCHEMES.values())
     raise UsageError(f"nothing is known of {str(Dsn(url))!r}: give the path of a folder, or {known}")
+
+
+def _check_cloud_options(options: dict[str, Any]) -> None:
+    """:raises UsageError: an option of databases was given."""
+    if options["mode"] != "append":
+        raise UsageError('Parquet in object storage is only appended to: mode="merge" is for databases')
+    defaults = {"table": None, "add_columns": False, "on_rejected": "stop"}
+    if given := [name for name, default in defaults.items() if options[name] != default]:
+        raise UsageError(f"{', '.join(given)}: for the URL of a database; object storage has no such option")
