@@ -124,7 +124,7 @@ def test_it_says_when_to_ask_again_and_forgets_idle_accounts() -> None:
 @pytest.mark.services  # it starts five processes, which import everything anew
 def test_the_engine_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes of concurrent.futures, in 40 lines."""
-    page = (ROOT / "docs" / "engines.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "engines.md").read_text(encoding="utf-8")
     programs = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (program,) = (each for each in programs if "ProcessPoolExecutor" in each)
     assert len([line for line in program.splitlines() if line.strip()]) <= 42

@@ -32,8 +32,6 @@ from truto_ci_async._lock import RunLock
 from truto_ci_async.pull.shard_folder import Epoch, open_shard
 from truto_ci_async.sinks.factory import OutputFormat
 
-DOCS = Path(__file__).parents[1] / "docs" / "engines.md"
-
 
 async def plan_of(client: TrutoClient, sandbox: Sandbox, **options: Any) -> Plan:
     return await client.interactions.plan(sandbox.account_ids, **(BOUNDS | options))
@@ -121,7 +119,7 @@ def test_another_plan_or_number_of_shards_is_refused_with_the_way_to_go_on(tmp_p
         ({"shard": 2}, "numbered from 1"),
         ({"shard": (1, 2), "out": ""}, "folder is empty"),
         ({"shard": (1, 2), "out": 5}, "neither a folder"),
-        ({"shard": (1, 2), "out": "duckdb:///a.db"}, "one process at a time"),
+        ({"shard": (1, 2), "out": "duckdb:///a.db"}, "give each a store of its own"),
         ({"shard": (1, 2), "table": "calls"}, "for the URL of a database"),
         ({"shard": (1, 2), "out": "postgresql://h/d", "format": "csv"}, "for a folder"),
         ({"plan": ["a"]}, "takes a Plan"),

@@ -42,7 +42,7 @@ TELL_SECONDS: Final = 1.0  # between two reports of a task, and of the driver
 LOCK_SECONDS: Final = 180.0  # for an attempt that was believed dead to let go of its shard
 STOP_SECONDS: Final = 5.0  # for tasks to commit what they have, when the driver is stopped
 ACTORS: Final = 16  # for the budgets of all tokens: each is a process
-KEPT: Final = 1_000  # accounts of a shard that a report names, of each kind
+KEPT: Final = 100  # accounts of a shard that a report names, of each kind
 COUNTS: Final = ("accounts", "done", "rows", "pages", "requests", "retries", "windows_done")
 
 _connecting = asyncio.Lock()  # pulls that run side by side share one connection
