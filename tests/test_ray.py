@@ -125,14 +125,14 @@ def server() -> Iterator[PostgresServer]:
         yield running
 
 
-def sandbox_of(accounts: int, interactions: int) -> Any:
+def sandbox_of(accounts: int, interactions: int, window: float = WINDOW) -> Any:
     return Sandbox.in_thread(
         accounts=accounts,
         interactions=interactions,
         page_size=10,
         tokens=list(TOKENS.values()),
-        token_rate=(500, WINDOW),
-        account_rate=(50, WINDOW),
+        token_rate=(500, window),
+        account_rate=(50, window),
     )
 
 
@@ -214,7 +214,15 @@ def kill(what: str, raylets: Raylets, driver: Driver, chance: random.Random) -> 
 
 
 def pull_through(
-    kills: list[str], sandbox: Any, raylets: Raylets, log: Path, *, out: str, deadline: float, **options: Any
+    kills: list[str],
+    sandbox: Any,
+    raylets: Raylets,
+    log: Path,
+    *,
+    out: str,
+    window: float,
+    deadline: float,
+    **options: Any,
 ) -> int:
     """Pull into ``out`` while all of ``kills`` come, spread over the requests. Return how many are needed without."""
     plan = plan_of(sandbox)
@@ -227,7 +235,7 @@ def pull_through(
         "token": "SANDBOX_TOKEN_A",
         "options": options,
     }
-    driver = Driver(log, address=raylets.address, base_url=sandbox.url, window=WINDOW, pulls=[pull])
+    driver = Driver(log, address=raylets.address, base_url=sandbox.url, window=window, pulls=[pull])
     chance = random.Random(f"{kills}")
     left = list(kills)
     give_up = time.monotonic() + deadline
@@ -269,14 +277,18 @@ def check_kills(
     capsys: pytest.CaptureFixture[str],
     deadline: float,
 ) -> None:
-    with sandbox_of(*size) as sandbox:
+    # A part of Parquet takes some time to commit, and a killed worker repeats as much.
+    window = 2 * WINDOW if format == "parquet" else WINDOW
+    with sandbox_of(*size, window) as sandbox:
         log = tmp_path / "log"
         if format == "postgresql":
             import psycopg
 
             url = server.url("postgres").replace(":hunter2", "")
             table = f"rows_{len(kills)}"
-            needed = pull_through(kills, sandbox, raylets, log, out=url, table=table, deadline=deadline)
+            needed = pull_through(
+                kills, sandbox, raylets, log, out=url, window=window, table=table, deadline=deadline
+            )
             with psycopg.connect(url) as connection:
                 query = f"SELECT integrated_account_id, window_start, user_id FROM {table}".encode()
                 found = sorted(
@@ -286,7 +298,9 @@ def check_kills(
         else:
             options = {"format": format, "part_seconds": 0.1}
             out = tmp_path / "out"
-            needed = pull_through(kills, sandbox, raylets, log, out=str(out), deadline=deadline, **options)
+            needed = pull_through(
+                kills, sandbox, raylets, log, out=str(out), window=window, deadline=deadline, **options
+            )
             assert read_folder(out).complete
             found = rows_of(out)
         assert found == expected(sandbox)
@@ -314,7 +328,7 @@ def test_whatever_is_killed_nothing_is_lost_or_doubled(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("format", "accounts"), [("ndjson", 100), ("parquet", 135), ("postgresql", 100)])
+@pytest.mark.parametrize(("format", "accounts"), [("ndjson", 80), ("parquet", 180), ("postgresql", 80)])
 def test_ten_kills_in_each_of_three_outputs(
     format: str,
     accounts: int,

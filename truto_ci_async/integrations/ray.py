@@ -261,7 +261,7 @@ async def _pull(job: Job, part: Plan) -> dict[str, Any]:
     budget = RayBudget(job)
     token = os.environ[job.token] if isinstance(job.token, str) else job.token
     out = job.out() if callable(job.out) else job.out
-    options = {"max_wait": LOCK_SECONDS, "on_progress": partial(budget.tell, part), **job.options}
+    options: Any = {"max_wait": LOCK_SECONDS, "on_progress": partial(budget.tell, part), **job.options}
     async with sdk.TrutoClient(
         token, base_url=job.base_url, pacing=job.pacing, shared_budget=budget
     ) as client:

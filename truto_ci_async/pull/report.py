@@ -115,7 +115,7 @@ class PullReport(Struct, eq=False):
         }
         changed = {"failed": failed, "parked": dict(self.parked), "waited": round(self.waited, 3)}
         error = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
-        found = {"complete": self.complete, **asdict(self), **changed, "error": error}
+        found: dict[str, Any] = {"complete": self.complete, **asdict(self), **changed, "error": error}
         if most is not None:
             for name in ("failed", "parked", "unsupported", "filtered"):
                 found |= {

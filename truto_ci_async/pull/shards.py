@@ -145,7 +145,7 @@ class _Teller:
 
 async def _open(
     part: Plan,
-    out: object,
+    out: str | os.PathLike[str] | TransactionalStore,
     format: OutputFormat,
     csv_formulas: CsvFormulas,
     part_seconds: float,
