@@ -32,6 +32,8 @@ from truto_ci_async import (
     WorkerFacts,
     read_folder,
 )
+from truto_ci_async.cli.main import main
+from truto_ci_async.cli.messages import FAILED, USAGE
 from truto_ci_async.integrations import ray as on_ray
 from truto_ci_async.integrations import ray_data
 
@@ -236,3 +238,33 @@ def test_a_report_of_very_many_failures_is_bounded() -> None:
     assert len(found["failed"]) == len(found["parked"]) == 10
     assert (found["failed_count"], found["parked_count"], found["filtered_count"]) == (50, 50, 0)
     assert "failed_count" not in report.to_dict()
+
+
+# --- the command line ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("--shards", "4"), "--shards: for --engine ray only"),
+        (("--ray-address", "h:1"), "--ray-address: for --engine ray only"),
+        (("--engine", "spark"), "none of ray"),
+        (("--engine", "ray", "--shards", "0"), "--shards"),
+        (("--engine", "ray", "--sandbox"), "--sandbox: not with --engine"),
+        (("--engine", "ray", "--fresh"), "use another folder"),
+        (("--engine", "ray", "--token", "t"), "read TRUTO_API_TOKEN where they run"),
+        (("--engine", "ray"), "pip install 'truto-ci-async[ray]'"),
+    ],
+)
+def test_a_command_line_that_no_engine_can_run(
+    argv: tuple[str, ...],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.setenv("TRUTO_API_TOKEN", "t")
+    assert main(["pull", "-a", "x", "--out", str(tmp_path / "out"), *argv]) in (FAILED, USAGE)
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

@@ -29,6 +29,7 @@ from truto_ci_async import (
     WorkerFacts,
     read_folder,
 )
+from truto_ci_async.cli.main import main
 from truto_ci_async.integrations import ray as on_ray
 from truto_ci_async.integrations import ray_data
 
@@ -103,6 +104,7 @@ def raylets() -> Iterator[Raylets]:
     from ray.cluster_utils import Cluster
 
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRUTO_API_TOKEN", next(iter(TOKENS.values())))
         for name, token in TOKENS.items():
             patch.setenv(name, token)
         patch.setenv("RAY_DEDUP_LOGS", "0")
@@ -443,7 +445,7 @@ def test_what_cannot_work_is_told_before_anything_is_asked(
         refused("no node of the cluster has 64 CPU", token="SANDBOX_TOKEN_A", cpus=64)
         with monkeypatch.context() as patch:
             patch.setattr(WorkerFacts, "write_probe", lambda probe, run: None)
-            refused("does not see .*all nodes share", token="SANDBOX_TOKEN_A")
+            refused("does not see .*all workers share", token="SANDBOX_TOKEN_A")
         with monkeypatch.context() as patch:
             patch.setattr("truto_ci_async.pull.worker_facts.__version__", "99.0")
             refused("has truto_ci_async .*, and this is 99.0", token="SANDBOX_TOKEN_A")
@@ -477,3 +479,17 @@ def test_rows_as_datasets(raylets: Raylets, tmp_path: Path) -> None:
         pull(plan, tmp_path / "text", raylets.address, **token)
         with pytest.raises(UsageError, match="holds ndjson"):
             ray_data.dataset(tmp_path / "text")
+
+
+@pytest.mark.usefixtures("disconnected")
+def test_the_command_line_pulls_on_a_cluster(
+    raylets: Raylets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with sandbox_of(3, 30) as sandbox:
+        monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
+        monkeypatch.setenv("TRUTO_API_BASE_URL", sandbox.url)
+        out, span = tmp_path / "out", ("--start-time", "2024-01-01", "--end-time", "2024-02-01")
+        where = ("--engine", "ray", "--ray-address", raylets.address, "--shards", "2", "--out", str(out))
+        assert main(["pull", "--integration", "gong", "--status", "active", *span, *where]) == 0
+        assert "2 of 2 shards begun, 3 of 3 accounts" in capsys.readouterr().err
+        assert rows_of(out) == expected(sandbox)

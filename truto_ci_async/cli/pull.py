@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from truto_ci_async.errors import UsageError
 
+from .engine import check_engine, engine_options, pull_on_engine
 from .messages import (
     DONE,
     FAILED,
@@ -80,8 +81,11 @@ async def run_pull(options: Options, _: Progress) -> int:
 
     _check_target(options)
     _check_report(options)
+    check_engine(options)
     extra_query = read_query(options.query, options.query_json)
     accounts = _accounts(options)
+    if options.engine is not None:
+        return await pull_on_engine(options, accounts, _asked(options, extra_query))
     progress = PullProgress()
     code, error = FAILED, None
     signals = StopOnSignal(progress)
@@ -153,6 +157,23 @@ def _accounts(options: Options) -> list[str] | Path | None:
     return Path(options.accounts_file) if options.accounts_file else None
 
 
+def _asked(options: Options, extra_query: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments of a plan."""
+    return {
+        "integration": options.integration,
+        "status": options.status,
+        "start_time": options.start_time,
+        "end_time": options.end_time,
+        "window": options.window,
+        "allow_empty": options.allow_empty,
+        "users": options.users or None,
+        "limit": options.limit,
+        "exclude_fields": options.exclude_fields or None,
+        "ignore_remote_data": options.ignore_remote_data or None,
+        "extra_query": extra_query,
+    }
+
+
 async def _pull_to(
     client: TrutoClient,
     options: Options,
@@ -168,17 +189,7 @@ async def _pull_to(
         "grow": options.grow,
         "fresh": options.fresh,
         "on_start": progress.on_start,
-        "integration": options.integration,
-        "status": options.status,
-        "start_time": options.start_time,
-        "end_time": options.end_time,
-        "window": options.window,
-        "allow_empty": options.allow_empty,
-        "users": options.users or None,
-        "limit": options.limit,
-        "exclude_fields": options.exclude_fields or None,
-        "ignore_remote_data": options.ignore_remote_data or None,
-        "extra_query": extra_query,
+        **_asked(options, extra_query),
     }
     if options.to is None:
         return await pull_resources(
@@ -315,6 +326,7 @@ def command(name: str) -> Command:
                  help="accounts asked at a time (default: 32)"),
             flag("--fresh", group=how, help="discard the earlier output and progress, and start over"),
             flag("--grow", group=how, help="continue, and add accounts found since the pull began"),
+            *engine_options(),
             *connection(),
         ],
         help="Pull resources of many accounts into a folder or a database, many at a time, within the limits of the "

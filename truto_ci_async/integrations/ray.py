@@ -107,7 +107,7 @@ async def pull_to(
         folder. Nothing was requested.
     :raises AuthenticationError: the token was rejected. Other errors of shards are raised once all others are done.
     """
-    ray, parts = _ray(), plan.shards(shards)
+    ray, parts = ray_library(), plan.shards(shards)
     refuse_secrets(token, out)
     folder = None if callable(out) or "://" in str(out) else await asyncio.to_thread(Path(out).absolute)
     probe = None if folder is None else str(folder / f".truto-pull.{plan.resource}.probe")
@@ -234,10 +234,10 @@ def refuse_secrets(token: object, out: object) -> None:
     if isinstance(token, str) and not token.isidentifier():
         raise UsageError("token is not the token, but an environment variable of the workers, or a function")
     if isinstance(out, str) and "://" in out and urlsplit(out).password:
-        raise UsageError("the URL has a password, which Ray would store: pass a function that returns it")
+        raise UsageError("the URL has a password, which Ray would store: pass a function, or set PGPASSWORD")
 
 
-def _ray() -> Any:
+def ray_library() -> Any:
     try:
         return import_module("ray")
     except ImportError:
@@ -274,7 +274,7 @@ class RayBudget:
 
     def __init__(self, job: Job) -> None:
         self.safe_share = job.share
-        self._job, self._ray = job, _ray()
+        self._job, self._ray = job, ray_library()
         self._handle: Any = None
 
     async def take(self, n: int, account: str | None) -> Grant:
