@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -103,14 +104,21 @@ def title_of(pid: int) -> str:
 def raylets() -> Iterator[Raylets]:
     from ray.cluster_utils import Cluster
 
-    with pytest.MonkeyPatch.context() as patch:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        TemporaryDirectory(prefix="truto-ray-", ignore_cleanup_errors=True) as folder,
+    ):
         patch.setenv("TRUTO_API_TOKEN", next(iter(TOKENS.values())))
         for name, token in TOKENS.items():
             patch.setenv(name, token)
-        patch.setenv("RAY_DEDUP_LOGS", "0")
-        patch.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        patch.setenv("RAY_raylet_start_wait_time_s", "120")
         patch.setenv("PYTHONPATH", str(ROOT))
-        head = {"num_cpus": 0, "object_store_memory": STORE_BYTES, "include_dashboard": False}
+        head = {
+            "num_cpus": 0,
+            "object_store_memory": STORE_BYTES,
+            "include_dashboard": False,
+            "temp_dir": folder,
+        }
         cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
         running = Raylets(cluster)
         try:
