@@ -2,8 +2,8 @@
 
 One run at a time writes to a table, or one of each shard of a plan: an advisory lock refuses a second one at once, and
 the epoch in ``_truto_pulls`` fences off a run whose lock was lost with its connection. Each shard has its own of both.
-A lost connection is made anew and the commit repeated. If it was lost during COMMIT, the number of the last commit tells
-whether it took place; reading that number waits for the old transaction to end.
+A lost connection is made anew and the commit repeated. If it was lost during COMMIT, the number of the last commit
+tells whether it took place; reading that number waits for the old transaction to end.
 """
 
 from __future__ import annotations
