@@ -50,11 +50,11 @@ def store_for(
         from .postgres import PostgresStore
 
         return PostgresStore(url, shard=shard, **options)
+    if shard is not None and shard[1] > 1:
+        raise UsageError(
+            f"the shards of a plan have one folder or table of PostgreSQL; for {scheme}, give each a store of its own"
+        )
     if scheme == "duckdb":
-        if shard is not None and shard[1] > 1:
-            raise UsageError(
-                "one process at a time can write to a file of DuckDB: pull the shards into a folder, or PostgreSQL"
-            )
         from .duckdb import DuckDBStore
 
         if not rest.startswith("/") or len(rest) < 2:
