@@ -13,24 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import time_ns
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
-from truto_ci_async import (
-    CallEnded,
-    CallStarted,
-    Event,
-    MissingExtraError,
-    PacingWait,
-    PageDecoded,
-    PullCommitted,
-    PullEnded,
-    PullStarted,
-    RequestSent,
-    ResponseReceived,
-    RetryScheduled,
-    __version__,
-)
+from truto_ci_async import MissingExtraError, __version__, events
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -40,8 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenTelemetry"]
 
 SCOPE = "truto_ci_async"
-# Buckets in seconds, as the semantic conventions of HTTP advise.
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)  # buckets
 # Exceptions that end a call because its caller left: no errors.
 LEFT = frozenset({"CancelledError", "GeneratorExit"})
 
@@ -82,43 +67,54 @@ class OpenTelemetry:
         self._calls: dict[int, _Call] = {}
         self._pulls: dict[int, tuple[Span, Context]] = {}
         self._routes: dict[tuple[str, str, str], _Route] = {}
-        self._budget: float | None = None
         meter = metrics.get_meter(SCOPE, __version__, meter_provider)
 
         def duration(name: str, what: str) -> Any:
             return meter.create_histogram(name, "s", what, explicit_bucket_boundaries_advisory=SECONDS)
 
+        def observe(create: Any, name: str, unit: str, what: str, *labels: str) -> _Values:
+            """Make an instrument that is read when metrics are collected: counting costs next to nothing."""
+            values: _Values = {}
+
+            def read(_: object) -> list[Any]:
+                found = [(value, dict(zip(labels, key, strict=True))) for key, value in [*values.items()]]
+                return [metrics.Observation(*each) for each in found]
+
+            create(name, [read], unit, what)
+            return values
+
+        counter, gauge = meter.create_observable_counter, meter.create_observable_gauge
+        resource, level = "truto.resource", meter.create_observable_up_down_counter
         self._durations = duration("http.client.request.duration", "Duration of HTTP client requests.")
         self._waits = duration("truto.client.wait.duration", "Time requests waited, by cause.")
         self._commits = duration("truto.pull.commit.duration", "Time to make pages durable.")
-        self._rows = meter.create_counter("truto.client.rows", "{row}", "Rows that were decoded.")
-        self._retries = meter.create_counter("truto.client.retries", "{retry}", "Retries, by reason.")
-        self._refused = meter.create_counter("truto.client.rate_limited", "{response}", "Responses with 429.")
-        self._budgets = meter.create_gauge("truto.client.retry_budget", "{retry}", "Retries that are left.")
-        self._streams = meter.create_up_down_counter("truto.client.open_streams", "{stream}", "Open streams.")
-        self._accounts = meter.create_gauge("truto.pull.accounts", "{account}", "Accounts of the last pull.")
-        self._pulled = meter.create_gauge("truto.pull.rows", "{row}", "Rows of the last pull.")
+        self._rows = observe(counter, "truto.client.rows", "{row}", "Rows decoded.", resource)
+        self._retries = observe(counter, "truto.client.retries", "{retry}", "Retries.", "reason")
+        self._refused = observe(counter, "truto.client.rate_limited", "{response}", "Responses with 429.")
+        self._budget = observe(gauge, "truto.client.retry_budget", "{retry}", "Retries that are left.")
+        self._streams = observe(level, "truto.client.open_streams", "{stream}", "Open streams.")
+        self._accounts = observe(gauge, "truto.pull.accounts", "{account}", "Of a pull.", resource, "state")
+        self._pulled = observe(gauge, "truto.pull.rows", "{row}", "Rows of a pull.", resource)
         self._handlers: dict[type, Callable[[Any], object]] = {
-            CallStarted: self._call_started,
-            CallEnded: self._call_ended,
-            RequestSent: self._request_sent,
-            ResponseReceived: self._response_received,
-            RetryScheduled: self._retry_scheduled,
-            PacingWait: self._waited,
-            PageDecoded: self._page_decoded,
-            PullStarted: self._pull_started,
-            PullCommitted: self._pull_committed,
-            PullEnded: self._pull_ended,
+            events.CallStarted: self._call_started,
+            events.CallEnded: self._call_ended,
+            events.RequestSent: self._request_sent,
+            events.ResponseReceived: self._response_received,
+            events.RetryScheduled: self._retry_scheduled,
+            events.PacingWait: self._waited,
+            events.PageDecoded: self._page_decoded,
+            events.PullStarted: self._pull_started,
+            events.PullCommitted: self._pull_committed,
+            events.PullEnded: self._pull_ended,
         }
 
-    def __call__(self, event: Event) -> None:
-        handler = self._handlers.get(type(event))
-        if handler is not None:
+    def __call__(self, event: events.Event) -> None:
+        if (handler := self._handlers.get(type(event))) is not None:
             handler(event)
 
     # --- calls -----------------------------------------------------------------------------------------
 
-    def _call_started(self, event: CallStarted) -> None:
+    def _call_started(self, event: events.CallStarted) -> None:
         key = event.method, event.base_url, event.url
         route = self._routes.get(key)
         if route is None:
@@ -130,9 +126,9 @@ class OpenTelemetry:
         context = self._trace.set_span_in_context(span, parent)
         self._calls[event.call_id] = _Call(route, span, context, event.streamed)
         if event.streamed:
-            self._streams.add(1)
+            _add(self._streams, 1)
 
-    def _call_ended(self, event: CallEnded) -> None:
+    def _call_ended(self, event: events.CallEnded) -> None:
         call = self._calls.pop(event.call_id, None)
         if call is None:
             return
@@ -140,32 +136,28 @@ class OpenTelemetry:
             self._end_attempt(call, event.error, event.time)
         span = call.span
         if span.is_recording():
-            if event.attempts > 1:
-                span.set_attribute("truto.attempts", event.attempts)
+            span.set_attribute("truto.attempts", event.attempts)
             self._fail(span, event.error)
         span.end()
         if call.streamed:
-            self._streams.add(-1)
-        if event.retry_budget != self._budget:
-            self._budget = event.retry_budget
-            self._budgets.set(event.retry_budget)
+            _add(self._streams, -1)
+        self._budget[()] = event.retry_budget
 
-    def _request_sent(self, event: RequestSent) -> None:
+    def _request_sent(self, event: events.RequestSent) -> None:
         call = self._calls.get(event.call_id)
         if call is None:
             return
-        call.sent_at = event.time
-        attributes = call.route.of_attempt
+        call.sent_at, attributes = event.time, call.route.of_attempt
         if event.attempt > 1:
             attributes = {**attributes, "http.request.resend_count": event.attempt - 1}
         call.attempt = self._tracer.start_span(
             call.route.name, call.context, self._trace.SpanKind.CLIENT, attributes
         )
 
-    def _response_received(self, event: ResponseReceived) -> None:
+    def _response_received(self, event: events.ResponseReceived) -> None:
         call = self._calls.get(event.call_id)
         if event.status == 429:
-            self._refused.add(1)
+            _add(self._refused, 1)
         if call is None or call.attempt is None:
             return
         span, call.attempt = call.attempt, None
@@ -188,49 +180,41 @@ class OpenTelemetry:
         if error is not None and error not in LEFT:
             self._durations.record(max(0.0, at - call.sent_at), call.route.of_metric(error=error))
 
-    def _retry_scheduled(self, event: RetryScheduled) -> None:
-        self._retries.add(1, {"reason": event.reason})
+    def _retry_scheduled(self, event: events.RetryScheduled) -> None:
+        _add(self._retries, 1, event.reason)
         self._waits.record(event.wait, {"cause": "retry"})
         call = self._calls.get(event.call_id)
         if call is not None:
             self._end_attempt(call, event.reason, event.time)
 
-    def _waited(self, event: PacingWait) -> None:
+    def _waited(self, event: events.PacingWait) -> None:
         self._waits.record(event.wait, {"cause": event.level})
 
-    def _page_decoded(self, event: PageDecoded) -> None:
+    def _page_decoded(self, event: events.PageDecoded) -> None:
         call = self._calls.get(event.call_id)
         if call is None:
             return
-        if event.items:
-            self._rows.add(event.items, call.route.of_rows)
+        _add(self._rows, event.items, call.route.resource)
         if not call.span.is_recording():
             return
-        attributes: dict[str, Any] = {"truto.page.items": event.items, "truto.page.bytes": event.bytes}
-        if event.issues:
-            attributes["truto.page.issues"] = event.issues
-        now = time_ns()
-        begun = now - int(event.elapsed * 1e9)
-        self._tracer.start_span("truto.page", call.context, attributes=attributes, start_time=begun).end(now)
+        attributes = {"truto.items": event.items, "truto.bytes": event.bytes, "truto.issues": event.issues}
+        self._add_span("truto.page", call.context, event.elapsed, attributes)
 
     # --- pulls -----------------------------------------------------------------------------------------
 
-    def _pull_started(self, event: PullStarted) -> None:
+    def _pull_started(self, event: events.PullStarted) -> None:
         parent = self._current()
         span = self._tracer.start_span("truto.pull", parent)
         self._pulls[event.pull_id] = span, self._trace.set_span_in_context(span, parent)
 
-    def _pull_committed(self, event: PullCommitted) -> None:
+    def _pull_committed(self, event: events.PullCommitted) -> None:
         self._commits.record(event.elapsed, {"truto.resource": event.resource})
         self._note_progress(event)
         if event.pull_id in self._pulls:
-            now = time_ns()
-            attributes: dict[str, Any] = {"truto.pages": event.committed, "truto.resource": event.resource}
-            begun = now - int(event.elapsed * 1e9)
-            _, context = self._pulls[event.pull_id]
-            self._tracer.start_span("truto.commit", context, attributes=attributes, start_time=begun).end(now)
+            attributes = {"truto.pages": event.committed, "truto.resource": event.resource}
+            self._add_span("truto.commit", self._pulls[event.pull_id][1], event.elapsed, attributes)
 
-    def _pull_ended(self, event: PullEnded) -> None:
+    def _pull_ended(self, event: events.PullEnded) -> None:
         self._note_progress(event)
         span, _ = self._pulls.pop(event.pull_id, (None, None))
         if span is None:
@@ -241,16 +225,20 @@ class OpenTelemetry:
         self._fail(span, event.error)
         span.end()
 
-    def _note_progress(self, event: PullCommitted | PullEnded) -> None:
-        for state in ("done", "failed", "parked"):
-            self._accounts.set(getattr(event, state), {"truto.resource": event.resource, "state": state})
+    def _note_progress(self, event: events.PullCommitted | events.PullEnded) -> None:
         left = event.accounts - event.done - event.failed - event.parked
-        self._accounts.set(max(0, left), {"truto.resource": event.resource, "state": "left"})
-        self._pulled.set(event.rows, {"truto.resource": event.resource})
+        states = {"done": event.done, "failed": event.failed, "parked": event.parked, "left": max(0, left)}
+        self._accounts |= {(event.resource, state): count for state, count in states.items()}
+        self._pulled[event.resource,] = event.rows
 
-    # --- attributes ------------------------------------------------------------------------------------
+    # --- spans and their attributes --------------------------------------------------------------------
 
-    def _named(self, event: Event, attributes: dict[str, Any]) -> dict[str, Any]:
+    def _add_span(self, name: str, parent: Context, seconds: float, attributes: dict[str, Any]) -> None:
+        """Make a span that ends now and took so many seconds."""
+        begun = time_ns() - int(seconds * 1e9)
+        self._tracer.start_span(name, parent, attributes=attributes, start_time=begun).end()
+
+    def _named(self, event: events.Event, attributes: dict[str, Any]) -> dict[str, Any]:
         if self._has_account and event.account is not None:
             return {**attributes, "truto.account": event.account}
         return attributes
@@ -261,6 +249,14 @@ class OpenTelemetry:
         elif error is not None:
             span.set_attribute("error.type", error)
             span.set_status(self._trace.StatusCode.ERROR)
+
+
+#: What an instrument shows: by the values of its labels.
+_Values: TypeAlias = dict[tuple[str, ...], float]
+
+
+def _add(values: _Values, number: float, *key: str) -> None:
+    values[key] = values.get(key, 0) + number
 
 
 class _Call:
@@ -280,16 +276,15 @@ class _Route:
     def __init__(self, method: str, base_url: str, path: str) -> None:
         parts = urlsplit(base_url)
         names = path.strip("/").split("/")
-        resource = names[2] if names[0] == "unified" and len(names) > 2 else names[0]
+        self.resource = names[2] if names[0] == "unified" and len(names) > 2 else names[0]
         self.name = f"{method} {path}"
         server: dict[str, Any] = {
             "http.request.method": method,
             "server.address": parts.hostname or "",
             "server.port": parts.port or (80 if parts.scheme == "http" else 443),
         }
-        self.of_call = {"truto.resource": resource, "truto.path": path}
-        self.of_attempt = {**server, "url.full": base_url + path, "url.template": path}
-        self.of_rows = {"truto.resource": resource}
+        self.of_call: dict[str, Any] = {"truto.resource": self.resource}
+        self.of_attempt = {**server, "url.full": base_url + path}
         self._server = {**server, "url.scheme": parts.scheme}
         self._by_status: dict[int, dict[str, Any]] = {}
 

@@ -153,7 +153,7 @@ class RateLimiter:
 
     def waiting_by_level(self, now: float) -> dict[str, int]:
         """Return how many requests wait for the token's limit, and how many for one of their account."""
-        found = {"token": 0, "account": 0}
+        found: dict[str, int] = {"token": 0, "account": 0}
         for state in self._accounts.values() if self.waiting else ():
             if state.waiters:
                 found["account" if state.ready_at(now) > now else "token"] += len(state.waiters)
