@@ -1,15 +1,16 @@
 """Decides who may send the next request, and when: a limit per token and a limit per account.
 
 The service counts requests in sliding windows. Each limit therefore has as many slots as it allows requests, and a
-request keeps its slot for one window plus a margin, so no window can hold too many. Half of the slots can be taken at
-once, so short work runs at full speed. The others are handed out at the steady rate, so long work is an even flow
-instead of a burst every ten seconds.
+request keeps its slot until the service has certainly forgotten it: for one window from its response, or from a little
+after it was sent. All slots of a token can be taken at once, since a slot that is free while requests wait is lost. Of
+an account's slots that holds for half; the others are handed out at the steady rate, so that one long walk is an even
+flow.
 
 A 429 pauses its level (the whole token, or one account) for as long as the service asked. It also means that someone
-else uses the same limit, or that the limit is lower than we think. So that level backs off: it works with a quarter
-fewer slots, all of them at the steady rate so that nothing rushes out after the pause, and regains them slowly. This is
-how several processes that share a token settle on their shares. ``ratelimit-*`` headers come from the provider and
-apply to their account only: what remains until the reset is all that is sent until then.
+else uses the same limit, or that the limit is lower than we think. So that level goes on with the slots that the
+service had accepted from us, at the steady rate so that nothing rushes out after the pause, and tries more over the
+next windows. This is how several processes that share a token settle on their shares. ``ratelimit-*`` headers come from
+the provider and apply to their account only: what remains until the reset is all that is sent until then.
 
 Requests wait in a queue per account, first come first served, and accounts take turns. An account that has to wait for
 its own limit skips its turns until then, so it never holds up another one.
@@ -23,6 +24,7 @@ import math
 import random as _random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Final
@@ -37,6 +39,7 @@ from .headers import LONGEST_WAIT, Level, parse_rate_limit
 from .rate_windows import Quota, Rate, SlidingWindow
 from .token_blame import TokenBlame
 
+ACCOUNT_BURST: Final = 0.5  # of an account's slots can be taken at once
 DEFAULT_PAUSE: Final = 1.0  # seconds, after a 429 without a readable Retry-After
 SPREAD: Final = 0.05  # of a pause, added at random so that several processes do not come back at once ...
 MOST_SPREAD: Final = 1.0  # ... up to this many seconds
@@ -93,12 +96,13 @@ class Waiter:
 class AccountQueue:
     """One account: its limits, and the requests that wait for them."""
 
-    __slots__ = ("due", "is_ready", "name", "quota", "waiters", "window")
+    __slots__ = ("due", "is_ready", "name", "quota", "sent", "waiters", "window")
 
     def __init__(self, name: str | None, rate: Rate | None) -> None:
         self.name = name
-        self.window = SlidingWindow(rate)
+        self.window = SlidingWindow(rate, burst=ACCOUNT_BURST)
         self.quota: Quota | None = None
+        self.sent: deque[float] = deque()  # when the requests in flight were admitted, oldest first
         # An OrderedDict and not a deque: a cancelled request leaves from the middle.
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.is_ready = False  # mutant: None is as good as False
@@ -228,10 +232,13 @@ class RateLimiter:
 
     def on_unsent(self, account: str | None, now: float, *, admitted_at: float) -> None:
         """Give back the slots of a request that was never sent."""
-        self._finish(account)
+        self._token.finish(admitted_at)
         self._token.give_back(admitted_at)
         state = self._accounts.get(account)
         if state is not None:
+            with suppress(ValueError):
+                state.sent.remove(admitted_at)
+            state.window.finish(admitted_at)
             state.window.give_back(admitted_at)
             if state.quota is not None:
                 state.quota.left += 1
@@ -240,7 +247,7 @@ class RateLimiter:
 
     def on_failure(self, account: str | None) -> None:
         """Note that a request got no response. The service may have counted it."""
-        self._finish(account)
+        self._finish(account, None)
 
     def on_response(
         self,
@@ -259,7 +266,7 @@ class RateLimiter:
         ``retry_after`` comes from ``parse_retry_after``. ``is_remote`` and ``hint`` come from the body of a 429: a
         remote one is about its account, and ``hint`` is the level that the service named, if any.
         """
-        self._finish(account)
+        self._finish(account, None if status == 429 else now)
         learned = parse_rate_limit(headers, now_epoch)
         if status != 429:
             if self._blame.score:
@@ -309,14 +316,18 @@ class RateLimiter:
     def _take(self, state: AccountQueue, now: float) -> None:
         self._token.take(now)
         state.window.take(now)
+        state.sent.append(now)
         if state.quota is not None:
             state.quota.left -= 1
 
-    def _finish(self, account: str | None) -> None:
-        self._token.finish()
+    def _finish(self, account: str | None, answered_at: float | None) -> None:
+        """Note the end of a request, of which the account's oldest one is assumed: most are answered in order."""
         state = self._accounts.get(account)
-        if state is not None:
-            state.window.finish()
+        if state is None or not state.sent:
+            return
+        admitted_at = state.sent.popleft()
+        self._token.finish(admitted_at, answered_at)
+        state.window.finish(admitted_at, answered_at)
 
     def _schedule(self, state: AccountQueue, now: float) -> None:
         """Put an account that has waiters where it belongs: among the ready or the delayed ones."""
