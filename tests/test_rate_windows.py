@@ -111,6 +111,24 @@ def test_a_slot_is_free_one_window_after_the_response(answered_at: float | None,
     assert window.share_used(free_at + 0.001) == 0.0
 
 
+def test_a_response_far_later_than_usual_keeps_its_slot_longer() -> None:
+    """The line or the machine stood still: the request may have been counted long after it was sent."""
+    window = SlidingWindow(Rate(40, 10))
+    for number in range(39):
+        window.take(number / 10)
+        window.finish(number / 10, number / 10 + 0.03)
+    window.take(4.0)
+    window.finish(4.0, 4.3)
+    assert max(window._free_at) == 4.3 + ANSWERED
+    window = SlidingWindow(Rate(40, 10))
+    for number in range(39):
+        window.take(number / 10)
+        window.finish(number / 10, number / 10 + 0.2)
+    window.take(4.0)
+    window.finish(4.0, 4.3)
+    assert max(window._free_at) == 4.0 + SLOT
+
+
 def test_responses_in_another_order_free_what_is_known_first() -> None:
     window = taken(3, 0.0, 0.01, 0.02, burst=1.0)
     window.finish(0.02, 0.05)

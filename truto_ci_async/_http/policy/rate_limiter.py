@@ -31,10 +31,11 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from truto_ci_async._checks import brief
+from truto_ci_async._checks import brief, check_whole_number
 from truto_ci_async.errors import ConfigurationError
 from truto_ci_async.models import RateLimit
 
+from .daily_quota import DAY, DailyQuota, Part
 from .headers import LONGEST_WAIT, Level, parse_rate_limit
 from .rate_windows import Quota, Rate, SlidingWindow
 from .token_blame import TokenBlame
@@ -52,13 +53,27 @@ class Pacing(Struct, frozen=True, kw_only=True):
     """The limits to stay within: of the API token, and of each integrated account (contract section 4).
 
     None leaves a level without a limit of its own; it still pauses after a 429. ``Pacing.off()`` turns pacing off.
+
+    ``account_daily`` is a quota of the provider for each account, such as Gong's 10,000 calls a day: a number of
+    requests in any 24 hours, or a Rate with another window. Once it is used up, calls for that account wait if that
+    takes no longer than ``RetryPolicy.max_wait``; otherwise they raise RateLimitError with ``retry_after``, and nothing
+    is sent. A pull parks such an account until then, and keeps the count with its progress, for the runs after it.
     """
 
     token: Rate | None = Rate(500, 10.0)
     account: Rate | None = Rate(50, 10.0)
+    account_daily: Rate | int | None = None
     enabled: bool = True
 
+    @property
+    def daily(self) -> Rate | None:
+        """``account_daily`` as a Rate."""
+        daily = self.account_daily
+        return Rate(daily, DAY) if isinstance(daily, int) else daily
+
     def __post_init__(self) -> None:
+        if self.account_daily is not None and not isinstance(self.account_daily, Rate):
+            check_whole_number("Pacing.account_daily", self.account_daily, least=1)
         rates: tuple[tuple[str, object], ...] = (("token", self.token), ("account", self.account))
         for name, rate in rates:
             if not isinstance(rate, Rate | None):
@@ -96,10 +111,11 @@ class Waiter:
 class AccountQueue:
     """One account: its limits, and the requests that wait for them."""
 
-    __slots__ = ("due", "is_ready", "name", "quota", "sent", "waiters", "window")
+    __slots__ = ("daily", "due", "is_ready", "name", "quota", "sent", "waiters", "window")
 
-    def __init__(self, name: str | None, rate: Rate | None) -> None:
+    def __init__(self, name: str | None, rate: Rate | None, daily: Rate | None) -> None:
         self.name = name
+        self.daily = None if daily is None or name is None else DailyQuota(daily)
         self.window = SlidingWindow(rate, burst=ACCOUNT_BURST)
         self.quota: Quota | None = None
         self.sent: deque[float] = deque()  # when the requests in flight were admitted, oldest first
@@ -139,6 +155,7 @@ class RateLimiter:
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._pacing = pacing or Pacing()
+        self._daily = self._pacing.daily
         self._max_wait = max_wait
         self._draw = random
         self._token = SlidingWindow(self._pacing.token, max_in_flight=max_in_flight)
@@ -242,6 +259,8 @@ class RateLimiter:
             state.window.give_back(admitted_at)
             if state.quota is not None:
                 state.quota.left += 1
+            if state.daily is not None:
+                state.daily.give_back(now)
             if state.waiters:
                 self._schedule(state, now)
 
@@ -319,6 +338,27 @@ class RateLimiter:
         state.sent.append(now)
         if state.quota is not None:
             state.quota.left -= 1
+        if state.daily is not None:
+            state.daily.take(now)
+            self._hold_if_used_up(state.daily, state, now)
+
+    def _hold_if_used_up(self, daily: DailyQuota, state: AccountQueue, now: float) -> None:
+        """Hold an account back while its day's quota is used up."""
+        if daily.free_at(now) > now:
+            state.window.pause(daily.free_at(now))
+            self._refuse_if_too_long(state, now)
+
+    def daily_use(self, account: str, now: float, *, epoch: float) -> list[Part]:
+        """Return what counts towards the day's quota of an account: see ``DailyQuota.used``."""
+        state = self._accounts.get(account)
+        return [] if state is None or state.daily is None else state.daily.used(now, epoch=epoch)
+
+    def add_daily_use(self, account: str, parts: list[Part], now: float, *, epoch: float) -> None:
+        """Count what an earlier process sent towards the day's quota of an account."""
+        daily = self._account(account, now).daily if parts and self._daily is not None else None
+        if daily is not None:
+            daily.add(parts, now, epoch=epoch)
+            self._hold_if_used_up(daily, self._accounts[account], now)
 
     def _finish(self, account: str | None, answered_at: float | None) -> None:
         """Note the end of a request, of which the account's oldest one is assumed: most are answered in order."""
@@ -365,7 +405,7 @@ class RateLimiter:
     def _account(self, name: str | None, now: float) -> AccountQueue:
         state = self._accounts.get(name)
         if state is None:
-            state = self._accounts[name] = AccountQueue(name, self._pacing.account)
+            state = self._accounts[name] = AccountQueue(name, self._pacing.account, self._daily)
             self._check_idle(now + FORGET_EVERY, state)
         return state
 
@@ -379,6 +419,8 @@ class RateLimiter:
             forgettable = state.window.forgettable_at()
             if state.quota is not None:
                 forgettable = max(forgettable, state.quota.until)
+            if state.daily is not None:
+                forgettable = max(forgettable, state.daily.forgettable_at())
             if state.waiters or state.window.in_flight or forgettable > now:
                 self._check_idle(max(forgettable, now) + FORGET_EVERY, state)
             else:

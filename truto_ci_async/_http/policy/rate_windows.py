@@ -14,6 +14,11 @@ from truto_ci_async.models import RateLimit
 # Share of the window for which a slot is kept beyond it, unless the response comes sooner: requests that take unequal
 # time on their way arrive closer together than they were sent.
 MARGIN: Final = 0.015
+LATE_MARGIN: Final = 0.04  # the same for a response that took ...
+LATE: Final = (
+    3.0  # ... so many times as long as usual: the request may have been held up before it was counted
+)
+USUAL_OVER: Final = 32  # responses
 LEAST_MARGIN: Final = (
     0.001  # the same from the response on: clocks differ a little, and some count in milliseconds
 )
@@ -62,6 +67,7 @@ class SlidingWindow:
         "_sent",
         "_sent_count",
         "_slot_seconds",
+        "_usual_seconds",
         "_window",
         "in_flight",
         "limit",
@@ -84,6 +90,7 @@ class SlidingWindow:
         self._sent_count = 0  # the sum of these
         self._free_at: list[float] = []  # a heap: when the slots of the others are free
         self._last_taken = -math.inf
+        self._usual_seconds = math.inf  # from a request to its response
         self._recovery: Recovery | None = None
         self.in_flight = 0
         self.paused_until = -math.inf
@@ -126,8 +133,15 @@ class SlidingWindow:
         if self._recovery is not None:
             self._recovery.on_accepted(answered_at)
         if self._remove(taken_at):
-            answered = answered_at + self._window * (1 + LEAST_MARGIN)
-            heappush(self._free_at, min(taken_at + self._slot_seconds, answered))
+            took, usual = answered_at - taken_at, self._usual_seconds
+            margin = LATE_MARGIN if took > LATE * usual else MARGIN
+            self._usual_seconds = (
+                took if usual == math.inf else usual + (min(took, LATE * usual) - usual) / USUAL_OVER
+            )
+            free_at = min(
+                taken_at + self._window * (1 + margin), answered_at + self._window * (1 + LEAST_MARGIN)
+            )
+            heappush(self._free_at, free_at)
 
     def give_back(self, taken_at: float) -> None:
         """Free the slot that was taken at that moment, if it is not free already: its request was never sent."""
