@@ -350,11 +350,11 @@ async def check_a_table_is_synced_or_pulled(database: Database) -> None:
 
 
 async def check_the_sync_of_the_documentation(database: Database) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "landing.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "databases.md").read_text(encoding="utf-8")
     program = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
     _, query = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
-    exec(compile(program, "landing.md", "exec"), names)
+    exec(compile(program, "databases.md", "exec"), names)
     await names["nightly"](database.url)
     marks = database.sql(query)
     assert len(marks) == 3

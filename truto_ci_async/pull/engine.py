@@ -39,6 +39,7 @@ from truto_ci_async.sinks.base import Sink
 
 from .account_state import Shared
 from .commits import Commits, PulledPage
+from .events import pull_events
 from .handover import Handover
 from .parts import PullParts
 from .report import Budget, PullReport
@@ -186,17 +187,18 @@ class Pull(WalkFrames, Generic[T]):
 
     async def _own(self) -> None:
         """Own the stores and the tasks of this pull, from opening it until its block has been left."""
-        try:
-            with self._block:
-                await self._open(await self._store.hold(fresh=self._fresh))
+        with pull_events(self._client.emitter, self.report) as self._commits.on_commit:
+            try:
+                with self._block:
+                    await self._open(await self._store.hold(fresh=self._fresh))
+                    self._opened.set()
+                    await self._run()
+                await self._commits.close()
+            finally:
+                await self._close_store()
+                self._pages.close()
                 self._opened.set()
-                await self._run()
-            await self._commits.close()
-        finally:
-            await self._close_store()
-            self._pages.close()
-            self._opened.set()
-        self._commits.settle()
+            self._commits.settle()
 
     async def _open(self, stored: Plan | None) -> None:
         # Accounts that were looked up by an earlier run are not looked up again: this one goes on with those.

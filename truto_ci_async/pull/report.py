@@ -219,6 +219,40 @@ class PullReports(Struct, eq=False):
         return f"PullReports({self.by_resource!r})"
 
 
+class ShardReports(Struct, eq=False):
+    """How the shards of a plan went, or are going: for each number what the ``PullReport`` of its last attempt says.
+
+    ``count`` shards make up the plan; ``by_shard`` has the reports as ``to_dict`` gives them, which travel between
+    processes.
+    """
+
+    count: int
+    by_shard: dict[int, dict[str, Any]] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every account of every shard was pulled to the end."""
+        return len(self.by_shard) == self.count and all(each["complete"] for each in self.by_shard.values())
+
+    @property
+    def failed(self) -> dict[str, dict[str, str]]:
+        """Account id -> type and message of the error that ended it."""
+        return {
+            name: error for each in self.by_shard.values() for name, error in each.get("failed", {}).items()
+        }
+
+    def total(self, name: str) -> int:
+        """Return the sum of a count, such as ``rows``, over all shards."""
+        return sum(int(each.get(name, 0)) for each in self.by_shard.values())
+
+    def __repr__(self) -> str:
+        return (
+            f"ShardReports({len(self.by_shard):,} of {self.count:,} shards, {self.total('done'):,} of "
+            f"{self.total('accounts'):,} accounts done, {len(self.failed):,} failed; {self.total('rows'):,} rows in "
+            f"{self.total('pages'):,} pages)"
+        )
+
+
 _SHOWN = (
     "accounts",
     "done",

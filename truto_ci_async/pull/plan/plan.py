@@ -62,6 +62,9 @@ class PlanOptions(PlanFilters, total=False):
     allow_empty: bool
 
 
+PLAN_OPTIONS = tuple(PlanFilters.__annotations__ | PlanOptions.__annotations__)
+
+
 class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-1"):
     """Which accounts to pull, over which windows, with which filters. A plan sends the same requests whenever it runs.
 

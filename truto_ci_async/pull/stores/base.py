@@ -33,6 +33,7 @@ class TransactionalStore(Protocol):
     ``hold(*, fresh)``           lock out other runs before accounts are looked up, and return the stored plan, or None
     ``row_fingerprints(key)``    the bytes stored for a window, in the order of their commits. Without it, a window
                                  that has to be asked again in a later run comes again from its start
+    ``load_accounts()``          iterate over (account, AccountProgress) instead of ``load``, for very many walks
     ``begin_commit(...)``        takes what ``commit`` takes, and returns an awaitable of its result. What was written
                                  before is in that commit, and pages are written while it is awaited
     ``hurry()``                  the pull was cancelled or failed: end without waiting for a server that is down

@@ -162,7 +162,7 @@ class LandingStore(ABC):
         if items:
             self._parts.append(Part(items, PULL_SCHEMA.values(page)))
             self._rows += len(items)
-            self._bytes += sum(map(_size, items))
+            self._bytes += sum(map(item_bytes, items))
 
     def _note_walk(self, page: Any) -> None:
         """Note which walk a page is of, and drop the pages of one that began again."""
@@ -395,7 +395,7 @@ def _sync_difference(plan: Plan, stored: Plan) -> str | None:
     return None
 
 
-def _size(item: Any) -> int:
+def item_bytes(item: Any) -> int:
     """Return about how many bytes an item has."""
     return ROW_BYTES * (1 + len(getattr(item, "entries", None) or ())) + memoryview(item.remote_json).nbytes
 

@@ -1,9 +1,9 @@
 """Lands pulls in PostgreSQL: rows by COPY, and their progress, in one transaction.
 
-One run at a time writes to a table: an advisory lock refuses a second one at once, and the epoch in ``_truto_pulls``
-fences off a run whose lock was lost with its connection. A lost connection is made anew and the commit repeated. If it
-was lost during COMMIT, the number of the last commit tells whether it took place; reading that number waits for the
-old transaction to end.
+One run at a time writes to a table, or one of each shard of a plan: an advisory lock refuses a second one at once, and
+the epoch in ``_truto_pulls`` fences off a run whose lock was lost with its connection. Each shard has a lock, an epoch
+and a row there of its own. A lost connection is made anew and the commit repeated. If it was lost during COMMIT, the
+number of the last commit tells whether it took place; reading that number waits for the old transaction to end.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from .copy_text import CopyText, copy_text
 from .dsn import Dsn
 from .landing import LandingMode, LandingStore, OnRejected, Refused, Taken, logger
 from .postgres_errors import LostError, fields_of, is_of_a_row, is_transient, psycopg_library
+from .postgres_shards import plan_of_shards, shard_name
 from .staging import SyncStep
 from .tables import FoundColumn, missing_columns
 
@@ -64,6 +65,7 @@ class PostgresStore(LandingStore):
     ``mode``         ``append`` adds rows; ``merge`` replaces those of the same account, window and id (see the docs).
     ``add_columns``  add columns to a table that lacks them. Otherwise that is an error.
     ``on_rejected``  ``stop`` at a row the database refuses, or ``keep`` it in ``<table>_rejected`` and go on.
+    ``shard``        (number, count): one of several runs that pull the shards of a plan into one table.
     ``reconnect_seconds``  how long to try to reach a server that was lost.
 
     Text that PostgreSQL does not take, a null character, becomes U+FFFD: it is logged, and counted in the report.
@@ -80,6 +82,7 @@ class PostgresStore(LandingStore):
         mode: LandingMode = "append",
         add_columns: bool = False,
         on_rejected: OnRejected = "stop",
+        shard: tuple[int, int] | None = None,
         reconnect_seconds: float = RECONNECT_SECONDS,
         step: Step = no_step,
     ) -> None:
@@ -100,6 +103,7 @@ class PostgresStore(LandingStore):
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._backend = 0  # the server's process of the connection
         self._names = sql.Names("", self.table, self.schema)
+        self._shard = shard
         self._is_held = False
         self._is_hurried = anyio.Event()
 
@@ -137,7 +141,7 @@ class PostgresStore(LandingStore):
                     self._plan = await self._choose_plan(plan, grow=grow, fresh=fresh)
                     self._epoch, self._commits = await self._one(
                         self._names.begin_epoch,
-                        (self.table_name, self._plan.to_json(), f"{socket.gethostname()}:{os.getpid()}"),
+                        (self.pull_name, self._plan.to_json(), f"{socket.gethostname()}:{os.getpid()}"),
                     )
         except BaseException:
             await self.aclose()
@@ -158,7 +162,7 @@ class PostgresStore(LandingStore):
         """Return all progress."""
         self._require_open()
         async with self._errors("read"):
-            cursor = await self._execute(self._names.read_progress, (self.table_name,))
+            cursor = await self._execute(self._names.read_progress, (self.pull_name,))
             return self._read_progress(await cursor.fetchall())
 
     async def row_fingerprints(self, key: Key) -> bytes:
@@ -166,7 +170,7 @@ class PostgresStore(LandingStore):
         self._require_open()
 
         async def read() -> bytes:
-            cursor = await self._execute(self._names.read_fingerprints, (self.table_name, *key))
+            cursor = await self._execute(self._names.read_fingerprints, (self.pull_name, *key))
             return b"".join([row[0] for row in await cursor.fetchall()])
 
         return cast("bytes", await self._survive(read))
@@ -183,8 +187,13 @@ class PostgresStore(LandingStore):
 
     @property
     def table_name(self) -> str:
-        """The name of the table with its schema: the name of the pull in the tables of the state."""
+        """The name of the table with its schema."""
         return f"{self._names.schema}.{self._names.table}"
+
+    @property
+    def pull_name(self) -> str:
+        """The name of the pull in the tables of the state."""
+        return self.table_name if self._shard is None else shard_name(self._names, *self._shard)
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._dsn!r}, table={self.table!r}, mode={self.mode!r})"
@@ -211,16 +220,19 @@ class PostgresStore(LandingStore):
             (found,) = await self._one("SELECT current_schema()", ())
             schema = found or "public"
         self._names = sql.Names(schema, table, self.schema)
-        lock = int.from_bytes(
-            hashlib.blake2b(self.table_name.encode(), digest_size=8).digest(), "big", signed=True
-        )
         until = time.monotonic() + wait
-        while not (await self._one("SELECT pg_try_advisory_lock(%s)", (lock,)))[0]:
+        if self._shard is not None:  # shards exclude a run of the whole, but not each other
+            await self._lock(self.table_name, sql.TRY_LOCK_SHARED, until)
+        await self._lock(self.pull_name, sql.TRY_LOCK, until)
+        self._backend = connection.info.backend_pid
+
+    async def _lock(self, name: str, statement: str, until: float) -> None:
+        lock = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+        while not (await self._one(statement, (lock,)))[0]:
             if time.monotonic() >= until:
                 await self._refuse(lock)
             await self._one(sql.END_BACKEND, (self._backend, lock))
             await anyio.sleep(FIRST_PAUSE)
-        self._backend = connection.info.backend_pid
 
     async def _refuse(self, lock: int) -> None:
         cursor = await self._execute(sql.HOLDER, (lock,))
@@ -230,6 +242,7 @@ class PostgresStore(LandingStore):
         raise StateConflictError(
             f"another run pulls into the table {self.table}{who}: wait for it, or use another table",
             path=self.table,
+            pid=row[0] if row else None,
         )
 
     async def _disconnect(self) -> None:
@@ -276,7 +289,7 @@ class PostgresStore(LandingStore):
         await self._connect(wait=LOCK_SECONDS)
         async with self._require_connection().transaction():
             # Waits for a transaction that the old connection left behind, if it is still under way.
-            found = await self._one(self._names.read_epoch, (self.table_name,))
+            found = await self._one(self._names.read_epoch, (self.pull_name,))
         if found is None or found[0] != self._epoch or found[1] not in (self._commits, self._commits + 1):
             raise self._fenced()
         self._stored_commits = found[1]
@@ -320,18 +333,20 @@ class PostgresStore(LandingStore):
 
     async def _stored_plan(self) -> Plan | None:
         (is_there,) = await self._one("SELECT to_regclass(%s) IS NOT NULL", (self._names.pulls,))
-        row = await self._one(self._names.read_plan, (self.table_name,)) if is_there else None
+        row = await self._one(self._names.read_plan, (self.pull_name,)) if is_there else None
         return self._read_plan(None if row is None else row[0])
 
     async def _choose_plan(self, plan: Plan | None, *, grow: bool, fresh: bool) -> Plan:
         self._check_resource(plan)
+        if self._shard is not None:
+            plan = await plan_of_shards(plan, self._shard, self._names, self._execute)
         stored = None if fresh else await self._stored_plan()
-        (over,) = await self._one(self._names.count_over, (self.table_name,))
+        (over,) = await self._one(self._names.count_over, (self.pull_name,))
         chosen, is_new = self._choose(stored, plan, grow=grow, over=over)
         if not is_new:
             return chosen
         for statement in self._names.forget:
-            await self._execute(statement, (self.table_name,))
+            await self._execute(statement, (self.pull_name,))
         if self._staging is not None:
             await self._execute(self._names.forget_marks, (self.table_name,))
         if fresh:
@@ -374,7 +389,7 @@ class PostgresStore(LandingStore):
         async with connection.transaction():
             self._step("fence")
             if (
-                await self._one(self._names.count_commit, (self.table_name, self._epoch, self._commits))
+                await self._one(self._names.count_commit, (self.pull_name, self._epoch, self._commits))
                 is None
             ):
                 raise self._fenced()
@@ -455,13 +470,13 @@ class PostgresStore(LandingStore):
     async def _put_progress(self, taken: Taken) -> None:
         if rows := taken.progress_rows():
             columns = [list(column) for column in zip(*rows, strict=True)]
-            await self._execute(self._names.put_progress, (self.table_name, *columns))
+            await self._execute(self._names.put_progress, (self.pull_name, *columns))
         if over := taken.over():
             accounts, windows = map(list, zip(*over, strict=True))
-            await self._execute(self._names.delete_fingerprints, (accounts, windows, self.table_name))
+            await self._execute(self._names.delete_fingerprints, (accounts, windows, self.pull_name))
         if added := taken.fingerprint_rows():
             await self._execute(
-                self._names.add_fingerprints, (self.table_name, *map(list, zip(*added, strict=True)))
+                self._names.add_fingerprints, (self.pull_name, *map(list, zip(*added, strict=True)))
             )
 
     def _tell_changed(self, data: ColumnData, text: CopyText) -> None:

@@ -39,6 +39,8 @@ _PROGRESS_TYPES: Final = (
     "boolean",
 )
 
+TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%s)"
+TRY_LOCK_SHARED: Final = "SELECT pg_try_advisory_lock_shared(%s)"
 # Two runs on different tables may make the tables of the state at the same time.
 LOCK_DDL: Final = "SELECT pg_advisory_xact_lock(hashtext('truto_ci_async tables'))"
 # So that the server notices, within minutes, that a machine is gone. Sockets of one machine have no such settings.
@@ -99,6 +101,14 @@ class Names:
             WHERE {first} AND epoch = %s AND commits = %s RETURNING commits"""
         self.read_progress = f"SELECT {progress_columns} FROM {progress} WHERE {first}"
         self.count_over = f"SELECT count(*) FROM {progress} WHERE {first} AND outcome IN ('done', 'empty')"
+        self.put_head = f"""INSERT INTO {self.pulls} VALUES (%s, %s, 0, 0, %s, now())
+            ON CONFLICT (name) DO UPDATE SET plan = excluded.plan, begun_at = excluded.begun_at"""
+        # Those that pulled the same windows, and have all of them.
+        self.count_shards_over = f"""SELECT count(*) FROM {self.pulls} p, (SELECT %s::json AS plan) head
+            WHERE p.name = ANY(%s) AND p.plan::json ->> 'windows' = head.plan ->> 'windows'
+            AND p.plan::json ->> 'created_at' = head.plan ->> 'created_at'
+            AND json_array_length(p.plan::json -> 'accounts') * json_array_length(p.plan::json -> 'windows') =
+            (SELECT count(*) FROM {progress} g WHERE g.name = p.name AND g.outcome IN ('done', 'empty'))"""
         arrays = ", ".join(f"%s::{type}[]" for type in _PROGRESS_TYPES)
         updates = ", ".join(f"{name} = excluded.{name}" for name in PROGRESS_COLUMNS[2:])
         self.put_progress = f"""INSERT INTO {progress} (name, {progress_columns}) SELECT %s, * FROM unnest({arrays})
