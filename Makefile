@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench docs dist lock clean postgresql
+.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench docs dist lock clean postgresql redis
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -30,7 +30,7 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "(long or hypothesis) and not services" -o faulthandler_timeout=1800 $(ARGS)
 
-test-services: build/sdk/.stamp build/moto/.stamp build/services/.stamp postgresql ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL, S3
+test-services: build/sdk/.stamp build/moto/.stamp build/services/.stamp postgresql redis ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL, Redis, S3
 	build/services/bin/python -X dev -m pytest -m services $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
@@ -64,9 +64,11 @@ test-wheel: dist ## Test the built wheel in a clean environment
 	for name in *; do case $$name in truto_ci_async|build|dist|mutants) ;; *) cp -R "$$name" build/wheel/src/ ;; esac; done
 	$(PY) -m venv build/wheel/venv
 	$(WHEEL_VENV)/python -m pip install --quiet dist/*.whl
-	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async' && ../venv/bin/truto-ci --help >/dev/null
+	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async'
+	$(WHEEL_VENV)/truto-ci --help 2>&1 | grep -qF "pip install 'truto-ci-async[cli]'"
 	$(WHEEL_VENV)/python -m pip install --quiet --require-hashes -r locks/test.txt
 	$(WHEEL_VENV)/python -m pip install --quiet "$$(echo dist/*.whl)[all]"
+	$(WHEEL_VENV)/truto-ci --help >/dev/null
 	cd build/wheel/src && ../venv/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
 test-oldest: $(UV_OR_OURS) ## Test with the oldest dependencies we allow
@@ -165,6 +167,15 @@ postgresql:
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -qq --no-install-recommends postgresql >/dev/null; \
+	fi
+
+redis:
+	@if ! command -v redis-server >/dev/null && ! command -v valkey-server >/dev/null; then \
+	  echo "Installing Redis" >&2; \
+	  command -v apt-get >/dev/null || { echo "error: install Redis, so that redis-server is on PATH" >&2; exit 1; }; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq --no-install-recommends redis-server >/dev/null; \
 	fi
 
 # What .venv has, a notebook's kernel, and playwright with the chromium of the system.

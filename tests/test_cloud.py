@@ -589,6 +589,8 @@ def test_options_of_databases_are_refused() -> None:
         store_for("s3://bucket", resource="interactions", mode="merge")
     with pytest.raises(UsageError, match="table, add_columns: for the URL of a database"):
         store_for("gs://bucket/x", resource="interactions", table="x", add_columns=True)
+    with pytest.raises(UsageError, match="prefix of its own"):
+        store_for("s3://bucket", resource="interactions", shard=(1, 2))
     assert repr(store_for("s3://bucket/x/", resource="users", mode="append")) == (
         "CloudStore('s3://bucket/x', resource='users')"
     )
@@ -614,6 +616,15 @@ def test_credentials_are_in_no_message() -> None:
         "https://acc.blob.core.windows.net/c/x?*** in 1ms - Server returned non-2xx status "
         "code: 403 Forbidden: Denied; No way"
     )
+
+
+def test_missing_credentials_are_told_as_that() -> None:
+    """Without any, obstore asks the machine for its own, and says that in its words alone."""
+    bucket = Bucket(None, MemoryStore(), "x", {})
+    error = OSError("Error performing PUT http://169.254.169.254/latest/api/token: timed out")
+    assert "There are no credentials in the environment" in str(bucket._failed("read", "y", error))
+    error = bucket._errors.PermissionDeniedError("403")
+    assert "Check the credentials" in str(bucket._failed("read", "y", error))
 
 
 def test_a_bucket_keeps_conditions() -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import truto_ci_async
@@ -30,7 +29,7 @@ from truto_ci_async import (
     schema,
 )
 from truto_ci_async._http.base_client import DEFAULT_MAX_BODY_BYTES
-from truto_ci_async.cli.arguments import build_parser
+from truto_ci_async.cli import app as cli
 from truto_ci_async.resources.options import RESOURCES as NAMES
 from truto_ci_async.sandbox.service.providers import PROVIDERS
 
@@ -120,7 +119,7 @@ def test_a_command_line_runs_without_credentials(line: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("line", sorted({line for line in COMMAND_LINES if "COMMAND" not in line}))
 def test_a_command_line_says_what_the_parser_takes(line: str) -> None:
     """Also the lines that need an account of the reader's own, and those in tables."""
-    assert build_parser().parse_args(shlex.split(line.partition(" |")[0])[1:]).command
+    assert cli.parse(shlex.split(line.partition(" |")[0])[1:])[1].command
 
 
 def test_options_in_sentences_exist() -> None:
@@ -140,22 +139,16 @@ def test_exit_codes_are_those_of_the_help() -> None:
 
 
 def _all_help() -> str:
-    def texts(parser: argparse.ArgumentParser) -> Iterator[str]:
-        yield parser.format_help()
-        for action in parser._actions:
-            if isinstance(action, argparse._SubParsersAction):
-                for each in action.choices.values():
-                    yield from texts(each)
-
-    return "\n".join(texts(build_parser()))
+    main = click.Context(cli.app, info_name="truto-ci")
+    commands = [cli.app.get_command(main, name) for name in cli.COMMANDS]
+    each = [command.get_help(click.Context(command, main)) for command in commands if command is not None]
+    return "\n".join([cli.app.get_help(main), *each])
 
 
 def test_the_help_speaks_of_every_command_the_pages_do() -> None:
     """And the pages of every command there is."""
-    used = {build_parser().parse_args(shlex.split(line.partition(" |")[0])[1:]).command for line in COMMANDS}
-    unified = {"unified"} if any(line.startswith("truto-ci unified ") for line in COMMANDS) else set()
-    [commands] = [each for each in build_parser()._actions if isinstance(each, argparse._SubParsersAction)]
-    assert used | unified == set(commands.choices)
+    used = {cli.parse(shlex.split(line.partition(" |")[0])[1:])[1].command for line in COMMANDS}
+    assert used | {"export", "completion"} == set(cli.COMMANDS)
 
 
 # --- the rest ---

@@ -61,6 +61,9 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.report import ShardReports as ShardReports
     from .pull.shard import run_shard as run_shard
     from .pull.shards import pull_plan as pull_plan
+    from .pull.stores.base import ReadWindow as ReadWindow
+    from .pull.stores.base import SyncChanges as SyncChanges
+    from .pull.stores.base import SyncStore as SyncStore
     from .pull.stores.base import TransactionalStore as TransactionalStore
     from .pull.stores.cloud import CloudStore as CloudStore
     from .pull.stores.duckdb import DuckDBStore as DuckDBStore
@@ -101,7 +104,7 @@ _NAMES = {
     "NotFoundError PermissionDeniedError RateLimitError ReconnectRequiredError ServerError StateConflictError "
     "StorageError TransportError TruncatedBodyError TrutoError UsageError",
     "events": "CallEnded CallStarted Event EventHook FieldRepaired PacingWait PageDecoded PullCommitted PullEnded "
-    "PullStarted RequestSent ResponseReceived RetryScheduled UnknownFields",
+    "PullStarted RequestSent ResponseReceived RetryScheduled UnknownFields WindowDiffers",
     "export.frames": "to_arrow to_pandas to_polars",
     "export.schema": "Column Schema schema",
     "models": "ROW_COLUMNS Activity ActivityMetrics AdditionalMetric Attendee Capabilities Capability DebugInfo Email "
@@ -121,7 +124,7 @@ _NAMES = {
     "pull.report": "Budget PullReport PullReports ShardReports",
     "pull.shard": "run_shard",
     "pull.shards": "pull_plan",
-    "pull.stores.base": "TransactionalStore",
+    "pull.stores.base": "ReadWindow SyncChanges SyncStore TransactionalStore",
     "pull.stores.cloud": "CloudStore",
     "pull.stores.duckdb": "DuckDBStore",
     "pull.stores.postgres": "PostgresStore",

@@ -43,6 +43,7 @@ __all__ = [
     "ResponseReceived",
     "RetryScheduled",
     "UnknownFields",
+    "WindowDiffers",
 ]
 
 logger = logging.getLogger("truto_ci_async")
@@ -254,6 +255,17 @@ class UnknownFields(Event, frozen=True, kw_only=True, gc=False):
         return f"left out fields that the items have no place for: {names}; item_type=dict keeps them"
 
 
+class WindowDiffers(Event, frozen=True, kw_only=True, gc=False):
+    """A window was answered with another than the one asked for, as ``what`` says: some time is missing in its rows, or
+    counted in those of the next window as well. Reported once an account in each sync."""
+
+    what: str
+    time_zone: str | None = None
+
+    def _text(self) -> str:
+        return f"{self.what}; pass the time_zone of the account"
+
+
 EventHook: TypeAlias = Callable[[Event], object]
 
 #: The pull that the running task belongs to. Set once in the task that owns a pull, and never reset.
@@ -341,6 +353,13 @@ class Emitter:
         if self.active:
             self.emit(event)
         self._logger.log(logging.INFO if kept else logging.WARNING, "%s", event)
+
+    def report_window(self, what: str, *, time_zone: str | None, account: str, logs: bool) -> None:
+        """Report that a window answered differs from the one asked, with ``logs`` as a WARNING too."""
+        event = WindowDiffers(time=self.now(), account=account, what=what, time_zone=time_zone)
+        self.emit(event)
+        if logs:
+            self._logger.warning("%s", event)
 
     def _call(self, number: int, hook: EventHook, event: Event) -> None:
         try:

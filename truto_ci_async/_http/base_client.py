@@ -390,7 +390,8 @@ class BaseClient:
             hint=level_named(error.insight, error.message) if error else None,
         )
         call.received(response, attempt)
-        self._budget.give_back(response.sends - 1)
+        if response.sends > 1:
+            self._budget.give_back(response.sends - 1)
         if error is None:
             return response
         try:

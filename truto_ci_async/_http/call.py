@@ -85,8 +85,9 @@ class CallTime:
         self._since = monotonic()
 
     def __exit__(self, *error: object) -> None:
-        self._used = self.used
-        self._since = None
+        if self._since is not None:
+            self._used += monotonic() - self._since
+            self._since = None
 
     @property
     def used(self) -> float:

@@ -89,7 +89,7 @@ class Entry:
 class PulledPage(AccountPage[T]):
     """A page that a pull handed out; ``commit`` marks it as done."""
 
-    __slots__ = ("_commits", "_entry")
+    __slots__ = ("_commits", "_entry", "is_first", "is_partial")
 
     def __init__(
         self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
@@ -97,6 +97,13 @@ class PulledPage(AccountPage[T]):
         super().__init__(account, window, page)
         self._commits = commits
         self._entry = entry
+        self.is_first = False  # of the walk over its window: earlier pages of that no longer count in a sync
+        self.is_partial = False  # it, or one before it in the walk, lacks rows
+
+    @property
+    def key(self) -> Key:
+        """The account, and the index of the window in the plan."""
+        return self._entry.key
 
     def mark(self) -> None:
         """Mark this page as done; it becomes durable with the next commit.

@@ -58,6 +58,7 @@ class PullReport(Struct, eq=False):
     ``filtered``  account id -> rows left out. Its provider ignores the window, or the end of it, so this account is
                   asked for all windows at once, and meetings that began outside of them are left out.
     ``without_transcript``  meetings of this run that had no transcript, at least not yet; see ``lookback``.
+    ``misaligned``  account id -> how a window answered differs from the one asked, in a sync: pass its ``time_zone``.
     ``parked``    account id -> when to ask it again, in seconds since 1970 (None: nobody knows, so the next run does).
     ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
                   as empty. ``not_found`` accounts of this run that failed with any other 404.
@@ -75,6 +76,7 @@ class PullReport(Struct, eq=False):
     unsupported: dict[str, str] = {}
     filtered: dict[str, int] = {}
     without_transcript: int = 0
+    misaligned: dict[str, str] = {}
     parked: dict[str, float | None] = {}
     no_data: int = 0
     not_found: int = 0
@@ -140,6 +142,7 @@ class PullReport(Struct, eq=False):
         counted = (
             (len(self.unsupported), "unsupported"),
             (len(self.filtered), "filtered"),
+            (len(self.misaligned), "misaligned"),
             (
                 self.without_transcript,
                 f"meeting{'' if self.without_transcript == 1 else 's'} without a transcript",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import pathlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from truto_ci_async._checks import brief
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from truto_ci_async.pull.report import Budget, PullReport
     from truto_ci_async.pull.stores.base import TransactionalStore
     from truto_ci_async.pull.stores.landing import LandingMode, OnRejected
+    from truto_ci_async.pull.sync.options import Since, SyncOptions, TimeZone
     from truto_ci_async.sinks.base import Sink
     from truto_ci_async.sinks.factory import OutputFormat
     from truto_ci_async.sinks.rows import CsvFormulas
@@ -210,6 +211,10 @@ class PulledResource(Resource[T]):
         grow: bool = False,
         fresh: bool = False,
         lookback: timedelta | str | None = None,
+        since: Since | None = None,
+        max_history: When | None = None,
+        keep_missing: bool = False,
+        time_zone: TimeZone | None = None,
         on_start: Callable[[Pull[Any]], None] | None = None,
         progress: bool | None = None,
         integration: str | None = None,
@@ -231,13 +236,14 @@ class PulledResource(Resource[T]):
         now: datetime | None = None,
         allow_empty: bool = False,
     ) -> PullReport:
-        """Pull many accounts into a folder or a database. Run it again to continue where it stopped.
+        """Pull many accounts into a folder, a database or object storage. Run it again to continue where it stopped.
 
             report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
             report = await truto.interactions.pull_to("postgresql://user@host/db", account_ids, start_time="-7d")
 
-        ``out`` is the path of a folder, a URL (``postgresql://...``, ``duckdb:///file.db``), or a
-        ``TransactionalStore``; ``plan_or_accounts`` is a Plan, or accounts as for ``plan``, with its options.
+        ``out`` is the path of a folder, a URL (``postgresql://...``, ``duckdb:///file.db``,
+        ``s3://bucket/prefix``), or a ``TransactionalStore``;
+        ``plan_or_accounts`` is a Plan, or accounts as for ``plan``, with its options.
 
         ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant, the window and
         when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
@@ -250,6 +256,12 @@ class PulledResource(Resource[T]):
         Into a database go the rows of ``table``, by default the name of the resource. ``mode="append"``, the default,
         adds rows; ``"merge"`` replaces those with the same key. ``add_columns`` and ``on_rejected`` are those of
         ``PostgresStore``.
+
+        ``since="last"`` syncs a table of a database: ask what is new since the last sync, and again the windows that
+        ended up to ``lookback`` (``2d``) before. A window that was read to its end takes the place of what the table
+        has of it, so rows that are gone at the provider go there too, unless ``keep_missing``. ``window`` is ``day``,
+        ``week`` or ``month`` in the ``time_zone`` of the account: a name, a dict by account id, or a function of the
+        account; UTC if it is not known. ``max_history`` is how far back a new account begins: a length or a time.
 
         :raises UsageError: an option that ``out`` does not have, a URL that nothing is known of, or a file in the place
             of the folder.
@@ -265,6 +277,20 @@ class PulledResource(Resource[T]):
 
         store: Checkpoint | TransactionalStore
         sink: Sink | None = None
+        sync = self._sync_of(
+            since,
+            plan_or_accounts,
+            options,
+            grow=grow,
+            lookback=lookback,
+            max_history=max_history,
+            keep_missing=keep_missing,
+            time_zone=time_zone,
+        )
+        if sync is not None:
+            lookback = None
+            if mode is None and is_url(out):
+                mode = "merge"
         landing: dict[str, Any] = {
             name: value
             for name, value, default in (
@@ -275,6 +301,8 @@ class PulledResource(Resource[T]):
             )
             if value != default
         }
+        if sync is not None and isinstance(out, str | os.PathLike) and not is_url(out):
+            raise UsageError("since is for a database: a folder has no rows to replace")
         is_folder = isinstance(out, str | os.PathLike) and not is_url(out)
         if not is_folder and (format != "ndjson" or csv_formulas != "keep"):
             raise UsageError("format and csv_formulas are for a folder")
@@ -304,6 +332,7 @@ class PulledResource(Resource[T]):
                 fresh=fresh,
                 lookback=lookback,
                 on_start=on_start if line is None else _follow(line, on_start),
+                sync=sync,
             )
 
     def _folder(
@@ -328,6 +357,35 @@ class PulledResource(Resource[T]):
             check_accounts_file(plan_or_accounts, folder)
         sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
         return SQLiteCheckpoint(folder / state_file(self._resource)), sink
+
+    def _sync_of(
+        self, since: object, plan_or_accounts: object, options: PlanOptions, *, grow: bool, **given: Any
+    ) -> SyncOptions | None:
+        """Return the options of a sync, and leave in ``options`` what is for the plan; None: it is none.
+
+        :raises UsageError: an option is for the other.
+        """
+        from truto_ci_async.pull.plan.plan import Plan
+        from truto_ci_async.pull.sync.options import sync_options
+        from truto_ci_async.pull.walks import walk_of
+
+        if since is None:
+            if others := [name for name in ("max_history", "keep_missing", "time_zone") if given[name]]:
+                raise UsageError(f"{', '.join(others)}: for a sync, with since='last'")
+            return None
+        if isinstance(plan_or_accounts, Plan):
+            raise UsageError("a plan has its windows, and a sync finds out which: pass accounts instead")
+        if times := [name for name in ("start_time", "end_time") if options.get(name) is not None]:
+            raise UsageError(
+                f"{', '.join(times)}: a sync goes on where the last one ended; max_history says how far back it begins"
+            )
+        if grow:
+            raise UsageError("grow: a sync looks accounts up anew each time")
+        now = options["now"] = options.get("now") or datetime.now(UTC)
+        if not walk_of(self._resource).takes_window:
+            return sync_options(since=since, now=now, **given)  # and a window is refused by the plan
+        options["start_time"] = now - timedelta(days=1)  # filters are checked by a window like those to come
+        return sync_options(since=since, window=options.pop("window", None), now=now, **given)
 
     def planned(
         self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions

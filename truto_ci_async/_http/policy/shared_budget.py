@@ -36,7 +36,7 @@ class SharedBudget(Protocol):
     belongs to one token.
 
     **Grants expire by time.** A grant takes its slots of both limits, the token's and the account's, at the moment it
-    is made, and the budget frees them one window later (plus some 0.1 s, because requests take unequal time to
+    is made, and the budget frees them one window later (plus some 0.4 s, because requests take unequal time to
     arrive). Nothing is given back: not by a request that succeeded, nor by one that was cancelled, nor by a process
     that was killed. So there is no bookkeeping to lose, and a killed process leaks nothing.
 

@@ -93,6 +93,16 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
         return walk_of(self.resource)
 
     @property
+    def is_sync(self) -> bool:
+        """Whether each window is read from its start to its end by one run, and then replaces what was there."""
+        return False
+
+    def windows_of(self, account: str) -> tuple[Window, ...]:
+        """Return the windows to ask of an account; by ``Key``, a window is its index in these."""
+        del account
+        return self.windows
+
+    @property
     def digest(self) -> str:
         """A short text, equal for plans of one resource with the same windows and filters."""
         return _digest([self.resource, self.windows, self.filters])

@@ -14,7 +14,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib import import_module
-from math import ceil
+from math import ceil, inf
 from time import monotonic
 from typing import Any, ClassVar, Final
 
@@ -37,6 +37,8 @@ from .tables import columns_of
 
 # A part is closed once its file has this many bytes: so much is held in memory twice, building and uploading.
 FILE_BYTES: Final = 32 * 2**20
+# Seconds that each request may still take once somebody waits for the end.
+HURRY_SECONDS: Final = 10.0
 
 
 class CloudStore:
@@ -45,7 +47,7 @@ class CloudStore:
         store = CloudStore("s3://bucket/prefix", storage_options={"region": "eu-central-1"})
         report = await truto.interactions.pull_to(store, account_ids, start_time="-30d", window="day")
 
-    ``url``              ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://account/container/prefix``
+    ``url``              ``s3://bucket/prefix``, ``gs://bucket/prefix`` or ``az://container/prefix``
     ``store``            instead of it, a store of obstore, and the ``prefix`` to use in it
     ``storage_options``  what ``obstore.store.from_url`` takes, such as credentials, ``endpoint``,
                          ``client_options`` and ``retry_config``; what is not given, such as AWS_ACCESS_KEY_ID, comes
@@ -102,6 +104,7 @@ class CloudStore:
         """Return the stored plan."""
         if self._worker is not None:
             raise StateConflictError(f"another pull of this process uses {self!r}", pid=os.getpid())
+        self._bucket.hurry(inf)
         self._worker = Worker("truto-cloud")
         self._log = CloudLog(self._bucket, self.resource, self.schema.types, self._worker, self._step)
         try:
@@ -146,7 +149,7 @@ class CloudStore:
 
     def hurry(self) -> None:
         """Wait no longer than some seconds for each answer from now on."""
-        self._bucket.hurry()
+        self._bucket.hurry(HURRY_SECONDS)
 
     async def aclose(self) -> None:
         """End the run. May be called twice.
@@ -230,7 +233,9 @@ class CloudStore:
     async def _finish_commit(
         self, log: CloudLog, encoding: asyncio.Future[Encoded] | None, changes: Changes, *, final: bool
     ) -> bool:
-        encoded = None if encoding is None else await Worker.finish(encoding)
+        encoded = None
+        if encoding is not None:
+            encoded = await Worker.finish(encoding)
         await log.commit(encoded, changes, final=final)
         return True
 

@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -171,7 +171,7 @@ class CloudLog:
                 "prefix, or start over with fresh=True",
                 path=str(self),
             )
-        kept = ("commits", "rows", "bytes", "lists", "parts")
+        kept: tuple[str, ...] = ("commits", "rows", "bytes", "lists", "parts")
         if not is_new:
             kept += ("snapshot", "logs", "tail", "complete")
         return replace(manifest, **{name: getattr(base, name) for name in kept})
@@ -397,23 +397,28 @@ class CloudLog:
         await self._bucket.delete([staged])
 
     async def _tidy_up(self) -> None:
-        """Copy parts that were committed by a killed run, and remove what no manifest names any more."""
+        """Copy parts that were committed by a killed run, and remove what no manifest names any more.
+
+        What is not committed goes first: an earlier run that is still going on then has nothing to copy. What a later
+        run has written meanwhile stays.
+        """
         manifest = self._manifest
         parts = {part.name: part for part in await self._parts(manifest)}
+        staged = {self._names.staged(name) for name in parts}
+        state = [name async for name, _ in self._bucket.list(self._names.state)]
+        await self._remove_older(state, manifest.named() | staged)
         found = {name: size async for name, size in self._bucket.list(self._names.parts)}
         for part in parts.values():
             if found.get(part.name) != part.bytes:
                 await self._publish_part(part)
-        there = [*found, *[name async for name, _ in self._bucket.list(self._names.state)]]
-        named = {*parts, *manifest.named()}
-        # What a later run has written meanwhile stays.
-        left = [name for name in there if name not in named and self._is_older(name, manifest.epoch)]
-        for at in range(0, len(left), DELETED):
-            await self._bucket.delete(left[at : at + DELETED])
+        await self._remove_older(found, parts)
+        await self._remove_older(staged.intersection(state), ())
 
-    def _is_older(self, name: str, epoch: int) -> bool:
-        found = self._names.epoch(name)
-        return found is not None and found < epoch
+    async def _remove_older(self, names: Iterable[str], kept: Container[str]) -> None:
+        epochs = {name: self._names.epoch(name) for name in names if name not in kept}
+        older = [name for name, epoch in epochs.items() if epoch is not None and epoch < self._manifest.epoch]
+        for at in range(0, len(older), DELETED):
+            await self._bucket.delete(older[at : at + DELETED])
 
     async def _parts(self, manifest: Manifest) -> list[Part]:
         parts: list[Part] = []

@@ -102,7 +102,8 @@ class Manifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-c
 
     def named(self) -> set[str]:
         """Return the names of all objects it needs, but for the parts."""
-        return {self.plan, *(each.name for each in (*self.earlier, *self.state(), *self.lists))}
+        named = (*self.state(), *self.lists)
+        return {self.plan, *(each.name for each in self.earlier), *(each.name for each in named)}
 
     def state(self) -> tuple[Named, ...]:
         """Return the objects with progress, the snapshot first."""

@@ -18,16 +18,17 @@ import anyio
 from truto_ci_async.errors import MissingExtraError, StorageError, UsageError
 
 from .dsn import Dsn
-from .targets import BUCKETS
 
 T = TypeVar("T")
 
-# Seconds that each request may still take once somebody waits for the end.
-HURRY_SECONDS: Final = 10.0
+#: The schemes of URLs.
+BUCKETS: Final = ("s3", "gs", "az")
 
 #: What obstore tells of an object's version, by which a put can be made to depend on it.
 Version: TypeAlias = dict[str, str]
+Condition: TypeAlias = Literal["create"] | Version
 
+_METADATA: Final = "169.254.169.254"
 _XML = re.compile(r"<\?xml.*", re.DOTALL)
 _FIELDS = re.compile(r"<(Code|Message)>(.*?)</\1>", re.DOTALL)
 _QUERY = re.compile(r"(https?://[^\s?]*)\?[^\s)\"']*")
@@ -57,7 +58,7 @@ class Bucket:
         self._errors: Any = _import("obstore.exceptions")
         self._secrets = sorted(_secrets_in(options), key=len, reverse=True)
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._deadline = inf
+        self._seconds = inf
         self._scopes: set[anyio.CancelScope] = set()
         if url is None:
             self._store = store
@@ -73,9 +74,7 @@ class Bucket:
         except (self._errors.BaseError, ValueError, TypeError) as error:
             raise UsageError(f"cannot open {self}: {self._text(error)}") from None
 
-    async def put(
-        self, path: str, data: Any, condition: Literal["create"] | Version | None = None
-    ) -> Version:
+    async def put(self, path: str, data: Any, condition: Condition | None = None) -> Version:
         """Put an object as a whole, and return its version. The condition is that it is new, or is of a version.
 
         :raises ConditionFailedError: the object is another one.
@@ -147,11 +146,11 @@ class Bucket:
             if some is None:
                 return
 
-    def hurry(self) -> None:
+    def hurry(self, seconds: float) -> None:
         """Wait no longer than some seconds for each answer from now on."""
-        self._deadline = HURRY_SECONDS
+        self._seconds = seconds
         for scope in self._scopes:
-            scope.deadline = anyio.current_time() + HURRY_SECONDS
+            scope.deadline = anyio.current_time() + seconds
 
     async def check_conditions(self, path: str) -> None:
         """Try whether conditions of puts are kept, with an object of this name.
@@ -161,9 +160,10 @@ class Bucket:
         old = await self.put(path, b"1")
         new = await self.put(path, b"2")
         kept = 0
-        for condition in (old, "create"):
+        conditions: tuple[Condition, ...] = (old, "create")
+        for condition in conditions:
             try:
-                await self.put(path, b"3", condition)  # type: ignore[arg-type]
+                await self.put(path, b"3", condition)
             except ConditionFailedError:
                 kept += 1
         await self.delete([path])
@@ -177,7 +177,7 @@ class Bucket:
     async def _call(self, what: str, path: str, call: Awaitable[T]) -> T:
         errors = self._errors
         try:
-            with anyio.CancelScope(deadline=anyio.current_time() + self._deadline) as scope:
+            with anyio.CancelScope(deadline=anyio.current_time() + self._seconds) as scope:
                 self._scopes.add(scope)
                 try:
                     return await call
@@ -196,9 +196,12 @@ class Bucket:
     def _failed(self, what: str, path: str, error: Exception) -> StorageError:
         errors = self._errors
         hint = ""
+        text = self._text(error)
         if isinstance(error, errors.PermissionDeniedError | errors.UnauthenticatedError):
             hint = ". Check the credentials, which come from the environment or from storage_options"
-        return StorageError(f"cannot {what} {self}/{path}: {self._text(error)}{hint}", path=self._name)
+        elif _METADATA in text:  # where a machine in the cloud is given its own
+            hint = ". There are no credentials in the environment, such as AWS_ACCESS_KEY_ID, or in storage_options"
+        return StorageError(f"cannot {what} {self}/{path}: {text}{hint}", path=self._name)
 
     def _text(self, error: Exception) -> str:
         text = str(error).split("\n\nDebug source")[0]

@@ -9,15 +9,13 @@ from truto_ci_async.errors import UsageError
 from .base import TransactionalStore
 from .dsn import Dsn
 from .landing import LandingMode, OnRejected
+from .object_storage import BUCKETS
 
 SCHEMES: Final = {
     "postgresql": "postgresql://user@host/database (extra: postgres)",
     "duckdb": "duckdb:///file.db, or duckdb:////folder/file.db from the root (extra: duckdb)",
-    "s3": "s3://bucket/prefix, gs://bucket/prefix or az://account/container/prefix for Parquet (extra: cloud)",
+    "s3": "s3://bucket/prefix, gs://bucket/prefix or az://container/prefix for Parquet (extra: cloud)",
 }
-
-
-BUCKETS: Final = ("s3", "gs", "az")
 
 
 def is_url(target: object) -> TypeGuard[str]:
@@ -65,14 +63,19 @@ def store_for(
     if scheme in BUCKETS:
         from .cloud import CloudStore
 
-        _check_cloud_options(options)
+        _check_cloud_options(options, shard)
         return CloudStore(url, resource=resource)
     known = "; ".join(SCHEMES.values())
     raise UsageError(f"nothing is known of {str(Dsn(url))!r}: give the path of a folder, or {known}")
 
 
-def _check_cloud_options(options: dict[str, Any]) -> None:
-    """:raises UsageError: an option of databases was given."""
+def _check_cloud_options(options: dict[str, Any], shard: tuple[int, int] | None) -> None:
+    """:raises UsageError: an option of databases was given, or one of several shards."""
+    if shard is not None and shard[1] > 1:
+        raise UsageError(
+            "one run at a time can write to a prefix: pass each shard a CloudStore with a prefix of its own, or pull "
+            "the shards into a folder, or PostgreSQL"
+        )
     if options["mode"] != "append":
         raise UsageError('Parquet in object storage is only appended to: mode="merge" is for databases')
     defaults = {"table": None, "add_columns": False, "on_rejected": "stop"}
