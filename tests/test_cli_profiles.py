@@ -23,7 +23,6 @@ from truto_ci_async import ConfigurationError, Fault, Sandbox, UsageError
 from truto_ci_async.cli import profiles
 from truto_ci_async.cli.doctor import clock
 from truto_ci_async.cli.messages import DONE, FAILED, REFUSED, USAGE
-from truto_ci_async.cli.options import Options
 from truto_ci_async.cli.profiles import Profile, credentials, profiles_file, store, stored_profiles
 
 __all__ = ["run", "sandbox"]  # fixtures
@@ -66,8 +65,8 @@ def log_in(monkeypatch: pytest.MonkeyPatch, run: Run, sandbox: Sandbox) -> Any:
     return call
 
 
-def options(**given: Any) -> Options:
-    return Options(**{"token": None, "profile": None, "api_url": None, **given})
+def options(**given: str) -> dict[str, str | None]:
+    return {"token": None, "profile": None, "api_url": None, **given}
 
 
 # --- login and the rest ----------------------------------------------------------------------------------------
@@ -207,29 +206,29 @@ def _take_terminal(file: int) -> None:
 def test_the_first_of_these_says_which_token_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("default", "staging", "other"):
         store(name, OTHER, f"token-of-{name}")
-    assert credentials(options()).token == "token-of-default"
+    assert credentials(**options()).token == "token-of-default"
     monkeypatch.setenv("TRUTO_PROFILE", "other")
-    assert credentials(options()).token == "token-of-other"
+    assert credentials(**options()).token == "token-of-other"
     monkeypatch.setenv("TRUTO_API_TOKEN", "x")
-    assert credentials(options()).token is None, "the client reads it"
-    assert credentials(options(profile="staging"))[:2] == ("token-of-staging", OTHER)
-    assert credentials(options(token="given")).token == "given"
+    assert credentials(**options()).token is None, "the client reads it"
+    assert credentials(**options(profile="staging"))[:2] == ("token-of-staging", OTHER)
+    assert credentials(**options(token="given")).token == "given"
     with pytest.raises(UsageError, match="give one"):
-        credentials(options(token="given", profile="staging"))
+        credentials(**options(token="given", profile="staging"))
 
 
 def test_the_token_of_a_profile_goes_to_no_other_host(monkeypatch: pytest.MonkeyPatch) -> None:
     store("default", OTHER, "secret")
     monkeypatch.setenv("TRUTO_API_BASE_URL", "https://evil.example")
-    assert credentials(options()).base_url == OTHER
+    assert credentials(**options()).base_url == OTHER
     with pytest.raises(UsageError, match="is not sent to https://evil.example"):
-        credentials(options(api_url="https://evil.example"))
-    assert credentials(options(api_url=f"{OTHER}/")).base_url == OTHER
+        credentials(**options(api_url="https://evil.example"))
+    assert credentials(**options(api_url=f"{OTHER}/")).base_url == OTHER
 
 
 def test_a_token_is_in_no_repr() -> None:
     store("default", OTHER, "secret")
-    assert "secret" not in repr(Profile(OTHER, "secret")) + repr(credentials(options()))
+    assert "secret" not in repr(Profile(OTHER, "secret")) + repr(credentials(**options()))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"default": {}}', '{"default": {"base_url": 1}}'])

@@ -48,7 +48,11 @@ async def connect(
         settings["timeouts"] = Timeouts(
             connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds
         )
-    token, url, _ = (options.token, options.api_url, "") if options.sandbox else credentials(options)
+    token, url, _ = (
+        (options.token, options.api_url, "")
+        if options.sandbox
+        else credentials(options.token, options.profile, options.api_url)
+    )
     async with AsyncExitStack() as stack:
         if options.sandbox:
             from truto_ci_async.sandbox import Sandbox

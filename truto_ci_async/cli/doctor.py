@@ -86,7 +86,8 @@ def _installation() -> Iterator[Finding]:
     yield Finding("versions", "ok", f"truto_ci_async {__version__}, Python {python}, {platform.platform()}")
     core = [f"{name} {_version(name)}" for name in ("aiohttp", "msgspec", "anyio", "ijson")]
     yield Finding("libraries", "ok", ", ".join(core))
-    there, missing = [], []
+    there: list[str] = []
+    missing: list[str] = []
     for extra, needed in sorted(_extras().items()):
         (missing if any(_version(name) is None for name in needed) else there).append(extra)
     yield Finding("extras", "ok", ", ".join(there) or "none")
@@ -134,7 +135,11 @@ async def _service(options: Options) -> AsyncIterator[Finding]:
     from .profiles import credentials
 
     try:
-        source = "the sandbox" if options.sandbox else credentials(options).source
+        source = (
+            "the sandbox"
+            if options.sandbox
+            else credentials(options.token, options.profile, options.api_url).source
+        )
         async with connect(options, lambda: ["asking the service"]) as client:
             yield Finding("token", "ok", f"from {source or 'nowhere'}")
             yield _proxy(options, client)

@@ -20,8 +20,6 @@ import msgspec
 from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import ConfigurationError, UsageError
 
-from .options import Options
-
 DEFAULT_PROFILE: Final = "default"
 PROFILE_VARIABLE: Final = "TRUTO_PROFILE"
 SERVICE: Final = "truto-ci"  # what the keyring files our tokens under
@@ -118,36 +116,36 @@ def remove(name: str) -> None:
     _write(profiles)
 
 
-def credentials(options: Options) -> Credentials:
+def credentials(token: str | None, profile: str | None, api_url: str | None) -> Credentials:
     """Decide which token a command uses: --token, --profile, TRUTO_API_TOKEN, TRUTO_PROFILE, the profile ``default``.
 
     :raises UsageError: there is no such profile, or its token is to be sent to another address.
     """
-    if options.token:
-        if options.profile:
+    if token:
+        if profile:
             raise UsageError("--token and --profile: each is a token; give one")
-        return Credentials(options.token, options.api_url, "--token")
-    name, source = options.profile, "--profile"
+        return Credentials(token, api_url, "--token")
+    name, source = profile, "--profile"
     if name is None:
         if os.environ.get("TRUTO_API_TOKEN"):
-            return Credentials(None, options.api_url, "TRUTO_API_TOKEN")
+            return Credentials(None, api_url, "TRUTO_API_TOKEN")
         name, source = os.environ.get(PROFILE_VARIABLE) or None, PROFILE_VARIABLE
     if name is None:
         if DEFAULT_PROFILE not in stored_profiles():
-            return Credentials(None, options.api_url, "")
+            return Credentials(None, api_url, "")
         name, source = DEFAULT_PROFILE, "login"
-    profile = _named(name, stored_profiles())
-    if options.api_url and options.api_url.rstrip("/") != profile.base_url:
+    kept = _named(name, stored_profiles())
+    if api_url and api_url.rstrip("/") != kept.base_url:
         raise UsageError(
-            f"the token of profile {name!r} is for {profile.base_url}, and is not sent to {options.api_url}: "
+            f"the token of profile {name!r} is for {kept.base_url}, and is not sent to {api_url}: "
             "leave out --api-url, or log in to that address with another --profile"
         )
-    token = profile.token or _with_keyring("get_password", SERVICE, name)
+    token = kept.token or _with_keyring("get_password", SERVICE, name)
     if not token:
         raise ConfigurationError(
             f"the keyring has no token for profile {name!r} any more: truto-ci login --profile {name}"
         )
-    return Credentials(token, profile.base_url, f"profile {name!r} ({source})")
+    return Credentials(token, kept.base_url, f"profile {name!r} ({source})")
 
 
 def _named(name: str, profiles: Mapping[str, Profile]) -> Profile:

@@ -129,7 +129,9 @@ async def run_whoami(options: Options, progress: Progress) -> None:
 
     from .connection import connect
 
-    source = "sandbox" if options.sandbox else credentials(options).source
+    source = (
+        "sandbox" if options.sandbox else credentials(options.token, options.profile, options.api_url).source
+    )
     async with connect(options, lambda: ["asking"]) as client:
         found = {"token from": source, "address": client.base_url, **await _see(client)}
     lines = [f"{name}: {found[name]}" for name in ("token from", "address", "sees")]
