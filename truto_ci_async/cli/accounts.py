@@ -52,7 +52,7 @@ async def run_accounts(options: Options, progress: Progress) -> None:
     from truto_ci_async.cli.output.writers import ROW_FORMATS
 
     from .connection import connect
-    from .listing import format_of, open_output, prefetch, write_pages, writer_for
+    from .pages import format_of, open_output, prefetch, write_pages, writer_for
     from .values import read_query
 
     options.id = one_account(options.id, options.account)
@@ -108,7 +108,7 @@ async def _show_account(options: Options, progress: Progress) -> None:
     from truto_ci_async.cli.output.writers import ROW_FORMATS
 
     from .connection import connect
-    from .listing import format_of, open_output, writer_for
+    from .pages import format_of, open_output, writer_for
     from .records import refuse_options
 
     filters = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json", "limit")
@@ -136,7 +136,7 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
     from truto_ci_async.cli.output.tables import CAPABILITY_LAYOUT
 
     from .connection import connect
-    from .listing import format_of, open_output, writer_for
+    from .pages import format_of, open_output, writer_for
 
     options.account = one_account(options.id, options.account)
     format = format_of(options, "table")
