@@ -12,6 +12,7 @@ from .account_cache import remember_accounts
 from .messages import EXIT_CODES, Progress, note, say
 from .options import (
     ASK,
+    FORMATS,
     Command,
     Options,
     account,
@@ -184,7 +185,8 @@ def command(name: str) -> Command:
                    help="only accounts that are (or are not) sandboxes of the provider; unrelated to --sandbox"),
             *query("created_at[gt]=... (here a dot is part of a name)"),
             *pages("accounts"),
-            *output("table (default), json (one array), ndjson (one object per line), csv, yaml"),
+            *output("table (default), json (one array), ndjson (one object per line), csv, yaml, parquet",
+                    (*FORMATS, "parquet")),
             *connection(),
         ],
         help="List the integrated accounts of the token's environment, or show one of them (ID, or me: the account "

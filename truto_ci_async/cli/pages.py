@@ -42,20 +42,13 @@ _SUFFIXES: Final = {
     ".yml": "yaml",
     ".vtt": "vtt",
     ".txt": "text",
+    ".parquet": "parquet",
 }
 
 
 def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:
-    """Return what ``-o`` says, else the suffix of ``--out``, else ``default``. ``texts``: which formats of text fit.
-
-    :raises UsageError: the suffix is of a format that this command does not write.
-    """
+    """Return what ``-o`` says, else the suffix of ``--out``, else ``default``. ``texts``: which formats of text fit."""
     suffix = "" if is_stdout(options.out) else os.path.splitext(options.out)[1].lower()
-    if options.output is None and suffix == ".parquet":
-        raise UsageError(
-            f"--out {options.out}: Parquet is written by `truto-ci pull -o parquet`; this command writes "
-            "json, ndjson, csv and yaml"
-        )
     named = _SUFFIXES.get(suffix, default)
     format: str = options.output or (default if named in ("text", "vtt") and named not in texts else named)
     return format
