@@ -13,6 +13,8 @@ Read in this order, top to bottom; each file imports only from those below it:
 ``listing``        lists of any resource: what is asked, in each of the response formats
 ``pages``          where a list goes and in which form, page by page
 ``pull_progress``  progress, summary and report of a pull
+``session``        login, logout, profiles, whoami; ``doctor`` looks for what is wrong
+``profiles``       tokens that are kept, and which one a command uses
 ``connection``     opens the client, or a sandbox with a client
 ``activity``       what a client waits for, and the line that says how far a command is
 ``resources``      what each resource's command takes and says

@@ -133,7 +133,7 @@ def advise(error: BaseException) -> str | None:
     """Return what to do about an error, or None when its own message says it."""
     match error:
         case errors.ConfigurationError() if "no API token" in error.message:
-            return "export TRUTO_API_TOKEN=..., or try --sandbox, which needs no token"
+            return "`truto-ci login` keeps one, or export TRUTO_API_TOKEN=...; --sandbox needs none"
         case errors.DeadlineError():
             return "--timeout SECONDS allows more time"
         case errors.ConnectError():

@@ -13,6 +13,7 @@ import click
 
 from truto_ci_async.errors import UsageError
 
+from .engine import check_engine, engine_options, pull_on_engine
 from .messages import (
     DONE,
     FAILED,
@@ -91,8 +92,11 @@ async def run_pull(options: Options, _: Progress) -> int:
 
     _check_target(options)
     _check_report(options)
+    check_engine(options)
     extra_query = read_query(options.query, options.query_json)
     accounts = _accounts(options)
+    if options.engine is not None:
+        return await pull_on_engine(options, accounts, _asked(options, extra_query))
     progress = PullProgress()
     code, error = FAILED, None
     signals = StopOnSignal(progress)
@@ -175,6 +179,23 @@ def _accounts(options: Options) -> list[Any] | Path | None:
     return Path(options.accounts_file) if options.accounts_file else None
 
 
+def _asked(options: Options, extra_query: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments of a plan."""
+    return {
+        "integration": options.integration,
+        "status": options.status,
+        "start_time": options.start_time,
+        "end_time": options.end_time,
+        "window": options.window,
+        "allow_empty": options.allow_empty,
+        "users": options.users or None,
+        "limit": options.limit,
+        "exclude_fields": options.exclude_fields or None,
+        "ignore_remote_data": options.ignore_remote_data or None,
+        "extra_query": extra_query,
+    }
+
+
 async def _pull_to(
     client: TrutoClient,
     options: Options,
@@ -190,17 +211,7 @@ async def _pull_to(
         "grow": options.grow,
         "fresh": options.fresh,
         "on_start": progress.on_start,
-        "integration": options.integration,
-        "status": options.status,
-        "start_time": options.start_time,
-        "end_time": options.end_time,
-        "window": options.window,
-        "allow_empty": options.allow_empty,
-        "users": options.users or None,
-        "limit": options.limit,
-        "exclude_fields": options.exclude_fields or None,
-        "ignore_remote_data": options.ignore_remote_data or None,
-        "extra_query": extra_query,
+        **_asked(options, extra_query),
     }
     if options.to is None:
         return await pull_resources(
@@ -381,6 +392,7 @@ def _pull_command(name: str) -> Command:
                    help="append (default): add rows; merge: replace rows with the same key"),
             *_running(),
             flag("--grow", group=HOW, help="continue, and add accounts found since the pull began"),
+            *engine_options(),
             *connection(),
         ],
         help="Pull resources of many accounts into a folder or a database, many at a time, within the limits of the "
