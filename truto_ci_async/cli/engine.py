@@ -69,7 +69,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
             filters = {each: value for each, value in asked.items() if each not in of_windows}
             reports = await pull_to(
                 await getattr(client, name).plan(accounts, **filters),
-                options.out or options.to,
+                str(options.out or options.to),
                 shards=options.shards or SHARDS,
                 address=options.ray_address,
                 base_url=options.api_url or os.environ.get("TRUTO_API_BASE_URL"),
