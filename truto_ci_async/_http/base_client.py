@@ -423,6 +423,14 @@ class BaseClient:
         """Whether a request may be sent again at once because the idle connection it went out on was dead."""
         return self.retry.attempts > 1 and self._budget.spend()
 
+    def daily_use(self, account: str) -> str:
+        """Return as text what counts towards ``Pacing.account_daily``, for ``add_daily_use`` in a later process."""
+        return self._admission.daily_use(account)
+
+    def add_daily_use(self, account: str, text: str) -> None:
+        """Count what was sent for an account in an earlier process."""
+        self._admission.add_daily_use(account, text)
+
     # --- what a client owns ----------------------------------------------------------------------------
 
     def spawn(self, work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
