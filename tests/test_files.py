@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import math
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from truto_ci_async import _files
-from truto_ci_async._files import AtomicFile, Disk, beside, is_in_use, unfinished
+from truto_ci_async._files import AtomicFile, Disk, Worker, beside, is_in_use, unfinished
 from truto_ci_async.errors import UsageError
 
 from .support import file_size_limit
@@ -371,3 +373,22 @@ def test_a_folder_that_cannot_be_read_can_hold_another(tmp_path: Path) -> None:
             raise PermissionError(errno.EACCES, "Permission denied")
 
     assert Closed().make_folders(tmp_path / "a") == [tmp_path / "a"]
+
+
+def test_a_busy_loop_lets_the_thread_go_on_that_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the loop may keep the interpreter's lock from it for seconds."""
+    gave_way = threading.Event()
+
+    def sleep(seconds: float) -> None:
+        gave_way.set()
+
+    monkeypatch.setattr(_files.time, "sleep", sleep)
+
+    async def main() -> bool:
+        worker = Worker("test")
+        try:
+            return await worker.run(gave_way.wait, 10)
+        finally:
+            worker.close()
+
+    assert asyncio.run(main())

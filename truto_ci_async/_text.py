@@ -34,7 +34,7 @@ def encodable(text: str) -> str:
 
     Python puts them into file names and status lines that are not UTF-8. Files, logs and databases cannot store them.
     """
-    return _SURROGATES.sub(REPLACEMENT, text)
+    return text if text.isascii() else _SURROGATES.sub(REPLACEMENT, text)
 
 
 def hide_passwords(text: str) -> str:

@@ -11,10 +11,10 @@ import asyncio
 import copy
 import os
 import ssl
+import sys
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from truto_ci_async._http.policy.admission import AdmissionQueue
@@ -40,7 +40,7 @@ from truto_ci_async.errors import (
 from truto_ci_async.events import Emitter, EventHook
 from truto_ci_async.models import ResponseInfo
 
-from .call import Call, CallTime, Reopen, emit_wait, waiting_call
+from .call import Call, CallTime, OpenCalls, Reopen, emit_wait, waiting_call
 from .credentials import TOKEN_VARIABLE, Secret, Token, TokenSource, hidden
 from .failures import drop_locals, error_of_status, failure_of, mask_error
 from .options import (
@@ -92,7 +92,7 @@ class BaseClient:
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         session: aiohttp.ClientSession | None = None,
-        on_event: EventHook | None = None,
+        on_event: EventHook | Iterable[EventHook] | None = None,
         shared_budget: SharedBudget | None = None,
     ) -> None:
         token, base_url, proxy = hidden(token), hidden(base_url), hidden(proxy)  # URLs may hold passwords
@@ -120,7 +120,7 @@ class BaseClient:
         #: What resources keep for later calls with the same token.
         self.memo: dict[str, Any] = {}
         self._in_flight: set[Deadline] = set()
-        self._calls = count(1)
+        self._open_calls = OpenCalls(self.emitter, self._transport.base_url)
 
     def _set_retry(self, retry: RetryPolicy) -> None:
         self.retry = retry
@@ -211,6 +211,8 @@ class BaseClient:
             return response.body, call.response_info(response.status, response.headers, attempt)
 
         failure: TruncatedBodyError | None = None
+        is_done = False
+        call.begin()
         try:
             while True:
                 content, info = await self._within_total(call, attempt_once, error_fallback, failure)
@@ -219,6 +221,7 @@ class BaseClient:
                         content = on_empty(info)
                     result = await read(content, call.time)
                     call.state.succeeded()
+                    is_done = True
                     return result, info
                 except TruncatedBodyError as error:
                     failure = error
@@ -230,6 +233,7 @@ class BaseClient:
             drop_locals(error)
             raise
         finally:
+            call.end(None if is_done else sys.exc_info()[0])
             failure = None  # the error, its frames and this variable would be a cycle
             content = b""  # this frame is part of them too
 
@@ -243,30 +247,36 @@ class BaseClient:
         The function that is returned makes the call, retries included, and the caller closes the body it gets. Given
         the failure of that body, it opens another one, or raises the failure when no attempt is left.
         """
-        call = self._new_call("GET", target, account, None)
+        call = self._new_call("GET", target, account, None, streamed=True)
 
         async def attempt_once(token: Secret, attempt: int) -> tuple[StreamedResponse, ResponseInfo]:
             response = await self._send(call, token, attempt, self._streamed)
             response.waiting = call.time  # in case it fails and another one is opened
+            response.call_id, response.on_close = call.id, call.end_stream
             call.state.succeeded()
             return response, call.response_info(response.status, response.headers, attempt)
 
         async def reopen(failure: TransportError | None = None) -> tuple[StreamedResponse, ResponseInfo]:
+            call.begin()
             try:
                 return await self._within_total(call, attempt_once, None, failure)
-            except TrutoError as error:
-                drop_locals(error)
+            except BaseException as error:
+                call.end(type(error))
+                if isinstance(error, TrutoError):
+                    drop_locals(error)
                 raise
             finally:
                 failure = None  # as in request
 
         return reopen
 
-    def _new_call(self, method: str, target: str, account: str | None, body: bytes | None) -> Call:
+    def _new_call(
+        self, method: str, target: str, account: str | None, body: bytes | None, *, streamed: bool = False
+    ) -> Call:
         self._transport.bind()
         total = self.timeouts.total
         state = RetryState(self.retry, self._budget, total=total, can_refresh=self._token.is_refreshable)
-        return Call(next(self._calls), method, target, account, body, state, self.emitter, total)
+        return Call(method, target, account, body, state, self._open_calls, total=total, streamed=streamed)
 
     async def _within_total(
         self,
@@ -342,7 +352,11 @@ class BaseClient:
             finally:
                 del error  # as in _send
         call.retrying(error, decision)
-        await asyncio.sleep(decision.wait)
+        self._open_calls.retrying += 1
+        try:
+            await asyncio.sleep(decision.wait)
+        finally:
+            self._open_calls.retrying -= 1
         return decision.fresh_token
 
     async def _send(
@@ -376,7 +390,8 @@ class BaseClient:
             hint=level_named(error.insight, error.message) if error else None,
         )
         call.received(response, attempt)
-        self._budget.give_back(response.sends - 1)
+        if response.sends > 1:
+            self._budget.give_back(response.sends - 1)
         if error is None:
             return response
         try:

@@ -172,6 +172,18 @@ class RateLimiter:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    def waiting_by_level(self, now: float) -> dict[str, int]:
+        """Return how many requests wait for the token's limit, and how many for one of their account."""
+        found: dict[str, int] = {"token": 0, "account": 0}
+        for state in self._accounts.values() if self.waiting else ():
+            if state.waiters:
+                found["account" if state.ready_at(now) > now else "token"] += len(state.waiters)
+        return found
+
+    @property
+    def token_window(self) -> SlidingWindow:
+        return self._token
+
     @property
     def is_on(self) -> bool:
         """Whether requests have to ask: False under ``Pacing.off()``."""

@@ -163,6 +163,13 @@ class SlidingWindow:
         """Return how much of the limit is in use, from 0 to 1."""
         return self._used(now) / self.limit
 
+    def usage(self, now: float) -> tuple[int | None, int, float]:
+        """Return the slots there are (None: no limit), those in use, and the seconds of a pause that are left."""
+        self.ready_at(now)
+        slots = self._slots(now)
+        limit = None if slots == math.inf else int(slots)
+        return limit, sum(until > now for until in self._taken_until), max(0.0, self.paused_until - now)
+
     def forgettable_at(self) -> float:
         """Return when this window will be back in its initial state."""
         last_sent = next(reversed(self._sent), -math.inf) + self._slot_seconds

@@ -162,6 +162,12 @@ def _codec(coding: str) -> _Codec:
     )
 
 
+def _codings_of(content_encoding: str) -> str:
+    """Return the codings of a body, in lower case; an empty text if there are none."""
+    codings = (coding.strip() for coding in content_encoding.lower().split(","))
+    return ", ".join(coding for coding in codings if coding not in {"", "identity"})
+
+
 class BodyDecoder:
     """Decompresses one body: ``feed`` it what arrives, ``close`` it at the end.
 
@@ -171,8 +177,7 @@ class BodyDecoder:
     """
 
     def __init__(self, content_encoding: str = "", *, limit: int | None = None) -> None:
-        codings = (coding.strip() for coding in content_encoding.lower().split(","))
-        self._coding = ", ".join(coding for coding in codings if coding not in {"", "identity"})
+        self._coding = _codings_of(content_encoding) if content_encoding else ""
         self._codec = _codec(self._coding) if self._coding else None
         self._limit = limit
         self._received = 0

@@ -47,6 +47,11 @@ class Deadlines:
         """
         return Deadline(self, seconds)
 
+    def bind(self) -> asyncio.AbstractEventLoop:
+        """Take the running loop for good."""
+        self.loop = asyncio.get_running_loop()
+        return self.loop
+
     def set_timer(self, at: float) -> None:
         """Wake up at ``at``, which is earlier than the current timer."""
         if self._timer is not None:
@@ -117,7 +122,9 @@ class Deadline:
             self._task.cancel()
 
     def __enter__(self) -> Deadline:
-        task = asyncio.current_task()
+        loop = self._deadlines.loop or self._deadlines.bind()
+        # Each look for the running loop asks the system for the process's id, before Python 3.12.
+        task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a deadline needs a task")
         self._task = task
@@ -134,9 +141,7 @@ class Deadline:
         if seconds is None:
             return
         deadlines = self._deadlines
-        loop = deadlines.loop
-        if loop is None:
-            loop = deadlines.loop = asyncio.get_running_loop()
+        loop = deadlines.loop or deadlines.bind()
         self.at = at = loop.time() + seconds
         queue = self._queue = deadlines.queues.get(seconds)
         if queue is None:

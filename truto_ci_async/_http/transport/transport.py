@@ -124,7 +124,7 @@ class Transport:
 
         :raises TransportError: connecting, waiting or reading failed; nothing of a partial body is returned.
         """
-        slots = self._bound_slots()
+        slots = self._slots or self._bound_slots()
         await slots.acquire()
         response: StreamedResponse | None = None
         try:
@@ -160,7 +160,7 @@ class Transport:
 
         :raises TransportError: as ``send``; after the headers only waiting for data is timed.
         """
-        slots = self._bound_slots()
+        slots = self._slots or self._bound_slots()
         await slots.acquire()
         try:
             with self.deadlines.within(timeouts.attempt):

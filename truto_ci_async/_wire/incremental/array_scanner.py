@@ -45,17 +45,17 @@ class ArrayScanner(NestingTracker):
         Return the index of that bracket, or -1 if it is not in ``chunk``.
         """
         held = self.splitter.held_bytes
-        piece = for_ijson(self.splitter.cut(chunk))
+        piece = self.splitter.cut(chunk)
         start = 0
         for opening in _OPENING.finditer(piece):
             if opening[0].startswith(b'"'):
                 continue
-            self.send(piece[start : opening.end()])
+            self.send(for_ijson(piece[start : opening.end()]))  # not the items, which come after it
             start = opening.end()
             if self.found:
                 self.splitter.rest()  # the caller goes on from the bracket
                 return start - 1 - held
-        self.send(piece[start:])
+        self.send(for_ijson(piece[start:]))
         return -1
 
     def describe_keys(self) -> str:
