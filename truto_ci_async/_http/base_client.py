@@ -128,7 +128,7 @@ class BaseClient:
 
     def _set_pacing(self, pacing: Pacing, shared_budget: SharedBudget | None) -> None:
         self.pacing, self.shared_budget = pacing, shared_budget
-        self._admission = AdmissionQueue(
+        self.admission = self._admission = AdmissionQueue(
             RateLimiter(pacing, max_wait=self.retry.max_wait, max_in_flight=self._transport.max_connections),
             # Not a method of the client, which would be a cycle and keep a forgotten client alive.
             on_wait=partial(emit_wait, self.emitter),
@@ -437,14 +437,6 @@ class BaseClient:
     def _may_resend(self) -> bool:
         """Whether a request may be sent again at once because the idle connection it went out on was dead."""
         return self.retry.attempts > 1 and self._budget.spend()
-
-    def daily_use(self, account: str) -> str:
-        """Return as text what counts towards ``Pacing.account_daily``, for ``add_daily_use`` in a later process."""
-        return self._admission.daily_use(account)
-
-    def add_daily_use(self, account: str, text: str) -> None:
-        """Count what was sent for an account in an earlier process."""
-        self._admission.add_daily_use(account, text)
 
     # --- what a client owns ----------------------------------------------------------------------------
 

@@ -36,12 +36,14 @@ class DailyUse:
                 if each.position is not None and each.position.startswith(MARK):
                     del progress.later[window]
                     if self._is_counted:
-                        self._client.add_daily_use(account, each.position.removeprefix(MARK))
+                        self._client.admission.add_daily_use(account, each.position.removeprefix(MARK))
             yield account, progress
 
     def of(self, keys: Iterable[Key]) -> dict[Key, Progress]:
         """Return what to store together with the progress of some walks."""
         if not self._is_counted:
             return {}
-        used = {account: self._client.daily_use(account) for account in {account for account, _ in keys}}
+        used = {
+            account: self._client.admission.daily_use(account) for account in {account for account, _ in keys}
+        }
         return {(account, self._window): Progress(position=MARK + text) for account, text in used.items()}

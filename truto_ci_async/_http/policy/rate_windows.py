@@ -168,7 +168,7 @@ class SlidingWindow:
         self.ready_at(now)
         slots = self._slots(now)
         limit = None if slots == math.inf else int(slots)
-        return limit, sum(until > now for until in self._taken_until), max(0.0, self.paused_until - now)
+        return limit, self._used(now), max(0.0, self.paused_until - now)
 
     def forgettable_at(self) -> float:
         """Return when this window will be back in its initial state."""
