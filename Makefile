@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench dist lock clean postgresql
+.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench docs dist lock clean postgresql redis
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -30,7 +30,7 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "(long or hypothesis) and not services" -o faulthandler_timeout=1800 $(ARGS)
 
-test-services: build/sdk/.stamp build/services/.stamp postgresql ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL
+test-services: build/sdk/.stamp build/moto/.stamp build/services/.stamp postgresql redis ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL, Redis, S3
 	build/services/bin/python -X dev -m pytest -m services $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
@@ -48,6 +48,9 @@ format: $(VENV)/.stamp-dev ## Format, and fix what ruff can fix
 bench: $(VENV)/.stamp-test ## Run the benchmarks (ARGS goes to them)
 	$(PY) -m benchmarks $(ARGS)
 
+docs: build/docs/.stamp ## Build the documentation into build/docs/site
+	build/docs/venv/bin/python docs/build.py
+
 dist: $(VENV)/.stamp-dev ## Build dist/*.tar.gz and dist/*.whl
 	rm -rf dist
 	$(PY) -m build --outdir dist . >/dev/null
@@ -61,9 +64,11 @@ test-wheel: dist ## Test the built wheel in a clean environment
 	for name in *; do case $$name in truto_ci_async|build|dist|mutants) ;; *) cp -R "$$name" build/wheel/src/ ;; esac; done
 	$(PY) -m venv build/wheel/venv
 	$(WHEEL_VENV)/python -m pip install --quiet dist/*.whl
-	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async' && ../venv/bin/truto-ci --help >/dev/null
+	cd build/wheel/src && ../venv/bin/python -W error -c 'import truto_ci_async'
+	$(WHEEL_VENV)/truto-ci --help 2>&1 | grep -qF "pip install 'truto-ci-async[cli]'"
 	$(WHEEL_VENV)/python -m pip install --quiet --require-hashes -r locks/test.txt
 	$(WHEEL_VENV)/python -m pip install --quiet "$$(echo dist/*.whl)[all]"
+	$(WHEEL_VENV)/truto-ci --help >/dev/null
 	cd build/wheel/src && ../venv/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
 test-oldest: $(UV_OR_OURS) ## Test with the oldest dependencies we allow
@@ -95,6 +100,7 @@ lock: $(UV_OR_OURS) ## Update locks/ to the newest releases
 	$(COMPILE) --extra all --group test -c locks/dev.txt -o locks/test.txt
 	$(COMPILE) --extra all --group test --group mutants -c locks/dev.txt -o locks/mutants.txt
 	$(COMPILE) --extra all --group test --group services -c locks/dev.txt -o locks/services.txt
+	$(COMPILE) --extra all --group docs -c locks/dev.txt -o locks/docs.txt
 	$(COMPILE) --extra cli -c locks/dev.txt -o locks/demo.txt
 
 clean: ## Remove everything these commands made
@@ -144,6 +150,15 @@ build/sdk/.stamp: Makefile
 	echo "error: no Python >= 3.12 with venv and pip among: $(SDK_CANDIDATES)" >&2; \
 	exit 1
 
+# An S3 server. It wants an older dateutil than pandas does, so it has an environment of its own.
+build/moto/.stamp: Makefile $(VENV)/.stamp-venv
+	@echo "Setting up build/moto" >&2
+	@rm -rf build/moto
+	@$(PY) -m venv build/moto
+	@$(if $(UV),"$(UV)" pip install --python build/moto/bin/python,build/moto/bin/python -m pip install \
+	  --disable-pip-version-check) --quiet 'moto[server]==5.2.5'
+	@touch $@
+
 # The tests start a server of their own, so nothing needs to run.
 postgresql:
 	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null; then \
@@ -152,6 +167,15 @@ postgresql:
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
 	    apt-get install -qq --no-install-recommends postgresql >/dev/null; \
+	fi
+
+redis:
+	@if ! command -v redis-server >/dev/null && ! command -v valkey-server >/dev/null; then \
+	  echo "Installing Redis" >&2; \
+	  command -v apt-get >/dev/null || { echo "error: install Redis, so that redis-server is on PATH" >&2; exit 1; }; \
+	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
+	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install -qq --no-install-recommends redis-server >/dev/null; \
 	fi
 
 # What .venv has, a notebook's kernel, and playwright with the chromium of the system.
@@ -167,6 +191,17 @@ build/services/.stamp: locks/services.txt Makefile $(VENV)/.stamp-venv
 	@$(if $(UV),"$(UV)" pip install --python build/services/bin/python,build/services/bin/python -m pip install \
 	  --disable-pip-version-check) --quiet --require-hashes -r $<
 	@$(if $(UV),"$(UV)" pip install --python build/services/bin/python,build/services/bin/python -m pip install \
+	  --disable-pip-version-check) --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+# The reference is made from the package, and the tutorial runs it.
+build/docs/.stamp: locks/docs.txt $(VENV)/.stamp-venv
+	@echo "Setting up build/docs: locks/docs.txt" >&2
+	@rm -rf build/docs
+	@$(PY) -m venv build/docs/venv
+	@$(if $(UV),"$(UV)" pip install --python build/docs/venv/bin/python,build/docs/venv/bin/python -m pip install \
+	  --disable-pip-version-check) --quiet --require-hashes -r $<
+	@$(if $(UV),"$(UV)" pip install --python build/docs/venv/bin/python,build/docs/venv/bin/python -m pip install \
 	  --disable-pip-version-check) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

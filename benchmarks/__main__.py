@@ -18,7 +18,7 @@ STREAM_GOALS = [
     Goal("stream remote", BUFFERED, "memory", most=0.10),
     Goal("stream remote", "ijson + convert", "speed", least=4.0),
 ]
-MODULES = ("decode", "walk", "stream", "pull", "growth", "arrow", "import", "rest")
+MODULES = ("decode", "walk", "stream", "pull", "growth", "arrow", "import", "rest", "telemetry")
 
 
 def stream(options: argparse.Namespace) -> list[Record]:

@@ -18,6 +18,7 @@ from typing import NamedTuple
 FLOORS = (
     "__main__",
     "cli",
+    "integrations",
     "__init__",
     "client reports",
     "resources",

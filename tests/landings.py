@@ -264,13 +264,13 @@ async def check_a_commit_of_an_older_epoch_is_refused(database: Database) -> Non
 
 async def check_the_example_of_the_documentation(database: Database) -> None:
     """Whoever types it sees rows."""
-    page = (Path(__file__).parents[1] / "docs" / "landing.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "databases.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (query,) = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     program = program.replace("duckdb:///calls.db", database.url)
     program, _, _ = program.partition("asyncio.run(")
     names: dict[str, Any] = {}
-    exec(compile(program, "landing.md", "exec"), names)
+    exec(compile(program, "databases.md", "exec"), names)
     await names["main"]()
     found = database.sql(f"SELECT integrated_account_id, people, patience FROM ({query}) shown")
     assert len({row[0] for row in found}) == 3

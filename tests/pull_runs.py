@@ -37,11 +37,16 @@ class Runs:
 
     with Runs() as runs:
         ran = runs.run(url=..., accounts=[...], folder=..., format="ndjson", kill=("rename", 2))
+
+    ``module`` is that of the helper: it calls ``serve``.
     """
+
+    def __init__(self, module: str = "tests.pull_runs") -> None:
+        self._module = module
 
     def __enter__(self) -> Self:
         self._helper = subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "tests.pull_runs"],
+            [sys.executable, "-W", "error", "-m", self._module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
@@ -78,16 +83,23 @@ class Runs:
 # --- in the helper ---------------------------------------------------------------------------------------------
 
 
-def serve() -> None:
+def import_all() -> None:
     import arro3.core  # noqa: F401 - imported once, here, for all runs
     import duckdb  # noqa: F401
+    import obstore.exceptions
+    import obstore.store  # noqa: F401
+    import pandas  # noqa: F401 - pyarrow does so with its first array
     import psycopg  # noqa: F401
     import pyarrow.parquet  # noqa: F401
 
     import truto_ci_async.cli.run
     import truto_ci_async.pull
+    import truto_ci_async.pull.stores.cloud
     import truto_ci_async.sandbox  # noqa: F401
 
+
+def serve(run: Callable[[dict[str, Any]], Any]) -> None:
+    """Run jobs, one a line, each in a process of its own."""
     for line in sys.stdin:
         job = json.loads(line)
         reader, writer = os.pipe()
@@ -96,8 +108,7 @@ def serve() -> None:
             os.close(reader)
             code = 1
             try:
-                result = asyncio.run(pull(job))
-                os.write(writer, json.dumps(result).encode())
+                os.write(writer, json.dumps(run(job)).encode())
                 code = 0
             except BaseException:  # noqa: BLE001 - a child must never come back out of here
                 traceback.print_exc()
@@ -179,6 +190,11 @@ def landing_store(url: str, **options: Any) -> Any:
     from truto_ci_async.pull.stores.postgres import PostgresStore
 
     scheme, _, rest = url.partition("://")
+    if scheme == "s3":
+        from truto_ci_async.pull.stores.cloud import CloudStore
+
+        options.pop("mode", None)
+        return CloudStore(url, part_rows=20, part_seconds=0.0, **options)
     return DuckDBStore(rest[1:], **options) if scheme == "duckdb" else PostgresStore(url, **options)
 
 
@@ -220,4 +236,5 @@ class Watch:
 
 
 if __name__ == "__main__":
-    serve()
+    import_all()
+    serve(lambda job: asyncio.run(pull(job)))

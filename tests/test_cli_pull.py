@@ -19,10 +19,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import pytest
 
 from truto_ci_async import Fault, Sandbox
-from truto_ci_async.cli.arguments import build_parser
+from truto_ci_async.cli.activity import duration, shown
+from truto_ci_async.cli.app import parse
 from truto_ci_async.cli.main import main
 from truto_ci_async.cli.messages import (
     CONFLICT,
@@ -34,7 +36,7 @@ from truto_ci_async.cli.messages import (
     TERMINATED,
     USAGE,
 )
-from truto_ci_async.cli.pull_progress import MAX_NAMED, PullProgress, duration, say_status, shown, summary
+from truto_ci_async.cli.pull_progress import MAX_NAMED, PullProgress, summary
 from truto_ci_async.errors import PermissionDeniedError, TrutoError
 from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 from truto_ci_async.pull.report import PullReport
@@ -126,7 +128,7 @@ def test_every_active_account_into_a_folder(sandbox: Sandbox, run: Any, tmp_path
 def test_other_formats(sandbox: Sandbox, run: Any, tmp_path: Path, format: str) -> None:
     if format == "parquet":
         parquet = pytest.importorskip("pyarrow.parquet")
-    assert run("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--format", format).code == DONE
+    assert run("--accounts", ",".join(sandbox.account_ids), *WINDOW, "-o", format).code == DONE
     if format == "csv":
         with (tmp_path / "out" / "interactions.csv").open(newline="") as file:
             found = list(csv.DictReader(file))
@@ -161,7 +163,7 @@ def test_accounts_of_a_file_and_filters(sandbox: Sandbox, run: Any, tmp_path: Pa
 
 def test_times_and_lengths_of_a_command_line() -> None:
     def options(*argv: str) -> Any:
-        return build_parser().parse_args(["pull", "--out", "x", *argv])
+        return parse(["pull", "--out", "x", *argv])[1]
 
     assert options("--start-time=-7d").start_time == "-7d"
     assert options("--start-time", "today-12h").start_time == "today-12h"
@@ -180,7 +182,7 @@ def test_times_and_lengths_of_a_command_line() -> None:
         ("--max-accounts", str(10**400)),
         ("--timeout", "1e400"),
     ):
-        with pytest.raises(SystemExit):
+        with pytest.raises(click.UsageError):
             options(*wrong)
 
 
@@ -375,10 +377,10 @@ def test_a_fresh_pull_is_continued_without_fresh(sandbox: Sandbox, run: Any) -> 
 def test_an_interruption_before_it_starts_shows_no_traceback(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted() -> None:
+    def interrupted(argv: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("truto_ci_async.cli.run.build_parser", interrupted)
+    monkeypatch.setattr("truto_ci_async.cli.app.parse", interrupted)
     assert main(["pull"]) == INTERRUPTED
     assert capsys.readouterr().err == "interrupted\n"
 
@@ -429,7 +431,7 @@ def test_state_that_does_not_fit(sandbox: Sandbox, run: Any, tmp_path: Path) -> 
     assert (ran.code, "1 account is new" in ran.err) == (CONFLICT, True)
     assert run(*both, "--grow").code == DONE
     assert len(rows(tmp_path / "out")) == 2 * PEOPLE
-    assert run(*both, "--format", "csv").code == CONFLICT
+    assert run(*both, "-o", "csv").code == CONFLICT
     output = tmp_path / "out" / "interactions.ndjson"
     output.write_bytes(output.read_bytes().replace(b"a", b"b", 1))
     ran = run(*both)
@@ -629,8 +631,8 @@ def sampled() -> tuple[PullProgress, PullReport]:
     assert progress.parts() == ["finding the accounts"]
     running: Any = Running(1000)
     progress.on_start(running)
-    for _ in range(20):
-        progress.on_event(RequestSent(time=0.0, method="GET", url="/"))
+    for number in range(20):
+        progress.on_event(RequestSent(time=0.0, method="GET", url="/", call_id=number))
     progress.on_event(PacingWait(time=0.0, level="token", wait=90.0))
     progress.on_event(RetryScheduled(time=0.0, reason="status 502", wait=2.5, attempt=1))
     clock.now = 10.0
@@ -642,14 +644,12 @@ def sampled() -> tuple[PullProgress, PullReport]:
     return progress, report
 
 
-def test_progress_says_how_far_how_fast_and_how_long(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_says_how_far_how_fast_and_how_long() -> None:
     progress, report = sampled()
     assert ", ".join(progress.parts()) == (
         "98 of 1,000 accounts, 2,000 rows (200/s), 20 requests (2/s), 1 failed, 1 parked, "
         "waited 1 min 30 s for token limit, 2.5 s for retry after status 502, about 1 min 30 s left"
     )
-    say_status(progress)
-    assert capsys.readouterr().err == ", ".join(progress.parts()) + "\n"
     report.done = 998
     assert "left" not in progress.parts()[-1]
     assert [duration(seconds) for seconds in (0.04, 59.6, 61, 3725)] == [
@@ -699,10 +699,9 @@ def test_the_summary_names_what_is_missing() -> None:
 
 @posix
 def test_a_terminal_shows_live_progress(sandbox: Sandbox, tmp_path: Path) -> None:
-    pytest.importorskip("rich")
     import pty
 
-    sandbox.script(sandbox.account_ids[0], [Fault.slow(0.7)])
+    sandbox.script(sandbox.account_ids[0], [Fault.slow(1.5)])
     line = ("--accounts", ",".join(sandbox.account_ids), *WINDOW, "--out", str(tmp_path / "out"))
     leader, follower = pty.openpty()
     try:
@@ -728,7 +727,7 @@ def test_a_terminal_shows_live_progress(sandbox: Sandbox, tmp_path: Path) -> Non
 def test_the_display_ends_with_its_block() -> None:
     async def scenario() -> None:
         progress, _ = sampled()
-        with shown(progress):
+        async with shown(progress.parts):
             await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert asyncio.all_tasks() == {asyncio.current_task()}
@@ -740,7 +739,7 @@ def test_a_pull_escapes_formulas_on_request(sandbox: Sandbox, run: Any, tmp_path
     line = ("--accounts", sandbox.account_ids[0], *WINDOW, "--csv-formulas", "escape")
     ran = run(*line)
     assert (ran.code, "csv_formulas is for csv" in ran.err) == (USAGE, True)
-    assert run(*line, "--format", "csv").code == DONE
+    assert run(*line, "-o", "csv").code == DONE
     assert (
         json.loads((tmp_path / "out/manifest.json").read_bytes())["resources"]["interactions"]["csv_formulas"]
         == "escape"

@@ -14,8 +14,10 @@ import pytest
 from truto_ci_async import Sandbox, Transcript, TrutoClient
 from truto_ci_async.cli.main import main
 from truto_ci_async.cli.messages import DONE, FAILED, USAGE
+from truto_ci_async.cli.output.tables import LAYOUTS
 from truto_ci_async.cli.output.writers import TranscriptWriter
 from truto_ci_async.cli.resources import MODEL, RESOURCES
+from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.resources.options import RESOURCES as NAMES
 
 PROVIDERS = ("gong", "avoma", "chorus", "firefliesai", "wingman")
@@ -82,7 +84,7 @@ def arguments(sandbox: Sandbox, name: str) -> tuple[list[str], dict[str, Any]]:
 @pytest.mark.parametrize("name", sorted(RESOURCES))
 def test_columns_are_chosen_in_csv_and_in_a_table(name: str, sandbox: Sandbox, run: Run) -> None:
     options, _ = arguments(sandbox, name)
-    names = RESOURCES[name].item_type.SCHEMA.names
+    names = ITEM_TYPES[name].SCHEMA.names
     ran = run(name, "-a", sandbox.account_ids[0], *options, "-o", "csv", "--columns", f"{names[2]}, id")
     assert (ran.code, ran.out.splitlines()[0]) == (DONE, f"{names[2]},id")
     ran = run(name, "-a", sandbox.account_ids[0], *options, "--columns", f"{names[2]},id")
@@ -141,12 +143,12 @@ def test_a_list_is_written_in_every_format(sandbox: Sandbox, run: Run, name: str
         assert json.loads(ran.out) == items
     elif format == "csv":
         rows = list(csv.DictReader(io.StringIO(ran.out)))
-        assert tuple(rows[0]) == RESOURCES[name].item_type.SCHEMA.names
+        assert tuple(rows[0]) == ITEM_TYPES[name].SCHEMA.names
         assert [row["id"] for row in rows] == [item.get("id") or "" for item in items]
     else:
         head, *lines = ran.out.splitlines()
         assert len(lines) == len(items)
-        assert all(column.head in head for column in RESOURCES[name].layout.columns or ())
+        assert all(column.head in head for column in LAYOUTS[name].columns or ())
     unified = run("unified", MODEL, name, "-a", account, *more, "-o", format)
     assert (unified.code, unified.out) == (DONE, ran.out)
 
@@ -197,7 +199,7 @@ def test_a_transcript_as_text_and_as_subtitles(sandbox: Sandbox, run: Run) -> No
     asked = ("transcripts", "-a", account, "--meeting", meeting)
     assert run(*asked, "-o", "text").out == transcript.text()
     assert run(*asked, "-o", "vtt").out == transcript.webvtt()
-    assert run(*asked, "-o", "text", "--format", "stream").out == transcript.text()
+    assert run(*asked, "-o", "text", "--response-format", "stream").out == transcript.text()
 
 
 def test_transcripts_of_several_meetings_are_one_stream(sandbox: Sandbox, run: Run) -> None:
@@ -250,8 +252,8 @@ def test_one_record_as_rows_and_as_the_provider_has_it(sandbox: Sandbox, run: Ru
     [row] = csv.DictReader(io.StringIO(run(*asked, "-o", "csv").out))
     assert (row["id"], row["name"]) == (id, user["name"])
     assert user["name"] in run(*asked, "-o", "table").out
-    assert json.loads(run(*asked, "--format", "raw").out) == user["remote_data"]
-    assert run(*asked, "--format", "raw", "-o", "csv").code == DONE
+    assert json.loads(run(*asked, "--response-format", "raw").out) == user["remote_data"]
+    assert run(*asked, "--response-format", "raw", "-o", "csv").code == DONE
     trimmed = json.loads(run(*asked, "--ignore-remote-data", "--exclude-field", "name").out)
     assert not {"remote_data", "name"} & trimmed.keys()
     contact = json.loads(run("unified", "crm", "contacts", "1001", "-a", account).out)
@@ -304,7 +306,7 @@ def test_capabilities_are_narrowed(sandbox: Sandbox, run: Run) -> None:
         (["transcripts", "-a", "x"], "transcripts needs --meeting"),
         (["unified", MODEL, "transcripts", "-a", "x"], "transcripts needs --meeting"),
         (["activity", "-a", "x"], "activity needs --start-time and --end-time"),
-        (["activity", "-a", "x", "--start-time", "-7d"], "expected one argument"),
+        (["activity", "-a", "x", "--start-time", "-7d"], "activity needs --end-time"),
         (["activity", "-a", "x", "--start-time=-7d"], "activity needs --end-time"),
         (["unified", MODEL, "users", "-a", "x", "--user", "1"], "users takes no --user"),
         (["unified", "crm", "contacts", "-a", "x", "--meeting", "1"], "crm/contacts takes no --meeting"),
@@ -314,17 +316,32 @@ def test_capabilities_are_narrowed(sandbox: Sandbox, run: Run) -> None:
         (["meetings", "1", "-a", "x", "--limit", "3"], "--limit is for lists"),
         (["unified", MODEL, "users", "1", "-a", "x", "--user", "3"], "--user is for lists"),
         (["meetings", "1", "-a", "x", "-m", "list"], "takes no ID"),
-        (["meetings", "1", "-a", "x", "--format", "stream"], "--format stream is for lists"),
+        (
+            ["meetings", "1", "-a", "x", "--response-format", "stream"],
+            "--response-format stream is for lists",
+        ),
         (["meetings", "-a", "x", "-m", "meta", "-o", "csv"], "JSON Schema"),
-        (["meetings", "-a", "x", "-m", "delete"], "invalid choice"),
+        (["meetings", "-a", "x", "-m", "delete"], "--method: 'delete' is none of list, get, meta"),
         (["meetings", "-a", "x", "--remote-query", "a"], "--remote-query takes NAME=VALUE"),
         (["transcripts", "-a", "x", "--meeting", ""], "it is empty"),
-        (["transcripts", "-a", "x", "--meeting", "1", "-o", "text", "--format", "raw"], "no rows"),
+        (["transcripts", "-a", "x", "--meeting", "1", "-o", "text", "--response-format", "raw"], "no rows"),
         (
-            ["transcripts", "-a", "x", "--meeting", "1", "-o", "text", "--format", "stream", "--path", "a"],
+            [
+                "transcripts",
+                "-a",
+                "x",
+                "--meeting",
+                "1",
+                "-o",
+                "text",
+                "--response-format",
+                "stream",
+                "--path",
+                "a",
+            ],
             "leave out -o text",
         ),
-        (["meetings", "-a", "x", "-o", "text"], "invalid choice"),
+        (["meetings", "-a", "x", "-o", "text"], "--output: 'text' is none of table, json, "),
         (["accounts", "me", "--status", "active"], "--status is for lists"),
         (["accounts", "me", "--csv-formulas", "escape"], "--csv-formulas is for csv"),
         (["users", "1", "-a", "x", "--csv-formulas", "escape"], "--csv-formulas is for csv"),

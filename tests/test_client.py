@@ -24,6 +24,8 @@ from truto_ci_async import (
     AuthenticationError,
     BadRequestError,
     BodyTooLargeError,
+    CallEnded,
+    CallStarted,
     ConfigurationError,
     ConnectError,
     DeadlineError,
@@ -1299,13 +1301,19 @@ def test_events_tell_the_story_of_each_call_in_order() -> None:
         async with connect(sandbox, **options) as truto:
             pages = [page async for page in truto.interactions.list(account, max_pages=2, **WINDOW).pages()]
         assert [type(event) for event in events] == [
+            CallStarted,
             RequestSent, ResponseReceived, RetryScheduled,
             RequestSent, RetryScheduled,
             RequestSent, ResponseReceived, PageDecoded,
+            CallEnded,
+            CallStarted,
             RequestSent, ResponseReceived, PageDecoded,
+            CallEnded,
         ]  # fmt: skip
-        calls = [event.call_id for event in events if not isinstance(event, PageDecoded)]
-        assert calls == [1] * 7 + [2] * 2
+        calls = [getattr(event, "call_id") for event in events]  # noqa: B009
+        assert calls == [calls[0]] * 10 + [calls[-1]] * 5
+        assert calls[-1] == calls[0] + 1
+        assert [event.attempts for event in events if isinstance(event, CallEnded)] == [3, 1]
         assert [event.attempt for event in events if isinstance(event, RequestSent)] == [1, 2, 3, 1]
         assert [event.status for event in events if isinstance(event, ResponseReceived)] == [502, 200, 200]
         assert [event.attempt for event in events if isinstance(event, ResponseReceived)] == [1, 3, 1]
@@ -1314,7 +1322,7 @@ def test_events_tell_the_story_of_each_call_in_order() -> None:
             ("timeout", 2),
         ]
         assert [event.url for event in events if isinstance(event, RequestSent)] == [
-            request.target for request in sandbox.requests
+            request.target.partition("?")[0] for request in sandbox.requests
         ]
         decoded = [event for event in events if isinstance(event, PageDecoded)]
         assert [event.items for event in decoded] == [5, 5]
@@ -1335,7 +1343,10 @@ def test_a_wait_for_a_turn_is_told_with_its_call_and_level() -> None:
         async with connect(sandbox, pacing=pacing, on_event=listen(events)) as truto:
             pages = [page async for page in truto.interactions.list(account, max_pages=2, **WINDOW).pages()]
         waits = [event for event in events if isinstance(event, PacingWait)]
-        assert [(event.call_id, event.level, event.account) for event in waits] == [(2, "account", account)]
+        _, second = [event.call_id for event in events if isinstance(event, CallStarted)]
+        assert [(event.call_id, event.level, event.account) for event in waits] == [
+            (second, "account", account)
+        ]
         assert [page.response.waited > 0 for page in pages] == [False, True]
 
     tell(story)
@@ -1357,7 +1368,7 @@ def test_a_hook_that_raises_breaks_nothing_and_is_told_once(
     with caplog.at_level(logging.WARNING, "truto_ci_async"):
         tell(story)
     assert [record.getMessage() for record in caplog.records if record.name == "truto_ci_async"] == [
-        "on_event failed for RequestSent; further failures are not logged"
+        "on_event failed for CallStarted; further failures are not logged"
     ]
 
 

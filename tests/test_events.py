@@ -115,6 +115,30 @@ def test_a_hook_may_end_the_program(error: type[BaseException]) -> None:
         Emitter(hook).emit(EVENTS[0])
 
 
+def test_several_hooks_are_called_in_order_and_one_that_raises_stops_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    seen: list[tuple[str, Event]] = []
+
+    def broken(event: Event) -> None:
+        raise ValueError
+
+    emitter = Emitter(
+        [lambda event: seen.append(("a", event)), broken, lambda event: seen.append(("b", event))]
+    )
+    emitter.emit(EVENTS[0])
+    emitter.emit(EVENTS[1])
+    assert seen == [(name, event) for event in EVENTS[:2] for name in "ab"]
+    assert len(caplog.records) == 1
+    assert not Emitter([]).active
+
+
+@pytest.mark.parametrize("hooks", ["print", [print, None], 5, [[print]]])
+def test_what_is_no_hook_is_refused(hooks: Any) -> None:
+    with pytest.raises(ConfigurationError, match="on_event"):
+        Emitter(hooks)
+
+
 def test_an_async_hook_is_refused() -> None:
     """It would never run, and Python would warn about it later and elsewhere."""
 

@@ -20,9 +20,13 @@ SOURCES, IMPORTS = HOUSE.sources, HOUSE.imports
 # Rooms of pure rules: nothing in them waits, but for these.
 PURE = ("_wire", "models", "export.schema", "_json", "errors", "_version", "_http.policy")
 # The file of a pure room that awaits because it is where the rules meet the event loop.
-WAITING_FILES = {"_http.policy.admission"}
-# Classes with a method that is awaited in a subclass higher up.
-WAITING_CLASSES = {"models.pulls": {"AccountPage"}}
+WAITING_FILES = {"_http.policy.admission", "_http.policy.budget_gate"}
+# Classes with a method that is awaited elsewhere: in a subclass higher up, or in what callers write.
+WAITING_CLASSES = {
+    "models.pulls": {"AccountPage"},
+    "_http.policy.shared_budget": {"SharedBudget"},
+    "_http.policy.memory_budget": {"MemoryBudget"},  # an async method that never waits
+}
 
 
 # Floors
@@ -68,8 +72,21 @@ def test_importing_a_module_needs_only_the_four_dependencies(module: str) -> Non
     core = {"aiohttp", "anyio", "ijson", "msgspec", PACKAGE} | {"yarl", "multidict"}  # aiohttp's own two
     if module == "sandbox.fixtures":
         core |= {"pytest"}  # for those who test with it
+    if room_of(module) == "cli" and module != "cli.main":
+        core |= {"click"}  # an extra without which ``main`` goes no further
     needed = {found.top for found in IMPORTS[module] if not found.is_lazy and not found.is_typing}
     assert needed - core - sys.stdlib_module_names == set()
+
+
+INTEGRATIONS = sorted(module for module in SOURCES if room_of(module) == "integrations")
+
+
+@pytest.mark.parametrize("module", INTEGRATIONS)
+def test_an_integration_is_one_short_file_over_public_names(module: str) -> None:
+    """Whoever writes the next one sees that nothing but the public names is needed."""
+    used = {found.module for found in IMPORTS[module] if found.module}
+    assert used <= {"__init__", "errors", "events", "models"}, "imports of what is not public"
+    assert SOURCES[module].read_text(encoding="utf-8").count("\n") <= 300
 
 
 AWAITING = (ast.Await, ast.AsyncFor, ast.AsyncWith, ast.AsyncFunctionDef)

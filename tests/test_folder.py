@@ -603,7 +603,7 @@ def test_a_pull_without_rows_leaves_the_columns(format: Any, tmp_path: Path) -> 
 
 # --- the documentation -------------------------------------------------------------------------------------------
 
-GUIDE = (Path(__file__).parents[1] / "docs" / "output-folder.md").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[1] / "docs" / "reference" / "output-folder.md").read_text(encoding="utf-8")
 BLOCKS = [
     (info.split(), code) for info, code in re.findall(r"```python ?([^\n]*)\n(.*?)```", GUIDE, re.DOTALL)
 ]

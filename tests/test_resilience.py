@@ -1,7 +1,7 @@
 """The client under faults and load, over loopback: nothing lost, duplicated or left open, and all in time.
 
 Each heavy test runs with small numbers by default, and with large ones under ``-m long``. The figures of the large
-runs are in docs/guarantees.md.
+runs are in docs/explanation/guarantees.md.
 """
 
 from __future__ import annotations

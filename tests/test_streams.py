@@ -765,6 +765,7 @@ class FakeBody:
 
     status = 200
     token = Secret()
+    call_id = 0
 
     def __init__(self, pieces: list[bytes | Exception]) -> None:
         self.headers: dict[str, str] = {}

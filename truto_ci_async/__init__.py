@@ -19,11 +19,15 @@ from ._version import __version__ as __version__
 
 TYPE_CHECKING = False  # importing typing would take ten times as long as all of the rest
 if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the same
+    from ._http.policy.memory_budget import MemoryBudget as MemoryBudget
     from ._http.policy.rate_limiter import Pacing as Pacing
     from ._http.policy.rate_windows import Rate as Rate
     from ._http.policy.retry import RetryPolicy as RetryPolicy
     from ._http.policy.retry import Timeouts as Timeouts
     from ._http.policy.retry import quick_retries as quick_retries
+    from ._http.policy.shared_budget import Grant as Grant
+    from ._http.policy.shared_budget import SharedBudget as SharedBudget
+    from ._http.stats import ClientStats as ClientStats
     from .client import TrutoClient as TrutoClient
     from .errors import *  # noqa: F403
     from .events import *  # noqa: F403
@@ -54,8 +58,14 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.report import Budget as Budget
     from .pull.report import PullReport as PullReport
     from .pull.report import PullReports as PullReports
+    from .pull.report import ShardReports as ShardReports
     from .pull.shard import run_shard as run_shard
+    from .pull.shards import pull_plan as pull_plan
+    from .pull.stores.base import ReadWindow as ReadWindow
+    from .pull.stores.base import SyncChanges as SyncChanges
+    from .pull.stores.base import SyncStore as SyncStore
     from .pull.stores.base import TransactionalStore as TransactionalStore
+    from .pull.stores.cloud import CloudStore as CloudStore
     from .pull.stores.duckdb import DuckDBStore as DuckDBStore
     from .pull.stores.postgres import PostgresStore as PostgresStore
     from .reports import charts as charts
@@ -78,19 +88,23 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .sinks.files import FileSink as FileSink
     from .sinks.lines import CsvSink as CsvSink
     from .sinks.lines import NdjsonSink as NdjsonSink
+    from .sinks.merge import merge_manifests as merge_manifests
     from .sinks.parquet import ParquetSink as ParquetSink
 
 _NAMES = {
+    "_http.policy.memory_budget": "MemoryBudget",
     "_http.policy.rate_limiter": "Pacing",
     "_http.policy.rate_windows": "Rate",
     "_http.policy.retry": "RetryPolicy Timeouts quick_retries",
+    "_http.policy.shared_budget": "Grant SharedBudget",
+    "_http.stats": "ClientStats",
     "client": "TrutoClient",
     "errors": "APIError AccountBlockedError AuthenticationError BadRequestError BodyTooLargeError ConfigurationError "
     "ConnectError CursorExpiredError CursorLoopError DamagedStateError DeadlineError DecodeError MissingExtraError "
     "NotFoundError PermissionDeniedError RateLimitError ReconnectRequiredError ServerError StateConflictError "
     "StorageError TransportError TruncatedBodyError TrutoError UsageError",
-    "events": "Event EventHook FieldRepaired PacingWait PageDecoded RequestSent ResponseReceived RetryScheduled "
-    "UnknownFields",
+    "events": "CallEnded CallStarted Event EventHook FieldRepaired PacingWait PageDecoded PullCommitted PullEnded "
+    "PullStarted RequestSent ResponseReceived RetryScheduled UnknownFields WindowDiffers",
     "export.frames": "to_arrow to_pandas to_polars",
     "export.schema": "Column Schema schema",
     "models": "ROW_COLUMNS Activity ActivityMetrics AdditionalMetric Attendee Capabilities Capability DebugInfo Email "
@@ -107,9 +121,11 @@ _NAMES = {
     "pull.commits": "PulledPage",
     "pull.engine": "Pull",
     "pull.plan.plan": "Plan",
-    "pull.report": "Budget PullReport PullReports",
+    "pull.report": "Budget PullReport PullReports ShardReports",
     "pull.shard": "run_shard",
-    "pull.stores.base": "TransactionalStore",
+    "pull.shards": "pull_plan",
+    "pull.stores.base": "ReadWindow SyncChanges SyncStore TransactionalStore",
+    "pull.stores.cloud": "CloudStore",
     "pull.stores.duckdb": "DuckDBStore",
     "pull.stores.postgres": "PostgresStore",
     "reports": "charts",
@@ -129,6 +145,7 @@ _NAMES = {
     "sinks.factory": "make_sink",
     "sinks.files": "FileSink",
     "sinks.lines": "CsvSink NdjsonSink",
+    "sinks.merge": "merge_manifests",
     "sinks.parquet": "ParquetSink",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -100,3 +100,11 @@ def nearest_first(names: Iterable[str], given: object) -> list[str]:
 
     text = str(given).lower()
     return sorted(names, key=lambda name: SequenceMatcher(None, name, text).ratio(), reverse=True)
+
+
+def did_you_mean(given: str, names: Iterable[str]) -> str:
+    """Return ``; did you mean ...?`` for the end of a message, or nothing if no name is like ``given``."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(given.lower(), list(names), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -262,6 +262,20 @@ class RunLock:
         )
 
 
+def foreign_owner(path: Path) -> bool:
+    """Return whether a lock names another machine as its owner, on a file system whose locks do not reach that far."""
+    try:
+        file = os.open(path, os.O_RDONLY | NO_LINK | getattr(os, "O_BINARY", 0))
+    except OSError:
+        return False
+    try:
+        owner = _read_owner(file)
+        is_unshared = bool(unshared_locks(_read_mounts(), os.fstat(file).st_dev))
+        return owner is not None and not owner.is_here and is_unshared
+    finally:
+        os.close(file)
+
+
 def is_at(file: int, path: Path) -> bool:
     """Return whether an open file is the one under this name."""
     try:

@@ -6,6 +6,7 @@ from typing import Any, TypeVar, overload
 
 from truto_ci_async._checks import brief, nearest_first
 from truto_ci_async._http.base_client import BaseClient
+from truto_ci_async._http.stats import ClientStats, client_stats
 from truto_ci_async.errors import UsageError
 from truto_ci_async.resources.activity import Activities
 from truto_ci_async.resources.base import Resource
@@ -17,6 +18,9 @@ from truto_ci_async.resources.transcripts import Transcripts
 from truto_ci_async.resources.users import Users
 
 T = TypeVar("T")
+
+# What resources and pulls use of a client.
+_PLUMBING = frozenset({"emitter", "mask", "memo", "open_stream", "request", "spawn"})
 
 
 class TrutoClient(BaseClient):
@@ -42,7 +46,10 @@ class TrutoClient(BaseClient):
     ``ssl_context``      for a certificate authority of your own.
     ``session``          an aiohttp session to use. The client does not close it. aiohttp may send a request on it
                          again when an idle connection turns out to be dead, and no event counts that.
-    ``on_event``         called with every ``Event``; an exception in it does not affect the call.
+    ``on_event``         called with every ``Event``, or several such functions; an exception in one does not affect
+                         the call. ``truto_ci_async.integrations.opentelemetry`` has one.
+    ``shared_budget``    asked before each request, so that several processes keep to one token's limits together: see
+                         ``SharedBudget``. ``Pacing.off()`` turns it off as well.
 
     :raises ConfigurationError: an option that cannot work, or no token at all.
     """
@@ -76,6 +83,22 @@ class TrutoClient(BaseClient):
     def integrated_accounts(self) -> IntegratedAccounts:
         """The connected accounts of this environment."""
         return IntegratedAccounts(self)
+
+    def stats(self) -> ClientStats:
+        """Return what the client is doing at the moment: calls under way, waits, limits and the retry budget.
+
+            stats = truto.stats()
+            is_healthy = not stats.is_closed and stats.retry_budget >= 1
+
+        It sends nothing, and takes some microseconds.
+        """
+        return client_stats(
+            self._open_calls, self._admission.limiter, self._budget, is_closed=self._transport.closed
+        )
+
+    def __dir__(self) -> list[str]:
+        """Leave out what is for the package itself, so that completion shows what is for callers."""
+        return sorted({*super().__dir__()} - _PLUMBING)
 
     @overload
     def unified(self, model: str, resource: str) -> Resource[dict[str, Any]]: ...

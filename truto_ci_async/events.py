@@ -6,7 +6,8 @@
 
     TrutoClient(on_event=watch)
 
-Events contain no token and no record. They are logged at DEBUG; a page with repaired records is one WARNING as well.
+Events contain no token, no record, no query and no cursor. They are logged at DEBUG; a page with repaired records is
+one WARNING as well. What takes time has an event for its start and one for its end, with the same id.
 """
 
 from __future__ import annotations
@@ -14,27 +15,35 @@ from __future__ import annotations
 import inspect
 import logging
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from contextvars import ContextVar
+from typing import Any, Literal, TypeAlias, cast
 
 from msgspec import Struct
 
 from truto_ci_async.models import Issue
 
+from ._checks import is_iterable
 from ._text import printable
 from .errors import ConfigurationError
 
 __all__ = [
+    "CallEnded",
+    "CallStarted",
     "Event",
     "EventHook",
     "FieldRepaired",
     "PacingWait",
     "PageDecoded",
+    "PullCommitted",
+    "PullEnded",
+    "PullStarted",
     "RequestSent",
     "ResponseReceived",
     "RetryScheduled",
     "UnknownFields",
+    "WindowDiffers",
 ]
 
 logger = logging.getLogger("truto_ci_async")
@@ -58,9 +67,47 @@ class Event(Struct, frozen=True, kw_only=True, gc=False):
         return type(self).__name__
 
 
+class CallStarted(Event, frozen=True, kw_only=True, gc=False):
+    """A call began; it may wait for its turn before its first request. ``CallEnded`` with this ``call_id`` follows.
+
+    ``url`` is as in ``RequestSent``, ``base_url`` the address of the service. ``call_id`` is unique in this
+    process. ``pull_id`` is that of the pull that makes the call, or 0. ``streamed``: the body is read as it arrives.
+    """
+
+    method: str
+    url: str
+    base_url: str = ""
+    call_id: int = 0
+    pull_id: int = 0
+    streamed: bool = False
+
+    def _text(self) -> str:
+        return f"call {self.call_id} began: {self.method} {self.url}"
+
+
+class CallEnded(Event, frozen=True, kw_only=True, gc=False):
+    """A call ended after ``attempts`` requests and ``elapsed`` seconds: its result is ready, or its stream is closed.
+
+    ``error`` is the name of the exception it raises, such as ``RateLimitError``, or None. ``retry_budget`` is how many
+    retries the client has left.
+    """
+
+    call_id: int = 0
+    attempts: int = 0
+    elapsed: float = 0.0
+    error: str | None = None
+    retry_budget: float = 0.0
+
+    def _text(self) -> str:
+        how = "ended" if self.error is None else f"failed with {self.error}"
+        return f"call {self.call_id} {how} after {self.elapsed:.3f} s"
+
+
 class RequestSent(Event, frozen=True, kw_only=True, gc=False):
-    """A request is about to be sent. ``url`` is path and query; ``attempt`` counts from 1 within the call
-    ``call_id``."""
+    """A request is about to be sent. ``attempt`` counts from 1 within the call ``call_id``.
+
+    ``url`` is the path, with ``{id}`` in place of the id of a record or an account, and without the query.
+    """
 
     method: str
     url: str
@@ -119,16 +166,65 @@ class PacingWait(Event, frozen=True, kw_only=True, gc=False):
 
 
 class PageDecoded(Event, frozen=True, kw_only=True, gc=False):
-    """A page of ``bytes`` was decoded into ``items`` in ``elapsed`` seconds, with ``issues`` repaired."""
+    """A page of ``bytes`` was decoded into ``items`` in ``elapsed`` seconds, with ``issues`` repaired.
+
+    ``call_id`` is the call that fetched it.
+    """
 
     items: int
     issues: int = 0
     bytes: int = 0
     elapsed: float = 0.0
+    call_id: int = 0
 
     def _text(self) -> str:
         repaired = f", {self.issues} repaired" if self.issues else ""
         return f"page of {self.items} items, {self.bytes:,} bytes decoded in {self.elapsed:.3f} s{repaired}"
+
+
+class PullStarted(Event, frozen=True, kw_only=True, gc=False):
+    """A pull was opened. ``PullEnded`` with this ``pull_id``, which is unique in this process, follows."""
+
+    pull_id: int = 0
+
+    def _text(self) -> str:
+        return f"pull {self.pull_id} began"
+
+
+class PullState(Event, frozen=True, kw_only=True, gc=False):
+    """How far a pull is: ``accounts`` of its plan, those of them ``done``, ``failed`` and ``parked``.
+
+    ``rows`` and ``pages`` are those of this run that were marked as done.
+    """
+
+    pull_id: int = 0
+    resource: str = ""
+    accounts: int = 0
+    done: int = 0
+    failed: int = 0
+    parked: int = 0
+    rows: int = 0
+    pages: int = 0
+
+
+class PullCommitted(PullState, frozen=True, kw_only=True, gc=False):
+    """A pull made ``committed`` pages durable, in ``elapsed`` seconds."""
+
+    committed: int = 0
+    elapsed: float = 0.0
+
+    def _text(self) -> str:
+        return f"pull {self.pull_id}: {self.committed} pages committed in {self.elapsed:.3f} s"
+
+
+class PullEnded(PullState, frozen=True, kw_only=True, gc=False):
+    """A pull was left. ``error`` is the name of the exception that ended it, or None."""
+
+    error: str | None = None
+
+    def _text(self) -> str:
+        how = "ended" if self.error is None else f"failed with {self.error}"
+        return f"pull {self.pull_id} {how}: {self.done} of {self.accounts} accounts done, {self.rows} rows"
 
 
 class FieldRepaired(Event, frozen=True, kw_only=True, gc=False):
@@ -159,7 +255,21 @@ class UnknownFields(Event, frozen=True, kw_only=True, gc=False):
         return f"left out fields that the items have no place for: {names}; item_type=dict keeps them"
 
 
+class WindowDiffers(Event, frozen=True, kw_only=True, gc=False):
+    """A window was answered with another than the one asked for, as ``what`` says: some time is missing in its rows, or
+    counted in those of the next window as well. Reported once an account in each sync."""
+
+    what: str
+    time_zone: str | None = None
+
+    def _text(self) -> str:
+        return f"{self.what}; pass the time_zone of the account"
+
+
 EventHook: TypeAlias = Callable[[Event], object]
+
+#: The pull that the running task belongs to. Set once in the task that owns a pull, and never reset.
+current_pull: ContextVar[int] = ContextVar("truto_ci_async_pull", default=0)
 
 
 class Emitter:
@@ -170,36 +280,30 @@ class Emitter:
         if emitter.active:
             emitter.emit(RequestSent(time=emitter.now(), ...))
 
-    :raises ConfigurationError: ``hook`` is not callable, or is a coroutine function.
+    ``hooks`` is one function or several, which are called in order.
+
+    :raises ConfigurationError: a hook is not callable, or is a coroutine function.
     """
 
-    __slots__ = ("_hook", "_is_hook_reported", "_listeners", "_logger", "now")
+    __slots__ = ("_failed", "_hooks", "_listeners", "_logger", "now")
 
     def __init__(
         self,
-        hook: EventHook | None = None,
+        hooks: EventHook | Iterable[EventHook] | None = None,
         *,
         logger: logging.Logger = logger,
         now: Callable[[], float] = time.time,
     ) -> None:
-        if hook is not None and not callable(hook):
-            raise ConfigurationError(f"on_event must be a function that takes an event, not {hook!r}")
-        if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(
-            type(hook).__call__ if hook is not None else None
-        ):
-            raise ConfigurationError(
-                "on_event must be a plain function, not a coroutine function: it is called in the middle of a request"
-            )
-        self._hook = hook
+        self._hooks = checked_hooks(hooks)
+        self._failed = set[int]()  # hooks whose failure was logged, by their place
         self._listeners: tuple[Callable[[Event], None], ...] = ()
-        self._is_hook_reported = False
         self._logger = logger
         self.now = now
 
     @property
     def active(self) -> bool:
         """Whether anyone would see an event."""
-        return self._hook is not None or bool(self._listeners) or self._logger.isEnabledFor(logging.DEBUG)
+        return bool(self._hooks or self._listeners) or self._logger.isEnabledFor(logging.DEBUG)
 
     @contextmanager
     def listening(self, listener: Callable[[Event], None]) -> Generator[None]:
@@ -214,8 +318,8 @@ class Emitter:
         """Pass on an event. A hook that raises never breaks the call; its first failure is logged at WARNING."""
         if self._logger.isEnabledFor(logging.DEBUG):
             self._logger.debug("%s", event)
-        if self._hook is not None:
-            self._call(self._hook, event)
+        for number, hook in enumerate(self._hooks):
+            self._call(number, hook, event)
         for listener in self._listeners:
             listener(event)
 
@@ -250,17 +354,43 @@ class Emitter:
             self.emit(event)
         self._logger.log(logging.INFO if kept else logging.WARNING, "%s", event)
 
-    def _call(self, hook: EventHook, event: Event) -> None:
+    def report_window(self, what: str, *, time_zone: str | None, account: str, logs: bool) -> None:
+        """Report that a window answered differs from the one asked, with ``logs`` as a WARNING too."""
+        event = WindowDiffers(time=self.now(), account=account, what=what, time_zone=time_zone)
+        self.emit(event)
+        if logs:
+            self._logger.warning("%s", event)
+
+    def _call(self, number: int, hook: EventHook, event: Event) -> None:
         try:
             result: Any = hook(event)
             if inspect.iscoroutine(result):
                 result.close()
                 raise TypeError("on_event returned a coroutine; it must be a plain function")
         except Exception:
-            if not self._is_hook_reported:
-                self._is_hook_reported = True
+            if number not in self._failed:
+                self._failed.add(number)
                 self._logger.warning(
                     "on_event failed for %s; further failures are not logged",
                     type(event).__name__,
                     exc_info=True,
                 )
+
+
+def checked_hooks(hooks: object) -> tuple[EventHook, ...]:
+    """Return the hooks that ``on_event`` was given.
+
+    :raises ConfigurationError: one is not callable, or is a coroutine function.
+    """
+    if hooks is None:
+        return ()
+    is_several = not callable(hooks) and not isinstance(hooks, str) and is_iterable(hooks)
+    found = tuple(cast("Iterable[object]", hooks)) if is_several else (hooks,)
+    for hook in found:
+        if not callable(hook):
+            raise ConfigurationError(f"on_event must be a function that takes an event, not {hook!r}")
+        if inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(type(hook).__call__):
+            raise ConfigurationError(
+                "on_event must be a plain function, not a coroutine function: it is called in the middle of a request"
+            )
+    return cast("tuple[EventHook, ...]", found)

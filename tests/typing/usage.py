@@ -49,6 +49,7 @@ from truto_ci_async import (
     PermissionDeniedError,
     Person,
     Position,
+    Pull,
     Rate,
     RateLimit,
     RateLimitError,
@@ -360,3 +361,19 @@ async def refused(truto: TrutoClient, page: Page[Interaction], interaction: Inte
     page[0] = interaction  # type: ignore[index]
     _ = interaction.user.id  # type: ignore[union-attr]
     truto_ci_async.TrutoClint()  # type: ignore[attr-defined]
+
+
+async def every_verb(truto: TrutoClient, account: str) -> None:
+    assert_type(truto.interactions.pull([account]), Pull[Interaction])
+    assert_type(truto.interactions.pull([account], item_type=dict[str, Any]), Pull[dict[str, Any]])
+    async with truto.meetings.pull([account], start_time="-7d", window="day") as pages:
+        async for page in pages:
+            assert_type(page.page.items[0], Meeting)
+    assert_type(truto.transcripts.stream(account, meeting="1"), ItemStream[Transcript])
+    assert_type(await truto.users.keyed(account, created_at={"gt": START}), Keyed[User])
+    assert_type(truto.activity.raw(account, start_time=START, end_time=END), RawPages)
+    truto.transcripts.raw(account)  # type: ignore[call-arg]  # a meeting is needed
+    truto.users.stream(account, start_time=START)  # type: ignore[call-overload]
+    truto.interactions.list(account, strat_time=START)  # type: ignore[call-overload]
+    await truto.interactions.plan([account], strat_time=START)  # type: ignore[call-arg]
+    assert_type(truto.stats().waiting, dict[str, int])

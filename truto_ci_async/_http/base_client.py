@@ -11,16 +11,18 @@ import asyncio
 import copy
 import os
 import ssl
+import sys
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from functools import partial
-from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from truto_ci_async._http.policy.admission import AdmissionQueue
+from truto_ci_async._http.policy.budget_gate import BudgetGate
 from truto_ci_async._http.policy.headers import level_named
 from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter
 from truto_ci_async._http.policy.retry import GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts
+from truto_ci_async._http.policy.shared_budget import SharedBudget
 from truto_ci_async._http.transport.deadlines import Deadline
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
 from truto_ci_async._http.transport.transport import MAX_ERROR_BYTES, Transport, base_headers
@@ -38,7 +40,7 @@ from truto_ci_async.errors import (
 from truto_ci_async.events import Emitter, EventHook
 from truto_ci_async.models import ResponseInfo
 
-from .call import Call, CallTime, emit_wait, waiting_call
+from .call import Call, CallTime, OpenCalls, Reopen, emit_wait, waiting_call
 from .credentials import TOKEN_VARIABLE, Secret, Token, TokenSource, hidden
 from .failures import drop_locals, error_of_status, failure_of, mask_error
 from .options import (
@@ -70,23 +72,6 @@ DEFAULT_MAX_BODY_BYTES = 64 * 2**20
 END_CALLS = 1.0
 
 
-class Body(Protocol):
-    """A response whose body is still arriving."""
-
-    status: int
-    headers: dict[str, str]
-    token: Secret
-
-    def pieces(self, limit: int | None) -> AsyncIterator[bytes]: ...
-
-    def close(self) -> None: ...
-
-
-# Opens one page. The argument is the failure that makes this another attempt: the retry policy waits, or raises it
-# when no attempt is left.
-Reopen = Callable[[TransportError | None], Awaitable[tuple[Body, ResponseInfo]]]
-
-
 class BaseClient:
     """The attempt loop of a call, and what a client owns: connections, token, limits, tasks.
 
@@ -107,7 +92,8 @@ class BaseClient:
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         session: aiohttp.ClientSession | None = None,
-        on_event: EventHook | None = None,
+        on_event: EventHook | Iterable[EventHook] | None = None,
+        shared_budget: SharedBudget | None = None,
     ) -> None:
         token, base_url, proxy = hidden(token), hidden(base_url), hidden(proxy)  # URLs may hold passwords
         check_limits(max_body_bytes, max_connections)
@@ -129,23 +115,24 @@ class BaseClient:
         self.max_body_bytes = max_body_bytes
         self.emitter = Emitter(on_event)
         self._set_retry(retry)
-        self._set_pacing(pacing)
+        self._set_pacing(pacing, shared_budget)
         self._tasks = OwnedTasks()
         #: What resources keep for later calls with the same token.
         self.memo: dict[str, Any] = {}
         self._in_flight: set[Deadline] = set()
-        self._calls = count(1)
+        self._open_calls = OpenCalls(self.emitter, self._transport.base_url)
 
     def _set_retry(self, retry: RetryPolicy) -> None:
         self.retry = retry
         self._budget = RetryBudget(retry.budget_capacity, retry.budget_refill)
 
-    def _set_pacing(self, pacing: Pacing) -> None:
-        self.pacing = pacing
+    def _set_pacing(self, pacing: Pacing, shared_budget: SharedBudget | None) -> None:
+        self.pacing, self.shared_budget = pacing, shared_budget
         self._admission = AdmissionQueue(
             RateLimiter(pacing, max_wait=self.retry.max_wait, max_in_flight=self._transport.max_connections),
             # Not a method of the client, which would be a cycle and keep a forgotten client alive.
             on_wait=partial(emit_wait, self.emitter),
+            gate=None if shared_budget is None else BudgetGate(shared_budget, pacing.token),
         )
 
     def with_options(
@@ -156,15 +143,16 @@ class BaseClient:
         retry: RetryPolicy | None = None,
         pacing: Pacing | None = None,
         headers: Mapping[str, str] | None = None,
+        shared_budget: SharedBudget | None = None,
     ) -> Self:
         """Return a light copy with other options that shares the connection pool.
 
             own = truto.with_options(token=await truto.integrated_accounts.create_token(account_id))
 
         Options that are not given stay as they are; ``headers`` are added to those of the client. Another token has
-        rate limits of its own, so it starts with fresh pacing. Another ``retry`` starts with a fresh budget; shared
-        pacing keeps the ``max_wait`` it started with. Closing the original closes the pool; closing a copy does
-        nothing.
+        rate limits of its own, so it starts with fresh pacing, and with ``shared_budget`` or none. Another ``retry``
+        starts with a fresh budget; shared pacing keeps the ``max_wait`` it started with. Closing the original closes
+        the pool; closing a copy does nothing.
         """
         token = hidden(token)
         check_policies(timeouts or self.timeouts, retry or self.retry, pacing or self.pacing)
@@ -178,8 +166,9 @@ class BaseClient:
             other.timeouts = timeouts
         if retry is not None:
             other._set_retry(retry)
-        if token is not None or pacing is not None:
-            other._set_pacing(pacing or self.pacing)
+        if token is not None or pacing is not None or shared_budget is not None:
+            kept = self.shared_budget if token is None else None
+            other._set_pacing(pacing or self.pacing, shared_budget or kept)
         if headers is not None:
             other._headers = merge_headers(self._headers, checked_headers(headers))
             other._sent_headers = None
@@ -222,6 +211,8 @@ class BaseClient:
             return response.body, call.response_info(response.status, response.headers, attempt)
 
         failure: TruncatedBodyError | None = None
+        is_done = False
+        call.begin()
         try:
             while True:
                 content, info = await self._within_total(call, attempt_once, error_fallback, failure)
@@ -230,6 +221,7 @@ class BaseClient:
                         content = on_empty(info)
                     result = await read(content, call.time)
                     call.state.succeeded()
+                    is_done = True
                     return result, info
                 except TruncatedBodyError as error:
                     failure = error
@@ -241,6 +233,7 @@ class BaseClient:
             drop_locals(error)
             raise
         finally:
+            call.end(None if is_done else sys.exc_info()[0])
             failure = None  # the error, its frames and this variable would be a cycle
             content = b""  # this frame is part of them too
 
@@ -254,30 +247,36 @@ class BaseClient:
         The function that is returned makes the call, retries included, and the caller closes the body it gets. Given
         the failure of that body, it opens another one, or raises the failure when no attempt is left.
         """
-        call = self._new_call("GET", target, account, None)
+        call = self._new_call("GET", target, account, None, streamed=True)
 
         async def attempt_once(token: Secret, attempt: int) -> tuple[StreamedResponse, ResponseInfo]:
             response = await self._send(call, token, attempt, self._streamed)
             response.waiting = call.time  # in case it fails and another one is opened
+            response.call_id, response.on_close = call.id, call.end_stream
             call.state.succeeded()
             return response, call.response_info(response.status, response.headers, attempt)
 
         async def reopen(failure: TransportError | None = None) -> tuple[StreamedResponse, ResponseInfo]:
+            call.begin()
             try:
                 return await self._within_total(call, attempt_once, None, failure)
-            except TrutoError as error:
-                drop_locals(error)
+            except BaseException as error:
+                call.end(type(error))
+                if isinstance(error, TrutoError):
+                    drop_locals(error)
                 raise
             finally:
                 failure = None  # as in request
 
         return reopen
 
-    def _new_call(self, method: str, target: str, account: str | None, body: bytes | None) -> Call:
+    def _new_call(
+        self, method: str, target: str, account: str | None, body: bytes | None, *, streamed: bool = False
+    ) -> Call:
         self._transport.bind()
         total = self.timeouts.total
         state = RetryState(self.retry, self._budget, total=total, can_refresh=self._token.is_refreshable)
-        return Call(next(self._calls), method, target, account, body, state, self.emitter, total)
+        return Call(method, target, account, body, state, self._open_calls, total=total, streamed=streamed)
 
     async def _within_total(
         self,
@@ -353,7 +352,11 @@ class BaseClient:
             finally:
                 del error  # as in _send
         call.retrying(error, decision)
-        await asyncio.sleep(decision.wait)
+        self._open_calls.retrying += 1
+        try:
+            await asyncio.sleep(decision.wait)
+        finally:
+            self._open_calls.retrying -= 1
         return decision.fresh_token
 
     async def _send(

@@ -2,31 +2,82 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
+from itertools import count
 from time import monotonic, time
+from typing import Protocol
+
+from msgspec import Struct
 
 from truto_ci_async._http.credentials import Secret
 from truto_ci_async._http.policy.headers import Level, parse_rate_limit
 from truto_ci_async._http.policy.retry import Retry, RetryState
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
-from truto_ci_async.errors import DeadlineError
-from truto_ci_async.events import Emitter, PacingWait, RequestSent, ResponseReceived, RetryScheduled
+from truto_ci_async.errors import DeadlineError, TransportError, TrutoError
+from truto_ci_async.events import (
+    CallEnded,
+    CallStarted,
+    Emitter,
+    PacingWait,
+    RequestSent,
+    ResponseReceived,
+    RetryScheduled,
+    current_pull,
+)
 from truto_ci_async.models import ResponseInfo
 
 # The call that is waiting for its turn: the rate limiter reports waits, but knows no calls.
 waiting_call: ContextVar[int] = ContextVar("truto_ci_async_waiting_call", default=0)
 
+# Numbers all calls of this process: several clients may share a hook.
+_numbers = count(1)
+
+
+class OpenCalls(Struct):
+    """How many calls of a client, and of its copies, are under way, and where their events go.
+
+    ``streams`` of them are streams that are open, and ``retrying`` wait before another attempt.
+    """
+
+    emitter: Emitter
+    base_url: str = ""
+    count: int = 0
+    streams: int = 0
+    retrying: int = 0
+
+
+class Body(Protocol):
+    """A response whose body is still arriving."""
+
+    status: int
+    headers: dict[str, str]
+    token: Secret
+    call_id: int
+
+    def pieces(self, limit: int | None) -> AsyncIterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+# Opens one page. The argument is the failure that makes this another attempt: the retry policy waits, or raises it
+# when no attempt is left.
+Reopen = Callable[[TransportError | None], Awaitable[tuple[Body, ResponseInfo]]]
+
 
 class CallTime:
     """The time of one call, which ``Timeouts.total`` limits. The clock runs inside ``with`` and stops outside.
 
-    So it counts attempts, waits and decoding, but not a caller who is not ready for the response.
+    So it counts attempts, waits and decoding, but not a caller who is not ready for the response. ``call_id`` is the
+    call.
     """
 
-    __slots__ = ("_since", "_used", "total")
+    __slots__ = ("_since", "_used", "call_id", "total")
 
-    def __init__(self, total: float | None) -> None:
+    def __init__(self, total: float | None, call_id: int = 0) -> None:
         self.total = total
+        self.call_id = call_id
         self._used = 0.0
         self._since: float | None = None
 
@@ -53,34 +104,86 @@ class Call:
     """A request with all its attempts."""
 
     __slots__ = (
-        "_emitter", "account", "body", "id", "last_error", "method", "sent_at", "started", "state", "target", "time",
-        "token", "waited",
+        "_all", "_began", "_emitter", "_streamed", "_url", "account", "body", "id", "last_error", "method", "sent_at",
+        "started", "state", "target", "time", "token", "waited",
     )  # fmt: skip
 
     def __init__(
         self,
-        id: int,
         method: str,
         target: str,
         account: str | None,
         body: bytes | None,
         state: RetryState,
-        emitter: Emitter,
+        all: OpenCalls,
+        *,
         total: float | None,
+        streamed: bool = False,
     ) -> None:
-        self.id = id
+        self.id = next(_numbers)
         self.method = method
         self.target = target
         self.account = account
         self.body = body
         self.state = state
-        self.time = CallTime(total)
-        self._emitter = emitter
+        self.time = CallTime(total, self.id)
+        self._all = all
+        self._emitter = all.emitter
+        self._streamed = streamed
+        self._url = ""
+        self._began: float | None = None  # None: it is not under way
         self.waited = 0.0  # seconds spent waiting for a turn
         self.started: float | None = None
         self.sent_at = 0.0  # of the last attempt
         self.last_error: Exception | None = None
         self.token = Secret()  # of the last attempt
+
+    def begin(self) -> None:
+        """Note that the call is under way, unless it is already. The body of a stream may be asked for again."""
+        if self._began is not None:
+            return
+        self._began = monotonic()
+        self._all.count += 1
+        self._all.streams += self._streamed
+        if self._emitter.active:
+            self._url = shown_path(self.target)
+            self._emitter.emit(
+                CallStarted(
+                    time=time(),
+                    account=self.account,
+                    method=self.method,
+                    url=self._url,
+                    base_url=self._all.base_url,
+                    call_id=self.id,
+                    pull_id=current_pull.get(),
+                    streamed=self._streamed,
+                )
+            )
+
+    def end(self, error: type[BaseException] | None = None) -> None:
+        """Note that the call is over, with its result or with ``error``."""
+        began, self._began = self._began, None
+        if began is None:
+            return
+        self._all.count -= 1
+        self._all.streams -= self._streamed
+        if self._emitter.active:
+            self._emitter.emit(
+                CallEnded(
+                    time=time(),
+                    account=self.account,
+                    call_id=self.id,
+                    attempts=self.state.attempts,
+                    elapsed=monotonic() - began,
+                    error=None if error is None else error.__name__,
+                    retry_budget=self.state.budget_left,
+                )
+            )
+
+    def end_stream(self) -> None:
+        """Note that the body of a stream was closed, perhaps because of the error that is being handled."""
+        kind = sys.exc_info()[0]
+        self.end(kind if kind is not None and issubclass(kind, TrutoError) else None)
 
     def sending(self, attempt: int) -> None:
         """Note that an attempt is about to be sent."""
@@ -90,7 +193,7 @@ class Call:
                     time=time(),
                     account=self.account,
                     method=self.method,
-                    url=self.target,
+                    url=self._url or shown_path(self.target),
                     attempt=attempt,
                     call_id=self.id,
                 )
@@ -151,6 +254,19 @@ class Call:
             elapsed=monotonic() - (self.started or 0.0),
             waited=self.waited,
         )
+
+
+def shown_path(target: str) -> str:
+    """Return the path of a request target for an event: without its query, and without the ids of records."""
+    first, *names = target.partition("?")[0].strip("/").split("/")
+    at = 2 if first == "unified" else 0  # after the model and the resource
+    if len(names) > at and names[at] not in _OWN_NAMES:
+        names[at] = "{id}"
+    return "/".join(("", first, *names))
+
+
+# Segments of a path that stand where an id may be.
+_OWN_NAMES = frozenset({"me", "meta", "token"})
 
 
 def emit_wait(emitter: Emitter, account: str | None, level: Level, seconds: float) -> None:

@@ -229,26 +229,34 @@ def account_id(account: str | IntegratedAccount | None) -> str | None:
     return text
 
 
-def takes_filters(method: F, own: Collection[str] = tuple(Filters.__annotations__)) -> F:
+def takes_filters(
+    method: F,
+    own: Collection[str] = tuple(Filters.__annotations__),
+    *,
+    like: Callable[..., Any] | None = None,
+) -> F:
     """Replace ``**filters`` in a method's signature with the filters themselves, and reject unknown keywords.
 
-    Type checkers know the filters from ``Unpack[Filters]``; ``help()`` and notebooks only read the signature. ``own``
-    are the filters that not every resource has.
+    Type checkers read the overloads; ``help()`` and notebooks only read the signature. ``own`` are the filters that not
+    every resource has. The name and the docstring are those of ``like``.
     """
     filters = [name for name in FILTER_DEFAULTS if name in own or name not in OWN_FILTERS]
     signature = inspect.signature(method)
     named = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    allowed = {each.name for each in named}.union(filters)
+    spelled = {each.name for each in named}
+    allowed = spelled.union(filters)
 
-    @functools.wraps(method)
+    @functools.wraps(like or method)
     def checked(*args: Any, **options: Any) -> Any:
         if unknown := options.keys() - allowed:
             raise TypeError(
-                f"{method.__name__}() got an unexpected keyword argument {min(unknown)!r}; {_UNKNOWN_HINT}"
+                f"{checked.__name__}() got an unexpected keyword argument {min(unknown)!r}; {_UNKNOWN_HINT}"
             )
         return method(*args, **options)
 
-    checked.__signature__ = signature.replace(parameters=named + _filter_parameters(filters))  # type: ignore[attr-defined]
+    checked.__wrapped__ = method
+    others = _filter_parameters(name for name in filters if name not in spelled)
+    checked.__signature__ = signature.replace(parameters=named + others)  # type: ignore[attr-defined]
     return cast("F", checked)
 
 

@@ -7,18 +7,20 @@ Read in this order, top to bottom; each file imports only from those below it:
 
 ``main``           the entry point, which loads ``run``
 ``run``            runs a command, handles signals and errors, returns the exit code
-``commands``       the table of commands, and the short ones
-``records``        one record, the schema of a method, one account
+``app``            the table of commands, each loaded when it is used; what to say about a wrong command line
+``unified``        the commands of resources, beside ``accounts``, ``pull``, ``report``, ``sandbox``, ``completion``
+``records``        one record, the schema of a method
 ``listing``        lists of any resource: read one and write it page by page
-``pull``           ``pull``: many accounts into a folder, stopping in order on a signal
 ``pull_progress``  progress, summary and report of a pull
 ``connection``     opens the client, or a sandbox with a client
-``arguments``      commands and options as argparse sees them
-``resources``      what each resource's command takes and shows
+``activity``       what a client waits for, and the line that says how far a command is
+``resources``      what each resource's command takes and says
+``options``        the options that commands share, and a command as Click sees it
 ``values``         turns the text of an option into a value
 ``messages``       exit codes, error messages, advice, and how to continue
 ``output``         formats, and where the bytes go
 
-To add a command, write its function, enter it in ``commands.COMMANDS`` and describe its options in ``arguments``. A
-resource needs an entry in ``resources`` alone.
+To add a command, write a file with a function ``command`` that describes it and a coroutine that runs it, and enter it
+in ``app.COMMANDS``. Import what runs it inside the coroutine: help and completion load neither client nor models. A
+resource needs an entry in ``resources`` and in ``output.tables.LAYOUTS``.
 """

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import date
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from truto_ci_async.errors import UsageError
 
-from .arguments import SANDBOX_SEED
-from .messages import say
+from .activity import Activity, shown
+from .messages import note, say
+from .options import Options
 from .resources import method_of, resource_command
 
 if TYPE_CHECKING:
@@ -21,63 +21,66 @@ if TYPE_CHECKING:
     from truto_ci_async.sandbox import Sandbox
 
 # The window for a sandbox when none is given. A fixed month, so that the same command always shows the same rows.
+SANDBOX_SEED: Final = 7
 SANDBOX_WINDOW: Final = (date(2024, 1, 1), date(2024, 2, 1))
 
 
 @asynccontextmanager
 async def connect(
-    options: argparse.Namespace,
-    on_event: Callable[[Event], None] | None = None,
+    options: Options,
+    status: Callable[[], list[str]],
+    activity: Activity | None = None,
     sandbox_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> AsyncGenerator[TrutoClient]:
-    """Open a client. With ``--sandbox``, start a sandbox too, and fill in the options that may then be left out.
+    """Open a client, and say on stderr how far the command is while it runs.
 
-    Rate limits among ``sandbox_options`` apply to the sandbox and to the client.
+    ``status`` says that; without an ``activity`` of the caller's own, what the client waits for is added.
+
+    With ``--sandbox``, start a sandbox too, and fill in the options that may then be left out. Rate limits among
+    ``sandbox_options`` apply to the sandbox and to the client.
     """
     from truto_ci_async import Pacing, Rate, Timeouts, TrutoClient
 
-    settings: dict[str, Any] = {"on_event": _event_hook(on_event, is_verbose=bool(options.verbose))}
+    events = activity or Activity()
+    settings: dict[str, Any] = {"on_event": [events.on_event, *([_say_event] if options.verbose else [])]}
     if (seconds := options.timeout) is not None:
         settings["timeouts"] = Timeouts(
             connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds
         )
-    if not options.sandbox:
-        async with TrutoClient(options.token, base_url=options.api_url, **settings) as client:
-            yield client
-        return
-    if options.token or options.api_url:
-        raise UsageError("--sandbox has a token and an address of its own: leave out --token and --api-url")
-    from truto_ci_async.sandbox import Sandbox
+    token, url = options.token, options.api_url
+    async with AsyncExitStack() as stack:
+        if options.sandbox:
+            from truto_ci_async.sandbox import Sandbox
 
-    if "token_rate" in sandbox_options:
-        settings["pacing"] = Pacing(
-            token=Rate(*sandbox_options["token_rate"]), account=Rate(*sandbox_options["account_rate"])
+            if token or url:
+                raise UsageError(
+                    "--sandbox has a token and an address of its own: leave out --token and --api-url"
+                )
+            if "token_rate" in sandbox_options:
+                settings["pacing"] = Pacing(
+                    token=Rate(*sandbox_options["token_rate"]), account=Rate(*sandbox_options["account_rate"])
+                )
+            sandbox = await stack.enter_async_context(
+                Sandbox(seed=SANDBOX_SEED, providers=1, **sandbox_options)
+            )
+            _fill_in(options, sandbox)
+            token, url = sandbox.token, sandbox.url
+        client = await stack.enter_async_context(TrutoClient(token, base_url=url, **settings))
+        await stack.enter_async_context(
+            shown(lambda: status() + ([] if activity is not None else [events.waiting()]))
         )
-    async with Sandbox(seed=SANDBOX_SEED, providers=1, **sandbox_options) as sandbox:
-        _fill_in(options, sandbox)
-        async with TrutoClient(sandbox.token, base_url=sandbox.url, **settings) as client:
-            yield client
+        yield client
 
 
-def _event_hook(
-    on_event: Callable[[Event], None] | None, *, is_verbose: bool
-) -> Callable[[Event], None] | None:
-    if not is_verbose:
-        return on_event
-
-    def hook(event: Event) -> None:
-        if on_event is not None:
-            on_event(event)
-        say(f"- {event}")
-
-    return hook
+def _say_event(event: Event) -> None:
+    say(f"- {event}")
 
 
-def _fill_in(options: argparse.Namespace, sandbox: Sandbox) -> None:
+def _fill_in(options: Options, sandbox: Sandbox) -> None:
     """Put in an account, a meeting and a window where none is given, and say so."""
     notes: list[str] = []
     meetings: list[str] = getattr(options, "meeting", None) or []
-    if "account" in options and options.account is None:
+    if hasattr(options, "account") and options.account is None:
         options.account = _account_with(sandbox, getattr(options, "id", None) or next(iter(meetings), None))
         notes.append(f"account {options.account}")
     command = resource_command(getattr(options, "model", ""), getattr(options, "resource", ""))
@@ -94,7 +97,7 @@ def _fill_in(options: argparse.Namespace, sandbox: Sandbox) -> None:
     if "meeting" in filters and not meetings and options.account in sandbox.account_ids:
         options.meeting = [_first_recorded(sandbox, options.account)]
         notes.append(f"meeting {options.meeting[0]}")
-    say(f"using made-up data from a sandbox{': ' if notes else ''}{', '.join(notes)}")
+    note(f"using made-up data from a sandbox{': ' if notes else ''}{', '.join(notes)}")
 
 
 def _account_with(sandbox: Sandbox, id: str | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from truto_ci_async.cli.output.destinations import (
     is_stdout,
     open_destination,
 )
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, RowLayout, TableWriter, layout_of_columns
+from truto_ci_async.cli.output.streams import open_pager
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, RowLayout, TableWriter, layout_of_columns
 from truto_ci_async.cli.output.writers import (
     ROW_FORMATS,
     TYPED_FORMATS,
@@ -28,9 +28,11 @@ from truto_ci_async.cli.output.writers import (
     one_line,
 )
 from truto_ci_async.errors import UsageError
+from truto_ci_async.models.resource_types import ITEM_TYPES
 
 from .connection import connect
-from .messages import Progress, say
+from .messages import Progress, note, say
+from .options import Options
 from .resources import MODEL, RESOURCES, resource_command
 from .values import read_query
 
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 Render = Callable[["Page[Any]", Sequence[Any]], Sequence[Any]]
 
 
-async def list_items(options: argparse.Namespace, progress: Progress) -> None:
+async def list_items(options: Options, progress: Progress) -> None:
     """List the items of a resource."""
     command = resource_command(options.model, options.resource) if options.path is None else None
     progress.noun = command.noun if command else "item"
@@ -53,15 +55,17 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
     format = format_of(options, _default_output(options), texts)
     _check_options(options, format)
     read_queries(options)
-    layout = command.layout if command else ANY_LAYOUT
+    layout = LAYOUTS[options.resource] if command else ANY_LAYOUT
     if options.columns:
         if command is None:
             raise UsageError(f"--columns is for the resources of {MODEL}, without --path")
-        layout = layout_of_columns(command.item_type, [each.strip() for each in options.columns.split(",")])
+        layout = layout_of_columns(
+            ITEM_TYPES[options.resource], [each.strip() for each in options.columns.split(",")]
+        )
     writer = writer_for(options, format, layout, is_document=options.key_by is not None)
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
-    item_type: Any = Raw if format not in TYPED_FORMATS else command.item_type if command else dict
-    async with connect(options) as client:
+    item_type: Any = Raw if format not in TYPED_FORMATS else ITEM_TYPES[options.resource] if command else dict
+    async with connect(options, progress.parts) as client:
         resource = open_resource(client, options)
         _check_filters(resource, options)
         with open_output(options, writer, progress) as output:
@@ -72,13 +76,13 @@ async def list_items(options: argparse.Namespace, progress: Progress) -> None:
     progress.say_done()
 
 
-def read_queries(options: argparse.Namespace) -> None:
+def read_queries(options: Options) -> None:
     """Read ``-q``, ``--query-json`` and ``--remote-query`` for the calls of this command."""
     options.extra_query = read_query(options.query, options.query_json)
     options.remote_query = read_query(options.remote_query, None, option="--remote-query")
 
 
-def open_resource(client: TrutoClient, options: argparse.Namespace) -> Resource[Any]:
+def open_resource(client: TrutoClient, options: Options) -> Resource[Any]:
     """Return the resource of a command.
 
     :raises UsageError: conversational intelligence has no such resource; the message lists its resources.
@@ -97,7 +101,7 @@ _OPTIONS: Final = {
 }
 
 
-def _check_filters(resource: Resource[Any], options: argparse.Namespace) -> None:
+def _check_filters(resource: Resource[Any], options: Options) -> None:
     """:raises UsageError: a filter that the resource does not have, or one missing that it needs."""
     extra: dict[str, Any] = options.extra_query or {}
     given = {name for name in _OPTIONS if getattr(options, name)}
@@ -113,27 +117,33 @@ async def _write(
     resource: Resource[Any],
     item_type: Any,
     meeting: str | None,
-    options: argparse.Namespace,
+    options: Options,
     output: Output,
     progress: Progress,
 ) -> None:
     """Write one list to its end: that of the account, or of one of its meetings."""
     filters = _filters(resource, options, meeting)
-    if options.format == "raw":
+    if options.response_format == "raw":
         await _write_raw(resource, filters, options, output, progress)
         return
     filters["item_type"] = item_type
-    write = _write_keyed if options.key_by else _write_stream if options.format == "stream" else _write_list
+    write = (
+        _write_keyed
+        if options.key_by
+        else _write_stream
+        if options.response_format == "stream"
+        else _write_list
+    )
     await write(resource, filters, options, output, progress)
 
 
-def _default_output(options: argparse.Namespace) -> str:
-    if options.key_by or options.format in ("raw", "debug"):
+def _default_output(options: Options) -> str:
+    if options.key_by or options.response_format in ("raw", "debug"):
         return "json"
-    return "ndjson" if options.format == "stream" else "table"
+    return "ndjson" if options.response_format == "stream" else "table"
 
 
-def _check_options(options: argparse.Namespace, format: str) -> None:
+def _check_options(options: Options, format: str) -> None:
     """:raises UsageError: two options contradict each other."""
     if options.id is not None:
         raise UsageError(f"-m list takes no ID: {options.id!r} is shown by -m get")
@@ -141,26 +151,26 @@ def _check_options(options: argparse.Namespace, format: str) -> None:
         raise UsageError(
             f"--columns is for -o table and -o csv, not for {format}: there, use --exclude-field"
         )
-    if options.path is not None and options.format != "stream":
-        raise UsageError("--path needs --format stream")
+    if options.path is not None and options.response_format != "stream":
+        raise UsageError("--path needs --response-format stream")
     if options.key_by:
-        if options.format == "stream":
+        if options.response_format == "stream":
             raise UsageError(
-                "--key-by holds all items in memory, which --format stream avoids: leave out one"
+                "--key-by holds all items in memory, which --response-format stream avoids: leave out one"
             )
         if format not in ("json", "yaml"):
             raise UsageError(f"--key-by writes one object, which needs -o json or -o yaml, not -o {format}")
         if options.next_cursor or options.max_items:
             given = "--next-cursor" if options.next_cursor else "--max-items"
             raise UsageError(f"--key-by reads whole pages from the beginning: leave out {given}")
-    if options.format == "raw":
+    if options.response_format == "raw":
         if options.key_by or options.max_items:
             given = "--key-by" if options.key_by else "--max-items"
             raise UsageError(
-                f"--format raw does not read items, so {given} cannot be used; --max-pages limits pages"
+                f"--response-format raw does not read items, so {given} cannot be used; --max-pages limits pages"
             )
         if format in TYPED_FORMATS:
-            raise UsageError(f"--format raw has no rows for -o {format}: use json, ndjson or yaml")
+            raise UsageError(f"--response-format raw has no rows for -o {format}: use json, ndjson or yaml")
     if format in ("text", "vtt") and options.path is not None:
         raise UsageError(f"--path reads items of any kind: leave out -o {format}")
     if len(options.meeting) > 1:
@@ -176,13 +186,13 @@ def _check_options(options: argparse.Namespace, format: str) -> None:
 async def _write_list(
     resource: Resource[Any],
     filters: dict[str, Any],
-    options: argparse.Namespace,
+    options: Options,
     output: Output,
     progress: Progress,
 ) -> None:
     paginator = resource.list(
         options.account,
-        response_format=options.format,
+        response_format=options.response_format,
         cursor=options.next_cursor,
         prefetch=prefetch(options),
         max_pages=options.max_pages,
@@ -196,17 +206,19 @@ async def _write_list(
             return items
         return [{"result": items, "next_cursor": page.next_cursor, "debug": document}]
 
-    if options.format == "debug":
+    if options.response_format == "debug":
         say(
             "values of requestOptions and responseHeaders show as ***: they can hold the provider's credentials"
         )
-    await write_pages(paginator, options, output, progress, with_debug if options.format == "debug" else None)
+    await write_pages(
+        paginator, options, output, progress, with_debug if options.response_format == "debug" else None
+    )
 
 
 async def _write_raw(
     resource: Resource[Any],
     filters: dict[str, Any],
-    options: argparse.Namespace,
+    options: Options,
     output: Output,
     progress: Progress,
 ) -> None:
@@ -225,21 +237,21 @@ async def _write_raw(
         progress.add_page(0, pages.position if is_needed else page.next_cursor)
         if page.provider_cursor is not None:
             progress.rest = (
-                "the provider has more, for which --format raw cannot ask: leave it out to get all pages"
+                "the provider has more, for which --response-format raw cannot ask: leave it out for all"
             )
 
 
 async def _write_keyed(
     resource: Resource[Any],
     filters: dict[str, Any],
-    options: argparse.Namespace,
+    options: Options,
     output: Output,
     progress: Progress,
 ) -> None:
     found = await resource.keyed(
         options.account,
         key_by=options.key_by,
-        response_format=options.format,
+        response_format=options.response_format,
         max_pages=options.max_pages,
         **filters,
     )
@@ -252,7 +264,7 @@ async def _write_keyed(
 async def _write_stream(
     resource: Resource[Any],
     filters: dict[str, Any],
-    options: argparse.Namespace,
+    options: Options,
     output: Output,
     progress: Progress,
 ) -> None:
@@ -273,9 +285,7 @@ async def _write_stream(
             return
 
 
-async def _copy_stream(
-    stream: ItemStream[Any], options: argparse.Namespace, output: Output, progress: Progress
-) -> None:
+async def _copy_stream(stream: ItemStream[Any], options: Options, output: Output, progress: Progress) -> None:
     """Write one stream, and keep ``progress`` correct however it ends."""
     start, pages_before = progress.position, progress.pages
 
@@ -303,7 +313,7 @@ async def _copy_stream(
         say("warning: the service calls this a partial response")
 
 
-def _filters(resource: Resource[Any], options: argparse.Namespace, meeting: str | None) -> dict[str, Any]:
+def _filters(resource: Resource[Any], options: Options, meeting: str | None) -> dict[str, Any]:
     own = {
         "start_time": options.start_time,
         "end_time": options.end_time,
@@ -323,7 +333,7 @@ def _filters(resource: Resource[Any], options: argparse.Namespace, meeting: str 
 
 
 def _masked_debug(debug: DebugInfo | None) -> dict[str, Any] | None:
-    """Return what ``--format debug`` shows: the request to the provider, with every value in it masked.
+    """Return what ``--response-format debug`` shows: the request to the provider, with every value in it masked.
 
     ``requestOptions`` can hold the provider's credentials, the headers a session, and the URL's query a key.
     """
@@ -365,7 +375,7 @@ _SUFFIXES: Final = {
 }
 
 
-def format_of(options: argparse.Namespace, default: str, texts: Sequence[str] = ()) -> str:
+def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:
     """Return what ``-o`` says, else the suffix of ``--out``, else ``default``. ``texts``: which formats of text fit.
 
     :raises UsageError: the suffix is of a format that this command does not write.
@@ -373,7 +383,7 @@ def format_of(options: argparse.Namespace, default: str, texts: Sequence[str] = 
     suffix = "" if is_stdout(options.out) else os.path.splitext(options.out)[1].lower()
     if options.output is None and suffix == ".parquet":
         raise UsageError(
-            f"--out {options.out}: Parquet is written by `truto-ci pull --format parquet`; this command writes "
+            f"--out {options.out}: Parquet is written by `truto-ci pull -o parquet`; this command writes "
             "json, ndjson, csv and yaml"
         )
     named = _SUFFIXES.get(suffix, default)
@@ -381,9 +391,7 @@ def format_of(options: argparse.Namespace, default: str, texts: Sequence[str] = 
     return format
 
 
-def writer_for(
-    options: argparse.Namespace, format: str, layout: RowLayout, *, is_document: bool = False
-) -> Writer:
+def writer_for(options: Options, format: str, layout: RowLayout, *, is_document: bool = False) -> Writer:
     """Return the writer of a command.
 
     :raises UsageError: an option that the format does not have.
@@ -395,11 +403,12 @@ def writer_for(
         csv_formulas=options.csv_formulas,
         is_document=is_document,
         is_titled=len(getattr(options, "meeting", ())) > 1,
+        color=not options.no_color,
     )
 
 
 @contextmanager
-def open_output(options: argparse.Namespace, writer: Writer, progress: Progress) -> Generator[Output]:
+def open_output(options: Options, writer: Writer, progress: Progress) -> Generator[Output]:
     """Open the destination of ``--out``; afterwards, name the fields that had no column.
 
     :raises UsageError: nothing can be written there, or the beginning of what this run continues would be lost.
@@ -411,19 +420,22 @@ def open_output(options: argparse.Namespace, writer: Writer, progress: Progress)
                 f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
                 "a file of another name, or move that one away"
             )
-    output = Output(writer, open_destination(options.out))
+    pager = None if options.no_pager or not is_stdout(options.out) else open_pager()
+    output = Output(writer, pager or open_destination(options.out))
     try:
         with output:
             yield output
     finally:
         progress.file = output.file
     if isinstance(writer, (CsvWriter, TableWriter)) and writer.left_out:
-        say(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
+        note(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
+    if isinstance(writer, TableWriter) and writer.hidden:
+        note(f"no room for {', '.join(writer.hidden)}: a wider terminal or -o csv shows all")
 
 
 async def write_pages(
     paginator: Paginator[Any],
-    options: argparse.Namespace,
+    options: Options,
     output: Output,
     progress: Progress,
     render: Render | None = None,
@@ -446,6 +458,6 @@ async def write_pages(
                 break
 
 
-def prefetch(options: argparse.Namespace) -> int:
+def prefetch(options: Options) -> int:
     """Fetch one page ahead, but none with ``--max-items``: it might not be needed."""
     return 1 if options.max_items is None else 0

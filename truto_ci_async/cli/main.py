@@ -14,17 +14,28 @@ if TYPE_CHECKING:
 # What ``signal`` wraps. It is built in, while ``signal`` has to load ``enum`` and ``re`` first.
 _signal = __import__("_signal")
 INTERRUPTED = 130
+FAILED = 1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Load and run the command line; return its exit code. Ctrl-C has the same effect before and after it is loaded."""
+    """Load and run the command line; return its exit code, 1 without the ``cli`` extra.
+
+    Ctrl-C has the same effect before and after it is loaded.
+    """
     # The default handler would raise in the middle of any import.
     is_default = _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
     try:
         if is_default:
             _signal.signal(_signal.SIGINT, _leave)
-        from .run import run
-
+        try:
+            from .run import run
+        except ModuleNotFoundError as error:
+            if error.name != "click":
+                raise
+            os.write(
+                2, b"truto-ci needs packages that are not installed: pip install 'truto-ci-async[cli]'\n"
+            )
+            return FAILED
         if is_default:
             _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         return run(argv)

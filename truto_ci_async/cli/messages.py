@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from truto_ci_async import errors
 from truto_ci_async._text import printable
+from truto_ci_async.cli.output import status_line
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -24,7 +27,7 @@ TERMINATED: Final = 143
 EXIT_CODES: Final = """\
 exit codes:
   0    done (also when the reader of a pipe stops reading)
-  1    failed
+  1    failed, or the packages of the cli extra are not installed
   2    wrong usage: the command line, or no token
   3    refused: another token is needed, or the account's owner must reconnect it or grant rights
   4    incomplete: some pages were written before the service, network or disk failed; stderr says how to continue
@@ -43,8 +46,28 @@ exit codes:
 """
 
 
+_quiet = False
+
+
+def be_quiet(wanted: bool) -> None:
+    """Show no notes and no progress, until told otherwise."""
+    global _quiet
+    _quiet = wanted
+
+
+def is_quiet() -> bool:
+    return _quiet
+
+
+def note(line: str) -> None:
+    """Print a line that a command which succeeds can do without, unless told to be quiet."""
+    if not _quiet:
+        say(line)
+
+
 def say(line: str) -> None:
     """Print one line on stderr, without characters that control a terminal. A closed stderr is ignored."""
+    status_line.hide()
     with suppress(OSError, ValueError):
         print(printable(line), file=sys.stderr, flush=True)
 
@@ -97,7 +120,7 @@ def advise(error: BaseException) -> str | None:
         case errors.ServerError() | errors.TransportError():
             return f"it is safe to try again later ({plural(error.attempts, 'attempt')} so far)"
         case errors.DecodeError() if "path=" in error.message:
-            return "--format stream --path KEY says where the items are"
+            return "--response-format stream --path KEY says where the items are"
         case _:
             return next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), None)
 
@@ -110,7 +133,7 @@ _ADVICE: Final[dict[type[errors.TrutoError], str]] = {
     errors.BadRequestError: "change the request; -v shows it",
     errors.RateLimitError: "wait a while, then run it again",
     errors.AccountBlockedError: "Truto has blocked this account: contact its support",
-    errors.DecodeError: "check --api-url; --format raw shows JSON of any shape",
+    errors.DecodeError: "check --api-url; --response-format raw shows JSON of any shape",
     errors.BodyTooLargeError: "--limit N asks for smaller pages",
     errors.CursorExpiredError: "run it without --next-cursor to start the window again",
     errors.CursorLoopError: "this is an error of the service: report it to its support",
@@ -120,7 +143,9 @@ _ADVICE: Final[dict[type[errors.TrutoError], str]] = {
 class Progress:
     """Counts what a command has written, and says how to continue. A page counts once it is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._started = clock()
         self.noun = "item"
         self.items = 0
         self.pages = 0
@@ -138,13 +163,13 @@ class Progress:
 
     def say_done(self) -> None:
         """Say what a successful command wrote, and how to get more if it stopped at a limit."""
-        say(self._written())
+        note(self._written())
         if self.rest:
             say(f"warning: {self.rest}")
         if self.position is not None:
-            say(f"{self.more}; {self._how_to_continue()}")
+            note(f"{self.more}; {self._how_to_continue()}")
         elif self.repeated:
-            say(f"{self.more} on this first page: raise --max-items")
+            note(f"{self.more} on this first page: raise --max-items")
 
     def say_unfinished(self) -> None:
         """Say what a command wrote before it failed, and how to continue."""
@@ -152,6 +177,13 @@ class Progress:
             say(f"complete so far: {self._written()}")
         if self.position is not None:
             say(self._how_to_continue())
+
+    def parts(self) -> list[str]:
+        """Return what is said while a list is read."""
+        if not self.items:
+            return [f"no {self.noun} yet"]
+        rate = self.items / max(self._clock() - self._started, 0.001)
+        return [f"{plural(self.items, self.noun)} ({rate:,.0f}/s)", plural(self.pages, "page")]
 
     def _written(self) -> str:
         counts = plural(self.items, self.noun)

@@ -1,26 +1,52 @@
-"""``pull``: resources of many accounts into a folder. The first signal stops it in order, the second at once."""
+"""``pull``: resources of many accounts into a folder or a database. The first signal stops it in order."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import signal
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from truto_ci_async.cli.output.destinations import check_destination, is_stdout
-from truto_ci_async.cli.output.streams import ClosedPipe
 from truto_ci_async.errors import UsageError
 
-from .connection import connect
-from .messages import DONE, FAILED, INCOMPLETE, INTERRUPTED, SOME_FAILED, TERMINATED, Progress, exit_code, say
-from .pull_progress import PullProgress, shown, summary, write_report
-from .values import read_query
+from .messages import (
+    DONE,
+    FAILED,
+    INCOMPLETE,
+    INTERRUPTED,
+    PULL_EXIT_CODES,
+    SOME_FAILED,
+    TERMINATED,
+    Progress,
+    exit_code,
+    note,
+    say,
+)
+from .options import (
+    ASK,
+    OUTPUT,
+    Command,
+    Options,
+    choice,
+    connection,
+    csv_formulas,
+    exclusions,
+    flag,
+    known_accounts,
+    limit,
+    query,
+    text,
+    users,
+    window,
+)
+from .values import name_list, read_query, whole_number, window_length
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
     from truto_ci_async.pull.report import PullReports
+
+    from .pull_progress import PullProgress
 
 # The sandbox of a pull has enough accounts and pages to watch, and the service's rate limits ten times as fast.
 PULL_SANDBOX: Final[dict[str, Any]] = {
@@ -29,10 +55,30 @@ PULL_SANDBOX: Final[dict[str, Any]] = {
     "token_rate": (500, 1.0),
     "account_rate": (50, 1.0),
 }
+EXAMPLES: Final = f"""\
+examples (leave out --sandbox once TRUTO_API_TOKEN is set):
+  truto-ci pull --sandbox --out out/
+  truto-ci pull --sandbox --out days/ --start-time 2024-01-01 --end-time 2024-01-04 --window day -o csv
+  truto-ci pull --sandbox --out out/ --fresh --report report.json --resource meetings,users
+  truto-ci pull --sandbox --to duckdb:///calls.db --mode merge
+
+every night, the week before:
+  truto-ci pull --integration gong --status active --start-time today-7d --end-time today --out "week-$(date +%F)"
+
+Rows are in out/RESOURCE.ndjson, out/RESOURCE.csv or out/RESOURCE/*.parquet, or in the table of the database, each with
+its account, tenant, requested window and when it was pulled. An account whose product lacks a resource counts as done.
+manifest.json lists the files and how much is committed. The first Ctrl-C (or SIGTERM) writes the pages already fetched;
+the second ends at once.
+
+{PULL_EXIT_CODES}"""
 
 
-async def pull(options: argparse.Namespace, _: Progress) -> int:
+async def run_pull(options: Options, _: Progress) -> int:
     """Run ``pull``. Progress and summary go to stderr; rows and the report go to files."""
+    from .connection import connect
+    from .pull_progress import PullProgress
+
+    _check_target(options)
     _check_report(options)
     extra_query = read_query(options.query, options.query_json)
     accounts = _accounts(options)
@@ -41,9 +87,8 @@ async def pull(options: argparse.Namespace, _: Progress) -> int:
     signals = StopOnSignal(progress)
     try:
         with signals:
-            async with connect(options, progress.on_event, PULL_SANDBOX) as client:
-                with shown(progress):
-                    reports = await _pull_to(client, options, accounts, extra_query, progress)
+            async with connect(options, progress.status, progress.activity, PULL_SANDBOX) as client:
+                reports = await _pull_to(client, options, accounts, extra_query, progress)
         code = DONE if reports.complete else SOME_FAILED if reports.failed else INCOMPLETE
     except asyncio.CancelledError:
         if signals.first is None:
@@ -62,14 +107,34 @@ async def pull(options: argparse.Namespace, _: Progress) -> int:
     return code
 
 
-def _check_report(options: argparse.Namespace) -> None:
+def _check_target(options: Options) -> None:
+    """:raises UsageError: there is not exactly one place to write to, or it lacks one of the options."""
+    if (options.out is None) == (options.to is None):
+        raise UsageError(
+            "where to? Give --out FOLDER for files, or --to URL for a database, such as duckdb:///calls.db"
+            if options.out is None
+            else "--out and --to are two places to write to: give one"
+        )
+    of_databases = {"--table": options.table, "--mode": options.mode, "--add-columns": options.add_columns}
+    of_folders = {"-o": options.output, "--csv-formulas": options.csv_formulas != "keep"}
+    there, others = ("--to", of_databases) if options.to is None else ("--out", of_folders)
+    if given := [name for name, value in others.items() if value]:
+        raise UsageError(f"{' and '.join(given)}: for {there} only")
+    if options.table and len(options.resource) > 1:
+        raise UsageError("--table names one table: give one --resource")
+    options.output = options.output or "ndjson"
+
+
+def _check_report(options: Options) -> None:
     """:raises UsageError: a report that would replace a file of this pull."""
+    from truto_ci_async.cli.output.destinations import check_destination, is_stdout
+
     if not is_stdout(options.report):
         inputs = [] if options.accounts_file is None else [options.accounts_file]
         check_destination("--report", options.report, inputs=inputs, pull_folder=options.out)
 
 
-def _accounts(options: argparse.Namespace) -> list[str] | Path | None:
+def _accounts(options: Options) -> list[str] | Path | None:
     """:raises UsageError: the options name no accounts, or name them in two ways."""
     given = [
         name for name in ("accounts", "accounts_file", "integration", "status") if getattr(options, name)
@@ -77,55 +142,73 @@ def _accounts(options: argparse.Namespace) -> list[str] | Path | None:
     if not given and options.sandbox:
         options.integration, options.status = "gong", "active"
     elif not given:
-        raise UsageError("which accounts? Give --accounts, --accounts-file, or --integration and --status")
+        raise UsageError("which accounts? Give -a, --accounts-file, or --integration and --status")
     elif len(given) > 1 and given != ["integration", "status"]:
         names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
         raise UsageError(f"{names} select accounts in different ways: use one of them")
-    if options.accounts is not None:
-        return [each for part in options.accounts.split(",") if (each := part.strip())]
+    if options.accounts:
+        return [each for part in options.accounts for each in part]
+    if options.accounts_file == "-":
+        return _standard_input()
     return Path(options.accounts_file) if options.accounts_file else None
 
 
 async def _pull_to(
     client: TrutoClient,
-    options: argparse.Namespace,
+    options: Options,
     accounts: list[str] | Path | None,
     extra_query: dict[str, Any] | None,
     progress: PullProgress,
 ) -> PullReports:
+    from truto_ci_async.pull.report import PullReports
     from truto_ci_async.resources.pull_resources import pull_resources
 
-    return await pull_resources(
-        client,
-        options.out,
-        options.resource,
-        accounts,
-        format=options.format,
-        csv_formulas=options.csv_formulas,
-        max_accounts=options.max_accounts,
-        grow=options.grow,
-        fresh=options.fresh,
-        lookback=options.lookback,
-        on_start=progress.on_start,
-        integration=options.integration,
-        status=options.status,
-        start_time=options.start_time,
-        end_time=options.end_time,
-        window=options.window,
-        allow_empty=options.allow_empty,
-        users=options.users or None,
-        limit=options.limit,
-        exclude_fields=options.exclude_fields or None,
-        ignore_remote_data=options.ignore_remote_data or None,
-        extra_query=extra_query,
-    )
+    settings: dict[str, Any] = {
+        "max_accounts": options.max_accounts,
+        "grow": options.grow,
+        "fresh": options.fresh,
+        "on_start": progress.on_start,
+        "integration": options.integration,
+        "status": options.status,
+        "start_time": options.start_time,
+        "end_time": options.end_time,
+        "window": options.window,
+        "allow_empty": options.allow_empty,
+        "users": options.users or None,
+        "limit": options.limit,
+        "exclude_fields": options.exclude_fields or None,
+        "ignore_remote_data": options.ignore_remote_data or None,
+        "extra_query": extra_query,
+    }
+    if options.to is None:
+        return await pull_resources(
+            client, options.out, options.resource, accounts, format=options.output,
+            csv_formulas=options.csv_formulas, lookback=options.lookback, **settings
+        )  # fmt: skip
+    reports = PullReports(dict.fromkeys(options.resource))
+    for name in options.resource:
+        of_windows = () if name != "users" else ("start_time", "end_time", "window", "users")
+        reports.by_resource[name] = await getattr(client, name).pull_to(
+            options.to,
+            accounts,
+            table=options.table,
+            mode=options.mode,
+            add_columns=options.add_columns,
+            lookback=options.lookback if name == "transcripts" else None,
+            **{each: value for each, value in settings.items() if each not in of_windows},
+        )
+        if progress.pull is not None and progress.pull.is_stopped:
+            break
+    return reports
 
 
-def _say_result(
-    options: argparse.Namespace, progress: PullProgress, error: BaseException | None, code: int
-) -> None:
-    for line in summary(progress, options.out):
-        say(line)
+def _say_result(options: Options, progress: PullProgress, error: BaseException | None, code: int) -> None:
+    from truto_ci_async.cli.output.streams import ClosedPipe
+
+    from .pull_progress import summary, write_report
+
+    for line in summary(progress, _target(options)):
+        note(line) if code == DONE else say(line)
     if options.report is not None:
         try:
             write_report(
@@ -133,13 +216,25 @@ def _say_result(
                 progress,
                 error,
                 resources=options.resource,
-                out=options.out,
-                format=options.format,
+                out=_target(options),
+                format=options.output if options.to is None else None,
                 exit_code=code,
             )
         except (OSError, ClosedPipe) as failure:  # the exit code is about the pull itself
             reason = "its reader has gone" if isinstance(failure, ClosedPipe) else failure
             say(f"cannot write the report: {reason}")
+
+
+def _target(options: Options) -> str:
+    """Return where the rows go, without a password."""
+    from truto_ci_async.pull.stores.dsn import Dsn
+
+    target: str = options.out or str(Dsn(options.to))
+    return target
+
+
+def _standard_input() -> list[str] | Path:
+    raise UsageError("--accounts-file - is not there yet")
 
 
 class StopOnSignal(AbstractContextManager["StopOnSignal"]):
@@ -177,3 +272,53 @@ class StopOnSignal(AbstractContextManager["StopOnSignal"]):
         self.first = received
         say("stopping: writing the pages already fetched; press Ctrl-C again to stop at once")
         pull.stop()
+
+
+def command(name: str) -> Command:
+    which, how = "which accounts", "how to run"
+    return Command(
+        name, run_pull,
+        [
+            text("-a", "--account", "--accounts", "accounts", group=which, metavar="ID,...", multiple=True,
+                 read=name_list, complete=known_accounts,
+                 help="these accounts (see `truto-ci accounts`); may be repeated"),
+            text("--accounts-file", group=which, metavar="FILE",
+                 help="the accounts in FILE (- for stdin): on each line an id, or a JSON object with an id and "
+                 "optionally a tenant_id"),
+            text("--integration", group=which, metavar="NAME", help="all accounts of this product, such as gong"),
+            text("--status", group=which, metavar="STATUS", help="all accounts with this status, such as active"),
+            flag("--allow-empty", group=which,
+                 help="finish with nothing done if there is no such account; otherwise that is an error"),
+            text("--resource", group=ASK, metavar="NAME,...", read=name_list, default=["interactions"],
+                 help="interactions (default), meetings, transcripts, users, activity; several are pulled one after "
+                 "another"),
+            *window("a pull that continues keeps the now of its first run", " (default: now)"),
+            text("--window", group=ASK, metavar="LENGTH", read=window_length,
+                 help="split the time into a series of windows and request each one: day, week, month, or a length "
+                 "such as 6h or 10d; the rows of different windows cannot be added up"),
+            text("--lookback", group=ASK, metavar="LENGTH",
+                 help="ask again for transcripts that earlier runs found missing at most so long ago, such as 2d"),
+            users(), *exclusions(), limit(), *query(),
+            text("--out", group=OUTPUT, metavar="FOLDER", help="the folder for rows and progress; created if needed"),
+            choice("-o", "--output", group=OUTPUT, choices=("ndjson", "csv", "parquet"),
+                   help="ndjson (default; what the service sent), csv (flat rows), parquet (typed columns)"),
+            csv_formulas(),
+            text("--to", group=OUTPUT, metavar="URL",
+                 help="a database instead of a folder: postgresql://user@host/database, or duckdb:///file.db"),
+            text("--table", group=OUTPUT, metavar="NAME", help="its table (default: the name of the resource)"),
+            choice("--mode", group=OUTPUT, choices=("append", "merge"),
+                   help="append (default): add rows; merge: replace rows with the same key"),
+            flag("--add-columns", group=OUTPUT, help="add the columns that the table lacks"),
+            text("--report", group=OUTPUT, metavar="FILE",
+                 help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON"),
+            text("--max-accounts", group=how, metavar="N", read=whole_number(1), default=32,
+                 help="accounts asked at a time (default: 32)"),
+            flag("--fresh", group=how, help="discard the earlier output and progress, and start over"),
+            flag("--grow", group=how, help="continue, and add accounts found since the pull began"),
+            *connection(),
+        ],
+        help="Pull resources of many accounts into a folder or a database, many at a time, within the limits of the "
+        "service. Run the same command again and it continues where the last run stopped, however that ended: no row "
+        "is lost or written twice. Once everything is there, it sends no more requests.",
+        examples=EXAMPLES,
+    )  # fmt: skip

@@ -1,37 +1,30 @@
-"""Progress of ``truto-ci pull``: counts and rates, the display on stderr while it runs, the summary and the report."""
+"""Progress of ``truto-ci pull``: counts and rates while it runs, the summary and the report."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import sys
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from truto_ci_async._text import encodable, printable
+from truto_ci_async._text import encodable
 from truto_ci_async.cli.output.destinations import for_terminal, open_destination
-from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
 
-from .messages import advise, say
+from .activity import Activity, duration, longest_first, waits_text
+from .messages import advise
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.live import Live
-
     from truto_ci_async.events import Event
     from truto_ci_async.pull.engine import Pull
     from truto_ci_async.pull.report import PullReport
 
-# Seconds between two updates of a terminal, and between two lines in a log.
-TERMINAL_SECONDS: Final = 0.2
-LOG_SECONDS: Final = 5.0
 # Rates, and the remaining time derived from them, are averages over so many seconds.
 RATE_SECONDS: Final = 30.0
 # Failed and parked accounts that the summary names; ``--report`` has them all.
 MAX_NAMED: Final = 10
+# Accounts or windows that must be finished before the rest can be estimated: more than are pulled at a time.
+MIN_FINISHED: Final = 64
 
 
 class PullProgress:
@@ -40,19 +33,23 @@ class PullProgress:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._started = clock()
-        self.requests = 0
-        self.waits: defaultdict[str, float] = defaultdict(float)  # reason -> seconds, over all accounts
+        self.activity = Activity(clock)
         self.pull: Pull[Any] | None = None  # the one that runs
         self.reports: dict[str, PullReport] = {}  # by resource, of all pulls so far
         self._samples: deque[tuple[float, int, int, int]] = deque()  # time, accounts, rows, requests
 
-    def on_event(self, event: Event) -> None:
-        if isinstance(event, RequestSent):
-            self.requests += 1
-        elif isinstance(event, PacingWait):
-            self.waits[f"{event.level} limit"] += event.wait
-        elif isinstance(event, RetryScheduled):
-            self.waits[f"retry after {event.reason}"] += event.wait
+    @property
+    def requests(self) -> int:
+        return self.activity.requests
+
+    @property
+    def waits(self) -> Mapping[str, float]:
+        """Seconds by reason, over all accounts."""
+        return self.activity.waits
+
+    @property
+    def on_event(self) -> Callable[[Event], None]:
+        return self.activity.on_event
 
     def on_start(self, pull: Pull[Any]) -> None:
         self.pull = pull
@@ -88,12 +85,20 @@ class PullProgress:
         return accounts / seconds, rows / seconds, requests / seconds
 
     def seconds_left(self) -> float | None:
-        """Estimate the remaining time from the recent rate; None when there is no rate yet."""
+        """Estimate the remaining time from the recent rate; None as long as it says little.
+
+        Accounts that are pulled side by side end at about the same time, so the first ones come in a bunch.
+        """
         report = self.report
         accounts = self.rates()[0]
-        if report is None or accounts <= 0:
+        if report is None or accounts <= 0 or finished(report) < MIN_FINISHED:
             return None
         return (report.accounts * report.windows - finished(report)) / accounts
+
+    def status(self) -> list[str]:
+        """Take a sample, and return the status."""
+        self.sample()
+        return self.parts()
 
     def parts(self) -> list[str]:
         """Return the status in parts, the most important first."""
@@ -115,8 +120,8 @@ class PullProgress:
         if self.pull is not None and (outage := self.pull.outage) is not None:
             seconds, cause = outage
             parts.append(f"no answer for {duration(seconds)}, still trying ({cause[:100]})")
-        if self.waits:
-            parts.append(f"waited {_waits_text(self.waits)}")
+        if waiting := self.activity.waiting() or self.activity.waited():
+            parts.append(waiting)
         left = self.seconds_left()
         if left is not None and finished(report) < total:
             parts.append(f"about {duration(left)} left")
@@ -128,77 +133,6 @@ def finished(report: PullReport) -> int:
     if report.windows == 1:
         return report.done + len(report.failed) + len(report.parked)
     return report.windows_done + report.windows_left
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def _waits_text(waits: Mapping[str, float]) -> str:
-    return ", ".join(f"{duration(seconds)} for {reason}" for reason, seconds in _longest_first(waits))
-
-
-def _longest_first(waits: Mapping[str, float]) -> list[tuple[str, float]]:
-    return sorted(waits.items(), key=lambda item: -item[1])
-
-
-# --- while it runs ---------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def shown(progress: PullProgress) -> Generator[None]:
-    """Keep the progress on stderr up to date for the duration of the block: drawn in a terminal, else as log lines."""
-    live = _start_live()
-
-    async def keep_updating() -> None:
-        while True:
-            await asyncio.sleep(LOG_SECONDS if live is None else TERMINAL_SECONDS)
-            progress.sample()
-            if live is None:
-                say_status(progress)
-            else:
-                live.update(_drawing(progress), refresh=True)
-
-    task = asyncio.create_task(keep_updating())
-    try:
-        yield
-    finally:
-        task.cancel()
-        if live is not None:
-            live.stop()
-
-
-def say_status(progress: PullProgress) -> None:
-    say(", ".join(progress.parts()))
-
-
-def _start_live() -> Live | None:
-    """Start a display at the bottom of the terminal; None without a terminal or without rich."""
-    if sys.stderr is None or not sys.stderr.isatty():  # pyright: ignore[reportUnnecessaryComparison]
-        return None
-    try:
-        from rich.console import Console
-        from rich.live import Live
-    except ImportError:
-        return None
-    live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-    live.start()
-    return live
-
-
-def _drawing(progress: PullProgress) -> Group:
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.text import Text
-
-    report = progress.report
-    first, *others = map(printable, progress.parts())
-    total, done = (report.accounts * report.windows, finished(report)) if report else (None, 0)
-    return Group(ProgressBar(total, done, width=40), Text(first, "bold"), Text(" · ".join(others)))
 
 
 # --- when it has ended -----------------------------------------------------------------------------------------
@@ -235,7 +169,7 @@ def _facts(report: PullReport, out: str) -> list[tuple[str, str, str]]:
 
 def _sent(progress: PullProgress) -> list[tuple[str, str, str]]:
     retries = sum(report.retries for report in progress.reports.values())
-    waited = f"waited {_waits_text(progress.waits)}" if progress.waits else ""
+    waited = f"waited {waits_text(progress.waits)}" if progress.waits else ""
     return [
         ("requests", f"{progress.requests:,}", f"{retries:,} of them retries"),
         ("time", duration(progress.elapsed), waited),
@@ -300,7 +234,7 @@ def write_report(
         "error": None if cause is None else {"type": type(cause).__name__, "message": str(cause)},
         "complete": every.complete,
         "requests": progress.requests,
-        "waits": {reason: round(seconds, 3) for reason, seconds in _longest_first(progress.waits)},
+        "waits": {reason: round(seconds, 3) for reason, seconds in longest_first(progress.waits)},
         "elapsed": round(progress.elapsed, 3),
     }
     text = encodable(json.dumps(document, indent=1, ensure_ascii=False)) + "\n"

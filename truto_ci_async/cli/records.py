@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import argparse
 from typing import Any
 
 from msgspec import Raw
 
-from truto_ci_async.cli.output.tables import ANY_LAYOUT
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS
 from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS
 from truto_ci_async.errors import UsageError
+from truto_ci_async.models.resource_types import ITEM_TYPES
 
 from .connection import connect
 from .listing import format_of, open_output, open_resource, read_queries, writer_for
 from .messages import Progress
+from .options import Options
 from .resources import resource_command
 
 # Options of lists that have no meaning for a single record.
@@ -23,26 +24,28 @@ _OF_LISTS = (
 )
 
 
-async def get_item(options: argparse.Namespace, progress: Progress) -> None:
+async def get_item(options: Options, progress: Progress) -> None:
     """Get one record by its id."""
     format = format_of(options, "json")
     if not options.id:
         raise UsageError("-m get needs the ID of a record")
     refuse_options(options, _OF_LISTS, "one record")
-    if options.format in ("stream", "debug"):
-        raise UsageError(f"--format {options.format} is for lists, not for one record")
+    if options.response_format in ("stream", "debug"):
+        raise UsageError(f"--response-format {options.response_format} is for lists, not for one record")
     if format in TYPED_FORMATS and format not in ROW_FORMATS:
         raise UsageError(f"-o {format} is for lists, not for one record")
     read_queries(options)
-    command = resource_command(options.model, options.resource) if options.format != "raw" else None
-    writer = writer_for(options, format, command.layout if command else ANY_LAYOUT, is_document=True)
-    item_type: Any = Raw if format not in ROW_FORMATS else command.item_type if command else dict
-    async with connect(options) as client:
+    command = resource_command(options.model, options.resource) if options.response_format != "raw" else None
+    writer = writer_for(
+        options, format, LAYOUTS[options.resource] if command else ANY_LAYOUT, is_document=True
+    )
+    item_type: Any = Raw if format not in ROW_FORMATS else ITEM_TYPES[options.resource] if command else dict
+    async with connect(options, progress.parts) as client:
         item = await open_resource(client, options).get(
             options.id,
             options.account,
             item_type=item_type,
-            response_format=options.format,
+            response_format=options.response_format,
             ignore_remote_data=options.ignore_remote_data,
             exclude_fields=options.exclude_fields,
             remote_query=options.remote_query,
@@ -54,22 +57,22 @@ async def get_item(options: argparse.Namespace, progress: Progress) -> None:
     progress.say_done()
 
 
-async def show_meta(options: argparse.Namespace, progress: Progress) -> None:
+async def show_meta(options: Options, progress: Progress) -> None:
     """Show the parameters and results of a method, as JSON Schema. The ID says which method: ``list`` unless given."""
     format = format_of(options, "json")
     refuse_options(
         options, (*_OF_LISTS, "exclude_fields", "ignore_remote_data", "remote_query", "query"), "-m meta"
     )
-    if options.format != "unified" or format in TYPED_FORMATS:
-        raise UsageError("-m meta writes JSON Schema: use -o json, ndjson or yaml, without --format")
+    if options.response_format != "unified" or format in TYPED_FORMATS:
+        raise UsageError("-m meta writes JSON Schema: use -o json, ndjson or yaml, without --response-format")
     writer = writer_for(options, format, ANY_LAYOUT, is_document=True)
-    async with connect(options) as client:
+    async with connect(options, progress.parts) as client:
         found = await open_resource(client, options).meta(options.id or "list", options.account)
     with open_output(options, writer, progress) as output:
         output.page([found.to_dict()])
 
 
-def refuse_options(options: argparse.Namespace, names: tuple[str, ...], of: str) -> None:
+def refuse_options(options: Options, names: tuple[str, ...], of: str) -> None:
     """:raises UsageError: one of these options was given."""
     for name in names:
         if getattr(options, name, None):

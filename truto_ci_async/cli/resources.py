@@ -1,33 +1,21 @@
-"""The resources of conversational intelligence, declared once each: what their commands take and what a table shows."""
+"""The resources of conversational intelligence, declared once each: what their commands take and say."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from truto_ci_async.cli.output.tables import (
-    ACTIVITY_LAYOUT,
-    INTERACTION_LAYOUT,
-    MEETING_LAYOUT,
-    TRANSCRIPT_LAYOUT,
-    USER_LAYOUT,
-    RowLayout,
-)
-from truto_ci_async.models import Activity, Interaction, Meeting, Transcript, User
-from truto_ci_async.models.api_object import ApiRecord
+from .options import Options
 
 MODEL: Final = "conversational-intelligence"
+EXAMPLES: Final = "examples (leave out --sandbox once TRUTO_API_TOKEN is set):"
 
 
 class ResourceCommand(NamedTuple):
     """One resource and its command. ``filters`` are those of its lists that not every resource has."""
 
-    item_type: type[ApiRecord]
-    layout: RowLayout
     noun: str
-    help: str
     description: str
     examples: str
     filters: tuple[str, ...] = ()
@@ -37,10 +25,7 @@ class ResourceCommand(NamedTuple):
 
 RESOURCES: Final[Mapping[str, ResourceCommand]] = MappingProxyType({
     "interactions": ResourceCommand(
-        Interaction,
-        INTERACTION_LAYOUT,
         "interaction",
-        "talk metrics of the people in one account",
         "List the interactions of one account: a row of talk metrics for each of its people.",
         """\
   truto-ci interactions --sandbox
@@ -48,7 +33,7 @@ RESOURCES: Final[Mapping[str, ResourceCommand]] = MappingProxyType({
   truto-ci interactions --sandbox --user 7407178509922943910 -o json --ignore-remote-data
   truto-ci interactions --sandbox --limit 100 --max-pages 1 -o ndjson
   truto-ci interactions --sandbox --key-by id -o json
-  truto-ci interactions --sandbox --format stream -o ndjson | head -2
+  truto-ci interactions --sandbox --response-format stream -o ndjson | head -2
 
 Truto's synced store supports sort_by and operators:
   truto-ci interactions --sandbox --super-query wnam -q 'created_at[gt]=2024-06-01T00:00:00Z' --max-items 3
@@ -57,10 +42,7 @@ Truto's synced store supports sort_by and operators:
         filters=("start_time", "end_time", "users"),
     ),
     "meetings": ResourceCommand(
-        Meeting,
-        MEETING_LAYOUT,
         "meeting",
-        "recorded meetings of one account",
         "List the meetings of one account, or show one of them. Two or three of the five providers take a window; the "
         "others ignore it. Lists of Avoma and Chorus have only some of the fields; with an ID you get all of them.",
         """\
@@ -73,10 +55,7 @@ Truto's synced store supports sort_by and operators:
         has_get=True,
     ),
     "transcripts": ResourceCommand(
-        Transcript,
-        TRANSCRIPT_LAYOUT,
         "transcript",
-        "what was said in a meeting",
         "Show the transcripts of meetings, one request for each meeting. Of the five providers only Gong has them.",
         """\
   truto-ci transcripts --sandbox -o text
@@ -86,10 +65,7 @@ Truto's synced store supports sort_by and operators:
         text_formats=("text", "vtt"),
     ),
     "users": ResourceCommand(
-        User,
-        USER_LAYOUT,
         "user",
-        "the people of the connected product's workspace",
         "List the users of one account, or show one of them. They have the names that interactions and activity of "
         "Gong lack.",
         """\
@@ -100,10 +76,7 @@ Truto's synced store supports sort_by and operators:
         has_get=True,
     ),
     "activity": ResourceCommand(
-        Activity,
-        ACTIVITY_LAYOUT,
         "activity record",
-        "how much each user did in a window",
         "List the activity of one account: for each user, counts of calls, feedback and comments in a window. Of the "
         "five providers only Gong has it.",
         """\
@@ -120,6 +93,7 @@ def resource_command(model: str, resource: str) -> ResourceCommand | None:
     return RESOURCES.get(resource) if model == MODEL else None
 
 
-def method_of(options: argparse.Namespace) -> str:
+def method_of(options: Options) -> str:
     """Return what a command of a resource does: the ``-m`` given, else ``get`` with an id and ``list`` without."""
-    return options.method or ("get" if options.id else "list")
+    method: str = options.method or ("get" if options.id else "list")
+    return method

@@ -12,12 +12,23 @@ from collections.abc import Coroutine, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import click
+
 from truto_ci_async.cli.output.streams import ClosedPipe
 from truto_ci_async.errors import CursorExpiredError, CursorLoopError
 
-from .arguments import build_parser
-from .commands import COMMANDS
-from .messages import DONE, INTERRUPTED, TERMINATED, USAGE, Progress, advise, describe, exit_code, say
+from .messages import (
+    DONE,
+    INTERRUPTED,
+    TERMINATED,
+    USAGE,
+    Progress,
+    advise,
+    be_quiet,
+    describe,
+    exit_code,
+    say,
+)
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -33,21 +44,23 @@ def run(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str] | None) -> int:
+    from . import app
+
     try:
-        parser = build_parser()
-        options = parser.parse_args(argv)
+        command, options = app.parse(sys.argv[1:] if argv is None else argv)
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
-    except SystemExit as stop:  # argparse has printed its message
-        return stop.code if isinstance(stop.code, int) else USAGE
-    if options.command is None:
-        parser.print_help(sys.stderr)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.UsageError as error:
+        app.explain(error)
         return USAGE
     progress = Progress()
+    be_quiet(options.quiet)
     try:
         with _warnings_on_stderr():
-            return asyncio.run(_until_terminated(COMMANDS[options.command](options, progress))) or DONE
+            return asyncio.run(_until_terminated(command(options, progress))) or DONE
     except ClosedPipe:
         raise
     except KeyboardInterrupt:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from argparse import ArgumentTypeError
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -22,7 +21,7 @@ def whole_number(least: int, most: int = LARGEST) -> Callable[[str], int]:
     def read(text: str) -> int:
         # int() refuses thousands of digits with an error of its own.
         if not text.isdecimal() or len(text) > len(str(LARGEST)) or not least <= int(text) <= most:
-            raise ArgumentTypeError(f"{brief(text)} is not a whole number {allowed}")
+            raise ValueError(f"{brief(text)} is not a whole number {allowed}")
         return int(text)
 
     return read
@@ -31,7 +30,7 @@ def whole_number(least: int, most: int = LARGEST) -> Callable[[str], int]:
 def filled(text: str) -> str:
     """Refuse an empty text: it probably comes from an unset variable, and would mean something else, or everything."""
     if not text.strip():
-        raise ArgumentTypeError("it is empty: is a variable not set?")
+        raise ValueError("it is empty: is a variable not set?")
     return text
 
 
@@ -44,7 +43,7 @@ def seconds(text: str) -> float:
     with suppress(ValueError):
         if 0 < float(text) <= LARGEST:
             return float(text)
-    raise ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    raise ValueError(f"{text!r} is not a number of seconds above 0")
 
 
 def moment(text: str) -> str:
@@ -52,7 +51,7 @@ def moment(text: str) -> str:
     try:
         resolve_time(text, "", datetime.now(UTC))
     except UsageError as error:
-        raise ArgumentTypeError(error.message) from None
+        raise ValueError(error.message) from None
     return text
 
 
@@ -62,7 +61,7 @@ def window_length(text: str) -> str | timedelta:
         return text
     length = read_length(text)
     if not length:
-        raise ArgumentTypeError(f"{text!r} is not day, week, month, or a length such as 6h or 10d")
+        raise ValueError(f"{text!r} is not day, week, month, or a length such as 6h or 10d")
     return length
 
 
@@ -153,7 +152,7 @@ def rate(text: str) -> tuple[int, float] | None:
     requests, _, period = text.partition("/")
     try:
         return whole_number(1, 1_000_000)(requests), seconds(period)
-    except ArgumentTypeError:
-        raise ArgumentTypeError(
+    except ValueError:
+        raise ValueError(
             f"{text!r} is not a limit such as 50/10 (50 requests in 10 seconds), or off"
         ) from None

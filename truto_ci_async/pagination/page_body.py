@@ -24,7 +24,7 @@ from .page_fetch import empty_body_error, is_empty_by_framing
 from .step_size import StepSize
 
 if TYPE_CHECKING:
-    from truto_ci_async._http.base_client import Body
+    from truto_ci_async._http.call import Body
 
 T = TypeVar("T")
 
@@ -71,6 +71,8 @@ class PageBody(Generic[T]):
         self.handed_out = False  # some of it: opening the page again would repeat that
         self.decoder: Decoder[T] | None = None
         self.token = body.token  # that the request was sent with
+        self.call_id = body.call_id
+        self.decode_seconds = 0.0
         self._body: Body | None = body
         self._response = response
         self._cursor = cursor
@@ -136,7 +138,9 @@ class PageBody(Generic[T]):
             return []
         start = perf_counter()
         items = decoder.feed(part)
-        self._step.took(perf_counter() - start)
+        seconds = perf_counter() - start
+        self.decode_seconds += seconds
+        self._step.took(seconds)
         return items
 
     def _start_decoding(self, part: bytes) -> Decoder[T] | None:

@@ -142,6 +142,7 @@ async def read_page(
                 issues=data.issues_count,
                 bytes=len(body),
                 elapsed=perf_counter() - started,
+                call_id=time.call_id,
             )
         )
     if data.issues:

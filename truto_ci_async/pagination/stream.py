@@ -31,7 +31,7 @@ from truto_ci_async.errors import (
     TrutoError,
     UsageError,
 )
-from truto_ci_async.events import Emitter
+from truto_ci_async.events import Emitter, PageDecoded
 from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Issue, Position, ResponseInfo
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from truto_ci_async._http.base_client import Reopen
+    from truto_ci_async._http.call import Reopen
 
 T = TypeVar("T")
 
@@ -125,6 +125,7 @@ class ItemStream(WalkFrames, Generic[T]):
         self._page: PageBody[T] | None = None
         self._whole_pages_bytes = 0
         self._items_taken = 0
+        self._items_of_pages = 0  # of those that were reported
         self._batch: Iterator[T] = iter(())  # items that ``async for`` has not handed out yet
         self._issues: list[Issue] = []
         self._issues_count = 0
@@ -391,6 +392,7 @@ class ItemStream(WalkFrames, Generic[T]):
         here = self._cursor.position
         assert here is not None
         envelope = page.envelope()
+        self._report_page(page)
         self.next_cursor = cursor_text(envelope.get("next_cursor"))
         self.envelope = envelope
         self._close_page()
@@ -399,6 +401,21 @@ class ItemStream(WalkFrames, Generic[T]):
         self.pages_read += 1
         following = self._cursor.advance(here, self.next_cursor)
         self._finished = following is None or not self._follow_cursor
+
+    def _report_page(self, page: PageBody[T]) -> None:
+        if self._emitter.active:
+            self._emitter.emit(
+                PageDecoded(
+                    time=self._emitter.now(),
+                    account=self._account,
+                    items=self._items_taken - self._items_of_pages,
+                    issues=0 if page.decoder is None else page.decoder.issues_count,
+                    bytes=page.bytes_read,
+                    elapsed=page.decode_seconds,
+                    call_id=page.call_id,
+                )
+            )
+        self._items_of_pages = self._items_taken
 
     def _close_page(self) -> None:
         """Close the page, which will not be read further, and keep and report its repairs."""

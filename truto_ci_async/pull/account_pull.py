@@ -16,21 +16,16 @@ import anyio
 from msgspec.structs import replace
 
 from truto_ci_async._http.policy.headers import LONGEST_WAIT
-from truto_ci_async._http.policy.retry import RetryPolicy, can_never_succeed
 from truto_ci_async._wire.list_query import RequestTargets
 from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async.errors import (
     APIError,
-    AuthenticationError,
     BodyTooLargeError,
-    ConfigurationError,
-    ConnectError,
     CursorExpiredError,
     CursorLoopError,
     DecodeError,
     NotFoundError,
     RateLimitError,
-    ServerError,
     TransportError,
     TruncatedBodyError,
     TrutoError,
@@ -43,9 +38,11 @@ from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import Read, fetch_page, read_page
 from truto_ci_async.pagination.unsupported import add_offered, may_mean_unsupported
 from truto_ci_async.pull.checkpoint.base import Outcome, Progress
+from truto_ci_async.pull.sync.answered import misalignment
 
 from .account_state import AccountState, Shared
 from .commits import Ends, Entry, PulledPage
+from .failures import asks_to_wait, is_answer, is_fatal, may_refuse_cursor
 from .foreign_rows import foreign_rows, may_have_foreign
 from .positions import UNSUPPORTED, join_position, split_position
 from .report import KEPT_CHARACTERS
@@ -57,6 +54,8 @@ if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
     from truto_ci_async._http.call import CallTime
 
+# Accounts of which it is logged that their windows differ.
+LOGGED_ACCOUNTS = 10
 # How often one run restarts a window whose cursor was refused.
 RESTARTS = 3
 # After so many failed calls in a row, each with its own retries, an account is given up while others get through.
@@ -66,9 +65,6 @@ _EMPTY = Progress(outcome="empty")
 
 #: When to ask an account again, by the monotonic clock: when its turn comes, or not in this run.
 IN_TURN, NEVER = 0.0, math.inf
-
-# A service refuses a cursor with one of these. Their messages are not documented.
-_REFUSED_CURSOR = frozenset({400, 404, 409, 410, 422})
 
 
 class AccountPull:
@@ -133,6 +129,7 @@ class AccountPull:
             return None
         loop = advance(walk, here, page)
         handed = self._hand_over(kept, walk.position, is_loop=loop is not None)
+        self._compare_window(handed)
         await self._report_foreign(handed)
         return loop
 
@@ -160,6 +157,7 @@ class AccountPull:
         shared, response = self._shared, page.response
         shared.circuit.success(self._state.arrived_at)
         self._state.calls, self._state.failing_since = 0, None
+        self._state.is_partial |= bool(page.is_partial_response or page.dropped_count)
         shared.report.count_call(attempts=response.attempts, waited=response.waited, issues=page.issues_count)
         shared.report.no_data += of_window and response.status == 404
 
@@ -178,7 +176,7 @@ class AccountPull:
 
     def _window(self) -> Window:
         """Return the window that is asked for."""
-        windows = self._shared.plan.windows
+        windows = self._shared.plan.windows_of(self._state.account.id)
         window = windows[self._state.window]
         return Window(window.start, windows[-1].end) if self._state.is_whole else window
 
@@ -215,9 +213,7 @@ class AccountPull:
             return page
         if state.windows_left > 1 and not (state.is_whole or state.later):
             self._take_whole()
-            position = self._restart_position()
-            state.end_walk()
-            state.progress = replace(state.progress, position=position)
+            self._restart_walk()
             return None
         if len(kept) < len(page):
             report.filtered[state.account.id] = (
@@ -226,6 +222,18 @@ class AccountPull:
             page = copy(page)
             page.items = tuple(page.items[index] for index in kept)
         return page
+
+    def _compare_window(self, page: PulledPage[Any]) -> None:
+        """Report an account whose rows cover another window than the one that was asked."""
+        shared, account = self._shared, self._state.account.id
+        if not shared.plan.is_sync or account in shared.report.misaligned or not shared.walk.is_counted:
+            return
+        if (what := misalignment(page.window, page.page.items)) is not None:
+            told = len(shared.report.misaligned)
+            shared.report.misaligned[account] = what.text
+            shared.client.emitter.report_window(
+                what.text, time_zone=what.time_zone, account=account, logs=told < LOGGED_ACCOUNTS
+            )
 
     def _take_whole(self) -> None:
         """Ask for all windows from this one on as one."""
@@ -282,7 +290,7 @@ class AccountPull:
         handed, entry = self._send(page, progress, is_last=is_last)
         if was_restarted:
             entry.log = log
-        elif not is_last:
+        elif not (is_last or shared.plan.is_sync):
             shared.commits.remember(entry, handed, state.body)
         state.body = b""
         shared.pages.send(handed)
@@ -294,6 +302,7 @@ class AccountPull:
         """Make the entry of a page, and move on to the next window after the last one."""
         shared, state = self._shared, self._state
         window, asked = state.window, self._window()
+        is_first, is_partial = not state.progress.pages, state.is_partial
         rows = state.progress.rows + len(page)
         progress = replace(
             progress,
@@ -322,6 +331,7 @@ class AccountPull:
         self._close_windows(queue, window, over)
         handed = PulledPage(state.account, asked, page, commits=shared.commits, entry=entry)
         handed.pulled_at = state.pulled_at or handed.pulled_at
+        handed.is_first, handed.is_partial = is_first, is_partial
         return handed, entry
 
     async def _report_foreign(self, page: PulledPage[Any]) -> None:
@@ -383,7 +393,7 @@ class AccountPull:
         shared = self._shared
         cause = error.__cause__ if isinstance(error, (CursorExpiredError, UsageError)) else error
         shared.report.count_call(attempts=getattr(cause, "attempts", 1))
-        if _is_fatal(error) or not isinstance(
+        if is_fatal(error) or not isinstance(
             cause, (APIError, TransportError, DecodeError, BodyTooLargeError)
         ):
             raise error
@@ -395,8 +405,7 @@ class AccountPull:
         self._state.failing_since = None
         if asks_to_wait(cause, shared.client.retry):
             return self._wait_or_park(cast("APIError", cause))
-        is_refused = isinstance(cause, APIError) and cause.status in _REFUSED_CURSOR
-        if cause is not error or (is_refused and self._state.is_resumed):
+        if cause is not error or (may_refuse_cursor(cause) and self._state.is_resumed):
             return self._restart(error)
         return self._fail(error)
 
@@ -430,11 +439,16 @@ class AccountPull:
 
     def _restart(self, error: TrutoError) -> float:
         """Walk the window from its start when it is its turn again."""
-        position = self._restart_position()
-        self._state.end_walk()
-        self._state.progress = replace(self._state.progress, position=position)
+        self._restart_walk()
         self._state.restarts += 1
         return self._fail(error) if self._state.restarts > RESTARTS else IN_TURN
+
+    def _restart_walk(self) -> None:
+        """Begin the walk over this window anew. In a sync, what it has handed out no longer counts."""
+        state, position = self._state, self._restart_position()
+        state.end_walk()
+        before = Progress() if self._shared.plan.is_sync else state.progress
+        state.progress = replace(before, position=position)
 
     def _restart_position(self) -> str | None:
         """Return the position at the start of this window."""
@@ -471,23 +485,3 @@ def advance(walk: PageCursor, here: Position, page: Page[Any]) -> CursorLoopErro
     except CursorLoopError as error:
         return error  # a later run restarts the window
     return None
-
-
-def asks_to_wait(error: TrutoError, retry: RetryPolicy) -> bool:
-    """Tell whether the service said when to come again, or that it has had enough."""
-    return isinstance(error, RateLimitError) or (
-        isinstance(error, APIError) and (error.retry_after or 0.0) > retry.max_wait
-    )
-
-
-def is_answer(error: TrutoError, retry: RetryPolicy) -> bool:
-    """Tell whether an error of a call shows that the service is there."""
-    is_hopeless = isinstance(error, APIError) and can_never_succeed(error.status)
-    return not isinstance(error, (TransportError, ServerError)) or is_hopeless or asks_to_wait(error, retry)
-
-
-def _is_fatal(error: TrutoError) -> bool:
-    """Tell whether a failure would hit every other account as well, now and later."""
-    return isinstance(error, (AuthenticationError, ConfigurationError)) or (
-        isinstance(error, ConnectError) and error.is_permanent
-    )

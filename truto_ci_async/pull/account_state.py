@@ -87,6 +87,7 @@ class AccountState(Struct, eq=False, gc=False):
     queue: MeetingQueue | None = None  # of a transcripts pull, in this window
     asked: set[bytes] = set()  # fingerprints of the meetings that were asked for in it
     is_resumed: bool = False  # the walk begins with a cursor of an earlier run, not used in this one yet
+    is_partial: bool = False  # some page of the walk lacks rows, by what the provider or the decoder says
     restarts: int = 0
     body: bytes = b""  # of the page that is about to be handed over
     arrived_at: float = 0.0  # that body, by the monotonic clock
@@ -113,3 +114,4 @@ class AccountState(Struct, eq=False, gc=False):
         """Forget the walk over this window, which has ended or starts over."""
         self.cursor = self.targets = self.seen = self.queue = None
         self.asked = set()
+        self.is_partial = False

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
+from time import perf_counter
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import anyio
@@ -88,7 +89,7 @@ class Entry:
 class PulledPage(AccountPage[T]):
     """A page that a pull handed out; ``commit`` marks it as done."""
 
-    __slots__ = ("_commits", "_entry")
+    __slots__ = ("_commits", "_entry", "is_first", "is_partial")
 
     def __init__(
         self, account: PlannedAccount, window: Window, page: Page[T], *, commits: Commits, entry: Entry
@@ -96,6 +97,13 @@ class PulledPage(AccountPage[T]):
         super().__init__(account, window, page)
         self._commits = commits
         self._entry = entry
+        self.is_first = False  # of the walk over its window: earlier pages of that no longer count in a sync
+        self.is_partial = False  # it, or one before it in the walk, lacks rows
+
+    @property
+    def key(self) -> Key:
+        """The account, and the index of the window in the plan."""
+        return self._entry.key
 
     def mark(self) -> None:
         """Mark this page as done; it becomes durable with the next commit.
@@ -145,6 +153,7 @@ class Commits:
         self._report = report
         self._on_failure = on_failure
         self._failure: Exception | None = None  # nothing more can be made durable
+        self.on_commit: Callable[[int, float], None] | None = None  # pages and seconds
         self.is_open = False
         self.is_closed = False  # the pull was left: nothing more can be marked
         self._queues: dict[str, list[Entry]] = {}  # of accounts with entries that do not count yet
@@ -424,6 +433,7 @@ class Commits:
     async def _flush(self, *, final: bool = False) -> None:
         """Make durable what is marked, with the sink's state; what the sink will not commit yet stays marked."""
         async with self._commit_lock:
+            started = perf_counter()
             async with self._store_lock:
                 self._is_urgent = anyio.Event()
                 self._marked_since = 0
@@ -440,7 +450,10 @@ class Commits:
                     is_durable = await self._store.commit(changes, row_fingerprints=logs, final=final)
             if begun is not None:
                 is_durable = await begun
+            pages = sum(entry.rows is not None for entry in self._unsure) if self.on_commit else 0
             await self._settle_commit(changes, logs, is_durable=is_durable, final=final)
+            if self.on_commit is not None and is_durable and pages:
+                self.on_commit(pages, perf_counter() - started)
 
     async def _settle_commit(
         self, changes: dict[Key, Progress], logs: defaultdict[Key, bytes], *, is_durable: bool, final: bool

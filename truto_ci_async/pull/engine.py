@@ -21,11 +21,9 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVa
 
 import anyio
 
-from truto_ci_async._checks import brief, plain
 from truto_ci_async._progress import Progress
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
-from truto_ci_async._wire.times import plain_timedelta, read_length
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.walks import WalkFrames
 from truto_ci_async.models import Interaction
@@ -33,12 +31,15 @@ from truto_ci_async.pagination.progress import show_progress
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
-from truto_ci_async.pull.stores.adapters import as_store
+from truto_ci_async.pull.stores.adapters import PullStore, as_store
 from truto_ci_async.pull.stores.base import TransactionalStore
+from truto_ci_async.pull.stores.syncing import SyncingStore
+from truto_ci_async.pull.sync.options import SyncOptions, read_span
 from truto_ci_async.sinks.base import Sink
 
 from .account_state import Shared
 from .commits import Commits, PulledPage
+from .events import pull_events
 from .handover import Handover
 from .parts import PullParts
 from .report import Budget, PullReport
@@ -94,6 +95,7 @@ class Pull(WalkFrames, Generic[T]):
         fresh: bool = False,
         lookback: timedelta | str | None = None,
         sink: Sink | None = None,
+        sync: SyncOptions | None = None,
     ) -> None:
         if item_type is None:
             item_type = plan.walk.item_type if isinstance(plan, Plan) else Interaction
@@ -104,7 +106,7 @@ class Pull(WalkFrames, Generic[T]):
         self.report = PullReport()
         self._client = client
         self._make_plan = plan
-        self._store = as_store(MemoryCheckpoint() if checkpoint is None else checkpoint, sink)
+        self._store = _store_of(MemoryCheckpoint() if checkpoint is None else checkpoint, sink, sync)
         self._budget = budget
         self._is_auto = commit == "auto"
         self._grow, self._fresh = grow, fresh
@@ -185,17 +187,18 @@ class Pull(WalkFrames, Generic[T]):
 
     async def _own(self) -> None:
         """Own the stores and the tasks of this pull, from opening it until its block has been left."""
-        try:
-            with self._block:
-                await self._open(await self._store.hold(fresh=self._fresh))
+        with pull_events(self._client.emitter, self.report) as self._commits.on_commit:
+            try:
+                with self._block:
+                    await self._open(await self._store.hold(fresh=self._fresh))
+                    self._opened.set()
+                    await self._run()
+                await self._commits.close()
+            finally:
+                await self._close_store()
+                self._pages.close()
                 self._opened.set()
-                await self._run()
-            await self._commits.close()
-        finally:
-            await self._close_store()
-            self._pages.close()
-            self._opened.set()
-        self._commits.settle()
+            self._commits.settle()
 
     async def _open(self, stored: Plan | None) -> None:
         # Accounts that were looked up by an earlier run are not looked up again: this one goes on with those.
@@ -344,15 +347,17 @@ def lookback_seconds(lookback: object) -> float | None:
 
     :raises UsageError: it is neither, or less than zero.
     """
-    if lookback is None:
-        return None
-    given: object = plain(lookback)
-    length = read_length(given.strip()) if isinstance(given, str) else None
-    if isinstance(given, timedelta):
-        length = plain_timedelta(given, "lookback")
-    if length is None or length < timedelta():
-        raise UsageError(f"lookback is a length such as '2d', or a timedelta, not {brief(lookback)}")
-    return length.total_seconds()
+    return None if lookback is None else read_span(lookback, "lookback").total_seconds()
+
+
+def _store_of(
+    store: Checkpoint | TransactionalStore, sink: Sink | None, sync: SyncOptions | None
+) -> PullStore:
+    if sync is None:
+        return as_store(store, sink)
+    if isinstance(store, Checkpoint) or sink is not None:
+        raise UsageError("since='last' is for a database: a folder has no rows to replace")
+    return SyncingStore(store, sync)
 
 
 def _tell_outcome(cancelled: BaseException, host: asyncio.Task[None]) -> None:

@@ -58,6 +58,7 @@ class PullReport(Struct, eq=False):
     ``filtered``  account id -> rows left out. Its provider ignores the window, or the end of it, so this account is
                   asked for all windows at once, and meetings that began outside of them are left out.
     ``without_transcript``  meetings of this run that had no transcript, at least not yet; see ``lookback``.
+    ``misaligned``  account id -> how a window answered differs from the one asked, in a sync: pass its ``time_zone``.
     ``parked``    account id -> when to ask it again, in seconds since 1970 (None: nobody knows, so the next run does).
     ``no_data``   windows of this run that the provider answered with a 404 that says that there is no data: they count
                   as empty. ``not_found`` accounts of this run that failed with any other 404.
@@ -75,6 +76,7 @@ class PullReport(Struct, eq=False):
     unsupported: dict[str, str] = {}
     filtered: dict[str, int] = {}
     without_transcript: int = 0
+    misaligned: dict[str, str] = {}
     parked: dict[str, float | None] = {}
     no_data: int = 0
     not_found: int = 0
@@ -140,6 +142,7 @@ class PullReport(Struct, eq=False):
         counted = (
             (len(self.unsupported), "unsupported"),
             (len(self.filtered), "filtered"),
+            (len(self.misaligned), "misaligned"),
             (
                 self.without_transcript,
                 f"meeting{'' if self.without_transcript == 1 else 's'} without a transcript",
@@ -214,6 +217,40 @@ class PullReports(Struct, eq=False):
 
     def __repr__(self) -> str:
         return f"PullReports({self.by_resource!r})"
+
+
+class ShardReports(Struct, eq=False):
+    """How the shards of a plan went, or are going: for each number what the ``PullReport`` of its last attempt says.
+
+    ``count`` shards make up the plan; ``by_shard`` has the reports as ``to_dict`` gives them, which travel between
+    processes.
+    """
+
+    count: int
+    by_shard: dict[int, dict[str, Any]] = {}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every account of every shard was pulled to the end."""
+        return len(self.by_shard) == self.count and all(each["complete"] for each in self.by_shard.values())
+
+    @property
+    def failed(self) -> dict[str, dict[str, str]]:
+        """Account id -> type and message of the error that ended it."""
+        return {
+            name: error for each in self.by_shard.values() for name, error in each.get("failed", {}).items()
+        }
+
+    def total(self, name: str) -> int:
+        """Return the sum of a count, such as ``rows``, over all shards."""
+        return sum(int(each.get(name, 0)) for each in self.by_shard.values())
+
+    def __repr__(self) -> str:
+        return (
+            f"ShardReports({len(self.by_shard):,} of {self.count:,} shards, {self.total('done'):,} of "
+            f"{self.total('accounts'):,} accounts done, {len(self.failed):,} failed; {self.total('rows'):,} rows in "
+            f"{self.total('pages'):,} pages)"
+        )
 
 
 _SHOWN = (

@@ -10,6 +10,7 @@ from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async.errors import UsageError
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.stores.base import TransactionalStore
+from truto_ci_async.pull.sync.options import SyncOptions
 from truto_ci_async.sinks.base import Sink
 
 from .engine import MadePlan, Pull
@@ -31,12 +32,13 @@ async def run_shard(
     fresh: bool = False,
     lookback: timedelta | str | None = None,
     on_start: Callable[[Pull[Any]], None] | None = None,
+    sync: SyncOptions | None = None,
 ) -> PullReport:
     """Pull a plan, or a shard of one. Run it again to resume; once complete, it sends no requests.
 
     ``store`` is a ``TransactionalStore``, which takes the rows as well, or a checkpoint for the progress of a ``sink``.
     ``lookback`` is for transcripts: see ``truto.transcripts``. ``on_start`` is given the running pull: watch its
-    ``report``, or end it in order with ``stop()``.
+    ``report``, or end it in order with ``stop()``. ``sync`` makes it a sync: see ``sync_options``.
 
     :raises UsageError: a checkpoint without a sink, or a store with one.
     :raises AuthenticationError: the token is refused; what was written is committed.
@@ -57,6 +59,7 @@ async def run_shard(
         fresh=fresh,
         lookback=lookback,
         sink=sink,
+        sync=sync,
     )
     async with pull as pages:
         if on_start is not None:

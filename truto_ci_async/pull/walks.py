@@ -24,6 +24,7 @@ class Walk(Struct, frozen=True, kw_only=True):
     ``takes_window``   whether there are windows; ``needs_window``: the service refuses a call without one.
     ``checks_window``  some providers ignore the window, so rows outside of it are left out.
     ``takes_users``    whether there is a filter by users.
+    ``is_counted``     rows are counts of a window, and say which one they cover.
     ``has_ids``        the id alone tells rows apart; otherwise the id, the user and the window of the row do.
     """
 
@@ -33,6 +34,7 @@ class Walk(Struct, frozen=True, kw_only=True):
     needs_window: bool = False
     checks_window: bool = False
     takes_users: bool = False
+    is_counted: bool = False
     has_ids: bool = False
 
     @property
@@ -64,11 +66,11 @@ class Walk(Struct, frozen=True, kw_only=True):
 
 
 _ALL: Final = (
-    Walk(resource="interactions", takes_users=True),
+    Walk(resource="interactions", takes_users=True, is_counted=True),
     Walk(resource="meetings", checks_window=True, has_ids=True),
     Walk(resource="users", takes_window=False, has_ids=True),
     Walk(resource="transcripts", lists="meetings", checks_window=True, has_ids=True),
-    Walk(resource="activity", needs_window=True, takes_users=True),
+    Walk(resource="activity", needs_window=True, takes_users=True, is_counted=True),
 )
 WALKS: Final = {walk.resource: walk for walk in _ALL}
 

@@ -20,8 +20,9 @@ from truto_ci_async.pagination.page_fetch import fetch_and_read
 from truto_ci_async.pull.checkpoint.base import AccountProgress
 from truto_ci_async.pull.plan.plan import Plan
 
-from .account_pull import IN_TURN, NEVER, AccountPull, is_answer
+from .account_pull import IN_TURN, NEVER, AccountPull
 from .account_state import AccountState, Shared
+from .failures import is_answer
 from .positions import UNSUPPORTED, MeetingQueue, check_position
 from .report import PullReport
 from .transcript_pull import TranscriptPull
@@ -90,7 +91,7 @@ class Workers:
 
     def _first_state(self, account: PlannedAccount) -> AccountState:
         stored = self._shared.stored.pop(account.id, None) or AccountProgress()
-        return AccountState.of(account, stored, len(self._shared.plan.windows))
+        return AccountState.of(account, stored, len(self._shared.plan.windows_of(account.id)))
 
     async def _ask(self, account: AccountPull, fetch: anyio.CancelScope) -> float:
         """Ask one account for some pages. Return when to ask it again."""
@@ -262,7 +263,7 @@ async def accounts_to_do(
     found: dict[str, AccountProgress] = {}
     now = time.time()
     async for name, progress in stored:
-        _check(name, progress, report.windows, is_per_meeting=plan.walk.is_per_meeting)
+        _check(name, progress, len(plan.windows_of(name)), is_per_meeting=plan.walk.is_per_meeting)
         if lookback is not None:
             _look_back(progress, now, lookback)
         found[name] = progress
@@ -270,7 +271,9 @@ async def accounts_to_do(
     to_do: list[PlannedAccount] = []
     for number, account in enumerate(plan.accounts, 1):
         progress = found.get(account.id, _NO_PROGRESS)
-        windows_left = report.windows - progress.windows_over()
+        windows = len(plan.windows_of(account.id))
+        windows_left = windows - progress.windows_over()
+        report.windows_done += report.windows - windows  # those that others have to do
         until = max((each.until or 0.0 for each in progress.later.values()), default=0.0)
         if windows_left and not now < until <= now + max_park:
             to_do.append(account)

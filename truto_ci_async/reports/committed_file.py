@@ -54,9 +54,23 @@ class CommittedFile(NamedTuple):
         if any(rest):
             raise ValueError("its last line has no end")
 
+    def checked(self) -> Path:
+        """Return the file once all of it is known to count, and to be unchanged.
+
+        :raises ValueError: it is not what was committed.
+        """
+        for _ in self.pieces():
+            pass
+        if self.path.stat().st_size != self.size:
+            raise ValueError(f"it has {self.path.stat().st_size:,} bytes instead of {self.size:,}")
+        return self.path
+
     def check_rows(self, found: int) -> None:
         """:raises DamagedStateError: the file has another number of rows."""
-        if found != self.rows:
-            raise DamagedStateError(
-                f"{self.path} has {found:,} rows instead of {self.rows:,}", path=str(self.path)
-            )
+        check_rows(self.path, self.rows, found)
+
+
+def check_rows(path: Path | str, rows: int, found: int) -> None:
+    """:raises DamagedStateError: a file has another number of rows."""
+    if found != rows:
+        raise DamagedStateError(f"{path} has {found:,} rows instead of {rows:,}", path=str(path))

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library
 from truto_ci_async.export.column_values import ColumnData
 from truto_ci_async.export.schema import ColumnType, Schema
 
 from .committed_file import CommittedFile
+
+
+class PartFile(Protocol):
+    """A committed part, in a folder or in object storage."""
+
+    def checked(self) -> Any:
+        """Return what pyarrow can read.
+
+        :raises ValueError: it is not what was committed.
+        """
+
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -31,19 +42,15 @@ def types_in(files: Sequence[CommittedFile], types: Mapping[str, ColumnType]) ->
     return found
 
 
-def read_batches(file: CommittedFile, schema: Schema, rows: int) -> Iterator[Any]:
+def read_batches(file: PartFile, schema: Schema, rows: int) -> Iterator[Any]:
     """Generate the rows of a part as Arrow batches of a schema.
 
     :raises ValueError: it is damaged, or has no such columns.
     """
     library = pyarrow_library()
     arrow: Any = import_module("pyarrow")
-    for _ in file.pieces():  # its checksum is that of the whole part
-        pass
-    if file.path.stat().st_size != file.size:
-        raise ValueError(f"it has {file.path.stat().st_size:,} bytes instead of {file.size:,}")
     target = arrow_schema(schema, library)
-    with import_module("pyarrow.parquet").ParquetFile(file.path) as part:
+    with import_module("pyarrow.parquet").ParquetFile(file.checked()) as part:
         if missing := set(schema.names) - set(part.schema_arrow.names):
             raise ValueError(f"it has no column {min(missing)!r}")
         for batch in part.iter_batches(rows, columns=list(schema.names), use_threads=False):
@@ -51,7 +58,7 @@ def read_batches(file: CommittedFile, schema: Schema, rows: int) -> Iterator[Any
             yield arrow.RecordBatch.from_arrays(arrays, schema=target)
 
 
-def read_columns(file: CommittedFile, schema: Schema, rows: int) -> Iterator[ColumnData]:
+def read_columns(file: PartFile, schema: Schema, rows: int) -> Iterator[ColumnData]:
     """Generate the rows of a part as lists of values.
 
     :raises ValueError: as for ``read_batches``.

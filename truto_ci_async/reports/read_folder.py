@@ -8,7 +8,7 @@ against the manifest while it is read.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
@@ -26,10 +26,13 @@ from truto_ci_async.export.schema import Column, Columns, Schema, schema
 from truto_ci_async.export.walks import append_to_duckdb
 from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.models.row_views import PULL_SCHEMA
+from truto_ci_async.pull.stores.object_storage import Bucket
+from truto_ci_async.pull.stores.targets import is_url
 from truto_ci_async.sinks.layout import MANIFEST, is_part_of
 from truto_ci_async.sinks.manifest import Entry, read_entry, read_manifest
 
 from . import parquet_files, text_files
+from .cloud_file import CloudFile, open_bucket, read_cloud_entry
 from .committed_file import CommittedFile
 
 if TYPE_CHECKING:
@@ -41,7 +44,12 @@ if TYPE_CHECKING:
 BATCH_ROWS = 5_000
 
 
-def read_folder(path: str | os.PathLike[str], resource: str = "interactions") -> Folder:
+def read_folder(
+    path: str | os.PathLike[str],
+    resource: str = "interactions",
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Folder:
     """Return the committed rows of one resource of a pull's folder, whatever its format.
 
         rows = truto_ci_async.read_folder("data/")
@@ -53,9 +61,14 @@ def read_folder(path: str | os.PathLike[str], resource: str = "interactions") ->
     ``schema(Interaction)``. They are the same for each format. Rows are read and checked when they are asked for,
     from disk each time. A row of NDJSON that is no object of this resource has the columns of the pull only.
 
+    ``path`` may also be the URL of object storage (``s3://bucket/prefix``), with the options of ``CloudStore``. That
+    gives exactly what is committed, which the parts in the bucket by themselves may show a moment later.
+
     :raises UsageError: there is no pull's output in the folder, or none of this resource.
     :raises DamagedStateError: the manifest cannot be read.
     """
+    if is_url(path):
+        return CloudFolder(open_bucket(path, storage_options), resource)
     folder = Path(path).absolute()
     try:
         entries = read_manifest(folder)
@@ -83,8 +96,9 @@ class Folder(Frames):
     folder; ``to_polars()`` and the like, and readers of Arrow, get all rows.
     """
 
-    def __init__(self, path: Path, resource: str, entry: Entry) -> None:
+    def __init__(self, path: Path, resource: str, entry: Entry, *, place: str = "") -> None:
         self.path = path
+        self._place = place or str(path)
         self.resource = resource
         self.format = entry.format
         self.complete = entry.complete
@@ -92,10 +106,17 @@ class Folder(Frames):
         self._entry = entry
         for part in entry.parts:
             if not is_part_of(resource, part.name, entry.format):
-                manifest = path / MANIFEST
                 raise DamagedStateError(
-                    f"{manifest} names {part.name!r}, which no pull wrote", path=str(manifest)
+                    f"the manifest of {self._place} names {part.name!r}, which no pull wrote",
+                    path=self._place,
                 )
+
+    def other(self, resource: str) -> Folder:
+        """Return another resource of the same folder.
+
+        :raises UsageError: there is none.
+        """
+        return read_folder(self.path, resource)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -207,7 +228,7 @@ class Folder(Frames):
                 yield batch
             file.check_rows(rows)
 
-    def _committed_files(self) -> Sequence[CommittedFile]:
+    def _committed_files(self) -> Sequence[Any]:
         return [
             CommittedFile(self.path / part.name, part.rows, part.bytes, part.crc32)
             for part in self._entry.parts
@@ -217,13 +238,41 @@ class Folder(Frames):
         size = f"{len(self):,} row{'' if len(self) == 1 else 's'} of {self.format}"
         state = "complete" if self.complete else "not complete"
         tables = [html.table(["column", "type"], list(self._entry.columns.items()))]
-        return html.card("Folder", str(self.path), self.resource, size, state, tables=tables)
+        return html.card("Folder", self._place, self.resource, size, state, tables=tables)
 
     def __repr__(self) -> str:
-        return f"Folder({str(self.path)!r}, {self.resource!r}, {len(self):,} rows of {self.format})"
+        return f"Folder({self._place!r}, {self.resource!r}, {len(self):,} rows of {self.format})"
 
 
-def _checked(path: Path, found: Iterator[Any]) -> Iterator[Any]:
+class CloudFolder(Folder):
+    """The committed rows of one resource in object storage: a Folder whose files are ``urls``."""
+
+    def __init__(self, bucket: Bucket, resource: str) -> None:
+        if resource not in ITEM_TYPES:
+            raise UsageError(f"{bucket} has no {resource!r}: the resources are {', '.join(ITEM_TYPES)}")
+        super().__init__(Path(), resource, read_cloud_entry(bucket, resource), place=str(bucket))
+        self._bucket = bucket
+
+    def other(self, resource: str) -> Folder:
+        return CloudFolder(self._bucket, resource)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        raise UsageError("these files are in object storage: their names are in urls")
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The committed parts, in the order they were written."""
+        return tuple(f"{self._place}/{part.name}" for part in self._entry.parts)
+
+    def _committed_files(self) -> Sequence[CloudFile]:
+        return [
+            CloudFile(self._bucket, part.name, part.rows, part.bytes, part.crc32)
+            for part in self._entry.parts
+        ]
+
+
+def _checked(path: Path | str, found: Iterator[Any]) -> Iterator[Any]:
     """Generate what is read from a file; any failure counts as damage to it."""
     step = partial(next, found, None)
     while True:

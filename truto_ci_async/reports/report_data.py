@@ -14,7 +14,7 @@ from truto_ci_async.export.schema import to_utc
 from truto_ci_async.pull.checkpoint.stored_state import StoredState
 
 from . import charts
-from .read_folder import Folder, read_folder
+from .read_folder import Folder
 from .rows import PersonKey, Rows, number, read_rows, text_of
 
 # Rows of the table. With more, browsers are slow to open the page.
@@ -40,7 +40,7 @@ def report_rows(folder: Folder) -> Rows:
 def _names(folder: Folder) -> Mapping[PersonKey, str]:
     """Return the names of people by account and id, if the folder has users as well."""
     try:
-        users = read_folder(folder.path, "users")
+        users = folder.other("users")
     except UsageError:
         return {}
     rows = read_rows(users, ["integrated_account_id", "id", "name"])

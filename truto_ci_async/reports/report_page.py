@@ -30,7 +30,7 @@ from truto_ci_async.pull.checkpoint.stored_state import EndedAccount, StoredStat
 from truto_ci_async.sinks.layout import STATE_FILE, is_used_by_pulls
 
 from .charts import METRICS
-from .read_folder import Folder, read_folder
+from .read_folder import CloudFolder, Folder, read_folder
 from .report_data import page_data, report_rows
 from .rows import Rows
 
@@ -60,14 +60,15 @@ def report(
     except UsageError as error:
         raise UsageError(f"a report is made of interactions that were pulled: {error}") from None
     path = Path(out)
-    if is_used_by_pulls(path.resolve(), found.path.resolve()):
+    is_cloud = isinstance(found, CloudFolder)
+    if not is_cloud and is_used_by_pulls(path.resolve(), found.path.resolve()):
         raise UsageError(f"{path} has a name that the pull uses itself: write the report elsewhere")
     for module, package in (("altair", "altair"), ("vl_convert", "vl-convert-python")):
         if find_spec(module) is None:
             raise MissingExtraError(package, "charts")
     with ThreadPoolExecutor(1) as pool:
         building = pool.submit(_library)
-        state = read_state(found.path / STATE_FILE)
+        state = None if is_cloud else read_state(found.path / STATE_FILE)
         rows = report_rows(found)
         parts = _parts(title, found, state, rows)
         page = _page(parts, building.result())

@@ -6,10 +6,11 @@ Each method checks its arguments at once but sends nothing. Requests go out when
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, Unpack, cast, overload
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, overload
 
-from truto_ci_async._checks import brief, is_whole_number, plain
-from truto_ci_async._wire.filters import Filters, ResponseFormat, account_id, takes_filters
+from truto_ci_async._checks import brief, plain
+from truto_ci_async._wire.filters import ResponseFormat, UserFilter, account_id, takes_filters
 from truto_ci_async._wire.item_reader import (
     MAX_ENVELOPE_BYTES,
     MAX_ITEM_BYTES,
@@ -18,33 +19,23 @@ from truto_ci_async._wire.item_reader import (
     item_reader,
 )
 from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
-from truto_ci_async._wire.page_reader import PageData, PageReader
-from truto_ci_async._wire.query_string import join_path
-from truto_ci_async.errors import APIError, DecodeError, UsageError
+from truto_ci_async._wire.page_reader import PageReader
+from truto_ci_async._wire.query_string import ObjectArrays, join_path
+from truto_ci_async._wire.times import When
+from truto_ci_async.errors import APIError, UsageError
 from truto_ci_async.models import MethodSchema, Position, RawResponse
-from truto_ci_async.pagination.next_page import PageCursor
-from truto_ci_async.pagination.page_fetch import fetch_and_read, read_page
-from truto_ci_async.pagination.paginator import Pages, Paginator, RawPages
+from truto_ci_async.pagination.page_fetch import fetch_and_read
+from truto_ci_async.pagination.paginator import Paginator, RawPages
 from truto_ci_async.pagination.unsupported import add_offered, may_mean_unsupported
 
-from .keyed import Keyed
-from .options import (
-    Account,
-    GetFormat,
-    GetOptions,
-    KeyedOptions,
-    ListFormat,
-    ListOptions,
-    StreamFormat,
-    StreamOptions,
-)
-from .records import GET_FILTERS, fetch_record
+from .keyed import Keyed, fetch_keyed
+from .options import Account, GetFormat, ListFormat, StreamFormat
+from .records import fetch_record
 from .walks import make_paginator, page_source, raw_response, unread
 
 if TYPE_CHECKING:
-    from truto_ci_async._http.base_client import BaseClient, Reopen
+    from truto_ci_async._http.base_client import BaseClient
     from truto_ci_async._wire.incremental.item_decoder import Engine
-    from truto_ci_async.pagination.page_body import Decoder
     from truto_ci_async.pagination.stream import ItemStream
 
 
@@ -64,8 +55,9 @@ class Resource(Generic[T]):
         super().__init_subclass__()
         if "own_filters" in cls.__dict__:
             for name in ("list", "keyed", "raw", "stream"):
-                method = getattr(Resource, name).__wrapped__
-                setattr(cls, name, takes_filters(method, cls.own_filters))
+                method: Any = getattr(Resource, name)
+                body: Any = Resource[Any]._raw if name == "raw" else method.__wrapped__
+                setattr(cls, name, takes_filters(body, cls.own_filters, like=method))
 
     def __init__(self, client: BaseClient, model: str, resource: str, item_type: type[T]) -> None:
         join_path(model, resource)  # raises for names that cannot be in a path
@@ -77,12 +69,32 @@ class Resource(Generic[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._model}/{self._resource}>"
 
-    @overload
-    def list(self, integrated_account_id: Account = None, **options: Unpack[ListOptions]) -> Paginator[T]: ...
+    # fmt: off
     @overload
     def list(
-        self, integrated_account_id: Account = None, *, item_type: type[S], **options: Unpack[ListOptions]
+        self, integrated_account_id: Account = None, *, start_time: When | None = None,
+        end_time: When | None = None, users: Iterable[UserFilter] | None = None,
+        cursor: str | Position | None = None, response_format: ListFormat = "unified",
+        on_invalid: OnInvalid = "repair", empty_on_not_found: bool = True, prefetch: int = 1,
+        max_pages: int | None = None, limit: int | None = None, ignore_limit: bool = False,
+        ignore_remote_data: bool = False, exclude_fields: Iterable[str] | None = (),
+        super_query: str | None = None, skip_api_call: bool = False,
+        remote_query: Mapping[str, Any] | None = None, extra_query: Mapping[str, Any] | None = None,
+        object_arrays: ObjectArrays = "indices",
+    ) -> Paginator[T]: ...
+    @overload
+    def list(
+        self, integrated_account_id: Account = None, *, item_type: type[S], start_time: When | None = None,
+        end_time: When | None = None, users: Iterable[UserFilter] | None = None,
+        cursor: str | Position | None = None, response_format: ListFormat = "unified",
+        on_invalid: OnInvalid = "repair", empty_on_not_found: bool = True, prefetch: int = 1,
+        max_pages: int | None = None, limit: int | None = None, ignore_limit: bool = False,
+        ignore_remote_data: bool = False, exclude_fields: Iterable[str] | None = (),
+        super_query: str | None = None, skip_api_call: bool = False,
+        remote_query: Mapping[str, Any] | None = None, extra_query: Mapping[str, Any] | None = None,
+        object_arrays: ObjectArrays = "indices",
     ) -> Paginator[S]: ...
+    # fmt: on
     @takes_filters
     def list(
         self,
@@ -95,7 +107,7 @@ class Resource(Generic[T]):
         empty_on_not_found: bool = True,
         prefetch: int = 1,
         max_pages: int | None = None,
-        **filters: Unpack[Filters],
+        **filters: Any,
     ) -> Paginator[Any]:
         """List the items of one account. Returns a Paginator, which sends nothing until it is awaited or iterated.
 
@@ -164,28 +176,34 @@ class Resource(Generic[T]):
             explain=functools.partial(self._explain, query.account, "list"),
         )
 
+    # fmt: off
     @overload
     async def get(
-        self, id: str, integrated_account_id: Account = None, **options: Unpack[GetOptions]
+        self, id: str, integrated_account_id: Account = None, *, response_format: GetFormat = "unified",
+        on_invalid: OnInvalid = "repair", ignore_remote_data: bool = False,
+        exclude_fields: Iterable[str] | None = (), remote_query: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
     ) -> T: ...
     @overload
     async def get(
-        self,
-        id: str,
-        integrated_account_id: Account = None,
-        *,
-        item_type: type[S],
-        **options: Unpack[GetOptions],
+        self, id: str, integrated_account_id: Account = None, *, item_type: type[S],
+        response_format: GetFormat = "unified", on_invalid: OnInvalid = "repair",
+        ignore_remote_data: bool = False, exclude_fields: Iterable[str] | None = (),
+        remote_query: Mapping[str, Any] | None = None, extra_query: Mapping[str, Any] | None = None,
     ) -> S: ...
+    # fmt: on
     async def get(
         self,
         id: str,
         integrated_account_id: Account = None,
         *,
         item_type: Any = None,
-        on_invalid: OnInvalid = "repair",
         response_format: GetFormat = "unified",
-        **filters: Any,
+        on_invalid: OnInvalid = "repair",
+        ignore_remote_data: bool = False,
+        exclude_fields: Iterable[str] | None = (),
+        remote_query: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
     ) -> Any:
         """Fetch one item by its id, with all fields; some lists have a part of them only.
 
@@ -197,8 +215,6 @@ class Resource(Generic[T]):
         :raises NotFoundError: there is no such item, or the provider has no ``get`` for this resource.
         :raises DecodeError: the response is not an item of this type.
         """
-        if unknown := filters.keys() - GET_FILTERS:
-            raise TypeError(f"get() got an unexpected keyword argument {min(unknown)!r}")
         if not isinstance(plain(id), str) or plain(id) in {"", ".", ".."}:
             raise UsageError(f"get() takes the id of an item as text, not {brief(id)}")
         format: object = plain(response_format)
@@ -213,7 +229,10 @@ class Resource(Generic[T]):
             id,
             account=integrated_account_id,
             response_format=response_format,
-            **cast("Any", filters),
+            ignore_remote_data=ignore_remote_data,
+            exclude_fields=exclude_fields,
+            remote_query=remote_query,
+            extra_query=extra_query,
         )
         reader = self._item_reader(item_type, on_invalid, response_format, integrated_account_id)
         try:
@@ -244,19 +263,30 @@ class Resource(Generic[T]):
         if account is not None and may_mean_unsupported(error):
             await add_offered(self._client, error, account, (self._model, self._resource, method))
 
+    # fmt: off
     @overload
     async def keyed(
-        self, integrated_account_id: Account = None, *, key_by: str = "id", **options: Unpack[KeyedOptions]
+        self, integrated_account_id: Account = None, *, start_time: When | None = None,
+        end_time: When | None = None, users: Iterable[UserFilter] | None = None, key_by: str = "id",
+        response_format: ListFormat = "unified", on_invalid: OnInvalid = "repair",
+        empty_on_not_found: bool = True, max_pages: int | None = None, limit: int | None = None,
+        ignore_limit: bool = False, ignore_remote_data: bool = False,
+        exclude_fields: Iterable[str] | None = (), super_query: str | None = None,
+        skip_api_call: bool = False, remote_query: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None, object_arrays: ObjectArrays = "indices",
     ) -> Keyed[T]: ...
     @overload
     async def keyed(
-        self,
-        integrated_account_id: Account = None,
-        *,
-        key_by: str = "id",
-        item_type: type[S],
-        **options: Unpack[KeyedOptions],
+        self, integrated_account_id: Account = None, *, item_type: type[S], start_time: When | None = None,
+        end_time: When | None = None, users: Iterable[UserFilter] | None = None, key_by: str = "id",
+        response_format: ListFormat = "unified", on_invalid: OnInvalid = "repair",
+        empty_on_not_found: bool = True, max_pages: int | None = None, limit: int | None = None,
+        ignore_limit: bool = False, ignore_remote_data: bool = False,
+        exclude_fields: Iterable[str] | None = (), super_query: str | None = None,
+        skip_api_call: bool = False, remote_query: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None, object_arrays: ObjectArrays = "indices",
     ) -> Keyed[S]: ...
+    # fmt: on
     @takes_filters
     async def keyed(
         self,
@@ -268,7 +298,7 @@ class Resource(Generic[T]):
         on_invalid: OnInvalid = "repair",
         empty_on_not_found: bool = True,
         max_pages: int | None = None,
-        **filters: Unpack[Filters],
+        **filters: Any,
     ) -> Keyed[Any]:
         """Fetch all pages into one dict, keyed by the service (``truto_key_by``). Takes the arguments of ``list``.
 
@@ -282,52 +312,29 @@ class Resource(Generic[T]):
         if not isinstance(plain(key_by), str) or not key_by:
             raise UsageError(f"key_by is the name of a field, such as 'id', not {brief(key_by)}")
         query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
-        items = self._item_reader(item_type, on_invalid, response_format, query.account)
-        reader = PageReader(items, keyed=True)
-        targets = RequestTargets(query)
-        read = functools.partial(read_page, self._client, reader, account=query.account)
+        reader = self._item_reader(item_type, on_invalid, response_format, query.account)
+        return await fetch_keyed(
+            self._client,
+            query,
+            PageReader(reader, keyed=True),
+            on_invalid=on_invalid,
+            empty_on_not_found=empty_on_not_found,
+            max_pages=max_pages,
+            explain=functools.partial(self._explain, query.account, "list"),
+        )
 
-        async def fetch(here: Position) -> PageData[Any]:
-            try:
-                data, _ = await fetch_and_read(
-                    self._client,
-                    targets,
-                    read,
-                    here,
-                    empty_body=reader.empty_body,
-                    empty_on_not_found=empty_on_not_found,
-                )
-            except APIError as error:
-                await self._explain(query.account, "list", error)
-                raise
-            return data
-
-        keyed = Keyed[Any]()
-        cursor: str | None = None
-        async for page in Pages(page_source(self._client, query, fetch, prefetch=0, max_pages=max_pages)):
-            for issue in await keyed.add_page(page):
-                if on_invalid == "raise":
-                    raise DecodeError(
-                        issue.message,
-                        path=issue.path,
-                        index=issue.index,
-                        account=query.account,
-                        cursor=cursor,
-                        raw=issue.raw,
-                    )
-            cursor = page.next_cursor
-        return keyed
-
+    # fmt: off
     @takes_filters
     def raw(
-        self,
-        integrated_account_id: Account = None,
-        *,
-        cursor: str | Position | None = None,
-        prefetch: int = 1,
-        max_pages: int | None = None,
-        **filters: Unpack[Filters],
+        self, integrated_account_id: Account = None, *, start_time: When | None = None,
+        end_time: When | None = None, users: Iterable[UserFilter] | None = None,
+        cursor: str | Position | None = None, prefetch: int = 1, max_pages: int | None = None,
+        limit: int | None = None, ignore_limit: bool = False, ignore_remote_data: bool = False,
+        exclude_fields: Iterable[str] | None = (), super_query: str | None = None,
+        skip_api_call: bool = False, remote_query: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None, object_arrays: ObjectArrays = "indices",
     ) -> RawPages:
+    # fmt: on
         """Get the provider's own response, undecoded: ``await`` gives the first body, ``async for`` one per page.
 
             response = await truto.interactions.raw(account_id, start_time=start, end_time=end)
@@ -337,6 +344,18 @@ class Resource(Generic[T]):
         handed out, and going on from it is a DecodeError. Gong's own body says by ``provider_cursor`` that there is
         more, for which this format cannot ask. Filters are those of ``list``. A 404 is always an error here.
         """
+        given = locals()
+        return self._raw(**{name: given[name] for name in given if name != "self"})
+
+    def _raw(
+        self,
+        integrated_account_id: Account = None,
+        *,
+        cursor: str | Position | None = None,
+        prefetch: int = 1,
+        max_pages: int | None = None,
+        **filters: Any,
+    ) -> RawPages:
         query = self._query(integrated_account_id, "raw", filters, cursor=cursor)
         targets = RequestTargets(query)
 
@@ -349,14 +368,36 @@ class Resource(Generic[T]):
         )
         return RawPages(source, label=f"raw {self._model}/{self._resource}")
 
+    # fmt: off
     @overload
     def stream(
-        self, integrated_account_id: Account = None, **options: Unpack[StreamOptions]
+        self, integrated_account_id: Account = None, *, start_time: When | None = None,
+        end_time: When | None = None, users: Iterable[UserFilter] | None = None, path: str = "result",
+        key_by: str | None = None, cursor: str | Position | None = None,
+        response_format: StreamFormat = "stream", on_invalid: OnInvalid = "repair",
+        follow_cursor: bool = True, engine: Engine = "auto", max_item_bytes: int = MAX_ITEM_BYTES,
+        max_envelope_bytes: int = MAX_ENVELOPE_BYTES, max_stream_bytes: int | None = None,
+        progress: bool | None = None, limit: int | None = None, ignore_limit: bool = False,
+        ignore_remote_data: bool = False, exclude_fields: Iterable[str] | None = (),
+        super_query: str | None = None, skip_api_call: bool = False,
+        remote_query: Mapping[str, Any] | None = None, extra_query: Mapping[str, Any] | None = None,
+        object_arrays: ObjectArrays = "indices",
     ) -> ItemStream[T]: ...
     @overload
     def stream(
-        self, integrated_account_id: Account = None, *, item_type: type[S], **options: Unpack[StreamOptions]
+        self, integrated_account_id: Account = None, *, item_type: type[S], start_time: When | None = None,
+        end_time: When | None = None, users: Iterable[UserFilter] | None = None, path: str = "result",
+        key_by: str | None = None, cursor: str | Position | None = None,
+        response_format: StreamFormat = "stream", on_invalid: OnInvalid = "repair",
+        follow_cursor: bool = True, engine: Engine = "auto", max_item_bytes: int = MAX_ITEM_BYTES,
+        max_envelope_bytes: int = MAX_ENVELOPE_BYTES, max_stream_bytes: int | None = None,
+        progress: bool | None = None, limit: int | None = None, ignore_limit: bool = False,
+        ignore_remote_data: bool = False, exclude_fields: Iterable[str] | None = (),
+        super_query: str | None = None, skip_api_call: bool = False,
+        remote_query: Mapping[str, Any] | None = None, extra_query: Mapping[str, Any] | None = None,
+        object_arrays: ObjectArrays = "indices",
     ) -> ItemStream[S]: ...
+    # fmt: on
     @takes_filters
     def stream(
         self,
@@ -374,7 +415,7 @@ class Resource(Generic[T]):
         max_envelope_bytes: int = MAX_ENVELOPE_BYTES,
         max_stream_bytes: int | None = None,
         progress: bool | None = None,
-        **filters: Unpack[Filters],
+        **filters: Any,
     ) -> ItemStream[Any]:
         """Read a body of any size as it arrives, in constant memory. Returns an ItemStream; open it by ``async with``.
 
@@ -397,45 +438,22 @@ class Resource(Generic[T]):
 
         :raises UsageError: at once, for an argument that can never be right.
         """
-        for name, value in (
-            ("max_item_bytes", max_item_bytes),
-            ("max_envelope_bytes", max_envelope_bytes),
-            ("max_stream_bytes", max_stream_bytes),
-        ):
-            if value is not None and not is_whole_number(value, least=1):
-                raise UsageError(f"{name} is a number of bytes, 1 or more, not {brief(value)}")
         query = self._query(integrated_account_id, response_format, filters, key_by=key_by, cursor=cursor)
-        targets = RequestTargets(query)
-        reader = self._item_reader(item_type, on_invalid, response_format, query.account)
         # Imported here: ijson takes half as long to load as the rest of the package, and many never need it.
-        from truto_ci_async._wire.incremental.item_decoder import ItemDecoder, NdjsonDecoder
-        from truto_ci_async.pagination.stream import ItemStream
+        from .streams import make_stream
 
-        def new_decoder(is_ndjson: bool) -> Decoder[Any]:
-            if is_ndjson:
-                return NdjsonDecoder(reader, max_item_bytes=max_item_bytes)
-            return ItemDecoder(
-                reader,
-                path=path,
-                key_by=key_by is not None,
-                engine=engine,
-                max_item_bytes=max_item_bytes,
-                max_envelope_bytes=max_envelope_bytes,
-            )
-
-        def open_at(here: Position) -> Reopen:
-            return self._client.open_stream(targets.at(here.user_batch, here.cursor), account=query.account)
-
-        new_decoder(False)  # raises at once for a bad path or engine
-        return ItemStream(
-            open_at,
-            new_decoder,
-            PageCursor(query.start_position(cursor), len(query.user_batches), account=query.account),
+        return make_stream(
+            self._client,
+            query,
+            self._item_reader(item_type, on_invalid, response_format, query.account),
+            path=path,
+            is_keyed=key_by is not None,
+            cursor=cursor,
             follow_cursor=follow_cursor,
+            engine=engine,
+            max_item_bytes=max_item_bytes,
+            max_envelope_bytes=max_envelope_bytes,
             max_stream_bytes=max_stream_bytes,
-            emitter=self._client.emitter,
-            account=query.account,
-            item_type=reader.item_type,
             progress=progress,
         )
 
@@ -454,7 +472,7 @@ class Resource(Generic[T]):
         self,
         account: Account,
         response_format: ResponseFormat,
-        filters: Filters,
+        filters: Mapping[str, Any],
         *,
         key_by: str | None = None,
         cursor: str | Position | None = None,
@@ -463,7 +481,7 @@ class Resource(Generic[T]):
 
         :raises UsageError: a filter that can never be right.
         """
-        extra = filters.get("extra_query") or {}
+        extra: Any = filters.get("extra_query") or {}
         missing = [name for name in self.required_filters if filters.get(name) is None and name not in extra]
         if missing:
             raise UsageError(
@@ -476,6 +494,6 @@ class Resource(Generic[T]):
             account=account,
             response_format=response_format,
             key_by=key_by,
-            **filters,
+            **cast("Any", filters),
         )
         return query.continued_from(cursor)

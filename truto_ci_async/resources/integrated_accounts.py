@@ -61,8 +61,9 @@ class IntegratedAccounts:
                 print(account.id, account.tenant_id)
 
         ``status`` is one of ``active connecting post_install_error validation_error needs_reauth``; ``super_query``
-        whether Truto keeps a synced store for the account. The times take a datetime, a date, or operators such as
-        ``{"gt": time}``. The rest is as for ``Resource.list``.
+        whether Truto keeps a synced store for the account, ``is_sandbox`` whether it is one of a sandbox,
+        ``tenant_id`` your own name for the customer, ``environment_id`` the environment it belongs to. The times take
+        a datetime, a date, or operators such as ``{"gt": time}``. The rest is as for ``Resource.list``.
 
         :raises UsageError: a filter is empty, or cannot be sent.
         """

@@ -1,14 +1,25 @@
-"""The dict of items by key that ``keyed()`` returns."""
+"""The dict of items by key that ``keyed()`` returns, and how it is fetched."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Generic, TypeVar
+import functools
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from truto_ci_async._json import encode
-from truto_ci_async._wire.item_reader import ISSUES_KEPT
-from truto_ci_async._wire.page_reader import PageData
-from truto_ci_async.models import DebugInfo, Issue
+from truto_ci_async._wire.item_reader import ISSUES_KEPT, OnInvalid
+from truto_ci_async._wire.list_query import ListQuery, RequestTargets
+from truto_ci_async._wire.page_reader import PageData, PageReader
+from truto_ci_async.errors import APIError, DecodeError
+from truto_ci_async.models import DebugInfo, Issue, Position
+from truto_ci_async.pagination.page_fetch import fetch_and_read, read_page
+from truto_ci_async.pagination.paginator import Pages
+
+from .walks import page_source
+
+if TYPE_CHECKING:
+    from truto_ci_async._http.base_client import BaseClient
 
 T = TypeVar("T")
 
@@ -60,3 +71,52 @@ class Keyed(dict[str, T], Generic[T]):
         self.issues_count += page.issues_count
         self.issues += [*page.issues, *found][: max(ISSUES_KEPT - len(self.issues), 0)]
         return found
+
+
+async def fetch_keyed(
+    client: BaseClient,
+    query: ListQuery,
+    reader: PageReader[Any],
+    *,
+    on_invalid: OnInvalid,
+    empty_on_not_found: bool,
+    max_pages: int | None,
+    explain: Callable[[APIError], Awaitable[None]],
+) -> Keyed[Any]:
+    """Fetch all pages of a query into one dict. ``explain`` may add to an error before it is raised.
+
+    :raises DecodeError: a key came twice, with ``on_invalid="raise"``.
+    """
+    targets = RequestTargets(query)
+    read = functools.partial(read_page, client, reader, account=query.account)
+
+    async def fetch(here: Position) -> PageData[Any]:
+        try:
+            data, _ = await fetch_and_read(
+                client,
+                targets,
+                read,
+                here,
+                empty_body=reader.empty_body,
+                empty_on_not_found=empty_on_not_found,
+            )
+        except APIError as error:
+            await explain(error)
+            raise
+        return data
+
+    keyed = Keyed[Any]()
+    cursor: str | None = None
+    async for page in Pages(page_source(client, query, fetch, prefetch=0, max_pages=max_pages)):
+        for issue in await keyed.add_page(page):
+            if on_invalid == "raise":
+                raise DecodeError(
+                    issue.message,
+                    path=issue.path,
+                    index=issue.index,
+                    account=query.account,
+                    cursor=cursor,
+                    raw=issue.raw,
+                )
+        cursor = page.next_cursor
+    return keyed

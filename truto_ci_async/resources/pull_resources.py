@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Unpack, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from truto_ci_async._checks import brief, nearest_first
+from truto_ci_async._wire.filters import UserFilter
 from truto_ci_async._wire.item_reader import OnInvalid
+from truto_ci_async._wire.query_string import ObjectArrays
+from truto_ci_async._wire.times import When
 from truto_ci_async.errors import UsageError
 
 from .integrated_accounts import IntegratedAccounts
 from .options import RESOURCES
-from .pulled import check_accounts_file, check_folder
+from .pulled import check_accounts_file, check_folder, plan_options
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
     from truto_ci_async.pull.engine import Pull
     from truto_ci_async.pull.plan.accounts import Accounts
-    from truto_ci_async.pull.plan.plan import Plan, PlanOptions
+    from truto_ci_async.pull.plan.bounds import WindowLength
+    from truto_ci_async.pull.plan.plan import Plan, PlanFormat, PlanOptions
     from truto_ci_async.pull.report import Budget, PullReports
     from truto_ci_async.sinks.factory import OutputFormat
     from truto_ci_async.sinks.rows import CsvFormulas
@@ -41,7 +45,24 @@ async def pull_resources(
     fresh: bool = False,
     lookback: timedelta | str | None = None,
     on_start: Callable[[Pull[Any]], None] | None = None,
-    **options: Unpack[PlanOptions],
+    integration: str | None = None,
+    status: str | None = None,
+    start_time: When | None = None,
+    end_time: When | None = None,
+    window: WindowLength | None = None,
+    users: Iterable[UserFilter] | None = None,
+    limit: int | None = None,
+    response_format: PlanFormat | None = None,
+    ignore_limit: bool | None = None,
+    ignore_remote_data: bool | None = None,
+    exclude_fields: Iterable[str] | None = None,
+    super_query: str | None = None,
+    skip_api_call: bool | None = None,
+    remote_query: Mapping[str, Any] | None = None,
+    extra_query: Mapping[str, Any] | None = None,
+    object_arrays: ObjectArrays | None = None,
+    now: datetime | None = None,
+    allow_empty: bool = False,
 ) -> PullReports:
     """Pull several resources of many accounts into the folder ``out``. Run it again to continue where it stopped.
 
@@ -50,10 +71,11 @@ async def pull_resources(
         )
         print(reports["meetings"], reports.complete)
 
-    They are pulled one after another, in the order given, each as by its ``pull_to``: with a file or folder and a
-    progress of its own, under one manifest. Accounts are looked up once, and relative times are the same for all of
-    them, also for a resource that is added in a later run. Windows are for those resources that have any; ``users``
-    filters interactions and activity, and ``lookback`` is for transcripts. All other options are for each resource.
+    ``client`` is a ``TrutoClient``. They are pulled one after another, in the order given, each as by its
+    ``pull_to``: with a file or folder and a progress of its own, under one manifest. Accounts are looked up once, and
+    relative times are the same for all of them, also for a resource that is added in a later run. Windows are for
+    those resources that have any; ``users`` filters interactions and activity, and ``lookback`` is for transcripts.
+    All other options, such as ``format`` and ``csv_formulas``, are for each resource.
 
     After ``stop()`` of the pull that ``on_start`` was given, the resources after that one are left to the next run.
 
@@ -61,6 +83,7 @@ async def pull_resources(
 
     The other errors are those of ``pull_to``.
     """
+    options = plan_options(locals())
     from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
     from truto_ci_async.pull.engine import lookback_seconds
     from truto_ci_async.pull.report import Budget, PullReports

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Awaitable, Callable
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from truto_ci_async._checks import brief
 from truto_ci_async._progress import Counts, Progress
+from truto_ci_async._wire.filters import UserFilter
 from truto_ci_async._wire.item_reader import OnInvalid
+from truto_ci_async._wire.query_string import ObjectArrays
+from truto_ci_async._wire.times import When
 from truto_ci_async.errors import UsageError
 from truto_ci_async.pagination.progress import show_progress
 
@@ -24,22 +27,47 @@ if TYPE_CHECKING:
     from truto_ci_async.pull.checkpoint.base import Checkpoint
     from truto_ci_async.pull.engine import CommitMode, Pull
     from truto_ci_async.pull.plan.accounts import Accounts
-    from truto_ci_async.pull.plan.plan import Plan, PlanOptions
+    from truto_ci_async.pull.plan.bounds import WindowLength
+    from truto_ci_async.pull.plan.plan import Plan, PlanFormat, PlanOptions
     from truto_ci_async.pull.report import Budget, PullReport
     from truto_ci_async.pull.stores.base import TransactionalStore
     from truto_ci_async.pull.stores.landing import LandingMode, OnRejected
+    from truto_ci_async.pull.sync.options import Since, SyncOptions, TimeZone
     from truto_ci_async.sinks.base import Sink
     from truto_ci_async.sinks.factory import OutputFormat
     from truto_ci_async.sinks.rows import CsvFormulas
 
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 
 class PulledResource(Resource[T]):
     """A resource with plans and pulls. Its items are of type ``T``."""
 
-    async def plan(self, accounts: Accounts | None = None, **options: Unpack[PlanOptions]) -> Plan:
+    async def plan(
+        self,
+        accounts: Accounts | None = None,
+        *,
+        integration: str | None = None,
+        status: str | None = None,
+        start_time: When | None = None,
+        end_time: When | None = None,
+        window: WindowLength | None = None,
+        users: Iterable[UserFilter] | None = None,
+        limit: int | None = None,
+        response_format: PlanFormat | None = None,
+        ignore_limit: bool | None = None,
+        ignore_remote_data: bool | None = None,
+        exclude_fields: Iterable[str] | None = None,
+        super_query: str | None = None,
+        skip_api_call: bool | None = None,
+        remote_query: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        object_arrays: ObjectArrays | None = None,
+        now: datetime | None = None,
+        allow_empty: bool = False,
+    ) -> Plan:
         """Fix what a pull asks for: accounts, absolute times, windows and filters.
 
             plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
@@ -53,15 +81,51 @@ class PulledResource(Resource[T]):
         ``window``               ``day``, ``week``, ``month`` or a timedelta: ask for a series of windows, oldest first,
                                  whose rows are never merged. None: one window.
 
-        The other options are the filters of ``list``.
+        ``integration, status``  look up the accounts that have these, instead of passing some.
+        ``now``                  replaces the clock, and its time zone is that of ``today``.
+
+        The filters are those of ``list``: ``users``, ``limit``, ``response_format``, ``ignore_limit``,
+        ``ignore_remote_data``, ``exclude_fields``, ``super_query``, ``skip_api_call``, ``remote_query``,
+        ``extra_query`` and ``object_arrays``. None: not given.
 
         :raises UsageError: an argument that can never be right, or no account.
         """
+        options = plan_options(locals())
         from truto_ci_async.pull.plan.resolve import resolve
 
         discover = IntegratedAccounts(self._client).list
         return await resolve(discover, accounts, resource=self._resource, **options)
 
+    # fmt: off
+    @overload
+    def pull(
+        self, plan_or_accounts: Plan | Accounts | None = None, *, checkpoint: Checkpoint | None = None,
+        budget: Budget | None = None, max_accounts: int = 32, commit: CommitMode = "auto",
+        on_invalid: OnInvalid = "repair", grow: bool = False, fresh: bool = False,
+        lookback: timedelta | str | None = None, integration: str | None = None, status: str | None = None,
+        start_time: When | None = None, end_time: When | None = None, window: WindowLength | None = None,
+        users: Iterable[UserFilter] | None = None, limit: int | None = None,
+        response_format: PlanFormat | None = None, ignore_limit: bool | None = None,
+        ignore_remote_data: bool | None = None, exclude_fields: Iterable[str] | None = None,
+        super_query: str | None = None, skip_api_call: bool | None = None,
+        remote_query: Mapping[str, Any] | None = None, extra_query: Mapping[str, Any] | None = None,
+        object_arrays: ObjectArrays | None = None, now: datetime | None = None, allow_empty: bool = False,
+    ) -> Pull[T]: ...
+    @overload
+    def pull(
+        self, plan_or_accounts: Plan | Accounts | None = None, *, item_type: type[S],
+        checkpoint: Checkpoint | None = None, budget: Budget | None = None, max_accounts: int = 32,
+        commit: CommitMode = "auto", on_invalid: OnInvalid = "repair", grow: bool = False,
+        fresh: bool = False, lookback: timedelta | str | None = None, integration: str | None = None,
+        status: str | None = None, start_time: When | None = None, end_time: When | None = None,
+        window: WindowLength | None = None, users: Iterable[UserFilter] | None = None,
+        limit: int | None = None, response_format: PlanFormat | None = None, ignore_limit: bool | None = None,
+        ignore_remote_data: bool | None = None, exclude_fields: Iterable[str] | None = None,
+        super_query: str | None = None, skip_api_call: bool | None = None,
+        remote_query: Mapping[str, Any] | None = None, extra_query: Mapping[str, Any] | None = None,
+        object_arrays: ObjectArrays | None = None, now: datetime | None = None, allow_empty: bool = False,
+    ) -> Pull[S]: ...
+    # fmt: on
     def pull(
         self,
         plan_or_accounts: Plan | Accounts | None = None,
@@ -75,7 +139,24 @@ class PulledResource(Resource[T]):
         grow: bool = False,
         fresh: bool = False,
         lookback: timedelta | str | None = None,
-        **options: Unpack[PlanOptions],
+        integration: str | None = None,
+        status: str | None = None,
+        start_time: When | None = None,
+        end_time: When | None = None,
+        window: WindowLength | None = None,
+        users: Iterable[UserFilter] | None = None,
+        limit: int | None = None,
+        response_format: PlanFormat | None = None,
+        ignore_limit: bool | None = None,
+        ignore_remote_data: bool | None = None,
+        exclude_fields: Iterable[str] | None = None,
+        super_query: str | None = None,
+        skip_api_call: bool | None = None,
+        remote_query: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        object_arrays: ObjectArrays | None = None,
+        now: datetime | None = None,
+        allow_empty: bool = False,
     ) -> Pull[Any]:
         """Pull many accounts at once. Returns an async context manager that gives a bounded stream of AccountPages.
 
@@ -92,8 +173,11 @@ class PulledResource(Resource[T]):
         ``grow``          add accounts that are new since the stored plan; ``fresh`` discards stored progress.
         ``lookback``      of transcripts: see ``truto.transcripts``.
 
-        Pass a Plan, or accounts and the options of ``plan``.
+        ``item_type, on_invalid`` are those of ``list``.
+
+        ``plan_or_accounts`` is a Plan, or accounts as for ``plan``, whose options then go here.
         """
+        options = plan_options(locals())
         from truto_ci_async.pull.engine import Pull
         from truto_ci_async.pull.report import Budget
 
@@ -127,17 +211,39 @@ class PulledResource(Resource[T]):
         grow: bool = False,
         fresh: bool = False,
         lookback: timedelta | str | None = None,
+        since: Since | None = None,
+        max_history: When | None = None,
+        keep_missing: bool = False,
+        time_zone: TimeZone | None = None,
         on_start: Callable[[Pull[Any]], None] | None = None,
         progress: bool | None = None,
-        **options: Unpack[PlanOptions],
+        integration: str | None = None,
+        status: str | None = None,
+        start_time: When | None = None,
+        end_time: When | None = None,
+        window: WindowLength | None = None,
+        users: Iterable[UserFilter] | None = None,
+        limit: int | None = None,
+        response_format: PlanFormat | None = None,
+        ignore_limit: bool | None = None,
+        ignore_remote_data: bool | None = None,
+        exclude_fields: Iterable[str] | None = None,
+        super_query: str | None = None,
+        skip_api_call: bool | None = None,
+        remote_query: Mapping[str, Any] | None = None,
+        extra_query: Mapping[str, Any] | None = None,
+        object_arrays: ObjectArrays | None = None,
+        now: datetime | None = None,
+        allow_empty: bool = False,
     ) -> PullReport:
-        """Pull many accounts into a folder or a database. Run it again to continue where it stopped.
+        """Pull many accounts into a folder, a database or object storage. Run it again to continue where it stopped.
 
             report = await truto.interactions.pull_to("data/", account_ids, start_time="-7d", format="ndjson")
             report = await truto.interactions.pull_to("postgresql://user@host/db", account_ids, start_time="-7d")
 
-        ``out`` is the path of a folder, a URL (``postgresql://...``, ``duckdb:///file.db``), or a
-        ``TransactionalStore``.
+        ``out`` is the path of a folder, a URL (``postgresql://...``, ``duckdb:///file.db``,
+        ``s3://bucket/prefix``), or a ``TransactionalStore``;
+        ``plan_or_accounts`` is a Plan, or accounts as for ``plan``, with its options.
 
         ``format`` is ``ndjson``, ``csv`` or ``parquet``. Each row has its account, the account's tenant, the window and
         when it was pulled; ``read_folder`` reads them. ``csv_formulas="escape"`` puts ``'`` before text in CSV that a
@@ -151,12 +257,19 @@ class PulledResource(Resource[T]):
         adds rows; ``"merge"`` replaces those with the same key. ``add_columns`` and ``on_rejected`` are those of
         ``PostgresStore``.
 
+        ``since="last"`` syncs a table of a database: ask what is new since the last sync, and again the windows that
+        ended up to ``lookback`` (``2d``) before. A window that was read to its end takes the place of what the table
+        has of it, so rows that are gone at the provider go there too, unless ``keep_missing``. ``window`` is ``day``,
+        ``week`` or ``month`` in the ``time_zone`` of the account: a name, a dict by account id, or a function of the
+        account; UTC if it is not known. ``max_history`` is how far back a new account begins: a length or a time.
+
         :raises UsageError: an option that ``out`` does not have, a URL that nothing is known of, or a file in the place
             of the folder.
         :raises StateConflictError: another run holds ``out``, it belongs to another plan, or the table does not fit.
         :raises StorageError: the disk or the database failed; a later run continues.
         :raises AuthenticationError: the token was rejected.
         """
+        options = plan_options(locals())
         from truto_ci_async.pull.report import Budget
         from truto_ci_async.pull.shard import run_shard
         from truto_ci_async.pull.stores.base import TransactionalStore
@@ -164,6 +277,20 @@ class PulledResource(Resource[T]):
 
         store: Checkpoint | TransactionalStore
         sink: Sink | None = None
+        sync = self._sync_of(
+            since,
+            plan_or_accounts,
+            options,
+            grow=grow,
+            lookback=lookback,
+            max_history=max_history,
+            keep_missing=keep_missing,
+            time_zone=time_zone,
+        )
+        if sync is not None:
+            lookback = None
+            if mode is None and is_url(out):
+                mode = "merge"
         landing: dict[str, Any] = {
             name: value
             for name, value, default in (
@@ -174,6 +301,8 @@ class PulledResource(Resource[T]):
             )
             if value != default
         }
+        if sync is not None and isinstance(out, str | os.PathLike) and not is_url(out):
+            raise UsageError("since is for a database: a folder has no rows to replace")
         is_folder = isinstance(out, str | os.PathLike) and not is_url(out)
         if not is_folder and (format != "ndjson" or csv_formulas != "keep"):
             raise UsageError("format and csv_formulas are for a folder")
@@ -203,6 +332,7 @@ class PulledResource(Resource[T]):
                 fresh=fresh,
                 lookback=lookback,
                 on_start=on_start if line is None else _follow(line, on_start),
+                sync=sync,
             )
 
     def _folder(
@@ -228,6 +358,35 @@ class PulledResource(Resource[T]):
         sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
         return SQLiteCheckpoint(folder / state_file(self._resource)), sink
 
+    def _sync_of(
+        self, since: object, plan_or_accounts: object, options: PlanOptions, *, grow: bool, **given: Any
+    ) -> SyncOptions | None:
+        """Return the options of a sync, and leave in ``options`` what is for the plan; None: it is none.
+
+        :raises UsageError: an option is for the other.
+        """
+        from truto_ci_async.pull.plan.plan import Plan
+        from truto_ci_async.pull.sync.options import sync_options
+        from truto_ci_async.pull.walks import walk_of
+
+        if since is None:
+            if others := [name for name in ("max_history", "keep_missing", "time_zone") if given[name]]:
+                raise UsageError(f"{', '.join(others)}: for a sync, with since='last'")
+            return None
+        if isinstance(plan_or_accounts, Plan):
+            raise UsageError("a plan has its windows, and a sync finds out which: pass accounts instead")
+        if times := [name for name in ("start_time", "end_time") if options.get(name) is not None]:
+            raise UsageError(
+                f"{', '.join(times)}: a sync goes on where the last one ended; max_history says how far back it begins"
+            )
+        if grow:
+            raise UsageError("grow: a sync looks accounts up anew each time")
+        now = options["now"] = options.get("now") or datetime.now(UTC)
+        if not walk_of(self._resource).takes_window:
+            return sync_options(since=since, now=now, **given)  # and a window is refused by the plan
+        options["start_time"] = now - timedelta(days=1)  # filters are checked by a window like those to come
+        return sync_options(since=since, window=options.pop("window", None), now=now, **given)
+
     def planned(
         self, plan_or_accounts: Plan | Accounts | None, options: PlanOptions
     ) -> Plan | Callable[[Plan | None], Awaitable[Plan]]:
@@ -236,7 +395,7 @@ class PulledResource(Resource[T]):
         from truto_ci_async.pull.plan.resolve import resolve
 
         if isinstance(plan_or_accounts, Plan):
-            if given := options.keys() - {"allow_empty"}:
+            if given := sorted(options.keys() - {"allow_empty"}):
                 raise UsageError(f"a plan fixes all filters: {', '.join(given)} cannot be given as well")
             if plan_or_accounts.resource != self._resource:
                 raise UsageError(
@@ -255,6 +414,13 @@ class PulledResource(Resource[T]):
             )
 
         return make
+
+
+def plan_options(given: Mapping[str, Any]) -> PlanOptions:
+    """Return those of the arguments of a method that are options of a plan, and were given."""
+    from truto_ci_async.pull.plan.plan import PLAN_OPTIONS
+
+    return cast("PlanOptions", {name: given[name] for name in PLAN_OPTIONS if given[name] is not None})
 
 
 def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Callable[[Pull[Any]], None]:

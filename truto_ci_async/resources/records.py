@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-#: The filters that a single record takes.
-GET_FILTERS = frozenset({"ignore_remote_data", "exclude_fields", "remote_query", "extra_query"})
-
 
 async def fetch_record(
     client: BaseClient, query: ListQuery, reader: ItemReader[T], *, in_result: bool = False

@@ -8,6 +8,12 @@
       .interactions.part-000002.parquet.tmp, .manifest.json.tmp     what is being written
       .truto-pull.lock, .truto-pull...     lock and progress
 
+A plan that is pulled in shards has such a folder for each, and a manifest that names the files of all:
+
+    data/
+      manifest.json
+      shard-00001-of-00008/interactions/part-000001.parquet
+
 Readers such as polars refuse a folder with anything else in it, hidden files included. So temporary files are one level
 up, on the same file system. In folders of earlier versions the parts of interactions are not in a folder of their own.
 """
@@ -34,6 +40,20 @@ OWN_FOLDER: Final = 3
 # In folders of earlier versions, which held nothing but interactions.
 _EARLIER: Final = r"|part-(\d{6,})\.parquet|\.part-(\d{6,})\.parquet\.tmp|_parts\.log"
 _PART: Final = re.compile(r"part-(\d{6,})\.parquet", re.ASCII)
+
+
+_SHARD: Final = re.compile(r"shard-(\d{5,})-of-(\d{5,})", re.ASCII)
+
+
+def shard_folder(number: int, count: int) -> str:
+    """Return the name of the folder of a shard."""
+    return f"shard-{number:05d}-of-{count:05d}"
+
+
+def parse_shard_folder(name: str) -> tuple[int, int] | None:
+    """Return the number of a shard and how many there are, None if it is not the name of its folder."""
+    match = _SHARD.fullmatch(name)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
 def state_file(resource: str) -> str:
@@ -99,7 +119,10 @@ class Layout:
 
 
 def is_part_of(resource: str, name: str, format: str) -> bool:
-    """Tell whether a committed file of this resource and format can have this name, in any version."""
+    """Tell whether a committed file of this resource and format can have this name, in any version or shard."""
+    shard, _, rest = name.partition("/")
+    if parse_shard_folder(shard) is not None:
+        name = rest
     return any(
         Layout(resource, version).is_committed_name(name, format) for version in (OWN_FOLDER, OWN_FOLDER - 1)
     )

@@ -36,7 +36,11 @@ MAX_MANIFEST_BYTES = 2**28
 
 # Names and counts that were altered are refused when they are read: a part is a file in its folder, and nothing else.
 PartName: TypeAlias = Annotated[
-    str, Meta(pattern=r"\A(?:[a-z_]{1,64}\.(?:ndjson|csv)|(?:[a-z_]{1,64}/)?part-[0-9]{6,18}\.parquet)\Z")
+    str,
+    Meta(
+        pattern=r"\A(?:shard-[0-9]{5,7}-of-[0-9]{5,7}/)?"
+        r"(?:[a-z_]{1,64}\.(?:ndjson|csv)|(?:[a-z_]{1,64}/)?part-[0-9]{6,18}\.parquet)\Z"
+    ),
 ]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 

@@ -1,7 +1,7 @@
 """Makes requests wait until their ``RateLimiter`` admits them.
 
-The only file of this folder that awaits. It is on the path of every request, so it has no task of its own: each
-waiting request awaits one future, and one timer of the running loop wakes them.
+It is on the path of every request, so it has no task of its own: each waiting request awaits one future, and one timer
+of the running loop wakes them. Only this file and ``budget_gate``, which it asks next, await anything in this folder.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from truto_ci_async.errors import RateLimitError
 
+from .budget_gate import ASK_AGAIN, BudgetGate
 from .headers import Level
 from .rate_limiter import RateLimiter, Waiter
 
@@ -40,6 +41,7 @@ class AdmissionQueue:
 
     ``clock`` is monotonic, ``epoch`` the wall clock. ``call_later(delay, callback)`` returns a timer.
     ``on_wait(account, level, seconds)`` is called for each request that had to wait, once it is admitted.
+    ``gate`` asks the budget that is shared with other processes, after a request's turn has come.
     """
 
     def __init__(
@@ -50,8 +52,10 @@ class AdmissionQueue:
         epoch: Callable[[], float] = time.time,
         call_later: Callable[[float, Callable[[], None]], _Timer] | None = None,
         on_wait: Callable[[str | None, Level, float], None] | None = None,
+        gate: BudgetGate | None = None,
     ) -> None:
         self.limiter = limiter
+        self._gate = gate
         self._clock = clock
         self._epoch = epoch
         self._call_later = call_later
@@ -74,25 +78,40 @@ class AdmissionQueue:
             return UNPACED
         start = self._clock()
         waiter = limiter.enter(account, start)
+        if self._gate is not None:
+            return await self._admit_by_budget(self._gate, account, waiter, start)
         if waiter is None:
             return Admission(start)
         had_to_wait = await self._wait(waiter)
-        if waiter.admitted_at is None:
-            assert waiter.refused is not None
-            raise RateLimitError(
-                f"the service wants no requests of this {waiter.level} for another {waiter.refused:.0f} s",
-                status=429,
-                error="Too Many Requests",
-                retry_after=waiter.refused,
-                account=account,
-                attempts=0,
-            )
-        if not had_to_wait:
-            return Admission(waiter.admitted_at)
+        at = _admitted_at(waiter)
+        return Admission(at, self._waited(account, waiter.level, start) if had_to_wait else 0.0)
+
+    async def _admit_by_budget(
+        self, gate: BudgetGate, account: str | None, waiter: Waiter | None, start: float
+    ) -> Admission:
+        """Wait for a turn, then for the shared budget. A request it refuses is the next one of its account."""
+        level: Level = "token"
+        while True:
+            at = start
+            if waiter is not None:
+                await self._wait(waiter)
+                at, level = _admitted_at(waiter), waiter.level
+            try:
+                grant = await gate.ask(account)
+            except BaseException:
+                self.limiter.on_unsent(account, self._clock(), admitted_at=at)
+                self._wake_next()
+                raise
+            if grant.count:
+                waited = self._clock() - start
+                return Admission(at, 0.0 if waited < ASK_AGAIN else self._waited(account, level, start))
+            waiter = self.limiter.postpone(account, self._clock(), admitted_at=at, wait=grant.retry_after)
+
+    def _waited(self, account: str | None, level: Level, start: float) -> float:
         waited = max(0.0, self._clock() - start)
         if self._on_wait is not None:
-            self._on_wait(account, waiter.level, waited)
-        return Admission(waiter.admitted_at, waited)
+            self._on_wait(account, level, waited)
+        return waited
 
     async def _wait(self, waiter: Waiter) -> bool:
         """Wait until ``waiter`` is out of the queue; return whether that took any waiting."""
@@ -185,3 +204,21 @@ def _wake(waiters: Iterable[Waiter]) -> None:
         # A request cancelled in this turn of the loop gives its slot back when its task runs.
         if not future.done() and not future.get_loop().is_closed():
             future.set_result(None)
+
+
+def _admitted_at(waiter: Waiter) -> float:
+    """Return when a waiter that left the queue was admitted.
+
+    :raises RateLimitError: it was refused.
+    """
+    if waiter.admitted_at is not None:
+        return waiter.admitted_at
+    assert waiter.refused is not None
+    raise RateLimitError(
+        f"the service wants no requests of this {waiter.level} for another {waiter.refused:.0f} s",
+        status=429,
+        error="Too Many Requests",
+        retry_after=waiter.refused,
+        account=waiter.account.name,
+        attempts=0,
+    )

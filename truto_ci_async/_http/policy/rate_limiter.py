@@ -151,6 +151,18 @@ class RateLimiter:
     def __len__(self) -> int:
         return len(self._accounts)
 
+    def waiting_by_level(self, now: float) -> dict[str, int]:
+        """Return how many requests wait for the token's limit, and how many for one of their account."""
+        found: dict[str, int] = {"token": 0, "account": 0}
+        for state in self._accounts.values() if self.waiting else ():
+            if state.waiters:
+                found["account" if state.ready_at(now) > now else "token"] += len(state.waiters)
+        return found
+
+    @property
+    def token_window(self) -> SlidingWindow:
+        return self._token
+
     @property
     def is_on(self) -> bool:
         """Whether requests have to ask: False under ``Pacing.off()``."""
@@ -174,6 +186,18 @@ class RateLimiter:
         self._refuse_if_too_long(state, now)
         if state.waiters:
             self._schedule(state, now)
+        return waiter
+
+    def postpone(self, account: str | None, now: float, *, admitted_at: float, wait: float) -> Waiter:
+        """Take back an admission, and hold back its account for ``wait`` seconds. It is the account's next request."""
+        self.on_unsent(account, now, admitted_at=admitted_at)
+        state = self._account(account, now)
+        state.window.pause(now + wait)
+        waiter = Waiter(state, "account")
+        state.waiters[waiter] = None
+        state.waiters.move_to_end(waiter, last=False)
+        self.waiting += 1
+        self._schedule(state, now)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:

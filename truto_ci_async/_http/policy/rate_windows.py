@@ -121,6 +121,13 @@ class SlidingWindow:
         self.ready_at(now)
         return len(self._taken_until) / self.limit
 
+    def usage(self, now: float) -> tuple[int | None, int, float]:
+        """Return the slots there are (None: no limit), those in use, and the seconds of a pause that are left."""
+        self.ready_at(now)
+        slots = self._slots(now)
+        limit = None if slots == math.inf else int(slots)
+        return limit, sum(until > now for until in self._taken_until), max(0.0, self.paused_until - now)
+
     def forgettable_at(self) -> float:
         """Return when this window will be back in its initial state."""
         last_slot = self._taken_until[-1] if self._taken_until else -math.inf

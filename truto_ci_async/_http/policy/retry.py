@@ -232,6 +232,11 @@ class RetryState:
         self._total = total
         self.attempts = 0
 
+    @property
+    def budget_left(self) -> float:
+        """Retries that the client has left."""
+        return self._budget.left
+
     def sent(self) -> int:
         """Count one request and return its number, starting at 1."""
         self._is_paid = False  # mutant: None is as good as False

@@ -57,6 +57,8 @@ class StreamedResponse:
         self._open_responses = open_responses
         open_responses.add(self)
         self.on_end: Callable[[], object] | None = None
+        self.on_close: Callable[[], object] | None = None  # called once
+        self.call_id = 0
         #: Entered while waiting for data, such as by the clock of a call.
         self.waiting: AbstractContextManager[object] = _NO_CLOCK
         # aiohttp keeps a reader waiting when its parser fails or the session is closed, and takes a reset for the end
@@ -150,6 +152,9 @@ class StreamedResponse:
 
     def close(self) -> None:
         """Drop the connection unless the body was read to its end. May be called twice."""
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
         if self._is_ended:
             return
         self._unwatch()

@@ -8,11 +8,14 @@ import os
 import re
 import select
 import stat
+import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
+
+from . import status_line
 
 # How long to wait for the reader of a pipe before looking whether the command was cancelled.
 POLL_SECONDS: Final = 0.2
@@ -43,6 +46,8 @@ class OpenStream:
         :raises ClosedPipe: the reader has gone.
         :raises CancelledError: the task was cancelled while the reader did not read.
         """
+        if self.is_terminal:
+            status_line.hide()
         try:
             if self._poll is None:
                 self._stream.write(data)
@@ -73,6 +78,31 @@ class OpenStream:
         with suppress(OSError):
             self.finish()
         return None
+
+
+class Pager(OpenStream):
+    """Shows what is written in the user's pager. When that is quit early, its reader has gone."""
+
+    def __init__(self, command: str) -> None:
+        environment = {"LESS": "FRX", **os.environ}  # as git does: less ends at once if it all fits
+        self._process = subprocess.Popen(command, shell=True, stdin=subprocess.PIPE, env=environment)
+        assert self._process.stdin is not None
+        super().__init__(self._process.stdin)
+        self.is_terminal = True
+        status_line.take_away()
+
+    def finish(self) -> Path | None:
+        with suppress(BrokenPipeError):
+            super().finish()
+        self._process.wait()
+        return None
+
+
+def open_pager() -> Pager | None:
+    """Open what ``PAGER`` names; None if nothing, or stdout is no terminal."""
+    command = os.environ.get("PAGER", "").strip()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+    return Pager(command) if command and command != "cat" and is_terminal else None
 
 
 def _poll_of(stream: IO[bytes]) -> select.poll | None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import sys
-import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, time, timedelta
+from itertools import zip_longest
 from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import msgspec
+from click import style
 
 from truto_ci_async._text import printable
 from truto_ci_async.export.schema import Schema
@@ -26,15 +26,22 @@ from truto_ci_async.models import (
     User,
 )
 
+from .cells import cell_width, cut
+
 Row: TypeAlias = Mapping[str, Any]
 
 
 class Column(NamedTuple):
-    """One column of a table: its heading, and the text of its cell for a row."""
+    """One column of a table: its heading, and the text of its cell for a row. ``flexible``: text that may be cut."""
 
     head: str
     cell: Callable[[Row], str]
     right: bool = False
+    flexible: bool = False
+
+    @property
+    def is_id(self) -> bool:
+        return self.head == "id" or self.head.endswith(" id")
 
 
 class RowLayout(NamedTuple):
@@ -53,8 +60,15 @@ def cell_text(value: object) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, datetime):
-        return value.isoformat()
+        return short_time(value)
     return msgspec.json.encode(value).decode()
+
+
+def short_time(time: datetime) -> str:
+    """Return a time to the minute, with its zone: ``2024-01-31 09:30Z`` or ``2024-01-31 09:30-08:00``."""
+    return time.isoformat(" ", "minutes").removesuffix("+00:00") + (
+        "Z" if time.utcoffset() == timedelta() else ""
+    )
 
 
 def _field(name: str) -> Callable[[Row], str]:
@@ -75,7 +89,7 @@ def _window(row: Row) -> str:
         return f"{cell_text(start) or '?'}..{cell_text(end) or '?'}"
     if start.time() == end.time() == time():  # whole days in the company's own time zone
         return f"{start.date()}..{end.date()}"
-    return f"{start.isoformat(timespec='minutes')}..{end.isoformat(timespec='minutes')}"
+    return f"{short_time(start)}..{short_time(end)}"
 
 
 def _table_row(item: Interaction | Activity) -> Row:
@@ -94,7 +108,9 @@ def _layout(
 
 def _column(schema: Schema, name: str) -> Column:
     is_number = schema.types[name] in ("float64", "int64")
-    return Column(name.replace("_", " "), _number(name) if is_number else _field(name), right=is_number)
+    is_text = schema.types[name] in ("text", "json") and not (name == "id" or name.endswith("_id"))
+    cell = _number(name) if is_number else _field(name)
+    return Column(name.replace("_", " "), cell, right=is_number, flexible=is_text)
 
 
 def layout_of_columns(item_type: Any, names: Sequence[str]) -> RowLayout:
@@ -102,8 +118,19 @@ def layout_of_columns(item_type: Any, names: Sequence[str]) -> RowLayout:
 
     :raises UsageError: there is no such column.
     """
-    schema: Schema = item_type.SCHEMA.select(names)
+    whole: Schema = item_type.SCHEMA
+    schema = whole.select([_column_name(whole, name) for name in names])
     return RowLayout(schema.row, schema.names, [_column(schema, name) for name in schema.names])
+
+
+def _column_name(schema: Schema, name: str) -> str:
+    """Return the column of a field: ``user.email`` is ``user_email``, and ``metrics.patience`` is ``patience``."""
+    sign, bare = ("-", name[1:]) if name.startswith("-") else ("", name)
+    by_path = {column.source: column.name for column in schema}
+    flat = bare.replace(".", "_")
+    return sign + (
+        bare if bare in schema.types else by_path.get(bare) or (flat if flat in schema.types else bare)
+    )
 
 
 def _number(name: str) -> Callable[[Row], str]:
@@ -120,14 +147,14 @@ def _transcript_row(item: Transcript) -> Row:
 
 INTERACTION_LAYOUT: Final = _layout(
     Interaction,
-    Column("user", _field("user_email")),
+    Column("user", _field("user_email"), flexible=True),
     "user_id",
-    Column("window", _window),
     _metric("monologue", "longest_monologue"),
     _metric("customer story", "longest_customer_story"),
     _metric("interactivity", "interactivity"),
     _metric("patience", "patience"),
     _metric("questions", "question_rate"),
+    Column("window", _window),
     table_row=_table_row,
 )
 MEETING_LAYOUT: Final = _layout(
@@ -144,17 +171,24 @@ TRANSCRIPT_LAYOUT: Final = _layout(
 USER_LAYOUT: Final = _layout(User, "id", "name", "email", "created_at")
 ACTIVITY_LAYOUT: Final = _layout(
     Activity,
-    Column("user", _field("user_email")),
+    Column("user", _field("user_email"), flexible=True),
     "user_id",
-    Column("window", _window),
     "calls_hosted",
     "calls_attended",
     "feedback_given",
     "feedback_received",
     "comments_given",
     "comments_received",
+    Column("window", _window),
     table_row=_table_row,
 )
+LAYOUTS: Final[Mapping[str, RowLayout]] = {
+    "interactions": INTERACTION_LAYOUT,
+    "meetings": MEETING_LAYOUT,
+    "transcripts": TRANSCRIPT_LAYOUT,
+    "users": USER_LAYOUT,
+    "activity": ACTIVITY_LAYOUT,
+}
 ACCOUNT_LAYOUT: Final = _layout(
     IntegratedAccount,
     "id",
@@ -189,129 +223,128 @@ ANY_LAYOUT: Final = RowLayout(_row_of_any)
 
 # --- the table -------------------------------------------------------------------------------------------------
 
-GAP = 2  # spaces between columns
-Segment: TypeAlias = tuple[str, str]  # text, and the name of its style in rich
-Renderer: TypeAlias = Callable[[Sequence[Sequence[Segment]]], str]
-
-
-def render_plain(lines: Sequence[Sequence[Segment]]) -> str:
-    return "".join("".join(text for text, _ in line).rstrip() + "\n" for line in lines)
-
-
-def rich_renderer() -> Renderer | None:
-    """Return a renderer for terminals, or None when rich is not installed."""
-    try:
-        from rich.console import Console
-        from rich.text import Text
-    except ImportError:
-        return None
-
-    def render(lines: Sequence[Sequence[Segment]]) -> str:
-        out = io.StringIO()
-        console = Console(file=out, force_terminal=True, highlight=False)  # reads NO_COLOR and TERM itself
-        for line in lines:
-            text = Text.assemble(*line)
-            text.rstrip()
-            console.print(
-                text, soft_wrap=True
-            )  # leaves long lines for the terminal to wrap, so nothing is cut
-        return out.getvalue()
-
-    return render
+GAP: Final = 2  # spaces between columns
+LEAST: Final = 20  # cells that a column of text keeps when the terminal is narrow
+NARROWEST: Final = 8  # the same for the first one, if there is no room for an id otherwise
 
 
 class TableWriter:
-    """Aligned columns, page after page; a row too wide for the terminal continues in indented lines below.
+    """Aligned columns, page after page, that fit into ``width`` cells; None: as wide as they are.
 
-    Nothing is ever cut: a cell wider than the terminal makes a line wider than the terminal. The first page sets the
-    widths, so that each page can be shown as it comes; a wider cell on a later page moves the cells after it.
+    The first page sets the columns and their widths, so that each page can be shown as it comes. A column that does
+    not fit is left out, and text of a ``flexible`` column is cut. Ids and numbers are never cut.
 
-    ``left_out`` has the fields with nested values, which have no column.
+    ``left_out`` has the fields with nested values, which have no column, and ``hidden`` the columns without room.
     """
 
-    def __init__(
-        self, layout: RowLayout, *, width: int | None = None, render: Renderer = render_plain
-    ) -> None:
+    def __init__(self, layout: RowLayout, *, width: int | None = None, color: bool = False) -> None:
         self._layout = layout
         self._width = width
-        self._render = render
+        self._color = color
         self._columns: Sequence[Column] = ()
         self._widths: list[int] = []
-        self._lines: list[list[int]] = []  # the columns in each line of a row
         self.left_out: dict[str, None] = {}
+        self.hidden: list[str] = []
 
     def page(self, items: Sequence[Any]) -> bytes:
         rows = [(self._layout.table_row or self._layout.row)(item) for item in items]
         if not rows:
             return b""
-        lines: list[list[Segment]] = []
-        columns = self._columns or self._choose_columns(rows)
-        cells = [[printable(column.cell(row)) for column in columns] for row in rows]
+        lines: list[str] = []
         if not self._columns:
-            self._columns = columns
-            heads = [printable(column.head) for column in columns]
-            self._widths = [max(map(cell_width, each)) for each in zip(heads, *cells, strict=True)]
-            self._lines = flow(self._widths, self._width)
-            lines += self._align(heads, "bold", "bold")
-        for row in cells:
-            lines += self._align(row, "cyan", "")
-        return self._render(lines).encode()
+            self._choose_columns(rows)
+            heads = [
+                _head_lines(*each)
+                for each in zip([each.head for each in self._columns], self._widths, strict=True)
+            ]
+            lines += [self._line(each, bold=True) for each in zip_longest(*heads, fillvalue="")]
+        lines += [self._line([printable(column.cell(row)) for column in self._columns]) for row in rows]
+        return "".join(lines).encode()
 
     def end(self) -> bytes:
         return b""
 
-    def _choose_columns(self, rows: Sequence[Row]) -> Sequence[Column]:
+    def _choose_columns(self, rows: Sequence[Row]) -> None:
         """Take the columns of the layout, or the fields of the first page that hold no lists or objects."""
-        if self._layout.columns is not None:
-            return self._layout.columns
-        names = dict.fromkeys(name for row in rows for name in row)
-        nested = [name for name in names if any(isinstance(row.get(name), dict | list) for row in rows)]
-        self.left_out = dict.fromkeys(nested)
-        return [Column(name, _field(name)) for name in names if name not in self.left_out]
+        columns = self._layout.columns
+        if columns is None:
+            names = dict.fromkeys(name for row in rows for name in row)
+            self.left_out = {
+                name: None for name in names if any(isinstance(row.get(name), dict | list) for row in rows)
+            }
+            columns = [Column(name, _field(name)) for name in names if name not in self.left_out]
+        cells = [[cell_width(printable(column.cell(row))) for row in rows] for column in columns]
+        heads = [printable(column.head) for column in columns]
+        whole = [max(cell_width(head), *each) for head, each in zip(heads, cells, strict=True)]
+        if self._width is not None and sum(whole) + GAP * (len(whole) - 1) > self._width:
+            words = [
+                max(map(cell_width, head.split(" "))) for head in heads
+            ]  # they may stand below each other
+            whole = [max(head, *each) for head, each in zip(words, cells, strict=True)]
+        shown, widths = fit(columns, whole, self._width)
+        self._columns, self._widths = [columns[at] for at in shown], widths
+        self.hidden = [columns[at].head for at in range(len(columns)) if at not in shown]
 
-    def _align(self, cells: Sequence[str], first_style: str, style: str) -> Iterable[list[Segment]]:
-        for number, columns in enumerate(self._lines):
-            line: list[Segment] = [(" " * GAP, "")] if number else []
-            for column in columns:
-                cell = cells[column]
-                space = " " * (self._widths[column] - cell_width(cell))
-                cell = space + cell if self._columns[column].right else cell + space
-                line.append((cell + " " * GAP, style if column else first_style))
-            yield line
+    def _line(self, cells: Sequence[str], *, bold: bool = False) -> str:
+        parts: list[str] = []
+        for column, cell, width in zip(self._columns, cells, self._widths, strict=True):
+            text = cut(cell, width) if column.flexible and self._width is not None else cell
+            space = " " * (width - cell_width(text))
+            parts.append(space + text if column.right else text + space)
+        parts[-1] = parts[-1].rstrip()
+        if self._color:
+            parts = (
+                [style(each, bold=True) for each in parts]
+                if bold
+                else [style(parts[0], fg="cyan"), *parts[1:]]
+            )
+        return (" " * GAP).join(parts).rstrip() + "\n"
 
 
-def terminal_table(layout: RowLayout) -> TableWriter:
-    """Return the writer of tables for stdout, which may be a terminal."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # pyright: ignore[reportUnnecessaryComparison]
-    width = None  # without a terminal, rows stay on one line
-    if is_terminal or os.environ.get("COLUMNS", "").isdigit():
-        width = shutil.get_terminal_size().columns
-    return TableWriter(layout, width=width, render=(is_terminal and rich_renderer()) or render_plain)
+def fit(columns: Sequence[Column], full: Sequence[int], total: int | None) -> tuple[list[int], list[int]]:
+    """Return which columns fit into ``total`` cells, and their widths. The first and those of ids are always there."""
+    if total is None:
+        return [*range(len(columns))], [*full]
+    least = [
+        min(width, LEAST) if column.flexible else width for column, width in zip(columns, full, strict=True)
+    ]
+    needed = [at for at, column in enumerate(columns) if not at or column.is_id]
+    left = total - sum(least[at] + GAP for at in needed) + GAP
+    for at in needed:
+        if left < 0 and columns[at].flexible:
+            less = min(-left, max(least[at] - NARROWEST, 0))
+            least[at] -= less
+            left += less
+    shown = list(needed)
+    for at, width in enumerate(least):
+        if at not in needed and width + GAP <= left:
+            left -= width + GAP
+            shown.append(at)
+    shown.sort()
+    widths = {at: least[at] for at in shown}
+    for at in shown:
+        more = min(full[at] - least[at], max(left, 0))
+        widths[at] += more
+        left -= more
+    return shown, [widths[at] for at in shown]
 
 
-def flow(widths: Sequence[int], total: int | None) -> list[list[int]]:
-    """Distribute columns, in order, over lines of at most ``total`` cells; None is one line, however long."""
-    lines: list[list[int]] = []
-    used = 0
-    for column, width in enumerate(widths):
-        if lines and (total is None or used + GAP + width <= total):
-            lines[-1].append(column)
-            used += GAP + width
+def _head_lines(head: str, width: int) -> list[str]:
+    """Break a heading into lines of ``width`` cells."""
+    lines: list[str] = []
+    for word in printable(head).split(" "):
+        if lines and cell_width(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
         else:
-            used = width + (GAP if lines else 0)
-            lines.append([column])
+            lines.append(word)
     return lines
 
 
-def cell_width(text: str) -> int:
-    """Count the terminal cells of a text: wide characters take two, combining and invisible ones none."""
-    if text.isascii():
-        return len(text)
-    return sum(
-        0
-        if unicodedata.category(character) in ("Mn", "Me", "Cf")
-        else 2
-        if unicodedata.east_asian_width(character) in "WF"
-        else 1
-        for character in text
-    )
+def terminal_table(layout: RowLayout, *, color: bool = True) -> TableWriter:
+    """Return the writer of tables for stdout, which may be a terminal."""
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+    width = None  # without a terminal, rows stay whole
+    if is_terminal or os.environ.get("COLUMNS", "").isdigit():
+        width = shutil.get_terminal_size().columns
+    color = color and is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return TableWriter(layout, width=width, color=color)

@@ -40,6 +40,7 @@ def make_writer(
     csv_formulas: CsvFormulas = "keep",
     is_document: bool = False,
     is_titled: bool = False,
+    color: bool = True,
 ) -> Writer:
     """Return the writer for ``-o``. ``is_document``: JSON and YAML of one item, instead of a list.
 
@@ -62,7 +63,7 @@ def make_writer(
         case "text" | "vtt":
             return TranscriptWriter(format, is_titled=is_titled)
         case _:
-            return terminal_table(layout) if is_stdout else TableWriter(layout)
+            return terminal_table(layout, color=color) if is_stdout else TableWriter(layout)
 
 
 class NdjsonWriter:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from itertools import chain
+from typing import Any
 
 import anyio.lowlevel
+import msgspec
 from msgspec import Struct
 
 from truto_ci_async.errors import StateConflictError, UsageError
@@ -14,6 +16,7 @@ from truto_ci_async.pull.plan.plan import Plan
 
 from .base import YIELD_EVERY, AccountProgress, Checkpoint, Key, Progress, plan_in_force
 from .finished import FULL_BYTES, Run, add, decode, encode, expand, is_plain
+from .stored import StoredRows
 
 # More runs than this are encoded, which takes them to a tenth of their size.
 _MANY_RUNS = FULL_BYTES // 5
@@ -66,18 +69,41 @@ class MemoryCheckpoint(Checkpoint):
         row_keys: Mapping[Key, bytes] | None = None,
     ) -> None:
         self._require_open()
+        self.apply(changes, row_keys or {})
+        if sink_state is not None:
+            self._sink_state = sink_state
+
+    def apply(self, changes: Mapping[Key, Progress], row_keys: Mapping[Key, bytes]) -> None:
+        """Do what ``commit`` does, also before ``open``."""
         for (name, window), progress in changes.items():
             account = self._accounts.get(name)
             if account is None:
                 account = self._accounts[name] = _Account()
             account.put(window, progress)
-        for key, added in (row_keys or {}).items():
+        for key, added in row_keys.items():
             self._row_keys.setdefault(key, []).append(added)
         for key, progress in changes.items():
             if progress.is_over:
                 self._row_keys.pop(key, None)
-        if sink_state is not None:
-            self._sink_state = sink_state
+
+    def dump(self) -> tuple[Any, ...]:
+        """Return all progress as values to encode, for ``restore``."""
+        return self._accounts, [(*key, b"".join(added)) for key, added in self._row_keys.items()]
+
+    def restore(self, data: bytes, stored: StoredRows) -> None:
+        """Read what ``dump`` returned, as MessagePack.
+
+        :raises ValueError: it is not of the plan of ``stored``.
+        """
+        accounts, row_keys = _decode_dump(data)
+        for name, account in accounts.items():
+            last = max([account.finished, *(window + 1 for window in account.later)])
+            self._accounts[stored.account(name, last - 1, "done")] = account
+        self._row_keys = {(name, window): [added] for name, window, added in row_keys}
+
+    def windows_over(self) -> int:
+        """Return how many windows are over, of all accounts."""
+        return sum(account.progress().windows_over() for account in self._accounts.values())
 
     async def row_keys(self, key: Key) -> bytes:
         self._require_open()
@@ -141,3 +167,6 @@ class _Account(Struct, eq=False, gc=False):
         found = AccountProgress(finished=self.finished, has_rows=has_rows, later=dict(self.later))
         found.close_up()
         return found
+
+
+_decode_dump = msgspec.msgpack.Decoder(tuple[dict[str, _Account], list[tuple[str, int, bytes]]]).decode

@@ -62,6 +62,9 @@ class PlanOptions(PlanFilters, total=False):
     allow_empty: bool
 
 
+PLAN_OPTIONS = tuple(PlanFilters.__annotations__ | PlanOptions.__annotations__)
+
+
 class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-1"):
     """Which accounts to pull, over which windows, with which filters. A plan sends the same requests whenever it runs.
 
@@ -88,6 +91,16 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
     def walk(self) -> Walk:
         """How this resource is pulled."""
         return walk_of(self.resource)
+
+    @property
+    def is_sync(self) -> bool:
+        """Whether each window is read from its start to its end by one run, and then replaces what was there."""
+        return False
+
+    def windows_of(self, account: str) -> tuple[Window, ...]:
+        """Return the windows to ask of an account; by ``Key``, a window is its index in these."""
+        del account
+        return self.windows
 
     @property
     def digest(self) -> str:

@@ -203,7 +203,8 @@ class WholeStore(PullStore):
         return plan if in_force is None else in_force
 
     async def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
-        async for account in by_account(await self._store.load()):
+        load = getattr(self._store, "load_accounts", None)
+        async for account in by_account(await self._store.load()) if load is None else load():
             yield account
 
     async def write(self, page: AccountPage[Any]) -> None:

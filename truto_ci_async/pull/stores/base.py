@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
+
+from msgspec import Struct
 
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.pull.checkpoint.base import Key, Progress
@@ -30,11 +33,13 @@ class TransactionalStore(Protocol):
     ``hold(*, fresh)``           lock out other runs before accounts are looked up, and return the stored plan, or None
     ``row_fingerprints(key)``    the bytes stored for a window, in the order of their commits. Without it, a window
                                  that has to be asked again in a later run comes again from its start
+    ``load_accounts()``          iterate over (account, AccountProgress) instead of ``load``, for very many walks
     ``begin_commit(...)``        takes what ``commit`` takes, and returns an awaitable of its result. What was written
                                  before is in that commit, and pages are written while it is awaited
     ``hurry()``                  the pull was cancelled or failed: end without waiting for a server that is down
     ``is_full``                  true while no page should be written before the next commit
     ``issues_count``             how many values or rows it had to change or leave out, counted in the report
+    ``open_sync(...)``           what a sync needs: see ``SyncStore``
     """
 
     async def open(self, plan: Plan) -> Plan:
@@ -71,4 +76,68 @@ class TransactionalStore(Protocol):
 
     async def aclose(self) -> None:
         """Let other runs in. May be called twice."""
+        ...
+
+
+class ReadWindow(Struct, frozen=True):
+    """A window of one account that was read to its end. The bounds are in UTC; None for a resource without windows.
+
+    ``keeps_missing``: rows that did not come again stay.
+    """
+
+    account: str
+    window: int
+    start: datetime | None = None
+    end: datetime | None = None
+    keeps_missing: bool = False
+
+    @property
+    def key(self) -> Key:
+        return self.account, self.window
+
+
+class SyncChanges(Struct, frozen=True):
+    """What a commit of a sync does besides keeping pages.
+
+    ``windows``  were read to their end: their pages take the place of the rows that are there.
+    ``marks``    by account, the text to keep in place of the one before.
+    """
+
+    windows: tuple[ReadWindow, ...] = ()
+    marks: Mapping[str, str] = {}
+
+
+@runtime_checkable
+class SyncStore(TransactionalStore, Protocol):
+    """A store that can be synced (``pull_to(store, since="last")``). It keeps one text for each account, its mark.
+
+    In a sync, no window is resumed in the middle: each is read from its start to its end by one run. A page that is
+    written has a ``key`` (account, and index of the window) and ``is_first``: earlier pages of that window, which its
+    walk had handed over before it had to begin again, do not count any more.
+
+    ``open_sync`` is called in place of ``open`` and ``load``. ``commit``, and ``begin_commit`` where there is one, get
+    ``sync=SyncChanges(...)`` as well. In one transaction, such a commit
+
+    1. raises StateConflictError if a later run has begun, as always;
+    2. takes away, for each of ``sync.windows``, the rows of that account which belong to it: for interactions and
+       activity those whose window has some time in common with it, for meetings those that start in it, for
+       transcripts those whose window lies in it, for users all. Where it ``keeps_missing``, only those without a key,
+       and those with the key of a new row;
+    3. adds the pages of those windows, of this and earlier commits. Of rows with the same key, the last one counts,
+       and it takes the place of one that another window has left;
+    4. keeps the pages of windows that are still open, out of sight of whoever reads the table;
+    5. stores ``sync.marks``.
+
+    ``changes`` and ``row_fingerprints`` need not be stored. Rows are never taken away at any other time.
+    """
+
+    async def open_sync(self, plan: Plan, accounts: Sequence[str], *, fresh: bool) -> Mapping[str, str]:
+        """Lock the store, begin an epoch, drop pages that earlier runs left, and return the marks of some accounts.
+
+        ``plan`` has neither accounts nor times. It is stored, and compared with the one that is there. ``fresh``
+        deletes that and all marks, but no rows.
+
+        :raises StateConflictError: another run holds the store, or it belongs to another plan.
+        :raises UsageError: the store adds rows only (``mode="append"``).
+        """
         ...

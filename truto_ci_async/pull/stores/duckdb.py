@@ -13,7 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from truto_ci_async._files import Step, Worker, no_step
 from truto_ci_async._lock import RunLock
@@ -24,10 +24,10 @@ from truto_ci_async.export.schema import ColumnType
 from truto_ci_async.pull.checkpoint.base import Key, Progress
 from truto_ci_async.pull.plan.plan import Plan
 
+from . import duckdb_sql as sql
 from .landing import (
     FINGERPRINTS,
     PROGRESS,
-    PROGRESS_COLUMNS,
     PULLS,
     REJECTED_COLUMNS,
     LandingMode,
@@ -36,66 +36,11 @@ from .landing import (
     Refused,
     Taken,
 )
-from .tables import FoundColumn, missing_columns, quoted
+from .staging import MARKS, STAGED, SyncStep
+from .tables import FoundColumn, MergeKey, missing_columns, quoted, reach_sql
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-TYPES: Final[dict[ColumnType, str]] = {
-    "float64": "DOUBLE",
-    "int64": "BIGINT",
-    "timestamp": "TIMESTAMP WITH TIME ZONE",
-    "text": "VARCHAR",
-    "json": "JSON",
-    "bool": "BOOLEAN",
-}
-_ALSO: Final[dict[ColumnType, tuple[str, ...]]] = {"int64": ("HUGEINT",), "json": ("VARCHAR",)}
-
-_PROGRESS_TYPES: Final = (
-    "VARCHAR",
-    "INT",
-    "VARCHAR",
-    "BIGINT",
-    "BIGINT",
-    "VARCHAR",
-    "VARCHAR",
-    "DOUBLE",
-    "BOOLEAN",
-)
-_STATE_TABLES: Final = (
-    f"""CREATE TABLE IF NOT EXISTS {PULLS} (name VARCHAR PRIMARY KEY, plan VARCHAR NOT NULL, epoch BIGINT NOT NULL,
-        commits BIGINT NOT NULL, owner VARCHAR NOT NULL, begun_at TIMESTAMP WITH TIME ZONE NOT NULL)""",
-    f"""CREATE TABLE IF NOT EXISTS {PROGRESS} (name VARCHAR, {
-        ", ".join(map(" ".join, zip(PROGRESS_COLUMNS, _PROGRESS_TYPES, strict=True)))
-    }, PRIMARY KEY (name, account, "window"))""",
-    f"""CREATE TABLE IF NOT EXISTS {FINGERPRINTS} (name VARCHAR NOT NULL, account VARCHAR NOT NULL,
-        "window" INT NOT NULL, number BIGINT NOT NULL, fingerprints BLOB NOT NULL)""",
-)
-_BEGIN_EPOCH: Final = f"""INSERT INTO {PULLS} VALUES (?, ?, 1, 0, ?, now()) ON CONFLICT (name) DO UPDATE SET
-    plan = excluded.plan, epoch = epoch + 1, owner = excluded.owner, begun_at = excluded.begun_at
-    RETURNING epoch, commits"""
-_COUNT_COMMIT: Final = f"""UPDATE {PULLS} SET commits = commits + 1 WHERE name = ? AND epoch = ? AND commits = ?
-    RETURNING commits"""
-_PUT_PROGRESS: Final = f"""INSERT INTO {PROGRESS} (name, {", ".join(PROGRESS_COLUMNS)})
-    SELECT ?, {", ".join(f"unnest(?::{type}[])" for type in _PROGRESS_TYPES)}
-    ON CONFLICT (name, account, "window") DO UPDATE SET
-    {", ".join(f"{name} = excluded.{name}" for name in PROGRESS_COLUMNS[2:])}"""
-_READ_PROGRESS: Final = f"SELECT {', '.join(PROGRESS_COLUMNS)} FROM {PROGRESS} WHERE name = ?"
-_COUNT_OVER: Final = f"SELECT count(*) FROM {PROGRESS} WHERE name = ? AND outcome IN ('done', 'empty')"
-_READ_FINGERPRINTS: Final = f"""SELECT fingerprints FROM {FINGERPRINTS} WHERE name = ? AND account = ?
-    AND "window" = ? ORDER BY number"""
-_HAS_FINGERPRINTS: Final = f"SELECT 1 FROM {FINGERPRINTS} WHERE name = ? LIMIT 1"
-_ADD_FINGERPRINTS: Final = f"""INSERT INTO {FINGERPRINTS} (name, number, account, "window", fingerprints)
-    SELECT ?, ?, unnest(?::VARCHAR[]), unnest(?::INT[]), unnest(?::BLOB[])"""
-_DELETE_FINGERPRINTS: Final = f"""DELETE FROM {FINGERPRINTS} WHERE name = ? AND (account, "window") IN
-    (SELECT (unnest(?::VARCHAR[]), unnest(?::INT[])))"""
-_READ_COLUMNS: Final = """SELECT column_name, data_type, NOT is_nullable AND column_default IS NULL
-    FROM duckdb_columns() WHERE database_name = current_database() AND schema_name = current_schema()
-    AND lower(table_name) = lower(?) ORDER BY column_index"""
-_REACH: Final = """integrated_account_id IN (SELECT unnest(?::VARCHAR[]))
-    AND (window_start < ?::TIMESTAMPTZ) IS DISTINCT FROM FALSE
-    AND (window_end > ?::TIMESTAMPTZ) IS DISTINCT FROM FALSE"""
-_BATCH: Final = "_truto_batch"
 
 
 class DuckDBStore(LandingStore):
@@ -173,14 +118,20 @@ class DuckDBStore(LandingStore):
         self._is_open = True
         return self._plan
 
+    async def open_sync(self, plan: Plan, accounts: Sequence[str], *, fresh: bool) -> dict[str, str]:
+        """Begin an epoch of a sync, and return the marks of some accounts: see ``SyncStore``."""
+        self._begin_sync()
+        await self.open(plan, fresh=fresh)
+        return dict(await self._run("read", self._all, sql.READ_MARKS, self.table, list(accounts)))
+
     async def load(self) -> dict[Key, Progress]:
         """Return all progress."""
         self._require_open()
-        return self._read_progress(await self._run("read", self._all, _READ_PROGRESS, self.table))
+        return self._read_progress(await self._run("read", self._all, sql.READ_PROGRESS, self.table))
 
     async def row_fingerprints(self, key: Key) -> bytes:
         """Return the fingerprints stored for a walk, in the order of their commits."""
-        rows = await self._run("read", self._all, _READ_FINGERPRINTS, self.table, *key)
+        rows = await self._run("read", self._all, sql.READ_FINGERPRINTS, self.table, *key)
         return b"".join([row[0] for row in rows])
 
     async def _land(self, taken: Taken) -> None:
@@ -191,7 +142,7 @@ class DuckDBStore(LandingStore):
     async def aclose(self) -> None:
         """Close the file, and let other runs in."""
         worker, self._worker = self._worker, None
-        self._is_open = False
+        self._is_open, self._staging = False, None
         if worker is not None:
             try:
                 await worker.run(self._close)
@@ -235,28 +186,32 @@ class DuckDBStore(LandingStore):
             self._make_tables()
             chosen = self._choose_plan(plan, grow=grow, fresh=fresh)
             owner = f"{socket.gethostname()}:{os.getpid()}"
-            ((self._epoch, self._commits),) = self._all(_BEGIN_EPOCH, self.table, chosen.to_json(), owner)
+            ((self._epoch, self._commits),) = self._all(sql.BEGIN_EPOCH, self.table, chosen.to_json(), owner)
         return chosen
 
     def _missing_columns(self) -> list[str] | None:
         """Return the columns to add to the table; None: there is no table."""
-        found = [FoundColumn(*row) for row in self._all(_READ_COLUMNS, self.table)]
+        found = [FoundColumn(*row) for row in self._all(sql.READ_COLUMNS, self.table)]
         if not found:
             return None
         return missing_columns(
-            self.schema, found, table=self.table, types=TYPES, fits=_fits, add_columns=self._add_columns
+            self.schema, found, table=self.table, types=sql.TYPES, fits=_fits, add_columns=self._add_columns
         )
 
     def _make_tables(self) -> None:
         missing = self._missing_columns()
         if missing is None:
-            columns = (f"{quoted(column.name)} {TYPES[column.type]}" for column in self.schema)
+            columns = (f"{quoted(column.name)} {sql.TYPES[column.type]}" for column in self.schema)
             self._all(f"CREATE TABLE {self._target} ({', '.join(columns)})")
         for name in missing or ():
-            column = f"{quoted(name)} {TYPES[self.schema.types[name]]}"
+            column = f"{quoted(name)} {sql.TYPES[self.schema.types[name]]}"
             self._all(f"ALTER TABLE {self._target} ADD COLUMN {column}")
-        for statement in _STATE_TABLES:
+        for statement in sql.STATE_TABLES:
             self._all(statement)
+        if self._staging is not None:
+            for statement in sql.SYNC_TABLES:
+                self._all(statement)
+            self._all(f"DELETE FROM {STAGED} WHERE name = ?", self.table)
         if self._on_rejected == "keep":
             self._all(
                 f"""CREATE TABLE IF NOT EXISTS {quoted(self.rejected_table)} (integrated_account_id VARCHAR,
@@ -265,7 +220,7 @@ class DuckDBStore(LandingStore):
             )
 
     def _stored_plan(self) -> Plan | None:
-        if not self._all(_READ_COLUMNS, PULLS):
+        if not self._all(sql.READ_COLUMNS, PULLS):
             return None
         rows = self._all(f"SELECT plan FROM {PULLS} WHERE name = ?", self.table)
         return self._read_plan(rows[0][0] if rows else None)
@@ -273,16 +228,16 @@ class DuckDBStore(LandingStore):
     def _choose_plan(self, plan: Plan | None, *, grow: bool, fresh: bool) -> Plan:
         self._check_resource(plan)
         stored = None if fresh else self._stored_plan()
-        ((over,),) = self._all(_COUNT_OVER, self.table)
+        ((over,),) = self._all(sql.COUNT_OVER, self.table)
         chosen, is_new = self._choose(stored, plan, grow=grow, over=over)
         if not is_new:
             return chosen
-        for table in (PROGRESS, FINGERPRINTS):
+        for table in (PROGRESS, FINGERPRINTS, *(() if self._staging is None else (MARKS,))):
             self._all(f"DELETE FROM {table} WHERE name = ?", self.table)
         if fresh:
-            self._all(f"DELETE FROM {self._target} WHERE {_REACH}", *self._reach(chosen))
+            self._all(f"DELETE FROM {self._target} WHERE {sql.REACH}", *self._reach(chosen))
         elif self.mode == "append" and self._all(
-            f"SELECT 1 FROM {self._target} WHERE {_REACH} LIMIT 1", *self._reach(chosen)
+            f"SELECT 1 FROM {self._target} WHERE {sql.REACH} LIMIT 1", *self._reach(chosen)
         ):
             raise self._doubled()
         return chosen
@@ -290,23 +245,31 @@ class DuckDBStore(LandingStore):
     # --- a commit --------------------------------------------------------------------------------------
 
     def _write(self, taken: Taken) -> list[Refused]:
-        data = self._columns(taken.parts)
+        parts, sync = self._split(taken)
+        data = self._columns(parts)
+        if sync is not None and sync.fetched:
+            kept = self._all(sql.READ_STAGED, self.table, list(sync.fetched))
+            data = self._with_kept([row[0] for row in kept], data)
         refused: dict[int, Refused] = {}
         try:
-            self._write_all(taken, data, refused)
+            self._write_all(taken, data, refused, sync)
         except _RefusedError:
             refused = self._find_refused(data, [], range(data.num_rows))
-            self._write_all(taken, data, refused)
+            self._write_all(taken, data, refused, sync)
         self._step("committed")
         return list(refused.values())
 
-    def _write_all(self, taken: Taken, data: ColumnData, refused: dict[int, Refused]) -> None:
+    def _write_all(
+        self, taken: Taken, data: ColumnData, refused: dict[int, Refused], sync: SyncStep | None
+    ) -> None:
         with self._transaction():
             self._step("fence")
-            if not self._all(_COUNT_COMMIT, self.table, self._epoch, self._commits):
+            if not self._all(sql.COUNT_COMMIT, self.table, self._epoch, self._commits):
                 raise self._fenced()
             kept = [index for index in range(data.num_rows) if index not in refused] if refused else None
-            self._insert(data, kept)
+            if sync is not None:
+                self._empty_windows(sync)
+            self._insert(data, kept, merges=not self._is_replaced(sync))
             for each in refused.values():
                 values = [getattr(each, name) for name in Refused.__struct_fields__]
                 self._all(
@@ -316,9 +279,34 @@ class DuckDBStore(LandingStore):
                 )
             self._step("progress")
             self._put_progress(taken)
+            if sync is not None:
+                self._put_marks(sync)
             self._step("commit")
 
-    def _insert(self, data: ColumnData, kept: Sequence[int] | None) -> None:
+    def _empty_windows(self, sync: SyncStep) -> None:
+        if not sync.windows or self._key is None:
+            return
+        self._step("empty")
+        rows = [[each.account, each.start, each.end, each.keeps_missing] for each in sync.windows]
+        self._all(
+            f"""DELETE FROM {self._target} AS old USING ({sql.READ_WINDOWS}) AS read
+                WHERE old.integrated_account_id = read.account AND {reach_sql(self.resource, "old", "read")}
+                AND (NOT read.keeps OR {self._key.id_sql("old")} IS NULL)""",
+            *map(list, zip(*rows, strict=True)),
+        )
+
+    def _put_marks(self, sync: SyncStep) -> None:
+        """Store the marks, and the pages of windows that are still open."""
+        if sync.forgotten:
+            self._all(sql.DELETE_STAGED, self.table, list(sync.forgotten))
+        if sync.kept:
+            self._step("staged")
+            self._all(sql.PUT_STAGED, self.table, self._commits, *map(list, zip(*sync.kept, strict=True)))
+        if sync.marks:
+            self._step("marks")
+            self._all(sql.PUT_MARKS, self.table, *map(list, zip(*sync.marks, strict=True)))
+
+    def _insert(self, data: ColumnData, kept: Sequence[int] | None, *, merges: bool = True) -> None:
         if kept is not None:
             data = ColumnData(
                 data.schema, [[column[index] for index in kept] for column in data.values], len(kept)
@@ -326,22 +314,35 @@ class DuckDBStore(LandingStore):
         if not data.num_rows:
             return
         batch = record_batch(data, self._arrow, self._arrow_schema)
-        self._database.register(_BATCH, self._arrow.table.from_batches([batch], schema=self._arrow_schema))
+        self._database.register(sql.BATCH, self._arrow.table.from_batches([batch], schema=self._arrow_schema))
         try:
-            if self._key is not None:
+            if merges and self._key is not None:
                 self._step("merge")
-                condition = self._key.condition("old", "new")
-                self._all(f"DELETE FROM {self._target} AS old USING {_BATCH} AS new WHERE {condition}")
+                self._delete_old(data, self._key)
             self._step("insert")
             columns = ", ".join(map(quoted, self.schema.names))
-            self._all(f"INSERT INTO {self._target} ({columns}) SELECT {columns} FROM {_BATCH}")
+            self._all(f"INSERT INTO {self._target} ({columns}) SELECT {columns} FROM {sql.BATCH}")
         except self._refusals as error:
             raise _RefusedError(" ".join(str(error).split())) from error
         finally:
             with suppress(
                 self._duckdb.Error
             ):  # a transaction that failed allows nothing; the next batch replaces it
-                self._database.unregister(_BATCH)
+                self._database.unregister(sql.BATCH)
+
+    def _delete_old(self, data: ColumnData, key: MergeKey) -> None:
+        """Delete the rows that those of the batch replace.
+
+        Plain equality lets DuckDB skip parts of the table whose windows are others; nulls are for a statement of their
+        own.
+        """
+        delete = f"DELETE FROM {self._target} AS old USING {sql.BATCH} AS new WHERE"
+        self._all(f"{delete} {key.condition('old', 'new', equals='=')}")
+        columns = dict(zip(data.schema.names, data.values, strict=True))
+        nullable = key.same[1:]
+        if any(None in columns[name] for name in nullable):
+            is_null = " OR ".join(f"new.{quoted(name)} IS NULL" for name in nullable)
+            self._all(f"{delete} ({is_null}) AND {key.condition('old', 'new')}")
 
     def _find_refused(self, data: ColumnData, good: list[int], some: Sequence[int]) -> dict[int, Refused]:
         """Return which of ``some`` rows are refused, given those that are good; these are added to ``good``."""
@@ -359,12 +360,12 @@ class DuckDBStore(LandingStore):
 
     def _put_progress(self, taken: Taken) -> None:
         if rows := taken.progress_rows():
-            self._all(_PUT_PROGRESS, self.table, *map(list, zip(*rows, strict=True)))
+            self._all(sql.PUT_PROGRESS, self.table, *map(list, zip(*rows, strict=True)))
         over = taken.over()
-        if over and self._all(_HAS_FINGERPRINTS, self.table):
-            self._all(_DELETE_FINGERPRINTS, self.table, *map(list, zip(*over, strict=True)))
+        if over and self._all(sql.HAS_FINGERPRINTS, self.table):
+            self._all(sql.DELETE_FINGERPRINTS, self.table, *map(list, zip(*over, strict=True)))
         if added := taken.fingerprint_rows():
-            self._all(_ADD_FINGERPRINTS, self.table, self._commits, *map(list, zip(*added, strict=True)))
+            self._all(sql.ADD_FINGERPRINTS, self.table, self._commits, *map(list, zip(*added, strict=True)))
 
     @contextmanager
     def _transaction(self, *, commits: bool = True) -> Generator[None]:
@@ -419,7 +420,7 @@ class _RefusedError(Exception):
 
 
 def _fits(wanted: ColumnType, found: str) -> bool:
-    return found == TYPES[wanted] or found in _ALSO.get(wanted, ())
+    return found == sql.TYPES[wanted] or found in sql.ALSO.get(wanted, ())
 
 
 def _duckdb() -> Any:

@@ -16,6 +16,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from truto_ci_async._files import Step, no_step
 from truto_ci_async._json import encode
@@ -29,6 +30,8 @@ from truto_ci_async.pull.checkpoint.base import Key, Progress, plan_in_force
 from truto_ci_async.pull.checkpoint.stored import PROGRESS_FIELDS, StoredRows
 from truto_ci_async.pull.plan.plan import Plan
 
+from .base import SyncChanges
+from .staging import Staging, SyncStep
 from .tables import MERGE_KEYS, columns_of
 
 logger = logging.getLogger("truto_ci_async")
@@ -72,11 +75,14 @@ class Refused(Struct, frozen=True):
 
 
 class Taken(Struct, frozen=True):
-    """What one commit is to write."""
+    """What one commit is to write. In a sync, ``keys`` are the walks of the parts, and ``begun`` are new ones."""
 
     parts: list[Part]
     changes: dict[Key, Progress]
     fingerprints: dict[Key, bytes]
+    keys: list[Key] = []
+    begun: set[Key] = set()
+    sync: SyncChanges | None = None
 
     def progress_rows(self) -> list[tuple[Any, ...]]:
         """Return the rows of the table of progress. PostgreSQL takes no null character in text."""
@@ -129,10 +135,13 @@ class LandingStore(ABC):
         self._epoch = self._commits = 0
         self._plan: Plan | None = None
         self._is_open = False
+        self._staging: Staging | None = None  # in a sync
         self._forget_pages()
 
     def _forget_pages(self) -> None:
         self._parts: list[Part] = []
+        self._keys: list[Key] = []
+        self._begun: set[Key] = set()
         self._rows = self._bytes = 0
 
     @property
@@ -148,30 +157,60 @@ class LandingStore(ABC):
             raise UsageError(
                 f"the table {self.table} takes {self.resource}: pull with item_type={self.item_type.__name__}"
             )
+        if self._staging is not None:
+            self._note_walk(page)
         if items:
             self._parts.append(Part(items, PULL_SCHEMA.values(page)))
             self._rows += len(items)
-            self._bytes += sum(map(_size, items))
+            self._bytes += sum(map(item_bytes, items))
+
+    def _note_walk(self, page: Any) -> None:
+        """Note which walk a page is of, and drop the pages of one that began again."""
+        key: Key = page.key
+        if page.is_first:
+            self._begun.add(key)
+            if key in self._keys:
+                kept = [at for at, each in enumerate(self._keys) if each != key]
+                self._parts = [self._parts[at] for at in kept]
+                self._keys = [self._keys[at] for at in kept]
+        if page.page.items:
+            self._keys.append(key)
 
     def begin_commit(
-        self, changes: Mapping[Key, Progress], *, row_fingerprints: Mapping[Key, bytes], final: bool
+        self,
+        changes: Mapping[Key, Progress],
+        *,
+        row_fingerprints: Mapping[Key, bytes],
+        final: bool,
+        sync: SyncChanges | None = None,
     ) -> Awaitable[bool]:
         """Begin a commit of what was written so far. Pages may be written while the result is awaited."""
         del final
         self._require_open()
-        taken = Taken(self._parts, dict(changes), dict(row_fingerprints))
+        if sync is None:
+            taken = Taken(self._parts, dict(changes), dict(row_fingerprints))
+        else:
+            taken = Taken(self._parts, {}, {}, self._keys, self._begun, sync)
         self._forget_pages()
         return self._finish_commit(taken)
 
     async def commit(
-        self, changes: Mapping[Key, Progress], *, row_fingerprints: Mapping[Key, bytes], final: bool
+        self,
+        changes: Mapping[Key, Progress],
+        *,
+        row_fingerprints: Mapping[Key, bytes],
+        final: bool,
+        sync: SyncChanges | None = None,
     ) -> bool:
         """Make what was written, and its progress, visible in one transaction."""
-        return await self.begin_commit(changes, row_fingerprints=row_fingerprints, final=final)
+        return await self.begin_commit(changes, row_fingerprints=row_fingerprints, final=final, sync=sync)
 
     async def _finish_commit(self, taken: Taken) -> bool:
-        if taken.parts or taken.changes or taken.fingerprints:
+        sync = taken.sync
+        if taken.parts or taken.changes or taken.fingerprints or (sync and (sync.windows or sync.marks)):
             await self._land(taken)
+            if self._staging is not None:
+                self._staging.committed()
         return True
 
     @abstractmethod
@@ -182,12 +221,57 @@ class LandingStore(ABC):
 
     def _columns(self, parts: list[Part]) -> ColumnData:
         """Return the rows of a commit as columns; of those with the same key, the last."""
-        data = fixed_columns(self.schema, Parts(parts, self.item_type, PULL_SCHEMA))
+        return self._last_ones(fixed_columns(self.schema, Parts(parts, self.item_type, PULL_SCHEMA)))
+
+    def _last_ones(self, data: ColumnData) -> ColumnData:
         kept = None if self._key is None else self._key.last_ones(self.schema.names, data.values)
         if kept is None:
             return data
         values = [[column[index] for index in kept] for column in data.values]
         return ColumnData(self.schema, values, len(kept))
+
+    # --- syncs -----------------------------------------------------------------------------------------
+
+    def _begin_sync(self) -> None:
+        """Take pages by their walks from now on.
+
+        :raises UsageError: rows are only added here.
+        """
+        if self.mode != "merge":
+            raise UsageError('a sync replaces rows: make the store with mode="merge"')
+        self._staging = Staging(self.schema)
+
+    def _split(self, taken: Taken) -> tuple[list[Part], SyncStep | None]:
+        """Return the parts to land now, and in a sync what else is done: parts of open windows are kept."""
+        if self._staging is None or taken.sync is None:
+            return taken.parts, None
+        over = {window.key for window in taken.sync.windows}
+        landing: list[Part] = []
+        still_open: dict[Key, list[Part]] = {}
+        for key, part in zip(taken.keys, taken.parts, strict=True):
+            if key in over:
+                landing.append(part)
+            else:
+                still_open.setdefault(key, []).append(part)
+        step = self._staging.step(taken.sync, taken.begun, still_open)
+        kept = [
+            (
+                key[0],
+                self._staging.encode(fixed_columns(self.schema, Parts(parts, self.item_type, PULL_SCHEMA))),
+            )
+            for key, parts in still_open.items()
+        ]
+        return landing, replace(step, kept=kept)
+
+    def _with_kept(self, kept: Sequence[bytes], data: ColumnData) -> ColumnData:
+        """Return the rows of pages that were kept, followed by ``data``; of those with the same key, the last."""
+        assert self._staging is not None
+        return self._last_ones(self._staging.join(kept, data))
+
+    def _is_replaced(self, step: SyncStep | None) -> bool:
+        """Whether rows with the keys of the new ones are gone once the windows were emptied."""
+        is_by_window = self._key is not None and len(self._key.same) > 1
+        return step is not None and is_by_window and not any(each.keeps_missing for each in step.windows)
 
     def _refused(self, data: ColumnData, index: int, error: str) -> Refused:
         """Return a row of ``data`` that the database refused.
@@ -230,7 +314,17 @@ class LandingStore(ABC):
             )
 
     def _choose(self, stored: Plan | None, plan: Plan | None, *, grow: bool, over: int) -> tuple[Plan, bool]:
-        """Return the plan to run, and whether it begins anew: one whose windows are all ``over`` may be followed."""
+        """Return the plan to run, and whether it begins anew: one whose windows are all ``over`` may be followed.
+
+        :raises StateConflictError: they differ.
+        """
+        if stored is not None and plan is not None and (difference := _sync_difference(plan, stored)):
+            raise StateConflictError(
+                f"the table {self.table} {difference}: use another table, or start over with fresh=True",
+                path=self.table,
+            )
+        if plan is not None and _is_sync(plan):
+            return plan, stored is None
         is_done = stored is not None and over == len(stored)
         if stored is not None and plan is not None and is_done and plan.difference(stored, grow=grow):
             return plan, True
@@ -286,7 +380,22 @@ class LandingStore(ABC):
         )
 
 
-def _size(item: Any) -> int:
+def _is_sync(plan: Plan) -> bool:
+    return "since" in plan.given
+
+
+def _sync_difference(plan: Plan, stored: Plan) -> str | None:
+    """Say why a sync and what is stored do not go together, if one of them is a sync; None if they do."""
+    if _is_sync(plan) != _is_sync(stored):
+        return (
+            'is synced: pass since="last"' if _is_sync(stored) else "has a pull of its own, and is not synced"
+        )
+    if _is_sync(plan) and (plan.resource, plan.filters) != (stored.resource, stored.filters):
+        return f"is synced with other filters ({stored.filters or 'none'}, not {plan.filters or 'none'})"
+    return None
+
+
+def item_bytes(item: Any) -> int:
     """Return about how many bytes an item has."""
     return ROW_BYTES * (1 + len(getattr(item, "entries", None) or ())) + memoryview(item.remote_json).nbytes
 

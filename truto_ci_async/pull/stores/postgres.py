@@ -1,9 +1,9 @@
 """Lands pulls in PostgreSQL: rows by COPY, and their progress, in one transaction.
 
-One run at a time writes to a table: an advisory lock refuses a second one at once, and the epoch in ``_truto_pulls``
-fences off a run whose lock was lost with its connection. A lost connection is made anew and the commit repeated. If it
-was lost during COMMIT, the number of the last commit tells whether it took place; reading that number waits for the
-old transaction to end.
+One run at a time writes to a table, or one of each shard of a plan: an advisory lock refuses a second one at once, and
+the epoch in ``_truto_pulls`` fences off a run whose lock was lost with its connection. Each shard has a lock, an epoch
+and a row there of its own. A lost connection is made anew and the commit repeated. If it was lost during COMMIT, the
+number of the last commit tells whether it took place; reading that number waits for the old transaction to end.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager, suppress
-from importlib import import_module
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import anyio
 
 from truto_ci_async._checks import check_number
 from truto_ci_async._files import Step, no_step
-from truto_ci_async.errors import MissingExtraError, StateConflictError, StorageError, UsageError
+from truto_ci_async.errors import StateConflictError, StorageError, UsageError
 from truto_ci_async.export.column_values import ColumnData
 from truto_ci_async.pull.checkpoint.base import Key, Progress
 from truto_ci_async.pull.plan.plan import Plan
@@ -31,6 +31,9 @@ from . import postgres_sql as sql
 from .copy_text import CopyText, copy_text
 from .dsn import Dsn
 from .landing import LandingMode, LandingStore, OnRejected, Refused, Taken, logger
+from .postgres_errors import LostError, fields_of, is_of_a_row, is_transient, psycopg_library
+from .postgres_shards import plan_of_shards, shard_name
+from .staging import SyncStep
 from .tables import FoundColumn, missing_columns
 
 if TYPE_CHECKING:
@@ -51,11 +54,6 @@ SEND_CHARACTERS: Final = 2**20
 # Changed values that are logged one by one.
 LOGGED: Final = 20
 
-# What the server says of a row that it does not take: data, constraints, limits, memory, an error a trigger raised.
-_OF_A_ROW = ("22", "23", "54", "53200", "XX000", "P0001")
-# And while it is shut down, failed over, or has no connection to spare.
-_TRANSIENT = ("08", "57P", "25006", "40001", "40P01", "53300", "57014")
-
 
 class PostgresStore(LandingStore):
     """Writes the rows of a pull to a table in PostgreSQL, and the progress to tables beside it.
@@ -67,6 +65,7 @@ class PostgresStore(LandingStore):
     ``mode``         ``append`` adds rows; ``merge`` replaces those of the same account, window and id (see the docs).
     ``add_columns``  add columns to a table that lacks them. Otherwise that is an error.
     ``on_rejected``  ``stop`` at a row the database refuses, or ``keep`` it in ``<table>_rejected`` and go on.
+    ``shard``        (number, count): one of several runs that pull the shards of a plan into one table.
     ``reconnect_seconds``  how long to try to reach a server that was lost.
 
     Text that PostgreSQL does not take, a null character, becomes U+FFFD: it is logged, and counted in the report.
@@ -83,6 +82,7 @@ class PostgresStore(LandingStore):
         mode: LandingMode = "append",
         add_columns: bool = False,
         on_rejected: OnRejected = "stop",
+        shard: tuple[int, int] | None = None,
         reconnect_seconds: float = RECONNECT_SECONDS,
         step: Step = no_step,
     ) -> None:
@@ -99,10 +99,11 @@ class PostgresStore(LandingStore):
         check_number("reconnect_seconds", reconnect_seconds, least=0)
         self._dsn = Dsn(dsn)
         self._reconnect_seconds = reconnect_seconds
-        self._psycopg = _psycopg()
+        self._psycopg = psycopg_library()
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._backend = 0  # the server's process of the connection
         self._names = sql.Names("", self.table, self.schema)
+        self._shard = shard
         self._is_held = False
         self._is_hurried = anyio.Event()
 
@@ -140,7 +141,7 @@ class PostgresStore(LandingStore):
                     self._plan = await self._choose_plan(plan, grow=grow, fresh=fresh)
                     self._epoch, self._commits = await self._one(
                         self._names.begin_epoch,
-                        (self.table_name, self._plan.to_json(), f"{socket.gethostname()}:{os.getpid()}"),
+                        (self.pull_name, self._plan.to_json(), f"{socket.gethostname()}:{os.getpid()}"),
                     )
         except BaseException:
             await self.aclose()
@@ -149,11 +150,19 @@ class PostgresStore(LandingStore):
         self._is_open = True
         return self._plan
 
+    async def open_sync(self, plan: Plan, accounts: Sequence[str], *, fresh: bool) -> dict[str, str]:
+        """Begin an epoch of a sync, and return the marks of some accounts: see ``SyncStore``."""
+        self._begin_sync()
+        await self.open(plan, fresh=fresh)
+        async with self._errors("read"):
+            cursor = await self._execute(self._names.read_marks, (self.table_name, list(accounts)))
+            return dict(await cursor.fetchall())
+
     async def load(self) -> dict[Key, Progress]:
         """Return all progress."""
         self._require_open()
         async with self._errors("read"):
-            cursor = await self._execute(self._names.read_progress, (self.table_name,))
+            cursor = await self._execute(self._names.read_progress, (self.pull_name,))
             return self._read_progress(await cursor.fetchall())
 
     async def row_fingerprints(self, key: Key) -> bytes:
@@ -161,7 +170,7 @@ class PostgresStore(LandingStore):
         self._require_open()
 
         async def read() -> bytes:
-            cursor = await self._execute(self._names.read_fingerprints, (self.table_name, *key))
+            cursor = await self._execute(self._names.read_fingerprints, (self.pull_name, *key))
             return b"".join([row[0] for row in await cursor.fetchall()])
 
         return cast("bytes", await self._survive(read))
@@ -169,6 +178,7 @@ class PostgresStore(LandingStore):
     async def aclose(self) -> None:
         """Close the connection, and with it let other runs in."""
         self._is_open = self._is_held = False
+        self._staging = None
         await self._disconnect()
 
     def hurry(self) -> None:
@@ -177,8 +187,13 @@ class PostgresStore(LandingStore):
 
     @property
     def table_name(self) -> str:
-        """The name of the table with its schema: the name of the pull in the tables of the state."""
+        """The name of the table with its schema."""
         return f"{self._names.schema}.{self._names.table}"
+
+    @property
+    def pull_name(self) -> str:
+        """The name of the pull in the tables of the state."""
+        return self.table_name if self._shard is None else shard_name(self._names, *self._shard)
 
     def __repr__(self) -> str:
         return f"PostgresStore({self._dsn!r}, table={self.table!r}, mode={self.mode!r})"
@@ -205,16 +220,19 @@ class PostgresStore(LandingStore):
             (found,) = await self._one("SELECT current_schema()", ())
             schema = found or "public"
         self._names = sql.Names(schema, table, self.schema)
-        lock = int.from_bytes(
-            hashlib.blake2b(self.table_name.encode(), digest_size=8).digest(), "big", signed=True
-        )
         until = time.monotonic() + wait
-        while not (await self._one("SELECT pg_try_advisory_lock(%s)", (lock,)))[0]:
+        if self._shard is not None:  # shards exclude a run of the whole, but not each other
+            await self._lock(self.table_name, sql.TRY_LOCK_SHARED, until)
+        await self._lock(self.pull_name, sql.TRY_LOCK, until)
+        self._backend = connection.info.backend_pid
+
+    async def _lock(self, name: str, statement: str, until: float) -> None:
+        lock = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+        while not (await self._one(statement, (lock,)))[0]:
             if time.monotonic() >= until:
                 await self._refuse(lock)
             await self._one(sql.END_BACKEND, (self._backend, lock))
             await anyio.sleep(FIRST_PAUSE)
-        self._backend = connection.info.backend_pid
 
     async def _refuse(self, lock: int) -> None:
         cursor = await self._execute(sql.HOLDER, (lock,))
@@ -224,6 +242,7 @@ class PostgresStore(LandingStore):
         raise StateConflictError(
             f"another run pulls into the table {self.table}{who}: wait for it, or use another table",
             path=self.table,
+            pid=row[0] if row else None,
         )
 
     async def _disconnect(self) -> None:
@@ -255,7 +274,7 @@ class PostgresStore(LandingStore):
                     if self._connection is None:
                         await self._reconnect()
                     return await job()
-            except _LostError as lost:
+            except LostError as lost:
                 await self._disconnect()
                 now = time.monotonic()
                 give_up = give_up or now + self._reconnect_seconds
@@ -270,7 +289,7 @@ class PostgresStore(LandingStore):
         await self._connect(wait=LOCK_SECONDS)
         async with self._require_connection().transaction():
             # Waits for a transaction that the old connection left behind, if it is still under way.
-            found = await self._one(self._names.read_epoch, (self.table_name,))
+            found = await self._one(self._names.read_epoch, (self.pull_name,))
         if found is None or found[0] != self._epoch or found[1] not in (self._commits, self._commits + 1):
             raise self._fenced()
         self._stored_commits = found[1]
@@ -305,23 +324,31 @@ class PostgresStore(LandingStore):
             await self._execute(self._names.index(self._key))
         for statement in self._names.state_tables:
             await self._execute(statement)
+        if self._staging is not None:
+            for statement in self._names.sync_tables:
+                await self._execute(statement)
+            await self._execute(self._names.forget_staged, (self.table_name,))
         if self._on_rejected == "keep":
             await self._execute(self._names.create_rejected)
 
     async def _stored_plan(self) -> Plan | None:
         (is_there,) = await self._one("SELECT to_regclass(%s) IS NOT NULL", (self._names.pulls,))
-        row = await self._one(self._names.read_plan, (self.table_name,)) if is_there else None
+        row = await self._one(self._names.read_plan, (self.pull_name,)) if is_there else None
         return self._read_plan(None if row is None else row[0])
 
     async def _choose_plan(self, plan: Plan | None, *, grow: bool, fresh: bool) -> Plan:
         self._check_resource(plan)
+        if self._shard is not None:
+            plan = await plan_of_shards(plan, self._shard, self._names, self._execute)
         stored = None if fresh else await self._stored_plan()
-        (over,) = await self._one(self._names.count_over, (self.table_name,))
+        (over,) = await self._one(self._names.count_over, (self.pull_name,))
         chosen, is_new = self._choose(stored, plan, grow=grow, over=over)
         if not is_new:
             return chosen
         for statement in self._names.forget:
-            await self._execute(statement, (self.table_name,))
+            await self._execute(statement, (self.pull_name,))
+        if self._staging is not None:
+            await self._execute(self._names.forget_marks, (self.table_name,))
         if fresh:
             await self._execute(self._names.delete_rows, self._reach(chosen))
         elif self.mode == "append" and (await self._one(self._names.has_rows, self._reach(chosen)))[0]:
@@ -331,15 +358,19 @@ class PostgresStore(LandingStore):
     # --- a commit --------------------------------------------------------------------------------------
 
     async def _land(self, taken: Taken) -> None:
-        data = await anyio.to_thread.run_sync(self._columns, taken.parts)
-        text = await anyio.to_thread.run_sync(copy_text, data)
         self._stored_commits = self._commits
+        parts, sync = await anyio.to_thread.run_sync(self._split, taken)
+        data = await anyio.to_thread.run_sync(self._columns, parts)
+        if sync is not None and sync.fetched:
+            kept = await self._survive(partial(self._read_staged, sync))
+            data = await anyio.to_thread.run_sync(self._with_kept, kept, data)
+        text = await anyio.to_thread.run_sync(copy_text, data)
         refused: list[Refused] = []
 
         async def write() -> None:
             nonlocal refused
             if self._stored_commits == self._commits:  # or the connection was lost during COMMIT
-                refused = await self._write_all(taken, data, text)
+                refused = await self._write_all(taken, data, text, sync)
 
         await self._survive(write)
         self._commits += 1
@@ -347,50 +378,82 @@ class PostgresStore(LandingStore):
         self._tell_changed(data, text)
         self._tell_refused(refused)
 
-    async def _write_all(self, taken: Taken, data: ColumnData, text: CopyText) -> list[Refused]:
+    async def _read_staged(self, sync: SyncStep) -> list[bytes]:
+        cursor = await self._execute(self._names.read_staged, (self.table_name, list(sync.fetched)))
+        return [row[0] for row in await cursor.fetchall()]
+
+    async def _write_all(
+        self, taken: Taken, data: ColumnData, text: CopyText, sync: SyncStep | None
+    ) -> list[Refused]:
         connection = self._require_connection()
         async with connection.transaction():
             self._step("fence")
             if (
-                await self._one(self._names.count_commit, (self.table_name, self._epoch, self._commits))
+                await self._one(self._names.count_commit, (self.pull_name, self._epoch, self._commits))
                 is None
             ):
                 raise self._fenced()
             refused: list[Refused] = []
+            merges = self._key is not None and not self._is_replaced(sync)
+            if sync is not None:
+                await self._empty_windows(sync)
             if data.num_rows:
-                if self._key is not None:
+                if merges:
                     await self._execute(self._names.create_staging)
-                refused = await self._insert(data, text.lines, 0, data.num_rows)
+                refused = await self._insert(data, text.lines, 0, data.num_rows, merges=merges)
             for each in refused:
-                await self._execute(self._names.put_rejected, _fields(each))
+                await self._execute(self._names.put_rejected, fields_of(each))
             self._step("progress")
             await self._put_progress(taken)
+            if sync is not None:
+                await self._put_marks(sync)
             self._step("commit")
         return refused
 
-    async def _insert(self, data: ColumnData, lines: list[str], start: int, end: int) -> list[Refused]:
+    async def _empty_windows(self, sync: SyncStep) -> None:
+        if not sync.windows or self._key is None:
+            return
+        self._step("empty")
+        columns = [[each.account, each.start, each.end, each.keeps_missing] for each in sync.windows]
+        await self._execute(
+            self._names.empty_windows(self.resource, self._key), list(map(list, zip(*columns, strict=True)))
+        )
+
+    async def _put_marks(self, sync: SyncStep) -> None:
+        """Store the marks, and the pages of windows that are still open."""
+        name = self.table_name
+        if sync.forgotten:
+            await self._execute(self._names.delete_staged, (name, list(sync.forgotten)))
+        for statement, rows in ((self._names.put_staged, sync.kept), (self._names.put_marks, sync.marks)):
+            if rows:
+                self._step("staged" if rows is sync.kept else "marks")
+                await self._execute(statement, (name, *map(list, zip(*rows, strict=True))))
+
+    async def _insert(
+        self, data: ColumnData, lines: list[str], start: int, end: int, *, merges: bool
+    ) -> list[Refused]:
         """Write some rows. If the server refuses them, write each half, down to the rows that it refuses."""
         connection = self._require_connection()
         try:
             async with connection.transaction():  # a savepoint
-                await self._copy(lines, start, end)
-                if self._key is not None:
+                await self._copy(lines, start, end, merges=merges)
+                if merges and self._key is not None:
                     self._step("merge")
                     for statement in self._names.merge(self._key):
                         await self._execute(statement)
             return []
         except self._psycopg.Error as error:
-            if connection.closed or not _is_of_a_row(error):
+            if connection.closed or not is_of_a_row(error):
                 raise
             if end - start == 1:
                 return [self._refused(data, start, self._text(error))]
         middle = (start + end) // 2
-        refused = await self._insert(data, lines, start, middle)
-        return refused + await self._insert(data, lines, middle, end)
+        refused = await self._insert(data, lines, start, middle, merges=merges)
+        return refused + await self._insert(data, lines, middle, end, merges=merges)
 
-    async def _copy(self, lines: list[str], start: int, end: int) -> None:
+    async def _copy(self, lines: list[str], start: int, end: int, *, merges: bool) -> None:
         self._step("copy")
-        target = self._names.copy if self._key is None else self._names.copy_staging
+        target = self._names.copy_staging if merges else self._names.copy
         async with (
             self._require_connection().cursor() as cursor,
             cursor.copy(cast("Any", target)) as copy,
@@ -407,13 +470,13 @@ class PostgresStore(LandingStore):
     async def _put_progress(self, taken: Taken) -> None:
         if rows := taken.progress_rows():
             columns = [list(column) for column in zip(*rows, strict=True)]
-            await self._execute(self._names.put_progress, (self.table_name, *columns))
+            await self._execute(self._names.put_progress, (self.pull_name, *columns))
         if over := taken.over():
             accounts, windows = map(list, zip(*over, strict=True))
-            await self._execute(self._names.delete_fingerprints, (accounts, windows, self.table_name))
+            await self._execute(self._names.delete_fingerprints, (accounts, windows, self.pull_name))
         if added := taken.fingerprint_rows():
             await self._execute(
-                self._names.add_fingerprints, (self.table_name, *map(list, zip(*added, strict=True)))
+                self._names.add_fingerprints, (self.pull_name, *map(list, zip(*added, strict=True)))
             )
 
     def _tell_changed(self, data: ColumnData, text: CopyText) -> None:
@@ -435,7 +498,7 @@ class PostgresStore(LandingStore):
 
     @asynccontextmanager
     async def _errors(self, what: str) -> AsyncGenerator[None]:
-        """Raise psycopg's errors as ours, without the password. One of a lost connection is a ``_LostError``."""
+        """Raise psycopg's errors as ours, without the password. One of a lost connection is a ``LostError``."""
         try:
             yield
         except (self._psycopg.Error, OSError) as error:
@@ -443,30 +506,9 @@ class PostgresStore(LandingStore):
             cause = error if self._dsn.redact(str(error)) == str(error) else None
             connection = self._connection
             is_lost = connection is None or connection.closed or connection.broken
-            state = getattr(error, "sqlstate", None) or ""
-            if what == "write" and (is_lost or state.startswith(_TRANSIENT)):
-                raise _LostError(text) from cause
+            if what == "write" and (is_lost or is_transient(error)):
+                raise LostError(text) from cause
             raise StorageError(text, path=self.table) from cause
         except asyncio.CancelledError:
             await self._disconnect()  # it is in the middle of something
             raise
-
-
-class _LostError(Exception):
-    """The connection was lost, or the server asks to come again."""
-
-
-def _is_of_a_row(error: Any) -> bool:
-    return (error.sqlstate or "").startswith(_OF_A_ROW)
-
-
-def _fields(refused: Refused) -> tuple[Any, ...]:
-    values = [getattr(refused, name) for name in Refused.__struct_fields__]
-    return tuple(value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in values)
-
-
-def _psycopg() -> Any:
-    try:
-        return import_module("psycopg")
-    except ImportError:
-        raise MissingExtraError("psycopg", "postgres") from None

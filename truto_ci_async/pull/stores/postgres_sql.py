@@ -7,7 +7,8 @@ from typing import Final
 from truto_ci_async.export.schema import ColumnType, Schema
 
 from .landing import FINGERPRINTS, PROGRESS, PROGRESS_COLUMNS, PULLS, REJECTED_COLUMNS
-from .tables import MergeKey, quoted
+from .staging import MARKS, STAGED
+from .tables import MergeKey, quoted, reach_sql
 
 TYPES: Final[dict[ColumnType, str]] = {
     "float64": "double precision",
@@ -38,6 +39,8 @@ _PROGRESS_TYPES: Final = (
     "boolean",
 )
 
+TRY_LOCK: Final = "SELECT pg_try_advisory_lock(%s)"
+TRY_LOCK_SHARED: Final = "SELECT pg_try_advisory_lock_shared(%s)"
 # Two runs on different tables may make the tables of the state at the same time.
 LOCK_DDL: Final = "SELECT pg_advisory_xact_lock(hashtext('truto_ci_async tables'))"
 # So that the server notices, within minutes, that a machine is gone. Sockets of one machine have no such settings.
@@ -98,6 +101,14 @@ class Names:
             WHERE {first} AND epoch = %s AND commits = %s RETURNING commits"""
         self.read_progress = f"SELECT {progress_columns} FROM {progress} WHERE {first}"
         self.count_over = f"SELECT count(*) FROM {progress} WHERE {first} AND outcome IN ('done', 'empty')"
+        self.put_head = f"""INSERT INTO {self.pulls} VALUES (%s, %s, 0, 0, %s, now())
+            ON CONFLICT (name) DO UPDATE SET plan = excluded.plan, begun_at = excluded.begun_at"""
+        # Those that pulled the same windows, and have all of them.
+        self.count_shards_over = f"""SELECT count(*) FROM {self.pulls} p, (SELECT %s::json AS plan) head
+            WHERE p.name = ANY(%s) AND p.plan::json ->> 'windows' = head.plan ->> 'windows'
+            AND p.plan::json ->> 'created_at' = head.plan ->> 'created_at'
+            AND json_array_length(p.plan::json -> 'accounts') * json_array_length(p.plan::json -> 'windows') =
+            (SELECT count(*) FROM {progress} g WHERE g.name = p.name AND g.outcome IN ('done', 'empty'))"""
         arrays = ", ".join(f"%s::{type}[]" for type in _PROGRESS_TYPES)
         updates = ", ".join(f"{name} = excluded.{name}" for name in PROGRESS_COLUMNS[2:])
         self.put_progress = f"""INSERT INTO {progress} (name, {progress_columns}) SELECT %s, * FROM unnest({arrays})
@@ -114,6 +125,25 @@ class Names:
             AND (window_end > %s::timestamptz) IS NOT FALSE"""
         self.delete_rows = f"DELETE FROM {self.target} WHERE {reach}"
         self.has_rows = f"SELECT EXISTS (SELECT FROM {self.target} WHERE {reach})"
+        marks, staged = (f"{quoted(schema)}.{name}" for name in (MARKS, STAGED))
+        self.sync_tables = (
+            f"""CREATE TABLE IF NOT EXISTS {marks} (name text, account text, mark text NOT NULL,
+                PRIMARY KEY (name, account))""",
+            f"""CREATE TABLE IF NOT EXISTS {staged} (name text NOT NULL, account text NOT NULL,
+                number bigint GENERATED ALWAYS AS IDENTITY, page bytea NOT NULL,
+                PRIMARY KEY (name, account, number))""",
+            f"""CREATE INDEX IF NOT EXISTS {quoted(f"{table}_truto_window")}
+                ON {self.target} (integrated_account_id, window_end)""",
+        )
+        self.forget_marks = f"DELETE FROM {marks} WHERE {first}"
+        self.forget_staged = f"DELETE FROM {staged} WHERE {first}"
+        self.read_marks = f"SELECT account, mark FROM {marks} WHERE {first} AND account = ANY(%s)"
+        self.put_marks = f"""INSERT INTO {marks} (name, account, mark) SELECT %s, * FROM unnest(%s::text[], %s::text[])
+            ON CONFLICT (name, account) DO UPDATE SET mark = excluded.mark"""
+        self.read_staged = f"SELECT page FROM {staged} WHERE {first} AND account = ANY(%s) ORDER BY number"
+        self.delete_staged = f"DELETE FROM {staged} WHERE {first} AND account = ANY(%s)"
+        self.put_staged = f"""INSERT INTO {staged} (name, account, page)
+            SELECT %s, * FROM unnest(%s::text[], %s::bytea[])"""
         self.create_staging = f"""CREATE TEMP TABLE IF NOT EXISTS _truto_staging ON COMMIT DELETE ROWS
             AS SELECT {self._columns} FROM {self.target} WITH NO DATA"""
         self.copy = f"COPY {self.target} ({self._columns}) FROM STDIN"
@@ -134,6 +164,12 @@ class Names:
 
     def index(self, key: MergeKey) -> str:
         return f"CREATE INDEX IF NOT EXISTS {self._index} ON {self.target} ({key.same[0]}, ({key.id_sql()}))"
+
+    def empty_windows(self, resource: str, key: MergeKey) -> str:
+        """Delete the rows of windows: accounts, bounds, and whether only rows without a key are deleted."""
+        return f"""DELETE FROM {self.target} old USING unnest(%s::text[], %s::timestamptz[], %s::timestamptz[],
+            %s::bool[]) AS read (account, "start", "end", keeps) WHERE old.integrated_account_id = read.account
+            AND {reach_sql(resource, "old", "read")} AND (NOT read.keeps OR {key.id_sql("old")} IS NULL)"""
 
     def merge(self, key: MergeKey) -> tuple[str, ...]:
         """Put what is in the staging table in place of the rows with the same keys."""

@@ -28,13 +28,16 @@ class MergeKey(Struct, frozen=True):
         columns = ", ".join(f'{row}{"." if row else ""}"{name}"' for name in self.ids)
         return f"coalesce({columns})" if len(self.ids) > 1 else columns
 
-    def condition(self, old: str, new: str) -> str:
-        """Return the SQL condition for a row of ``old`` that one of ``new`` replaces."""
+    def condition(self, old: str, new: str, *, equals: str = "IS NOT DISTINCT FROM") -> str:
+        """Return the SQL condition for a row of ``old`` that one of ``new`` replaces.
+
+        ``equals`` compares what may be null, such as a window.
+        """
         account, *others = self.same
         found = [
             f'{old}."{account}" = {new}."{account}"',
             f"{self.id_sql(old)} = {self.id_sql(new)}",
-            *(f'{old}."{name}" IS NOT DISTINCT FROM {new}."{name}"' for name in others),
+            *(f'{old}."{name}" {equals} {new}."{name}"' for name in others),
             *(f'({old}."{name}" IS NULL) = ({new}."{name}" IS NULL)' for name in self.ids[:-1]),
         ]
         return " AND ".join(found)
@@ -61,6 +64,24 @@ MERGE_KEYS: Final[dict[str, MergeKey]] = {
     "users": _OF_ACCOUNT,
     "transcripts": MergeKey((_ACCOUNT,), ("meeting_id",)),
 }
+
+
+def reach_sql(resource: str, old: str, read: str) -> str:
+    """Return the SQL condition for a row of ``old`` that belongs to a window of ``read``, which has a start and an end.
+
+    Of rows that are counts of a window, those that count some of the same time do. A meeting belongs to the window it
+    starts in; a walk over several windows may have brought it.
+    """
+    overlaps = f'{old}.window_start < {read}."end" AND {old}.window_end > {read}."start"'
+    is_inside = f'{old}.window_start >= {read}."start" AND {old}.window_end <= {read}."end"'
+    if resource == "users":
+        return "true"
+    if resource == "transcripts":
+        return f"{overlaps} AND {is_inside}"
+    if resource == "meetings":
+        starts = f'{old}.start_time >= {read}."start" AND {old}.start_time < {read}."end"'
+        return f"{overlaps} AND ({starts} OR {old}.start_time IS NULL AND {is_inside})"
+    return overlaps
 
 
 def columns_of(resource: str) -> Schema:

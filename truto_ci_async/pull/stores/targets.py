@@ -9,10 +9,12 @@ from truto_ci_async.errors import UsageError
 from .base import TransactionalStore
 from .dsn import Dsn
 from .landing import LandingMode, OnRejected
+from .object_storage import BUCKETS
 
 SCHEMES: Final = {
     "postgresql": "postgresql://user@host/database (extra: postgres)",
     "duckdb": "duckdb:///file.db, or duckdb:////folder/file.db from the root (extra: duckdb)",
+    "s3": "s3://bucket/prefix, gs://bucket/prefix or az://container/prefix for Parquet (extra: cloud)",
 }
 
 
@@ -29,6 +31,7 @@ def store_for(
     mode: LandingMode | None = None,
     add_columns: bool = False,
     on_rejected: OnRejected = "stop",
+    shard: tuple[int, int] | None = None,
 ) -> TransactionalStore:
     """Return the store for a URL; the other arguments are those of the stores.
 
@@ -46,12 +49,35 @@ def store_for(
     if scheme in ("postgresql", "postgres"):
         from .postgres import PostgresStore
 
-        return PostgresStore(url, **options)
+        return PostgresStore(url, shard=shard, **options)
     if scheme == "duckdb":
+        if shard is not None and shard[1] > 1:
+            raise UsageError(
+                "one process at a time can write to a file of DuckDB: pull the shards into a folder, or PostgreSQL"
+            )
         from .duckdb import DuckDBStore
 
         if not rest.startswith("/") or len(rest) < 2:
             raise UsageError(f"{url!r} names no file: write {SCHEMES['duckdb']}")
         return DuckDBStore(rest[1:], **options)
+    if scheme in BUCKETS:
+        from .cloud import CloudStore
+
+        _check_cloud_options(options, shard)
+        return CloudStore(url, resource=resource)
     known = "; ".join(SCHEMES.values())
     raise UsageError(f"nothing is known of {str(Dsn(url))!r}: give the path of a folder, or {known}")
+
+
+def _check_cloud_options(options: dict[str, Any], shard: tuple[int, int] | None) -> None:
+    """:raises UsageError: an option of databases was given, or one of several shards."""
+    if shard is not None and shard[1] > 1:
+        raise UsageError(
+            "one run at a time can write to a prefix: pass each shard a CloudStore with a prefix of its own, or pull "
+            "the shards into a folder, or PostgreSQL"
+        )
+    if options["mode"] != "append":
+        raise UsageError('Parquet in object storage is only appended to: mode="merge" is for databases')
+    defaults = {"table": None, "add_columns": False, "on_rejected": "stop"}
+    if given := [name for name, default in defaults.items() if options[name] != default]:
+        raise UsageError(f"{', '.join(given)}: for the URL of a database; object storage has no such option")

@@ -1,0 +1,183 @@
+"""``accounts`` and ``capabilities``: the connected accounts, and what one of them supports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from truto_ci_async.errors import UsageError
+
+from .account_cache import remember_accounts
+from .messages import EXIT_CODES, Progress, note
+from .options import (
+    ASK,
+    Command,
+    Options,
+    account,
+    argument,
+    choice,
+    connection,
+    known_accounts,
+    output,
+    pages,
+    query,
+    several,
+    text,
+)
+
+if TYPE_CHECKING:
+    from truto_ci_async.models import IntegratedAccount, Page
+
+EXAMPLES: Final = f"""\
+examples (leave out --sandbox once TRUTO_API_TOKEN is set):
+  truto-ci accounts --sandbox
+  truto-ci accounts --sandbox --integration gong --status active -o ndjson
+  truto-ci accounts c590b1b6-d8ec-4915-bad0-f00d5d483d57 --sandbox
+
+{EXIT_CODES}"""
+CAPABILITIES_EXAMPLES: Final = f"""\
+examples:
+  truto-ci capabilities --sandbox
+  truto-ci capabilities --sandbox --resource meetings -o json
+
+{EXIT_CODES}"""
+
+
+async def run_accounts(options: Options, progress: Progress) -> None:
+    """List the connected accounts, or show one."""
+    from truto_ci_async.cli.output.tables import ACCOUNT_LAYOUT
+    from truto_ci_async.cli.output.writers import ROW_FORMATS
+
+    from .connection import connect
+    from .listing import format_of, open_output, prefetch, write_pages, writer_for
+    from .values import read_query
+
+    options.id = one_account(options.id, options.account)
+    if options.id:
+        await _show_account(options, progress)
+        return
+    progress.noun = "account"
+    format = format_of(options, "table")
+    writer = writer_for(options, format, ACCOUNT_LAYOUT)
+    extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
+    async with connect(options, progress.parts) as client:
+        paginator = client.integrated_accounts.list(
+            options.integration,
+            options.status,
+            options.tenant_id,
+            None if options.is_sandbox is None else options.is_sandbox == "true",
+            limit=options.limit,
+            cursor=options.next_cursor,
+            extra_query=extra_query,
+            prefetch=prefetch(options),
+            max_pages=options.max_pages,
+        )
+        with open_output(options, writer, progress) as output:
+
+            def render(page: Page[IntegratedAccount], items: Sequence[IntegratedAccount]) -> Sequence[Any]:
+                if not options.sandbox:
+                    remember_accounts(each.id for each in page)
+                return items if format in ROW_FORMATS else _without_context(items)
+
+            await write_pages(paginator, options, output, progress, render)
+    progress.say_done()
+
+
+def one_account(argument: str | None, option: str | None) -> str | None:
+    """Return the account that is given as an argument or with ``-a``.
+
+    :raises UsageError: both are given, and differ.
+    """
+    if argument and option and argument != option:
+        raise UsageError(f"two accounts, {argument!r} and -a {option!r}: give one")
+    return argument or option
+
+
+async def _show_account(options: Options, progress: Progress) -> None:
+    from truto_ci_async.cli.output.tables import ACCOUNT_LAYOUT
+    from truto_ci_async.cli.output.writers import ROW_FORMATS
+
+    from .connection import connect
+    from .listing import format_of, open_output, writer_for
+    from .records import refuse_options
+
+    filters = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json", "limit")
+    refuse_options(options, (*filters, "max_items", "max_pages", "next_cursor"), "one account")
+    format = format_of(options, "json")
+    writer = writer_for(options, format, ACCOUNT_LAYOUT, is_document=True)
+    async with connect(options, progress.parts) as client:
+        found = client.integrated_accounts
+        item = await (found.me() if options.id == "me" else found.get(options.id))
+    with open_output(options, writer, progress) as output:
+        output.page([item] if format in ROW_FORMATS else _without_context([item]))
+    if not options.sandbox:
+        remember_accounts([item.id])
+    progress.noun, progress.items = "account", 1
+    progress.say_done()
+
+
+def _without_context(items: Sequence[IntegratedAccount]) -> Sequence[dict[str, Any]]:
+    """Return the accounts without their context, which can hold the customer's secrets."""
+    return [{name: value for name, value in each.to_dict().items() if name != "context"} for each in items]
+
+
+async def run_capabilities(options: Options, progress: Progress) -> None:
+    """Show what one account supports."""
+    from truto_ci_async.cli.output.tables import CAPABILITY_LAYOUT
+
+    from .connection import connect
+    from .listing import format_of, open_output, writer_for
+
+    options.account = one_account(options.id, options.account)
+    format = format_of(options, "table")
+    is_document = format in ("json", "yaml")
+    writer = writer_for(options, format, CAPABILITY_LAYOUT, is_document=True)
+    async with connect(options, progress.parts) as client:
+        if options.account is None:
+            raise UsageError("capabilities needs an account, -a ID: `truto-ci accounts` lists them")
+        found = await client.integrated_accounts.capabilities(
+            options.account, type=options.type, resource=options.resource, methods=options.methods
+        )
+    with open_output(options, writer, progress) as output:
+        output.page([found.to_dict()] if is_document else [*found.unified, *found.proxy])
+    blocked = {True: "blocked", False: "not blocked", None: "unknown whether blocked"}[found.is_blocked]
+    note(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
+
+
+def command(name: str) -> Command:
+    if name == "capabilities":
+        return Command(
+            name, run_capabilities,
+            [
+                argument("id", "ID", complete=known_accounts),
+                account(),
+                choice("--type", group=ASK, choices=("unified", "proxy", "all"), default="unified",
+                       help="unified resources (default), those of the provider's own API, or all"),
+                several("--resource", group=ASK, metavar="NAME", help="only this resource"),
+                several("--method", "methods", group=ASK, metavar="NAME", help="only this method"),
+                *output("table (default), json (one object), ndjson (one resource per line), csv, yaml"),
+                *connection(),
+            ],
+            help="Show which unified resources an account supports, and whether it is blocked.",
+            examples=CAPABILITIES_EXAMPLES,
+        )  # fmt: skip
+    return Command(
+        name, run_accounts,
+        [
+            argument("id", "ID", complete=known_accounts),
+            account(),
+            text("--integration", group=ASK, metavar="NAME", help="only accounts of this product, such as gong"),
+            text("--status", group=ASK, metavar="STATUS",
+                 help="active, connecting, post_install_error, validation_error or needs_reauth"),
+            text("--tenant-id", group=ASK, metavar="ID", help="only accounts of this tenant of yours"),
+            choice("--is-sandbox", group=ASK, choices=("true", "false"),
+                   help="only accounts that are (or are not) sandboxes of the provider; unrelated to --sandbox"),
+            *query("created_at[gt]=... (here a dot is part of a name)"),
+            *pages("accounts"),
+            *output("table (default), json (one array), ndjson (one object per line), csv, yaml"),
+            *connection(),
+        ],
+        help="List the integrated accounts of the token's environment, or show one of them (ID, or me: the account "
+        "that the token belongs to). Their context, which can hold secrets, is left out.",
+        examples=EXAMPLES,
+    )  # fmt: skip

@@ -1,0 +1,180 @@
+"""The commands of ``truto-ci``: a command line becomes the function to run and its options, or a message.
+
+A command is loaded when it is used: ``COMMANDS`` names its module, whose function ``command`` describes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from typing import Any, Final
+
+import click
+from click.shell_completion import CompletionItem, shell_complete
+
+from truto_ci_async._checks import did_you_mean
+from truto_ci_async._text import hide_passwords
+from truto_ci_async._version import __version__
+
+from .completion import VARIABLE
+from .messages import EXIT_CODES, say
+from .options import Command, Option, Options, Run, connection, write_options
+
+NAME: Final = "truto-ci"
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list of commands says
+    "interactions": ("unified", "talk metrics of the people in one account"),
+    "meetings": ("unified", "recorded meetings of one account"),
+    "transcripts": ("unified", "what was said in a meeting"),
+    "users": ("unified", "the people of the connected product's workspace"),
+    "activity": ("unified", "how much each user did in a window"),
+    "unified": ("unified", "any other unified resource"),
+    "export": ("unified", "the same by MODEL/RESOURCE, as Truto's own command line has it"),
+    "pull": ("pull", "interactions and more of many accounts, into a folder or a database"),
+    "report": ("report", "charts and tables of a pull, as one page of HTML"),
+    "accounts": ("accounts", "the connected accounts"),
+    "capabilities": ("accounts", "what one account supports"),
+    "sandbox": ("sandbox", "serve made-up data on this machine"),
+    "completion": ("completion", "the script that completes commands in a shell"),
+}
+# Options of earlier versions, and what does the same.
+RENAMED: Final = {"--format": "-o FORMAT for what is written, --response-format for what is asked"}
+
+MAIN_HELP: Final = f"""
+try it now, without an account (--sandbox starts a local service with made-up data):
+  truto-ci accounts --sandbox
+  truto-ci interactions --sandbox --max-items 5
+  truto-ci interactions --sandbox -o csv | head -3
+  truto-ci transcripts --sandbox -o text
+  truto-ci pull --sandbox --out out/
+
+with your own account:
+  export TRUTO_API_TOKEN=...
+  truto-ci accounts --integration gong --status active
+  truto-ci interactions -a ID --start-time 2024-01-01 --end-time 2024-02-01 --out january.ndjson
+
+Data goes to stdout and everything else to stderr. `truto-ci COMMAND --help` has the options of a command.
+
+{EXIT_CODES}
+environment:
+  TRUTO_API_TOKEN      the API token
+  TRUTO_API_BASE_URL   the address of the service (default: https://api.truto.one)
+  HTTPS_PROXY, NO_PROXY, NO_COLOR, COLUMNS   as usual
+"""
+
+
+class App(click.Group):
+    """All commands. Only the one that is used is loaded."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: Command = import_module(f".{COMMANDS[cmd_name][0]}", __package__).command(cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            known = ", ".join(COMMANDS)
+            ctx.fail(
+                f"there is no command {args[0]!r}{did_you_mean(args[0], COMMANDS) or f'; there are {known}'}"
+            )
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        named = [
+            CompletionItem(name, help=COMMANDS[name][1]) for name in COMMANDS if name.startswith(incomplete)
+        ]
+        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        write_options(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(MAIN_HELP)
+
+
+def _say_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        click.echo(f"{NAME} {__version__}")
+        ctx.exit()
+
+
+app: Final = App(
+    NAME,
+    help="Talk metrics of the people on your customers' calls, from Truto's unified conversational-intelligence API.",
+    params=[
+        Option("--version", group="help", is_flag=True, is_eager=True, expose_value=False, callback=_say_version,
+               help="show the version"),
+        *connection(),
+    ],
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
+
+
+def parse(argv: Sequence[str]) -> tuple[Run, Options]:
+    """Return what a command line asks to run.
+
+    :raises click.exceptions.Exit: it asked for help, or the version.
+    :raises click.UsageError: it is wrong; ``explain`` says how.
+    """
+    if instruction := os.environ.get(VARIABLE):
+        raise click.exceptions.Exit(shell_complete(app, {}, NAME, VARIABLE, instruction))
+    with app.make_context(NAME, [*argv]) as context:
+        found: tuple[Run, Options] = app.invoke(context)
+    return found
+
+
+def explain(error: click.UsageError) -> None:
+    """Say what is wrong with a command line, and how the command at hand is used."""
+    context = error.ctx or click.Context(app, info_name=NAME)
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(context.get_help(), err=True)
+        return
+    say(hide_passwords(f"{context.command_path}: {_reason(error, context)}"))
+    usage = context.command.get_usage(context).removeprefix("Usage: ")
+    say(f"usage: {' '.join(usage.split())} (--help has the options)")
+
+
+def _reason(error: click.UsageError, context: click.Context) -> str:
+    """Return the reason in our words. It quotes no value of an option that does not exist: it may be a token."""
+    if isinstance(error, click.NoSuchOption):
+        return f"there is no option {error.option_name}{_nearest_option(error.option_name, context)}"
+    if isinstance(error, click.MissingParameter) and error.param is not None:
+        return f"{_shown(error.param, context)} is missing"
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        return f"{_name(error.param)}: {error.message}"
+    if isinstance(error, click.BadOptionUsage):
+        option = next((each for each in context.command.params if error.option_name in each.opts), None)
+        return f"{error.option_name} needs a value: {error.option_name} {_value(option, context)}"
+    return error.format_message()
+
+
+def _nearest_option(name: str, context: click.Context) -> str:
+    if name in RENAMED and context.parent is not None:
+        return f"; write {RENAMED[name]}"
+    options = [
+        each for param in context.command.get_params(context) for each in param.opts if each[:1] == "-"
+    ]
+    if nearest := did_you_mean(name, [each for each in options if each[:2] == "--"]):
+        return nearest
+    return "" if context.parent is not None else "; options of a command stand behind its name"
+
+
+def _name(param: click.Parameter) -> str:
+    return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
+
+
+def _shown(param: click.Parameter, context: click.Context) -> str:
+    return f"{_name(param)} {_value(param, context)}" if isinstance(param, click.Option) else _name(param)
+
+
+def _value(param: Any, context: click.Context) -> str:
+    return "VALUE" if param is None else str(param.make_metavar(context))

@@ -1,0 +1,36 @@
+"""``completion``: the script that lets a shell complete commands, options, choices, files and account ids."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+
+from .messages import Progress
+from .options import Choice, Command, Options
+
+SHELLS: Final = ("bash", "zsh", "fish")
+VARIABLE: Final = "_TRUTO_CI_COMPLETE"
+EXAMPLES: Final = """\
+examples:
+  eval "$(truto-ci completion bash)"            # in ~/.bashrc
+  eval "$(truto-ci completion zsh)"             # in ~/.zshrc
+  truto-ci completion fish | source             # in ~/.config/fish/config.fish
+"""
+
+
+async def run_completion(options: Options, progress: Progress) -> None:
+    """Print the script for a shell."""
+    shells: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+    script = shells[options.shell](click.Command("truto-ci"), {}, "truto-ci", VARIABLE)
+    click.echo(script.source())
+
+
+def command(name: str) -> Command:
+    shell = click.Argument(["shell"], type=Choice(SHELLS), required=True)
+    return Command(
+        name, run_completion, [shell], examples=EXAMPLES, defaults={"verbose": 0, "quiet": False},
+        help="Print the script with which bash, zsh or fish completes commands, options, choices and files, and the "
+        "ids of accounts that earlier commands have listed.",
+    )  # fmt: skip

@@ -1,0 +1,293 @@
+"""The options of ``truto-ci``, each declared once: an option means the same for every command that has it.
+
+Parsing has no effects and loads no client: a command's ``invoke`` returns what to run, and its options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from textwrap import fill
+from types import SimpleNamespace
+from typing import Any, Final, TypeAlias
+
+import click
+from click.shell_completion import CompletionItem
+
+from truto_ci_async._checks import did_you_mean
+
+from .messages import Progress
+from .values import filled, moment, seconds, whole_number
+
+FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
+RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
+ASK: Final = "what to ask for"
+OUTPUT: Final = "output"
+DISPLAY: Final = "display"
+CONNECTION: Final = "connection"
+
+
+class Options(SimpleNamespace):
+    """The options of one command line, by name. A command's ``defaults`` are those it does not offer."""
+
+
+Run: TypeAlias = Callable[[Options, Progress], Coroutine[Any, Any, int | None]]
+
+
+class Reader(click.ParamType[Any]):
+    """Values that a function reads from text. It raises ``ValueError`` with a message that says how to write them."""
+
+    def __init__(
+        self, read: Callable[[str], Any], name: str, complete: Callable[[str], Sequence[str]] | None = None
+    ) -> None:
+        self.name = name
+        self._read = read
+        self._complete = complete
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._read(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return self.name
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        if self.name.startswith(("FILE", "FOLDER")):
+            return [CompletionItem(incomplete, type="dir" if self.name == "FOLDER" else "file")]
+        found = () if self._complete is None else self._complete(incomplete)
+        return [CompletionItem(each) for each in found if each.startswith(incomplete)]
+
+
+class Choice(click.Choice[str]):
+    """One of some words."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        return f"{value!r} is none of {', '.join(self.choices)}{did_you_mean(value, self.choices)}"
+
+
+class Option(click.Option):
+    """An option that the help shows under the heading ``group``."""
+
+    def __init__(self, *names: str, group: str, **settings: Any) -> None:
+        super().__init__([*names], **settings)
+        self.group = group
+
+
+class Command(click.Command):
+    """A command, the function that runs it, and the values of options that the function reads and it does not offer."""
+
+    def __init__(
+        self,
+        name: str,
+        run: Run,
+        params: Sequence[click.Parameter],
+        *,
+        help: str,
+        examples: str = "",
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name, params=[*params], help=help, epilog=examples)
+        self.run = run
+        self.defaults: Mapping[str, Any] = defaults or {}
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # which its parser leaves out of some
+            raise
+
+    def invoke(self, ctx: click.Context) -> tuple[Run, Options]:
+        """Return what to run. Options of the connection may stand before the command's name too."""
+        before = {} if ctx.parent is None else ctx.parent.params
+        given = {
+            name: [*ctx.params[name]]
+            if isinstance(param, click.Option) and param.multiple
+            else ctx.params[name]
+            for param in self.params
+            if (name := param.name) in ctx.params
+        }
+        shared = {name: _either(given[name], before.get(name)) for name in SHARED if name in given}
+        return self.run, Options(command=self.name, **{**before, **self.defaults, **given, **shared})
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(f"\n{fill(self.help or '', min(formatter.width, 79))}\n")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        write_options(self, ctx, formatter)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write(f"\n{self.epilog}")
+
+
+def _either(after: Any, before: Any) -> Any:
+    """Return the value of an option that was given before or behind the command's name; ``-v`` is counted."""
+    if isinstance(after, int) and not isinstance(after, bool):
+        return after + (before or 0)
+    return before if after in (None, False) else after
+
+
+def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    """Write the options under the headings of their groups."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for param in command.get_params(ctx):
+        if (record := param.get_help_record(ctx)) is not None:
+            groups.setdefault(getattr(param, "group", "help"), []).append(record)
+    for group, records in groups.items():
+        with formatter.section(group):
+            formatter.write_dl(records, col_max=24)
+
+
+def argument(name: str, metavar: str, *, required: bool = False, complete: Any = None) -> click.Argument:
+    kind = Reader(filled, metavar, complete)
+    return click.Argument(
+        [name], type=kind, metavar=metavar if required else f"[{metavar}]", required=required
+    )
+
+
+def flag(*names: str, group: str, help: str) -> Option:
+    return Option(*names, group=group, is_flag=True, help=help)
+
+
+def text(
+    *names: str, group: str, metavar: str, help: str, read: Callable[[str], Any] = filled, **settings: Any
+) -> Option:
+    """Return an option with a value that ``read`` reads."""
+    kind = Reader(read, metavar, settings.pop("complete", None))
+    return Option(*names, group=group, type=kind, help=help, **settings)
+
+
+def several(*names: str, group: str, metavar: str, help: str, read: Callable[[str], Any] = filled) -> Option:
+    return text(
+        *names, group=group, metavar=metavar, help=f"{help}; may be repeated", read=read, multiple=True
+    )
+
+
+def choice(*names: str, group: str, choices: Sequence[str], help: str, **settings: Any) -> Option:
+    return Option(*names, group=group, type=Choice(choices), help=help, **settings)
+
+
+# --- which account ---------------------------------------------------------------------------------------------
+
+
+def known_accounts(incomplete: str) -> Sequence[str]:
+    """Return the accounts that earlier commands have seen, for completion."""
+    from .account_cache import cached_accounts
+
+    return cached_accounts()
+
+
+def account(group: str = ASK) -> Option:
+    return text(
+        "-a", "--account", group=group, metavar="ID", complete=known_accounts,
+        help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")  # fmt: skip
+
+
+# --- what to ask for -------------------------------------------------------------------------------------------
+
+
+def window(note: str, end: str = "") -> list[click.Parameter]:
+    return [
+        text("--start-time", group=ASK, metavar="TIME", read=moment,
+             help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or relative to now: "
+             f"today, now, -7d (s, m, h, d, w), today-12h; {note}"),
+        text("--end-time", group=ASK, metavar="TIME", read=moment, help=f"end of the window, exclusive{end}"),
+    ]  # fmt: skip
+
+
+def users() -> Option:
+    return several("--user", "users", group=ASK, metavar="ID", help="only this user")
+
+
+def exclusions() -> list[click.Parameter]:
+    return [
+        several("--exclude-field", "exclude_fields", group=ASK, metavar="FIELD", help="leave this field out"),
+        flag("--ignore-remote-data", group=ASK, help="leave out remote_data, the provider's own record"),
+    ]
+
+
+def query(nested: str = "created_at[gt]=... or created_at.gt=...") -> list[click.Parameter]:
+    return [
+        Option("-q", "--query", group=ASK, multiple=True, metavar="NAME=VALUE,...",
+               help=f"more parameters, sent as they are; write nested ones as {nested}, each member of a list as "
+               "name[]=..., and a comma inside a value as \\, (a backslash also makes . [ ] = and itself ordinary "
+               "characters); may be repeated"),
+        Option("--query-json", group=ASK, metavar="JSON",
+               help="the same as a JSON object; null removes a parameter that would have been sent"),
+    ]  # fmt: skip
+
+
+def limit(group: str = ASK) -> Option:
+    return text(
+        "--limit", group=group, metavar="N", read=whole_number(1),
+        help="most items per page (default: the service's)")  # fmt: skip
+
+
+def pages(items: str) -> list[click.Parameter]:
+    group = "pages"
+    return [
+        limit(group),
+        text("--max-items", group=group, metavar="N", read=whole_number(1), help=f"stop after N {items}"),
+        text("--max-pages", group=group, metavar="N", read=whole_number(1), help="stop after N pages"),
+        text("--next-cursor", group=group, metavar="CURSOR",
+             help="continue here: what an earlier run with the same filters printed on stderr, or the service's "
+             "next_cursor; write to another --out file, since that of the earlier run is not replaced"),
+    ]  # fmt: skip
+
+
+# --- output ----------------------------------------------------------------------------------------------------
+
+
+def csv_formulas() -> Option:
+    return choice(
+        "--csv-formulas", group=OUTPUT, choices=("keep", "escape"), default="keep",
+        help="escape: with csv, put ' before text that a spreadsheet would take for a formula, such as =1+1",
+    )  # fmt: skip
+
+
+def output(formats: str, choices: Sequence[str] = FORMATS) -> list[click.Parameter]:
+    return [
+        choice("-o", "--output", group=OUTPUT, choices=choices, help=formats),
+        csv_formulas(),
+        text("--out", group=OUTPUT, metavar="FILE",
+             help="write to FILE (- for stdout), in the format of its suffix unless -o is given; it appears only when "
+             "it is complete, and after a failure the complete pages are kept in FILE.partial"),
+        flag("--no-pager", group=OUTPUT, help="do not show it in PAGER, which is used in a terminal if it is set"),
+    ]  # fmt: skip
+
+
+# --- every command ---------------------------------------------------------------------------------------------
+
+
+SHARED: Final = ("sandbox", "token", "api_url", "timeout", "verbose", "quiet", "no_color")
+
+
+def connection() -> list[click.Parameter]:
+    """Return the options that may stand before the command's name or after it."""
+    return [
+        flag("--sandbox", group=CONNECTION,
+             help="use made-up data from a local service that ends with the command; needs no token, and the account "
+             "and the window may be left out"),
+        text("--token", group=CONNECTION, metavar="TOKEN", read=str,
+             help="the API token; better set TRUTO_API_TOKEN, since every user of the machine can read a command line "
+             "in its process list, and the shell keeps it in its history"),
+        text("--api-url", group=CONNECTION, metavar="URL", read=str,
+             help="address of the service (default: TRUTO_API_BASE_URL, then https://api.truto.one)"),
+        text("--timeout", group=CONNECTION, metavar="SECONDS", read=seconds,
+             help="longest time for one page, including all its attempts (default: 300)"),
+        *display(),
+    ]  # fmt: skip
+
+
+def display() -> list[click.Parameter]:
+    return [
+        Option("-v", "--verbose", group=DISPLAY, count=True,
+               help="show each request and response on stderr, never the token; -vv adds the traceback of an error"),
+        flag("--quiet", group=DISPLAY, help="show nothing on stderr but warnings and errors"),
+        flag("--no-color", group=DISPLAY, help="no colours, as with NO_COLOR"),
+    ]  # fmt: skip

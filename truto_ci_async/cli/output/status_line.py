@@ -1,0 +1,53 @@
+"""The line at the end of the terminal that says how far a command is. What else is written there takes its place."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from contextlib import suppress
+
+from truto_ci_async._text import printable
+
+from .cells import cut
+
+_shown = ""
+_is_taken = False
+
+
+def is_terminal() -> bool:
+    """Return whether stderr is a terminal, which can show such a line."""
+    return sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+
+
+def show(text: str) -> None:
+    """Draw the line, cut to the width of the terminal: a longer one would wrap, and stay."""
+    global _shown
+    if _is_taken:
+        return
+    text = cut(printable(text), shutil.get_terminal_size().columns - 1)
+    _write(f"\r\x1b[2K{text}")
+    _shown = text
+
+
+def hide() -> None:
+    """Erase the line, if there is one."""
+    global _shown
+    if _shown:
+        _write("\r\x1b[2K")
+    _shown = ""
+
+
+_is_taken = False
+
+
+def take_away() -> None:
+    """Draw it no more: a pager has the terminal."""
+    global _is_taken
+    hide()
+    _is_taken = True
+
+
+def _write(text: str) -> None:
+    with suppress(OSError, ValueError):
+        sys.stderr.write(text)
+        sys.stderr.flush()

@@ -1,0 +1,41 @@
+"""``report``: charts and tables of a pull's folder."""
+
+from __future__ import annotations
+
+import asyncio
+
+from .messages import Progress, note
+from .options import OUTPUT, Command, Options, Reader, argument, display, text
+from .values import filled
+
+EXAMPLES = """\
+example:
+  truto-ci report data -o report.html
+"""
+
+
+async def run_report(options: Options, progress: Progress) -> None:
+    """Write a report on a pull's folder."""
+    from truto_ci_async.reports.report_page import report
+
+    del progress
+    path = await asyncio.to_thread(report, options.folder, options.out, title=options.title)
+    note(f"the report is in {path}: open it in a browser")
+
+
+def command(name: str) -> Command:
+    folder = argument("folder", "FOLDER", required=True)
+    folder.type = Reader(filled, "FOLDER")
+    return Command(
+        name, run_report,
+        [
+            folder,
+            text("-o", "--out", "out", group=OUTPUT, default="report.html", metavar="FILE",
+                 help="default: report.html"),
+            text("--title", group=OUTPUT, default="Talk metrics", metavar="TEXT", help="default: Talk metrics"),
+            *display(),
+        ],
+        help="Write a report on the folder of a pull: what was asked, what is missing and why, charts of the metrics, "
+        "and a table of people to sort, search and download. The page opens from disk, without a network.",
+        examples=EXAMPLES,
+    )  # fmt: skip

@@ -1,0 +1,143 @@
+"""The commands of unified resources: ``interactions`` and its siblings, ``unified`` and ``export``."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+import click
+
+from truto_ci_async.errors import UsageError
+
+from .messages import EXIT_CODES, Progress
+from .options import (
+    ASK,
+    FORMATS,
+    OUTPUT,
+    RESPONSE_FORMATS,
+    Command,
+    Options,
+    account,
+    argument,
+    choice,
+    connection,
+    exclusions,
+    flag,
+    output,
+    pages,
+    query,
+    several,
+    text,
+    users,
+    window,
+)
+from .resources import EXAMPLES, MODEL, RESOURCES, method_of
+
+UNIFIED_EXAMPLES: Final = f"""\
+{EXAMPLES}
+  truto-ci unified conversational-intelligence interactions --sandbox -o json --max-items 2
+  truto-ci unified conversational-intelligence meetings 21733121561272471090 --sandbox
+  truto-ci unified conversational-intelligence meetings --sandbox -m meta -o yaml
+  truto-ci unified crm contacts --sandbox -o csv
+"""
+EXPORT_EXAMPLES: Final = f"""\
+{EXAMPLES}
+  truto-ci export conversational-intelligence/interactions --sandbox -o ndjson --out all.ndjson
+"""
+
+
+async def run_resource(options: Options, progress: Progress) -> None:
+    """Run a command of a unified resource."""
+    from . import listing, records
+
+    if options.command == "export":
+        options.model, slash, options.resource = options.path_of_resource.partition("/")
+        if not (slash and options.model and options.resource):
+            raise UsageError(
+                f"export takes MODEL/RESOURCE, such as {MODEL}/interactions, not {options.path_of_resource!r}"
+            )
+    method = {"list": listing.list_items, "get": records.get_item, "meta": records.show_meta}
+    await method[method_of(options)](options, progress)
+
+
+def command(name: str) -> Command:
+    """Describe the command of a resource, ``unified`` or ``export``."""
+    defaults: dict[str, Any] = {
+        "id": None, "start_time": None, "end_time": None, "users": [], "meeting": [], "method": None,
+    }  # fmt: skip
+    if (resource := RESOURCES.get(name)) is not None:
+        defaults |= {"model": MODEL, "resource": name}
+        parts = [argument("id", "ID")] if resource.has_get else []
+        params = _list_options(resource.filters, resource.text_formats, has_get=resource.has_get)
+        examples, help = f"{EXAMPLES}\n{resource.examples}", resource.description
+    elif name == "export":
+        parts = [argument("path_of_resource", "MODEL/RESOURCE", required=True)]
+        params = _list_options(("start_time", "users", "meeting"), (), has_get=False)
+        examples, help = (
+            EXPORT_EXAMPLES,
+            "List the items of any unified resource of one account, page by page to the end.",
+        )
+    else:
+        parts = [
+            argument("model", "MODEL", required=True),
+            argument("resource", "RESOURCE", required=True),
+            argument("id", "ID"),
+        ]
+        params = _list_options(("start_time", "users", "meeting"), (), has_get=True)
+        examples, help = (
+            UNIFIED_EXAMPLES,
+            "List the items of any unified resource of one account, or show one of them.",
+        )
+    return Command(
+        name,
+        run_resource,
+        [*parts, *params],
+        help=help,
+        examples=f"{examples}\n{EXIT_CODES}",
+        defaults=defaults,
+    )
+
+
+def _list_options(
+    filters: Collection[str], text_formats: Sequence[str], *, has_get: bool
+) -> list[click.Parameter]:
+    """Return the options of a unified resource: ``filters`` are those that not every resource has."""
+    group = "response format"
+    single = "; default of a single item, as one object" if has_get else ""
+    texts = "; text: one line per sentence; vtt: subtitles, as WebVTT" if text_formats else ""
+    return [
+        account(),
+        choice("-m", "--method", group=ASK, choices=("list", "get", "meta") if has_get else ("list", "meta"),
+               help="list (default)" + (", get (default with an ID)" if has_get else "")
+               + ", or meta: which parameters a list takes and which fields its items have, as JSON Schema"
+               + (" (for `get`, write get as the ID)" if has_get else "")),
+        *(window("Gong needs a window for interactions and activity, and returns whole days in the company's own time "
+                 "zone") if "start_time" in filters else ()),
+        *([several("--meeting", group=ASK, metavar="ID", help="the meeting whose transcript is wanted")]
+          if "meeting" in filters else ()),
+        *([users()] if "users" in filters else ()),
+        *exclusions(),
+        flag("--ignore-limit", group=ASK, help="ask the service to ignore --limit"),
+        text("--super-query", group=ASK, metavar="REGION", help="read Truto's synced store in apac or wnam"),
+        flag("--skip-api-call", group=ASK, help="do not ask the provider"),
+        several("--remote-query", group=ASK, metavar="NAME=VALUE,...", read=str,
+                help="parameters for the provider itself, written as for -q"),
+        *query(),
+        choice("--response-format", group=group, choices=RESPONSE_FORMATS, default="unified",
+               help="unified (default); normalized; debug: with Truto's request to the provider, its values hidden; "
+               "raw: the provider's own responses, one document per page; stream: items as they arrive, in little "
+               "memory however large the response"),
+        text("--path", group=group, metavar="KEY",
+             help="with --response-format stream: where the items are in the response, keys joined by dots (default: "
+             "result); peopleInteractionStats for Gong's own body"),
+        text("--key-by", group=group, metavar="FIELD",
+             help="one object with each item under its FIELD, such as id (json, yaml)"),
+        *pages("items"),
+        text("--columns", group=OUTPUT, metavar="NAME,...",
+             help="the columns of a table or CSV, in this order; --columns=-remote_data leaves one out"),
+        *output(
+            f"table (default), json (one array{single}), ndjson (one object per line; default of --response-format "
+            "stream), csv, yaml; json, ndjson and yaml hold what the service sent, csv one flat row per item"
+            f"{texts}", (*FORMATS, *text_formats)),
+        *connection(),
+    ]  # fmt: skip
