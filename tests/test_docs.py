@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
 import types
@@ -160,7 +161,7 @@ def test_the_tutorial_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 def test_what_needs_other_products_is_python_too() -> None:
     for block in BLOCKS:
         if block.kind == "python external":
-            compile(block.text, str(block), "exec")
+            compiled(block, ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 # --- links and names --------------------------------------------------------------------------------------------
