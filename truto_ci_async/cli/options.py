@@ -116,9 +116,7 @@ class Command(click.Command):
         }
         shared = {name: _either(given[name], before.get(name)) for name in SHARED if name in given}
         names: dict[str | None, str] = {
-            param.name: max(param.opts, key=len)
-            for param in self.params
-            if isinstance(param, click.Option)
+            param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)
         }
         found = {**before, **self.defaults, **given, **shared}
         return self.run, Options(command=self.name, option_names=names, **found)
