@@ -67,7 +67,7 @@ class Raylets:
         for attempt in range(STARTS):
             try:
                 return self.cluster.add_node(object_store_memory=STORE_BYTES, **options)
-            except Exception as error:  # noqa: BLE001 - it raises nothing more precise
+            except Exception as error:
                 if "timed out during startup" not in str(error) or attempt == STARTS - 1:
                     raise
         raise AssertionError
