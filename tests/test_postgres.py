@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from msgspec import Raw
 
-from tests import landings
+from tests import landings, syncs
 from tests.landings import (
     BOUNDS,
     Killing,
@@ -82,6 +82,16 @@ CHECKS = {
 @pytest.mark.parametrize("check", CHECKS)
 def test_postgres(check: str, database: Postgres) -> None:
     run(CHECKS[check](database))
+
+
+SYNCS = {
+    name.removeprefix("check_"): check for name, check in vars(syncs).items() if name.startswith("check_")
+}
+
+
+@pytest.mark.parametrize("check", SYNCS)
+def test_postgres_sync(check: str, database: Postgres) -> None:
+    run(SYNCS[check](database))
 
 
 def test_a_table_in_another_schema_with_types_of_its_own(database: Postgres) -> None:
@@ -486,3 +496,32 @@ def test_a_shard_has_a_lock_and_an_epoch_of_its_own(database: Postgres) -> None:
             await PostgresStore(database.url, shard=(1, 2)).open(second)
 
     run(scenario())
+
+
+@pytest.fixture
+def nights(database: Postgres) -> Iterator[syncs.KilledNights]:
+    clock = syncs.Clock()
+    with Runs() as runs, syncs.killed_service(clock) as sandbox:
+        for account in sandbox.account_ids:
+            sandbox.configure(account, settling=syncs.SETTLING)
+        yield syncs.KilledNights(runs, sandbox, clock, database)
+
+
+@pytest.mark.parametrize(
+    ("resource", "times"),
+    [
+        ("interactions", 1),
+        *(pytest.param(name, 5, marks=pytest.mark.long) for name in ("interactions", "meetings")),
+    ],
+)
+def test_a_postgres_sync_killed_at_each_step(resource: str, times: int, nights: syncs.KilledNights) -> None:
+    nights.resource = resource
+    nights.at_each_step(times=times)
+    assert nights.kills >= 5 * times
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("resource", ["interactions", "meetings"])
+def test_a_postgres_sync_killed_at_random(resource: str, nights: syncs.KilledNights) -> None:
+    nights.resource = resource
+    nights.at_random(100)
