@@ -363,7 +363,7 @@ def test_two_tokens_are_twice_as_fast(
     """Two workers with a token each, against one worker with one token: both tiers are on."""
     seconds: list[float] = []
     for count in (1, 2):
-        with sandbox_of(12 * count, 500) as sandbox:
+        with sandbox_of(12 * count, 400, 10.0) as sandbox:
             accounts = [sandbox.account_ids[at::count] for at in range(count)]
             plans = [plan_of(sandbox, some) for some in accounts]
             sandbox.clear()
@@ -377,7 +377,7 @@ def test_two_tokens_are_twice_as_fast(
                 for plan, token in zip(plans, TOKENS, strict=False)
             ]
             driver = Driver(
-                tmp_path / "log", address=raylets.address, base_url=sandbox.url, window=WINDOW, pulls=pulls
+                tmp_path / "log", address=raylets.address, base_url=sandbox.url, window=10.0, pulls=pulls
             )
             try:
                 wait_until(lambda driver=driver: driver.is_done, 90.0)

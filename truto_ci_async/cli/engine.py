@@ -62,6 +62,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
     target = {"format": options.output, "csv_formulas": options.csv_formulas}
     if options.to is not None:
         target = {"table": options.table, "mode": options.mode, "add_columns": options.add_columns}
+    out: Any = options.out or options.to
     code = DONE
     async with connect(options, lambda: [_how_far(each) for each in current[-1:]]) as client:
         for name in options.resource:
@@ -69,7 +70,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
             filters = {each: value for each, value in asked.items() if each not in of_windows}
             reports = await pull_to(
                 await getattr(client, name).plan(accounts, **filters),
-                options.out or options.to,
+                out,
                 shards=options.shards or SHARDS,
                 address=options.ray_address,
                 base_url=options.api_url or os.environ.get("TRUTO_API_BASE_URL"),
