@@ -265,8 +265,8 @@ async def check_a_commit_of_an_older_epoch_is_refused(database: Database) -> Non
 async def check_the_example_of_the_documentation(database: Database) -> None:
     """Whoever types it sees rows."""
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "databases.md").read_text(encoding="utf-8")
-    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    (query,) = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    program, *_ = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    query, *_ = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     program = program.replace("duckdb:///calls.db", database.url)
     program, _, _ = program.partition("asyncio.run(")
     names: dict[str, Any] = {}

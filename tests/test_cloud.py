@@ -602,6 +602,17 @@ def test_options_of_databases_are_refused() -> None:
         CloudStore("s3://bucket", storage_options={"no_such_option": "x"})
 
 
+def test_a_sync_is_refused_before_anything_is_asked() -> None:
+    async def scenario() -> None:
+        async with service() as sandbox, client_of(sandbox) as client:
+            for out in (store_in(MemoryStore()), "s3://bucket/x"):
+                with pytest.raises(UsageError, match="CloudStore cannot be synced|since=.* for a database"):
+                    await client.interactions.pull_to(out, sandbox.account_ids, since="last", window="day")
+            assert not sandbox.requests
+
+    run(scenario())
+
+
 def test_credentials_are_in_no_message() -> None:
     bucket = Bucket("s3://bucket/x", None, "", {"access_key_id": "a", "secret_access_key": "hunter2"})
     text = bucket._text(

@@ -32,7 +32,8 @@ from tests.support import run
 from truto_ci_async import Sandbox, errors
 from truto_ci_async.reports import report_page
 
-KINDS = {"python", "python notebook", "python external", "console", "text", "sql", "ini"}
+EXTERNAL = {"python external", "yaml external", "sql external"}  # what needs other products
+KINDS = {"python", "python notebook", "console", "text", "sql", "sh", "ini", *EXTERNAL}
 DOCS = ROOT / "docs"
 
 
@@ -64,7 +65,8 @@ def test_every_block_is_of_a_kind_that_is_tested(page: Path) -> None:
     assert kinds <= KINDS
 
 
-@pytest.mark.parametrize("block", SCRIPTS, ids=str)
+# That of the schedulers is run by the script for cron, in test_recipes.
+@pytest.mark.parametrize("block", [each for each in SCRIPTS if each.page.stem != "schedulers"], ids=str)
 @pytest.mark.usefixtures("sandbox")
 def test_scripts_run_as_they_stand(block: Block) -> None:
     with redirect_stdout(StringIO()):

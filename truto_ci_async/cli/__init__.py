@@ -12,6 +12,8 @@ Read in this order, top to bottom; each file imports only from those below it:
 ``records``        one record, the schema of a method
 ``listing``        lists of any resource: read one and write it page by page
 ``pull_progress``  progress, summary and report of a pull
+``session``        login, logout, profiles, whoami; ``doctor`` looks for what is wrong
+``profiles``       tokens that are kept, and which one a command uses
 ``connection``     opens the client, or a sandbox with a client
 ``activity``       what a client waits for, and the line that says how far a command is
 ``resources``      what each resource's command takes and says

@@ -5,24 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import Raw
 
 from truto_ci_async._text import printable
+from truto_ci_async._wire.times import resolve_time
 from truto_ci_async.cli.output.destinations import (
+    Destination,
     Output,
     check_destination,
     earlier_output,
+    is_plain_file,
     is_stdout,
     open_destination,
 )
+from truto_ci_async.cli.output.resumable import ResumableFile, earlier_state, question_of
 from truto_ci_async.cli.output.streams import open_pager
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, RowLayout, TableWriter, layout_of_columns
 from truto_ci_async.cli.output.writers import (
     ROW_FORMATS,
     TYPED_FORMATS,
     CsvWriter,
+    NdjsonWriter,
     Writer,
     make_writer,
     one_line,
@@ -31,8 +38,8 @@ from truto_ci_async.errors import UsageError
 from truto_ci_async.models.resource_types import ITEM_TYPES
 
 from .connection import connect
-from .messages import Progress, note, say
-from .options import Options
+from .messages import Progress, note, plural, say
+from .options import SHARED, Options
 from .resources import MODEL, RESOURCES, resource_command
 from .values import read_query
 
@@ -68,7 +75,11 @@ async def list_items(options: Options, progress: Progress) -> None:
     async with connect(options, progress.parts) as client:
         resource = open_resource(client, options)
         _check_filters(resource, options)
-        with open_output(options, writer, progress) as output:
+        resumes = (
+            not (options.key_by or options.max_pages or len(options.meeting) > 1)
+            and options.response_format in ("unified", "normalized")
+        )  # fmt: skip
+        with open_output(options, writer, progress, resumes=resumes) as output:
             for meeting in options.meeting or [None]:
                 await _write(resource, item_type, meeting, options, output, progress)
                 if progress.items == options.max_items:
@@ -173,6 +184,13 @@ def _check_options(options: Options, format: str) -> None:
             raise UsageError(f"--response-format raw has no rows for -o {format}: use json, ndjson or yaml")
     if format in ("text", "vtt") and options.path is not None:
         raise UsageError(f"--path reads items of any kind: leave out -o {format}")
+    if options.start_time and options.end_time:
+        now = datetime.now(UTC)
+        start, end = (resolve_time(each, "", now).at for each in (options.start_time, options.end_time))
+        if end <= start:
+            raise UsageError(
+                f"--end-time {options.end_time} is not after --start-time {options.start_time}: exchange them?"
+            )
     if len(options.meeting) > 1:
         several = {
             "-o vtt": format == "vtt",
@@ -408,20 +426,31 @@ def writer_for(options: Options, format: str, layout: RowLayout, *, is_document:
 
 
 @contextmanager
-def open_output(options: Options, writer: Writer, progress: Progress) -> Generator[Output]:
+def open_output(
+    options: Options, writer: Writer, progress: Progress, *, resumes: bool = False
+) -> Generator[Output]:
     """Open the destination of ``--out``; afterwards, name the fields that had no column.
+
+    With ``resumes``, rows of lines go on with those that an earlier run of the same command left.
 
     :raises UsageError: nothing can be written there, or the beginning of what this run continues would be lost.
     """
-    if not is_stdout(options.out):
+    destination: Destination | None = None
+    if is_stdout(options.out):
+        destination = None if options.no_pager else open_pager()
+    else:
         check_destination("--out", options.out)
-        if getattr(options, "next_cursor", None) and (earlier := earlier_output(options.out)):
+        resumes = resumes and isinstance(writer, NdjsonWriter | CsvWriter) and is_plain_file(options.out)
+        question = _question(options) if resumes else ""
+        earlier = earlier_output(options.out) if options.next_cursor else None
+        if earlier and not (resumes and earlier_state(Path(os.path.realpath(options.out)), question)):
             raise UsageError(
                 f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
                 "a file of another name, or move that one away"
             )
-    pager = None if options.no_pager or not is_stdout(options.out) else open_pager()
-    output = Output(writer, pager or open_destination(options.out))
+        if resumes:
+            destination = _resumed(options, question, writer, progress)
+    output = Output(writer, destination or open_destination(options.out))
     try:
         with output:
             yield output
@@ -433,6 +462,24 @@ def open_output(options: Options, writer: Writer, progress: Progress) -> Generat
         note(f"no room for {', '.join(writer.hidden)}: a wider terminal or -o csv shows all")
 
 
+def _question(options: Options) -> str:
+    others = {*SHARED, "out", "no_pager", "option_names"} - {"api_url", "sandbox"}
+    return question_of({name: value for name, value in vars(options).items() if name not in others})
+
+
+def _resumed(options: Options, question: str, writer: Writer, progress: Progress) -> ResumableFile:
+    """Open the file, and go on behind the rows that are there."""
+    file = ResumableFile(Path(options.out), question)
+    progress.is_resumable = True
+    if state := file.state if file.state.pages else None:
+        note(f"going on behind {plural(state.items, progress.noun)} in {file.partial}")
+        options.next_cursor, options.is_complete = state.position, state.is_complete
+        progress.items, progress.pages, progress.position = state.items, state.pages, state.position
+        if isinstance(writer, CsvWriter):
+            writer.fields = state.fields
+    return file
+
+
 async def write_pages(
     paginator: Paginator[Any],
     options: Options,
@@ -441,6 +488,8 @@ async def write_pages(
     render: Render | None = None,
 ) -> None:
     """Write page after page, each before waiting for the next one; ``render`` turns its items into what is written."""
+    if getattr(options, "is_complete", False):
+        return
     left: int | None = None if options.max_items is None else options.max_items - progress.items
     progress.position = options.next_cursor
     async for page in paginator.pages():
@@ -450,12 +499,13 @@ async def write_pages(
             say("warning: the service calls this a partial response")
         if len(items) < len(page.items):  # the service cannot start inside a page, so this one comes again
             progress.add_page(len(items), progress.position, repeated=len(items))
+            output.commit(progress, is_complete=True)
             break
         progress.add_page(len(items), page.position)
-        if left is not None:
-            left -= len(items)
-            if not left:
-                break
+        left = None if left is None else left - len(items)
+        output.commit(progress, is_complete=left == 0 or page.position is None)
+        if left == 0:
+            break
 
 
 def prefetch(options: Options) -> int:

@@ -214,8 +214,12 @@ def _admitted_at(waiter: Waiter) -> float:
     if waiter.admitted_at is not None:
         return waiter.admitted_at
     assert waiter.refused is not None
+    what = f"the service wants no requests of this {waiter.level}"
+    daily = waiter.account.daily
+    if daily is not None and daily.is_used_up:
+        what = f"the quota of {daily.rate.limit:,} requests in {daily.rate.window:g} s of this account is used up"
     raise RateLimitError(
-        f"the service wants no requests of this {waiter.level} for another {waiter.refused:.0f} s",
+        f"{what} for another {waiter.refused:.0f} s",
         status=429,
         error="Too Many Requests",
         retry_after=waiter.refused,

@@ -270,20 +270,20 @@ class CsvWriter:
     def __init__(self, layout: RowLayout, csv_formulas: CsvFormulas = "keep") -> None:
         self._layout = layout
         self._escapes = csv_formulas == "escape"
-        self._fields: tuple[str, ...] | None = None
+        self.fields: list[str] | None = None
         self.left_out: dict[str, None] = {}
 
     def page(self, items: Sequence[Any]) -> bytes:
         rows = [self._layout.row(item) for item in items]
         lines: list[str] = []
-        if self._fields is None and (rows or self._layout.fields):
-            self._fields = tuple(self._layout.fields or dict.fromkeys(name for row in rows for name in row))
-            lines.append(csv_line(self._fields, self._escapes))
-        fields = self._fields or ()
+        if self.fields is None and (rows or self._layout.fields):
+            self.fields = [*(self._layout.fields or dict.fromkeys(name for row in rows for name in row))]
+            lines.append(csv_line(self.fields, self._escapes))
+        fields = self.fields or ()
         for row in rows:
             lines.append(csv_line((row.get(name) for name in fields), self._escapes))
             self.left_out |= dict.fromkeys(name for name in row if name not in fields)
         return "".join(lines).encode()
 
     def end(self) -> bytes:
-        return self.page(()) if self._fields is None else b""
+        return self.page(()) if self.fields is None else b""

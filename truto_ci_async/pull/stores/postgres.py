@@ -1,9 +1,9 @@
 """Lands pulls in PostgreSQL: rows by COPY, and their progress, in one transaction.
 
 One run at a time writes to a table, or one of each shard of a plan: an advisory lock refuses a second one at once, and
-the epoch in ``_truto_pulls`` fences off a run whose lock was lost with its connection. Each shard has a lock, an epoch
-and a row there of its own. A lost connection is made anew and the commit repeated. If it was lost during COMMIT, the
-number of the last commit tells whether it took place; reading that number waits for the old transaction to end.
+the epoch in ``_truto_pulls`` fences off a run whose lock was lost with its connection. Each shard has its own of both.
+A lost connection is made anew and the commit repeated. If it was lost during COMMIT, the number of the last commit
+tells whether it took place; reading that number waits for the old transaction to end.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from truto_ci_async.pull.checkpoint.base import Key, Progress
 from truto_ci_async.pull.plan.plan import Plan
 
 from . import postgres_sql as sql
-from .copy_text import CopyText, copy_text
+from .copy_text import CopyText, copy_text, tell_changed
 from .dsn import Dsn
 from .landing import LandingMode, LandingStore, OnRejected, Refused, Taken, logger
 from .postgres_errors import LostError, fields_of, is_of_a_row, is_transient, psycopg_library
@@ -51,8 +51,6 @@ CONNECT_SECONDS: Final = 10
 MAX_NAME_BYTES: Final = 50
 # Text is sent in pieces of about so many characters.
 SEND_CHARACTERS: Final = 2**20
-# Changed values that are logged one by one.
-LOGGED: Final = 20
 
 
 class PostgresStore(LandingStore):
@@ -113,8 +111,7 @@ class PostgresStore(LandingStore):
         """Lock out other runs, and make sure that the table fits. Return the stored plan."""
         if self._is_held:
             raise StateConflictError(f"another pull of this process uses {self!r}", pid=os.getpid())
-        self._is_held = True
-        self._is_hurried = anyio.Event()
+        self._is_held, self._is_hurried = True, anyio.Event()
         try:
             async with self._errors("open"):
                 await self._connect(wait=HOLD_SECONDS)
@@ -375,7 +372,8 @@ class PostgresStore(LandingStore):
         await self._survive(write)
         self._commits += 1
         self._step("committed")
-        self._tell_changed(data, text)
+        tell_changed(self.table, data, text)
+        self.issues_count += len(text.changed)
         self._tell_refused(refused)
 
     async def _read_staged(self, sync: SyncStep) -> list[bytes]:
@@ -478,18 +476,6 @@ class PostgresStore(LandingStore):
             await self._execute(
                 self._names.add_fingerprints, (self.pull_name, *map(list, zip(*added, strict=True)))
             )
-
-    def _tell_changed(self, data: ColumnData, text: CopyText) -> None:
-        columns = dict(zip(data.schema.names, data.values, strict=True))
-        for index, name in text.changed[:LOGGED]:
-            logger.warning(
-                "a null character, or half of a surrogate pair, became U+FFFD in %s of %s, account %s, row %s",
-                name,
-                self.table,
-                columns["integrated_account_id"][index],
-                columns["id"][index],
-            )
-        self.issues_count += len(text.changed)
 
     # --- errors ----------------------------------------------------------------------------------------
 
