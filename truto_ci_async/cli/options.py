@@ -114,11 +114,15 @@ class Command(click.Command):
             for param in self.params
             if (name := param.name) in ctx.params
         }
-        shared = {name: _either(given[name], before.get(name)) for name in SHARED if name in given}
-        names = {
-            param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)
+        shared: dict[str, Any] = {
+            name: _either(given[name], before.get(name)) for name in SHARED if name in given
         }
-        found = {**before, **self.defaults, **given, **shared}
+        names = {
+            name: max(param.opts, key=len)
+            for param in self.params
+            if isinstance(param, click.Option) and (name := param.name)
+        }
+        found: dict[str, Any] = {**before, **self.defaults, **given, **shared}
         return self.run, Options(command=self.name, option_names=names, **found)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
