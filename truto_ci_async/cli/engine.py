@@ -46,7 +46,9 @@ def check_engine(options: Options) -> None:
             f"{' and '.join(names)}: not with --engine; to start over, use another folder or table"
         )
     if options.token or options.profile:
-        raise UsageError("--token and --profile: not with --engine, whose workers read TRUTO_API_TOKEN where they run")
+        raise UsageError(
+            "--token and --profile: not with --engine, whose workers read TRUTO_API_TOKEN where they run"
+        )
 
 
 async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, asked: dict[str, Any]) -> int:
