@@ -165,10 +165,9 @@ class SlidingWindow:
 
     def usage(self, now: float) -> tuple[int | None, int, float]:
         """Return the slots there are (None: no limit), those in use, and the seconds of a pause that are left."""
-        self.ready_at(now)
-        slots = self._slots(now)
+        used, slots = self._used(now), self._slots(now)
         limit = None if slots == math.inf else int(slots)
-        return limit, self._used(now), max(0.0, self.paused_until - now)
+        return limit, used, max(0.0, self.paused_until - now)
 
     def forgettable_at(self) -> float:
         """Return when this window will be back in its initial state."""
