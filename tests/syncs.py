@@ -254,13 +254,17 @@ async def check_a_walk_that_begins_again_counts_once(database: Database) -> None
                 await asyncio.sleep(0)
 
         watching: list[asyncio.Task[None]] = []
+
+        def begin(running: Any) -> None:
+            watching.append(asyncio.create_task(watch(running)))
+
         report = await sync(
             client,
             database,
             clock,
             accounts,
             "interactions",
-            on_start=lambda running: watching.append(asyncio.create_task(watch(running))),
+            on_start=begin,
         )
         watching[0].cancel()
         assert report.complete
@@ -283,13 +287,17 @@ async def check_a_window_that_two_runs_read_is_read_anew(database: Database) -> 
             running.stop()
 
         stopping: list[asyncio.Task[None]] = []
+
+        def begin(running: Any) -> None:
+            stopping.append(asyncio.create_task(stop(running)))
+
         report = await sync(
             client,
             database,
             clock,
             accounts,
             "interactions",
-            on_start=lambda running: stopping.append(asyncio.create_task(stop(running))),
+            on_start=begin,
         )
         assert not report.complete
         for account in accounts:
@@ -379,7 +387,9 @@ class _Walked:
         return getattr(self._page, name)
 
 
-READ = ReadWindow("a", 0, *(datetime.fromisoformat(str(each)) for each in (JANUARY.start, JANUARY.end)))
+READ = ReadWindow(
+    "a", 0, datetime.fromisoformat(str(JANUARY.start)), datetime.fromisoformat(str(JANUARY.end))
+)
 
 
 async def check_pages_of_an_open_window_are_out_of_sight(database: Database) -> None:

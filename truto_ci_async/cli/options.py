@@ -115,8 +115,10 @@ class Command(click.Command):
             if (name := param.name) in ctx.params
         }
         shared = {name: _either(given[name], before.get(name)) for name in SHARED if name in given}
-        names = {
-            param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)
+        names: dict[str | None, str] = {
+            param.name: max(param.opts, key=len)
+            for param in self.params
+            if isinstance(param, click.Option)
         }
         found = {**before, **self.defaults, **given, **shared}
         return self.run, Options(command=self.name, option_names=names, **found)

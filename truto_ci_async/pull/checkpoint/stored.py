@@ -27,9 +27,10 @@ class StoredRows:
         self.windows = len(plan.windows)
 
     def account(self, account: object, window: object, outcome: object) -> str:
-        """Return the account of a row."""
+        """Return the account of a row. The window after the last one is for what is counted of an account."""
         name = self._ids.get(account) if isinstance(account, str) else None
-        is_planned = name is not None and type(window) is int and 0 <= window < self.windows
+        is_in_plan = type(window) is int and 0 <= window < self.windows + (outcome == "open")
+        is_planned = name is not None and is_in_plan
         if name is None or not is_planned or outcome not in OUTCOMES:
             raise ValueError(
                 f"it has progress that is not in its plan ({account!r}, {window!r}, {outcome!r})"
