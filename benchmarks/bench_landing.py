@@ -1,7 +1,8 @@
 """How fast do rows land in a database, with their progress, beside what its own driver does with rows alone?
 
 From the same AccountPages in memory, in the same batches, one commit each, without a network: ``PostgresStore`` beside
-psycopg's ``copy.write_row``, and ``DuckDBStore`` beside ``INSERT ... SELECT`` from the Arrow table of a batch. The
+psycopg's ``copy.write_row``, ``DuckDBStore`` beside ``INSERT ... SELECT`` from the Arrow table of a batch, and
+``CloudStore`` beside a Parquet file of that table, put into obstore's store in memory. The
 contenders take turns; the ratio is that of their best rounds. PostgreSQL must be installed: a server is started here.
 
     python -m benchmarks.bench_landing --rows 20000 --rounds 5
@@ -18,10 +19,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from obstore.store import MemoryStore
+
 from benchmarks import data
 from tests.postgres_server import PostgresServer
 from truto_ci_async import (
     AccountPage,
+    CloudStore,
     DuckDBStore,
     Interaction,
     Page,
@@ -64,9 +68,9 @@ async def ours(store: TransactionalStore, batches: list[list[AccountPage[Any]]])
         await store.commit(changes, row_fingerprints={}, final=False)
 
 
-async def in_store(store: TransactionalStore, batches: list[list[AccountPage[Any]]]) -> float:
+async def in_store(store: Any, batches: list[list[AccountPage[Any]]], *, fresh: bool) -> float:
     accounts = tuple(page.account for batch in batches for page in batch)
-    await store.open(Plan(accounts=accounts, windows=(WINDOW,)))
+    await store.open(Plan(accounts=accounts, windows=(WINDOW,)), fresh=fresh)
     begun = perf_counter()
     await ours(store, batches)
     seconds = perf_counter() - begun
@@ -109,19 +113,35 @@ async def by_insert(path: Path, batches: list[list[AccountPage[Any]]]) -> float:
         return perf_counter() - begun
 
 
+async def by_put(memory: Any, batches: list[list[AccountPage[Any]]]) -> float:
+    import obstore
+    import pyarrow
+    import pyarrow.parquet
+
+    begun = perf_counter()
+    for number, batch in enumerate(batches):
+        target = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(pyarrow.table(to_arrow(batch)), target, compression="zstd")
+        await obstore.put_async(memory, f"theirs/{number}.parquet", target.getvalue().to_pybytes())
+    return perf_counter() - begun
+
+
 async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     batches = batches_of(options.rows)
     rows = sum(len(page) for batch in batches for page in batch)
     best: dict[tuple[str, str], float] = {}
+    memory = MemoryStore()
     with tempfile.TemporaryDirectory() as folder, PostgresServer() as server:
         url, path = server.url("postgres"), Path(folder, "bench.db")
         makers: dict[str, Callable[[], TransactionalStore]] = {
             "PostgreSQL": lambda: PostgresStore(url),
             "DuckDB": lambda: DuckDBStore(path),
+            "Parquet": lambda: CloudStore(store=memory, prefix="ours", part_seconds=0),
         }
         theirs: dict[str, Callable[[], Awaitable[float]]] = {
             "PostgreSQL": lambda: by_copy(url, batches),
             "DuckDB": lambda: by_insert(path, batches),
+            "Parquet": lambda: by_put(memory, batches),
         }
         for _ in range(options.rounds):
             for name, make in makers.items():
@@ -131,7 +151,7 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                 seconds = await theirs[name]()
                 best[name, "driver"] = min(best.get((name, "driver"), seconds), seconds)
                 await clear(name, url, path)
-                seconds = await in_store(make(), batches)
+                seconds = await in_store(make(), batches, fresh=name == "Parquet")
                 best[name, "ours"] = min(best.get((name, "ours"), seconds), seconds)
                 await clear(name, url, path)
     return [
@@ -148,6 +168,8 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 async def clear(name: str, url: str, path: Path) -> None:
+    if name == "Parquet":  # its store begins anew
+        return
     statements = ("TRUNCATE interactions", "DELETE FROM _truto_pulls", "DELETE FROM _truto_progress")
     if name == "DuckDB":
         import duckdb

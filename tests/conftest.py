@@ -110,3 +110,4 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith("TRUTO_") or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)  # where nothing can be written
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.devnull)  # nor profiles be read

@@ -15,6 +15,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -147,6 +148,9 @@ async def pull(job: dict[str, Any]) -> dict[str, Any]:
     resource = job.get("resource", "interactions")
     watch = Watch(job)
     async with TrutoClient(job["token"], base_url=job["url"], pacing=Pacing.off()) as client:
+        if (sync := job.get("sync")) is not None:
+            options = {**sync, "now": datetime.fromisoformat(sync["now"])}
+            return (await getattr(client, resource).pull_to(store, job["accounts"], **options)).to_dict()
         window = {name: job.get(name) for name in ("start_time", "end_time", "window")}
         plan = await getattr(client, resource).plan(
             job["accounts"], **(window if resource != "users" else {})
@@ -175,7 +179,8 @@ def _store_of(job: dict[str, Any], step: Callable[[str], None]) -> tuple[Any, An
     from truto_ci_async.sinks.parquet import ParquetSink
 
     if (url := job.get("to")) is not None:
-        return landing_store(url, mode=job["mode"], step=step), None
+        resource = job.get("resource", "interactions")
+        return landing_store(url, mode=job["mode"], resource=resource, step=step), None
     folder = Path(job["folder"])
     sinks: dict[str, type[FileSink]] = {"ndjson": NdjsonSink, "csv": CsvSink, "parquet": ParquetSink}
     options: dict[str, Any] = {"part_rows": job["part_rows"]} if job["format"] == "parquet" else {}
@@ -191,8 +196,12 @@ def landing_store(url: str, **options: Any) -> Any:
 
     scheme, _, rest = url.partition("://")
     if scheme == "s3":
+        from truto_ci_async.pull.stores import cloud_log, cloud_state
         from truto_ci_async.pull.stores.cloud import CloudStore
 
+        # Small parts, and a manifest that is shortened all the time.
+        cloud_log.TAIL_BYTES, cloud_log.LISTED_PARTS = 300, 3  # type: ignore[misc]
+        cloud_state.LOG_BYTES = 1_000  # type: ignore[misc]
         options.pop("mode", None)
         return CloudStore(url, part_rows=20, part_seconds=0.0, **options)
     return DuckDBStore(rest[1:], **options) if scheme == "duckdb" else PostgresStore(url, **options)

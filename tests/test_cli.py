@@ -50,6 +50,7 @@ from truto_ci_async.cli.messages import (
 from truto_ci_async.cli.options import Options
 from truto_ci_async.cli.output.cells import cell_width
 from truto_ci_async.cli.output.destinations import NewFile, Output
+from truto_ci_async.cli.output.resumable import ResumableFile
 from truto_ci_async.cli.output.streams import OpenStream, descriptor_of
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, Column, TableWriter, fit
 from truto_ci_async.cli.output.writers import (
@@ -803,8 +804,8 @@ def test_exit_codes_of_responses(
         ),
         (["interactions", "-q", "a.b.c.d.e.f.g=1", "--sandbox"], USAGE, "nested more than 5 levels"),
         (["interactions", "--timeout", "nan"], USAGE, "seconds"),
-        (["interactions", "--api-url", "ftp://x", "--token", "t"], USAGE, "base_url"),
-        (["interactions", "--api-url", "", "--token", "t"], USAGE, "base_url"),
+        (["interactions", "--api-url", "ftp://x", "--token", "t"], USAGE, "--api-url"),
+        (["interactions", "--api-url", "", "--token", "t"], USAGE, "--api-url"),
         (["interactions", "--query-json", "{"], USAGE, "not JSON"),
         (["interactions", "--key-by", "id", "-o", "csv"], USAGE, "--key-by"),
         (["interactions", "--key-by", "id", "--max-items", "1"], USAGE, "--max-items"),
@@ -914,13 +915,29 @@ def test_the_format_is_that_of_the_name_of_the_file(
     assert file.read_text().startswith(start)
 
 
+def test_a_list_as_parquet(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    """With the columns of the schema, or those that were picked."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "x.parquet"
+    assert run(*listing(sandbox, "--out", str(file))).code == DONE
+    table = parquet.read_table(file)
+    rows = list(csv.DictReader(io.StringIO(run(*listing(sandbox, "-o", "csv")).out)))
+    assert table.column_names == list(rows[0])
+    assert table["user_id"].to_pylist() == [row["user_id"] for row in rows]
+    sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
+    assert run(*listing(sandbox, "--columns", "user.id,patience", "--out", str(file))).code == INCOMPLETE
+    kept = parquet.read_table(tmp_path / "x.parquet.partial")
+    assert (kept.column_names, kept.num_rows) == (["user_id", "patience"], PAGE)
+
+
 def test_a_list_is_not_written_as_a_table_into_a_file_of_another_format(
     sandbox: Sandbox, run: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "x.parquet"
-    ran = run(*listing(sandbox, "--out", str(file)))
-    assert (ran.code, file.exists(), sandbox.requests) == (USAGE, False, [])
-    assert "truto-ci pull -o parquet" in ran.err
+    for more in (["unified", "crm", "contacts"], ["capabilities", "x"]):
+        ran = run(*more, "--out", str(file))
+        assert (ran.code, file.exists(), sandbox.requests) == (USAGE, False, [])
+        assert "use csv or ndjson" in ran.err
     assert run(*listing(sandbox, "--key-by", "id", "--out", str(tmp_path / "x.csv"))).code == USAGE
 
 
@@ -942,11 +959,10 @@ def test_a_file_appears_when_it_is_complete(sandbox: Sandbox, run: Run, tmp_path
     assert done.code == DONE
     assert ndjson(partial.read_text() + rest.read_text()) == expected(sandbox)
 
-    assert run(*listing(sandbox, "-o", "ndjson", "--out", str(file))).code == DONE
+    again = run(*listing(sandbox, "-o", "ndjson", "--out", str(file)))
+    assert (again.code, "going on behind 3 interactions" in again.err) == (DONE, True)
     assert ndjson(file.read_text()) == expected(sandbox)
-    assert sorted(each.name for each in tmp_path.iterdir()) == [
-        "january.ndjson", "january.ndjson.partial", "rest.ndjson"
-    ]  # fmt: skip
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["january.ndjson", "rest.ndjson"]
 
 
 def test_a_partial_file_is_a_document_and_never_replaces_another(
@@ -1035,37 +1051,76 @@ def test_continuing_does_not_replace_what_was_written_before(
     assert sandbox.requests == []
     rest = run(*line[:-1], str(tmp_path / "rest.ndjson"), "--next-cursor", first.cursor)
     assert rest.code == DONE
-    (content,) = before.values()
+    content = next(content for file, content in before.items() if not file.name.endswith("-state"))
     assert ndjson((content + (tmp_path / "rest.ndjson").read_bytes()).decode()) == expected(sandbox)
 
 
 @posix
+@pytest.mark.parametrize("format", ["ndjson", "csv"])
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGHUP])
-def test_a_killed_run_that_is_continued_loses_nothing(
-    sandbox: Sandbox, run: Run, tmp_path: Path, signum: signal.Signals
+def test_a_killed_run_goes_on_when_it_is_run_again(
+    sandbox: Sandbox, run: Run, tmp_path: Path, signum: signal.Signals, format: str
 ) -> None:
-    """``-v`` shows the cursors, so that one can continue a run that was killed. Its rows are in a file beside."""
-    out = tmp_path / "x.ndjson"
-    line = listing(sandbox, "-o", "ndjson", "--out", str(out))
+    """Nothing is lost or doubled, and what another command left is never replaced."""
+    out = tmp_path / f"x.{format}"
+    line = listing(sandbox, "--out", str(out))
+    whole = run(*listing(sandbox, "-o", format)).out
+    sandbox.fault(Fault.hang().on(3), sandbox.account_ids[0])
+    with process(*line, "-v") as started:
+        assert started.stderr is not None
+        while b"call 3: GET" not in started.stderr.readline():
+            assert started.poll() is None
+        started.send_signal(signum)
+        ran = ended(started)
+    assert ran.code == (TERMINATED if signum == signal.SIGHUP else -signum)
+    partial = tmp_path / f"x.{format}.partial"
+    assert whole.startswith(partial.read_text())
+    assert len(whole) > partial.stat().st_size > 0
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    other = run(*line, "--ignore-remote-data")
+    assert (other.code, f"{partial} has rows of another command" in other.err) == (USAGE, True)
+    assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+    with partial.open("a") as half:
+        half.write('{"id": "half a pa')
+    sandbox.clear_faults()
+    sandbox.clear()
+    again = run(*line)
+    assert (again.code, "going on behind 6 interactions" in again.err) == (DONE, True)
+    assert len(sandbox.requests) == 1
+    assert out.read_text() == whole
+    assert [each.name for each in tmp_path.iterdir()] == [out.name]
+
+
+@posix
+def test_two_runs_do_not_write_one_file(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    line = listing(sandbox, "--out", str(tmp_path / "x.ndjson"))
     sandbox.fault(Fault.hang().on(2), sandbox.account_ids[0])
     with process(*line, "-v") as started:
         assert started.stderr is not None
         while b"call 2: GET" not in started.stderr.readline():
             assert started.poll() is None
-        started.send_signal(signum)
-        ran = ended(started)
-    assert ran.code == (TERMINATED if signum == signal.SIGHUP else -signum)
-    (left,) = tmp_path.iterdir()
-    first = ndjson(left.read_text())
-    assert first == expected(sandbox)[:PAGE]
+        ran = run(*line)
+        assert (ran.code, "is being written by another run" in ran.err) == (USAGE, True)
+        started.kill()
+        ended(started)
     sandbox.clear_faults()
-    cursor = run(*line[:-1], str(tmp_path / "other"), "--max-pages", "1").cursor
-    again = run(*line, "--next-cursor", cursor)
-    assert (again.code, str(left) in again.err) == (USAGE, True)
-    assert not out.exists()
-    left.rename(tmp_path / "first")
-    assert run(*line, "--next-cursor", cursor).code == DONE
-    assert first + ndjson(out.read_text()) == expected(sandbox)
+    assert run(*line).code == DONE
+    assert ndjson((tmp_path / "x.ndjson").read_text()) == expected(sandbox)
+
+
+def test_a_file_that_was_complete_but_for_its_name_gets_it(
+    sandbox: Sandbox, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the last page: it is not asked for again."""
+    line = listing(sandbox, "--out", str(tmp_path / "x.ndjson"), "--max-items", "4")
+    with monkeypatch.context() as patched:
+        patched.setattr(ResumableFile, "finish", ResumableFile._close)
+        assert run(*line).code == DONE
+    sandbox.clear()
+    assert run(*line).code == DONE
+    assert sandbox.requests == []
+    assert ndjson((tmp_path / "x.ndjson").read_text()) == expected(sandbox)[:4]
+    assert [each.name for each in tmp_path.iterdir()] == ["x.ndjson"]
 
 
 @posix

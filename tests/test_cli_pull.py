@@ -462,7 +462,7 @@ def test_a_folder_that_cannot_be_written(sandbox: Sandbox, run: Any, tmp_path: P
         (("--accounts", "a", *WINDOW, "--report", "/"), "--report needs the name of a file"),
         (("--accounts", "a", *WINDOW, "--out", ""), "--out: it is empty"),
         (("--accounts-file", "", "--integration", "gong", *WINDOW), "--accounts-file: it is empty"),
-        (("--accounts", " , ", *WINDOW), "accounts has no accounts"),
+        (("--accounts", " , ", *WINDOW), "--accounts has no accounts"),
     ],
 )
 def test_wrong_usage(sandbox: Sandbox, run: Any, argv: tuple[str, ...], words: str) -> None:
@@ -494,7 +494,7 @@ def test_no_account_is_fine_for_those_who_say_so(sandbox: Sandbox, run: Any, tmp
     assert run(*line, "--allow-empty").code == DONE
     assert run(*line, "--allow-empty").code == DONE
     ran = run(*line)
-    assert (ran.code, "start over with fresh=True" in ran.err) == (USAGE, True)
+    assert (ran.code, "start over with --fresh" in ran.err) == (USAGE, True)
     (tmp_path / "ids").write_text("# none yet\n")
     assert run("--accounts-file", str(tmp_path / "ids"), *WINDOW, "--allow-empty", out="other").code == DONE
 
@@ -738,7 +738,7 @@ def test_the_display_ends_with_its_block() -> None:
 def test_a_pull_escapes_formulas_on_request(sandbox: Sandbox, run: Any, tmp_path: Path) -> None:
     line = ("--accounts", sandbox.account_ids[0], *WINDOW, "--csv-formulas", "escape")
     ran = run(*line)
-    assert (ran.code, "csv_formulas is for csv" in ran.err) == (USAGE, True)
+    assert (ran.code, "--csv-formulas is for csv" in ran.err) == (USAGE, True)
     assert run(*line, "-o", "csv").code == DONE
     assert (
         json.loads((tmp_path / "out/manifest.json").read_bytes())["resources"]["interactions"]["csv_formulas"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from truto_ci_async import (
     CloudStore,
     DamagedStateError,
     Meeting,
+    MissingExtraError,
     Progress,
     StateConflictError,
     StorageError,
@@ -602,6 +604,17 @@ def test_options_of_databases_are_refused() -> None:
         CloudStore("s3://bucket", storage_options={"no_such_option": "x"})
 
 
+def test_a_sync_is_refused_before_anything_is_asked() -> None:
+    async def scenario() -> None:
+        async with service() as sandbox, client_of(sandbox) as client:
+            for out in (store_in(MemoryStore()), "s3://bucket/x"):
+                with pytest.raises(UsageError, match="CloudStore cannot be synced|since=.* for a database"):
+                    await client.interactions.pull_to(out, sandbox.account_ids, since="last", window="day")
+            assert not sandbox.requests
+
+    run(scenario())
+
+
 def test_credentials_are_in_no_message() -> None:
     bucket = Bucket("s3://bucket/x", None, "", {"access_key_id": "a", "secret_access_key": "hunter2"})
     text = bucket._text(
@@ -616,6 +629,12 @@ def test_credentials_are_in_no_message() -> None:
         "https://acc.blob.core.windows.net/c/x?*** in 1ms - Server returned non-2xx status "
         "code: 403 Forbidden: Denied; No way"
     )
+
+
+def test_a_missing_extra_is_told_with_the_line_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'truto-ci-async\[cloud\]'"):
+        store_for("s3://bucket", resource="interactions")
 
 
 def test_missing_credentials_are_told_as_that() -> None:

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from msgspec import Raw
 
-from tests import landings
+from tests import landings, syncs
 from tests.landings import (
     BOUNDS,
     Killing,
@@ -38,6 +38,7 @@ from truto_ci_async import (
     StorageError,
     Transcript,
     UsageError,
+    pull_plan,
     run_shard,
 )
 
@@ -81,6 +82,16 @@ CHECKS = {
 @pytest.mark.parametrize("check", CHECKS)
 def test_postgres(check: str, database: Postgres) -> None:
     run(CHECKS[check](database))
+
+
+SYNCS = {
+    name.removeprefix("check_"): check for name, check in vars(syncs).items() if name.startswith("check_")
+}
+
+
+@pytest.mark.parametrize("check", SYNCS)
+def test_postgres_sync(check: str, database: Postgres) -> None:
+    run(SYNCS[check](database))
 
 
 def test_a_table_in_another_schema_with_types_of_its_own(database: Postgres) -> None:
@@ -404,3 +415,113 @@ def test_postgres_killed_at_each_step(mode: str, database: Postgres, killing: tu
 @pytest.mark.parametrize("mode", ["append", "merge"])
 def test_postgres_killed_at_random(mode: str, database: Postgres, killing: tuple[Runs, Sandbox]) -> None:
     Killing(*killing, database, mode).at_random(100)
+
+
+# --- shards of a plan in one table -----------------------------------------------------------------------------
+
+
+def test_shards_in_one_table_are_the_whole(database: Postgres) -> None:
+    """All at the same time: none keeps another out, or fences it off."""
+
+    async def scenario() -> None:
+        async with service(accounts=6) as sandbox, client_of(sandbox) as client:
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            reports = await asyncio.gather(
+                *(pull_plan(client, plan, database.url, shard=(number, 4)) for number in range(1, 5))
+            )
+            assert all(report.complete for report in reports)
+            assert rows_in(database) == expected(sandbox)
+            sandbox.clear()
+            for number in range(1, 5):
+                assert (await pull_plan(client, plan, database.url, shard=(number, 4))).complete
+            assert not sandbox.requests
+            with pytest.raises(StateConflictError, match="there twice"):
+                await client.interactions.pull_to(database.url, plan)
+
+    run(scenario())
+
+
+def test_another_plan_of_shards_waits_for_all_of_the_one_before(database: Postgres) -> None:
+    async def scenario() -> None:
+        async with service(accounts=6) as sandbox, client_of(sandbox) as client:
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            later = {"start_time": BOUNDS["end_time"], "end_time": "2024-01-06T00:00:00Z", "window": "day"}
+            following = await client.interactions.plan(sandbox.account_ids, **later)
+            await pull_plan(client, plan, database.url, shard=(1, 2))
+            with pytest.raises(StateConflictError, match=r"Go on with shard=\(number, 2\)"):
+                await pull_plan(client, plan, database.url, shard=(1, 3))
+            with pytest.raises(StateConflictError, match="end_time is"):
+                await pull_plan(client, following, database.url, shard=(1, 2))
+            await pull_plan(client, plan, database.url, shard=(2, 2))
+            assert (await pull_plan(client, following, database.url, shard=(1, 2))).complete
+            with pytest.raises(
+                StateConflictError, match="end_time is"
+            ):  # the first one is done, but not this
+                await pull_plan(client, plan, database.url, shard=(2, 2))
+            third = await client.interactions.plan(
+                sandbox.account_ids, start_time="2024-02-01", end_time="2024-02-02"
+            )
+            with pytest.raises(StateConflictError):  # shard 2 has not pulled what follows
+                await pull_plan(client, third, database.url, shard=(1, 2))
+            assert (await pull_plan(client, following, database.url, shard=(2, 2))).complete
+            before = len(rows_in(database))
+            assert (
+                await pull_plan(client, third, database.url, shard=(1, 3))
+            ).complete  # and in other shards
+            assert len(rows_in(database)) > before
+
+    run(scenario())
+
+
+def test_a_shard_has_a_lock_and_an_epoch_of_its_own(database: Postgres) -> None:
+    async def scenario() -> None:
+        first, second = plan_of().shards(2)
+        store, other = PostgresStore(database.url, shard=(1, 2)), PostgresStore(database.url, shard=(2, 2))
+        await store.open(first)
+        await other.open(second)
+        again = PostgresStore(database.url, shard=(1, 2))
+        with pytest.raises(StateConflictError, match="another run") as caught:
+            await again.open(first)
+        assert caught.value.pid
+        with pytest.raises(StateConflictError, match="another run"):  # a run of the whole table
+            await PostgresStore(database.url).open(plan_of())
+        await store.write(page_of([interaction("1")]))
+        database.sql("UPDATE _truto_pulls SET epoch = epoch + 1 WHERE name LIKE '%shard 2 of 2'")
+        assert await store.commit({("a", 0): Progress(rows=1)}, row_fingerprints={}, final=True)
+        with pytest.raises(StateConflictError, match="taken over"):
+            await other.commit({("a", 0): Progress(rows=1)}, row_fingerprints={}, final=True)
+        await store.aclose()
+        await other.aclose()
+        with pytest.raises(UsageError, match="for shard 1 of 2"):
+            await PostgresStore(database.url, shard=(1, 2)).open(second)
+
+    run(scenario())
+
+
+@pytest.fixture
+def nights(database: Postgres) -> Iterator[syncs.KilledNights]:
+    clock = syncs.Clock()
+    with Runs() as runs, syncs.killed_service(clock) as sandbox:
+        for account in sandbox.account_ids:
+            sandbox.configure(account, settling=syncs.SETTLING)
+        yield syncs.KilledNights(runs, sandbox, clock, database)
+
+
+@pytest.mark.parametrize(
+    ("resource", "times"),
+    [
+        ("interactions", 1),
+        *(pytest.param(name, 5, marks=pytest.mark.long) for name in ("interactions", "meetings")),
+    ],
+)
+def test_a_postgres_sync_killed_at_each_step(resource: str, times: int, nights: syncs.KilledNights) -> None:
+    nights.resource = resource
+    nights.at_each_step(times=times)
+    assert nights.kills >= 5 * times
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("resource", ["interactions", "meetings"])
+def test_a_postgres_sync_killed_at_random(resource: str, nights: syncs.KilledNights) -> None:
+    nights.resource = resource
+    nights.at_random(100)

@@ -5,27 +5,33 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tests.virtual import busiest_window
 from truto_ci_async._http.policy.rate_windows import (
-    BACK_OFF_FACTOR,
     GAP_SHARE,
+    LEAST_MARGIN,
+    LEAST_SHOWN,
     MARGIN,
-    REGAINED_PER_WINDOW,
     SHORTEST_PERIOD,
+    UNKNOWN_SHARE,
     Quota,
     Rate,
+    Recovery,
     SlidingWindow,
 )
 from truto_ci_async.errors import ConfigurationError
 from truto_ci_async.models import RateLimit
 
-SLOT = 10 * (1 + MARGIN)  # seconds a slot is taken, in a window of ten
+SLOT = 10 * (1 + MARGIN)  # seconds a slot is taken without a response, in a window of ten
+ANSWERED = 10 * (1 + LEAST_MARGIN)  # seconds from the response on
 GAP = 10 * GAP_SHARE  # seconds between two requests of a limit of one, in a window of ten
 
 
-def taken(limit: int, *times: float) -> SlidingWindow:
+def taken(limit: int, *times: float, burst: float = 0.5) -> SlidingWindow:
     """Return a window of ten seconds with requests sent at ``times``."""
-    window = SlidingWindow(Rate(limit, 10))
+    window = SlidingWindow(Rate(limit, 10), burst=burst)
     for time in times:
         window.take(time)
     return window
@@ -52,8 +58,10 @@ def test_a_rate_names_the_option_it_refuses() -> None:
 # --- slots --------------------------------------------------------------------------------------------------
 
 
-def test_half_of_the_slots_can_be_taken_at_once() -> None:
-    """The others follow at the steady rate, counted from the last one."""
+def test_all_slots_can_be_taken_at_once_unless_a_share_is_given() -> None:
+    """The others then follow at the steady rate, counted from the last one."""
+    assert taken(4, 0.0, 0.0, 0.0, burst=1.0).ready_at(0.0) == 0.0
+    assert taken(4, 0.0, 0.0, 0.0, 0.0, burst=1.0).ready_at(0.0) == SLOT
     assert taken(4).ready_at(0.0) == 0.0
     assert taken(4, 0.0).ready_at(0.0) == 0.0
     assert taken(4, 0.0, 0.0).ready_at(0.0) == GAP / 4
@@ -83,18 +91,65 @@ def test_a_late_timer_does_not_lower_the_rate() -> None:
     assert window.ready_at(4.5 * gap) == 5.5 * gap
 
 
+@pytest.mark.parametrize(
+    ("answered_at", "free_at"),
+    [
+        (0.0, ANSWERED),
+        (0.05, 0.05 + ANSWERED),
+        (0.14, 0.14 + ANSWERED),
+        (0.2, SLOT),
+        (9.0, SLOT),
+        (None, SLOT),
+    ],
+)
+def test_a_slot_is_free_one_window_after_the_response(answered_at: float | None, free_at: float) -> None:
+    """By then the service has counted the request. A slow response says less than the time it was sent."""
+    window = taken(1, 0.0, burst=1.0)
+    window.finish(0.0, answered_at)
+    assert window.ready_at(9.0) == pytest.approx(free_at)
+    assert window.share_used(free_at - 0.001) == 1.0
+    assert window.share_used(free_at + 0.001) == 0.0
+
+
+def test_a_response_far_later_than_usual_keeps_its_slot_longer() -> None:
+    """The line or the machine stood still: the request may have been counted long after it was sent."""
+    window = SlidingWindow(Rate(40, 10))
+    for number in range(39):
+        window.take(number / 10)
+        window.finish(number / 10, number / 10 + 0.03)
+    window.take(4.0)
+    window.finish(4.0, 4.3)
+    assert max(window._free_at) == 4.3 + ANSWERED
+    window = SlidingWindow(Rate(40, 10))
+    for number in range(39):
+        window.take(number / 10)
+        window.finish(number / 10, number / 10 + 0.2)
+    window.take(4.0)
+    window.finish(4.0, 4.3)
+    assert max(window._free_at) == 4.0 + SLOT
+
+
+def test_responses_in_another_order_free_what_is_known_first() -> None:
+    window = taken(3, 0.0, 0.01, 0.02, burst=1.0)
+    window.finish(0.02, 0.05)
+    assert window.ready_at(1.0) == 0.05 + ANSWERED
+    window.finish(0.0, 0.03)
+    assert window.ready_at(1.0) == 0.03 + ANSWERED
+    window.finish(0.0, 20.0)  # there is none of that time any more
+    assert window.share_used(1.0) == 1.0
+
+
 def test_a_request_that_was_never_sent_frees_its_own_slot() -> None:
     """Freeing another one would let a request through before its time."""
-    window = taken(2, 0.0, 5.0)
-    window.finish()
+    window = taken(2, 0.0, 5.0, burst=1.0)
+    window.finish(5.0)
     window.give_back(5.0)
     assert window.in_flight == 1
     window.take(6.0)
     assert window.ready_at(6.0) == SLOT
-    assert window.ready_at(SLOT) == 6.0 + GAP / 2
-    window.finish()
-    assert window.ready_at(SLOT) == 6.0 + GAP / 2  # a response frees no slot
-    window.give_back(0.0)  # and one that is free already is not freed twice
+    assert window.ready_at(SLOT) == SLOT
+    window.finish(0.0)
+    window.give_back(0.0)  # one that is free already is not freed twice
     assert window.share_used(SLOT) == 0.5
 
 
@@ -102,11 +157,33 @@ def test_finishing_more_requests_than_were_sent_does_no_harm() -> None:
     window = SlidingWindow(Rate(1, 10), max_in_flight=1)
     window.give_back(0.0)
     for _ in range(2):
-        window.finish()
+        window.finish(0.0, 1.0)
     assert window.in_flight == 0
     assert window.ready_at(0.0) == 0.0
     window.take(0.0)
     assert window.ready_at(0.0) == math.inf
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 3), st.floats(0, 30), st.floats(0, 1)), max_size=60), st.integers(1, 5)
+)
+def test_the_service_never_counts_too_many(steps: list[tuple[float, float, float]], limit: int) -> None:
+    """Whenever a request arrives between its sending and its response, if the way there takes up to the margin."""
+    window = SlidingWindow(Rate(limit, 10))
+    responses: list[tuple[float, float]] = []
+    arrivals: list[float] = []
+    now = 0.0
+    for gap, took, share in steps:
+        now += gap
+        for answered_at, sent_at in sorted(responses):
+            if answered_at <= now:
+                window.finish(sent_at, answered_at)
+                responses.remove((answered_at, sent_at))
+        if window.ready_at(now) <= now:
+            window.take(now)
+            arrivals.append(now + min(took, 10 * MARGIN) * share)
+            responses.append((now + took, now))
+    assert busiest_window(sorted(arrivals), 10) <= limit
 
 
 def test_no_more_are_in_flight_than_allowed() -> None:
@@ -115,7 +192,7 @@ def test_no_more_are_in_flight_than_allowed() -> None:
     assert window.ready_at(0.0) == 0.0
     window.take(0.0)
     assert window.ready_at(0.0) == math.inf
-    window.finish()
+    window.finish(0.0, 0.0)
     assert window.ready_at(0.0) == 0.0
 
 
@@ -126,7 +203,7 @@ def test_a_window_without_a_limit_keeps_no_slots() -> None:
     assert window.in_flight == 3
     assert window.ready_at(0.0) == 0.0
     assert window.share_used(0.0) == 0.0
-    window.finish()
+    window.finish(0.0, 0.0)
     window.give_back(0.0)
     window.back_off(0.0)
     assert window.ready_at(0.0) == 0.0
@@ -153,93 +230,114 @@ def test_the_share_used_counts_only_what_is_still_taken() -> None:
 # --- backing off --------------------------------------------------------------------------------------------
 
 
-def test_the_first_request_may_go_even_after_backing_off() -> None:
-    window = taken(8)
-    window.back_off(0.0)
-    assert window.ready_at(0.0) <= 0.0
-
-
-def test_backing_off_leaves_three_quarters_of_the_slots_at_the_steady_rate() -> None:
-    window = taken(8)
-    window.back_off(0.0)
-    window.take(0.0)
-    assert window.ready_at(0.0) == GAP / (8 * BACK_OFF_FACTOR)
-    for _ in range(5):
+def refused(limit: int, accepted: int, *, rate: float = 10.0) -> SlidingWindow:
+    """Return a window of ten seconds that was refused at 1.0, after ``accepted`` requests, and paused until 11.0."""
+    window = SlidingWindow(Rate(limit, rate))
+    for _ in range(accepted):
         window.take(0.0)
-    assert window.ready_at(0.0) == SLOT  # six of eight are taken, and no more
-
-
-def test_a_part_of_a_slot_counts_as_one_more() -> None:
-    """Three slots shrink to 2.25: two requests fit, and the third when the slot of the first is free."""
-    window = taken(3, 0.0, 1.0)
+        window.finish(0.0, 0.5)
+    window.pause(11.0)
     window.back_off(1.0)
-    assert window.ready_at(1.0) == 1.0 + GAP / 2.25
-    window.take(5.0)
-    assert window.ready_at(5.0) == SLOT
+    return window
 
 
-def test_after_backing_off_as_many_slots_must_be_freed_as_are_too_many() -> None:
-    """Four are taken and three are left, so the next one waits for two of them."""
-    window = taken(4, 0.0, 1.0, 2.0, 3.0)
-    window.back_off(3.0)
-    assert window.ready_at(3.0) == 1.0 + SLOT
+def slots_of(window: SlidingWindow, now: float) -> float:
+    """Return how many slots there are, by the gap between two requests."""
+    window._used(now)
+    window._last_taken = now
+    return 10 * GAP_SHARE / (window.ready_at(now) - now) if window.ready_at(now) > now else window.limit
+
+
+def test_what_the_service_accepted_shows_how_many_slots_are_left() -> None:
+    """The next ones go out at the steady rate, however few were taken."""
+    window = refused(500, 200)
+    assert window.ready_at(5.0) == 11.0
+    assert slots_of(window, 11.0) == pytest.approx(200 * 0.92)
+
+
+def test_requests_under_way_at_the_429_are_counted_too() -> None:
+    window = SlidingWindow(Rate(500, 10))
+    for _ in range(100):
+        window.take(0.0)
+    window.pause(11.0)
+    window.back_off(1.0)
+    for _ in range(80):
+        window.finish(0.0, 1.5)
+    for _ in range(20):
+        window.finish(0.0)  # refused as well
+    assert slots_of(window, 11.0) == pytest.approx(80 * 0.92)
+    window.finish(0.0, 12.0)
+    assert slots_of(window, 12.0) < 80
+
+
+@pytest.mark.parametrize("accepted", [0, 1, LEAST_SHOWN - 1])
+def test_a_small_number_shows_nothing(accepted: int) -> None:
+    """A process that has ended may have used the limit, and all of it is ours soon."""
+    window = refused(500, accepted)
+    assert slots_of(window, 11.0) == pytest.approx(500 * UNKNOWN_SHARE)
+    assert slots_of(window, 11.0 + 50) > 450
+
+
+def test_slots_come_back_slowly_near_the_limit_that_was_met_and_then_all_of_them() -> None:
+    window = refused(500, 250)
+    slots = [slots_of(window, 11.0 + 10 * number) for number in range(40)]
+    assert slots == sorted(slots)
+    assert slots[4] >= 240
+    assert slots[10] <= 250
+    assert slots[-1] == 500
+    assert window._recovery is None
+    window = refused(500, 250)
+    window.finish(0.0, 5.0)
+    assert slots_of(window, 11.0) == pytest.approx(251 * 0.92)
+    over = window.forgettable_at()
+    assert slots_of(window, over - 1) < 500
+    assert slots_of(window, over + 0.01) == 500
+
+
+def test_shares_become_equal_over_time() -> None:
+    """Each 429 takes a part of a share, and what comes back does not depend on it."""
+    large, small = 400.0, 100.0
+    for _ in range(60):
+        windows = [Recovery(0.0, share, int(share), 500.0, 10.0) for share in (large, small)]
+        now = 0.0
+        while sum(each.slots(now, 0.0) for each in windows) < 500:
+            now += 1.0
+        large, small = (each.slots(now, 0.0) for each in windows)
+    assert large < 2 * small
 
 
 def test_one_burst_of_429s_counts_once() -> None:
-    window = taken(16)
-    window.back_off(0.0)
-    window.back_off(SLOT - 0.01)
-    window.take(SLOT - 0.01)
-    regained = 16 * REGAINED_PER_WINDOW
-    slots = 12 + regained * (SLOT - 0.01) / SLOT
-    assert window.ready_at(SLOT - 0.01) == pytest.approx(SLOT - 0.01 + GAP / slots)
-    window.back_off(SLOT)
-    window.take(SLOT)
-    assert window.ready_at(SLOT) == pytest.approx(SLOT + GAP / ((12 + regained) * BACK_OFF_FACTOR))
+    window = refused(500, 200)
+    window.back_off(9.0)
+    assert slots_of(window, 11.0) == pytest.approx(200 * 0.92)
+    window.back_off(12.0)  # a new one, after which nothing was accepted
+    assert slots_of(window, 12.0) == pytest.approx(200 * 0.92 * UNKNOWN_SHARE, rel=0.05)
 
 
 def test_at_least_one_slot_is_left() -> None:
-    window = taken(1)
-    window.back_off(0.0)
-    window.back_off(SLOT)
-    window.take(2 * SLOT)
-    assert window.ready_at(2 * SLOT) == 2 * SLOT + SLOT
-    window = taken(2)
-    window.back_off(0.0)
-    window.take(0.0)
-    assert window.ready_at(0.0) == GAP / 1.5
-    for windows in (1, 2, 3):
-        window.back_off(windows * SLOT)
-    window.take(3 * SLOT)
-    assert window.ready_at(3 * SLOT) == 4 * SLOT  # one slot, and it is taken
+    window = SlidingWindow(Rate(1, 10))
+    for number in range(5):
+        window.back_off(number * 11.0)
+        assert slots_of(window, number * 11.0) == 1.0
+    assert window.ready_at(60.0) == 60.0
 
 
 def test_a_window_that_recovered_backs_off_from_its_full_limit() -> None:
-    window = taken(4)
-    window.back_off(0.0)
-    assert window.ready_at(200.0) == 200.0  # long recovered
-    window.back_off(200.0)
-    window.take(200.0)
-    assert window.ready_at(200.0) == 200.0 + GAP / 3
+    window = refused(500, 200)
+    assert window.ready_at(1000.0) == 1000.0
+    window.back_off(1000.0)
+    assert slots_of(window, 1000.0) == pytest.approx(500 * UNKNOWN_SHARE)
 
 
-def test_slots_come_back_with_time_and_then_it_is_over() -> None:
-    window = taken(4)
-    window.back_off(0.0)
-    whole = (1 - BACK_OFF_FACTOR) / REGAINED_PER_WINDOW * SLOT  # until all are back
-    assert window.forgettable_at() == pytest.approx(whole)
-    window.take(whole / 2)
-    slots = 4 * (BACK_OFF_FACTOR + 1) / 2
-    assert window.ready_at(whole / 2) == pytest.approx(whole / 2 + GAP / slots)
-    window.take(whole)
-    assert window.ready_at(whole) == whole  # half of the slots at once again
+def test_a_window_that_waits_for_its_pause_to_end_is_not_forgotten() -> None:
+    assert refused(500, 200).forgettable_at() == 21.0
 
 
 def test_a_clock_that_steps_back_takes_no_more_slots_away() -> None:
     window = taken(4)
     window.back_off(100.0)
-    window.take(50.0)
-    assert window.ready_at(50.0) == 50.0 + GAP / 3
+    window.back_off(50.0)
+    assert slots_of(window, 50.0) == pytest.approx(3.0)
 
 
 def test_a_window_is_remembered_while_it_has_something_to_say() -> None:

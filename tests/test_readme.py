@@ -110,7 +110,7 @@ def test_a_command_line_runs_without_credentials(line: str, tmp_path: Path) -> N
     told = done.stderr.decode()
     assert done.returncode == 0, told
     assert "Traceback" not in told
-    assert done.stdout or "--out" in line
+    assert done.stdout or "--out" in line or "--to" in line
     if "--out " in line:
         name = line.partition("--out ")[2].split()[0]
         assert (tmp_path / name).exists()
@@ -148,7 +148,16 @@ def _all_help() -> str:
 def test_the_help_speaks_of_every_command_the_pages_do() -> None:
     """And the pages of every command there is."""
     used = {cli.parse(shlex.split(line.partition(" |")[0])[1:])[1].command for line in COMMANDS}
-    assert used | {"export", "completion"} == set(cli.COMMANDS)
+    assert used == set(cli.COMMANDS)
+
+
+def test_the_table_has_every_command_with_an_example_that_runs() -> None:
+    """What it does is told in the words of ``truto-ci --help``; each example is one of those that are run."""
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| `(truto-ci [^`]+)` \|$", COMMAND_LINE, re.MULTILINE)
+    assert {name: what for name, what, _ in rows} == {name: what for name, (_, what) in cli.COMMANDS.items()}
+    for name, _, line in rows:
+        assert cli.parse(shlex.split(line)[1:])[1].command == name
+        assert line in COMMANDS
 
 
 # --- the rest ---

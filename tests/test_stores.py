@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests import landings
+from tests import landings, syncs
 from tests.landings import (
     BOUNDS,
     Killing,
@@ -399,6 +399,30 @@ def test_duckdb(check: str, database: DuckDBFile) -> None:
     run(CHECKS[check](database))
 
 
+SYNCS = {
+    name.removeprefix("check_"): check for name, check in vars(syncs).items() if name.startswith("check_")
+}
+
+
+# The others of these take seconds.
+QUICK_SYNCS = {
+    "five_nights_of_interactions",
+    "a_second_run_asks_little_and_changes_nothing",
+    "a_window_that_fails_in_the_middle_takes_nothing_away",
+    "a_table_is_synced_or_pulled",
+    "pages_of_an_open_window_are_out_of_sight",
+    "a_meeting_that_moved_is_there_once",
+}
+
+
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(name, marks=[] if name in QUICK_SYNCS else [pytest.mark.long]) for name in SYNCS],
+)
+def test_duckdb_sync(check: str, database: DuckDBFile) -> None:
+    run(SYNCS[check](database))
+
+
 def test_another_process_that_has_the_file_open_is_named(database: DuckDBFile) -> None:
     """DuckDB lets one process write to a file; somebody has it open in a notebook."""
     program = (
@@ -474,3 +498,29 @@ def test_duckdb_killed_at_each_step(mode: str, database: DuckDBFile, killing: tu
 @pytest.mark.parametrize("mode", ["append", "merge"])
 def test_duckdb_killed_at_random(mode: str, database: DuckDBFile, killing: tuple[Runs, Sandbox]) -> None:
     Killing(*killing, database, mode).at_random(100)
+
+
+@pytest.fixture
+def nights(database: DuckDBFile) -> Iterator[syncs.KilledNights]:
+    clock = syncs.Clock()
+    with Runs() as runs, syncs.killed_service(clock) as sandbox:
+        for account in sandbox.account_ids:
+            sandbox.configure(account, settling=syncs.SETTLING)
+        yield syncs.KilledNights(runs, sandbox, clock, database)
+
+
+@posix
+@pytest.mark.long
+@pytest.mark.parametrize("resource", ["interactions", "meetings"])
+def test_a_duckdb_sync_killed_at_each_step(resource: str, nights: syncs.KilledNights) -> None:
+    nights.resource = resource
+    nights.at_each_step(times=5)
+    assert nights.kills >= 25
+
+
+@posix
+@pytest.mark.long
+@pytest.mark.parametrize("resource", ["interactions", "meetings"])
+def test_a_duckdb_sync_killed_at_random(resource: str, nights: syncs.KilledNights) -> None:
+    nights.resource = resource
+    nights.at_random(100)

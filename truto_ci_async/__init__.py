@@ -53,6 +53,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.checkpoint.memory import MemoryCheckpoint as MemoryCheckpoint
     from .pull.checkpoint.sqlite import SQLiteCheckpoint as SQLiteCheckpoint
     from .pull.commits import PulledPage as PulledPage
+    from .pull.coordinator import Coordinator as Coordinator
     from .pull.engine import Pull as Pull
     from .pull.plan.plan import Plan as Plan
     from .pull.report import Budget as Budget
@@ -68,6 +69,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time, ``_NAMES`` says the sa
     from .pull.stores.cloud import CloudStore as CloudStore
     from .pull.stores.duckdb import DuckDBStore as DuckDBStore
     from .pull.stores.postgres import PostgresStore as PostgresStore
+    from .pull.worker_facts import WorkerFacts as WorkerFacts
     from .reports import charts as charts
     from .reports.read_folder import Folder as Folder
     from .reports.read_folder import read_folder as read_folder
@@ -119,6 +121,7 @@ _NAMES = {
     "pull.checkpoint.memory": "MemoryCheckpoint",
     "pull.checkpoint.sqlite": "SQLiteCheckpoint",
     "pull.commits": "PulledPage",
+    "pull.coordinator": "Coordinator",
     "pull.engine": "Pull",
     "pull.plan.plan": "Plan",
     "pull.report": "Budget PullReport PullReports ShardReports",
@@ -128,6 +131,7 @@ _NAMES = {
     "pull.stores.cloud": "CloudStore",
     "pull.stores.duckdb": "DuckDBStore",
     "pull.stores.postgres": "PostgresStore",
+    "pull.worker_facts": "WorkerFacts",
     "reports": "charts",
     "reports.read_folder": "Folder read_folder",
     "reports.report_page": "report",

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import UsageError
 
 from .account_cache import remember_accounts
-from .messages import EXIT_CODES, Progress, note
+from .messages import EXIT_CODES, Progress, note, say
 from .options import (
     ASK,
+    FORMATS,
     Command,
     Options,
     account,
@@ -28,6 +30,8 @@ from .options import (
 if TYPE_CHECKING:
     from truto_ci_async.models import IntegratedAccount, Page
 
+# Those with conversational intelligence.
+PRODUCTS: Final = ("gong", "avoma", "chorus", "firefliesai", "wingman")
 EXAMPLES: Final = f"""\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci accounts --sandbox
@@ -49,7 +53,7 @@ async def run_accounts(options: Options, progress: Progress) -> None:
     from truto_ci_async.cli.output.writers import ROW_FORMATS
 
     from .connection import connect
-    from .listing import format_of, open_output, prefetch, write_pages, writer_for
+    from .pages import format_of, open_output, prefetch, write_pages, writer_for
     from .values import read_query
 
     options.id = one_account(options.id, options.account)
@@ -61,18 +65,19 @@ async def run_accounts(options: Options, progress: Progress) -> None:
     writer = writer_for(options, format, ACCOUNT_LAYOUT)
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
     async with connect(options, progress.parts) as client:
-        paginator = client.integrated_accounts.list(
-            options.integration,
-            options.status,
-            options.tenant_id,
-            None if options.is_sandbox is None else options.is_sandbox == "true",
-            limit=options.limit,
-            cursor=options.next_cursor,
-            extra_query=extra_query,
-            prefetch=prefetch(options),
-            max_pages=options.max_pages,
-        )
-        with open_output(options, writer, progress) as output:
+        resumes = not options.max_pages
+        with open_output(options, writer, progress, resumes=resumes) as output:
+            paginator = client.integrated_accounts.list(
+                options.integration,
+                options.status,
+                options.tenant_id,
+                None if options.is_sandbox is None else options.is_sandbox == "true",
+                limit=options.limit,
+                cursor=options.next_cursor,
+                extra_query=extra_query,
+                prefetch=prefetch(options),
+                max_pages=options.max_pages,
+            )
 
             def render(page: Page[IntegratedAccount], items: Sequence[IntegratedAccount]) -> Sequence[Any]:
                 if not options.sandbox:
@@ -81,6 +86,12 @@ async def run_accounts(options: Options, progress: Progress) -> None:
 
             await write_pages(paginator, options, output, progress, render)
     progress.say_done()
+    if (
+        options.integration
+        and not progress.items
+        and (nearest := did_you_mean(options.integration, PRODUCTS))
+    ):
+        say(f"no account has the integration {options.integration!r}{nearest}")
 
 
 def one_account(argument: str | None, option: str | None) -> str | None:
@@ -98,7 +109,7 @@ async def _show_account(options: Options, progress: Progress) -> None:
     from truto_ci_async.cli.output.writers import ROW_FORMATS
 
     from .connection import connect
-    from .listing import format_of, open_output, writer_for
+    from .pages import format_of, open_output, writer_for
     from .records import refuse_options
 
     filters = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json", "limit")
@@ -126,7 +137,7 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
     from truto_ci_async.cli.output.tables import CAPABILITY_LAYOUT
 
     from .connection import connect
-    from .listing import format_of, open_output, writer_for
+    from .pages import format_of, open_output, writer_for
 
     options.account = one_account(options.id, options.account)
     format = format_of(options, "table")
@@ -174,7 +185,8 @@ def command(name: str) -> Command:
                    help="only accounts that are (or are not) sandboxes of the provider; unrelated to --sandbox"),
             *query("created_at[gt]=... (here a dot is part of a name)"),
             *pages("accounts"),
-            *output("table (default), json (one array), ndjson (one object per line), csv, yaml"),
+            *output("table (default), json (one array), ndjson (one object per line), csv, yaml, parquet",
+                    (*FORMATS, "parquet")),
             *connection(),
         ],
         help="List the integrated accounts of the token's environment, or show one of them (ID, or me: the account "

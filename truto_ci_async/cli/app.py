@@ -31,9 +31,15 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list 
     "unified": ("unified", "any other unified resource"),
     "export": ("unified", "the same by MODEL/RESOURCE, as Truto's own command line has it"),
     "pull": ("pull", "interactions and more of many accounts, into a folder or a database"),
+    "sync": ("pull", "a table of a database, kept up to date"),
     "report": ("report", "charts and tables of a pull, as one page of HTML"),
     "accounts": ("accounts", "the connected accounts"),
     "capabilities": ("accounts", "what one account supports"),
+    "login": ("session", "keep a token, as a profile"),
+    "logout": ("session", "remove a profile"),
+    "profiles": ("session", "the profiles there are"),
+    "whoami": ("session", "which token is used, and what it opens"),
+    "doctor": ("doctor", "find out what is wrong with the token, the network or the installation"),
     "sandbox": ("sandbox", "serve made-up data on this machine"),
     "completion": ("completion", "the script that completes commands in a shell"),
 }
@@ -49,7 +55,7 @@ try it now, without an account (--sandbox starts a local service with made-up da
   truto-ci pull --sandbox --out out/
 
 with your own account:
-  export TRUTO_API_TOKEN=...
+  truto-ci login                      # or export TRUTO_API_TOKEN=...
   truto-ci accounts --integration gong --status active
   truto-ci interactions -a ID --start-time 2024-01-01 --end-time 2024-02-01 --out january.ndjson
 
@@ -58,6 +64,7 @@ Data goes to stdout and everything else to stderr. `truto-ci COMMAND --help` has
 {EXIT_CODES}
 environment:
   TRUTO_API_TOKEN      the API token
+  TRUTO_PROFILE        the profile that is used without it
   TRUTO_API_BASE_URL   the address of the service (default: https://api.truto.one)
   HTTPS_PROXY, NO_PROXY, NO_COLOR, COLUMNS   as usual
 """

@@ -13,6 +13,7 @@ from truto_ci_async.errors import UsageError
 from .activity import Activity, shown
 from .messages import note, say
 from .options import Options
+from .profiles import credentials
 from .resources import method_of, resource_command
 
 if TYPE_CHECKING:
@@ -47,14 +48,18 @@ async def connect(
         settings["timeouts"] = Timeouts(
             connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds
         )
-    token, url = options.token, options.api_url
+    token, url, _ = (
+        (options.token, options.api_url, "")
+        if options.sandbox
+        else credentials(options.token, options.profile, options.api_url)
+    )
     async with AsyncExitStack() as stack:
         if options.sandbox:
             from truto_ci_async.sandbox import Sandbox
 
-            if token or url:
+            if token or url or options.profile:
                 raise UsageError(
-                    "--sandbox has a token and an address of its own: leave out --token and --api-url"
+                    "--sandbox has a token and an address of its own: leave out --token, --profile and --api-url"
                 )
             if "token_rate" in sandbox_options:
                 settings["pacing"] = Pacing(
@@ -94,6 +99,9 @@ def _fill_in(options: Options, sandbox: Sandbox) -> None:
         if options.start_time is None and options.end_time is None and not is_synced:
             options.start_time, options.end_time = SANDBOX_WINDOW
             notes.append(f"window {SANDBOX_WINDOW[0]} to {SANDBOX_WINDOW[1]}")
+    if options.command == "sync" and options.time_zone is None:
+        options.time_zone = "US/Pacific"
+        notes.append(f"time zone {options.time_zone}")
     if "meeting" in filters and not meetings and options.account in sandbox.account_ids:
         options.meeting = [_first_recorded(sandbox, options.account)]
         notes.append(f"meeting {options.meeting[0]}")

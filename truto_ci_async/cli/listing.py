@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from msgspec import Raw
 
 from truto_ci_async._text import printable
-from truto_ci_async.cli.output.destinations import (
-    Output,
-    check_destination,
-    earlier_output,
-    is_stdout,
-    open_destination,
-)
-from truto_ci_async.cli.output.streams import open_pager
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, RowLayout, TableWriter, layout_of_columns
-from truto_ci_async.cli.output.writers import (
-    ROW_FORMATS,
-    TYPED_FORMATS,
-    CsvWriter,
-    Writer,
-    make_writer,
-    one_line,
-)
+from truto_ci_async._wire.times import resolve_time
+from truto_ci_async.cli.output.destinations import Output
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, layout_of_columns
+from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS, one_line
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models.resource_types import ITEM_TYPES
 
 from .connection import connect
-from .messages import Progress, note, say
+from .messages import Progress, say
 from .options import Options
+from .pages import format_of, open_output, prefetch, write_pages, writer_for
 from .resources import MODEL, RESOURCES, resource_command
 from .values import read_query
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
     from truto_ci_async.models import DebugInfo, Page
-    from truto_ci_async.pagination.paginator import Paginator
     from truto_ci_async.pagination.stream import ItemStream
     from truto_ci_async.resources.base import Resource
-
-# The items of a page, and what to write for them.
-Render = Callable[["Page[Any]", Sequence[Any]], Sequence[Any]]
 
 
 async def list_items(options: Options, progress: Progress) -> None:
@@ -68,7 +51,11 @@ async def list_items(options: Options, progress: Progress) -> None:
     async with connect(options, progress.parts) as client:
         resource = open_resource(client, options)
         _check_filters(resource, options)
-        with open_output(options, writer, progress) as output:
+        resumes = (
+            not (options.key_by or options.max_pages or len(options.meeting) > 1)
+            and options.response_format in ("unified", "normalized")
+        )  # fmt: skip
+        with open_output(options, writer, progress, resumes=resumes) as output:
             for meeting in options.meeting or [None]:
                 await _write(resource, item_type, meeting, options, output, progress)
                 if progress.items == options.max_items:
@@ -173,6 +160,13 @@ def _check_options(options: Options, format: str) -> None:
             raise UsageError(f"--response-format raw has no rows for -o {format}: use json, ndjson or yaml")
     if format in ("text", "vtt") and options.path is not None:
         raise UsageError(f"--path reads items of any kind: leave out -o {format}")
+    if options.start_time and options.end_time:
+        now = datetime.now(UTC)
+        start, end = (resolve_time(each, "", now).at for each in (options.start_time, options.end_time))
+        if end <= start:
+            raise UsageError(
+                f"--end-time {options.end_time} is not after --start-time {options.start_time}: exchange them?"
+            )
     if len(options.meeting) > 1:
         several = {
             "-o vtt": format == "vtt",
@@ -358,106 +352,3 @@ def _mask_values(value: object) -> Any:
     if isinstance(value, list):
         return [_mask_values(item) for item in cast("list[object]", value)]
     return None if value is None else "***"
-
-
-# --- shared with other commands ---------------------------------------------------------------
-
-
-_SUFFIXES: Final = {
-    ".json": "json",
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".csv": "csv",
-    ".yaml": "yaml",
-    ".yml": "yaml",
-    ".vtt": "vtt",
-    ".txt": "text",
-}
-
-
-def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:
-    """Return what ``-o`` says, else the suffix of ``--out``, else ``default``. ``texts``: which formats of text fit.
-
-    :raises UsageError: the suffix is of a format that this command does not write.
-    """
-    suffix = "" if is_stdout(options.out) else os.path.splitext(options.out)[1].lower()
-    if options.output is None and suffix == ".parquet":
-        raise UsageError(
-            f"--out {options.out}: Parquet is written by `truto-ci pull -o parquet`; this command writes "
-            "json, ndjson, csv and yaml"
-        )
-    named = _SUFFIXES.get(suffix, default)
-    format: str = options.output or (default if named in ("text", "vtt") and named not in texts else named)
-    return format
-
-
-def writer_for(options: Options, format: str, layout: RowLayout, *, is_document: bool = False) -> Writer:
-    """Return the writer of a command.
-
-    :raises UsageError: an option that the format does not have.
-    """
-    return make_writer(
-        format,
-        layout,
-        is_stdout=is_stdout(options.out),
-        csv_formulas=options.csv_formulas,
-        is_document=is_document,
-        is_titled=len(getattr(options, "meeting", ())) > 1,
-        color=not options.no_color,
-    )
-
-
-@contextmanager
-def open_output(options: Options, writer: Writer, progress: Progress) -> Generator[Output]:
-    """Open the destination of ``--out``; afterwards, name the fields that had no column.
-
-    :raises UsageError: nothing can be written there, or the beginning of what this run continues would be lost.
-    """
-    if not is_stdout(options.out):
-        check_destination("--out", options.out)
-        if getattr(options, "next_cursor", None) and (earlier := earlier_output(options.out)):
-            raise UsageError(
-                f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
-                "a file of another name, or move that one away"
-            )
-    pager = None if options.no_pager or not is_stdout(options.out) else open_pager()
-    output = Output(writer, pager or open_destination(options.out))
-    try:
-        with output:
-            yield output
-    finally:
-        progress.file = output.file
-    if isinstance(writer, (CsvWriter, TableWriter)) and writer.left_out:
-        note(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
-    if isinstance(writer, TableWriter) and writer.hidden:
-        note(f"no room for {', '.join(writer.hidden)}: a wider terminal or -o csv shows all")
-
-
-async def write_pages(
-    paginator: Paginator[Any],
-    options: Options,
-    output: Output,
-    progress: Progress,
-    render: Render | None = None,
-) -> None:
-    """Write page after page, each before waiting for the next one; ``render`` turns its items into what is written."""
-    left: int | None = None if options.max_items is None else options.max_items - progress.items
-    progress.position = options.next_cursor
-    async for page in paginator.pages():
-        items: Sequence[Any] = page.items if left is None else page.items[:left]
-        output.page(items if render is None else render(page, items))
-        if page.is_partial_response:
-            say("warning: the service calls this a partial response")
-        if len(items) < len(page.items):  # the service cannot start inside a page, so this one comes again
-            progress.add_page(len(items), progress.position, repeated=len(items))
-            break
-        progress.add_page(len(items), page.position)
-        if left is not None:
-            left -= len(items)
-            if not left:
-                break
-
-
-def prefetch(options: Options) -> int:
-    """Fetch one page ahead, but none with ``--max-items``: it might not be needed."""
-    return 1 if options.max_items is None else 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from truto_ci_async import errors
@@ -94,7 +96,10 @@ def exit_code(error: BaseException, *, is_partly_done: bool = False) -> int:
             return FAILED
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException, option_names: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Return what happened. ``option_names`` are the options that stand for arguments in Python."""
+    if isinstance(error, errors.UsageError | errors.ConfigurationError):
+        return in_options(str(error), {"base_url": "--api-url", **option_names})
     if isinstance(error, errors.TrutoError):
         return str(error)
     if isinstance(error, OSError):
@@ -102,11 +107,33 @@ def describe(error: BaseException) -> str:
     return f"unexpected {type(error).__name__}: {error} (-vv shows where)"
 
 
+def in_options(message: str, option_names: Mapping[str, str]) -> str:
+    """Name options in a message about arguments: ``fresh=True`` is ``--fresh``, ``csv_formulas`` ``--csv-formulas``.
+
+    A name of one word is one of English too, so it is taken for an argument only before ``=`` or at the beginning.
+    """
+
+    if " column " in message:  # the names in it are those of columns
+        return message
+
+    def given(match: re.Match[str]) -> str:
+        name, value = option_names.get(match[1]), match[2].strip("'\"")
+        return match[0] if name is None else name if value == "True" else f"{name} {value}"
+
+    def named(match: re.Match[str]) -> str:
+        return option_names.get(match[0], match[0])
+
+    message = re.sub(r"\b(\w+)=('[^']*'|\"[^\"]*\"|[\w./:-]+)", given, message)
+    words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?= (?:is|has|must)\b)"
+    message = re.sub(words, named, message)
+    return re.sub(r"(--[a-z-]+) \(\1\)", r"\1", message)  # where the library names the option as well
+
+
 def advise(error: BaseException) -> str | None:
     """Return what to do about an error, or None when its own message says it."""
     match error:
         case errors.ConfigurationError() if "no API token" in error.message:
-            return "export TRUTO_API_TOKEN=..., or try --sandbox, which needs no token"
+            return "`truto-ci login` keeps one, or export TRUTO_API_TOKEN=...; --sandbox needs none"
         case errors.DeadlineError():
             return "--timeout SECONDS allows more time"
         case errors.ConnectError():
@@ -154,6 +181,7 @@ class Progress:
         self.more = "there is more"
         self.rest = ""  # what is missing although there is no position to continue from
         self.file: Path | None = None  # where the output is; None for stdout
+        self.is_resumable = False  # the same command goes on with that file
 
     def add_page(self, items: int, position: object, *, repeated: int = 0) -> None:
         self.items += items
@@ -175,6 +203,8 @@ class Progress:
         """Say what a command wrote before it failed, and how to continue."""
         if self.pages or self.items:
             say(f"complete so far: {self._written()}")
+        if self.is_resumable and self.file is not None:
+            say("run the same command again to continue")
         if self.position is not None:
             say(self._how_to_continue())
 

@@ -6,6 +6,7 @@ Parsing has no effects and loads no client: a command's ``invoke`` returns what 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from textwrap import fill
 from types import SimpleNamespace
 from typing import Any, Final, TypeAlias
@@ -14,6 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from truto_ci_async._checks import did_you_mean
+from truto_ci_async.errors import ConfigurationError
 
 from .messages import Progress
 from .values import filled, moment, seconds, whole_number
@@ -112,8 +114,16 @@ class Command(click.Command):
             for param in self.params
             if (name := param.name) in ctx.params
         }
-        shared = {name: _either(given[name], before.get(name)) for name in SHARED if name in given}
-        return self.run, Options(command=self.name, **{**before, **self.defaults, **given, **shared})
+        shared: dict[str, Any] = {
+            name: _either(given[name], before.get(name)) for name in SHARED if name in given
+        }
+        names = {
+            name: max(param.opts, key=len)
+            for param in self.params
+            if isinstance(param, click.Option) and (name := param.name)
+        }
+        found: dict[str, Any] = {**before, **self.defaults, **given, **shared}
+        return self.run, Options(command=self.name, option_names=names, **found)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"\n{fill(self.help or '', min(formatter.width, 79))}\n")
@@ -180,6 +190,15 @@ def known_accounts(incomplete: str) -> Sequence[str]:
     from .account_cache import cached_accounts
 
     return cached_accounts()
+
+
+def known_profiles(incomplete: str) -> Sequence[str]:
+    """Return the names of the profiles, for completion."""
+    from .profiles import stored_profiles
+
+    with suppress(ConfigurationError):
+        return sorted(stored_profiles())
+    return ()
 
 
 def account(group: str = ASK) -> Option:
@@ -264,7 +283,7 @@ def output(formats: str, choices: Sequence[str] = FORMATS) -> list[click.Paramet
 # --- every command ---------------------------------------------------------------------------------------------
 
 
-SHARED: Final = ("sandbox", "token", "api_url", "timeout", "verbose", "quiet", "no_color")
+SHARED: Final = ("sandbox", "token", "profile", "api_url", "timeout", "verbose", "quiet", "no_color")
 
 
 def connection() -> list[click.Parameter]:
@@ -274,8 +293,11 @@ def connection() -> list[click.Parameter]:
              help="use made-up data from a local service that ends with the command; needs no token, and the account "
              "and the window may be left out"),
         text("--token", group=CONNECTION, metavar="TOKEN", read=str,
-             help="the API token; better set TRUTO_API_TOKEN, since every user of the machine can read a command line "
-             "in its process list, and the shell keeps it in its history"),
+             help="the API token; better `truto-ci login`, or set TRUTO_API_TOKEN: every user of the machine can read "
+             "a command line in its process list, and the shell keeps it in its history"),
+        text("--profile", group=CONNECTION, metavar="NAME", complete=known_profiles,
+             help="use the token and the address that `truto-ci login` has kept under this name (default: "
+             "TRUTO_API_TOKEN, then the profile of TRUTO_PROFILE, then `default`)"),
         text("--api-url", group=CONNECTION, metavar="URL", read=str,
              help="address of the service (default: TRUTO_API_BASE_URL, then https://api.truto.one)"),
         text("--timeout", group=CONNECTION, metavar="SECONDS", read=seconds,

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
+import click
+
 from truto_ci_async.errors import UsageError
 
+from .engine import check_engine, engine_options, pull_on_engine
 from .messages import (
     DONE,
     FAILED,
@@ -71,6 +75,14 @@ manifest.json lists the files and how much is committed. The first Ctrl-C (or SI
 the second ends at once.
 
 {PULL_EXIT_CODES}"""
+SYNC_EXAMPLES: Final = f"""\
+examples (leave out --sandbox once TRUTO_API_TOKEN is set):
+  truto-ci sync --sandbox --to duckdb:///calls.db --max-history 3d
+
+every night:
+  truto-ci sync --integration gong --status active --to postgresql://user@host/db --lookback 2d
+
+{PULL_EXIT_CODES}"""
 
 
 async def run_pull(options: Options, _: Progress) -> int:
@@ -80,8 +92,11 @@ async def run_pull(options: Options, _: Progress) -> int:
 
     _check_target(options)
     _check_report(options)
+    check_engine(options)
     extra_query = read_query(options.query, options.query_json)
     accounts = _accounts(options)
+    if options.engine is not None:
+        return await pull_on_engine(options, accounts, _asked(options, extra_query))
     progress = PullProgress()
     code, error = FAILED, None
     signals = StopOnSignal(progress)
@@ -110,12 +125,23 @@ async def run_pull(options: Options, _: Progress) -> int:
 def _check_target(options: Options) -> None:
     """:raises UsageError: there is not exactly one place to write to, or it lacks one of the options."""
     if (options.out is None) == (options.to is None):
+        folder = "" if options.command == "sync" else "--out FOLDER for files, or "
         raise UsageError(
-            "where to? Give --out FOLDER for files, or --to URL for a database, such as duckdb:///calls.db"
+            f"where to? Give {folder}--to URL for a database, such as duckdb:///calls.db"
             if options.out is None
             else "--out and --to are two places to write to: give one"
         )
-    of_databases = {"--table": options.table, "--mode": options.mode, "--add-columns": options.add_columns}
+    if options.to is not None and "://" not in options.to:
+        raise UsageError(
+            f"--to {options.to!r} is no URL: write duckdb:///{options.to.lstrip('/')}, postgresql://user@host/database "
+            "or s3://bucket/prefix; --out is for a folder"
+        )
+    of_databases = {
+        "--table": options.table,
+        "--mode": options.mode,
+        "--add-columns": options.add_columns,
+        "--on-rejected": options.on_rejected != "stop",
+    }
     of_folders = {"-o": options.output, "--csv-formulas": options.csv_formulas != "keep"}
     there, others = ("--to", of_databases) if options.to is None else ("--out", of_folders)
     if given := [name for name, value in others.items() if value]:
@@ -130,11 +156,11 @@ def _check_report(options: Options) -> None:
     from truto_ci_async.cli.output.destinations import check_destination, is_stdout
 
     if not is_stdout(options.report):
-        inputs = [] if options.accounts_file is None else [options.accounts_file]
+        inputs = [] if options.accounts_file in (None, "-") else [options.accounts_file]
         check_destination("--report", options.report, inputs=inputs, pull_folder=options.out)
 
 
-def _accounts(options: Options) -> list[str] | Path | None:
+def _accounts(options: Options) -> list[Any] | Path | None:
     """:raises UsageError: the options name no accounts, or name them in two ways."""
     given = [
         name for name in ("accounts", "accounts_file", "integration", "status") if getattr(options, name)
@@ -153,21 +179,9 @@ def _accounts(options: Options) -> list[str] | Path | None:
     return Path(options.accounts_file) if options.accounts_file else None
 
 
-async def _pull_to(
-    client: TrutoClient,
-    options: Options,
-    accounts: list[str] | Path | None,
-    extra_query: dict[str, Any] | None,
-    progress: PullProgress,
-) -> PullReports:
-    from truto_ci_async.pull.report import PullReports
-    from truto_ci_async.resources.pull_resources import pull_resources
-
-    settings: dict[str, Any] = {
-        "max_accounts": options.max_accounts,
-        "grow": options.grow,
-        "fresh": options.fresh,
-        "on_start": progress.on_start,
+def _asked(options: Options, extra_query: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the arguments of a plan."""
+    return {
         "integration": options.integration,
         "status": options.status,
         "start_time": options.start_time,
@@ -180,11 +194,39 @@ async def _pull_to(
         "ignore_remote_data": options.ignore_remote_data or None,
         "extra_query": extra_query,
     }
+
+
+async def _pull_to(
+    client: TrutoClient,
+    options: Options,
+    accounts: list[Any] | Path | None,
+    extra_query: dict[str, Any] | None,
+    progress: PullProgress,
+) -> PullReports:
+    from truto_ci_async.pull.report import PullReports
+    from truto_ci_async.resources.pull_resources import pull_resources
+
+    settings: dict[str, Any] = {
+        "max_accounts": options.max_accounts,
+        "grow": options.grow,
+        "fresh": options.fresh,
+        "on_start": progress.on_start,
+        **_asked(options, extra_query),
+    }
     if options.to is None:
         return await pull_resources(
             client, options.out, options.resource, accounts, format=options.output,
             csv_formulas=options.csv_formulas, lookback=options.lookback, **settings
         )  # fmt: skip
+    is_sync = options.command == "sync"
+    sync: dict[str, Any] = {}
+    if is_sync:
+        sync = {
+            "since": "last",
+            "max_history": options.max_history,
+            "keep_missing": options.keep_missing,
+            "time_zone": options.time_zone,
+        }
     reports = PullReports(dict.fromkeys(options.resource))
     for name in options.resource:
         of_windows = () if name != "users" else ("start_time", "end_time", "window", "users")
@@ -194,7 +236,9 @@ async def _pull_to(
             table=options.table,
             mode=options.mode,
             add_columns=options.add_columns,
-            lookback=options.lookback if name == "transcripts" else None,
+            on_rejected=options.on_rejected,
+            lookback=options.lookback if is_sync or name == "transcripts" else None,
+            **sync,
             **{each: value for each, value in settings.items() if each not in of_windows},
         )
         if progress.pull is not None and progress.pull.is_stopped:
@@ -233,8 +277,14 @@ def _target(options: Options) -> str:
     return target
 
 
-def _standard_input() -> list[str] | Path:
-    raise UsageError("--accounts-file - is not there yet")
+def _standard_input() -> list[Any]:
+    from truto_ci_async.pull.plan.accounts import MAX_FILE_BYTES, read_accounts
+
+    if sys.stdin is None or sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+        raise UsageError(
+            "--accounts-file - reads stdin, which is a terminal: pipe the ids into it, one on a line"
+        )
+    return read_accounts(sys.stdin.buffer.read(MAX_FILE_BYTES), "stdin")
 
 
 class StopOnSignal(AbstractContextManager["StopOnSignal"]):
@@ -274,24 +324,58 @@ class StopOnSignal(AbstractContextManager["StopOnSignal"]):
         pull.stop()
 
 
+HOW: Final = "how to run"
+
+
+def _which_accounts() -> list[click.Parameter]:
+    which = "which accounts"
+    return [
+        text("-a", "--account", "--accounts", "accounts", group=which, metavar="ID,...", multiple=True,
+             read=name_list, complete=known_accounts,
+             help="these accounts (see `truto-ci accounts`); may be repeated"),
+        text("--accounts-file", group=which, metavar="FILE",
+             help="the accounts in FILE (- for stdin): on each line an id, or a JSON object with an id and optionally "
+             "a tenant_id"),
+        text("--integration", group=which, metavar="NAME", help="all accounts of this product, such as gong"),
+        text("--status", group=which, metavar="STATUS", help="all accounts with this status, such as active"),
+        flag("--allow-empty", group=which,
+             help="finish with nothing done if there is no such account; otherwise that is an error"),
+        text("--resource", group=ASK, metavar="NAME,...", read=name_list, default=["interactions"],
+             help="interactions (default), meetings, transcripts, users, activity; several are pulled in this order"),
+    ]  # fmt: skip
+
+
+def _database() -> list[click.Parameter]:
+    return [
+        text("--to", group=OUTPUT, metavar="URL",
+             help="a database: postgresql://user@host/database, or duckdb:///file.db; a pull may also go to "
+             "s3://bucket/prefix, gs:// or az://"),
+        text("--table", group=OUTPUT, metavar="NAME", help="its table (default: the name of the resource)"),
+        flag("--add-columns", group=OUTPUT, help="add the columns that the table lacks"),
+        choice("--on-rejected", group=OUTPUT, choices=("stop", "keep"), default="stop",
+               help="rows that the database refuses: stop (default), or keep them in a table of their own"),
+    ]  # fmt: skip
+
+
+def _running() -> list[click.Parameter]:
+    return [
+        text("--report", group=OUTPUT, metavar="FILE",
+             help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON"),
+        text("--max-accounts", group=HOW, metavar="N", read=whole_number(1), default=32,
+             help="accounts asked at a time (default: 32)"),
+        flag("--fresh", group=HOW, help="discard the earlier output and progress, and start over"),
+    ]  # fmt: skip
+
+
 def command(name: str) -> Command:
-    which, how = "which accounts", "how to run"
+    return _sync_command(name) if name == "sync" else _pull_command(name)
+
+
+def _pull_command(name: str) -> Command:
     return Command(
         name, run_pull,
         [
-            text("-a", "--account", "--accounts", "accounts", group=which, metavar="ID,...", multiple=True,
-                 read=name_list, complete=known_accounts,
-                 help="these accounts (see `truto-ci accounts`); may be repeated"),
-            text("--accounts-file", group=which, metavar="FILE",
-                 help="the accounts in FILE (- for stdin): on each line an id, or a JSON object with an id and "
-                 "optionally a tenant_id"),
-            text("--integration", group=which, metavar="NAME", help="all accounts of this product, such as gong"),
-            text("--status", group=which, metavar="STATUS", help="all accounts with this status, such as active"),
-            flag("--allow-empty", group=which,
-                 help="finish with nothing done if there is no such account; otherwise that is an error"),
-            text("--resource", group=ASK, metavar="NAME,...", read=name_list, default=["interactions"],
-                 help="interactions (default), meetings, transcripts, users, activity; several are pulled one after "
-                 "another"),
+            *_which_accounts(),
             *window("a pull that continues keeps the now of its first run", " (default: now)"),
             text("--window", group=ASK, metavar="LENGTH", read=window_length,
                  help="split the time into a series of windows and request each one: day, week, month, or a length "
@@ -303,22 +387,43 @@ def command(name: str) -> Command:
             choice("-o", "--output", group=OUTPUT, choices=("ndjson", "csv", "parquet"),
                    help="ndjson (default; what the service sent), csv (flat rows), parquet (typed columns)"),
             csv_formulas(),
-            text("--to", group=OUTPUT, metavar="URL",
-                 help="a database instead of a folder: postgresql://user@host/database, or duckdb:///file.db"),
-            text("--table", group=OUTPUT, metavar="NAME", help="its table (default: the name of the resource)"),
+            *_database(),
             choice("--mode", group=OUTPUT, choices=("append", "merge"),
                    help="append (default): add rows; merge: replace rows with the same key"),
-            flag("--add-columns", group=OUTPUT, help="add the columns that the table lacks"),
-            text("--report", group=OUTPUT, metavar="FILE",
-                 help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON"),
-            text("--max-accounts", group=how, metavar="N", read=whole_number(1), default=32,
-                 help="accounts asked at a time (default: 32)"),
-            flag("--fresh", group=how, help="discard the earlier output and progress, and start over"),
-            flag("--grow", group=how, help="continue, and add accounts found since the pull began"),
+            *_running(),
+            flag("--grow", group=HOW, help="continue, and add accounts found since the pull began"),
+            *engine_options(),
             *connection(),
         ],
         help="Pull resources of many accounts into a folder or a database, many at a time, within the limits of the "
         "service. Run the same command again and it continues where the last run stopped, however that ended: no row "
         "is lost or written twice. Once everything is there, it sends no more requests.",
         examples=EXAMPLES,
+    )  # fmt: skip
+
+
+def _sync_command(name: str) -> Command:
+    return Command(
+        name, run_pull,
+        [
+            *_which_accounts(),
+            choice("--window", group=ASK, choices=("day", "week", "month"), help="length of a window (default: day)"),
+            text("--lookback", group=ASK, metavar="LENGTH",
+                 help="ask again for windows that ended so long before the last sync, such as 2d"),
+            text("--max-history", group=ASK, metavar="TIME",
+                 help="how far back a new account begins: a length such as 90d, or a time"),
+            text("--time-zone", group=ASK, metavar="NAME", help="time zone of the windows, such as US/Pacific"),
+            flag("--keep-missing", group=ASK, help="keep rows that are gone at the provider"),
+            users(), *exclusions(), limit(), *query(),
+            *_database(),
+            *_running(),
+            *connection(),
+        ],
+        help="Keep a table of a database up to date: ask what is new since the last sync, and the windows before it "
+        "again as far as --lookback. A window that was read to its end takes the place of what the table has of it.",
+        examples=SYNC_EXAMPLES,
+        defaults={
+            "out": None, "output": None, "csv_formulas": "keep", "mode": None, "grow": False, "start_time": None,
+            "end_time": None,
+        },
     )  # fmt: skip

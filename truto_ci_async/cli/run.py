@@ -29,6 +29,7 @@ from .messages import (
     exit_code,
     say,
 )
+from .options import Options
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -70,17 +71,17 @@ def _main(argv: Sequence[str] | None) -> int:
         say("terminated")
         code = TERMINATED
     except Exception as error:  # noqa: BLE001 - every error ends as a plain line and an exit code
-        code = _say_error(error, progress, verbosity=options.verbose)
+        code = _say_error(error, progress, options)
     progress.say_unfinished()
     return code
 
 
-def _say_error(error: Exception, progress: Progress, *, verbosity: int) -> int:
+def _say_error(error: Exception, progress: Progress, options: Options) -> int:
     code = exit_code(error, is_partly_done=bool(progress.pages or progress.items))
-    say(f"truto-ci: {describe(error)}")
+    say(f"truto-ci: {describe(error, options.option_names)}")
     if advice := advise(error):
         say(f"  {advice}")
-    if verbosity > 1:
+    if options.verbose > 1:
         for line in "".join(traceback.format_exception(error)).splitlines():
             say(f"  {line}")  # indented, so that it cannot pass for a message of ours
     if code == USAGE or isinstance(error, (CursorExpiredError, CursorLoopError)):

@@ -4,33 +4,33 @@
 
     async with TrutoClient() as truto:
         plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
-    report = await pull_to(plan, "/shared/data", format="parquet", address="head:6379")
+    reports = await pull_to(plan, "/shared/data", format="parquet", address="head:6379")
 
-``pull_plan`` does the work of a task, so whatever is killed, run it again and nothing is lost or doubled. Ray runs a
-task again, on another node, when its worker dies. A named actor counts the requests of the token; while it is away or
-restarted, each task goes on at a safe share of the rate. Tokens are read where the tasks run: none is in the object
-store, in a log or on the dashboard.
+``pull_plan`` does the work of a task, so whatever is killed, run it again and nothing is lost or doubled. Named actors
+count the requests of tokens; while one is away, each task goes on at a safe share of the rate. Tokens are read where
+the tasks run: none is in the object store, in a log or on the dashboard.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import platform
-import secrets
+import threading
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
 from importlib import import_module
 from pathlib import Path
-from time import monotonic
+from secrets import token_hex
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
 import truto_ci_async as sdk
-from truto_ci_async import Grant, MemoryBudget, Pacing, Plan, ShardReports, TrutoError, UsageError
+from truto_ci_async import Coordinator, Grant, Pacing, Plan, ShardReports, TrutoError, UsageError, WorkerFacts
 
 #: The name of the environment variable of the workers that holds the token, or a function that returns the token.
 Token: TypeAlias = str | Callable[[], str | Awaitable[str]]
@@ -41,23 +41,35 @@ PROBE_SECONDS: Final = 60.0  # for every node to start a worker and answer
 TELL_SECONDS: Final = 1.0  # between two reports of a task, and of the driver
 LOCK_SECONDS: Final = 180.0  # for an attempt that was believed dead to let go of its shard
 STOP_SECONDS: Final = 5.0  # for tasks to commit what they have, when the driver is stopped
-RUN_SECONDS: Final = 60.0  # a run that reported nothing for so long is over
+ACTORS: Final = 16  # for the budgets of all tokens: each is a process
+KEPT: Final = 100  # accounts of a shard that a report names, of each kind
 COUNTS: Final = ("accounts", "done", "rows", "pages", "requests", "retries", "windows_done")
+
+_connecting = asyncio.Lock()  # pulls that run side by side share one connection
 
 
 class Job(Struct, frozen=True):
     """What all tasks of a run are given. It holds no token, and no password."""
 
-    run: str
-    version: str
     out: str | Callable[[], str]
     options: dict[str, Any]
     token: Token
     base_url: str | None
     pacing: Pacing
-    budget: str
-    share: float
+    share: float  # of the token's rate, while the budget is away
     probe: str | None
+    run: str
+
+    @property
+    def budget(self) -> str:
+        """Tells the budgets of tokens apart, without knowing the tokens."""
+        source = self.token
+        named = source if isinstance(source, str) else f"{source.__module__}.{source.__qualname__}"
+        return blake2b(f"{named} {self.base_url}".encode(), digest_size=8).hexdigest()
+
+    @property
+    def asked_of_workers(self) -> tuple[str | None, str | None]:
+        return self.token if isinstance(self.token, str) else None, self.probe
 
 
 async def pull_to(
@@ -79,8 +91,8 @@ async def pull_to(
     ``out``       a folder that every node sees under this path, or the URL of a PostgreSQL database; one with a
                   password is given as a function that returns it where the tasks run.
     ``shards``    tasks that the plan is split into, some four for each worker; it stays the same for this ``out``.
-    ``address``   of the cluster, ``host:port``. None: Ray as it was started in this process, or RAY_ADDRESS, or a
-                  cluster of this machine's cores that ends with the pull.
+    ``address``   of the cluster, ``host:port``. None: RAY_ADDRESS, or a cluster of this machine's cores. A process that
+                  uses Ray already goes on with that. ``ray.shutdown()`` ends the connection.
     ``token``     the name of the environment variable that the workers have, or a function that returns the token.
     ``cpus``      cores that Ray reserves for a task. ``retries`` of a task whose worker or node died.
     ``on_progress``  is given the reports about once a second. Their totals are Ray metrics too, ``truto_pull_rows`` and
@@ -95,45 +107,27 @@ async def pull_to(
         folder. Nothing was requested.
     :raises AuthenticationError: the token was rejected. Other errors of shards are raised once all others are done.
     """
-    ray = _ray()
-    parts = plan.shards(shards)
+    ray, parts = ray_library(), plan.shards(shards)
+    refuse_secrets(token, out)
     folder = None if callable(out) or "://" in str(out) else await asyncio.to_thread(Path(out).absolute)
-    check(token, out)
-    is_opened = await _connect(ray, address)
+    probe = None if folder is None else str(folder / f".truto-pull.{plan.resource}.probe")
+    await _connect(ray, address)
+    share = 1 / max(1.0, min(shards, ray.cluster_resources().get("CPU", 1.0) / max(cpus, 0.01)))
+    target = out if callable(out) else str(folder or out)
+    job = Job(target, options, token, base_url, pacing, share, probe, token_hex(8))
+    if probe is not None:
+        await asyncio.to_thread(WorkerFacts.write_probe, probe, job.run)
+    await _check_nodes(ray, job, cpus)
     try:
-        slots = ray.cluster_resources().get("CPU", 1.0) / max(cpus, 0.01)
-        job = Job(
-            run=secrets.token_hex(8),
-            version=sdk.__version__,
-            out=out if callable(out) else str(folder or out),
-            options=options,
-            token=token,
-            base_url=base_url,
-            pacing=pacing,
-            budget=budget_name(token, base_url),
-            share=1 / max(1.0, min(shards, slots)),
-            probe=None if folder is None else str(folder / f".truto-pull.{plan.resource}.probe"),
-        )
-        if job.probe is not None:
-            await asyncio.to_thread(_write_probe, Path(job.probe), job.run)
-        await _check_nodes(ray, job, cpus)
-        try:
-            return await _run(ray, job, parts, {"num_cpus": cpus, "max_retries": retries}, on_progress)
-        finally:
-            if folder is not None:
-                with suppress(TrutoError):  # nothing was begun
-                    await asyncio.to_thread(sdk.merge_manifests, folder)
+        return await _run(ray, job, parts, {"num_cpus": cpus, "max_retries": retries}, on_progress)
     finally:
-        if is_opened:
-            ray.shutdown()
+        if folder is not None:
+            with suppress(TrutoError):  # nothing was begun
+                await asyncio.to_thread(sdk.merge_manifests, folder)
 
 
 async def _run(
-    ray: Any,
-    job: Job,
-    parts: list[Plan],
-    options: Mapping[str, Any],
-    on_progress: Callable[[ShardReports], object] | None,
+    ray: Any, job: Job, parts: list[Plan], options: Mapping[str, Any], on_progress: Any
 ) -> ShardReports:
     reports, errors = ShardReports(len(parts)), dict[int, BaseException]()
     task, gauge = ray.remote(**options)(_pull_shard), import_module("ray.util.metrics").Gauge
@@ -151,13 +145,15 @@ async def _run(
             with suppress(ray.exceptions.RayError, TimeoutError):  # it is restarted, and told anew
                 told = await asyncio.wait_for(_actor(ray, job).told.remote(job.run), TELL_SECONDS)
                 running = set(waiting.values())
-                reports.by_shard |= {n: each for n, each in told.items() if n in running}
+                reports.by_shard |= {number: each for number, each in told.items() if number in running}
             for name, each in gauges.items():
                 each.set(reports.total(name), {"resource": parts[0].resource})
             if on_progress is not None:
                 on_progress(reports)
     finally:
         await _stop(ray, {future: refs[number] for future, number in waiting.items()})
+        with suppress(ray.exceptions.RayError):
+            _actor(ray, job).forget.remote(job.run)
     for number, error in sorted(errors.items()):
         text = f"{len(errors)} of {len(parts)} shards failed, the first of them {number}. Run again to go on"
         if isinstance(error, TrutoError):
@@ -180,126 +176,79 @@ async def _stop(ray: Any, waiting: Mapping[asyncio.Future[Any], Any]) -> None:
             future.exception()  # seen
 
 
-async def _connect(ray: Any, address: str | None) -> bool:
-    """Connect to Ray; return whether this call did."""
-    if ray.is_initialized():
-        return False
+async def _connect(ray: Any, address: str | None) -> None:
+    """Connect to Ray, unless this process is."""
     address = address or os.environ.get("RAY_ADDRESS")
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    tried = f"tried {address} for {CONNECT_SECONDS:.0f} s"
+    own = {} if address else {"include_dashboard": False}
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            while host:
-                try:
-                    _, writer = await asyncio.open_connection(host, int(port))
-                    writer.close()
-                    break
-                except OSError as error:
-                    tried = f"tried {address} for {CONNECT_SECONDS:.0f} s: {error}"
-                    await asyncio.sleep(1.0)
-            own = {} if address else {"include_dashboard": False}
-            await asyncio.to_thread(ray.init, address=address, namespace=NAMESPACE, **own)
-    except (TimeoutError, ValueError, ConnectionError, RuntimeError) as error:
-        reason = tried if isinstance(error, TimeoutError) else f"{error} ({tried})"
-        raise sdk.ConnectError(
-            f"no Ray cluster: {reason}. Is `ray start --head` running there?", attempts=0
-        ) from error
-    return True
+        async with _connecting, asyncio.timeout(CONNECT_SECONDS):
+            if ray.is_initialized():
+                return
+            if host:
+                (await asyncio.open_connection(host, int(port)))[1].close()
+            # In a thread that nobody waits for: it may take minutes to find that what answers is no Ray.
+            begun, init = Future[Any](), partial(ray.init, address=address, namespace=NAMESPACE, **own)
+            threading.Thread(target=_finish, args=(begun, init), daemon=True).start()
+            await asyncio.wrap_future(begun)
+    except (OSError, TimeoutError, ValueError, RuntimeError) as error:
+        text = f"no Ray cluster: tried {address}: {str(error) or f'no answer in {CONNECT_SECONDS:.0f} s'}"
+        raise sdk.ConnectError(f"{text}. Is `ray start --head` running there?", attempts=0) from error
+
+
+def _finish(begun: Future[Any], job: Callable[[], Any]) -> None:
+    try:
+        begun.set_result(job())
+    except BaseException as error:  # noqa: BLE001 - raised where it is awaited
+        begun.set_exception(error)
 
 
 async def _check_nodes(ray: Any, job: Job, cpus: float) -> None:
     """:raises UsageError: a node could not run a task as this process means it."""
     affinity = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-    variable = job.token if isinstance(job.token, str) else None
-    probe = ray.remote(num_cpus=0, max_retries=2)(_probe(variable, job.probe))
-    able = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) >= cpus]
-    if not able:
+    probe = ray.remote(num_cpus=0, max_retries=2)(_facts)
+    asked: dict[asyncio.Future[Any], Any] = {}
+    for node in ray.nodes():
+        if node["Alive"] and node["Resources"].get("CPU", 0) >= cpus:
+            there = probe.options(scheduling_strategy=affinity(node["NodeID"], soft=False))
+            asked[asyncio.wrap_future(there.remote(*job.asked_of_workers).future())] = node
+    if not asked:
         raise UsageError(f"no node of the cluster has {cpus:g} CPU for a task: lower cpus, or start nodes")
-    asked: dict[asyncio.Future[Any], str] = {}
-    for node in able:
-        on_node = probe.options(scheduling_strategy=affinity(node["NodeID"], soft=False)).remote()
-        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
-        asked[asyncio.wrap_future(on_node.future())] = name
     await asyncio.wait(asked, timeout=PROBE_SECONDS)
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     wrong = list[str]()
-    for future, name in asked.items():
-        if not future.done():
-            future.cancel()
-            wrong.append(f"{name} does not answer within {PROBE_SECONDS:.0f} s")
-        elif (error := future.exception()) is not None:
-            wrong.append(f"{name}: {error}")
-        else:
-            wrong += [f"{name} {text}" for text in complaints(future.result(), job)]
+    for future, node in asked.items():
+        error = future.exception() if future.done() else TimeoutError(f"no answer in {PROBE_SECONDS:.0f} s")
+        name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
+        if error is None:
+            wrong += [f"{name} {text}" for text in future.result().problems(*job.asked_of_workers, job.run)]
+        elif node["NodeID"] in alive and not isinstance(error, ray.exceptions.TaskUnschedulableError):
+            wrong.append(f"{name}: {error}")  # a node that is gone does not matter
+        future.cancel()
     if wrong:
         raise UsageError("nothing was requested, since the nodes cannot do it:\n  " + "\n  ".join(wrong))
 
 
-def _probe(variable: str | None, path: str | None) -> Callable[[], dict[str, Any]]:
-    """Return a function that Ray sends as it is: it needs no package where it runs."""
-
-    def probe() -> dict[str, Any]:
-        import importlib.util
-        import os
-        import platform
-
-        version, content = None, None
-        if importlib.util.find_spec("truto_ci_async") is not None:
-            version = importlib.import_module("truto_ci_async").__version__
-        if path is not None and os.path.exists(path):
-            with open(path, encoding="ascii") as file:
-                content = file.read()
-        has_token = variable is None or bool(os.environ.get(variable))
-        return {"python": platform.python_version(), "version": version, "token": has_token, "probe": content}
-
-    return probe
-
-
-def complaints(found: Mapping[str, Any], job: Job) -> list[str]:
-    """Say what is wrong with a node, by what its probe found."""
-    python, wrong = platform.python_version(), list[str]()
-    if found["python"].split(".")[:2] != python.split(".")[:2]:
-        wrong.append(f"has Python {found['python']}, and this is {python}")
-    if found["version"] != job.version:
-        wrong.append(f"has truto_ci_async {found['version'] or 'not at all'}, and this is {job.version}")
-    if not found["token"]:
-        wrong.append(f"has no {job.token} in its environment: set it before `ray start`")
-    if job.probe is not None and found["probe"] != job.run:
-        wrong.append(f"does not see {Path(job.probe).parent}: give a folder that all nodes share")
-    return wrong
-
-
-def _write_probe(path: Path, run: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(run, encoding="ascii")
-
-
-def check(token: object, out: object) -> None:
-    """:raises UsageError: Ray would store a secret."""
+def refuse_secrets(token: object, out: object) -> None:
+    """:raises UsageError: Ray would store a token or a password."""
     if isinstance(token, str) and not token.isidentifier():
-        raise UsageError(
-            "token is the name of an environment variable of the workers, or a function; not the token"
-        )
+        raise UsageError("token is not the token, but an environment variable of the workers, or a function")
     if isinstance(out, str) and "://" in out and urlsplit(out).password:
-        raise UsageError(
-            "the URL has a password, which Ray would store: pass a function that returns the URL, or leave the "
-            "password to PGPASSWORD or ~/.pgpass on the workers"
-        )
+        raise UsageError("the URL has a password, which Ray would store: pass a function, or set PGPASSWORD")
 
 
-def budget_name(token: Token, base_url: str | None) -> str:
-    """Return the name of the actor that counts the requests of a token, without knowing the token."""
-    source = token if isinstance(token, str) else f"{token.__module__}.{token.__qualname__}"
-    return "truto-budget-" + blake2b(f"{source} {base_url}".encode(), digest_size=8).hexdigest()
-
-
-def _ray() -> Any:
+def ray_library() -> Any:
     try:
         return import_module("ray")
     except ImportError:
         raise sdk.MissingExtraError("ray", "ray") from None
 
 
-# --- in the tasks and the actor ------------------------------------------------------------------------------------
+# --- in the tasks and the actors -----------------------------------------------------------------------------------
+
+
+def _facts(token: str | None, probe: str | None) -> WorkerFacts:
+    return WorkerFacts.here(token, probe)
 
 
 def _pull_shard(job: Job, part: Plan) -> dict[str, Any]:
@@ -310,74 +259,41 @@ def _pull_shard(job: Job, part: Plan) -> dict[str, Any]:
 
 async def _pull(job: Job, part: Plan) -> dict[str, Any]:
     budget = RayBudget(job)
-    source = os.environ[job.token] if isinstance(job.token, str) else job.token
+    token = os.environ[job.token] if isinstance(job.token, str) else job.token
     out = job.out() if callable(job.out) else job.out
-    client = sdk.TrutoClient(source, base_url=job.base_url, pacing=job.pacing, shared_budget=budget)
-    telling = list[asyncio.Task[None]]()
-    async with client:
-        try:
-            report = await sdk.pull_plan(
-                client,
-                part,
-                out,
-                max_wait=LOCK_SECONDS,
-                on_start=lambda pull: telling.append(asyncio.create_task(budget.tell(part, pull.report))),
-                **job.options,
-            )
-        finally:
-            for each in telling:
-                each.cancel()
-            await asyncio.gather(*telling, return_exceptions=True)
-    return report.to_dict()
+    options: Any = {"max_wait": LOCK_SECONDS, "on_progress": partial(budget.tell, part), **job.options}
+    async with sdk.TrutoClient(
+        token, base_url=job.base_url, pacing=job.pacing, shared_budget=budget
+    ) as client:
+        report = await sdk.pull_plan(client, part, out, **options)
+    return report.to_dict(most=KEPT)  # a driver holds the reports of all shards
 
 
 class RayBudget:
-    """The budget actor, as a client asks it. If it is gone for good, it is made anew."""
+    """The budget of a token, as a client asks it. If its actor is gone for good, it is made anew."""
 
     def __init__(self, job: Job) -> None:
         self.safe_share = job.share
-        self._job, self._ray = job, _ray()
+        self._job, self._ray = job, ray_library()
         self._handle: Any = None
 
     async def take(self, n: int, account: str | None) -> Grant:
         try:
             if self._handle is None:
                 self._handle = await asyncio.to_thread(_actor, self._ray, self._job)
-            return Grant(*await self._handle.take.remote(n, account))
+            return Grant(*await self._handle.take.remote(self._job.budget, self._job.pacing, n, account))
         except self._ray.exceptions.RayError:
             self._handle = None
             raise
 
-    async def tell(self, part: Plan, report: Any) -> None:
-        """Tell how a shard goes, again and again."""
-        while True:
-            if self._handle is not None and part.shard is not None:
-                counts = {name: getattr(report, name) for name in ("complete", *COUNTS)}
-                with suppress(self._ray.exceptions.RayError):
-                    self._handle.tell.remote(self._job.run, part.shard[0], counts)
-            await asyncio.sleep(TELL_SECONDS)
+    def tell(self, part: Plan, report: Any) -> None:
+        if self._handle is not None and part.shard is not None:
+            counts = {name: getattr(report, name) for name in ("complete", *COUNTS)}
+            with suppress(self._ray.exceptions.RayError):
+                self._handle.tell.remote(self._job.run, part.shard[0], counts)
 
 
 def _actor(ray: Any, job: Job) -> Any:
-    names = {"name": job.budget, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
-    return ray.remote(BudgetActor).options(num_cpus=0, max_restarts=-1, **names).remote(job.pacing)
-
-
-class BudgetActor:
-    """The budget of all tasks that use one token, and how far each of them is."""
-
-    def __init__(self, pacing: Pacing) -> None:
-        self._budget = MemoryBudget(pacing)
-        self._told: dict[str, tuple[float, dict[int, Any]]] = {}
-
-    async def take(self, n: int, account: str | None) -> tuple[int, float, str]:
-        grant = self._budget.take_now(n, account)
-        return grant.count, grant.retry_after, grant.level
-
-    async def tell(self, run: str, number: int, counts: dict[str, Any]) -> None:
-        now = monotonic()
-        self._told = {each: told for each, told in self._told.items() if now - told[0] < RUN_SECONDS}
-        self._told[run] = (now, self._told.get(run, (now, {}))[1] | {number: counts})
-
-    async def told(self, run: str) -> dict[int, Any]:
-        return self._told.get(run, (0.0, {}))[1]
+    name = f"truto-budgets-{int(job.budget, 16) % ACTORS}"
+    options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+    return ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1, **options).remote()

@@ -19,6 +19,7 @@ from truto_ci_async.export.html import item_card
 from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .field_types import NO_DATA, decode_raw
+from .pydantic_schema import plain_schema
 from .unknown_members import LARGE_OBJECT, decode_known
 
 #: Columns that records of several resources have.
@@ -86,6 +87,15 @@ class ApiObject(
             return {name: raw for name, raw in members.items() if name == UNKNOWN or name not in known}
         except (ValueError, RecursionError):  # the service has a member of this name
             return {UNKNOWN: Raw(msgspec.json.encode(self.unknown_json))}
+
+    def to_json(self) -> bytes:
+        """Return the API's own shape as JSON, on one line, with everything that was received."""
+        return encode(self)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
+        """Let FastAPI return this from a handler, and pydantic hold it in a model."""
+        return plain_schema(cls)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the API's own shape as plain dicts and lists, ready for JSON, with times as ISO 8601 text.

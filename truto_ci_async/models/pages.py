@@ -6,20 +6,22 @@ import base64
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import Any, ClassVar, Generic, TypeVar, overload
+from typing import Any, ClassVar, Generic, TypeVar, cast, overload
 
 import msgspec
 from msgspec import Struct
 
-from truto_ci_async._json import EXCERPT_BYTES
+from truto_ci_async._json import EXCERPT_BYTES, encode
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.export import html
 from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
 
 from .debug import DebugInfo
+from .field_types import decode_raw
 from .names import with_names
 from .person import Person
+from .pydantic_schema import plain_schema
 from .unknown_members import decode_known
 
 T = TypeVar("T")
@@ -188,6 +190,23 @@ class Page(Frames, Generic[T]):
         self.unknown_fields: tuple[str, ...] = tuple(unknown_fields)
         self.response = response or ResponseInfo()
         self.position = position
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the page as plain data, ready for JSON: ``result``, and ``position`` to continue from as text."""
+        return cast("dict[str, Any]", decode_raw(self.to_json()))
+
+    def to_json(self) -> bytes:
+        """Return the page as JSON: ``result``, and ``position`` to continue from as text, null after the last one.
+
+        A handler of FastAPI that is annotated with ``-> Page[Interaction]`` may return the page itself.
+        """
+        position = None if self.position is None else str(self.position)
+        return b'{"result":%b,"position":%b}' % (encode(self.items), encode(position))
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: object, handler: object) -> Any:
+        """Let FastAPI return this from a handler."""
+        return plain_schema(cls)
 
     def with_names(self, directory: Mapping[str, Person]) -> Page[T]:
         """Return a copy whose people have the names and emails of ``truto.users.directory(account)``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
 
 from msgspec import Struct
@@ -105,15 +106,25 @@ class PullReport(Struct, eq=False):
         """Keep the error that ended an account, without what would take much memory."""
         self.failed[account] = without_bodies(error, keep_short=len(self.failed) < KEPT_ERRORS)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as plain, JSON-ready data."""
+    def to_dict(self, *, most: int | None = None) -> dict[str, Any]:
+        """Return the report as plain, JSON-ready data: of failed and parked accounts and the like, ``most`` of each.
+
+        With ``most``, ``failed_count`` and so on say how many there are.
+        """
         failed = {
             account: {"error": type(error).__name__, "message": str(error)}
-            for account, error in self.failed.items()
+            for account, error in islice(self.failed.items(), most)
         }
         changed = {"failed": failed, "parked": dict(self.parked), "waited": round(self.waited, 3)}
         error = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
-        return {"complete": self.complete, **asdict(self), **changed, "error": error}
+        found: dict[str, Any] = {"complete": self.complete, **asdict(self), **changed, "error": error}
+        if most is not None:
+            for name in ("failed", "parked", "unsupported", "filtered"):
+                found |= {
+                    name: dict(islice(found[name].items(), most)),
+                    f"{name}_count": len(getattr(self, name)),
+                }
+        return found
 
     def _repr_html_(self) -> str:
         return self.to_html()

@@ -20,6 +20,7 @@ from truto_ci_async.pull.stores.landing import LandingMode, OnRejected
 from truto_ci_async.pull.stores.targets import is_url, store_for
 from truto_ci_async.sinks.factory import OutputFormat, make_sink
 from truto_ci_async.sinks.layout import state_file
+from truto_ci_async.sinks.parquet import PART_SECONDS
 from truto_ci_async.sinks.rows import CsvFormulas
 
 from .engine import Pull
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 # Seconds until a shard that another process holds is tried again.
 ASK_AGAIN_SECONDS = 1.0
+TELL_SECONDS = 1.0
 
 
 async def pull_plan(
@@ -43,6 +45,7 @@ async def pull_plan(
     shard: tuple[int, int] | None = None,
     format: OutputFormat = "ndjson",
     csv_formulas: CsvFormulas = "keep",
+    part_seconds: float = PART_SECONDS,
     table: str | None = None,
     mode: LandingMode | None = None,
     add_columns: bool = False,
@@ -53,6 +56,7 @@ async def pull_plan(
     lookback: timedelta | str | None = None,
     max_wait: float = 0.0,
     on_start: Callable[[Pull[Any]], None] | None = None,
+    on_progress: Callable[[PullReport], object] | None = None,
 ) -> PullReport:
     """Pull one shard of a plan: the unit of work of an engine. Run it again, anywhere, to go on.
 
@@ -68,7 +72,9 @@ async def pull_plan(
     sends no request when it is run again. A run that was believed dead, and is not, can write no more once another one
     has begun its shard. There is no ``fresh``: to start over, use another folder or table.
 
+    ``part_seconds``  of Parquet: a part is closed, and so committed, after this time. A killed run repeats as much.
     ``max_wait``  seconds to wait while another process holds the shard: an attempt that is ending, for example.
+    ``on_progress``  is given the report about once a second, for an engine to pass on.
 
     The other arguments are those of ``pull_to``.
 
@@ -87,33 +93,77 @@ async def pull_plan(
     give_up = monotonic() + max_wait
     while True:
         try:
-            part, store, sink = await _open(part, out, format, csv_formulas, landing)
-            return await run_shard(
-                client,
-                part,
-                store,
-                sink,
-                budget,
-                on_invalid=on_invalid,
-                grow=grow,
-                lookback=lookback,
-                on_start=on_start,
-            )
+            part, store, sink = await _open(part, out, format, csv_formulas, part_seconds, landing)
+            async with _Teller(on_start, on_progress) as teller:
+                return await run_shard(
+                    client,
+                    part,
+                    store,
+                    sink,
+                    budget,
+                    on_invalid=on_invalid,
+                    grow=grow,
+                    lookback=lookback,
+                    on_start=teller.start,
+                )
         except StateConflictError as error:
             if error.pid is None or monotonic() >= give_up:  # a pid: somebody holds it
                 raise
             await asyncio.sleep(ASK_AGAIN_SECONDS)
 
 
+class _Teller:
+    """Tells how a pull goes, again and again."""
+
+    def __init__(
+        self,
+        on_start: Callable[[Pull[Any]], None] | None,
+        on_progress: Callable[[PullReport], object] | None,
+    ) -> None:
+        self._on_start, self._on_progress = on_start, on_progress
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, pull: Pull[Any]) -> None:
+        if self._on_progress is not None:
+            self._task = asyncio.create_task(self._tell(self._on_progress, pull.report))
+        if self._on_start is not None:
+            self._on_start(pull)
+
+    async def _tell(self, on_progress: Callable[[PullReport], object], report: PullReport) -> None:
+        while True:
+            on_progress(report)
+            await asyncio.sleep(TELL_SECONDS)
+
+    async def __aenter__(self) -> _Teller:
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+
 async def _open(
-    part: Plan, out: object, format: OutputFormat, csv_formulas: CsvFormulas, landing: dict[str, Any]
+    part: Plan,
+    out: str | os.PathLike[str] | TransactionalStore,
+    format: OutputFormat,
+    csv_formulas: CsvFormulas,
+    part_seconds: float,
+    landing: dict[str, Any],
 ) -> tuple[Plan, Checkpoint | TransactionalStore, Sink | None]:
     """Return the shard, what keeps its progress, and its sink if that is not the same."""
     if isinstance(out, str | os.PathLike) and not is_url(out):
         if not os.fspath(out):
             raise UsageError("the name of the folder is empty")
         part, folder, epoch = await asyncio.to_thread(open_shard, Path(out), part)
-        sink = make_sink(format, folder, resource=part.resource, csv_formulas=csv_formulas, step=epoch.step)
+        sink = make_sink(
+            format,
+            folder,
+            resource=part.resource,
+            csv_formulas=csv_formulas,
+            part_seconds=part_seconds,
+            step=epoch.step,
+        )
         return part, ShardCheckpoint(folder / state_file(part.resource), epoch), sink
     if format != "ndjson" or csv_formulas != "keep":
         raise UsageError("format and csv_formulas are for a folder")

@@ -10,7 +10,7 @@ from truto_ci_async.errors import UsageError
 
 from .files import FileSink, SinkOptions
 from .lines import CsvSink, NdjsonSink
-from .parquet import ParquetSink
+from .parquet import PART_SECONDS, ParquetSink
 from .rows import CsvFormulas
 
 OutputFormat: TypeAlias = Literal["ndjson", "csv", "parquet"]
@@ -24,9 +24,10 @@ def make_sink(
     resource: str = "interactions",
     fresh: bool = False,
     csv_formulas: CsvFormulas = "keep",
+    part_seconds: float = PART_SECONDS,
     step: Step = no_step,
 ) -> FileSink:
-    """Create the sink for a format. The other arguments are those of ``FileSink`` and ``CsvSink``.
+    """Create the sink for a format. The other arguments are those of ``FileSink``, ``CsvSink`` and ``ParquetSink``.
 
     :raises UsageError: the format or the resource is unknown, or ``csv_formulas`` is given for another format.
     :raises MissingExtraError: the format is ``parquet`` and pyarrow is not installed.
@@ -38,4 +39,6 @@ def make_sink(
         return CsvSink(directory, csv_formulas=csv_formulas, **options)
     if csv_formulas != "keep":
         raise UsageError(f"csv_formulas is for csv, not for {format}")
+    if format == "parquet":
+        return ParquetSink(directory, part_seconds=part_seconds, **options)
     return SINKS[format](directory, **options)

@@ -18,6 +18,7 @@ from truto_ci_async._files import Disk
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
 from truto_ci_async.export.column_values import Part, Parts, fixed_columns
+from truto_ci_async.export.schema import Schema
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.row_views import PULL_COLUMNS
 
@@ -64,7 +65,6 @@ class ParquetSink(FileSink):
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._arrow = pyarrow_library()
-        self._parquet: Any = import_module("pyarrow.parquet")
         if part_rows < 1 or part_seconds <= 0:
             raise UsageError("part_rows must be at least 1, and part_seconds greater than 0")
         super().__init__(directory, resource=resource, fresh=fresh, verify=verify, disk=disk, clock=clock)
@@ -100,6 +100,8 @@ class ParquetSink(FileSink):
     # Everything below runs in the worker's thread.
 
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
+        # pyarrow's first array imports pandas, which takes seconds: not while rows wait for their first commit.
+        self._arrow.array([])
         self._durable = replace(state, columns=self._lead.version)
         # A number is never reused, even if its part was not committed: somebody may have read that file.
         numbers = [number for name in found if (number := self._layout.number(name)) is not None]
@@ -115,7 +117,7 @@ class ParquetSink(FileSink):
         if self._writer is None:
             self._file = _PartFile(self._disk, self.directory / self._layout.temporary_part(self._number))
             self._file_rows = 0
-            self._writer = self._parquet.ParquetWriter(self._file, self._schema, compression="zstd")
+            self._writer = parquet_writer(self._file, self._schema, self._columns)
         if not rows:
             return
         groups = max(rows // GROUP_ROWS, 1)
@@ -162,6 +164,13 @@ class ParquetSink(FileSink):
             self._disk.close(file.file)
         with suppress(OSError):
             self._disk.remove(file.path)
+
+
+def parquet_writer(target: Any, schema: Any, columns: Schema) -> Any:
+    """Return a writer of a file. Columns of JSON have no statistics, which would copy a large value several times."""
+    ordered = [column.name for column in columns if column.type != "json"]
+    parquet: Any = import_module("pyarrow.parquet")
+    return parquet.ParquetWriter(target, schema, compression="zstd", write_statistics=ordered)
 
 
 class _PartFile:

@@ -10,11 +10,15 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple, Protocol
+
+from msgspec import DecodeError, ValidationError, json
 
 from truto_ci_async.errors import RateLimitError
 
 from .budget_gate import ASK_AGAIN, BudgetGate
+from .daily_quota import Part
 from .headers import Level
 from .rate_limiter import RateLimiter, Waiter
 
@@ -171,6 +175,17 @@ class AdmissionQueue:
             self.limiter.on_unsent(account, self._clock(), admitted_at=admission.at)
             self._wake_next()
 
+    def daily_use(self, account: str) -> str:
+        """Return as text what counts towards the day's quota of an account."""
+        now, epoch = self._clock(), self._epoch()
+        return json.encode(self.limiter.daily_use(account, now, epoch=epoch)).decode()
+
+    def add_daily_use(self, account: str, text: str) -> None:
+        """Count what ``daily_use`` returned in an earlier process. Text that it did not write is ignored."""
+        with suppress(ValidationError, DecodeError):
+            parts = json.decode(text, type=list[Part])
+            self.limiter.add_daily_use(account, parts, self._clock(), epoch=self._epoch())
+
     def _wake_next(self, now: float | None = None) -> None:
         """Wake the waiters that left the queue, and set the timer for the next ones."""
         limiter = self.limiter
@@ -214,8 +229,12 @@ def _admitted_at(waiter: Waiter) -> float:
     if waiter.admitted_at is not None:
         return waiter.admitted_at
     assert waiter.refused is not None
+    what = f"the service wants no requests of this {waiter.level}"
+    daily = waiter.account.daily
+    if daily is not None and daily.is_used_up:
+        what = f"the quota of {daily.rate.limit:,} requests in {daily.rate.window:g} s of this account is used up"
     raise RateLimitError(
-        f"the service wants no requests of this {waiter.level} for another {waiter.refused:.0f} s",
+        f"{what} for another {waiter.refused:.0f} s",
         status=429,
         error="Too Many Requests",
         retry_after=waiter.refused,

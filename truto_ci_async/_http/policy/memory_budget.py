@@ -98,4 +98,4 @@ class _Limit:
         self._taken.extend([now] * n)
 
     def is_busy(self, now: float) -> bool:
-        return bool(self._taken) or self.free(now) < int(self._burst)
+        return self.free(now) < int(self._burst) or bool(self._taken)

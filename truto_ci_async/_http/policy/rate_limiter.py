@@ -1,15 +1,16 @@
 """Decides who may send the next request, and when: a limit per token and a limit per account.
 
 The service counts requests in sliding windows. Each limit therefore has as many slots as it allows requests, and a
-request keeps its slot for one window plus a margin, so no window can hold too many. Half of the slots can be taken at
-once, so short work runs at full speed. The others are handed out at the steady rate, so long work is an even flow
-instead of a burst every ten seconds.
+request keeps its slot until the service has certainly forgotten it: for one window from its response, or from a little
+after it was sent. All slots of a token can be taken at once, since a slot that is free while requests wait is lost. Of
+an account's slots that holds for half; the others are handed out at the steady rate, so that one long walk is an even
+flow.
 
 A 429 pauses its level (the whole token, or one account) for as long as the service asked. It also means that someone
-else uses the same limit, or that the limit is lower than we think. So that level backs off: it works with a quarter
-fewer slots, all of them at the steady rate so that nothing rushes out after the pause, and regains them slowly. This is
-how several processes that share a token settle on their shares. ``ratelimit-*`` headers come from the provider and
-apply to their account only: what remains until the reset is all that is sent until then.
+else uses the same limit, or that the limit is lower than we think. So that level goes on with the slots that the
+service had accepted from us, at the steady rate so that nothing rushes out after the pause, and tries more over the
+next windows. This is how several processes that share a token settle on their shares. ``ratelimit-*`` headers come from
+the provider and apply to their account only: what remains until the reset is all that is sent until then.
 
 Requests wait in a queue per account, first come first served, and accounts take turns. An account that has to wait for
 its own limit skips its turns until then, so it never holds up another one.
@@ -23,20 +24,23 @@ import math
 import random as _random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Final
 
 from msgspec import Struct
 
-from truto_ci_async._checks import brief
+from truto_ci_async._checks import brief, check_whole_number
 from truto_ci_async.errors import ConfigurationError
 from truto_ci_async.models import RateLimit
 
+from .daily_quota import DAY, DailyQuota, Part
 from .headers import LONGEST_WAIT, Level, parse_rate_limit
 from .rate_windows import Quota, Rate, SlidingWindow
 from .token_blame import TokenBlame
 
+ACCOUNT_BURST: Final = 0.5  # of an account's slots can be taken at once
 DEFAULT_PAUSE: Final = 1.0  # seconds, after a 429 without a readable Retry-After
 SPREAD: Final = 0.05  # of a pause, added at random so that several processes do not come back at once ...
 MOST_SPREAD: Final = 1.0  # ... up to this many seconds
@@ -49,13 +53,27 @@ class Pacing(Struct, frozen=True, kw_only=True):
     """The limits to stay within: of the API token, and of each integrated account (contract section 4).
 
     None leaves a level without a limit of its own; it still pauses after a 429. ``Pacing.off()`` turns pacing off.
+
+    ``account_daily`` is a quota of the provider for each account, such as Gong's 10,000 calls a day: a number of
+    requests in any 24 hours, or a Rate with another window. Once it is used up, calls for that account wait if that
+    takes no longer than ``RetryPolicy.max_wait``; otherwise they raise RateLimitError with ``retry_after``, and nothing
+    is sent. A pull parks such an account until then, and keeps the count with its progress, for the runs after it.
     """
 
     token: Rate | None = Rate(500, 10.0)
     account: Rate | None = Rate(50, 10.0)
+    account_daily: Rate | int | None = None
     enabled: bool = True
 
+    @property
+    def daily(self) -> Rate | None:
+        """``account_daily`` as a Rate."""
+        daily = self.account_daily
+        return Rate(daily, DAY) if isinstance(daily, int) else daily
+
     def __post_init__(self) -> None:
+        if self.account_daily is not None and not isinstance(self.account_daily, Rate):
+            check_whole_number("Pacing.account_daily", self.account_daily, least=1)
         rates: tuple[tuple[str, object], ...] = (("token", self.token), ("account", self.account))
         for name, rate in rates:
             if not isinstance(rate, Rate | None):
@@ -93,12 +111,14 @@ class Waiter:
 class AccountQueue:
     """One account: its limits, and the requests that wait for them."""
 
-    __slots__ = ("due", "is_ready", "name", "quota", "waiters", "window")
+    __slots__ = ("daily", "due", "is_ready", "name", "quota", "sent", "waiters", "window")
 
-    def __init__(self, name: str | None, rate: Rate | None) -> None:
+    def __init__(self, name: str | None, rate: Rate | None, daily: Rate | None) -> None:
         self.name = name
-        self.window = SlidingWindow(rate)
+        self.daily = None if daily is None or name is None else DailyQuota(daily)
+        self.window = SlidingWindow(rate, burst=ACCOUNT_BURST)
         self.quota: Quota | None = None
+        self.sent: deque[float] = deque()  # when the requests in flight were admitted, oldest first
         # An OrderedDict and not a deque: a cancelled request leaves from the middle.
         self.waiters: OrderedDict[Waiter, None] = OrderedDict()
         self.is_ready = False  # mutant: None is as good as False
@@ -135,6 +155,7 @@ class RateLimiter:
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._pacing = pacing or Pacing()
+        self._daily = self._pacing.daily
         self._max_wait = max_wait
         self._draw = random
         self._token = SlidingWindow(self._pacing.token, max_in_flight=max_in_flight)
@@ -240,19 +261,24 @@ class RateLimiter:
 
     def on_unsent(self, account: str | None, now: float, *, admitted_at: float) -> None:
         """Give back the slots of a request that was never sent."""
-        self._finish(account)
+        self._token.finish(admitted_at)
         self._token.give_back(admitted_at)
         state = self._accounts.get(account)
         if state is not None:
+            with suppress(ValueError):
+                state.sent.remove(admitted_at)
+            state.window.finish(admitted_at)
             state.window.give_back(admitted_at)
             if state.quota is not None:
                 state.quota.left += 1
+            if state.daily is not None:
+                state.daily.give_back(now)
             if state.waiters:
                 self._schedule(state, now)
 
     def on_failure(self, account: str | None) -> None:
         """Note that a request got no response. The service may have counted it."""
-        self._finish(account)
+        self._finish(account, None)
 
     def on_response(
         self,
@@ -271,7 +297,7 @@ class RateLimiter:
         ``retry_after`` comes from ``parse_retry_after``. ``is_remote`` and ``hint`` come from the body of a 429: a
         remote one is about its account, and ``hint`` is the level that the service named, if any.
         """
-        self._finish(account)
+        self._finish(account, None if status == 429 else now)
         learned = parse_rate_limit(headers, now_epoch)
         if status != 429:
             if self._blame.score:
@@ -321,14 +347,39 @@ class RateLimiter:
     def _take(self, state: AccountQueue, now: float) -> None:
         self._token.take(now)
         state.window.take(now)
+        state.sent.append(now)
         if state.quota is not None:
             state.quota.left -= 1
+        if state.daily is not None:
+            state.daily.take(now)
+            self._hold_if_used_up(state.daily, state, now)
 
-    def _finish(self, account: str | None) -> None:
-        self._token.finish()
+    def _hold_if_used_up(self, daily: DailyQuota, state: AccountQueue, now: float) -> None:
+        """Hold an account back while its day's quota is used up."""
+        if daily.free_at(now) > now:
+            state.window.pause(daily.free_at(now))
+            self._refuse_if_too_long(state, now)
+
+    def daily_use(self, account: str, now: float, *, epoch: float) -> list[Part]:
+        """Return what counts towards the day's quota of an account: see ``DailyQuota.used``."""
         state = self._accounts.get(account)
-        if state is not None:
-            state.window.finish()
+        return [] if state is None or state.daily is None else state.daily.used(now, epoch=epoch)
+
+    def add_daily_use(self, account: str, parts: list[Part], now: float, *, epoch: float) -> None:
+        """Count what an earlier process sent towards the day's quota of an account."""
+        daily = self._account(account, now).daily if parts and self._daily is not None else None
+        if daily is not None:
+            daily.add(parts, now, epoch=epoch)
+            self._hold_if_used_up(daily, self._accounts[account], now)
+
+    def _finish(self, account: str | None, answered_at: float | None) -> None:
+        """Note the end of a request, of which the account's oldest one is assumed: most are answered in order."""
+        state = self._accounts.get(account)
+        if state is None or not state.sent:
+            return
+        admitted_at = state.sent.popleft()
+        self._token.finish(admitted_at, answered_at)
+        state.window.finish(admitted_at, answered_at)
 
     def _schedule(self, state: AccountQueue, now: float) -> None:
         """Put an account that has waiters where it belongs: among the ready or the delayed ones."""
@@ -366,7 +417,7 @@ class RateLimiter:
     def _account(self, name: str | None, now: float) -> AccountQueue:
         state = self._accounts.get(name)
         if state is None:
-            state = self._accounts[name] = AccountQueue(name, self._pacing.account)
+            state = self._accounts[name] = AccountQueue(name, self._pacing.account, self._daily)
             self._check_idle(now + FORGET_EVERY, state)
         return state
 
@@ -380,6 +431,8 @@ class RateLimiter:
             forgettable = state.window.forgettable_at()
             if state.quota is not None:
                 forgettable = max(forgettable, state.quota.until)
+            if state.daily is not None:
+                forgettable = max(forgettable, state.daily.forgettable_at())
             if state.waiters or state.window.in_flight or forgettable > now:
                 self._check_idle(max(forgettable, now) + FORGET_EVERY, state)
             else:

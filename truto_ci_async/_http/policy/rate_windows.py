@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import deque
-from contextlib import suppress
+from heapq import heappop, heappush
 from typing import Final
 
 from msgspec import Struct
@@ -12,12 +11,27 @@ from msgspec import Struct
 from truto_ci_async._checks import check_number, check_whole_number
 from truto_ci_async.models import RateLimit
 
-# Share of the window added to it: latency varies, so requests can arrive closer together than they were sent.
-MARGIN: Final = 0.04
-BURST_SHARE: Final = 0.5  # of the slots can be taken at once
+# Share of the window for which a slot is kept beyond it, unless the response comes sooner: requests that take unequal
+# time on their way arrive closer together than they were sent.
+MARGIN: Final = 0.015
+LATE_MARGIN: Final = 0.04  # the same for a response that took ...
+LATE: Final = (
+    3.0  # ... so many times as long as usual: the request may have been held up before it was counted
+)
+USUAL_OVER: Final = 32  # responses
+LEAST_MARGIN: Final = (
+    0.001  # the same from the response on: clocks differ a little, and some count in milliseconds
+)
 GAP_SHARE: Final = 0.95  # of the steady gap between two requests; the slots alone keep the long-run rate
-BACK_OFF_FACTOR: Final = 0.75  # of the slots are left after a 429
-REGAINED_PER_WINDOW: Final = 0.03  # of the slots come back with each window after a 429
+# After a 429, shares of the slots that the service has shown to be ours: what we use at first, and what we approach.
+RESTART_SHARE: Final = 0.92
+PLATEAU_SHARE: Final = 0.97
+EVENING_SHARE: Final = (
+    0.005  # of the limit, added to the latter: small shares grow a little at the cost of large ones
+)
+LEAST_SHOWN: Final = 25  # requests; fewer say more about what was sent before, or about another limit
+UNKNOWN_SHARE: Final = 0.75  # of the slots are left then
+GROWTH: Final = 5e-5  # of the limit, per cubed window
 SHORTEST_PERIOD: Final = 0.01  # seconds; a shorter window in a header would keep the loop busy
 
 
@@ -38,50 +52,61 @@ class Rate(Struct, frozen=True):
 class SlidingWindow:
     """Hands out the slots of one limit. ``in_flight`` requests have been sent and not finished.
 
-    A request takes a slot and keeps it for one window plus a margin, however soon the response arrives.
+    The service counts a request when it arrives: after it was sent, and before its response comes. So a slot is free
+    one window after the response; and a margin more than one window after it was sent if that is sooner.
+
+    ``burst`` is the share of the slots that can be taken at once. The others are handed out at the steady rate.
     """
 
     __slots__ = (
-        "_backed_off_at",
-        "_backed_off_to",
+        "_burst",
+        "_free_at",
         "_gap",
         "_last_taken",
+        "_recovery",
+        "_sent",
+        "_sent_count",
         "_slot_seconds",
-        "_taken_until",
+        "_usual_seconds",
+        "_window",
         "in_flight",
         "limit",
         "max_in_flight",
         "paused_until",
     )
 
-    def __init__(self, rate: Rate | None, *, max_in_flight: float = math.inf) -> None:
+    def __init__(self, rate: Rate | None, *, burst: float = 1.0, max_in_flight: float = math.inf) -> None:
         self.max_in_flight = max_in_flight
+        self._burst = burst
         self.limit = math.inf if rate is None else float(rate.limit)
-        window = 1.0 if rate is None else rate.window  # mutant: without a limit the window does not matter
-        self._slot_seconds = window * (1 + MARGIN)
-        self._gap = window * GAP_SHARE  # between two requests if there was one slot
-        self._taken_until: deque[float] = deque()
+        self._window = (
+            1.0 if rate is None else rate.window
+        )  # mutant: without a limit the window does not matter
+        self._slot_seconds = self._window * (1 + MARGIN)
+        self._gap = self._window * GAP_SHARE  # between two requests if there was one slot
+        self._sent: dict[
+            float, int
+        ] = {}  # when requests without a response were sent, oldest first, and how many
+        self._sent_count = 0  # the sum of these
+        self._free_at: list[float] = []  # a heap: when the slots of the others are free
         self._last_taken = -math.inf
-        self._backed_off_at = -math.inf
-        # Slots right after backing off; 0 when all slots are available.
-        self._backed_off_to = 0.0  # mutant: any other value counts as recovered
+        self._usual_seconds = math.inf  # from a request to its response
+        self._recovery: Recovery | None = None
         self.in_flight = 0
         self.paused_until = -math.inf
 
     def ready_at(self, now: float) -> float:
-        """Return when a slot is free. ``now`` or earlier: right away; infinity: once a request has finished."""
+        """Return when to ask again. ``now`` or earlier: a slot is free; infinity: once a request has finished."""
         if self.in_flight >= self.max_in_flight:
             return math.inf
-        taken = self._taken_until
-        while taken and taken[0] <= now:
-            taken.popleft()
+        used = self._used(now)
         if self.paused_until > now:
             return self.paused_until
         slots = self._slots(now)
-        used = len(taken)
         if used >= slots:
-            return taken[used - math.ceil(slots)]
-        if self._backed_off_to or used >= slots * BURST_SHARE:
+            oldest = next(iter(self._sent), math.inf) + self._slot_seconds
+            return min(oldest, self._free_at[0]) if self._free_at else oldest
+        if self._recovery is not None or used >= slots * self._burst:
             return self._last_taken + self._gap / slots
         return now
 
@@ -90,20 +115,37 @@ class SlidingWindow:
         self.in_flight += 1
         if self.limit == math.inf:
             return
-        self._taken_until.append(now + self._slot_seconds)
+        self._sent[now] = self._sent.get(now, 0) + 1
+        self._sent_count += 1
         # Timers fire a little late. Counting from when this slot was due, not from now, keeps the rate.
         gap = self._gap / self.limit
         due = self._last_taken + gap
         self._last_taken = due if now - gap < due <= now else now  # mutant: < is the same, as due is now
 
-    def finish(self) -> None:
-        """Note that a request is no longer in flight. It keeps its slot."""
+    def finish(self, taken_at: float, answered_at: float | None = None) -> None:
+        """Note that the request that took a slot at ``taken_at`` is no longer in flight.
+
+        ``answered_at`` is the time of its response, None if there was none or the service did not count the request.
+        """
         self.in_flight = max(0, self.in_flight - 1)
+        if answered_at is None:
+            return
+        if self._recovery is not None:
+            self._recovery.on_accepted(answered_at)
+        if self._remove(taken_at):
+            took, usual = answered_at - taken_at, self._usual_seconds
+            margin = LATE_MARGIN if took > LATE * usual else MARGIN
+            self._usual_seconds = (
+                took if usual == math.inf else usual + (min(took, LATE * usual) - usual) / USUAL_OVER
+            )
+            free_at = min(
+                taken_at + self._window * (1 + margin), answered_at + self._window * (1 + LEAST_MARGIN)
+            )
+            heappush(self._free_at, free_at)
 
     def give_back(self, taken_at: float) -> None:
         """Free the slot that was taken at that moment, if it is not free already: its request was never sent."""
-        with suppress(ValueError):
-            self._taken_until.remove(taken_at + self._slot_seconds)
+        self._remove(taken_at)
 
     def pause(self, until: float) -> None:
         """Hand out no slot before ``until``. An earlier, longer pause stays in force."""
@@ -111,42 +153,127 @@ class SlidingWindow:
 
     def back_off(self, now: float) -> None:
         """Use fewer slots after a 429. Once a window is enough: one burst of requests gets many 429s."""
-        if self.limit == math.inf or now < self._backed_off_at + self._slot_seconds:
+        last = self._recovery
+        if self.limit == math.inf or (last is not None and now < last.began_at + self._slot_seconds):
             return
-        self._backed_off_to = max(1.0, self._slots(now) * BACK_OFF_FACTOR)
-        self._backed_off_at = now
+        self._used(now)
+        self._recovery = Recovery(now, self._slots(now), len(self._free_at), self.limit, self._window)
 
     def share_used(self, now: float) -> float:
         """Return how much of the limit is in use, from 0 to 1."""
-        self.ready_at(now)
-        return len(self._taken_until) / self.limit
+        return self._used(now) / self.limit
 
     def usage(self, now: float) -> tuple[int | None, int, float]:
         """Return the slots there are (None: no limit), those in use, and the seconds of a pause that are left."""
-        self.ready_at(now)
-        slots = self._slots(now)
+        used, slots = self._used(now), self._slots(now)
         limit = None if slots == math.inf else int(slots)
-        return limit, sum(until > now for until in self._taken_until), max(0.0, self.paused_until - now)
+        return limit, used, max(0.0, self.paused_until - now)
 
     def forgettable_at(self) -> float:
         """Return when this window will be back in its initial state."""
-        last_slot = self._taken_until[-1] if self._taken_until else -math.inf
-        regained = -math.inf
-        if self._backed_off_to:
-            windows = (1 - self._backed_off_to / self.limit) / REGAINED_PER_WINDOW
-            regained = self._backed_off_at + windows * self._slot_seconds
-        return max(last_slot, regained, self.paused_until)
+        last_sent = next(reversed(self._sent), -math.inf) + self._slot_seconds
+        recovered = -math.inf if self._recovery is None else self._recovery.over_at(self.paused_until)
+        return max(last_sent, max(self._free_at, default=-math.inf), recovered, self.paused_until)
+
+    def _used(self, now: float) -> int:
+        """Return how many slots are taken."""
+        free_at = self._free_at
+        while free_at and free_at[0] <= now:
+            heappop(free_at)
+        while self._sent:
+            oldest = next(iter(self._sent))
+            if oldest + self._slot_seconds > now:
+                break
+            self._sent_count -= self._sent.pop(oldest)
+        return self._sent_count + len(free_at)
+
+    def _remove(self, taken_at: float) -> bool:
+        """Take one request out of those without a response; False if it is not among them any more."""
+        count = self._sent.get(taken_at, 0)
+        if not count:
+            return False
+        self._sent_count -= 1
+        if count == 1:
+            del self._sent[taken_at]
+        else:
+            self._sent[taken_at] = count - 1
+        return True
 
     def _slots(self, now: float) -> float:
         """Return how many slots there are: all of them, or fewer for some time after a 429."""
-        if not self._backed_off_to:
+        if self._recovery is None:
             return self.limit
-        windows = max(0.0, now - self._backed_off_at) / self._slot_seconds
-        slots = self._backed_off_to + self.limit * REGAINED_PER_WINDOW * windows
+        slots = self._recovery.slots(now, self.paused_until)
         if slots >= self.limit:
-            self._backed_off_to = 0.0  # mutant: None is as good as 0
+            self._recovery = None
             return self.limit
         return slots
+
+
+class Recovery:
+    """How many slots to use after a 429.
+
+    If the service accepted 200 requests of ours in the window before it, and refused the next one, then others used
+    the rest of the limit. So we go on with a little less than 200, come close to it again over the next windows, stay
+    there for some, and then try more and more. Processes that share a limit thus rarely meet 429s, and one that is
+    left alone is soon back at the full limit. (This is how TCP's CUBIC finds its share of a line.)
+
+    Requests under way are counted as well, so the number is known only when the pause is over. If it is very small, it
+    may be that a process that has ended used the limit: most of the slots are left, and all of them are tried again.
+    Growth does not depend on the share, so shares become equal over time.
+    """
+
+    __slots__ = (
+        "_accepted",
+        "_growth",
+        "_limit",
+        "_plateau",
+        "_plateau_after",
+        "_since",
+        "_slots",
+        "_window",
+        "began_at",
+    )
+
+    def __init__(self, now: float, slots: float, accepted: int, limit: float, window: float) -> None:
+        self.began_at = now
+        self._slots = slots
+        self._accepted = accepted
+        self._limit = limit
+        self._window = window
+        self._growth = limit * GROWTH
+        self._since: float | None = None  # None: the pause is not over yet
+        self._plateau = slots
+        self._plateau_after = 0.0  # windows
+
+    def on_accepted(self, now: float) -> None:
+        """Count a request that the service accepted; only those from before the 429 matter."""
+        if self._since is None:
+            self._accepted += 1
+
+    def slots(self, now: float, paused_until: float) -> float:
+        if self._since is None:
+            self._settle(max(self.began_at, paused_until))
+        assert self._since is not None
+        windows = max(0.0, now - self._since) / self._window
+        return max(1.0, self._plateau + self._growth * (windows - self._plateau_after) ** 3)
+
+    def over_at(self, paused_until: float) -> float:
+        """Return when all slots are back. Before the pause is over it can only say when to ask again."""
+        if self._since is None:
+            return max(self.began_at, paused_until) + self._window
+        missing = max(0.0, self._limit - self._plateau) / self._growth
+        return self._since + (self._plateau_after + math.cbrt(missing)) * self._window
+
+    def _settle(self, now: float) -> None:
+        self._since = now
+        if self._accepted >= LEAST_SHOWN:
+            shown = min(self._slots, self._accepted)
+            start = shown * RESTART_SHARE
+            self._plateau = min(self._slots, shown * PLATEAU_SHARE + self._limit * EVENING_SHARE)
+        else:
+            start = self._slots * UNKNOWN_SHARE
+        self._plateau_after = math.cbrt((self._plateau - start) / self._growth)
 
 
 class Quota:

@@ -16,9 +16,10 @@ from truto_ci_async._files import MAX_NAME_BYTES, AtomicFile, beside, unfinished
 from truto_ci_async._text import printable
 from truto_ci_async.errors import UsageError
 
+from .resumable import ResumableFile
 from .streams import OpenStream, descriptor_of, open_device, open_stdout
 from .tables import TableWriter
-from .writers import Writer
+from .writers import CsvWriter, Writer
 
 _SEPARATORS: Final = tuple(each for each in (os.sep, os.altsep) if each)
 
@@ -26,6 +27,14 @@ _SEPARATORS: Final = tuple(each for each in (os.sep, os.altsep) if each)
 def for_terminal(text: bytes) -> bytes:
     """Return ``text`` without characters that control a terminal, apart from line ends."""
     return "\n".join(map(printable, text.decode(errors="replace").split("\n"))).encode()
+
+
+class Progress(Protocol):
+    """How much of a list is written."""
+
+    position: object
+    items: int
+    pages: int
 
 
 class Destination(Protocol):
@@ -135,13 +144,19 @@ def check_destination(
         raise UsageError(f"{option} {path} would replace a file of a pull: use another name")
 
 
+def is_plain_file(path: str) -> bool:
+    """Return whether ``path`` is a file or can become one, and no device, pipe or descriptor."""
+    file = Path(path)
+    return descriptor_of(path) is None and (file.is_file() or not file.exists())
+
+
 def earlier_output(path: str) -> Path | None:
     """Return the file that an earlier run wrote under this name, or left beside it, also when it was killed.
 
     Devices and pipes keep nothing.
     """
     file = Path(path)
-    if descriptor_of(path) is not None or (file.exists() and not file.is_file()):
+    if not is_plain_file(path):
         return None
     kept = (each for each in (file, beside(file, ".partial")) if each.exists())
     return next(kept, None) or unfinished(file)
@@ -200,6 +215,16 @@ class Output:
             text = for_terminal(text)
         self._destination.write(text)
         self._started = True
+
+    def commit(self, progress: Progress, *, is_complete: bool) -> None:
+        """Note how far a file is that a later run can go on with."""
+        if not isinstance(self._destination, ResumableFile):
+            return
+        fields = self._writer.fields if isinstance(self._writer, CsvWriter) else None
+        position = None if progress.position is None else str(progress.position)
+        self._destination.commit(
+            position, is_complete=is_complete, items=progress.items, pages=progress.pages, fields=fields
+        )
 
     def __enter__(self) -> Self:
         return self

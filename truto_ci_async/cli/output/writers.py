@@ -18,10 +18,14 @@ from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.models import Transcript
 from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
-from .tables import RowLayout, TableWriter, terminal_table
+from .tables import RowLayout, TableWriter, is_terminal, terminal_table
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
-ROW_FORMATS: Final = ("table", "csv")  # these show the fields of a row; the others all that was received
+ROW_FORMATS: Final = (
+    "table",
+    "csv",
+    "parquet",
+)  # these show the fields of a row; the others all that was received
 TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # these need typed items
 
 
@@ -60,6 +64,14 @@ def make_writer(
             return CsvWriter(layout, csv_formulas)
         case "yaml":
             return YamlWriter()
+        case "parquet":
+            if layout.schema is None:
+                raise UsageError("-o parquet needs typed columns, which these items lack: use csv or ndjson")
+            if is_stdout and is_terminal():
+                raise UsageError("-o parquet is binary: give --out FILE, or pipe it somewhere")
+            from .parquet import ParquetWriter
+
+            return ParquetWriter(layout.schema)
         case "text" | "vtt":
             return TranscriptWriter(format, is_titled=is_titled)
         case _:
@@ -270,20 +282,20 @@ class CsvWriter:
     def __init__(self, layout: RowLayout, csv_formulas: CsvFormulas = "keep") -> None:
         self._layout = layout
         self._escapes = csv_formulas == "escape"
-        self._fields: tuple[str, ...] | None = None
+        self.fields: list[str] | None = None
         self.left_out: dict[str, None] = {}
 
     def page(self, items: Sequence[Any]) -> bytes:
         rows = [self._layout.row(item) for item in items]
         lines: list[str] = []
-        if self._fields is None and (rows or self._layout.fields):
-            self._fields = tuple(self._layout.fields or dict.fromkeys(name for row in rows for name in row))
-            lines.append(csv_line(self._fields, self._escapes))
-        fields = self._fields or ()
+        if self.fields is None and (rows or self._layout.fields):
+            self.fields = [*(self._layout.fields or dict.fromkeys(name for row in rows for name in row))]
+            lines.append(csv_line(self.fields, self._escapes))
+        fields = self.fields or ()
         for row in rows:
             lines.append(csv_line((row.get(name) for name in fields), self._escapes))
             self.left_out |= dict.fromkeys(name for name in row if name not in fields)
         return "".join(lines).encode()
 
     def end(self) -> bytes:
-        return self.page(()) if self._fields is None else b""
+        return self.page(()) if self.fields is None else b""

@@ -126,11 +126,22 @@ def _read_file(path: Path) -> list[AccountLike]:
             content = file.read(MAX_FILE_BYTES + 1)
         if len(content) > MAX_FILE_BYTES:
             raise UsageError(f"cannot read accounts from {path}: it has more than {MAX_FILE_BYTES:,} bytes")
-        text = content.decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise UsageError(f"cannot read accounts from {path}: {error}") from error
+    return read_accounts(content, str(path))
+
+
+def read_accounts(content: bytes, source: str) -> list[AccountLike]:
+    """Return the accounts in a file: on each line an id, or a JSON object with one. ``source`` is for messages.
+
+    :raises UsageError: a line is neither.
+    """
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read accounts from {source}: {error}") from error
     return [
-        _read_line(line, f"{path}, line {number}")
+        _read_line(line, f"{source}, line {number}")
         for number, line in enumerate(map(str.strip, text.split("\n")), 1)
         if line and not line.startswith("#")
     ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib import import_module
 from math import ceil, inf
@@ -22,12 +23,20 @@ from truto_ci_async._files import Step, Worker, no_step
 from truto_ci_async.errors import StateConflictError, StorageError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
 from truto_ci_async.export.column_values import Part, Parts, fixed_columns
+from truto_ci_async.export.schema import Schema
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Key, Progress
 from truto_ci_async.pull.plan.plan import Plan
-from truto_ci_async.sinks.parquet import GROUP_BYTES, GROUP_ROWS, PART_BYTES, PART_ROWS, PART_SECONDS
+from truto_ci_async.sinks.parquet import (
+    GROUP_BYTES,
+    GROUP_ROWS,
+    PART_BYTES,
+    PART_ROWS,
+    PART_SECONDS,
+    parquet_writer,
+)
 
 from .cloud_log import CloudLog, Encoded
 from .cloud_state import Changes
@@ -258,9 +267,10 @@ class CloudStore:
 
     def _append(self, parts: list[Part]) -> None:
         if self._file is None:
-            self._file = _PartFile(self._arrow_schema)
-        data = fixed_columns(self.schema, Parts(parts, self.item_type, PULL_SCHEMA))
-        self._file.write(record_batch(data, self._arrow, self._arrow_schema))
+            self._file = _PartFile(self._arrow_schema, self.schema)
+        found = Parts(parts, self.item_type, PULL_SCHEMA)
+        # The lists of values are free again when the batch is written: a transcript may have 300 MB.
+        self._file.write(record_batch(fixed_columns(self.schema, found), self._arrow, self._arrow_schema))
 
     def _close_file(self, parts: list[Part]) -> Encoded:
         self._append(parts)
@@ -272,11 +282,9 @@ class CloudStore:
 class _PartFile:
     """A Parquet file in memory."""
 
-    def __init__(self, schema: Any) -> None:
+    def __init__(self, schema: Any, columns: Schema) -> None:
         self._target: Any = import_module("pyarrow").BufferOutputStream()
-        self._writer: Any = import_module("pyarrow.parquet").ParquetWriter(
-            self._target, schema, compression="zstd"
-        )
+        self._writer = parquet_writer(self._target, schema, columns)
         self.rows = self.size = 0
 
     def write(self, batch: Any) -> None:
@@ -288,4 +296,5 @@ class _PartFile:
 
     def close(self) -> Encoded:
         self._writer.close()
-        return Encoded(memoryview(self._target.getvalue()).cast("B"), self.rows)
+        data = memoryview(self._target.getvalue()).cast("B")
+        return Encoded(data, self.rows, zlib.crc32(data))

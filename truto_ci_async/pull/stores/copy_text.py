@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
@@ -11,7 +12,11 @@ from typing import Any, Final, NamedTuple
 from truto_ci_async.export.column_values import ColumnData
 from truto_ci_async.export.schema import ColumnType
 
+logger = logging.getLogger("truto_ci_async")
+
 NULL: Final = "\\N"
+# Changed values that are logged one by one.
+LOGGED: Final = 20
 REPLACEMENT: Final = "\ufffd"
 # All escapes of JSON in turn, so that a backslash that is escaped itself begins none. A surrogate pair is one.
 _ESCAPES = re.compile(
@@ -27,6 +32,19 @@ class CopyText(NamedTuple):
 
     lines: list[str]
     changed: list[tuple[int, str]]
+
+
+def tell_changed(table: str, data: ColumnData, text: CopyText) -> None:
+    """Log the first of the values that were changed."""
+    columns = dict(zip(data.schema.names, data.values, strict=True))
+    for index, name in text.changed[:LOGGED]:
+        logger.warning(
+            "a null character, or half of a surrogate pair, became U+FFFD in %s of %s, account %s, row %s",
+            name,
+            table,
+            columns["integrated_account_id"][index],
+            columns["id"][index],
+        )
 
 
 def copy_text(data: ColumnData) -> CopyText:

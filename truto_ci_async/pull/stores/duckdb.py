@@ -288,11 +288,17 @@ class DuckDBStore(LandingStore):
             return
         self._step("empty")
         rows = [[each.account, each.start, each.end, each.keeps_missing] for each in sync.windows]
+        # Bounds of all windows together let DuckDB skip the parts of the table that are older.
+        starts, ends = (
+            [each for each in column if each] for column in zip(*[row[1:3] for row in rows], strict=True)
+        )
+        near = "AND old.window_end > ? AND old.window_start < ?" if starts and ends else ""
         self._all(
             f"""DELETE FROM {self._target} AS old USING ({sql.READ_WINDOWS}) AS read
                 WHERE old.integrated_account_id = read.account AND {reach_sql(self.resource, "old", "read")}
-                AND (NOT read.keeps OR {self._key.id_sql("old")} IS NULL)""",
+                AND (NOT read.keeps OR {self._key.id_sql("old")} IS NULL) {near}""",
             *map(list, zip(*rows, strict=True)),
+            *([min(starts), max(ends)] if near else []),
         )
 
     def _put_marks(self, sync: SyncStep) -> None:

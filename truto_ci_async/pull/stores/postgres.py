@@ -1,9 +1,9 @@
 """Lands pulls in PostgreSQL: rows by COPY, and their progress, in one transaction.
 
 One run at a time writes to a table, or one of each shard of a plan: an advisory lock refuses a second one at once, and
-the epoch in ``_truto_pulls`` fences off a run whose lock was lost with its connection. Each shard has a lock, an epoch
-and a row there of its own. A lost connection is made anew and the commit repeated. If it was lost during COMMIT, the
-number of the last commit tells whether it took place; reading that number waits for the old transaction to end.
+the epoch in ``_truto_pulls`` fences off a run whose lock was lost with its connection. Each shard has its own of both.
+A lost connection is made anew and the commit repeated. If it was lost during COMMIT, the number of the last commit
+tells whether it took place; reading that number waits for the old transaction to end.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from truto_ci_async.pull.checkpoint.base import Key, Progress
 from truto_ci_async.pull.plan.plan import Plan
 
 from . import postgres_sql as sql
-from .copy_text import CopyText, copy_text
+from .copy_text import CopyText, copy_text, tell_changed
 from .dsn import Dsn
 from .landing import LandingMode, LandingStore, OnRejected, Refused, Taken, logger
 from .postgres_errors import LostError, fields_of, is_of_a_row, is_transient, psycopg_library
 from .postgres_shards import plan_of_shards, shard_name
+from .postgres_sync import empty_windows, put_marks, read_marks, read_staged
 from .staging import SyncStep
 from .tables import FoundColumn, missing_columns
 
@@ -51,8 +52,6 @@ CONNECT_SECONDS: Final = 10
 MAX_NAME_BYTES: Final = 50
 # Text is sent in pieces of about so many characters.
 SEND_CHARACTERS: Final = 2**20
-# Changed values that are logged one by one.
-LOGGED: Final = 20
 
 
 class PostgresStore(LandingStore):
@@ -113,8 +112,7 @@ class PostgresStore(LandingStore):
         """Lock out other runs, and make sure that the table fits. Return the stored plan."""
         if self._is_held:
             raise StateConflictError(f"another pull of this process uses {self!r}", pid=os.getpid())
-        self._is_held = True
-        self._is_hurried = anyio.Event()
+        self._is_held, self._is_hurried = True, anyio.Event()
         try:
             async with self._errors("open"):
                 await self._connect(wait=HOLD_SECONDS)
@@ -155,8 +153,7 @@ class PostgresStore(LandingStore):
         self._begin_sync()
         await self.open(plan, fresh=fresh)
         async with self._errors("read"):
-            cursor = await self._execute(self._names.read_marks, (self.table_name, list(accounts)))
-            return dict(await cursor.fetchall())
+            return await read_marks(accounts, self._names, self.table_name, self._execute)
 
     async def load(self) -> dict[Key, Progress]:
         """Return all progress."""
@@ -362,7 +359,8 @@ class PostgresStore(LandingStore):
         parts, sync = await anyio.to_thread.run_sync(self._split, taken)
         data = await anyio.to_thread.run_sync(self._columns, parts)
         if sync is not None and sync.fetched:
-            kept = await self._survive(partial(self._read_staged, sync))
+            read = partial(read_staged, sync, self._names, self.table_name, self._execute)
+            kept = await self._survive(read)
             data = await anyio.to_thread.run_sync(self._with_kept, kept, data)
         text = await anyio.to_thread.run_sync(copy_text, data)
         refused: list[Refused] = []
@@ -375,12 +373,9 @@ class PostgresStore(LandingStore):
         await self._survive(write)
         self._commits += 1
         self._step("committed")
-        self._tell_changed(data, text)
+        tell_changed(self.table, data, text)
+        self.issues_count += len(text.changed)
         self._tell_refused(refused)
-
-    async def _read_staged(self, sync: SyncStep) -> list[bytes]:
-        cursor = await self._execute(self._names.read_staged, (self.table_name, list(sync.fetched)))
-        return [row[0] for row in await cursor.fetchall()]
 
     async def _write_all(
         self, taken: Taken, data: ColumnData, text: CopyText, sync: SyncStep | None
@@ -395,8 +390,9 @@ class PostgresStore(LandingStore):
                 raise self._fenced()
             refused: list[Refused] = []
             merges = self._key is not None and not self._is_replaced(sync)
-            if sync is not None:
-                await self._empty_windows(sync)
+            if sync is not None and sync.windows and self._key is not None:
+                self._step("empty")
+                await empty_windows(sync, self._names.empty_windows(self.resource, self._key), self._execute)
             if data.num_rows:
                 if merges:
                     await self._execute(self._names.create_staging)
@@ -406,28 +402,9 @@ class PostgresStore(LandingStore):
             self._step("progress")
             await self._put_progress(taken)
             if sync is not None:
-                await self._put_marks(sync)
+                await put_marks(sync, self._names, self.table_name, self._execute, self._step)
             self._step("commit")
         return refused
-
-    async def _empty_windows(self, sync: SyncStep) -> None:
-        if not sync.windows or self._key is None:
-            return
-        self._step("empty")
-        columns = [[each.account, each.start, each.end, each.keeps_missing] for each in sync.windows]
-        await self._execute(
-            self._names.empty_windows(self.resource, self._key), list(map(list, zip(*columns, strict=True)))
-        )
-
-    async def _put_marks(self, sync: SyncStep) -> None:
-        """Store the marks, and the pages of windows that are still open."""
-        name = self.table_name
-        if sync.forgotten:
-            await self._execute(self._names.delete_staged, (name, list(sync.forgotten)))
-        for statement, rows in ((self._names.put_staged, sync.kept), (self._names.put_marks, sync.marks)):
-            if rows:
-                self._step("staged" if rows is sync.kept else "marks")
-                await self._execute(statement, (name, *map(list, zip(*rows, strict=True))))
 
     async def _insert(
         self, data: ColumnData, lines: list[str], start: int, end: int, *, merges: bool
@@ -478,18 +455,6 @@ class PostgresStore(LandingStore):
             await self._execute(
                 self._names.add_fingerprints, (self.pull_name, *map(list, zip(*added, strict=True)))
             )
-
-    def _tell_changed(self, data: ColumnData, text: CopyText) -> None:
-        columns = dict(zip(data.schema.names, data.values, strict=True))
-        for index, name in text.changed[:LOGGED]:
-            logger.warning(
-                "a null character, or half of a surrogate pair, became U+FFFD in %s of %s, account %s, row %s",
-                name,
-                self.table,
-                columns["integrated_account_id"][index],
-                columns["id"][index],
-            )
-        self.issues_count += len(text.changed)
 
     # --- errors ----------------------------------------------------------------------------------------
 

@@ -50,11 +50,11 @@ def store_for(
         from .postgres import PostgresStore
 
         return PostgresStore(url, shard=shard, **options)
+    if shard is not None and shard[1] > 1:
+        raise UsageError(
+            f"the shards of a plan have one folder or table of PostgreSQL; for {scheme}, give each a store of its own"
+        )
     if scheme == "duckdb":
-        if shard is not None and shard[1] > 1:
-            raise UsageError(
-                "one process at a time can write to a file of DuckDB: pull the shards into a folder, or PostgreSQL"
-            )
         from .duckdb import DuckDBStore
 
         if not rest.startswith("/") or len(rest) < 2:
@@ -77,7 +77,9 @@ def _check_cloud_options(options: dict[str, Any], shard: tuple[int, int] | None)
             "the shards into a folder, or PostgreSQL"
         )
     if options["mode"] != "append":
-        raise UsageError('Parquet in object storage is only appended to: mode="merge" is for databases')
+        raise UsageError(
+            'Parquet in object storage is only appended to: mode="merge" and since="last" are for a database'
+        )
     defaults = {"table": None, "add_columns": False, "on_rejected": "stop"}
     if given := [name for name, default in defaults.items() if options[name] != default]:
         raise UsageError(f"{', '.join(given)}: for the URL of a database; object storage has no such option")

@@ -90,8 +90,8 @@ class Company:
     def meeting(self, meeting_id: str) -> Meeting | None:
         return self._meetings_by_id.get(meeting_id) if self.meetings else None
 
-    def row(self, user: Person, window: Window) -> Row:
-        key = f"{self.seed}/{self.id}/{user.id}/{window.start}/{window.end}"
+    def row(self, user: Person, window: Window, *, is_draft: bool = False) -> Row:
+        key = f"{self.seed}/{self.id}/{user.id}/{window.start}/{window.end}{'/draft' if is_draft else ''}"
         bits = int.from_bytes(blake2b(key.encode(), digest_size=32).digest())
         known = self._known.get(user.id)
         if known is None:

@@ -8,14 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from .activity import count_activity, remote_activity, unified_activity
+from .data import Row
 from .filtering import filter_records
 from .listing import Listing
 from .meetings import Meeting
 from .parameters import text
-from .people import unified_user
+from .people import Person, unified_user
 from .providers import PROVIDERS
 from .requests import AccountState
 from .responses import ServiceError, as_object, remote_error
+from .settling import phase_of
 from .transcripts import remote_transcript, sentences, unified_transcript
 from .windows import Window
 
@@ -104,12 +106,17 @@ def _refuse_window(state: AccountState, listing: Listing, now: datetime) -> Wind
 def _interactions(state: AccountState, listing: Listing, now: datetime) -> Found:
     window, company = _refuse_window(state, listing, now), state.company
     assert window is not None, "required"
-    return Found(
-        listing.people(company),
-        lambda user: company.row(user, window).unified(),
-        lambda user: company.row(user, window).gong(),
-        window,
-    )
+    end = datetime.fromisoformat(window.texts[1])
+    phases = {
+        user.id: phase_of(f"{company.id}/{user.id}/{window.texts}", end, now, state.settling)
+        for user in (listing.people(company) if state.settling else ())
+    }
+
+    def row(user: Person) -> Row:
+        return company.row(user, window, is_draft=phases.get(user.id) == "draft")
+
+    people = [user for user in listing.people(company) if phases.get(user.id) != "absent"]
+    return Found(people, lambda user: row(user).unified(), lambda user: row(user).gong(), window)
 
 
 def _activity(state: AccountState, listing: Listing, now: datetime) -> Found:
@@ -163,6 +170,7 @@ def _list_meetings(state: AccountState, listing: Listing, now: datetime) -> Foun
         meeting
         for meeting in company.meetings
         if meeting.end <= now
+        and phase_of(meeting.id, meeting.end, now, state.settling) != "absent"
         and (start is None or start <= meeting.start)
         and (end is None or meeting.start < end)
         and (host is None or meeting.host.id == host)
@@ -177,6 +185,8 @@ def _meetings(
 
     def unified(meeting: Meeting) -> dict[str, Any]:
         record = meeting.unified()
+        if phase_of(meeting.id, meeting.end, now, state.settling) == "draft":
+            record["title"] = f"(draft) {record['title']}"
         remote = record.pop("remote_data")
         if "transcript" not in missing and (listed is None or "transcript" in listed):
             is_there = has_transcript(state, meeting, now)

@@ -23,6 +23,7 @@ class AccountState:
     sentences: int | None  # in each transcript; None is as many as there is time for
     transcript_delay: float  # seconds from the end of a meeting until its transcript is there
     blocked: bool = False
+    settling: float = 0.0  # seconds after their end until interactions and meetings are final
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,7 @@ class Service:
         provider_shape: ProviderShape | None = None,
         stream_as: StreamAs | None = None,
         blocked: bool | None = None,
+        settling: float | None = None,
     ) -> None:
         """Change one account from now on. Settings that are not given stay as they are.
 
@@ -185,6 +186,8 @@ class Service:
             none, until another value makes them appear.
         :param status: for example `needs_reauth`, which gets a 401 in the provider's name.
         :param blocked: respond with 503 to every request.
+        :param settling: seconds after the end of a window, or a meeting, in which some interactions, or that meeting,
+            come late, are gone again, or change. 0, the default: they are final at once.
         """
         state = self._api.states[account_id]
         if interactions is not None:
@@ -200,6 +203,7 @@ class Service:
         state.provider_shape = provider_shape or state.provider_shape
         state.stream_as = stream_as or state.stream_as
         state.blocked = state.blocked if blocked is None else blocked
+        state.settling = state.settling if settling is None else settling
         self._version += 1
 
     def script(self, account_id: str | None, faults: Iterable[Fault]) -> None:

@@ -67,7 +67,8 @@ class UnifiedApi:
             else self._list(request, state, resource)
         )
         # Meetings end and transcripts appear at any time of day.
-        return replace(response, is_timed=True) if name in ("meetings", "transcripts") else response
+        is_timed = name in ("meetings", "transcripts") or state.settling > 0
+        return replace(response, is_timed=True) if is_timed else response
 
     def _account(self, request: Request, resource: Resource, method: str) -> AccountState:
         """Return the account of a request, if it can be used for this."""

@@ -1,0 +1,307 @@
+"""Profiles and ``doctor``: which token a command uses, where it is kept, and what is said about what is wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import socket
+import stat
+import subprocess
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_cli import TOKEN, Ran, Run, run, sandbox
+from truto_ci_async import ConfigurationError, Fault, Sandbox, UsageError
+from truto_ci_async.cli import profiles
+from truto_ci_async.cli.doctor import clock
+from truto_ci_async.cli.messages import DONE, FAILED, REFUSED, USAGE
+from truto_ci_async.cli.profiles import Profile, credentials, profiles_file, store, stored_profiles
+
+__all__ = ["run", "sandbox"]  # fixtures
+OTHER = "https://other.example"
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr(profiles, "_with_keyring", lambda *_: None)
+
+
+@pytest.fixture
+def keyring(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], str]:
+    """A keyring that works."""
+    kept: dict[tuple[str, str], str] = {}
+
+    def call(action: str, service: str, name: str, *secret: str) -> Any:
+        if action == "set_password":
+            kept[service, name] = secret[0]
+        elif action == "get_password":
+            return kept.get((service, name))
+        else:
+            del kept[service, name]
+        return True
+
+    monkeypatch.setattr(profiles, "_with_keyring", call)
+    return kept
+
+
+@pytest.fixture
+def log_in(monkeypatch: pytest.MonkeyPatch, run: Run, sandbox: Sandbox) -> Any:
+    """Log in with a token from stdin, and leave no token in the environment."""
+
+    def call(*options: str, token: str = TOKEN) -> Ran:
+        monkeypatch.delenv("TRUTO_API_TOKEN", raising=False)
+        monkeypatch.setattr(sys, "stdin", io.StringIO(f"{token}\n"))
+        return run("login", "--token-stdin", *options)
+
+    return call
+
+
+def options(**given: str) -> dict[str, str | None]:
+    return {"token": None, "profile": None, "api_url": None, **given}
+
+
+# --- login and the rest ----------------------------------------------------------------------------------------
+
+
+def test_after_login_no_other_token_is_needed(log_in: Any, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = log_in()
+    assert done.code == DONE, done.err
+    assert TOKEN not in done.err + done.out
+    monkeypatch.delenv("TRUTO_API_BASE_URL")  # the profile has it
+    assert run("accounts", "-o", "ndjson").code == DONE
+    assert json.loads(run("whoami", "-o", "json").out)["token from"] == "profile 'default' (login)"
+
+
+def test_a_token_that_the_service_refuses_is_not_kept(log_in: Any) -> None:
+    done = log_in(token="another-token")
+    assert done.code == REFUSED
+    assert not profiles_file().exists()
+
+
+@pytest.mark.parametrize("token", ["", "two words", "x" * 20_000, "\x00 x"])
+def test_what_is_no_token_is_refused_before_a_request(log_in: Any, sandbox: Sandbox, token: str) -> None:
+    asked = len(sandbox.requests)
+    assert log_in(token=token).code == USAGE
+    assert len(sandbox.requests) == asked
+
+
+def test_an_accounts_own_token_logs_in_too(log_in: Any, sandbox: Sandbox) -> None:
+    sandbox.fault(Fault.status(403))
+    assert "account" in log_in(token=TOKEN).err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file modes of POSIX")
+def test_without_a_keyring_the_token_is_in_a_file_for_its_owner_alone(log_in: Any) -> None:
+    """And it is said, since whoever copies the file has the token."""
+    assert "no keyring" in log_in().err
+    assert stat.S_IMODE(profiles_file().stat().st_mode) == 0o600
+    assert not list(profiles_file().parent.glob("*.json.*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="file modes of POSIX")
+def test_a_file_that_others_may_read_is_refused(log_in: Any, run: Run) -> None:
+    log_in()
+    profiles_file().chmod(0o644)
+    done = run("accounts")
+    assert done.code == USAGE
+    assert "chmod 600" in done.err
+
+
+def test_a_keyring_that_works_has_the_token(log_in: Any, run: Run, keyring: dict[Any, str]) -> None:
+    assert "keyring" in log_in("--profile", "staging").err
+    assert keyring == {("truto-ci", "staging"): TOKEN}
+    assert TOKEN not in profiles_file().read_text()
+    assert run("accounts", "--profile", "staging").code == DONE
+    assert run("logout", "--profile", "staging").code == DONE
+    assert not keyring
+    assert not stored_profiles()
+
+
+def test_a_token_that_the_keyring_lost_is_said(log_in: Any, run: Run, keyring: dict[Any, str]) -> None:
+    log_in()
+    keyring.clear()
+    done = run("accounts")
+    assert done.code == USAGE
+    assert "truto-ci login --profile default" in done.err
+
+
+def test_profiles_are_listed_without_their_tokens(
+    log_in: Any, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in()
+    log_in("--profile", "staging")
+    monkeypatch.setenv("TRUTO_PROFILE", "staging")
+    done = run("profiles", "-o", "json")
+    assert [(row["profile"], row["used"]) for row in json.loads(done.out)] == [
+        ("default", False),
+        ("staging", True),
+    ]
+    assert TOKEN not in done.out + run("profiles").out + repr(stored_profiles())
+
+
+def test_a_profile_that_is_not_there_is_named_with_the_nearest(log_in: Any, run: Run) -> None:
+    log_in("--profile", "staging")
+    for command in ("accounts", "logout", "whoami"):
+        done = run(command, "--profile", "stagin")
+        assert done.code == USAGE
+        assert "staging" in done.err
+
+
+def test_without_a_terminal_login_says_how_to_pass_the_token(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    done = run("login")
+    assert done.code == USAGE
+    assert "--token-stdin" in done.err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
+def test_a_token_that_is_typed_is_not_shown(sandbox: Sandbox, tmp_path: Path) -> None:
+    here, there = pty.openpty()
+    environment = {**os.environ, "TRUTO_API_BASE_URL": sandbox.url, "XDG_CONFIG_HOME": str(tmp_path)}
+    environment.pop("TRUTO_API_TOKEN", None)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "truto_ci_async", "login"],
+        stdin=there, stdout=there, stderr=there, env=environment, start_new_session=True,
+        preexec_fn=lambda: _take_terminal(there),
+    )  # fmt: skip
+    os.close(there)
+    shown = b""
+    try:
+        while b":" not in shown.rpartition(b"profile default")[2]:
+            shown += os.read(here, 1024)
+        os.write(here, f"{TOKEN}\n".encode())
+        with suppress(OSError):  # so Linux ends a terminal that nobody holds open
+            while chunk := os.read(here, 1024):
+                shown += chunk
+        assert child.wait(20) == DONE, shown
+    finally:
+        child.kill()
+        child.wait(20)
+        os.close(here)
+    assert TOKEN.encode() not in shown
+    assert b"logged in" in shown
+
+
+def _take_terminal(file: int) -> None:
+    import fcntl
+    import termios
+
+    fcntl.ioctl(file, termios.TIOCSCTTY, 0)
+
+
+# --- which token -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_of_these_says_which_token_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("default", "staging", "other"):
+        store(name, OTHER, f"token-of-{name}")
+    assert credentials(**options()).token == "token-of-default"
+    monkeypatch.setenv("TRUTO_PROFILE", "other")
+    assert credentials(**options()).token == "token-of-other"
+    monkeypatch.setenv("TRUTO_API_TOKEN", "x")
+    assert credentials(**options()).token is None, "the client reads it"
+    assert credentials(**options(profile="staging"))[:2] == ("token-of-staging", OTHER)
+    assert credentials(**options(token="given")).token == "given"
+    with pytest.raises(UsageError, match="give one"):
+        credentials(**options(token="given", profile="staging"))
+
+
+def test_the_token_of_a_profile_goes_to_no_other_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    store("default", OTHER, "secret")
+    monkeypatch.setenv("TRUTO_API_BASE_URL", "https://evil.example")
+    assert credentials(**options()).base_url == OTHER
+    with pytest.raises(UsageError, match="is not sent to https://evil.example"):
+        credentials(**options(api_url="https://evil.example"))
+    assert credentials(**options(api_url=f"{OTHER}/")).base_url == OTHER
+
+
+def test_a_token_is_in_no_repr() -> None:
+    store("default", OTHER, "secret")
+    assert "secret" not in repr(Profile(OTHER, "secret")) + repr(credentials(**options()))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"default": {}}', '{"default": {"base_url": 1}}'])
+def test_a_damaged_file_is_said(text: str) -> None:
+    profiles_file().parent.mkdir(parents=True)
+    profiles_file().touch(0o600)
+    profiles_file().write_text(text)
+    with pytest.raises(ConfigurationError, match="damaged"):
+        stored_profiles()
+
+
+def test_a_keyring_that_hangs_or_fails_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where nobody is there to unlock it."""
+    monkeypatch.undo()
+    monkeypatch.setattr(profiles, "KEYRING_SECONDS", 0.05)
+    monkeypatch.setitem(sys.modules, "keyring", None)  # importing it fails
+    assert not profiles.keyring_works()
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------
+
+
+def found(done: Ran) -> dict[str, str]:
+    return {row["subject"]: row["verdict"] for row in json.loads(done.out)}
+
+
+def test_doctor_finds_nothing_wrong(sandbox: Sandbox, run: Run) -> None:
+    done = run("doctor", "-o", "json")
+    assert done.code == DONE
+    assert found(done) | {"": "note"} == {
+        "": "note",
+        **dict.fromkeys(
+            ["versions", "libraries", "extras", "token", "proxy", "service", "access", "clock", "limits"],
+            "ok",
+        ),
+    }
+    assert len(sandbox.requests) == 1
+    assert TOKEN not in done.out + run("doctor").out
+
+
+def test_doctor_says_that_the_token_is_refused(
+    sandbox: Sandbox, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUTO_API_TOKEN", "another")
+    done = run("doctor", "-o", "json")
+    assert (done.code, found(done)["access"]) == (FAILED, "wrong")
+
+
+def test_doctor_says_that_there_is_no_token(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRUTO_API_TOKEN", raising=False)
+    done = run("doctor")
+    assert done.code == FAILED
+    assert "-> `truto-ci login`" in done.out
+
+
+def test_doctor_says_that_nobody_listens(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUTO_API_TOKEN", "x")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        done = run("doctor", "-o", "json", "--api-url", f"http://127.0.0.1:{taken.getsockname()[1]}")
+    assert (done.code, found(done)["service"]) == (FAILED, "wrong")
+    assert "firewall" in done.out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "verdict"), [(0, "ok"), (25, "ok"), (-25, "ok"), (3600, "wrong"), (-3600, "wrong")]
+)
+def test_doctor_compares_the_clocks(seconds: int, verdict: str) -> None:
+    """A clock that is wrong gives relative times that are wrong, and says nothing else."""
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True)
+    assert clock({"date": date}, 0.1).verdict == verdict
+
+
+@pytest.mark.parametrize("headers", [{}, {"Date": ""}, {"Date": "no date"}])
+def test_a_service_without_a_clock_is_no_fault_of_the_reader(headers: dict[str, str]) -> None:
+    assert clock(headers, 0.1).verdict == "note"

@@ -1,0 +1,325 @@
+"""Command lines: what is said about wrong ones, completion, and what a terminal of any width shows."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from truto_ci_async import Fault, Sandbox
+from truto_ci_async.cli import account_cache
+from truto_ci_async.cli.main import main
+from truto_ci_async.cli.messages import DONE, USAGE
+from truto_ci_async.cli.output.cells import cell_width
+
+DEADLINE = 30.0  # seconds for a process to do what it is waited for
+WINDOW = "--start-time 2024-01-01 --end-time 2024-02-01"
+posix = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals of POSIX")
+
+
+@pytest.fixture
+def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
+    with Sandbox.in_thread(accounts=1, interactions=7, page_size=3) as running:
+        monkeypatch.setenv("TRUTO_API_BASE_URL", running.url)
+        monkeypatch.setenv("TRUTO_API_TOKEN", running.token)
+        yield running
+
+
+# --- wrong command lines ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("interaction", ["'interaction'", "did you mean interactions?"]),
+        ("acounts --sandbox", ["'acounts'", "did you mean accounts?"]),
+        ("xyz", ["'xyz'", "there are interactions, meetings"]),
+        ("-a x interactions", ["no option -a", "options of a command stand behind its name"]),
+        ("interactions --acount x", ["--acount", "did you mean --account?"]),
+        ("interactions --start 2024-01-01", ["--start", "did you mean --start-time?"]),
+        ("interactions -a", ["-a needs a value: -a ID"]),
+        ("interactions -o jsn", ["--output: 'jsn'", "table, json, ndjson, csv, yaml", "did you mean json?"]),
+        ("interactions --format stream", ["--format", "-o FORMAT", "--response-format"]),
+        ("interactions --response-format unifed", ["'unifed'", "did you mean unified?"]),
+        ("interactions --limit many", ["--limit: 'many'", "a whole number of 1 or more"]),
+        ("interactions --timeout soon", ["--timeout: 'soon'", "a number of seconds above 0"]),
+        ("interactions --start-time yesterday", ["'yesterday' is not a time", "write it like 2024-01-31"]),
+        ("interactions --start-time 2024-01-01T09:00:00", ["has no time zone", "2024-01-01T09:00:00"]),
+        (
+            f"interactions -a x {WINDOW.replace('02-01', '01-01')}",
+            ["--end-time 2024-01-01 is not after --start-time"],
+        ),
+        ("activity -a x", ["activity needs --start-time and --end-time"]),
+        ("meetings -a x --columns titel", ["no column 'titel'", "title"]),
+        ("interactions -a x -q limit", ["-q takes NAME=VALUE", "'limit'"]),
+        ("unified crm", ["RESOURCE is missing", "unified [OPTIONS] MODEL RESOURCE [ID]"]),
+        ("unified conversational-intelligence meeting -a x", ["it has meetings"]),
+        (
+            "export contacts -a x",
+            ["MODEL/RESOURCE", "conversational-intelligence/interactions", "'contacts'"],
+        ),
+        ("accounts a b", ["unexpected extra argument (b)"]),
+        ("accounts a -a b", ["'a'", "-a 'b'", "give one"]),
+        ("pull --accounts a", ["--out FOLDER", "--to URL"]),
+        ("pull --accounts a --out x --to duckdb:///y.db", ["--out and --to", "give one"]),
+        ("pull --out x", ["which accounts?", "-a, --accounts-file, or --integration"]),
+        ("pull --accounts a --out x --mode merge", ["--mode: for --to only"]),
+        ("pull --accounts a --to duckdb:///y.db -o csv", ["-o: for --out only"]),
+        (
+            "pull --accounts a --out x --window 5x",
+            ["--window: '5x'", "day, week, month, or a length such as 6h"],
+        ),
+        ("pull --accounts a --out x --resource meeting", ["'meeting'", "meetings"]),
+        (
+            "pull --accounts a --to mysql://u:secret@h/db",
+            ["mysql://u:***@h/db", "postgresql://", "duckdb:///"],
+        ),
+        (
+            "pull --accounts a --to calls.db",
+            ["'calls.db' is no URL", "duckdb:///calls.db", "--out is for a folder"],
+        ),
+        ("sync --accounts a", ["where to? Give --to URL"]),
+        ("sync --accounts a --to duckdb:///y.db --since x", ["no option --since"]),
+        ("completion tcsh", ["'tcsh'", "bash, zsh, fish"]),
+    ],
+)
+def test_a_wrong_command_line_says_what_was_given_and_what_is_right(
+    line: str, said: Sequence[str], sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(shlex.split(line)) == USAGE
+    err = capsys.readouterr().err
+    for words in said:
+        assert words in err
+    assert "secret" not in err
+    is_of_columns = " column " in err
+    assert is_of_columns or not re.search(r"\b[a-z]+_[a-z]+\b", err), "the name of an argument"
+    assert sandbox.requests == []
+
+
+def test_the_usage_is_that_of_the_command_at_hand(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["meetings", "--nothing"])
+    assert "usage: truto-ci meetings [OPTIONS] [ID]" in capsys.readouterr().err
+
+
+def test_an_integration_that_no_account_has(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["accounts", "--integration", "gongg"]) == DONE
+    assert "no account has the integration 'gongg'; did you mean gong?" in capsys.readouterr().err
+
+
+# --- completion ------------------------------------------------------------------------------------------------
+
+
+def completed(words: str, environment: dict[str, str]) -> set[str]:
+    """Return what a shell would offer for the last word, which may be empty."""
+    given = words.split(" ")
+    shell = {"_TRUTO_CI_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(given) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-m", "truto_ci_async"], env={**os.environ, **environment, **shell}, text=True,
+        capture_output=True, timeout=DEADLINE, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return {line.partition(",")[2] for line in done.stdout.splitlines()}
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("truto-ci inter", {"interactions"}),
+        ("truto-ci interactions --resp", {"--response-format"}),
+        ("truto-ci interactions -o ", {"table", "json", "ndjson", "csv", "yaml"}),
+        ("truto-ci completion f", {"fish"}),
+        ("truto-ci users -a 0", {"0123"}),
+        ("truto-ci capabilities 0", {"0123"}),
+        ("truto-ci pull -a 4", {"4567"}),
+    ],
+)
+def test_a_shell_completes_commands_options_choices_and_accounts(
+    words: str, offered: set[str], tmp_path: Path
+) -> None:
+    """Without a token, and without a service."""
+    cache = tmp_path / "truto-ci" / "accounts"
+    cache.parent.mkdir()
+    cache.write_text("0123\n4567\n")
+    assert completed(words, {"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}) == offered
+
+
+def test_help_and_completion_load_neither_client_nor_models() -> None:
+    """They have to be there in a fraction of a second."""
+    program = """
+import json, sys
+sys.argv[1:] = ["pull", "--help"]
+from truto_ci_async.cli.main import main
+from contextlib import redirect_stdout
+with redirect_stdout(sys.stderr):
+    main()
+print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=DEADLINE, check=True)
+    loaded = json.loads(done.stdout)
+    assert not {"aiohttp", "rich", "anyio", "yaml", "truto_ci_async.client", "truto_ci_async.models"} & {
+        *loaded
+    }
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_script_of_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == DONE
+    assert f"_TRUTO_CI_COMPLETE={shell}_complete" in capsys.readouterr().out
+
+
+def test_accounts_are_remembered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those listed last come first; a sandbox of a command leaves nothing; what cannot be written is no failure."""
+    monkeypatch.setattr(account_cache, "cache_file", lambda: tmp_path / "new" / "accounts")
+    assert main(["accounts", "--sandbox", "--quiet"]) == DONE
+    assert account_cache.cached_accounts() == ()
+    assert main(["accounts", "--quiet"]) == DONE
+    known = [each["id"] for each in sandbox.accounts]
+    assert list(account_cache.cached_accounts()) == known
+    assert main(["accounts", known[-1], "--quiet"]) == DONE
+    assert list(account_cache.cached_accounts()) == [known[-1], *known[:-1]]
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(account_cache, "cache_file", lambda: tmp_path / "file" / "accounts")
+    assert main(["accounts", "--quiet"]) == DONE
+
+
+# --- terminals -------------------------------------------------------------------------------------------------
+
+
+def in_terminal(line: str, columns: int, **environment: str) -> str:
+    """Run a command whose stdout and stderr are a pseudo-terminal, and return what it shows."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "PAGER")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "truto_ci_async", *shlex.split(line)], stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**kept, "TERM": "xterm-256color", **environment},
+    ) as started:  # fmt: skip
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # Linux's way of saying that the other end is closed
+            while piece := os.read(ours, 65_536):
+                shown += piece
+        os.close(ours)
+        assert started.wait(DEADLINE) == 0, shown
+    return shown.decode()
+
+
+def plain(shown: str) -> list[str]:
+    return re.sub(r"\x1b\[[0-9;]*[mK]", "", shown).replace("\r\n", "\n").splitlines()
+
+
+@posix
+@pytest.mark.parametrize("columns", [80, 200])
+def test_a_table_fits_the_terminal(sandbox: Sandbox, columns: int) -> None:
+    """No line wraps, whole ids are there, numbers stand to the right and times are short."""
+    account = sandbox.account_ids[0]
+    head, *lines = plain(in_terminal(f"interactions -a {account} {WINDOW} --quiet", columns))
+    assert max(map(cell_width, [head, *lines])) <= columns
+    table = "\n".join(lines)
+    assert all(user in table for user in sandbox.user_ids(account))
+    end = head.index("monologue") + len("monologue")
+    assert all(re.search(r"(\d\.\d\d|-)$", line[:end]) for line in lines if "@" in line)
+    assert ("2024-01-01..2024-02-01" in table) is (columns == 200)
+    meetings = plain(in_terminal(f"meetings -a {account} --max-items 3 --quiet", columns))
+    assert max(map(cell_width, meetings)) <= columns
+    assert re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\dZ  ", meetings[-1])
+
+
+@posix
+@pytest.mark.parametrize(
+    ("option", "environment", "has_colours"),
+    [("", {}, True), ("--no-color", {}, False), ("", {"NO_COLOR": "1"}, False)],
+)
+def test_colours(sandbox: Sandbox, option: str, environment: dict[str, str], has_colours: bool) -> None:
+    shown = in_terminal(f"users -a {sandbox.account_ids[0]} {option}", 100, **environment)
+    assert ("\x1b[36m" in shown) is has_colours
+
+
+@posix
+def test_a_table_is_shown_in_the_pager(sandbox: Sandbox) -> None:
+    """Only if PAGER names one. Quitting it early is fine."""
+    line = f"users -a {sandbox.account_ids[0]} --quiet"
+    assert all(
+        each.startswith("paged: ") for each in plain(in_terminal(line, 100, PAGER="sed 's/^/paged: /'"))
+    )
+    assert len(plain(in_terminal(line, 100, PAGER="head -n 2"))) == 2
+    assert "paged" not in in_terminal(f"{line} --no-pager", 100, PAGER="sed 's/^/paged: /'")
+
+
+@posix
+def test_a_terminal_is_told_how_far_a_list_is_and_what_it_waits_for(sandbox: Sandbox, tmp_path: Path) -> None:
+    account = sandbox.account_ids[0]
+    sandbox.script(account, [Fault.ok(), Fault.status(429, retry_after=2)])
+    shown = in_terminal(f"interactions -a {account} {WINDOW} --out {tmp_path / 'x.csv'}", 80)
+    drawn = re.findall(r"\r\x1b\[2K([^\r\n]+)(?=\r\x1b)", shown)
+    assert any(
+        re.match(r"3 interactions \(\d+/s\) · 1 page · waiting \d\.\d s: status 429", each) for each in drawn
+    )
+    assert max(map(cell_width, drawn)) < 80
+    assert "7 interactions, 3 pages" in plain(shown)[-1]
+
+
+def test_a_pipe_gets_lines_now_and_then_and_nothing_when_quiet(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("truto_ci_async.cli.activity.LOG_SECONDS", 0.2)
+    account = sandbox.account_ids[0]
+    line = f"interactions -a {account} {WINDOW} --out {tmp_path / 'x.csv'}"
+    sandbox.script(account, [Fault.ok(), Fault.status(429, retry_after=1)])
+    assert main(shlex.split(line)) == DONE
+    err = capsys.readouterr().err
+    assert re.search(r"^3 interactions \(\d+/s\), 1 page, waiting 0\.\d s: status 429", err, re.MULTILINE)
+    assert "\x1b" not in err
+    sandbox.script(account, [Fault.ok(), Fault.status(429, retry_after=1)])
+    assert main([*shlex.split(line), "--quiet"]) == DONE
+    assert capsys.readouterr().err == ""
+
+
+# --- kills -----------------------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.long
+@pytest.mark.parametrize("format", ["ndjson", "csv"])
+def test_a_list_that_is_killed_at_any_moment_is_whole_in_the_end(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 runs for each format, each killed once, and run again."""
+    chance = random.Random(7)
+    with Sandbox.in_thread(accounts=1, interactions=600, page_size=15, account_rate=None) as sandbox:
+        monkeypatch.setenv("TRUTO_API_BASE_URL", sandbox.url)
+        monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
+        asked = f"interactions -a {sandbox.account_ids[0]} {WINDOW} --quiet"
+        assert main(shlex.split(f"{asked} -o {format}")) == DONE
+        whole = capsys.readouterr().out
+        out = tmp_path / f"x.{format}"
+        line = [sys.executable, "-m", "truto_ci_async", *shlex.split(f"{asked} --out {out}")]
+        begun = 0
+        for _ in range(20):
+            with subprocess.Popen(line) as started:
+                deadline = time.monotonic() + DEADLINE
+                while not [*tmp_path.iterdir()] and time.monotonic() < deadline:
+                    time.sleep(0.001)
+                time.sleep(chance.random() * 0.4)
+                started.kill()
+            begun += not out.exists() and (tmp_path / f"x.{format}.partial").stat().st_size > 0
+            subprocess.run(line, timeout=DEADLINE, check=True)
+            assert out.read_text() == whole
+            assert [each.name for each in tmp_path.iterdir()] == [out.name]
+            out.unlink()
+    assert begun > 5

@@ -1,0 +1,101 @@
+"""``pull --engine ray``: the shards of a pull as tasks of a cluster. No other pull imports an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from truto_ci_async.errors import UsageError
+
+from .messages import DONE, INCOMPLETE, SOME_FAILED, note, say
+from .options import Options, choice, text
+from .values import whole_number
+
+if TYPE_CHECKING:
+    from truto_ci_async.pull.report import ShardReports
+
+GROUP = "how to run"
+SHARDS = 16
+# Accounts that are named when they failed.
+MAX_NAMED = 5
+
+
+def engine_options() -> list[click.Parameter]:
+    return [
+        choice("--engine", group=GROUP, choices=("ray",),
+               help="run on a cluster, which sees the folder and has TRUTO_API_TOKEN in its environment"),
+        text("--ray-address", group=GROUP, metavar="HOST:PORT",
+             help="the cluster (default: RAY_ADDRESS, or the cores of this machine)"),
+        text("--shards", group=GROUP, metavar="N", read=whole_number(1),
+             help=f"tasks for the cluster, some four for each worker (default: {SHARDS}); the same in every run"),
+    ]  # fmt: skip
+
+
+def check_engine(options: Options) -> None:
+    """:raises UsageError: an option that is only for an engine, or not for one."""
+    given = {"--ray-address": options.ray_address, "--shards": options.shards}
+    if options.engine is None:
+        if names := [name for name, value in given.items() if value is not None]:
+            raise UsageError(f"{' and '.join(names)}: for --engine ray only")
+        return
+    others = {"--sandbox": options.sandbox, "--fresh": options.fresh, "--report": options.report}
+    if names := [name for name, value in others.items() if value]:
+        raise UsageError(
+            f"{' and '.join(names)}: not with --engine; to start over, use another folder or table"
+        )
+    if options.token or options.profile:
+        raise UsageError("--token and --profile: not with --engine, whose workers read TRUTO_API_TOKEN where they run")
+
+
+async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, asked: dict[str, Any]) -> int:
+    """Pull one resource after the other on a cluster."""
+    from truto_ci_async.integrations.ray import pull_to, ray_library
+    from truto_ci_async.pull.report import Budget
+
+    from .connection import connect
+
+    ray_library()  # or the line to install it is told, before anything is asked
+    current: list[ShardReports] = []
+    target = {"format": options.output, "csv_formulas": options.csv_formulas}
+    if options.to is not None:
+        target = {"table": options.table, "mode": options.mode, "add_columns": options.add_columns}
+    out: Any = options.out or options.to
+    code = DONE
+    async with connect(options, lambda: [_how_far(each) for each in current[-1:]]) as client:
+        for name in options.resource:
+            of_windows = ("start_time", "end_time", "window", "users") if name == "users" else ()
+            filters = {each: value for each, value in asked.items() if each not in of_windows}
+            reports = await pull_to(
+                await getattr(client, name).plan(accounts, **filters),
+                out,
+                shards=options.shards or SHARDS,
+                address=options.ray_address,
+                base_url=client.base_url,
+                on_progress=current.append,
+                budget=Budget(max_accounts=options.max_accounts),
+                grow=options.grow,
+                lookback=options.lookback if name == "transcripts" else None,
+                **target,
+            )
+            code = max(code, _say(name, reports))
+    if code != DONE:
+        say("run the same command again to continue")
+    return code
+
+
+def _how_far(reports: ShardReports) -> str:
+    done, accounts, rows = (reports.total(name) for name in ("done", "accounts", "rows"))
+    begun = f"{len(reports.by_shard):,} of {reports.count:,} shards begun"
+    return f"{begun}, {done:,} of {accounts:,} accounts of those done, {rows:,} rows"
+
+
+def _say(name: str, reports: ShardReports) -> int:
+    (note if reports.complete else say)(f"{name}: {_how_far(reports)}")
+    failed = reports.total("failed_count")
+    for account, error in list(reports.failed.items())[:MAX_NAMED]:
+        say(f"  {account}: {error['message']}")
+    if failed > MAX_NAMED:
+        say(f"  and {failed - MAX_NAMED:,} more accounts failed")
+    return DONE if reports.complete else SOME_FAILED if failed else INCOMPLETE

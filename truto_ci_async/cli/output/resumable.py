@@ -1,0 +1,140 @@
+"""A file that a later run of the same command goes on with: for formats of lines, which can be appended to.
+
+The rows are in ``NAME.partial`` until they are complete. ``NAME.partial-state`` says how many bytes of it are whole
+pages and which position is behind them; it is replaced after each page, so a page that is only half there is cut off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from msgspec import DecodeError, Struct
+from msgspec.json import decode, encode
+
+from truto_ci_async._files import Disk, beside
+from truto_ci_async.errors import UsageError
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class State(Struct):
+    """What the rows of a partial file are: those up to ``position`` of what ``question`` stands for."""
+
+    question: str
+    size: int = 0
+    position: str | None = None
+    is_complete: bool = False
+    items: int = 0
+    pages: int = 0
+    fields: list[str] | None = None  # of CSV, whose header is there already
+
+
+def question_of(options: dict[str, Any]) -> str:
+    """Return a fingerprint of what a command asks for, and in which form."""
+    return hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def earlier_state(path: Path, question: str) -> State | None:
+    """Return the state of an earlier run of this command that did not complete its file; None if there is none."""
+    partial = beside(path, ".partial")
+    with suppress(OSError, DecodeError):
+        state = decode(beside(path, ".partial-state").read_bytes(), type=State)
+        if state.question == question and partial.stat().st_size >= state.size:
+            return state
+    return None
+
+
+class ResumableFile:
+    """Writes to ``NAME.partial``, and gives it its name once it is complete. After a failure, or a kill, it stays.
+
+    :raises UsageError: such a file is there already, of another command, or another run is writing it.
+    """
+
+    is_terminal = False
+
+    def __init__(self, path: Path, question: str) -> None:
+        self.path = Path(os.path.realpath(path))
+        self.partial = beside(self.path, ".partial")
+        self._state_file = beside(self.path, ".partial-state")
+        self._disk = Disk()
+        earlier = earlier_state(self.path, question)
+        if earlier is None and os.path.lexists(self.partial):
+            raise UsageError(
+                f"{self.partial} has rows of another command: run that one again to complete them, or remove the file, "
+                "or write to one of another name"
+            )
+        self.state = earlier or State(question)
+        if not self.state.pages:
+            self._put_state()
+        self._file = self._open()
+        self._size = self.state.size
+        try:
+            self._disk.cut(self._file, self._size)
+        except BaseException:
+            self._disk.close(self._file)
+            raise
+
+    def _open(self) -> int:
+        old = self.path.stat() if self.path.exists() else None
+        file = self._disk.open(self.partial)
+        try:
+            if sys.platform != "win32":
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not self.partial.exists() or not os.path.samestat(os.fstat(file), self.partial.stat()):
+                    raise BlockingIOError  # the other run has just given it its name
+                if old is not None:
+                    os.fchmod(file, old.st_mode & 0o777)
+        except BlockingIOError:
+            self._disk.close(file)
+            raise UsageError(f"{self.partial} is being written by another run of this command") from None
+        return file
+
+    def write(self, data: bytes) -> None:
+        try:
+            self._disk.write(self._file, data)
+        except BaseException:
+            with suppress(OSError):
+                self._disk.cut(self._file, self._size)
+            raise
+        self._size += len(data)
+
+    def commit(self, position: str | None, **more: Any) -> None:
+        """Note that what was written so far is whole pages, and what comes next. ``more`` are members of ``State``."""
+        self.state = State(self.state.question, self._size, position, **more)
+        self._put_state()
+
+    def _put_state(self) -> None:
+        new = beside(self._state_file, ".new")
+        new.write_bytes(encode(self.state))
+        self._disk.rename(new, self._state_file)
+
+    def finish(self) -> Path | None:
+        self._disk.fsync(self._file)
+        self._disk.rename(self.partial, self.path)
+        self._close()
+        self._disk.remove(self._state_file)
+        return self.path
+
+    def abandon(self, closing: bytes) -> Path | None:
+        """Keep the pages that are whole; nothing, if there is none."""
+        with suppress(OSError):
+            self._disk.cut(self._file, self.state.size)
+        self._close()
+        if self.state.size:
+            return self.partial
+        for file in (self.partial, self._state_file):
+            with suppress(OSError):
+                self._disk.remove(file)
+        return None
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            self._disk.close(self._file)
+            self._file = -1

@@ -1,0 +1,189 @@
+"""``login``, ``logout``, ``profiles`` and ``whoami``: the tokens that are kept between commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from truto_ci_async.errors import PermissionDeniedError, UsageError
+
+from .messages import EXIT_CODES, Progress, note
+from .options import CONNECTION, OUTPUT, Command, Options, choice, connection, display, flag, text
+from .profiles import DEFAULT_PROFILE, PROFILE_VARIABLE, credentials, remove, store, stored_profiles
+
+if TYPE_CHECKING:
+    from truto_ci_async.client import TrutoClient
+
+MAX_TOKEN: Final = 16_384  # characters
+EXAMPLES: Final[Mapping[str, str]] = {
+    "login": """\
+examples:
+  truto-ci login                                   # asks for the token, and does not show it
+  truto-ci login --profile staging --token-stdin < token.txt
+""",
+    "logout": """\
+example:
+  truto-ci logout --profile staging
+""",
+    "profiles": """\
+example:
+  truto-ci profiles
+""",
+    "whoami": """\
+examples:
+  truto-ci whoami
+  truto-ci whoami --profile staging
+  truto-ci whoami --sandbox
+""",
+}
+
+
+async def run_login(options: Options, progress: Progress) -> None:
+    """Ask for a token, try it, and keep it."""
+    from truto_ci_async import TrutoClient
+
+    name = options.profile or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
+    if options.sandbox or options.token:
+        raise UsageError(
+            "login keeps a token for a service: leave out --sandbox"
+            if options.sandbox
+            else "--token would put the token into the shell's history: leave it out to be asked, or use --token-stdin"
+        )
+    token = _read_token(options, name)
+    async with TrutoClient(token, base_url=options.api_url) as client:
+        seen = await _see(client)
+        where = store(name, client.base_url, token)
+    note(f"logged in to {client.base_url} as profile {name!r} ({seen['sees']}); the token is kept in {where}")
+    if where.endswith(".json"):
+        note(
+            "no keyring of the system works here, so that file is what protects it: it is readable by you alone"
+        )
+
+
+def _read_token(options: Options, name: str) -> str:
+    if options.token_stdin:
+        token = "" if sys.stdin is None else sys.stdin.read(MAX_TOKEN + 1)  # pyright: ignore[reportUnnecessaryComparison]
+    elif sys.stdin is None or not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+        raise UsageError(
+            "login asks for the token, and there is no terminal to ask: pass it with --token-stdin"
+        )
+    else:
+        token = click.prompt(f"API token for profile {name}", hide_input=True, err=True)
+    token = token.strip()
+    if not token or len(token) > MAX_TOKEN or any(each.isspace() for each in token):
+        raise UsageError("that is no API token: it is one word, as Truto's dashboard shows it")
+    return token
+
+
+async def _see(client: TrutoClient) -> dict[str, Any]:
+    """Return what the token of a client opens; an account's own token opens that account alone."""
+    try:
+        first = await client.integrated_accounts.list(limit=1).first()
+    except PermissionDeniedError:
+        account = await client.integrated_accounts.me()
+        return {"sees": f"account {account.id}", "account": account.id, "environment": account.environment_id}
+    environment = first.environment_id if first else None
+    sees = (
+        "an environment without accounts"
+        if first is None
+        else f"environment {environment or 'of unknown id'}"
+    )
+    return {"sees": sees, "account": None, "environment": environment}
+
+
+async def run_logout(options: Options, progress: Progress) -> None:
+    """Remove a profile."""
+    name = options.profile or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
+    remove(name)
+    note(f"removed profile {name!r} and its token; to make the token useless everywhere, revoke it in Truto")
+
+
+async def run_profiles(options: Options, progress: Progress) -> None:
+    """List the profiles, without their tokens."""
+    from truto_ci_async.cli.output.streams import open_stdout
+
+    found = stored_profiles()
+    used = os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
+    rows = [
+        {"profile": name, "address": each.base_url, "token": "file" if each.token else "keyring", "used": name == used}
+        for name, each in sorted(found.items())
+    ]  # fmt: skip
+    lines = [
+        f"{'*' if row['used'] else ' '} {row['profile']}  {row['address']}  (token in the {row['token']})"
+        for row in rows
+    ]
+    _write(options, rows, lines, open_stdout())
+    if not rows:
+        note("no profiles; `truto-ci login` makes one")
+    elif os.environ.get("TRUTO_API_TOKEN"):
+        note("TRUTO_API_TOKEN is set, and used instead unless --profile is given")
+
+
+async def run_whoami(options: Options, progress: Progress) -> None:
+    """Say which token is used, for which address, and what it opens."""
+    from truto_ci_async.cli.output.streams import open_stdout
+
+    from .connection import connect
+
+    source = (
+        "sandbox" if options.sandbox else credentials(options.token, options.profile, options.api_url).source
+    )
+    async with connect(options, lambda: ["asking"]) as client:
+        found = {"token from": source, "address": client.base_url, **await _see(client)}
+    lines = [f"{name}: {found[name]}" for name in ("token from", "address", "sees")]
+    _write(options, found, lines, open_stdout())
+
+
+def _write(options: Options, value: Any, lines: list[str], stdout: Any) -> None:
+    import msgspec
+
+    text = (
+        msgspec.json.format(msgspec.json.encode(value)).decode()
+        if options.output == "json"
+        else "\n".join(lines)
+    )
+    stdout.write(f"{text}\n".encode() if text else b"")
+
+
+def command(name: str) -> Command:
+    profile = text(
+        "--profile",
+        group=CONNECTION,
+        metavar="NAME",
+        help=f"name of the profile (default: {PROFILE_VARIABLE}, then {DEFAULT_PROFILE})",
+    )
+    as_json = choice(
+        "-o", "--output", group=OUTPUT, choices=("text", "json"), default="text", help="text (default), json"
+    )
+    if name == "login":
+        return Command(
+            name, run_login,
+            [
+                flag("--token-stdin", group="the token", help="read it from stdin instead of asking"),
+                *connection(),
+            ],
+            help="Ask for an API token, try it, and keep it with the address of its service as a profile. It is kept "
+            "in the system's keyring if that works, else in a file that only you can read. Commands then need no "
+            "TRUTO_API_TOKEN.",
+            examples=f"{EXAMPLES[name]}\n{EXIT_CODES}",
+        )  # fmt: skip
+    if name == "logout":
+        return Command(
+            name, run_logout, [profile, *display()],
+            help="Remove a profile and its token from this machine.", examples=EXAMPLES[name],
+        )  # fmt: skip
+    if name == "profiles":
+        return Command(
+            name, run_profiles, [as_json, *display()],
+            help="List the profiles, without their tokens. The one that is used is marked with a star.",
+            examples=EXAMPLES[name],
+        )  # fmt: skip
+    return Command(
+        name, run_whoami, [as_json, *connection()],
+        help="Say where the token comes from, which address it is used for, and what it opens.",
+        examples=f"{EXAMPLES[name]}\n{EXIT_CODES}",
+    )  # fmt: skip

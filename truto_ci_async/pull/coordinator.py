@@ -1,0 +1,45 @@
+"""What the tasks of an engine share: the budgets of tokens, and how far each shard is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from truto_ci_async._http.policy.memory_budget import MemoryBudget
+from truto_ci_async._http.policy.rate_limiter import Pacing
+
+# Runs whose reports are kept: those of a driver that was killed are not forgotten otherwise.
+MOST_RUNS = 100
+
+
+class Coordinator:
+    """Keeps budgets and reports in one process for all tasks of an engine, which serves it as an actor or the like.
+
+    All arguments and results are plain data, or pickle. It may be killed and made anew at any time: budgets start
+    without a burst, and tasks tell their progress again. Its methods are called one at a time.
+    """
+
+    def __init__(self) -> None:
+        self._budgets: dict[str, MemoryBudget] = {}
+        self._told = defaultdict[str, dict[int, Any]](dict)
+
+    def take(self, budget: str, pacing: Pacing, n: int, account: str | None) -> tuple[int, float, str]:
+        """Return the fields of a ``Grant`` of the budget of this name, which is made when it is first asked."""
+        if budget not in self._budgets:
+            self._budgets[budget] = MemoryBudget(pacing)
+        grant = self._budgets[budget].take_now(n, account)
+        return grant.count, grant.retry_after, grant.level
+
+    def tell(self, run: str, number: int, report: dict[str, Any]) -> None:
+        """Keep the report of a shard."""
+        self._told[run][number] = report
+        while len(self._told) > MOST_RUNS:
+            del self._told[next(iter(self._told))]
+
+    def told(self, run: str) -> dict[int, Any]:
+        """Return the last report of each shard of a run."""
+        return self._told[run]
+
+    def forget(self, run: str) -> None:
+        """Drop the reports of a run."""
+        self._told.pop(run, None)
