@@ -136,7 +136,7 @@ def completed(words: str, environment: dict[str, str]) -> set[str]:
     [
         ("truto-ci inter", {"interactions"}),
         ("truto-ci interactions --resp", {"--response-format"}),
-        ("truto-ci interactions -o ", {"table", "json", "ndjson", "csv", "yaml"}),
+        ("truto-ci interactions -o ", {"table", "json", "ndjson", "csv", "yaml", "parquet"}),
         ("truto-ci completion f", {"fish"}),
         ("truto-ci users -a 0", {"0123"}),
         ("truto-ci capabilities 0", {"0123"}),
