@@ -384,9 +384,16 @@ def test_two_tokens_are_twice_as_fast(
                 assert all(each["complete"] for each in driver.result())
             finally:
                 driver.close()
-            times = [each.time for each in sandbox.requests]
-            seconds.append((max(times) - min(times)) / len(times))
-            assert sandbox.stats.token_refusals + sandbox.stats.account_refusals <= 0.005 * len(times)
+            times: dict[str, list[float]] = {}
+            for each in sandbox.requests:
+                times.setdefault(each.headers["Authorization"], []).append(each.time)
+            # While all of them are at work: Ray starts one worker after the other.
+            begin, end = max(map(min, times.values())), min(map(max, times.values()))
+            sent = [at for some in times.values() for at in some if begin <= at <= end]
+            seconds.append((end - begin) / len(sent))
+            assert sandbox.stats.token_refusals + sandbox.stats.account_refusals <= 0.005 * len(
+                sandbox.requests
+            )
     with capsys.disabled():
         print(f"\ntwo tokens: {seconds[0] / seconds[1]:.2f} times the rate of one")  # noqa: T201
     assert seconds[0] / seconds[1] >= 1.8
