@@ -9,12 +9,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any
 
-from truto_ci_async.pull.checkpoint.base import AccountProgress, Key, Progress
+from truto_ci_async.pull.checkpoint.base import DAILY_MARK, AccountProgress, Key, Progress
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
-
-MARK = "daily "  # what such a position begins with
 
 
 class DailyUse:
@@ -33,10 +31,10 @@ class DailyUse:
         self._window = windows
         async for account, progress in stored:
             for window, each in tuple(progress.later.items()):
-                if each.position is not None and each.position.startswith(MARK):
+                if each.position is not None and each.position.startswith(DAILY_MARK):
                     del progress.later[window]
                     if self._is_counted:
-                        self._client.admission.add_daily_use(account, each.position.removeprefix(MARK))
+                        self._client.admission.add_daily_use(account, each.position.removeprefix(DAILY_MARK))
             yield account, progress
 
     def of(self, keys: Iterable[Key]) -> dict[Key, Progress]:
@@ -46,4 +44,6 @@ class DailyUse:
         used = {
             account: self._client.admission.daily_use(account) for account in {account for account, _ in keys}
         }
-        return {(account, self._window): Progress(position=MARK + text) for account, text in used.items()}
+        return {
+            (account, self._window): Progress(position=DAILY_MARK + text) for account, text in used.items()
+        }
