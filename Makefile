@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-services test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench docs dist lock clean postgresql redis
+.PHONY: help demo test test-long test-services test-services-long test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench docs dist lock clean postgresql redis
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -31,7 +31,10 @@ test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search fo
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "(long or hypothesis) and not services" -o faulthandler_timeout=1800 $(ARGS)
 
 test-services: build/sdk/.stamp build/moto/.stamp build/services/.stamp postgresql redis ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL, Redis, S3
-	build/services/bin/python -X dev -m pytest -m services $(ARGS)
+	build/services/bin/python -X dev -m pytest -m "services and not long" $(ARGS)
+
+test-services-long: build/moto/.stamp build/services/.stamp postgresql ## Kill pulls on Ray, and into object storage, many more times
+	build/services/bin/python -X dev -m pytest -m "services and long" -o faulthandler_timeout=1800 $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
 

@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+
+from truto_ci_async.cli.app import COMMANDS, NAME, app
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "docs"
@@ -26,6 +29,7 @@ PAGES = BUILD / "pages"  # what Zensical reads
 SITE = BUILD / "site"
 WORK = BUILD / "work"  # where the notebook writes
 CELL_SECONDS = 120
+COPIED = {"changelog.md": "CHANGELOG.md", "explanation/benchmarks.md": "benchmarks/README.md"}
 SHIM = "https://unpkg.com/iframe-worker/shim"
 
 
@@ -37,8 +41,8 @@ def copy_pages() -> None:
     shutil.copytree(SOURCE, PAGES, ignore=shutil.ignore_patterns("*.py", "*.ipynb", "__pycache__"))
     for page in PAGES.rglob("*.md"):
         page.write_text(plain_fences(page.read_text(encoding="utf-8")), encoding="utf-8")
-    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    (PAGES / "changelog.md").write_text(changes, encoding="utf-8")
+    for page, source in COPIED.items():
+        (PAGES / page).write_text(plain_fences((ROOT / source).read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def plain_fences(text: str) -> str:
@@ -53,6 +57,17 @@ def run_notebook(notebook: Path) -> None:
     for name, data in resources["outputs"].items():
         (PAGES / name).write_bytes(data)
     (PAGES / notebook.with_suffix(".md").name).write_text(body, encoding="utf-8")
+
+
+def write_help() -> None:
+    """Write the page of options from what ``truto-ci COMMAND --help`` prints."""
+    main = click.Context(app, info_name=NAME, max_content_width=100)
+    parts = ["# All options", "", "What `truto-ci --help` and `truto-ci COMMAND --help` print.", ""]
+    for name in ["", *COMMANDS]:
+        command = app.get_command(main, name) if name else app
+        context = click.Context(command, main, info_name=name, max_content_width=100) if name else main
+        parts += [f"## {name or NAME}", "", "```text", command.get_help(context).rstrip(), "```", ""]
+    (PAGES / "reference" / "command-options.md").write_text("\n".join(parts), encoding="utf-8")
 
 
 def own_worker() -> None:
@@ -100,6 +115,7 @@ def main() -> None:
     copy_pages()
     for notebook in SOURCE.glob("*.ipynb"):
         run_notebook(notebook)
+    write_help()
     zensical = Path(sys.executable).with_name("zensical")
     subprocess.run([zensical, "build", "--strict", "--clean"], cwd=ROOT, check=True)
     own_worker()

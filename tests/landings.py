@@ -36,7 +36,11 @@ from truto_ci_async import (
 from truto_ci_async.pull.plan.plan import Plan
 
 DAYS = 3
-BOUNDS = {"start_time": "2024-01-01T00:00:00Z", "end_time": f"2024-01-0{DAYS + 1}T00:00:00Z", "window": "day"}
+BOUNDS: dict[str, Any] = {
+    "start_time": "2024-01-01T00:00:00Z",
+    "end_time": f"2024-01-0{DAYS + 1}T00:00:00Z",
+    "window": "day",
+}
 STEPS = ("fence", "progress", "commit", "committed")
 # Without a time zone: to fetch one, some versions of DuckDB need pytz.
 READ = "SELECT integrated_account_id, window_start AT TIME ZONE 'UTC', user_id FROM {}"
@@ -104,7 +108,7 @@ async def check_a_pull_lands_and_is_not_repeated(database: Database) -> None:
 
 async def check_every_resource_lands(database: Database) -> None:
     async with service() as sandbox, client_of(sandbox) as client:
-        bounds = {"start_time": "2024-01-01", "end_time": "2024-01-15"}
+        bounds: dict[str, Any] = {"start_time": "2024-01-01", "end_time": "2024-01-15"}
         for resource in ("meetings", "users", "transcripts", "activity"):
             for mode in ("merge", "append"):
                 pull_to = getattr(client, resource).pull_to
@@ -121,10 +125,14 @@ async def check_append_refuses_what_is_there_and_merge_replaces_it(database: Dat
     async with service() as sandbox, client_of(sandbox) as client:
         accounts, into = sandbox.account_ids, client.interactions.pull_to
         await into(database.url, accounts, **BOUNDS)
-        other = {**BOUNDS, "start_time": "2024-01-02T00:00:00Z"}
+        other: dict[str, Any] = {**BOUNDS, "start_time": "2024-01-02T00:00:00Z"}
         with pytest.raises(StateConflictError, match="there twice"):
             await into(database.url, accounts, **other)
-        later = {"start_time": BOUNDS["end_time"], "end_time": "2024-01-06T00:00:00Z", "window": "day"}
+        later: dict[str, Any] = {
+            "start_time": BOUNDS["end_time"],
+            "end_time": "2024-01-06T00:00:00Z",
+            "window": "day",
+        }
         assert (await into(database.url, accounts, **later)).complete  # a month after the other
         before = len(rows_in(database))
         database.sql("UPDATE interactions SET patience = -1")

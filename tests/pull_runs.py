@@ -196,8 +196,12 @@ def landing_store(url: str, **options: Any) -> Any:
 
     scheme, _, rest = url.partition("://")
     if scheme == "s3":
+        from truto_ci_async.pull.stores import cloud_log, cloud_state
         from truto_ci_async.pull.stores.cloud import CloudStore
 
+        # Small parts, and a manifest that is shortened all the time.
+        cloud_log.TAIL_BYTES, cloud_log.LISTED_PARTS = 300, 3  # type: ignore[misc]
+        cloud_state.LOG_BYTES = 1_000  # type: ignore[misc]
         options.pop("mode", None)
         return CloudStore(url, part_rows=20, part_seconds=0.0, **options)
     return DuckDBStore(rest[1:], **options) if scheme == "duckdb" else PostgresStore(url, **options)

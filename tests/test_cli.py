@@ -915,13 +915,29 @@ def test_the_format_is_that_of_the_name_of_the_file(
     assert file.read_text().startswith(start)
 
 
+def test_a_list_as_parquet(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
+    """With the columns of the schema, or those that were picked."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    file = tmp_path / "x.parquet"
+    assert run(*listing(sandbox, "--out", str(file))).code == DONE
+    table = parquet.read_table(file)
+    rows = list(csv.DictReader(io.StringIO(run(*listing(sandbox, "-o", "csv")).out)))
+    assert table.column_names == list(rows[0])
+    assert table["user_id"].to_pylist() == [row["user_id"] for row in rows]
+    sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
+    assert run(*listing(sandbox, "--columns", "user.id,patience", "--out", str(file))).code == INCOMPLETE
+    kept = parquet.read_table(tmp_path / "x.parquet.partial")
+    assert (kept.column_names, kept.num_rows) == (["user_id", "patience"], PAGE)
+
+
 def test_a_list_is_not_written_as_a_table_into_a_file_of_another_format(
     sandbox: Sandbox, run: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "x.parquet"
-    ran = run(*listing(sandbox, "--out", str(file)))
-    assert (ran.code, file.exists(), sandbox.requests) == (USAGE, False, [])
-    assert "truto-ci pull -o parquet" in ran.err
+    for more in (["unified", "crm", "contacts"], ["capabilities", "x"]):
+        ran = run(*more, "--out", str(file))
+        assert (ran.code, file.exists(), sandbox.requests) == (USAGE, False, [])
+        assert "use csv or ndjson" in ran.err
     assert run(*listing(sandbox, "--key-by", "id", "--out", str(tmp_path / "x.csv"))).code == USAGE
 
 

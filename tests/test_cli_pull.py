@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import io
 import json
 import os
 import re
@@ -17,13 +18,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import click
 import pytest
 
-from truto_ci_async import Fault, Sandbox
-from truto_ci_async.cli.activity import duration, shown
+from truto_ci_async import ClientStats, Fault, Sandbox
+from truto_ci_async.cli.activity import Activity, duration, shown
 from truto_ci_async.cli.app import parse
 from truto_ci_async.cli.main import main
 from truto_ci_async.cli.messages import (
@@ -38,7 +40,7 @@ from truto_ci_async.cli.messages import (
 )
 from truto_ci_async.cli.pull_progress import MAX_NAMED, PullProgress, summary
 from truto_ci_async.errors import PermissionDeniedError, TrutoError
-from truto_ci_async.events import PacingWait, RequestSent, RetryScheduled
+from truto_ci_async.events import PacingWait, RequestSent, ResponseReceived, RetryScheduled
 from truto_ci_async.pull.report import PullReport
 from truto_ci_async.sinks.layout import STATE_FILE
 
@@ -159,6 +161,75 @@ def test_accounts_of_a_file_and_filters(sandbox: Sandbox, run: Any, tmp_path: Pa
     assert {line["user"]["id"] for line in lines} == {user}
     assert "2 of 2" not in ran.err
     assert re.search(r"accounts done +2 +of 2, 1 of them empty", ran.err)
+
+
+def test_accounts_of_stdin(
+    sandbox: Sandbox, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = sandbox.account_ids[0]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"# mine\n{first}\n".encode())))
+    assert run("--accounts-file", "-", *WINDOW).code == DONE
+    assert {account for account, _ in rows(tmp_path / "out")} == {first}
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a b\n")))
+    ran = run("--accounts-file", "-", *WINDOW)
+    assert (ran.code, "stdin, line 1: expected one id per line" in ran.err) == (USAGE, True)
+
+
+def test_a_database_instead_of_a_folder(
+    sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same report and exit codes; a second run asks nothing."""
+    duckdb = pytest.importorskip("duckdb")
+    line = [
+        "pull",
+        "--integration",
+        "gong",
+        "--status",
+        "active",
+        *WINDOW,
+        "--to",
+        f"duckdb:///{tmp_path / 'x.db'}",
+    ]
+    line += ["--table", "talk", "--report", str(tmp_path / "report.json")]
+    for _ in range(2):
+        assert main(line) == DONE
+        report = json.loads((tmp_path / "report.json").read_text())
+        assert (report["complete"], report["format"], report["out"]) == (
+            True,
+            None,
+            line[line.index("--to") + 1],
+        )
+        with duckdb.connect(str(tmp_path / "x.db"), read_only=True) as con:
+            found = con.sql("select integrated_account_id, user_id from talk").fetchall()
+        assert sorted(found) == expected(sandbox)
+        assert "accounts done" in capsys.readouterr().err
+    asked = len(sandbox.requests)
+    assert main([*line, "--limit", "3"]) == CONFLICT
+    assert len(sandbox.requests) <= asked + 2  # for the accounts
+
+
+def test_a_table_is_synced(sandbox: Sandbox, tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    line = [
+        "sync",
+        "--integration",
+        "gong",
+        "--status",
+        "active",
+        "--to",
+        f"duckdb:///{tmp_path / 'x.db'}",
+        "--quiet",
+    ]
+    line += ["--max-history", "2d", "--time-zone", "US/Pacific", "--lookback", "1d"]
+    counts = []
+    for _ in range(2):
+        assert main(line) == DONE
+        with duckdb.connect(str(tmp_path / "x.db"), read_only=True) as con:
+            counts.append(
+                con.sql("select count(*), count(distinct window_start) from interactions").fetchall()[0]
+            )
+    assert counts[0] == counts[1]
+    assert counts[0][1] >= 2
 
 
 def test_times_and_lengths_of_a_command_line() -> None:
@@ -658,6 +729,38 @@ def test_progress_says_how_far_how_fast_and_how_long() -> None:
         "1 min 01 s",
         "1 h 02 min",
     ]
+
+
+def test_the_time_left_is_told_once_it_can_be_known() -> None:
+    """Those that are pulled side by side end together: before that, an estimate would be far off."""
+    clock = Clock()
+    progress = PullProgress(clock)
+    running: Any = Running(1000)
+    progress.on_start(running)
+    for second in range(1, 101):
+        clock.now = float(second)
+        running.report.done = second * 10 // 32 * 32
+        progress.sample()
+        left = progress.seconds_left()
+        assert (left is None) is (running.report.done < 64)
+        assert left is None or 0.5 * (100 - second) - 4 <= left <= 2 * (100 - second) + 4
+
+
+def test_a_wait_for_a_limit_names_it() -> None:
+    clock = Clock()
+    activity = Activity(clock)
+    client: Any = SimpleNamespace(stats=lambda: ClientStats(waiting={"account": 2, "token": 0, "retry": 0}))
+    activity.watch(client)
+    assert activity.waiting() == ""
+    activity.on_event(RequestSent(time=0.0, method="GET", url="/", call_id=1))
+    clock.now = 9.0
+    assert activity.waiting() == ""  # for the response
+    activity.on_event(ResponseReceived(time=0.0, status=200, call_id=1))
+    clock.now = 13.0
+    assert activity.waiting() == "waiting 4.0 s: account limit"
+    activity.on_event(RetryScheduled(time=0.0, reason="status 429", wait=10.0, attempt=1, call_id=1))
+    clock.now = 14.0
+    assert activity.waiting() == "waiting 9.0 s: status 429"
 
 
 def test_progress_names_an_outage_and_its_cause() -> None:

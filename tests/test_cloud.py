@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,7 @@ from truto_ci_async import (
     CloudStore,
     DamagedStateError,
     Meeting,
+    MissingExtraError,
     Progress,
     StateConflictError,
     StorageError,
@@ -627,6 +629,12 @@ def test_credentials_are_in_no_message() -> None:
         "https://acc.blob.core.windows.net/c/x?*** in 1ms - Server returned non-2xx status "
         "code: 403 Forbidden: Denied; No way"
     )
+
+
+def test_a_missing_extra_is_told_with_the_line_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'truto-ci-async\[cloud\]'"):
+        store_for("s3://bucket", resource="interactions")
 
 
 def test_missing_credentials_are_told_as_that() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -134,7 +136,7 @@ def completed(words: str, environment: dict[str, str]) -> set[str]:
     [
         ("truto-ci inter", {"interactions"}),
         ("truto-ci interactions --resp", {"--response-format"}),
-        ("truto-ci interactions -o ", {"table", "json", "ndjson", "csv", "yaml"}),
+        ("truto-ci interactions -o ", {"table", "json", "ndjson", "csv", "yaml", "parquet"}),
         ("truto-ci completion f", {"fish"}),
         ("truto-ci users -a 0", {"0123"}),
         ("truto-ci capabilities 0", {"0123"}),
@@ -286,3 +288,38 @@ def test_a_pipe_gets_lines_now_and_then_and_nothing_when_quiet(
     sandbox.script(account, [Fault.ok(), Fault.status(429, retry_after=1)])
     assert main([*shlex.split(line), "--quiet"]) == DONE
     assert capsys.readouterr().err == ""
+
+
+# --- kills -----------------------------------------------------------------------------------------------------
+
+
+@posix
+@pytest.mark.long
+@pytest.mark.parametrize("format", ["ndjson", "csv"])
+def test_a_list_that_is_killed_at_any_moment_is_whole_in_the_end(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """20 runs for each format, each killed once, and run again."""
+    chance = random.Random(7)
+    with Sandbox.in_thread(accounts=1, interactions=600, page_size=15, account_rate=None) as sandbox:
+        monkeypatch.setenv("TRUTO_API_BASE_URL", sandbox.url)
+        monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
+        asked = f"interactions -a {sandbox.account_ids[0]} {WINDOW} --quiet"
+        assert main(shlex.split(f"{asked} -o {format}")) == DONE
+        whole = capsys.readouterr().out
+        out = tmp_path / f"x.{format}"
+        line = [sys.executable, "-m", "truto_ci_async", *shlex.split(f"{asked} --out {out}")]
+        begun = 0
+        for _ in range(20):
+            with subprocess.Popen(line) as started:
+                deadline = time.monotonic() + DEADLINE
+                while not [*tmp_path.iterdir()] and time.monotonic() < deadline:
+                    time.sleep(0.001)
+                time.sleep(chance.random() * 0.4)
+                started.kill()
+            begun += not out.exists() and (tmp_path / f"x.{format}.partial").stat().st_size > 0
+            subprocess.run(line, timeout=DEADLINE, check=True)
+            assert out.read_text() == whole
+            assert [each.name for each in tmp_path.iterdir()] == [out.name]
+            out.unlink()
+    assert begun > 5

@@ -61,9 +61,8 @@ def load(job: dict[str, Any]) -> dict[str, Any]:
     made = source(
         job["accounts"],
         client=lambda: TrutoClient(job["token"], base_url=job["url"], pacing=Pacing.off()),
-        start_time=FIRST.isoformat(),
+        **{"start_time": FIRST.isoformat(), **job["options"]},
         end_time=(FIRST + timedelta(days=job["days"])).isoformat(),
-        **job["options"],
     )
     if limit is not None:
         made.add_limit(limit)
@@ -347,6 +346,24 @@ def test_the_token_comes_from_the_configuration_of_dlt(
     with pytest.raises(Exception, match="token"):
         list(source(sandbox.account_ids, resources=["users"]))
     assert dlt
+
+
+@services
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"resources": ["calls"]}, "there is no pull of 'calls'"),
+        ({"on_failed": "retry"}, "on_failed is 'skip' or 'raise', not 'retry'"),
+        ({"write_disposition": "append", "lookback": "2d"}, "lookback would load rows twice with 'append'"),
+        ({"lookback": "two days"}, "lookback is a length such as '2d', or a timedelta, not 'two days'"),
+        ({"resources": "interactions", "start_time": "soon"}, "start_time"),
+    ],
+)
+def test_options_that_can_never_be_right_are_told(
+    pipeline: Pipeline, options: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(Exception, match=told):
+        pipeline.run(2, **options)
 
 
 # --- kills -------------------------------------------------------------------------------------------------------

@@ -274,7 +274,9 @@ def test_leaving_and_closing_from_another_task_is_quiet(caplog: pytest.LogCaptur
 
     with telemetry() as told, caplog.at_level(logging.WARNING):
         run(main(told))
-        assert not caplog.records
+        assert [
+            each for each in caplog.records if each.name != "asyncio"
+        ] == []  # which tells of a slow machine
         [cancelled] = [
             each for each in told.spans("truto.call") if attributes(each).get("truto.cancelled") is not None
         ][-1:]

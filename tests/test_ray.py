@@ -43,6 +43,7 @@ pytestmark = [
 
 ROOT = Path(__file__).parents[1]
 STORE_BYTES = 80 * 2**20
+STARTS = 4  # attempts to start a node
 WINDOW = 5.0  # seconds of both tiers, so that twice as much is asked in the same time
 TOKENS = {"SANDBOX_TOKEN_A": "token-of-a-4c1f", "SANDBOX_TOKEN_B": "token-of-b-9d2e"}
 
@@ -59,7 +60,17 @@ class Raylets:
         return str(self.cluster.address)
 
     def add(self) -> None:
-        self.nodes.append(self.cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES))
+        self.nodes.append(self.start(num_cpus=1))
+
+    def start(self, **options: Any) -> Any:
+        """Start a node. On a busy machine, Ray's half minute for that may not do."""
+        for attempt in range(STARTS):
+            try:
+                return self.cluster.add_node(object_store_memory=STORE_BYTES, **options)
+            except Exception as error:
+                if "timed out during startup" not in str(error) or attempt == STARTS - 1:
+                    raise
+        raise AssertionError
 
     def kill_node(self, number: int) -> None:
         self.cluster.remove_node(self.nodes.pop(number), allow_graceful=False)
@@ -111,17 +122,11 @@ def raylets() -> Iterator[Raylets]:
         patch.setenv("TRUTO_API_TOKEN", next(iter(TOKENS.values())))
         for name, token in TOKENS.items():
             patch.setenv(name, token)
-        patch.setenv("RAY_raylet_start_wait_time_s", "120")
         patch.setenv("PYTHONPATH", str(ROOT))
-        head = {
-            "num_cpus": 0,
-            "object_store_memory": STORE_BYTES,
-            "include_dashboard": False,
-            "temp_dir": folder,
-        }
-        cluster = Cluster(initialize_head=True, connect=False, head_node_args=head)
+        cluster = Cluster(initialize_head=False, connect=False)
         running = Raylets(cluster)
         try:
+            running.start(num_cpus=0, include_dashboard=False, temp_dir=folder)
             for _ in range(2):
                 running.add()
             yield running
@@ -287,8 +292,8 @@ def check_kills(
     capsys: pytest.CaptureFixture[str],
     deadline: float,
 ) -> None:
-    # A part of Parquet takes some time to commit, and a killed worker repeats as much.
-    window = 2 * WINDOW if format == "parquet" else WINDOW
+    # A part of Parquet takes some time to commit, and each killed worker repeats as much.
+    window = 2 * WINDOW if format == "parquet" and len(kills) > 2 else WINDOW
     with sandbox_of(*size, window) as sandbox:
         log = tmp_path / "log"
         if format == "postgresql":
@@ -320,8 +325,8 @@ def check_kills(
 @pytest.mark.parametrize(
     ("format", "kills", "accounts"),
     [
-        ("ndjson", ["worker", "budget", "node", "driver"], 40),
-        ("parquet", ["worker", "driver", "budget"], 60),
+        ("ndjson", ["worker", "budget", "node", "driver", "worker"], 40),
+        ("parquet", ["worker", "budget"], 40),
         ("postgresql", ["node", "worker", "driver"], 40),
     ],
 )
@@ -358,7 +363,7 @@ def test_two_tokens_are_twice_as_fast(
     """Two workers with a token each, against one worker with one token: both tiers are on."""
     seconds: list[float] = []
     for count in (1, 2):
-        with sandbox_of(12 * count, 500) as sandbox:
+        with sandbox_of(12 * count, 400, 10.0) as sandbox:
             accounts = [sandbox.account_ids[at::count] for at in range(count)]
             plans = [plan_of(sandbox, some) for some in accounts]
             sandbox.clear()
@@ -372,16 +377,23 @@ def test_two_tokens_are_twice_as_fast(
                 for plan, token in zip(plans, TOKENS, strict=False)
             ]
             driver = Driver(
-                tmp_path / "log", address=raylets.address, base_url=sandbox.url, window=WINDOW, pulls=pulls
+                tmp_path / "log", address=raylets.address, base_url=sandbox.url, window=10.0, pulls=pulls
             )
             try:
                 wait_until(lambda driver=driver: driver.is_done, 90.0)
                 assert all(each["complete"] for each in driver.result())
             finally:
                 driver.close()
-            times = [each.time for each in sandbox.requests]
-            seconds.append((max(times) - min(times)) / len(times))
-            assert sandbox.stats.token_refusals + sandbox.stats.account_refusals <= 0.005 * len(times)
+            times: dict[str, list[float]] = {}
+            for each in sandbox.requests:
+                times.setdefault(each.headers["Authorization"], []).append(each.time)
+            # While all of them are at work: Ray starts one worker after the other.
+            begin, end = max(map(min, times.values())), min(map(max, times.values()))
+            sent = [at for some in times.values() for at in some if begin <= at <= end]
+            seconds.append((end - begin) / len(sent))
+            assert sandbox.stats.token_refusals + sandbox.stats.account_refusals <= 0.005 * len(
+                sandbox.requests
+            )
     with capsys.disabled():
         print(f"\ntwo tokens: {seconds[0] / seconds[1]:.2f} times the rate of one")  # noqa: T201
     assert seconds[0] / seconds[1] >= 1.8

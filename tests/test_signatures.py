@@ -58,6 +58,6 @@ def test_completion_of_the_client_shows_what_is_for_callers() -> None:
     shown = {name for name in dir(CLIENT) if not name.startswith("_")}
     assert shown == {
         *NAMES, "integrated_accounts", "unified", "stats", "with_options", "aclose", "base_url", "timeouts", "retry",
-        "pacing", "max_body_bytes",
+        "pacing", "max_body_bytes", "shared_budget",
     }  # fmt: skip
     assert set(dir(truto_ci_async.TrutoClient("token"))) == set(dir(CLIENT))

@@ -40,12 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def spark(sandbox: Sandbox, folder: Path) -> Iterator[Any]:
     """A session in a JVM of its own: its workers have the environment that it was started with."""
-    import pyspark
     from pyspark.sql import SparkSession
 
-    if pyspark.SparkContext._gateway is not None:  # of another test of this process
-        pyspark.SparkContext._gateway.shutdown()
-        pyspark.SparkContext._gateway = pyspark.SparkContext._jvm = None
+    end_jvm()  # of another test of this process
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("PYSPARK_PYTHON", sys.executable)
@@ -68,6 +65,18 @@ def spark(sandbox: Sandbox, folder: Path) -> Iterator[Any]:
             yield session
         finally:
             session.stop()
+            end_jvm()
+
+
+def end_jvm() -> None:
+    from pyspark import SparkContext
+
+    gateway = SparkContext._gateway
+    if gateway is not None:
+        SparkContext._gateway = SparkContext._jvm = None
+        gateway.shutdown()
+        gateway.proc.stdin.close()  # it ends with that
+        gateway.proc.wait(SECONDS)
 
 
 def frame_of(spark: Any, sandbox: Sandbox, resource: str, **options: str) -> Any:

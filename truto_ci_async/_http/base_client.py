@@ -128,7 +128,7 @@ class BaseClient:
 
     def _set_pacing(self, pacing: Pacing, shared_budget: SharedBudget | None) -> None:
         self.pacing, self.shared_budget = pacing, shared_budget
-        self._admission = AdmissionQueue(
+        self.admission = self._admission = AdmissionQueue(
             RateLimiter(pacing, max_wait=self.retry.max_wait, max_in_flight=self._transport.max_connections),
             # Not a method of the client, which would be a cycle and keep a forgotten client alive.
             on_wait=partial(emit_wait, self.emitter),

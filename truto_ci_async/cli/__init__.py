@@ -10,7 +10,8 @@ Read in this order, top to bottom; each file imports only from those below it:
 ``app``            the table of commands, each loaded when it is used; what to say about a wrong command line
 ``unified``        the commands of resources, beside ``accounts``, ``pull``, ``report``, ``sandbox``, ``completion``
 ``records``        one record, the schema of a method
-``listing``        lists of any resource: read one and write it page by page
+``listing``        lists of any resource: what is asked, in each of the response formats
+``pages``          where a list goes and in which form, page by page
 ``pull_progress``  progress, summary and report of a pull
 ``session``        login, logout, profiles, whoami; ``doctor`` looks for what is wrong
 ``profiles``       tokens that are kept, and which one a command uses

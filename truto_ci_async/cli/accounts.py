@@ -12,6 +12,7 @@ from .account_cache import remember_accounts
 from .messages import EXIT_CODES, Progress, note, say
 from .options import (
     ASK,
+    FORMATS,
     Command,
     Options,
     account,
@@ -52,7 +53,7 @@ async def run_accounts(options: Options, progress: Progress) -> None:
     from truto_ci_async.cli.output.writers import ROW_FORMATS
 
     from .connection import connect
-    from .listing import format_of, open_output, prefetch, write_pages, writer_for
+    from .pages import format_of, open_output, prefetch, write_pages, writer_for
     from .values import read_query
 
     options.id = one_account(options.id, options.account)
@@ -108,7 +109,7 @@ async def _show_account(options: Options, progress: Progress) -> None:
     from truto_ci_async.cli.output.writers import ROW_FORMATS
 
     from .connection import connect
-    from .listing import format_of, open_output, writer_for
+    from .pages import format_of, open_output, writer_for
     from .records import refuse_options
 
     filters = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json", "limit")
@@ -136,7 +137,7 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
     from truto_ci_async.cli.output.tables import CAPABILITY_LAYOUT
 
     from .connection import connect
-    from .listing import format_of, open_output, writer_for
+    from .pages import format_of, open_output, writer_for
 
     options.account = one_account(options.id, options.account)
     format = format_of(options, "table")
@@ -184,7 +185,8 @@ def command(name: str) -> Command:
                    help="only accounts that are (or are not) sandboxes of the provider; unrelated to --sandbox"),
             *query("created_at[gt]=... (here a dot is part of a name)"),
             *pages("accounts"),
-            *output("table (default), json (one array), ndjson (one object per line), csv, yaml"),
+            *output("table (default), json (one array), ndjson (one object per line), csv, yaml, parquet",
+                    (*FORMATS, "parquet")),
             *connection(),
         ],
         help="List the integrated accounts of the token's environment, or show one of them (ID, or me: the account "

@@ -7,12 +7,15 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from truto_ci_async.cli.output import status_line
 from truto_ci_async.events import Event, PacingWait, RequestSent, ResponseReceived, RetryScheduled
 
 from .messages import is_quiet, say
+
+if TYPE_CHECKING:
+    from truto_ci_async import ClientStats, TrutoClient
 
 # Seconds between two updates of a terminal, and between two lines in a log; a command that ends sooner shows none.
 TERMINAL_SECONDS: Final = 0.2
@@ -32,6 +35,11 @@ class Activity:
         self._under_way: set[int] = set()
         self._retry = 0.0, ""  # when it ends, and why it waits
         self._last: float | None = None
+        self._stats: Callable[[], ClientStats] | None = None
+
+    def watch(self, client: TrutoClient) -> None:
+        """Ask a client which limit its calls wait for."""
+        self._stats = client.stats
 
     def on_event(self, event: Event) -> None:
         self._last = self._clock()
@@ -59,7 +67,12 @@ class Activity:
         if until > now:
             return f"waiting {duration(until - now)}: {reason}"
         idle = now - self._last
-        return f"waiting {duration(idle)}: rate limit" if idle > IDLE_SECONDS else ""
+        return f"waiting {duration(idle)}: {self._limit()} limit" if idle > IDLE_SECONDS else ""
+
+    def _limit(self) -> str:
+        waiting = {} if self._stats is None else self._stats().waiting
+        level = max(("account", "token"), key=lambda each: waiting.get(each, 0))
+        return level if waiting.get(level) else "rate"
 
     def waited(self) -> str:
         return f"waited {waits_text(self.waits)}" if self.waits else ""

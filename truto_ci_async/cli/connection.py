@@ -71,6 +71,7 @@ async def connect(
             _fill_in(options, sandbox)
             token, url = sandbox.token, sandbox.url
         client = await stack.enter_async_context(TrutoClient(token, base_url=url, **settings))
+        events.watch(client)
         await stack.enter_async_context(
             shown(lambda: status() + ([] if activity is not None else [events.waiting()]))
         )

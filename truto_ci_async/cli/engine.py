@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,8 +45,10 @@ def check_engine(options: Options) -> None:
         raise UsageError(
             f"{' and '.join(names)}: not with --engine; to start over, use another folder or table"
         )
-    if options.token:
-        raise UsageError("--token: not with --engine, whose workers read TRUTO_API_TOKEN where they run")
+    if options.token or options.profile:
+        raise UsageError(
+            "--token and --profile: not with --engine, whose workers read TRUTO_API_TOKEN where they run"
+        )
 
 
 async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, asked: dict[str, Any]) -> int:
@@ -62,6 +63,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
     target = {"format": options.output, "csv_formulas": options.csv_formulas}
     if options.to is not None:
         target = {"table": options.table, "mode": options.mode, "add_columns": options.add_columns}
+    out: Any = options.out or options.to
     code = DONE
     async with connect(options, lambda: [_how_far(each) for each in current[-1:]]) as client:
         for name in options.resource:
@@ -69,10 +71,10 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
             filters = {each: value for each, value in asked.items() if each not in of_windows}
             reports = await pull_to(
                 await getattr(client, name).plan(accounts, **filters),
-                options.out or options.to,
+                out,
                 shards=options.shards or SHARDS,
                 address=options.ray_address,
-                base_url=options.api_url or os.environ.get("TRUTO_API_BASE_URL"),
+                base_url=client.base_url,
                 on_progress=current.append,
                 budget=Budget(max_accounts=options.max_accounts),
                 grow=options.grow,

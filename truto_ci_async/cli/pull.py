@@ -424,6 +424,6 @@ def _sync_command(name: str) -> Command:
         examples=SYNC_EXAMPLES,
         defaults={
             "out": None, "output": None, "csv_formulas": "keep", "mode": None, "grow": False, "start_time": None,
-            "end_time": None,
+            "end_time": None, "engine": None, "ray_address": None, "shards": None,
         },
     )  # fmt: skip

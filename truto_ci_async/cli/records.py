@@ -12,9 +12,10 @@ from truto_ci_async.errors import UsageError
 from truto_ci_async.models.resource_types import ITEM_TYPES
 
 from .connection import connect
-from .listing import format_of, open_output, open_resource, read_queries, writer_for
+from .listing import open_resource, read_queries
 from .messages import Progress
 from .options import Options
+from .pages import format_of, open_output, writer_for
 from .resources import resource_command
 
 # Options of lists that have no meaning for a single record.

@@ -137,7 +137,8 @@ def _list_options(
              help="the columns of a table or CSV, in this order; --columns=-remote_data leaves one out"),
         *output(
             f"table (default), json (one array{single}), ndjson (one object per line; default of --response-format "
-            "stream), csv, yaml; json, ndjson and yaml hold what the service sent, csv one flat row per item"
-            f"{texts}", (*FORMATS, *text_formats)),
+            "stream), csv, yaml, parquet (typed columns); json, ndjson and yaml hold what the service sent, csv a flat "
+            "row per item"
+            f"{texts}", (*FORMATS, "parquet", *text_formats)),
         *connection(),
     ]  # fmt: skip

@@ -90,7 +90,7 @@ def source(
         dlt: Any = import_module("dlt")
     except ImportError:
         raise MissingExtraError("dlt", "dlt") from None
-    names = tuple(resources)
+    names = (resources,) if isinstance(resources, str) else tuple(resources)
     columns = {name: schema(Plan(accounts=(), resource=name).walk.item_type) for name in names}
     if on_failed not in ("skip", "raise"):
         raise UsageError(f"on_failed is 'skip' or 'raise', not {on_failed!r}")

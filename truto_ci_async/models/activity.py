@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from msgspec import Raw
-
 from truto_ci_async._json import UNKNOWN
 from truto_ci_async.export.schema import Column, Schema
 
-from .api_object import CHANGE_COLUMNS, REMOTE_COLUMN, ApiObject, ApiRecord, fields_text, window_text
-from .field_types import NO_DATA, AwareDatetime, Count
-from .interactions import ADDITIONAL_METRICS, AdditionalMetric
-from .person import PERSON_COLUMNS, Person
+from .api_object import CHANGE_COLUMNS, REMOTE_COLUMN, ApiObject
+from .field_types import Count
+from .interactions import ADDITIONAL_METRICS, UserWindow
+from .person import PERSON_COLUMNS
 
 
 class ActivityMetrics(ApiObject, frozen=True, kw_only=True, gc=False):
@@ -47,7 +45,7 @@ ACTIVITY_SCHEMA = Schema(
 )
 
 
-class Activity(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
+class Activity(UserWindow, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """Activity counts of one user over one window, the twin of ``Interaction``.
 
     ``aggregation_period`` is ``day``, ``week``, ``month``, ``total`` or a value newer than this package. A call touched
@@ -61,21 +59,4 @@ class Activity(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_j
 
     SCHEMA: ClassVar[Schema] = ACTIVITY_SCHEMA
 
-    id: str | None = None
-    user: Person | None = None
-    start_time: AwareDatetime | None = None
-    end_time: AwareDatetime | None = None
-    timezone: str | None = None
-    aggregation_period: str | None = None
     metrics: ActivityMetrics | None = None
-    additional_metrics: tuple[AdditionalMetric, ...] | None = None
-    created_at: AwareDatetime | None = None
-    updated_at: AwareDatetime | None = None
-    remote_json: Raw = NO_DATA
-
-    def __hash__(self) -> int:
-        return hash((self.id, self.user.id if self.user else None, self.start_time, self.end_time))
-
-    def __repr__(self) -> str:
-        user = [] if self.user is None else [f"user={self.user.email or self.user.id!r}"]
-        return self._summary(*user, *window_text(self.start_time, self.end_time), *fields_text(self.metrics))

@@ -6,7 +6,7 @@ by the garbage collector (``gc=False``): no field can refer back to its owner, s
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from msgspec import Raw
 
@@ -61,7 +61,30 @@ INTERACTION_SCHEMA = Schema(
 ROW_COLUMNS: tuple[str, ...] = INTERACTION_SCHEMA.names
 
 
-class Interaction(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
+class UserWindow(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
+    """What was measured of one user over one window: the fields of ``Interaction`` and ``Activity``."""
+
+    id: str | None = None
+    user: Person | None = None
+    start_time: AwareDatetime | None = None
+    end_time: AwareDatetime | None = None
+    timezone: str | None = None
+    aggregation_period: str | None = None
+    metrics: Any = None
+    additional_metrics: tuple[AdditionalMetric, ...] | None = None
+    created_at: AwareDatetime | None = None
+    updated_at: AwareDatetime | None = None
+    remote_json: Raw = NO_DATA
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.user.id if self.user else None, self.start_time, self.end_time))
+
+    def __repr__(self) -> str:
+        user = [] if self.user is None else [f"user={self.user.email or self.user.id!r}"]
+        return self._summary(*user, *window_text(self.start_time, self.end_time), *fields_text(self.metrics))
+
+
+class Interaction(UserWindow, frozen=True, kw_only=True, gc=False, rename={"remote_json": "remote_data"}):
     """Talk metrics of one user over one window.
 
     ``start_time`` and ``end_time`` are the window the metrics cover, which can differ from the one you asked for.
@@ -77,21 +100,4 @@ class Interaction(ApiRecord, frozen=True, kw_only=True, gc=False, rename={"remot
 
     SCHEMA: ClassVar[Schema] = INTERACTION_SCHEMA
 
-    id: str | None = None
-    user: Person | None = None
-    start_time: AwareDatetime | None = None
-    end_time: AwareDatetime | None = None
-    timezone: str | None = None
-    aggregation_period: str | None = None
     metrics: Metrics | None = None
-    additional_metrics: tuple[AdditionalMetric, ...] | None = None
-    created_at: AwareDatetime | None = None
-    updated_at: AwareDatetime | None = None
-    remote_json: Raw = NO_DATA
-
-    def __hash__(self) -> int:
-        return hash((self.id, self.user.id if self.user else None, self.start_time, self.end_time))
-
-    def __repr__(self) -> str:
-        user = [] if self.user is None else [f"user={self.user.email or self.user.id!r}"]
-        return self._summary(*user, *window_text(self.start_time, self.end_time), *fields_text(self.metrics))

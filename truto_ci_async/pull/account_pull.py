@@ -43,7 +43,7 @@ from truto_ci_async.pull.sync.answered import misalignment
 from .account_state import AccountState, Shared
 from .commits import Ends, Entry, PulledPage
 from .failures import asks_to_wait, is_answer, is_fatal, may_refuse_cursor
-from .foreign_rows import foreign_rows
+from .foreign_rows import foreign_rows, may_have_foreign
 from .positions import UNSUPPORTED, join_position, split_position
 from .report import KEPT_CHARACTERS
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
@@ -252,7 +252,8 @@ class AccountPull:
         shared = self._shared
         self._note_arrival(body)
         shared.fetching.discard(fetch)
-        fetch.deadline = math.inf
+        if fetch.deadline != math.inf:
+            fetch.deadline = math.inf
         await shared.pages.reserve()
         try:
             data = await read_page(shared.client, reader, body, time_of_call, account=self._state.account.id)
@@ -336,6 +337,8 @@ class AccountPull:
     async def _report_foreign(self, page: PulledPage[Any]) -> None:
         """Report items that are not of this resource. The page was handed over, so a cancellation waits for this."""
         shared = self._shared
+        if not may_have_foreign(page):  # as nearly always; entering the scope takes 10 us
+            return
         with anyio.CancelScope(shield=True):
             issues, count = await foreign_rows(page, ITEM_TYPES[shared.plan.resource])
             shared.report.issues += count

@@ -11,7 +11,7 @@ restarted. What is remembered is as durable as the progress it belongs to.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from itertools import islice
 from time import perf_counter
@@ -136,7 +136,8 @@ class Commits:
     """Tracks what is marked as done in one pull, and makes it durable.
 
     ``report`` counts entries when they are marked, and takes back those that in the end are not durable.
-    ``on_failure`` is called when a commit fails. There are no more commits after that.
+    ``on_failure`` is called when a commit fails. There are no more commits after that. ``also`` returns what to commit
+    together with the progress of some walks.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Commits:
         reader: PageReader[Any],
         report: PullReport,
         on_failure: Callable[[Exception], None],
+        also: Callable[[Iterable[Key]], Mapping[Key, Progress]] | None = None,
     ) -> None:
         self._store = store
         self._reader = reader
@@ -157,6 +159,7 @@ class Commits:
         self.is_open = False
         self.is_closed = False  # the pull was left: nothing more can be marked
         self._queues: dict[str, list[Entry]] = {}  # of accounts with entries that do not count yet
+        self._also = also
         self._changes: dict[Key, Progress] = {}
         self._marked: list[Entry] = []
         self._unsure: list[Entry] = []  # marked, and in a commit that is under way or failed
@@ -439,6 +442,8 @@ class Commits:
                 self._marked_since = 0
                 # Both are taken in one go: what is marked while this waits belongs to the next commit.
                 changes, self._changes = self._changes, {}
+                if self._also is not None:
+                    changes.update(self._also(changes))
                 self._unsure, self._marked = self._marked, []
                 await self._make_logs(changes, final=final)
                 logs, self._logs = self._logs, defaultdict[Key, bytes](bytes)

@@ -39,6 +39,7 @@ from truto_ci_async.sinks.base import Sink
 
 from .account_state import Shared
 from .commits import Commits, PulledPage
+from .daily_use import DailyUse
 from .events import pull_events
 from .handover import Handover
 from .parts import PullParts
@@ -113,7 +114,14 @@ class Pull(WalkFrames, Generic[T]):
         self._reader = PageReader(
             ItemReader[Any](item_type, on_invalid=on_invalid), detach=self._store.detaches
         )
-        self._commits = Commits(self._store, reader=self._reader, report=self.report, on_failure=self._die)
+        self._daily_use = DailyUse(client)
+        self._commits = Commits(
+            self._store,
+            reader=self._reader,
+            report=self.report,
+            on_failure=self._die,
+            also=self._daily_use.of,
+        )
         self._workers: Workers | None = None
         self._is_stopped = False
         self._fatal: Exception | None = None  # ends the pull; the consumer gets it in place of the end
@@ -215,7 +223,7 @@ class Pull(WalkFrames, Generic[T]):
         )
         to_do, begun = await accounts_to_do(
             self.plan,
-            self._store.load_accounts(),
+            self._daily_use.taken_from(self._store.load_accounts(), len(self.plan.windows)),
             self.report,
             max_park=self._budget.max_park,
             lookback=self._lookback,

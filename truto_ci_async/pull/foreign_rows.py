@@ -18,15 +18,21 @@ YIELD_ITEMS = 10_000
 _id_of = attrgetter("id")
 
 
+def may_have_foreign(page: AccountPage[Any]) -> bool:
+    """Tell quickly whether ``foreign_rows`` has to look at the items one by one."""
+    items = page.page.items
+    if not items or type(items[0]) is not Raw:
+        return False
+    return (views := page.plain_views) is None or not all(map(_id_of, views))
+
+
 async def foreign_rows(page: AccountPage[Any], item_type: Any) -> tuple[list[Issue], int]:
     """Return an issue for each of the first Raw items that are no object or have none of the known keys; count all.
 
     Any other reader drops such an item, and says so itself. Others get a turn now and then.
     """
     items = page.page.items
-    if not items or type(items[0]) is not Raw:
-        return [], 0
-    if (views := page.plain_views) is not None and all(map(_id_of, views)):
+    if not may_have_foreign(page):
         return [], 0
     reader = item_reader(item_type)
     found: list[int] = []

@@ -53,6 +53,8 @@ def read_batches(file: PartFile, schema: Schema, rows: int) -> Iterator[Any]:
     with import_module("pyarrow.parquet").ParquetFile(file.checked()) as part:
         if missing := set(schema.names) - set(part.schema_arrow.names):
             raise ValueError(f"it has no column {min(missing)!r}")
+        if not part.num_row_groups:  # older versions of pyarrow fail there
+            return
         for batch in part.iter_batches(rows, columns=list(schema.names), use_threads=False):
             arrays = [batch.column(field.name).cast(field.type) for field in target]
             yield arrow.RecordBatch.from_arrays(arrays, schema=target)

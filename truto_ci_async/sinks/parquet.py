@@ -103,6 +103,8 @@ class ParquetSink(FileSink):
     # Everything below runs in the worker's thread.
 
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:
+        # pyarrow's first array imports pandas, which takes seconds: not while rows wait for their first commit.
+        self._arrow.array([])
         self._durable = replace(state, columns=self._lead.version)
         # A number is never reused, even if its part was not committed: somebody may have read that file.
         numbers = [number for name in found if (number := self._layout.number(name)) is not None]

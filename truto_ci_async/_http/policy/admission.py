@@ -10,11 +10,15 @@ import asyncio
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple, Protocol
+
+from msgspec import DecodeError, ValidationError, json
 
 from truto_ci_async.errors import RateLimitError
 
 from .budget_gate import ASK_AGAIN, BudgetGate
+from .daily_quota import Part
 from .headers import Level
 from .rate_limiter import RateLimiter, Waiter
 
@@ -170,6 +174,17 @@ class AdmissionQueue:
         if self.limiter.is_on:
             self.limiter.on_unsent(account, self._clock(), admitted_at=admission.at)
             self._wake_next()
+
+    def daily_use(self, account: str) -> str:
+        """Return as text what counts towards the day's quota of an account."""
+        now, epoch = self._clock(), self._epoch()
+        return json.encode(self.limiter.daily_use(account, now, epoch=epoch)).decode()
+
+    def add_daily_use(self, account: str, text: str) -> None:
+        """Count what ``daily_use`` returned in an earlier process. Text that it did not write is ignored."""
+        with suppress(ValidationError, DecodeError):
+            parts = json.decode(text, type=list[Part])
+            self.limiter.add_daily_use(account, parts, self._clock(), epoch=self._epoch())
 
     def _wake_next(self, now: float | None = None) -> None:
         """Wake the waiters that left the queue, and set the timer for the next ones."""

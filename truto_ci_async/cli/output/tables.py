@@ -51,6 +51,7 @@ class RowLayout(NamedTuple):
     fields: Sequence[str] | None = None  # of CSV
     columns: Sequence[Column] | None = None  # of a table
     table_row: Callable[[Any], Row] | None = None  # where a table does not show what ``row`` has
+    schema: Schema | None = None  # of Parquet
 
 
 def cell_text(value: object) -> str:
@@ -103,7 +104,7 @@ def _layout(
     """Return the layout of a type with a ``SCHEMA``; a name alone is that column, numbers to the right."""
     schema: Schema = item_type.SCHEMA
     shown = [each if isinstance(each, Column) else _column(schema, each) for each in columns]
-    return RowLayout(item_type.row, schema.names, shown, table_row)
+    return RowLayout(item_type.row, schema.names, shown, table_row, schema)
 
 
 def _column(schema: Schema, name: str) -> Column:
@@ -120,7 +121,9 @@ def layout_of_columns(item_type: Any, names: Sequence[str]) -> RowLayout:
     """
     whole: Schema = item_type.SCHEMA
     schema = whole.select([_column_name(whole, name) for name in names])
-    return RowLayout(schema.row, schema.names, [_column(schema, name) for name in schema.names])
+    return RowLayout(
+        schema.row, schema.names, [_column(schema, name) for name in schema.names], schema=schema
+    )
 
 
 def _column_name(schema: Schema, name: str) -> str:
@@ -340,11 +343,15 @@ def _head_lines(head: str, width: int) -> list[str]:
     return lines
 
 
+def is_terminal() -> bool:
+    """Return whether stdout is a terminal."""
+    return sys.stdout is not None and sys.stdout.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+
+
 def terminal_table(layout: RowLayout, *, color: bool = True) -> TableWriter:
     """Return the writer of tables for stdout, which may be a terminal."""
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # pyright: ignore[reportUnnecessaryComparison]
     width = None  # without a terminal, rows stay whole
-    if is_terminal or os.environ.get("COLUMNS", "").isdigit():
+    if is_terminal() or os.environ.get("COLUMNS", "").isdigit():
         width = shutil.get_terminal_size().columns
-    color = color and is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    color = color and is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return TableWriter(layout, width=width, color=color)

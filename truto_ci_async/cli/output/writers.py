@@ -18,10 +18,14 @@ from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.models import Transcript
 from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
-from .tables import RowLayout, TableWriter, terminal_table
+from .tables import RowLayout, TableWriter, is_terminal, terminal_table
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
-ROW_FORMATS: Final = ("table", "csv")  # these show the fields of a row; the others all that was received
+ROW_FORMATS: Final = (
+    "table",
+    "csv",
+    "parquet",
+)  # these show the fields of a row; the others all that was received
 TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # these need typed items
 
 
@@ -60,6 +64,14 @@ def make_writer(
             return CsvWriter(layout, csv_formulas)
         case "yaml":
             return YamlWriter()
+        case "parquet":
+            if layout.schema is None:
+                raise UsageError("-o parquet needs typed columns, which these items lack: use csv or ndjson")
+            if is_stdout and is_terminal():
+                raise UsageError("-o parquet is binary: give --out FILE, or pipe it somewhere")
+            from .parquet import ParquetWriter
+
+            return ParquetWriter(layout.schema)
         case "text" | "vtt":
             return TranscriptWriter(format, is_titled=is_titled)
         case _:

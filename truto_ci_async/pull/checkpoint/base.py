@@ -17,6 +17,10 @@ Key: TypeAlias = tuple[str, int]
 Outcome: TypeAlias = Literal["open", "done", "empty", "failed", "parked"]
 Count: TypeAlias = Annotated[int, Meta(ge=0)]
 
+#: What a position begins with that is no place in a walk, but what counts towards the day's quota of the account. It
+#: belongs to a window after the last one of the plan.
+DAILY_MARK = "daily "
+
 # The loop gets a turn after this many walks or accounts, which take a few milliseconds.
 YIELD_EVERY = 2_000
 

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from truto_ci_async.pull.plan.plan import Plan
 
-from .base import Outcome, Progress
+from .base import DAILY_MARK, Outcome, Progress
 from .compaction import read_runs
 from .finished import expand
 
@@ -26,10 +26,10 @@ class StoredRows:
         self._ids = {account.id: account.id for account in plan.accounts}
         self.windows = len(plan.windows)
 
-    def account(self, account: object, window: object, outcome: object) -> str:
-        """Return the account of a row."""
+    def account(self, account: object, window: object, outcome: object, *, more: int = 0) -> str:
+        """Return the account of a row, whose window is in the plan or one of so many ``more``."""
         name = self._ids.get(account) if isinstance(account, str) else None
-        is_planned = name is not None and type(window) is int and 0 <= window < self.windows
+        is_planned = name is not None and type(window) is int and 0 <= window < self.windows + more
         if name is None or not is_planned or outcome not in OUTCOMES:
             raise ValueError(
                 f"it has progress that is not in its plan ({account!r}, {window!r}, {outcome!r})"
@@ -39,7 +39,8 @@ class StoredRows:
     def progress(self, row: tuple[Any, ...]) -> tuple[str, int, Progress]:
         """Decode a row of the table ``progress``."""
         account, window, *stored = row
-        name = self.account(account, window, stored[3])
+        is_count = isinstance(stored[0], str) and stored[0].startswith(DAILY_MARK)
+        name = self.account(account, window, stored[3], more=int(is_count))
         progress = Progress(**dict(zip(PROGRESS_FIELDS, stored, strict=True)))
         if (wrong := _wrong_field(progress)) is not None:
             raise ValueError(f"the value of {wrong!r} of account {account!r} is invalid")

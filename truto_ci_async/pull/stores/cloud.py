@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib import import_module
 from math import ceil, inf
@@ -296,4 +297,5 @@ class _PartFile:
 
     def close(self) -> Encoded:
         self._writer.close()
-        return Encoded(memoryview(self._target.getvalue()).cast("B"), self.rows)
+        data = memoryview(self._target.getvalue()).cast("B")
+        return Encoded(data, self.rows, zlib.crc32(data))

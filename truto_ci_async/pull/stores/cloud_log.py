@@ -61,6 +61,7 @@ class Encoded(NamedTuple):
 
     data: memoryview
     rows: int
+    crc32: int
 
 
 class Stored(NamedTuple):
@@ -266,9 +267,8 @@ class CloudLog:
         await self.publish()  # what a failure kept from it
         part = None
         if encoded is not None:
-            size = encoded.data.nbytes
             name = self._names.part(before.epoch, self._number())
-            part = Part(name, encoded.rows, size, zlib.crc32(encoded.data))
+            part = Part(name, encoded.rows, encoded.data.nbytes, encoded.crc32)
             self._step("upload")
             await self._bucket.put(self._names.staged(name), encoded.data)
         after = await self._apply(before, part, changes, final=final)

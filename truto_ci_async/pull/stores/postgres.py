@@ -33,6 +33,7 @@ from .dsn import Dsn
 from .landing import LandingMode, LandingStore, OnRejected, Refused, Taken, logger
 from .postgres_errors import LostError, fields_of, is_of_a_row, is_transient, psycopg_library
 from .postgres_shards import plan_of_shards, shard_name
+from .postgres_sync import empty_windows, put_marks, read_marks, read_staged
 from .staging import SyncStep
 from .tables import FoundColumn, missing_columns
 
@@ -152,8 +153,7 @@ class PostgresStore(LandingStore):
         self._begin_sync()
         await self.open(plan, fresh=fresh)
         async with self._errors("read"):
-            cursor = await self._execute(self._names.read_marks, (self.table_name, list(accounts)))
-            return dict(await cursor.fetchall())
+            return await read_marks(accounts, self._names, self.table_name, self._execute)
 
     async def load(self) -> dict[Key, Progress]:
         """Return all progress."""
@@ -359,7 +359,8 @@ class PostgresStore(LandingStore):
         parts, sync = await anyio.to_thread.run_sync(self._split, taken)
         data = await anyio.to_thread.run_sync(self._columns, parts)
         if sync is not None and sync.fetched:
-            kept = await self._survive(partial(self._read_staged, sync))
+            read = partial(read_staged, sync, self._names, self.table_name, self._execute)
+            kept = await self._survive(read)
             data = await anyio.to_thread.run_sync(self._with_kept, kept, data)
         text = await anyio.to_thread.run_sync(copy_text, data)
         refused: list[Refused] = []
@@ -376,10 +377,6 @@ class PostgresStore(LandingStore):
         self.issues_count += len(text.changed)
         self._tell_refused(refused)
 
-    async def _read_staged(self, sync: SyncStep) -> list[bytes]:
-        cursor = await self._execute(self._names.read_staged, (self.table_name, list(sync.fetched)))
-        return [row[0] for row in await cursor.fetchall()]
-
     async def _write_all(
         self, taken: Taken, data: ColumnData, text: CopyText, sync: SyncStep | None
     ) -> list[Refused]:
@@ -393,8 +390,9 @@ class PostgresStore(LandingStore):
                 raise self._fenced()
             refused: list[Refused] = []
             merges = self._key is not None and not self._is_replaced(sync)
-            if sync is not None:
-                await self._empty_windows(sync)
+            if sync is not None and sync.windows and self._key is not None:
+                self._step("empty")
+                await empty_windows(sync, self._names.empty_windows(self.resource, self._key), self._execute)
             if data.num_rows:
                 if merges:
                     await self._execute(self._names.create_staging)
@@ -404,28 +402,9 @@ class PostgresStore(LandingStore):
             self._step("progress")
             await self._put_progress(taken)
             if sync is not None:
-                await self._put_marks(sync)
+                await put_marks(sync, self._names, self.table_name, self._execute, self._step)
             self._step("commit")
         return refused
-
-    async def _empty_windows(self, sync: SyncStep) -> None:
-        if not sync.windows or self._key is None:
-            return
-        self._step("empty")
-        columns = [[each.account, each.start, each.end, each.keeps_missing] for each in sync.windows]
-        await self._execute(
-            self._names.empty_windows(self.resource, self._key), list(map(list, zip(*columns, strict=True)))
-        )
-
-    async def _put_marks(self, sync: SyncStep) -> None:
-        """Store the marks, and the pages of windows that are still open."""
-        name = self.table_name
-        if sync.forgotten:
-            await self._execute(self._names.delete_staged, (name, list(sync.forgotten)))
-        for statement, rows in ((self._names.put_staged, sync.kept), (self._names.put_marks, sync.marks)):
-            if rows:
-                self._step("staged" if rows is sync.kept else "marks")
-                await self._execute(statement, (name, *map(list, zip(*rows, strict=True))))
 
     async def _insert(
         self, data: ColumnData, lines: list[str], start: int, end: int, *, merges: bool

@@ -72,14 +72,15 @@ def sync_options(
     if unit not in get_args(GridUnit):
         raise UsageError(f"the window of a sync is 'day', 'week' or 'month', not {brief(window)}")
     now = now.astimezone(UTC)
-    if time_zone is not None and not (isinstance(time_zone, Mapping) or callable(time_zone)):
-        _zone(cast("object", time_zone))
+    given: Any = time_zone
+    if given is not None and not (isinstance(given, Mapping) or callable(given)):
+        _zone(given)
     return SyncOptions(
         now=now,
         unit=cast("GridUnit", unit),
         lookback=read_span(LOOKBACK if lookback is None else lookback, "lookback"),
         earliest=_earliest(MAX_HISTORY if max_history is None else max_history, now),
-        time_zone=cast("TimeZone | None", time_zone),
+        time_zone=time_zone,
         keep_missing=keep_missing,
     )
 

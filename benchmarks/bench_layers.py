@@ -1,0 +1,143 @@
+"""Where do the microseconds of a page go? The same walk, from the bare loop up to ``async for``, one layer at a time.
+
+    bare       aiohttp and msgspec, as in ``bench_walk``
+    transport  our transport in place of the session: deadlines, limits, safe reuse of connections
+    call       and retries, pacing (off), token, events
+    page       and all that is on a page: checks, bytes of their own for each record, unknown fields
+    pages      and the walk: cursors that come twice, the position, the prefetch in a task
+    items      and ``async for`` over the items
+
+All take turns in one process on one core, the server has the other one. Figures are the processor's time for a page,
+the least of all rounds, since other work on the machine only adds to it.
+
+    python -m benchmarks.bench_layers --items 10,100 --rounds 25
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from time import thread_time
+from typing import Any
+
+from benchmarks import _harness
+from benchmarks.bench_walk import TOKEN, Bare
+from truto_ci_async import Pacing, TrutoClient
+from truto_ci_async._http.call import CallTime
+from truto_ci_async._wire.list_query import RequestTargets, list_query
+
+PAGES = 100
+
+Walk = Callable[[], Awaitable[int]]
+
+
+def layers(client: Any, bare: Any, account: str) -> dict[str, Walk]:
+    """Return a walk for each layer; each returns how many items there were."""
+    decode = bare._decode
+    targets = RequestTargets(
+        list_query("unified", "conversational-intelligence", "interactions", account=account)
+    )
+    listed = client.interactions.list(account)
+
+    async def plain() -> int:
+        count: int = await bare.items(account)
+        return count
+
+    async def transport() -> int:
+        count, cursor = 0, None
+        headers = client._headers_with(await client._token.get())
+        while True:
+            response = await client._transport.send(
+                "GET",
+                targets.at(0, cursor),
+                headers,
+                timeouts=client.timeouts,
+                limit=client.max_body_bytes,
+                may_resend=client._may_resend,
+            )
+            page = decode(response.body)
+            count, cursor = count + len(page.result), page.next_cursor
+            if not cursor:
+                return count
+
+    async def call() -> int:
+        async def read(body: bytes, time: CallTime) -> Any:
+            return decode(body)
+
+        count, cursor = 0, None
+        while True:
+            page, _ = await client.request("GET", targets.at(0, cursor), account=account, read=read)
+            count, cursor = count + len(page.result), page.next_cursor
+            if not cursor:
+                return count
+
+    async def page_by_page() -> int:
+        source = listed._source
+        count, here = 0, source.start
+        while here is not None:
+            page = await source.fetch(here)
+            count, here = count + len(page), page.position
+        return count
+
+    async def pages() -> int:
+        count = 0
+        async for page in listed.pages():
+            count += len(page)
+        return count
+
+    async def items() -> int:
+        count = 0
+        async for _ in listed:
+            count += 1
+        return count
+
+    found = {"bare": plain, "transport": transport, "call": call, "page": page_by_page}
+    return {**found, "pages": pages, "items": items}
+
+
+async def measure(url: str, count: int, rounds: int) -> dict[str, float]:
+    """Return the microseconds that a page takes in each layer and those below it."""
+    account = f"remote-x{count}-p{PAGES}"
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(TrutoClient(TOKEN, base_url=url, pacing=Pacing.off()))
+        bare = Bare()
+        await bare.open(stack, url)
+        least = dict.fromkeys(walks := layers(client, bare, account), float("inf"))
+        for number in range(rounds + 1):
+            for name, walk in walks.items():
+                gc.collect()
+                before = thread_time()
+                assert await walk() == count * PAGES
+                if number:
+                    least[name] = min(least[name], thread_time() - before)
+        return {name: seconds / PAGES * 1e6 for name, seconds in least.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--items", default="10,100", help="on a page, comma-separated (default 10,100)")
+    parser.add_argument("--rounds", type=int, default=25, help="default 25")
+    options = parser.parse_args()
+    with _harness.server(pinned=True) as url:
+        _harness.keep_to(0)
+        for count in map(int, options.items.split(",")):
+            found = asyncio.run(measure(url, count, options.rounds))
+            print(f"{count} items a page", *_rows(found), sep="\n")
+
+
+def _rows(found: dict[str, float]) -> list[str]:
+    below = 0.0
+    rows: list[str] = []
+    for name, us in found.items():
+        rows.append(f"  {name:<10}{us:>6.0f} us {us - below:>+6.0f}   {us / found['bare']:.2f} x bare")
+        below = us
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""How much of the permitted rate pacing uses, and how many 429s it meets: ``python -m benchmarks.bench_pacing``.
+
+On the virtual clock, so the figures do not depend on the machine, and over loopback with ``--socket``: the sandbox with
+both of Truto's limits on, in a process of its own, and 5 to 50 ms of jitter before each request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from time import monotonic
+
+from tests.virtual import SimClient, StrictService, clock, run_virtual
+from truto_ci_async import RetryPolicy, TrutoClient
+
+Latency = Callable[[str], tuple[float, float]]
+
+
+def uneven(seed: int) -> Latency:
+    rng = random.Random(seed)
+    return lambda account: (rng.uniform(0.02, 0.08), rng.uniform(0.05, 0.3))
+
+
+def jitter(seed: int) -> Latency:
+    rng = random.Random(seed)
+    return lambda account: (rng.uniform(0.0025, 0.025), rng.uniform(0.0025, 0.025))
+
+
+def one_process(latency: Latency, pages: int = 10) -> tuple[float, float]:
+    """Walk 1,000 accounts; the ideal is 500 requests at once, and 500 every ten seconds."""
+
+    async def main() -> tuple[float, float]:
+        service = StrictService(latency=latency)
+        client = SimClient(service)
+        await client.walk_all([f"a{number}" for number in range(1000)], pages)
+        ideal = (pages * 1000 / 500 - 1) * 10
+        return ideal / clock(), service.count(429) / len(service.arrivals)
+
+    return run_virtual(main)
+
+
+def processes(number: int, pages: int) -> tuple[float, float]:
+    """Let processes of 32 accounts each share a token; 429s are counted after the first window."""
+
+    async def main() -> tuple[float, float]:
+        service = StrictService(latency=uneven(1))
+        async with asyncio.TaskGroup() as group:
+            for seed in range(number):
+                client = SimClient(service, seed=seed, policy=RetryPolicy(attempts=10))
+                group.create_task(client.walk_all([f"p{seed}a{n}" for n in range(32)], pages))
+        return service.count(200) / clock() / 50, service.count(429, since=10.0) / service.count(since=10.0)
+
+    return run_virtual(main)
+
+
+SANDBOX = """
+import sys
+from truto_ci_async import Sandbox
+with Sandbox.in_thread(accounts=60, interactions=2) as sandbox:
+    print(sandbox.url, sandbox.token, *sandbox.account_ids, flush=True)
+    sys.stdin.read()
+    print(sandbox.stats.rate_limited / sandbox.stats.requests)
+"""
+
+
+async def over_a_socket(url: str, token: str, accounts: list[str], requests: int) -> float:
+    """Ask as fast as pacing allows until there are so many responses; return the share of the rate."""
+    rng = random.Random(1)
+    left = requests
+
+    async def ask(truto: TrutoClient, account: str) -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await asyncio.sleep(rng.uniform(0.005, 0.05))
+            await truto.interactions.list(account, start_time="-7d", end_time="now", limit=1)
+
+    async with TrutoClient(token, base_url=url, retry=RetryPolicy(attempts=10)) as truto:
+        start = monotonic()
+        async with asyncio.TaskGroup() as group:
+            for account in accounts:
+                group.create_task(ask(truto, account))
+        return (requests / 500 - 1) * 10 / (monotonic() - start)
+
+
+def socket(requests: int) -> tuple[float, float]:
+    command = [sys.executable, "-c", SANDBOX]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        url, token, *accounts = server.stdout.readline().split()
+        try:
+            rate = asyncio.run(over_a_socket(url, token, accounts, requests))
+        finally:
+            server.stdin.close()
+        return rate, float(server.stdout.readline())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_pacing", description=__doc__)
+    parser.add_argument("--socket", action="store_true", help="over loopback as well; takes a minute")
+    parser.add_argument("--requests", type=int, default=3000, help="over loopback (default 3000)")
+    options = parser.parse_args()
+    rows = [
+        ("one process, 70 to 380 ms a request", one_process(uneven(1)), 0.98),
+        ("one process, 5 to 50 ms a request", one_process(jitter(1)), 0.98),
+        *((f"{each} processes, no coordinator", processes(each, 800 // each), 0.85) for each in (2, 3, 4)),
+    ]
+    if options.socket:
+        rows.append(("one process, over loopback with jitter", socket(options.requests), 0.97))
+    print(f"{'question':40} {'of the rate':>12} {'429s':>7} {'goal':>6}")
+    for question, (rate, refused), goal in rows:
+        print(f"{question:40} {rate:12.1%} {refused:7.2%} {goal:6.0%}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""Where a list goes, and in which form: the format, the writer, the destination, and page after page into it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from truto_ci_async.cli.output.destinations import (
+    Destination,
+    Output,
+    check_destination,
+    earlier_output,
+    is_plain_file,
+    is_stdout,
+    open_destination,
+)
+from truto_ci_async.cli.output.resumable import ResumableFile, earlier_state, question_of
+from truto_ci_async.cli.output.streams import open_pager
+from truto_ci_async.cli.output.tables import RowLayout, TableWriter
+from truto_ci_async.cli.output.writers import CsvWriter, NdjsonWriter, Writer, make_writer
+from truto_ci_async.errors import UsageError
+
+from .messages import Progress, note, plural, say
+from .options import SHARED, Options
+
+if TYPE_CHECKING:
+    from truto_ci_async.models import Page
+    from truto_ci_async.pagination.paginator import Paginator
+
+# The items of a page, and what to write for them.
+Render = Callable[["Page[Any]", Sequence[Any]], Sequence[Any]]
+
+_SUFFIXES: Final = {
+    ".json": "json",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".csv": "csv",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".vtt": "vtt",
+    ".txt": "text",
+    ".parquet": "parquet",
+}
+
+
+def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:
+    """Return what ``-o`` says, else the suffix of ``--out``, else ``default``. ``texts``: which formats of text fit."""
+    suffix = "" if is_stdout(options.out) else os.path.splitext(options.out)[1].lower()
+    named = _SUFFIXES.get(suffix, default)
+    format: str = options.output or (default if named in ("text", "vtt") and named not in texts else named)
+    return format
+
+
+def writer_for(options: Options, format: str, layout: RowLayout, *, is_document: bool = False) -> Writer:
+    """Return the writer of a command.
+
+    :raises UsageError: an option that the format does not have.
+    """
+    return make_writer(
+        format,
+        layout,
+        is_stdout=is_stdout(options.out),
+        csv_formulas=options.csv_formulas,
+        is_document=is_document,
+        is_titled=len(getattr(options, "meeting", ())) > 1,
+        color=not options.no_color,
+    )
+
+
+@contextmanager
+def open_output(
+    options: Options, writer: Writer, progress: Progress, *, resumes: bool = False
+) -> Generator[Output]:
+    """Open the destination of ``--out``; afterwards, name the fields that had no column.
+
+    With ``resumes``, rows of lines go on with those that an earlier run of the same command left.
+
+    :raises UsageError: nothing can be written there, or the beginning of what this run continues would be lost.
+    """
+    destination: Destination | None = None
+    if is_stdout(options.out):
+        destination = None if options.no_pager else open_pager()
+    else:
+        check_destination("--out", options.out)
+        resumes = resumes and isinstance(writer, NdjsonWriter | CsvWriter) and is_plain_file(options.out)
+        question = _question(options) if resumes else ""
+        earlier = earlier_output(options.out) if options.next_cursor else None
+        if earlier and not (resumes and earlier_state(Path(os.path.realpath(options.out)), question)):
+            raise UsageError(
+                f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
+                "a file of another name, or move that one away"
+            )
+        if resumes:
+            destination = _resumed(options, question, writer, progress)
+    output = Output(writer, destination or open_destination(options.out))
+    try:
+        with output:
+            yield output
+    finally:
+        progress.file = output.file
+    if isinstance(writer, (CsvWriter, TableWriter)) and writer.left_out:
+        note(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
+    if isinstance(writer, TableWriter) and writer.hidden:
+        note(f"no room for {', '.join(writer.hidden)}: a wider terminal or -o csv shows all")
+
+
+def _question(options: Options) -> str:
+    others = {*SHARED, "out", "no_pager", "option_names"} - {"api_url", "sandbox"}
+    return question_of({name: value for name, value in vars(options).items() if name not in others})
+
+
+def _resumed(options: Options, question: str, writer: Writer, progress: Progress) -> ResumableFile:
+    """Open the file, and go on behind the rows that are there."""
+    file = ResumableFile(Path(options.out), question)
+    progress.is_resumable = True
+    if state := file.state if file.state.pages else None:
+        note(f"going on behind {plural(state.items, progress.noun)} in {file.partial}")
+        options.next_cursor, options.is_complete = state.position, state.is_complete
+        progress.items, progress.pages, progress.position = state.items, state.pages, state.position
+        if isinstance(writer, CsvWriter):
+            writer.fields = state.fields
+    return file
+
+
+async def write_pages(
+    paginator: Paginator[Any],
+    options: Options,
+    output: Output,
+    progress: Progress,
+    render: Render | None = None,
+) -> None:
+    """Write page after page, each before waiting for the next one; ``render`` turns its items into what is written."""
+    if getattr(options, "is_complete", False):
+        return
+    left: int | None = None if options.max_items is None else options.max_items - progress.items
+    progress.position = options.next_cursor
+    async for page in paginator.pages():
+        items: Sequence[Any] = page.items if left is None else page.items[:left]
+        output.page(items if render is None else render(page, items))
+        if page.is_partial_response:
+            say("warning: the service calls this a partial response")
+        if len(items) < len(page.items):  # the service cannot start inside a page, so this one comes again
+            progress.add_page(len(items), progress.position, repeated=len(items))
+            output.commit(progress, is_complete=True)
+            break
+        progress.add_page(len(items), page.position)
+        left = None if left is None else left - len(items)
+        output.commit(progress, is_complete=left == 0 or page.position is None)
+        if left == 0:
+            break
+
+
+def prefetch(options: Options) -> int:
+    """Fetch one page ahead, but none with ``--max-items``: it might not be needed."""
+    return 1 if options.max_items is None else 0
