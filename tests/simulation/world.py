@@ -782,7 +782,7 @@ def _simulated(world: World) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def simulate(options: Options) -> World:
+def simulate(options: Options, kind: type[World] = World) -> World:
     """Run one world to its end.
 
     :raises Wrong: something came out that must not; any other exception is a fault as well.
@@ -791,7 +791,7 @@ def simulate(options: Options) -> World:
         folder = Path(name) / "first" if options.store == "files" else None
         if folder is not None:
             folder.mkdir()
-        world = World(options, folder)
+        world = kind(options, folder)
         loop = world.loop
         try:
             with _simulated(world):
@@ -821,20 +821,20 @@ def _end(loop: SimLoop) -> None:
                 loop.run_until_complete(asyncio.wait(left, timeout=100.0))
 
 
-def fails(options: Options) -> BaseException | None:
+def fails(options: Options, kind: type[World] = World) -> BaseException | None:
     try:
-        simulate(options)
+        simulate(options, kind)
     except Exception as error:  # noqa: BLE001 - that is what is looked for
         return error
     return None
 
 
-def shrink(options: Options) -> Options:
+def shrink(options: Options, kind: type[World] = World) -> Options:
     """Return the simplest options that still fail with some seed, each tried alone, again and again."""
     give_up_at = time.monotonic() + SHRINK_SECONDS
 
     def is_simpler(options: Options) -> bool:
-        return time.monotonic() < give_up_at and fails(options) is not None
+        return time.monotonic() < give_up_at and fails(options, kind) is not None
 
     while True:
         for name, values in SIMPLER.items():
