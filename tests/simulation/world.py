@@ -114,6 +114,7 @@ class Options:
     disk_faults: float = 0.0  # the share of its steps that fail
     kept_bytes: int = 0
     waits: float = 0.0  # the share of awaits that take time
+    is_slow: bool = False  # consumers take seconds for a page
     resource: str = "interactions"  # or "meetings", or "transcripts"
     ignores_windows: bool = False
 
@@ -142,6 +143,7 @@ class Options:
             consumer=consumer,
             commits_overlap=others.random() < 0.5,
             full_rows=others.choice((1, 5, 1_000)),
+            is_slow=is_pure and others.random() < 0.5,
             accounts=random.randint(1, 3 + 4 * is_pure),
             windows=random.randint(1, 2),
             rows=random.randint(2, 12),
@@ -191,6 +193,7 @@ SIMPLER: dict[str, tuple[Any, ...]] = {
     "disk_faults": (0.0, 0.01),
     "kept_bytes": (0,),
     "waits": (0.0,),
+    "is_slow": (False,),
     "resource": ("interactions", "meetings"),
     "ignores_windows": (False,),
 }
@@ -282,6 +285,12 @@ class World:
             return
         for _ in range(random.choice((0, 1, 1, 2, 5))):
             await asyncio.sleep(0)
+
+    async def _use(self) -> None:
+        """Take as long as a consumer does with a page."""
+        await self.pause()
+        if self.options.is_slow and not self.is_calm:
+            await asyncio.sleep(self._pauses.choice((0.1, 1.0, 4.0)))
 
     def delay(self) -> float:
         return self._pauses.choice((0.0, 0.0, 0.001, 0.06))
@@ -405,13 +414,13 @@ class World:
         async with pull as pages:
             async for page in pages:
                 if consumer == "shard":
-                    await self.pause()
+                    await self._use()
                     await pages.write(page)
                 else:
                     self.taken[self.key_of(page)].append([number_of(bytes(row)) for row in page.page])
                     if consumer == "manual":
                         await page.commit() if self._draws.random() < 0.5 else page.mark()
-                    await self.pause()
+                    await self._use()
                 leave_after -= 1
                 if not leave_after:
                     break
@@ -420,7 +429,7 @@ class World:
         async def write(number: int) -> None:
             async for page in pull:
                 for _ in range(number):
-                    await self.pause()
+                    await self._use()
                 await pull.write(page)
 
         writers = self._writers = list[asyncio.Task[None]]()
