@@ -65,7 +65,7 @@ async def pull_plan(
     ``plan``   the whole plan, or the shard itself (``plan.shards(8)[2]``), which is all that a worker needs.
     ``out``    a folder that all workers see, where each shard has a folder of its own (``merge_manifests`` makes one of
                them); the URL of a PostgreSQL database, whose table takes the rows of all; or a store for this shard.
-    ``shard``  (index, count): the index counts from 0, as that of an array job does, so (2, 8) is ``plan.shards(8)[2]``.
+    ``shard``  (index, count), the index counted from 0, as array jobs do: (2, 8) is ``plan.shards(8)[2]``.
 
     The first shard to come stores the windows and filters of the plan, and the number of shards, in ``out``; all others
     use what is stored. So a relative time means the same for all of them, whenever they begin. A shard that is complete
