@@ -181,7 +181,9 @@ def _shard_of(plan: Plan, shard: tuple[int, int] | None) -> Plan:
     if plan.shard is not None:
         number, count = plan.shard
         if shard not in (None, (number - 1, count)):
-            raise UsageError(f"this plan is shard {(number - 1, count)} already, and shard= says {brief(shard)}")
+            raise UsageError(
+                f"this plan is shard {(number - 1, count)} already, and shard= says {brief(shard)}"
+            )
         return plan
     match shard:
         case None:

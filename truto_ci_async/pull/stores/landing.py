@@ -190,7 +190,12 @@ class LandingStore(ABC):
 
     async def _finish_commit(self, taken: Taken) -> bool:
         sync = taken.sync
-        if taken.pages.parts or taken.changes or taken.fingerprints or (sync and (sync.windows or sync.marks)):
+        if (
+            taken.pages.parts
+            or taken.changes
+            or taken.fingerprints
+            or (sync and (sync.windows or sync.marks))
+        ):
             await self._land(taken)
             if self._staging is not None:
                 self._staging.committed()
