@@ -412,9 +412,12 @@ def test_postgres_killed_at_each_step(mode: str, database: Postgres, killing: tu
     assert case.kills >= 5
 
 
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("mode", ["append", "merge"])
-def test_postgres_killed_at_random(mode: str, database: Postgres, killing: tuple[Runs, Sandbox]) -> None:
-    Killing(*killing, database, mode).at_random(100)
+def test_postgres_killed_at_random(
+    mode: str, kills: int, database: Postgres, killing: tuple[Runs, Sandbox]
+) -> None:
+    Killing(*killing, database, mode).at_random(kills)
 
 
 # --- shards of a plan in one table -----------------------------------------------------------------------------
