@@ -51,8 +51,8 @@ def compact(database: sqlite3.Connection, account: str, last: int) -> None:
     first = start = last - len(plain) + 1
     runs: list[Run] = []
     before = database.execute(_READ_BEFORE, (account, start)).fetchone()
-    is_next = before is not None and before[1] + before[2] == start
-    if is_next and len(before[4]) < FULL_BYTES:  # mutant: one run more or less
+    is_full = before is not None and len(before[4]) >= FULL_BYTES  # mutant: one run more or less
+    if before is not None and before[1] + before[2] == start and not is_full:
         first, runs = before[1], read_runs(before)
     for run in reversed(plain):
         add(runs, run)
