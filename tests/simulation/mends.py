@@ -102,6 +102,29 @@ MENDS = (
         "pages of one account are written in order",
         (COMMITS, "            if entry.queue[0] is not entry:\n                return False\n", ""),
     ),
+    Mend(
+        "rows that a commit has taken are known to a walk that begins again",
+        (
+            COMMITS,
+            "        async with self._commit_lock:  # no commit is under way,",
+            "        if True:  #",
+        ),
+    ),
+    Mend(
+        "a commit takes pages and their progress at the same moment",
+        (
+            COMMITS,
+            "                    begun = begin(changes, row_fingerprints=logs, final=final)\n",
+            "                    pass\n",
+        ),
+        (
+            COMMITS,
+            "            if begun is not None:\n                is_durable = await begun\n",
+            "            if has_work and begin is not None:\n"
+            "                await anyio.lowlevel.checkpoint()\n"
+            "                is_durable = await begin(changes, row_fingerprints=logs, final=final)\n",
+        ),
+    ),
     # What the service is doing.
     Mend(
         "an answer counts when it arrives",
