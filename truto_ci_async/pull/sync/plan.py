@@ -79,6 +79,22 @@ def header_of(plan: Plan) -> Plan:
     return replace(plan, accounts=(), windows=(Window(),), given={**given, "since": "last"})
 
 
+def is_sync(plan: Plan) -> bool:
+    """Tell whether a plan is what a store keeps of a sync."""
+    return "since" in plan.given
+
+
+def sync_difference(plan: Plan, stored: Plan) -> str | None:
+    """Say why a sync and what is stored do not go together, if one of them is a sync; None if they do."""
+    if is_sync(plan) != is_sync(stored):
+        return (
+            'is synced: pass since="last"' if is_sync(stored) else "has a pull of its own, and is not synced"
+        )
+    if is_sync(plan) and (plan.resource, plan.filters) != (stored.resource, stored.filters):
+        return f"is synced with other filters ({stored.filters or 'none'}, not {plan.filters or 'none'})"
+    return None
+
+
 def plan_sync(plan: Plan, options: SyncOptions, marks: Mapping[str, Mark]) -> SyncPlan:
     """Return the plan with the windows that are due of each account.
 
