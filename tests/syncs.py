@@ -15,13 +15,14 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.landings import JANUARY, Database, client_of, interaction, page_of, plan_of
+from tests.landings import JANUARY, Database, client_of, interaction, page_of, plan_of, target_of
 from tests.pull_runs import Runs
 from tests.pull_runs import landing_store as store_for_url
 from truto_ci_async import (
     Fault,
     Key,
     Meeting,
+    Pacing,
     ReadWindow,
     Sandbox,
     StateConflictError,
@@ -137,7 +138,7 @@ async def sync(
     client: TrutoClient, database: Database, clock: Clock, accounts: Sequence[str], resource: str, **more: Any
 ) -> Any:
     pull_to = getattr(client, resource).pull_to
-    into = landing_store(database, resource=resource) if hasattr(database, "store") else database.url
+    into = target_of(database, resource=resource)
     return await pull_to(into, accounts, **{**SYNC, "now": clock.now, **more})
 
 
@@ -367,13 +368,31 @@ async def check_a_table_is_synced_or_pulled(database: Database) -> None:
         assert (report.complete, report.windows) == (True, HISTORY_DAYS)
 
 
+async def check_the_quota_of_a_day_is_counted_over_syncs(database: Database) -> None:
+    """A second sync of the day has what the first has left, and once that is used up the account is parked."""
+    clock = Clock()
+    async with service(clock, accounts=1, interactions=2) as sandbox:
+        (account,) = sandbox.account_ids
+        asked: list[int] = []
+        for _ in range(4):
+            before = sandbox.stats.requests
+            async with TrutoClient(
+                sandbox.token, base_url=sandbox.url, pacing=Pacing(account_daily=HISTORY_DAYS + 3)
+            ) as client:
+                report = await sync(client, database, clock, [account], "interactions")
+            asked.append(sandbox.stats.requests - before)
+            assert not report.failed
+        assert asked == [HISTORY_DAYS, 2, 1, 0]
+        assert report.parked[account]
+
+
 async def check_the_sync_of_the_documentation(database: Database) -> None:
     page = (Path(__file__).parents[1] / "docs" / "how-to" / "databases.md").read_text(encoding="utf-8")
     program = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)[1]
     _, query = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {}
     exec(compile(program, "databases.md", "exec"), names)
-    await names["nightly"](landing_store(database) if hasattr(database, "store") else database.url)
+    await names["nightly"](target_of(database))
     marks = database.sql(query)
     assert len(marks) == 3
     assert all(mark.startswith('{"grid":"day US/Pacific","complete":[["') for _, mark in marks)

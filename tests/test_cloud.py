@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests import syncs
+from tests import landings, syncs
 from tests.buckets import BucketTables
 from tests.landings import (
     BOUNDS,
@@ -709,6 +709,13 @@ QUICK_SYNCS = {
 )
 def test_a_sync(check: str) -> None:
     run(SYNCS[check](MemoryBucket()))
+
+
+@pytest.mark.parametrize("log_bytes", [cloud_state.LOG_BYTES, 0])
+def test_the_quota_of_a_day_is_counted_over_runs(log_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("truto_ci_async.pull.stores.cloud_log.TAIL_BYTES", 0)
+    monkeypatch.setattr(cloud_state, "LOG_BYTES", log_bytes)
+    run(landings.check_the_quota_of_a_day_is_counted_over_runs(MemoryBucket()))
 
 
 def test_a_prefix_is_synced_or_pulled() -> None:

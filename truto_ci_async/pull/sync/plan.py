@@ -25,12 +25,14 @@ class Mark(Struct, frozen=True, omit_defaults=True):
 
     ``complete``  the windows of the ``grid`` that were read completely: those that meet are one span.
     ``until``     when to ask the account again, in seconds since 1970, and ``error`` why, or how its last run failed.
+    ``used``      what counts towards its quota of a day, see ``daily_use``.
     """
 
     grid: str
     complete: Spans = ()
     until: float | None = None
     error: str | None = None
+    used: str | None = None
 
     def __str__(self) -> str:
         return msgspec.json.encode(self).decode()
