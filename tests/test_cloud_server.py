@@ -354,7 +354,7 @@ def test_killed_at_random_many_times(prefix: Prefix, killing: tuple[Runs, Sandbo
 # --- syncs -----------------------------------------------------------------------------------------------------
 
 
-SYNCS = ("five_nights_of_interactions", "other_resources_are_synced", "rows_that_are_gone_can_be_kept")
+SYNCS = ("other_resources_are_synced", "rows_that_are_gone_can_be_kept")
 
 
 @pytest.mark.parametrize("check", SYNCS)

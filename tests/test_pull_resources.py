@@ -277,6 +277,20 @@ def test_a_404_that_the_capabilities_do_not_confirm_is_a_failure() -> None:
     run(scenario())
 
 
+def test_a_404_that_truto_did_not_write_takes_one_request() -> None:
+    """A proxy or a balancer sent it, which knows nothing of what the account offers."""
+
+    async def scenario() -> None:
+        async with service(accounts=1) as (sandbox, client):
+            (account,) = sandbox.account_ids
+            sandbox.script(account, [Fault.body(b"", status=404, content_type="text/html")])
+            _, report = await pulled(client, "interactions", [account], **MONTHS)
+            assert isinstance(report.failed[account], NotFoundError)
+            assert len(sandbox.requests) == 1
+
+    run(scenario())
+
+
 # --- a service that does as it is told ---------------------------------------------------------------------------
 
 

@@ -248,6 +248,26 @@ def test_a_long_body_of_an_error_is_not_read() -> None:
     with_server(keeps_alive(answer), story)
 
 
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize("more", ["", "X-Odd: caf\udce9\r\n"])
+def test_a_header_that_comes_twice_is_one_with_both_values(is_streamed: bool, more: str) -> None:
+    """Cookies of a CDN do, and the media type where the application and a proxy both set it."""
+    lines = f"Set-Cookie: a=1\r\nContent-Type: application/json\r\nset-cookie: b=2\r\n{more}"
+    head = f"HTTP/1.1 200 OK\r\n{lines}Content-Length: 2\r\n\r\n{{}}".encode(errors="surrogateescape")
+
+    async def story(server: RawServer, transport: Transport) -> None:
+        response: Any
+        if is_streamed:
+            response = await transport.open("GET", "/", HEADERS, timeouts=PATIENT)
+            response.close()
+        else:
+            response = await send(transport)
+        assert response.headers["set-cookie"] == "a=1, b=2"
+        assert response.headers["content-type"] == "application/json"
+
+    with_server(plays(head), story)
+
+
 @pytest.mark.parametrize("status", [200, 404, 407])
 @pytest.mark.parametrize(
     "reason",

@@ -116,7 +116,7 @@ class Walk:
 class Answer:
     status: int = 200
     body: bytes = b""
-    headers: dict[str, str] = field(default_factory=dict[str, str])
+    headers: dict[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
     retry_after: float | None = None
 
 

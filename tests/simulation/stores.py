@@ -9,7 +9,8 @@ import os
 import shutil
 import sqlite3
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -18,6 +19,7 @@ from typing import Any
 import msgspec
 
 from truto_ci_async._files import Disk, Worker
+from truto_ci_async.errors import StateConflictError
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress, plan_in_force
 from truto_ci_async.pull.plan.plan import Plan
@@ -48,6 +50,7 @@ class Durable:
     row_keys: dict[Key, list[bytes]] = field(default_factory=dict[Key, list[bytes]])
     sink_state: bytes | None = None
     rows: list[tuple[Key, int]] = field(default_factory=list[tuple[Key, int]])
+    epoch: int = 0  # of the last run that opened a store of rows and progress
 
     def copy(self) -> Durable:
         other = copy.copy(self)
@@ -55,6 +58,14 @@ class Durable:
         other.row_keys = {key: list(keys) for key, keys in self.row_keys.items()}
         other.rows = list(self.rows)
         return other
+
+    def change(self, changes: Mapping[Key, Progress], row_keys: Mapping[Key, bytes]) -> None:
+        self.progress.update(changes)
+        for key, keys in row_keys.items():
+            self.row_keys.setdefault(key, []).append(keys)
+        for key, progress in changes.items():
+            if progress.is_over:
+                self.row_keys.pop(key, None)
 
     def output(self) -> Output:
         found = defaultdict[Key, list[int]](list)
@@ -97,12 +108,7 @@ class SimCheckpoint(Checkpoint):
         await self._pause()
         self._step("checkpoint")
         durable = self._durable
-        durable.progress.update(changes)
-        for key, keys in added.items():
-            durable.row_keys.setdefault(key, []).append(keys)
-        for key, progress in changes.items():
-            if progress.is_over:
-                durable.row_keys.pop(key, None)
+        durable.change(changes, added)
         if sink_state is not None:
             durable.sink_state = self._sink_state = sink_state
         self._step("committed")
@@ -166,6 +172,112 @@ class SimSink:
             await self._pause()
         finally:
             self._is_busy = False
+
+
+class SimStore:
+    """Somebody else's store: its rows and progress, a ``Durable``, change in one transaction, fenced by an epoch."""
+
+    item_type = msgspec.Raw
+
+    def __init__(
+        self,
+        durable: Durable,
+        *,
+        key_of: Callable[[AccountPage[Any]], Key],
+        pause: Pause,
+        draw: Callable[[str], bool],
+        step: Callable[[str], None],
+        full_rows: int,
+    ) -> None:
+        self._durable = durable
+        self._key_of = key_of
+        self._pause = pause
+        self._draw = draw
+        self._step = step
+        self._full_rows = full_rows
+        self._epoch = 0
+        self._written: list[tuple[Key, int]] = []
+        self._working = set[str]()
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._written) >= self._full_rows
+
+    async def open(self, plan: Plan, *, grow: bool = False, fresh: bool = False) -> Plan:
+        assert not fresh
+        await self._pause()
+        durable = self._durable
+        durable.epoch = self._epoch = durable.epoch + 1
+        durable.plan = plan_in_force(durable.plan, plan, grow=grow, path="memory")
+        return durable.plan
+
+    async def load(self) -> Mapping[Key, Progress]:
+        await self._pause()
+        return dict(self._durable.progress)
+
+    async def write(self, page: AccountPage[Any]) -> None:
+        async with self._alone("write"):
+            await self._pause()
+            if self._draw("sink fails"):
+                raise SinkFailed("write")
+            key = self._key_of(page)
+            self._written += [(key, number_of(bytes(row))) for row in page.page]
+
+    async def commit(
+        self, changes: Mapping[Key, Progress], *, row_fingerprints: Mapping[Key, bytes], final: bool
+    ) -> bool:
+        async with self._alone("write"):  # a plain store is asked one thing at a time
+            return await self._commit(list(self._written), dict(changes), dict(row_fingerprints), final=final)
+
+    async def _commit(
+        self,
+        taken: list[tuple[Key, int]],
+        changes: dict[Key, Progress],
+        row_fingerprints: dict[Key, bytes],
+        *,
+        final: bool,
+    ) -> bool:
+        async with self._alone("commit"):
+            await self._pause()
+            if not (final or self.is_full) and self._draw("sink postpones"):
+                return False
+            self._step("checkpoint")
+            durable = self._durable
+            if durable.epoch != self._epoch:
+                raise StateConflictError("a later run has begun", path="memory")
+            durable.rows += taken
+            durable.change(changes, row_fingerprints)
+            durable.sink_state = str(len(durable.rows)).encode()
+            del self._written[: len(taken)]
+            self._step("committed")
+            await self._pause()
+            return True
+
+    async def row_fingerprints(self, key: Key) -> bytes:
+        async with self._alone("write"):
+            await self._pause()
+            return b"".join(self._durable.row_keys.get(key, ()))
+
+    async def aclose(self) -> None:
+        await self._pause()
+
+    @asynccontextmanager
+    async def _alone(self, what: str) -> AsyncIterator[None]:
+        assert what not in self._working, "the store was called while it was at work"
+        self._working.add(what)
+        try:
+            yield
+        finally:
+            self._working.discard(what)
+
+
+class OverlappingStore(SimStore):
+    """Takes pages for the next commit while one is under way."""
+
+    def begin_commit(
+        self, changes: Mapping[Key, Progress], *, row_fingerprints: Mapping[Key, bytes], final: bool
+    ) -> Awaitable[bool]:
+        return self._commit(list(self._written), dict(changes), dict(row_fingerprints), final=final)
 
 
 class SimWorker(Worker):

@@ -8,7 +8,7 @@ What has to hold, at every commit and whenever a run has ended or was killed:
 - after a commit has failed, no request begins;
 - a commit that fails is told, if only in the log where the run was cancelled;
 - a token that expires ends no run, if it can be renewed;
-- nobody else writes to a folder while a run is alive;
+- nobody else writes to a folder while a run is alive, and no run writes to a store once a later one has opened it;
 - where nothing else goes wrong: an outage fails nobody, and parks nobody if it is short; a bad account is failed, and
   harms no other;
 - the report of a run counts what it made durable, also if the run failed.
@@ -41,6 +41,7 @@ from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.engine import Pull
 from truto_ci_async.pull.report import Budget, PullReport
+from truto_ci_async.pull.stores.base import TransactionalStore
 from truto_ci_async.sinks import files
 from truto_ci_async.sinks.lines import NdjsonSink
 
@@ -59,10 +60,12 @@ from .service import (
 from .stores import (
     Durable,
     Output,
+    OverlappingStore,
     Platter,
     SimCheckpoint,
     SimDisk,
     SimSink,
+    SimStore,
     SimWorker,
     SinkFailed,
     copy_folder,
@@ -90,7 +93,9 @@ class Options:
     """What a seed decides. Each is as simple as it can be at its first value in ``SIMPLER``."""
 
     seed: int
-    store: str = "simulated"  # or "memory", or "files"
+    store: str = "simulated"  # or "memory", "files", "transactional"
+    commits_overlap: bool = False  # with writes, in a transactional store
+    full_rows: int = 1_000  # that such a store takes before a commit
     consumer: str = "shard"  # or "writers", "manual", "auto"
     accounts: int = 1
     windows: int = 1
@@ -105,7 +110,7 @@ class Options:
     has_wrong_clock: bool = False
     has_bad_account: bool = False
     has_renewal: bool = False  # a token expires, and is renewed
-    has_rival: bool = False  # somebody else starts a run on the same folder
+    has_rival: bool = False  # somebody else starts a run on the same folder or store
     disk_faults: float = 0.0  # the share of its steps that fail
     kept_bytes: int = 0
     waits: float = 0.0  # the share of awaits that take time
@@ -121,14 +126,22 @@ class Options:
             not is_pure and random.random() < 0.1
         )  # walks that wait for a commit that fails
         store = random.choice(("simulated", "simulated", "simulated", "memory", "memory", "files"))
-        return cls(
-            seed=seed,
-            store=store,
-            consumer=random.choice(("shard", "writers", "writers", "manual", "auto"))
+        consumer = (
+            random.choice(("shard", "writers", "writers", "manual", "auto"))
             if store == "simulated"
             else random.choice(("shard", "writers"))
             if store == "files"
-            else random.choice(("manual", "auto", "shard", "writers")),
+            else random.choice(("manual", "auto", "shard", "writers"))
+        )
+        others = Random(f"{seed}/transactional")
+        if store == "simulated" and consumer in ("shard", "writers") and others.random() < 0.5:
+            store = "transactional"
+        return cls(
+            seed=seed,
+            store=store,
+            consumer=consumer,
+            commits_overlap=others.random() < 0.5,
+            full_rows=others.choice((1, 5, 1_000)),
             accounts=random.randint(1, 3 + 4 * is_pure),
             windows=random.randint(1, 2),
             rows=random.randint(2, 12),
@@ -159,7 +172,9 @@ class Options:
 
 SIMPLER: dict[str, tuple[Any, ...]] = {
     "consumer": ("shard",),
-    "store": ("simulated",),
+    "store": ("simulated", "transactional"),
+    "commits_overlap": (False,),
+    "full_rows": (1_000,),
     "accounts": (1, 2),
     "windows": (1, 2),
     "rows": (2, 3, 4, 6),
@@ -224,6 +239,8 @@ class World:
         self.is_dead = False  # killed: what happens from now on until the run has ended happens to nobody
         self.is_calm = False
         self.is_lock_removed = False  # by somebody who has no business there
+        self.is_wiped = False  # by a run that may do so, since this one had ended
+        self.successor: Pull[Any] | None = None  # a later run that opened the store of this one
         self.commit_failed = False
         self.wrong: Wrong | None = None
         self.is_told = False  # in the log, that a pull failed
@@ -282,11 +299,7 @@ class World:
         if self._steps == self._kill_at_step:
             self._kill()
         if name == "committed":
-            try:
-                self.check("after a commit")
-            except Wrong as wrong:
-                self.wrong = wrong
-                raise
+            self._committed(name)
         elif (
             name in ("checkpoint", "write", "manifest")
             and not self.is_calm
@@ -297,6 +310,15 @@ class World:
             self.story.append(f"the disk fails at {name}")
             raise StorageError("the disk is full", path="somewhere", errno=28)
 
+    def _committed(self, name: str) -> None:
+        if name != "committed" or self.is_dead:
+            return
+        try:
+            self.check("after a commit")
+        except Wrong as wrong:
+            self.wrong = wrong
+            raise
+
     def error(self, message: str, *values: object) -> None:
         """Stand in for the log of a pull."""
         self.is_told = True
@@ -306,7 +328,7 @@ class World:
         # The pull learns of it a turn later, and a task that was to run in that turn may still ask.
         is_late = self.loop.turns > self._commit_failed_at + 2
         if (
-            self.commit_failed and is_late and not self.is_dead
+            self.commit_failed and is_late and not (self.is_dead or self.successor)
         ):  # raised here, it might be dropped for what came first
             self.wrong = Wrong("a request went out after a commit had failed")
 
@@ -332,7 +354,16 @@ class World:
     def key_of_row(self, account: str, start: str | None) -> Key:
         return account, self._starts.index(start)
 
-    def _make_checkpoint(self, step: Step) -> Checkpoint:
+    def _make_checkpoint(self, step: Step) -> Checkpoint | TransactionalStore:
+        if self.options.store == "transactional":
+            return (OverlappingStore if self.options.commits_overlap else SimStore)(
+                self.durable,
+                key_of=self.key_of,
+                pause=self.pause,
+                draw=self.draw,
+                step=step,
+                full_rows=self.options.full_rows,
+            )
         if self.options.store == "memory":
             return self.memory
         if self.folder is not None:
@@ -348,7 +379,7 @@ class World:
             sink = NdjsonSink(
                 self.folder, disk=SimDisk(step or self.step, self._platter), clock=self.loop.time
             )
-        elif options.consumer in ("shard", "writers"):
+        elif options.consumer in ("shard", "writers") and options.store != "transactional":
             sink = SimSink(self.durable, key_of=self.key_of, pause=self.pause, draw=self.draw)
         budget = Budget(
             max_accounts=options.max_accounts, max_outage=MAX_OUTAGE, probe_wait=0.5, max_probe_wait=4.0
@@ -421,6 +452,7 @@ class World:
         """Run a pull once, ended in this way."""
         loop, draws = self.loop, self._draws
         self.is_dead = self.commit_failed = self.is_lock_removed = self.is_told = False
+        self.is_wiped, self.successor = False, None
         self._steps, self._kill_at_step = 0, -1
         self._loses_power = "power" in how
         self.taken.clear()
@@ -445,6 +477,9 @@ class World:
         if self.options.has_rival and self.folder is not None and not self.is_calm:
             rival = self._be_a_rival(pull, draws.choice(RIVALS), draws.randint(0, 100))
             rivals.append(asyncio.create_task(rival, name="rival"))
+        if self.options.has_rival and self.options.store == "transactional" and not self.is_calm:
+            successor = self._take_over(pull, draws.randint(0, 100), draws.randint(0, 12))
+            rivals.append(asyncio.create_task(successor, name="successor"))
         await asyncio.wait([self.task])
         if self._writers:
             await asyncio.wait(self._writers)
@@ -460,7 +495,7 @@ class World:
             is_fine = not self.is_calm and (
                 isinstance(error, (StorageError, SinkFailed))
                 or (isinstance(error, AuthenticationError) and 401 in self.options.faults)
-                or (isinstance(error, StateConflictError) and self.is_lock_removed)
+                or (isinstance(error, StateConflictError) and (self.is_lock_removed or self.successor))
             )
             if not is_fine and not self.is_dead:
                 raise error
@@ -475,7 +510,7 @@ class World:
         if left:
             raise Wrong(f"tasks were left: {left}")
         self.check(f"after the run ({how})", pull)
-        if not (self.is_dead or self.options.faults):
+        if not (self.is_dead or self.options.faults or self.successor):
             self._check_blame(pull.report)
         return pull
 
@@ -483,13 +518,7 @@ class World:
         """Start another run on the same folder, which must be refused while ``pull`` lives, and change nothing."""
         folder = self.folder
         assert folder is not None
-        while not pull._commits.is_open:
-            if self.task is None or self.task.done():
-                return
-            await asyncio.sleep(0.001)
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        if self.is_dead:
+        if not await self._has_opened(pull, turns):
             return
         self.story.append(f"a rival: {how}")
         if how == "remover":
@@ -502,6 +531,7 @@ class World:
             async with self._make_pull(checkpoint, fresh=how == "fresh", step=no_step):
                 if is_alive(pull) and how != "remover":
                     raise Wrong("two runs work on the same folder")
+                self.is_wiped = how == "fresh"
                 while is_alive(pull) and not self.is_dead:
                     await asyncio.sleep(0.1)
                 locks = LOCKS[1:] if checkpoint else LOCKS
@@ -512,6 +542,33 @@ class World:
                 raise Wrong("a run that was refused has removed what was committed") from None
         except (StorageError, AuthenticationError):
             pass
+
+    async def _take_over(self, pull: Pull[Any], turns: int, pages: int) -> None:
+        """Start another run on the store of ``pull``, which can make nothing durable from then on."""
+        if not await self._has_opened(pull, turns):
+            return
+        self.story.append("a later run takes over")
+        self.successor = later = self._make_pull(step=self._committed)
+        try:
+            async with later:
+                async for page in later:
+                    await self.pause()
+                    await later.write(page)
+                    pages -= 1
+                    if pages < 0 or self.is_dead:
+                        break
+        except (SinkFailed, AuthenticationError) as error:
+            self.story.append(f"the later run ended by {error!r}")
+
+    async def _has_opened(self, pull: Pull[Any], turns: int) -> bool:
+        """Wait until a pull is open, and some turns more. False: it has ended, or was killed."""
+        while not pull._commits.is_open:
+            if self.task is None or self.task.done():
+                return False
+            await asyncio.sleep(0.001)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return not self.is_dead
 
     def _durable_rows(self) -> int:
         return sum(each.rows for each in self.look()[0].values())
@@ -596,8 +653,9 @@ class World:
         self._check_rows(when, progress, output)
         if pull is not None:
             added = sum(map(len, output.values())) - sum(map(len, self._before.values()))
-            if pull.report.rows != added and not self.is_dead:
-                raise Wrong(f"{when}: the report counts {pull.report.rows} rows, and {added} became durable")
+            counted = pull.report.rows + (self.successor.report.rows if self.successor else 0)
+            if counted != added and not (self.is_dead or self.is_wiped):
+                raise Wrong(f"{when}: the report counts {counted} rows, and {added} became durable")
             self._before = {key: list(numbers) for key, numbers in output.items()}
 
     def _check_rows(self, when: str, progress: dict[Key, Progress], output: Output) -> None:

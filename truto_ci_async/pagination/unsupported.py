@@ -27,7 +27,10 @@ _WORDS = re.compile(r"\b(?:(?:un|not )?support\w*|implement\w*|resource|method)\
 
 def may_mean_unsupported(error: APIError) -> bool:
     """Tell whether an error of Truto itself may mean that the provider lacks the resource or the method."""
-    if error.is_remote:
+    is_trutos = (
+        not error.is_remote and "json" in error.headers.get("content-type", "").lower()
+    )  # no proxy's page
+    if not is_trutos:
         return False
     return error.status in _STATUSES or (error.status in (400, 422) and bool(_WORDS.search(error.message)))
 

@@ -55,7 +55,6 @@ class StreamedResponse:
         self._timeouts = timeouts
         self._deadlines = deadlines
         self._open_responses = open_responses
-        open_responses.add(self)
         self.on_end: Callable[[], object] | None = None
         self.on_close: Callable[[], object] | None = None  # called once
         self.call_id = 0
@@ -73,6 +72,7 @@ class StreamedResponse:
         self.body = b""  # of an error response, once it has been read
         self.is_client_closed = False
         self._is_ended = False
+        open_responses.add(self)
 
     def pieces(self, limit: int | None) -> AsyncIterator[bytes]:
         """Iterate over the decompressed body as it arrives; only waiting for data is timed (``Timeouts.read``).
@@ -266,7 +266,7 @@ class _Pieces:
 def _lower(headers: Mapping[str, str], token: Secret) -> dict[str, str]:
     # All at once, as hardly any needs more: of 15 headers, this took 40 us of the 240 that a small page takes.
     texts = "\n".join(headers.values())
-    lower = dict(zip(map(str.lower, headers), headers.values(), strict=True))
+    lower = {name.lower(): text for name, text in headers.items()}
     if len(lower) == len(headers) and clean(texts, token) == texts:
         return lower
     lower.clear()

@@ -17,6 +17,7 @@ from math import inf
 from time import monotonic
 from typing import Any, ClassVar, Final
 
+from truto_ci_async._checks import is_number, is_whole_number
 from truto_ci_async._files import Step, Worker, no_step
 from truto_ci_async.errors import StateConflictError, StorageError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
@@ -79,8 +80,8 @@ class CloudStore:
     ) -> None:
         if (url is None) == (store is None):
             raise UsageError("pass the URL of a bucket, or store=... of obstore")
-        if part_rows < 1 or (part_seconds or 0) < 0:
-            raise UsageError("part_rows must be at least 1, and part_seconds not negative")
+        if not (is_whole_number(part_rows, least=1) and _is_length(part_seconds)):
+            raise UsageError("part_rows must be a whole number of at least 1, and part_seconds 0 or more")
         self.resource = resource
         self.schema = columns_of(resource)
         self.item_type: Any = ITEM_TYPES[resource]
@@ -305,3 +306,7 @@ class CloudStore:
         file, self._file = self._file, None
         assert file is not None
         return file.close()
+
+
+def _is_length(seconds: object) -> bool:
+    return seconds is None or (is_number(seconds) and seconds >= 0)

@@ -38,10 +38,11 @@ class Encoded(NamedTuple):
 
     data: memoryview
     rows: int
+    crc32: int
     contents: Contents | None = None
 
     def part(self, name: str) -> CloudPart:
-        part = CloudPart(name, self.rows, self.data.nbytes, zlib.crc32(self.data))
+        part = CloudPart(name, self.rows, self.data.nbytes, self.crc32)
         if self.contents is None:
             return part
         start, end = self.contents.span()
@@ -68,7 +69,8 @@ class PartFile:
 
     def close(self) -> Encoded:
         self._writer.close()
-        return Encoded(memoryview(self._target.getvalue()).cast("B"), self.rows, self._contents)
+        data = memoryview(self._target.getvalue()).cast("B")
+        return Encoded(data, self.rows, zlib.crc32(data), self._contents)
 
 
 class CloudParts:
