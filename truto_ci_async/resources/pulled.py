@@ -307,7 +307,7 @@ class PulledResource(Resource[T]):
         if not is_folder and (format != "ndjson" or csv_formulas != "keep"):
             raise UsageError("format and csv_formulas are for a folder")
         if is_url(out):
-            store = store_for(out, resource=self._resource, **landing)
+            store = store_for(out, resource=self._resource, is_sync=sync is not None, **landing)
         elif landing:
             raise UsageError(
                 f"{', '.join(landing)}: for the URL of a database; a folder or a store has no such option"
