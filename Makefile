@@ -30,8 +30,9 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "(long or hypothesis) and not services" -o faulthandler_timeout=1800 $(ARGS)
 
-# A file stays in one process, since it starts its server, cluster or browser once for all of its tests.
-SERVICES = $(if $(ARGS),,$(shell grep -l 'mark\.services' tests/test_*.py))
+# A file stays in one process, since it starts its server, cluster or browser once. Those that take longest come first.
+SERVICES = $(if $(ARGS),,--no-loadscope-reorder $(patsubst %,tests/test_%.py,ray postgres dlt redis) \
+	$(shell grep -l 'mark\.services' tests/test_*.py))
 test-services: build/sdk/.stamp build/moto/.stamp build/services/.stamp build/docs/.stamp postgresql redis java chromium ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL, Redis, S3, Ray, Spark, dlt
 	build/services/bin/python -X dev -m pytest -m "services and not long" $(if $(ARGS),,-n $(WORKERS) --dist loadfile) $(SERVICES) $(ARGS)
 
