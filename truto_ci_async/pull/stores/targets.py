@@ -66,7 +66,7 @@ def store_for(
         _check_cloud_options(options, shard)
         return CloudStore(url, resource=resource)
     known = "; ".join(SCHEMES.values())
-    raise UsageError(f"nothing is known of {str(Dsn(url))!r}: give the path of a folder, or {known}")
+    raise UsageError(f"cannot write to {str(Dsn(url))!r}: expected the path of a folder, or {known}")
 
 
 def _check_cloud_options(options: dict[str, Any], shard: tuple[int, int] | None) -> None:
@@ -78,7 +78,7 @@ def _check_cloud_options(options: dict[str, Any], shard: tuple[int, int] | None)
         )
     if options["mode"] != "append":
         raise UsageError(
-            'Parquet in object storage is only appended to: mode="merge" and since="last" are for a database'
+            'object storage can only append, so mode="merge" and since="last" need the URL of a database'
         )
     defaults = {"table": None, "add_columns": False, "on_rejected": "stop"}
     if given := [name for name, default in defaults.items() if options[name] != default]:
