@@ -160,7 +160,7 @@ def command(name: str) -> Command:
         return Command(
             name, run_capabilities,
             [
-                argument("id", "ID", complete=known_accounts),
+                argument("id", "ID", complete=known_accounts, help="the account, as with -a"),
                 account(),
                 choice("--type", group=ASK, choices=("unified", "proxy", "all"), default="unified",
                        help="unified resources (default), those of the provider's own API, or all"),
@@ -175,7 +175,7 @@ def command(name: str) -> Command:
     return Command(
         name, run_accounts,
         [
-            argument("id", "ID", complete=known_accounts),
+            argument("id", "ID", complete=known_accounts, help="the account, as with -a"),
             account(),
             text("--integration", group=ASK, metavar="NAME", help="only accounts of this product, such as gong"),
             text("--status", group=ASK, metavar="STATUS",
