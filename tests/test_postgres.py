@@ -115,6 +115,35 @@ def test_a_table_in_another_schema_with_types_of_its_own(database: Postgres) -> 
     run(scenario())
 
 
+def test_the_reason_of_a_refusal_does_not_quote_the_row(
+    database: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server adds all of it: names and addresses of people would be in logs."""
+
+    async def scenario() -> None:
+        await land(database, [], plan_of())
+        database.sql("ALTER TABLE interactions ADD CHECK (timezone <> 'bad')")
+        database.sql("DELETE FROM _truto_progress")
+        item = interaction("1", user="u@example.com", timezone="bad")
+        with pytest.raises(StorageError, match=r"id '1'.*interactions_timezone_check") as caught:
+            await land(database, [page_of([item])], plan_of())
+        store = await land(database, [page_of([item])], plan_of(), on_rejected="keep")
+        assert store.issues_count == 1
+        ((error, row),) = database.sql('SELECT error, "row" FROM interactions_rejected')
+        key = "user_id 'u@example.com'"  # that is the key
+        for text in (str(caught.value), error, caplog.text):
+            assert "u@example.com" not in text.replace(key, "")
+        assert "u@example.com" in row
+        database.sql("DELETE FROM _truto_progress")
+        database.sql("ALTER TABLE interactions DROP COLUMN timezone, ADD COLUMN timezone varchar(2)")
+        with pytest.raises(
+            StorageError, match=r"too long for type character varying\(2\) \(column timezone\)"
+        ):
+            await land(database, [page_of([item])], plan_of())
+
+    run(scenario())
+
+
 def test_what_postgres_takes_in_no_text_is_told(database: Postgres, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         item = interaction("1\0", timezone="a\\b\tc\nd\re", remote_json=Raw(b'{"a":"\\u0000\\\\u0000"}'))
