@@ -35,6 +35,7 @@ from truto_ci_async import (
     Progress,
     StateConflictError,
     StorageError,
+    SyncChanges,
     TransactionalStore,
     UsageError,
     run_shard,
@@ -43,6 +44,7 @@ from truto_ci_async.pull.stores import cloud_state
 from truto_ci_async.pull.stores.cloud_state import Names, read_manifest
 from truto_ci_async.pull.stores.object_storage import Bucket, ConditionFailedError
 from truto_ci_async.pull.stores.targets import store_for
+from truto_ci_async.pull.sync.plan import header_of
 from truto_ci_async.reports.read_folder import CloudFolder
 
 obstore = pytest.importorskip("obstore")
@@ -743,6 +745,74 @@ def test_a_prefix_is_synced_or_pulled() -> None:
             assert len(pulled.sql(query)) == 2
             assert (await into(synced.store(), accounts, fresh=True, **days)).complete
             assert folder_in(synced.memory).complete
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_commit_of_a_sync_whose_answer_was_lost_is_found_out(when: str) -> None:
+    async def scenario() -> None:
+        bucket = MemoryBucket()
+        store = bucket.store()
+        failing = Failing(store._bucket)
+        await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+        for number in range(3):
+            failing.fail["put_async", "manifest.json"] = when, 1
+            await store.write(syncs.walked([interaction(str(number))], is_first=True))
+            changes = SyncChanges((syncs.READ,), {"a": str(number)})
+            assert await store.commit({}, row_fingerprints={}, final=False, sync=changes)
+        await store.aclose()
+        assert bucket.sql("SELECT id, mark FROM interactions, _truto_sync") == [("2", "2")]
+
+    run(scenario())
+
+
+def test_parts_that_cannot_be_taken_away_or_copied_go_later(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that are replaced go first, or a reader of the folder would see rows twice."""
+
+    async def scenario() -> None:
+        bucket = MemoryBucket()
+        store = bucket.store()
+        failing = Failing(store._bucket)
+        await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+
+        async def commit(number: int) -> None:
+            await store.write(syncs.walked([interaction(str(number))], is_first=True))
+            changes = SyncChanges((syncs.READ,), {"a": str(number)})
+            assert await store.commit({}, row_fingerprints={}, final=False, sync=changes)
+
+        await commit(0)
+        failing.fail["copy_async", ".parquet"] = "before", 2
+        await commit(1)
+        first = objects(bucket.memory, "interactions/")
+        assert len(first) == 1
+        assert ids(bucket.memory) == ["1"]
+        await commit(2)  # what it replaces was in no reader's sight yet
+        assert ids(bucket.memory) == ["2"]
+        assert len(objects(bucket.memory, "interactions/")) <= 1
+        await store.aclose()
+        assert bucket.sql("SELECT id FROM interactions") == [("2",)]
+        assert "repeated later" in caplog.text
+
+    with caplog.at_level(logging.WARNING):
+        run(scenario())
+
+
+def test_a_sync_that_was_overtaken_replaces_nothing() -> None:
+    async def scenario() -> None:
+        bucket = MemoryBucket()
+        first, second = bucket.store(), bucket.store()
+        for store in (first, second):
+            await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+        for store, name in ((second, "second"), (first, "first")):
+            await store.write(syncs.walked([interaction(name)], is_first=True))
+        changes = SyncChanges((syncs.READ,), {"a": "read"})
+        assert await second.commit({}, row_fingerprints={}, final=True, sync=changes)
+        with pytest.raises(StateConflictError, match="taken over"):
+            await first.commit({}, row_fingerprints={}, final=True, sync=changes)
+        for store in (first, second):
+            await store.aclose()
+        assert bucket.sql("SELECT id FROM interactions") == [("second",)]
 
     run(scenario())
 

@@ -102,6 +102,8 @@ def describe(error: BaseException, option_names: Mapping[str, str] = MappingProx
         return "no API token"
     if isinstance(error, errors.UsageError | errors.ConfigurationError | errors.StateConflictError):
         return in_options(str(error), {"base_url": "--api-url", **option_names})
+    if isinstance(error, errors.StateConflictError | errors.StorageError):
+        return given_in_options(str(error), option_names)
     if isinstance(error, errors.TrutoError):
         return str(error)
     if isinstance(error, OSError):
@@ -118,17 +120,23 @@ def in_options(message: str, option_names: Mapping[str, str]) -> str:
     if " column " in message:  # the names in it are those of columns
         return message
 
+    def named(match: re.Match[str]) -> str:
+        return option_names.get(match[0], match[0])
+
+    message = given_in_options(message, option_names)
+    words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?= (?:is|has|must)\b)"
+    message = re.sub(words, named, message)
+    return re.sub(r"(--[a-z-]+) \(\1\)", r"\1", message)  # where the library names the option as well
+
+
+def given_in_options(message: str, option_names: Mapping[str, str]) -> str:
+    """Name options in a message that says to pass arguments: ``fresh=True`` is ``--fresh``."""
+
     def given(match: re.Match[str]) -> str:
         name, value = option_names.get(match[1]), match[2].strip("'\"")
         return match[0] if name is None else name if value == "True" else f"{name} {value}"
 
-    def named(match: re.Match[str]) -> str:
-        return option_names.get(match[0], match[0])
-
-    message = re.sub(r"\b(\w+)=('[^']*'|\"[^\"]*\"|[\w./:-]+)", given, message)
-    words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?= (?:is|has|must)\b)"
-    message = re.sub(words, named, message)
-    return re.sub(r"(--[a-z-]+) \(\1\)", r"\1", message)  # where the library names the option as well
+    return re.sub(r"\b(\w+)=('[^']*'|\"[^\"]*\"|[\w./:-]+)", given, message)
 
 
 def advise(error: BaseException) -> str | None:

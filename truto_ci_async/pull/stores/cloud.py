@@ -309,4 +309,5 @@ class CloudStore:
 
 
 def _is_length(seconds: object) -> bool:
-    return seconds is None or (is_number(seconds) and seconds >= 0)
+    given: Any = seconds
+    return given is None or (is_number(given) and bool(given >= 0))
