@@ -16,7 +16,7 @@ PARALLEL = $(if $(ARGS),,-n $(WORKERS) --dist worksteal)
 unexport PYTHONDONTWRITEBYTECODE
 
 .NOTPARALLEL: # the targets share .venv
-.PHONY: help demo test test-long test-services test-services-long test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench docs dist lock clean postgresql redis
+.PHONY: help demo test test-long test-services test-services-long test-wheel test-oldest test-newest test-aiohttp mutants check lint format bench docs dist lock clean postgresql redis java chromium
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
@@ -30,8 +30,9 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "(long or hypothesis) and not services" -o faulthandler_timeout=1800 $(ARGS)
 
-test-services: build/sdk/.stamp build/moto/.stamp build/services/.stamp postgresql redis ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL, Redis, S3
-	build/services/bin/python -X dev -m pytest -m "services and not long" $(ARGS)
+# One process for a file, since a file starts its server, cluster or browser once for all of its tests.
+test-services: build/sdk/.stamp build/moto/.stamp build/services/.stamp build/docs/.stamp postgresql redis java chromium ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL, Redis, S3, Ray, Spark, dlt
+	build/services/bin/python -X dev -m pytest -m "services and not long" $(if $(ARGS),,-n $(WORKERS) --dist loadfile) $(ARGS)
 
 test-services-long: build/moto/.stamp build/services/.stamp postgresql ## Kill pulls on Ray, and into object storage, many more times
 	build/services/bin/python -X dev -m pytest -m "services and long" -o faulthandler_timeout=1800 $(ARGS)
@@ -162,32 +163,31 @@ build/moto/.stamp: Makefile $(VENV)/.stamp-venv
 	  --disable-pip-version-check) --quiet 'moto[server]==5.2.5'
 	@touch $@
 
-# The tests start a server of their own, so nothing needs to run.
-postgresql:
-	@if ! ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 && ! command -v initdb >/dev/null; then \
-	  echo "Installing PostgreSQL" >&2; \
-	  command -v apt-get >/dev/null || { echo "error: install PostgreSQL, so that initdb is on PATH" >&2; exit 1; }; \
+# $(call system,IS THERE,NAME,PACKAGES OF DEBIAN)
+define system
+	@$(1) || { \
+	  echo "Installing $(2), by apt-get" >&2; \
+	  command -v apt-get >/dev/null || { echo "error: install $(2), so that it is on PATH" >&2; exit 1; }; \
 	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
 	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -qq --no-install-recommends postgresql >/dev/null; \
-	fi
+	    apt-get install -qq --no-install-recommends $(3) >/dev/null; }
+endef
+
+# The tests start servers of their own, so nothing needs to run.
+postgresql:
+	$(call system,ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null,PostgreSQL,postgresql)
 
 redis:
-	@if ! command -v redis-server >/dev/null && ! command -v valkey-server >/dev/null; then \
-	  echo "Installing Redis" >&2; \
-	  command -v apt-get >/dev/null || { echo "error: install Redis, so that redis-server is on PATH" >&2; exit 1; }; \
-	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
-	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -qq --no-install-recommends redis-server >/dev/null; \
-	fi
+	$(call system,command -v redis-server >/dev/null || command -v valkey-server >/dev/null,Redis,redis-server)
 
-# What .venv has, a notebook's kernel, and playwright with the chromium of the system.
+java: # for Spark
+	$(call system,[ -n "$$JAVA_HOME" ] || command -v java >/dev/null,Java,default-jre-headless)
+
+chromium:
+	$(call system,[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || command -v chromium-browser >/dev/null,Chromium,chromium fonts-dejavu-core)
+
+# What .venv has, and what drives the other software.
 build/services/.stamp: locks/services.txt Makefile $(VENV)/.stamp-venv
-	@[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || { \
-	  echo "Setting up chromium, by apt-get" >&2; \
-	  sudo=$$([ "$$(id -u)" = 0 ] || echo sudo); \
-	  $$sudo apt-get update -qq && $$sudo env DEBIAN_FRONTEND=noninteractive \
-	    apt-get install -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; }
 	@echo "Setting up build/services: locks/services.txt" >&2
 	@rm -rf build/services
 	@$(PY) -m venv build/services

@@ -25,6 +25,7 @@ import click
 import pytest
 
 from truto_ci_async import ClientStats, Fault, Sandbox
+from truto_ci_async._text import printable
 from truto_ci_async.cli.activity import Activity, duration, shown
 from truto_ci_async.cli.app import parse
 from truto_ci_async.cli.main import main
@@ -324,6 +325,20 @@ def test_a_report_cannot_control_the_terminal(sandbox: Sandbox, tmp_path: Path) 
     text = found.decode()
     assert '"accounts": 1' in text
     assert not {"\x9b", "\u202e"} & set(text)
+
+
+def test_what_the_service_says_of_an_account_cannot_control_the_terminal(sandbox: Sandbox, run: Any) -> None:
+    evil = "\x1b[2J\x9b0m\x7f\u202e\u2028\nforged"
+    insight = {"forbidden_error": {"value": {"missing_scopes": [evil]}}}
+    accounts = sandbox.account_ids
+    sandbox.script(accounts[0], [Fault.status(403, message=evil, insight=insight).forever()])
+    sandbox.script(accounts[1], [Fault.body(f"{evil}{{".encode()).forever()])
+    ran = run("--accounts", ",".join([*accounts[:2], evil.replace("\n", "")]), *WINDOW, "-v")
+    assert ran.code == SOME_FAILED
+    assert "2J" in ran.err, "it was shown"
+    for line in (ran.err + ran.out).split("\n"):
+        assert printable(line) == line
+        assert not line.startswith("forged")
 
 
 @posix

@@ -179,6 +179,10 @@ def held(sandbox: Sandbox, resource: str, days: list[str], accounts: list[str] |
             end = (date.fromisoformat(day) + timedelta(days=1)).isoformat()
             window = {"start_time": f"{day}T00:00:00Z", "end_time": f"{end}T00:00:00Z"}
             rows = sandbox.expected(account, resource=RESOURCE_LISTED.get(resource, resource), **window)
+            if resource == "transcripts":  # a meeting without a recording has none
+                rows = [
+                    each for each in rows if sandbox.expected(account, resource=resource, meeting=each["id"])
+                ]
             found += [(account, day, row["user"]["id"] if "user" in row else row["id"]) for row in rows]
     return sorted(found, key=str)
 
@@ -275,6 +279,10 @@ def test_an_account_that_failed_goes_on_where_it_was(pipeline: Pipeline) -> None
     with pytest.raises(Exception, match="blocked"):
         pipeline.run(5, write_disposition="replace", **only)
     sandbox.configure(bad, blocked=False)
+    sandbox.script(bad, [Fault.status(429, retry_after=86400).forever()])
+    with pytest.raises(Exception, match="takes no requests of it for now"):
+        pipeline.run(5, write_disposition="replace", **only)
+    sandbox.clear_faults()
     pipeline.run(5, **only)
     assert loaded(pipeline, "interactions") == held(sandbox, "interactions", days_of(0, 5))
 
@@ -393,7 +401,7 @@ def killed_at_random(pipeline: Pipeline, kills: int) -> None:
 @services
 @everywhere
 def test_a_run_that_is_killed_and_run_again_loses_and_doubles_nothing(pipeline: Pipeline) -> None:
-    killed_at_random(pipeline, 5)
+    killed_at_random(pipeline, 3)
 
 
 @services

@@ -16,6 +16,7 @@ from tests.landings import BOUNDS, expected
 from tests.support import examples, run
 from truto_ci_async import (
     Coordinator,
+    Fault,
     MemoryBudget,
     MissingExtraError,
     Pacing,
@@ -32,8 +33,9 @@ from truto_ci_async import (
     WorkerFacts,
     read_folder,
 )
+from truto_ci_async.cli.engine import say_result
 from truto_ci_async.cli.main import main
-from truto_ci_async.cli.messages import FAILED, USAGE
+from truto_ci_async.cli.messages import FAILED, SOME_FAILED, USAGE
 from truto_ci_async.integrations import ray as on_ray
 from truto_ci_async.integrations import ray_data
 
@@ -240,7 +242,34 @@ def test_a_report_of_very_many_failures_is_bounded() -> None:
     assert "failed_count" not in report.to_dict()
 
 
+def test_a_look_at_rows_never_leaves_out_an_account_without_a_word() -> None:
+    """Neither one that fails nor one that is parked."""
+    with Sandbox.in_thread(accounts=2, interactions=4) as sandbox:
+        account = sandbox.account_ids[0]
+
+        async def plan() -> Plan:
+            async with TrutoClient(sandbox.token, base_url=sandbox.url) as truto:
+                return await truto.interactions.plan(sandbox.account_ids, **BOUNDS)
+
+        read = ray_data._reader(run(plan()), lambda: sandbox.token, sandbox.url, Pacing.off())
+        for fault, told in ((Fault.status(403), "403"), (Fault.status(429, retry_after=86400), account)):
+            sandbox.script(account, [fault.forever()])
+            with pytest.raises(TrutoError, match=told):
+                list(read())
+
+
 # --- the command line ------------------------------------------------------------------------------------------
+
+
+def test_the_summary_counts_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    report = PullReport(accounts=3)
+    report.failed["a"], report.parked["b"] = TrutoError("it failed"), None
+    reports = ShardReports(1)
+    reports.by_shard[1] = report.to_dict(most=100)
+    assert say_result("interactions", reports) == SOME_FAILED
+    told = capsys.readouterr().err
+    assert "a: it failed" in told
+    assert "1 accounts are parked" in told
 
 
 @pytest.mark.parametrize(

@@ -412,9 +412,12 @@ def test_postgres_killed_at_each_step(mode: str, database: Postgres, killing: tu
     assert case.kills >= 5
 
 
+@pytest.mark.parametrize("kills", [10, pytest.param(100, marks=pytest.mark.long)])
 @pytest.mark.parametrize("mode", ["append", "merge"])
-def test_postgres_killed_at_random(mode: str, database: Postgres, killing: tuple[Runs, Sandbox]) -> None:
-    Killing(*killing, database, mode).at_random(100)
+def test_postgres_killed_at_random(
+    mode: str, kills: int, database: Postgres, killing: tuple[Runs, Sandbox]
+) -> None:
+    Killing(*killing, database, mode).at_random(kills)
 
 
 # --- shards of a plan in one table -----------------------------------------------------------------------------
@@ -427,13 +430,13 @@ def test_shards_in_one_table_are_the_whole(database: Postgres) -> None:
         async with service(accounts=6) as sandbox, client_of(sandbox) as client:
             plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
             reports = await asyncio.gather(
-                *(pull_plan(client, plan, database.url, shard=(number, 4)) for number in range(1, 5))
+                *(pull_plan(client, plan, database.url, shard=(index, 4)) for index in range(4))
             )
             assert all(report.complete for report in reports)
             assert rows_in(database) == expected(sandbox)
             sandbox.clear()
-            for number in range(1, 5):
-                assert (await pull_plan(client, plan, database.url, shard=(number, 4))).complete
+            for index in range(4):
+                assert (await pull_plan(client, plan, database.url, shard=(index, 4))).complete
             assert not sandbox.requests
             with pytest.raises(StateConflictError, match="there twice"):
                 await client.interactions.pull_to(database.url, plan)
@@ -447,26 +450,26 @@ def test_another_plan_of_shards_waits_for_all_of_the_one_before(database: Postgr
             plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
             later = {"start_time": BOUNDS["end_time"], "end_time": "2024-01-06T00:00:00Z", "window": "day"}
             following = await client.interactions.plan(sandbox.account_ids, **later)
-            await pull_plan(client, plan, database.url, shard=(1, 2))
-            with pytest.raises(StateConflictError, match=r"Go on with shard=\(number, 2\)"):
-                await pull_plan(client, plan, database.url, shard=(1, 3))
+            await pull_plan(client, plan, database.url, shard=(0, 2))
+            with pytest.raises(StateConflictError, match=r"Go on with shard=\(index, 2\)"):
+                await pull_plan(client, plan, database.url, shard=(0, 3))
             with pytest.raises(StateConflictError, match="end_time is"):
-                await pull_plan(client, following, database.url, shard=(1, 2))
-            await pull_plan(client, plan, database.url, shard=(2, 2))
-            assert (await pull_plan(client, following, database.url, shard=(1, 2))).complete
+                await pull_plan(client, following, database.url, shard=(0, 2))
+            await pull_plan(client, plan, database.url, shard=(1, 2))
+            assert (await pull_plan(client, following, database.url, shard=(0, 2))).complete
             with pytest.raises(
                 StateConflictError, match="end_time is"
             ):  # the first one is done, but not this
-                await pull_plan(client, plan, database.url, shard=(2, 2))
+                await pull_plan(client, plan, database.url, shard=(1, 2))
             third = await client.interactions.plan(
                 sandbox.account_ids, start_time="2024-02-01", end_time="2024-02-02"
             )
             with pytest.raises(StateConflictError):  # shard 2 has not pulled what follows
-                await pull_plan(client, third, database.url, shard=(1, 2))
-            assert (await pull_plan(client, following, database.url, shard=(2, 2))).complete
+                await pull_plan(client, third, database.url, shard=(0, 2))
+            assert (await pull_plan(client, following, database.url, shard=(1, 2))).complete
             before = len(rows_in(database))
             assert (
-                await pull_plan(client, third, database.url, shard=(1, 3))
+                await pull_plan(client, third, database.url, shard=(0, 3))
             ).complete  # and in other shards
             assert len(rows_in(database)) > before
 

@@ -487,13 +487,28 @@ def test_an_address_that_does_not_answer_is_told_in_time(
 
 
 @pytest.mark.usefixtures("disconnected")
-def test_rows_as_datasets(raylets: Raylets, tmp_path: Path) -> None:
+def test_rows_as_datasets_and_totals_as_metrics(
+    raylets: Raylets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    totals: dict[str, float] = {}
+
+    class Gauge:
+        def __init__(self, name: str, description: str, tag_keys: tuple[str, ...]) -> None:
+            self.name, self.tag_keys = name, tag_keys
+
+        def set(self, value: float, tags: dict[str, str]) -> None:
+            assert (*tags,) == self.tag_keys
+            totals[f"{self.name} {tags['resource']}"] = value
+
+    monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
     with sandbox_of(4, 60) as sandbox:
         plan = plan_of(sandbox)
         token = {"token": "SANDBOX_TOKEN_A", "base_url": sandbox.url}
         reports = pull(plan, tmp_path / "out", raylets.address, format="parquet", **token)
         assert reports.complete
         wanted = sorted(row[2] for row in expected(sandbox))
+        assert totals["truto_pull_rows interactions"] == reports.total("rows") == len(wanted)
+        assert totals["truto_pull_done interactions"] == reports.total("done") == 4
         for found in (ray_data.dataset(tmp_path / "out"), ray_data.read(plan, **token)):
             assert sorted(row["user_id"] for row in found.take_all()) == wanted
         pull(plan, tmp_path / "text", raylets.address, **token)

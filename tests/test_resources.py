@@ -33,6 +33,7 @@ from truto_ci_async import (
     Pacing,
     Page,
     Paginator,
+    ParquetSink,
     PermissionDeniedError,
     Person,
     Plan,
@@ -50,6 +51,7 @@ from truto_ci_async import (
     quick_retries,
 )
 from truto_ci_async.pull.report import Budget
+from truto_ci_async.pull.stores.cloud import CloudStore
 from truto_ci_async.sandbox import Fault, Sandbox
 
 from .foreign_values import Missing, Text
@@ -494,6 +496,12 @@ def test_no_number_can_break_an_option(number: Any) -> None:
         "number of shards": lambda value: Plan(accounts=()).shards(value),
         "limit ": lambda value: run(truto.interactions.plan(["a"], limit=value)),
         "limit  ": lambda value: truto.integrated_accounts.list(limit=value),
+        "rows": lambda value: truto.interactions.list("a").arrow_batches(rows=value),
+        "lookback": lambda value: truto.transcripts.pull(["a"], lookback=value),
+        "part_rows": lambda value: ParquetSink("out", part_rows=value),
+        "part_seconds": lambda value: ParquetSink("out", part_seconds=value),
+        "part_rows ": lambda value: CloudStore(store=object(), part_rows=value),
+        "part_seconds ": lambda value: CloudStore(store=object(), part_seconds=value),
     }
     for name, call in calls.items():
         with pytest.raises((UsageError, ConfigurationError), match=re.escape(name.strip())):

@@ -39,7 +39,7 @@ async def plan_of(client: TrutoClient, sandbox: Sandbox, **options: Any) -> Plan
 
 
 async def pull_all(client: TrutoClient, plan: Plan, out: Any, count: int, **options: Any) -> list[PullReport]:
-    return [await pull_plan(client, plan, out, shard=(at, count), **options) for at in range(1, count + 1)]
+    return [await pull_plan(client, plan, out, shard=(at, count), **options) for at in range(count)]
 
 
 def rows_of(folder: Path) -> list[Row]:
@@ -54,7 +54,7 @@ def test_shards_in_one_folder_are_the_whole(format: OutputFormat, tmp_path: Path
     async def scenario() -> None:
         async with service(accounts=5, interactions=20) as sandbox, client_of(sandbox) as client:
             plan = await plan_of(client, sandbox)
-            await pull_plan(client, plan, tmp_path, shard=(1, 3), format=format)
+            await pull_plan(client, plan, tmp_path, shard=(0, 3), format=format)
             assert not merge_manifests(tmp_path)
             assert not read_folder(tmp_path).complete
             reports = await pull_all(client, plan, tmp_path, 3, format=format)
@@ -83,7 +83,7 @@ def test_a_relative_time_means_the_same_for_all_shards(tmp_path: Path) -> None:
             first = await plan_of(client, sandbox, **options, now=now)
             later = await plan_of(client, sandbox, **options, now=now + timedelta(days=1))
             assert first.windows != later.windows
-            await pull_plan(client, first, tmp_path, shard=(1, 2))
+            await pull_plan(client, first, tmp_path, shard=(0, 2))
             assert (await pull_plan(client, later.shards(2)[1], tmp_path)).complete
             kept, _, _ = open_shard(tmp_path, later.shards(2)[1])
             assert kept.windows == first.windows
@@ -95,18 +95,18 @@ def test_another_plan_or_number_of_shards_is_refused_with_the_way_to_go_on(tmp_p
     async def scenario() -> None:
         async with service() as sandbox, client_of(sandbox) as client:
             plan = await plan_of(client, sandbox)
-            await pull_plan(client, plan, tmp_path, shard=(1, 3))
+            await pull_plan(client, plan, tmp_path, shard=(0, 3))
             sandbox.clear()
-            with pytest.raises(StateConflictError, match=r"Go on with shard=\(number, 3\)"):
-                await pull_plan(client, plan, tmp_path, shard=(1, 2))
+            with pytest.raises(StateConflictError, match=r"Go on with shard=\(index, 3\)"):
+                await pull_plan(client, plan, tmp_path, shard=(0, 2))
             other = await plan_of(client, sandbox, window="week")
             with pytest.raises(StateConflictError, match="window is"):
-                await pull_plan(client, other, tmp_path, shard=(2, 3))
+                await pull_plan(client, other, tmp_path, shard=(1, 3))
             more = await client.interactions.plan([*sandbox.account_ids, "one-more"], **BOUNDS)
             number = next(at for at, part in enumerate(more.shards(3), 1) if "one-more" in str(part.accounts))
             if number == 1:
                 with pytest.raises(StateConflictError, match="grow=True"):
-                    await pull_plan(client, more, tmp_path, shard=(1, 3))
+                    await pull_plan(client, more, tmp_path, shard=(0, 3))
             assert not sandbox.requests
 
     run(scenario())
@@ -115,9 +115,9 @@ def test_another_plan_or_number_of_shards_is_refused_with_the_way_to_go_on(tmp_p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"shard": (0, 2)}, "numbered from 1"),
-        ({"shard": (3, 2)}, "numbered from 1"),
-        ({"shard": 2}, "numbered from 1"),
+        ({"shard": (-1, 2)}, "counted from 0"),
+        ({"shard": (2, 2)}, "counted from 0"),
+        ({"shard": 2}, "counted from 0"),
         ({"shard": (1, 2), "out": ""}, "folder is empty"),
         ({"shard": (1, 2), "out": 5}, "neither a folder"),
         ({"shard": (1, 2), "out": "duckdb:///a.db"}, "give each a store of its own"),
@@ -134,7 +134,7 @@ def test_what_can_never_work_is_refused(arguments: dict[str, Any], message: str,
             with pytest.raises(UsageError, match=message):
                 await pull_plan(client, **({"plan": plan, "out": tmp_path / "out"} | arguments))
             with pytest.raises(UsageError, match="shard .* already"):
-                await pull_plan(client, plan.shards(2)[0], tmp_path, shard=(2, 2))
+                await pull_plan(client, plan.shards(2)[0], tmp_path, shard=(1, 2))
 
     run(scenario())
 
@@ -143,7 +143,7 @@ def test_a_store_for_a_shard_of_its_own(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with service() as sandbox, client_of(sandbox) as client:
             plan = await plan_of(client, sandbox)
-            for at in (1, 2):
+            for at in (0, 1):
                 store = DuckDBStore(tmp_path / f"{at}.db")
                 assert (await pull_plan(client, plan, store, shard=(at, 2))).complete
             assert (await pull_plan(client, plan, f"duckdb:///{tmp_path}/all.db")).complete
@@ -237,9 +237,9 @@ def test_one_attempt_at_a_shard_at_a_time(tmp_path: Path) -> None:
             lock = RunLock(folder, folder / ".truto-pull.lock")
             lock.acquire()
             with pytest.raises(StateConflictError, match="in use"):
-                await pull_plan(client, plan, tmp_path, shard=(1, 1))
+                await pull_plan(client, plan, tmp_path, shard=(0, 1))
             lock.release()
-            assert (await pull_plan(client, plan, tmp_path, shard=(1, 1))).complete
+            assert (await pull_plan(client, plan, tmp_path, shard=(0, 1))).complete
 
     run(scenario())
 

@@ -655,6 +655,23 @@ def test_what_is_no_time_is_refused_before_a_request(value: Any, said: str) -> N
         resolve_windows(value, None, None, NOW)
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2024-02-01", "2024-01-01"),
+        ("2024-02-01T00:00:00Z", "2024-02-01T01:00:00+02:00"),
+        (datetime(2024, 1, 2, tzinfo=INDIA), date(2024, 1, 1)),
+    ],
+)
+def test_an_end_before_the_start_is_refused(start: Any, end: Any) -> None:
+    """The service would refuse it, or the provider, in words of its own."""
+    with pytest.raises(UsageError, match=r"end_time=.* is before start_time="):
+        interactions(start_time=start, end_time=end)
+    interactions(start_time=start, end_time=start)
+    interactions(start_time=end, end_time=start)
+    interactions(start_time=start, end_time="-1d", now=datetime(2000, 1, 1, tzinfo=UTC))
+
+
 def test_extra_query_is_the_way_round_the_grammar_of_times() -> None:
     """An environment may map other texts."""
     assert unquote(sent(extra_query={"start_time": "last tuesday"})) == "start_time=last tuesday"

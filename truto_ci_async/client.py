@@ -20,7 +20,7 @@ from truto_ci_async.resources.users import Users
 T = TypeVar("T")
 
 # What resources and pulls use of a client.
-_PLUMBING = frozenset({"emitter", "mask", "memo", "open_stream", "request", "spawn"})
+_PLUMBING = frozenset({"admission", "emitter", "mask", "memo", "open_stream", "request", "spawn"})
 
 
 class TrutoClient(BaseClient):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Collection, Iterable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
 from truto_ci_async._checks import brief, is_iterable, is_whole_number, plain
@@ -90,6 +90,7 @@ def check_filters(filters: AllFilters, now: datetime) -> dict[str, Any]:
     for name in ("start_time", "end_time"):
         if checked[name] is not None:
             checked[name] = resolve_time(checked[name], name, now)
+    _check_order(checked["start_time"], checked["end_time"])
     for name in ("created_at", "updated_at"):
         if checked[name] is not None:
             checked[name] = _operators(checked[name], name, now)
@@ -116,6 +117,17 @@ def check_filters(filters: AllFilters, now: datetime) -> dict[str, Any]:
 
 
 _UNKNOWN_HINT = "pass a parameter that this package does not know in extra_query"
+
+
+def _check_order(start: ResolvedTime | None, end: ResolvedTime | None) -> None:
+    """Refuse an end before the start, as the service would.
+
+    With a position, relative times are those of its walk, so they are not compared.
+    """
+    if start is None or end is None or start.is_relative or end.is_relative:
+        return
+    if end.at.astimezone(UTC) < start.at.astimezone(UTC):
+        raise UsageError(f"end_time={end.text} is before start_time={start.text}")
 
 
 def _operators(value: object, name: str, now: datetime) -> ResolvedTime | dict[str, ResolvedTime]:

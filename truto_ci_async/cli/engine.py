@@ -81,7 +81,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
                 lookback=options.lookback if name == "transcripts" else None,
                 **target,
             )
-            code = max(code, _say(name, reports))
+            code = max(code, say_result(name, reports))
     if code != DONE:
         say("run the same command again to continue")
     return code
@@ -93,11 +93,13 @@ def _how_far(reports: ShardReports) -> str:
     return f"{begun}, {done:,} of {accounts:,} accounts of those done, {rows:,} rows"
 
 
-def _say(name: str, reports: ShardReports) -> int:
+def say_result(name: str, reports: ShardReports) -> int:
     (note if reports.complete else say)(f"{name}: {_how_far(reports)}")
     failed = reports.total("failed_count")
     for account, error in list(reports.failed.items())[:MAX_NAMED]:
         say(f"  {account}: {error['message']}")
     if failed > MAX_NAMED:
         say(f"  and {failed - MAX_NAMED:,} more accounts failed")
+    if parked := reports.total("parked_count"):
+        say(f"  {parked:,} accounts are parked: the service takes no requests of them for now")
     return DONE if reports.complete else SOME_FAILED if failed else INCOMPLETE

@@ -107,7 +107,7 @@ class Command(click.Command):
     def invoke(self, ctx: click.Context) -> tuple[Run, Options]:
         """Return what to run. Options of the connection may stand before the command's name too."""
         before = {} if ctx.parent is None else ctx.parent.params
-        given = {
+        given: dict[str, Any] = {
             name: [*ctx.params[name]]
             if isinstance(param, click.Option) and param.multiple
             else ctx.params[name]
@@ -117,10 +117,8 @@ class Command(click.Command):
         shared: dict[str, Any] = {
             name: _either(given[name], before.get(name)) for name in SHARED if name in given
         }
-        names = {
-            name: max(param.opts, key=len)
-            for param in self.params
-            if isinstance(param, click.Option) and (name := param.name)
+        names: dict[str | None, str] = {
+            param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)
         }
         found: dict[str, Any] = {**before, **self.defaults, **given, **shared}
         return self.run, Options(command=self.name, option_names=names, **found)

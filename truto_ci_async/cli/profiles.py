@@ -67,7 +67,7 @@ def stored_profiles() -> dict[str, Profile]:
     try:
         found = path.read_bytes()
         mode = path.stat().st_mode & 0o077
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from truto_ci_async._checks import brief, is_whole_number
 from truto_ci_async._progress import Progress
 from truto_ci_async.errors import UsageError
 
@@ -116,8 +117,8 @@ class Batches:
     """
 
     def __init__(self, source: PartSource, rows: int, columns: Columns) -> None:
-        if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UsageError(f"rows is the size of a batch, 1 or more, not {rows!r}")
+        if not is_whole_number(rows, least=1):
+            raise UsageError(f"rows is the size of a batch, 1 or more, not {brief(rows)}")
         self.schema = fixed_schema(source.item_type, source.lead, columns)
         self._source = source
         self._rows = rows

@@ -28,6 +28,7 @@ from typing import Any, Final, Literal, Self
 import msgspec
 
 from truto_ci_async import MissingExtraError, Plan, PlannedAccount, Schema, TrutoClient, UsageError, schema
+from truto_ci_async.errors import TrutoError
 
 logger = logging.getLogger("truto_ci_async")
 
@@ -174,8 +175,8 @@ class _Reader:
                         _note_complete(state, page.account.id, page.window.start)
                         if len(page):
                             yield rows.of(page)
-                report = pages.report
-                failed |= report.failed
+                report, parked = pages.report, TrutoError("the service takes no requests of it for now")
+                failed |= {**dict.fromkeys(report.parked, parked), **report.failed}
                 for account in plan.accounts:
                     if account.id not in {**report.failed, **report.parked, **report.unsupported}:
                         _note_complete(state, account.id, plan.windows[-1].end)
@@ -192,9 +193,8 @@ class _Reader:
         now = datetime.now(UTC).replace(microsecond=0)  # plans count in whole seconds
         window: dict[str, Any] = {} if self.name == "users" else {**self._options["window"]}
         async with self._shared.lock:
-            which = self._options["accounts"]
-            if self._shared.accounts is not None:
-                which = {"accounts": self._shared.accounts}
+            known = self._shared.accounts
+            which = {"accounts": known} if known else self._options["accounts"]
             asked: Plan = await api.plan(**which, **window, now=now)
             self._shared.accounts = asked.accounts
         if not window:

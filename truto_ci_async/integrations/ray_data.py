@@ -8,7 +8,16 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
-from truto_ci_async import MissingExtraError, Pacing, Plan, Rate, TrutoClient, UsageError, read_folder
+from truto_ci_async import (
+    MissingExtraError,
+    Pacing,
+    Plan,
+    Rate,
+    TrutoClient,
+    TrutoError,
+    UsageError,
+    read_folder,
+)
 
 
 def dataset(folder: str | os.PathLike[str], resource: str = "interactions") -> Any:
@@ -79,6 +88,8 @@ def _reader(
                 table = await pages.to_arrow()
             for error in pages.report.failed.values():
                 raise error
+            if parked := list(pages.report.parked):
+                raise TrutoError(f"{len(parked):,} accounts, such as {parked[0]}, are asked nothing for now")
             return table
 
     def read_shard() -> Iterator[Any]:

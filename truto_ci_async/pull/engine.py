@@ -41,8 +41,8 @@ from .account_state import Shared
 from .commits import Commits, PulledPage
 from .daily_use import DailyUse
 from .events import pull_events
+from .frames import PullParts
 from .handover import Handover
-from .parts import PullParts
 from .report import Budget, PullReport
 from .workers import Workers, accounts_to_do
 

@@ -60,12 +60,12 @@ async def pull_plan(
 ) -> PullReport:
     """Pull one shard of a plan: the unit of work of an engine. Run it again, anywhere, to go on.
 
-        report = await pull_plan(client, plan, "data/", shard=(3, 8))
+        report = await pull_plan(client, plan, "data/", shard=(2, 8))
 
     ``plan``   the whole plan, or the shard itself (``plan.shards(8)[2]``), which is all that a worker needs.
     ``out``    a folder that all workers see, where each shard has a folder of its own (``merge_manifests`` makes one of
                them); the URL of a PostgreSQL database, whose table takes the rows of all; or a store for this shard.
-    ``shard``  (number, count), numbered from 1.
+    ``shard``  (index, count), the index counted from 0, as array jobs do: (2, 8) is ``plan.shards(8)[2]``.
 
     The first shard to come stores the windows and filters of the plan, and the number of shards, in ``out``; all others
     use what is stored. So a relative time means the same for all of them, whenever they begin. A shard that is complete
@@ -179,13 +179,16 @@ def _shard_of(plan: Plan, shard: tuple[int, int] | None) -> Plan:
     if not isinstance(given, Plan):
         raise UsageError(f"plan takes a Plan, such as truto.interactions.plan(...) makes, not {brief(given)}")
     if plan.shard is not None:
-        if shard not in (None, plan.shard):
-            raise UsageError(f"this plan is shard {plan.shard} already, and shard= says {brief(shard)}")
+        number, count = plan.shard
+        if shard not in (None, (number - 1, count)):
+            raise UsageError(
+                f"this plan is shard {(number - 1, count)} already, and shard= says {brief(shard)}"
+            )
         return plan
     match shard:
         case None:
             return plan.shards(1)[0]
-        case (int(number), int(count)) if 1 <= number <= count:
-            return plan.shards(count)[number - 1]
+        case (int(index), int(count)) if 0 <= index < count:
+            return plan.shards(count)[index]
         case _:
-            raise UsageError(f"shard is (number, count), numbered from 1, not {brief(shard)}")
+            raise UsageError(f"shard is (index, count), counted from 0, not {brief(shard)}")

@@ -6,6 +6,6 @@ What does not: iterating over pages (``pagination``), the wire format (``_wire``
 
 Read `base` first: ``Resource`` has the methods that every unified resource shares; `options` are their arguments, and
 `walks`, `records` and `keyed` make what they return. `pulled` adds plans and pulls. Then come the resources, one a
-file, each with its own filters. `integrated_accounts` differs from the others; `directory` is the part of `users` that
-keeps who is who.
+file, each with its own filters. `integrated_accounts` differs from the others; `user_directory` is the part of
+`users` that keeps who is who.
 """

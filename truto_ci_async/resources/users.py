@@ -14,9 +14,9 @@ from truto_ci_async._wire.item_reader import MAX_ENVELOPE_BYTES, MAX_ITEM_BYTES,
 from truto_ci_async.models import Position, User
 from truto_ci_async.pagination.paginator import Paginator, RawPages
 
-from .directory import directory
 from .options import MODEL, Account, ListFormat, StreamFormat
 from .pulled import PulledResource
+from .user_directory import directory
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient

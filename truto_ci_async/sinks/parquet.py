@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from truto_ci_async._checks import is_number, is_whole_number
 from truto_ci_async._files import Disk
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
@@ -64,9 +65,11 @@ class ParquetSink(FileSink):
         disk: Disk | None = None,
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        if not (is_whole_number(part_rows, least=1) and is_number(part_seconds) and part_seconds > 0):
+            raise UsageError(
+                "part_rows must be a whole number of at least 1, and part_seconds a number greater than 0"
+            )
         self._arrow = pyarrow_library()
-        if part_rows < 1 or part_seconds <= 0:
-            raise UsageError("part_rows must be at least 1, and part_seconds greater than 0")
         super().__init__(directory, resource=resource, fresh=fresh, verify=verify, disk=disk, clock=clock)
         self._part_rows = part_rows
         self._part_seconds = part_seconds

@@ -13,7 +13,7 @@ def shards_differ(wanted: Plan, stored: Plan) -> str | None:
     counts = [0 if plan.shard is None else plan.shard[1] for plan in (wanted, stored)]
     if counts[0] != counts[1]:
         return (
-            f"{counts[1]} shards are stored, and this is one of {counts[0]}. Go on with shard=(number, {counts[1]}): "
+            f"{counts[1]} shards are stored, and this is one of {counts[0]}. Go on with shard=(index, {counts[1]}): "
             "any number of workers can share them"
         )
     return wanted.difference(stored)

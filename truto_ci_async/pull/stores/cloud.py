@@ -19,6 +19,7 @@ from math import ceil, inf
 from time import monotonic
 from typing import Any, ClassVar, Final
 
+from truto_ci_async._checks import is_number, is_whole_number
 from truto_ci_async._files import Step, Worker, no_step
 from truto_ci_async.errors import StateConflictError, StorageError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
@@ -85,8 +86,8 @@ class CloudStore:
     ) -> None:
         if (url is None) == (store is None):
             raise UsageError("pass the URL of a bucket, or store=... of obstore")
-        if part_rows < 1 or part_seconds < 0:
-            raise UsageError("part_rows must be at least 1, and part_seconds not negative")
+        if not (is_whole_number(part_rows, least=1) and is_number(part_seconds) and part_seconds >= 0):
+            raise UsageError("part_rows must be a whole number of at least 1, and part_seconds 0 or more")
         self.resource = resource
         self.schema = columns_of(resource)
         self.item_type: Any = ITEM_TYPES[resource]

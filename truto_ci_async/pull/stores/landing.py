@@ -16,7 +16,6 @@ from datetime import datetime
 from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from truto_ci_async._files import Step, no_step
 from truto_ci_async._json import encode
@@ -31,7 +30,7 @@ from truto_ci_async.pull.checkpoint.stored import PROGRESS_FIELDS, StoredRows
 from truto_ci_async.pull.plan.plan import Plan
 
 from .base import SyncChanges
-from .staging import Staging, SyncStep
+from .staging import Staging, SyncStep, WalkedPages
 from .tables import MERGE_KEYS, columns_of
 
 logger = logging.getLogger("truto_ci_async")
@@ -75,13 +74,11 @@ class Refused(Struct, frozen=True):
 
 
 class Taken(Struct, frozen=True):
-    """What one commit is to write. In a sync, ``keys`` are the walks of the parts, and ``begun`` are new ones."""
+    """What one commit is to write."""
 
-    parts: list[Part]
+    pages: WalkedPages
     changes: dict[Key, Progress]
     fingerprints: dict[Key, bytes]
-    keys: list[Key] = []
-    begun: set[Key] = set()
     sync: SyncChanges | None = None
 
     def progress_rows(self) -> list[tuple[Any, ...]]:
@@ -139,9 +136,7 @@ class LandingStore(ABC):
         self._forget_pages()
 
     def _forget_pages(self) -> None:
-        self._parts: list[Part] = []
-        self._keys: list[Key] = []
-        self._begun: set[Key] = set()
+        self._pages = WalkedPages()
         self._rows = self._bytes = 0
 
     @property
@@ -158,23 +153,11 @@ class LandingStore(ABC):
                 f"the table {self.table} takes {self.resource}: pull with item_type={self.item_type.__name__}"
             )
         if self._staging is not None:
-            self._note_walk(page)
-        if items:
-            self._parts.append(Part(items, PULL_SCHEMA.values(page)))
-            self._rows += len(items)
-            self._bytes += sum(map(item_bytes, items))
-
-    def _note_walk(self, page: Any) -> None:
-        """Note which walk a page is of, and drop the pages of one that began again."""
-        key: Key = page.key
-        if page.is_first:
-            self._begun.add(key)
-            if key in self._keys:
-                kept = [at for at, each in enumerate(self._keys) if each != key]
-                self._parts = [self._parts[at] for at in kept]
-                self._keys = [self._keys[at] for at in kept]
-        if page.page.items:
-            self._keys.append(key)
+            self._pages.add(page)
+        elif items:
+            self._pages.parts.append(Part(items, PULL_SCHEMA.values(page)))
+        self._rows += len(items)
+        self._bytes += sum(map(item_bytes, items))
 
     def begin_commit(
         self,
@@ -188,9 +171,9 @@ class LandingStore(ABC):
         del final
         self._require_open()
         if sync is None:
-            taken = Taken(self._parts, dict(changes), dict(row_fingerprints))
+            taken = Taken(self._pages, dict(changes), dict(row_fingerprints))
         else:
-            taken = Taken(self._parts, {}, {}, self._keys, self._begun, sync)
+            taken = Taken(self._pages, {}, {}, sync)
         self._forget_pages()
         return self._finish_commit(taken)
 
@@ -207,7 +190,12 @@ class LandingStore(ABC):
 
     async def _finish_commit(self, taken: Taken) -> bool:
         sync = taken.sync
-        if taken.parts or taken.changes or taken.fingerprints or (sync and (sync.windows or sync.marks)):
+        if (
+            taken.pages.parts
+            or taken.changes
+            or taken.fingerprints
+            or (sync and (sync.windows or sync.marks))
+        ):
             await self._land(taken)
             if self._staging is not None:
                 self._staging.committed()
@@ -239,29 +227,13 @@ class LandingStore(ABC):
         """
         if self.mode != "merge":
             raise UsageError('a sync replaces rows: make the store with mode="merge"')
-        self._staging = Staging(self.schema)
+        self._staging = Staging(self.schema, self.item_type)
 
     def _split(self, taken: Taken) -> tuple[list[Part], SyncStep | None]:
         """Return the parts to land now, and in a sync what else is done: parts of open windows are kept."""
         if self._staging is None or taken.sync is None:
-            return taken.parts, None
-        over = {window.key for window in taken.sync.windows}
-        landing: list[Part] = []
-        still_open: dict[Key, list[Part]] = {}
-        for key, part in zip(taken.keys, taken.parts, strict=True):
-            if key in over:
-                landing.append(part)
-            else:
-                still_open.setdefault(key, []).append(part)
-        step = self._staging.step(taken.sync, taken.begun, still_open)
-        kept = [
-            (
-                key[0],
-                self._staging.encode(fixed_columns(self.schema, Parts(parts, self.item_type, PULL_SCHEMA))),
-            )
-            for key, parts in still_open.items()
-        ]
-        return landing, replace(step, kept=kept)
+            return taken.pages.parts, None
+        return self._staging.split(taken.pages, taken.sync)
 
     def _with_kept(self, kept: Sequence[bytes], data: ColumnData) -> ColumnData:
         """Return the rows of pages that were kept, followed by ``data``; of those with the same key, the last."""
@@ -318,12 +290,12 @@ class LandingStore(ABC):
 
         :raises StateConflictError: they differ.
         """
-        if stored is not None and plan is not None and (difference := _sync_difference(plan, stored)):
+        if stored is not None and plan is not None and (difference := sync_difference(plan, stored)):
             raise StateConflictError(
                 f"the table {self.table} {difference}: use another table, or start over with fresh=True",
                 path=self.table,
             )
-        if plan is not None and _is_sync(plan):
+        if plan is not None and is_sync(plan):
             return plan, stored is None
         is_done = stored is not None and over == len(stored)
         if stored is not None and plan is not None and is_done and plan.difference(stored, grow=grow):
@@ -380,17 +352,17 @@ class LandingStore(ABC):
         )
 
 
-def _is_sync(plan: Plan) -> bool:
+def is_sync(plan: Plan) -> bool:
     return "since" in plan.given
 
 
-def _sync_difference(plan: Plan, stored: Plan) -> str | None:
+def sync_difference(plan: Plan, stored: Plan) -> str | None:
     """Say why a sync and what is stored do not go together, if one of them is a sync; None if they do."""
-    if _is_sync(plan) != _is_sync(stored):
+    if is_sync(plan) != is_sync(stored):
         return (
-            'is synced: pass since="last"' if _is_sync(stored) else "has a pull of its own, and is not synced"
+            'is synced: pass since="last"' if is_sync(stored) else "has a pull of its own, and is not synced"
         )
-    if _is_sync(plan) and (plan.resource, plan.filters) != (stored.resource, stored.filters):
+    if is_sync(plan) and (plan.resource, plan.filters) != (stored.resource, stored.filters):
         return f"is synced with other filters ({stored.filters or 'none'}, not {plan.filters or 'none'})"
     return None
 

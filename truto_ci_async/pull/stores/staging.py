@@ -13,9 +13,11 @@ from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
-from truto_ci_async.export.column_values import ColumnData
+from truto_ci_async.export.column_values import ColumnData, Part, Parts, fixed_columns
 from truto_ci_async.export.schema import ColumnType, Schema
+from truto_ci_async.models.row_views import PULL_SCHEMA
 from truto_ci_async.pull.checkpoint.base import Key
 
 from .base import ReadWindow, SyncChanges
@@ -47,18 +49,56 @@ class SyncStep(Struct, frozen=True):
     kept: Sequence[tuple[str, bytes]] = ()
 
 
+class WalkedPages(Struct):
+    """Pages of a sync that wait for a commit: ``keys`` are their walks, and ``begun`` are walks that are new."""
+
+    parts: list[Part] = []
+    keys: list[Key] = []
+    begun: set[Key] = set()
+
+    def add(self, page: Any) -> Part | None:
+        """Take a page, and drop those of its walk if that began again. None: it has no rows."""
+        key: Key = page.key
+        if page.is_first:
+            self.begun.add(key)
+            if key in self.keys:
+                kept = [at for at, each in enumerate(self.keys) if each != key]
+                self.parts = [self.parts[at] for at in kept]
+                self.keys = [self.keys[at] for at in kept]
+        if not page.page.items:
+            return None
+        part = Part(page.page.items, PULL_SCHEMA.values(page))
+        self.keys.append(key)
+        self.parts.append(part)
+        return part
+
+
 class Staging:
     """Knows which accounts have pages that are kept, and of which window."""
 
-    def __init__(self, schema: Schema) -> None:
+    def __init__(self, schema: Schema, item_type: Any) -> None:
         self._schema = schema
+        self._item_type = item_type
         columns: Any = tuple(_TYPES[column.type] for column in schema)
         type: Any = GenericAlias(tuple, columns)
         self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(type)
         self._kept: dict[str, Key] = {}
         self._next: dict[str, Key] = {}
 
-    def step(self, changes: SyncChanges, begun: Iterable[Key], open_walks: Iterable[Key]) -> SyncStep:
+    def split(self, taken: WalkedPages, changes: SyncChanges) -> tuple[list[Part], SyncStep]:
+        """Return the parts that land in a commit, and what else it does: those of open windows are kept."""
+        over = {window.key for window in changes.windows}
+        landing: list[Part] = []
+        still_open: dict[Key, list[Part]] = {}
+        for key, part in zip(taken.keys, taken.parts, strict=True):
+            if key in over:
+                landing.append(part)
+            else:
+                still_open.setdefault(key, []).append(part)
+        kept = [(key[0], self._encode(parts)) for key, parts in still_open.items()]
+        return landing, replace(self._step(changes, taken.begun, still_open), kept=kept)
+
+    def _step(self, changes: SyncChanges, begun: Iterable[Key], open_walks: Iterable[Key]) -> SyncStep:
         """Decide on a commit: ``begun`` are walks whose first page is in it, ``open_walks`` have pages to keep."""
         over = {window.key for window in changes.windows}
         begun = set(begun)
@@ -70,10 +110,11 @@ class Staging:
         return SyncStep(changes.windows, list(changes.marks.items()), fetched, sorted(gone))
 
     def committed(self) -> None:
-        """Note that the commit of the last ``step`` is durable."""
+        """Note that the commit of the last ``split`` is durable."""
         self._kept = self._next
 
-    def encode(self, data: ColumnData) -> bytes:
+    def _encode(self, parts: list[Part]) -> bytes:
+        data = fixed_columns(self._schema, Parts(parts, self._item_type, PULL_SCHEMA))
         return msgspec.msgpack.encode([list(column) for column in data.values])
 
     def join(self, kept: Iterable[bytes], data: ColumnData) -> ColumnData:
