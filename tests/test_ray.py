@@ -530,3 +530,20 @@ def test_the_command_line_pulls_on_a_cluster(
         assert main(["pull", "--integration", "gong", "--status", "active", *span, *where]) == 0
         assert "2 of 2 shards begun, 3 of 3 accounts" in capsys.readouterr().err
         assert rows_of(out) == expected(sandbox)
+
+
+@pytest.mark.usefixtures("disconnected")
+def test_without_an_address_it_is_the_cores_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes of such a cluster outlive the call that started it."""
+    with sandbox_of(3, 30) as sandbox:
+        monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        for _ in range(2):
+            reports = run(
+                on_ray.pull_to(plan_of(sandbox), tmp_path / "out", shards=2, base_url=sandbox.url),
+                timeout=90.0,
+            )
+            assert reports.complete
+        assert rows_of(tmp_path / "out") == expected(sandbox)
