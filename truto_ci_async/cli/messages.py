@@ -146,7 +146,7 @@ def advise(error: BaseException) -> str | None:
             return "run `truto-ci login`, or export TRUTO_API_TOKEN=...; --sandbox needs none"
         case errors.DeadlineError():
             return "--timeout SECONDS allows more time"
-        case errors.ConnectError():
+        case errors.ConnectError() if error.attempts:  # a request of ours
             return f"check the network and --api-url ({plural(error.attempts, 'attempt')})"
         case errors.ServerError(status=status) if status < 400:
             return "check --api-url"
