@@ -385,3 +385,20 @@ def test_the_sandbox_fits_the_command(run: Run) -> None:
         assert json.loads(run("meetings", id, "--sandbox").out)["id"] == id
     ran = run("transcripts", "--meeting", ids["gong"], "--sandbox", "-a", "no-such-account")
     assert ran.code == FAILED
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, ""),
+        (0, "0:00"),
+        (59.6, "1:00"),
+        (2787, "46:27"),
+        (3600, "1:00:00"),
+        (-5, "-5"),
+        (360_000, "360000"),
+    ],
+)
+def test_a_table_shows_the_length_of_a_meeting_as_a_clock_does(seconds: float | None, shown: str) -> None:
+    [column] = [each for each in LAYOUTS["meetings"].columns or () if each.head == "duration"]
+    assert column.cell({"duration": seconds}) == shown

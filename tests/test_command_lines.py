@@ -197,6 +197,9 @@ def completed(words: str, environment: dict[str, str]) -> set[str]:
         ("truto-ci users -a 0", {"0123"}),
         ("truto-ci capabilities 0", {"0123"}),
         ("truto-ci pull -a 4", {"4567"}),
+        ("truto-ci pull --integration g", {"gong"}),
+        ("truto-ci pull --resource meetings,u", {"meetings,users"}),
+        ("truto-ci interactions --super-query ", {"apac", "wnam"}),
     ],
 )
 def test_a_shell_completes_commands_options_choices_and_accounts(

@@ -100,7 +100,7 @@ def describe(error: BaseException, option_names: Mapping[str, str] = MappingProx
     """Return what happened. ``option_names`` are the options that stand for arguments in Python."""
     if _has_no_token(error):
         return "no API token"
-    if isinstance(error, errors.UsageError | errors.ConfigurationError | errors.StateConflictError):
+    if isinstance(error, errors.UsageError | errors.ConfigurationError):
         return in_options(str(error), {"base_url": "--api-url", **option_names})
     if isinstance(error, errors.StateConflictError | errors.StorageError):
         return given_in_options(str(error), option_names)
@@ -143,7 +143,7 @@ def advise(error: BaseException) -> str | None:
     """Return what to do about an error, or None when its own message says it."""
     match error:
         case errors.ConfigurationError() if _has_no_token(error):
-            return "run `truto-ci login`, or export TRUTO_API_TOKEN=...; --sandbox needs none"
+            return "`truto-ci login` stores one, or export TRUTO_API_TOKEN=...; --sandbox needs none"
         case errors.DeadlineError():
             return "--timeout SECONDS allows more time"
         case errors.ConnectError() if error.attempts:  # a request of ours

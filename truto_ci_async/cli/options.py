@@ -199,6 +199,16 @@ def choice(*names: str, group: str, choices: Sequence[str], help: str, **setting
     return Option(*names, group=group, type=Choice(choices), help=help, **settings)
 
 
+# The integrations with conversational intelligence, and the statuses of an account.
+PRODUCTS: Final = ("gong", "avoma", "chorus", "firefliesai", "wingman")
+STATUSES: Final = ("active", "connecting", "post_install_error", "validation_error", "needs_reauth")
+
+
+def offer(*words: str) -> Callable[[str], Sequence[str]]:
+    """Return a completion of an option whose values are usually one of these, but may be others."""
+    return lambda _: words
+
+
 # --- which account ---------------------------------------------------------------------------------------------
 
 

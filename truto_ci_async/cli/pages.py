@@ -116,7 +116,9 @@ def open_output(
     if isinstance(writer, (CsvWriter, TableWriter)) and writer.left_out:
         note(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
     if isinstance(writer, TableWriter) and writer.hidden:
-        note(f"no room for {', '.join(writer.hidden)}: a wider terminal or -o csv shows all")
+        note(
+            f"no room for {', '.join(writer.hidden)}: --columns picks others, a wider terminal or -o csv shows all"
+        )
 
 
 def _question(options: Options) -> str:

@@ -30,6 +30,8 @@ from .messages import (
 from .options import (
     ASK,
     OUTPUT,
+    PRODUCTS,
+    STATUSES,
     Command,
     Options,
     choice,
@@ -40,6 +42,7 @@ from .options import (
     known_accounts,
     limit,
     not_one_of,
+    offer,
     query,
     text,
     users,
@@ -359,6 +362,11 @@ def _resource_names(given: str) -> list[str]:
     return names
 
 
+def _offer_resources(incomplete: str) -> list[str]:
+    before, comma, _ = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in RESOURCES]
+
+
 def _which_accounts() -> list[click.Parameter]:
     which = "which accounts"
     return [
@@ -368,11 +376,14 @@ def _which_accounts() -> list[click.Parameter]:
         text("--accounts-file", group=which, metavar="FILE",
              help="the accounts in FILE (- for stdin): on each line an id, or a JSON object with an id and optionally "
              "a tenant_id"),
-        text("--integration", group=which, metavar="NAME", help="all accounts of this product, such as gong"),
-        text("--status", group=which, metavar="STATUS", help="all accounts with this status, such as active"),
+        text("--integration", group=which, metavar="NAME", complete=offer(*PRODUCTS),
+             help="all accounts of this product, such as gong"),
+        text("--status", group=which, metavar="STATUS", complete=offer(*STATUSES),
+             help="all accounts with this status, such as active"),
         flag("--allow-empty", group=which,
              help="finish with nothing done if there is no such account; otherwise that is an error"),
-        text("--resource", group=ASK, metavar="NAME,...", read=_resource_names, default=["interactions"],
+        text("--resource", group=ASK, metavar="NAME,...", read=_resource_names, complete=_offer_resources,
+             default=["interactions"],
              help="interactions (default), meetings, transcripts, users, activity; several are pulled in this order"),
     ]  # fmt: skip
 
