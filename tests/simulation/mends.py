@@ -92,6 +92,18 @@ MENDS = (
         ),
     ),
     Mend(
+        "rows whose place is in the log are read again",
+        (
+            COMMITS,
+            "        return self._fingerprints(await self._store.read_again(part))\n",
+            '        return b""\n',
+        ),
+    ),
+    Mend(
+        "a page has its place after those that were written before",
+        ("sinks/lines.py", "        self._taken_bytes += place.size\n", ""),
+    ),
+    Mend(
         "a page that is being written counts, though the block is left",
         (
             COMMITS,
