@@ -65,6 +65,37 @@ def test_a_request_that_was_never_sent_does_not_count() -> None:
     assert quota.forgettable_at() == 0.0
 
 
+def test_requests_that_were_never_sent_are_taken_back_one_by_one() -> None:
+    quota = DailyQuota(Rate(10, DAY))
+    step = DAY / PARTS
+    for now in (0.0, 0.0, step, step, step):
+        quota.take(now)
+    for left in ([(0.0, 2), (step, 2)], [(0.0, 2), (step, 1)], [(0.0, 2)], [(0.0, 1)], []):
+        quota.give_back(step)
+        assert quota.used(step, epoch=step) == left
+    quota.give_back(step)
+    for _ in range(10):
+        assert quota.free_at(step) == step
+        quota.take(step)
+    assert quota.is_used_up
+
+
+def test_a_quota_is_forgotten_once_nothing_of_it_counts() -> None:
+    quota = DailyQuota(Rate(10, DAY))
+    assert quota.forgettable_at() == 0.0
+    quota.take(5.0)
+    quota.take(5.0 + DAY / 2)
+    assert quota.forgettable_at() == 5.0 + DAY / 2 + DAY / PARTS + DAY
+    assert quota.used(quota.forgettable_at() - 1.0, epoch=0.0)
+    assert not quota.used(quota.forgettable_at(), epoch=0.0)
+
+
+def test_times_of_a_clock_that_was_ahead_count_from_now() -> None:
+    quota = DailyQuota(Rate(10, DAY))
+    quota.add([(100.5, 1), (99.0, 2), (98.0, 0)], 7.0, epoch=100.0)
+    assert quota.used(7.0, epoch=100.0) == [(99.0, 2), (100.0, 1)]
+
+
 @pytest.mark.parametrize("daily", [0, -1, 1.5, True, "many"])
 def test_a_quota_that_cannot_work_is_refused(daily: object) -> None:
     with pytest.raises(ConfigurationError, match="account_daily"):

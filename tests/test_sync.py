@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support import examples
 from truto_ci_async import Activity, Interaction, Plan, PlannedAccount, UsageError, Window
 from truto_ci_async.errors import DamagedStateError
-from truto_ci_async.pull.sync.answered import misalignment
+from truto_ci_async.pull.sync.answered import answered_of, misalignment
 from truto_ci_async.pull.sync.options import sync_options
 from truto_ci_async.pull.sync.plan import Mark, header_of, plan_sync, read_mark
 from truto_ci_async.pull.sync.windows import UNITS, Due, Grid, Span, Spans, add, covers, due
@@ -332,3 +334,39 @@ def test_a_window_answered_is_compared_with_the_one_asked(start: str, end: str, 
         assert found is None or found.time_zone == "US/Pacific"
     assert misalignment(Window(), [covering(start, end)]) is None
     assert misalignment(window, [Interaction()]) is None
+
+
+def test_what_was_answered_is_told_with_its_zone() -> None:
+    window = Window("2024-01-01T08:00:00Z", "2024-01-02T08:00:00Z")
+    other = covering("2024-01-01T08:00:00+00:00", "2024-01-02T00:00:00-09:00")
+    found = misalignment(window, [other])
+    assert found is not None
+    asked = "2024-01-01T08:00:00Z to 2024-01-02T08:00:00Z"
+    answered = "2024-01-01T08:00:00Z to 2024-01-02T09:00:00Z"
+    what = "1 h after it are counted as well"
+    assert found.text == f"asked for {asked}, answered (US/Pacific) for {answered}: {what}"
+    nowhere = misalignment(window, [msgspec.structs.replace(other, timezone=None)])
+    assert nowhere is not None
+    assert nowhere.text == f"asked for {asked}, answered for {answered}: {what}"
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Interaction(start_time=day(1)),
+        Interaction(end_time=day(1)),
+        Interaction(start_time=day(1), end_time=day(1)),
+        Interaction(start_time=day(2), end_time=day(1)),
+        object(),
+    ],
+)
+def test_a_row_that_does_not_say_what_it_covers_is_passed_over(item: Any) -> None:
+    whole = Interaction(start_time=day(1), end_time=day(2))
+    assert answered_of([item, whole]) == (days(1, 2), None)
+    assert answered_of([item]) is None
+
+
+def test_a_window_without_one_of_its_bounds_is_not_compared() -> None:
+    whole = Interaction(start_time=day(1), end_time=day(2))
+    assert misalignment(Window("2024-01-01T08:00:00Z", None), [whole]) is None
+    assert misalignment(Window(None, "2024-01-01T08:00:00Z"), [whole]) is None
