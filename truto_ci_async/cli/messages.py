@@ -98,6 +98,8 @@ def exit_code(error: BaseException, *, is_partly_done: bool = False) -> int:
 
 def describe(error: BaseException, option_names: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return what happened. ``option_names`` are the options that stand for arguments in Python."""
+    if _has_no_token(error):
+        return "no API token"
     if isinstance(error, errors.UsageError | errors.ConfigurationError):
         return in_options(str(error), {"base_url": "--api-url", **option_names})
     if isinstance(error, errors.StateConflictError | errors.StorageError):
@@ -140,11 +142,11 @@ def given_in_options(message: str, option_names: Mapping[str, str]) -> str:
 def advise(error: BaseException) -> str | None:
     """Return what to do about an error, or None when its own message says it."""
     match error:
-        case errors.ConfigurationError() if "no API token" in error.message:
-            return "`truto-ci login` keeps one, or export TRUTO_API_TOKEN=...; --sandbox needs none"
+        case errors.ConfigurationError() if _has_no_token(error):
+            return "`truto-ci login` stores one, or export TRUTO_API_TOKEN=...; --sandbox needs none"
         case errors.DeadlineError():
             return "--timeout SECONDS allows more time"
-        case errors.ConnectError():
+        case errors.ConnectError() if error.attempts:  # a request of ours
             return f"check the network and --api-url ({plural(error.attempts, 'attempt')})"
         case errors.ServerError(status=status) if status < 400:
             return "check --api-url"
@@ -154,10 +156,32 @@ def advise(error: BaseException) -> str | None:
             return f"missing scopes: {', '.join(scopes)}; the account's owner can grant them"
         case errors.ServerError() | errors.TransportError():
             return f"it is safe to try again later ({plural(error.attempts, 'attempt')} so far)"
+        case errors.BadRequestError() if missing := _missing_options(error):
+            return f"add {' and '.join(missing)}"
+        case errors.NotFoundError(is_remote=True):
+            return "this comes from the connected product: check the id, or the window"
         case errors.DecodeError() if "path=" in error.message:
             return "--response-format stream --path KEY says where the items are"
         case _:
             return next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), None)
+
+
+def _has_no_token(error: BaseException) -> bool:
+    return isinstance(error, errors.ConfigurationError) and "no API token" in error.message
+
+
+_OPTIONS_FOR: Final = {
+    "integrated_account_id": "-a ID (`truto-ci accounts` lists the accounts)",
+    "start_time": "--start-time, such as -7d",
+    "end_time": "--end-time, such as now",
+}
+
+
+def _missing_options(error: errors.BadRequestError) -> list[str]:
+    """Return the options for the parameters that the service calls missing."""
+    said = str(error)
+    is_missing = "missing required query parameter" in said.casefold()
+    return [option for name, option in _OPTIONS_FOR.items() if is_missing and name in said]
 
 
 _ADVICE: Final[dict[type[errors.TrutoError], str]] = {

@@ -67,8 +67,8 @@ class SyncingStore(WholeStore):
                 found[account, 0] = Progress(outcome="parked", until=mark.until)
             if mark.used is not None:
                 found[account, len(self._plan.windows)] = Progress(position=DAILY_MARK + mark.used)
-        async for account in by_account(found):
-            yield account
+        async for each in by_account(found):
+            yield each
 
     async def write(self, page: AccountPage[Any]) -> None:
         key: Key = cast("Any", page).key

@@ -67,7 +67,7 @@ def store_for(
         _check_cloud_options(options, is_sync=is_sync)
         return CloudStore(url, resource=resource)
     known = "; ".join(SCHEMES.values())
-    raise UsageError(f"nothing is known of {str(Dsn(url))!r}: give the path of a folder, or {known}")
+    raise UsageError(f"cannot write to {str(Dsn(url))!r}: expected the path of a folder, or {known}")
 
 
 def _check_cloud_options(options: dict[str, Any], *, is_sync: bool) -> None:
