@@ -842,6 +842,25 @@ def test_parts_of_a_sync_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None
     run(scenario())
 
 
+def test_a_part_is_never_larger_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other rows of many small parts become a few of a useful size, each of which was uploaded by itself."""
+    monkeypatch.setattr("truto_ci_async.pull.stores.cloud_sync.FILE_BYTES", 1)
+
+    async def scenario() -> None:
+        bucket, clock = MemoryBucket(), syncs.Clock()
+        async with syncs.service(clock, accounts=3) as sandbox, client_of(sandbox) as client:
+            await syncs.sync(client, bucket, clock, sandbox.account_ids, "interactions")
+            parts = len(objects(bucket.memory, "interactions/"))
+            account = sandbox.account_ids[0]
+            await syncs.sync(client, bucket, clock, [account], "interactions", fresh=True)
+            assert len(objects(bucket.memory, "interactions/")) >= parts
+            for each in sandbox.account_ids:
+                expected = syncs.truth(sandbox, each, clock.now, clock.now, "interactions")
+                assert syncs.same(syncs.rows_of(bucket, each, "interactions"), expected)
+
+    run(scenario())
+
+
 def test_a_reader_that_began_before_a_sync_reads_to_its_end() -> None:
     async def scenario() -> None:
         bucket, clock = MemoryBucket(), syncs.Clock()
