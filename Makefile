@@ -21,7 +21,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 16
 
-demo: $(VENV)/.stamp-demo ## See it work: a pull against a local sandbox, no account needed
+demo: $(VENV)/.stamp-demo ## See it work: a pull against a local sandbox, and a report with charts; no account needed
 	@$(PY) examples/demo.py $(ARGS)
 
 test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
@@ -107,7 +107,7 @@ lock: $(UV_OR_OURS) ## Update locks/ to the newest releases
 	$(COMPILE) --extra all --group test --group mutants -c locks/dev.txt -o locks/mutants.txt
 	$(COMPILE) --extra all --group test --group services -c locks/dev.txt -o locks/services.txt
 	$(COMPILE) --extra all --group docs -c locks/dev.txt -o locks/docs.txt
-	$(COMPILE) --extra cli -c locks/dev.txt -o locks/demo.txt
+	$(COMPILE) --extra cli --extra charts -c locks/dev.txt -o locks/demo.txt
 
 clean: ## Remove everything these commands made
 	rm -rf $(VENV) build dist mutants .pytest_cache .hypothesis .mypy_cache .ruff_cache

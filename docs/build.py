@@ -52,7 +52,9 @@ def plain_fences(text: str) -> str:
 def run_notebook(notebook: Path) -> None:
     """Run a notebook and write it as a page; a cell that fails ends the build."""
     cells = nbformat.read(notebook, as_version=4)
-    NotebookClient(cells, timeout=CELL_SECONDS, kernel_name="python3").execute(cwd=str(WORK))
+    quiet = ["--IPKernelApp.log_level=40"]  # it warns that others on this machine could listen
+    client = NotebookClient(cells, timeout=CELL_SECONDS, kernel_name="python3", extra_arguments=quiet)
+    client.execute(cwd=str(WORK))
     body, resources = MarkdownExporter().from_notebook_node(cells, {"unique_key": notebook.stem})
     for name, data in resources["outputs"].items():
         (PAGES / name).write_bytes(data)

@@ -1,4 +1,4 @@
-"""The main job from start to end: find the accounts, walk through one's interactions, then pull those of all.
+"""The main job from start to end: find the accounts, list one's interactions, pull those of all, and chart them.
 
 Run it with `make demo`, or `python examples/demo.py`. It asks a sandbox, a real HTTP server on this machine with
 made-up data. To ask the real service, set TRUTO_API_TOKEN and write `TrutoClient()` without arguments, no Sandbox.
@@ -14,7 +14,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from truto_ci_async import Interaction, Pacing, PullReport, Rate, Sandbox, TrutoClient
+from truto_ci_async import (
+    Interaction,
+    MissingExtraError,
+    Pacing,
+    PullReport,
+    Rate,
+    Sandbox,
+    TrutoClient,
+    report,
+)
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 END = datetime(2024, 2, 1, tzinfo=UTC)
@@ -57,11 +66,10 @@ async def one_account() -> None:
         print("\nThe first ones:")
         rows = [interaction.row() for interaction in interactions[:8]]
         show_table(
-            ("user", "user id", "monologue", "patience", "questions"),
+            ("user", "monologue", "patience", "questions"),
             [
                 (
                     row["user_email"],
-                    row["user_id"],
                     number(row["longest_monologue"]),
                     number(row["patience"]),
                     number(row["question_rate"]),
@@ -87,27 +95,39 @@ async def all_accounts() -> None:
             TrutoClient(sandbox.token, base_url=sandbox.url, pacing=pacing) as truto,
         ):
             # What is given is all it takes to go on after a crash, too: run it again with the same folder.
-            report = await truto.interactions.pull_to(
+            pulled = await truto.interactions.pull_to(
                 folder, integration="gong", status="active", start_time=START, end_time=END
             )
-            show_report(report, folder)
+            show_pull(pulled, folder)
             again = await truto.interactions.pull_to(
                 folder, integration="gong", status="active", start_time=START, end_time=END
             )
-        print(f"\nRun again, it knows that everything is there: {again.requests} pages asked for.")
+        print(f"\nRun again, it finds that everything is there: {again.requests} requests.")
+        write_report(folder)
 
 
-def show_report(report: PullReport, folder: str) -> None:
+def write_report(folder: str) -> None:
+    """5. Charts and a table of people, as one HTML page."""
+    page = Path(tempfile.gettempdir()) / "truto-demo-report.html"
+    try:
+        report(folder, page)
+    except MissingExtraError as error:
+        print(f"\nFor a report with charts: {error}")
+    else:
+        print(f"\nA report with charts: open {page} in a browser.")
+
+
+def show_pull(pulled: PullReport, folder: str) -> None:
     print("\nInto files:")
     files = sorted(path for path in Path(folder).iterdir() if not path.name.startswith("."))
     show_table(
         ("all accounts", ""),
         [
-            ("accounts done", f"{report.done:,} of {report.accounts:,}"),
-            ("failed, parked", f"{len(report.failed):,}, {len(report.parked):,}"),
-            ("rows", f"{report.rows:,} in {report.pages:,} pages"),
-            ("requests", f"{report.requests:,}, {report.retries:,} of them tried again"),
-            ("waited for limits", f"{report.waited:.1f} s, all accounts together"),
+            ("accounts done", f"{pulled.done:,} of {pulled.accounts:,}"),
+            ("failed, parked", f"{len(pulled.failed):,}, {len(pulled.parked):,}"),
+            ("rows", f"{pulled.rows:,} in {pulled.pages:,} pages"),
+            ("requests", f"{pulled.requests:,}, {pulled.retries:,} of them retries"),
+            ("waited for limits", f"{pulled.waited:.1f} s, all accounts together"),
             *((path.name, f"{path.stat().st_size:,} bytes") for path in files),
         ],
     )
@@ -144,7 +164,8 @@ def show_next_steps() -> None:
         f"  {command} interactions --sandbox           the same from the command line\n"
         f"  {command} interactions --sandbox -o csv    as CSV; also json, ndjson, yaml\n"
         f"  {command} pull --sandbox --out out/        of all accounts, into files\n"
-        f"  {command} --help                           the rest, and how to ask your own accounts"
+        f"  {command} report out/                      charts of those files, as one HTML page\n"
+        f"  {command} --help                           the rest, and how to use your own accounts"
     )
 
 

@@ -321,7 +321,7 @@ def test_capabilities_are_narrowed(sandbox: Sandbox, run: Run) -> None:
             "--response-format stream is for lists",
         ),
         (["meetings", "-a", "x", "-m", "meta", "-o", "csv"], "JSON Schema"),
-        (["meetings", "-a", "x", "-m", "delete"], "--method: 'delete' is none of list, get, meta"),
+        (["meetings", "-a", "x", "-m", "delete"], "--method: 'delete' is not one of list, get, meta"),
         (["meetings", "-a", "x", "--remote-query", "a"], "--remote-query takes NAME=VALUE"),
         (["transcripts", "-a", "x", "--meeting", ""], "it is empty"),
         (["transcripts", "-a", "x", "--meeting", "1", "-o", "text", "--response-format", "raw"], "no rows"),
@@ -341,7 +341,7 @@ def test_capabilities_are_narrowed(sandbox: Sandbox, run: Run) -> None:
             ],
             "leave out -o text",
         ),
-        (["meetings", "-a", "x", "-o", "text"], "--output: 'text' is none of table, json, "),
+        (["meetings", "-a", "x", "-o", "text"], "--output: 'text' is not one of table, json, "),
         (["accounts", "me", "--status", "active"], "--status is for lists"),
         (["accounts", "me", "--csv-formulas", "escape"], "--csv-formulas is for csv"),
         (["users", "1", "-a", "x", "--csv-formulas", "escape"], "--csv-formulas is for csv"),
@@ -385,3 +385,20 @@ def test_the_sandbox_fits_the_command(run: Run) -> None:
         assert json.loads(run("meetings", id, "--sandbox").out)["id"] == id
     ran = run("transcripts", "--meeting", ids["gong"], "--sandbox", "-a", "no-such-account")
     assert ran.code == FAILED
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (None, ""),
+        (0, "0:00"),
+        (59.6, "1:00"),
+        (2787, "46:27"),
+        (3600, "1:00:00"),
+        (-5, "-5"),
+        (360_000, "360000"),
+    ],
+)
+def test_a_table_shows_the_length_of_a_meeting_as_a_clock_does(seconds: float | None, shown: str) -> None:
+    [column] = [each for each in LAYOUTS["meetings"].columns or () if each.head == "duration"]
+    assert column.cell({"duration": seconds}) == shown

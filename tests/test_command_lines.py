@@ -19,7 +19,7 @@ import pytest
 from truto_ci_async import Fault, Sandbox
 from truto_ci_async.cli import account_cache
 from truto_ci_async.cli.main import main
-from truto_ci_async.cli.messages import DONE, USAGE
+from truto_ci_async.cli.messages import CONFLICT, DONE, FAILED, USAGE
 from truto_ci_async.cli.output.cells import cell_width
 
 DEADLINE = 30.0  # seconds for a process to do what it is waited for
@@ -44,7 +44,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
         ("interaction", ["'interaction'", "did you mean interactions?"]),
         ("acounts --sandbox", ["'acounts'", "did you mean accounts?"]),
         ("xyz", ["'xyz'", "there are interactions, meetings"]),
-        ("-a x interactions", ["no option -a", "options of a command stand behind its name"]),
+        ("-a x interactions", ["no option -a", "truto-ci COMMAND -a"]),
         ("interactions --acount x", ["--acount", "did you mean --account?"]),
         ("interactions --start 2024-01-01", ["--start", "did you mean --start-time?"]),
         ("interactions -a", ["-a needs a value: -a ID"]),
@@ -88,6 +88,24 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
             "pull --accounts a --to calls.db",
             ["'calls.db' is no URL", "duckdb:///calls.db", "--out is for a folder"],
         ),
+        (
+            "pull --accounts a --out x --resource users,meeting",
+            ["'meeting' is not one of", "did you mean meetings?"],
+        ),
+        (
+            "sync --accounts a --to s3://bucket/x",
+            ["needs a database", "duckdb:///file.db", "`truto-ci pull`"],
+        ),
+        ("sync --accounts a --to duckdb:///x.db --time-zone Europe/Berln", ["did you mean Europe/Berlin?"]),
+        ("pull --accounts-file none --out x", ["cannot read accounts from none: No such file"]),
+        ("interactions -a x --columns user.emial", ["no column 'user.emial'", "did you mean user_email?"]),
+        ("interactions -a x --quiet -v", ["--quiet and --verbose contradict each other"]),
+        ("interactions x", ["unexpected extra argument (x)", "write -a ID"]),
+        ("interactions -a x --out y.csv.gz", ["no format has the suffix .gz", ".csv", "-o"]),
+        ("interactions -a x --out /proc/y.csv", ["--out /proc/y.csv cannot be written there: No such file"]),
+        ("interactions -a x --api-url htps://host", ["--api-url 'htps://host'", "https://api.truto.one"]),
+        ("interactions -a x --profile p", ["there is no profile 'p'", "`truto-ci login`"]),
+        ("report nowhere", ["there is no folder 'nowhere'", "`truto-ci pull --out`"]),
         ("sync --accounts a", ["where to? Give --to URL"]),
         ("sync --accounts a --to duckdb:///y.db --since x", ["no option --since"]),
         ("completion tcsh", ["'tcsh'", "bash, zsh, fish"]),
@@ -116,6 +134,44 @@ def test_an_integration_that_no_account_has(sandbox: Sandbox, capsys: pytest.Cap
     assert "no account has the integration 'gongg'; did you mean gong?" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ("interactions -a {account} --start-time -7d", FAILED, "add --end-time, such as now"),
+        ("interactions --start-time -7d --end-time now", FAILED, "add -a ID (`truto-ci accounts` lists"),
+        ("meetings none -a {account}", FAILED, "check the id"),
+        (
+            "pull --integration gnog --out {folder}",
+            USAGE,
+            "no account has the integration 'gnog'; the integrations are gong (2), hubspot (1). Did you mean gong? As",
+        ),
+        (
+            "pull --integration gong --status activ --out {folder}",
+            USAGE,
+            "Did you mean active?",
+        ),
+    ],
+)
+def test_what_the_service_refuses_is_mended_by_an_option(
+    line: str, code: int, said: str, sandbox: Sandbox, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    assert main(shlex.split(line.format(account=sandbox.account_ids[0], folder=folder))) == code
+    assert said in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_pull_of_another_question_names_the_option_that_starts_over(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = ["pull", "-a", sandbox.account_ids[0], "--out", str(tmp_path / "x"), *WINDOW.split(), "--quiet"]
+    assert main(line) == DONE
+    assert main([*line, "--limit", "5"]) == CONFLICT
+    err = capsys.readouterr().err
+    assert "start over with --fresh" in err
+    assert "fresh=True" not in err
+
+
 # --- completion ------------------------------------------------------------------------------------------------
 
 
@@ -141,6 +197,9 @@ def completed(words: str, environment: dict[str, str]) -> set[str]:
         ("truto-ci users -a 0", {"0123"}),
         ("truto-ci capabilities 0", {"0123"}),
         ("truto-ci pull -a 4", {"4567"}),
+        ("truto-ci pull --integration g", {"gong"}),
+        ("truto-ci pull --resource meetings,u", {"meetings,users"}),
+        ("truto-ci interactions --super-query ", {"apac", "wnam"}),
     ],
 )
 def test_a_shell_completes_commands_options_choices_and_accounts(

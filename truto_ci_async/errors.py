@@ -229,7 +229,7 @@ class APIError(TrutoError):
         else:  # never sent, because the service had asked to wait
             text = self.message
         hints = [hint for key in sorted(self.insight) if (hint := _hint(key, self.insight[key]))]
-        if hints:
+        if hints := [hint for hint in hints if hint.casefold() not in text.casefold()]:
             text += f" ({'; '.join(hints)})"
         if self.offered:
             offers = ", ".join(f"{name} ({', '.join(methods)})" for name, methods in self.offered.items())

@@ -116,7 +116,7 @@ def checked_token(token: object) -> Secret:
         raise ConfigurationError(f"the API token is empty: pass token=..., or set {TOKEN_VARIABLE}")
     if not all("!" <= character <= "~" for character in token):
         raise ConfigurationError(
-            "the API token contains a space, a line break or a character outside ASCII; "
-            "if it was read from a file, strip() it"
+            "the API token contains a space, a line break or a character outside ASCII: "
+            "remove it, for example with strip() where the token is read from a file"
         )
     return Secret(token)

@@ -13,6 +13,8 @@ from .messages import EXIT_CODES, Progress, note, say
 from .options import (
     ASK,
     FORMATS,
+    PRODUCTS,
+    STATUSES,
     Command,
     Options,
     account,
@@ -20,6 +22,7 @@ from .options import (
     choice,
     connection,
     known_accounts,
+    offer,
     output,
     pages,
     query,
@@ -30,8 +33,6 @@ from .options import (
 if TYPE_CHECKING:
     from truto_ci_async.models import IntegratedAccount, Page
 
-# Those with conversational intelligence.
-PRODUCTS: Final = ("gong", "avoma", "chorus", "firefliesai", "wingman")
 EXAMPLES: Final = f"""\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci accounts --sandbox
@@ -160,7 +161,7 @@ def command(name: str) -> Command:
         return Command(
             name, run_capabilities,
             [
-                argument("id", "ID", complete=known_accounts),
+                argument("id", "ID", complete=known_accounts, help="the account, as with -a"),
                 account(),
                 choice("--type", group=ASK, choices=("unified", "proxy", "all"), default="unified",
                        help="unified resources (default), those of the provider's own API, or all"),
@@ -175,10 +176,11 @@ def command(name: str) -> Command:
     return Command(
         name, run_accounts,
         [
-            argument("id", "ID", complete=known_accounts),
+            argument("id", "ID", complete=known_accounts, help="the account, as with -a"),
             account(),
-            text("--integration", group=ASK, metavar="NAME", help="only accounts of this product, such as gong"),
-            text("--status", group=ASK, metavar="STATUS",
+            text("--integration", group=ASK, metavar="NAME", complete=offer(*PRODUCTS),
+                 help="only accounts of this product, such as gong"),
+            text("--status", group=ASK, metavar="STATUS", complete=offer(*STATUSES),
                  help="active, connecting, post_install_error, validation_error or needs_reauth"),
             text("--tenant-id", group=ASK, metavar="ID", help="only accounts of this tenant of yours"),
             choice("--is-sandbox", group=ASK, choices=("true", "false"),

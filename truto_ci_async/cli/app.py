@@ -28,20 +28,20 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list 
     "transcripts": ("unified", "what was said in a meeting"),
     "users": ("unified", "the people of the connected product's workspace"),
     "activity": ("unified", "how much each user did in a window"),
-    "unified": ("unified", "any other unified resource"),
-    "export": ("unified", "the same by MODEL/RESOURCE, as Truto's own command line has it"),
-    "pull": ("pull", "interactions and more of many accounts, into a folder or a database"),
-    "sync": ("pull", "a table of a database, kept up to date"),
-    "report": ("report", "charts and tables of a pull, as one page of HTML"),
-    "accounts": ("accounts", "the connected accounts"),
-    "capabilities": ("accounts", "what one account supports"),
-    "login": ("session", "keep a token, as a profile"),
+    "unified": ("unified", "any unified resource, such as crm contacts"),
+    "export": ("unified", "any unified resource as MODEL/RESOURCE, like Truto's own command line"),
+    "pull": ("pull", "fetch many accounts into a folder or a database"),
+    "sync": ("pull", "keep the tables of a database up to date"),
+    "report": ("report", "write charts and tables of a pull as one HTML page"),
+    "accounts": ("accounts", "list the connected accounts"),
+    "capabilities": ("accounts", "list what one account supports"),
+    "login": ("session", "store an API token, as a profile"),
     "logout": ("session", "remove a profile"),
-    "profiles": ("session", "the profiles there are"),
-    "whoami": ("session", "which token is used, and what it opens"),
-    "doctor": ("doctor", "find out what is wrong with the token, the network or the installation"),
+    "profiles": ("session", "list the profiles"),
+    "whoami": ("session", "show which token is in use, and what it has access to"),
+    "doctor": ("doctor", "diagnose the token, the network and the installation"),
     "sandbox": ("sandbox", "serve made-up data on this machine"),
-    "completion": ("completion", "the script that completes commands in a shell"),
+    "completion": ("completion", "print the script for completion in your shell"),
 }
 # Options of earlier versions, and what does the same.
 RENAMED: Final = {"--format": "-o FORMAT for what is written, --response-format for what is asked"}
@@ -161,7 +161,9 @@ def _reason(error: click.UsageError, context: click.Context) -> str:
     if isinstance(error, click.BadOptionUsage):
         option = next((each for each in context.command.params if error.option_name in each.opts), None)
         return f"{error.option_name} needs a value: {error.option_name} {_value(option, context)}"
-    return error.format_message()
+    is_extra = "unexpected extra argument" in error.message
+    takes_account = is_extra and any(each.name == "account" for each in context.command.params)
+    return error.format_message() + ("; write -a ID for the account" if takes_account else "")
 
 
 def _nearest_option(name: str, context: click.Context) -> str:
@@ -172,7 +174,11 @@ def _nearest_option(name: str, context: click.Context) -> str:
     ]
     if nearest := did_you_mean(name, [each for each in options if each[:2] == "--"]):
         return nearest
-    return "" if context.parent is not None else "; options of a command stand behind its name"
+    return (
+        ""
+        if context.parent is not None
+        else "; options of a command go after its name: truto-ci COMMAND -a ..."
+    )
 
 
 def _name(param: click.Parameter) -> str:

@@ -98,8 +98,12 @@ def exit_code(error: BaseException, *, is_partly_done: bool = False) -> int:
 
 def describe(error: BaseException, option_names: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return what happened. ``option_names`` are the options that stand for arguments in Python."""
+    if _has_no_token(error):
+        return "no API token"
     if isinstance(error, errors.UsageError | errors.ConfigurationError):
         return in_options(str(error), {"base_url": "--api-url", **option_names})
+    if isinstance(error, errors.StateConflictError | errors.StorageError):
+        return given_in_options(str(error), option_names)
     if isinstance(error, errors.TrutoError):
         return str(error)
     if isinstance(error, OSError):
@@ -116,24 +120,30 @@ def in_options(message: str, option_names: Mapping[str, str]) -> str:
     if " column " in message:  # the names in it are those of columns
         return message
 
-    def given(match: re.Match[str]) -> str:
-        name, value = option_names.get(match[1]), match[2].strip("'\"")
-        return match[0] if name is None else name if value == "True" else f"{name} {value}"
-
     def named(match: re.Match[str]) -> str:
         return option_names.get(match[0], match[0])
 
-    message = re.sub(r"\b(\w+)=('[^']*'|\"[^\"]*\"|[\w./:-]+)", given, message)
+    message = given_in_options(message, option_names)
     words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?= (?:is|has|must)\b)"
     message = re.sub(words, named, message)
     return re.sub(r"(--[a-z-]+) \(\1\)", r"\1", message)  # where the library names the option as well
 
 
+def given_in_options(message: str, option_names: Mapping[str, str]) -> str:
+    """Name options in a message that says to pass arguments: ``fresh=True`` is ``--fresh``."""
+
+    def given(match: re.Match[str]) -> str:
+        name, value = option_names.get(match[1]), match[2].strip("'\"")
+        return match[0] if name is None else name if value == "True" else f"{name} {value}"
+
+    return re.sub(r"\b(\w+)=('[^']*'|\"[^\"]*\"|[\w./:-]+)", given, message)
+
+
 def advise(error: BaseException) -> str | None:
     """Return what to do about an error, or None when its own message says it."""
     match error:
-        case errors.ConfigurationError() if "no API token" in error.message:
-            return "`truto-ci login` keeps one, or export TRUTO_API_TOKEN=...; --sandbox needs none"
+        case errors.ConfigurationError() if _has_no_token(error):
+            return "`truto-ci login` stores one, or export TRUTO_API_TOKEN=...; --sandbox needs none"
         case errors.DeadlineError():
             return "--timeout SECONDS allows more time"
         case errors.ConnectError(attempts=0):  # to something else than the service
@@ -148,10 +158,32 @@ def advise(error: BaseException) -> str | None:
             return f"missing scopes: {', '.join(scopes)}; the account's owner can grant them"
         case errors.ServerError() | errors.TransportError():
             return f"it is safe to try again later ({plural(error.attempts, 'attempt')} so far)"
+        case errors.BadRequestError() if missing := _missing_options(error):
+            return f"add {' and '.join(missing)}"
+        case errors.NotFoundError(is_remote=True):
+            return "this comes from the connected product: check the id, or the window"
         case errors.DecodeError() if "path=" in error.message:
             return "--response-format stream --path KEY says where the items are"
         case _:
             return next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), None)
+
+
+def _has_no_token(error: BaseException) -> bool:
+    return isinstance(error, errors.ConfigurationError) and "no API token" in error.message
+
+
+_OPTIONS_FOR: Final = {
+    "integrated_account_id": "-a ID (`truto-ci accounts` lists the accounts)",
+    "start_time": "--start-time, such as -7d",
+    "end_time": "--end-time, such as now",
+}
+
+
+def _missing_options(error: errors.BadRequestError) -> list[str]:
+    """Return the options for the parameters that the service calls missing."""
+    said = str(error)
+    is_missing = "missing required query parameter" in said.casefold()
+    return [option for name, option in _OPTIONS_FOR.items() if is_missing and name in said]
 
 
 _ADVICE: Final[dict[type[errors.TrutoError], str]] = {

@@ -65,11 +65,29 @@ class Reader(click.ParamType[Any]):
         return [CompletionItem(each) for each in found if each.startswith(incomplete)]
 
 
+def not_one_of(value: str, choices: Sequence[str]) -> str:
+    """Say which values there are, and which one may be meant."""
+    one_of = "one of " if len(choices) > 1 else ""
+    return f"{value!r} is not {one_of}{', '.join(choices)}{did_you_mean(value, choices)}"
+
+
 class Choice(click.Choice[str]):
     """One of some words."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        return f"{value!r} is none of {', '.join(self.choices)}{did_you_mean(value, self.choices)}"
+        return not_one_of(value, self.choices)
+
+
+class Argument(click.Argument):
+    """An argument that the help explains, which click does in later versions only."""
+
+    def __init__(self, names: Sequence[str], *, help: str, **settings: Any) -> None:
+        super().__init__(names, **settings)
+        self.group = "arguments"
+        self._explained = help
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        return self.make_metavar(ctx), self._explained
 
 
 class Option(click.Option):
@@ -120,6 +138,8 @@ class Command(click.Command):
         names: dict[str | None, str] = {
             param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)
         }
+        if shared.get("quiet") and shared.get("verbose"):
+            raise click.UsageError("--quiet and --verbose contradict each other: give one", ctx)
         found: dict[str, Any] = {**before, **self.defaults, **given, **shared}
         return self.run, Options(command=self.name, option_names=names, **found)
 
@@ -151,11 +171,10 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
             formatter.write_dl(records, col_max=24)
 
 
-def argument(name: str, metavar: str, *, required: bool = False, complete: Any = None) -> click.Argument:
+def argument(name: str, metavar: str, *, help: str, required: bool = False, complete: Any = None) -> Argument:
     kind = Reader(filled, metavar, complete)
-    return click.Argument(
-        [name], type=kind, metavar=metavar if required else f"[{metavar}]", required=required
-    )
+    shown = metavar if required else f"[{metavar}]"
+    return Argument([name], help=help, type=kind, metavar=shown, required=required)
 
 
 def flag(*names: str, group: str, help: str) -> Option:
@@ -178,6 +197,16 @@ def several(*names: str, group: str, metavar: str, help: str, read: Callable[[st
 
 def choice(*names: str, group: str, choices: Sequence[str], help: str, **settings: Any) -> Option:
     return Option(*names, group=group, type=Choice(choices), help=help, **settings)
+
+
+# The integrations with conversational intelligence, and the statuses of an account.
+PRODUCTS: Final = ("gong", "avoma", "chorus", "firefliesai", "wingman")
+STATUSES: Final = ("active", "connecting", "post_install_error", "validation_error", "needs_reauth")
+
+
+def offer(*words: str) -> Callable[[str], Sequence[str]]:
+    """Return a completion of an option whose values are usually one of these, but may be others."""
+    return lambda _: words
 
 
 # --- which account ---------------------------------------------------------------------------------------------

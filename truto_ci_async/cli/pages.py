@@ -47,8 +47,16 @@ _SUFFIXES: Final = {
 
 
 def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:
-    """Return what ``-o`` says, else the suffix of ``--out``, else ``default``. ``texts``: which formats of text fit."""
+    """Return what ``-o`` says, else the suffix of ``--out``, else ``default``. ``texts``: which formats of text fit.
+
+    :raises UsageError: the suffix is of no format.
+    """
     suffix = "" if is_stdout(options.out) else os.path.splitext(options.out)[1].lower()
+    if suffix and suffix not in _SUFFIXES and not options.output and is_plain_file(options.out):
+        raise UsageError(
+            f"--out {options.out}: no format has the suffix {suffix}; use .csv, .json, .ndjson, .parquet, .txt or "
+            ".yaml, or name the format with -o"
+        )
     named = _SUFFIXES.get(suffix, default)
     format: str = options.output or (default if named in ("text", "vtt") and named not in texts else named)
     return format
@@ -93,8 +101,12 @@ def open_output(
                 f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
                 "a file of another name, or move that one away"
             )
-        if resumes:
-            destination = _resumed(options, question, writer, progress)
+        try:
+            destination = (
+                _resumed(options, question, writer, progress) if resumes else open_destination(options.out)
+            )
+        except (PermissionError, FileNotFoundError) as error:
+            raise UsageError(f"--out {options.out} cannot be written there: {error.strerror}") from error
     output = Output(writer, destination or open_destination(options.out))
     try:
         with output:
@@ -104,7 +116,9 @@ def open_output(
     if isinstance(writer, (CsvWriter, TableWriter)) and writer.left_out:
         note(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
     if isinstance(writer, TableWriter) and writer.hidden:
-        note(f"no room for {', '.join(writer.hidden)}: a wider terminal or -o csv shows all")
+        note(
+            f"no room for {', '.join(writer.hidden)}: --columns picks others, a wider terminal or -o csv shows all"
+        )
 
 
 def _question(options: Options) -> str:

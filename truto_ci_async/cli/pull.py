@@ -30,6 +30,8 @@ from .messages import (
 from .options import (
     ASK,
     OUTPUT,
+    PRODUCTS,
+    STATUSES,
     Command,
     Options,
     choice,
@@ -39,11 +41,14 @@ from .options import (
     flag,
     known_accounts,
     limit,
+    not_one_of,
+    offer,
     query,
     text,
     users,
     window,
 )
+from .resources import RESOURCES
 from .values import name_list, read_query, whole_number, window_length
 
 if TYPE_CHECKING:
@@ -131,11 +136,8 @@ def _check_target(options: Options) -> None:
             if options.out is None
             else "--out and --to are two places to write to: give one"
         )
-    if options.to is not None and "://" not in options.to:
-        raise UsageError(
-            f"--to {options.to!r} is no URL: write duckdb:///{options.to.lstrip('/')}, postgresql://user@host/database "
-            "or s3://bucket/prefix; --out is for a folder"
-        )
+    if options.to is not None:
+        _check_url(options)
     of_databases = {
         "--table": options.table,
         "--mode": options.mode,
@@ -149,6 +151,31 @@ def _check_target(options: Options) -> None:
     if options.table and len(options.resource) > 1:
         raise UsageError("--table names one table: give one --resource")
     options.output = options.output or "ndjson"
+
+
+def _check_url(options: Options) -> None:
+    """:raises UsageError: ``--to`` is no URL that the command can write to."""
+    from truto_ci_async.pull.stores.dsn import Dsn
+    from truto_ci_async.pull.stores.object_storage import BUCKETS
+
+    scheme, separator, _ = options.to.partition("://")
+    databases = ("postgresql", "postgres", "duckdb")
+    if not separator:
+        raise UsageError(
+            f"--to {options.to!r} is no URL: write duckdb:///{options.to.lstrip('/')}, postgresql://user@host/database "
+            "or s3://bucket/prefix; --out is for a folder"
+        )
+    if options.command == "sync" and scheme in BUCKETS:
+        raise UsageError(
+            f"--to {options.to}: a sync replaces rows, which needs a database: duckdb:///file.db or "
+            "postgresql://user@host/database; `truto-ci pull` writes to object storage"
+        )
+    if scheme not in (*databases, *BUCKETS):
+        cloud = "" if options.command == "sync" else ", or s3://, gs:// or az:// with bucket/prefix"
+        raise UsageError(
+            f"--to {str(Dsn(options.to))!r} is not supported: write postgresql://user@host/database or "
+            f"duckdb:///file.db{cloud}"
+        )
 
 
 def _check_report(options: Options) -> None:
@@ -327,6 +354,19 @@ class StopOnSignal(AbstractContextManager["StopOnSignal"]):
 HOW: Final = "how to run"
 
 
+def _resource_names(given: str) -> list[str]:
+    names = name_list(given)
+    for name in names:
+        if name not in RESOURCES:
+            raise ValueError(not_one_of(name, [*RESOURCES]))
+    return names
+
+
+def _offer_resources(incomplete: str) -> list[str]:
+    before, comma, _ = incomplete.rpartition(",")
+    return [f"{before}{comma}{name}" for name in RESOURCES]
+
+
 def _which_accounts() -> list[click.Parameter]:
     which = "which accounts"
     return [
@@ -336,11 +376,14 @@ def _which_accounts() -> list[click.Parameter]:
         text("--accounts-file", group=which, metavar="FILE",
              help="the accounts in FILE (- for stdin): on each line an id, or a JSON object with an id and optionally "
              "a tenant_id"),
-        text("--integration", group=which, metavar="NAME", help="all accounts of this product, such as gong"),
-        text("--status", group=which, metavar="STATUS", help="all accounts with this status, such as active"),
+        text("--integration", group=which, metavar="NAME", complete=offer(*PRODUCTS),
+             help="all accounts of this product, such as gong"),
+        text("--status", group=which, metavar="STATUS", complete=offer(*STATUSES),
+             help="all accounts with this status, such as active"),
         flag("--allow-empty", group=which,
              help="finish with nothing done if there is no such account; otherwise that is an error"),
-        text("--resource", group=ASK, metavar="NAME,...", read=name_list, default=["interactions"],
+        text("--resource", group=ASK, metavar="NAME,...", read=_resource_names, complete=_offer_resources,
+             default=["interactions"],
              help="interactions (default), meetings, transcripts, users, activity; several are pulled in this order"),
     ]  # fmt: skip
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+
+from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note
 from .options import OUTPUT, Command, Options, Reader, argument, display, text
@@ -19,12 +22,20 @@ async def run_report(options: Options, progress: Progress) -> None:
     from truto_ci_async.reports.report_page import report
 
     del progress
-    path = await asyncio.to_thread(report, options.folder, options.out, title=options.title)
+
+    def write() -> Path:
+        if not Path(options.folder).is_dir():
+            raise UsageError(
+                f"there is no folder {options.folder!r}: pass the one that `truto-ci pull --out` wrote to"
+            )
+        return report(options.folder, options.out, title=options.title)
+
+    path = await asyncio.to_thread(write)
     note(f"the report is in {path}: open it in a browser")
 
 
 def command(name: str) -> Command:
-    folder = argument("folder", "FOLDER", required=True)
+    folder = argument("folder", "FOLDER", required=True, help="where `truto-ci pull --out` wrote to")
     folder.type = Reader(filled, "FOLDER")
     return Command(
         name, run_report,

@@ -23,6 +23,7 @@ from .options import (
     connection,
     exclusions,
     flag,
+    offer,
     output,
     pages,
     query,
@@ -67,11 +68,11 @@ def command(name: str) -> Command:
     }  # fmt: skip
     if (resource := RESOURCES.get(name)) is not None:
         defaults |= {"model": MODEL, "resource": name}
-        parts = [argument("id", "ID")] if resource.has_get else []
+        parts = [argument("id", "ID", help="show this one only")] if resource.has_get else []
         params = _list_options(resource.filters, resource.text_formats, has_get=resource.has_get)
         examples, help = f"{EXAMPLES}\n{resource.examples}", resource.description
     elif name == "export":
-        parts = [argument("path_of_resource", "MODEL/RESOURCE", required=True)]
+        parts = [argument("path_of_resource", "MODEL/RESOURCE", required=True, help="such as crm/contacts")]
         params = _list_options(("start_time", "users", "meeting"), (), has_get=False)
         examples, help = (
             EXPORT_EXAMPLES,
@@ -79,9 +80,9 @@ def command(name: str) -> Command:
         )
     else:
         parts = [
-            argument("model", "MODEL", required=True),
-            argument("resource", "RESOURCE", required=True),
-            argument("id", "ID"),
+            argument("model", "MODEL", required=True, help=f"such as {MODEL} or crm"),
+            argument("resource", "RESOURCE", required=True, help="such as meetings or contacts"),
+            argument("id", "ID", help="show this one only"),
         ]
         params = _list_options(("start_time", "users", "meeting"), (), has_get=True)
         examples, help = (
@@ -118,7 +119,8 @@ def _list_options(
         *([users()] if "users" in filters else ()),
         *exclusions(),
         flag("--ignore-limit", group=ASK, help="ask the service to ignore --limit"),
-        text("--super-query", group=ASK, metavar="REGION", help="read Truto's synced store in apac or wnam"),
+        text("--super-query", group=ASK, metavar="REGION", complete=offer("apac", "wnam"),
+             help="read Truto's synced store in apac or wnam"),
         flag("--skip-api-call", group=ASK, help="do not ask the provider"),
         several("--remote-query", group=ASK, metavar="NAME=VALUE,...", read=str,
                 help="parameters for the provider itself, written as for -q"),

@@ -39,6 +39,7 @@ from typing import Any, Literal, TypeAlias
 
 from msgspec import Raw, Struct
 
+from truto_ci_async._checks import did_you_mean
 from truto_ci_async._json import encode, encode_lines
 from truto_ci_async.errors import UsageError
 
@@ -219,7 +220,8 @@ class Schema:
         return sorted(name for name in names if name is not None)
 
     def _unknown(self, name: str) -> UsageError:
-        return UsageError(f"{self.name} has no column {name!r}; there are {', '.join(self.names)}")
+        nearest = did_you_mean(name.replace(".", "_"), self.names)
+        return UsageError(f"{self.name} has no column {name!r}; there are {', '.join(self.names)}{nearest}")
 
 
 def schema(item_type: Any) -> Schema:

@@ -263,13 +263,22 @@ class Paginator(WalkFrames, Generic[T]):
         return self.page().__await__()
 
     async def page(self) -> Page[T]:
-        """Fetch the first page only, without a prefetch."""
+        """Fetch the first page only, without a prefetch. ``await paginator`` is the same.
+
+        :raises APIError: the service refuses the call; the subclass says what to do.
+        :raises TransportError: the network failed, and so did the retries; it is safe to try again later.
+        :raises DecodeError: the body is not what the API documents.
+        """
         return await self._source.fetch(self._source.start)
 
     async def collect(self, max_items: int | None = None, *, progress: bool | None = None) -> list[T]:
         """Return all items, or the first ``max_items``, in one list. No more pages are fetched than needed.
 
         ``progress`` shows a line that says how far it is: None in a notebook only, True always, False never.
+
+        :raises UsageError: ``max_items`` is not a whole number of 0 or more.
+        :raises TrutoError: a page failed, as in ``page``. The items before it are dropped. To keep them, iterate over
+            ``pages()`` and store ``Page.position``.
         """
         if max_items is not None and not is_whole_number(max_items, least=0):
             raise UsageError(f"max_items is 0 or more, or None for all, not {brief(max_items)}")
@@ -293,7 +302,10 @@ class Paginator(WalkFrames, Generic[T]):
         return PageParts(Pages(self._source), self._item_type)
 
     async def first(self) -> T | None:
-        """Return the first item, or None if there is none. Empty pages are skipped."""
+        """Return the first item, or None if there is none. Empty pages are skipped.
+
+        :raises TrutoError: a page failed, as in ``page``.
+        """
         return next(iter(await self.collect(1, progress=False)), None)
 
     def __repr__(self) -> str:

@@ -153,6 +153,9 @@ class IntegratedAccounts:
         """Create a token that is valid for this account alone, for 15 minutes.
 
         Use it with ``client.with_options(token=...)``. Calls then need no ``integrated_account_id``.
+
+        :raises NotFoundError: there is no such account.
+        :raises PermissionDeniedError: the client's own token is that of an account; use one of the environment.
         """
         account = _required(integrated_account_id)
 

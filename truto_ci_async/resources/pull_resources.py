@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
-from truto_ci_async._checks import brief, nearest_first
+from truto_ci_async._checks import brief, did_you_mean
 from truto_ci_async._wire.filters import UserFilter
 from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async._wire.query_string import ObjectArrays
@@ -136,8 +136,10 @@ def _names(resources: Iterable[str]) -> list[str]:
         raise UsageError("no resources to pull")
     for name in names:
         if name not in RESOURCES:
-            known = ", ".join(nearest_first(RESOURCES, name))
-            raise UsageError(f"the resources to pull are some of {known}, not {brief(name)}")
+            nearest = did_you_mean(str(name), RESOURCES)
+            raise UsageError(
+                f"there is no resource {brief(name)} to pull, only {', '.join(RESOURCES)}{nearest}"
+            )
     return names
 
 

@@ -139,5 +139,7 @@ class Users(PulledResource[User]):
         Callers at the same time share one request. Each call returns a dict of its own.
 
         The ids are those of ``Interaction.user`` and ``Activity.user``. A ``speaker_id`` of Gong is a different id.
+
+        :raises TrutoError: the list of users failed, as in ``list``. Nothing is kept then; call it again.
         """
         return await directory(self._client, self, account_id(integrated_account_id), ttl)

@@ -30,7 +30,7 @@ def checked_base_url(base_url: str) -> str:
         )
     if not _is_base_url(base_url):
         raise ConfigurationError(
-            f"base_url {base_url!r} is not an http or https URL such as https://api.truto.one"
+            f"base_url {str.__str__(base_url)!r} is not an http or https URL such as https://api.truto.one"
         )
     return str(base_url).rstrip("/")
 

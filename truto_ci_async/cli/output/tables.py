@@ -144,6 +144,19 @@ def _number(name: str) -> Callable[[Row], str]:
     return cell
 
 
+def _length(name: str) -> Callable[[Row], str]:
+    def cell(row: Row) -> str:
+        seconds = row.get(name)
+        if not isinstance(seconds, int | float) or not 0 <= seconds < 360_000:
+            return cell_text(seconds)
+        minutes, seconds = divmod(round(seconds), 60)
+        return (
+            f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+        )
+
+    return cell
+
+
 def _transcript_row(item: Transcript) -> Row:
     return item.row(["meeting_id", "start_time", "end_time"]) | {"sentences": len(item.entries or ())}
 
@@ -161,7 +174,14 @@ INTERACTION_LAYOUT: Final = _layout(
     table_row=_table_row,
 )
 MEETING_LAYOUT: Final = _layout(
-    Meeting, "id", "start_time", "duration", "title", "host_email", "type", "status"
+    Meeting,
+    "id",
+    "start_time",
+    Column("duration", _length("duration"), right=True),
+    "title",
+    "host_email",
+    "type",
+    "status",
 )
 TRANSCRIPT_LAYOUT: Final = _layout(
     Transcript,

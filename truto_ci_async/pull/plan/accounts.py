@@ -127,7 +127,7 @@ def _read_file(path: Path) -> list[AccountLike]:
         if len(content) > MAX_FILE_BYTES:
             raise UsageError(f"cannot read accounts from {path}: it has more than {MAX_FILE_BYTES:,} bytes")
     except OSError as error:
-        raise UsageError(f"cannot read accounts from {path}: {error}") from error
+        raise UsageError(f"cannot read accounts from {path}: {error.strerror or error}") from error
     return read_accounts(content, str(path))
 
 

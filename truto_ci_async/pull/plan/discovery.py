@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from contextlib import aclosing
-from difflib import SequenceMatcher
+from difflib import SequenceMatcher, get_close_matches
 from typing import TypeAlias
 
 from truto_ci_async._checks import brief
@@ -49,13 +49,13 @@ async def nothing_found(discover: Discover, integration: str | None = None, stat
     try:
         seen = await _integrations_and_statuses(discover)
     except TrutoError:  # the original message is more useful than another error
-        return none
+        return f"{none}."
     if not seen:
-        return f"{none}: this token has no accounts at all"
+        return f"{none}: this token has no accounts at all."
     if statuses := [each for name, each in seen if integration in (None, name)]:
         whose = "" if integration is None else f" of {integration}"
-        return f"{none}; the statuses{whose} are {_named(statuses, status)}"
-    return f"{none}; the integrations are {_named([name for name, _ in seen], integration)}"
+        return none + _named(f"the statuses{whose} are", statuses, status)
+    return none + _named("the integrations are", [name for name, _ in seen], integration)
 
 
 async def _integrations_and_statuses(discover: Discover) -> list[tuple[str | None, str | None]]:
@@ -69,8 +69,8 @@ async def _integrations_and_statuses(discover: Discover) -> list[tuple[str | Non
     return seen
 
 
-def _named(found: list[str | None], sought: str | None) -> str:
-    """List each name with its count: those most like ``sought`` first, then the most frequent."""
+def _named(opening: str, found: list[str | None], sought: str | None) -> str:
+    """Return what there is, each name with its count: those most like ``sought`` first, then the most frequent."""
     counts = Counter(name for name in found if name)
 
     def rank(name: str) -> tuple[float, int, str]:
@@ -80,4 +80,8 @@ def _named(found: list[str | None], sought: str | None) -> str:
     names = sorted(counts, key=rank)
     shown = [f"{name} ({counts[name]:,})" for name in names[:MAX_NAMED]] or ["not named"]
     more = len(names) - len(shown)
-    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
+    listed = f"{opening} {', '.join(shown)}" + (f" and {more:,} more" if more > 0 else "")
+    nearest = [] if sought is None else get_close_matches(sought.lower(), names, n=1)
+    return f"; {listed}." + (
+        f" Did you mean {nearest[0]}? As it is, nothing would be pulled." if nearest else ""
+    )

@@ -23,7 +23,7 @@ from .bounds import WindowLength, resolve_windows
 from .discovery import Discover, nothing_found, with_ids
 from .plan import Plan, PlanFilters
 
-_EMPTY = ". If that is meant, pass allow_empty=True (--allow-empty)"
+_EMPTY = " If that is meant, pass allow_empty=True (--allow-empty)"
 
 
 async def resolve(
@@ -96,7 +96,7 @@ async def _find_accounts(
         found = await collect_accounts(accounts)
         if not found and not allow_empty:
             where = f"{accounts} contains" if isinstance(accounts, os.PathLike) else "accounts has"
-            raise UsageError(f"{where} no accounts{_EMPTY}")
+            raise UsageError(f"{where} no accounts.{_EMPTY}")
         return found
     if not criteria:
         raise UsageError(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final, Literal, TypeAlias, cast, get_args
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 from msgspec import Struct
 
-from truto_ci_async._checks import brief, plain
+from truto_ci_async._checks import brief, did_you_mean, plain
 from truto_ci_async._wire.times import When, plain_timedelta, read_length, resolve_time
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models.pulls import PlannedAccount
@@ -119,6 +119,10 @@ def _zone(given: object) -> tzinfo:
         return UTC if name == "UTC" else ZoneInfo(name)
     except (ValueError, OSError, KeyError) as error:  # of which ZoneInfoNotFoundError is one
         raise UsageError(
-            f"there is no time zone {brief(name)}: write it like 'US/Pacific'. Where the system has no time "
-            "zones, such as on Windows, install tzdata"
+            f"there is no time zone {brief(name)}: write it like 'US/Pacific'"
+            + (
+                did_you_mean(name, known)
+                if (known := available_timezones())
+                else "; install tzdata: this system has none"
+            )
         ) from error

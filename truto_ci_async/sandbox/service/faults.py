@@ -69,6 +69,7 @@ class Fault:
         return replace(self, count=count)
 
     def forever(self) -> Fault:
+        """Happen to all further requests."""
         return replace(self, count=None)
 
     def on(self, nth: int) -> Fault:
