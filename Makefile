@@ -30,12 +30,14 @@ test: $(VENV)/.stamp-test ## Run the tests (ARGS="-k cursor -x" goes to pytest)
 test-long: $(VENV)/.stamp-test ## Run the tests that take minutes, and search for new Hypothesis examples
 	HYPOTHESIS_PROFILE=search $(PY) -X dev -m pytest -m "(long or hypothesis) and not services" -o faulthandler_timeout=1800 $(ARGS)
 
-# One process for a file, since a file starts its server, cluster or browser once for all of its tests.
+# A file stays in one process, since it starts its server, cluster or browser once. Those that take longest come first.
+SERVICES = $(if $(ARGS),,--no-loadscope-reorder $(patsubst %,tests/test_%.py,ray postgres dlt redis) \
+	$(shell grep -l 'mark\.services' tests/test_*.py))
 test-services: build/sdk/.stamp build/moto/.stamp build/services/.stamp build/docs/.stamp postgresql redis java chromium ## Run the tests against other software: Truto's Python SDK, a notebook, a browser, PostgreSQL, Redis, S3, Ray, Spark, dlt
-	build/services/bin/python -X dev -m pytest -m "services and not long" $(if $(ARGS),,-n $(WORKERS) --dist loadfile) $(ARGS)
+	build/services/bin/python -X dev -m pytest -m "services and not long" $(if $(ARGS),,-n $(WORKERS) --dist loadfile) $(SERVICES) $(ARGS)
 
-test-services-long: build/moto/.stamp build/services/.stamp postgresql ## Kill pulls on Ray, and into object storage, many more times
-	build/services/bin/python -X dev -m pytest -m "services and long" -o faulthandler_timeout=1800 $(ARGS)
+test-services-long: build/moto/.stamp build/services/.stamp postgresql ## Kill pulls on Ray, with dlt, into PostgreSQL and object storage many more times
+	build/services/bin/python -X dev -m pytest -m "services and long" -o faulthandler_timeout=1800 $(SERVICES) $(ARGS)
 
 check: lint test ## Everything that must pass: format, lint, types, tests
 
@@ -187,7 +189,7 @@ chromium:
 	$(call system,[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || command -v chromium-browser >/dev/null,Chromium,chromium fonts-dejavu-core)
 
 # What .venv has, and what drives the other software.
-build/services/.stamp: locks/services.txt Makefile $(VENV)/.stamp-venv
+build/services/.stamp: locks/services.txt $(VENV)/.stamp-venv
 	@echo "Setting up build/services: locks/services.txt" >&2
 	@rm -rf build/services
 	@$(PY) -m venv build/services

@@ -82,6 +82,8 @@ def about() -> dict[str, Any]:
     """The machine and what is installed, for the record."""
     found: dict[str, Any] = {"python": platform.python_version(), "cpus": os.cpu_count()}
     found["machine"] = platform.machine()
+    if hasattr(os, "getloadavg"):
+        found["load"] = round(os.getloadavg()[0], 1)
     for name in ("aiohttp", "msgspec", "httpx", "pydantic", "requests", "truto-python-sdk"):
         with suppress(PackageNotFoundError):
             found[name] = version(name)

@@ -182,29 +182,43 @@ class Goal(NamedTuple):
     most: float = float("inf")
 
     def __str__(self) -> str:
-        return f">= {self.least:.2f}" if self.least else f"<= {self.most:.2f}"
+        return f">= {self.least:.3g}" if self.least else f"<= {self.most:.3g}"
+
+
+# What a record may compare, and the key of the figures that are compared.
+COMPARED = {"speed": "ms", "cpu": "cpu_ms", "memory": "peak_mb", "rate": "", "429s": ""}
 
 
 def table(found: Sequence[Record], goals: Sequence[Goal]) -> str:
-    """One line for each ratio, those with the garbage collector off beside those with it on."""
-    ratios: dict[tuple[str, str, str], dict[str, float]] = {}
-    for record in found:
-        for what in ("speed", "cpu", "memory"):
-            if what in record:
-                key = record["question"], record["contender"], what
-                ratios.setdefault(key, {})[record["gc"]] = record[what]
+    """One line for each ratio: ours, the contender's, the ratio with the garbage collector on and off, and the goal."""
+    ours = {(each["question"], each["gc"]): each for each in found if each["contender"] == OURS}
+    rows: dict[tuple[str, str, str], list[str]] = {}
     wanted = {(goal.question, goal.against, goal.what): goal for goal in goals}
-    lines = [f"{'question':<24}{'ours against':<26}{'':<8}{'ratio':>8}{'gc off':>8}  {'goal':<9}"]
-    for key, values in ratios.items():
-        question, against, what = key
-        cells = [f"{values[state]:.2f}" if state in values else "" for state in ("on", "off")]
-        goal, met = wanted.get(key), ""
-        if goal is not None and "on" in values:
-            met = "met" if goal.least <= values["on"] <= goal.most else "NOT MET"
-        asked = "" if goal is None else str(goal)
-        line = f"{question:<24}{against:<26}{what:<8}{cells[0]:>8}{cells[1]:>8}  {asked:<9}{met}"
-        lines.append(line.rstrip())
-    return "\n".join(lines)
+    for record in found:
+        for what, figure in COMPARED.items():
+            if what not in record:
+                continue
+            key = record["question"], record["contender"], what
+            mine = ours.get((record["question"], record["gc"]), {})
+            row = rows.setdefault(key, ["", "", "", "", "", ""])
+            if record["gc"] == "off":
+                row[3] = f"{record[what]:.2f}"
+                continue
+            row[:3] = [_figure(mine.get(figure)), _figure(record.get(figure)), f"{record[what]:.3g}"]
+            if (goal := wanted.get(key)) is not None:
+                row[4] = str(goal)
+                row[5] = "met" if goal.least <= record[what] <= goal.most else "NOT MET"
+    header = ("question", "against", "", "ours", "its", "ratio", "gc off", "asked", "")
+    widths = (34, 24, 7, 9, 9, 7, 7, 8, 7)
+    lines = [header, *((*key, *row) for key, row in rows.items())]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:,.4g}" if value < 1e3 else f"{value:,.0f}"
 
 
 def plain_figures(found: Sequence[Record]) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,7 +20,8 @@ from typing import Any
 
 from obstore.store import MemoryStore
 
-from benchmarks import data
+from benchmarks import _turns, data
+from benchmarks._turns import OURS, Goal, Record
 from tests.postgres_server import PostgresServer
 from truto_ci_async import (
     AccountPage,
@@ -43,7 +43,7 @@ from truto_ci_async.models.row_views import PULL_SCHEMA
 from truto_ci_async.pull.plan.plan import Plan
 
 ITEMS, BATCH_PAGES = 50, 64
-GOAL = 0.7
+DRIVER = "its driver"
 WINDOW = Window("2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z")
 COLUMNS = fixed_schema(Interaction, PULL_SCHEMA)
 
@@ -126,7 +126,7 @@ async def by_put(memory: Any, batches: list[list[AccountPage[Any]]]) -> float:
     return perf_counter() - begun
 
 
-async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
+async def measure(options: argparse.Namespace) -> list[Record]:
     batches = batches_of(options.rows)
     rows = sum(len(page) for batch in batches for page in batch)
     best: dict[tuple[str, str], float] = {}
@@ -149,21 +149,22 @@ async def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                 await store.open(Plan(accounts=(PlannedAccount("none"),), windows=(WINDOW,)), fresh=True)
                 await store.aclose()
                 seconds = await theirs[name]()
-                best[name, "driver"] = min(best.get((name, "driver"), seconds), seconds)
+                best[name, DRIVER] = min(best.get((name, DRIVER), seconds), seconds)
                 await clear(name, url, path)
                 seconds = await in_store(make(), batches, fresh=name == "Parquet")
-                best[name, "ours"] = min(best.get((name, "ours"), seconds), seconds)
+                best[name, OURS] = min(best.get((name, OURS), seconds), seconds)
                 await clear(name, url, path)
     return [
         {
-            "database": name,
-            "rows": rows,
-            "ours_rows_s": round(rows / best[name, "ours"]),
-            "driver_rows_s": round(rows / best[name, "driver"]),
-            "ratio": round(best[name, "driver"] / best[name, "ours"], 2),
-            "goal": GOAL,
+            "question": f"landing, {name}",
+            "contender": contender,
+            "gc": "on",
+            "ms": round(best[name, contender] * 1e3, 1),
+            "rows_s": round(rows / best[name, contender]),
+            **({} if contender == OURS else {"speed": best[name, contender] / best[name, OURS]}),
         }
         for name in makers
+        for contender in (OURS, DRIVER)
     ]
 
 
@@ -185,21 +186,18 @@ async def clear(name: str, url: str, path: Path) -> None:
                 await connection.execute(statement.encode())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_landing", description=__doc__)
+GOALS = [Goal(f"landing, {name}", DRIVER, "speed", least=0.7) for name in ("PostgreSQL", "DuckDB", "Parquet")]
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    _turns.say("landing")
+    return asyncio.run(measure(options))
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", type=int, default=20_000, help="rows of a round (default 20000)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds of each contender (default 5)")
-    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
-    options = parser.parse_args()
-    for each in asyncio.run(measure(options)):
-        if options.json:
-            print(json.dumps(each))
-        else:
-            print(
-                f"{each['database']:10}  {each['ours_rows_s']:>8,} rows/s, its driver {each['driver_rows_s']:>8,}: "
-                f"{each['ratio']:.2f} of it (asked {each['goal']:.2f})"
-            )
 
 
 if __name__ == "__main__":
-    main()
+    _turns.main(__doc__, add_options, run, GOALS, lambda _: None)

@@ -18,12 +18,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from time import thread_time
 from typing import Any
 
-from benchmarks import _harness
+from benchmarks import _harness, _turns
+from benchmarks._turns import OURS, Goal, Record
 from benchmarks.bench_walk import TOKEN, Bare
 from truto_ci_async import Pacing, TrutoClient
 from truto_ci_async._http.call import CallTime
@@ -116,28 +118,38 @@ async def measure(url: str, count: int, rounds: int) -> dict[str, float]:
         return {name: seconds / PAGES * 1e6 for name, seconds in least.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--items", default="10,100", help="on a page, comma-separated (default 10,100)")
-    parser.add_argument("--rounds", type=int, default=25, help="default 25")
-    options = parser.parse_args()
+GOALS: list[Goal] = []
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    found: list[Record] = []
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
     with _harness.server(pinned=True) as url:
         _harness.keep_to(0)
         for count in map(int, options.items.split(",")):
-            found = asyncio.run(measure(url, count, options.rounds))
-            print(f"{count} items a page", *_rows(found), sep="\n")
+            _turns.say(f"layers, {count} items a page")
+            layers = asyncio.run(measure(url, count, options.rounds))
+            below = 0.0
+            for name, us in layers.items():
+                _turns.say(f"  {name:<10}{us:>6.0f} us {us - below:>+6.0f}")
+                below = us
+                record: Record = {"question": f"up to {name}, {count} items", "contender": OURS, "gc": "on"}
+                record["cpu_ms"] = round(us / 1e3, 3)
+                bare = {
+                    "contender": "bare",
+                    "cpu_ms": round(layers["bare"] / 1e3, 3),
+                    "cpu": us / layers["bare"],
+                }
+                found += [record, record | bare] if name != "bare" else []
+    if cores:
+        os.sched_setaffinity(0, cores)  # whatever comes next has both again
+    return found
 
 
-def _rows(found: dict[str, float]) -> list[str]:
-    below = 0.0
-    rows: list[str] = []
-    for name, us in found.items():
-        rows.append(f"  {name:<10}{us:>6.0f} us {us - below:>+6.0f}   {us / found['bare']:.2f} x bare")
-        below = us
-    return rows
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--items", default="10,100", help="on a page, comma-separated (default 10,100)")
+    parser.add_argument("--rounds", type=int, default=25, help="default 25")
 
 
 if __name__ == "__main__":
-    main()
+    _turns.main(__doc__, add_options, run, GOALS, lambda _: None)

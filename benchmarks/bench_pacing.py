@@ -14,10 +14,14 @@ import sys
 from collections.abc import Callable
 from time import monotonic
 
+from benchmarks import _turns
+from benchmarks._turns import Goal, Record
 from tests.virtual import SimClient, StrictService, clock, run_virtual
 from truto_ci_async import RetryPolicy, TrutoClient
 
 Latency = Callable[[str], tuple[float, float]]
+
+RATE = "the permitted rate"
 
 
 def uneven(seed: int) -> Latency:
@@ -100,22 +104,36 @@ def socket(requests: int) -> tuple[float, float]:
         return rate, float(server.stdout.readline())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_pacing", description=__doc__)
-    parser.add_argument("--socket", action="store_true", help="over loopback as well; takes a minute")
-    parser.add_argument("--requests", type=int, default=3000, help="over loopback (default 3000)")
-    options = parser.parse_args()
+GOALS = [
+    Goal("pacing, one process, 70 to 380 ms", RATE, "rate", least=0.98),
+    Goal("pacing, one process, 5 to 50 ms", RATE, "rate", least=0.98),
+    *(Goal(f"pacing, {number} processes", RATE, "rate", least=0.85) for number in (2, 3, 4)),
+    Goal("pacing over loopback, jitter", RATE, "rate", least=0.97),
+    Goal("pacing over loopback, jitter", RATE, "429s", most=0.005),
+]
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    """Run all cases, those on the virtual clock once: they are the same each time."""
+    _turns.say("pacing")
     rows = [
-        ("one process, 70 to 380 ms a request", one_process(uneven(1)), 0.98),
-        ("one process, 5 to 50 ms a request", one_process(jitter(1)), 0.98),
-        *((f"{each} processes, no coordinator", processes(each, 800 // each), 0.85) for each in (2, 3, 4)),
+        ("pacing, one process, 70 to 380 ms", one_process(uneven(1))),
+        ("pacing, one process, 5 to 50 ms", one_process(jitter(1))),
+        *((f"pacing, {each} processes", processes(each, 800 // each)) for each in (2, 3, 4)),
     ]
     if options.socket:
-        rows.append(("one process, over loopback with jitter", socket(options.requests), 0.97))
-    print(f"{'question':40} {'of the rate':>12} {'429s':>7} {'goal':>6}")
-    for question, (rate, refused), goal in rows:
-        print(f"{question:40} {rate:12.1%} {refused:7.2%} {goal:6.0%}")
+        rows.append(("pacing over loopback, jitter", socket(options.requests)))
+    return [
+        {"question": question, "contender": RATE, "gc": "on", "rate": rate, "429s": refused}
+        for question, (rate, refused) in rows
+    ]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--socket", action="store_true", help="over loopback as well; takes a minute")
+    parser.add_argument("--requests", type=int, default=3000, help="over loopback (default 3000)")
+    parser.add_argument("--rounds", type=int, default=1, help=argparse.SUPPRESS)
 
 
 if __name__ == "__main__":
-    main()
+    _turns.main(__doc__, add_options, run, GOALS, lambda _: None)

@@ -56,6 +56,11 @@ class Database(Protocol):
     def sql(self, statement: str) -> list[Any]: ...
 
 
+def target_of(database: Database, **options: Any) -> Any:
+    """Return what ``pull_to`` takes: a URL, or the store of a bucket in memory."""
+    return database.store(**options) if hasattr(database, "store") else database.url
+
+
 def client_of(sandbox: Sandbox) -> TrutoClient:
     return TrutoClient(sandbox.token, base_url=sandbox.url, pacing=Pacing.off())
 
@@ -284,6 +289,27 @@ async def check_the_example_of_the_documentation(database: Database) -> None:
     assert len({row[0] for row in found}) == 3
     assert len(found) > 3
     assert all(people > 0 and patience > 0 for _, people, patience in found)
+
+
+async def check_the_quota_of_a_day_is_counted_over_runs(database: Database) -> None:
+    """The first run uses up all of it; the second one asks for nothing, though its client has asked for nothing yet."""
+    async with service(accounts=1, interactions=2) as sandbox:
+
+        async def pull(daily: int) -> Any:
+            async with TrutoClient(
+                sandbox.token, base_url=sandbox.url, pacing=Pacing(account_daily=daily)
+            ) as client:
+                into = target_of(database)
+                report = await client.interactions.pull_to(into, sandbox.account_ids, **BOUNDS)
+            assert not report.failed
+            return report.parked
+
+        (account,) = sandbox.account_ids
+        parked = await pull(2)
+        assert sandbox.stats.requests == 2
+        for _ in range(2):
+            assert await pull(2) == {account: pytest.approx(parked[account], abs=1)}
+        assert sandbox.stats.requests == 2
 
 
 # --- rows ------------------------------------------------------------------------------------------------------

@@ -209,6 +209,21 @@ def test_a_database_instead_of_a_folder(
     assert len(sandbox.requests) <= asked + 2  # for the accounts
 
 
+def test_what_does_not_fit_is_listed_line_by_line(
+    sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And with the options of the command line, not the arguments of Python."""
+    duckdb = pytest.importorskip("duckdb")
+    with duckdb.connect(str(tmp_path / "x.db")) as con:
+        con.execute("create table talk (id integer, integrated_account_id varchar)")
+    line = ["pull", "-a", sandbox.account_ids[0], *WINDOW, "--to", f"duckdb:///{tmp_path / 'x.db'}"]
+    assert main([*line, "--table", "talk"]) == CONFLICT
+    lines = capsys.readouterr().err.splitlines()
+    assert "  id is INTEGER, not VARCHAR" in lines
+    assert "  patience (DOUBLE) is missing: add it, or pass --add-columns" in lines
+    assert not sandbox.requests
+
+
 def test_a_table_is_synced(sandbox: Sandbox, tmp_path: Path) -> None:
     duckdb = pytest.importorskip("duckdb")
     line = [

@@ -7,10 +7,13 @@ import io
 import logging
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
+from tests import landings, syncs
+from tests.buckets import BucketTables
 from tests.landings import (
     BOUNDS,
     FEBRUARY,
@@ -32,6 +35,7 @@ from truto_ci_async import (
     Progress,
     StateConflictError,
     StorageError,
+    SyncChanges,
     TransactionalStore,
     UsageError,
     run_shard,
@@ -40,6 +44,7 @@ from truto_ci_async.pull.stores import cloud_state
 from truto_ci_async.pull.stores.cloud_state import Names, read_manifest
 from truto_ci_async.pull.stores.object_storage import Bucket, ConditionFailedError
 from truto_ci_async.pull.stores.targets import store_for
+from truto_ci_async.pull.sync.plan import header_of
 from truto_ci_async.reports.read_folder import CloudFolder
 
 obstore = pytest.importorskip("obstore")
@@ -587,11 +592,13 @@ def test_urls_that_are_no_bucket(url: str, told: str) -> None:
 
 
 def test_options_of_databases_are_refused() -> None:
-    with pytest.raises(UsageError, match="only appended to"):
+    with pytest.raises(UsageError, match="only adds"):
         store_for("s3://bucket", resource="interactions", mode="merge")
+    with pytest.raises(UsageError, match='leave mode="append" out'):
+        store_for("s3://bucket", resource="interactions", mode="append", is_sync=True)
     with pytest.raises(UsageError, match="table, add_columns: for the URL of a database"):
         store_for("gs://bucket/x", resource="interactions", table="x", add_columns=True)
-    with pytest.raises(UsageError, match="prefix of its own"):
+    with pytest.raises(UsageError, match="a store of its own"):
         store_for("s3://bucket", resource="interactions", shard=(1, 2))
     assert repr(store_for("s3://bucket/x/", resource="users", mode="append")) == (
         "CloudStore('s3://bucket/x', resource='users')"
@@ -602,17 +609,6 @@ def test_options_of_databases_are_refused() -> None:
         CloudStore("s3://bucket", part_rows=0)
     with pytest.raises(UsageError, match="cannot open s3://bucket"):
         CloudStore("s3://bucket", storage_options={"no_such_option": "x"})
-
-
-def test_a_sync_is_refused_before_anything_is_asked() -> None:
-    async def scenario() -> None:
-        async with service() as sandbox, client_of(sandbox) as client:
-            for out in (store_in(MemoryStore()), "s3://bucket/x"):
-                with pytest.raises(UsageError, match="CloudStore cannot be synced|since=.* for a database"):
-                    await client.interactions.pull_to(out, sandbox.account_ids, since="last", window="day")
-            assert not sandbox.requests
-
-    run(scenario())
 
 
 def test_credentials_are_in_no_message() -> None:
@@ -680,5 +676,199 @@ def test_february_and_january_are_rows_of_their_own() -> None:
         await store.commit(over(), row_fingerprints={}, final=True)
         await store.aclose()
         assert ids(memory) == ["1", "1"]
+
+    run(scenario())
+
+
+# --- syncs -----------------------------------------------------------------------------------------------------
+
+
+class MemoryBucket(BucketTables):
+    def __init__(self) -> None:
+        self.memory = MemoryStore()
+        self.bucket = Bucket(None, self.memory, PREFIX, {})
+
+    def store(self, **options: Any) -> CloudStore:
+        return store_in(self.memory, **{"part_rows": 20, "part_seconds": 0.0, **options})
+
+
+SYNCS = {
+    name.removeprefix("check_"): check for name, check in vars(syncs).items() if name.startswith("check_")
+}
+del SYNCS["a_table_is_synced_or_pulled"]  # it has several tables
+# The others of these take seconds.
+QUICK_SYNCS = {
+    "a_second_run_asks_little_and_changes_nothing",
+    "a_window_that_fails_in_the_middle_takes_nothing_away",
+    "pages_of_an_open_window_are_out_of_sight",
+    "a_meeting_that_moved_is_there_once",
+}
+
+
+@pytest.mark.parametrize(
+    "check",
+    [pytest.param(name, marks=[] if name in QUICK_SYNCS else [pytest.mark.long]) for name in SYNCS],
+)
+def test_a_sync(check: str) -> None:
+    run(SYNCS[check](MemoryBucket()))
+
+
+@pytest.mark.parametrize("log_bytes", [cloud_state.LOG_BYTES, 0])
+def test_the_quota_of_a_day_is_counted_over_runs(log_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("truto_ci_async.pull.stores.cloud_log.TAIL_BYTES", 0)
+    monkeypatch.setattr(cloud_state, "LOG_BYTES", log_bytes)
+    run(landings.check_the_quota_of_a_day_is_counted_over_runs(MemoryBucket()))
+
+
+def test_a_prefix_is_synced_or_pulled() -> None:
+    async def scenario() -> None:
+        synced, pulled, clock = MemoryBucket(), MemoryBucket(), syncs.Clock()
+        async with syncs.service(clock) as sandbox, client_of(sandbox) as client:
+            into, accounts = client.interactions.pull_to, sandbox.account_ids
+            await syncs.sync(client, synced, clock, accounts, "interactions")
+            days = {"start_time": "2024-03-01", "end_time": "2024-03-06", "window": "day"}  # of UTC
+            sandbox.clear()
+            with pytest.raises(StateConflictError, match='is synced: pass since="last"'):
+                await into(synced.store(), accounts, **days)
+            with pytest.raises(StateConflictError, match="other filters"):
+                await syncs.sync(client, synced, clock, accounts, "interactions", users=["u"])
+            assert not sandbox.requests
+            await into(pulled.store(), accounts, **days)
+            with pytest.raises(StateConflictError, match="a pull of its own"):
+                await syncs.sync(client, pulled, clock, accounts, "interactions")
+            # Rows of a pull stay when a sync starts over, but for those of its windows.
+            report = await syncs.sync(client, pulled, clock, accounts, "interactions", fresh=True)
+            assert (report.complete, report.windows) == (True, syncs.HISTORY_DAYS)
+            query = "SELECT DISTINCT date_trunc('day', window_start) = window_start FROM interactions"
+            left = f"{query} WHERE window_end > '2024-03-04 08:00Z'"
+            assert pulled.sql(left) == [(False,)]
+            assert len(pulled.sql(query)) == 2
+            assert (await into(synced.store(), accounts, fresh=True, **days)).complete
+            assert folder_in(synced.memory).complete
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_commit_of_a_sync_whose_answer_was_lost_is_found_out(when: str) -> None:
+    async def scenario() -> None:
+        bucket = MemoryBucket()
+        store = bucket.store()
+        failing = Failing(store._bucket)
+        await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+        for number in range(3):
+            failing.fail["put_async", "manifest.json"] = when, 1
+            await store.write(syncs.walked([interaction(str(number))], is_first=True))
+            changes = SyncChanges((syncs.READ,), {"a": str(number)})
+            assert await store.commit({}, row_fingerprints={}, final=False, sync=changes)
+        await store.aclose()
+        assert bucket.sql("SELECT id, mark FROM interactions, _truto_sync") == [("2", "2")]
+
+    run(scenario())
+
+
+def test_parts_that_cannot_be_taken_away_or_copied_go_later(caplog: pytest.LogCaptureFixture) -> None:
+    """Those that are replaced go first, or a reader of the folder would see rows twice."""
+
+    async def scenario() -> None:
+        bucket = MemoryBucket()
+        store = bucket.store()
+        failing = Failing(store._bucket)
+        await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+
+        async def commit(number: int) -> None:
+            await store.write(syncs.walked([interaction(str(number))], is_first=True))
+            changes = SyncChanges((syncs.READ,), {"a": str(number)})
+            assert await store.commit({}, row_fingerprints={}, final=False, sync=changes)
+
+        await commit(0)
+        failing.fail["copy_async", ".parquet"] = "before", 2
+        await commit(1)
+        first = objects(bucket.memory, "interactions/")
+        assert len(first) == 1
+        assert ids(bucket.memory) == ["1"]
+        await commit(2)  # what it replaces was in no reader's sight yet
+        assert ids(bucket.memory) == ["2"]
+        assert len(objects(bucket.memory, "interactions/")) <= 1
+        await store.aclose()
+        assert bucket.sql("SELECT id FROM interactions") == [("2",)]
+        assert "repeated later" in caplog.text
+
+    with caplog.at_level(logging.WARNING):
+        run(scenario())
+
+
+def test_a_sync_that_was_overtaken_replaces_nothing() -> None:
+    async def scenario() -> None:
+        bucket = MemoryBucket()
+        first, second = bucket.store(), bucket.store()
+        for store in (first, second):
+            await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+        for store, name in ((second, "second"), (first, "first")):
+            await store.write(syncs.walked([interaction(name)], is_first=True))
+        changes = SyncChanges((syncs.READ,), {"a": "read"})
+        assert await second.commit({}, row_fingerprints={}, final=True, sync=changes)
+        with pytest.raises(StateConflictError, match="taken over"):
+            await first.commit({}, row_fingerprints={}, final=True, sync=changes)
+        for store in (first, second):
+            await store.aclose()
+        assert bucket.sql("SELECT id FROM interactions") == [("second",)]
+
+    run(scenario())
+
+
+def test_parts_of_a_sync_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A night replaces the parts of the one before, and leaves what is older than the look-back."""
+    monkeypatch.setattr("truto_ci_async.pull.stores.cloud_log.LISTED_PARTS", 3)
+
+    async def scenario() -> None:
+        bucket, clock = MemoryBucket(), syncs.Clock()
+        async with syncs.service(clock, interactions=6) as sandbox, client_of(sandbox) as client:
+            counts: list[int] = []
+            for _ in range(6):
+                store = store_in(bucket.memory)
+                pull_to = client.interactions.pull_to
+                assert (
+                    await pull_to(store, sandbox.account_ids, **syncs.SYNC, window="day", now=clock.now)
+                ).complete
+                counts.append(len(objects(bucket.memory, "interactions/")))
+                clock.next_night()
+            assert all(0 <= after - before <= 1 for before, after in pairwise(counts)), counts
+            assert manifest_of(bucket.memory).lists
+            bucket.sql("SELECT 1")
+            needed = {*manifest_of(bucket.memory).named(), NAMES.manifest}
+            state = {name for name in objects(bucket.memory, "_truto/") if "/replaced/" not in name}
+            assert state == needed
+
+    run(scenario())
+
+
+def test_a_reader_that_began_before_a_sync_reads_to_its_end() -> None:
+    async def scenario() -> None:
+        bucket, clock = MemoryBucket(), syncs.Clock()
+        async with syncs.service(clock) as sandbox, client_of(sandbox) as client:
+            await syncs.sync(client, bucket, clock, sandbox.account_ids, "interactions")
+            folder = folder_in(bucket.memory)
+            rows = folder.to_arrow().num_rows
+            await syncs.sync(client, bucket, clock, sandbox.account_ids, "interactions")
+            assert folder.urls != folder_in(bucket.memory).urls
+            assert folder.to_arrow().num_rows == rows
+
+    run(scenario())
+
+
+def test_a_part_that_was_changed_is_not_rewritten() -> None:
+    async def scenario() -> None:
+        bucket, clock = MemoryBucket(), syncs.Clock()
+        async with syncs.service(clock) as sandbox, client_of(sandbox) as client:
+            await syncs.sync(client, bucket, clock, sandbox.account_ids, "interactions")
+            for name in objects(bucket.memory, "interactions/"):
+                obstore.put(bucket.memory, f"{PREFIX}/{name}", b"?" + get(bucket.memory, name)[1:])
+            with pytest.raises(DamagedStateError, match="has been changed"):
+                await syncs.sync(client, bucket, clock, sandbox.account_ids, "interactions")
+            for name in objects(bucket.memory, "interactions/"):
+                obstore.delete(bucket.memory, f"{PREFIX}/{name}")
+            with pytest.raises(DamagedStateError, match="is missing"):
+                await syncs.sync(client, bucket, clock, sandbox.account_ids, "interactions")
 
     run(scenario())

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests import syncs
+from tests.buckets import STEPS, BucketTables
 from tests.landings import (
     BOUNDS,
     Killing,
@@ -32,7 +34,6 @@ from truto_ci_async.pull.stores.object_storage import Bucket
 pytestmark = pytest.mark.services
 
 NAMES = Names("interactions")
-STEPS = ("begin", "upload", "state", "manifest", "committed", "publish", "unstage")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def server() -> Iterator[S3Server]:
         yield running
 
 
-class Prefix:
+class Prefix(BucketTables):
     """A folder in the bucket, which ``renew`` replaces by an empty one."""
 
     def __init__(self, server: S3Server, name: str) -> None:
@@ -56,14 +57,8 @@ class Prefix:
         self.url = f"s3://{BUCKET}/{self._name}/{self._number}"
         self.bucket = Bucket(self.url, None, "", {})
 
-    def sql(self, statement: str) -> list[Any]:
-        raise NotImplementedError
-
-    def names(self, folder: str) -> list[str]:
-        async def collect() -> list[str]:
-            return [name async for name, _ in self.bucket.list(folder)]
-
-        return run(collect())
+    def store(self, **options: Any) -> Any:
+        return landing_store(self.url, **options)
 
     def plain_rows(self) -> list[Row]:
         """Return what a reader sees that takes all files of the folder."""
@@ -329,7 +324,7 @@ class CloudKilling(Killing):
         assert sum(progress.rows for progress in run(load())) == len(expected(self.sandbox))
 
     def at_each_step(self, *times: int) -> None:
-        for step in STEPS:
+        for step in (each for each in STEPS if each != "replace"):
             for nth in times:
                 if self.run(kill=(step, nth)):
                     self.begin_anew()
@@ -354,3 +349,43 @@ def test_killed_at_random(prefix: Prefix, killing: tuple[Runs, Sandbox]) -> None
 @pytest.mark.long
 def test_killed_at_random_many_times(prefix: Prefix, killing: tuple[Runs, Sandbox]) -> None:
     CloudKilling(*killing, prefix, "append").at_random(100)
+
+
+# --- syncs -----------------------------------------------------------------------------------------------------
+
+
+SYNCS = ("other_resources_are_synced", "rows_that_are_gone_can_be_kept")
+
+
+@pytest.mark.parametrize("check", SYNCS)
+def test_a_sync(check: str, prefix: Prefix) -> None:
+    run(getattr(syncs, f"check_{check}")(prefix), timeout=60)
+
+
+@pytest.fixture
+def nights(prefix: Prefix) -> Iterator[syncs.KilledNights]:
+    clock = syncs.Clock()
+    with Runs() as runs, syncs.killed_service(clock) as sandbox:
+        for account in sandbox.account_ids:
+            sandbox.configure(account, settling=syncs.SETTLING)
+        yield syncs.KilledNights(runs, sandbox, clock, prefix)
+
+
+@pytest.mark.parametrize(
+    ("resource", "times"),
+    [
+        ("interactions", 1),
+        *(pytest.param(name, 5, marks=pytest.mark.long) for name in ("interactions", "meetings")),
+    ],
+)
+def test_a_sync_killed_at_each_step(resource: str, times: int, nights: syncs.KilledNights) -> None:
+    nights.resource = resource
+    nights.at_each_step(times=times)
+    assert nights.kills >= 5 * times
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("resource", ["interactions", "meetings"])
+def test_a_sync_killed_at_random(resource: str, nights: syncs.KilledNights) -> None:
+    nights.resource = resource
+    nights.at_random(100)

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from tests.landings import BOUNDS, expected
 from tests.support import examples, run
 from truto_ci_async import (
+    ConnectError,
     Coordinator,
     Fault,
     MemoryBudget,
@@ -35,7 +36,7 @@ from truto_ci_async import (
 )
 from truto_ci_async.cli.engine import say_result
 from truto_ci_async.cli.main import main
-from truto_ci_async.cli.messages import FAILED, SOME_FAILED, USAGE
+from truto_ci_async.cli.messages import FAILED, SOME_FAILED, USAGE, advise
 from truto_ci_async.integrations import ray as on_ray
 from truto_ci_async.integrations import ray_data
 
@@ -259,6 +260,10 @@ def test_a_look_at_rows_never_leaves_out_an_account_without_a_word() -> None:
 
 
 # --- the command line ------------------------------------------------------------------------------------------
+
+
+def test_an_address_of_a_cluster_is_not_that_of_the_service() -> None:
+    assert advise(ConnectError("no Ray cluster: tried h:1", attempts=0)) is None
 
 
 def test_the_summary_counts_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

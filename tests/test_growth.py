@@ -42,6 +42,7 @@ from truto_ci_async.errors import CursorExpiredError, DamagedStateError, Permiss
 from truto_ci_async.models import Interaction
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Checkpoint, Key, Progress
+from truto_ci_async.pull.checkpoint.finished import is_plain
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
 from truto_ci_async.pull.commits import Commits, Entry
@@ -130,6 +131,23 @@ def test_windows_that_share_a_row_are_what_was_committed(
     run(scenario())
 
 
+@pytest.mark.parametrize(
+    ("progress", "expected"),
+    [
+        (Progress(rows=3, pages=2, outcome="done"), True),
+        (Progress(outcome="empty"), True),
+        (Progress(), False),
+        (Progress(outcome="failed"), False),
+        (Progress(outcome="done", position="p"), False),
+        (Progress(outcome="done", error="e"), False),
+        (Progress(outcome="done", until=1.0), False),
+        (Progress(outcome="done", is_restarted=True), False),
+    ],
+)
+def test_a_window_shares_a_row_only_if_nothing_of_it_is_lost(progress: Progress, expected: bool) -> None:
+    assert is_plain(progress) is expected
+
+
 def test_finished_windows_take_a_few_bytes(tmp_path: Path) -> None:
     """A row for each took 45 bytes: 1.6 GB for 100,000 accounts over a year."""
     path = tmp_path / "state.sqlite3"
@@ -201,7 +219,7 @@ def test_a_state_of_an_earlier_version_is_converted_without_loss(tmp_path: Path,
         "UPDATE finished SET \"rows\" = 'many'",
         "UPDATE finished SET account = 'nobody'",
         "UPDATE finished SET \"window\" = 'first'",
-        'UPDATE finished SET "window" = 25',
+        f'UPDATE finished SET "window" = {WINDOWS - 15}',  # the last of 16 is behind the plan
     ],
 )
 def test_finished_windows_that_make_no_sense_are_damage(tmp_path: Path, statement: str) -> None:

@@ -36,11 +36,13 @@ from truto_ci_async import (
     Sentence,
     StateConflictError,
     StorageError,
+    SyncChanges,
     Transcript,
     UsageError,
     pull_plan,
     run_shard,
 )
+from truto_ci_async.pull.sync.plan import header_of
 
 pytestmark = pytest.mark.services
 
@@ -111,6 +113,35 @@ def test_a_table_in_another_schema_with_types_of_its_own(database: Postgres) -> 
             await land(database, [page_of([item])], plan_of(), table="Raw Data.Calls", mode=mode)
         assert database.sql('SELECT remote_data->>\'a\', number FROM "Raw Data"."Calls"') == [("x\ufffdy", 2)]
         assert database.sql('SELECT name FROM "Raw Data"._truto_pulls') == [("Raw Data.Calls",)]
+
+    run(scenario())
+
+
+def test_the_reason_of_a_refusal_does_not_quote_the_row(
+    database: Postgres, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server adds all of it: names and addresses of people would be in logs."""
+
+    async def scenario() -> None:
+        await land(database, [], plan_of())
+        database.sql("ALTER TABLE interactions ADD CHECK (timezone <> 'bad')")
+        database.sql("DELETE FROM _truto_progress")
+        item = interaction("1", user="u@example.com", timezone="bad")
+        with pytest.raises(StorageError, match=r"id '1'.*interactions_timezone_check") as caught:
+            await land(database, [page_of([item])], plan_of())
+        store = await land(database, [page_of([item])], plan_of(), on_rejected="keep")
+        assert store.issues_count == 1
+        ((error, row),) = database.sql('SELECT error, "row" FROM interactions_rejected')
+        key = "user_id 'u@example.com'"  # that is the key
+        for text in (str(caught.value), error, caplog.text):
+            assert "u@example.com" not in text.replace(key, "")
+        assert "u@example.com" in row
+        database.sql("DELETE FROM _truto_progress")
+        database.sql("ALTER TABLE interactions DROP COLUMN timezone, ADD COLUMN timezone varchar(2)")
+        with pytest.raises(
+            StorageError, match=r"too long for type character varying\(2\) \(column timezone\)"
+        ):
+            await land(database, [page_of([item])], plan_of())
 
     run(scenario())
 
@@ -354,6 +385,55 @@ def test_a_connection_cut_during_commit_leaves_no_doubt(cut: str, database: Post
             assert proxy.cuts == 2
         assert database.sql("SELECT count(*), count(DISTINCT id) FROM interactions") == [(12, 12)]
         assert database.sql("SELECT epoch, commits FROM _truto_pulls") == [(1, 4)]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("cut", ["before", "after"])
+def test_a_connection_cut_during_the_commit_of_a_sync(cut: str, database: Postgres) -> None:
+    """Pages of an open window are kept once, and replace the rows of their window once."""
+
+    async def scenario() -> None:
+        async with Proxy(database.server.port) as proxy:
+            store = PostgresStore(database.server.url(database.name, proxy.port), mode="merge")
+            await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+            for number in range(3):
+                await store.write(syncs.walked([interaction(str(number))], is_first=not number))
+                changes = SyncChanges((syncs.READ,) if number == 2 else (), {"a": f"after {number}"})
+                proxy.cut = cut
+                assert await store.commit({}, row_fingerprints={}, final=False, sync=changes)
+            await store.aclose()
+            assert proxy.cuts == 3
+        assert sorted(database.sql("SELECT id FROM interactions")) == [("0",), ("1",), ("2",)]
+        assert database.sql("SELECT mark FROM _truto_sync") == [("after 2",)]
+        assert database.sql("SELECT count(*) FROM _truto_staged") == [(0,)]
+
+    run(scenario())
+
+
+def test_a_full_disk_is_told_and_loses_nothing(database: Postgres) -> None:
+    """A trigger stands for it, with the code of PostgreSQL. No row is at fault, so none is rejected."""
+
+    async def scenario() -> None:
+        async with service() as sandbox, client_of(sandbox) as client:
+            pull_to = client.interactions.pull_to
+            await pull_to(database.url, sandbox.account_ids, on_start=lambda pull: pull.stop(), **BOUNDS)
+            database.sql(
+                """CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                    RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';
+                    END $$"""
+            )
+            database.sql(
+                "CREATE TRIGGER full_disk BEFORE INSERT ON interactions FOR EACH ROW EXECUTE FUNCTION full_disk()"
+            )
+            before = rows_in(database)
+            with pytest.raises(StorageError, match="No space left on device"):
+                await pull_to(database.url, sandbox.account_ids, on_rejected="keep", **BOUNDS)
+            assert rows_in(database) == before
+            assert database.sql("SELECT count(*) FROM interactions_rejected") == [(0,)]
+            database.sql("DROP TRIGGER full_disk ON interactions")
+            assert (await pull_to(database.url, sandbox.account_ids, **BOUNDS)).complete
+            assert rows_in(database) == expected(sandbox)
 
     run(scenario())
 

@@ -17,6 +17,7 @@ import anyio
 import msgspec
 import pytest
 
+from tests.simulation import sync_world
 from tests.simulation.loop import SimTime
 from tests.simulation.mends import MENDS, Mend, search
 from tests.simulation.service import Answer, SimClient
@@ -42,6 +43,7 @@ from truto_ci_async.pull.workers import YIELD_ACCOUNTS, Schedule, accounts_to_do
 
 SEEDS, CHUNKS = 300, 6
 MANY = 50_000
+SYNC_SEEDS, MANY_SYNCS = 60, 5_000
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
@@ -55,6 +57,19 @@ def test_whatever_happens_nothing_is_lost_or_doubled(chunk: int) -> None:
 def test_whatever_happens_nothing_is_lost_or_doubled_in_many_worlds() -> None:
     for seed in range(SEEDS, MANY):
         simulate(Options.draw(seed))
+
+
+@pytest.mark.parametrize("chunk", range(2))
+def test_a_synced_table_has_what_the_service_had_whatever_happens(chunk: int) -> None:
+    """Run a failing seed again with `python -m tests.simulation SEED --sync`."""
+    for seed in range(chunk, SYNC_SEEDS, 2):
+        simulate(sync_world.draw(seed), sync_world.SyncWorld)
+
+
+@pytest.mark.long
+def test_a_synced_table_has_what_the_service_had_in_many_worlds() -> None:
+    for seed in range(SYNC_SEEDS, MANY_SYNCS):
+        simulate(sync_world.draw(seed), sync_world.SyncWorld)
 
 
 def test_mends_can_be_taken_out() -> None:

@@ -44,7 +44,7 @@ from truto_ci_async.errors import (
     UsageError,
 )
 from truto_ci_async.models import ROW_COLUMNS, AdditionalMetric, Email, Interaction, Metrics, Page, Person
-from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Unit, Window
+from truto_ci_async.models.pulls import AccountPage, Place, PlannedAccount, Unit, Window
 from truto_ci_async.models.row_views import PULL_COLUMNS
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
@@ -1226,6 +1226,50 @@ def test_every_line_is_the_item_and_where_it_came_from(
         pairs = json.loads(line, object_pairs_hook=list) if line.startswith("{") else []
         assert len({name for name, _ in pairs}) == len(pairs)
         assert json.loads(line) == ((item if isinstance(item, dict) else {"item": item}) | OURS)
+
+
+@given(texts=st.lists(st.text(max_size=8), min_size=1, max_size=6))
+@examples(20)
+def test_rows_can_be_read_again_where_they_were_written(texts: list[str]) -> None:
+    """A window that is restarted asks for them, byte for byte, whether they are in the file yet or not."""
+    pages = [[Raw(msgspec.json.encode({"id": "1", "user": text})), Raw(b'{ "id":2.50}')] for text in texts]
+
+    async def scenario() -> None:
+        with tempfile.TemporaryDirectory(dir=MEMORY) as folder:
+            places: list[Place] = []
+            state: bytes | None = None
+            for _ in range(2):  # the second time they come after those of the first
+                async with NdjsonSink(folder) as sink:
+                    await sink.open(state)
+                    for items in pages:
+                        place = await sink.write(AccountPage(PLAN.accounts[2], PLAN.windows[0], Page(items)))
+                        assert place is not None
+                        places.append(place)
+                        for known, expected in zip(places, pages * 2, strict=False):
+                            assert await sink.read_again(known) == expected
+                    state = await sink.commit()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("item", [b'{"id":"7",\n"n":1}', b'{"n":1}', b"[1]", b'{"id":"7","tenant_id":1}'])
+def test_rows_that_were_not_written_as_they_came_have_no_place(item: bytes, tmp_path: Path) -> None:
+    """What tells them apart is taken of their own bytes, so it is stored."""
+
+    async def scenario() -> None:
+        async with NdjsonSink(tmp_path) as sink:
+            await sink.open(None)
+            page = AccountPage(PLAN.accounts[0], PLAN.windows[0], Page([Raw(item)]))
+            assert await sink.write(page) is None
+            place = await sink.write(
+                AccountPage(PLAN.accounts[0], PLAN.windows[0], Page([Raw(b'{"id":"7"}')]))
+            )
+            assert place is not None
+            assert await sink.read_again(place) == [Raw(b'{"id":"7"}')]
+            with pytest.raises(DamagedStateError, match="rows are missing"):
+                await sink.read_again(place._replace(offset=place.offset + 1))
+
+    run(scenario())
 
 
 def test_typed_items_can_be_lines_too() -> None:

@@ -140,6 +140,17 @@ class Disk:
             while done < len(view):
                 done += os.write(file, view[done:])
 
+    def read(self, file: int, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes from ``offset`` on; fewer only at the end of the file."""
+        os.lseek(
+            file, offset, os.SEEK_SET
+        )  # a file that is open for appending is written at its end nevertheless
+        pieces = list[bytes]()
+        while size and (piece := os.read(file, size)):
+            pieces.append(piece)
+            size -= len(piece)
+        return b"".join(pieces)
+
     def fsync(self, file: int) -> None:
         self.step("fsync")
         _sync(file)

@@ -37,8 +37,9 @@ class Change(NamedTuple):
 class Mend:
     """What was mended, and the changes that did it."""
 
-    def __init__(self, name: str, *changes: tuple[str, str, str]) -> None:
+    def __init__(self, name: str, *changes: tuple[str, str, str], of_syncs: bool = False) -> None:
         self.name = name
+        self.of_syncs = of_syncs
         self.changes = [Change(*change) for change in changes]
 
     def without(self) -> dict[str, str]:
@@ -56,7 +57,7 @@ class Mend:
 
 
 ACCOUNT, COMMITS, ENGINE = "pull/account_pull.py", "pull/commits.py", "pull/engine.py"
-WORKERS = "pull/workers.py"
+SYNCING, WORKERS = "pull/stores/syncing.py", "pull/workers.py"
 BREAKER, FILES, SQLITE = "_http/policy/circuit_breaker.py", "sinks/files.py", "pull/checkpoint/sqlite.py"
 
 MENDS = (
@@ -91,6 +92,18 @@ MENDS = (
         ),
     ),
     Mend(
+        "rows whose place is in the log are read again",
+        (
+            COMMITS,
+            "        return self._fingerprints(await self._store.read_again(part))\n",
+            '        return b""\n',
+        ),
+    ),
+    Mend(
+        "a page has its place after those that were written before",
+        ("sinks/lines.py", "        self._taken_bytes += place.size\n", ""),
+    ),
+    Mend(
         "a page that is being written counts, though the block is left",
         (
             COMMITS,
@@ -101,6 +114,29 @@ MENDS = (
     Mend(
         "pages of one account are written in order",
         (COMMITS, "            if entry.queue[0] is not entry:\n                return False\n", ""),
+    ),
+    Mend(
+        "rows that a commit has taken are known to a walk that begins again",
+        (
+            COMMITS,
+            "        async with self._commit_lock:  # no commit is under way,",
+            "        if True:  #",
+        ),
+    ),
+    Mend(
+        "a commit takes pages and their progress at the same moment",
+        (
+            COMMITS,
+            "                    begun = begin(changes, row_fingerprints=logs, final=final)\n",
+            "                    pass\n",
+        ),
+        (
+            COMMITS,
+            "            if begun is not None:\n                is_durable = await begun\n",
+            "            if has_work and begin is not None:\n"
+            "                await anyio.lowlevel.checkpoint()\n"
+            "                is_durable = await begin(changes, row_fingerprints=logs, final=final)\n",
+        ),
     ),
     # What the service is doing.
     Mend(
@@ -179,6 +215,39 @@ MENDS = (
         "a cancellation tells that the last commit failed",
         (ENGINE, "                    _tell_outcome(cancelled, host)\n", "                    pass\n"),
     ),
+    # What a sync replaces.
+    Mend(
+        "pages before a walk that began again do not count",
+        (
+            ACCOUNT,
+            "is_first, is_partial = not state.progress.pages,",
+            "is_first, is_partial = False,",
+        ),
+        of_syncs=True,
+    ),
+    Mend(
+        "rows are replaced once their window was read to its end",
+        (SYNCING, "            if each.is_over and key in self._asked", "            if key in self._asked"),
+        of_syncs=True,
+    ),
+    Mend(
+        "a window is complete once that is durable",
+        (
+            SYNCING,
+            "        if is_durable:\n            self._note(changes)\n        return is_durable\n\n    def",
+            "        self._note(changes)\n        return is_durable\n\n    def",
+        ),
+        of_syncs=True,
+    ),
+    Mend(
+        "the windows of the look-back are read again",
+        (
+            "pull/sync/windows.py",
+            "look_from = complete[-1].end - lookback if complete",
+            "look_from = complete[-1].end if complete",
+        ),
+        of_syncs=True,
+    ),
     # What a loss of power takes.
     Mend(
         "rows are on the disk before their progress",
@@ -221,6 +290,7 @@ def search(mend: Mend, seeds: int = SEEDS) -> Found:
         for file, text in mend.without().items():
             (root / PACKAGE.name / file).write_text(text)
         command = [sys.executable, "-m", "tests.simulation", "0", str(seeds), "--first"]
+        command += ["--sync"] if mend.of_syncs else []
         environment = {**os.environ, "PYTHONPATH": name, "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             done = subprocess.run(

@@ -114,6 +114,7 @@ class Options:
     disk_faults: float = 0.0  # the share of its steps that fail
     kept_bytes: int = 0
     waits: float = 0.0  # the share of awaits that take time
+    is_slow: bool = False  # consumers take seconds for a page
     resource: str = "interactions"  # or "meetings", or "transcripts"
     ignores_windows: bool = False
 
@@ -142,6 +143,7 @@ class Options:
             consumer=consumer,
             commits_overlap=others.random() < 0.5,
             full_rows=others.choice((1, 5, 1_000)),
+            is_slow=is_pure and others.random() < 0.5,
             accounts=random.randint(1, 3 + 4 * is_pure),
             windows=random.randint(1, 2),
             rows=random.randint(2, 12),
@@ -191,6 +193,7 @@ SIMPLER: dict[str, tuple[Any, ...]] = {
     "disk_faults": (0.0, 0.01),
     "kept_bytes": (0,),
     "waits": (0.0,),
+    "is_slow": (False,),
     "resource": ("interactions", "meetings"),
     "ignores_windows": (False,),
 }
@@ -282,6 +285,12 @@ class World:
             return
         for _ in range(random.choice((0, 1, 1, 2, 5))):
             await asyncio.sleep(0)
+
+    async def _use(self) -> None:
+        """Take as long as a consumer does with a page."""
+        await self.pause()
+        if self.options.is_slow and not self.is_calm:
+            await asyncio.sleep(self._pauses.choice((0.1, 1.0, 4.0)))
 
     def delay(self) -> float:
         return self._pauses.choice((0.0, 0.0, 0.001, 0.06))
@@ -405,13 +414,13 @@ class World:
         async with pull as pages:
             async for page in pages:
                 if consumer == "shard":
-                    await self.pause()
+                    await self._use()
                     await pages.write(page)
                 else:
                     self.taken[self.key_of(page)].append([number_of(bytes(row)) for row in page.page])
                     if consumer == "manual":
                         await page.commit() if self._draws.random() < 0.5 else page.mark()
-                    await self.pause()
+                    await self._use()
                 leave_after -= 1
                 if not leave_after:
                     break
@@ -420,7 +429,7 @@ class World:
         async def write(number: int) -> None:
             async for page in pull:
                 for _ in range(number):
-                    await self.pause()
+                    await self._use()
                 await pull.write(page)
 
         writers = self._writers = list[asyncio.Task[None]]()
@@ -782,7 +791,7 @@ def _simulated(world: World) -> Iterator[None]:
             setattr(module, name, value)
 
 
-def simulate(options: Options) -> World:
+def simulate(options: Options, kind: type[World] = World) -> World:
     """Run one world to its end.
 
     :raises Wrong: something came out that must not; any other exception is a fault as well.
@@ -791,7 +800,7 @@ def simulate(options: Options) -> World:
         folder = Path(name) / "first" if options.store == "files" else None
         if folder is not None:
             folder.mkdir()
-        world = World(options, folder)
+        world = kind(options, folder)
         loop = world.loop
         try:
             with _simulated(world):
@@ -821,20 +830,20 @@ def _end(loop: SimLoop) -> None:
                 loop.run_until_complete(asyncio.wait(left, timeout=100.0))
 
 
-def fails(options: Options) -> BaseException | None:
+def fails(options: Options, kind: type[World] = World) -> BaseException | None:
     try:
-        simulate(options)
+        simulate(options, kind)
     except Exception as error:  # noqa: BLE001 - that is what is looked for
         return error
     return None
 
 
-def shrink(options: Options) -> Options:
+def shrink(options: Options, kind: type[World] = World) -> Options:
     """Return the simplest options that still fail with some seed, each tried alone, again and again."""
     give_up_at = time.monotonic() + SHRINK_SECONDS
 
     def is_simpler(options: Options) -> bool:
-        return time.monotonic() < give_up_at and fails(options) is not None
+        return time.monotonic() < give_up_at and fails(options, kind) is not None
 
     while True:
         for name, values in SIMPLER.items():

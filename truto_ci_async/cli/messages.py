@@ -102,8 +102,8 @@ def describe(error: BaseException, option_names: Mapping[str, str] = MappingProx
         return "no API token"
     if isinstance(error, errors.UsageError | errors.ConfigurationError):
         return in_options(str(error), {"base_url": "--api-url", **option_names})
-    if isinstance(error, errors.StateConflictError):  # whose other names are those in the stored plan
-        return str(error).replace("fresh=True", "--fresh").replace("grow=True", "--grow")
+    if isinstance(error, errors.StateConflictError | errors.StorageError):
+        return given_in_options(str(error), option_names)
     if isinstance(error, errors.TrutoError):
         return str(error)
     if isinstance(error, OSError):
@@ -120,17 +120,23 @@ def in_options(message: str, option_names: Mapping[str, str]) -> str:
     if " column " in message:  # the names in it are those of columns
         return message
 
+    def named(match: re.Match[str]) -> str:
+        return option_names.get(match[0], match[0])
+
+    message = given_in_options(message, option_names)
+    words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?= (?:is|has|must)\b)"
+    message = re.sub(words, named, message)
+    return re.sub(r"(--[a-z-]+) \(\1\)", r"\1", message)  # where the library names the option as well
+
+
+def given_in_options(message: str, option_names: Mapping[str, str]) -> str:
+    """Name options in a message that says to pass arguments: ``fresh=True`` is ``--fresh``."""
+
     def given(match: re.Match[str]) -> str:
         name, value = option_names.get(match[1]), match[2].strip("'\"")
         return match[0] if name is None else name if value == "True" else f"{name} {value}"
 
-    def named(match: re.Match[str]) -> str:
-        return option_names.get(match[0], match[0])
-
-    message = re.sub(r"\b(\w+)=('[^']*'|\"[^\"]*\"|[\w./:-]+)", given, message)
-    words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?= (?:is|has|must)\b)"
-    message = re.sub(words, named, message)
-    return re.sub(r"(--[a-z-]+) \(\1\)", r"\1", message)  # where the library names the option as well
+    return re.sub(r"\b(\w+)=('[^']*'|\"[^\"]*\"|[\w./:-]+)", given, message)
 
 
 def advise(error: BaseException) -> str | None:
@@ -140,7 +146,7 @@ def advise(error: BaseException) -> str | None:
             return "`truto-ci login` stores one, or export TRUTO_API_TOKEN=...; --sandbox needs none"
         case errors.DeadlineError():
             return "--timeout SECONDS allows more time"
-        case errors.ConnectError():
+        case errors.ConnectError() if error.attempts:  # a request of ours
             return f"check the network and --api-url ({plural(error.attempts, 'attempt')})"
         case errors.ServerError(status=status) if status < 400:
             return "check --api-url"

@@ -162,7 +162,7 @@ def _facts(report: PullReport, out: str) -> list[tuple[str, str, str]]:
         ("unsupported", len(report.unsupported), "their product does not have this resource: done"),
         ("filtered", len(report.filtered), "accounts whose product ignores the window: filtered here"),
         ("no transcript", report.without_transcript, "meetings; --lookback asks for them again"),
-        ("fields repaired", report.issues, ""),
+        ("issues", report.issues, "fields repaired, or rows the database refused: the log names them"),
     )
     return rows + [(name, f"{count:,}", why) for name, count, why in noted if count]
 

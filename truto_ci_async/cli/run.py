@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from truto_ci_async.cli.output.streams import ClosedPipe
-from truto_ci_async.errors import CursorExpiredError, CursorLoopError
+from truto_ci_async.errors import CursorExpiredError, CursorLoopError, StateConflictError
 
 from .messages import (
     DONE,
@@ -78,7 +78,10 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _say_error(error: Exception, progress: Progress, options: Options) -> int:
     code = exit_code(error, is_partly_done=bool(progress.pages or progress.items))
-    say(f"truto-ci: {describe(error, options.option_names)}")
+    text = f"truto-ci: {describe(error, options.option_names)}"
+    is_list = isinstance(error, StateConflictError)  # of what differs: a line for each
+    for line in text.split("\n") if is_list else [text]:
+        say(line)
     if advice := advise(error):
         say(f"  {advice}")
     if options.verbose > 1:

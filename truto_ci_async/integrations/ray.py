@@ -95,8 +95,7 @@ async def pull_to(
                   uses Ray already goes on with that. ``ray.shutdown()`` ends the connection.
     ``token``     the name of the environment variable that the workers have, or a function that returns the token.
     ``cpus``      cores that Ray reserves for a task. ``retries`` of a task whose worker or node died.
-    ``on_progress``  is given the reports about once a second. Their totals are Ray metrics too, ``truto_pull_rows`` and
-                  so on, by ``resource``.
+    ``on_progress``  is given the reports about once a second. Their totals are Ray metrics: ``truto_pull_rows`` etc.
 
     The other options are those of ``pull_plan``. Each token has a budget of its own, so plans of several environments
     run side by side: ``asyncio.gather(pull_to(one, ..., token="TOKEN_A"), pull_to(other, ..., token="TOKEN_B"))``.
@@ -189,18 +188,20 @@ async def _connect(ray: Any, address: str | None) -> None:
                 (await asyncio.open_connection(host, int(port)))[1].close()
             # In a thread that nobody waits for: it may take minutes to find that what answers is no Ray.
             begun, init = Future[Any](), partial(ray.init, address=address, namespace=NAMESPACE, **own)
-            threading.Thread(target=_finish, args=(begun, init), daemon=True).start()
+            threading.Thread(target=_finish, args=(begun, init, not address), daemon=True).start()
             await asyncio.wrap_future(begun)
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         text = f"no Ray cluster: tried {address}: {str(error) or f'no answer in {CONNECT_SECONDS:.0f} s'}"
         raise sdk.ConnectError(f"{text}. Is `ray start --head` running there?", attempts=0) from error
 
 
-def _finish(begun: Future[Any], job: Callable[[], Any]) -> None:
+def _finish(begun: Future[Any], job: Callable[[], Any], stays: bool) -> None:
     try:
         begun.set_result(job())
     except BaseException as error:  # noqa: BLE001 - raised where it is awaited
         begun.set_exception(error)
+    if stays:  # Linux ends the processes of a cluster of our own with the thread that started them
+        threading.Event().wait()
 
 
 async def _check_nodes(ray: Any, job: Job, cpus: float) -> None:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from datetime import UTC, datetime
-from typing import Generic, Literal, Self, TypeVar
+from typing import Generic, NamedTuple, Self, TypeVar
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
 from truto_ci_async.models import Page, Person
 
-from .row_views import PULL_SCHEMA, View, plain_views
+from .row_views import PULL_SCHEMA, are_plain
 
 T = TypeVar("T")
 
@@ -46,6 +46,14 @@ class Unit(Struct, frozen=True):
         return self.account.id, self.index
 
 
+class Place(NamedTuple):
+    """Where in its output a sink wrote the rows of a page, one line each."""
+
+    offset: int
+    size: int
+    lead: int  # bytes that each line has in front of the item's own, which take the place of its brace
+
+
 class AccountPage(Frames, Generic[T]):
     """A page with its account and window. Pulls hand these out, sinks write them.
 
@@ -53,7 +61,7 @@ class AccountPage(Frames, Generic[T]):
     start with the columns of ``PULL_COLUMNS``: account, tenant, window and that time.
     """
 
-    __slots__ = ("_views", "account", "page", "pulled_at", "window")
+    __slots__ = ("_is_plain", "account", "page", "pulled_at", "window")
 
     def __init__(
         self, account: PlannedAccount, window: Window, page: Page[T], pulled_at: datetime | None = None
@@ -62,14 +70,15 @@ class AccountPage(Frames, Generic[T]):
         self.window = window
         self.page = page
         self.pulled_at = pulled_at or datetime.now(UTC)
-        self._views: Sequence[View] | Literal[False] | None = False
+        self._is_plain: bool | None = None
 
     @property
-    def plain_views(self) -> Sequence[View] | None:
-        """The row views of Raw items, read on first use: see ``row_views.plain_views``."""
-        if self._views is False:
-            self._views = plain_views(self.page.items)
-        return self._views
+    def is_plain(self) -> bool:
+        """Whether the items are Raw objects that only need our columns in front: see ``row_views.are_plain``."""
+        if self._is_plain is None:
+            items = self.page.items
+            self._is_plain = bool(items) and type(items[0]) is Raw and are_plain(items)
+        return self._is_plain
 
     def with_names(self, directory: Mapping[str, Person]) -> Self:
         """Return a copy whose people have the names and emails of a directory: see ``Page.with_names``."""

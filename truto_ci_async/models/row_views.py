@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, Final, Literal
 
 import msgspec
@@ -42,20 +43,18 @@ class View(Struct, gc=False):
 
 # A type that no value matches: decoding fails for a row that has such a field.
 _NEVER = Literal["a row with a column of a pull"]
-_fields: list[Any] = [(name, _NEVER, None) for name in PULL_COLUMNS]
-_Plain: Any = msgspec.defstruct("_Plain", _fields, bases=(View,), gc=False)
+_fields: list[Any] = [("id", Any, None), *((name, _NEVER, None) for name in PULL_COLUMNS)]
+_Plain: Any = msgspec.defstruct("_Plain", _fields, gc=False)
 
 read_views = msgspec.json.Decoder(View).decode_lines
-_read_plain: Callable[[bytes], list[View]] = msgspec.json.Decoder(_Plain).decode_lines
+_read_plain: Callable[[bytes], list[Any]] = msgspec.json.Decoder(_Plain).decode_lines
+_id_of = attrgetter("id")
 
 
-def plain_views(items: Sequence[Any]) -> Sequence[View] | None:
-    """Read the identifying fields of Raw items.
-
-    None if an item is not an object, or has a field with the name of one of the ``PULL_COLUMNS``.
-    """
+def are_plain(items: Sequence[Any]) -> bool:
+    """Tell whether all Raw items are objects with an id, and none has a field of the name of a pull's column."""
     try:
-        views = _read_plain(b"\n".join(items))
+        found = _read_plain(b"\n".join(items))
     except (msgspec.DecodeError, RecursionError):
-        return None
-    return views if len(views) == len(items) else None
+        return False
+    return len(found) == len(items) and all(map(_id_of, found))

@@ -11,7 +11,7 @@ restarted. What is remembered is as durable as the progress it belongs to.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from time import perf_counter
@@ -24,13 +24,13 @@ from msgspec import Raw
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import Page
-from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Window
+from truto_ci_async.models.pulls import AccountPage, Place, PlannedAccount, Window
 from truto_ci_async.pagination.page_fetch import SLICED_ABOVE
 from truto_ci_async.pull.checkpoint.base import Key, Progress
 from truto_ci_async.pull.stores.adapters import PullStore
 
 from .report import PullReport
-from .row_fingerprints import row_fingerprints, row_identities
+from .row_fingerprints import log_of_place, row_fingerprints, row_identities, split_places
 
 T = TypeVar("T")
 
@@ -54,8 +54,8 @@ class Entry:
     """What a page, or the end of an account, adds to the progress; the entries of an account are in order."""
 
     __slots__ = (
-        "body", "durable", "ends", "identities", "is_done", "key", "log", "missing", "progress", "queue", "rows",
-        "windows",
+        "body", "durable", "ends", "identities", "is_done", "items", "key", "log", "missing", "progress", "queue",
+        "rows", "windows",
     )  # fmt: skip
 
     def __init__(
@@ -77,10 +77,11 @@ class Entry:
         self.windows = windows  # that are over with it
         self.missing = missing  # meetings without a transcript
         self.log = (
-            b""  # what happened to its rows; made of one of the others, if the window is not over by then
+            b""  # what happened to its rows; made of one of the next, if the window is not over by then
         )
         self.body = b""
         self.identities = b""
+        self.items: Sequence[Any] = ()
         self.is_done = False
         self.durable = False
         queue.append(self)
@@ -330,13 +331,14 @@ class Commits:
             if entry.queue[0] is not entry:
                 return False
             try:
-                await self._store.write(page)
+                place = await self._store.write(page)
             except Exception as error:
                 # The page is not in the sink, and no later one of its account may be.
                 self._write_failure = error
                 self._on_failure(error)
                 raise
             # Whatever happened meanwhile: the sink has the page, and a final commit waits for this lock.
+            self._note_place(entry, page, place)
             self.mark(entry)
         self._next_turn()
         return True
@@ -357,15 +359,25 @@ class Commits:
         """Remember the rows of a page whose window goes on; they are all that its body holds.
 
         Where nothing is to outlive the process, some bodies are kept: that costs nothing, and reading them again is
-        seldom needed. A large body takes too long to be read again in one go.
+        seldom needed. A large body takes too long to be read again in one go. Rows that have a place once they are
+        written are kept until then.
         """
         items = page.page.items
         is_kept = self._store.keeps_bodies and len(body) <= min(SLICED_ABOVE, KEPT_BYTES - self._body_bytes)
-        if items and is_kept:
+        if items and self._store.reads_again and type(items[0]) is Raw:
+            entry.items = items
+        elif items and is_kept:
             entry.body = body
         elif items:
-            views = page.plain_views if type(items[0]) is Raw else None
-            entry.identities = row_identities(items, views, by_id=self.has_ids)
+            entry.identities = row_identities(items, by_id=self.has_ids)
+
+    def _note_place(self, entry: Entry, page: AccountPage[Any], place: Place | None) -> None:
+        """Note where the rows of a page were written. Others may have been written than were handed out."""
+        items, entry.items = entry.items, ()
+        if items and place is not None and page.page.items is items:
+            entry.log = log_of_place(place)
+        elif items:
+            entry.identities = row_identities(items, by_id=self.has_ids)
 
     async def log_of(self, key: Key, handed_out: Iterable[Entry]) -> bytes:
         """Return the log of a window: all its rows that were handed out, in this run or an earlier one.
@@ -381,21 +393,30 @@ class Commits:
                 await self._store.add_row_fingerprints({key: b"".join(map(self._read_again, bodies))})
             async with self._store_lock:  # a page may be written just now
                 known = [await self._store.row_fingerprints(key), self._logs.get(key, b"")]
-            self._logged = 0  # logs are made of bodies here
-            for entry in (*self._marked, *handed_out):
-                if entry.key == key:
-                    entry.log, entry.body, entry.identities = self._log(entry), b"", b""
-                    known.append(entry.log)
-        return b"".join(known)
+                self._logged = 0  # logs are made of bodies here
+                for entry in (*self._marked, *handed_out):
+                    if entry.key == key:
+                        entry.log, entry.body, entry.identities, entry.items = self._log(entry), b"", b"", ()
+                        known.append(entry.log)
+                return b"".join([await self._without_place(part) for part in split_places(b"".join(known))])
+
+    async def _without_place(self, part: bytes | Place) -> bytes:
+        """Return a part of a log with the fingerprints of the rows for which it has a place."""
+        if isinstance(part, bytes):
+            return part
+        return self._fingerprints(await self._store.read_again(part))
 
     def _log(self, entry: Entry) -> bytes:
         if entry.log or entry.body:
             return entry.log or self._read_again(entry.body)
-        return row_fingerprints(entry.identities) if entry.identities else b""
+        return row_fingerprints(entry.identities) if entry.identities else self._fingerprints(entry.items)
+
+    def _fingerprints(self, items: Sequence[Any]) -> bytes:
+        return row_fingerprints(row_identities(items, by_id=self.has_ids))
 
     def _read_again(self, body: bytes) -> bytes:
         """Return the fingerprints of the rows of a page that was read before."""
-        return row_fingerprints(row_identities(self._reader.read(body).items, by_id=self.has_ids))
+        return self._fingerprints(self._reader.read(body).items)
 
     async def _make_logs(self, changes: dict[Key, Progress], *, final: bool) -> None:
         """Make the logs that go with a commit: those of windows that are not over.

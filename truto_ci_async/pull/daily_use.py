@@ -31,7 +31,7 @@ class DailyUse:
         self._window = windows
         async for account, progress in stored:
             for window, each in tuple(progress.later.items()):
-                if each.position is not None and each.position.startswith(DAILY_MARK):
+                if each.is_count and each.position is not None:
                     del progress.later[window]
                     if self._is_counted:
                         self._client.admission.add_daily_use(account, each.position.removeprefix(DAILY_MARK))

@@ -364,7 +364,7 @@ def _store_of(
     if sync is None:
         return as_store(store, sink)
     if isinstance(store, Checkpoint) or sink is not None:
-        raise UsageError("since='last' is for a database: a folder has no rows to replace")
+        raise UsageError("since='last' is for a database or object storage: a folder has no rows to replace")
     return SyncingStore(store, sync)
 
 

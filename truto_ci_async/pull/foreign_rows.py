@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from operator import attrgetter
 from typing import Any
 
 from msgspec import Raw
@@ -15,15 +14,11 @@ from truto_ci_async.models.pulls import AccountPage
 # The loop gets a turn after this many items, which take some milliseconds.
 YIELD_ITEMS = 10_000
 
-_id_of = attrgetter("id")
-
 
 def may_have_foreign(page: AccountPage[Any]) -> bool:
     """Tell quickly whether ``foreign_rows`` has to look at the items one by one."""
     items = page.page.items
-    if not items or type(items[0]) is not Raw:
-        return False
-    return (views := page.plain_views) is None or not all(map(_id_of, views))
+    return bool(items) and type(items[0]) is Raw and not page.is_plain
 
 
 async def foreign_rows(page: AccountPage[Any], item_type: Any) -> tuple[list[Issue], int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,9 @@ from truto_ci_async.pull.stores.object_storage import Bucket
 from truto_ci_async.sinks.manifest import Entry, ManifestPart
 
 from .committed_file import check_rows
+
+# How often the manifest is read while a run replaces it.
+ATTEMPTS: Final = 5
 
 
 class CloudFile(NamedTuple):
@@ -37,8 +40,8 @@ class CloudFile(NamedTuple):
         """
         data = self.bucket.read(self.name)
         if data is None:
-            resource, _, _ = self.name.partition("/")
-            data = self.bucket.read(Names(resource).staged(self.name))
+            names = Names(self.name.partition("/")[0])
+            data = self.bucket.read(names.staged(self.name)) or self.bucket.read(names.replaced(self.name))
         if data is None:
             raise ValueError("it is missing")
         if len(data) != self.size:
@@ -67,7 +70,19 @@ def read_cloud_entry(bucket: Bucket, resource: str) -> Entry:
     :raises DamagedStateError: the manifest cannot be read.
     """
     names = Names(resource)
-    data = bucket.read(names.manifest)
+    for attempt in range(ATTEMPTS):
+        data = bucket.read(names.manifest)
+        try:
+            return _read_entry(bucket, resource, data)
+        except DamagedStateError:
+            # A sync may have replaced the list of parts meanwhile.
+            if attempt + 1 == ATTEMPTS or data == bucket.read(names.manifest):
+                raise
+    raise AssertionError
+
+
+def _read_entry(bucket: Bucket, resource: str, data: bytes | None) -> Entry:
+    names = Names(resource)
     if data is None:
         raise UsageError(f"{bucket} has no {resource!r} of a pull: pass the URL that a pull wrote to")
     try:

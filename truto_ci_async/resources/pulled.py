@@ -257,11 +257,12 @@ class PulledResource(Resource[T]):
         adds rows; ``"merge"`` replaces those with the same key. ``add_columns`` and ``on_rejected`` are those of
         ``PostgresStore``.
 
-        ``since="last"`` syncs a table of a database: ask what is new since the last sync, and again the windows that
-        ended up to ``lookback`` (``2d``) before. A window that was read to its end takes the place of what the table
-        has of it, so rows that are gone at the provider go there too, unless ``keep_missing``. ``window`` is ``day``,
-        ``week`` or ``month`` in the ``time_zone`` of the account: a name, a dict by account id, or a function of the
-        account; UTC if it is not known. ``max_history`` is how far back a new account begins: a length or a time.
+        ``since="last"`` syncs a table of a database, or a prefix of object storage: ask what is new since the last
+        sync, and again the windows that ended up to ``lookback`` (``2d``) before. A window that was read to its end
+        takes the place of what is there of it, so rows that are gone at the provider go there too, unless
+        ``keep_missing``. ``window`` is ``day``, ``week`` or ``month`` in the ``time_zone`` of the account: a name, a
+        dict by account id, or a function of the account; UTC if it is not known. ``max_history`` is how far back a new
+        account begins: a length or a time.
 
         :raises UsageError: an option that ``out`` does not have, a URL that nothing is known of, or a file in the place
             of the folder.
@@ -302,12 +303,12 @@ class PulledResource(Resource[T]):
             if value != default
         }
         if sync is not None and isinstance(out, str | os.PathLike) and not is_url(out):
-            raise UsageError("since is for a database: a folder has no rows to replace")
+            raise UsageError("since is for a database or object storage: a folder has no rows to replace")
         is_folder = isinstance(out, str | os.PathLike) and not is_url(out)
         if not is_folder and (format != "ndjson" or csv_formulas != "keep"):
             raise UsageError("format and csv_formulas are for a folder")
         if is_url(out):
-            store = store_for(out, resource=self._resource, **landing)
+            store = store_for(out, resource=self._resource, is_sync=sync is not None, **landing)
         elif landing:
             raise UsageError(
                 f"{', '.join(landing)}: for the URL of a database; a folder or a store has no such option"

@@ -31,6 +31,7 @@ class Sink(Protocol):
     ``committed()``          a checkpoint now holds what the last commit returned
     ``note_complete()``      every account was pulled to the end; ``aclose`` comes next
     ``keeps_no_items``       true: items are not kept after ``write``, so they need not be detached from their page
+    ``read_again(place)``    read the Raw items of a page again. ``write`` returns their ``Place`` then, or None
     ``aclose()``             the pull is over
     """
 
@@ -40,7 +41,7 @@ class Sink(Protocol):
         :raises TrutoError: that is impossible, so the pull does not start.
         """
 
-    async def write(self, page: AccountPage[Any]) -> None:
+    async def write(self, page: AccountPage[Any]) -> object:
         """Take a page, which need not be durable before ``commit``. Raise only if none of it was taken."""
 
     async def commit(self, *, final: bool = False) -> bytes | None:

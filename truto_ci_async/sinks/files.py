@@ -195,7 +195,7 @@ class FileSink(ABC):
             raise
         self._listed, self._listed_at = self._committed, self._clock()
 
-    async def write(self, page: AccountPage[Any]) -> None:
+    async def write(self, page: AccountPage[Any]) -> Any:
         """Take a page into memory, after writing earlier ones to the file if there are many."""
         self._require_open()
         if self._is_buffer_full():  # before the page is taken: a cancellation here leaves it out

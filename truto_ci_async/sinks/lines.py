@@ -7,6 +7,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Unpack, cast
 
 from msgspec import Raw
@@ -14,11 +15,11 @@ from msgspec.structs import replace
 
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.schema import schema
-from truto_ci_async.models.pulls import AccountPage
+from truto_ci_async.models.pulls import AccountPage, Place
 
 from .files import FileSink, SinkOptions
 from .manifest import Part, SinkState
-from .rows import CsvFormulas, csv_line, flat_rows, json_lines, pull_columns
+from .rows import CsvFormulas, csv_line, flat_rows, json_lines, plain_lines, pull_columns
 
 _FORMULAS: dict[bool, CsvFormulas] = {False: "keep", True: "escape"}
 
@@ -85,15 +86,46 @@ class NdjsonSink(_LineSink):
     """
 
     format = "ndjson"
+    _taken_bytes = 0  # length of the file, once all that was taken is written
+    _next = Place(0, 0, 0)  # of the page that was encoded last
 
     def __init__(self, directory: str | os.PathLike[str], **options: Unpack[SinkOptions]) -> None:
         super().__init__(directory, **options)
         self.item_type = Raw
 
+    async def write(self, page: AccountPage[Any]) -> Place | None:
+        """Take a page into memory. Return where its items can be read again; None if a line has not their bytes."""
+        await super().write(page)
+        place = self._next
+        self._taken_bytes += place.size
+        return place if place.lead else None
+
+    async def read_again(self, place: Place) -> list[Raw]:
+        """Return the items of a page that was written in this run or an earlier one.
+
+        :raises DamagedStateError: they are not there.
+        """
+        if self._buffer:  # queued now, in the order of pages
+            self._require_open().start(self._guard, partial(self._append, *self._take()))
+        return await self._run(self._read, place)
+
+    def _read(self, place: Place) -> list[Raw]:
+        data = self._disk.read(cast("int", self._file), place.offset, place.size)
+        if len(data) < place.size or not data.endswith(b"\n"):
+            self._damaged(self.directory / self._part.name, "rows are missing")
+        return [Raw(b"{" + line[place.lead :]) for line in data[:-1].split(b"\n")]
+
+    def _resume(self, state: SinkState, found: Iterable[str]) -> None:
+        super()._resume(state, found)
+        self._taken_bytes = self._part.bytes
+
     def _lines(self, page: AccountPage[Any]) -> bytes:
-        items = page.page.items
-        is_raw = bool(items) and type(items[0]) is Raw
-        return json_lines(pull_columns(page, self._lead), items, page.plain_views if is_raw else None)
+        columns, items = pull_columns(page, self._lead), page.page.items
+        lines, lead = plain_lines(columns, items) if page.is_plain else (b"", 0)
+        if not lines:
+            lines, lead = json_lines(columns, items), 0
+        self._next = Place(self._taken_bytes, len(lines), lead)
+        return lines
 
 
 class CsvSink(_LineSink):

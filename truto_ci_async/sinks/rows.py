@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from operator import attrgetter, itemgetter
+from operator import itemgetter
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -15,7 +15,7 @@ from truto_ci_async._json import encode
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.schema import Schema
 from truto_ci_async.models.pulls import AccountPage
-from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA, View, plain_views
+from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA, are_plain
 
 #: What to do with text that a spreadsheet would take for a formula.
 CsvFormulas: TypeAlias = Literal["keep", "escape"]
@@ -80,45 +80,50 @@ def unescape_formula(text: str) -> str:
 _WHITESPACE = b" \t\r\n"
 _QUOTED_COLUMNS = tuple(f'"{name}"'.encode() for name in PULL_COLUMNS)
 _fields: Callable[[bytes], dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw]).decode
-_id_of = attrgetter("id")
 _first_of = itemgetter(0)
 
 
-def json_lines(
-    columns: Mapping[str, Any], items: Sequence[Any], views: Sequence[View] | None = None
-) -> bytes:
+def json_lines(columns: Mapping[str, Any], items: Sequence[Any]) -> bytes:
     """Return items as JSON objects, one per line, that start with ``columns``. Raw items are not decoded for it.
-
-    ``views`` is the result of ``plain_views`` for Raw items, if it is known already.
 
     >>> json_lines({"tenant_id": "t1"}, [Raw(b'{"id":"7"}')])
     b'{"tenant_id":"t1","id":"7"}\\n'
     """
     if not items:
         return b""
-    head = msgspec.json.encode(columns)[:-1]
+    head = _head(columns)
     if type(items[0]) is Raw:
-        texts, views = items, plain_views(items) if views is None else views
-        # An object with an id is not empty; one with a view has no field with one of our names.
-        is_plain = views is not None and all(map(_id_of, views))
+        texts, is_plain = items, are_plain(items)
     else:
         texts = [encode(item) for item in items]
         is_plain = all(
             text[:2] == b'{"' and not any(name in text for name in _QUOTED_COLUMNS) for text in texts
         )
-    lines = _plain_lines(head, texts) if is_plain else None
+    lines = _join_lines(head + b",", texts) if is_plain else b""
     return lines or b"".join([_json_line(head, columns, bytes(text)) for text in texts])
 
 
-def _plain_lines(head: bytes, texts: Sequence[Any]) -> bytes | None:
-    """Join objects that only need ``head`` in front of their fields; None if some take up several lines."""
+def plain_lines(columns: Mapping[str, Any], items: Sequence[Raw]) -> tuple[bytes, int]:
+    """Return items that ``are_plain`` as ``json_lines`` does, and how many bytes each line has in place of the brace.
+
+    None of either if the items take up several lines.
+    """
+    lead = _head(columns) + b","
+    return _join_lines(lead, items), len(lead)
+
+
+def _head(columns: Mapping[str, Any]) -> bytes:
+    return msgspec.json.encode(columns)[:-1]
+
+
+def _join_lines(lead: bytes, texts: Sequence[Any]) -> bytes:
+    """Join objects that only need ``lead`` in place of their brace; empty if some take up several lines."""
     # Searching the page as a whole is ten times as fast as searching item by item.
     whole = b"".join(texts)
     bodies = [memoryview(text) for text in texts]
     if b"\n" in whole or b"\r" in whole or set(map(_first_of, bodies)) != {ord("{")}:
-        return None
-    start = head + b","
-    return b"".join((start, (b"\n" + start).join([body[1:] for body in bodies]), b"\n"))
+        return b""
+    return b"".join((lead, (b"\n" + lead).join([body[1:] for body in bodies]), b"\n"))
 
 
 def _json_line(head: bytes, columns: Mapping[str, Any], text: bytes) -> bytes:

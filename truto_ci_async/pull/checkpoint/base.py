@@ -49,6 +49,11 @@ class Progress(Struct, frozen=True, kw_only=True, gc=False):
         return self.outcome in ("done", "empty")
 
     @property
+    def is_count(self) -> bool:
+        """Whether it is what counts towards a day's quota, and no place in a walk."""
+        return self.position is not None and self.position.startswith(DAILY_MARK)
+
+    @property
     def is_closed(self) -> bool:
         """Whether it is over, and no later run needs to know more than that."""
         return self.is_over and self.position is None

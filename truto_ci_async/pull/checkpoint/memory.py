@@ -97,8 +97,13 @@ class MemoryCheckpoint(Checkpoint):
         """
         accounts, row_keys = _decode_dump(data)
         for name, account in accounts.items():
-            last = max([account.finished, *(window + 1 for window in account.later)])
-            self._accounts[stored.account(name, last - 1, "done")] = account
+            last = max(account.finished - 1, 0)
+            for window, progress in account.later.items():
+                if progress.is_count:  # of a day's quota, after the last window
+                    stored.account(name, window, "open", more=1)
+                else:
+                    last = max(last, window)
+            self._accounts[stored.account(name, last, "done")] = account
         self._row_keys = {(name, window): [added] for name, window, added in row_keys}
 
     def windows_over(self) -> int:

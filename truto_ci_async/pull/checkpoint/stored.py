@@ -24,11 +24,14 @@ class StoredRows:
     def __init__(self, plan: Plan) -> None:
         # The plan's own strings, so that the thousands of windows of an account share one.
         self._ids = {account.id: account.id for account in plan.accounts}
+        self._takes_any = "since" in plan.given  # of a sync: its accounts come and go
         self.windows = len(plan.windows)
 
     def account(self, account: object, window: object, outcome: object, *, more: int = 0) -> str:
         """Return the account of a row, whose window is in the plan or one of so many ``more``."""
-        name = self._ids.get(account) if isinstance(account, str) else None
+        name = (
+            self._ids.get(account, account if self._takes_any else None) if isinstance(account, str) else None
+        )
         is_planned = name is not None and type(window) is int and 0 <= window < self.windows + more
         if name is None or not is_planned or outcome not in OUTCOMES:
             raise ValueError(

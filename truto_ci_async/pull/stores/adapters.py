@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
+from msgspec import Raw
+
 from truto_ci_async.errors import UsageError
-from truto_ci_async.models.pulls import AccountPage
+from truto_ci_async.models.pulls import AccountPage, Place
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Checkpoint, Key, Progress, by_account
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
@@ -23,6 +25,8 @@ class PullStore(ABC):
     takes_rows: bool = True
     #: Whether nothing outlives the process, so that bodies may stand for row fingerprints.
     keeps_bodies: bool = False
+    #: Whether ``write`` says where the rows are, and ``read_again`` reads them.
+    reads_again: bool = False
     #: Whether items may outlive their page, and must not keep all of it in memory.
     detaches: bool = True
     #: Begins a commit and returns an awaitable of its result. None: a commit and a write never overlap.
@@ -46,7 +50,7 @@ class PullStore(ABC):
     def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]: ...
 
     @abstractmethod
-    async def write(self, page: AccountPage[Any]) -> None: ...
+    async def write(self, page: AccountPage[Any]) -> Place | None: ...
 
     @abstractmethod
     async def commit(
@@ -55,6 +59,10 @@ class PullStore(ABC):
 
     @abstractmethod
     async def row_fingerprints(self, key: Key) -> bytes: ...
+
+    async def read_again(self, place: Place) -> list[Raw]:
+        """Return the rows of a page that was written in this run or an earlier one."""
+        raise AssertionError("no place of this store was given")
 
     @abstractmethod
     async def aclose(self) -> None: ...
@@ -84,6 +92,7 @@ class CheckpointStore(PullStore):
         self._sink = sink
         self.takes_rows = sink is not None
         self.keeps_bodies = isinstance(checkpoint, MemoryCheckpoint)
+        self.reads_again = hasattr(sink, "read_again")
         self.detaches = not getattr(sink, "keeps_no_items", False)
         if hasattr(sink, "begin_commit"):
             self.begin_commit = self._begin_commit
@@ -115,9 +124,15 @@ class CheckpointStore(PullStore):
     def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
         return self._checkpoint.load_accounts()
 
-    async def write(self, page: AccountPage[Any]) -> None:
-        assert self._sink is not None
-        await self._sink.write(page)
+    async def write(self, page: AccountPage[Any]) -> Place | None:
+        sink: Any = self._sink
+        place = await sink.write(page)
+        return place if self.reads_again else None
+
+    async def read_again(self, place: Place) -> list[Raw]:
+        sink: Any = self._sink
+        rows: list[Raw] = await sink.read_again(place)
+        return rows
 
     async def commit(
         self, changes: Mapping[Key, Progress], *, row_fingerprints: Mapping[Key, bytes], final: bool

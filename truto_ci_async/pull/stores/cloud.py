@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from importlib import import_module
-from math import ceil, inf
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from math import inf
 from time import monotonic
 from typing import Any, ClassVar, Final
 
@@ -24,29 +22,24 @@ from truto_ci_async._files import Step, Worker, no_step
 from truto_ci_async.errors import StateConflictError, StorageError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
 from truto_ci_async.export.column_values import Part, Parts, fixed_columns
-from truto_ci_async.export.schema import Schema
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.models.row_views import PULL_COLUMNS, PULL_SCHEMA
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Key, Progress
 from truto_ci_async.pull.plan.plan import Plan
-from truto_ci_async.sinks.parquet import (
-    GROUP_BYTES,
-    GROUP_ROWS,
-    PART_BYTES,
-    PART_ROWS,
-    PART_SECONDS,
-    parquet_writer,
-)
+from truto_ci_async.sinks.parquet import GROUP_BYTES, GROUP_ROWS, PART_BYTES, PART_ROWS, PART_SECONDS
 
-from .cloud_log import CloudLog, Encoded
+from .base import SyncChanges
+from .cloud_log import CloudLog
+from .cloud_parts import FILE_BYTES, Encoded, PartFile
 from .cloud_state import Changes
-from .landing import item_bytes
+from .cloud_sync import CloudSync
+from .landing import FULL_BYTES, item_bytes
 from .object_storage import Bucket
 from .tables import columns_of
 
-# A part is closed once its file has this many bytes: so much is held in memory twice, building and uploading.
-FILE_BYTES: Final = 32 * 2**20
+# The same as PART_SECONDS in a sync, of which each commit may write rows of earlier ones again.
+SYNC_SECONDS: Final = 60.0
 # Seconds that each request may still take once somebody waits for the end.
 HURRY_SECONDS: Final = 10.0
 
@@ -62,7 +55,8 @@ class CloudStore:
     ``storage_options``  what ``obstore.store.from_url`` takes, such as credentials, ``endpoint``,
                          ``client_options`` and ``retry_config``; what is not given, such as AWS_ACCESS_KEY_ID, comes
                          from the environment
-    ``part_rows``        a part is closed, and thereby committed, after this many rows or ``part_seconds``
+    ``part_rows``        a part is closed, and thereby committed, after this many rows or ``part_seconds``; these are 10
+                         seconds unless told, and in a sync 60
 
     A new run takes over from one that has not ended: that one gets a StateConflictError at its next commit.
 
@@ -80,13 +74,13 @@ class CloudStore:
         resource: str = "interactions",
         storage_options: Mapping[str, Any] | None = None,
         part_rows: int = PART_ROWS,
-        part_seconds: float = PART_SECONDS,
+        part_seconds: float | None = None,
         clock: Callable[[], float] = monotonic,
         step: Step = no_step,
     ) -> None:
         if (url is None) == (store is None):
             raise UsageError("pass the URL of a bucket, or store=... of obstore")
-        if not (is_whole_number(part_rows, least=1) and is_number(part_seconds) and part_seconds >= 0):
+        if not (is_whole_number(part_rows, least=1) and _is_length(part_seconds)):
             raise UsageError("part_rows must be a whole number of at least 1, and part_seconds 0 or more")
         self.resource = resource
         self.schema = columns_of(resource)
@@ -99,10 +93,11 @@ class CloudStore:
         self._worker: Worker | None = None
         self._log: CloudLog | None = None
         self._is_open = False
+        self._sync: CloudSync | None = None
         self._forget_rows()
 
     def _forget_rows(self) -> None:
-        self._file: _PartFile | None = None
+        self._file: PartFile | None = None
         self._buffer: list[Part] = []
         self._buffer_rows = self._buffer_bytes = 0
         self._new_rows = self._new_bytes = 0  # since the last commit
@@ -145,6 +140,14 @@ class CloudStore:
         self._is_open = True
         return in_force
 
+    async def open_sync(self, plan: Plan, accounts: Sequence[str], *, fresh: bool) -> dict[str, str]:
+        """Begin an epoch of a sync, and return the marks of some accounts: see ``SyncStore``."""
+        await self.open(plan, fresh=fresh)
+        stored = await self._required_log().progress.load()
+        self._sync = CloudSync(self._required_log(), self._required_worker(), self.schema, self._arrow_schema)
+        marks = {account: progress.position for (account, _), progress in stored.items()}
+        return {account: mark for account in accounts if (mark := marks.get(account)) is not None}
+
     async def load(self) -> dict[Key, Progress]:
         """Return all progress."""
         return await self._required_log().progress.load()
@@ -168,15 +171,15 @@ class CloudStore:
         """
         log, self._log = self._log, None
         worker, self._worker = self._worker, None
-        self._is_open = False
+        self._is_open, self._sync = False, None
         if worker is None or log is None:
             return
         await worker.run(self._forget_rows)
         worker.close()
-        await log.publish()
-        if log.unpublished:
+        await log.files.publish()
+        if late := log.files.replaced or log.files.unpublished:
             raise StorageError(
-                f"{len(log.unpublished)} parts are committed, but could not be copied to the folder of "
+                f"{len(late)} parts are committed, but could not be copied to the folder of "
                 f"{self.resource} in {self._bucket}: the next run does it",
                 path=str(self._bucket),
             )
@@ -199,6 +202,8 @@ class CloudStore:
     def is_full(self) -> bool:
         """Whether no page should be written before the next commit."""
         size = 0 if self._file is None else self._file.size
+        if self._sync is not None and self._new_bytes >= FULL_BYTES:  # they are in memory as they came
+            return True
         return self._new_rows >= self._part_rows or self._new_bytes >= PART_BYTES or size >= FILE_BYTES
 
     async def write(self, page: AccountPage[Any]) -> None:
@@ -209,18 +214,26 @@ class CloudStore:
             raise UsageError(f"{self!r} takes {self.resource}: pull with item_type={self.item_type.__name__}")
         if self._buffer_rows >= GROUP_ROWS or self._buffer_bytes >= GROUP_BYTES:
             await self._required_worker().run(self._append, self._take())
+        if self._sync is not None:
+            self._sync.pages.add(page)
         if not items:
             return
         size = sum(map(item_bytes, items))
         self._begin_part()
-        self._buffer.append(Part(items, PULL_SCHEMA.values(page)))
-        self._buffer_rows += len(items)
-        self._buffer_bytes += size
+        if self._sync is None:
+            self._buffer.append(Part(items, PULL_SCHEMA.values(page)))
+            self._buffer_rows += len(items)
+            self._buffer_bytes += size
         self._new_rows += len(items)
         self._new_bytes += size
 
     def begin_commit(
-        self, changes: Mapping[Key, Progress], *, row_fingerprints: Mapping[Key, bytes], final: bool
+        self,
+        changes: Mapping[Key, Progress],
+        *,
+        row_fingerprints: Mapping[Key, bytes],
+        final: bool,
+        sync: SyncChanges | None = None,
     ) -> Awaitable[bool]:
         """Begin a commit of what was written so far, or postpone it. Pages may be written while the result is awaited.
 
@@ -230,8 +243,12 @@ class CloudStore:
         if changes or row_fingerprints:
             self._begin_part()
         waited = 0.0 if self._since is None else self._clock() - self._since
-        if not final and not self.is_full and waited < self._part_seconds:
+        if not final and not self.is_full and waited < self._seconds:
             return asyncio.sleep(0, result=False)
+        if self._sync is not None and sync is not None:
+            self._since = None
+            self._new_rows = self._new_bytes = 0
+            return self._sync.begin_commit(sync, final=final)
         encoding = None
         if self._new_rows or (final and not log.has_parts):  # a pull without rows leaves the columns
             # Queued now, not when it is awaited: pages written from now on come after it.
@@ -240,20 +257,31 @@ class CloudStore:
         self._new_rows = self._new_bytes = 0
         return self._finish_commit(log, encoding, Changes.of(changes, row_fingerprints), final=final)
 
+    @property
+    def _seconds(self) -> float:
+        if self._part_seconds is not None:
+            return self._part_seconds
+        return PART_SECONDS if self._sync is None else SYNC_SECONDS
+
     async def _finish_commit(
         self, log: CloudLog, encoding: asyncio.Future[Encoded] | None, changes: Changes, *, final: bool
     ) -> bool:
         encoded = None
         if encoding is not None:
             encoded = await Worker.finish(encoding)
-        await log.commit(encoded, changes, final=final)
+        await log.commit([] if encoded is None else [encoded], changes, final=final)
         return True
 
     async def commit(
-        self, changes: Mapping[Key, Progress], *, row_fingerprints: Mapping[Key, bytes], final: bool
+        self,
+        changes: Mapping[Key, Progress],
+        *,
+        row_fingerprints: Mapping[Key, bytes],
+        final: bool,
+        sync: SyncChanges | None = None,
     ) -> bool:
         """Make what was written, and its progress, visible in one put, or postpone it."""
-        return await self.begin_commit(changes, row_fingerprints=row_fingerprints, final=final)
+        return await self.begin_commit(changes, row_fingerprints=row_fingerprints, final=final, sync=sync)
 
     def _begin_part(self) -> None:
         if self._since is None:
@@ -268,7 +296,7 @@ class CloudStore:
 
     def _append(self, parts: list[Part]) -> None:
         if self._file is None:
-            self._file = _PartFile(self._arrow_schema, self.schema)
+            self._file = PartFile(self._arrow_schema, self.schema)
         found = Parts(parts, self.item_type, PULL_SCHEMA)
         # The lists of values are free again when the batch is written: a transcript may have 300 MB.
         self._file.write(record_batch(fixed_columns(self.schema, found), self._arrow, self._arrow_schema))
@@ -280,22 +308,6 @@ class CloudStore:
         return file.close()
 
 
-class _PartFile:
-    """A Parquet file in memory."""
-
-    def __init__(self, schema: Any, columns: Schema) -> None:
-        self._target: Any = import_module("pyarrow").BufferOutputStream()
-        self._writer = parquet_writer(self._target, schema, columns)
-        self.rows = self.size = 0
-
-    def write(self, batch: Any) -> None:
-        if batch.num_rows:
-            groups = max(batch.num_rows // GROUP_ROWS, 1)
-            self._writer.write_batch(batch, row_group_size=ceil(batch.num_rows / groups))
-            self.rows += batch.num_rows
-            self.size = self._target.tell()
-
-    def close(self) -> Encoded:
-        self._writer.close()
-        data = memoryview(self._target.getvalue()).cast("B")
-        return Encoded(data, self.rows, zlib.crc32(data))
+def _is_length(seconds: object) -> bool:
+    given: Any = seconds
+    return given is None or (is_number(given) and bool(given >= 0))

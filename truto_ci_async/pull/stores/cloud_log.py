@@ -12,10 +12,11 @@ import os
 import secrets
 import socket
 import zlib
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -28,12 +29,14 @@ from truto_ci_async.pull.checkpoint.base import plan_in_force
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.stored import StoredRows
 from truto_ci_async.pull.plan.plan import Plan
-from truto_ci_async.sinks.manifest import Part
+from truto_ci_async.pull.sync.plan import is_sync, sync_difference
 
+from .cloud_parts import CloudParts, Encoded, damaged
 from .cloud_state import (
     LISTED_PARTS,
     TAIL_BYTES,
     Changes,
+    CloudPart,
     EarlierPlan,
     Manifest,
     Named,
@@ -52,16 +55,6 @@ logger = logging.getLogger("truto_ci_async")
 
 # How often a put of the manifest is tried whose answer was lost, and an opening that another run got ahead of.
 ATTEMPTS: Final = 5
-# Objects removed in one request at most.
-DELETED: Final = 500
-
-
-class Encoded(NamedTuple):
-    """A part, as the bytes of a Parquet file."""
-
-    data: memoryview
-    rows: int
-    crc32: int
 
 
 class Stored(NamedTuple):
@@ -80,14 +73,14 @@ class CloudLog:
         self, bucket: Bucket, resource: str, columns: dict[str, ColumnType], worker: Worker, step: Step
     ) -> None:
         self.progress = MemoryCheckpoint()
-        self.unpublished: list[Part] = []
+        self._lists: dict[str, tuple[CloudPart, ...]] = {}  # in a sync
         self._bucket = bucket
         self._resource = resource
         self._columns = columns
         self._worker = worker
         self._step = step
         self._names = Names(resource)
-        self._numbers = 0
+        self.files = CloudParts(bucket, self._names, step)
         self._version: Version = {}
 
     @property
@@ -104,7 +97,10 @@ class CloudLog:
         for _ in range(ATTEMPTS):
             chosen = await self._begin(plan, grow=grow, fresh=fresh)
             if chosen is not None:
-                await self._tidy_up()
+                if is_sync(chosen):
+                    lists = self._manifest.lists
+                    self._lists = {named.name: await self._listed(named) for named in lists}
+                await self.files.tidy_up(self._manifest.named(), await self.parts())
                 return chosen
         raise StateConflictError(f"other runs begin to write to {self} all the time", path=str(self))
 
@@ -133,11 +129,12 @@ class CloudLog:
             plan=name,
             earlier=earlier,
         )
-        if base is not None and not fresh:
+        if base is not None and (is_sync(chosen) or not fresh):  # a sync that starts over keeps the rows
             manifest = self._continue(base, manifest, is_new=is_new)
         self._step("begin")
         if await self._replace(manifest, None if base is None else base.stamp, found.version) is not None:
             return None
+        self.files.epoch = epoch
         if not is_new and found.progress is not None:
             self.progress = found.progress
         self._plan = await self.progress.open(chosen)
@@ -182,6 +179,13 @@ class CloudLog:
     ) -> tuple[Plan, tuple[EarlierPlan, ...], bool]:
         """Return the plan to run, those before it, and whether it begins anew: another may follow one that is done."""
         stored = None if fresh else found.plan
+        if stored is not None and plan is not None:
+            if difference := sync_difference(plan, stored):
+                raise StateConflictError(
+                    f"{self} {difference}: use another prefix, or start over with fresh=True", path=str(self)
+                )
+            if is_sync(plan):
+                return plan, (), False
         if stored is None or found.manifest is None or found.progress is None:
             return plan_in_force(None, plan, grow=grow, path=str(self)), (), True
         is_done = found.progress.windows_over() == len(stored)
@@ -250,53 +254,73 @@ class CloudLog:
             raise self._damaged(str(error)) from error
 
     def _damaged(self, what: str) -> DamagedStateError:
-        return DamagedStateError(
-            f"the state of the pull into {self} cannot be read: {what}. Start over with fresh=True",
-            path=str(self),
-        )
+        return damaged(self._bucket, what)
 
     # --- a commit --------------------------------------------------------------------------------------
 
-    async def commit(self, encoded: Encoded | None, changes: Changes, *, final: bool) -> None:
-        """Make a part and changes visible in one put.
+    async def commit(
+        self,
+        encoded: Iterable[Encoded],
+        changes: Changes,
+        *,
+        final: bool,
+        replaced: Collection[CloudPart] = (),
+    ) -> None:
+        """Make parts and changes visible in one put, and ``replaced`` parts go.
 
         :raises StateConflictError: a later run has begun.
         :raises StorageError: the bucket failed. Whether this was committed is known to the next run.
         """
         before = self._manifest
-        await self.publish()  # what a failure kept from it
-        part = None
-        if encoded is not None:
-            name = self._names.part(before.epoch, self._number())
-            part = Part(name, encoded.rows, encoded.data.nbytes, encoded.crc32)
-            self._step("upload")
-            await self._bucket.put(self._names.staged(name), encoded.data)
-        after = await self._apply(before, part, changes, final=final)
+        await self.files.publish()  # what a failure kept from it
+        parts = [await self.files.upload(each) for each in encoded]
+        after = await self._without(before, replaced) if replaced else before
+        after = await self._apply(after, parts, changes, final=final)
         if after is before:
             return
         await self._put_commit(after)
         self._step("committed")
-        if part is not None:
-            self.unpublished.append(part)
-            await self.publish()
+        self.files.committed(parts, replaced)
+        await self.files.publish()
+        gone = before.named() - after.named()
         with suppress(StorageError):  # the next run removes them
-            await self._bucket.delete(sorted(before.named() - after.named()))
+            await self._bucket.delete(sorted(gone))
+        for name in gone:
+            self._lists.pop(name, None)
+
+    async def _without(self, manifest: Manifest, replaced: Collection[CloudPart]) -> Manifest:
+        """Return the manifest without some parts."""
+        lists: list[Named] = []
+        for named in manifest.lists:
+            kept = tuple(part for part in self._lists[named.name] if part not in replaced)
+            if len(kept) < len(self._lists[named.name]):
+                named = await self._put_list(kept)
+            lists.append(named)
+        return replace(
+            manifest,
+            lists=tuple(lists),
+            parts=tuple(part for part in manifest.parts if part not in replaced),
+            rows=manifest.rows - sum(part.rows for part in replaced),
+            bytes=manifest.bytes - sum(part.bytes for part in replaced),
+        )
 
     async def _apply(
-        self, manifest: Manifest, part: Part | None, changes: Changes, *, final: bool
+        self, manifest: Manifest, parts: Sequence[CloudPart], changes: Changes, *, final: bool
     ) -> Manifest:
         """Return the manifest after a commit; the same one if there is nothing to commit."""
         if changes.walks or changes.fingerprints:
             changes.apply(self.progress, self._stored_rows)
             manifest = replace(manifest, tail=(*manifest.tail, changes))
-        if part is not None:
+        if parts:
             manifest = replace(
                 manifest,
-                parts=(*manifest.parts, part),
-                rows=manifest.rows + part.rows,
-                bytes=manifest.bytes + part.bytes,
+                parts=(*manifest.parts, *parts),
+                rows=manifest.rows + sum(part.rows for part in parts),
+                bytes=manifest.bytes + sum(part.bytes for part in parts),
             )
-        is_complete = self.progress.windows_over() == len(self._plan) if final else manifest.complete
+        is_complete = manifest.complete
+        if final and not is_sync(self._plan):  # a sync has no end
+            is_complete = self.progress.windows_over() == len(self._plan)
         if is_complete != manifest.complete:
             manifest = replace(manifest, complete=is_complete)
         if manifest is not self._manifest:
@@ -306,8 +330,10 @@ class CloudLog:
     async def _shorten(self, manifest: Manifest) -> Manifest:
         """Move what has become too long for the manifest to objects of their own."""
         if len(manifest.parts) > LISTED_PARTS:
-            named = await self._put_named("parts", manifest.parts)
-            manifest = replace(manifest, lists=(*manifest.lists, named), parts=())
+            # The later half stays: a sync replaces what is young.
+            middle = len(manifest.parts) // 2
+            named = await self._put_list(manifest.parts[:middle])
+            manifest = replace(manifest, lists=(*manifest.lists, named), parts=manifest.parts[middle:])
         if len(msgspec.json.encode(manifest.tail)) > TAIL_BYTES:
             named = await self._put_named("log", manifest.tail)
             manifest = replace(manifest, logs=(*manifest.logs, named), tail=())
@@ -316,17 +342,18 @@ class CloudLog:
             manifest = replace(manifest, snapshot=named, logs=(), tail=())
         return manifest
 
+    async def _put_list(self, parts: tuple[CloudPart, ...]) -> Named:
+        named = await self._put_named("parts", parts)
+        if is_sync(self._plan):
+            self._lists[named.name] = parts
+        return named
+
     async def _put_named(self, kind: str, value: Any) -> Named:
         self._step("state")
         data = await self._worker.run(packed, value)
-        name = self._names.object(kind, self._manifest.epoch, self._number())
+        name = self._names.object(kind, self._manifest.epoch, self.files.number())
         await self._bucket.put(name, data)
         return Named(name, len(data), zlib.crc32(data))
-
-    def _number(self) -> int:
-        """Return a number that no other object of this epoch has."""
-        self._numbers += 1
-        return self._numbers
 
     async def _put_commit(self, after: Manifest) -> None:
         before = self._manifest
@@ -371,63 +398,21 @@ class CloudLog:
                 raise self._damaged("its manifest was removed")
         raise StorageError(f"cannot replace the manifest of {self}: {failure}", path=str(self)) from None
 
-    # --- parts in the folder of the resource -------------------------------------------------------------
+    async def _parts(self, manifest: Manifest) -> list[CloudPart]:
+        lists = [self._lists.get(named.name) or await self._listed(named) for named in manifest.lists]
+        return [*chain.from_iterable(lists), *manifest.parts]
 
-    async def publish(self) -> None:
-        """Copy parts that are committed to where readers look for them. What fails is done later."""
-        while self.unpublished:
-            try:
-                await self._publish_part(self.unpublished[0])
-            except StorageError as error:
-                logger.warning("%s; this is repeated later", error)
-                return
-            del self.unpublished[0]
+    async def _listed(self, named: Named) -> tuple[CloudPart, ...]:
+        data = await self._bucket.get(named.name)
+        if data is None:
+            raise self._damaged(f"{named.name} is missing")
+        return self._guard(partial(read_parts, named, data.data))
 
-    async def _publish_part(self, part: Part) -> None:
-        staged = self._names.staged(part.name)
-        self._step("publish")
-        is_copied = await self._bucket.copy(staged, part.name)
-        if not is_copied and await self._bucket.size(part.name) != part.bytes:
-            # Another run may have copied it, or begun anew.
-            found = (await self.read(with_progress=False)).manifest
-            if found is None or found.epoch == self._manifest.epoch:
-                raise self._damaged(f"{part.name} is missing")
-            return
-        self._step("unstage")
-        await self._bucket.delete([staged])
+    # --- parts -------------------------------------------------------------------------------------------
 
-    async def _tidy_up(self) -> None:
-        """Copy parts that were committed by a killed run, and remove what no manifest names any more.
-
-        What is not committed goes first: an earlier run that is still going on then has nothing to copy. What a later
-        run has written meanwhile stays.
-        """
-        manifest = self._manifest
-        parts = {part.name: part for part in await self._parts(manifest)}
-        staged = {self._names.staged(name) for name in parts}
-        state = [name async for name, _ in self._bucket.list(self._names.state)]
-        await self._remove_older(state, manifest.named() | staged)
-        found = {name: size async for name, size in self._bucket.list(self._names.parts)}
-        for part in parts.values():
-            if found.get(part.name) != part.bytes:
-                await self._publish_part(part)
-        await self._remove_older(found, parts)
-        await self._remove_older(staged.intersection(state), ())
-
-    async def _remove_older(self, names: Iterable[str], kept: Container[str]) -> None:
-        epochs = {name: self._names.epoch(name) for name in names if name not in kept}
-        older = [name for name, epoch in epochs.items() if epoch is not None and epoch < self._manifest.epoch]
-        for at in range(0, len(older), DELETED):
-            await self._bucket.delete(older[at : at + DELETED])
-
-    async def _parts(self, manifest: Manifest) -> list[Part]:
-        parts: list[Part] = []
-        for named in manifest.lists:
-            data = await self._bucket.get(named.name)
-            if data is None:
-                raise self._damaged(f"{named.name} is missing")
-            parts += self._guard(partial(read_parts, named, data.data))
-        return [*parts, *manifest.parts]
+    async def parts(self) -> list[CloudPart]:
+        """Return all parts that are committed."""
+        return await self._parts(self._manifest)
 
     def __str__(self) -> str:
         return str(self._bucket)

@@ -5,6 +5,8 @@
                               /plan-..., parts-...   the plan, and lists of very many parts
                               /state-..., log-...    progress: a snapshot, and what was committed since
                               /staged/part-...       parts that are not committed, or were a moment ago
+                              /replaced/part-...     parts that a sync replaced, until the next run
+                              /keys/part-...         in a sync, what rows a part has, see cloud_replacing
 
 The manifest is the only object that is ever replaced. Each other has the epoch of the run that wrote it in its name, so
 no run overwrites what belongs to another, and a run removes only what earlier ones left.
@@ -63,6 +65,17 @@ class Changes(Struct, frozen=True, array_like=True):
         progress.apply(changes, added)
 
 
+class CloudPart(Part, frozen=True, omit_defaults=True):
+    """A part. For syncs: the bounds of its windows, in microseconds since 1970, and checksums of its accounts.
+
+    None: it may have any.
+    """
+
+    start: int | None = None
+    end: int | None = None
+    accounts: tuple[int, ...] | None = None
+
+
 class Named(Struct, frozen=True):
     """An object with a part of the state."""
 
@@ -98,7 +111,7 @@ class Manifest(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-c
     logs: tuple[Named, ...] = ()
     tail: tuple[Changes, ...] = ()
     lists: tuple[Named, ...] = ()
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CloudPart, ...] = ()
 
     def named(self) -> set[str]:
         """Return the names of all objects it needs, but for the parts."""
@@ -128,7 +141,7 @@ class Names:
         self.state = f"_truto/{resource}/"
         self.manifest = f"{self.state}manifest.json"
         self._part = re.compile(
-            rf"(?:{resource}/|_truto/{resource}/staged/)part-(\d{{6,10}})\d{{8}}\.parquet"
+            rf"(?:{resource}/|_truto/{resource}/(?:staged|replaced|keys)/)part-(\d{{6,10}})\d{{8}}\.parquet"
         )
         self._state = re.compile(rf"_truto/{resource}/[a-z]+-(\d{{6,10}})-\d+")
 
@@ -137,7 +150,18 @@ class Names:
 
     def staged(self, part: str) -> str:
         """Return the name of a part before it is committed."""
-        return f"{self.state}staged/{part.removeprefix(self.parts)}"
+        return self._beside(part, "staged")
+
+    def replaced(self, part: str) -> str:
+        """Return the name of a part that a later one has replaced, for those who still read it."""
+        return self._beside(part, "replaced")
+
+    def keys(self, part: str) -> str:
+        """Return the name of the object with the hashes of the keys in a part."""
+        return self._beside(part, "keys")
+
+    def _beside(self, part: str, folder: str) -> str:
+        return f"{self.state}{folder}/{part.removeprefix(self.parts)}"
 
     def object(self, kind: str, epoch: int, number: int) -> str:
         return f"{self.state}{kind}-{epoch:06d}-{number}"
@@ -172,9 +196,9 @@ def checked(named: Named, data: bytes) -> bytes:
     return data
 
 
-def read_parts(named: Named, data: bytes) -> tuple[Part, ...]:
+def read_parts(named: Named, data: bytes) -> tuple[CloudPart, ...]:
     """:raises ValueError: this is not what was put."""
-    return msgspec.msgpack.decode(zlib.decompress(checked(named, data)), type=tuple[Part, ...])
+    return msgspec.msgpack.decode(zlib.decompress(checked(named, data)), type=tuple[CloudPart, ...])
 
 
 def read_progress(plan: Plan, manifest: Manifest, state: Sequence[bytes]) -> MemoryCheckpoint:

@@ -28,6 +28,7 @@ from truto_ci_async.models.row_views import PULL_SCHEMA
 from truto_ci_async.pull.checkpoint.base import Key, Progress, plan_in_force
 from truto_ci_async.pull.checkpoint.stored import PROGRESS_FIELDS, StoredRows
 from truto_ci_async.pull.plan.plan import Plan
+from truto_ci_async.pull.sync.plan import is_sync, sync_difference
 
 from .base import SyncChanges
 from .staging import Staging, SyncStep, WalkedPages
@@ -350,21 +351,6 @@ class LandingStore(ABC):
             f"the state of the pull into {self.table} cannot be read: {what}. Start over with fresh=True",
             path=self.table,
         )
-
-
-def is_sync(plan: Plan) -> bool:
-    return "since" in plan.given
-
-
-def sync_difference(plan: Plan, stored: Plan) -> str | None:
-    """Say why a sync and what is stored do not go together, if one of them is a sync; None if they do."""
-    if is_sync(plan) != is_sync(stored):
-        return (
-            'is synced: pass since="last"' if is_sync(stored) else "has a pull of its own, and is not synced"
-        )
-    if is_sync(plan) and (plan.resource, plan.filters) != (stored.resource, stored.filters):
-        return f"is synced with other filters ({stored.filters or 'none'}, not {plan.filters or 'none'})"
-    return None
 
 
 def item_bytes(item: Any) -> int:

@@ -31,7 +31,7 @@ from . import postgres_sql as sql
 from .copy_text import CopyText, copy_text, tell_changed
 from .dsn import Dsn
 from .landing import LandingMode, LandingStore, OnRejected, Refused, Taken, logger
-from .postgres_errors import LostError, fields_of, is_of_a_row, is_transient, psycopg_library
+from .postgres_errors import LostError, fields_of, is_of_a_row, is_transient, psycopg_library, reason
 from .postgres_shards import plan_of_shards, shard_name
 from .postgres_sync import empty_windows, put_marks, read_marks, read_staged
 from .staging import SyncStep
@@ -423,7 +423,7 @@ class PostgresStore(LandingStore):
             if connection.closed or not is_of_a_row(error):
                 raise
             if end - start == 1:
-                return [self._refused(data, start, self._text(error))]
+                return [self._refused(data, start, self._dsn.redact(" ".join(reason(error).split())))]
         middle = (start + end) // 2
         refused = await self._insert(data, lines, start, middle, merges=merges)
         return refused + await self._insert(data, lines, middle, end, merges=merges)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
-from typing import Any
+from typing import Any, Final
 
 from truto_ci_async.errors import MissingExtraError
 
@@ -15,12 +16,27 @@ _OF_A_ROW = ("22", "23", "54", "53200", "XX000", "P0001")
 _TRANSIENT = ("08", "57P", "25006", "40001", "40P01", "53300", "57014")
 
 
+# A reason may quote a value.
+MAX_REASON: Final = 300
+# What the server says of a value in a row of COPY.
+_COLUMN = re.compile(r"COPY .*?, line \d+, column ([^:\n]+):")
+
+
 class LostError(Exception):
     """The connection was lost, or the server asks to come again."""
 
 
 def is_of_a_row(error: Any) -> bool:
     return (error.sqlstate or "").startswith(_OF_A_ROW)
+
+
+def reason(error: Any) -> str:
+    """Return why a row is refused, without the row: the details that the server adds quote all of it."""
+    diagnosis = error.diag
+    column = _COLUMN.search(diagnosis.context or "")
+    where = f" (column {column[1]})" if column and not diagnosis.column_name else ""
+    text: str = diagnosis.message_primary or str(error)
+    return text[:MAX_REASON] + where
 
 
 def is_transient(error: Any) -> bool:

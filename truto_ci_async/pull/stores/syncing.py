@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.schema import to_utc
 from truto_ci_async.models.pulls import AccountPage, Window
-from truto_ci_async.pull.checkpoint.base import AccountProgress, Key, Progress, by_account
+from truto_ci_async.pull.checkpoint.base import DAILY_MARK, AccountProgress, Key, Progress, by_account
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.positions import UNSUPPORTED
 from truto_ci_async.pull.sync.answered import answered_of
@@ -56,15 +56,19 @@ class SyncingStore(WholeStore):
         return self._plan
 
     async def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
-        """Iterate over the accounts that are parked. Whatever else earlier runs did is in the windows of the plan."""
+        """Iterate over the accounts that are parked, and those of which requests are counted.
+
+        Whatever else earlier runs did is in the windows of the plan.
+        """
         assert self._plan is not None
-        parked = {
-            (account, 0): Progress(outcome="parked", until=mark.until)
-            for account, mark in self._marks.items()
-            if mark.until is not None and self._plan.windows_of(account)
-        }
-        async for account in by_account(parked):
-            yield account
+        found: dict[Key, Progress] = {}
+        for account, mark in self._marks.items():
+            if mark.until is not None and self._plan.windows_of(account):
+                found[account, 0] = Progress(outcome="parked", until=mark.until)
+            if mark.used is not None:
+                found[account, len(self._plan.windows)] = Progress(position=DAILY_MARK + mark.used)
+        async for each in by_account(found):
+            yield each
 
     async def write(self, page: AccountPage[Any]) -> None:
         key: Key = cast("Any", page).key
@@ -128,7 +132,9 @@ class SyncingStore(WholeStore):
             grid = self._plan.grids[account]
             before = found.get(account) or self._marks.get(account) or Mark(grid)
             mark = before
-            if each.outcome in ("parked", "failed"):
+            if each.is_count and each.position is not None:
+                mark = replace(mark, used=each.position.removeprefix(DAILY_MARK))
+            elif each.outcome in ("parked", "failed"):
                 mark = replace(mark, until=each.until, error=each.error)
             elif each.is_over and account not in skipped:
                 if mark.grid != grid:

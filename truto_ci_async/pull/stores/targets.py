@@ -32,6 +32,7 @@ def store_for(
     add_columns: bool = False,
     on_rejected: OnRejected = "stop",
     shard: tuple[int, int] | None = None,
+    is_sync: bool = False,
 ) -> TransactionalStore:
     """Return the store for a URL; the other arguments are those of the stores.
 
@@ -63,23 +64,18 @@ def store_for(
     if scheme in BUCKETS:
         from .cloud import CloudStore
 
-        _check_cloud_options(options, shard)
+        _check_cloud_options(options, is_sync=is_sync)
         return CloudStore(url, resource=resource)
     known = "; ".join(SCHEMES.values())
     raise UsageError(f"cannot write to {str(Dsn(url))!r}: expected the path of a folder, or {known}")
 
 
-def _check_cloud_options(options: dict[str, Any], shard: tuple[int, int] | None) -> None:
-    """:raises UsageError: an option of databases was given, or one of several shards."""
-    if shard is not None and shard[1] > 1:
-        raise UsageError(
-            "one run at a time can write to a prefix: pass each shard a CloudStore with a prefix of its own, or pull "
-            "the shards into a folder, or PostgreSQL"
-        )
-    if options["mode"] != "append":
-        raise UsageError(
-            'object storage can only append, so mode="merge" and since="last" need the URL of a database'
-        )
+def _check_cloud_options(options: dict[str, Any], *, is_sync: bool) -> None:
+    """:raises UsageError: an option of databases was given."""
+    if options["mode"] != ("merge" if is_sync else "append"):
+        if is_sync:
+            raise UsageError('a sync replaces rows: leave mode="append" out')
+        raise UsageError('a pull only adds Parquet to object storage: mode="merge" is for a database')
     defaults = {"table": None, "add_columns": False, "on_rejected": "stop"}
     if given := [name for name, default in defaults.items() if options[name] != default]:
         raise UsageError(f"{', '.join(given)}: for the URL of a database; object storage has no such option")

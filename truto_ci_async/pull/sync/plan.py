@@ -25,12 +25,14 @@ class Mark(Struct, frozen=True, omit_defaults=True):
 
     ``complete``  the windows of the ``grid`` that were read completely: those that meet are one span.
     ``until``     when to ask the account again, in seconds since 1970, and ``error`` why, or how its last run failed.
+    ``used``      what counts towards its quota of a day, see ``daily_use``.
     """
 
     grid: str
     complete: Spans = ()
     until: float | None = None
     error: str | None = None
+    used: str | None = None
 
     def __str__(self) -> str:
         return msgspec.json.encode(self).decode()
@@ -77,6 +79,22 @@ def header_of(plan: Plan) -> Plan:
     """Return what a store keeps of the plan of a sync, by which a later one is compared: neither accounts nor times."""
     given = {name: value for name, value in plan.given.items() if name in plan.filters or name == "users"}
     return replace(plan, accounts=(), windows=(Window(),), given={**given, "since": "last"})
+
+
+def is_sync(plan: Plan) -> bool:
+    """Tell whether a plan is what a store keeps of a sync."""
+    return "since" in plan.given
+
+
+def sync_difference(plan: Plan, stored: Plan) -> str | None:
+    """Say why a sync and what is stored do not go together, if one of them is a sync; None if they do."""
+    if is_sync(plan) != is_sync(stored):
+        return (
+            'is synced: pass since="last"' if is_sync(stored) else "has a pull of its own, and is not synced"
+        )
+    if is_sync(plan) and (plan.resource, plan.filters) != (stored.resource, stored.filters):
+        return f"is synced with other filters ({stored.filters or 'none'}, not {plan.filters or 'none'})"
+    return None
 
 
 def plan_sync(plan: Plan, options: SyncOptions, marks: Mapping[str, Mark]) -> SyncPlan:
