@@ -92,10 +92,6 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
             "pull --accounts a --out x --resource users,meeting",
             ["'meeting' is not one of", "did you mean meetings?"],
         ),
-        (
-            "sync --accounts a --to s3://bucket/x",
-            ["needs a database", "duckdb:///file.db", "`truto-ci pull`"],
-        ),
         ("sync --accounts a --to duckdb:///x.db --time-zone Europe/Berln", ["did you mean Europe/Berlin?"]),
         ("pull --accounts-file none --out x", ["cannot read accounts from none: No such file"]),
         ("interactions -a x --columns user.emial", ["no column 'user.emial'", "did you mean user_email?"]),
