@@ -456,7 +456,8 @@ def _sync_command(name: str) -> Command:
             *connection(),
         ],
         help="Keep a table of a database, or Parquet in object storage, up to date: ask what is new since the last "
-        "sync, and the windows before it again as far as --lookback. A window that was read to its end takes the place of what is there of it.",
+        "sync, and the windows before it again as far as --lookback. A window that was read to its end takes the place "
+        "of what is there of it.",
         examples=SYNC_EXAMPLES,
         defaults={
             "out": None, "output": None, "csv_formulas": "keep", "mode": None, "grow": False, "start_time": None,
