@@ -112,7 +112,7 @@ async def check_a_pull_lands_and_is_not_repeated(database: Database) -> None:
 
 
 async def check_every_resource_lands(database: Database) -> None:
-    async with service() as sandbox, client_of(sandbox) as client:
+    async with service(interactions=10) as sandbox, client_of(sandbox) as client:
         bounds: dict[str, Any] = {"start_time": "2024-01-01", "end_time": "2024-01-15"}
         for resource in ("meetings", "users", "transcripts", "activity"):
             for mode in ("merge", "append"):
@@ -127,7 +127,7 @@ async def check_every_resource_lands(database: Database) -> None:
 
 
 async def check_append_refuses_what_is_there_and_merge_replaces_it(database: Database) -> None:
-    async with service() as sandbox, client_of(sandbox) as client:
+    async with service(interactions=10) as sandbox, client_of(sandbox) as client:
         accounts, into = sandbox.account_ids, client.interactions.pull_to
         await into(database.url, accounts, **BOUNDS)
         other: dict[str, Any] = {**BOUNDS, "start_time": "2024-01-02T00:00:00Z"}
@@ -180,7 +180,7 @@ async def check_windows_that_are_asked_again_double_nothing(database: Database) 
 
 
 async def check_a_plan_that_is_not_done_keeps_its_table(database: Database) -> None:
-    async with service() as sandbox, client_of(sandbox) as client:
+    async with service(interactions=20) as sandbox, client_of(sandbox) as client:
         pull_to = client.interactions.pull_to
         await pull_to(database.url, sandbox.account_ids, on_start=lambda pull: pull.stop(), **BOUNDS)
         with pytest.raises(StateConflictError, match="another plan"):

@@ -298,13 +298,13 @@ def test_rows_of_another_kind_are_refused() -> None:
 
 def test_progress_is_kept_compactly_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """The manifest stays short, however many windows there are."""
-    monkeypatch.setattr(cloud_state, "LOG_BYTES", 2_000)
+    monkeypatch.setattr(cloud_state, "LOG_BYTES", 1_000)
     monkeypatch.setattr("truto_ci_async.pull.stores.cloud_log.TAIL_BYTES", 1_000)
     monkeypatch.setattr("truto_ci_async.pull.stores.cloud_log.LISTED_PARTS", 5)
 
     async def scenario() -> None:
         memory = MemoryStore()
-        windows = 400
+        windows = 200
         plan = plan_of("interactions", *[JANUARY] * windows)
         store = store_in(memory, part_seconds=0)
         await store.open(plan)
@@ -323,7 +323,7 @@ def test_progress_is_kept_compactly_and_comes_back(monkeypatch: pytest.MonkeyPat
             changes["a", window + 2] = Progress(position="p" * 50, rows=1, error="no \ufffd", until=5.0)
             expected |= changes
             kinds |= {name.split("/")[2].split("-")[0] for name in objects(memory, "_truto/")}
-            if window % 80 == 0:
+            if window % 40 == 0:
                 await store.aclose()
                 store = store_in(memory, part_seconds=0)
                 await store.open(plan)
@@ -698,7 +698,6 @@ SYNCS = {
 del SYNCS["a_table_is_synced_or_pulled"]  # it has several tables
 # The others of these take seconds.
 QUICK_SYNCS = {
-    "a_second_run_asks_little_and_changes_nothing",
     "a_window_that_fails_in_the_middle_takes_nothing_away",
     "pages_of_an_open_window_are_out_of_sight",
     "a_meeting_that_moved_is_there_once",
@@ -825,7 +824,7 @@ def test_parts_of_a_sync_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None
         bucket, clock = MemoryBucket(), syncs.Clock()
         async with syncs.service(clock, interactions=6) as sandbox, client_of(sandbox) as client:
             counts: list[int] = []
-            for _ in range(6):
+            for _ in range(5):
                 store = store_in(bucket.memory)
                 pull_to = client.interactions.pull_to
                 assert (
@@ -839,6 +838,25 @@ def test_parts_of_a_sync_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None
             needed = {*manifest_of(bucket.memory).named(), NAMES.manifest}
             state = {name for name in objects(bucket.memory, "_truto/") if "/replaced/" not in name}
             assert state == needed
+
+    run(scenario())
+
+
+def test_a_part_is_never_larger_than_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other rows of many small parts become a few of a useful size, each of which was uploaded by itself."""
+    monkeypatch.setattr("truto_ci_async.pull.stores.cloud_sync.FILE_BYTES", 1)
+
+    async def scenario() -> None:
+        bucket, clock = MemoryBucket(), syncs.Clock()
+        async with syncs.service(clock, accounts=3) as sandbox, client_of(sandbox) as client:
+            await syncs.sync(client, bucket, clock, sandbox.account_ids, "interactions")
+            parts = len(objects(bucket.memory, "interactions/"))
+            account = sandbox.account_ids[0]
+            await syncs.sync(client, bucket, clock, [account], "interactions", fresh=True)
+            assert len(objects(bucket.memory, "interactions/")) >= parts
+            for each in sandbox.account_ids:
+                expected = syncs.truth(sandbox, each, clock.now, clock.now, "interactions")
+                assert syncs.same(syncs.rows_of(bucket, each, "interactions"), expected)
 
     run(scenario())
 

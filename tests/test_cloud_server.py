@@ -28,6 +28,7 @@ from tests.pull_runs import Runs, landing_store
 from tests.s3_server import BUCKET, SECRET, S3Server
 from tests.support import run
 from truto_ci_async import CloudStore, Progress, Sandbox, StateConflictError, StorageError, read_folder
+from truto_ci_async.cli.main import main
 from truto_ci_async.pull.stores.cloud_state import Manifest, Names, read_manifest
 from truto_ci_async.pull.stores.object_storage import Bucket
 
@@ -360,6 +361,19 @@ SYNCS = ("other_resources_are_synced", "rows_that_are_gone_can_be_kept")
 @pytest.mark.parametrize("check", SYNCS)
 def test_a_sync(check: str, prefix: Prefix) -> None:
     run(getattr(syncs, f"check_{check}")(prefix), timeout=60)
+
+
+def test_a_sync_from_the_command_line(prefix: Prefix, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Sandbox.in_thread(accounts=2, interactions=5, **syncs.NO_LIMITS) as sandbox:
+        monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
+        monkeypatch.setenv("TRUTO_API_BASE_URL", sandbox.url)
+        line = ["sync", "--integration", "gong", "--status", "active", "--to", prefix.url, "--quiet"]
+        counts = []
+        for _ in range(2):
+            assert main([*line, "--max-history", "2d", "--time-zone", "US/Pacific"]) == 0
+            counts.append(prefix.sql("SELECT count(*), count(DISTINCT window_start) FROM interactions"))
+    assert counts[0] == counts[1]
+    assert counts[0][0][1] >= 2
 
 
 @pytest.fixture

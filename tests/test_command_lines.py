@@ -82,7 +82,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
         ("pull --accounts a --out x --resource meeting", ["'meeting'", "meetings"]),
         (
             "pull --accounts a --to mysql://u:secret@h/db",
-            ["mysql://u:***@h/db", "postgresql://", "duckdb:///"],
+            ["mysql://u:***@h/db", "postgresql://", "duckdb:///", "s3://bucket/prefix", "extra: cloud"],
         ),
         (
             "pull --accounts a --to calls.db",
@@ -92,10 +92,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
             "pull --accounts a --out x --resource users,meeting",
             ["'meeting' is not one of", "did you mean meetings?"],
         ),
-        (
-            "sync --accounts a --to s3://bucket/x",
-            ["needs a database", "duckdb:///file.db", "`truto-ci pull`"],
-        ),
+        ("sync --accounts a --to s3:/bucket/x", ["is no URL", "s3://bucket/prefix"]),
         ("sync --accounts a --to duckdb:///x.db --time-zone Europe/Berln", ["did you mean Europe/Berlin?"]),
         ("pull --accounts-file none --out x", ["cannot read accounts from none: No such file"]),
         ("interactions -a x --columns user.emial", ["no column 'user.emial'", "did you mean user_email?"]),

@@ -409,7 +409,6 @@ QUICK_SYNCS = {
     "five_nights_of_interactions",
     "a_second_run_asks_little_and_changes_nothing",
     "a_window_that_fails_in_the_middle_takes_nothing_away",
-    "a_table_is_synced_or_pulled",
     "pages_of_an_open_window_are_out_of_sight",
     "a_meeting_that_moved_is_there_once",
 }
@@ -480,12 +479,13 @@ def test_a_full_disk_is_told_and_loses_nothing(database: DuckDBFile) -> None:
 @pytest.fixture(scope="module")
 def killing() -> Iterator[tuple[Runs, Sandbox]]:
     options = {"token_rate": None, "account_rate": None, "ratelimit_headers": None}
-    with Runs() as runs, Sandbox.in_thread(accounts=2, interactions=40, page_size=5, **options) as sandbox:
+    with Runs() as runs, Sandbox.in_thread(accounts=2, interactions=20, page_size=5, **options) as sandbox:
         yield runs, sandbox
 
 
 @posix
-@pytest.mark.parametrize("mode", ["merge", pytest.param("append", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["merge", "append"])
 def test_duckdb_killed_at_each_step(mode: str, database: DuckDBFile, killing: tuple[Runs, Sandbox]) -> None:
     """Nothing is lost and nothing is there twice."""
     case = Killing(*killing, database, mode)

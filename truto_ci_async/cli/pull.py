@@ -159,22 +159,15 @@ def _check_url(options: Options) -> None:
     from truto_ci_async.pull.stores.object_storage import BUCKETS
 
     scheme, separator, _ = options.to.partition("://")
-    databases = ("postgresql", "postgres", "duckdb")
     if not separator:
         raise UsageError(
             f"--to {options.to!r} is no URL: write duckdb:///{options.to.lstrip('/')}, postgresql://user@host/database "
             "or s3://bucket/prefix; --out is for a folder"
         )
-    if options.command == "sync" and scheme in BUCKETS:
+    if scheme not in ("postgresql", "postgres", "duckdb", *BUCKETS):
         raise UsageError(
-            f"--to {options.to}: a sync replaces rows, which needs a database: duckdb:///file.db or "
-            "postgresql://user@host/database; `truto-ci pull` writes to object storage"
-        )
-    if scheme not in (*databases, *BUCKETS):
-        cloud = "" if options.command == "sync" else ", or s3://, gs:// or az:// with bucket/prefix"
-        raise UsageError(
-            f"--to {str(Dsn(options.to))!r} is not supported: write postgresql://user@host/database or "
-            f"duckdb:///file.db{cloud}"
+            f"--to {str(Dsn(options.to))!r} is not supported: write postgresql://user@host/database, "
+            "duckdb:///file.db, or s3://, gs:// or az:// with bucket/prefix"
         )
 
 
@@ -391,7 +384,7 @@ def _which_accounts() -> list[click.Parameter]:
 def _database() -> list[click.Parameter]:
     return [
         text("--to", group=OUTPUT, metavar="URL",
-             help="a database: postgresql://user@host/database, or duckdb:///file.db; a pull may also go to "
+             help="a database: postgresql://user@host/database, or duckdb:///file.db; or object storage: "
              "s3://bucket/prefix, gs:// or az://"),
         text("--table", group=OUTPUT, metavar="NAME", help="its table (default: the name of the resource)"),
         flag("--add-columns", group=OUTPUT, help="add the columns that the table lacks"),
@@ -462,8 +455,9 @@ def _sync_command(name: str) -> Command:
             *_running(),
             *connection(),
         ],
-        help="Keep a table of a database up to date: ask what is new since the last sync, and the windows before it "
-        "again as far as --lookback. A window that was read to its end takes the place of what the table has of it.",
+        help="Keep a table of a database, or Parquet in object storage, up to date: ask what is new since the last "
+        "sync, and the windows before it again as far as --lookback. A window that was read to its end takes the place "
+        "of what is there of it.",
         examples=SYNC_EXAMPLES,
         defaults={
             "out": None, "output": None, "csv_formulas": "keep", "mode": None, "grow": False, "start_time": None,

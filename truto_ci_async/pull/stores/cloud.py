@@ -266,10 +266,8 @@ class CloudStore:
     async def _finish_commit(
         self, log: CloudLog, encoding: asyncio.Future[Encoded] | None, changes: Changes, *, final: bool
     ) -> bool:
-        encoded = None
-        if encoding is not None:
-            encoded = await Worker.finish(encoding)
-        await log.commit([] if encoded is None else [encoded], changes, final=final)
+        parts = [] if encoding is None else [await log.files.upload(await Worker.finish(encoding))]
+        await log.commit(parts, changes, final=final)
         return True
 
     async def commit(

@@ -12,7 +12,7 @@ import os
 import secrets
 import socket
 import zlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -31,7 +31,7 @@ from truto_ci_async.pull.checkpoint.stored import StoredRows
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.sync.plan import is_sync, sync_difference
 
-from .cloud_parts import CloudParts, Encoded, damaged
+from .cloud_parts import CloudParts, damaged
 from .cloud_state import (
     LISTED_PARTS,
     TAIL_BYTES,
@@ -260,20 +260,19 @@ class CloudLog:
 
     async def commit(
         self,
-        encoded: Iterable[Encoded],
+        parts: Sequence[CloudPart],
         changes: Changes,
         *,
         final: bool,
         replaced: Collection[CloudPart] = (),
     ) -> None:
-        """Make parts and changes visible in one put, and ``replaced`` parts go.
+        """Make parts that were uploaded, and changes, visible in one put, and let ``replaced`` parts go.
 
         :raises StateConflictError: a later run has begun.
         :raises StorageError: the bucket failed. Whether this was committed is known to the next run.
         """
         before = self._manifest
         await self.files.publish()  # what a failure kept from it
-        parts = [await self.files.upload(each) for each in encoded]
         after = await self._without(before, replaced) if replaced else before
         after = await self._apply(after, parts, changes, final=final)
         if after is before:

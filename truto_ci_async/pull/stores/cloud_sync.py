@@ -53,19 +53,23 @@ class CloudSync:
         kept = [await files.kept(name) for name in names]
         data = await self._worker.run(self._rows, landing, kept)
         writer = _Writer(self._schema, self._arrow_schema)
-        replaced = await self._replace(step, data, writer) if step.windows else []
+        new_parts: list[CloudPart] = []
+        replaced = await self._replace(step, data, writer, new_parts) if step.windows else []
         leaves_columns = final and len(await self._log.parts()) == len(replaced)
-        encoded = await self._worker.run(writer.close, data, leaves_columns)
+        await self._worker.run(writer.finish, data, leaves_columns)
+        await self._upload(writer, new_parts)
         new = [(account, await files.keep(page)) for account, page in step.kept]
         marks = {(account, 0): Progress(position=mark) for account, mark in step.marks}
-        await self._log.commit(encoded, Changes.of(marks, {}), final=final, replaced=replaced)
+        await self._log.commit(new_parts, Changes.of(marks, {}), final=final, replaced=replaced)
         self._staging.committed()
         await files.forget([name for account in step.forgotten for name in self._kept.pop(account, ())])
         for account, name in new:
             self._kept.setdefault(account, []).append(name)
         return True
 
-    async def _replace(self, step: SyncStep, data: ColumnData, writer: _Writer) -> list[CloudPart]:
+    async def _replace(
+        self, step: SyncStep, data: ColumnData, writer: _Writer, new_parts: list[CloudPart]
+    ) -> list[CloudPart]:
         """Return the parts that have rows to replace, whose other rows ``writer`` has taken."""
         replacing = await self._worker.run(Replacing, self._resource, step.windows, data)
         found: list[CloudPart] = []
@@ -74,7 +78,13 @@ class CloudSync:
                 body = await self._log.files.part(part)
                 if await self._worker.run(writer.take_rest, part, body, replacing):
                     found.append(part)
+                await self._upload(writer, new_parts)
         return found
+
+    async def _upload(self, writer: _Writer, new_parts: list[CloudPart]) -> None:
+        """Upload what is ready, so that it is not held in memory."""
+        while writer.done:
+            new_parts.append(await self._log.files.upload(writer.done.pop(0)))
 
     async def _may_have_some(self, part: CloudPart, replacing: Replacing) -> bool:
         wanted = replacing.wanted(part)
@@ -94,13 +104,14 @@ class CloudSync:
 
 
 class _Writer:
-    """The parts of one commit. All of it runs in the worker's thread."""
+    """Makes the parts of one commit, in the worker's thread. ``done`` are those to upload."""
 
     def __init__(self, schema: Schema, arrow_schema: Any) -> None:
         self._schema = schema
         self._arrow_schema = arrow_schema
         self._file: PartFile | None = None
-        self._done: list[Encoded] = []
+        self.done: list[Encoded] = []
+        self._is_empty = True
 
     def take_rest(self, part: CloudPart, data: bytes, replacing: Replacing) -> bool:
         """Take the rows of a part that stay. Return whether there are others."""
@@ -114,13 +125,12 @@ class _Writer:
             self._write(batch)
         return True
 
-    def close(self, data: ColumnData, leaves_columns: bool) -> list[Encoded]:
-        """Take the new rows into parts of their own, which the next sync may replace, and return all parts."""
+    def finish(self, data: ColumnData, leaves_columns: bool) -> None:
+        """Take the new rows into parts of their own, which the next sync may replace."""
         self._end()
-        if data.num_rows or (leaves_columns and not self._done):
+        if data.num_rows or (leaves_columns and self._is_empty):
             self._write(record_batch(data, pyarrow_library(), self._arrow_schema))
             self._end()
-        return self._done
 
     def _write(self, batch: Any) -> None:
         if self._file is None:
@@ -131,5 +141,5 @@ class _Writer:
 
     def _end(self) -> None:
         if self._file is not None:
-            self._done.append(self._file.close())
-            self._file = None
+            self.done.append(self._file.close())
+            self._file, self._is_empty = None, False
