@@ -282,7 +282,7 @@ def test_the_summary_counts_what_is_missing(capsys: pytest.CaptureFixture[str]) 
     [
         (("--shards", "4"), "--shards: for --engine ray only"),
         (("--ray-address", "h:1"), "--ray-address: for --engine ray only"),
-        (("--engine", "spark"), "none of ray"),
+        (("--engine", "spark"), "'spark' is not ray"),
         (("--engine", "ray", "--shards", "0"), "--shards"),
         (("--engine", "ray", "--sandbox"), "--sandbox: not with --engine"),
         (("--engine", "ray", "--fresh"), "use another folder"),

@@ -148,6 +148,43 @@ def test_a_window_shares_a_row_only_if_nothing_of_it_is_lost(progress: Progress,
     assert is_plain(progress) is expected
 
 
+@pytest.mark.parametrize("window", [0, 7, 15])
+def test_a_window_that_shares_a_row_can_be_replaced(window: int, tmp_path: Path) -> None:
+    """The others keep what they had; one after the last of them leaves the row alone."""
+    path = tmp_path / "state.sqlite3"
+    walks: dict[Key, Progress] = {
+        ("a", number): Progress(rows=number, pages=1, outcome="done") for number in range(16)
+    }
+    failed, begun = Progress(outcome="failed", error="e"), Progress(position="p")
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(plan_of("a"))
+            await checkpoint.commit(walks)
+            await checkpoint.commit({("a", 16): begun})
+            assert (rows_of(path, "finished"), rows_of(path, "progress")) == (1, 1)
+            await checkpoint.commit({("a", window): failed})
+            assert await checkpoint.load() == {**walks, ("a", 16): begun, ("a", window): failed}
+            await checkpoint.commit({("a", window): DONE})
+            assert await checkpoint.load() == {**walks, ("a", 16): begun, ("a", window): DONE}
+
+    run(scenario())
+
+
+def test_windows_behind_one_that_is_missing_share_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    walks: dict[Key, Progress] = {("a", number): DONE for number in (0, 1, *range(3, 16))}
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(plan_of("a"))
+            await checkpoint.commit(walks)
+            assert await checkpoint.load() == walks
+            assert (rows_of(path, "finished"), rows_of(path, "progress")) == (1, 2)
+
+    run(scenario())
+
+
 def test_finished_windows_take_a_few_bytes(tmp_path: Path) -> None:
     """A row for each took 45 bytes: 1.6 GB for 100,000 accounts over a year."""
     path = tmp_path / "state.sqlite3"
@@ -211,6 +248,7 @@ def test_a_state_of_an_earlier_version_is_converted_without_loss(tmp_path: Path,
 @pytest.mark.parametrize(
     "statement",
     [
+        "UPDATE finished SET runs = x'ff'",
         "UPDATE finished SET runs = x'00'",
         "UPDATE finished SET runs = 'text'",
         "UPDATE finished SET runs = x'90'",
@@ -231,7 +269,7 @@ def test_finished_windows_that_make_no_sense_are_damage(tmp_path: Path, statemen
     async def scenario() -> None:
         async with SQLiteCheckpoint(path) as checkpoint:
             await checkpoint.open(plan)
-            with pytest.raises(DamagedStateError):
+            with pytest.raises(DamagedStateError, match=r"make no sense|not in its plan"):
                 await checkpoint.load()
 
     run(scenario())

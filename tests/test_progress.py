@@ -209,6 +209,8 @@ def test_a_cancelled_cell_ends_its_line_and_leaves_the_client_usable(
         ) as truto:
             cell = asyncio.create_task(way(truto, sandbox.account_ids[0], tmp_path))
             await sent.wait()
+            while not displays:
+                await asyncio.sleep(0.01)
             cell.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await cell

@@ -36,6 +36,7 @@ def rows_of(database: Path, statement: str) -> list[Any]:
         return found
 
 
+@pytest.mark.services  # it starts six processes, one after the other
 @pytest.mark.skipif(os.name == "nt", reason="a script for sh")
 def test_the_script_of_cron_runs_twice_and_the_model_of_dbt_on_its_tables(tmp_path: Path) -> None:
     """The second run changes nothing, nor does the same sync from Python. All as written on the page."""

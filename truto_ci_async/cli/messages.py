@@ -146,7 +146,9 @@ def advise(error: BaseException) -> str | None:
             return "`truto-ci login` stores one, or export TRUTO_API_TOKEN=...; --sandbox needs none"
         case errors.DeadlineError():
             return "--timeout SECONDS allows more time"
-        case errors.ConnectError() if error.attempts:  # a request of ours
+        case errors.ConnectError(attempts=0):  # to something else than the service
+            return None
+        case errors.ConnectError():
             return f"check the network and --api-url ({plural(error.attempts, 'attempt')})"
         case errors.ServerError(status=status) if status < 400:
             return "check --api-url"

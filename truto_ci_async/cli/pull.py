@@ -157,18 +157,17 @@ def _check_url(options: Options) -> None:
     """:raises UsageError: ``--to`` is no URL that the command can write to."""
     from truto_ci_async.pull.stores.dsn import Dsn
     from truto_ci_async.pull.stores.object_storage import BUCKETS
-    from truto_ci_async.pull.stores.targets import SCHEMES
 
     scheme, separator, _ = options.to.partition("://")
-    databases = ("postgresql", "postgres", "duckdb")
     if not separator:
         raise UsageError(
             f"--to {options.to!r} is no URL: write duckdb:///{options.to.lstrip('/')}, postgresql://user@host/database "
             "or s3://bucket/prefix; --out is for a folder"
         )
-    if scheme not in (*databases, *BUCKETS):
+    if scheme not in ("postgresql", "postgres", "duckdb", *BUCKETS):
         raise UsageError(
-            f"--to {str(Dsn(options.to))!r} is not supported: write {'; or '.join(SCHEMES.values())}"
+            f"--to {str(Dsn(options.to))!r} is not supported: write postgresql://user@host/database, "
+            "duckdb:///file.db, or s3://, gs:// or az:// with bucket/prefix"
         )
 
 

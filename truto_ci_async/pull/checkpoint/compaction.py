@@ -51,7 +51,8 @@ def compact(database: sqlite3.Connection, account: str, last: int) -> None:
     first = start = last - len(plain) + 1
     runs: list[Run] = []
     before = database.execute(_READ_BEFORE, (account, start)).fetchone()
-    if before is not None and before[1] + before[2] == start and len(before[4]) < FULL_BYTES:
+    is_full = before is not None and len(before[4]) >= FULL_BYTES  # mutant: one run more or less
+    if before is not None and before[1] + before[2] == start and not is_full:
         first, runs = before[1], read_runs(before)
     for run in reversed(plain):
         add(runs, run)
@@ -89,7 +90,7 @@ def read_runs(row: tuple[str, int, int, int, bytes]) -> list[Run]:
     try:
         runs = decode(stored)
     except (msgspec.DecodeError, TypeError):
-        runs = []
+        runs = []  # mutant: None is as wrong
     if not runs or (windows, rows) != _sums(runs):
         raise ValueError(f"the finished windows of account {account!r} make no sense")
     return runs
