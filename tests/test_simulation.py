@@ -81,7 +81,7 @@ def test_mends_can_be_taken_out() -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("mend", MENDS, ids=lambda mend: mend.name.replace(" ", "-"))
 def test_the_simulation_finds_each_mend_that_is_taken_out(mend: Mend) -> None:
-    """With all of them in, it finds nothing in ten times as many worlds."""
+    """With all of them in, it finds nothing in five times as many worlds."""
     found = search(mend)
     assert found.is_found, found.told
 
