@@ -157,6 +157,7 @@ def _check_url(options: Options) -> None:
     """:raises UsageError: ``--to`` is no URL that the command can write to."""
     from truto_ci_async.pull.stores.dsn import Dsn
     from truto_ci_async.pull.stores.object_storage import BUCKETS
+    from truto_ci_async.pull.stores.targets import SCHEMES
 
     scheme, separator, _ = options.to.partition("://")
     if not separator:
@@ -166,8 +167,7 @@ def _check_url(options: Options) -> None:
         )
     if scheme not in ("postgresql", "postgres", "duckdb", *BUCKETS):
         raise UsageError(
-            f"--to {str(Dsn(options.to))!r} is not supported: write postgresql://user@host/database, "
-            "duckdb:///file.db, or s3://, gs:// or az:// with bucket/prefix"
+            f"--to {str(Dsn(options.to))!r} is not supported: write {'; or '.join(SCHEMES.values())}"
         )
 
 
