@@ -730,9 +730,9 @@ def test_stopping_leaves_the_other_resources_to_the_next_run(tmp_path: Path) -> 
     [
         ([], {}, "no resources"),
         ("meetings", {}, "a list of names"),
-        (["meetings", "calls"], BOUNDS, "not 'calls'"),
-        (["meeting"], BOUNDS, "some of meetings, .*, not 'meeting'"),
-        (["transcript"], BOUNDS, "some of transcripts, .*, not 'transcript'"),
+        (["meetings", "calls"], BOUNDS, "no resource 'calls' to pull"),
+        (["meeting"], BOUNDS, "no resource 'meeting' .*did you mean meetings"),
+        (["transcript"], BOUNDS, "no resource 'transcript' .*did you mean transcripts"),
         (["users", "activity"], {}, "activity needs a start_time"),
         (["interactions", "meetings"], {**BOUNDS, "users": ["1"]}, "meetings cannot be filtered by users"),
         (["meetings"], {**BOUNDS, "lookback": "2d"}, "lookback is for transcripts"),
