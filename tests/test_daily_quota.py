@@ -122,6 +122,19 @@ def test_other_accounts_and_calls_without_one_go_on() -> None:
     assert limiter.daily_use("a", 1.0, epoch=1.0) == []
 
 
+def test_a_request_given_back_is_free_at_once() -> None:
+    """The account waits for the next day only as long as the quota is used up."""
+    limiter = RateLimiter(Pacing(account_daily=2), max_wait=60.0)
+    assert limiter.enter("a", 0.0) is None
+    assert limiter.enter("a", 0.0) is None
+    limiter.on_unsent("a", 1.0, admitted_at=0.0)
+    assert limiter.enter("a", 1.0) is None
+    waiter = limiter.postpone("a", 2.0, admitted_at=1.0, wait=0.5)  # by a shared budget
+    assert limiter.next_at(2.0) == 2.5
+    assert limiter.poll(2.5) == [waiter]
+    assert waiter.is_admitted
+
+
 def test_a_call_beyond_the_quota_says_when_to_come_again() -> None:
     """Or waits, if that takes no longer than the policy allows."""
 

@@ -127,9 +127,14 @@ class AccountQueue:
 
     def ready_at(self, now: float) -> float:
         ready = self.window.ready_at(now)
-        if self.quota is None:
-            return ready
-        return max(ready, self.quota.ready_at(now, self.window.in_flight))
+        if self.quota is not None:
+            ready = max(ready, self.quota.ready_at(now, self.window.in_flight))
+        return ready if self.daily is None else max(ready, self.daily.free_at(now))
+
+    def paused_until(self, now: float) -> float:
+        """Return when a pause after a 429 is over, and the quota for the day has requests left."""
+        paused_until = self.window.paused_until
+        return paused_until if self.daily is None else max(paused_until, self.daily.free_at(now))
 
 
 class RateLimiter:
@@ -201,24 +206,24 @@ class RateLimiter:
             level: Level = "token" if token_ready > now else "account"
         else:
             level = "token" if state.is_ready or not state.waiters else "account"
-        waiter = Waiter(state, level)
-        state.waiters[waiter] = None  # mutant: values are not used
-        self.waiting += 1
-        self._refuse_if_too_long(state, now)
-        if state.waiters:
-            self._schedule(state, now)
-        return waiter
+        return self._queue(state, level, now)
 
     def postpone(self, account: str | None, now: float, *, admitted_at: float, wait: float) -> Waiter:
         """Take back an admission, and hold back its account for ``wait`` seconds. It is the account's next request."""
         self.on_unsent(account, now, admitted_at=admitted_at)
         state = self._account(account, now)
         state.window.pause(now + wait)
-        waiter = Waiter(state, "account")
-        state.waiters[waiter] = None
-        state.waiters.move_to_end(waiter, last=False)
+        return self._queue(state, "account", now, is_first=True)
+
+    def _queue(self, state: AccountQueue, level: Level, now: float, *, is_first: bool = False) -> Waiter:
+        waiter = Waiter(state, level)
+        state.waiters[waiter] = None  # mutant: values are not used
+        if is_first:
+            state.waiters.move_to_end(waiter, last=False)
         self.waiting += 1
-        self._schedule(state, now)
+        self._refuse_if_too_long(state, now)
+        if state.waiters:
+            self._schedule(state, now)
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
@@ -352,12 +357,6 @@ class RateLimiter:
             state.quota.left -= 1
         if state.daily is not None:
             state.daily.take(now)
-            self._hold_if_used_up(state.daily, state, now)
-
-    def _hold_if_used_up(self, daily: DailyQuota, state: AccountQueue, now: float) -> None:
-        """Hold an account back while its day's quota is used up."""
-        if daily.free_at(now) > now:
-            state.window.pause(daily.free_at(now))
             self._refuse_if_too_long(state, now)
 
     def daily_use(self, account: str, now: float, *, epoch: float) -> list[Part]:
@@ -370,7 +369,7 @@ class RateLimiter:
         daily = self._account(account, now).daily if parts and self._daily is not None else None
         if daily is not None:
             daily.add(parts, now, epoch=epoch)
-            self._hold_if_used_up(daily, self._accounts[account], now)
+            self._refuse_if_too_long(self._accounts[account], now)
 
     def _finish(self, account: str | None, answered_at: float | None) -> None:
         """Note the end of a request, of which the account's oldest one is assumed: most are answered in order."""
@@ -405,7 +404,7 @@ class RateLimiter:
 
     def _refuse_if_too_long(self, state: AccountQueue, now: float) -> None:
         """Refuse the waiters of an account whose pause is longer than ``max_wait``."""
-        token, account = self._token.paused_until, state.window.paused_until
+        token, account = self._token.paused_until, state.paused_until(now)
         pause = max(token, account) - now
         if pause > self._max_wait + MOST_SPREAD:
             for waiter in state.waiters:
