@@ -454,6 +454,19 @@ def test_an_unsent_request_gives_back_its_own_slot_and_no_other() -> None:
         assert limiter._token.in_flight == 2
 
 
+def test_an_unsent_request_that_a_later_one_has_overtaken_leaves_nothing_behind() -> None:
+    """The response was taken for that of the oldest request, which was not sent."""
+    limiter = rate_limiter(Rate(500, 10), Rate(50, 10))
+    for at in (0.0, 1.0):
+        assert goes(limiter, "a", at)
+    respond(limiter, "a", 2.0, 200)
+    limiter.on_unsent("a", 3.0, admitted_at=0.0)
+    state = limiter._accounts["a"]
+    assert not state.sent
+    assert limiter._token.in_flight == state.window.in_flight == 0
+    assert limiter._token._used(10.5) == 1  # the one that was sent keeps its slot
+
+
 def test_a_wait_that_makes_no_sense_is_not_kept() -> None:
     """A hundred years: the next request finds out whether it is meant."""
     limiter = rate_limiter(Rate(500, 10), Rate(50, 10))

@@ -24,7 +24,6 @@ import math
 import random as _random
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from typing import Any, Final
@@ -270,8 +269,10 @@ class RateLimiter:
         self._token.give_back(admitted_at)
         state = self._accounts.get(account)
         if state is not None:
-            with suppress(ValueError):
+            if admitted_at in state.sent:
                 state.sent.remove(admitted_at)
+            elif state.sent:  # the response to a later request was taken for its own
+                state.sent.popleft()
             state.window.finish(admitted_at)
             state.window.give_back(admitted_at)
             if state.quota is not None:
