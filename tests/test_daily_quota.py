@@ -56,6 +56,24 @@ def test_the_count_goes_on_in_another_process_with_another_clock() -> None:
     assert second.free_at(7.0) <= 7.0 + STEP + DAY
 
 
+def test_a_request_is_counted_once_however_often_its_count_was_stored() -> None:
+    """By each resource of the account, and by earlier pulls of the same client."""
+    first, second = DailyQuota(Rate(20, DAY)), DailyQuota(Rate(20, DAY))
+    for _ in range(3):
+        first.take(100.0)
+    by_meetings = first.used(200.0, epoch=1_000_000.0)
+    for now in (300.0, 2000.0):
+        first.take(now)
+    by_users = first.used(3000.0, epoch=1_002_800.2)  # the clock was adjusted meanwhile
+    for stored in (by_meetings, by_users, by_meetings):
+        second.add(stored, 7.0, epoch=1_003_600.0)
+        first.add(stored, 4000.0, epoch=1_003_800.0)
+    for quota, now in ((first, 4000.0), (second, 7.0)):
+        assert [count for _, count in quota.used(now, epoch=0.0)] == [4, 1]
+    second.add([(1_001_000.0, 2)], 7.0, epoch=1_003_600.0)  # of another process
+    assert [count for _, count in second.used(7.0, epoch=0.0)] == [4, 2, 1]
+
+
 def test_a_request_that_was_never_sent_does_not_count() -> None:
     quota = DailyQuota(Rate(1, DAY))
     quota.take(0.0)

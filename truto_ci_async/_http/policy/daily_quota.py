@@ -12,6 +12,7 @@ DAY: Final = 86_400.0
 PARTS: Final = (
     96  # of a window; requests of one part are counted together, until the last of them could count no more
 )
+SAME: Final = 0.001  # of a part; two that begin closer together are the same one
 
 #: When a part of the window began, and the requests sent in it.
 Part: TypeAlias = tuple[float, int]
@@ -63,9 +64,15 @@ class DailyQuota:
         return [(began_at + epoch - now, count) for began_at, count in self._parts]
 
     def add(self, parts: Iterable[Part], now: float, *, epoch: float) -> None:
-        """Add what ``used`` returned in an earlier process."""
+        """Add what ``used`` returned earlier, in any process. A part that is known is not counted again."""
         earlier = ((min(began_at - epoch, 0.0) + now, count) for began_at, count in parts if count > 0)
-        self._parts = deque(sorted([*self._parts, *earlier]))
+        merged: deque[Part] = deque()
+        for began_at, count in sorted([*self._parts, *earlier]):
+            if merged and began_at - merged[-1][0] < self._step * SAME:
+                began_at, known = merged.pop()
+                count = max(count, known)
+            merged.append((began_at, count))
+        self._parts = merged
         self._used = sum(count for _, count in self._parts)
         self._drop_old(now)
 
