@@ -1470,7 +1470,7 @@ def test_a_call_that_may_not_be_tried_again_for_long_says_how_often_it_was() -> 
 
         def told(event: Event) -> None:
             if isinstance(event, RetryScheduled):
-                truto._admission.on_response(account, 429, {}, retry_after=1000.0)
+                truto.admission.on_response(account, 429, {}, retry_after=1000.0)
 
         async with connect(sandbox, pacing=Pacing(), on_event=told) as truto:
             with pytest.raises(RateLimitError) as caught:
@@ -1498,8 +1498,8 @@ def test_pacing_hears_of_the_end_of_every_request() -> None:
                     await asyncio.sleep(0)
                 call.cancel()
                 await asyncio.wait({call})
-            assert truto._admission.limiter._token.in_flight == 0
-            assert truto._admission.limiter._accounts[account].window.in_flight == 0
+            assert truto.admission.limiter._token.in_flight == 0
+            assert truto.admission.limiter._accounts[account].window.in_flight == 0
 
     tell(story)
 

@@ -729,7 +729,7 @@ def test_a_large_page_lets_the_loop_breathe() -> None:
 
 def held(truto: TrutoClient, tasks: set[asyncio.Task[Any]]) -> list[str]:
     """Return what a client still holds, apart from idle connections."""
-    transport, limiter = truto._transport, truto._admission.limiter
+    transport, limiter = truto._transport, truto.admission.limiter
     found = {
         "a place": transport._slots is not None and transport._slots._value != transport.max_connections,
         "a body": transport._open_responses,

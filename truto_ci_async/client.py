@@ -93,7 +93,7 @@ class TrutoClient(BaseClient):
         It sends nothing, and takes some microseconds.
         """
         return client_stats(
-            self._open_calls, self._admission.limiter, self._budget, is_closed=self._transport.closed
+            self._open_calls, self.admission.limiter, self._budget, is_closed=self._transport.closed
         )
 
     def __dir__(self) -> list[str]:

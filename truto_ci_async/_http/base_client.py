@@ -128,7 +128,7 @@ class BaseClient:
 
     def _set_pacing(self, pacing: Pacing, shared_budget: SharedBudget | None) -> None:
         self.pacing, self.shared_budget = pacing, shared_budget
-        self.admission = self._admission = AdmissionQueue(
+        self.admission = AdmissionQueue(
             RateLimiter(pacing, max_wait=self.retry.max_wait, max_in_flight=self._transport.max_connections),
             # Not a method of the client, which would be a cycle and keep a forgotten client alive.
             on_wait=partial(emit_wait, self.emitter),
@@ -331,7 +331,7 @@ class BaseClient:
 
     async def _turn_and_token(self, call: Call, refused: Secret | None) -> Secret:
         try:
-            admission = await self._admission.admit(call.account)
+            admission = await self.admission.admit(call.account)
         except RateLimitError as error:
             error.attempts = call.state.attempts
             raise error from call.last_error
@@ -339,7 +339,7 @@ class BaseClient:
         try:
             return await self._token.get(refused)
         except BaseException:
-            self._admission.on_unsent(call.account, admission)
+            self.admission.on_unsent(call.account, admission)
             raise
 
     async def _wait_after(self, call: Call, error: APIError | TransportError) -> bool:
@@ -379,9 +379,9 @@ class BaseClient:
             response = await transfer(call, headers)
             error = error_of_status(response, account=call.account, token=token)
         except BaseException:
-            self._admission.on_failure(call.account)
+            self.admission.on_failure(call.account)
             raise
-        self._admission.on_response(
+        self.admission.on_response(
             call.account,
             response.status,
             response.headers,
