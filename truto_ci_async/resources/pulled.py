@@ -302,9 +302,9 @@ class PulledResource(Resource[T]):
             )
             if value != default
         }
-        if sync is not None and isinstance(out, str | os.PathLike) and not is_url(out):
-            raise UsageError("since is for a database or object storage: a folder has no rows to replace")
         is_folder = isinstance(out, str | os.PathLike) and not is_url(out)
+        if sync is not None and is_folder:
+            raise UsageError("since is for a database or object storage: a folder has no rows to replace")
         if not is_folder and (format != "ndjson" or csv_formulas != "keep"):
             raise UsageError("format and csv_formulas are for a folder")
         if is_url(out):
