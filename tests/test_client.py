@@ -12,7 +12,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any, cast
 
 import aiohttp
@@ -1289,6 +1289,30 @@ def test_a_failure_that_passes_costs_the_caller_nothing() -> None:
         resent = sum(event.resent for event in events if isinstance(event, ResponseReceived))
         retried = [event.reason for event in events if isinstance(event, RetryScheduled)]
         assert (retried, resent) == (["status 500", "status 429"], 1)
+
+    tell(story)
+
+
+@pytest.mark.parametrize("attempts", [2, 1])
+def test_a_stream_that_is_opened_again_is_one_call(attempts: int) -> None:
+    async def story(sandbox: Sandbox, account: str) -> None:
+        sandbox.script(account, [Fault.truncate("length", 0.0)])
+        events: list[Event] = []
+        retry = RetryPolicy(attempts=attempts)
+        async with connect(sandbox, on_event=listen(events), retry=retry) as truto:
+            with nullcontext() if attempts == 2 else pytest.raises(TruncatedBodyError):
+                async with truto.interactions.stream(
+                    account, follow_cursor=False, response_format="unified", **WINDOW
+                ) as stream:
+                    assert [item async for item in stream]
+            assert truto.stats().open_calls == truto.stats().open_streams == 0
+        again = [RetryScheduled, RequestSent, ResponseReceived, PageDecoded] if attempts == 2 else []
+        assert [type(event) for event in events] == [
+            CallStarted, RequestSent, ResponseReceived, *again, CallEnded,
+        ]  # fmt: skip
+        ended = events[-1]
+        assert isinstance(ended, CallEnded)
+        assert (ended.attempts, ended.error) == (attempts, None if again else "TruncatedBodyError")
 
     tell(story)
 

@@ -766,6 +766,7 @@ class FakeBody:
     status = 200
     token = Secret()
     call_id = 0
+    on_close: Any = None
 
     def __init__(self, pieces: list[bytes | Exception]) -> None:
         self.headers: dict[str, str] = {}

@@ -55,6 +55,7 @@ class Body(Protocol):
     headers: dict[str, str]
     token: Secret
     call_id: int
+    on_close: Callable[[], object] | None
 
     def pieces(self, limit: int | None) -> AsyncIterator[bytes]: ...
 

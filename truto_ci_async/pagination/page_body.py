@@ -96,12 +96,14 @@ class PageBody(Generic[T]):
         except BodyTooLargeError as error:
             raise self._too_large() from error
 
-    def close(self) -> None:
-        """Give up the rest of the body; may be called twice."""
+    def close(self, *, is_retried: bool = False) -> None:
+        """Give up the rest of the body; may be called twice. A page that ``is_retried`` does not end its call."""
         self.is_open = False
         self._piece, self._offset = b"", 0
         body, self._body = self._body, None
         if body is not None:
+            if is_retried:
+                body.on_close = None
             body.close()
             self._pieces = _no_pieces()  # whoever keeps an error may keep this, and so the connection
 

@@ -381,8 +381,9 @@ class ItemStream(WalkFrames, Generic[T]):
 
     def _retry_or_raise(self, page: PageBody[T], error: TransportError) -> None:
         """Have the page opened again after ``error``, or raise it if some of the page was handed out."""
-        page.close()
-        if page.handed_out or self._closed:
+        is_retried = not (page.handed_out or self._closed)
+        page.close(is_retried=is_retried)
+        if not is_retried:
             error.attempts = self.response.attempts
             raise error
         self._failure = error
