@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
@@ -17,7 +16,7 @@ from truto_ci_async.errors import UsageError
 
 from .integrated_accounts import IntegratedAccounts
 from .options import RESOURCES
-from .pulled import check_accounts_file, check_folder, plan_options
+from .pulled import checked_folder, plan_options
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -92,12 +91,7 @@ async def pull_resources(
     from truto_ci_async.sinks.layout import state_file
 
     names = _names(resources)
-    if not os.fspath(out):
-        raise UsageError("the name of the folder is empty")
-    folder = pathlib.Path(out)
-    check_folder(folder)
-    if isinstance(accounts, pathlib.Path):
-        check_accounts_file(accounts, folder)
+    folder = checked_folder(out, accounts)
     if lookback_seconds(lookback) is not None and "transcripts" not in names:
         raise UsageError("lookback is for transcripts, which may come late")
     plans = _Plans(client, names, accounts, options)

@@ -350,12 +350,7 @@ class PulledResource(Resource[T]):
         from truto_ci_async.sinks.factory import make_sink
         from truto_ci_async.sinks.layout import state_file
 
-        if not os.fspath(out):
-            raise UsageError("the name of the folder is empty")
-        folder = pathlib.Path(out)
-        check_folder(folder)
-        if isinstance(plan_or_accounts, pathlib.Path):
-            check_accounts_file(plan_or_accounts, folder)
+        folder = checked_folder(out, plan_or_accounts)
         sink = make_sink(format, folder, resource=self._resource, fresh=fresh, csv_formulas=csv_formulas)
         return SQLiteCheckpoint(folder / state_file(self._resource)), sink
 
@@ -443,16 +438,20 @@ def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Cal
     return start
 
 
-def check_folder(folder: pathlib.Path) -> None:
-    """:raises UsageError: a file has the name of the folder, or of one that it is to be in."""
+def checked_folder(out: str | os.PathLike[str], accounts: object) -> pathlib.Path:
+    """Return the folder of a pull.
+
+    :raises UsageError: a file has its name, or that of a folder above it; or a pull into it may replace or remove the
+        file of ``accounts``.
+    """
+    from truto_ci_async.sinks.layout import is_used_by_pulls
+
+    if not os.fspath(out):
+        raise UsageError("the name of the folder is empty")
+    folder = pathlib.Path(out)
     for path in (folder, *folder.parents):
         if os.path.exists(path) and not os.path.isdir(path):
             raise UsageError(f"{path} is a file, and a pull needs a folder: use another name")
-
-
-def check_accounts_file(path: pathlib.Path, folder: pathlib.Path) -> None:
-    """:raises UsageError: a pull into this folder may replace or remove the file."""
-    from truto_ci_async.sinks.layout import is_used_by_pulls
-
-    if is_used_by_pulls(path.resolve(), folder.resolve()):
-        raise UsageError(f"{path} has a name that the pull into {folder} uses itself: move it elsewhere")
+    if isinstance(accounts, pathlib.Path) and is_used_by_pulls(accounts.resolve(), folder.resolve()):
+        raise UsageError(f"{accounts} has a name that the pull into {folder} uses itself: move it elsewhere")
+    return folder
