@@ -450,6 +450,24 @@ def test_the_error_of_an_unsupported_call_says_what_there_is() -> None:
     in_sandbox(scenario, providers={"chorus": 1}, **MEETINGS)
 
 
+def test_an_error_of_a_later_page_is_not_looked_up() -> None:
+    """The first page shows that the account offers the call."""
+
+    async def scenario(sandbox: Sandbox, truto: TrutoClient, account: str) -> None:
+        calls: list[Callable[[], Awaitable[Any]]] = [
+            lambda: truto.meetings.list(account, limit=2, **YEAR).collect(),
+            lambda: truto.meetings.keyed(account, limit=2, **YEAR),
+        ]
+        for call in calls:
+            sandbox.script(account, [Fault.ok(), Fault.status(404)])
+            before = len(sandbox.requests)
+            with pytest.raises(NotFoundError):
+                await call()
+            assert len(sandbox.requests) == before + 2
+
+    in_sandbox(scenario, **MEETINGS)
+
+
 @pytest.mark.parametrize(
     "fault", [Fault.status(403), Fault.status(500), Fault.body(b"<html>"), Fault.body({"x": 1})]
 )

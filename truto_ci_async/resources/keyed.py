@@ -83,7 +83,7 @@ async def fetch_keyed(
     max_pages: int | None,
     explain: Callable[[APIError], Awaitable[None]],
 ) -> Keyed[Any]:
-    """Fetch all pages of a query into one dict. ``explain`` may add to an error before it is raised.
+    """Fetch all pages of a query into one dict. ``explain`` may add to an error of a first page before it is raised.
 
     :raises DecodeError: a key came twice, with ``on_invalid="raise"``.
     """
@@ -101,7 +101,8 @@ async def fetch_keyed(
                 empty_on_not_found=empty_on_not_found,
             )
         except APIError as error:
-            await explain(error)
+            if here.cursor is None:
+                await explain(error)
             raise
         return data
 
