@@ -455,7 +455,11 @@ async def check_pages_of_an_open_window_are_out_of_sight(database: Database) -> 
     assert found() == [("1", "newest"), ("2", None), ("3", None), ("4", None)]
     # What that run left is dropped, and its mark is there.
     assert await store.open_sync(header, ["a", "b"], fresh=False) == {"a": "0 read"}
-    await store.write(walked([interaction("6")], is_first=True))
+    # A walk may begin again with a page without rows, in a commit that has nothing else.
+    for page in (walked([interaction("gone")], is_first=True), walked([], is_first=True)):
+        await store.write(page)
+        assert await store.commit({}, row_fingerprints={}, final=False, sync=SyncChanges())
+    await store.write(walked([interaction("6")]))
     await commit(READ)
     await store.aclose()
     assert found() == [("6", None)]
