@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -45,6 +46,7 @@ from truto_ci_async.pull.stores.cloud_state import Names, read_manifest
 from truto_ci_async.pull.stores.object_storage import Bucket, ConditionFailedError
 from truto_ci_async.pull.stores.targets import store_for
 from truto_ci_async.pull.sync.plan import header_of
+from truto_ci_async.reports.cloud_file import CloudFile
 from truto_ci_async.reports.read_folder import CloudFolder
 
 obstore = pytest.importorskip("obstore")
@@ -814,6 +816,31 @@ def test_a_sync_that_was_overtaken_replaces_nothing() -> None:
         assert bucket.sql("SELECT id FROM interactions") == [("second",)]
 
     run(scenario())
+
+
+class Moving:
+    """A bucket in which a run moves a part on after each reading."""
+
+    def __init__(self, places: list[str]) -> None:
+        self._places = places
+
+    def read(self, name: str) -> bytes | None:
+        return b"part" if name == self._places.pop(0) else None
+
+
+def test_a_part_is_found_while_a_run_moves_it() -> None:
+    part = NAMES.part(1, 1)
+    staged, replaced = NAMES.staged(part), NAMES.replaced(part)
+    for places in (
+        [part],
+        [staged, staged],
+        [staged, part, part],  # published between two readings
+        [staged, part, replaced, replaced],  # and replaced right after that
+        [replaced, replaced, replaced, replaced],
+    ):
+        bucket: Any = Moving(places)
+        assert CloudFile(bucket, part, 1, 4, f"{crc32(b'part'):08x}").checked().read() == b"part"
+        assert not places
 
 
 def test_parts_of_a_sync_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
