@@ -245,8 +245,9 @@ def test_a_report_of_very_many_failures_is_bounded() -> None:
     for number in range(50):
         report.failed[str(number)] = TrutoError("it failed")
         report.parked[str(number)] = None
+        report.misaligned[str(number)] = "asked for one day, answered for another"
     found = report.to_dict(most=10)
-    assert len(found["failed"]) == len(found["parked"]) == 10
+    assert len(found["failed"]) == len(found["parked"]) == len(found["misaligned"]) == 10
     assert (found["failed_count"], found["parked_count"], found["filtered_count"]) == (50, 50, 0)
     assert "failed_count" not in report.to_dict()
 
