@@ -12,6 +12,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from msgspec.structs import replace
 
 from tests import landings, syncs
 from tests.buckets import BucketTables
@@ -34,6 +35,7 @@ from truto_ci_async import (
     Meeting,
     MissingExtraError,
     Progress,
+    ReadWindow,
     StateConflictError,
     StorageError,
     SyncChanges,
@@ -865,6 +867,29 @@ def test_parts_of_a_sync_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None
             needed = {*manifest_of(bucket.memory).named(), NAMES.manifest}
             state = {name for name in objects(bucket.memory, "_truto/") if "/replaced/" not in name}
             assert state == needed
+
+    run(scenario())
+
+
+def test_a_list_of_parts_that_are_all_replaced_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("truto_ci_async.pull.stores.cloud_log.LISTED_PARTS", 1)
+
+    async def scenario() -> None:
+        bucket = MemoryBucket()
+        store = bucket.store()
+        await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+
+        async def commit(name: str, window: ReadWindow) -> None:
+            await store.write(syncs.walked([interaction(name)], is_first=True))
+            assert await store.commit({}, row_fingerprints={}, final=False, sync=SyncChanges((window,)))
+
+        for name in "123":
+            await commit(name, replace(syncs.READ, keeps_missing=True))
+        assert len(manifest_of(bucket.memory).lists) == 2
+        await commit("4", syncs.READ)
+        await store.aclose()
+        assert not manifest_of(bucket.memory).lists
+        assert bucket.sql("SELECT id FROM interactions") == [("4",)]
 
     run(scenario())
 
