@@ -700,6 +700,7 @@ SYNCS = {
     name.removeprefix("check_"): check for name, check in vars(syncs).items() if name.startswith("check_")
 }
 del SYNCS["a_table_is_synced_or_pulled"]  # it has several tables
+del SYNCS["a_refused_row_takes_no_other_with_it"]  # no row is refused
 # The others of these take seconds.
 QUICK_SYNCS = {
     "a_window_that_fails_in_the_middle_takes_nothing_away",
