@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tests.landings import JANUARY, Database, client_of, interaction, page_of, plan_of, target_of
+from tests.landings import FEBRUARY, JANUARY, Database, client_of, interaction, page_of, plan_of, target_of
 from tests.pull_runs import Runs
 from tests.pull_runs import landing_store as store_for_url
 from truto_ci_async import (
@@ -29,6 +29,7 @@ from truto_ci_async import (
     SyncChanges,
     TrutoClient,
     UsageError,
+    Window,
     WindowDiffers,
 )
 from truto_ci_async.pull.sync.plan import header_of
@@ -455,7 +456,11 @@ async def check_pages_of_an_open_window_are_out_of_sight(database: Database) -> 
     assert found() == [("1", "newest"), ("2", None), ("3", None), ("4", None)]
     # What that run left is dropped, and its mark is there.
     assert await store.open_sync(header, ["a", "b"], fresh=False) == {"a": "0 read"}
-    await store.write(walked([interaction("6")], is_first=True))
+    # A walk may begin again with a page without rows, in a commit that has nothing else.
+    for page in (walked([interaction("gone")], is_first=True), walked([], is_first=True)):
+        await store.write(page)
+        assert await store.commit({}, row_fingerprints={}, final=False, sync=SyncChanges())
+    await store.write(walked([interaction("6")]))
     await commit(READ)
     await store.aclose()
     assert found() == [("6", None)]
@@ -491,6 +496,26 @@ async def check_a_meeting_that_moved_is_there_once(database: Database) -> None:
         assert await store.commit({}, row_fingerprints={}, final=True, sync=changes)
     await store.aclose()
     assert database.sql("SELECT count(*) FROM meetings") == [(1,)]
+
+
+async def check_a_refused_row_takes_no_other_with_it(database: Database) -> None:
+    """Which rows are refused is found out without those that the windows had before."""
+    store = landing_store(database, mode="merge", on_rejected="keep")
+
+    async def commit(window: Window, *items: Any) -> None:
+        await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+        await store.write(_Walked(page_of(items, window), ("a", 0), True))
+        start, end = (datetime.fromisoformat(str(each)) for each in (window.start, window.end))
+        changes = SyncChanges((ReadWindow("a", 0, start, end),))
+        assert await store.commit({}, row_fingerprints={}, final=True, sync=changes)
+        await store.aclose()
+
+    await commit(JANUARY, interaction("1", timezone="x"))
+    database.sql("CREATE UNIQUE INDEX zones ON interactions (integrated_account_id, timezone)")
+    longer = Window(JANUARY.start, FEBRUARY.end)
+    await commit(longer, *(interaction(str(number), timezone=zone) for number, zone in enumerate("xyy")))
+    assert database.sql("SELECT id, timezone FROM interactions ORDER BY id") == [("0", "x"), ("1", "y")]
+    assert database.sql("SELECT key FROM interactions_rejected") == [("id '2'",)]
 
 
 # --- kills -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,10 @@ import sys
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
+from zlib import crc32
 
 import pytest
+from msgspec.structs import replace
 
 from tests import landings, syncs
 from tests.buckets import BucketTables
@@ -33,6 +35,7 @@ from truto_ci_async import (
     Meeting,
     MissingExtraError,
     Progress,
+    ReadWindow,
     StateConflictError,
     StorageError,
     SyncChanges,
@@ -45,6 +48,7 @@ from truto_ci_async.pull.stores.cloud_state import Names, read_manifest
 from truto_ci_async.pull.stores.object_storage import Bucket, ConditionFailedError
 from truto_ci_async.pull.stores.targets import store_for
 from truto_ci_async.pull.sync.plan import header_of
+from truto_ci_async.reports.cloud_file import CloudFile
 from truto_ci_async.reports.read_folder import CloudFolder
 
 obstore = pytest.importorskip("obstore")
@@ -696,6 +700,7 @@ SYNCS = {
     name.removeprefix("check_"): check for name, check in vars(syncs).items() if name.startswith("check_")
 }
 del SYNCS["a_table_is_synced_or_pulled"]  # it has several tables
+del SYNCS["a_refused_row_takes_no_other_with_it"]  # no row is refused
 # The others of these take seconds.
 QUICK_SYNCS = {
     "a_window_that_fails_in_the_middle_takes_nothing_away",
@@ -816,6 +821,31 @@ def test_a_sync_that_was_overtaken_replaces_nothing() -> None:
     run(scenario())
 
 
+class Moving:
+    """A bucket in which a run moves a part on after each reading."""
+
+    def __init__(self, places: list[str]) -> None:
+        self._places = places
+
+    def read(self, name: str) -> bytes | None:
+        return b"part" if name == self._places.pop(0) else None
+
+
+def test_a_part_is_found_while_a_run_moves_it() -> None:
+    part = NAMES.part(1, 1)
+    staged, replaced = NAMES.staged(part), NAMES.replaced(part)
+    for places in (
+        [part],
+        [staged, staged],
+        [staged, part, part],  # published between two readings
+        [staged, part, replaced, replaced],  # and replaced right after that
+        [replaced, replaced, replaced, replaced],
+    ):
+        bucket: Any = Moving(places)
+        assert CloudFile(bucket, part, 1, 4, f"{crc32(b'part'):08x}").checked().read() == b"part"
+        assert not places
+
+
 def test_parts_of_a_sync_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A night replaces the parts of the one before, and leaves what is older than the look-back."""
     monkeypatch.setattr("truto_ci_async.pull.stores.cloud_log.LISTED_PARTS", 3)
@@ -838,6 +868,29 @@ def test_parts_of_a_sync_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None
             needed = {*manifest_of(bucket.memory).named(), NAMES.manifest}
             state = {name for name in objects(bucket.memory, "_truto/") if "/replaced/" not in name}
             assert state == needed
+
+    run(scenario())
+
+
+def test_a_list_of_parts_that_are_all_replaced_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("truto_ci_async.pull.stores.cloud_log.LISTED_PARTS", 1)
+
+    async def scenario() -> None:
+        bucket = MemoryBucket()
+        store = bucket.store()
+        await store.open_sync(header_of(plan_of()), ["a"], fresh=False)
+
+        async def commit(name: str, window: ReadWindow) -> None:
+            await store.write(syncs.walked([interaction(name)], is_first=True))
+            assert await store.commit({}, row_fingerprints={}, final=False, sync=SyncChanges((window,)))
+
+        for name in "123":
+            await commit(name, replace(syncs.READ, keeps_missing=True))
+        assert len(manifest_of(bucket.memory).lists) == 2
+        await commit("4", syncs.READ)
+        await store.aclose()
+        assert not manifest_of(bucket.memory).lists
+        assert bucket.sql("SELECT id FROM interactions") == [("4",)]
 
     run(scenario())
 

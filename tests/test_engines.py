@@ -184,6 +184,9 @@ def test_without_ray_the_line_to_type_is_told() -> None:
     [
         ("eyJhbGciOi.secret-token", "data/", "an environment variable"),
         ("TOKEN", "postgresql://me:hunter2@db/calls", "has a password"),
+        ("TOKEN", "postgresql://me@db/calls?sslmode=require&password=hunter2", "has a password"),
+        ("TOKEN", "postgresql://me@db/calls?sslpassword=hunter2", "has a password"),
+        ("TOKEN", "postgresql://me:hunter2[@db/calls", "has a password"),
     ],
 )
 def test_no_secret_is_given_to_ray(token: str, out: str, message: str) -> None:
@@ -191,6 +194,11 @@ def test_no_secret_is_given_to_ray(token: str, out: str, message: str) -> None:
         on_ray.refuse_secrets(token, out)
     assert "hunter2" not in str(caught.value)
     assert "secret-token" not in str(caught.value)
+
+
+@pytest.mark.parametrize("out", ["data/", "postgresql://me@db/calls?sslmode=require", lambda: "data/"])
+def test_what_holds_no_secret_is_given_to_ray(out: Any) -> None:
+    on_ray.refuse_secrets("TOKEN", out)
 
 
 def test_what_is_wrong_with_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,8 +245,9 @@ def test_a_report_of_very_many_failures_is_bounded() -> None:
     for number in range(50):
         report.failed[str(number)] = TrutoError("it failed")
         report.parked[str(number)] = None
+        report.misaligned[str(number)] = "asked for one day, answered for another"
     found = report.to_dict(most=10)
-    assert len(found["failed"]) == len(found["parked"]) == 10
+    assert len(found["failed"]) == len(found["parked"]) == len(found["misaligned"]) == 10
     assert (found["failed_count"], found["parked_count"], found["filtered_count"]) == (50, 50, 0)
     assert "failed_count" not in report.to_dict()
 

@@ -411,6 +411,7 @@ QUICK_SYNCS = {
     "a_window_that_fails_in_the_middle_takes_nothing_away",
     "pages_of_an_open_window_are_out_of_sight",
     "a_meeting_that_moved_is_there_once",
+    "a_refused_row_takes_no_other_with_it",
 }
 
 

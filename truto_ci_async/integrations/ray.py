@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Future
@@ -25,7 +26,6 @@ from importlib import import_module
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final, TypeAlias
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -234,7 +234,7 @@ def refuse_secrets(token: object, out: object) -> None:
     """:raises UsageError: Ray would store a token or a password."""
     if isinstance(token, str) and not token.isidentifier():
         raise UsageError("token is not the token, but an environment variable of the workers, or a function")
-    if isinstance(out, str) and "://" in out and urlsplit(out).password:
+    if isinstance(out, str) and re.search("://[^:@/]*:.+@|[?&](ssl)?password=.", out):
         raise UsageError("the URL has a password, which Ray would store: pass a function, or set PGPASSWORD")
 
 

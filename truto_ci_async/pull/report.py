@@ -119,7 +119,7 @@ class PullReport(Struct, eq=False):
         error = self.error and {"type": type(self.error).__name__, "message": str(self.error)}
         found: dict[str, Any] = {"complete": self.complete, **asdict(self), **changed, "error": error}
         if most is not None:
-            for name in ("failed", "parked", "unsupported", "filtered"):
+            for name in ("failed", "parked", "unsupported", "filtered", "misaligned"):
                 found |= {
                     name: dict(islice(found[name].items(), most)),
                     f"{name}_count": len(getattr(self, name)),

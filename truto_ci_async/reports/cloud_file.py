@@ -38,10 +38,10 @@ class CloudFile(NamedTuple):
 
         :raises ValueError: it is missing, or is not what was committed.
         """
-        data = self.bucket.read(self.name)
-        if data is None:
-            names = Names(self.name.partition("/")[0])
-            data = self.bucket.read(names.staged(self.name)) or self.bucket.read(names.replaced(self.name))
+        names = Names(self.name.partition("/")[0])
+        # In the order in which a run moves it. It may be published after the first reading, so that is repeated.
+        places = self.name, names.staged(self.name), self.name, names.replaced(self.name)
+        data = next((data for place in places if (data := self.bucket.read(place)) is not None), None)
         if data is None:
             raise ValueError("it is missing")
         if len(data) != self.size:

@@ -292,9 +292,10 @@ class CloudLog:
         lists: list[Named] = []
         for named in manifest.lists:
             kept = tuple(part for part in self._lists[named.name] if part not in replaced)
-            if len(kept) < len(self._lists[named.name]):
-                named = await self._put_list(kept)
-            lists.append(named)
+            if len(kept) == len(self._lists[named.name]):
+                lists.append(named)
+            elif kept:
+                lists.append(await self._put_list(kept))
         return replace(
             manifest,
             lists=tuple(lists),

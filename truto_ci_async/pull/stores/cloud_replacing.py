@@ -89,6 +89,8 @@ class Replacing:
         for each in windows:
             start, end = microseconds([each.start, each.end])
             self._windows.setdefault(each.account, []).append((start, end, each.keeps_missing))
+        # Accounts in step share their spans, and each part is compared with all of them.
+        self._spans = {(start, end) for spans in self._windows.values() for start, end, _ in spans}
         columns = {
             name: microseconds(values) if name in (_START, _END) else values
             for name, values in zip(data.schema.names, data.values, strict=True)
@@ -103,11 +105,10 @@ class Replacing:
         """Return why a part may have rows that are replaced, None if it has none."""
         if part.accounts is not None and self._accounts.isdisjoint(part.accounts):
             return None
-        spans = [span for spans in self._windows.values() for span in spans]
         start, end = part.start, part.end
         by_window = any(
             start is None or end is None or of is None or to is None or (start < to and end > of)
-            for of, to, _ in spans
+            for of, to in self._spans
         )
         found = Wanted(by_window, bool(self._hashes))
         return found if any(found) else None

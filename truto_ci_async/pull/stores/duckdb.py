@@ -254,7 +254,7 @@ class DuckDBStore(LandingStore):
         try:
             self._write_all(taken, data, refused, sync)
         except _RefusedError:
-            refused = self._find_refused(data, [], range(data.num_rows))
+            refused = self._find_refused(data, [], range(data.num_rows), sync)
             self._write_all(taken, data, refused, sync)
         self._step("committed")
         return list(refused.values())
@@ -350,19 +350,23 @@ class DuckDBStore(LandingStore):
             is_null = " OR ".join(f"new.{quoted(name)} IS NULL" for name in nullable)
             self._all(f"{delete} ({is_null}) AND {key.condition('old', 'new')}")
 
-    def _find_refused(self, data: ColumnData, good: list[int], some: Sequence[int]) -> dict[int, Refused]:
+    def _find_refused(
+        self, data: ColumnData, good: list[int], some: Sequence[int], sync: SyncStep | None
+    ) -> dict[int, Refused]:
         """Return which of ``some`` rows are refused, given those that are good; these are added to ``good``."""
         try:
             with self._transaction(commits=False):
-                self._insert(data, [*good, *some])
+                if sync is not None:
+                    self._empty_windows(sync)
+                self._insert(data, [*good, *some], merges=not self._is_replaced(sync))
             good += some
             return {}
         except _RefusedError as error:
             if len(some) == 1:
                 return {some[0]: self._refused(data, some[0], str(error))}
         middle = len(some) // 2
-        found = self._find_refused(data, good, some[:middle])
-        return found | self._find_refused(data, good, some[middle:])
+        found = self._find_refused(data, good, some[:middle], sync)
+        return found | self._find_refused(data, good, some[middle:], sync)
 
     def _put_progress(self, taken: Taken) -> None:
         if rows := taken.progress_rows():

@@ -82,6 +82,13 @@ class Taken(Struct, frozen=True):
     fingerprints: dict[Key, bytes]
     sync: SyncChanges | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to write. A walk that began again is something: its kept pages have to go."""
+        sync = self.sync or SyncChanges()
+        progress = self.changes or self.fingerprints or sync.windows or sync.marks
+        return not (self.pages.parts or self.pages.begun or progress)
+
     def progress_rows(self) -> list[tuple[Any, ...]]:
         """Return the rows of the table of progress. PostgreSQL takes no null character in text."""
         return [
@@ -190,13 +197,7 @@ class LandingStore(ABC):
         return await self.begin_commit(changes, row_fingerprints=row_fingerprints, final=final, sync=sync)
 
     async def _finish_commit(self, taken: Taken) -> bool:
-        sync = taken.sync
-        if (
-            taken.pages.parts
-            or taken.changes
-            or taken.fingerprints
-            or (sync and (sync.windows or sync.marks))
-        ):
+        if not taken.is_empty:
             await self._land(taken)
             if self._staging is not None:
                 self._staging.committed()
