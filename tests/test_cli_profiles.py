@@ -116,6 +116,24 @@ def test_a_file_that_others_may_read_is_refused(log_in: Any, run: Run) -> None:
     assert "chmod 600" in done.err
 
 
+def test_a_user_without_a_home_directory(
+    log_in: Any, run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in some containers: such a user has no profiles, and cannot store one."""
+
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "APPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", none)
+    assert run("accounts").code == DONE
+    done = log_in()
+    assert (done.code, "no home directory: set HOME" in done.err) == (FAILED, True)
+    done = run("accounts")
+    assert (done.code, "no API token" in done.err) == (USAGE, True)
+
+
 def test_a_keyring_that_works_has_the_token(log_in: Any, run: Run, keyring: dict[Any, str]) -> None:
     assert "keyring" in log_in("--profile", "staging").err
     assert keyring == {("truto-ci", "staging"): TOKEN}
