@@ -122,7 +122,7 @@ def open_output(
 
 
 def _question(options: Options) -> str:
-    others = {*SHARED, "out", "no_pager", "option_names"} - {"api_url", "sandbox"}
+    others = {*SHARED, "out", "no_pager", "option_names"} - {"api_url", "profile", "sandbox"}
     return question_of({name: value for name, value in vars(options).items() if name not in others})
 
 
