@@ -286,7 +286,7 @@ def test_a_cluster_is_given_the_options_of_the_place_to_write_to(
     async def pull_to(plan: object, out: str, **options: Any) -> ShardReports:
         given.update(options)
         reports = ShardReports(1)
-        reports.by_shard[0] = PullReport(complete=True).to_dict(most=100)
+        reports.by_shard[0] = PullReport().to_dict(most=100)
         return reports
 
     monkeypatch.setattr(on_ray, "ray_library", lambda: None)
