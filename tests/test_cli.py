@@ -47,14 +47,13 @@ from truto_ci_async.cli.messages import (
     USAGE,
     Progress,
 )
-from truto_ci_async.cli.options import Options
+from truto_ci_async.cli.options import FORMATS, Options
 from truto_ci_async.cli.output.cells import cell_width
 from truto_ci_async.cli.output.destinations import NewFile, Output
 from truto_ci_async.cli.output.resumable import ResumableFile
 from truto_ci_async.cli.output.streams import OpenStream, descriptor_of
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, Column, TableWriter, fit
 from truto_ci_async.cli.output.writers import (
-    FORMATS,
     CsvWriter,
     JsonWriter,
     NdjsonWriter,
@@ -109,6 +108,8 @@ def run(capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPa
         capsysbinary.readouterr()
         code = main(argv)
         printed = capsysbinary.readouterr()
+        if code == TERMINATED:  # whoever ends this test run means all of it; the command took the signal
+            pytest.exit("terminated", TERMINATED)
         return Ran(code, printed.out.decode(), printed.err.decode())
 
     return run_main
@@ -1572,6 +1573,20 @@ def test_every_example_of_the_help_works(
     assert ran.code == DONE
     assert ran.out or "accounts done" in ran.err or "--out" in line
     assert "made-up data from a sandbox" in ran.err
+
+
+def test_a_signal_that_ends_a_command_in_this_process_ends_the_test_run(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the end of a run that took too long looks like a failure of the test at that moment."""
+    monkeypatch.setitem(globals(), "main", lambda argv: TERMINATED)
+    with pytest.raises(pytest.exit.Exception, match="terminated"):
+        run("users")
+
+
+def test_a_sandbox_names_no_account_where_all_are_listed(run: Run) -> None:
+    ran = run("accounts", "--sandbox")
+    assert (ran.code, "account " in ran.err.splitlines()[0]) == (DONE, False)
 
 
 def test_every_data_command_can_use_the_sandbox(run: Run) -> None:

@@ -81,6 +81,27 @@ def test_after_login_no_other_token_is_needed(log_in: Any, run: Run, monkeypatch
     assert json.loads(run("whoami", "-o", "json").out)["token from"] == "profile 'default' (login)"
 
 
+def test_the_options_of_the_connection_are_those_of_login_too(log_in: Any, sandbox: Sandbox) -> None:
+    assert "- call " in log_in("-v").err
+    sandbox.fault(Fault.hang())
+    done = log_in("--timeout", "0.1", "--profile", "staging")
+    assert (done.code, "--timeout SECONDS allows more time" in done.err) == (FAILED, True)
+    assert [*stored_profiles()] == ["default"]
+
+
+def test_the_rows_of_one_profile_are_not_continued_with_those_of_another(
+    log_in: Any, run: Run, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    log_in("--profile", "one")
+    log_in("--profile", "other")
+    out = ("-a", sandbox.account_ids[0], "--out", str(tmp_path / "users.csv"))
+    sandbox.fault(Fault.status(400).on(2), sandbox.account_ids[0])
+    assert run("users", *out, "--profile", "one").code == FAILED
+    done = run("users", *out, "--profile", "other")
+    assert (done.code, "has rows of another command" in done.err) == (USAGE, True)
+    assert run("users", *out, "--profile", "one").code == DONE
+
+
 def test_a_token_that_the_service_refuses_is_not_kept(log_in: Any) -> None:
     done = log_in(token="another-token")
     assert done.code == REFUSED
@@ -114,6 +135,24 @@ def test_a_file_that_others_may_read_is_refused(log_in: Any, run: Run) -> None:
     done = run("accounts")
     assert done.code == USAGE
     assert "chmod 600" in done.err
+
+
+def test_a_user_without_a_home_directory(
+    log_in: Any, run: Run, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in some containers: such a user has no profiles, and cannot store one."""
+
+    def none() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME", "APPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", none)
+    assert run("accounts").code == DONE
+    done = log_in()
+    assert (done.code, "no home directory: set HOME" in done.err) == (FAILED, True)
+    done = run("accounts")
+    assert (done.code, "no API token" in done.err) == (USAGE, True)
 
 
 def test_a_keyring_that_works_has_the_token(log_in: Any, run: Run, keyring: dict[Any, str]) -> None:

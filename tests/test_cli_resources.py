@@ -321,6 +321,8 @@ def test_capabilities_are_narrowed(sandbox: Sandbox, run: Run) -> None:
             "--response-format stream is for lists",
         ),
         (["meetings", "-a", "x", "-m", "meta", "-o", "csv"], "JSON Schema"),
+        (["meetings", "-a", "x", "-m", "meta", "-q", "a=1"], "--query is for lists, not for -m meta"),
+        (["meetings", "-a", "x", "-m", "meta", "--query-json", "{}"], "--query-json is for lists"),
         (["meetings", "-a", "x", "-m", "delete"], "--method: 'delete' is not one of list, get, meta"),
         (["meetings", "-a", "x", "--remote-query", "a"], "--remote-query takes NAME=VALUE"),
         (["transcripts", "-a", "x", "--meeting", ""], "it is empty"),

@@ -105,6 +105,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
         ("report nowhere", ["there is no folder 'nowhere'", "`truto-ci pull --out`"]),
         ("sync --accounts a", ["where to? Give --to URL"]),
         ("sync --accounts a --to duckdb:///y.db --since x", ["no option --since"]),
+        ("sync --to duckdb:///x.db --lookback soon", ["--lookback: 'soon' is not a length such as 6h or 2d"]),
         ("completion tcsh", ["'tcsh'", "bash, zsh, fish"]),
     ],
 )
@@ -207,6 +208,16 @@ def test_a_shell_completes_commands_options_choices_and_accounts(
     cache.parent.mkdir()
     cache.write_text("0123\n4567\n")
     assert completed(words, {"XDG_CACHE_HOME": str(tmp_path), "LOCALAPPDATA": str(tmp_path)}) == offered
+
+
+@pytest.mark.parametrize("command", ["logout", "whoami"])
+def test_a_shell_completes_profiles(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "truto-ci" / "profiles.json"
+    file.parent.mkdir()
+    file.touch(0o600)
+    file.write_text('{"staging": {"base_url": "https://x.example"}}')
+    environment = {"XDG_CONFIG_HOME": str(tmp_path), "APPDATA": str(tmp_path)}
+    assert completed(f"truto-ci {command} --profile s", environment) == {"staging"}
 
 
 def test_help_and_completion_load_neither_client_nor_models() -> None:

@@ -286,6 +286,34 @@ def test_the_summary_counts_what_is_missing(capsys: pytest.CaptureFixture[str]) 
     assert "1 accounts are parked" in told
 
 
+@pytest.mark.parametrize("where", [("--out", "folder"), ("--to", "postgresql://h/d")])
+def test_a_cluster_is_given_the_options_of_the_place_to_write_to(
+    where: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    async def pull_to(plan: object, out: str, **options: Any) -> ShardReports:
+        given.update(options)
+        reports = ShardReports(1)
+        reports.by_shard[0] = PullReport().to_dict(most=100)
+        return reports
+
+    monkeypatch.setattr(on_ray, "ray_library", lambda: None)
+    monkeypatch.setattr(on_ray, "pull_to", pull_to)
+    monkeypatch.setenv("TRUTO_API_TOKEN", "t")
+    more = {
+        "--out": ("-o", "csv", "--csv-formulas", "escape"),
+        "--to": ("--table", "t", "--mode", "merge", "--add-columns", "--on-rejected", "keep"),
+    }[where[0]]
+    window = ("--start-time", "2024-01-01", "--end-time", "2024-01-08")
+    main(["pull", "-a", "x", "--engine", "ray", *window, *where, *more])
+    expected = {
+        "--out": {"format": "csv", "csv_formulas": "escape"},
+        "--to": {"table": "t", "mode": "merge", "add_columns": True, "on_rejected": "keep"},
+    }[where[0]]
+    assert {name: given[name] for name in expected} == expected
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

@@ -9,12 +9,15 @@ Read in this order, top to bottom; each file imports only from those below it:
 ``run``            runs a command, handles signals and errors, returns the exit code
 ``app``            the table of commands, each loaded when it is used; what to say about a wrong command line
 ``unified``        the commands of resources, beside ``accounts``, ``pull``, ``report``, ``sandbox``, ``completion``
+``engine``         a pull on a cluster
 ``records``        one record, the schema of a method
 ``listing``        lists of any resource: what is asked, in each of the response formats
 ``pages``          where a list goes and in which form, page by page
 ``pull_progress``  progress, summary and report of a pull
 ``session``        login, logout, profiles, whoami; ``doctor`` looks for what is wrong
 ``profiles``       tokens that are kept, and which one a command uses
+``account_cache``  the ids of accounts that commands have listed, for completion
+``kept_files``     where profiles and such ids are kept
 ``connection``     opens the client, or a sandbox with a client
 ``activity``       what a client waits for, and the line that says how far a command is
 ``resources``      what each resource's command takes and says

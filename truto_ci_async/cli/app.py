@@ -66,7 +66,7 @@ environment:
   TRUTO_API_TOKEN      the API token
   TRUTO_PROFILE        the profile that is used without it
   TRUTO_API_BASE_URL   the address of the service (default: https://api.truto.one)
-  HTTPS_PROXY, NO_PROXY, NO_COLOR, COLUMNS   as usual
+  HTTPS_PROXY, NO_PROXY, NO_COLOR, PAGER, COLUMNS   as usual
 """
 
 

@@ -12,7 +12,7 @@ from truto_ci_async.errors import UsageError
 
 from .activity import Activity, shown
 from .messages import note, say
-from .options import Options
+from .options import PRODUCTS, Options
 from .profiles import credentials
 from .resources import method_of, resource_command
 
@@ -86,7 +86,7 @@ def _fill_in(options: Options, sandbox: Sandbox) -> None:
     """Put in an account, a meeting and a window where none is given, and say so."""
     notes: list[str] = []
     meetings: list[str] = getattr(options, "meeting", None) or []
-    if hasattr(options, "account") and options.account is None:
+    if options.command != "accounts" and hasattr(options, "account") and options.account is None:
         options.account = _account_with(sandbox, getattr(options, "id", None) or next(iter(meetings), None))
         notes.append(f"account {options.account}")
     command = resource_command(getattr(options, "model", ""), getattr(options, "resource", ""))
@@ -111,8 +111,7 @@ def _fill_in(options: Options, sandbox: Sandbox) -> None:
 
 def _account_with(sandbox: Sandbox, id: str | None) -> str:
     """Return the account that has a meeting or user of this id, else the first, which has every resource."""
-    providers = ("gong", "avoma", "chorus", "firefliesai", "wingman") if id else ()
-    for account in (each for provider in providers for each in sandbox.accounts_of(provider)):
+    for account in (each for provider in (PRODUCTS if id else ()) for each in sandbox.accounts_of(provider)):
         if id in sandbox.user_ids(account) or id in sandbox.meeting_ids(account):
             return account
     return sandbox.account_ids[0]

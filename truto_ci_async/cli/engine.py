@@ -62,7 +62,12 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
     current: list[ShardReports] = []
     target = {"format": options.output, "csv_formulas": options.csv_formulas}
     if options.to is not None:
-        target = {"table": options.table, "mode": options.mode, "add_columns": options.add_columns}
+        target = {
+            "table": options.table,
+            "mode": options.mode,
+            "add_columns": options.add_columns,
+            "on_rejected": options.on_rejected,
+        }
     out: Any = options.out or options.to
     code = DONE
     async with connect(options, lambda: [_how_far(each) for each in current[-1:]]) as client:

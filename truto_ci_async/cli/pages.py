@@ -54,8 +54,8 @@ def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:
     suffix = "" if is_stdout(options.out) else os.path.splitext(options.out)[1].lower()
     if suffix and suffix not in _SUFFIXES and not options.output and is_plain_file(options.out):
         raise UsageError(
-            f"--out {options.out}: no format has the suffix {suffix}; use .csv, .json, .ndjson, .parquet, .txt or "
-            ".yaml, or name the format with -o"
+            f"--out {options.out}: no format has the suffix {suffix}; use .csv, .json, .ndjson, .parquet or .yaml, "
+            "for transcripts .txt or .vtt, or name the format with -o"
         )
     named = _SUFFIXES.get(suffix, default)
     format: str = options.output or (default if named in ("text", "vtt") and named not in texts else named)
@@ -122,7 +122,7 @@ def open_output(
 
 
 def _question(options: Options) -> str:
-    others = {*SHARED, "out", "no_pager", "option_names"} - {"api_url", "sandbox"}
+    others = {*SHARED, "out", "no_pager", "option_names"} - {"api_url", "profile", "sandbox"}
     return question_of({name: value for name, value in vars(options).items() if name not in others})
 
 

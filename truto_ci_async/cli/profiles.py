@@ -20,6 +20,8 @@ import msgspec
 from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import ConfigurationError, UsageError
 
+from .kept_files import kept_file, replace_file
+
 DEFAULT_PROFILE: Final = "default"
 PROFILE_VARIABLE: Final = "TRUTO_PROFILE"
 SERVICE: Final = "truto-ci"  # what the keyring files our tokens under
@@ -48,14 +50,8 @@ class Credentials(NamedTuple):
 
 
 def profiles_file() -> Path:
-    """Return the file under the folder that the platform has for configuration."""
-    if sys.platform == "win32":
-        folder = os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming"
-    elif sys.platform == "darwin":
-        folder = Path.home() / "Library" / "Application Support"
-    else:
-        folder = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(folder) / "truto-ci" / "profiles.json"
+    """:raises FileNotFoundError: the user has no home directory."""
+    return kept_file("config", "profiles.json")
 
 
 def stored_profiles() -> dict[str, Profile]:
@@ -63,14 +59,14 @@ def stored_profiles() -> dict[str, Profile]:
 
     :raises ConfigurationError: the file cannot be read, or others may read it.
     """
-    path = profiles_file()
     try:
+        path = profiles_file()
         found = path.read_bytes()
         mode = path.stat().st_mode & 0o077
     except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot read {error.filename}: {error.strerror}") from None
     if mode and sys.platform != "win32":
         raise ConfigurationError(f"others may read {path}, which can hold tokens: chmod 600 {path}")
     try:
@@ -80,18 +76,7 @@ def stored_profiles() -> dict[str, Profile]:
 
 
 def _write(profiles: Mapping[str, Profile]) -> None:
-    path = profiles_file()
-    new = path.with_name(f"{path.name}.{uuid4()}")
-    try:
-        path.parent.mkdir(0o700, parents=True, exist_ok=True)
-        with open(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(msgspec.json.format(msgspec.json.encode(profiles), indent=2) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+    replace_file(profiles_file(), msgspec.json.format(msgspec.json.encode(profiles), indent=2) + b"\n")
 
 
 def store(name: str, base_url: str, token: str) -> str:

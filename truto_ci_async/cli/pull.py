@@ -49,7 +49,7 @@ from .options import (
     window,
 )
 from .resources import RESOURCES
-from .values import name_list, read_query, whole_number, window_length
+from .values import length, name_list, read_query, whole_number, window_length
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
@@ -416,7 +416,7 @@ def _pull_command(name: str) -> Command:
             text("--window", group=ASK, metavar="LENGTH", read=window_length,
                  help="split the time into a series of windows and request each one: day, week, month, or a length "
                  "such as 6h or 10d; the rows of different windows cannot be added up"),
-            text("--lookback", group=ASK, metavar="LENGTH",
+            text("--lookback", group=ASK, metavar="LENGTH", read=length,
                  help="ask again for transcripts that earlier runs found missing at most so long ago, such as 2d"),
             users(), *exclusions(), limit(), *query(),
             text("--out", group=OUTPUT, metavar="FOLDER", help="the folder for rows and progress; created if needed"),
@@ -444,7 +444,7 @@ def _sync_command(name: str) -> Command:
         [
             *_which_accounts(),
             choice("--window", group=ASK, choices=("day", "week", "month"), help="length of a window (default: day)"),
-            text("--lookback", group=ASK, metavar="LENGTH",
+            text("--lookback", group=ASK, metavar="LENGTH", read=length,
                  help="ask again for windows that ended so long before the last sync, such as 2d"),
             text("--max-history", group=ASK, metavar="TIME",
                  help="how far back a new account begins: a length such as 90d, or a time"),

@@ -62,7 +62,9 @@ async def show_meta(options: Options, progress: Progress) -> None:
     """Show the parameters and results of a method, as JSON Schema. The ID says which method: ``list`` unless given."""
     format = format_of(options, "json")
     refuse_options(
-        options, (*_OF_LISTS, "exclude_fields", "ignore_remote_data", "remote_query", "query"), "-m meta"
+        options,
+        (*_OF_LISTS, "exclude_fields", "ignore_remote_data", "remote_query", "query", "query_json"),
+        "-m meta",
     )
     if options.response_format != "unified" or format in TYPED_FORMATS:
         raise UsageError("-m meta writes JSON Schema: use -o json, ndjson or yaml, without --response-format")
@@ -77,5 +79,4 @@ def refuse_options(options: Options, names: tuple[str, ...], of: str) -> None:
     """:raises UsageError: one of these options was given."""
     for name in names:
         if getattr(options, name, None):
-            option = {"users": "user", "exclude_fields": "exclude-field"}.get(name, name.replace("_", "-"))
-            raise UsageError(f"--{option} is for lists, not for {of}")
+            raise UsageError(f"{options.option_names[name]} is for lists, not for {of}")

@@ -10,7 +10,7 @@ import click
 
 from .connection import SANDBOX_SEED, SANDBOX_WINDOW
 from .messages import Progress, say
-from .options import Command, Options, choice, display, flag, text
+from .options import PRODUCTS, Command, Options, choice, display, flag, text
 from .values import rate, seconds, whole_number
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def run_sandbox(options: Options, progress: Progress) -> None:
     def say_ready(running: Sandbox) -> None:
         values = {"TRUTO_API_BASE_URL": running.url, "TRUTO_API_TOKEN": running.token}
         values |= {f"ACCOUNT_{number}": each for number, each in enumerate(running.account_ids, 1)}
-        for provider in ("avoma", "chorus", "firefliesai", "wingman"):
+        for provider in PRODUCTS[1:]:  # the first is Gong
             ids = running.accounts_of(provider)
             values |= {f"{provider.upper()}_{number}": each for number, each in enumerate(ids, 1)}
         open_stdout().write("".join(f"export {name}={value}\n" for name, value in values.items()).encode())

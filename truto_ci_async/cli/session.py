@@ -12,7 +12,18 @@ import click
 from truto_ci_async.errors import PermissionDeniedError, UsageError
 
 from .messages import EXIT_CODES, Progress, note
-from .options import CONNECTION, OUTPUT, Command, Options, choice, connection, display, flag, text
+from .options import (
+    CONNECTION,
+    OUTPUT,
+    Command,
+    Options,
+    choice,
+    connection,
+    display,
+    flag,
+    known_profiles,
+    text,
+)
 from .profiles import DEFAULT_PROFILE, PROFILE_VARIABLE, credentials, remove, store, stored_profiles
 
 if TYPE_CHECKING:
@@ -44,7 +55,7 @@ examples:
 
 async def run_login(options: Options, progress: Progress) -> None:
     """Ask for a token, try it, and keep it."""
-    from truto_ci_async import TrutoClient
+    from .connection import connect
 
     name = options.profile or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
     if options.sandbox or options.token:
@@ -53,8 +64,9 @@ async def run_login(options: Options, progress: Progress) -> None:
             if options.sandbox
             else "--token would put the token into the shell's history: leave it out to be asked, or use --token-stdin"
         )
-    token = _read_token(options, name)
-    async with TrutoClient(token, base_url=options.api_url) as client:
+    token = options.token = _read_token(options, name)
+    options.profile = None  # its token is the one to replace
+    async with connect(options, lambda: ["asking the service"]) as client:
         seen = await _see(client)
         where = store(name, client.base_url, token)
     note(f"logged in to {client.base_url} as profile {name!r} ({seen['sees']}); the token is kept in {where}")
@@ -132,7 +144,7 @@ async def run_whoami(options: Options, progress: Progress) -> None:
     source = (
         "sandbox" if options.sandbox else credentials(options.token, options.profile, options.api_url).source
     )
-    async with connect(options, lambda: ["asking"]) as client:
+    async with connect(options, lambda: ["asking the service"]) as client:
         found = {"token from": source, "address": client.base_url, **await _see(client)}
     lines = [f"{name}: {found[name]}" for name in ("token from", "address", "sees")]
     _write(options, found, lines, open_stdout())
@@ -154,6 +166,7 @@ def command(name: str) -> Command:
         "--profile",
         group=CONNECTION,
         metavar="NAME",
+        complete=known_profiles,
         help=f"name of the profile (default: {PROFILE_VARIABLE}, then {DEFAULT_PROFILE})",
     )
     as_json = choice(

@@ -55,6 +55,13 @@ def moment(text: str) -> str:
     return text
 
 
+def length(text: str) -> str:
+    """Check a length, and return its text: the library reads it again."""
+    if read_length(text.strip()) is None:
+        raise ValueError(f"{text!r} is not a length such as 6h or 2d")
+    return text
+
+
 def window_length(text: str) -> str | timedelta:
     """Read ``day``, ``week``, ``month``, or a length."""
     if text in ("day", "week", "month"):

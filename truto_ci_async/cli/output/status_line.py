@@ -37,9 +37,6 @@ def hide() -> None:
     _shown = ""
 
 
-_is_taken = False
-
-
 def take_away() -> None:
     """Draw it no more: a pager has the terminal."""
     global _is_taken

@@ -20,7 +20,6 @@ from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
 from .tables import RowLayout, TableWriter, is_terminal, terminal_table
 
-FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
 ROW_FORMATS: Final = (
     "table",
     "csv",
