@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from truto_ci_async import (
     DuckDBStore,
     Plan,
     PlannedAccount,
+    Progress,
     Pull,
     PullReport,
     Sandbox,
@@ -30,7 +31,7 @@ from truto_ci_async import (
 )
 from truto_ci_async import _lock as locks
 from truto_ci_async._lock import RunLock
-from truto_ci_async.pull.shard_folder import Epoch, open_shard
+from truto_ci_async.pull.shard_folder import Epoch, ShardCheckpoint, open_shard
 from truto_ci_async.sinks.factory import OutputFormat
 
 
@@ -212,6 +213,22 @@ def test_an_epoch_is_checked_at_every_step(tmp_path: Path) -> None:
     assert steps[0] == "before it is taken"
 
 
+def test_progress_is_not_committed_once_a_later_attempt_has_begun(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        first, second = (Epoch(tmp_path / "epoch") for _ in range(2))
+        checkpoint = ShardCheckpoint(tmp_path / "state", first)
+        await checkpoint.hold()
+        await checkpoint.open(Plan(accounts=(PlannedAccount("a"),)))
+        await checkpoint.commit({("a", 0): Progress(rows=1)})
+        await asyncio.to_thread(second.take)
+        with pytest.raises(StateConflictError, match="another attempt has taken over"):
+            await checkpoint.commit({("a", 0): Progress(rows=2)})
+        assert await checkpoint.load() == {("a", 0): Progress(rows=1)}
+        await checkpoint.aclose()
+
+    run(scenario())
+
+
 def test_a_lock_of_a_machine_that_is_gone_is_removed_where_it_means_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +241,7 @@ def test_a_lock_of_a_machine_that_is_gone_is_removed_where_it_means_nothing(
     monkeypatch.setattr(locks, "unshared_locks", lambda mounts, device: "nfs with nolock")
     open_shard(tmp_path, plan)
     assert not lock.exists()
-    lock.write_text(f'{{"pid":1,"host":"{os.uname().nodename}","since":"2024-01-01"}}')
+    lock.write_text(f'{{"pid":1,"host":"{socket.gethostname()}","since":"2024-01-01"}}')
     open_shard(tmp_path, plan)
     assert lock.exists()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support import run
-from tests.virtual import busiest_window, clock, epoch, rate_limiter, run_virtual
+from tests.virtual import busiest_window, clock, epoch, hold, rate_limiter, run_virtual
 from truto_ci_async import Grant, Pacing, Sandbox, SharedBudget, TrutoClient
 from truto_ci_async._http.policy.admission import AdmissionQueue
 from truto_ci_async._http.policy.budget_gate import BudgetGate
@@ -208,6 +208,80 @@ def test_cancelled_requests_leave_no_slot_and_no_lock(seed: int) -> None:
         assert not queue._gate._used_up.locked()
 
     run_virtual(main)
+
+
+class Answers:
+    """Answers what it is told to, in order; then the last of it again."""
+
+    def __init__(self, *answers: Grant | int) -> None:
+        self.answers = deque(answers)
+        self.calls: list[int] = []
+
+    async def take(self, n: int, account: str | None) -> int | Grant:
+        self.calls.append(n)
+        await asyncio.sleep(0)
+        return self.answers.popleft() if len(self.answers) > 1 else self.answers[0]
+
+
+def gate_of(budget: SharedBudget) -> BudgetGate:
+    return BudgetGate(budget, TOKEN, clock=clock, random=lambda: 0.5)
+
+
+def test_no_more_is_used_than_was_asked_for() -> None:
+    async def main() -> None:
+        budget = Answers(100)
+        gate = gate_of(budget)
+        await asyncio.gather(*(gate.ask("a") for _ in range(12)))
+        assert budget.calls == [1, 10, 1]
+
+    run_virtual(main)
+
+
+def test_what_was_granted_a_while_ago_is_asked_for_again() -> None:
+    """The loop was held meanwhile, so by now another process may have been given the slot."""
+
+    async def main() -> None:
+        budget = Answers(1, 2, 1)
+        gate = gate_of(budget)
+
+        async def then_hold() -> None:
+            await gate.ask("a")
+            hold(1.0)
+
+        await asyncio.gather(gate.ask("a"), then_hold(), gate.ask("a"))
+        assert budget.calls == [1, 2, 1]
+
+    run_virtual(main)
+
+
+def test_a_wait_that_makes_no_sense_is_a_second_at_most() -> None:
+    async def main() -> None:
+        assert (await gate_of(Answers(Grant(0, 3600.0), 1)).ask("a")).count == 1
+        assert clock() < 1.1
+        refused = await gate_of(Answers(Grant(0, 3600.0, "account"))).ask("a")
+        assert (refused.count, refused.retry_after) == (0, 1.0)
+
+    run_virtual(main)
+
+
+def test_a_call_without_an_account_waits_whatever_limit_is_named() -> None:
+    async def main() -> None:
+        assert (await gate_of(Answers(Grant(0, 0.1, "account"), 1)).ask(None)).count == 1
+
+    run_virtual(main)
+
+
+def test_one_event_loop_after_another_can_use_a_budget() -> None:
+    budget = Windows(delay=0.01)
+    gate = gate_of(budget)
+
+    async def main() -> None:
+        await asyncio.gather(*(gate.ask(f"a{number % 20}") for number in range(40)))
+
+    for _ in range(2):
+        run_virtual(main)
+        budget.granted.clear()
+    assert sum(n for n, _ in budget.calls) == 80
 
 
 class Counting:

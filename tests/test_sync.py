@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -12,9 +13,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support import examples
-from truto_ci_async import Activity, Interaction, Plan, PlannedAccount, UsageError, Window
+from tests import syncs
+from tests.support import examples, run
+from truto_ci_async import (
+    AccountPage,
+    Activity,
+    Interaction,
+    Key,
+    Page,
+    Plan,
+    PlannedAccount,
+    Progress,
+    ReadWindow,
+    SyncChanges,
+    UsageError,
+    Window,
+)
 from truto_ci_async.errors import DamagedStateError
+from truto_ci_async.pull.checkpoint.base import DAILY_MARK
+from truto_ci_async.pull.positions import UNSUPPORTED
+from truto_ci_async.pull.stores.staging import Staging, WalkedPages
+from truto_ci_async.pull.stores.syncing import SyncingStore
+from truto_ci_async.pull.stores.tables import columns_of
 from truto_ci_async.pull.sync.answered import answered_of, misalignment
 from truto_ci_async.pull.sync.options import sync_options
 from truto_ci_async.pull.sync.plan import Mark, header_of, plan_sync, read_mark
@@ -370,3 +390,221 @@ def test_a_window_without_one_of_its_bounds_is_not_compared() -> None:
     whole = Interaction(start_time=day(1), end_time=day(2))
     assert misalignment(Window("2024-01-01T08:00:00Z", None), [whole]) is None
     assert misalignment(Window(None, "2024-01-01T08:00:00Z"), [whole]) is None
+
+
+# --- what a commit means ---------------------------------------------------------------------------------------
+
+
+class Noting:
+    """A store that keeps marks, and notes what each commit of a sync is to do."""
+
+    def __init__(self, mark: Mark | None = None) -> None:
+        self.marks = {} if mark is None else {"a": str(mark)}
+        self.windows: list[tuple[ReadWindow, ...]] = []
+        self.is_durable = True
+
+    async def open(self, plan: Plan) -> Plan:
+        raise AssertionError("a sync opens with open_sync")
+
+    async def open_sync(self, plan: Plan, accounts: Sequence[str], *, fresh: bool) -> Mapping[str, str]:
+        return dict(self.marks)
+
+    async def load(self) -> Mapping[Key, Progress]:
+        return {}
+
+    async def write(self, page: AccountPage[Any]) -> None:
+        pass
+
+    async def commit(
+        self,
+        changes: Mapping[Key, Progress],
+        *,
+        row_fingerprints: Mapping[Key, bytes],
+        final: bool,
+        sync: SyncChanges = SyncChanges(),
+    ) -> bool:
+        if self.is_durable:
+            self.windows.append(sync.windows)
+            self.marks |= sync.marks
+        return self.is_durable
+
+    async def aclose(self) -> None:
+        pass
+
+    @property
+    def mark(self) -> Mark:
+        return read_mark(self.marks["a"], "a")
+
+
+class Written(AccountPage[Any]):
+    """A page of the account's window of this number, as a pull hands it out in a sync."""
+
+    def __init__(self, number: int, *items: Any, is_partial: bool = False) -> None:
+        window = Window(day(10 + number).isoformat(), day(11 + number).isoformat())
+        super().__init__(PlannedAccount("a"), window, Page(list(items)), NOW)
+        self.key = ("a", number)
+        self.is_first = True
+        self.is_partial = is_partial
+
+
+DONE = Progress(outcome="done")
+
+
+async def opened(kept: Noting, **options: Any) -> SyncingStore:
+    """Open a sync of the 10th and the 11th, unless the mark says more."""
+    store = SyncingStore(kept, sync_options(now=NOW, max_history="2d", **options))
+    await store.open(Plan(accounts=(PlannedAccount("a"),)), grow=False, fresh=False)
+    return store
+
+
+async def commit(store: SyncingStore, **walks: Progress) -> bool:
+    """Commit the progress of windows: ``w0`` is the first one."""
+    changes: dict[Key, Progress] = {("a", int(name[1:])): each for name, each in walks.items()}
+    return await store.commit(changes, row_fingerprints={}, final=False)
+
+
+def test_a_window_answered_with_time_that_is_to_come_is_not_complete() -> None:
+    async def scenario() -> None:
+        kept = Noting()
+        store = await opened(kept)
+        await store.write(Written(0, Interaction(start_time=day(10), end_time=NOW)))
+        await store.write(Written(1, Interaction(start_time=day(11), end_time=NOW + timedelta(seconds=1))))
+        await commit(store, w0=DONE, w1=DONE)
+        assert kept.mark.complete == (days(10, 11),)
+        assert [each.window for each in kept.windows[0]] == [0, 1]
+        await store.write(Written(1, Interaction(start_time=day(11), end_time=day(12))))
+        await commit(store, w1=DONE)
+        assert kept.mark.complete == (days(10, 12),)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("keep_missing", [False, True])
+def test_a_window_that_was_answered_in_part_takes_no_row_away(keep_missing: bool) -> None:
+    async def scenario() -> None:
+        kept = Noting()
+        store = await opened(kept, keep_missing=keep_missing)
+        await store.write(Written(0, Interaction(), is_partial=True))
+        await store.write(Written(0, Interaction()))
+        await store.write(Written(1, Interaction()))
+        await commit(store, w0=DONE, w1=DONE)
+        await store.write(Written(0, Interaction()))
+        await commit(store, w0=DONE)
+        assert [[each.keeps_missing for each in windows] for windows in kept.windows] == [
+            [True, keep_missing],
+            [keep_missing],
+        ]
+        read = kept.windows[0][0]
+        assert (read.key, read.start, read.end) == (("a", 0), day(10), day(11))
+
+    run(scenario())
+
+
+def test_windows_of_another_grid_do_not_count_as_complete() -> None:
+    async def scenario() -> None:
+        kept = Noting(Mark("day US/Pacific", (days(9, 12),)))
+        await commit(await opened(kept), w0=DONE)
+        assert kept.mark == Mark("day UTC", (days(9, 10),))
+
+    run(scenario())
+
+
+def test_a_failure_is_marked_until_a_window_is_read() -> None:
+    async def scenario() -> None:
+        kept = Noting(Mark("day UTC", (days(9, 11),)))
+        store = await opened(kept, lookback="0d")
+        await commit(store, w0=Progress(outcome="parked", until=5.0, error="busy"))
+        assert kept.mark == Mark("day UTC", (days(9, 11),), until=5.0, error="busy")
+        again = await opened(kept, lookback="0d")
+        parked = {account: each.later async for account, each in again.load_accounts()}
+        assert parked == {"a": {0: Progress(outcome="parked", until=5.0)}}
+        await commit(again, w0=DONE)
+        assert kept.mark == Mark("day UTC", (days(9, 12),))
+
+    run(scenario())
+
+
+def test_an_account_whose_provider_lacks_the_resource_loses_nothing() -> None:
+    async def scenario() -> None:
+        kept = Noting()
+        store = await opened(kept)
+        await store.write(Written(0))
+        await commit(store, w0=Progress(outcome="empty", position=UNSUPPORTED))
+        assert (kept.windows, kept.marks) == ([()], {})
+
+    run(scenario())
+
+
+def test_what_counts_towards_the_quota_of_a_day_is_in_the_mark() -> None:
+    async def scenario() -> None:
+        kept = Noting()
+        store = await opened(kept)
+        count = Progress(position=f"{DAILY_MARK}[[1,2]]")
+        await commit(store, w0=DONE, w2=count)
+        assert kept.mark == Mark("day UTC", (days(10, 11),), used="[[1,2]]")
+        again = await opened(kept, lookback="0d")  # one window is due, so the count comes as a second one
+        assert {account: each.later async for account, each in again.load_accounts()} == {"a": {1: count}}
+
+    run(scenario())
+
+
+def test_a_commit_that_is_postponed_changes_nothing() -> None:
+    async def scenario() -> None:
+        kept = Noting()
+        store = await opened(kept)
+        for number in (0, 1):
+            await store.write(Written(number, Interaction()))
+        kept.is_durable = False
+        assert not await commit(store, w0=DONE)
+        kept.is_durable = True
+        assert await commit(store, w0=DONE, w1=DONE)
+        assert kept.mark.complete == (days(10, 12),)
+        assert [each.window for each in kept.windows[0]] == [0, 1]
+        await commit(store, w0=DONE)  # nothing new was written of it
+        assert kept.windows[1] == ()
+
+    run(scenario())
+
+
+# --- pages that are kept ---------------------------------------------------------------------------------------
+
+
+def page_in(key: Key, id: str, *, is_first: bool = False) -> Any:
+    return syncs.walked([Interaction(id=id)], key=key, is_first=is_first)
+
+
+def test_a_walk_that_begins_again_drops_its_own_pages_alone() -> None:
+    pages = WalkedPages()
+    one, other = ("a", 0), ("b", 0)
+    for key, id, is_first in ((one, "1", True), (other, "2", True), (one, "3", False), (one, "4", True)):
+        pages.add(page_in(key, id, is_first=is_first))
+    assert pages.keys == [other, one]
+    assert [part.items[0].id for part in pages.parts] == ["2", "4"]
+    assert pages.begun == {one, other}
+
+
+def test_pages_are_kept_until_their_window_is_over_or_begins_again() -> None:
+    staging = Staging(columns_of("interactions"), Interaction)
+
+    def split(
+        *pages: Any, over: bool = False, commits: bool = True
+    ) -> tuple[list[str], list[str], list[str]]:
+        taken = WalkedPages()
+        for page in pages:
+            taken.add(page)
+        landing, step = staging.split(taken, SyncChanges((ReadWindow("a", 0),) if over else ()))
+        if commits:
+            staging.committed()
+        assert [account for account, _ in step.kept] == (["a"] if pages and not over else [])
+        return [each.id for part in landing for each in part.items], [*step.fetched], [*step.forgotten]
+
+    first, again = page_in(("a", 0), "1", is_first=True), page_in(("a", 0), "2", is_first=True)
+    more = page_in(("a", 0), "3")
+    assert split(first) == ([], [], [])
+    assert split(more) == ([], [], [])
+    assert split(more, over=True, commits=False) == (["3"], ["a"], ["a"])
+    assert split(more, over=True) == (["3"], ["a"], ["a"])  # that commit failed, and is tried again
+    assert split(over=True) == ([], [], [])  # they have landed
+    assert split(first) == ([], [], [])
+    assert split(again) == ([], [], ["a"])
+    assert split(again, over=True) == (["2"], [], ["a"])  # those before it do not count
