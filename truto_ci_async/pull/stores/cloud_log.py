@@ -398,21 +398,18 @@ class CloudLog:
                 raise self._damaged("its manifest was removed")
         raise StorageError(f"cannot replace the manifest of {self}: {failure}", path=str(self)) from None
 
-    async def _parts(self, manifest: Manifest) -> list[CloudPart]:
-        lists = [self._lists.get(named.name) or await self._listed(named) for named in manifest.lists]
-        return [*chain.from_iterable(lists), *manifest.parts]
+    # --- parts -------------------------------------------------------------------------------------------
+
+    async def parts(self) -> list[CloudPart]:
+        """Return all parts that are committed."""
+        lists = [self._lists.get(named.name) or await self._listed(named) for named in self._manifest.lists]
+        return [*chain.from_iterable(lists), *self._manifest.parts]
 
     async def _listed(self, named: Named) -> tuple[CloudPart, ...]:
         data = await self._bucket.get(named.name)
         if data is None:
             raise self._damaged(f"{named.name} is missing")
         return self._guard(partial(read_parts, named, data.data))
-
-    # --- parts -------------------------------------------------------------------------------------------
-
-    async def parts(self) -> list[CloudPart]:
-        """Return all parts that are committed."""
-        return await self._parts(self._manifest)
 
     def __str__(self) -> str:
         return str(self._bucket)

@@ -56,8 +56,8 @@ class WalkedPages(Struct):
     keys: list[Key] = []
     begun: set[Key] = set()
 
-    def add(self, page: Any) -> Part | None:
-        """Take a page, and drop those of its walk if that began again. None: it has no rows."""
+    def add(self, page: Any) -> None:
+        """Take a page, and drop those of its walk if that began again."""
         key: Key = page.key
         if page.is_first:
             self.begun.add(key)
@@ -65,12 +65,9 @@ class WalkedPages(Struct):
                 kept = [at for at, each in enumerate(self.keys) if each != key]
                 self.parts = [self.parts[at] for at in kept]
                 self.keys = [self.keys[at] for at in kept]
-        if not page.page.items:
-            return None
-        part = Part(page.page.items, PULL_SCHEMA.values(page))
-        self.keys.append(key)
-        self.parts.append(part)
-        return part
+        if page.page.items:
+            self.keys.append(key)
+            self.parts.append(Part(page.page.items, PULL_SCHEMA.values(page)))
 
 
 class Staging:
