@@ -174,6 +174,10 @@ def test_accounts_of_stdin(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a b\n")))
     ran = run("--accounts-file", "-", *WINDOW)
     assert (ran.code, "stdin, line 1: expected one id per line" in ran.err) == (USAGE, True)
+    for more, code, said in (((), USAGE, "stdin has no accounts"), (("--allow-empty",), DONE, "of 0,")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"# none today\n")))
+        ran = run("--accounts-file", "-", "--fresh", *WINDOW, *more)
+        assert (ran.code, said in ran.err) == (code, True), ran.err
 
 
 def test_a_database_instead_of_a_folder(

@@ -41,9 +41,9 @@ exit codes:
   1    failed
   2    wrong usage: the command line, or no token
   3    refused: another token is needed
-  4    incomplete: some accounts are parked until the service accepts requests again, or the disk failed; run it again
+  4    incomplete: some accounts are parked until the service accepts requests again, or storage failed; run it again
   5    some accounts failed; the others are done or parked
-  6    conflict: the folder is in use by another run, belongs to another pull, or was altered
+  6    conflict: the folder or table is in use by another run, belongs to another pull, or was altered
   130  interrupted by Ctrl-C (143: by SIGTERM or the end of its terminal); run it again to continue
 """
 

@@ -195,7 +195,7 @@ def _accounts(options: Options) -> list[Any] | Path | None:
     if options.accounts:
         return [each for part in options.accounts for each in part]
     if options.accounts_file == "-":
-        return _standard_input()
+        return _standard_input(options)
     return Path(options.accounts_file) if options.accounts_file else None
 
 
@@ -297,14 +297,17 @@ def _target(options: Options) -> str:
     return target
 
 
-def _standard_input() -> list[Any]:
+def _standard_input(options: Options) -> list[Any]:
     from truto_ci_async.pull.plan.accounts import MAX_FILE_BYTES, read_accounts
 
     if sys.stdin is None or sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         raise UsageError(
             "--accounts-file - reads stdin, which is a terminal: pipe the ids into it, one on a line"
         )
-    return read_accounts(sys.stdin.buffer.read(MAX_FILE_BYTES), "stdin")
+    found = read_accounts(sys.stdin.buffer.read(MAX_FILE_BYTES), "stdin")
+    if not (found or options.allow_empty):
+        raise UsageError("--accounts-file -: stdin has no accounts. If that is meant, pass --allow-empty")
+    return found
 
 
 class StopOnSignal(AbstractContextManager["StopOnSignal"]):
