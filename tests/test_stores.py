@@ -411,6 +411,8 @@ QUICK_SYNCS = {
     "a_window_that_fails_in_the_middle_takes_nothing_away",
     "pages_of_an_open_window_are_out_of_sight",
     "a_meeting_that_moved_is_there_once",
+    "a_meeting_belongs_to_the_window_it_starts_in",
+    "each_table_has_marks_of_its_own",
 }
 
 
