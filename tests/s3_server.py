@@ -67,8 +67,8 @@ class S3Server:
 
 
 class Proxy:
-    """Passes connections on to a port. ``is_down``: nothing is. ``cut``: how many answers are dropped, to puts of
-    ``name``; the server has done what they ask."""
+    """Passes connections on to a port. ``is_down``: nothing is; ``refused`` counts the attempts. ``cut``: how many
+    answers are dropped, to puts of ``name``; the server has done what they ask."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -76,6 +76,7 @@ class Proxy:
         self.port: int = self._server.getsockname()[1]
         self._open: set[socket.socket] = set()
         self.is_down = False
+        self.refused = 0
         self.name = b"manifest.json"
         self.cut = 0
         self.puts = 0  # of ``name``
@@ -103,6 +104,7 @@ class Proxy:
             except OSError:
                 return
             if self.is_down:
+                self.refused += 1
                 client.close()
                 continue
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()

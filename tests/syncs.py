@@ -518,6 +518,48 @@ async def check_a_refused_row_takes_no_other_with_it(database: Database) -> None
     assert database.sql("SELECT key FROM interactions_rejected") == [("id '2'",)]
 
 
+async def check_a_meeting_belongs_to_the_window_it_starts_in(database: Database) -> None:
+    """One walk over three months brought them, and then March is read again."""
+    store = landing_store(database, resource="meetings", mode="merge")
+    await store.open_sync(header_of(plan_of("meetings")), ["a"], fresh=False)
+    january, march, april = (datetime(2024, month, 1, tzinfo=UTC) for month in (1, 3, 4))
+
+    async def read(number: int, start: datetime, *meetings: Meeting) -> list[Any]:
+        window = Window(start.isoformat(), april.isoformat())
+        await store.write(_Walked(page_of(meetings, window), ("a", number), True))
+        sync = SyncChanges((ReadWindow("a", number, start, april),))
+        assert await store.commit({}, row_fingerprints={}, final=True, sync=sync)
+        if hasattr(database, "store"):
+            return database.sql("SELECT id FROM meetings ORDER BY id")
+        return sorted(await looking(store, "SELECT id FROM meetings"))
+
+    starts = {
+        "1": january,
+        "2": march - timedelta(seconds=1),
+        "3": march,
+        "4": april - timedelta(seconds=1),
+        "none": None,
+    }
+    meetings = [Meeting(id=id, start_time=start) for id, start in starts.items()]
+    assert len(await read(0, january, *meetings)) == 5
+    assert await read(1, march) == [("1",), ("2",), ("none",)]
+    assert await read(0, january, meetings[0]) == [("1",)]
+    await store.aclose()
+
+
+async def check_each_table_has_marks_of_its_own(database: Database) -> None:
+    for table, fresh, found in (
+        ("one", False, {}),
+        ("two", False, {}),
+        ("one", True, {}),
+        ("two", False, {"a": "two"}),
+    ):
+        store = landing_store(database, table=table, mode="merge")
+        assert await store.open_sync(header_of(plan_of()), ["a"], fresh=fresh) == found
+        assert await store.commit({}, row_fingerprints={}, final=True, sync=SyncChanges((), {"a": table}))
+        await store.aclose()
+
+
 # --- kills -----------------------------------------------------------------------------------------------------
 
 
@@ -562,6 +604,7 @@ class KilledNights:
             for account, start in begun.items():
                 if account != failing or night != 2:
                     expected = truth(self.sandbox, account, self.clock.now, start, self.resource)
+                    assert expected
                     assert same(rows_of(self.database, account, self.resource), expected), (night, account)
             assert self.database.sql("SELECT count(*) FROM _truto_staged") == [(0,)]
             self.clock.next_night()
@@ -585,6 +628,7 @@ class KilledNights:
             self.nights(
                 [[{"kill_after": rng.uniform(0.02, 0.4)} for _ in range(kills // 5)] for _ in range(5)]
             )
+            assert self.kills
         except BaseException as error:
             error.add_note(f"again with: KILL_SEED={seed}")
             raise

@@ -5,22 +5,23 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import socket
 import stat
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.test_cli import TOKEN, Ran, Run, run, sandbox
 from truto_ci_async import ConfigurationError, Fault, Sandbox, UsageError
-from truto_ci_async.cli import profiles
+from truto_ci_async.cli import doctor, profiles
 from truto_ci_async.cli.doctor import clock
 from truto_ci_async.cli.messages import DONE, FAILED, REFUSED, USAGE
 from truto_ci_async.cli.profiles import Profile, credentials, profiles_file, store, stored_profiles
@@ -31,7 +32,9 @@ OTHER = "https://other.example"
 
 @pytest.fixture(autouse=True)
 def _own_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    for name in ("XDG_CONFIG_HOME", "APPDATA", "HOME"):  # Linux, Windows and macOS
+        monkeypatch.setenv(name, str(tmp_path / "config"))
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "keyring.backends.null.Keyring")  # for child processes
     monkeypatch.setattr(profiles, "_with_keyring", lambda *_: None)
 
 
@@ -205,9 +208,11 @@ def test_without_a_terminal_login_says_how_to_pass_the_token(
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
-def test_a_token_that_is_typed_is_not_shown(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_token_that_is_typed_is_not_shown(sandbox: Sandbox) -> None:
+    import pty
+
     here, there = pty.openpty()
-    environment = {**os.environ, "TRUTO_API_BASE_URL": sandbox.url, "XDG_CONFIG_HOME": str(tmp_path)}
+    environment = {**os.environ, "TRUTO_API_BASE_URL": sandbox.url}
     environment.pop("TRUTO_API_TOKEN", None)
     child = subprocess.Popen(
         [sys.executable, "-m", "truto_ci_async", "login"],
@@ -216,6 +221,8 @@ def test_a_token_that_is_typed_is_not_shown(sandbox: Sandbox, tmp_path: Path) ->
     )  # fmt: skip
     os.close(there)
     shown = b""
+    watchdog = threading.Timer(20, child.kill)  # reading ends then
+    watchdog.start()
     try:
         while b":" not in shown.rpartition(b"profile default")[2]:
             shown += os.read(here, 1024)
@@ -225,6 +232,7 @@ def test_a_token_that_is_typed_is_not_shown(sandbox: Sandbox, tmp_path: Path) ->
                 shown += chunk
         assert child.wait(20) == DONE, shown
     finally:
+        watchdog.cancel()
         child.kill()
         child.wait(20)
         os.close(here)
@@ -260,8 +268,9 @@ def test_the_token_of_a_profile_goes_to_no_other_host(monkeypatch: pytest.Monkey
     store("default", OTHER, "secret")
     monkeypatch.setenv("TRUTO_API_BASE_URL", "https://evil.example")
     assert credentials(**options()).base_url == OTHER
-    with pytest.raises(UsageError, match="is not sent to https://evil.example"):
-        credentials(**options(api_url="https://evil.example"))
+    for other in ("https://evil.example", f"{OTHER}.evil.example", f"{OTHER}:8443", "http://other.example"):
+        with pytest.raises(UsageError, match=f"is not sent to {other}"):
+            credentials(**options(api_url=other))
     assert credentials(**options(api_url=f"{OTHER}/")).base_url == OTHER
 
 
@@ -284,6 +293,23 @@ def test_a_keyring_that_hangs_or_fails_does_not_work(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     monkeypatch.setattr(profiles, "KEYRING_SECONDS", 0.05)
     monkeypatch.setitem(sys.modules, "keyring", None)  # importing it fails
+    assert not profiles.keyring_works()
+
+
+@pytest.mark.parametrize(
+    ("action", "result"), [("set_password", None), ("get_password", "another"), ("delete_password", False)]
+)
+def test_a_keyring_that_does_not_give_back_what_it_got_does_not_work(
+    action: str, result: object, keyring: dict[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert profiles.keyring_works()
+    assert not keyring
+    working = profiles._with_keyring
+
+    def call(asked: str, *arguments: str) -> Any:
+        return result if asked == action else working(asked, *arguments)
+
+    monkeypatch.setattr(profiles, "_with_keyring", call)
     assert not profiles.keyring_works()
 
 
@@ -316,6 +342,28 @@ def test_doctor_says_that_the_token_is_refused(
     assert (done.code, found(done)["access"]) == (FAILED, "wrong")
 
 
+def test_doctor_takes_the_token_of_one_account(sandbox: Sandbox, run: Run) -> None:
+    sandbox.fault(Fault.status(403))
+    done = run("doctor", "-o", "json")
+    assert (done.code, found(done)["access"]) == (DONE, "ok")
+    assert "the token of one account" in done.out
+
+
+@pytest.mark.parametrize(("user", "is_shown"), [("", True), ("user:hunter2@", False)])
+def test_doctor_shows_a_proxy_without_its_password(
+    user: str, is_shown: bool, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRUTO_API_TOKEN", "x")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{user}{place}")
+        done = run("doctor", "-o", "json", "--api-url", "https://service.invalid")
+    [proxy] = [row["text"] for row in json.loads(done.out) if row["subject"] == "proxy"]
+    assert (place in proxy) is is_shown
+    assert "hunter2" not in done.out + done.err
+
+
 def test_doctor_says_that_there_is_no_token(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRUTO_API_TOKEN", raising=False)
     done = run("doctor")
@@ -344,3 +392,23 @@ def test_doctor_compares_the_clocks(seconds: int, verdict: str) -> None:
 @pytest.mark.parametrize("headers", [{}, {"Date": ""}, {"Date": "no date"}])
 def test_a_service_without_a_clock_is_no_fault_of_the_reader(headers: dict[str, str]) -> None:
     assert clock(headers, 0.1).verdict == "note"
+
+
+@pytest.mark.parametrize(
+    ("ahead", "seconds", "said"),
+    [
+        (3600.5, 0.0, "3,600 s ahead of the service's"),
+        (-3599.5, 0.0, "3,600 s behind the service's"),
+        (60.5, 60.0, "within 30 s of the service's"),  # the response took a minute
+        (-0.5, 60.0, "31 s behind the service's"),
+        (30.5, 0.0, "within 30 s of the service's"),
+        (31.0, 0.0, "30 s ahead of the service's"),
+    ],
+)
+def test_doctor_says_how_far_off_the_clock_is(
+    ahead: float, seconds: float, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = datetime(2024, 3, 1, tzinfo=UTC)
+    now = theirs.timestamp() + ahead
+    monkeypatch.setattr(doctor, "time", SimpleNamespace(time=lambda: now))
+    assert clock({"Date": format_datetime(theirs, usegmt=True)}, seconds).text == said

@@ -174,8 +174,10 @@ def test_a_server_that_cannot_be_reached_for_a_while(prefix: Prefix) -> None:
                 while not pull.report.complete:
                     if pull.report.pages >= 10 * (outages + 1):
                         outages += 1
+                        refused = proxy.refused
                         proxy.down()
-                        await asyncio.sleep(0.3)
+                        while proxy.refused == refused:  # until the store has noticed
+                            await asyncio.sleep(0.002)
                         proxy.up()
                     await asyncio.sleep(0.002)
 

@@ -24,7 +24,7 @@ from truto_ci_async.cli.output.cells import cell_width
 
 DEADLINE = 30.0  # seconds for a process to do what it is waited for
 WINDOW = "--start-time 2024-01-01 --end-time 2024-02-01"
-posix = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals of POSIX")
+posix = pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals and kills of POSIX")
 
 
 @pytest.fixture
@@ -182,13 +182,14 @@ def completed(words: str, environment: dict[str, str]) -> set[str]:
         capture_output=True, timeout=DEADLINE, check=True,
     )  # fmt: skip
     assert done.stderr == ""
-    return {line.partition(",")[2] for line in done.stdout.splitlines()}
+    return {line.partition(",")[2] for line in done.stdout.splitlines() if line}
 
 
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
         ("truto-ci inter", {"interactions"}),
+        ("truto-ci nteractions", set()),
         ("truto-ci interactions --resp", {"--response-format"}),
         ("truto-ci interactions -o ", {"table", "json", "ndjson", "csv", "yaml", "parquet"}),
         ("truto-ci completion f", {"fish"}),
@@ -257,6 +258,18 @@ def test_accounts_are_remembered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPat
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(account_cache, "cache_file", lambda: tmp_path / "file" / "accounts")
     assert main(["accounts", "--quiet"]) == DONE
+
+
+def test_no_more_accounts_are_remembered_than_a_shell_can_offer(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nor any whose id would do something to the terminal."""
+    file = tmp_path / "accounts"
+    monkeypatch.setattr(account_cache, "cache_file", lambda: file)
+    account_cache.remember_accounts([None, "", "\x1b[2J", "a\nb", *map(str, range(1_500))])
+    assert file.read_text().splitlines() == [str(number) for number in range(1_000)]
+    file.write_text("x\n" * 2_000)
+    assert len(account_cache.cached_accounts()) == 1_000
 
 
 # --- terminals -------------------------------------------------------------------------------------------------

@@ -264,8 +264,9 @@ def test_leaving_and_closing_from_another_task_is_quiet(caplog: pytest.LogCaptur
             await anext(aiter(pull))
             await asyncio.create_task(pull.__aexit__(None, None, None))
             sandbox.script(account, [Fault.hang()])
+            asked = len(sandbox.requests)
             waiting = asyncio.create_task(truto.interactions.list(account, **WINDOW).page())
-            while truto.stats().open_calls == 0:
+            while len(sandbox.requests) == asked:
                 await asyncio.sleep(0)
             waiting.cancel()
             await asyncio.wait([waiting])
@@ -281,6 +282,8 @@ def test_leaving_and_closing_from_another_task_is_quiet(caplog: pytest.LogCaptur
             each for each in told.spans("truto.call") if attributes(each).get("truto.cancelled") is not None
         ][-1:]
         assert "error.type" not in attributes(cancelled)
+        durations = told.points()["http.client.request.duration"]
+        assert not [each for each in durations if "error.type" in each.attributes]
 
 
 # What they do not say

@@ -78,6 +78,31 @@ def test_stats_of_a_failing_service_show_retries_and_the_budget() -> None:
     run(main())
 
 
+def test_stats_of_a_token_that_is_used_up_or_paused() -> None:
+    async def main() -> None:
+        async with (
+            Sandbox(accounts=2, others=0, **OFF) as sandbox,
+            TrutoClient(sandbox.token, base_url=sandbox.url, pacing=Pacing(token=Rate(1, 60.0))) as truto,
+        ):
+            one, other = sandbox.account_ids
+            await truto.interactions.list(one, **WINDOW)
+            waiting = [
+                asyncio.create_task(truto.interactions.list(each, **WINDOW).page()) for each in (one, other)
+            ]
+            await until(lambda: sum(truto.stats().waiting.values()) == 2)
+            assert truto.stats().waiting == {"token": 2, "account": 0, "retry": 0}
+            free = truto.with_options(pacing=Pacing())
+            sandbox.fault(Fault.status(429, retry_after=20, insight={"rate_limit_error": "of the token"}))
+            waiting.append(asyncio.create_task(free.integrated_accounts.list().page()))
+            await until(lambda: free.stats().waiting["retry"] == 1)
+            assert 19 < free.stats().paused <= 22
+            for task in waiting:
+                task.cancel()
+            await asyncio.wait(waiting)
+
+    run(main())
+
+
 def test_a_page_is_json() -> None:
     page = Page((Interaction(id="1"), {"a": 1}), next_cursor="c")
     assert json.loads(page.to_json()) == page.to_dict()

@@ -412,6 +412,8 @@ QUICK_SYNCS = {
     "pages_of_an_open_window_are_out_of_sight",
     "a_meeting_that_moved_is_there_once",
     "a_refused_row_takes_no_other_with_it",
+    "a_meeting_belongs_to_the_window_it_starts_in",
+    "each_table_has_marks_of_its_own",
 }
 
 

@@ -554,6 +554,8 @@ def test_a_commit_that_is_postponed_changes_nothing() -> None:
         store = await opened(kept)
         for number in (0, 1):
             await store.write(Written(number, Interaction()))
+        await commit(store, w0=Progress(rows=1))  # it is not over
+        assert (kept.windows.pop(), kept.marks) == ((), {})
         kept.is_durable = False
         assert not await commit(store, w0=DONE)
         kept.is_durable = True
