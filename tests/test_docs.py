@@ -222,3 +222,29 @@ def test_the_errors_are_all_there() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
+def test_the_badges_are_true() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    told = {
+        name: re.findall(r'aria-label="(.+?): (.+?)"', (DOCS / "images" / f"badge-{name}.svg").read_text())[
+            0
+        ][1]
+        for name in ("python", "typed", "licence")
+    }
+    assert (ROOT / "truto_ci_async" / told["typed"]).exists()
+    assert told["licence"] == project["license"]
+    assert project["requires-python"] == f">={told['python'].removesuffix(' or newer')}"
+
+
+def test_every_test_that_a_guarantee_names_exists() -> None:
+    """A row without its test would be a promise that nothing keeps."""
+    missing = []
+    for row in re.findall(r"^\| .+$", (DOCS / "explanation" / "guarantees.md").read_text(), re.MULTILINE):
+        source = ""
+        for file, name in re.findall(r"`(?:(\w+)::)?(test_\w+)(?:\[[^`]*\])?`", row):
+            if file:
+                source = (ROOT / "tests" / f"test_{file}.py").read_text(encoding="utf-8")
+            if f"def {name}(" not in source:
+                missing.append(f"{file}::{name}")
+    assert not missing

@@ -71,6 +71,24 @@ def layers() -> None:
     )  # fmt: skip
 
 
+def badges() -> None:
+    """What is true of the package, for the head of the README."""
+    for name, label, value in (
+        ("python", "python", "3.11 or newer"),
+        ("typed", "types", "py.typed"),
+        ("licence", "licence", "MIT"),
+    ):
+        left, right = 12 + 7 * len(label), 12 + 7 * len(value)
+        (OUT / f"badge-{name}.svg").write_text(
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + right}" height="20" role="img" '
+            f'aria-label="{label}: {value}"><rect width="{left}" height="20" fill="#555"/>'
+            f'<rect x="{left}" width="{right}" height="20" fill="{ACCENT}"/>'
+            '<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle">'
+            f'<text x="{left / 2}" y="14">{label}</text><text x="{left + right / 2}" y="14">{value}</text></g></svg>\n',
+            encoding="utf-8",
+        )
+
+
 def commit() -> None:
     """How a page becomes durable in a folder, and in a database."""
     svg(
@@ -189,5 +207,6 @@ def stream_memory() -> None:
 
 if __name__ == "__main__":
     layers()
+    badges()
     commit()
     stream_memory()
