@@ -22,11 +22,13 @@ from truto_ci_async import (
     Fault,
     Key,
     Meeting,
+    MeetingRef,
     Pacing,
     ReadWindow,
     Sandbox,
     StateConflictError,
     SyncChanges,
+    Transcript,
     TrutoClient,
     UsageError,
     Window,
@@ -545,6 +547,22 @@ async def check_a_meeting_belongs_to_the_window_it_starts_in(database: Database)
     assert await read(1, march) == [("1",), ("2",), ("none",)]
     assert await read(0, january, meetings[0]) == [("1",)]
     await store.aclose()
+
+
+async def check_a_transcript_stays_until_all_of_its_window_is_read(database: Database) -> None:
+    store = landing_store(database, resource="transcripts", mode="merge")
+    await store.open_sync(header_of(plan_of("transcripts")), ["a"], fresh=False)
+    january, march, april = (datetime(2024, month, 1, tzinfo=UTC) for month in (1, 3, 4))
+    for number, start, found in ((0, january, ["1"]), (1, march, []), (2, january, [])):
+        window = Window(start.isoformat(), april.isoformat())
+        items = [Transcript(meeting=MeetingRef(id=each)) for each in found]
+        await store.write(_Walked(page_of(items, window), ("a", number), True))
+        sync = SyncChanges((ReadWindow("a", number, start, april),))
+        assert await store.commit({}, row_fingerprints={}, final=True, sync=sync)
+        if not hasattr(database, "store"):
+            assert len(await looking(store, "SELECT meeting_id FROM transcripts")) == (number < 2)
+    await store.aclose()
+    assert database.sql("SELECT count(*) FROM transcripts") == [(0,)]
 
 
 async def check_each_table_has_marks_of_its_own(database: Database) -> None:

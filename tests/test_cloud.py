@@ -712,6 +712,7 @@ QUICK_SYNCS = {
     "pages_of_an_open_window_are_out_of_sight",
     "a_meeting_that_moved_is_there_once",
     "a_meeting_belongs_to_the_window_it_starts_in",
+    "a_transcript_stays_until_all_of_its_window_is_read",
 }
 
 

@@ -6,6 +6,7 @@ import gc
 import weakref
 from contextlib import suppress
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.json_bodies import JSON_LIKE, PAGE_LIKE, body
+from truto_ci_async._http.credentials import mask
 from truto_ci_async._http.failures import failure_of
 from truto_ci_async._wire.responses import (
     error_class,
@@ -500,3 +502,10 @@ def test_no_body_raises_an_error_of_another_library(text: bytes) -> None:
         repr(error)
         with pytest.raises(TrutoError):
             raise_for_cursor(error, "c")
+
+
+def test_a_token_is_masked_as_it_is_and_as_a_url_has_it() -> None:
+    token = "tok/en+with=signs"
+    for repeated in (token, quote(token, safe="")):
+        assert mask(f"not {repeated}, please", token) == "not ***, please"
+    assert mask("the token is short", "token") == "the token is short"

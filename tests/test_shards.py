@@ -31,6 +31,7 @@ from truto_ci_async import (
 )
 from truto_ci_async import _lock as locks
 from truto_ci_async._lock import RunLock
+from truto_ci_async.pull import shard_folder
 from truto_ci_async.pull.shard_folder import Epoch, ShardCheckpoint, open_shard
 from truto_ci_async.sinks.factory import OutputFormat
 
@@ -150,6 +151,23 @@ def test_a_store_for_a_shard_of_its_own(tmp_path: Path) -> None:
             assert (await pull_plan(client, plan, f"duckdb:///{tmp_path}/all.db")).complete
 
     run(scenario())
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_the_first_of_two_plans_counts(
+    has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two shards that begin at once both found none."""
+    if not has_links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError("no hard links here")
+
+        monkeypatch.setattr("os.link", refuse)
+    for text in (b"first", b"second"):
+        shard_folder._publish_new(tmp_path / "plan", text)
+    assert (tmp_path / "plan").read_bytes() == b"first"
+    assert [each.name for each in tmp_path.iterdir()] == ["plan"]
 
 
 # --- epochs ----------------------------------------------------------------------------------------------------

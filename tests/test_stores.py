@@ -413,6 +413,7 @@ QUICK_SYNCS = {
     "a_meeting_that_moved_is_there_once",
     "a_refused_row_takes_no_other_with_it",
     "a_meeting_belongs_to_the_window_it_starts_in",
+    "a_transcript_stays_until_all_of_its_window_is_read",
     "each_table_has_marks_of_its_own",
 }
 
