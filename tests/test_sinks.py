@@ -1727,3 +1727,160 @@ def test_a_reader_of_the_manifest_does_not_end_a_pull(format: str, stays: bool, 
             assert names(tmp_path).isdisjoint({".truto-pull.lock", ".manifest.json.tmp"})
 
     run(scenario())
+
+
+async def pull_as_pulls_do(sink: FileSink, checkpoint: Checkpoint) -> None:
+    """Pull what is not done yet, a window at a time, through what a ``Pull`` keeps its rows and progress in."""
+    store = adapters.as_store(checkpoint, sink)
+    try:
+        await store.hold(fresh=False)
+        await store.open(PLAN, grow=False, fresh=False)
+        done, changes = await checkpoint.load(), dict[tuple[str, int], Progress]()
+        units = [unit for unit in PLAN.units() if unit.key not in done]
+        for unit in units:
+            pages = [page_of(unit, number, sink.item_type) for number in range(PAGES)]
+            for page in pages:
+                await store.write(page)
+            changes[unit.key] = Progress(rows=sum(map(len, pages)), pages=PAGES, outcome="done")
+            if await store.commit(changes, row_fingerprints={}, final=unit is units[-1]):
+                changes.clear()
+                await store.committed()
+    finally:
+        await store.aclose()
+
+
+class StoppingCheckpoint(MemoryCheckpoint):
+    """Fails just after some commit is durable, as when the process is killed there."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.left = at
+
+    async def commit(self, *args: Any, **options: Any) -> None:
+        await super().commit(*args, **options)
+        self.left -= 1
+        if not self.left:
+            raise StorageError("killed")
+
+
+async def rows_known_to(checkpoint: MemoryCheckpoint) -> int:
+    async with checkpoint:
+        await checkpoint.open(PLAN)
+        return sum(progress.rows for progress in (await checkpoint.load()).values())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_that_no_manifest_lists_yet_are_not_taken_by_another_state(format: str, tmp_path: Path) -> None:
+    """A run may end anywhere: what its state has by then is refused to others, and found by itself."""
+
+    def make(folder: Path, **options: Any) -> FileSink:
+        return build(format, folder, **({"part_rows": 12} if format == "parquet" else {}), **options)
+
+    async def end_anywhere(at: int, *, at_commit: bool) -> tuple[bool, bool]:
+        """Return whether the first run was ended, and whether the second one was refused."""
+        folder = tmp_path / f"{format}-{at}-{at_commit}"
+        first = StoppingCheckpoint(at if at_commit else 0)
+        disk = FailingDisk(0 if at_commit else at)
+        with suppress(StorageError):
+            await pull_as_pulls_do(make(folder, disk=disk), first)
+            return False, False
+        rows, before = await rows_known_to(first), contents(folder)
+        try:
+            await pull_as_pulls_do(make(folder), MemoryCheckpoint())
+        except StateConflictError:
+            assert contents(folder) == before
+            await pull_as_pulls_do(make(folder), first)
+            assert read_rows(folder, format) == expected_rows()
+            return True, True
+        assert not rows, "a second state has replaced what the first one had committed"
+        before = contents(folder)
+        with pytest.raises(StateConflictError, match="holds 24 rows of an earlier pull"):
+            await pull_as_pulls_do(make(folder), first)
+        assert contents(folder) == before
+        await pull_as_pulls_do(make(folder, fresh=True), MemoryCheckpoint())
+        assert read_rows(folder, format) == expected_rows()
+        return True, False
+
+    async def scenario() -> None:
+        for at_commit in (False, True):
+            found = list[bool]()
+            while sum(found) < 12:
+                is_ended, is_refused = await end_anywhere(len(found) + 1, at_commit=at_commit)
+                if not is_ended:
+                    break
+                found.append(is_refused)
+            assert found == sorted(found)  # once it is refused, it stays so
+            assert {*found} == {False, True}
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_state_without_rows_does_not_remove_those_of_another(format: str, tmp_path: Path) -> None:
+    """The first pages may be empty, and their state goes on later, in a folder where another has pulled since."""
+    first = MemoryCheckpoint()
+
+    async def scenario() -> None:
+        sink = build(format, tmp_path)
+        async with first:
+            await first.open(PLAN)
+            async with sink:
+                await sink.open(None)
+                assert await commit_together(sink, first, {})
+        await pull(build(format, tmp_path), MemoryCheckpoint())
+        before = contents(tmp_path)
+        with pytest.raises(StateConflictError, match="holds 24 rows of an earlier pull"):
+            await pull(build(format, tmp_path), first)
+        assert contents(tmp_path) == before
+
+    run(scenario())
+
+
+def test_a_state_of_no_rows_may_go_on_in_another_format(tmp_path: Path) -> None:
+    """A first run may end before its first row, and the next one ask for something else."""
+
+    async def scenario() -> None:
+        checkpoint = StoppingCheckpoint(1)
+        with pytest.raises(StorageError):
+            await pull_as_pulls_do(build("ndjson", tmp_path), checkpoint)
+        await pull_as_pulls_do(build("csv", tmp_path), checkpoint)
+        assert read_rows(tmp_path, "csv") == expected_rows()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_folder_of_an_earlier_version_is_claimed_when_it_goes_on(format: str, tmp_path: Path) -> None:
+    """Those have no id, neither in the state nor in the manifest."""
+    checkpoint = finished(format, tmp_path)
+    for text in (checkpoint._sink_state, (tmp_path / "manifest.json").read_bytes()):
+        assert b'"id"' in (text or b"")
+    state = json.loads(checkpoint._sink_state or b"")
+    content = json.loads((tmp_path / "manifest.json").read_bytes())
+    del state["id"], content["resources"]["interactions"]["id"]
+    checkpoint._sink_state = json.dumps(state).encode()
+    (tmp_path / "manifest.json").write_text(json.dumps(content))
+    run(pull_as_pulls_do(build(format, tmp_path), checkpoint))
+    assert manifest(tmp_path)["id"] == json.loads(checkpoint._sink_state or b"")["id"]
+    assert read_rows(tmp_path, format) == expected_rows()
+
+
+def test_a_folder_is_claimed_before_its_first_row_also_on_windows(tmp_path: Path) -> None:
+    """A reader of the manifest may delay a list of rows, but not the id."""
+    disk = BusyDisk()
+
+    class ReadCheckpoint(MemoryCheckpoint):
+        async def commit(self, *args: Any, **options: Any) -> None:
+            await super().commit(*args, **options)
+            disk.is_read = not await self.load()
+
+    async def scenario() -> None:
+        checkpoint = ReadCheckpoint()
+        with pytest.raises(StorageError, match="Access is denied"):
+            await pull_as_pulls_do(build("ndjson", tmp_path, disk=disk), checkpoint)
+        assert manifest(tmp_path).get("id") is None
+        disk.is_read = False
+        await pull_as_pulls_do(build("ndjson", tmp_path, disk=disk), checkpoint)
+        assert manifest(tmp_path)["rows"] == len(expected_rows())
+
+    run(scenario())

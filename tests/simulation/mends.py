@@ -200,7 +200,23 @@ MENDS = (
     ),
     Mend(
         "the sink is asked before the progress is deleted",
-        (FILES, "        if anew:\n            self._claim()\n", ""),
+        (FILES, "        if anew:\n            self._check_owner(read_entries(self.directory), None)\n", ""),
+    ),
+    Mend(
+        "a folder is claimed before its first row",
+        (
+            "pull/stores/adapters.py",
+            'not getattr(self._sink, "is_claimed", True)',
+            "False",
+        ),
+    ),
+    Mend(
+        "a state without rows does not remove those of another",
+        (
+            FILES,
+            "        self._check_owner(entries, None if text is None else state)\n",
+            "        if text is None:\n            self._check_owner(entries, None)\n",
+        ),
     ),
     Mend(
         "what is durable counts, whatever becomes of the manifest",

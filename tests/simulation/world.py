@@ -243,6 +243,7 @@ class World:
         self.is_calm = False
         self.is_lock_removed = False  # by somebody who has no business there
         self.is_wiped = False  # by a run that may do so, since this one had ended
+        self.is_taken = False  # the folder has rows of another state, which came while it had none
         self.successor: Pull[Any] | None = None  # a later run that opened the store of this one
         self.commit_failed = False
         self.wrong: Wrong | None = None
@@ -552,6 +553,33 @@ class World:
         except (StorageError, AuthenticationError):
             pass
 
+    async def _pull_with_another_state(self) -> None:
+        """Pull into the folder while no run works on it: refused, unless this pull has no rows there."""
+        self.story.append("a pull with another state")
+        self.is_dead = False
+        rows = self._durable_rows()
+        with suppress(StateConflictError, StorageError, AuthenticationError):
+            async with self._make_pull(MemoryCheckpoint(), step=no_step) as other:
+                if rows:
+                    raise Wrong("another state goes on in a folder with rows")
+                async for page in other:
+                    await other.write(page)
+                    await page.commit()
+                    self.is_taken |= bool(len(page))
+        if self._durable_rows() < rows:
+            raise Wrong("a run that was refused has removed what was committed")
+
+    async def _be_refused(self) -> None:
+        """Make sure that the rows of another state stay, though the state of this pull goes on."""
+        assert self.folder is not None
+        self.is_calm, self.service.is_bad, self.is_dead = True, False, False
+        rows = (self.folder / "interactions.ndjson").read_bytes()
+        with suppress(StateConflictError):
+            async with self._make_pull():
+                raise Wrong("a run goes on in a folder with the rows of another state")
+        if (self.folder / "interactions.ndjson").read_bytes() != rows:
+            raise Wrong("a run that was refused has changed the rows of another state")
+
     async def _take_over(self, pull: Pull[Any], turns: int, pages: int) -> None:
         """Start another run on the store of ``pull``, which can make nothing durable from then on."""
         if not await self._has_opened(pull, turns):
@@ -600,6 +628,11 @@ class World:
             if self.folder is not None:
                 how += ["power", "power at a step"]
             pull = await self.one_run(draws.choice(how))
+            if self.options.has_rival and self.folder is not None and draws.random() < 0.15:
+                await self._pull_with_another_state()
+                if self.is_taken:
+                    await self._be_refused()
+                    return
             await asyncio.sleep(draws.choice((0.0, 10.0, 4_000.0)))
         self.is_calm, self.service.is_bad, self.time.error = True, False, 0.0
         for _ in range(LAST_RUNS):

@@ -26,6 +26,8 @@ class Sink(Protocol):
 
     ``item_type``            the type of the items it takes; Interaction if it does not say
     ``hold(*, anew)``        lock out other runs before accounts are looked up; ``anew``: ``open`` will be given None
+    ``is_claimed``           false after ``open``: a commit without pages comes first, then ``committed``, so that
+                             what is written from then on is known to belong to a checkpoint
     ``begin_commit(*, final)``  called in place of ``commit``, not awaited; returns an awaitable of the same result.
                              What was written before is in that commit, and pages are written while it is awaited
     ``committed()``          a checkpoint now holds what the last commit returned

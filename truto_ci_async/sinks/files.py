@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
+import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -25,32 +25,24 @@ from functools import partial
 from math import inf
 from pathlib import Path
 from time import monotonic
-from typing import Any, ClassVar, Literal, NoReturn, ParamSpec, TypeAlias, TypedDict, TypeVar
+from typing import Any, ClassVar, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from truto_ci_async._files import Disk, Worker, is_in_use, storage_error
 from truto_ci_async._lock import RunLock
-from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
+from truto_ci_async.errors import StateConflictError, StorageError, UsageError
 from truto_ci_async.export.column_values import fixed_schema
 from truto_ci_async.export.schema import Schema
 from truto_ci_async.models.pulls import AccountPage
 from truto_ci_async.models.resource_types import ITEM_TYPES
 from truto_ci_async.models.row_views import PULL_SCHEMA, PULL_SCHEMAS
 
-from .layout import LOCK, MANIFEST, OWN_FOLDER, Layout
-from .manifest import (
-    MAX_PARTS,
-    LoggedState,
-    NewEntry,
-    SinkState,
-    cut_log,
-    read_head,
-    read_manifest,
-    read_parts,
-    write_manifest,
-)
+from .layout import LOCK, MANIFEST, Layout
+from .manifest import MAX_PARTS, NewEntry, SinkState, cut_log, write_manifest
+from .recovery import check_owner, check_parts, damaged, read_entries, read_state
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -147,6 +139,14 @@ class FileSink(ABC):
         """Rows committed so far, including those of earlier runs."""
         return self._committed.rows
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether nobody else may write to the folder, whatever is in it, once rows are.
+
+        If not, do a ``commit`` before the first page, and call ``committed`` once its state is stored.
+        """
+        return bool(self._listed.id)
+
     async def hold(self, *, anew: bool = False) -> None:
         """Keep other runs out of the folder until ``aclose``; ``open`` comes next.
 
@@ -189,11 +189,11 @@ class FileSink(ABC):
         try:
             opening = worker.start(self._guard, partial(self._open, state))
             # Checking may read gigabytes. A cancellation stops it.
-            self._state = self._committed = await Worker.finish(opening, self._disk.stop)
+            self._committed = self._listed = await Worker.finish(opening, self._disk.stop)
         except BaseException:
             await self.aclose()
             raise
-        self._listed, self._listed_at = self._committed, self._clock()
+        self._state, self._listed_at = replace(self._committed, id=self._id), self._clock()
 
     async def write(self, page: AccountPage[Any]) -> Any:
         """Take a page into memory, after writing earlier ones to the file if there are many."""
@@ -250,7 +250,7 @@ class FileSink(ABC):
         grown = self._committed.count - self._listed.count
         if self._committed.count > MAX_PARTS:
             due = due and grown >= self._listed.count // 8
-        if due and self._committed.rows != self._listed.rows:
+        if due and (self._committed.rows != self._listed.rows or not self.is_claimed):
             await self._update_manifest()
 
     def note_complete(self) -> None:
@@ -348,7 +348,7 @@ class FileSink(ABC):
         lock.acquire()
         self._lock = lock
         if anew:
-            self._claim()
+            self._check_owner(read_entries(self.directory), None)
 
     def _end(self) -> None:
         self._close()
@@ -360,34 +360,44 @@ class FileSink(ABC):
                 folder.rmdir()
 
     def _open(self, text: bytes | None) -> SinkState:
-        self._others = {
-            name: Raw(bytes(entry)) for name, entry in self._entries().items() if name != self.resource
-        }
-        state = self._claim() if text is None else self._read_state(text)
+        entries = read_entries(self.directory)
+        self._others = {name: Raw(bytes(entry)) for name, entry in entries.items() if name != self.resource}
+        if text is None:
+            state = SinkState(format=self.format, columns=PULL_SCHEMA.version)
+        else:
+            state = read_state(text, self.directory, self._layout, self.format, grows=self._grows)
+        self._check_owner(entries, None if text is None else state)
         # Output keeps the names and columns it was begun with.
         self._use_version(state.columns if state.count else PULL_SCHEMA.version)
-        committed = self._check_parts(state)
-        # First, so that a run after a crash recognises the folder as ours.
+        is_full = self._verify == "full"
+        committed = check_parts(
+            self._disk, self.directory, self._layout, state, grows=self._grows, is_full=is_full
+        )
+        # First, so that a run after a crash recognises the folder as ours. A new id is not in a checkpoint yet.
         self._write_manifest(state, is_complete=False)
         found = Layout(self.resource).find(self.directory)
         for name in sorted(found - committed):
             self._disk.remove(self.directory / name)
         if state.logged.length:
             cut_log(self._disk, self.directory / self._layout.parts_log, state)
-        self._resume(state, found)
+        self._id = state.id or secrets.token_hex(8)
+        self._resume(replace(state, id=self._id), found)
         self._new_folders = []  # they are used, and stay
         return state
+
+    def _check_owner(self, entries: dict[str, Raw], state: SinkState | None) -> None:
+        check_owner(self.directory, self.resource, entries.get(self.resource), state, fresh=self._fresh)
 
     def _list(self, state: SinkState, is_complete: bool) -> bool:
         """Update the manifest. False: it has to wait because somebody is reading it, on Windows."""
         try:
             self._write_manifest(state, is_complete=is_complete)
         except PermissionError as error:
-            if not is_in_use(error):
+            if not (is_in_use(error) and state.count):  # an id comes before the first row
                 raise
             return False
         except ValueError as error:
-            self._damaged(self.directory / self._layout.parts_log, str(error))
+            raise damaged(self.directory / self._layout.parts_log, str(error)) from error
         return True
 
     def _write_manifest(self, state: SinkState, *, is_complete: bool) -> None:
@@ -395,89 +405,6 @@ class FileSink(ABC):
             self.resource, state, self.directory / self._layout.parts_log, self.schema.types, is_complete
         )
         write_manifest(self._disk, self.directory, entry, self._others)
-
-    def _entries(self) -> dict[str, Raw]:
-        """Return what the manifest says of each resource."""
-        try:
-            return read_manifest(self.directory) or {}
-        except ValueError:
-            self._conflict(f"its {MANIFEST} was not written by a pull. Use another folder")
-
-    def _claim(self) -> SinkState:
-        """Make sure that the folder holds nothing of value: every file with one of our names will be removed."""
-        entry = self._entries().get(self.resource)
-        if entry is None:
-            found = Layout(self.resource).find(self.directory)
-            if visible := sorted(name for name in found if not name.startswith(".")):
-                self._conflict(
-                    f"{visible[0]} is already there, and no {MANIFEST} says that a pull wrote it. Use another folder"
-                )
-        elif (rows := read_head(entry).rows) and not self._fresh:
-            self._conflict(
-                f"it holds {rows:,} rows of an earlier pull whose state is not given. "
-                "Use another folder, or remove them with fresh=True"
-            )
-        return SinkState(format=self.format, columns=PULL_SCHEMA.version)
-
-    def _read_state(self, text: bytes) -> SinkState:
-        try:
-            state: SinkState = msgspec.json.decode(text, type=SinkState | LoggedState)
-        except (msgspec.DecodeError, ValueError, RecursionError) as error:
-            raise DamagedStateError(
-                f"the state of the output in {self.directory} cannot be read: {error}",
-                path=str(self.directory),
-            ) from error
-        if state.logged.count and self._grows:
-            self._damaged(self.directory, "one file has no parts")
-        if state.columns not in PULL_SCHEMAS or (
-            state.columns < OWN_FOLDER and self.resource != "interactions"
-        ):
-            self._damaged(self.directory, f"columns of version {state.columns} are not known")
-        if state.format != self.format:
-            self._conflict(f"it holds {state.format}, not {self.format}. Use another folder")
-        return state
-
-    def _conflict(self, what: str) -> NoReturn:
-        raise StateConflictError(f"cannot write to {self.directory}: {what}", path=str(self.directory))
-
-    def _check_parts(self, state: SinkState) -> set[str]:
-        """Make sure that no committed file has changed, and return the names of all that are committed."""
-        names: set[str] = set()
-        log, logged = self.directory / self._layout.parts_log, state.logged
-        if logged.length:
-            self._check(log, logged.length, logged.crc32, grows=True)
-        try:
-            parts = [part for some in read_parts(log, state) for part in some]
-        except ValueError as error:
-            self._damaged(log, str(error))
-        for part in parts:
-            self._check(self.directory / part.name, part.bytes, part.crc32, grows=self._grows)
-            names.add(part.name)
-        is_ours = all(self._layout.is_committed_name(name, self.format) for name in names)
-        if len(names) < len(parts) or not is_ours:
-            self._damaged(self.directory, "its parts are not those of one pull")
-        return names | ({log.name} if logged.length else set())
-
-    def _check(self, path: Path, size: int, crc32: int, *, grows: bool) -> None:
-        """Make sure that a committed file has not changed."""
-        try:
-            found = path.lstat()
-        except FileNotFoundError:
-            if not size:
-                return
-            self._damaged(path, "it is missing")
-        if not stat.S_ISREG(found.st_mode):
-            self._damaged(path, "it is a link or a device")
-        if found.st_size < size or (found.st_size > size and not grows):
-            self._damaged(path, f"it has {found.st_size:,} bytes instead of {size:,}")
-        if self._verify == "full" and self._disk.checksum(path, size) != crc32:
-            self._damaged(path, f"the checksum of its first {size:,} bytes differs")
-
-    def _damaged(self, path: Path, what: str) -> NoReturn:
-        raise DamagedStateError(
-            f"{path} does not match what was committed: {what}. Restore it, or start over with fresh=True",
-            path=str(path),
-        )
 
     @abstractmethod
     def _encode(self, page: AccountPage[Any]) -> tuple[list[Any], int]:

@@ -19,6 +19,7 @@ from truto_ci_async.models.pulls import AccountPage, Place
 
 from .files import FileSink, SinkOptions
 from .manifest import Part, SinkState
+from .recovery import conflict, damaged
 from .rows import CsvFormulas, csv_line, flat_rows, json_lines, plain_lines, pull_columns
 
 _FORMULAS: dict[bool, CsvFormulas] = {False: "keep", True: "escape"}
@@ -49,12 +50,15 @@ class _LineSink(FileSink):
         del found
         self._durable = replace(state, columns=self._lead.version, escapes=self._escapes)
         if state.count and state.escapes != self._escapes:
-            self._conflict(f"it was begun with csv_formulas={_FORMULAS[state.escapes]!r}: repeat that")
+            raise conflict(
+                self.directory, f"it was begun with csv_formulas={_FORMULAS[state.escapes]!r}: repeat that"
+            )
         self._part = state.parts[0] if state.parts else Part(f"{self.resource}.{self.format}")
         self._file = self._disk.open(self.directory / self._part.name)
         if os.fstat(self._file).st_nlink > 1:  # a copy made by links: another folder, and perhaps another run
-            self._conflict(
-                f"{self._part.name} has another name as well, a hard link: remove that, or use a copy"
+            raise conflict(
+                self.directory,
+                f"{self._part.name} has another name as well, a hard link: remove that, or use a copy",
             )
         self._disk.cut(self._file, self._part.bytes)
         self._disk.fsync(self._file)
@@ -112,7 +116,7 @@ class NdjsonSink(_LineSink):
     def _read(self, place: Place) -> list[Raw]:
         data = self._disk.read(cast("int", self._file), place.offset, place.size)
         if len(data) < place.size or not data.endswith(b"\n"):
-            self._damaged(self.directory / self._part.name, "rows are missing")
+            raise damaged(self.directory / self._part.name, "rows are missing")
         return [Raw(b"{" + line[place.lead :]) for line in data[:-1].split(b"\n")]
 
     def _resume(self, state: SinkState, found: Iterable[str]) -> None:

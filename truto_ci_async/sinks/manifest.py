@@ -57,6 +57,7 @@ class Part(Struct, frozen=True):
 class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-sink-1"):
     """What is committed, as stored in a checkpoint. ``next`` is the number of the next part.
 
+    ``id`` is that of the output: once it is in the manifest as well, others may not write to the folder.
     ``columns`` is the version of the columns that a pull puts before the others: all rows of a resource have the same.
     ``escapes``: cells that a spreadsheet would take for formulas are escaped.
     """
@@ -66,6 +67,7 @@ class SinkState(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-
     next: Count = 1
     columns: Count = 1
     escapes: bool = False
+    id: str = ""
 
     @property
     def logged(self) -> Logged:
@@ -131,7 +133,7 @@ def move_to_log(disk: Disk, path: Path, state: SinkState) -> SinkState:
         length=logged.length + len(data),
         crc32=zlib.crc32(data, logged.crc32),
     )
-    return LoggedState(format=state.format, next=state.next, columns=state.columns, log=log)
+    return LoggedState(format=state.format, id=state.id, next=state.next, columns=state.columns, log=log)
 
 
 def cut_log(disk: Disk, path: Path, state: SinkState) -> None:
@@ -180,7 +182,8 @@ class EntryHead(Struct, kw_only=True, omit_defaults=True):
     """What the manifest says of a resource, without the list of its parts.
 
     ``complete``: the pull ended with every account done. ``columns`` has the type of each, as in ``export.schema``;
-    rows of NDJSON are objects as they were received, from which these columns are taken.
+    rows of NDJSON are objects as they were received, from which these columns are taken. ``id`` is that of the state,
+    once a checkpoint has it.
     """
 
     format: str
@@ -189,6 +192,7 @@ class EntryHead(Struct, kw_only=True, omit_defaults=True):
     complete: bool
     columns: dict[str, ColumnType]
     csv_formulas: str = "keep"
+    id: str = ""
 
 
 class Entry(EntryHead, kw_only=True, omit_defaults=True):
@@ -265,6 +269,7 @@ class NewEntry(NamedTuple):
             complete=self.is_complete,
             columns=self.columns,
             csv_formulas="escape" if self.state.escapes else "keep",
+            id=self.state.id,
             parts=(),
         )
         text = _indented(entry).replace(b"\n", b"\n  ")

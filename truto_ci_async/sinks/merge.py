@@ -68,6 +68,7 @@ def _merge(folder: Path, resource: str, entries: dict[tuple[int, int], Entry]) -
         )
     return replace(
         first,
+        id="",  # of one shard
         rows=sum(each.rows for each in entries.values()),
         bytes=sum(each.bytes for each in entries.values()),
         complete=len(entries) == max(counts) and all(each.complete for each in entries.values()),

@@ -119,6 +119,9 @@ class CheckpointStore(PullStore):
         in_force = await self._checkpoint.open(plan, grow=grow, fresh=fresh)
         if self._sink is not None and not is_asked:
             await self._sink.open(self._checkpoint.sink_state)
+        if self._sink is not None and not getattr(self._sink, "is_claimed", True):
+            await commit_together(self._sink, self._checkpoint, {})
+            await self.committed()
         return in_force
 
     def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
