@@ -459,6 +459,30 @@ def test_a_part_that_cannot_be_copied_is_copied_later(caplog: pytest.LogCaptureF
         run(scenario())
 
 
+def test_committed_parts_that_are_not_copied_yet_are_not_removed_without_a_manifest() -> None:
+    """Somebody removed it. A run that finds none would take what is not in the folder for leftovers."""
+
+    async def scenario() -> None:
+        memory = MemoryStore()
+        store = store_in(memory)
+        await store.open(plan_of())
+        await store.write(page_of([interaction("1")]))
+        Failing(store._bucket).fail["copy_async", ".parquet"] = "before", 9
+        assert await store.commit(over(), row_fingerprints={}, final=True)
+        with pytest.raises(StorageError, match="1 parts are committed, but"):
+            await store.aclose()
+        kept = get(memory, NAMES.manifest)
+        obstore.delete(memory, f"{PREFIX}/{NAMES.manifest}")
+        with pytest.raises(
+            StateConflictError, match=r"has 1 parts of interactions, but no manifest.*fresh=True"
+        ):
+            await store_in(memory).open(plan_of())
+        obstore.put(memory, f"{PREFIX}/{NAMES.manifest}", kept)
+        assert ids(memory) == ["1"]
+
+    run(scenario())
+
+
 def test_a_run_that_is_behind_brings_nothing_back_that_a_later_one_removed() -> None:
     async def scenario() -> None:
         memory = MemoryStore()

@@ -556,7 +556,7 @@ class World:
     async def _pull_with_another_state(self) -> None:
         """Pull into the folder while no run works on it: refused, unless this pull has no rows there."""
         self.story.append("a pull with another state")
-        self.is_dead = False
+        self.is_dead = self.commit_failed = False
         rows = self._durable_rows()
         with suppress(StateConflictError, StorageError, AuthenticationError):
             async with self._make_pull(MemoryCheckpoint(), step=no_step) as other:

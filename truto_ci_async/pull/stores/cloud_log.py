@@ -148,9 +148,9 @@ class CloudLog:
         """
         found = [name async for name, _ in self._bucket.list(self._names.parts)]
         found += [name async for name, _ in self._bucket.list(self._names.state)]
-        parts = sum(
-            name.startswith(self._names.parts) and self._names.epoch(name) is not None for name in found
-        )
+        # A staged part may be committed: a run puts the manifest first.
+        where = self._names.parts, self._names.staged("")
+        parts = sum(name.startswith(where) and self._names.epoch(name) is not None for name in found)
         if parts and not fresh:
             if await self._bucket.get(self._names.manifest) is not None:
                 return 0
