@@ -31,7 +31,7 @@ from truto_ci_async import (
 )
 from truto_ci_async import _lock as locks
 from truto_ci_async._lock import RunLock
-from truto_ci_async.pull import shard_folder
+from truto_ci_async.pull import shard_folder, shards
 from truto_ci_async.pull.shard_folder import Epoch, ShardCheckpoint, open_shard
 from truto_ci_async.sinks.factory import OutputFormat
 
@@ -277,6 +277,29 @@ def test_one_attempt_at_a_shard_at_a_time(tmp_path: Path) -> None:
             assert (await pull_plan(client, plan, tmp_path, shard=(0, 1))).complete
 
     run(scenario())
+
+
+def test_a_failure_to_tell_how_a_pull_goes_is_logged_once_and_does_not_end_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Like that of a hook of events. Telling goes on: the engine may be there again a second later."""
+    monkeypatch.setattr(shards, "TELL_SECONDS", 0.0)
+    told = list[PullReport]()
+
+    def tell(report: PullReport) -> None:
+        told.append(report)
+        raise ConnectionError("the engine does not answer")
+
+    async def scenario() -> None:
+        async with service() as sandbox, client_of(sandbox) as client:
+            plan = await plan_of(client, sandbox)
+            assert (await pull_plan(client, plan, tmp_path, on_progress=tell)).complete
+
+    run(scenario())
+    assert len(told) > 1
+    (logged,) = (each for each in caplog.records if each.levelname == "WARNING")
+    assert "on_progress failed" in logged.getMessage()
+    assert logged.exc_info is not None
 
 
 # --- manifests -------------------------------------------------------------------------------------------------

@@ -502,9 +502,9 @@ def test_a_window_that_was_answered_in_part_takes_no_row_away(keep_missing: bool
 
 def test_windows_of_another_grid_do_not_count_as_complete() -> None:
     async def scenario() -> None:
-        kept = Noting(Mark("day US/Pacific", (days(9, 12),)))
+        kept = Noting(Mark("day US/Pacific", (days(9, 12),), used="[[1,2]]"))
         await commit(await opened(kept), w0=DONE)
-        assert kept.mark == Mark("day UTC", (days(9, 10),))
+        assert kept.mark == Mark("day UTC", (days(9, 10),), used="[[1,2]]")
 
     run(scenario())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
 from datetime import timedelta
@@ -31,6 +32,8 @@ from .shard_folder import ShardCheckpoint, open_shard
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
     from truto_ci_async.sinks.base import Sink
+
+logger = logging.getLogger("truto_ci_async")
 
 # Seconds until a shard that another process holds is tried again.
 ASK_AGAIN_SECONDS = 1.0
@@ -74,7 +77,8 @@ async def pull_plan(
 
     ``part_seconds``  of Parquet: a part is closed, and so committed, after this time. A killed run repeats as much.
     ``max_wait``  seconds to wait while another process holds the shard: an attempt that is ending, for example.
-    ``on_progress``  is given the report about once a second, for an engine to pass on.
+    ``on_progress``  is given the report about once a second, for an engine to pass on. If it raises, the pull goes on,
+                     and the first failure is logged.
 
     The other arguments are those of ``pull_to``.
 
@@ -130,8 +134,14 @@ class _Teller:
             self._on_start(pull)
 
     async def _tell(self, on_progress: Callable[[PullReport], object], report: PullReport) -> None:
+        has_failed = False
         while True:
-            on_progress(report)
+            try:
+                on_progress(report)
+            except Exception:
+                if not has_failed:
+                    has_failed = True
+                    logger.warning("on_progress failed; further failures are not logged", exc_info=True)
             await asyncio.sleep(TELL_SECONDS)
 
     async def __aenter__(self) -> _Teller:

@@ -50,22 +50,27 @@ class SyncStep(Struct, frozen=True):
 
 
 class WalkedPages(Struct):
-    """Pages of a sync that wait for a commit: ``keys`` are their walks, and ``begun`` are walks that are new."""
+    """Pages of a sync that wait for a commit: ``keys`` are their walks, and ``begun`` are walks that are new.
+
+    Every key is in ``walks``.
+    """
 
     parts: list[Part] = []
     keys: list[Key] = []
     begun: set[Key] = set()
+    walks: set[Key] = set()
 
     def add(self, page: Any) -> None:
         """Take a page, and drop those of its walk if that began again."""
         key: Key = page.key
         if page.is_first:
             self.begun.add(key)
-            if key in self.keys:
+            if key in self.walks:
                 kept = [at for at, each in enumerate(self.keys) if each != key]
                 self.parts = [self.parts[at] for at in kept]
                 self.keys = [self.keys[at] for at in kept]
         if page.page.items:
+            self.walks.add(key)
             self.keys.append(key)
             self.parts.append(Part(page.page.items, PULL_SCHEMA.values(page)))
 

@@ -138,7 +138,7 @@ class SyncingStore(WholeStore):
                 mark = replace(mark, until=each.until, error=each.error)
             elif each.is_over and account not in skipped:
                 if mark.grid != grid:
-                    mark = Mark(grid)
+                    mark = Mark(grid, used=mark.used)
                 span = self._plan.series[account].spans[window]
                 if span is not None and (account, window) not in self._uncovered:
                     mark = replace(mark, complete=add(mark.complete, span))
