@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -275,6 +276,26 @@ def test_one_attempt_at_a_shard_at_a_time(tmp_path: Path) -> None:
                 await pull_plan(client, plan, tmp_path, shard=(0, 1))
             lock.release()
             assert (await pull_plan(client, plan, tmp_path, shard=(0, 1))).complete
+
+    run(scenario())
+
+
+def test_rows_of_a_shard_whose_state_is_gone_stay_also_if_they_are_not_listed(tmp_path: Path) -> None:
+    """As when a worker is killed before its first manifest with rows, and its state is lost."""
+
+    async def scenario() -> None:
+        async with service() as sandbox, client_of(sandbox) as client:
+            plan = await plan_of(client, sandbox)
+            assert (await pull_plan(client, plan, tmp_path)).complete
+            folder = tmp_path / "shard-00001-of-00001"
+            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest["resources"]["interactions"] |= {"rows": 0, "bytes": 0, "parts": []}
+            (folder / "manifest.json").write_text(json.dumps(manifest))
+            (folder / ".truto-pull.sqlite3").unlink()
+            rows = (folder / "interactions.ndjson").read_bytes()
+            with pytest.raises(StateConflictError, match=r"more than manifest\.json lists"):
+                await pull_plan(client, plan, tmp_path)
+            assert (folder / "interactions.ndjson").read_bytes() == rows
 
     run(scenario())
 
