@@ -181,7 +181,7 @@ async def _connect(ray: Any, address: str | None) -> None:
                 signal(SIGTERM, getsignal(SIGTERM))  # that of Ray would abort this process 3 s later
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
         text = f"no Ray cluster: tried {address or 'to start one here'}: {str(error) or 'no answer in time'}"
-        text += ". Is `ray start --head` there? If Ray has a token, set RAY_AUTH_MODE=token" if address else ""
+        text += ". Is `ray start --head` there? If Ray has a token: RAY_AUTH_MODE=token" if address else ""
         raise sdk.ConnectError(text, attempts=0) from error
     finally:
         _connecting.release()
