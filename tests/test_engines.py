@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from msgspec.structs import replace
 from tests.landings import BOUNDS, expected
 from tests.support import examples, run
 from truto_ci_async import (
+    ConfigurationError,
     ConnectError,
     Coordinator,
     Fault,
@@ -107,6 +111,15 @@ def test_the_permitted_rate_is_used() -> None:
     assert isinstance(budget, SharedBudget)
 
 
+def test_a_new_budget_saves_up_no_burst_in_its_first_window() -> None:
+    """While nobody reached it, each client went on by itself."""
+    for idle, most in ((2.0, 10), (11.0, 50)):
+        clock = Clock()
+        budget = MemoryBudget(clock=clock)
+        clock.now += idle
+        assert sum(budget.take_now(10, f"account {number}").count for number in range(100)) == most
+
+
 def test_it_says_when_to_ask_again_and_forgets_idle_accounts() -> None:
     clock = Clock()
     budget = MemoryBudget(Pacing(token=None, account=Rate(10, 10.0)), clock=clock)
@@ -179,6 +192,74 @@ def test_without_ray_the_line_to_type_is_told() -> None:
                 call()
 
 
+def test_pulls_in_two_event_loops_share_one_connection() -> None:
+    class Cluster:
+        count = 0
+
+        def is_initialized(self) -> bool:
+            return self.count > 0
+
+        def init(self, *_: object, **options: object) -> None:
+            threading.Event().wait(0.1)  # so that the other one has to wait
+            self.count += 1
+
+    cluster, together = Cluster(), threading.Barrier(2)
+
+    def connect() -> None:
+        together.wait(10.0)
+        run(on_ray._connect(cluster, "auto"))
+
+    with ThreadPoolExecutor(2) as threads:
+        for done in [threads.submit(connect) for _ in range(2)]:
+            done.result(10.0)
+    assert cluster.count == 1
+
+
+def check(**given: Any) -> None:
+    right: dict[str, Any] = {"plan": PLAN, "out": "data/", "token": "TOKEN", "address": None}
+    on_ray.check_arguments(**{**right, "cpus": 1.0, "retries": 100, "on_progress": None, **given})
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("plan", (None, "plan.json", [PLAN])),
+        ("out", (None, "", 3, b"data/")),
+        ("address", (6379, ("head", 6379), True)),
+        ("cpus", (math.nan, math.inf, -1, 1.5, True, "1", None, 10**9)),
+        ("retries", (math.nan, -2, 3.0, True, "3", None)),
+        ("on_progress", (3, "print", True)),
+    ],
+)
+def test_what_ray_can_never_run_is_told(name: str, values: tuple[Any, ...]) -> None:
+    """What was given, and what is expected; before a cluster is looked for."""
+    for value in values:
+        with pytest.raises(UsageError, match=f"^{name} takes .* not {re.escape(repr(value)[:20])}"):
+            check(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cpus", 0), ("cpus", 0.5), ("cpus", 4.0), ("retries", -1), ("retries", 0)]
+)
+def test_what_ray_can_run_is_taken(name: str, value: Any) -> None:
+    check(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"fromat": "csv"}, TypeError, "fromat"),
+        ({"pacing": 3}, ConfigurationError, "pacing"),
+        ({"base_url": "localhost"}, ConfigurationError, "base_url"),
+    ],
+)
+def test_options_are_checked_before_a_cluster_is_looked_for(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        run(on_ray.pull_to(PLAN, "data/", **options))
+
+
 @pytest.mark.parametrize(
     ("token", "out", "message"),
     [
@@ -191,14 +272,14 @@ def test_without_ray_the_line_to_type_is_told() -> None:
 )
 def test_no_secret_is_given_to_ray(token: str, out: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
-        on_ray.refuse_secrets(token, out)
+        check(token=token, out=out)
     assert "hunter2" not in str(caught.value)
     assert "secret-token" not in str(caught.value)
 
 
 @pytest.mark.parametrize("out", ["data/", "postgresql://me@db/calls?sslmode=require", lambda: "data/"])
 def test_what_holds_no_secret_is_given_to_ray(out: Any) -> None:
-    on_ray.refuse_secrets("TOKEN", out)
+    check(out=out)
 
 
 def test_what_is_wrong_with_a_worker_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,17 +298,6 @@ def test_what_is_wrong_with_a_worker_is_told(tmp_path: Path, monkeypatch: pytest
     assert WorkerFacts.here().problems() == []
 
 
-def test_the_budgets_of_tokens_are_told_apart() -> None:
-    def given_by_a_function() -> str:
-        return "t"
-
-    def job(token: Any, base_url: str | None) -> on_ray.Job:
-        return on_ray.Job("out", {}, token, base_url, Pacing(), 0.5, None, "run")
-
-    jobs = [job("A", None), job("B", None), job("A", "http://other"), job(given_by_a_function, None)]
-    assert len({each.budget for each in jobs}) == 4
-
-
 def test_a_coordinator_keeps_budgets_and_reports() -> None:
     coordinator, pacing = Coordinator(), Pacing(token=Rate(10, 10.0), account=None)
     assert coordinator.take("a", pacing, 5, "x")[0] == 0  # a new one starts without a burst
@@ -236,7 +306,8 @@ def test_a_coordinator_keeps_budgets_and_reports() -> None:
         coordinator.tell(str(run_id), 1, {"rows": run_id})
     assert coordinator.told("199") == {1: {"rows": 199}}
     assert coordinator.told("0") == {}
-    coordinator.forget("199")
+    assert not coordinator.forget("199")  # the driver of 0 is there
+    assert coordinator.forget("0")
     assert coordinator.told("199") == {}
 
 

@@ -42,6 +42,7 @@ from truto_ci_async import (
     pull_plan,
     run_shard,
 )
+from truto_ci_async.pull.stores import postgres_sql as sql
 from truto_ci_async.pull.sync.plan import header_of
 
 pytestmark = pytest.mark.services
@@ -471,6 +472,33 @@ def test_a_second_run_is_told_who_holds_the_table(database: Postgres) -> None:
         await other.open(plan_of())
         await other.aclose()
         await first.aclose()
+
+    run(scenario())
+
+
+def test_a_table_that_is_let_go_while_its_holder_is_looked_up_is_taken(
+    database: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal without a holder would be final, also for a caller that asked to wait."""
+
+    async def scenario() -> None:
+        first, second = PostgresStore(database.url), PostgresStore(database.url)
+        await first.open(plan_of())
+        looked_up = asyncio.Event()
+        execute = second._execute
+
+        async def execute_late(query: str, values: Any = ()) -> Any:
+            if query == sql.HOLDER:
+                await first.aclose()
+                while database.sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") != [(0,)]:
+                    await asyncio.sleep(0.01)
+                looked_up.set()
+            return await execute(query, values)
+
+        monkeypatch.setattr(second, "_execute", execute_late)
+        await second.open(plan_of())
+        assert looked_up.is_set()
+        await second.aclose()
 
     run(scenario())
 

@@ -207,7 +207,8 @@ class Driver:
     def result(self) -> Any:
         output, _ = self._process.communicate(timeout=10)
         assert self._process.returncode == 0, self._log.read_text()[-6000:]
-        return json.loads(output.splitlines()[-1])
+        lines = [line for line in output.splitlines() if line.startswith(b"[")]  # Ray prints there too
+        return json.loads(lines[-1])
 
     def close(self) -> None:
         if not self.is_done:
@@ -240,7 +241,7 @@ def pull_through(
     deadline: float,
     **options: Any,
 ) -> int:
-    """Pull into ``out`` while all of ``kills`` come, spread over the requests. Return how many are needed without."""
+    """Pull into ``out`` while all of ``kills`` come at random. Return how many requests are needed without them."""
     plan = plan_of(sandbox)
     needed = sum(-(-len(sandbox.expected(account, **SPAN)) // 10) for account in sandbox.account_ids)
     sandbox.clear()
@@ -252,15 +253,14 @@ def pull_through(
         "options": options,
     }
     driver = Driver(log, address=raylets.address, base_url=sandbox.url, window=window, pulls=[pull])
-    chance = random.Random(f"{kills}")
-    left = list(kills)
+    chance = random.Random(f"{options} {kills}")
+    left = sorted(zip((chance.uniform(0.05, 0.85) * needed for _ in kills), kills, strict=True), reverse=True)
     give_up = time.monotonic() + deadline
     try:
         while not driver.is_done:
             assert time.monotonic() < give_up, log.read_text()[-6000:]
-            due = needed * (len(kills) - len(left) + 0.5) / (len(kills) + 0.5)
-            if left and sandbox.stats.requests > due and kill(left[0], raylets, driver, chance):
-                left.pop(0)
+            if left and sandbox.stats.requests > left[-1][0] and kill(left[-1][1], raylets, driver, chance):
+                left.pop()
             time.sleep(0.05)
         (result,) = driver.result()
     finally:
@@ -353,8 +353,8 @@ def test_ten_kills_in_each_of_three_outputs(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """30 kills over 100,000 rows in all."""
-    kills = ["worker", "budget", "worker", "node", "driver", "worker", "budget", "driver", "node", "worker"]
+    """30 kills over 100,000 rows in all: each time 4 workers, and 2 each of the others."""
+    kills = ["worker", "budget", "node", "driver"] * 2 + ["worker"] * 2
     check_kills(format, kills, (accounts, 300), raylets, server, tmp_path, capsys, 600.0)
 
 
@@ -530,6 +530,62 @@ def test_the_command_line_pulls_on_a_cluster(
         assert main(["pull", "--integration", "gong", "--status", "active", *span, *where]) == 0
         assert "2 of 2 shards begun, 3 of 3 accounts" in capsys.readouterr().err
         assert rows_of(out) == expected(sandbox)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_line_in_order(
+    sent: signal.Signals, code: int, raylets: Raylets, tmp_path: Path
+) -> None:
+    """On a cluster, and, for SIGTERM, on one that the command started. The same line then goes on."""
+    with sandbox_of(20, 200) as sandbox:
+        where = ("--ray-address", raylets.address) if sent == signal.SIGINT else ()
+        span = (
+            "--start-time",
+            "2024-01-01",
+            "--end-time",
+            "2024-02-01",
+            "--integration",
+            "gong",
+            "--status",
+            "active",
+        )
+        argv = ("pull", "--engine", "ray", *where, "--shards", "2", *span, "--out", str(tmp_path / "out"))
+        urls = {"TRUTO_API_TOKEN": sandbox.token, "TRUTO_API_BASE_URL": sandbox.url}
+        command = [sys.executable, "-m", "truto_ci_async", *argv]
+        options: dict[str, Any] = {"env": {**os.environ, **urls, "PYTHONPATH": str(ROOT)}, "text": True}
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, **options)
+        try:
+            wait_until(lambda: sandbox.stats.requests > 60 or process.poll() is not None, 60.0)
+            started = descendants_of(process.pid)
+            os.killpg(process.pid, sent)  # as a terminal does, or a service manager
+            _, told = process.communicate(timeout=10.0)
+        finally:
+            process.kill()
+        assert (process.returncode, told.splitlines()[-2:-1]) == (
+            code,
+            ["run the same command again to continue"],
+        )
+        assert "Traceback" not in told
+        assert "***" not in told
+        wait_until(lambda: not any(map(is_running, started)), 5.0)
+        wait_until(lambda: not raylets.pids("ray::_pull_shard") + raylets.pids("ray::Coordinator"), 5.0)
+        sandbox.clear()
+        again = subprocess.run(command, stderr=subprocess.PIPE, timeout=60.0, check=False, **options)
+        assert again.returncode == 0, again.stderr
+        assert rows_of(tmp_path / "out") == expected(sandbox)
+        assert sandbox.stats.requests < 20 * 20
+
+
+def descendants_of(pid: int) -> set[int]:
+    found, newest = set[int](), {pid}
+    while newest:
+        newest = set(children_of(newest)) - found
+        found |= newest
+    return found
+
+
+def is_running(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists() and title_of(pid) != ""  # a zombie has none
 
 
 @pytest.mark.usefixtures("disconnected")

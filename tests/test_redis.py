@@ -169,7 +169,15 @@ def test_a_password_is_nowhere_to_be_seen(server: RedisServer) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"name": ""}, {"token": None}, {"account": 50}, {"safe_share": 0}, {"safe_share": 2}, {"url": 5}],
+    [
+        {"name": ""},
+        {"token": None},
+        {"account": 50},
+        {"safe_share": 0},
+        {"safe_share": 2},
+        {"safe_share": True},
+        {"url": 5},
+    ],
 )
 def test_options_that_cannot_work_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):

@@ -29,6 +29,7 @@ from truto_ci_async import (
     IntegratedAccount,
     Interaction,
     Meeting,
+    MemoryBudget,
     NotFoundError,
     Pacing,
     Page,
@@ -48,6 +49,7 @@ from truto_ci_async import (
     TrutoError,
     UnknownFields,
     UsageError,
+    pull_plan,
     quick_retries,
 )
 from truto_ci_async.pull.report import Budget
@@ -502,6 +504,9 @@ def test_no_number_can_break_an_option(number: Any) -> None:
         "part_seconds": lambda value: ParquetSink("out", part_seconds=value),
         "part_rows ": lambda value: CloudStore(store=object(), part_rows=value),
         "part_seconds ": lambda value: CloudStore(store=object(), part_seconds=value),
+        "max_wait": lambda value: run(pull_plan(truto, Plan(accounts=()), "out", max_wait=value)),
+        "budget": lambda value: truto.interactions.pull(["a"], budget=value),
+        "pacing": lambda value: MemoryBudget(value),
     }
     for name, call in calls.items():
         with pytest.raises((UsageError, ConfigurationError), match=re.escape(name.strip())):

@@ -127,6 +127,12 @@ def test_another_plan_or_number_of_shards_is_refused_with_the_way_to_go_on(tmp_p
         ({"shard": (1, 2), "table": "calls"}, "for the URL of a database"),
         ({"shard": (1, 2), "out": "postgresql://h/d", "format": "csv"}, "for a folder"),
         ({"plan": ["a"]}, "takes a Plan"),
+        ({"shard": (True, 2)}, "counted from 0, not .True"),
+        ({"client": None}, "client takes a TrutoClient, not None"),
+        ({"client": TrutoClient}, "client takes a TrutoClient, not <class"),
+        ({"on_progress": "print"}, "on_progress takes a function, not 'print'"),
+        ({"on_start": 3}, "on_start takes a function, not 3"),
+        ({"budget": "x"}, "budget takes a Budget, not 'x'"),
     ],
 )
 def test_what_can_never_work_is_refused(arguments: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -135,11 +141,20 @@ def test_what_can_never_work_is_refused(arguments: dict[str, Any], message: str,
     async def scenario() -> None:
         async with TrutoClient("t", base_url="http://127.0.0.1:9") as client:
             with pytest.raises(UsageError, match=message):
-                await pull_plan(client, **({"plan": plan, "out": tmp_path / "out"} | arguments))
+                await pull_plan(**({"client": client, "plan": plan, "out": tmp_path / "out"} | arguments))
             with pytest.raises(UsageError, match="shard .* already"):
                 await pull_plan(client, plan.shards(2)[0], tmp_path, shard=(1, 2))
 
     run(scenario())
+
+
+def test_a_pull_that_fails_before_it_is_open_does_not_hang() -> None:
+    async def pull() -> None:
+        async with Pull(object(), Plan(accounts=())):  # type: ignore[arg-type]
+            raise AssertionError
+
+    with pytest.raises(AttributeError, match="emitter"):
+        run(pull())
 
 
 def test_a_store_for_a_shard_of_its_own(tmp_path: Path) -> None:

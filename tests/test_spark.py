@@ -232,6 +232,8 @@ def test_the_columns_are_those_of_a_pull(resource: str, sandbox: Sandbox) -> Non
     [
         ({"shards": "x"}, "shards is a whole number"),
         ({"max_accounts": "-1"}, "max_accounts is a whole number"),
+        ({"max_accounts": "0"}, "max_accounts is a whole number of at least 1, not '0'"),
+        ({"shards": "9" * 5000}, "shards is a whole number"),
         ({"on_failed": "retry"}, "on_failed is raise or skip"),
         ({"ignore_remote_data": "yes"}, "ignore_remote_data is true or false"),
         ({"integrations": "gong"}, "unknown options: integrations; there are resource"),

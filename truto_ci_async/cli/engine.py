@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +12,7 @@ import click
 
 from truto_ci_async.errors import UsageError
 
+from .activity import Activity
 from .messages import DONE, INCOMPLETE, SOME_FAILED, note, say
 from .options import Options, choice, text
 from .values import whole_number
@@ -20,6 +24,7 @@ GROUP = "how to run"
 SHARDS = 16
 # Accounts that are named when they failed.
 MAX_NAMED = 5
+AGAIN = "run the same command again to continue"
 
 
 def engine_options() -> list[click.Parameter]:
@@ -59,7 +64,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
     from .connection import connect
 
     ray_library()  # or the line to install it is told, before anything is asked
-    current: list[ShardReports] = []
+    current: list[ShardReports] = []  # those of the resource that is pulled
     target = {"format": options.output, "csv_formulas": options.csv_formulas}
     if options.to is not None:
         target = {
@@ -70,8 +75,17 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
         }
     out: Any = options.out or options.to
     code = DONE
-    async with connect(options, lambda: [_how_far(each) for each in current[-1:]]) as client:
+
+    def tell(reports: ShardReports) -> None:
+        current[:] = [reports]
+
+    def status() -> list[str]:
+        return [_how_far(each) for each in current] or ["starting the tasks"]
+
+    # The requests are those of the tasks, so what this client waits for does not matter.
+    async with _told_how_to_go_on(), connect(options, status, Activity()) as client:
         for name in options.resource:
+            current.clear()
             of_windows = ("start_time", "end_time", "window", "users") if name == "users" else ()
             filters = {each: value for each, value in asked.items() if each not in of_windows}
             reports = await pull_to(
@@ -80,7 +94,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
                 shards=options.shards or SHARDS,
                 address=options.ray_address,
                 base_url=client.base_url,
-                on_progress=current.append,
+                on_progress=tell,
                 budget=Budget(max_accounts=options.max_accounts),
                 grow=options.grow,
                 lookback=options.lookback if name == "transcripts" else None,
@@ -88,8 +102,17 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
             )
             code = max(code, say_result(name, reports))
     if code != DONE:
-        say("run the same command again to continue")
+        say(AGAIN)
     return code
+
+
+@asynccontextmanager
+async def _told_how_to_go_on() -> AsyncGenerator[None]:
+    try:
+        yield
+    except asyncio.CancelledError:  # by Ctrl-C, or SIGTERM
+        say(AGAIN)
+        raise
 
 
 def _how_far(reports: ShardReports) -> str:

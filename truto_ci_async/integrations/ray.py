@@ -1,14 +1,7 @@
 """Pulls a plan on a Ray cluster: a task for each shard, and one budget for all that use the token.
 
-    from truto_ci_async.integrations.ray import pull_to
-
-    async with TrutoClient() as truto:
-        plan = await truto.interactions.plan(integration="gong", start_time="-30d", window="day")
-    reports = await pull_to(plan, "/shared/data", format="parquet", address="head:6379")
-
 ``pull_plan`` does the work of a task, so whatever is killed, run it again and nothing is lost or doubled. Named actors
-count the requests of tokens; while one is away, each task goes on at a safe share of the rate. Tokens are read where
-the tasks run: none is in the object store, in a log or on the dashboard.
+count the requests of tokens. Tokens are read where the tasks run; Ray neither stores nor shows them.
 """
 
 from __future__ import annotations
@@ -23,8 +16,11 @@ from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from importlib import import_module
+from inspect import signature
+from logging import ERROR
 from pathlib import Path
 from secrets import token_hex
+from signal import SIGTERM, getsignal, signal
 from typing import Any, Final, TypeAlias
 
 from msgspec import Struct
@@ -39,13 +35,13 @@ NAMESPACE: Final = "truto_ci_async"
 CONNECT_SECONDS: Final = 20.0  # for the cluster to answer
 PROBE_SECONDS: Final = 60.0  # for every node to start a worker and answer
 TELL_SECONDS: Final = 1.0  # between two reports of a task, and of the driver
+READY_SECONDS: Final = 10.0  # for the budget to answer a task the first time
 LOCK_SECONDS: Final = 180.0  # for an attempt that was believed dead to let go of its shard
 STOP_SECONDS: Final = 5.0  # for tasks to commit what they have, when the driver is stopped
-ACTORS: Final = 16  # for the budgets of all tokens: each is a process
-KEPT: Final = 100  # accounts of a shard that a report names, of each kind
+KEPT: Final = 100  # accounts of a shard, of each kind, that its report names to the driver
 COUNTS: Final = ("accounts", "done", "rows", "pages", "requests", "retries", "windows_done")
 
-_connecting = asyncio.Lock()  # pulls that run side by side share one connection
+_connecting = threading.Lock()  # pulls that run side by side, in any thread, share one connection
 
 
 class Job(Struct, frozen=True):
@@ -54,22 +50,12 @@ class Job(Struct, frozen=True):
     out: str | Callable[[], str]
     options: dict[str, Any]
     token: Token
+    budget: str  # tells the budgets of tokens apart, without knowing the tokens
     base_url: str | None
     pacing: Pacing
     share: float  # of the token's rate, while the budget is away
     probe: str | None
     run: str
-
-    @property
-    def budget(self) -> str:
-        """Tells the budgets of tokens apart, without knowing the tokens."""
-        source = self.token
-        named = source if isinstance(source, str) else f"{source.__module__}.{source.__qualname__}"
-        return blake2b(f"{named} {self.base_url}".encode(), digest_size=8).hexdigest()
-
-    @property
-    def asked_of_workers(self) -> tuple[str | None, str | None]:
-        return self.token if isinstance(self.token, str) else None, self.probe
 
 
 async def pull_to(
@@ -97,37 +83,37 @@ async def pull_to(
     ``cpus``      cores that Ray reserves for a task. ``retries`` of a task whose worker or node died.
     ``on_progress``  is given the reports about once a second. Their totals are Ray metrics: ``truto_pull_rows`` etc.
 
-    The other options are those of ``pull_plan``. Each token has a budget of its own, so plans of several environments
-    run side by side: ``asyncio.gather(pull_to(one, ..., token="TOKEN_A"), pull_to(other, ..., token="TOKEN_B"))``.
+    The other options are those of ``pull_plan``. Each token has a budget of its own, so several may run side by side.
 
     :raises MissingExtraError: Ray is not installed.
     :raises ConnectError: the cluster does not answer.
-    :raises UsageError: the nodes have another Python or version of this package, lack the token, or do not see the
-        folder. Nothing was requested.
+    :raises UsageError: an argument, or a node of the cluster, can never work. Nothing was requested.
     :raises AuthenticationError: the token was rejected. Other errors of shards are raised once all others are done.
     """
+    check_arguments(plan, out, token, address, cpus, retries, on_progress)
+    signature(sdk.pull_plan).bind(None, plan, out, **options)
+    sdk.TrutoClient("unused", base_url=base_url, pacing=pacing)  # or it says what is wrong with them
     ray, parts = ray_library(), plan.shards(shards)
-    refuse_secrets(token, out)
     folder = None if callable(out) or "://" in str(out) else await asyncio.to_thread(Path(out).absolute)
     probe = None if folder is None else str(folder / f".truto-pull.{plan.resource}.probe")
     await _connect(ray, address)
     share = 1 / max(1.0, min(shards, ray.cluster_resources().get("CPU", 1.0) / max(cpus, 0.01)))
     target = out if callable(out) else str(folder or out)
-    job = Job(target, options, token, base_url, pacing, share, probe, token_hex(8))
+    source = token.encode() if isinstance(token, str) else ray.cloudpickle.dumps(token)
+    budget = blake2b(source + f" {base_url}".encode(), digest_size=8).hexdigest()
+    job = Job(target, options, token, budget, base_url, pacing, share, probe, token_hex(8))
     if probe is not None:
         await asyncio.to_thread(WorkerFacts.write_probe, probe, job.run)
     await _check_nodes(ray, job, cpus)
     try:
-        return await _run(ray, job, parts, {"num_cpus": cpus, "max_retries": retries}, on_progress)
+        return await _run(ray, job, parts, {"num_cpus": cpus, "max_retries": retries}, on_progress or repr)
     finally:
         if folder is not None:
             with suppress(TrutoError):  # nothing was begun
                 await asyncio.to_thread(sdk.merge_manifests, folder)
 
 
-async def _run(
-    ray: Any, job: Job, parts: list[Plan], options: Mapping[str, Any], on_progress: Any
-) -> ShardReports:
+async def _run(ray: Any, job: Job, parts: list[Plan], options: Any, on_progress: Any) -> ShardReports:
     reports, errors = ShardReports(len(parts)), dict[int, BaseException]()
     task, gauge = ray.remote(**options)(_pull_shard), import_module("ray.util.metrics").Gauge
     gauges = {name: gauge(f"truto_pull_{name}", f"{name} of pulls", ("resource",)) for name in COUNTS}
@@ -147,12 +133,12 @@ async def _run(
                 reports.by_shard |= {number: each for number, each in told.items() if number in running}
             for name, each in gauges.items():
                 each.set(reports.total(name), {"resource": parts[0].resource})
-            if on_progress is not None:
-                on_progress(reports)
+            on_progress(reports)
     finally:
         await _stop(ray, {future: refs[number] for future, number in waiting.items()})
-        with suppress(ray.exceptions.RayError):
-            _actor(ray, job).forget.remote(job.run)
+        with suppress(ray.exceptions.RayError, TimeoutError):  # nothing of ours stays
+            if await asyncio.wait_for(_actor(ray, job).forget.remote(job.run), TELL_SECONDS):
+                ray.kill(_actor(ray, job))
     for number, error in sorted(errors.items()):
         text = f"{len(errors)} of {len(parts)} shards failed, the first of them {number}. Run again to go on"
         if isinstance(error, TrutoError):
@@ -179,50 +165,58 @@ async def _connect(ray: Any, address: str | None) -> None:
     """Connect to Ray, unless this process is."""
     address = address or os.environ.get("RAY_ADDRESS")
     host, _, port = (address or "").removeprefix("ray://").rpartition(":")
-    own = {} if address else {"include_dashboard": False}
+    while not _connecting.acquire(blocking=False):  # noqa: ASYNC110 - another event loop may hold it
+        await asyncio.sleep(0.05)
     try:
-        async with _connecting, asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(CONNECT_SECONDS * (1 if address else 3)):
             if ray.is_initialized():
                 return
             if host:
                 (await asyncio.open_connection(host, int(port)))[1].close()
             # In a thread that nobody waits for: it may take minutes to find that what answers is no Ray.
-            begun, init = Future[Any](), partial(ray.init, address=address, namespace=NAMESPACE, **own)
-            threading.Thread(target=_finish, args=(begun, init, not address), daemon=True).start()
+            begun = Future[Any]()
+            threading.Thread(target=_init, args=(begun, ray, address), daemon=True).start()
             await asyncio.wrap_future(begun)
+            with suppress(ValueError, TypeError):  # not in the main thread, or set outside of Python
+                signal(SIGTERM, getsignal(SIGTERM))  # that of Ray would abort this process 3 s later
     except (OSError, TimeoutError, ValueError, RuntimeError) as error:
-        text = f"no Ray cluster: tried {address}: {str(error) or f'no answer in {CONNECT_SECONDS:.0f} s'}"
-        raise sdk.ConnectError(f"{text}. Is `ray start --head` running there?", attempts=0) from error
+        text = f"no Ray cluster: tried {address or 'to start one here'}: {str(error) or 'no answer in time'}"
+        text += ". Is `ray start --head` there? If Ray has a token: RAY_AUTH_MODE=token" if address else ""
+        raise sdk.ConnectError(text, attempts=0) from error
+    finally:
+        _connecting.release()
 
 
-def _finish(begun: Future[Any], job: Callable[[], Any], stays: bool) -> None:
+def _init(begun: Future[Any], ray: Any, address: str | None) -> None:
+    begun.set_running_or_notify_cancel()  # a result is taken although nobody waits for it any more
+    own = {} if address else {"include_dashboard": False}
     try:
-        begun.set_result(job())
+        begun.set_result(ray.init(address, namespace=NAMESPACE, logging_level=ERROR, **own))
     except BaseException as error:  # noqa: BLE001 - raised where it is awaited
         begun.set_exception(error)
-    if stays:  # Linux ends the processes of a cluster of our own with the thread that started them
+    if not address:  # Linux ends the processes of a cluster of our own with the thread that started them
         threading.Event().wait()
 
 
 async def _check_nodes(ray: Any, job: Job, cpus: float) -> None:
     """:raises UsageError: a node could not run a task as this process means it."""
     affinity = import_module("ray.util.scheduling_strategies").NodeAffinitySchedulingStrategy
-    probe = ray.remote(num_cpus=0, max_retries=2)(_facts)
+    facts = (job.token if isinstance(job.token, str) else None), job.probe
+    probe = ray.remote(num_cpus=0, max_retries=2)(lambda: WorkerFacts.here(*facts))
     asked: dict[asyncio.Future[Any], Any] = {}
     for node in ray.nodes():
         if node["Alive"] and node["Resources"].get("CPU", 0) >= cpus:
             there = probe.options(scheduling_strategy=affinity(node["NodeID"], soft=False))
-            asked[asyncio.wrap_future(there.remote(*job.asked_of_workers).future())] = node
+            asked[asyncio.wrap_future(there.remote().future())] = node
     if not asked:
         raise UsageError(f"no node of the cluster has {cpus:g} CPU for a task: lower cpus, or start nodes")
     await asyncio.wait(asked, timeout=PROBE_SECONDS)
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    wrong = list[str]()
+    alive, wrong = {node["NodeID"] for node in ray.nodes() if node["Alive"]}, list[str]()
     for future, node in asked.items():
         error = future.exception() if future.done() else TimeoutError(f"no answer in {PROBE_SECONDS:.0f} s")
         name = f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"
         if error is None:
-            wrong += [f"{name} {text}" for text in future.result().problems(*job.asked_of_workers, job.run)]
+            wrong += [f"{name} {text}" for text in future.result().problems(*facts, job.run)]
         elif node["NodeID"] in alive and not isinstance(error, ray.exceptions.TaskUnschedulableError):
             wrong.append(f"{name}: {error}")  # a node that is gone does not matter
         future.cancel()
@@ -230,9 +224,23 @@ async def _check_nodes(ray: Any, job: Job, cpus: float) -> None:
         raise UsageError("nothing was requested, since the nodes cannot do it:\n  " + "\n  ".join(wrong))
 
 
-def refuse_secrets(token: object, out: object) -> None:
-    """:raises UsageError: Ray would store a token or a password."""
-    if isinstance(token, str) and not token.isidentifier():
+def check_arguments(
+    plan: Any, out: Any, token: Any, address: Any, cpus: Any, retries: Any, on_progress: Any
+) -> None:
+    """:raises UsageError: a value can never work, or Ray would store a token or a password."""
+    is_place = callable(out) or hasattr(out, "__fspath__") or (isinstance(out, str) and out != "")
+    is_cpus = type(cpus) in (int, float) and (0 <= cpus <= 1 or cpus in range(1_000_000))
+    for name, value, is_right, expected in (
+        ("plan", plan, isinstance(plan, Plan), "a Plan, such as truto.interactions.plan(...) makes"),
+        ("out", out, is_place, "a folder, a URL, or a function that returns one"),
+        ("address", address, isinstance(address, str | None), "the host:port of a cluster"),
+        ("cpus", cpus, is_cpus, "a number from 0 to 1, or a whole number"),
+        ("retries", retries, type(retries) is int and retries >= -1, "a whole number, or -1 for no limit"),
+        ("on_progress", on_progress, on_progress is None or callable(on_progress), "a function"),
+    ):
+        if not is_right:
+            raise UsageError(f"{name} takes {expected}, not {value!r:.80}")
+    if not callable(token) and not (isinstance(token, str) and token.isidentifier()):
         raise UsageError("token is not the token, but an environment variable of the workers, or a function")
     if isinstance(out, str) and re.search("://[^:@/]*:.+@|[?&](ssl)?password=.", out):
         raise UsageError("the URL has a password, which Ray would store: pass a function, or set PGPASSWORD")
@@ -245,13 +253,6 @@ def ray_library() -> Any:
         raise sdk.MissingExtraError("ray", "ray") from None
 
 
-# --- in the tasks and the actors -----------------------------------------------------------------------------------
-
-
-def _facts(token: str | None, probe: str | None) -> WorkerFacts:
-    return WorkerFacts.here(token, probe)
-
-
 def _pull_shard(job: Job, part: Plan) -> dict[str, Any]:
     if job.probe is not None and not os.path.exists(job.probe):
         raise UsageError(f"a node that joined later does not see {Path(job.probe).parent}")
@@ -260,22 +261,21 @@ def _pull_shard(job: Job, part: Plan) -> dict[str, Any]:
 
 async def _pull(job: Job, part: Plan) -> dict[str, Any]:
     budget = RayBudget(job)
+    with suppress(Exception):  # the first answer takes longest: a client would not wait for it
+        await asyncio.wait_for(budget.take(0, None), READY_SECONDS)
     token = os.environ[job.token] if isinstance(job.token, str) else job.token
     out = job.out() if callable(job.out) else job.out
     options: Any = {"max_wait": LOCK_SECONDS, "on_progress": partial(budget.tell, part), **job.options}
-    async with sdk.TrutoClient(
-        token, base_url=job.base_url, pacing=job.pacing, shared_budget=budget
-    ) as client:
-        report = await sdk.pull_plan(client, part, out, **options)
-    return report.to_dict(most=KEPT)  # a driver holds the reports of all shards
+    client = sdk.TrutoClient(token, base_url=job.base_url, pacing=job.pacing, shared_budget=budget)
+    async with client:
+        return (await sdk.pull_plan(client, part, out, **options)).to_dict(most=KEPT)
 
 
 class RayBudget:
     """The budget of a token, as a client asks it. If its actor is gone for good, it is made anew."""
 
     def __init__(self, job: Job) -> None:
-        self.safe_share = job.share
-        self._job, self._ray = job, ray_library()
+        self.safe_share, self._job, self._ray = job.share, job, ray_library()
         self._handle: Any = None
 
     async def take(self, n: int, account: str | None) -> Grant:
@@ -295,6 +295,6 @@ class RayBudget:
 
 
 def _actor(ray: Any, job: Job) -> Any:
-    name = f"truto-budgets-{int(job.budget, 16) % ACTORS}"
+    name = f"truto-budgets-{int(job.budget, 16) % 16}"  # so many for all tokens: each is a process
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
     return ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1, **options).remote()

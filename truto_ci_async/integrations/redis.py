@@ -153,11 +153,15 @@ class RedisBudget:
         except ImportError:
             raise MissingExtraError("redis", "redis") from None
         if not isinstance(name, str) or not name:
-            raise ConfigurationError("name must be text")
-        if not isinstance(token, Rate) or not isinstance(account, Rate):
-            raise ConfigurationError("token and account must each be a Rate(limit, window)")
-        if not isinstance(safe_share, int | float) or not 0 < safe_share <= 1:
-            raise ConfigurationError("safe_share must be above 0 and at most 1")
+            raise ConfigurationError(f"name must be text that is not empty, got {name!r}")
+        for given in (token, account):
+            if not isinstance(given, Rate):
+                raise ConfigurationError(
+                    f"token and account must each be a Rate(limit, window), got {given!r}"
+                )
+        is_share = isinstance(safe_share, int | float) and not isinstance(safe_share, bool)
+        if not is_share or not 0 < safe_share <= 1:
+            raise ConfigurationError(f"safe_share must be a number above 0 and at most 1, got {safe_share!r}")
         self.safe_share = safe_share
         self._url = url.replace("valkey", "redis", 1) if str(url).startswith("valkey") else url
         self._open = partial(

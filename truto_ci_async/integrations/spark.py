@@ -16,6 +16,7 @@ of Spark are made in a function, so that nothing but ``register`` needs pyspark.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from importlib import import_module
 from typing import Any, Final
@@ -132,8 +133,8 @@ def checked(given: Mapping[str, str]) -> dict[str, str]:
         raise UsageError(f"unknown options: {', '.join(sorted(unknown))}; there are {', '.join(OPTIONS)}")
     options = {**OPTIONS, **given}
     for name in ("shards", "max_accounts"):
-        if not options[name].isascii() or not options[name].isdigit():
-            raise UsageError(f"{name} is a whole number, not {options[name]!r}")
+        if not re.fullmatch("0*[1-9][0-9]{0,8}", options[name]):
+            raise UsageError(f"{name} is a whole number of at least 1, not {options[name]!r}")
     for name, values in (("ignore_remote_data", ("true", "false")), ("on_failed", ("raise", "skip"))):
         if options[name] not in values:
             raise UsageError(f"{name} is {' or '.join(values)}, not {options[name]!r}")

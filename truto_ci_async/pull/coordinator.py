@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from typing import Any
 
@@ -10,6 +11,8 @@ from truto_ci_async._http.policy.rate_limiter import Pacing
 
 # Runs whose reports are kept: those of a driver that was killed are not forgotten otherwise.
 MOST_RUNS = 100
+# A driver that asked nothing for so long was killed.
+GONE_SECONDS = 30.0
 
 
 class Coordinator:
@@ -22,6 +25,7 @@ class Coordinator:
     def __init__(self) -> None:
         self._budgets: dict[str, MemoryBudget] = {}
         self._told = defaultdict[str, dict[int, Any]](dict)
+        self._asked: dict[str, float] = {}  # when the driver of a run last asked
 
     def take(self, budget: str, pacing: Pacing, n: int, account: str | None) -> tuple[int, float, str]:
         """Return the fields of a ``Grant`` of the budget of this name, which is made when it is first asked."""
@@ -38,8 +42,11 @@ class Coordinator:
 
     def told(self, run: str) -> dict[int, Any]:
         """Return the last report of each shard of a run."""
+        self._asked[run] = time.monotonic()
         return self._told[run]
 
-    def forget(self, run: str) -> None:
-        """Drop the reports of a run."""
+    def forget(self, run: str) -> bool:
+        """Drop the reports of a run that has ended. Return whether no driver of another one is there."""
         self._told.pop(run, None)
+        self._asked.pop(run, None)
+        return all(time.monotonic() - asked > GONE_SECONDS for asked in self._asked.values())

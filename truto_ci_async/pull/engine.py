@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeAlias, TypeVa
 
 import anyio
 
+from truto_ci_async._checks import brief
 from truto_ci_async._progress import Progress
 from truto_ci_async._wire.item_reader import ItemReader, OnInvalid
 from truto_ci_async._wire.page_reader import PageReader
@@ -100,6 +101,9 @@ class Pull(WalkFrames, Generic[T]):
     ) -> None:
         if item_type is None:
             item_type = plan.walk.item_type if isinstance(plan, Plan) else Interaction
+        given: object = budget
+        if not isinstance(given, Budget):
+            raise UsageError(f"budget takes a Budget, not {brief(given)}")
         self._lookback = lookback_seconds(lookback)
         if commit not in ("auto", "manual"):
             raise UsageError(f"commit is 'auto' or 'manual', not {commit!r}")
@@ -147,6 +151,7 @@ class Pull(WalkFrames, Generic[T]):
         # pull may be left by any.
         self._host = asyncio.create_task(self._own(), name="truto-pull")
         self._host.add_done_callback(lambda host: host.cancelled() or host.exception())  # seen, whoever waits
+        self._host.add_done_callback(lambda _: self._opened.set())  # however early it failed
         try:
             await self._opened.wait()
         except BaseException as error:

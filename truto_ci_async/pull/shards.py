@@ -11,7 +11,8 @@ from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from truto_ci_async._checks import brief, check_number
+from truto_ci_async._checks import brief, check_number, is_whole_number
+from truto_ci_async._http.base_client import BaseClient
 from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.pull.checkpoint.base import Checkpoint
@@ -30,7 +31,6 @@ from .shard import run_shard
 from .shard_folder import ShardCheckpoint, open_shard
 
 if TYPE_CHECKING:
-    from truto_ci_async._http.base_client import BaseClient
     from truto_ci_async.sinks.base import Sink
 
 logger = logging.getLogger("truto_ci_async")
@@ -94,6 +94,12 @@ async def pull_plan(
             f"{', '.join(landing)}: for the URL of a database; a folder or a store has no such option"
         )
     check_number("max_wait", max_wait, least=0)
+    given: object = client
+    if not isinstance(given, BaseClient):
+        raise UsageError(f"client takes a TrutoClient, not {brief(given)}")
+    for name, call in (("on_start", on_start), ("on_progress", on_progress)):
+        if call is not None and not callable(call):
+            raise UsageError(f"{name} takes a function, not {brief(call)}")
     give_up = monotonic() + max_wait
     while True:
         try:
@@ -190,7 +196,7 @@ def _shard_of(plan: Plan, shard: tuple[int, int] | None) -> Plan:
         raise UsageError(f"plan takes a Plan, such as truto.interactions.plan(...) makes, not {brief(given)}")
     if plan.shard is not None:
         number, count = plan.shard
-        if shard not in (None, (number - 1, count)):
+        if shard is not None and shard != (number - 1, count):
             raise UsageError(
                 f"this plan is shard {(number - 1, count)} already, and shard= says {brief(shard)}"
             )
@@ -198,7 +204,7 @@ def _shard_of(plan: Plan, shard: tuple[int, int] | None) -> Plan:
     match shard:
         case None:
             return plan.shards(1)[0]
-        case (int(index), int(count)) if 0 <= index < count:
+        case (index, count) if is_whole_number(index, least=0) and is_whole_number(count, least=index + 1):
             return plan.shards(count)[index]
         case _:
             raise UsageError(f"shard is (index, count), counted from 0, not {brief(shard)}")

@@ -110,7 +110,7 @@ async def pull_resources(
             plans.of(name),
             SQLiteCheckpoint(folder / state_file(name)),
             make_sink(format, folder, resource=name, fresh=fresh, csv_formulas=csv_formulas),
-            budget or Budget(max_accounts=max_accounts),
+            Budget(max_accounts=max_accounts) if budget is None else budget,
             on_invalid=on_invalid,
             grow=grow,
             fresh=fresh,

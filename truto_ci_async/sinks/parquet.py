@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from truto_ci_async._checks import is_number, is_whole_number
+from truto_ci_async._checks import brief, is_number, is_whole_number
 from truto_ci_async._files import Disk
 from truto_ci_async.errors import StateConflictError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
@@ -67,7 +67,8 @@ class ParquetSink(FileSink):
     ) -> None:
         if not (is_whole_number(part_rows, least=1) and is_number(part_seconds) and part_seconds > 0):
             raise UsageError(
-                "part_rows must be a whole number of at least 1, and part_seconds a number greater than 0"
+                "part_rows must be a whole number of at least 1, and part_seconds a number greater than 0, "
+                f"not {brief(part_rows)} and {brief(part_seconds)}"
             )
         self._arrow = pyarrow_library()
         super().__init__(directory, resource=resource, fresh=fresh, verify=verify, disk=disk, clock=clock)

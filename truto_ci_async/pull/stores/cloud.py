@@ -17,7 +17,7 @@ from math import inf
 from time import monotonic
 from typing import Any, ClassVar, Final
 
-from truto_ci_async._checks import is_number, is_whole_number
+from truto_ci_async._checks import brief, is_number, is_whole_number
 from truto_ci_async._files import Step, Worker, no_step
 from truto_ci_async.errors import StateConflictError, StorageError, UsageError
 from truto_ci_async.export.arrow import arrow_schema, pyarrow_library, record_batch
@@ -81,7 +81,10 @@ class CloudStore:
         if (url is None) == (store is None):
             raise UsageError("pass the URL of a bucket, or store=... of obstore")
         if not (is_whole_number(part_rows, least=1) and _is_length(part_seconds)):
-            raise UsageError("part_rows must be a whole number of at least 1, and part_seconds 0 or more")
+            raise UsageError(
+                "part_rows must be a whole number of at least 1, and part_seconds 0 or more, "
+                f"not {brief(part_rows)} and {brief(part_seconds)}"
+            )
         self.resource = resource
         self.schema = columns_of(resource)
         self.item_type: Any = ITEM_TYPES[resource]

@@ -232,14 +232,17 @@ class PostgresStore(LandingStore):
             await anyio.sleep(FIRST_PAUSE)
 
     async def _refuse(self, lock: int) -> None:
+        """:raises StateConflictError: somebody holds the lock."""
         cursor = await self._execute(sql.HOLDER, (lock,))
         row = await cursor.fetchone()
-        where = f" from {row[1]}" if row and row[1] else ""
-        who = f"{where}, process {row[0]} of the server" if row else ""
+        if row is None:  # it was let go meanwhile
+            return
+        where = f" from {row[1]}" if row[1] else ""
         raise StateConflictError(
-            f"another run pulls into the table {self.table}{who}: wait for it, or use another table",
+            f"another run pulls into the table {self.table}{where}, process {row[0]} of the server: wait for it, "
+            "or use another table",
             path=self.table,
-            pid=row[0] if row else None,
+            pid=row[0],
         )
 
     async def _disconnect(self) -> None:
