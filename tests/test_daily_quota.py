@@ -138,6 +138,7 @@ def test_other_accounts_and_calls_without_one_go_on() -> None:
     limiter = rate_limiter()
     limiter.add_daily_use("a", [(0.0, 5)], 1.0, epoch=1.0)  # no quota is set: nothing to count
     assert limiter.daily_use("a", 1.0, epoch=1.0) == []
+    assert len(limiter) == 0
 
 
 def test_a_request_given_back_is_free_at_once() -> None:

@@ -692,6 +692,44 @@ def test_nobody_is_lost_in_the_queue(data: st.DataObject) -> None:
     assert limiter.next_at(now) == math.inf
 
 
+def test_the_queue_tells_what_its_requests_wait_for() -> None:
+    limiter = rate_limiter(Rate(4, 10), Rate(1, 10))
+    assert limiter.waiting_by_level(0.0) == {"token": 0, "account": 0}
+    for name in "aaabbcdd":
+        limiter.enter(name, 0.0)
+    assert limiter.waiting_by_level(0.0) == {"token": 0, "account": 4}
+    for name in "eff":
+        limiter.enter(name, 0.0)
+    assert limiter.waiting_by_level(0.0) == {"token": 3, "account": 4}
+
+
+def test_a_postponed_request_keeps_its_place() -> None:
+    """A shared budget refused it."""
+    limiter = rate_limiter(Rate(500, 10), Rate(50, 10))
+    assert limiter.enter("a", 0.0) is None
+    before = limiter.enter("a", 0.0)
+    first = limiter.postpone("a", 0.0, admitted_at=0.0, wait=0.5)
+    assert (before, first.level, first.owner) == (None, "account", None)
+    second = limiter.enter("a", 0.1)
+    postponed_again = limiter.postpone("a", 0.1, admitted_at=0.0, wait=0.4)
+    assert limiter._token._sent == limiter._accounts["a"].window._sent == {}
+    assert limiter.enter("b", 0.1) is None
+    assert limiter.poll(0.4) == []
+    assert limiter.next_at(0.4) == 0.5
+    assert limiter.poll(0.5) == [postponed_again, first, second]
+
+
+def test_a_postponed_request_is_refused_if_its_account_is_paused_for_too_long() -> None:
+    """The 429 came while the shared budget was asked."""
+    limiter = rate_limiter(Rate(500, 10), Rate(50, 10), max_wait=60.0)
+    assert [limiter.enter("a", 0.0) for _ in range(2)] == [None, None]
+    respond(limiter, "a", 0.1, 429, retry_after=600.0, is_remote=True)
+    waiter = limiter.postpone("a", 0.2, admitted_at=0.0, wait=0.5)
+    assert limiter.next_at(0.2) == 0.2
+    assert limiter.poll(0.2) == [waiter]
+    assert waiter.refused == pytest.approx(599.9)
+
+
 # --- memory -------------------------------------------------------------------------------------------------
 
 
@@ -794,6 +832,8 @@ def test_what_is_not_known_of_an_account_may_be_reported() -> None:
     respond(limiter, "never seen", 61.0)
     limiter.on_failure("never seen")
     limiter.on_unsent("never seen", 61.0, admitted_at=60.0)
+    waiter = limiter.postpone("never seen", 61.0, admitted_at=60.0, wait=0.5)
+    assert limiter.poll(61.5) == [waiter]
 
 
 # --- options ------------------------------------------------------------------------------------------------
