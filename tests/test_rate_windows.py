@@ -151,6 +151,12 @@ def test_a_request_that_was_never_sent_frees_its_own_slot() -> None:
     assert window.share_used(SLOT) == 0.5
 
 
+def test_requests_sent_at_the_same_moment_free_one_slot_each() -> None:
+    window = taken(4, 0.0, 0.0, 0.0)
+    window.give_back(0.0)
+    assert [window.usage(at)[1] for at in (1.0, SLOT)] == [2, 0]
+
+
 def test_finishing_more_requests_than_were_sent_does_no_harm() -> None:
     window = SlidingWindow(Rate(1, 10), max_in_flight=1)
     window.give_back(0.0)

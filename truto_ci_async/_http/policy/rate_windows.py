@@ -187,7 +187,7 @@ class SlidingWindow:
 
     def _remove(self, taken_at: float) -> bool:
         """Take one request out of those without a response; False if it is not among them any more."""
-        count = self._sent.get(taken_at, 0)
+        count = self._sent.get(taken_at)
         if not count:
             return False
         self._sent_count -= 1
