@@ -486,6 +486,14 @@ def test_a_request_without_a_response_keeps_its_slots() -> None:
     assert not goes(limiter, "b", 1.0)
 
 
+def test_a_response_frees_the_slots_one_window_later() -> None:
+    """Those of a request without a response are kept a little longer."""
+    limiter = rate_limiter(Rate(1, 10), Rate(1, 10))
+    assert goes(limiter, "a", 0.0)
+    respond(limiter, "a", 0.05)
+    assert goes(limiter, "a", 10.07)
+
+
 def remaining(limiter: RateLimiter, account: str) -> float:
     quota = limiter._accounts[account].quota
     assert quota is not None
