@@ -810,6 +810,18 @@ def test_an_account_is_not_forgotten_before_its_providers_reset(at: float, is_fo
     assert ("a" not in limiter._accounts) == is_forgotten
 
 
+@pytest.mark.parametrize(("at", "is_forgotten"), [(70.6, False), (70.7, True)])
+def test_an_account_is_not_forgotten_while_requests_count_towards_its_daily_quota(
+    at: float, is_forgotten: bool
+) -> None:
+    limiter = RateLimiter(Pacing(account_daily=Rate(2, 60.0)))
+    limiter.enter("a", 0.0)
+    respond(limiter, "a", 0.0)
+    for now in (10.0, at):  # it is looked at ten seconds after its quota is free again
+        limiter.enter("b", now)
+    assert ("a" not in limiter._accounts) == is_forgotten
+
+
 def test_an_account_with_waiters_is_not_forgotten() -> None:
     limiter = rate_limiter(Rate(1, 100), None)
     limiter.enter("a", 0.0)
