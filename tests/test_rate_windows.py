@@ -336,6 +336,13 @@ def test_one_burst_of_429s_counts_once() -> None:
     assert slots_of(window, 1.0 + SLOT) == pytest.approx(200 * 0.92 * UNKNOWN_SHARE, rel=0.05)
 
 
+def test_a_window_that_is_refused_before_it_sent_anything_does_not_stop_for_ever() -> None:
+    """The request was sent before its account was forgotten."""
+    window = taken(4)
+    window.back_off(100.0)
+    assert window.ready_at(100.0) <= 100.0
+
+
 def test_at_least_one_slot_is_left() -> None:
     window = SlidingWindow(Rate(1, 10))
     for number in range(5):

@@ -75,7 +75,13 @@ class SlidingWindow:
         "paused_until",
     )
 
-    def __init__(self, rate: Rate | None, *, burst: float = 1.0, max_in_flight: float = math.inf) -> None:
+    def __init__(
+        self,
+        rate: Rate | None,
+        *,
+        burst: float = 1.0,  # mutant: 2.0 is all of them too
+        max_in_flight: float = math.inf,
+    ) -> None:
         self.max_in_flight = max_in_flight
         self._burst = burst
         self.limit = math.inf if rate is None else float(rate.limit)
