@@ -21,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio.lowlevel
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,9 @@ from truto_ci_async import _lock as lock_module
 from truto_ci_async._lock import LockOwner, RunLock, unshared_locks
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
-from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
+from truto_ci_async.pull.checkpoint import memory as memory_module
+from truto_ci_async.pull.checkpoint import sqlite as sqlite_module
+from truto_ci_async.pull.checkpoint.base import AccountProgress, Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteCheckpoint
 from truto_ci_async.pull.plan.plan import Plan
@@ -198,6 +201,74 @@ def test_both_stores_keep_the_same(
     for checkpoint in (memory, SQLiteCheckpoint(path)):
         fill(checkpoint, plan, *commits)
     assert visit(SQLiteCheckpoint(path), plan) == visit(memory, plan)
+
+
+ACCOUNTS: dict[Key, Progress] = {
+    ("nothing yet", 0): Progress(position="p", pages=1),
+    ("one row", 0): Progress(position="p", rows=1, pages=1),
+    ("first of two", 0): Progress(outcome="failed", rows=1),
+    ("first of two", 1): Progress(outcome="parked"),
+    ("second of two", 0): Progress(outcome="parked"),
+    ("second of two", 1): Progress(outcome="failed", rows=1),
+    ("empty, then a row", 0): Progress(outcome="empty"),
+    ("empty, then a row", 1): Progress(position="p", rows=1, pages=1),
+    ("a row, then none", 0): Progress(outcome="done", rows=1),
+    ("a row, then none", 1): Progress(position="p"),
+    ("with more to know", 0): Progress(outcome="done", rows=1),
+    ("with more to know", 1): Progress(outcome="empty", position="p"),
+    ("with more to know", 2): Progress(outcome="done", rows=1),
+    ("out of order", 1): Progress(outcome="empty"),
+}
+BY_ACCOUNT = {
+    "nothing yet": (0, False, [0]),
+    "one row": (0, True, [0]),
+    "first of two": (0, True, [0, 1]),
+    "second of two": (0, True, [0, 1]),
+    "empty, then a row": (1, True, [1]),
+    "a row, then none": (1, True, [1]),
+    "with more to know": (1, True, [1, 2]),
+    "out of order": (0, False, [1]),
+}
+
+
+def test_accounts_are_loaded_with_all_that_is_needed_to_resume_them(store: Store) -> None:
+    """How many windows are closed, whether any had rows, and the progress of the others."""
+    plan = make_plan(*BY_ACCOUNT)
+
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(plan)
+            await checkpoint.commit(ACCOUNTS)
+            found = {name: each async for name, each in checkpoint.load_accounts()}
+        for name, (finished, has_rows, later) in BY_ACCOUNT.items():
+            expected = {window: ACCOUNTS[name, window] for window in later}
+            assert found.pop(name) == AccountProgress(finished=finished, has_rows=has_rows, later=expected)
+        assert not found
+
+    run(scenario())
+
+
+def test_the_loop_gets_turns_while_accounts_are_loaded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading 100,000 accounts takes a second."""
+    names = "abcdefg"
+    seen: list[str] = []
+    turns: list[int] = []
+
+    async def turn() -> None:
+        turns.append(len(seen))
+
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(make_plan(*names))
+            await checkpoint.commit({(name, 0): FIRST for name in names})
+            monkeypatch.setattr(anyio.lowlevel, "checkpoint", turn)
+            async for name, _ in checkpoint.load_accounts():
+                seen.append(name)
+
+    for module in (memory_module, sqlite_module):
+        monkeypatch.setattr(module, "YIELD_EVERY", 3)
+    run(scenario())
+    assert turns == [3, 6]
 
 
 def test_another_plan_is_refused_and_nothing_changes(store: Store) -> None:
