@@ -616,6 +616,39 @@ def test_a_state_without_a_plan_leaves_nothing_behind(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_a_run_that_is_refused_removes_nothing_of_the_one_that_is_there(path: Path) -> None:
+    """Even if it made the file itself once, and removed it."""
+
+    async def scenario() -> None:
+        refused = SQLiteCheckpoint(path)
+        await refused.hold()
+        await refused.aclose()
+        async with SQLiteCheckpoint(path) as owner:
+            await owner.hold()
+            for _ in range(2):
+                with pytest.raises(StateConflictError):
+                    await refused.hold()
+                assert path.exists()
+
+    run(scenario())
+
+
+def test_a_new_file_that_cannot_be_removed_does_not_keep_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise PermissionError(errno.EACCES, "no")
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.hold()
+            monkeypatch.setattr(SQLiteCheckpoint, "_remove_files", fail)
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(make_plan())
+
+    run(scenario())
+
+
 def test_a_newer_format_is_refused(path: Path) -> None:
     """An older version could only guess at the format, and might corrupt it."""
     fill(SQLiteCheckpoint(path), make_plan(), ({("a", 0): FIRST}, b"one"))

@@ -388,7 +388,7 @@ class SQLiteCheckpoint(Checkpoint):
         lock, self._lock = self._lock, None
         self._disconnect()
         is_unused = self._is_new and self._plan is None
-        self._is_new = False
+        self._is_new = False  # mutant: None is as good as False
         if is_unused:
             with suppress(OSError):
                 self._remove_files()
