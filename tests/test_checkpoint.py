@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio.lowlevel
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ from truto_ci_async.pull.checkpoint import sqlite as sqlite_module
 from truto_ci_async.pull.checkpoint.base import AccountProgress, Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteCheckpoint
+from truto_ci_async.pull.checkpoint.stored import StoredRows
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.plan.resolve import resolve
 
@@ -414,6 +416,65 @@ def test_a_closed_checkpoint_says_so(store: Store) -> None:
         await checkpoint.aclose()
 
     run(scenario())
+
+
+# --- in memory: what a state in a bucket is made of -----------------------------------------------------------------
+
+
+def restored(*dumped: Any) -> MemoryCheckpoint:
+    checkpoint = MemoryCheckpoint()
+    checkpoint.restore(msgspec.msgpack.encode(dumped), StoredRows(make_plan()))
+    return checkpoint
+
+
+def test_what_was_dumped_is_restored() -> None:
+    walks: dict[Key, Progress] = {
+        ("a", 0): Progress(rows=2, outcome="done"),
+        ("a", 1): FIRST,
+        ("a", 2): Progress(outcome="empty", position="p"),
+        ("b", 1): FAILED,
+        ("b", 3): Progress(position="daily {}"),
+    }
+    memory = MemoryCheckpoint()
+    memory.apply(walks, {("a", 1): b"k1", ("b", 1): b"x"})
+    memory.apply({}, {("a", 1): b"k2"})
+    again = restored(*memory.dump())
+    assert memory.windows_over() == again.windows_over() == 2
+
+    async def scenario() -> None:
+        await again.open(make_plan())
+        assert await again.load() == walks
+        assert [await again.row_keys(key) for key in (("a", 1), ("b", 1), ("a", 0))] == [b"k1k2", b"x", b""]
+        await again.commit({}, row_keys={("a", 1): b"k3"})
+        assert await again.row_keys(("a", 1)) == b"k1k2k3"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("account", "is_planned"),
+    [
+        ({"a": {}}, True),
+        ({"nobody": {}}, False),
+        ({"a": {"finished": 3}}, True),
+        ({"a": {"finished": 4}}, False),
+        ({"a": {"finished": 1, "later": {2: {}}}}, True),
+        ({"a": {"finished": 1, "later": {3: {}}}}, False),
+        ({"a": {"later": {3: {}, 0: {}}}}, False),
+        (
+            {"a": {"later": {3: {"position": "daily {}"}}}},
+            True,
+        ),  # what counts for a day, after the last window
+        ({"a": {"later": {4: {"position": "daily {}"}}}}, False),
+        ({"a": {"later": {4: {"position": "daily {}"}, 0: {}}}}, False),
+    ],
+)
+def test_a_dump_of_another_plan_is_refused(account: dict[str, Any], is_planned: bool) -> None:
+    if is_planned:
+        assert list(restored(account, [])._accounts) == list(account)
+    else:
+        with pytest.raises(ValueError, match="not in its plan"):
+            restored(account, [])
 
 
 # --- SQLite: durable, atomic, off the event loop----------------------------------------------------------------

@@ -172,6 +172,21 @@ def test_a_walk_without_items_is_empty() -> None:
     run(main())
 
 
+def test_frames_get_the_items_page_by_page() -> None:
+    async def main() -> None:
+        service = Service(batch([1, 2], [], [3]))
+        source = Paginator(service.source(), label="list", item_type=int).part_source()
+        assert source.item_type is int
+        found = []
+        while (part := await source.next_part()) is not None:
+            assert part.page.items is part.part.items
+            found.append((part.part.items, part.page.next_cursor))
+        assert found == [((1, 2), "c1"), ((), "c2"), ((3,), None)]
+        assert Paginator(service.source(), label="list").part_source().item_type is None
+
+    run(main())
+
+
 def test_pages_have_their_cursor_and_the_position_after_them() -> None:
     async def main() -> None:
         service = Service(numbered(3))
