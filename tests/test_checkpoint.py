@@ -418,7 +418,48 @@ def test_a_closed_checkpoint_says_so(store: Store) -> None:
     run(scenario())
 
 
-# --- in memory: what a state in a bucket is made of -----------------------------------------------------------------
+# --- in memory ---------------------------------------------------------------------------------------------------
+
+
+def test_many_finished_windows_take_little_memory() -> None:
+    """All of them are still there, and one that is replaced is taken up again."""
+    windows = 300
+    plan = make_plan("a", "b", start_time=f"-{windows}d")
+    expected: dict[Key, Progress] = {}
+
+    async def scenario() -> None:
+        memory = MemoryCheckpoint()
+        await memory.open(plan)
+
+        async def commit(account: str, window: int, progress: Progress) -> None:
+            expected[account, window] = progress
+            await memory.commit({(account, window): progress})
+
+        async def check(account: str, finished: int, *, has_rows: bool) -> None:
+            assert await memory.load() == expected
+            found = {name: each async for name, each in memory.load_accounts()}[account]
+            assert (found.finished, found.has_rows) == (finished, has_rows)
+            assert len(found.later) == (windows - finished if finished < windows else 0)
+
+        empty = Progress(pages=1, outcome="empty")
+        for window in range(windows):
+            await commit("a", window, Progress(rows=window, pages=1, outcome="done"))
+            await commit(
+                "b", window, Progress(rows=window, pages=1, outcome="done") if window == 1 else empty
+            )
+        await check("a", windows, has_rows=True)
+        await check("b", windows, has_rows=True)
+        assert not memory._accounts["a"].later
+        assert max(len(each.runs) for each in memory._accounts.values()) < memory_module._MANY_RUNS
+        await commit("a", 10, FAILED)
+        await check("a", 10, has_rows=True)
+        await commit("a", 10, FAILED)
+        await commit("a", 10, empty)
+        await check("a", windows, has_rows=True)
+        await commit("b", 1, empty)
+        await check("b", windows, has_rows=False)
+
+    run(scenario())
 
 
 def restored(*dumped: Any) -> MemoryCheckpoint:
@@ -475,6 +516,13 @@ def test_a_dump_of_another_plan_is_refused(account: dict[str, Any], is_planned: 
     else:
         with pytest.raises(ValueError, match="not in its plan"):
             restored(account, [])
+
+
+def test_an_account_that_has_not_finished_anything_is_restored_with_a_plan_of_one_window() -> None:
+    data = msgspec.msgpack.encode(({"a": {"later": {0: {}}}}, []))
+    memory = MemoryCheckpoint()
+    memory.restore(data, StoredRows(make_plan(start_time="-1d")))
+    assert memory.windows_over() == 0
 
 
 # --- SQLite: durable, atomic, off the event loop----------------------------------------------------------------

@@ -10,7 +10,7 @@ import threading
 import tracemalloc
 import weakref
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -249,7 +249,7 @@ def test_max_pages_is_a_count(wrong: Any) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, True, "3", 1.5])
 def test_max_items_is_a_count(wrong: Any) -> None:
-    with pytest.raises(UsageError, match="max_items is 0 or more"):
+    with pytest.raises(UsageError, match=f"max_items is 0 or more, or None for all, not {wrong!r}"):
         run(Service(numbered(1)).list().collect(wrong))
 
 
@@ -417,6 +417,33 @@ def test_collect_of_a_count_skips_empty_pages() -> None:
     service = Service(batch([], [1], [], [2], [3]))
     assert run(service.list().collect(2)) == [1, 2]
     assert len(service.asked) == 4
+
+
+def test_progress_is_shown_as_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the account of the list, with the waits that its client reports. ``first`` is too short for it."""
+    asked: list[Any] = []
+    counts: list[int] = []
+
+    class Line:
+        add = counts.append
+
+    @contextlib.contextmanager
+    def show(*given: Any) -> Iterator[Line]:
+        asked.append(given)
+        yield Line()
+
+    monkeypatch.setattr(paginator, "show_progress", show)
+    emitter: Any = object()
+
+    async def main() -> None:
+        numbers = Service(batch([1, 2], [], [3])).list(emitter=emitter)
+        for wanted in (True, False, None):
+            assert await numbers.collect(progress=wanted) == [1, 2, 3]
+        assert await numbers.first() == 1
+
+    run(main())
+    assert asked == [(wanted, emitter, "acc") for wanted in (True, False, None, False)]
+    assert counts == [2, 0, 1] * 3 + [2]
 
 
 def test_first_gives_the_first_item_and_fetches_no_page_after_it() -> None:
@@ -1008,6 +1035,15 @@ def test_a_page_cursor_is_pure_state() -> None:
     )
     with pytest.raises(CursorLoopError):
         walk.advance(Position(filters="f", user_batch=1, cursor="a"), "a")
+
+
+def test_a_cursor_may_hold_half_a_character() -> None:
+    here = Position(filters="f")
+    cursor = PageCursor(here, 1)
+    for half in "\ud83d", "\ude00":
+        cursor.advance(here, half)
+    with pytest.raises(CursorLoopError):
+        cursor.advance(here, "\ud83d")
 
 
 def test_a_long_cursor_is_shortened_in_the_message_only() -> None:
