@@ -23,7 +23,7 @@ from msgspec import Raw
 
 from tests.support import examples
 from truto_ci_async._wire.incremental import fast_parser, item_collector, item_decoder
-from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT
+from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT, ItemCollector
 from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder, NdjsonDecoder
 from truto_ci_async._wire.incremental.lexer import JsonChecker, JsonTokenSplitter, is_cut
 from truto_ci_async._wire.item_reader import ItemReader
@@ -1422,3 +1422,65 @@ def test_lines_are_typed_bounded_and_repaired() -> None:
         broken.feed(b"x\n")
     with pytest.raises(UsageError, match="failed"):
         broken.feed(b"1\n")
+
+
+def test_a_line_with_a_lone_surrogate_is_repaired_and_told() -> None:
+    line, both = rb'{"id":"\ud83d"}', rb'{"id":"\ud83d","metrics":{"patience":"x"}}'
+    decoder = NdjsonDecoder(INTERACTION)
+    items = decoder.feed(b"\n".join((b'{"id":"a"}', line, b"7", both, b"")))
+    assert [item.id for item in items] == ["a", "\ufffd", "\ufffd"]
+    assert [(issue.index, issue.path, issue.raw, issue.dropped) for issue in decoder.issues] == [
+        (1, "$[1].id", line, False),
+        (2, "$[2]", b"7", True),
+        (3, "$[3].id", both, False),
+        (3, "$[3].metrics.patience", without_surrogates(both), False),
+    ]
+    assert decoder.issues_count == 4
+    strict = NdjsonDecoder(ItemReader(Interaction, on_invalid="raise"))
+    strict.feed(b'{"id":"a"}\n')
+    with pytest.raises(DecodeError, match=r"^\$\[1\]\.id: ") as caught:
+        strict.feed(line + b"\n")
+    assert (caught.value.index, caught.value.raw) == (1, line)
+
+
+# Counts, issues and keys, whoever finds the items
+
+
+def test_the_keys_of_items_are_kept_without_those_that_were_dropped() -> None:
+    collector = ItemCollector(INTERACTION, "$.result", keeps_keys=True)
+    collector.read_array(b'[{"id":"a"},7]', b'["k0","k1"]')
+    collector.read_array(b'[7,{"id":"b"},{"id":"c"}]', b'["k2","k3","k4"]')
+    assert collector.keys == ["k0", "k3", "k4"]
+    assert (collector.index, collector.dropped_count) == (5, 2)
+    collector.read_array(b'[{"id":"d"}]', rb'["\ud83d"]')
+    assert collector.keys[3:] == ["\ufffd"]
+    last = collector.issues[-1]
+    assert (last.index, last.raw, last.dropped) == (None, rb'["\ud83d"]', False)
+    assert last.path.startswith("$.result (keys)")
+
+
+def test_issues_outside_of_the_items_are_kept_and_counted_too() -> None:
+    collector = ItemCollector(INTERACTION, "$")
+    collector.add_issues([("$.a", "one"), ("$.b", "two")], b"raw")
+    collector.add_issues([("$.c", "three")], b"", dropped=True)
+    assert [(each.index, each.path, each.message, each.raw, each.dropped) for each in collector.issues] == [
+        (None, "$.a", "one", b"raw", False),
+        (None, "$.b", "two", b"raw", False),
+        (None, "$.c", "three", b"", True),
+    ]
+    assert (collector.issues_count, collector.dropped_count) == (3, 0)
+
+
+def test_the_error_for_a_body_whose_items_were_all_dropped_names_the_first_of_them() -> None:
+    """Or what else is known, if that one is not among the issues that were kept."""
+    collector = ItemCollector(INTERACTION, "$")
+    collector.add_issues([("$.a", "odd")], b"")
+    collector.read_array(b"[7]")
+    assert collector.no_item_fits().path == "$[0]"
+    collector = ItemCollector(INTERACTION, "$")
+    collector.add_issues([("$.a", "odd")] * ISSUES_KEPT, b"")
+    collector.read_array(b"[7]")
+    assert len(collector.issues) == ISSUES_KEPT
+    error = collector.no_item_fits()
+    assert (error.path, error.index) == ("$.a", None)
+    assert "is of type Interaction: odd; item_type=dict" in str(error)

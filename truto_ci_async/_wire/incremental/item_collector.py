@@ -115,7 +115,7 @@ class ItemCollector(Generic[T]):
         fixed = replace_surrogates(text)
         if fixed is not text:
             self.add_issues(surrogate_notes(text, f"{self._path} (keys)"), text[:EXCERPT_BYTES])
-        keys = msgspec.json.decode(fixed, type=list[str])
+        keys: list[str] = msgspec.json.decode(fixed)
         if issues.dropped:
             dropped = set(issues.dropped)
             keys = [key for index, key in enumerate(keys, self.index) if index not in dropped]
