@@ -502,6 +502,10 @@ def test_ijsons_message_is_put_on_one_short_line(monkeypatch: pytest.MonkeyPatch
         ([b"[tru"], True),
         ([b"[trx"], False),
         ([b"tru", b"x"], False),
+        ([b"\xef"], True),
+        ([b"\xef\xbb\xbf"], True),
+        ([b"\xef\xbb\xbe"], False),
+        ([b"\xef", b"\xbc"], False),
     ],
 )
 def test_a_text_is_cut_if_more_bytes_could_complete_it(parts: list[bytes], expected: bool) -> None:
@@ -1469,6 +1473,27 @@ def test_issues_outside_of_the_items_are_kept_and_counted_too() -> None:
         (None, "$.c", "three", b"", True),
     ]
     assert (collector.issues_count, collector.dropped_count) == (3, 0)
+
+
+def test_a_bounded_number_of_issues_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large records even fewer, but always the first."""
+    collector = ItemCollector(INTERACTION, "$")
+    for kept in (60, ISSUES_KEPT, ISSUES_KEPT):
+        collector.add_issues([("$.a", "odd")] * 60, b"")
+        assert len(collector.issues) == kept
+    assert collector.issues_count == 180
+    monkeypatch.setattr(item_collector, "ISSUE_BYTES_KEPT", 10)
+    for sizes, kept in (([5, 5, 1], 2), ([11, 1], 1), ([9, 2], 1)):
+        collector = ItemCollector(INTERACTION, "$")
+        for size in sizes:
+            collector.add_issues([("$.a", "odd")], b"x" * size)
+        assert len(collector.issues) == kept
+
+
+def test_issues_are_in_the_order_of_their_items() -> None:
+    collector = ItemCollector(INTERACTION, "$")
+    collector.read_array(rb'[{"id":5},{"id":"\ud83d"},7]')
+    assert [issue.index for issue in collector.issues] == [0, 1, 2]
 
 
 def test_the_error_for_a_body_whose_items_were_all_dropped_names_the_first_of_them() -> None:

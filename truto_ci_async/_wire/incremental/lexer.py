@@ -203,7 +203,7 @@ def for_ijson(piece: bytes) -> bytes:
 
 def _small_number(found: re.Match[bytes]) -> bytes:
     token = found[0]
-    return token if token.startswith(b'"') else b"0".ljust(len(token))
+    return token if token.startswith(b'"') else b"0".ljust(len(token))  # mutant: rjust is as good
 
 
 def too_deep() -> DecodeError:
