@@ -23,6 +23,8 @@ from msgspec import Raw
 
 from tests.support import examples
 from truto_ci_async._wire.incremental import fast_parser, item_collector, item_decoder
+from truto_ci_async._wire.incremental.fast_parser import FastArrayParser
+from truto_ci_async._wire.incremental.ijson_parser import IjsonArrayParser
 from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT, ItemCollector
 from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder, NdjsonDecoder
 from truto_ci_async._wire.incremental.lexer import JsonChecker, JsonTokenSplitter, is_cut
@@ -33,6 +35,7 @@ from truto_ci_async.models import Interaction
 
 ENGINES: tuple[Engine, ...] = ("auto", "ijson")
 engines = pytest.mark.parametrize("engine", ENGINES)
+parsers = pytest.mark.parametrize("make", [FastArrayParser, IjsonArrayParser])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -1461,6 +1464,34 @@ def test_the_keys_of_items_are_kept_without_those_that_were_dropped() -> None:
     last = collector.issues[-1]
     assert (last.index, last.raw, last.dropped) == (None, rb'["\ud83d"]', False)
     assert last.path.startswith("$.result (keys)")
+
+
+@parsers
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_both_parsers_hand_over_the_keys(make: Any, size: int) -> None:
+    collector = ItemCollector(INTERACTION, "$.result", keeps_keys=True)
+    parser = make(collector, keyed=True, max_item_bytes=100)
+    items = []
+    for chunk in sliced(rb'"k0" : {"id":"a"} , "k\u0031":7,"k2":{"id":"b"},"k3":{"id":"c"}} ', size):
+        if parser.rest is None:
+            items += parser.feed(chunk)
+    assert [item.id for item in items] == ["a", "b", "c"]
+    assert collector.keys == ["k0", "k2", "k3"]
+    assert parser.rest is not None
+
+
+@parsers
+def test_what_the_decoder_alone_refuses_is_malformed(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise msgspec.DecodeError("odd")
+
+    collector = ItemCollector(RAW, "$.result")
+    monkeypatch.setattr(collector, "read_array", refuse)
+    with pytest.raises(DecodeError, match=r"^not JSON: odd$") as caught:
+        make(collector, keyed=False, max_item_bytes=100).feed(b'{"a":1},2]')
+    assert (caught.value.path, caught.value.index) == ("$.result[0]", 0)
+    assert caught.value.raw is not None
+    assert caught.value.raw.startswith(b'{"a":1}')
 
 
 def test_issues_outside_of_the_items_are_kept_and_counted_too() -> None:

@@ -77,7 +77,7 @@ class IjsonArrayParser(ArrayParser[T]):
             if self._tracker.last_event == event and self._tracker.depth == 1:
                 self._container = None
                 return at
-        return -1
+        return -1  # mutant: any negative number
 
     def _complete(self, part: bytes, done: list[bytes]) -> None:
         """Take the last part of a key or value; values go to ``done``."""
@@ -97,11 +97,10 @@ class IjsonArrayParser(ArrayParser[T]):
     def _read(self, done: list[bytes]) -> list[T]:
         if not done:
             return []
-        waiting = self._keys[len(done) :]
-        keys = b"".join((b"[", b",".join(self._keys[: len(done)]), b"]")) if self._keys else b""
-        self._keys = waiting
+        keys, self._keys = self._keys[: len(done)], self._keys[len(done) :]
+        array_of_keys = b"[%b]" % b",".join(keys) if keys else b""  # mutant: [] is as good as nothing
         try:
-            return self._collector.read_array(b"".join((b"[", b",".join(done), b"]")), keys)
+            return self._collector.read_array(b"[%b]" % b",".join(done), array_of_keys)
         except msgspec.DecodeError as error:
             raise self._collector.malformed(f"not JSON: {error}", done[0]) from error
 
