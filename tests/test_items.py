@@ -23,11 +23,12 @@ from msgspec import Raw
 
 from tests.support import examples
 from truto_ci_async._wire.incremental import fast_parser, item_collector, item_decoder
+from truto_ci_async._wire.incremental.array_scanner import ArrayScanner
 from truto_ci_async._wire.incremental.fast_parser import FastArrayParser
 from truto_ci_async._wire.incremental.ijson_parser import IjsonArrayParser
 from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT, ItemCollector
 from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder, NdjsonDecoder
-from truto_ci_async._wire.incremental.lexer import JsonChecker, JsonTokenSplitter, is_cut
+from truto_ci_async._wire.incremental.lexer import JsonChecker, JsonTokenSplitter, NestingTracker, is_cut
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
@@ -513,6 +514,18 @@ def test_ijsons_message_is_put_on_one_short_line(monkeypatch: pytest.MonkeyPatch
 )
 def test_a_text_is_cut_if_more_bytes_could_complete_it(parts: list[bytes], expected: bool) -> None:
     assert is_cut(*parts) is expected
+
+
+@pytest.mark.parametrize("make", [NestingTracker, lambda: ArrayScanner(("result",), key_by=False)])
+def test_nesting_is_followed_down_to_512_levels(make: Any) -> None:
+    checker = make()
+    checker.read(b"[" * 512 + b"]" * 512)
+    checker = make()
+    for _ in range(512):
+        checker.read(b'{"a":')
+    assert checker.depth == 512
+    with pytest.raises(DecodeError, match=r"^the body is nested deeper than 512$"):
+        checker.read(b"[")
 
 
 # Finding the items
