@@ -22,7 +22,7 @@ from ijson.backends import python as ijson_python
 from msgspec import Raw
 
 from tests.support import examples
-from truto_ci_async._wire.incremental import fast_parser, item_collector, item_decoder
+from truto_ci_async._wire.incremental import array_scanner, fast_parser, item_collector, item_decoder
 from truto_ci_async._wire.incremental.array_scanner import ArrayScanner
 from truto_ci_async._wire.incremental.fast_parser import FastArrayParser
 from truto_ci_async._wire.incremental.ijson_parser import IjsonArrayParser
@@ -953,14 +953,41 @@ def test_a_decoder_is_used_once() -> None:
     decoder = ItemDecoder(RAW)
     for byte in sliced(b'{"result":[{"id":1234567890123}]}', 1):
         decoder.feed(byte)
-    with pytest.raises(UsageError, match=r"flush\(\)"):
+    with pytest.raises(UsageError, match=r"^flush\(\) returns the last items: call it before close\(\)$"):
         decoder.close()
     decoder = ItemDecoder(RAW)
     decoder.feed(b'{"result":[]}')
-    assert decoder.close() == {}
-    for call in (decoder.close, decoder.flush, lambda: decoder.feed(b"")):
-        with pytest.raises(UsageError, match="closed"):
+    decoder.flush()
+    for verb, call in (("flush", decoder.flush), ("feed", lambda: decoder.feed(b""))):
+        said = f"^cannot {verb} this decoder: it was flushed; it reads one body once$"
+        with pytest.raises(UsageError, match=said):
             call()
+    decoder = ItemDecoder(RAW)
+    decoder.feed(b'{"result":[]}')
+    assert decoder.close() == {}
+    for verb, call in (
+        ("close", decoder.close), ("flush", decoder.flush), ("feed", lambda: decoder.feed(b""))
+    ):  # fmt: skip
+        said = f"^cannot {verb} this decoder: it was closed; it reads one body once$"
+        with pytest.raises(UsageError, match=said):
+            call()
+
+
+@engines
+def test_a_body_that_ends_in_its_byte_order_mark_is_truncated(engine: Engine) -> None:
+    decoder = ItemDecoder(RAW, engine=engine)
+    assert [decoder.feed(byte) for byte in sliced(b"\xef\xbb", 1)] == [[], []]
+    with pytest.raises(TruncatedBodyError, match=r"^the JSON ends early, after 2 bytes and 0 items$"):
+        decoder.close()
+
+
+def test_the_keys_before_and_after_the_items_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_scanner, "MAX_KEYS", 4)
+    body = b'{"a":1,"b":{"x":1,"y":2},"result":[1],"c":3'
+    assert len(read([body + b"}"], ANY)[1]) == 3
+    said = r"^the body has more than 4 keys; the keys at its top are: a, b, result$"
+    with pytest.raises(DecodeError, match=said):
+        read([body + b',"d":4}'], ANY)
 
 
 # Cost
