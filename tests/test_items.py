@@ -22,7 +22,13 @@ from ijson.backends import python as ijson_python
 from msgspec import Raw
 
 from tests.support import examples
-from truto_ci_async._wire.incremental import array_scanner, fast_parser, item_collector, item_decoder
+from truto_ci_async._wire.incremental import (
+    array_scanner,
+    envelope,
+    fast_parser,
+    item_collector,
+    item_decoder,
+)
 from truto_ci_async._wire.incremental.array_scanner import ArrayScanner
 from truto_ci_async._wire.incremental.fast_parser import FastArrayParser
 from truto_ci_async._wire.incremental.ijson_parser import IjsonArrayParser
@@ -389,6 +395,9 @@ MALFORMED = [
     b'{"result" [1]}',
     b'{"result":/*c*/[1]}',
     b'{"result":[/*c*/1]}',
+    b'\x0b{"result":[]}',
+    b'{"result":[]}\x0b',
+    b'{"result":[]} \x0c',
 ]
 
 
@@ -590,8 +599,9 @@ def test_two_arrays_of_one_name_are_an_error(engine: Engine) -> None:
         b'{"result":[1],"result":null}',
         b'{"result":[1],"r\\u0065sult":2}',
     ):
-        with pytest.raises(DecodeError, match="twice"):
+        with pytest.raises(DecodeError, match=r"^the key 'result' comes twice$") as caught:
             read([body], engine=engine)
+        assert caught.value.path == "$.result"
     with pytest.raises(DecodeError, match="twice"):
         read([b'{"a":{"b":[1]},"a":{"b":[1]}}'], path="a.b", engine=engine)
     with pytest.raises(DecodeError, match="twice"):
@@ -615,10 +625,18 @@ def test_key_by_takes_an_array_too(engine: Engine) -> None:
             read([body], key_by=True, engine=engine)
 
 
-@pytest.mark.parametrize("options", [{"path": ""}, {"path": "a..b"}, {"engine": "simdjson"}])
-def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"path": ""}, "path is one key, or several joined by dots, not ''"),
+        ({"path": "a..b"}, "path is one key, or several joined by dots, not 'a..b'"),
+        ({"engine": "simdjson"}, "engine is 'auto' or 'ijson', not 'simdjson'"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
         ItemDecoder(RAW, **options)
+    assert str(caught.value) == said
 
 
 # Typed items and repair
@@ -914,6 +932,43 @@ def test_data_after_the_document_is_refused_at_once(engine: Engine) -> None:
     with pytest.raises(DecodeError) as caught:
         decoder.feed(b" %s" % (b"x" * 50))
     assert str(caught.value) == f"unexpected data after the end of the document: {b'x' * 40!r}"
+    decoder = ItemDecoder(RAW, engine=engine)
+    decoder.feed(b'{"result":[]} ')
+    with pytest.raises(DecodeError, match=r"document: b'\\x0b'$"):
+        decoder.feed(b"\n\x0b ")
+
+
+@engines
+def test_white_space_in_the_envelope_is_kept_wherever_the_body_is_cut(engine: Engine) -> None:
+    body = b'{"a":" x  ","result":[],"z":"  y " } \n'
+    for place in range(len(body)):
+        assert read([body[:place], body[place:]], engine=engine)[1] == {"a": " x  ", "z": "  y "}
+
+
+@engines
+def test_an_empty_body_is_told(engine: Engine) -> None:
+    for body in (b"", b" \n"):
+        with pytest.raises(DecodeError, match=r"^the body is not JSON: it is empty$"):
+            read([body], engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RecursionError(), "the envelope around the items is nested too deep to decode"),
+        (msgspec.DecodeError("odd"), "the envelope around the items cannot be decoded: odd"),
+    ],
+)
+def test_an_envelope_that_cannot_be_decoded_is_told(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(envelope, "_decode_levels", fail)
+    with pytest.raises(DecodeError) as caught:
+        read([b'{"result":[]}'])
+    assert str(caught.value) == said
 
 
 @engines
