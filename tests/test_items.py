@@ -22,6 +22,7 @@ from ijson.backends import python as ijson_python
 from msgspec import Raw
 
 from tests.support import examples
+from truto_ci_async._json import DECODED_BYTES
 from truto_ci_async._wire.incremental import (
     array_scanner,
     envelope,
@@ -584,8 +585,11 @@ def test_the_error_for_a_body_without_items_says_what_it_has(
 def test_results_is_accepted_for_result(engine: Engine) -> None:
     assert read([b'{"limit":2,"results":[1,2]}'], engine=engine) == ([b"1", b"2"], {"limit": 2})
     assert read([b'{"result":[1],"results":[2]}'], engine=engine) == ([b"1"], {"results": [2]})
-    with pytest.raises(DecodeError, match="both"):
+    with pytest.raises(
+        DecodeError, match=r"^both result and results are there: say path='results'$"
+    ) as caught:
         read([b'{"results":[2],"result":[1]}'], engine=engine)
+    assert caught.value.path == "$.result"
     assert read([b'{"results":[2],"result":[1]}'], path="results", engine=engine) == ([b"2"], {"result": [1]})
     with pytest.raises(DecodeError, match="no \\$.x"):
         read([b'{"results":[2]}'], path="x", engine=engine)
@@ -602,10 +606,29 @@ def test_two_arrays_of_one_name_are_an_error(engine: Engine) -> None:
         with pytest.raises(DecodeError, match=r"^the key 'result' comes twice$") as caught:
             read([body], engine=engine)
         assert caught.value.path == "$.result"
-    with pytest.raises(DecodeError, match="twice"):
+    with pytest.raises(DecodeError, match=r"^the key 'a.b' comes twice$") as caught:
         read([b'{"a":{"b":[1]},"a":{"b":[1]}}'], path="a.b", engine=engine)
+    assert caught.value.path == "$.a.b"
     with pytest.raises(DecodeError, match="twice"):
         read([b'{"a":{"b":[1]},"a":5}'], path="a.b", engine=engine)
+
+
+@engines
+def test_large_members_around_nested_items_stay_raw(engine: Engine) -> None:
+    """Decoding them at once would hold the loop. Only what leads to the items is taken apart."""
+    large = b'{"x":"%s"}' % (b"1" * DECODED_BYTES)
+    body = b'{"b":%s,"result":7,"a":{"b":{"items":[1,2],"c":%s,"d":3},"e":%s}}' % (large, large, large)
+    items, around = read([body], path="a.b.items", engine=engine)
+    assert items == [b"1", b"2"]
+    raw = Raw(large)
+    assert around == {"b": raw, "result": 7, "a": {"b": {"c": raw, "d": 3}, "e": raw}}
+
+
+@engines
+def test_a_member_that_cannot_be_decoded_is_named(engine: Engine) -> None:
+    with pytest.raises(DecodeError, match=r"^b cannot be decoded: ") as caught:
+        read([b'{"a":{"b":1e999,"items":[]}}'], path="a.items", engine=engine)
+    assert caught.value.path == "$.b"
 
 
 @engines

@@ -51,10 +51,12 @@ class FastArrayParser(ArrayParser[T]):
         # The most that is held: an item, and in a keyed object its key and the white space between the two.
         self._max_held = max_item_bytes if not keyed else 2 * max_item_bytes + 1024
         self._parts: list[bytes] = []
-        self._size = 0
-        self._enough = 0  # how many bytes to hold before looking at them again
-        self._separator = b""  # what came between two items, after the last _keep bytes of the first
-        self._keep = 0
+        self._size = 0  # mutant: looked at only after `_hold` has set it
+        # How many bytes to hold before looking at them again.
+        self._enough = 0  # mutant: 1 is as good
+        # What came between two items, after the last _keep bytes of the first.
+        self._separator = b""  # mutant: None is as good
+        self._keep = 0  # mutant: set with the separator
         self._failures = 0  # failed guesses in a row
         self._walks_left = 0  # batches to walk before the next guess
         self._in_large_item = False  # the last batch completed no item, so a guess would fail
