@@ -888,6 +888,14 @@ def test_an_item_has_at_most_max_item_bytes(engine: Engine, size: int) -> None:
 
 
 @engines
+def test_what_follows_the_items_may_be_larger_than_an_item(engine: Engine) -> None:
+    after = b'"z":"%s"' % (b"x" * 5000)
+    for items in (b"[1]", b'{"k":1}'):
+        body = b'{"result":%s,%s}' % (items, after)
+        assert read([body], key_by=True, max_item_bytes=100, engine=engine)[0] == [b"1"]
+
+
+@engines
 def test_a_value_of_a_keyed_object_has_at_most_max_item_bytes(engine: Engine) -> None:
     body = b'{"result":{"a":1,"b"  :  "%s"  ,"c":3}}'
     for size in (1, 7, 5000):
@@ -1594,7 +1602,7 @@ def test_both_parsers_hand_over_the_keys(make: Any, size: int) -> None:
     items = []
     for chunk in sliced(rb'"k0" : {"id":"a"} , "k\u0031":7,"k2":{"id":"b"},"k3":{"id":"c"}} ', size):
         if parser.rest is None:
-            items += parser.feed(chunk)
+            items += parser.feed(chunk, end=False)
     assert [item.id for item in items] == ["a", "b", "c"]
     assert collector.keys == ["k0", "k2", "k3"]
     assert parser.rest is not None
@@ -1608,7 +1616,7 @@ def test_what_the_decoder_alone_refuses_is_malformed(make: Any, monkeypatch: pyt
     collector = ItemCollector(RAW, "$.result")
     monkeypatch.setattr(collector, "read_array", refuse)
     with pytest.raises(DecodeError, match=r"^not JSON: odd$") as caught:
-        make(collector, keyed=False, max_item_bytes=100).feed(b'{"a":1},2]')
+        make(collector, keyed=False, max_item_bytes=100).feed(b'{"a":1},2]', end=True)
     assert (caught.value.path, caught.value.index) == ("$.result[0]", 0)
     assert caught.value.raw is not None
     assert caught.value.raw.startswith(b'{"a":1}')

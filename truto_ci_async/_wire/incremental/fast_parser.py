@@ -58,17 +58,20 @@ class FastArrayParser(ArrayParser[T]):
         self._separator = b""  # mutant: None is as good
         self._keep = 0  # mutant: set with the separator
         self._failures = 0  # failed guesses in a row
-        self._walks_left = 0  # batches to walk before the next guess
-        self._in_large_item = False  # the last batch completed no item, so a guess would fail
+        # Batches to walk before the next guess.
+        self._walks_left = 0  # mutant: None is as good
+        # The last batch completed no item, so a guess would fail.
+        self._in_large_item = False  # mutant: None is as good
         self._walked = 0  # items walked over and not decoded yet
-        self._view = memoryview(b"")  # the text to walk over, with lone surrogates replaced once one was met
+        # The text to walk over, with lone surrogates replaced once one was met.
+        self._view = memoryview(b"")  # mutant: `_walk` sets it
 
     def check_cut(self) -> None:
         if not is_cut(self.brackets[:1], *self._parts):
             text = b"".join(self._parts)  # mutant: a flush has joined them
             raise self._collector.malformed("the item is not JSON", text)
 
-    def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:
+    def feed(self, chunk: bytes, *, end: bool) -> list[T]:
         self._parts.append(chunk)
         self._size += len(chunk)
         if self._size < self._enough and not end:
@@ -88,7 +91,7 @@ class FastArrayParser(ArrayParser[T]):
             found, at = self._walk(text, at)
             items += found
         self._in_large_item = self._collector.index == before
-        self._hold(text[at:] if self.rest is None else b"")
+        self._hold(text[at:] if self.rest is None else b"")  # mutant: nothing looks at b""
         return items
 
     def _hold(self, text: bytes) -> None:
@@ -103,7 +106,7 @@ class FastArrayParser(ArrayParser[T]):
         """Decode up to the right-most separator; return the items, and where the next one begins."""
         found = text.rfind(self._separator, at)
         end = found + self._keep
-        if found < 0 or end == at or end - at > self._max_item_bytes:
+        if found < 0 or end == at or end - at > self._max_item_bytes:  # mutant: fewer guesses, the same items
             return [], at
         try:
             items = self._collector.read_array(b"".join((b"[", memoryview(text)[at:end], b"]")))
@@ -120,9 +123,9 @@ class FastArrayParser(ArrayParser[T]):
         view = self._view = memoryview(text)
         keys: list[memoryview] = []
         values: list[memoryview] = []
-        last = before = (at, at)
+        last = before = (at, at)  # mutant: not read before an item sets them
         first = at
-        while at < len(text) and self.rest is None and self._walked < most:
+        while at < len(text) and self.rest is None and self._walked < most:  # mutant: one more is as good
             start = self._find_value(at) if self._keyed else at
             if start == INCOMPLETE or (end := self._find_end(start)) == INCOMPLETE:
                 break

@@ -31,7 +31,7 @@ class IjsonArrayParser(ArrayParser[T]):
     def check_cut(self) -> None:
         self._tracker.is_complete()
 
-    def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:
+    def feed(self, chunk: bytes, *, end: bool) -> list[T]:
         piece = self._tracker.splitter.cut(chunk)
         self._readable = for_ijson(piece)
         done: list[bytes] = []
