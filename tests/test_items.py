@@ -1606,6 +1606,23 @@ def test_both_parsers_hand_over_the_keys(make: Any, size: int) -> None:
     assert [item.id for item in items] == ["a", "b", "c"]
     assert collector.keys == ["k0", "k2", "k3"]
     assert parser.rest is not None
+    collector = ItemCollector(INTERACTION, "$.result")
+    make(collector, keyed=True, max_item_bytes=100).feed(rb'"\ud83d":{"id":"a"},"k":{"id":"b"}}', end=True)
+    assert (collector.index, collector.keys, collector.issues) == (2, [], [])
+
+
+def test_an_item_that_is_nested_too_deep_is_named() -> None:
+    decoder = ItemDecoder(RAW)
+    with pytest.raises(DecodeError, match="^nested too deep to decode$") as caught:
+        decoder.feed(b'{"result":[1,' + b"[" * 100_000)
+    assert (caught.value.path, caught.value.index) == ("$.result[1]", 1)
+
+
+def test_a_value_that_is_too_large_is_refused_before_it_ends() -> None:
+    decoder = ItemDecoder(RAW, key_by=True, max_item_bytes=100)
+    assert decoder.feed(b'{"result":{"k":"' + b"x" * 99) == []
+    with pytest.raises(BodyTooLargeError, match="item 0 has more than 100 bytes"):
+        decoder.feed(b"x" * 120)
 
 
 @parsers

@@ -136,7 +136,7 @@ class FastArrayParser(ArrayParser[T]):
             self._walked += 1
             self._expected = COMMA_OR_END
             at = self._skip_to_value(text, end, self._walked)
-        self._view = memoryview(b"")
+        self._view = memoryview(b"")  # mutant: only lets go of the text
         if not self._walked:
             return [], at
         if not self._keyed:
@@ -153,7 +153,7 @@ class FastArrayParser(ArrayParser[T]):
         """Join keys, each with its colon, as an array, if anyone wants them."""
         if not keys or not self._collector.keeps_keys:
             return b""
-        return _array([bytes(key).rstrip(WHITE)[:-1] for key in keys])
+        return _array([bytes(key).rstrip(WHITE)[:-1] for key in keys])  # mutant: other bytes were refused
 
     def _find_value(self, at: int) -> int:
         """Return where the value of the key at ``at`` begins, or INCOMPLETE if its colon has not arrived yet."""
@@ -170,18 +170,23 @@ class FastArrayParser(ArrayParser[T]):
         rest = self._view[start:]
         try:
             length = value_length(rest)
-            if length < 0 and (fixed := replace_surrogates(text := bytes(rest))) is not text:
-                self._view = memoryview(b"".join((self._view[:start], fixed)))
-                rest = self._view[start:]
-                length = value_length(rest)
+            if length < 0:  # mutant: it is never 0
+                text = bytes(rest)
+                fixed = replace_surrogates(text)
+                if fixed is not text:
+                    self._view = memoryview(b"".join((self._view[:start], fixed)))
+                    rest = self._view[start:]
+                    length = value_length(rest)
         except RecursionError:
             raise self._collector.malformed("nested too deep to decode", rest, self._walked) from None
         if length == MALFORMED:
             raise self._collector.malformed("the item is not JSON", rest, self._walked)
         if length == INCOMPLETE:
             too_large = len(rest) > self._max_item_bytes
-        else:  # the white space after an item is not counted, but stripping copies, so only do that if it matters
-            too_large = length > self._max_item_bytes < len(bytes(rest[:length]).rstrip(WHITE))
+        else:
+            # The white space after an item is not counted, but stripping copies, so only do that if it matters.
+            most = self._max_item_bytes
+            too_large = length > most < len(bytes(rest[:length]).rstrip(WHITE))  # mutant: >= is the same
         if too_large:
             raise self._collector.too_large(self._max_item_bytes, self._walked)
         return INCOMPLETE if length == INCOMPLETE else start + length
@@ -192,7 +197,7 @@ class FastArrayParser(ArrayParser[T]):
         assert ending is not None
         assert other is not None
         same = ending[1][-32:]
-        while not text.endswith(same, two[0], other.end(1)):
+        while not text.endswith(same, two[0], other.end(1)):  # mutant: no ending goes back over the comma
             same = same[1:]
         beginning = _BEGINNING.match(text, two[0])
         end = two[0]
