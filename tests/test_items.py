@@ -1229,11 +1229,12 @@ def test_the_separator_is_what_stood_between_two_items(
     one: bytes, between: bytes, two: bytes, separator: bytes, kept: int
 ) -> None:
     """With as much of both as they have in common: the longer it is, the fewer wrong guesses."""
-    decoder = ItemDecoder(RAW)
-    decoder.feed(b'{"result":[%s%s%s,' % (one, between, two))
-    parser = decoder._parser
-    assert isinstance(parser, fast_parser.FastArrayParser)
-    assert (parser._separator, parser._keep) == (separator, kept)
+    for before in b"", b" ":
+        decoder = ItemDecoder(RAW)
+        decoder.feed(b'{"result":[%s%s%s%s,' % (before, one, between, two))
+        parser = decoder._parser
+        assert isinstance(parser, fast_parser.FastArrayParser)
+        assert (parser._separator, parser._keep) == (separator, kept)
 
 
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -1623,6 +1624,10 @@ def test_a_value_that_is_too_large_is_refused_before_it_ends() -> None:
     assert decoder.feed(b'{"result":{"k":"' + b"x" * 99) == []
     with pytest.raises(BodyTooLargeError, match="item 0 has more than 100 bytes"):
         decoder.feed(b"x" * 120)
+    for engine in ENGINES:
+        decoder = ItemDecoder(RAW, engine=engine, max_item_bytes=100)
+        with pytest.raises(BodyTooLargeError, match="item 2 has more than 100 bytes"):
+            decoder.feed(b'{"result":[1,2,"' + b"x" * 120)
 
 
 @parsers

@@ -242,8 +242,8 @@ def value_length(text: memoryview) -> int:
         if offset is not None and int(offset[1]) + _TOKEN_BYTES < len(text):
             return MALFORMED
         return INCOMPLETE
-    last = text[-1]
-    return len(text) if last in b'}]" \t\r\n' else INCOMPLETE  # more digits of a number may follow
+    # More digits of a number may follow.
+    return len(text) if text[-1] in b'}]" \t\r\n' else INCOMPLETE  # mutant: no JSON ends in an X
 
 
 def check_msgspec() -> bool:

@@ -40,16 +40,17 @@ class IjsonArrayParser(ArrayParser[T]):
             if self._container is None:
                 start = self._skip_to_value(piece, at, len(done))
                 if self.rest is not None:
-                    self._tracker.send(self._readable[self._sent : start + 1])
                     self.rest += self._tracker.splitter.rest()
                     return self._read(done)
                 if start == len(piece):
                     break
+                at = start
                 self._container = _CONTAINERS.get(piece[start])
-                at = start + 1 if self._container else self._skip_token(piece, start, len(done))
+                if self._container is None:
+                    at = self._skip_token(piece, start, len(done))
             if self._container is not None:
                 at = self._find_end(piece, at, self._container)
-                if at < 0:
+                if at < 0:  # mutant: it cannot end at 0
                     break
             self._complete(piece[start:at], done)
         self._tracker.send(self._readable[self._sent :])
