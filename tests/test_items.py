@@ -648,6 +648,13 @@ def test_key_by_takes_an_array_too(engine: Engine) -> None:
             read([body], key_by=True, engine=engine)
 
 
+@pytest.mark.parametrize(("engine", "parser"), [("auto", FastArrayParser), ("ijson", IjsonArrayParser)])
+def test_each_engine_has_its_parser(engine: Engine, parser: Any) -> None:
+    decoder = ItemDecoder(RAW, engine=engine)
+    decoder.feed(b'{"result":[')
+    assert isinstance(decoder._parser, parser)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -808,6 +815,7 @@ def test_lone_surrogates_are_replaced_and_told_wherever_the_body_is_cut(engine: 
         ]  # fmt: skip
         assert decoder.issues_count == 4
         assert decoder.issues[0].raw.startswith(rb'{"id":"b\uDE00x"')
+        assert [issue.raw for issue in decoder.issues if issue.index is None] == [b"", b""]
 
 
 @engines

@@ -85,8 +85,9 @@ class ItemCollector(Generic[T]):
         self.issues_count += len(notes)
 
     def _read(self, text: bytes) -> tuple[list[T], IssueList]:
-        keep = max(ISSUES_KEPT - len(self.issues), 0)
-        return self._reader.read_array(text, start=self.index, path=self._path, keep=keep)
+        keep = max(ISSUES_KEPT - len(self.issues), 0)  # mutant: only saves time
+        read = self._reader.read_array
+        return read(text, start=self.index, path=self._path, keep=keep)  # mutant: keep only saves time
 
     def _find_surrogates(self, text: bytes, fixed: bytes) -> list[Issue]:
         """Return an issue for each lone surrogate in ``text``, an array of items; it has none in ``fixed``."""
@@ -126,7 +127,7 @@ class ItemCollector(Generic[T]):
         self.dropped_count += len(issues.dropped)
         if issues.total or replaced:
             self.issues_count += issues.total + len(replaced)
-            self._keep_issues(sorted([*replaced, *issues], key=_index_of) if replaced else issues)
+            self._keep_issues(sorted([*replaced, *issues], key=_index_of))
 
     def _keep_issues(self, issues: list[Issue]) -> None:
         for issue in issues[: max(ISSUES_KEPT - len(self.issues), 0)]:

@@ -65,8 +65,9 @@ class JsonTokenSplitter:
     def __init__(self) -> None:
         self.held_bytes = 0
         self._held: list[bytes] = []  # the token that is not complete yet
-        self._in_string = False
-        self._escaped = False  # the last byte was a backslash that escapes the next one
+        self._in_string = False  # mutant: None is as good
+        # The last byte was a backslash that escapes the next one.
+        self._escaped = False  # mutant: None is as good
 
     def cut(self, chunk: bytes) -> bytes:
         """Return what was held and ``chunk``, up to the end of the last complete token; hold the rest."""
