@@ -35,7 +35,13 @@ from truto_ci_async._wire.incremental.fast_parser import FastArrayParser
 from truto_ci_async._wire.incremental.ijson_parser import IjsonArrayParser
 from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT, ItemCollector
 from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder, NdjsonDecoder
-from truto_ci_async._wire.incremental.lexer import JsonChecker, JsonTokenSplitter, NestingTracker, is_cut
+from truto_ci_async._wire.incremental.lexer import (
+    JsonChecker,
+    JsonTokenSplitter,
+    NestingTracker,
+    for_ijson,
+    is_cut,
+)
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
@@ -524,6 +530,48 @@ def test_ijsons_message_is_put_on_one_short_line(monkeypatch: pytest.MonkeyPatch
 )
 def test_a_text_is_cut_if_more_bytes_could_complete_it(parts: list[bytes], expected: bool) -> None:
     assert is_cut(*parts) is expected
+
+
+@pytest.mark.parametrize(
+    ("chunks", "pieces", "held"),
+    [
+        ([b'["a', b"b", b'"]'], [b"[", b"", b'"ab"]'], b""),
+        ([b"[1", b"2 ", b"3"], [b"[", b"12 ", b""], b"3"),
+        ([b'"a\\', b'"b" , "c'], [b"", b'"a\\"b" , '], b'"c'),
+        ([b'"a\\', b'\\" , "c'], [b"", b'"a\\\\" , '], b'"c'),
+        ([b'"a\\', b'"', b'b"'], [b"", b"", b'"a\\"b"'], b""),
+        ([b'"a\\', b"n", b'b" '], [b"", b"", b'"a\\nb" '], b""),
+    ],
+)
+def test_a_token_is_held_until_it_is_complete(chunks: list[bytes], pieces: list[bytes], held: bytes) -> None:
+    splitter = JsonTokenSplitter()
+    assert [splitter.cut(chunk) for chunk in chunks] == pieces
+    assert splitter.held_bytes == len(held)
+    assert splitter.rest() == held
+    assert splitter.held_bytes == 0
+    assert splitter.cut(b'"a"') == b'"a"'  # starts over
+    for start in b'"x', b'"x\\', b"1":
+        splitter.cut(start)
+        assert splitter.rest() == start
+        assert splitter.cut(b'"a",') == b'"a",'
+
+
+@pytest.mark.parametrize(
+    ("token", "is_replaced"),
+    [
+        (b"1" * 4000, False),
+        (b"1" * 4001, True),
+        (b"-" + b"9" * 5000, True),
+        (b"1e" + b"9" * 17, True),
+        (b"1.50E-" + b"9" * 17, True),
+        (b"1e" + b"9" * 16, False),
+        (b"1" * 5000 + b".5", False),
+        (b'"%s"' % (b"1" * 5000), False),
+    ],
+)
+def test_ijson_gets_another_number_for_one_it_cannot_hold(token: bytes, is_replaced: bool) -> None:
+    expected = b"0".ljust(len(token)) if is_replaced else token
+    assert for_ijson(b"[%s , 1]" % token) == b"[%s , 1]" % expected
 
 
 @pytest.mark.parametrize("make", [NestingTracker, lambda: ArrayScanner(("result",), key_by=False)])

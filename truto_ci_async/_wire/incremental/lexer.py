@@ -99,7 +99,7 @@ class JsonTokenSplitter:
         rest = b"".join(self._held)
         self._held.clear()
         self.held_bytes = 0
-        self._in_string = self._escaped = False
+        self._in_string = self._escaped = False  # mutant: None is as good
         return rest
 
     def _hold(self, part: bytes) -> None:
@@ -167,11 +167,12 @@ class NestingTracker(JsonChecker):
     def __init__(self) -> None:
         super().__init__()
         self.depth = 0
-        self.last_event = ""  # of the last piece, "" if it had none
+        # Of the last piece, "" if it had none.
+        self.last_event = ""  # mutant: no event either
 
     def _follow(self, events: ijson.sendable_list) -> None:
         depth = self.depth
-        name = ""
+        name = ""  # mutant: no event either
         for name, _ in events:
             if name in STEPS:
                 depth += STEPS[name]
