@@ -23,6 +23,7 @@ from truto_ci_async._wire.lenient_times import read_datetime
 from truto_ci_async._wire.surrogates import surrogate_notes
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Interaction, Issue, Person
+from truto_ci_async.models.unknown_members import MOST_NAMES
 
 READER = ItemReader(Interaction)
 STRICT = ItemReader(Interaction, on_invalid="raise")
@@ -232,10 +233,16 @@ def test_an_item_that_cannot_be_read_is_an_error_that_says_which(raw: bytes, mes
 
 
 def test_bad_utf8_and_deep_nesting_are_our_own_error() -> None:
-    with pytest.raises(DecodeError, match="UTF-8"):
-        READER.read_array(b'[{"id": "\xff"}]')
-    with pytest.raises(DecodeError, match="deep"):
-        READER.read_array(b'[{"id": "a", "remote_data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]")
+    deep = b"[" * 100_000 + b"]" * 100_000
+    for text, said in (
+        (b'[{"id": "\xff"}]', "not UTF-8: invalid start byte"),
+        (b'[{"id": "a", "remote_data": %s}]' % deep, "nested too deep to decode"),
+        (b'[{"id": 5}, {"remote_data": %s}]' % deep, "nested too deep to decode"),
+    ):
+        with pytest.raises(DecodeError) as caught:
+            READER.read_array(text, start=3, path="$.rows")
+        error = caught.value
+        assert (str(error), error.path, error.index) == (said, "$.rows", 3)
     with pytest.raises(DecodeError, match="deep"):
         ItemReader(Any).read_item(b"[" * 100_000 + b"]" * 100_000, index=0, path="$")
 
@@ -315,6 +322,56 @@ def test_the_places_of_lone_surrogates_are_named(value: bytes, paths: list[str])
     assert [path for path, _ in notes] == paths
     assert all("half of a surrogate pair" in message and len(message) < 200 for _, message in notes)
     assert not any("\\ud83d" in message for _, message in notes) or b"\\\\" in value
+
+
+@pytest.mark.parametrize(
+    ("item_type", "text", "keep", "kept", "dropped", "issues"),
+    [
+        (Interaction, b"[7,8]", 1, 0, [5, 6], [5]),
+        (Interaction, b"[7,8]", 0, 0, [5, 6], []),
+        (Interaction, b'[7,{"id":"a"},8]', 1, 1, [5, 7], [5]),
+        (Interaction, b'[7,{"x":1},{"id":"a"},{"y":1}]', 0, 1, [5, 6, 8], []),
+        (int, b'[1,"a"]', 0, 1, [6], []),
+        (int, b'["a",1,"b",2]', 1, 2, [5, 7], [5]),
+        (int, b'["a",1]', 0, 1, [5], []),
+        (dict, b'[1,{"a":1}]', 0, 1, [5], []),
+        (dict, b"[1,2]", 0, 0, [5, 6], []),
+        (int | None, b'[null,"a",null]', 9, 2, [6], [6]),
+        (int | None, b'["a",null,1,"b",null]', 9, 3, [5, 8], [5, 8]),
+    ],
+)
+def test_items_that_cannot_be_kept_are_counted_and_some_are_told(
+    item_type: Any, text: bytes, keep: int, kept: int, dropped: list[int], issues: list[int]
+) -> None:
+    items, found = ItemReader(item_type).read_array(text, start=5, keep=keep)
+    assert len(items) == kept
+    assert found.dropped == dropped
+    assert found.total == len(dropped)
+    assert [issue.index for issue in found] == issues
+
+
+def test_unknown_names_are_told_once_and_not_too_many() -> None:
+    class Plain(Struct):
+        id: str = ""
+
+    for item_type, kept in ((Interaction, True), (Plain, False), (dict, False)):
+        told: list[list[str]] = []
+        kinds: set[bool] = set()
+
+        def tell(names: list[str], *, kept: bool) -> None:
+            told.append(names)  # noqa: B023
+            kinds.add(kept)  # noqa: B023
+
+        reader = ItemReader(item_type).for_walk(tell)
+        reader.note_unknown(["a", "b", "a"])
+        reader.note_unknown(["b", "c"])
+        reader.note_unknown(["c"])
+        assert told == [["a", "b"], ["c"]]
+        assert reader.unknown_fields == ("a", "b", "c")
+        assert kinds == {kept}
+        reader.note_unknown(f"n{number}" for number in range(MOST_NAMES))
+        reader.note_unknown(["z"])
+        assert len(reader.unknown_fields) == sum(map(len, told)) == MOST_NAMES
 
 
 def test_the_issues_of_an_array_are_capped_and_counted() -> None:
