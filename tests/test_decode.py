@@ -324,6 +324,10 @@ def test_the_places_of_lone_surrogates_are_named(value: bytes, paths: list[str])
     assert not any("\\ud83d" in message for _, message in notes) or b"\\\\" in value
 
 
+class Pair(TypedDict):
+    a: int
+
+
 @pytest.mark.parametrize(
     ("item_type", "text", "keep", "kept", "dropped", "issues"),
     [
@@ -336,6 +340,7 @@ def test_the_places_of_lone_surrogates_are_named(value: bytes, paths: list[str])
         (int, b'["a",1]', 0, 1, [5], []),
         (dict, b'[1,{"a":1}]', 0, 1, [5], []),
         (dict, b"[1,2]", 0, 0, [5, 6], []),
+        (Pair, b'[{"a":"x"},{"a":1}]', 0, 1, [5], []),
         (int | None, b'[null,"a",null]', 9, 2, [6], [6]),
         (int | None, b'["a",null,1,"b",null]', 9, 3, [5, 8], [5, 8]),
     ],
@@ -348,6 +353,69 @@ def test_items_that_cannot_be_kept_are_counted_and_some_are_told(
     assert found.dropped == dropped
     assert found.total == len(dropped)
     assert [issue.index for issue in found] == issues
+
+
+def test_notes_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = repair.Notes()
+    for number in range(repair.NOTES_KEPT + 5):
+        notes.add(f"$.{number}", "odd")
+    assert (len(notes), notes.total) == (repair.NOTES_KEPT, repair.NOTES_KEPT + 5)
+    notes, others = repair.Notes(), repair.Notes()
+    for number in range(60):
+        others.add(f"$.{number}", "odd")
+    for kept in (60, repair.NOTES_KEPT, repair.NOTES_KEPT):
+        notes.add_all(others)
+        assert len(notes) == kept
+    assert notes.total == 180
+    monkeypatch.setattr(repair, "MOST_REPAIRS", 180)
+    notes.check_number()
+    notes.add("$", "odd")
+    with pytest.raises(repair.TooManyRepairs):
+        notes.check_number()
+
+
+class Counts(Struct):
+    id: str | None = None
+    whole: int = 7
+    maybe: int | None = 7
+    listed: list[int] = []
+    perhaps: list[int] | None = []
+
+
+@pytest.mark.parametrize(
+    ("item", "expected", "notes"),
+    [
+        (
+            b'{"id":5,"x":1,"whole":1800.0}', Counts("5", 1800),
+            ["id: kept its digits as text", "whole: read as a whole number"],
+        ),
+        (b'{"maybe":-5.000}', Counts(maybe=-5), ["maybe: read as a whole number"]),
+        (b'{"id":1.0}', Counts("1.0"), ["id: kept its digits as text"]),
+        (b'{"whole":1.5}', Counts(), ["whole"]),
+        (b'{"listed":["a","b",1],"id":"y"}', Counts("y", listed=[1]), ["listed[0]", "listed[1]"]),
+        (b'{"listed":["a","b","c"]}', Counts(), ["listed: more"]),
+        (b'{"perhaps":["a","b","c"]}', Counts(perhaps=None), ["perhaps: more"]),
+    ],
+)  # fmt: skip
+def test_what_a_value_becomes(
+    item: bytes, expected: Counts, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "MOST_REPAIRS", 2)
+    items, issues = ItemReader(Counts).read_array(b"[%b]" % item, path="$")
+    assert items == [expected]
+    for issue, note in zip(issues, notes, strict=True):
+        place, _, how = note.partition(": ")
+        assert issue.path == f"$[0].{place}"
+        if how == "more":
+            assert issue.message == "left out, because it holds more than 2 wrong values"
+        else:
+            assert issue.message.startswith("Expected `")
+            assert issue.message.endswith(f"; {how}" if how else issue.message[-1])
+
+
+def test_an_item_of_another_kind_is_told_as_such() -> None:
+    _, issues = read(b"7")
+    assert [issue.message for issue in issues] == ["Expected `object`, got `int`: 7"]
 
 
 def test_unknown_names_are_told_once_and_not_too_many() -> None:

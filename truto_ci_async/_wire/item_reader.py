@@ -304,7 +304,7 @@ class ItemReader(Generic[T]):
             self._decode_item(raw)
         except msgspec.ValidationError as error:
             return describe_mismatch(str(error), raw)
-        raise AssertionError(raw)
+        raise AssertionError(raw)  # mutant: it never comes to that
 
     def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: Notes) -> T | None:
         fixed = repairer.fix_struct(fields, path, notes)
