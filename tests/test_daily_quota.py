@@ -116,7 +116,7 @@ def test_times_of_a_clock_that_was_ahead_count_from_now() -> None:
 
 @pytest.mark.parametrize("daily", [0, -1, 1.5, True, "many"])
 def test_a_quota_that_cannot_work_is_refused(daily: object) -> None:
-    with pytest.raises(ConfigurationError, match="account_daily"):
+    with pytest.raises(ConfigurationError, match=r"^Pacing\.account_daily must be a whole number"):
         Pacing(account_daily=daily)  # type: ignore[arg-type]
 
 

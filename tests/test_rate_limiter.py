@@ -877,7 +877,9 @@ def test_a_level_without_a_limit_still_pauses() -> None:
 
 
 def test_pacing_refuses_what_is_no_rate() -> None:
-    with pytest.raises(ConfigurationError, match=r"Pacing\.token must be a Rate"):
+    with pytest.raises(
+        ConfigurationError, match=r"^Pacing\.token must be a Rate\(limit, window\) or None, got \(500, 10\)$"
+    ):
         Pacing(token=(500, 10))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=r"Pacing\.account must be a Rate"):
         Pacing(account=(50, 10))  # type: ignore[arg-type]
