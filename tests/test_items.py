@@ -1729,8 +1729,8 @@ def test_a_bounded_number_of_issues_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_issues_are_in_the_order_of_their_items() -> None:
     collector = ItemCollector(INTERACTION, "$")
-    collector.read_array(rb'[{"id":5},{"id":"\ud83d"},7]')
-    assert [issue.index for issue in collector.issues] == [0, 1, 2]
+    collector.read_array(rb'[{"id":5},{"id":"\ud83d"},7,{"id":"\ud83d"}]')
+    assert [issue.index for issue in collector.issues] == [0, 1, 2, 3]
 
 
 def test_the_error_for_a_body_whose_items_were_all_dropped_names_the_first_of_them() -> None:

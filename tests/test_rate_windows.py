@@ -129,6 +129,15 @@ def test_a_response_far_later_than_usual_keeps_its_slot_longer() -> None:
     assert max(window._free_at) == 4.0 + SLOT
 
 
+def test_what_is_usual_follows_the_responses_slowly() -> None:
+    window = taken(3, 0.0, 1.0, 2.0, burst=1.0)
+    for sent, took, usual in ((0.0, 0.25, 0.25), (1.0, 0.5, 0.25 + 0.25 / 32)):
+        window.finish(sent, sent + took)
+        assert window._usual_seconds == usual
+    window.finish(2.0, 9.0)  # counted as no more than three times as long
+    assert window._usual_seconds == pytest.approx(usual + 2 * usual / 32)
+
+
 def test_responses_in_another_order_free_what_is_known_first() -> None:
     window = taken(3, 0.0, 0.01, 0.02, burst=1.0)
     window.finish(0.02, 0.05)

@@ -134,7 +134,7 @@ class SlidingWindow:
         if answered_at is None:
             return
         if self._recovery is not None:
-            self._recovery.on_accepted(answered_at)
+            self._recovery.on_accepted()
         if self._remove(taken_at):
             took, usual = answered_at - taken_at, self._usual_seconds
             margin = LATE_MARGIN if took > LATE * usual else MARGIN
@@ -251,7 +251,7 @@ class Recovery:
         # Counted in windows.
         self._plateau_after = 0.0  # mutant: _settle sets it before it is read
 
-    def on_accepted(self, now: float) -> None:
+    def on_accepted(self) -> None:
         """Count a request that the service accepted; only those from before the 429 matter."""
         if self._since is None:
             self._accepted += 1

@@ -126,7 +126,7 @@ class _Utf8Validator:
     """Check bytes as they arrive, because msgspec does not look inside the values it skips."""
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # mutant: or in capitals
         self._incomplete = b""  # the first bytes of a character that the last chunk ended in
 
     def check(self, chunk: bytes, offset: int) -> None:

@@ -21,8 +21,9 @@ class IjsonArrayParser(ArrayParser[T]):
         super().__init__(collector, keyed=keyed, max_item_bytes=max_item_bytes)
         self._tracker = NestingTracker()  # of the array alone, so the depth between items is 1
         self._tracker.send(self.brackets[:1])
-        self._readable = b""  # the piece that is being read, as ijson takes it
-        self._sent = 0  # how much of it the tracker has
+        # The piece that is being read, as ijson takes it; and how much of it the tracker has.
+        self._readable = b""  # mutant: `feed` sets it
+        self._sent = 0  # mutant: `feed` sets it
         self._container: _Container | None = None  # the item is an object or array, and not complete yet
         self._parts: list[bytes] = []  # of the key or value that is not complete yet
         self._keys: list[bytes] = []  # of the items that are complete and not decoded yet
@@ -36,7 +37,7 @@ class IjsonArrayParser(ArrayParser[T]):
         self._readable = for_ijson(piece)
         done: list[bytes] = []
         at = start = self._sent = 0
-        while at < len(piece):
+        while at < len(piece):  # mutant: at its end there is nothing to do
             if self._container is None:
                 start = self._skip_to_value(piece, at, len(done))
                 if self.rest is not None:

@@ -119,7 +119,7 @@ class SQLiteCheckpoint(Checkpoint):
         self._database: sqlite3.Connection | None = None
         self._stored: StoredRows | None = None
         # What ``hold`` made. It is removed if no plan is stored, such as when no account is found.
-        self._is_new = False
+        self._is_new = False  # mutant: None is as good as False
         self._new_folders: list[Path] = []
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
@@ -141,7 +141,7 @@ class SQLiteCheckpoint(Checkpoint):
         except BaseException:
             await self.aclose()
             raise
-        self._use = "open"
+        self._use = "open"  # mutant: only "none" and "held" are asked for
         return in_force
 
     async def load(self) -> dict[Key, Progress]:
