@@ -21,6 +21,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import anyio.lowlevel
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,9 +32,12 @@ from truto_ci_async import _lock as lock_module
 from truto_ci_async._lock import LockOwner, RunLock, unshared_locks
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
-from truto_ci_async.pull.checkpoint.base import Checkpoint, Key, Progress
+from truto_ci_async.pull.checkpoint import memory as memory_module
+from truto_ci_async.pull.checkpoint import sqlite as sqlite_module
+from truto_ci_async.pull.checkpoint.base import AccountProgress, Checkpoint, Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import APPLICATION_ID, SCHEMA_VERSION, SQLiteCheckpoint
+from truto_ci_async.pull.checkpoint.stored import StoredRows
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.plan.resolve import resolve
 
@@ -200,6 +205,74 @@ def test_both_stores_keep_the_same(
     assert visit(SQLiteCheckpoint(path), plan) == visit(memory, plan)
 
 
+ACCOUNTS: dict[Key, Progress] = {
+    ("nothing yet", 0): Progress(position="p", pages=1),
+    ("one row", 0): Progress(position="p", rows=1, pages=1),
+    ("first of two", 0): Progress(outcome="failed", rows=1),
+    ("first of two", 1): Progress(outcome="parked"),
+    ("second of two", 0): Progress(outcome="parked"),
+    ("second of two", 1): Progress(outcome="failed", rows=1),
+    ("empty, then a row", 0): Progress(outcome="empty"),
+    ("empty, then a row", 1): Progress(position="p", rows=1, pages=1),
+    ("a row, then none", 0): Progress(outcome="done", rows=1),
+    ("a row, then none", 1): Progress(position="p"),
+    ("with more to know", 0): Progress(outcome="done", rows=1),
+    ("with more to know", 1): Progress(outcome="empty", position="p"),
+    ("with more to know", 2): Progress(outcome="done", rows=1),
+    ("out of order", 1): Progress(outcome="empty"),
+}
+BY_ACCOUNT = {
+    "nothing yet": (0, False, [0]),
+    "one row": (0, True, [0]),
+    "first of two": (0, True, [0, 1]),
+    "second of two": (0, True, [0, 1]),
+    "empty, then a row": (1, True, [1]),
+    "a row, then none": (1, True, [1]),
+    "with more to know": (1, True, [1, 2]),
+    "out of order": (0, False, [1]),
+}
+
+
+def test_accounts_are_loaded_with_all_that_is_needed_to_resume_them(store: Store) -> None:
+    """How many windows are closed, whether any had rows, and the progress of the others."""
+    plan = make_plan(*BY_ACCOUNT)
+
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(plan)
+            await checkpoint.commit(ACCOUNTS)
+            found = {name: each async for name, each in checkpoint.load_accounts()}
+        for name, (finished, has_rows, later) in BY_ACCOUNT.items():
+            expected = {window: ACCOUNTS[name, window] for window in later}
+            assert found.pop(name) == AccountProgress(finished=finished, has_rows=has_rows, later=expected)
+        assert not found
+
+    run(scenario())
+
+
+def test_the_loop_gets_turns_while_accounts_are_loaded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading 100,000 accounts takes a second."""
+    names = "abcdefg"
+    seen: list[str] = []
+    turns: list[int] = []
+
+    async def turn() -> None:
+        turns.append(len(seen))
+
+    async def scenario() -> None:
+        async with store() as checkpoint:
+            await checkpoint.open(make_plan(*names))
+            await checkpoint.commit({(name, 0): FIRST for name in names})
+            monkeypatch.setattr(anyio.lowlevel, "checkpoint", turn)
+            async for name, _ in checkpoint.load_accounts():
+                seen.append(name)
+
+    for module in (memory_module, sqlite_module):
+        monkeypatch.setattr(module, "YIELD_EVERY", 3)
+    run(scenario())
+    assert turns == [3, 6]
+
+
 def test_another_plan_is_refused_and_nothing_changes(store: Store) -> None:
     """Positions of one plan used with another would skip and repeat rows. The message names the argument."""
     plan = make_plan()
@@ -343,6 +416,113 @@ def test_a_closed_checkpoint_says_so(store: Store) -> None:
         await checkpoint.aclose()
 
     run(scenario())
+
+
+# --- in memory ---------------------------------------------------------------------------------------------------
+
+
+def test_many_finished_windows_take_little_memory() -> None:
+    """All of them are still there, and one that is replaced is taken up again."""
+    windows = 300
+    plan = make_plan("a", "b", start_time=f"-{windows}d")
+    expected: dict[Key, Progress] = {}
+
+    async def scenario() -> None:
+        memory = MemoryCheckpoint()
+        await memory.open(plan)
+
+        async def commit(account: str, window: int, progress: Progress) -> None:
+            expected[account, window] = progress
+            await memory.commit({(account, window): progress})
+
+        async def check(account: str, finished: int, *, has_rows: bool) -> None:
+            assert await memory.load() == expected
+            found = {name: each async for name, each in memory.load_accounts()}[account]
+            assert (found.finished, found.has_rows) == (finished, has_rows)
+            assert len(found.later) == (windows - finished if finished < windows else 0)
+
+        empty = Progress(pages=1, outcome="empty")
+        for window in range(windows):
+            await commit("a", window, Progress(rows=window, pages=1, outcome="done"))
+            await commit(
+                "b", window, Progress(rows=window, pages=1, outcome="done") if window == 1 else empty
+            )
+        await check("a", windows, has_rows=True)
+        await check("b", windows, has_rows=True)
+        assert not memory._accounts["a"].later
+        assert max(len(each.runs) for each in memory._accounts.values()) < memory_module._MANY_RUNS
+        await commit("a", 10, FAILED)
+        await check("a", 10, has_rows=True)
+        await commit("a", 10, FAILED)
+        await commit("a", 10, empty)
+        await check("a", windows, has_rows=True)
+        await commit("b", 1, empty)
+        await check("b", windows, has_rows=False)
+
+    run(scenario())
+
+
+def restored(*dumped: Any) -> MemoryCheckpoint:
+    checkpoint = MemoryCheckpoint()
+    checkpoint.restore(msgspec.msgpack.encode(dumped), StoredRows(make_plan()))
+    return checkpoint
+
+
+def test_what_was_dumped_is_restored() -> None:
+    walks: dict[Key, Progress] = {
+        ("a", 0): Progress(rows=2, outcome="done"),
+        ("a", 1): FIRST,
+        ("a", 2): Progress(outcome="empty", position="p"),
+        ("b", 1): FAILED,
+        ("b", 3): Progress(position="daily {}"),
+    }
+    memory = MemoryCheckpoint()
+    memory.apply(walks, {("a", 1): b"k1", ("b", 1): b"x"})
+    memory.apply({}, {("a", 1): b"k2"})
+    again = restored(*memory.dump())
+    assert memory.windows_over() == again.windows_over() == 2
+
+    async def scenario() -> None:
+        await again.open(make_plan())
+        assert await again.load() == walks
+        assert [await again.row_keys(key) for key in (("a", 1), ("b", 1), ("a", 0))] == [b"k1k2", b"x", b""]
+        await again.commit({}, row_keys={("a", 1): b"k3"})
+        assert await again.row_keys(("a", 1)) == b"k1k2k3"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("account", "is_planned"),
+    [
+        ({"a": {}}, True),
+        ({"nobody": {}}, False),
+        ({"a": {"finished": 3}}, True),
+        ({"a": {"finished": 4}}, False),
+        ({"a": {"finished": 1, "later": {2: {}}}}, True),
+        ({"a": {"finished": 1, "later": {3: {}}}}, False),
+        ({"a": {"later": {3: {}, 0: {}}}}, False),
+        (
+            {"a": {"later": {3: {"position": "daily {}"}}}},
+            True,
+        ),  # what counts for a day, after the last window
+        ({"a": {"later": {4: {"position": "daily {}"}}}}, False),
+        ({"a": {"later": {4: {"position": "daily {}"}, 0: {}}}}, False),
+    ],
+)
+def test_a_dump_of_another_plan_is_refused(account: dict[str, Any], is_planned: bool) -> None:
+    if is_planned:
+        assert list(restored(account, [])._accounts) == list(account)
+    else:
+        with pytest.raises(ValueError, match="not in its plan"):
+            restored(account, [])
+
+
+def test_an_account_that_has_not_finished_anything_is_restored_with_a_plan_of_one_window() -> None:
+    data = msgspec.msgpack.encode(({"a": {"later": {0: {}}}}, []))
+    memory = MemoryCheckpoint()
+    memory.restore(data, StoredRows(make_plan(start_time="-1d")))
+    assert memory.windows_over() == 0
 
 
 # --- SQLite: durable, atomic, off the event loop----------------------------------------------------------------
@@ -541,6 +721,39 @@ def test_a_state_without_a_plan_leaves_nothing_behind(tmp_path: Path) -> None:
             await later.aclose()
         assert await checkpoint.open() == make_plan()
         await checkpoint.aclose()
+
+    run(scenario())
+
+
+def test_a_run_that_is_refused_removes_nothing_of_the_one_that_is_there(path: Path) -> None:
+    """Even if it made the file itself once, and removed it."""
+
+    async def scenario() -> None:
+        refused = SQLiteCheckpoint(path)
+        await refused.hold()
+        await refused.aclose()
+        async with SQLiteCheckpoint(path) as owner:
+            await owner.hold()
+            for _ in range(2):
+                with pytest.raises(StateConflictError):
+                    await refused.hold()
+                assert path.exists()
+
+    run(scenario())
+
+
+def test_a_new_file_that_cannot_be_removed_does_not_keep_the_lock(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise PermissionError(errno.EACCES, "no")
+
+    async def scenario() -> None:
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.hold()
+            monkeypatch.setattr(SQLiteCheckpoint, "_remove_files", fail)
+        async with SQLiteCheckpoint(path) as checkpoint:
+            await checkpoint.open(make_plan())
 
     run(scenario())
 

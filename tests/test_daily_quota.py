@@ -116,7 +116,7 @@ def test_times_of_a_clock_that_was_ahead_count_from_now() -> None:
 
 @pytest.mark.parametrize("daily", [0, -1, 1.5, True, "many"])
 def test_a_quota_that_cannot_work_is_refused(daily: object) -> None:
-    with pytest.raises(ConfigurationError, match="account_daily"):
+    with pytest.raises(ConfigurationError, match=r"^Pacing\.account_daily must be a whole number"):
         Pacing(account_daily=daily)  # type: ignore[arg-type]
 
 
@@ -138,6 +138,7 @@ def test_other_accounts_and_calls_without_one_go_on() -> None:
     limiter = rate_limiter()
     limiter.add_daily_use("a", [(0.0, 5)], 1.0, epoch=1.0)  # no quota is set: nothing to count
     assert limiter.daily_use("a", 1.0, epoch=1.0) == []
+    assert len(limiter) == 0
 
 
 def test_a_request_given_back_is_free_at_once() -> None:

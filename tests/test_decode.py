@@ -23,6 +23,7 @@ from truto_ci_async._wire.lenient_times import read_datetime
 from truto_ci_async._wire.surrogates import surrogate_notes
 from truto_ci_async.errors import DecodeError, UsageError
 from truto_ci_async.models import Interaction, Issue, Person
+from truto_ci_async.models.unknown_members import MOST_NAMES
 
 READER = ItemReader(Interaction)
 STRICT = ItemReader(Interaction, on_invalid="raise")
@@ -232,10 +233,16 @@ def test_an_item_that_cannot_be_read_is_an_error_that_says_which(raw: bytes, mes
 
 
 def test_bad_utf8_and_deep_nesting_are_our_own_error() -> None:
-    with pytest.raises(DecodeError, match="UTF-8"):
-        READER.read_array(b'[{"id": "\xff"}]')
-    with pytest.raises(DecodeError, match="deep"):
-        READER.read_array(b'[{"id": "a", "remote_data": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]")
+    deep = b"[" * 100_000 + b"]" * 100_000
+    for text, said in (
+        (b'[{"id": "\xff"}]', "not UTF-8: invalid start byte"),
+        (b'[{"id": "a", "remote_data": %s}]' % deep, "nested too deep to decode"),
+        (b'[{"id": 5}, {"remote_data": %s}]' % deep, "nested too deep to decode"),
+    ):
+        with pytest.raises(DecodeError) as caught:
+            READER.read_array(text, start=3, path="$.rows")
+        error = caught.value
+        assert (str(error), error.path, error.index) == (said, "$.rows", 3)
     with pytest.raises(DecodeError, match="deep"):
         ItemReader(Any).read_item(b"[" * 100_000 + b"]" * 100_000, index=0, path="$")
 
@@ -315,6 +322,124 @@ def test_the_places_of_lone_surrogates_are_named(value: bytes, paths: list[str])
     assert [path for path, _ in notes] == paths
     assert all("half of a surrogate pair" in message and len(message) < 200 for _, message in notes)
     assert not any("\\ud83d" in message for _, message in notes) or b"\\\\" in value
+
+
+class Pair(TypedDict):
+    a: int
+
+
+@pytest.mark.parametrize(
+    ("item_type", "text", "keep", "kept", "dropped", "issues"),
+    [
+        (Interaction, b"[7,8]", 1, 0, [5, 6], [5]),
+        (Interaction, b"[7,8]", 0, 0, [5, 6], []),
+        (Interaction, b'[7,{"id":"a"},8]', 1, 1, [5, 7], [5]),
+        (Interaction, b'[7,{"x":1},{"id":"a"},{"y":1}]', 0, 1, [5, 6, 8], []),
+        (int, b'[1,"a"]', 0, 1, [6], []),
+        (int, b'["a",1,"b",2]', 1, 2, [5, 7], [5]),
+        (int, b'["a",1]', 0, 1, [5], []),
+        (dict, b'[1,{"a":1}]', 0, 1, [5], []),
+        (dict, b"[1,2]", 0, 0, [5, 6], []),
+        (Pair, b'[{"a":"x"},{"a":1}]', 0, 1, [5], []),
+        (int | None, b'[null,"a",null]', 9, 2, [6], [6]),
+        (int | None, b'["a",null,1,"b",null]', 9, 3, [5, 8], [5, 8]),
+    ],
+)
+def test_items_that_cannot_be_kept_are_counted_and_some_are_told(
+    item_type: Any, text: bytes, keep: int, kept: int, dropped: list[int], issues: list[int]
+) -> None:
+    items, found = ItemReader(item_type).read_array(text, start=5, keep=keep)
+    assert len(items) == kept
+    assert found.dropped == dropped
+    assert found.total == len(dropped)
+    assert [issue.index for issue in found] == issues
+
+
+def test_notes_are_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    notes = repair.Notes()
+    for number in range(repair.NOTES_KEPT + 5):
+        notes.add(f"$.{number}", "odd")
+    assert (len(notes), notes.total) == (repair.NOTES_KEPT, repair.NOTES_KEPT + 5)
+    notes, others = repair.Notes(), repair.Notes()
+    for number in range(60):
+        others.add(f"$.{number}", "odd")
+    for kept in (60, repair.NOTES_KEPT, repair.NOTES_KEPT):
+        notes.add_all(others)
+        assert len(notes) == kept
+    assert notes.total == 180
+    monkeypatch.setattr(repair, "MOST_REPAIRS", 180)
+    notes.check_number()
+    notes.add("$", "odd")
+    with pytest.raises(repair.TooManyRepairs):
+        notes.check_number()
+
+
+class Counts(Struct):
+    id: str | None = None
+    whole: int = 7
+    maybe: int | None = 7
+    listed: list[int] = []
+    perhaps: list[int] | None = []
+
+
+@pytest.mark.parametrize(
+    ("item", "expected", "notes"),
+    [
+        (
+            b'{"id":5,"x":1,"whole":1800.0}', Counts("5", 1800),
+            ["id: kept its digits as text", "whole: read as a whole number"],
+        ),
+        (b'{"maybe":-5.000}', Counts(maybe=-5), ["maybe: read as a whole number"]),
+        (b'{"id":1.0}', Counts("1.0"), ["id: kept its digits as text"]),
+        (b'{"whole":1.5}', Counts(), ["whole"]),
+        (b'{"listed":["a","b",1],"id":"y"}', Counts("y", listed=[1]), ["listed[0]", "listed[1]"]),
+        (b'{"listed":["a","b","c"]}', Counts(), ["listed: more"]),
+        (b'{"perhaps":["a","b","c"]}', Counts(perhaps=None), ["perhaps: more"]),
+    ],
+)  # fmt: skip
+def test_what_a_value_becomes(
+    item: bytes, expected: Counts, notes: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repair, "MOST_REPAIRS", 2)
+    items, issues = ItemReader(Counts).read_array(b"[%b]" % item, path="$")
+    assert items == [expected]
+    for issue, note in zip(issues, notes, strict=True):
+        place, _, how = note.partition(": ")
+        assert issue.path == f"$[0].{place}"
+        if how == "more":
+            assert issue.message == "left out, because it holds more than 2 wrong values"
+        else:
+            assert issue.message.startswith("Expected `")
+            assert issue.message.endswith(f"; {how}" if how else issue.message[-1])
+
+
+def test_an_item_of_another_kind_is_told_as_such() -> None:
+    _, issues = read(b"7")
+    assert [issue.message for issue in issues] == ["Expected `object`, got `int`: 7"]
+
+
+def test_unknown_names_are_told_once_and_not_too_many() -> None:
+    class Plain(Struct):
+        id: str = ""
+
+    for item_type, kept in ((Interaction, True), (Plain, False), (dict, False)):
+        told: list[list[str]] = []
+        kinds: set[bool] = set()
+
+        def tell(names: list[str], *, kept: bool) -> None:
+            told.append(names)  # noqa: B023
+            kinds.add(kept)  # noqa: B023
+
+        reader = ItemReader(item_type).for_walk(tell)
+        reader.note_unknown(["a", "b", "a"])
+        reader.note_unknown(["b", "c"])
+        reader.note_unknown(["c"])
+        assert told == [["a", "b"], ["c"]]
+        assert reader.unknown_fields == ("a", "b", "c")
+        assert kinds == {kept}
+        reader.note_unknown(f"n{number}" for number in range(MOST_NAMES))
+        reader.note_unknown(["z"])
+        assert len(reader.unknown_fields) == sum(map(len, told)) == MOST_NAMES
 
 
 def test_the_issues_of_an_array_are_capped_and_counted() -> None:

@@ -167,8 +167,19 @@ def test_a_window_that_shares_a_row_can_be_replaced(window: int, tmp_path: Path)
             assert await checkpoint.load() == {**walks, ("a", 16): begun, ("a", window): failed}
             await checkpoint.commit({("a", window): DONE})
             assert await checkpoint.load() == {**walks, ("a", 16): begun, ("a", window): DONE}
+            again: dict[Key, Progress] = {("a", number): DONE for number in range(8)}
+            await checkpoint.commit(again)
+            assert await checkpoint.load() == {**walks, ("a", 16): begun, ("a", window): DONE, **again}
 
     run(scenario())
+
+
+@pytest.mark.parametrize(("windows", "rows"), [(7, (7, 0)), (8, (0, 1)), (9, (0, 1)), (17, (0, 1))])
+def test_windows_of_longer_plans_share_a_row(windows: int, rows: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "state.sqlite3"
+    plan = plan_of("a", windows=windows)
+    fill(SQLiteCheckpoint(path), plan, *(({("a", window): DONE}, None) for window in range(windows)))
+    assert (rows_of(path, "progress"), rows_of(path, "finished")) == rows
 
 
 def test_windows_behind_one_that_is_missing_share_a_row(tmp_path: Path) -> None:

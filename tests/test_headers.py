@@ -97,6 +97,10 @@ def test_a_date_is_measured_against_the_clock_that_wrote_it(skew: int) -> None:
     assert parse_retry_after(headers, NOW) == 30.0
 
 
+def test_a_leap_second_is_the_first_of_the_next_minute() -> None:
+    assert parse_http_date("Sat, 31 Dec 2016 23:59:60 GMT") == 1483228800.0
+
+
 def test_the_longest_date_that_is_read() -> None:
     date = ", 06 Nov 1994 08:49:37 GMT"
     assert parse_http_date("m" * (400 - len(date)) + date) == 784111777.0

@@ -22,10 +22,26 @@ from ijson.backends import python as ijson_python
 from msgspec import Raw
 
 from tests.support import examples
-from truto_ci_async._wire.incremental import fast_parser, item_collector, item_decoder
-from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT
+from truto_ci_async._json import DECODED_BYTES
+from truto_ci_async._wire.incremental import (
+    array_scanner,
+    envelope,
+    fast_parser,
+    item_collector,
+    item_decoder,
+)
+from truto_ci_async._wire.incremental.array_scanner import ArrayScanner
+from truto_ci_async._wire.incremental.fast_parser import FastArrayParser
+from truto_ci_async._wire.incremental.ijson_parser import IjsonArrayParser
+from truto_ci_async._wire.incremental.item_collector import ISSUES_KEPT, ItemCollector
 from truto_ci_async._wire.incremental.item_decoder import Engine, ItemDecoder, NdjsonDecoder
-from truto_ci_async._wire.incremental.lexer import JsonChecker, JsonTokenSplitter, is_cut
+from truto_ci_async._wire.incremental.lexer import (
+    JsonChecker,
+    JsonTokenSplitter,
+    NestingTracker,
+    for_ijson,
+    is_cut,
+)
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async._wire.page_reader import PageReader
 from truto_ci_async.errors import BodyTooLargeError, DecodeError, TruncatedBodyError, UsageError
@@ -33,6 +49,7 @@ from truto_ci_async.models import Interaction
 
 ENGINES: tuple[Engine, ...] = ("auto", "ijson")
 engines = pytest.mark.parametrize("engine", ENGINES)
+parsers = pytest.mark.parametrize("make", [FastArrayParser, IjsonArrayParser])
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -385,6 +402,9 @@ MALFORMED = [
     b'{"result" [1]}',
     b'{"result":/*c*/[1]}',
     b'{"result":[/*c*/1]}',
+    b'\x0b{"result":[]}',
+    b'{"result":[]}\x0b',
+    b'{"result":[]} \x0c',
 ]
 
 
@@ -502,10 +522,68 @@ def test_ijsons_message_is_put_on_one_short_line(monkeypatch: pytest.MonkeyPatch
         ([b"[tru"], True),
         ([b"[trx"], False),
         ([b"tru", b"x"], False),
+        ([b"\xef"], True),
+        ([b"\xef\xbb\xbf"], True),
+        ([b"\xef\xbb\xbe"], False),
+        ([b"\xef", b"\xbc"], False),
     ],
 )
 def test_a_text_is_cut_if_more_bytes_could_complete_it(parts: list[bytes], expected: bool) -> None:
     assert is_cut(*parts) is expected
+
+
+@pytest.mark.parametrize(
+    ("chunks", "pieces", "held"),
+    [
+        ([b'["a', b"b", b'"]'], [b"[", b"", b'"ab"]'], b""),
+        ([b"[1", b"2 ", b"3"], [b"[", b"12 ", b""], b"3"),
+        ([b'"a\\', b'"b" , "c'], [b"", b'"a\\"b" , '], b'"c'),
+        ([b'"a\\', b'\\" , "c'], [b"", b'"a\\\\" , '], b'"c'),
+        ([b'"a\\', b'"', b'b"'], [b"", b"", b'"a\\"b"'], b""),
+        ([b'"a\\', b"n", b'b" '], [b"", b"", b'"a\\nb" '], b""),
+    ],
+)
+def test_a_token_is_held_until_it_is_complete(chunks: list[bytes], pieces: list[bytes], held: bytes) -> None:
+    splitter = JsonTokenSplitter()
+    assert [splitter.cut(chunk) for chunk in chunks] == pieces
+    assert splitter.held_bytes == len(held)
+    assert splitter.rest() == held
+    assert splitter.held_bytes == 0
+    assert splitter.cut(b'"a"') == b'"a"'  # starts over
+    for start in b'"x', b'"x\\', b"1":
+        splitter.cut(start)
+        assert splitter.rest() == start
+        assert splitter.cut(b'"a",') == b'"a",'
+
+
+@pytest.mark.parametrize(
+    ("token", "is_replaced"),
+    [
+        (b"1" * 4000, False),
+        (b"1" * 4001, True),
+        (b"-" + b"9" * 5000, True),
+        (b"1e" + b"9" * 17, True),
+        (b"1.50E-" + b"9" * 17, True),
+        (b"1e" + b"9" * 16, False),
+        (b"1" * 5000 + b".5", False),
+        (b'"%s"' % (b"1" * 5000), False),
+    ],
+)
+def test_ijson_gets_another_number_for_one_it_cannot_hold(token: bytes, is_replaced: bool) -> None:
+    expected = b"0".ljust(len(token)) if is_replaced else token
+    assert for_ijson(b"[%s , 1]" % token) == b"[%s , 1]" % expected
+
+
+@pytest.mark.parametrize("make", [NestingTracker, lambda: ArrayScanner(("result",), key_by=False)])
+def test_nesting_is_followed_down_to_512_levels(make: Any) -> None:
+    checker = make()
+    checker.read(b"[" * 512 + b"]" * 512)
+    checker = make()
+    for _ in range(512):
+        checker.read(b'{"a":')
+    assert checker.depth == 512
+    with pytest.raises(DecodeError, match=r"^the body is nested deeper than 512$"):
+        checker.read(b"[")
 
 
 # Finding the items
@@ -555,8 +633,11 @@ def test_the_error_for_a_body_without_items_says_what_it_has(
 def test_results_is_accepted_for_result(engine: Engine) -> None:
     assert read([b'{"limit":2,"results":[1,2]}'], engine=engine) == ([b"1", b"2"], {"limit": 2})
     assert read([b'{"result":[1],"results":[2]}'], engine=engine) == ([b"1"], {"results": [2]})
-    with pytest.raises(DecodeError, match="both"):
+    with pytest.raises(
+        DecodeError, match=r"^both result and results are there: say path='results'$"
+    ) as caught:
         read([b'{"results":[2],"result":[1]}'], engine=engine)
+    assert caught.value.path == "$.result"
     assert read([b'{"results":[2],"result":[1]}'], path="results", engine=engine) == ([b"2"], {"result": [1]})
     with pytest.raises(DecodeError, match="no \\$.x"):
         read([b'{"results":[2]}'], path="x", engine=engine)
@@ -570,12 +651,32 @@ def test_two_arrays_of_one_name_are_an_error(engine: Engine) -> None:
         b'{"result":[1],"result":null}',
         b'{"result":[1],"r\\u0065sult":2}',
     ):
-        with pytest.raises(DecodeError, match="twice"):
+        with pytest.raises(DecodeError, match=r"^the key 'result' comes twice$") as caught:
             read([body], engine=engine)
-    with pytest.raises(DecodeError, match="twice"):
+        assert caught.value.path == "$.result"
+    with pytest.raises(DecodeError, match=r"^the key 'a.b' comes twice$") as caught:
         read([b'{"a":{"b":[1]},"a":{"b":[1]}}'], path="a.b", engine=engine)
+    assert caught.value.path == "$.a.b"
     with pytest.raises(DecodeError, match="twice"):
         read([b'{"a":{"b":[1]},"a":5}'], path="a.b", engine=engine)
+
+
+@engines
+def test_large_members_around_nested_items_stay_raw(engine: Engine) -> None:
+    """Decoding them at once would hold the loop. Only what leads to the items is taken apart."""
+    large = b'{"x":"%s"}' % (b"1" * DECODED_BYTES)
+    body = b'{"b":%s,"result":7,"a":{"b":{"items":[1,2],"c":%s,"d":3},"e":%s}}' % (large, large, large)
+    items, around = read([body], path="a.b.items", engine=engine)
+    assert items == [b"1", b"2"]
+    raw = Raw(large)
+    assert around == {"b": raw, "result": 7, "a": {"b": {"c": raw, "d": 3}, "e": raw}}
+
+
+@engines
+def test_a_member_that_cannot_be_decoded_is_named(engine: Engine) -> None:
+    with pytest.raises(DecodeError, match=r"^b cannot be decoded: ") as caught:
+        read([b'{"a":{"b":1e999,"items":[]}}'], path="a.items", engine=engine)
+    assert caught.value.path == "$.b"
 
 
 @engines
@@ -595,10 +696,25 @@ def test_key_by_takes_an_array_too(engine: Engine) -> None:
             read([body], key_by=True, engine=engine)
 
 
-@pytest.mark.parametrize("options", [{"path": ""}, {"path": "a..b"}, {"engine": "simdjson"}])
-def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(("engine", "parser"), [("auto", FastArrayParser), ("ijson", IjsonArrayParser)])
+def test_each_engine_has_its_parser(engine: Engine, parser: Any) -> None:
+    decoder = ItemDecoder(RAW, engine=engine)
+    decoder.feed(b'{"result":[')
+    assert isinstance(decoder._parser, parser)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"path": ""}, "path is one key, or several joined by dots, not ''"),
+        ({"path": "a..b"}, "path is one key, or several joined by dots, not 'a..b'"),
+        ({"engine": "simdjson"}, "engine is 'auto' or 'ijson', not 'simdjson'"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
         ItemDecoder(RAW, **options)
+    assert str(caught.value) == said
 
 
 # Typed items and repair
@@ -747,6 +863,7 @@ def test_lone_surrogates_are_replaced_and_told_wherever_the_body_is_cut(engine: 
         ]  # fmt: skip
         assert decoder.issues_count == 4
         assert decoder.issues[0].raw.startswith(rb'{"id":"b\uDE00x"')
+        assert [issue.raw for issue in decoder.issues if issue.index is None] == [b"", b""]
 
 
 @engines
@@ -827,6 +944,14 @@ def test_an_item_has_at_most_max_item_bytes(engine: Engine, size: int) -> None:
 
 
 @engines
+def test_what_follows_the_items_may_be_larger_than_an_item(engine: Engine) -> None:
+    after = b'"z":"%s"' % (b"x" * 5000)
+    for items in (b"[1]", b'{"k":1}'):
+        body = b'{"result":%s,%s}' % (items, after)
+        assert read([body], key_by=True, max_item_bytes=100, engine=engine)[0] == [b"1"]
+
+
+@engines
 def test_a_value_of_a_keyed_object_has_at_most_max_item_bytes(engine: Engine) -> None:
     body = b'{"result":{"a":1,"b"  :  "%s"  ,"c":3}}'
     for size in (1, 7, 5000):
@@ -894,6 +1019,43 @@ def test_data_after_the_document_is_refused_at_once(engine: Engine) -> None:
     with pytest.raises(DecodeError) as caught:
         decoder.feed(b" %s" % (b"x" * 50))
     assert str(caught.value) == f"unexpected data after the end of the document: {b'x' * 40!r}"
+    decoder = ItemDecoder(RAW, engine=engine)
+    decoder.feed(b'{"result":[]} ')
+    with pytest.raises(DecodeError, match=r"document: b'\\x0b'$"):
+        decoder.feed(b"\n\x0b ")
+
+
+@engines
+def test_white_space_in_the_envelope_is_kept_wherever_the_body_is_cut(engine: Engine) -> None:
+    body = b'{"a":" x  ","result":[],"z":"  y " } \n'
+    for place in range(len(body)):
+        assert read([body[:place], body[place:]], engine=engine)[1] == {"a": " x  ", "z": "  y "}
+
+
+@engines
+def test_an_empty_body_is_told(engine: Engine) -> None:
+    for body in (b"", b" \n"):
+        with pytest.raises(DecodeError, match=r"^the body is not JSON: it is empty$"):
+            read([body], engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RecursionError(), "the envelope around the items is nested too deep to decode"),
+        (msgspec.DecodeError("odd"), "the envelope around the items cannot be decoded: odd"),
+    ],
+)
+def test_an_envelope_that_cannot_be_decoded_is_told(
+    error: Exception, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(envelope, "_decode_levels", fail)
+    with pytest.raises(DecodeError) as caught:
+        read([b'{"result":[]}'])
+    assert str(caught.value) == said
 
 
 @engines
@@ -933,14 +1095,41 @@ def test_a_decoder_is_used_once() -> None:
     decoder = ItemDecoder(RAW)
     for byte in sliced(b'{"result":[{"id":1234567890123}]}', 1):
         decoder.feed(byte)
-    with pytest.raises(UsageError, match=r"flush\(\)"):
+    with pytest.raises(UsageError, match=r"^flush\(\) returns the last items: call it before close\(\)$"):
         decoder.close()
     decoder = ItemDecoder(RAW)
     decoder.feed(b'{"result":[]}')
-    assert decoder.close() == {}
-    for call in (decoder.close, decoder.flush, lambda: decoder.feed(b"")):
-        with pytest.raises(UsageError, match="closed"):
+    decoder.flush()
+    for verb, call in (("flush", decoder.flush), ("feed", lambda: decoder.feed(b""))):
+        said = f"^cannot {verb} this decoder: it was flushed; it reads one body once$"
+        with pytest.raises(UsageError, match=said):
             call()
+    decoder = ItemDecoder(RAW)
+    decoder.feed(b'{"result":[]}')
+    assert decoder.close() == {}
+    for verb, call in (
+        ("close", decoder.close), ("flush", decoder.flush), ("feed", lambda: decoder.feed(b""))
+    ):  # fmt: skip
+        said = f"^cannot {verb} this decoder: it was closed; it reads one body once$"
+        with pytest.raises(UsageError, match=said):
+            call()
+
+
+@engines
+def test_a_body_that_ends_in_its_byte_order_mark_is_truncated(engine: Engine) -> None:
+    decoder = ItemDecoder(RAW, engine=engine)
+    assert [decoder.feed(byte) for byte in sliced(b"\xef\xbb", 1)] == [[], []]
+    with pytest.raises(TruncatedBodyError, match=r"^the JSON ends early, after 2 bytes and 0 items$"):
+        decoder.close()
+
+
+def test_the_keys_before_and_after_the_items_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(array_scanner, "MAX_KEYS", 4)
+    body = b'{"a":1,"b":{"x":1,"y":2},"result":[1],"c":3'
+    assert len(read([body + b"}"], ANY)[1]) == 3
+    said = r"^the body has more than 4 keys; the keys at its top are: a, b, result$"
+    with pytest.raises(DecodeError, match=said):
+        read([body + b',"d":4}'], ANY)
 
 
 # Cost
@@ -1096,11 +1285,12 @@ def test_the_separator_is_what_stood_between_two_items(
     one: bytes, between: bytes, two: bytes, separator: bytes, kept: int
 ) -> None:
     """With as much of both as they have in common: the longer it is, the fewer wrong guesses."""
-    decoder = ItemDecoder(RAW)
-    decoder.feed(b'{"result":[%s%s%s,' % (one, between, two))
-    parser = decoder._parser
-    assert isinstance(parser, fast_parser.FastArrayParser)
-    assert (parser._separator, parser._keep) == (separator, kept)
+    for before in b"", b" ":
+        decoder = ItemDecoder(RAW)
+        decoder.feed(b'{"result":[%s%s%s%s,' % (before, one, between, two))
+        parser = decoder._parser
+        assert isinstance(parser, fast_parser.FastArrayParser)
+        assert (parser._separator, parser._keep) == (separator, kept)
 
 
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -1320,10 +1510,12 @@ def test_the_python_backend_is_quiet_when_a_body_is_abandoned(monkeypatch: pytes
 def test_a_slower_backend_of_ijson_is_logged(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(ijson, "backend", "python")
     with caplog.at_level(logging.INFO):
-        ItemDecoder(RAW)
-    assert "backend python" in caplog.text
+        for backend in ("yajl2_c", "python"):
+            monkeypatch.setattr(ijson, "backend", backend)
+            ItemDecoder(RAW)
+    said = "ijson uses its backend python: streaming is slower than it could be"
+    assert [record.getMessage() for record in caplog.records] == [said]
 
 
 # One JSON value per line
@@ -1422,3 +1614,135 @@ def test_lines_are_typed_bounded_and_repaired() -> None:
         broken.feed(b"x\n")
     with pytest.raises(UsageError, match="failed"):
         broken.feed(b"1\n")
+
+
+def test_a_line_with_a_lone_surrogate_is_repaired_and_told() -> None:
+    line, both = rb'{"id":"\ud83d"}', rb'{"id":"\ud83d","metrics":{"patience":"x"}}'
+    decoder = NdjsonDecoder(INTERACTION)
+    items = decoder.feed(b"\n".join((b'{"id":"a"}', line, b"7", both, b"")))
+    assert [item.id for item in items] == ["a", "\ufffd", "\ufffd"]
+    assert [(issue.index, issue.path, issue.raw, issue.dropped) for issue in decoder.issues] == [
+        (1, "$[1].id", line, False),
+        (2, "$[2]", b"7", True),
+        (3, "$[3].id", both, False),
+        (3, "$[3].metrics.patience", without_surrogates(both), False),
+    ]
+    assert decoder.issues_count == 4
+    strict = NdjsonDecoder(ItemReader(Interaction, on_invalid="raise"))
+    strict.feed(b'{"id":"a"}\n')
+    with pytest.raises(DecodeError, match=r"^\$\[1\]\.id: ") as caught:
+        strict.feed(line + b"\n")
+    assert (caught.value.index, caught.value.raw) == (1, line)
+
+
+# Counts, issues and keys, whoever finds the items
+
+
+def test_the_keys_of_items_are_kept_without_those_that_were_dropped() -> None:
+    collector = ItemCollector(INTERACTION, "$.result", keeps_keys=True)
+    collector.read_array(b'[{"id":"a"},7]', b'["k0","k1"]')
+    collector.read_array(b'[7,{"id":"b"},{"id":"c"}]', b'["k2","k3","k4"]')
+    assert collector.keys == ["k0", "k3", "k4"]
+    assert (collector.index, collector.dropped_count) == (5, 2)
+    collector.read_array(b'[{"id":"d"}]', rb'["\ud83d"]')
+    assert collector.keys[3:] == ["\ufffd"]
+    last = collector.issues[-1]
+    assert (last.index, last.raw, last.dropped) == (None, rb'["\ud83d"]', False)
+    assert last.path.startswith("$.result (keys)")
+
+
+@parsers
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_both_parsers_hand_over_the_keys(make: Any, size: int) -> None:
+    collector = ItemCollector(INTERACTION, "$.result", keeps_keys=True)
+    parser = make(collector, keyed=True, max_item_bytes=100)
+    items = []
+    for chunk in sliced(rb'"k0" : {"id":"a"} , "k\u0031":7,"k2":{"id":"b"},"k3":{"id":"c"}} ', size):
+        if parser.rest is None:
+            items += parser.feed(chunk, end=False)
+    assert [item.id for item in items] == ["a", "b", "c"]
+    assert collector.keys == ["k0", "k2", "k3"]
+    assert parser.rest is not None
+    collector = ItemCollector(INTERACTION, "$.result")
+    make(collector, keyed=True, max_item_bytes=100).feed(rb'"\ud83d":{"id":"a"},"k":{"id":"b"}}', end=True)
+    assert (collector.index, collector.keys, collector.issues) == (2, [], [])
+
+
+def test_an_item_that_is_nested_too_deep_is_named() -> None:
+    decoder = ItemDecoder(RAW)
+    with pytest.raises(DecodeError, match="^nested too deep to decode$") as caught:
+        decoder.feed(b'{"result":[1,' + b"[" * 100_000)
+    assert (caught.value.path, caught.value.index) == ("$.result[1]", 1)
+
+
+def test_a_value_that_is_too_large_is_refused_before_it_ends() -> None:
+    decoder = ItemDecoder(RAW, key_by=True, max_item_bytes=100)
+    assert decoder.feed(b'{"result":{"k":"' + b"x" * 99) == []
+    with pytest.raises(BodyTooLargeError, match="item 0 has more than 100 bytes"):
+        decoder.feed(b"x" * 120)
+    for engine in ENGINES:
+        decoder = ItemDecoder(RAW, engine=engine, max_item_bytes=100)
+        with pytest.raises(BodyTooLargeError, match="item 2 has more than 100 bytes"):
+            decoder.feed(b'{"result":[1,2,"' + b"x" * 120)
+
+
+@parsers
+def test_what_the_decoder_alone_refuses_is_malformed(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise msgspec.DecodeError("odd")
+
+    collector = ItemCollector(RAW, "$.result")
+    monkeypatch.setattr(collector, "read_array", refuse)
+    with pytest.raises(DecodeError, match=r"^not JSON: odd$") as caught:
+        make(collector, keyed=False, max_item_bytes=100).feed(b'{"a":1},2]', end=True)
+    assert (caught.value.path, caught.value.index) == ("$.result[0]", 0)
+    assert caught.value.raw is not None
+    assert caught.value.raw.startswith(b'{"a":1}')
+
+
+def test_issues_outside_of_the_items_are_kept_and_counted_too() -> None:
+    collector = ItemCollector(INTERACTION, "$")
+    collector.add_issues([("$.a", "one"), ("$.b", "two")], b"raw")
+    collector.add_issues([("$.c", "three")], b"", dropped=True)
+    assert [(each.index, each.path, each.message, each.raw, each.dropped) for each in collector.issues] == [
+        (None, "$.a", "one", b"raw", False),
+        (None, "$.b", "two", b"raw", False),
+        (None, "$.c", "three", b"", True),
+    ]
+    assert (collector.issues_count, collector.dropped_count) == (3, 0)
+
+
+def test_a_bounded_number_of_issues_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large records even fewer, but always the first."""
+    collector = ItemCollector(INTERACTION, "$")
+    for kept in (60, ISSUES_KEPT, ISSUES_KEPT):
+        collector.add_issues([("$.a", "odd")] * 60, b"")
+        assert len(collector.issues) == kept
+    assert collector.issues_count == 180
+    monkeypatch.setattr(item_collector, "ISSUE_BYTES_KEPT", 10)
+    for sizes, kept in (([5, 5, 1], 2), ([11, 1], 1), ([9, 2], 1)):
+        collector = ItemCollector(INTERACTION, "$")
+        for size in sizes:
+            collector.add_issues([("$.a", "odd")], b"x" * size)
+        assert len(collector.issues) == kept
+
+
+def test_issues_are_in_the_order_of_their_items() -> None:
+    collector = ItemCollector(INTERACTION, "$")
+    collector.read_array(rb'[{"id":5},{"id":"\ud83d"},7,{"id":"\ud83d"}]')
+    assert [issue.index for issue in collector.issues] == [0, 1, 2, 3]
+
+
+def test_the_error_for_a_body_whose_items_were_all_dropped_names_the_first_of_them() -> None:
+    """Or what else is known, if that one is not among the issues that were kept."""
+    collector = ItemCollector(INTERACTION, "$")
+    collector.add_issues([("$.a", "odd")], b"")
+    collector.read_array(b"[7]")
+    assert collector.no_item_fits().path == "$[0]"
+    collector = ItemCollector(INTERACTION, "$")
+    collector.add_issues([("$.a", "odd")] * ISSUES_KEPT, b"")
+    collector.read_array(b"[7]")
+    assert len(collector.issues) == ISSUES_KEPT
+    error = collector.no_item_fits()
+    assert (error.path, error.index) == ("$.a", None)
+    assert "is of type Interaction: odd; item_type=dict" in str(error)

@@ -10,7 +10,7 @@ import threading
 import tracemalloc
 import weakref
 from collections import defaultdict
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -172,6 +172,21 @@ def test_a_walk_without_items_is_empty() -> None:
     run(main())
 
 
+def test_frames_get_the_items_page_by_page() -> None:
+    async def main() -> None:
+        service = Service(batch([1, 2], [], [3]))
+        source = Paginator(service.source(), label="list", item_type=int).part_source()
+        assert source.item_type is int
+        found = []
+        while (part := await source.next_part()) is not None:
+            assert part.page.items is part.part.items
+            found.append((part.part.items, part.page.next_cursor))
+        assert found == [((1, 2), "c1"), ((), "c2"), ((3,), None)]
+        assert Paginator(service.source(), label="list").part_source().item_type is None
+
+    run(main())
+
+
 def test_pages_have_their_cursor_and_the_position_after_them() -> None:
     async def main() -> None:
         service = Service(numbered(3))
@@ -222,19 +237,19 @@ def test_an_ended_iteration_stays_ended_and_sends_nothing() -> None:
 
 @pytest.mark.parametrize("wrong", [{"prefetch": 2}, {"prefetch": -1}, {"prefetch": "1"}])
 def test_prefetch_is_0_or_1(wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="prefetch is 1"):
+    with pytest.raises(UsageError, match=f"prefetch is 1 .* or 0, not {wrong['prefetch']!r}"):
         Service(numbered(1)).list(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [0, -1, True, "3", 1.5])
 def test_max_pages_is_a_count(wrong: Any) -> None:
-    with pytest.raises(UsageError, match="max_pages is 1 or more"):
+    with pytest.raises(UsageError, match=f"max_pages is 1 or more, or None for all, not {wrong!r}"):
         Service(numbered(1)).list(max_pages=wrong)
 
 
 @pytest.mark.parametrize("wrong", [-1, True, "3", 1.5])
 def test_max_items_is_a_count(wrong: Any) -> None:
-    with pytest.raises(UsageError, match="max_items is 0 or more"):
+    with pytest.raises(UsageError, match=f"max_items is 0 or more, or None for all, not {wrong!r}"):
         run(Service(numbered(1)).list().collect(wrong))
 
 
@@ -402,6 +417,33 @@ def test_collect_of_a_count_skips_empty_pages() -> None:
     service = Service(batch([], [1], [], [2], [3]))
     assert run(service.list().collect(2)) == [1, 2]
     assert len(service.asked) == 4
+
+
+def test_progress_is_shown_as_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the account of the list, with the waits that its client reports. ``first`` is too short for it."""
+    asked: list[Any] = []
+    counts: list[int] = []
+
+    class Line:
+        add = counts.append
+
+    @contextlib.contextmanager
+    def show(*given: Any) -> Iterator[Line]:
+        asked.append(given)
+        yield Line()
+
+    monkeypatch.setattr(paginator, "show_progress", show)
+    emitter: Any = object()
+
+    async def main() -> None:
+        numbers = Service(batch([1, 2], [], [3])).list(emitter=emitter)
+        for wanted in (True, False, None):
+            assert await numbers.collect(progress=wanted) == [1, 2, 3]
+        assert await numbers.first() == 1
+
+    run(main())
+    assert asked == [(wanted, emitter, "acc") for wanted in (True, False, None, False)]
+    assert counts == [2, 0, 1] * 3 + [2]
 
 
 def test_first_gives_the_first_item_and_fetches_no_page_after_it() -> None:
@@ -993,6 +1035,15 @@ def test_a_page_cursor_is_pure_state() -> None:
     )
     with pytest.raises(CursorLoopError):
         walk.advance(Position(filters="f", user_batch=1, cursor="a"), "a")
+
+
+def test_a_cursor_may_hold_half_a_character() -> None:
+    here = Position(filters="f")
+    cursor = PageCursor(here, 1)
+    for half in "\ud83d", "\ude00":
+        cursor.advance(here, half)
+    with pytest.raises(CursorLoopError):
+        cursor.advance(here, "\ud83d")
 
 
 def test_a_long_cursor_is_shortened_in_the_message_only() -> None:

@@ -486,6 +486,14 @@ def test_a_request_without_a_response_keeps_its_slots() -> None:
     assert not goes(limiter, "b", 1.0)
 
 
+def test_a_response_frees_the_slots_one_window_later() -> None:
+    """Those of a request without a response are kept a little longer."""
+    limiter = rate_limiter(Rate(1, 10), Rate(1, 10))
+    assert goes(limiter, "a", 0.0)
+    respond(limiter, "a", 0.05)
+    assert goes(limiter, "a", 10.07)
+
+
 def remaining(limiter: RateLimiter, account: str) -> float:
     quota = limiter._accounts[account].quota
     assert quota is not None
@@ -692,6 +700,44 @@ def test_nobody_is_lost_in_the_queue(data: st.DataObject) -> None:
     assert limiter.next_at(now) == math.inf
 
 
+def test_the_queue_tells_what_its_requests_wait_for() -> None:
+    limiter = rate_limiter(Rate(4, 10), Rate(1, 10))
+    assert limiter.waiting_by_level(0.0) == {"token": 0, "account": 0}
+    for name in "aaabbcdd":
+        limiter.enter(name, 0.0)
+    assert limiter.waiting_by_level(0.0) == {"token": 0, "account": 4}
+    for name in "eff":
+        limiter.enter(name, 0.0)
+    assert limiter.waiting_by_level(0.0) == {"token": 3, "account": 4}
+
+
+def test_a_postponed_request_keeps_its_place() -> None:
+    """A shared budget refused it."""
+    limiter = rate_limiter(Rate(500, 10), Rate(50, 10))
+    assert limiter.enter("a", 0.0) is None
+    before = limiter.enter("a", 0.0)
+    first = limiter.postpone("a", 0.0, admitted_at=0.0, wait=0.5)
+    assert (before, first.level, first.owner) == (None, "account", None)
+    second = limiter.enter("a", 0.1)
+    postponed_again = limiter.postpone("a", 0.1, admitted_at=0.0, wait=0.4)
+    assert limiter._token._sent == limiter._accounts["a"].window._sent == {}
+    assert limiter.enter("b", 0.1) is None
+    assert limiter.poll(0.4) == []
+    assert limiter.next_at(0.4) == 0.5
+    assert limiter.poll(0.5) == [postponed_again, first, second]
+
+
+def test_a_postponed_request_is_refused_if_its_account_is_paused_for_too_long() -> None:
+    """The 429 came while the shared budget was asked."""
+    limiter = rate_limiter(Rate(500, 10), Rate(50, 10), max_wait=60.0)
+    assert [limiter.enter("a", 0.0) for _ in range(2)] == [None, None]
+    respond(limiter, "a", 0.1, 429, retry_after=600.0, is_remote=True)
+    waiter = limiter.postpone("a", 0.2, admitted_at=0.0, wait=0.5)
+    assert limiter.next_at(0.2) == 0.2
+    assert limiter.poll(0.2) == [waiter]
+    assert waiter.refused == pytest.approx(599.9)
+
+
 # --- memory -------------------------------------------------------------------------------------------------
 
 
@@ -764,6 +810,18 @@ def test_an_account_is_not_forgotten_before_its_providers_reset(at: float, is_fo
     assert ("a" not in limiter._accounts) == is_forgotten
 
 
+@pytest.mark.parametrize(("at", "is_forgotten"), [(70.6, False), (70.7, True)])
+def test_an_account_is_not_forgotten_while_requests_count_towards_its_daily_quota(
+    at: float, is_forgotten: bool
+) -> None:
+    limiter = RateLimiter(Pacing(account_daily=Rate(2, 60.0)))
+    limiter.enter("a", 0.0)
+    respond(limiter, "a", 0.0)
+    for now in (10.0, at):  # it is looked at ten seconds after its quota is free again
+        limiter.enter("b", now)
+    assert ("a" not in limiter._accounts) == is_forgotten
+
+
 def test_an_account_with_waiters_is_not_forgotten() -> None:
     limiter = rate_limiter(Rate(1, 100), None)
     limiter.enter("a", 0.0)
@@ -794,6 +852,8 @@ def test_what_is_not_known_of_an_account_may_be_reported() -> None:
     respond(limiter, "never seen", 61.0)
     limiter.on_failure("never seen")
     limiter.on_unsent("never seen", 61.0, admitted_at=60.0)
+    waiter = limiter.postpone("never seen", 61.0, admitted_at=60.0, wait=0.5)
+    assert limiter.poll(61.5) == [waiter]
 
 
 # --- options ------------------------------------------------------------------------------------------------
@@ -817,7 +877,9 @@ def test_a_level_without_a_limit_still_pauses() -> None:
 
 
 def test_pacing_refuses_what_is_no_rate() -> None:
-    with pytest.raises(ConfigurationError, match=r"Pacing\.token must be a Rate"):
+    with pytest.raises(
+        ConfigurationError, match=r"^Pacing\.token must be a Rate\(limit, window\) or None, got \(500, 10\)$"
+    ):
         Pacing(token=(500, 10))  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match=r"Pacing\.account must be a Rate"):
         Pacing(account=(50, 10))  # type: ignore[arg-type]

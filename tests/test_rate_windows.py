@@ -129,6 +129,15 @@ def test_a_response_far_later_than_usual_keeps_its_slot_longer() -> None:
     assert max(window._free_at) == 4.0 + SLOT
 
 
+def test_what_is_usual_follows_the_responses_slowly() -> None:
+    window = taken(3, 0.0, 1.0, 2.0, burst=1.0)
+    for sent, took, usual in ((0.0, 0.25, 0.25), (1.0, 0.5, 0.25 + 0.25 / 32)):
+        window.finish(sent, sent + took)
+        assert window._usual_seconds == usual
+    window.finish(2.0, 9.0)  # counted as no more than three times as long
+    assert window._usual_seconds == pytest.approx(usual + 2 * usual / 32)
+
+
 def test_responses_in_another_order_free_what_is_known_first() -> None:
     window = taken(3, 0.0, 0.01, 0.02, burst=1.0)
     window.finish(0.02, 0.05)
@@ -142,15 +151,19 @@ def test_responses_in_another_order_free_what_is_known_first() -> None:
 def test_a_request_that_was_never_sent_frees_its_own_slot() -> None:
     """Freeing another one would let a request through before its time."""
     window = taken(2, 0.0, 5.0, burst=1.0)
-    window.finish(5.0)
     window.give_back(5.0)
     assert window.in_flight == 1
     window.take(6.0)
     assert window.ready_at(6.0) == SLOT
     assert window.ready_at(SLOT) == SLOT
-    window.finish(0.0)
     window.give_back(0.0)  # one that is free already is not freed twice
     assert window.share_used(SLOT) == 0.5
+
+
+def test_requests_sent_at_the_same_moment_free_one_slot_each() -> None:
+    window = taken(4, 0.0, 0.0, 0.0)
+    window.give_back(0.0)
+    assert [window.usage(at)[1] for at in (1.0, SLOT)] == [2, 0]
 
 
 def test_finishing_more_requests_than_were_sent_does_no_harm() -> None:
@@ -227,6 +240,20 @@ def test_the_share_used_counts_only_what_is_still_taken() -> None:
     assert window.share_used(2.0 + SLOT) == 0.0
 
 
+def test_usage_tells_slots_requests_and_pause() -> None:
+    """What ``client.stats()`` shows of a token."""
+    window = taken(4, 0.0, 1.0)
+    assert window.usage(2.0) == (4, 2, 0.0)
+    window.pause(5.0)
+    assert window.usage(2.0) == (4, 2, 3.0)
+    assert window.usage(SLOT) == (4, 1, 0.0)
+    window.back_off(SLOT)
+    assert window.usage(SLOT) == (3, 1, 0.0)
+    window = SlidingWindow(None)
+    window.pause(5.0)
+    assert window.usage(4.5) == (None, 0, 0.5)
+
+
 # --- backing off --------------------------------------------------------------------------------------------
 
 
@@ -278,6 +305,10 @@ def test_a_small_number_shows_nothing(accepted: int) -> None:
     assert slots_of(window, 11.0 + 50) > 450
 
 
+def test_a_larger_number_shows_the_share() -> None:
+    assert slots_of(refused(500, LEAST_SHOWN), 11.0) == pytest.approx(LEAST_SHOWN * 0.92)
+
+
 def test_slots_come_back_slowly_near_the_limit_that_was_met_and_then_all_of_them() -> None:
     window = refused(500, 250)
     slots = [slots_of(window, 11.0 + 10 * number) for number in range(40)]
@@ -310,8 +341,15 @@ def test_one_burst_of_429s_counts_once() -> None:
     window = refused(500, 200)
     window.back_off(9.0)
     assert slots_of(window, 11.0) == pytest.approx(200 * 0.92)
-    window.back_off(12.0)  # a new one, after which nothing was accepted
-    assert slots_of(window, 12.0) == pytest.approx(200 * 0.92 * UNKNOWN_SHARE, rel=0.05)
+    window.back_off(1.0 + SLOT)  # a new one, after which nothing was accepted
+    assert slots_of(window, 1.0 + SLOT) == pytest.approx(200 * 0.92 * UNKNOWN_SHARE, rel=0.05)
+
+
+def test_a_window_that_is_refused_before_it_sent_anything_does_not_stop_for_ever() -> None:
+    """The request was sent before its account was forgotten."""
+    window = taken(4)
+    window.back_off(100.0)
+    assert window.ready_at(100.0) <= 100.0
 
 
 def test_at_least_one_slot_is_left() -> None:
@@ -320,6 +358,11 @@ def test_at_least_one_slot_is_left() -> None:
         window.back_off(number * 11.0)
         assert slots_of(window, number * 11.0) == 1.0
     assert window.ready_at(60.0) == 60.0
+    window = SlidingWindow(Rate(3, 10))
+    for number in range(20):
+        window.back_off(number * 11.0)
+        window.usage(number * 11.0)
+    assert window.usage(20 * 11.0 - 1.0)[0] == 1
 
 
 def test_a_window_that_recovered_backs_off_from_its_full_limit() -> None:

@@ -18,6 +18,7 @@ from truto_ci_async._http.policy.retry import (
     RetryPolicy,
     RetryState,
     Timeouts,
+    can_never_succeed,
     classify,
     quick_retries,
 )
@@ -82,6 +83,12 @@ def test_every_status_is_retried_as_the_contract_says(
             expected = "auth"
         verdict = classify(code, is_remote=is_remote, has_retry_after=has_retry_after, is_blocked=is_blocked)
         assert verdict == expected, code
+
+
+def test_which_statuses_never_change() -> None:
+    """A pull gives up on such an account at once, instead of trying again in the next rounds."""
+    expected = {*range(300, 400), 501, 505, 506, 508, 510, 511}
+    assert {code for code in range(100, 600) if can_never_succeed(code)} == expected
 
 
 @pytest.mark.parametrize(
@@ -251,6 +258,8 @@ def test_a_wait_past_the_deadline_is_not_begun() -> None:
 def test_a_retry_that_is_not_sent_costs_nothing() -> None:
     """Its call was cancelled while it waited: twelve of those once emptied a budget of ten."""
     budget = full_budget(left=2.0)
+    RetryState(RetryPolicy(), budget).take_back()  # cancelled before its first request
+    assert budget.left == 2.0
     call = state(budget=budget)
     assert isinstance(call.failed(status(500), 0.0), Retry)
     assert budget.left == 1.0

@@ -14,7 +14,6 @@ from tests.virtual import busiest_window, clock, epoch, hold, rate_limiter, run_
 from truto_ci_async import Grant, Pacing, Sandbox, SharedBudget, TrutoClient
 from truto_ci_async._http.policy.admission import AdmissionQueue
 from truto_ci_async._http.policy.budget_gate import BudgetGate
-from truto_ci_async._http.policy.rate_limiter import RateLimiter
 from truto_ci_async._http.policy.rate_windows import Rate
 from truto_ci_async.errors import ConfigurationError
 
@@ -321,25 +320,3 @@ def test_a_budget_that_cannot_work_is_refused_at_once(share: object) -> None:
         TrutoClient("token", shared_budget=budget)
     with pytest.raises(ConfigurationError, match="take"):
         TrutoClient("token", shared_budget=object())  # type: ignore[arg-type]
-
-
-def test_a_postponed_request_is_refused_if_its_account_is_paused_for_too_long() -> None:
-    """The 429 came while the shared budget was asked."""
-    limiter = RateLimiter(Pacing(token=TOKEN, account=ACCOUNT), max_wait=60.0)
-    assert [limiter.enter("a", 0.0) for _ in range(2)] == [None, None]
-    limiter.on_response("a", 429, {}, 0.1, now_epoch=0.1, retry_after=600.0, is_remote=True)
-    waiter = limiter.postpone("a", 0.2, admitted_at=0.0, wait=0.5)
-    assert limiter.next_at(0.2) == 0.2
-    assert limiter.poll(0.2) == [waiter]
-    assert waiter.refused is not None
-    assert waiter.refused > 590
-
-
-def test_the_limiter_keeps_the_place_of_a_postponed_request() -> None:
-    limiter: RateLimiter = rate_limiter(TOKEN, ACCOUNT)
-    assert limiter.enter("a", 0.0) is None
-    first = limiter.postpone("a", 0.0, admitted_at=0.0, wait=0.5)
-    second = limiter.enter("a", 0.1)
-    assert limiter.poll(0.4) == []
-    assert limiter.next_at(0.4) == 0.5
-    assert limiter.poll(0.5) == [first, second]

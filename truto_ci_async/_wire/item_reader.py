@@ -63,7 +63,7 @@ class IssueList(list[Issue]):
         super().__init__()
         self.total = 0
         self.dropped: list[int] = []
-        self.is_full = keep <= 0
+        self.is_full = keep <= 0  # mutant: only saves time
         self._keep = keep
 
     def drop_all(self, indices: Sequence[int]) -> None:
@@ -80,7 +80,7 @@ class IssueList(list[Issue]):
             Issue(index=index, path=where, message=message, dropped=dropped, raw=raw)
             for where, message in notes[: max(self._keep - len(self), 0)]
         ]
-        self.is_full = len(self) >= self._keep
+        self.is_full = len(self) >= self._keep  # mutant: only saves time
 
 
 class ItemReader(Generic[T]):
@@ -112,12 +112,13 @@ class ItemReader(Generic[T]):
         self.on_invalid: OnInvalid = on_invalid
         try:
             array_type = cast("Any", list)[item_type]
-            self._decode_array: Callable[[bytes], list[Any]] = msgspec.json.Decoder(array_type).decode
+            arrays: msgspec.json.Decoder[list[Any]] = msgspec.json.Decoder(array_type)  # mutant: only slower
+            self._decode_array: Callable[[bytes], list[Any]] = arrays.decode
             self._decode_item: Callable[[bytes], Any] = msgspec.json.Decoder(item_type).decode
         except TypeError as error:
             raise UsageError(f"item_type cannot be decoded from JSON: {error}") from error
         self._repairer = struct_repairer(item_type)
-        self._takes_objects_only = self._repairer is not None or item_type is dict
+        self._takes_objects_only = self._repairer is not None or item_type is dict  # mutant: only slower
         self._mover = member_mover(item_type)
         self._blank_fields = _blank_fields(item_type) if self._repairer else []
         self._raw_fields, self._has_raw_inside = raw_places(item_type)
@@ -152,7 +153,7 @@ class ItemReader(Generic[T]):
         """
         try:
             items: list[Any] = self._decode_array(text)
-            if not (self._blank_fields and self.blank(items)):
+            if not self.blank(items):
                 return self.detach(items), IssueList(keep)
         except msgspec.ValidationError:
             pass
@@ -181,7 +182,7 @@ class ItemReader(Generic[T]):
         for name, get in self._raw_fields:
             # A loop in C takes a third of the time of a __post_init__.
             copies = map(Raw.copy, map(get, items))
-            deque(map(force_setattr, items, repeat(name), copies), maxlen=0)
+            deque(map(force_setattr, items, repeat(name), copies), maxlen=0)  # mutant: more memory
         return items
 
     def blank(self, items: Sequence[T]) -> bool:
@@ -190,7 +191,7 @@ class ItemReader(Generic[T]):
             return False
         probe, nothing = self._blank_fields[0]
         # One pass over the first field, in C: 25 ns an item for truth, twice that for comparing.
-        if (not nothing and all(map(probe, items))) or nothing not in map(probe, items):
+        if (not nothing and all(map(probe, items))) or nothing not in map(probe, items):  # mutant: slower
             return False
         return any(all(get(item) == value for get, value in self._blank_fields) for item in items)
 
@@ -202,7 +203,8 @@ class ItemReader(Generic[T]):
             raws = split_array(text)
         except _UNREADABLE as error:
             raise _map_error(error, text, path, start) from None
-        if keep <= 0 and self._takes_objects_only and b"{" not in text:  # a page may have millions of these
+        # A page may have millions of these.
+        if keep <= 0 and self._takes_objects_only and b"{" not in text:  # mutant: only saves time
             issues.drop_all(range(start, start + len(raws)))
             return [], issues
         for index, each in enumerate(raws, start):
@@ -240,18 +242,18 @@ class ItemReader(Generic[T]):
         """Return an item and whether to keep it. Unless ``is_told``, the note on a dropped item has no text."""
         repairer = self._repairer
         if repairer is not None and not _OBJECT.match(raw):
-            notes.add(path, self._mismatch(raw) if is_told else "")
+            notes.add(path, self._mismatch(raw) if is_told else "")  # mutant: not shown
             return None, False
         try:
             item = self._decode_item(raw)
         except msgspec.ValidationError as error:
             return self._read_misfit(raw, str(error), path, notes, is_told=is_told)
-        if repairer is None or not self.blank((item,)):
+        if repairer is None or not self.blank((item,)):  # mutant: only slower
             return item, True
         fields = split_object(raw)
         if not repairer.is_foreign(fields):
             return item, True
-        notes.add(path, repairer.describe_foreign(fields) if is_told else "")
+        notes.add(path, repairer.describe_foreign(fields) if is_told else "")  # mutant: not shown
         return None, False
 
     def _read_misfit(
@@ -261,7 +263,8 @@ class ItemReader(Generic[T]):
         repairer = self._repairer
         fields = {} if repairer is None else self._split(raw)
         if repairer is not None and repairer.is_foreign(fields):
-            notes.add(path, repairer.describe_foreign(_names_of(fields)) if is_told else "")
+            seen = _names_of(fields)
+            notes.add(path, repairer.describe_foreign(seen) if is_told else "")  # mutant: not shown
             return None, False
         moved = raw if self._mover is None else self._move_unknown(raw, fields)
         if moved is not raw:
@@ -270,13 +273,13 @@ class ItemReader(Generic[T]):
             except msgspec.ValidationError as error:
                 message, fields = str(error), {} if repairer is None else split_object(moved)
         if repairer is None:
-            notes.add(path, describe_mismatch(message, raw) if is_told else "")
+            notes.add(path, describe_mismatch(message, raw) if is_told else "")  # mutant: not shown
             return None, False
         fixed = self._repair(repairer, fields, path, notes)
         return fixed, fixed is not None
 
     def _split(self, raw: bytes) -> dict[str, Raw]:
-        return split_object(raw) if self._mover is None else self._mover.split(raw)
+        return split_object(raw) if self._mover is None else self._mover.split(raw)  # mutant: only slower
 
     def _move_unknown(self, raw: bytes, fields: dict[str, Raw]) -> bytes:
         """Return an item with its unknown members moved to where its structs keep them."""
@@ -286,9 +289,9 @@ class ItemReader(Generic[T]):
             moved = self._mover.move(raw.lstrip(), "", names)
         else:
             moved = self._mover.move_members(raw, fields, "", names)
-        if names and len(self.unknown_fields) < MOST_NAMES:
+        if names and len(self.unknown_fields) < MOST_NAMES:  # mutant: only saves time
             self.note_unknown(names)
-        return moved if names else raw
+        return moved if names else raw  # mutant: decoding it again is only slower
 
     def is_hopeless(self, raw: bytes) -> bool:
         """Tell quickly whether an item would be dropped; False if that takes decoding it."""
@@ -301,7 +304,7 @@ class ItemReader(Generic[T]):
             self._decode_item(raw)
         except msgspec.ValidationError as error:
             return describe_mismatch(str(error), raw)
-        raise AssertionError(raw)
+        raise AssertionError(raw)  # mutant: it never comes to that
 
     def _repair(self, repairer: Repairer, fields: dict[str, Raw], path: str, notes: Notes) -> T | None:
         fixed = repairer.fix_struct(fields, path, notes)

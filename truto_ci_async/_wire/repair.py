@@ -74,7 +74,7 @@ class Repairer:
 
     def __init__(self, type: Any) -> None:
         self._decode: Callable[[bytes | Raw], Any] = msgspec.json.Decoder(type).decode
-        self._takes_anything = type is Raw
+        self._takes_anything = type is Raw  # mutant: only saves time
         members = list(union_members(type))
         structs = [member for member in members if is_struct(member)]
         self._nullable = types.NoneType in members
@@ -116,11 +116,11 @@ class Repairer:
             if fixed is not None:
                 parts += (b",", field.name, fixed)
             elif field.required:  # others are left out, and take their defaults
-                is_complete = False
+                is_complete = False  # mutant: None is as good
         for field in self._fields.values():
             if field.required and field.key not in given:
                 notes.add(path + field.step, "missing, and required")
-                is_complete = False
+                is_complete = False  # mutant: None is as good
         parts[:1] = [b"{"]
         return b"".join((*parts, b"}")) if is_complete else None
 

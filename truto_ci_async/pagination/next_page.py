@@ -70,4 +70,5 @@ class PageCursor:
 
 
 def _digest(cursor: str) -> bytes:
-    return blake2b(cursor.encode(errors="surrogatepass"), digest_size=16).digest()
+    text = cursor.encode(errors="surrogatepass")
+    return blake2b(text, digest_size=16).digest()  # mutant: a longer one only takes more memory

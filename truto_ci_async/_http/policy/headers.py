@@ -98,9 +98,9 @@ def _number(text: str | None) -> float | None:
 
 def _seconds_until(number: float, headers: Mapping[str, str], now_epoch: float) -> float:
     """Read a number as seconds to wait, or from 1e9 on as a point in time in seconds or milliseconds."""
-    if _EPOCH_MILLISECONDS <= number < _EPOCH_END:
+    if _EPOCH_MILLISECONDS <= number < _EPOCH_END:  # mutant: its end is too long either way
         number /= 1000.0
-    if _EPOCH_SECONDS <= number < _EPOCH_MILLISECONDS:
+    if _EPOCH_SECONDS <= number < _EPOCH_MILLISECONDS:  # mutant: 1e12 has become 1e9
         number -= _server_time(headers, now_epoch)
     return number
 

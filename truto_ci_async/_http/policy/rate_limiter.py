@@ -179,7 +179,7 @@ class RateLimiter:
     def waiting_by_level(self, now: float) -> dict[str, int]:
         """Return how many requests wait for the token's limit, and how many for one of their account."""
         found: dict[str, int] = {"token": 0, "account": 0}
-        for state in self._accounts.values() if self.waiting else ():
+        for state in self._accounts.values():
             if state.waiters:
                 found["account" if state.ready_at(now) > now else "token"] += len(state.waiters)
         return found
@@ -218,7 +218,7 @@ class RateLimiter:
         waiter = Waiter(state, level)
         state.waiters[waiter] = None  # mutant: values are not used
         if is_first:
-            state.waiters.move_to_end(waiter, last=False)
+            state.waiters.move_to_end(waiter, last=False)  # mutant: None is as good as False
         self.waiting += 1
         self._refuse_if_too_long(state, now)
         if state.waiters:
@@ -265,7 +265,6 @@ class RateLimiter:
 
     def on_unsent(self, account: str | None, now: float, *, admitted_at: float) -> None:
         """Give back the slots of a request that was never sent."""
-        self._token.finish(admitted_at)
         self._token.give_back(admitted_at)
         state = self._accounts.get(account)
         if state is not None:
@@ -273,7 +272,6 @@ class RateLimiter:
                 state.sent.remove(admitted_at)
             elif state.sent:  # the response to a later request was taken for its own
                 state.sent.popleft()
-            state.window.finish(admitted_at)
             state.window.give_back(admitted_at)
             if state.quota is not None:
                 state.quota.left += 1

@@ -75,18 +75,21 @@ class SlidingWindow:
         "paused_until",
     )
 
-    def __init__(self, rate: Rate | None, *, burst: float = 1.0, max_in_flight: float = math.inf) -> None:
+    def __init__(
+        self,
+        rate: Rate | None,
+        *,
+        burst: float = 1.0,  # mutant: 2.0 is all of them too
+        max_in_flight: float = math.inf,
+    ) -> None:
         self.max_in_flight = max_in_flight
         self._burst = burst
         self.limit = math.inf if rate is None else float(rate.limit)
-        self._window = (
-            1.0 if rate is None else rate.window
-        )  # mutant: without a limit the window does not matter
+        self._window = 1.0 if rate is None else rate.window  # mutant: without a limit it does not matter
         self._slot_seconds = self._window * (1 + MARGIN)
         self._gap = self._window * GAP_SHARE  # between two requests if there was one slot
-        self._sent: dict[
-            float, int
-        ] = {}  # when requests without a response were sent, oldest first, and how many
+        # When requests without a response were sent, oldest first, and how many.
+        self._sent: dict[float, int] = {}
         self._sent_count = 0  # the sum of these
         self._free_at: list[float] = []  # a heap: when the slots of the others are free
         self._last_taken = -math.inf
@@ -125,13 +128,13 @@ class SlidingWindow:
     def finish(self, taken_at: float, answered_at: float | None = None) -> None:
         """Note that the request that took a slot at ``taken_at`` is no longer in flight.
 
-        ``answered_at`` is the time of its response, None if there was none or the service did not count the request.
+        ``answered_at`` is the time of its response, None if there was none or the service refused the request.
         """
         self.in_flight = max(0, self.in_flight - 1)
         if answered_at is None:
             return
         if self._recovery is not None:
-            self._recovery.on_accepted(answered_at)
+            self._recovery.on_accepted()
         if self._remove(taken_at):
             took, usual = answered_at - taken_at, self._usual_seconds
             margin = LATE_MARGIN if took > LATE * usual else MARGIN
@@ -144,7 +147,8 @@ class SlidingWindow:
             heappush(self._free_at, free_at)
 
     def give_back(self, taken_at: float) -> None:
-        """Free the slot that was taken at that moment, if it is not free already: its request was never sent."""
+        """Note that a request was never sent. Its slot is free again, unless it has been free for long."""
+        self.in_flight = max(0, self.in_flight - 1)
         self._remove(taken_at)
 
     def pause(self, until: float) -> None:
@@ -189,7 +193,7 @@ class SlidingWindow:
 
     def _remove(self, taken_at: float) -> bool:
         """Take one request out of those without a response; False if it is not among them any more."""
-        count = self._sent.get(taken_at, 0)
+        count = self._sent.get(taken_at)
         if not count:
             return False
         self._sent_count -= 1
@@ -244,9 +248,10 @@ class Recovery:
         self._growth = limit * GROWTH
         self._since: float | None = None  # None: the pause is not over yet
         self._plateau = slots
-        self._plateau_after = 0.0  # windows
+        # Counted in windows.
+        self._plateau_after = 0.0  # mutant: _settle sets it before it is read
 
-    def on_accepted(self, now: float) -> None:
+    def on_accepted(self) -> None:
         """Count a request that the service accepted; only those from before the 429 matter."""
         if self._since is None:
             self._accepted += 1
@@ -262,7 +267,7 @@ class Recovery:
         """Return when all slots are back. Before the pause is over it can only say when to ask again."""
         if self._since is None:
             return max(self.began_at, paused_until) + self._window
-        missing = max(0.0, self._limit - self._plateau) / self._growth
+        missing = (self._limit - self._plateau) / self._growth
         return self._since + (self._plateau_after + math.cbrt(missing)) * self._window
 
     def _settle(self, now: float) -> None:

@@ -227,7 +227,8 @@ class RetryState:
         self._policy = policy
         self._budget = budget
         self._can_refresh = can_refresh
-        self._is_paid = False  # for a retry that has not been sent yet
+        # Whether a retry was paid for that has not been sent yet.
+        self._is_paid = False  # mutant: None is as good as False
         self._draw = random
         self._total = total
         self.attempts = 0

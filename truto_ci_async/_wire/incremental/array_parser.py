@@ -34,7 +34,7 @@ class ArrayParser(Generic[T]):
         self._max_item_bytes = max_item_bytes
         self._expected = ITEM_OR_END
 
-    def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:  # pragma: no mutate - abstract
+    def feed(self, chunk: bytes, *, end: bool) -> list[T]:  # pragma: no mutate - abstract
         """Return the items that ``chunk`` completes. ``end`` says that no chunk will follow."""
         raise NotImplementedError
 

@@ -31,8 +31,9 @@ class ArrayScanner(NestingTracker):
         super().__init__()
         if ijson.backend != "yajl2_c":
             logger.info("ijson uses its backend %s: streaming is slower than it could be", ijson.backend)
-        self.found: tuple[str, ...] = ()  # the keys that lead to the items, once these are found
-        self.found_instead = ""  # what was at the path if not items
+        # The keys that lead to the items, once these are found; and what was at the path if not items.
+        self.found: tuple[str, ...] = ()  # mutant: None is as good
+        self.found_instead = ""  # mutant: None is as good
         self.top_keys: list[str] = []
         self._keys_seen = 0
         self._paths = (path, ("results",)) if path == ("result",) else (path,)
@@ -46,9 +47,9 @@ class ArrayScanner(NestingTracker):
         """
         held = self.splitter.held_bytes
         piece = self.splitter.cut(chunk)
-        start = 0
+        start = 0  # mutant: None is the beginning too
         for opening in _OPENING.finditer(piece):
-            if opening[0].startswith(b'"'):
+            if opening[0].startswith(b'"'):  # mutant: only saves time
                 continue
             self.send(for_ijson(piece[start : opening.end()]))  # not the items, which come after it
             start = opening.end()
@@ -56,7 +57,7 @@ class ArrayScanner(NestingTracker):
                 self.splitter.rest()  # the caller goes on from the bracket
                 return start - 1 - held
         self.send(for_ijson(piece[start:]))
-        return -1
+        return -1  # mutant: any negative number
 
     def describe_keys(self) -> str:
         """Name the top-level keys, for a message."""
@@ -76,7 +77,8 @@ class ArrayScanner(NestingTracker):
                 self._compare(name)
             if name in STEPS:
                 if self.depth < levels:
-                    self._keys[self.depth] = None  # an array has no keys; an object has not named one yet
+                    # An array has no keys, and an object has not named one yet.
+                    self._keys[self.depth] = None  # mutant: no path has an empty key
                 self.depth += STEPS[name]
                 if self.depth > MAX_DEPTH:
                     raise too_deep()

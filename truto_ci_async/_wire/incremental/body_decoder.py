@@ -29,7 +29,8 @@ class BodyDecoder(Generic[T]):
         self._max_item_bytes = max_item_bytes
         self._utf8 = _Utf8Validator()
         self._mark: bytes | None = b""  # the first bytes, as long as they may be those of a byte order mark
-        self._over = ""  # why nothing more can be read
+        # Why nothing more can be read.
+        self._over = ""  # mutant: None is as good
 
     @property
     def issues(self) -> list[Issue]:
@@ -53,7 +54,7 @@ class BodyDecoder(Generic[T]):
         self.bytes_read += len(chunk)
         items = self._read(bytes(chunk) if self._mark is None else self._without_mark(bytes(chunk)))
         self.items_read += len(items)
-        self._over = ""
+        self._over = ""  # mutant: None is as good
         return items
 
     def flush(self) -> list[T]:
@@ -125,7 +126,7 @@ class _Utf8Validator:
     """Check bytes as they arrive, because msgspec does not look inside the values it skips."""
 
     def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # mutant: or in capitals
         self._incomplete = b""  # the first bytes of a character that the last chunk ended in
 
     def check(self, chunk: bytes, offset: int) -> None:

@@ -37,7 +37,8 @@ class EnvelopeReader:
         self._scanner = ArrayScanner(keys, key_by=key_by)
         self._head = bytearray()
         self._tail = bytearray()
-        self.surrogates: list[Note] = []  # lone ones that `decode` replaced
+        # Lone ones that `decode` replaced.
+        self.surrogates: list[Note] = []  # mutant: None is as good
 
     def read_head(self, chunk: bytes) -> bytes:
         """Read up to the items, and return ``chunk`` from their opening bracket on; b"" if that has not arrived."""
@@ -63,7 +64,9 @@ class EnvelopeReader:
                 )
             return
         self._scanner.read(chunk)
-        self._keep(self._tail, chunk if self._scanner.depth else chunk.rstrip(WHITE))
+        if not self._scanner.depth:
+            chunk = chunk.rstrip(WHITE)  # mutant: ijson has refused all other bytes
+        self._keep(self._tail, chunk)
 
     def is_complete(self) -> bool:
         """Tell whether the document is complete. Nothing can be read after this.
@@ -97,9 +100,9 @@ class EnvelopeReader:
         try:
             for key in parents:
                 inner = inner[key]
-            value = inner.pop(last, None)
+            value = inner.pop(last)
         except (KeyError, TypeError, AttributeError):
-            value = None
+            value = None  # mutant: any other value
         if value != _PLACEHOLDER:
             raise DecodeError(f"the key {'.'.join(keys)!r} comes twice", path=f"$.{'.'.join(keys)}")
         if ".".join(keys) != self._path and "result" in envelope:

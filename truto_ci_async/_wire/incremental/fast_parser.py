@@ -51,22 +51,27 @@ class FastArrayParser(ArrayParser[T]):
         # The most that is held: an item, and in a keyed object its key and the white space between the two.
         self._max_held = max_item_bytes if not keyed else 2 * max_item_bytes + 1024
         self._parts: list[bytes] = []
-        self._size = 0
-        self._enough = 0  # how many bytes to hold before looking at them again
-        self._separator = b""  # what came between two items, after the last _keep bytes of the first
-        self._keep = 0
+        self._size = 0  # mutant: looked at only after `_hold` has set it
+        # How many bytes to hold before looking at them again.
+        self._enough = 0  # mutant: 1 is as good
+        # What came between two items, after the last _keep bytes of the first.
+        self._separator = b""  # mutant: None is as good
+        self._keep = 0  # mutant: set with the separator
         self._failures = 0  # failed guesses in a row
-        self._walks_left = 0  # batches to walk before the next guess
-        self._in_large_item = False  # the last batch completed no item, so a guess would fail
+        # Batches to walk before the next guess.
+        self._walks_left = 0  # mutant: None is as good
+        # The last batch completed no item, so a guess would fail.
+        self._in_large_item = False  # mutant: None is as good
         self._walked = 0  # items walked over and not decoded yet
-        self._view = memoryview(b"")  # the text to walk over, with lone surrogates replaced once one was met
+        # The text to walk over, with lone surrogates replaced once one was met.
+        self._view = memoryview(b"")  # mutant: `_walk` sets it
 
     def check_cut(self) -> None:
         if not is_cut(self.brackets[:1], *self._parts):
             text = b"".join(self._parts)  # mutant: a flush has joined them
             raise self._collector.malformed("the item is not JSON", text)
 
-    def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:
+    def feed(self, chunk: bytes, *, end: bool) -> list[T]:
         self._parts.append(chunk)
         self._size += len(chunk)
         if self._size < self._enough and not end:
@@ -86,7 +91,7 @@ class FastArrayParser(ArrayParser[T]):
             found, at = self._walk(text, at)
             items += found
         self._in_large_item = self._collector.index == before
-        self._hold(text[at:] if self.rest is None else b"")
+        self._hold(text[at:] if self.rest is None else b"")  # mutant: nothing looks at b""
         return items
 
     def _hold(self, text: bytes) -> None:
@@ -101,7 +106,7 @@ class FastArrayParser(ArrayParser[T]):
         """Decode up to the right-most separator; return the items, and where the next one begins."""
         found = text.rfind(self._separator, at)
         end = found + self._keep
-        if found < 0 or end == at or end - at > self._max_item_bytes:
+        if found < 0 or end == at or end - at > self._max_item_bytes:  # mutant: fewer guesses, the same items
             return [], at
         try:
             items = self._collector.read_array(b"".join((b"[", memoryview(text)[at:end], b"]")))
@@ -118,9 +123,9 @@ class FastArrayParser(ArrayParser[T]):
         view = self._view = memoryview(text)
         keys: list[memoryview] = []
         values: list[memoryview] = []
-        last = before = (at, at)
+        last = before = (at, at)  # mutant: not read before an item sets them
         first = at
-        while at < len(text) and self.rest is None and self._walked < most:
+        while at < len(text) and self.rest is None and self._walked < most:  # mutant: one more is as good
             start = self._find_value(at) if self._keyed else at
             if start == INCOMPLETE or (end := self._find_end(start)) == INCOMPLETE:
                 break
@@ -131,7 +136,7 @@ class FastArrayParser(ArrayParser[T]):
             self._walked += 1
             self._expected = COMMA_OR_END
             at = self._skip_to_value(text, end, self._walked)
-        self._view = memoryview(b"")
+        self._view = memoryview(b"")  # mutant: only lets go of the text
         if not self._walked:
             return [], at
         if not self._keyed:
@@ -148,7 +153,7 @@ class FastArrayParser(ArrayParser[T]):
         """Join keys, each with its colon, as an array, if anyone wants them."""
         if not keys or not self._collector.keeps_keys:
             return b""
-        return _array([bytes(key).rstrip(WHITE)[:-1] for key in keys])
+        return _array([bytes(key).rstrip(WHITE)[:-1] for key in keys])  # mutant: other bytes were refused
 
     def _find_value(self, at: int) -> int:
         """Return where the value of the key at ``at`` begins, or INCOMPLETE if its colon has not arrived yet."""
@@ -165,18 +170,23 @@ class FastArrayParser(ArrayParser[T]):
         rest = self._view[start:]
         try:
             length = value_length(rest)
-            if length < 0 and (fixed := replace_surrogates(text := bytes(rest))) is not text:
-                self._view = memoryview(b"".join((self._view[:start], fixed)))
-                rest = self._view[start:]
-                length = value_length(rest)
+            if length < 0:  # mutant: it is never 0
+                text = bytes(rest)
+                fixed = replace_surrogates(text)
+                if fixed is not text:
+                    self._view = memoryview(b"".join((self._view[:start], fixed)))
+                    rest = self._view[start:]
+                    length = value_length(rest)
         except RecursionError:
             raise self._collector.malformed("nested too deep to decode", rest, self._walked) from None
         if length == MALFORMED:
             raise self._collector.malformed("the item is not JSON", rest, self._walked)
         if length == INCOMPLETE:
             too_large = len(rest) > self._max_item_bytes
-        else:  # the white space after an item is not counted, but stripping copies, so only do that if it matters
-            too_large = length > self._max_item_bytes < len(bytes(rest[:length]).rstrip(WHITE))
+        else:
+            # The white space after an item is not counted, but stripping copies, so only do that if it matters.
+            most = self._max_item_bytes
+            too_large = length > most < len(bytes(rest[:length]).rstrip(WHITE))  # mutant: >= is the same
         if too_large:
             raise self._collector.too_large(self._max_item_bytes, self._walked)
         return INCOMPLETE if length == INCOMPLETE else start + length
@@ -187,7 +197,7 @@ class FastArrayParser(ArrayParser[T]):
         assert ending is not None
         assert other is not None
         same = ending[1][-32:]
-        while not text.endswith(same, two[0], other.end(1)):
+        while not text.endswith(same, two[0], other.end(1)):  # mutant: no ending goes back over the comma
             same = same[1:]
         beginning = _BEGINNING.match(text, two[0])
         end = two[0]
@@ -232,8 +242,8 @@ def value_length(text: memoryview) -> int:
         if offset is not None and int(offset[1]) + _TOKEN_BYTES < len(text):
             return MALFORMED
         return INCOMPLETE
-    last = text[-1]
-    return len(text) if last in b'}]" \t\r\n' else INCOMPLETE  # more digits of a number may follow
+    # More digits of a number may follow.
+    return len(text) if text[-1] in b'}]" \t\r\n' else INCOMPLETE  # mutant: no JSON ends in an X
 
 
 def check_msgspec() -> bool:

@@ -21,8 +21,9 @@ class IjsonArrayParser(ArrayParser[T]):
         super().__init__(collector, keyed=keyed, max_item_bytes=max_item_bytes)
         self._tracker = NestingTracker()  # of the array alone, so the depth between items is 1
         self._tracker.send(self.brackets[:1])
-        self._readable = b""  # the piece that is being read, as ijson takes it
-        self._sent = 0  # how much of it the tracker has
+        # The piece that is being read, as ijson takes it; and how much of it the tracker has.
+        self._readable = b""  # mutant: `feed` sets it
+        self._sent = 0  # mutant: `feed` sets it
         self._container: _Container | None = None  # the item is an object or array, and not complete yet
         self._parts: list[bytes] = []  # of the key or value that is not complete yet
         self._keys: list[bytes] = []  # of the items that are complete and not decoded yet
@@ -31,25 +32,26 @@ class IjsonArrayParser(ArrayParser[T]):
     def check_cut(self) -> None:
         self._tracker.is_complete()
 
-    def feed(self, chunk: bytes, *, end: bool = False) -> list[T]:
+    def feed(self, chunk: bytes, *, end: bool) -> list[T]:
         piece = self._tracker.splitter.cut(chunk)
         self._readable = for_ijson(piece)
         done: list[bytes] = []
         at = start = self._sent = 0
-        while at < len(piece):
+        while at < len(piece):  # mutant: at its end there is nothing to do
             if self._container is None:
                 start = self._skip_to_value(piece, at, len(done))
                 if self.rest is not None:
-                    self._tracker.send(self._readable[self._sent : start + 1])
                     self.rest += self._tracker.splitter.rest()
                     return self._read(done)
                 if start == len(piece):
                     break
+                at = start
                 self._container = _CONTAINERS.get(piece[start])
-                at = start + 1 if self._container else self._skip_token(piece, start, len(done))
+                if self._container is None:
+                    at = self._skip_token(piece, start, len(done))
             if self._container is not None:
                 at = self._find_end(piece, at, self._container)
-                if at < 0:
+                if at < 0:  # mutant: it cannot end at 0
                     break
             self._complete(piece[start:at], done)
         self._tracker.send(self._readable[self._sent :])
@@ -77,7 +79,7 @@ class IjsonArrayParser(ArrayParser[T]):
             if self._tracker.last_event == event and self._tracker.depth == 1:
                 self._container = None
                 return at
-        return -1
+        return -1  # mutant: any negative number
 
     def _complete(self, part: bytes, done: list[bytes]) -> None:
         """Take the last part of a key or value; values go to ``done``."""
@@ -97,11 +99,10 @@ class IjsonArrayParser(ArrayParser[T]):
     def _read(self, done: list[bytes]) -> list[T]:
         if not done:
             return []
-        waiting = self._keys[len(done) :]
-        keys = b"".join((b"[", b",".join(self._keys[: len(done)]), b"]")) if self._keys else b""
-        self._keys = waiting
+        keys, self._keys = self._keys[: len(done)], self._keys[len(done) :]
+        array_of_keys = b"[%b]" % b",".join(keys) if keys else b""  # mutant: [] is as good as nothing
         try:
-            return self._collector.read_array(b"".join((b"[", b",".join(done), b"]")), keys)
+            return self._collector.read_array(b"[%b]" % b",".join(done), array_of_keys)
         except msgspec.DecodeError as error:
             raise self._collector.malformed(f"not JSON: {error}", done[0]) from error
 

@@ -65,8 +65,9 @@ class JsonTokenSplitter:
     def __init__(self) -> None:
         self.held_bytes = 0
         self._held: list[bytes] = []  # the token that is not complete yet
-        self._in_string = False
-        self._escaped = False  # the last byte was a backslash that escapes the next one
+        self._in_string = False  # mutant: None is as good
+        # The last byte was a backslash that escapes the next one.
+        self._escaped = False  # mutant: None is as good
 
     def cut(self, chunk: bytes) -> bytes:
         """Return what was held and ``chunk``, up to the end of the last complete token; hold the rest."""
@@ -98,7 +99,7 @@ class JsonTokenSplitter:
         rest = b"".join(self._held)
         self._held.clear()
         self.held_bytes = 0
-        self._in_string = self._escaped = False
+        self._in_string = self._escaped = False  # mutant: None is as good
         return rest
 
     def _hold(self, part: bytes) -> None:
@@ -166,11 +167,12 @@ class NestingTracker(JsonChecker):
     def __init__(self) -> None:
         super().__init__()
         self.depth = 0
-        self.last_event = ""  # of the last piece, "" if it had none
+        # Of the last piece, "" if it had none.
+        self.last_event = ""  # mutant: no event either
 
     def _follow(self, events: ijson.sendable_list) -> None:
         depth = self.depth
-        name = ""
+        name = ""  # mutant: no event either
         for name, _ in events:
             if name in STEPS:
                 depth += STEPS[name]
@@ -203,7 +205,7 @@ def for_ijson(piece: bytes) -> bytes:
 
 def _small_number(found: re.Match[bytes]) -> bytes:
     token = found[0]
-    return token if token.startswith(b'"') else b"0".ljust(len(token))
+    return token if token.startswith(b'"') else b"0".ljust(len(token))  # mutant: rjust is as good
 
 
 def too_deep() -> DecodeError:

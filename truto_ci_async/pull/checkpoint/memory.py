@@ -144,7 +144,8 @@ class _Account(Struct, eq=False, gc=False):
     later: dict[int, Progress] = {}
 
     def put(self, window: int, progress: Progress) -> None:
-        if window < self.finished:  # no pull does that
+        # No pull replaces a finished window.
+        if window < self.finished:  # mutant: <= takes longer
             self.later.update(self.windows())
             self.finished, self.has_rows, self.encoded, self.runs = 0, False, None, []
         self.later[window] = progress
@@ -156,7 +157,7 @@ class _Account(Struct, eq=False, gc=False):
         self.finished += 1
         self.has_rows |= progress.rows > 0
         add(self.runs, Run(1, progress.rows, progress.pages, progress.outcome == "empty"))
-        if len(self.runs) >= _MANY_RUNS:
+        if len(self.runs) >= _MANY_RUNS:  # mutant: one run more
             self.encoded = self.encoded or []
             self.encoded.append(encode(self.runs))
             self.runs = []

@@ -119,7 +119,7 @@ class SQLiteCheckpoint(Checkpoint):
         self._database: sqlite3.Connection | None = None
         self._stored: StoredRows | None = None
         # What ``hold`` made. It is removed if no plan is stored, such as when no account is found.
-        self._is_new = False
+        self._is_new = False  # mutant: None is as good as False
         self._new_folders: list[Path] = []
 
     async def hold(self, *, fresh: bool = False) -> Plan | None:
@@ -141,16 +141,16 @@ class SQLiteCheckpoint(Checkpoint):
         except BaseException:
             await self.aclose()
             raise
-        self._use = "open"
+        self._use = "open"  # mutant: only "none" and "held" are asked for
         return in_force
 
     async def load(self) -> dict[Key, Progress]:
-        return await self._run(self._load)
+        return await self._read(self._load_windows, READ_FINISHED, READ_PROGRESS)
 
     async def load_accounts(self) -> AsyncIterator[tuple[str, AccountProgress]]:
-        begun = await self._run(self._load_begun)
-        over = await self._run(self._read_over)
-        while batch := await self._run(self._load_over, over, begun):
+        begun = await self._read(self._load_begun)
+        over = await self._read(self._read_over)
+        while batch := await self._read(self._load_over, over, begun):
             for account in batch:
                 yield account
         for number, account in enumerate(begun.items(), 1):
@@ -168,7 +168,7 @@ class SQLiteCheckpoint(Checkpoint):
         await self._run(self._commit, dict(changes), sink_state, dict(row_keys or {}))
 
     async def row_keys(self, key: Key) -> bytes:
-        return await self._run(self._read_row_keys, key)
+        return await self._read(self._read_row_keys, key)
 
     async def aclose(self) -> None:
         worker, self._worker = self._worker, None
@@ -183,6 +183,10 @@ class SQLiteCheckpoint(Checkpoint):
         if self._worker is None:
             raise UsageError(f"{self.path} is not open")
         return await self._worker.run(job, *args, **kwargs)  # pragma: no mutate - no job takes keywords
+
+    async def _read(self, job: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        with self._errors("read"):
+            return await self._run(job, *args, **kwargs)  # pragma: no mutate - no job takes keywords
 
     # Everything below runs in the worker's thread.
 
@@ -294,36 +298,30 @@ class SQLiteCheckpoint(Checkpoint):
             self._damaged(f"its {name} is not the bytes that were stored")
         return None if row is None else row[0]
 
-    def _load(self) -> dict[Key, Progress]:
-        return self._load_windows(READ_FINISHED, READ_PROGRESS)
-
     def _load_windows(self, finished: str, others: str, *which: str) -> dict[Key, Progress]:
         """Return what is stored of each window."""
         stored, database = self._planned()
         found: dict[Key, Progress] = {}
-        with self._errors("read"):
-            for row in database.execute(finished, which):
-                found.update({(name, window): progress for name, window, progress in stored.finished(row)})
-            for row in database.execute(others, which):
-                name, window, progress = stored.progress(row)
-                found[name, window] = progress
+        for row in database.execute(finished, which):
+            found.update({(name, window): progress for name, window, progress in stored.finished(row)})
+        for row in database.execute(others, which):
+            name, window, progress = stored.progress(row)
+            found[name, window] = progress
         return found
 
     def _load_begun(self) -> dict[str, AccountProgress]:
         """Return the progress of windows that are not closed, by account."""
         stored, database = self._planned()
         found: dict[str, AccountProgress] = {}
-        with self._errors("read"):
-            for row in database.execute(READ_NOT_CLOSED):
-                name, window, progress = stored.progress(row)
-                entry = found.setdefault(name, AccountProgress())
-                entry.later[window] = progress
-                entry.has_rows |= progress.rows > 0
+        for row in database.execute(READ_NOT_CLOSED):
+            name, window, progress = stored.progress(row)
+            entry = found.setdefault(name, AccountProgress())
+            entry.later[window] = progress
+            entry.has_rows |= progress.rows > 0
         return found
 
     def _read_over(self) -> sqlite3.Cursor:
-        with self._errors("read"):
-            return self._opened().execute(READ_OVER)
+        return self._opened().execute(READ_OVER)
 
     def _load_over(
         self, over: sqlite3.Cursor, begun: dict[str, AccountProgress]
@@ -331,23 +329,21 @@ class SQLiteCheckpoint(Checkpoint):
         """Return some accounts with finished windows, removing them from ``begun``; an empty result is the end."""
         stored, _ = self._planned()
         found: list[tuple[str, AccountProgress]] = []
-        with self._errors("read"):
-            for row in over.fetchmany(YIELD_EVERY):
-                name, windows, has_rows = stored.over(row)
-                entry = begun.pop(name, None) or AccountProgress()
-                entry.has_rows |= has_rows
-                if windows is not None and not any(window < windows for window in entry.later):
-                    entry.finished = windows
-                else:  # some of them are not closed; no pull leaves gaps
-                    every = self._load_windows(READ_FINISHED_OF_ACCOUNT, READ_OF_ACCOUNT, name)
-                    entry.later = {window: progress for (_, window), progress in every.items()}
-                    entry.close_up()
-                found.append((name, entry))
+        for row in over.fetchmany(YIELD_EVERY):
+            name, windows, has_rows = stored.over(row)
+            entry = begun.pop(name, None) or AccountProgress()
+            entry.has_rows |= has_rows
+            if windows is not None and not any(at < windows for at in entry.later):  # mutant: <= is slower
+                entry.finished = windows
+            else:  # some of them are not closed; no pull leaves gaps
+                every = self._load_windows(READ_FINISHED_OF_ACCOUNT, READ_OF_ACCOUNT, name)
+                entry.later = {window: progress for (_, window), progress in every.items()}
+                entry.close_up()
+            found.append((name, entry))
         return found
 
     def _read_row_keys(self, key: Key) -> bytes:
-        with self._errors("read"):
-            found = [keys for (keys,) in self._opened().execute(READ_ROW_KEYS, key)]
+        found = [keys for (keys,) in self._opened().execute(READ_ROW_KEYS, key)]
         if not all(type(keys) is bytes for keys in found):
             self._damaged(f"the row keys of account {key[0]!r} make no sense")
         return b"".join(found)
@@ -371,11 +367,11 @@ class SQLiteCheckpoint(Checkpoint):
         ]
         over = {key for key, item in changes.items() if item.is_over}
         new_keys = [(*key, keys) for key, keys in row_keys.items() if key not in over]
-        old_keys = [key for key in over if changes[key].pages > 1]  # of a single page, none were stored
+        old_keys = [key for key in over if changes[key].pages > 1]  # mutant: of one page, none were stored
         stored, _ = self._planned()
         is_compacted = stored.windows >= COMPACT_WINDOWS
         with self._errors("write"), self._transaction() as database:
-            for account, window in changes if is_compacted else ():
+            for account, window in changes if is_compacted else ():  # mutant: otherwise nothing shares a row
                 expose(database, account, window)
             database.executemany(PUT_PROGRESS, progress)
             for account, window in over if is_compacted else ():
@@ -392,7 +388,7 @@ class SQLiteCheckpoint(Checkpoint):
         lock, self._lock = self._lock, None
         self._disconnect()
         is_unused = self._is_new and self._plan is None
-        self._is_new = False
+        self._is_new = False  # mutant: None is as good as False
         if is_unused:
             with suppress(OSError):
                 self._remove_files()
