@@ -213,11 +213,15 @@ def test_a_call_that_can_never_be_right_is_told(call: Callable[[], Any], message
         call()
 
 
-@pytest.mark.parametrize("chart", CHARTS)
+@pytest.mark.parametrize("chart", [*CHARTS, "coverage"])
 def test_without_altair_the_error_has_the_line_to_type(chart: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import polars
+
     monkeypatch.setitem(sys.modules, "altair", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'truto-ci-async\[charts\]'"):
-        CHARTS[chart](ITEMS)
+    monkeypatch.setitem(sys.modules, "narwhals", None)  # comes with altair
+    for data in (ITEMS, polars.DataFrame(columns(1))):
+        with pytest.raises(MissingExtraError, match=r"pip install 'truto-ci-async\[charts\]'"):
+            (CHARTS | {"coverage": charts.coverage})[chart](data)
 
 
 def test_charts_say_which_unit_is_not_promised() -> None:
