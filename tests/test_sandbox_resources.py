@@ -136,9 +136,21 @@ def test_how_many_accounts_each_provider_has() -> None:
         {"sentences": 0},
         {"year": 0},
         {"providers": 10**6},
+        {"providers": -1},
+        {"accounts": -1},
+        {"others": -1},
+        {"interactions": -1},
+        {"page_size": 0},  # every page would be empty, with a cursor to the same page
+        {"max_page_size": 0},
+        {"stream_piece": 0},
     ):
-        with pytest.raises(ValueError, match=r"zoom|or more|at most"):
+        with pytest.raises(ValueError, match=r"zoom|or more|at most|from 1"):
             Sandbox(**wrong)  # type: ignore[arg-type]
+
+
+def test_accounts_with_the_same_id_are_refused() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Sandbox(accounts=["a", "b", "a"])
 
 
 # --- records -----------------------------------------------------------------------------------------------
