@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from html.parser import HTMLParser
 from importlib import import_module
 from math import inf, nan
@@ -159,6 +160,21 @@ def test_a_distribution_counts_every_row_once() -> None:
     assert sum(bar["rows"] for bar in bars) == 1_000
     assert (bars[0]["from"], round(bars[-1]["to"], 9)) == (0.0, 3.0)
     assert middle == [{"median": 1.5}]
+
+
+def test_numbers_of_a_database_are_drawn() -> None:
+    """``numeric`` of PostgreSQL and DuckDB comes as Decimal: left out, a chart would be empty without a word."""
+    pandas, polars = import_module("pandas"), import_module("polars")
+    odd = [Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity"), Decimal("1e400"), None, True]
+    assert Rows({"patience": [Decimal("1.5"), *odd, import_module("numpy").float32(2.5)]}).numbers(
+        "patience"
+    ) == [
+        1.5,
+        2.5,
+    ]
+    values = {"patience": [Decimal("1.5"), None, Decimal("2.25")]}
+    for data in (polars.DataFrame(values), pandas.DataFrame(values)):
+        assert "2 rows have it" in charts.distribution(data, "patience").to_dict()["title"]["subtitle"]
 
 
 def test_people_who_share_a_name_are_told_apart() -> None:
