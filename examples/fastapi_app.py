@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse, StreamingResponse
 
 from truto_ci_async import (
     APIError,
+    CursorExpiredError,
     Interaction,
     NotFoundError,
     Page,
@@ -55,6 +56,8 @@ async def failed(request: Request, error: TrutoError) -> Response:
         status = 422
     elif isinstance(error, NotFoundError):
         status = 404
+    elif isinstance(error, CursorExpiredError):  # of the position that the caller passed: begin again without
+        status = 410
     elif isinstance(error, RateLimitError):
         status, headers = 503, {"Retry-After": f"{error.retry_after or 1:.0f}"}
     detail = error.error if isinstance(error, APIError) else str(error)

@@ -906,5 +906,6 @@ def test_duckdb_tables_are_appended_to() -> None:
                 assert await walk.to_duckdb(con, 's.odd "name', ["id"]) == 2
                 con.rollback()
                 assert con.sql('from s."odd ""name"').fetchall() == [(None, "1"), (None, "2")]
+                assert await walk.to_duckdb(con, "s.{x}", ["id"]) == 2
 
     run(scenario())

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import math
 import re
 import sys
 import tempfile
@@ -305,6 +306,23 @@ def test_columns_can_be_picked(format: str, tmp_path: Path) -> None:
     for wrong in (["nothing"], ["unknown"], ["additional_metrics.*"]):
         with pytest.raises(UsageError):
             folder.data(wrong)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_metric_that_no_float_can_hold_is_infinite(format: str, tmp_path: Path) -> None:
+    """As in a page: one absurd number must not keep anybody from reading the folder."""
+    huge = json.dumps({"id": "1", "additional_metrics": [{"name": "Calls", "value": -(10**400)}]}).encode()
+    items: list[Any] = [Raw(huge)] if format == "ndjson" else typed([huge])
+
+    async def scenario() -> None:
+        async with build(format, tmp_path) as sink:
+            await sink.open(None)
+            await sink.write(AccountPage(PlannedAccount("a"), WINDOW, Page(items)))
+            await sink.commit(final=True)
+            await sink.committed()
+
+    run(scenario())
+    assert read_folder(tmp_path).to_polars(["additional_metrics.Calls"]).rows() == [(-math.inf,)]
 
 
 def test_other_readers_take_the_folder_of_parts_in_one_call(tmp_path: Path) -> None:

@@ -97,6 +97,29 @@ def test_the_line_says_counts_rate_and_waits_with_their_cause() -> None:
     assert shown.last == "400 items in 3 pages · 12/s · 34 s · waited 30 s (status 429�[2J and others)"
 
 
+def test_waits_at_the_same_time_count_once() -> None:
+    """Fifty accounts that wait for 2 s are a pull that waited for 2 s, and a line of 3 s must not say minutes."""
+    clock, shown = Clock(), Shown()
+    line = Progress(shown, "rows", clock)
+    clock.now = 2.0
+    for _ in range(50):
+        line.wait("token limit", 1.5, is_over=True)
+    line.wait("status 429", 0.8)
+    line.wait("status 429", 0.5)
+    clock.now = 3.0
+    line.close()
+    assert shown.last == "0 rows · 3.0 s · waited 2.3 s (token limit and others)"
+
+
+def test_a_wait_that_was_broken_off_is_not_longer_than_the_line() -> None:
+    clock, shown = Clock(), Shown()
+    line = Progress(shown, "rows", clock)
+    line.wait("status 503", 60.0)
+    clock.now = 3.0
+    line.close()
+    assert shown.last == "0 rows · 3.0 s · waited 3.0 s (status 503)"
+
+
 def test_a_line_that_follows_something_asks_it_when_it_is_drawn() -> None:
     clock, shown = Clock(), Shown()
     line = Progress(shown, "rows", clock)

@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from decimal import Decimal
 from html.parser import HTMLParser
 from importlib import import_module
 from math import inf, nan
@@ -161,6 +162,21 @@ def test_a_distribution_counts_every_row_once() -> None:
     assert middle == [{"median": 1.5}]
 
 
+def test_numbers_of_a_database_are_drawn() -> None:
+    """``numeric`` of PostgreSQL and DuckDB comes as Decimal: left out, a chart would be empty without a word."""
+    pandas, polars = import_module("pandas"), import_module("polars")
+    odd = [Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity"), Decimal("1e400"), None, True]
+    assert Rows({"patience": [Decimal("1.5"), *odd, import_module("numpy").float32(2.5)]}).numbers(
+        "patience"
+    ) == [
+        1.5,
+        2.5,
+    ]
+    values = {"patience": [Decimal("1.5"), None, Decimal("2.25")]}
+    for data in (polars.DataFrame(values), pandas.DataFrame(values)):
+        assert "2 rows have it" in charts.distribution(data, "patience").to_dict()["title"]["subtitle"]
+
+
 def test_people_who_share_a_name_are_told_apart() -> None:
     """Two people called Kim are two lines; one person whose name changed is one."""
     data = {
@@ -213,11 +229,15 @@ def test_a_call_that_can_never_be_right_is_told(call: Callable[[], Any], message
         call()
 
 
-@pytest.mark.parametrize("chart", CHARTS)
+@pytest.mark.parametrize("chart", [*CHARTS, "coverage"])
 def test_without_altair_the_error_has_the_line_to_type(chart: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import polars
+
     monkeypatch.setitem(sys.modules, "altair", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'truto-ci-async\[charts\]'"):
-        CHARTS[chart](ITEMS)
+    monkeypatch.setitem(sys.modules, "narwhals", None)  # comes with altair
+    for data in (ITEMS, polars.DataFrame(columns(1))):
+        with pytest.raises(MissingExtraError, match=r"pip install 'truto-ci-async\[charts\]'"):
+            (CHARTS | {"coverage": charts.coverage})[chart](data)
 
 
 def test_charts_say_which_unit_is_not_promised() -> None:

@@ -1642,6 +1642,19 @@ def test_a_method_spells_out_its_filters_and_refuses_others(method: str) -> None
             TypeError, match=rf"^{method}\(\) got an unexpected keyword argument '{misspelled}'"
         ):
             bound("a", **{misspelled: 1})
+    with pytest.raises(TypeError, match=r"did you mean start_time\?"):
+        bound("a", strat_time=1)
+
+
+def test_what_another_method_takes_is_not_to_be_sent_as_an_unknown_parameter() -> None:
+    """``extra_query`` would send ``response_format`` under a name that the service does not know."""
+    truto = TrutoClient("token")
+    for call, name in (
+        (truto.interactions.raw, "response_format"),
+        (truto.users.list, "start_time"),
+    ):
+        with pytest.raises(TypeError, match=f"'{name}': only other methods or resources take it$"):
+            call("a", **{name: "2024-01-01"})  # type: ignore[operator]
 
 
 def test_the_text_of_no_position_is_refused() -> None:

@@ -28,6 +28,7 @@ from tests.support import run
 from truto_ci_async.sandbox import Fault, Options, Sandbox, parse_query
 from truto_ci_async.sandbox.fixtures import truto_sandbox as truto_sandbox
 from truto_ci_async.sandbox.service.content_encoding import bomb
+from truto_ci_async.sandbox.service.filtering import filter_records
 from truto_ci_async.sandbox.service.limits import SlidingWindow
 from truto_ci_async.sandbox.service.windows import Window, midnight
 
@@ -464,6 +465,10 @@ def test_envelopes_vary(setting: Any, last: str | None) -> None:
             assert back["result_count"] == 2
 
     run(main(), DEADLINE)
+
+
+def test_a_field_without_a_value_is_none_of_the_listed_ones() -> None:
+    assert filter_records([{"id": None}, {"id": "None"}], {"id": {"in": "None"}}) == [{"id": "None"}]
 
 
 def test_super_query_filters_and_sorts() -> None:

@@ -136,9 +136,39 @@ def test_how_many_accounts_each_provider_has() -> None:
         {"sentences": 0},
         {"year": 0},
         {"providers": 10**6},
+        {"providers": -1},
+        {"accounts": -1},
+        {"others": -1},
+        {"interactions": -1},
+        {"page_size": 0},  # every page would be empty, with a cursor to the same page
+        {"max_page_size": 0},
+        {"stream_piece": 0},
     ):
-        with pytest.raises(ValueError, match=r"zoom|or more|at most"):
+        with pytest.raises(ValueError, match=r"zoom|or more|at most|from 1"):
             Sandbox(**wrong)  # type: ignore[arg-type]
+
+
+def test_nothing_is_expected_of_a_resource_that_the_provider_lacks() -> None:
+    """Rows made up for it would be rows that no client can get."""
+    sandbox = Sandbox(providers=1)
+    [avoma], [chorus] = sandbox.accounts_of("avoma"), sandbox.accounts_of("chorus")
+    user = sandbox.user_ids(chorus)[0]
+    for call, message in (
+        (lambda: sandbox.expected(avoma, **JANUARY), "avoma has no list of interactions"),
+        (
+            lambda: sandbox.expected(avoma, resource="transcripts", meeting="1"),
+            "avoma has no list of transcripts",
+        ),
+        (lambda: sandbox.expected_record(chorus, "users", user), "chorus has no get of users"),
+        (lambda: sandbox.expected(avoma, resource="calls"), "no such resource: calls"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_accounts_with_the_same_id_are_refused() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Sandbox(accounts=["a", "b", "a"])
 
 
 # --- records -----------------------------------------------------------------------------------------------

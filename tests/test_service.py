@@ -179,6 +179,7 @@ def test_the_example_answers_with_pages_errors_and_health(monkeypatch: pytest.Mo
             assert (await get(address, query(sandbox) + "&end_time=never"))[0] == 422
             assert (await get(address, query(sandbox, ".ndjson") + "&end_time=never"))[0] == 422
             assert (await get(address, "/accounts/none/interactions?start_time=-7d"))[0] == 404
+            assert (await get(address, query(sandbox) + "&position=gone"))[0] == 410
             assert (await get(address, "/openapi.json"))[0] == 200
 
     run(main())

@@ -53,7 +53,9 @@ class Progress:
         self._started = self._drawn = clock()
         self._counts = Counts()
         self._follow: Callable[[], Counts] | None = None
-        self._waited: defaultdict[str, float] = defaultdict(float)
+        self._waits: defaultdict[str, float] = defaultdict(float)  # by cause, of all requests together
+        self._waited = 0.0  # seconds in which some request waited, at least
+        self._waited_until = self._started
         self._waiting = ""
         self._show()
 
@@ -74,8 +76,12 @@ class Progress:
             self._show()
 
     def wait(self, cause: str, seconds: float, *, is_over: bool = False) -> None:
-        """Count a wait, which begins now or, with ``is_over``, has ended."""
-        self._waited[cause] += seconds
+        """Count a wait, which begins now or, with ``is_over``, has ended. Waits at the same time count once."""
+        now = self._clock()
+        start, end = (now - seconds, now) if is_over else (now, now + seconds)
+        self._waits[cause] += seconds
+        self._waited += max(end - max(start, self._waited_until), 0.0)
+        self._waited_until = max(end, self._waited_until)
         if is_over:
             return
         self._waiting = f"waiting {_duration(seconds)} ({printable(cause)})"
@@ -91,10 +97,11 @@ class Progress:
         parts = [before, f"{items:,} {self._what}{in_pages}", rate, _duration(elapsed)]
         if self._waiting:
             parts.append(self._waiting)
-        elif self._waited:
-            longest = max(self._waited, key=self._waited.__getitem__)
-            others = " and others" if len(self._waited) > 1 else ""
-            parts.append(f"waited {_duration(sum(self._waited.values()))} ({printable(longest)}{others})")
+        elif self._waits:
+            longest = max(self._waits, key=self._waits.__getitem__)
+            others = " and others" if len(self._waits) > 1 else ""
+            waited = _duration(min(self._waited, elapsed))  # some may have been broken off
+            parts.append(f"waited {waited} ({printable(longest)}{others})")
         return " · ".join(filter(None, parts))
 
     def close(self, error: BaseException | None = None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, cast
 
-from truto_ci_async._checks import brief, is_iterable, is_whole_number, plain
+from truto_ci_async._checks import brief, did_you_mean, is_iterable, is_whole_number, plain
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models import IntegratedAccount, Meeting, MeetingRef, Person
 
@@ -116,6 +116,8 @@ def check_filters(filters: AllFilters, now: datetime) -> dict[str, Any]:
     return checked
 
 
+# What some method of some resource takes.
+_ELSEWHERE = {*FILTER_DEFAULTS, "response_format"}
 _UNKNOWN_HINT = "pass a parameter that this package does not know in extra_query"
 
 
@@ -261,9 +263,11 @@ def takes_filters(
     @functools.wraps(like or method)
     def checked(*args: Any, **options: Any) -> Any:
         if unknown := options.keys() - allowed:
-            raise TypeError(
-                f"{checked.__name__}() got an unexpected keyword argument {min(unknown)!r}; {_UNKNOWN_HINT}"
-            )
+            name = min(unknown)
+            hint = f"{did_you_mean(name, allowed)}; {_UNKNOWN_HINT}"
+            if name in _ELSEWHERE:
+                hint = ": only other methods or resources take it"
+            raise TypeError(f"{checked.__name__}() got an unexpected keyword argument {name!r}{hint}")
         return method(*args, **options)
 
     checked.__wrapped__ = method

@@ -164,7 +164,7 @@ class Schema:
         if column.type == "json":
             return to_json_each(values)
         if column.type == "float64":  # most of them are floats already
-            return [value if value is None or type(value) is float else _to_float(value) for value in values]
+            return [value if value is None or type(value) is float else to_float(value) for value in values]
         return [None if value is None else convert(value) for value in values]
 
     def select(self, columns: Columns, items: Sequence[Any] | None = None) -> Schema:
@@ -251,7 +251,8 @@ def schema_of(item_type: Any) -> Schema | None:
 # --- values ----------------------------------------------------------------------------------------------------
 
 
-def _to_float(value: Any) -> float:
+def to_float(value: Any) -> float:
+    """Return a number as a float, infinite if it is too large for one."""
     try:
         return float(value)
     except OverflowError:  # JSON integers can be larger than any float
@@ -305,7 +306,7 @@ def to_json_each(values: Sequence[Any]) -> list[str | None]:
 
 
 _CONVERTERS: dict[str, Callable[[Any], Any]] = {
-    "float64": _to_float,
+    "float64": to_float,
     "int64": _to_int,
     "timestamp": to_utc,
     "json": to_json,

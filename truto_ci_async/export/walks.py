@@ -294,25 +294,26 @@ class WalkFrames:
         return schema, converted
 
 
+# The name under which a statement finds the rows.
+_VIEW = "truto_ci_async_batch"
+
+
 def append_to_duckdb(con: Any, table: str, schema: Schema, arrow: ArrowLibrary) -> Callable[[Any], int]:
     """Make a table unless it is there. Return what appends a batch to it, and returns the number of rows."""
     name = ".".join(f'"{part}"' for part in table.replace('"', '""').split("."))
     empty = arrow.table.from_batches([], schema=arrow_schema(schema, arrow))
-    _run_duckdb(con, f"CREATE TABLE IF NOT EXISTS {name} AS FROM {{}}", empty)
+    _run_duckdb(con, f"CREATE TABLE IF NOT EXISTS {name} AS FROM {_VIEW}", empty)
 
     def append(batch: Any) -> int:
-        _run_duckdb(con, f"INSERT INTO {name} BY NAME FROM {{}}", batch)
+        _run_duckdb(con, f"INSERT INTO {name} BY NAME FROM {_VIEW}", batch)
         return int(batch.num_rows)
 
     return append
 
 
-_VIEW = "truto_ci_async_batch"
-
-
 def _run_duckdb(con: Any, statement: str, rows: Any) -> None:
     con.register(_VIEW, rows)
     try:
-        con.execute(statement.format(_VIEW))
+        con.execute(statement)
     finally:
         con.unregister(_VIEW)

@@ -51,7 +51,7 @@ class Place(NamedTuple):
 
     offset: int
     size: int
-    lead: int  # bytes that each line has in front of the item's own, which take the place of its brace
+    lead: int  # bytes of our columns at the start of each line; they replace the opening brace of the item
 
 
 class AccountPage(Frames, Generic[T]):

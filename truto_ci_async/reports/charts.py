@@ -184,6 +184,7 @@ def coverage(data: Any) -> altair.Chart:
     :raises UsageError: the data does not come from a pull.
     :raises MissingExtraError: altair is not installed.
     """
+    _altair()
     rows = rows_of(data, "integrated_account_id", optional=WINDOW_COLUMNS)
     accounts = map(text_of, rows["integrated_account_id"])
     return coverage_chart(Counter(zip(accounts, rows.windows, strict=True)))

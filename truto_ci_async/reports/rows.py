@@ -7,11 +7,13 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
+from decimal import Decimal
 from functools import cached_property
 from importlib import import_module
 from math import isfinite, nan
 from typing import Any, TypeAlias, cast
 
+from truto_ci_async._checks import plain
 from truto_ci_async._text import printable
 from truto_ci_async.errors import UsageError
 from truto_ci_async.export.column_values import columns_of
@@ -36,11 +38,14 @@ _MAX_NUMBER = 1e300
 
 def number(value: object) -> float | None:
     """Return a value as a number that can be drawn; None for anything else, NaN and infinity included."""
-    if isinstance(value, float):
-        return value if -_MAX_NUMBER < value < _MAX_NUMBER else None
-    if isinstance(value, int) and not isinstance(value, bool) and -_MAX_NUMBER < value < _MAX_NUMBER:
-        return float(value)
-    return None
+    if value is None or isinstance(value, (str, bool)):
+        return None
+    if isinstance(value, (float, int)):
+        return float(value) if -_MAX_NUMBER < value < _MAX_NUMBER else None
+    if isinstance(value, Decimal):
+        return number(float(value)) if value.is_finite() else None
+    found = plain(value)  # NumPy has numbers that are none of Python's
+    return None if found is value else number(found)
 
 
 class Rows:

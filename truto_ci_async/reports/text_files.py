@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from truto_ci_async._wire.item_reader import item_reader
 from truto_ci_async.export.column_values import ColumnData, Part, Parts, fixed_columns
-from truto_ci_async.export.schema import Column, ColumnType, Schema, to_utc
+from truto_ci_async.export.schema import Column, ColumnType, Schema, to_float, to_utc
 from truto_ci_async.sinks.rows import unescape_formula
 
 from .committed_file import CommittedFile
@@ -47,7 +47,7 @@ def _named(texts: Sequence[str | None], column: Column) -> list[float | None]:
     for text in texts:
         pairs: list[dict[str, Any]] = msgspec.json.decode(text, type=list[dict[str, Any]]) if text else []
         value = next((pair.get(value_of) for pair in pairs if pair.get(name_of) == column.key), None)
-        found.append(None if value is None else float(value))
+        found.append(None if value is None else to_float(value))
     return found
 
 

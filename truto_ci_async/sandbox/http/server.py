@@ -176,14 +176,27 @@ class Sandbox(Service):
     ) -> None:
         """Prepare the sandbox. It does not listen yet.
 
-        :raises ValueError: there would be more than 100,000 accounts, or a number or provider is invalid.
+        :raises ValueError: there would be more than 100,000 accounts, two have one id, or a number or provider is
+            invalid.
         """
         wanted = _accounts_of(providers)
         active = accounts if isinstance(accounts, int) else len(accounts)
         if active + others + sum(wanted.values()) > MAX_ACCOUNTS:
             raise ValueError(f"a sandbox holds at most {MAX_ACCOUNTS:,} accounts")
-        if meetings < 0 or (sentences is not None and sentences < 1) or not 1 <= year <= 9998:
-            raise ValueError("meetings must be 0 or more, sentences 1 or more, and year from 1 to 9998")
+        if not isinstance(accounts, int) and len(set(accounts)) < active:
+            raise ValueError("an id of accounts is there twice")
+        _check_least(
+            0, accounts=active, others=others, interactions=interactions, meetings=meetings, **wanted
+        )
+        _check_least(
+            1,
+            sentences=sentences,
+            page_size=page_size,
+            max_page_size=max_page_size,
+            stream_piece=stream_piece,
+        )
+        if not 1 <= year <= 9998:
+            raise ValueError("year must be from 1 to 9998")
         shapes = Shapes(
             provider_shape,
             stream_as,
@@ -324,6 +337,16 @@ async def run(
         if ready is not None:
             ready(sandbox)
         await asyncio.get_running_loop().create_future()
+
+
+def _check_least(least: int, **numbers: int | None) -> None:
+    """Refuse numbers that are too small; None is none.
+
+    :raises ValueError: names the first of them.
+    """
+    for name, number in numbers.items():
+        if number is not None and number < least:
+            raise ValueError(f"{name} must be {least} or more, not {number}")
 
 
 def _loopback(host: str) -> str:

@@ -51,14 +51,14 @@ def _meets(record: Mapping[str, Any], name: str, condition: Any) -> bool:
 
 
 def _compare(name: str, found: Any, operator: str, wanted: Any) -> bool:
-    if operator == "in":
-        options = as_list(wanted) or str(wanted).split(",")
-        return any(_comparable(found, option) == _comparable(option, found) for option in options)
-    if operator not in _COMPARISONS:
+    if operator != "in" and operator not in _COMPARISONS:
         known = ", ".join([*_COMPARISONS, "in"])
         raise ServiceError(400, f"{name}[{operator}] is not an operator: {known}")
     if found is None:
         return operator == "ne"
+    if operator == "in":
+        options = as_list(wanted) or str(wanted).split(",")
+        return any(_comparable(found, option) == _comparable(option, found) for option in options)
     try:
         return _COMPARISONS[operator](_comparable(found, wanted), _comparable(wanted, found))
     except TypeError:

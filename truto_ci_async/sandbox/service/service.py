@@ -21,9 +21,9 @@ from .parameters import date_time
 from .providers import MODEL
 from .query import PARAMETER_LIMIT, parse_query
 from .records import RecordedRequest, Stats
-from .requests import Request
+from .requests import AccountState, Request
 from .responses import Response, ServiceError
-from .schemas import RESOURCES
+from .schemas import RESOURCES, Resource
 
 MAX_TARGET_CHARS: Final = 16_384  # path and query string; longer ones get a 414
 _MAX_CACHED_BYTES: Final = 64 * 2**20  # of response bodies
@@ -131,10 +131,11 @@ class Service:
         `provider`, the records are the provider's own.
 
         :param meeting: the one whose transcript is asked for.
-        :raises ValueError: the request would be refused, for example for a window that ends after today.
+        :raises ValueError: the request would be refused, for example for a window that ends after today, or since the
+            provider lacks the resource.
         """
         state = self._api.states[account_id]
-        of = RESOURCES[f"{MODEL}/{resource}"]
+        of = _offered(state, resource, "list")
         query: dict[str, Any] = {"meeting": {"id": meeting}} if meeting else {}
         start, end = _aware("start_time", start_time), _aware("end_time", end_time)
         query |= {name: "" for name, bound in (("start_time", start), ("end_time", end)) if bound}
@@ -153,10 +154,10 @@ class Service:
     def expected_record(self, account_id: str, resource: str, record_id: str) -> dict[str, Any]:
         """Return what `GET /{resource}/{id}` gives.
 
-        :raises ValueError: there is no such record.
+        :raises ValueError: there is no such record, or the provider does not give single ones.
         """
         state = self._api.states[account_id]
-        listing = Listing.of(state.company, RESOURCES[f"{MODEL}/{resource}"])
+        listing = Listing.of(state.company, _offered(state, resource, "get"))
         try:
             found = get(state, listing, record_id, self._api.now())
         except ServiceError as error:
@@ -349,6 +350,19 @@ class Service:
         if self._date[0] != second:
             self._date = (second, formatdate(second, usegmt=True))
         return self._date[1]
+
+
+def _offered(state: AccountState, name: str, method: str) -> Resource:
+    """Return a resource of conversational intelligence.
+
+    :raises ValueError: there is none of this name, or the account's provider lacks the method.
+    """
+    resource, integration = RESOURCES.get(f"{MODEL}/{name}"), state.company.integration
+    if resource is None:
+        raise ValueError(f"no such resource: {name}")
+    if method not in (resource.methods(integration) or ()):
+        raise ValueError(f"{integration} has no {method} of {name}")
+    return resource
 
 
 def _aware(name: str, value: str | datetime | None) -> datetime | None:
