@@ -199,6 +199,15 @@ def completed(words: str, environment: dict[str, str]) -> set[str]:
         ("truto-ci pull --integration g", {"gong"}),
         ("truto-ci pull --resource meetings,u", {"meetings,users"}),
         ("truto-ci interactions --super-query ", {"apac", "wnam"}),
+        ("truto-ci pull -a 0123,", {"0123,4567"}),
+        ("truto-ci interactions --columns user.e", {"user.email", "user.emails"}),
+        ("truto-ci interactions --columns user_i", {"user_id"}),
+        ("truto-ci interactions --columns id,user.email,metrics.p", {"id,user.email,metrics.patience"}),
+        ("truto-ci interactions --columns user.email,user.e", {"user.email,user.emails"}),
+        ("truto-ci meetings --columns id,ti", {"id,title"}),
+        ("truto-ci unified conversational-intelligence users --columns na", {"name"}),
+        ("truto-ci export conversational-intelligence/activity --columns calls_h", {"calls_hosted"}),
+        ("truto-ci unified crm contacts --columns ", set()),
     ],
 )
 def test_a_shell_completes_commands_options_choices_and_accounts(
@@ -219,6 +228,20 @@ def test_a_shell_completes_profiles(command: str, tmp_path: Path) -> None:
     file.write_text('{"staging": {"base_url": "https://x.example"}}')
     environment = {"XDG_CONFIG_HOME": str(tmp_path), "APPDATA": str(tmp_path)}
     assert completed(f"truto-ci {command} --profile s", environment) == {"staging"}
+
+
+def test_completing_columns_loads_no_client() -> None:
+    program = """
+import json, os, sys
+os.environ |= {"_TRUTO_CI_COMPLETE": "bash_complete", "COMP_WORDS": "truto-ci users --columns n", "COMP_CWORD": "3"}
+from truto_ci_async.cli.main import main
+main([])
+print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=DEADLINE, check=True)
+    offered, loaded = done.stdout.decode().splitlines()
+    assert offered == "plain,name"
+    assert not {"aiohttp", "anyio", "yaml", "truto_ci_async.client"} & {*json.loads(loaded)}
 
 
 def test_help_and_completion_load_neither_client_nor_models() -> None:

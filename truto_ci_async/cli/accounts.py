@@ -15,10 +15,10 @@ from .options import (
     FORMATS,
     PRODUCTS,
     STATUSES,
+    Argument,
     Command,
     Options,
     account,
-    argument,
     choice,
     connection,
     known_accounts,
@@ -26,7 +26,6 @@ from .options import (
     output,
     pages,
     query,
-    several,
     text,
 )
 
@@ -161,12 +160,12 @@ def command(name: str) -> Command:
         return Command(
             name, run_capabilities,
             [
-                argument("id", "ID", complete=known_accounts, help="the account, as with -a"),
+                Argument("id", "ID", shell_complete=offer(known_accounts), help="the account, as with -a"),
                 account(),
                 choice("--type", group=ASK, choices=("unified", "proxy", "all"), default="unified",
                        help="unified resources (default), those of the provider's own API, or all"),
-                several("--resource", group=ASK, metavar="NAME", help="only this resource"),
-                several("--method", "methods", group=ASK, metavar="NAME", help="only this method"),
+                text("--resource", group=ASK, metavar="NAME", multiple=True, help="only this resource"),
+                text("--method", "methods", group=ASK, metavar="NAME", multiple=True, help="only this method"),
                 *output("table (default), json (one object), ndjson (one resource per line), csv, yaml"),
                 *connection(),
             ],
@@ -176,11 +175,11 @@ def command(name: str) -> Command:
     return Command(
         name, run_accounts,
         [
-            argument("id", "ID", complete=known_accounts, help="the account, as with -a"),
+            Argument("id", "ID", shell_complete=offer(known_accounts), help="the account, as with -a"),
             account(),
-            text("--integration", group=ASK, metavar="NAME", complete=offer(*PRODUCTS),
+            text("--integration", group=ASK, metavar="NAME", complete=offer(PRODUCTS),
                  help="only accounts of this product, such as gong"),
-            text("--status", group=ASK, metavar="STATUS", complete=offer(*STATUSES),
+            text("--status", group=ASK, metavar="STATUS", complete=offer(STATUSES),
                  help="active, connecting, post_install_error, validation_error or needs_reauth"),
             text("--tenant-id", group=ASK, metavar="ID", help="only accounts of this tenant of yours"),
             choice("--is-sandbox", group=ASK, choices=("true", "false"),

@@ -24,7 +24,7 @@ from truto_ci_async.cli.output.writers import CsvWriter, NdjsonWriter, Writer, m
 from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note, plural, say
-from .options import SHARED, Options
+from .options import Options
 
 if TYPE_CHECKING:
     from truto_ci_async.models import Page
@@ -122,7 +122,7 @@ def open_output(
 
 
 def _question(options: Options) -> str:
-    others = {*SHARED, "out", "no_pager", "option_names"} - {"api_url", "profile", "sandbox"}
+    others = ("out", "no_pager", "option_names", "token", "timeout", "verbose", "quiet", "no_color")
     return question_of({name: value for name, value in vars(options).items() if name not in others})
 
 

@@ -358,28 +358,23 @@ def _resource_names(given: str) -> list[str]:
     return names
 
 
-def _offer_resources(incomplete: str) -> list[str]:
-    before, comma, _ = incomplete.rpartition(",")
-    return [f"{before}{comma}{name}" for name in RESOURCES]
-
-
 def _which_accounts() -> list[click.Parameter]:
     which = "which accounts"
     return [
         text("-a", "--account", "--accounts", "accounts", group=which, metavar="ID,...", multiple=True,
-             read=name_list, complete=known_accounts,
-             help="these accounts (see `truto-ci accounts`); may be repeated"),
+             read=name_list, complete=offer(known_accounts, several=True),
+             help="these accounts (see `truto-ci accounts`)"),
         text("--accounts-file", group=which, metavar="FILE",
              help="the accounts in FILE (- for stdin): on each line an id, or a JSON object with an id and optionally "
              "a tenant_id"),
-        text("--integration", group=which, metavar="NAME", complete=offer(*PRODUCTS),
+        text("--integration", group=which, metavar="NAME", complete=offer(PRODUCTS),
              help="all accounts of this product, such as gong"),
-        text("--status", group=which, metavar="STATUS", complete=offer(*STATUSES),
+        text("--status", group=which, metavar="STATUS", complete=offer(STATUSES),
              help="all accounts with this status, such as active"),
         flag("--allow-empty", group=which,
              help="finish with nothing done if there is no such account; otherwise that is an error"),
-        text("--resource", group=ASK, metavar="NAME,...", read=_resource_names, complete=_offer_resources,
-             default=["interactions"],
+        text("--resource", group=ASK, metavar="NAME,...", read=_resource_names,
+             complete=offer([*RESOURCES], several=True), default="interactions",
              help="interactions (default), meetings, transcripts, users, activity; several are pulled in this order"),
     ]  # fmt: skip
 
@@ -400,7 +395,7 @@ def _running() -> list[click.Parameter]:
     return [
         text("--report", group=OUTPUT, metavar="FILE",
              help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON"),
-        text("--max-accounts", group=HOW, metavar="N", read=whole_number(1), default=32,
+        text("--max-accounts", group=HOW, metavar="N", read=whole_number(1), default="32",
              help="accounts asked at a time (default: 32)"),
         flag("--fresh", group=HOW, help="discard the earlier output and progress, and start over"),
     ]  # fmt: skip

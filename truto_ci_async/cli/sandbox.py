@@ -86,10 +86,10 @@ def command(name: str) -> Command:
         ("end-cursor", ("null", "empty", "absent"), "next_cursor on the last page (default: null)"),
     )  # fmt: skip
     params: list[click.Parameter] = [
-        *(text(f"--{each}", group=DATA, metavar="YEAR" if each == "year" else "N", default=default, help=help,
+        *(text(f"--{each}", group=DATA, metavar="YEAR" if each == "year" else "N", default=str(default), help=help,
                read=whole_number(least, most)) for each, least, most, default, help in numbers),
         flag("--plain", group=DATA, help="statistics and emails that are plain noise, instead of plausible ones"),
-        text("--seed", group=DATA, metavar="N", default=SANDBOX_SEED, read=_integer,
+        text("--seed", group=DATA, metavar="N", default=str(SANDBOX_SEED), read=_integer,
              help=f"the same number always gives the same data (default: {SANDBOX_SEED})"),
         text("--for", "seconds", group=DATA, metavar="SECONDS", read=seconds,
              help="stop after this time (default: never)"),

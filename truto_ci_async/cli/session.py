@@ -22,6 +22,7 @@ from .options import (
     display,
     flag,
     known_profiles,
+    offer,
     text,
 )
 from .profiles import DEFAULT_PROFILE, PROFILE_VARIABLE, credentials, remove, store, stored_profiles
@@ -166,7 +167,7 @@ def command(name: str) -> Command:
         "--profile",
         group=CONNECTION,
         metavar="NAME",
-        complete=known_profiles,
+        complete=offer(known_profiles),
         help=f"name of the profile (default: {PROFILE_VARIABLE}, then {DEFAULT_PROFILE})",
     )
     as_json = choice(

@@ -15,10 +15,10 @@ from .options import (
     FORMATS,
     OUTPUT,
     RESPONSE_FORMATS,
+    Argument,
     Command,
     Options,
     account,
-    argument,
     choice,
     connection,
     exclusions,
@@ -27,7 +27,6 @@ from .options import (
     output,
     pages,
     query,
-    several,
     text,
     users,
     window,
@@ -68,11 +67,11 @@ def command(name: str) -> Command:
     }  # fmt: skip
     if (resource := RESOURCES.get(name)) is not None:
         defaults |= {"model": MODEL, "resource": name}
-        parts = [argument("id", "ID", help="show this one only")] if resource.has_get else []
+        parts = [Argument("id", "ID", help="show this one only")] if resource.has_get else []
         params = _list_options(resource.filters, resource.text_formats, has_get=resource.has_get)
         examples, help = f"{EXAMPLES}\n{resource.examples}", resource.description
     elif name == "export":
-        parts = [argument("path_of_resource", "MODEL/RESOURCE", required=True, help="such as crm/contacts")]
+        parts = [Argument("path_of_resource", "MODEL/RESOURCE", required=True, help="such as crm/contacts")]
         params = _list_options(("start_time", "users", "meeting"), (), has_get=False)
         examples, help = (
             EXPORT_EXAMPLES,
@@ -80,9 +79,9 @@ def command(name: str) -> Command:
         )
     else:
         parts = [
-            argument("model", "MODEL", required=True, help=f"such as {MODEL} or crm"),
-            argument("resource", "RESOURCE", required=True, help="such as meetings or contacts"),
-            argument("id", "ID", help="show this one only"),
+            Argument("model", "MODEL", required=True, help=f"such as {MODEL} or crm"),
+            Argument("resource", "RESOURCE", required=True, help="such as meetings or contacts"),
+            Argument("id", "ID", help="show this one only"),
         ]
         params = _list_options(("start_time", "users", "meeting"), (), has_get=True)
         examples, help = (
@@ -97,6 +96,19 @@ def command(name: str) -> Command:
         examples=f"{examples}\n{EXIT_CODES}",
         defaults=defaults,
     )
+
+
+def _known_columns(ctx: click.Context) -> Sequence[str]:
+    """Return the columns of the resource that a command names: as paths of fields, and as the names of columns."""
+    given = (each for each in (ctx.info_name, *ctx.params.values(), *ctx.args) if isinstance(each, str))
+    words = [word for each in given for word in each.split("/")]  # unparsed, with --columns at their end
+    resource = next((each for each in words if each in RESOURCES), None)
+    if resource is None or not {ctx.info_name, MODEL} & {resource, *words[1:]}:
+        return ()
+    from truto_ci_async.models.resource_types import ITEM_TYPES
+
+    columns = ITEM_TYPES[resource].SCHEMA
+    return [*dict.fromkeys(name for column in columns for name in (column.source, column.name))]
 
 
 def _list_options(
@@ -114,15 +126,15 @@ def _list_options(
                + (" (for `get`, write get as the ID)" if has_get else "")),
         *(window("Gong needs a window for interactions and activity, and returns whole days in the company's own time "
                  "zone") if "start_time" in filters else ()),
-        *([several("--meeting", group=ASK, metavar="ID", help="the meeting whose transcript is wanted")]
+        *([text("--meeting", group=ASK, metavar="ID", multiple=True, help="the meeting whose transcript is wanted")]
           if "meeting" in filters else ()),
         *([users()] if "users" in filters else ()),
         *exclusions(),
         flag("--ignore-limit", group=ASK, help="ask the service to ignore --limit"),
-        text("--super-query", group=ASK, metavar="REGION", complete=offer("apac", "wnam"),
+        text("--super-query", group=ASK, metavar="REGION", complete=offer(["apac", "wnam"]),
              help="read Truto's synced store in apac or wnam"),
         flag("--skip-api-call", group=ASK, help="do not ask the provider"),
-        several("--remote-query", group=ASK, metavar="NAME=VALUE,...", read=str,
+        text("--remote-query", group=ASK, metavar="NAME=VALUE,...", read=str, multiple=True,
                 help="parameters for the provider itself, written as for -q"),
         *query(),
         choice("--response-format", group=group, choices=RESPONSE_FORMATS, default="unified",
@@ -135,7 +147,7 @@ def _list_options(
         text("--key-by", group=group, metavar="FIELD",
              help="one object with each item under its FIELD, such as id (json, yaml)"),
         *pages("items"),
-        text("--columns", group=OUTPUT, metavar="NAME,...",
+        text("--columns", group=OUTPUT, metavar="NAME,...", complete=offer(_known_columns, several=True),
              help="the columns of a table or CSV, in this order; --columns=-remote_data leaves one out"),
         *output(
             f"table (default), json (one array{single}), ndjson (one object per line; default of --response-format "
