@@ -65,8 +65,7 @@ async def run_accounts(options: Options, progress: Progress) -> None:
     writer = writer_for(options, format, ACCOUNT_LAYOUT)
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
     async with connect(options, progress.parts) as client:
-        resumes = not options.max_pages
-        with open_output(options, writer, progress, resumes=resumes) as output:
+        with open_output(options, writer, progress, resumes=True) as output:
             paginator = client.integrated_accounts.list(
                 options.integration,
                 options.status,
@@ -84,7 +83,8 @@ async def run_accounts(options: Options, progress: Progress) -> None:
                     remember_accounts(each.id for each in page)
                 return items if format in ROW_FORMATS else _without_context(items)
 
-            await write_pages(paginator, options, output, progress, render)
+            if not output.is_complete:
+                await write_pages(paginator, options, output, progress, render)
     progress.say_done()
     if (
         options.integration

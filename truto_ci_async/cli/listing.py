@@ -34,6 +34,8 @@ async def list_items(options: Options, progress: Progress) -> None:
     """List the items of a resource."""
     command = resource_command(options.model, options.resource) if options.path is None else None
     progress.noun = command.noun if command else "item"
+    if options.response_format == "raw":
+        progress.noun = "document"
     texts = command.text_formats if command else ()
     format = format_of(options, _default_output(options), texts)
     _check_options(options, format)
@@ -51,12 +53,9 @@ async def list_items(options: Options, progress: Progress) -> None:
     async with connect(options, progress.parts) as client:
         resource = open_resource(client, options)
         _check_filters(resource, options)
-        resumes = (
-            not (options.key_by or options.max_pages or len(options.meeting) > 1)
-            and options.response_format in ("unified", "normalized")
-        )  # fmt: skip
+        resumes = not options.key_by and len(options.meeting) <= 1
         with open_output(options, writer, progress, resumes=resumes) as output:
-            for meeting in options.meeting or [None]:
+            for meeting in [] if output.is_complete else options.meeting or [None]:
                 await _write(resource, item_type, meeting, options, output, progress)
                 if progress.items == options.max_items:
                     break
@@ -216,8 +215,7 @@ async def _write_raw(
     output: Output,
     progress: Progress,
 ) -> None:
-    progress.noun = "document"
-    progress.position = options.next_cursor
+    progress.position, pages_before = options.next_cursor, progress.pages
     pages = aiter(
         resource.raw(options.account, cursor=options.next_cursor, max_pages=options.max_pages, **filters)
     )
@@ -229,6 +227,8 @@ async def _write_raw(
         # A position holds resolved times, and only characters that are printed unchanged.
         is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
         progress.add_page(0, pages.position if is_needed else page.next_cursor)
+        is_last = progress.position is None or progress.pages - pages_before == options.max_pages
+        output.commit(progress, is_complete=is_last)
         if page.provider_cursor is not None:
             progress.rest = (
                 "the provider has more, for which --response-format raw cannot ask: leave it out for all"
@@ -263,7 +263,7 @@ async def _write_stream(
     progress: Progress,
 ) -> None:
     """Write items as they arrive: in one stream over all pages, or in one per page to count ``--max-pages``."""
-    progress.position = options.next_cursor
+    progress.position, pages_before = options.next_cursor, progress.pages
     while True:
         stream = resource.stream(
             options.account,
@@ -274,8 +274,13 @@ async def _write_stream(
         )
         async with stream:
             await _copy_stream(stream, options, output, progress)
-        is_enough = options.max_items is not None and progress.items >= options.max_items
-        if is_enough or progress.position is None or progress.pages == options.max_pages:
+        is_last = (
+            progress.position is None
+            or progress.items == options.max_items
+            or progress.pages - pages_before == options.max_pages
+        )
+        output.commit(progress, is_complete=is_last)
+        if is_last:
             return
 
 
@@ -286,6 +291,8 @@ async def _copy_stream(stream: ItemStream[Any], options: Options, output: Output
     def count_pages() -> None:
         if progress.pages != pages_before + stream.pages_read:
             progress.pages, progress.repeated = pages_before + stream.pages_read, 0
+            progress.position = stream.position
+            output.commit(progress, is_complete=False)
 
     progress.position = stream.position
     try:

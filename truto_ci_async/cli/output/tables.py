@@ -76,6 +76,10 @@ def _field(name: str) -> Callable[[Row], str]:
     return lambda row: cell_text(row.get(name))
 
 
+def _plain_column(name: str) -> Column:
+    return Column(name, _field(name))
+
+
 def _metric(head: str, name: str) -> Column:
     def cell(row: Row) -> str:
         value = row.get(name)
@@ -233,7 +237,7 @@ def _capability_row(entry: Capability | ProxyCapability) -> Row:
 CAPABILITY_LAYOUT: Final = RowLayout(
     _capability_row,
     ("model", "resource", "methods"),
-    tuple(Column(name, _field(name)) for name in ("model", "resource", "methods")),
+    tuple(map(_plain_column, ("model", "resource", "methods"))),
 )
 
 
@@ -287,6 +291,18 @@ class TableWriter:
     def end(self) -> bytes:
         return b""
 
+    @property
+    def state(self) -> Any:
+        """The headings and widths of the columns."""
+        return [[each.head for each in self._columns], self._widths] if self._columns else None
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        if state is not None:
+            heads, self._widths = state
+            columns = {each.head: each for each in self._layout.columns or map(_plain_column, heads)}
+            self._columns = [columns[head] for head in heads]
+
     def _choose_columns(self, rows: Sequence[Row]) -> None:
         """Take the columns of the layout, or the fields of the first page that hold no lists or objects."""
         columns = self._layout.columns
@@ -295,7 +311,7 @@ class TableWriter:
             self.left_out = {
                 name: None for name in names if any(isinstance(row.get(name), dict | list) for row in rows)
             }
-            columns = [Column(name, _field(name)) for name in names if name not in self.left_out]
+            columns = [_plain_column(name) for name in names if name not in self.left_out]
         cells = [[cell_width(printable(column.cell(row))) for row in rows] for column in columns]
         heads = [printable(column.head) for column in columns]
         whole = [max(cell_width(head), *each) for head, each in zip(heads, cells, strict=True)]
