@@ -107,6 +107,15 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
         ("sync --accounts a --to duckdb:///y.db --since x", ["no option --since"]),
         ("sync --to duckdb:///x.db --lookback soon", ["--lookback: 'soon' is not a length such as 6h or 2d"]),
         ("completion tcsh", ["'tcsh'", "bash, zsh, fish"]),
+        ("--sandbox report x", ["truto-ci report: it takes no --sandbox"]),
+        ("--timeout 5 completion bash", ["truto-ci completion: it takes no --timeout"]),
+        ("pull --accounts a --to duckdb:///y.db --lookback 2d", ["--lookback is for transcripts"]),
+        ("pull --accounts a --out x --resource users --start-time -7d", ["--start-time", "users"]),
+        ("pull --accounts a --to duckdb:///y.db --resource users --window day", ["--window", "users"]),
+        (
+            "sync --accounts a --to duckdb:///y.db --resource users --lookback 2d",
+            ["--lookback is for windows"],
+        ),
     ],
 )
 def test_a_wrong_command_line_says_what_was_given_and_what_is_right(

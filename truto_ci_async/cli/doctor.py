@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
-from truto_ci_async._text import hide_passwords, printable
+from truto_ci_async._text import hide_passwords
 from truto_ci_async._version import __version__
+from truto_ci_async.cli.output.streams import print_found
 from truto_ci_async.errors import (
     APIError,
     AuthenticationError,
@@ -55,27 +56,18 @@ class Finding(NamedTuple):
 
 async def run_doctor(options: Options, progress: Progress) -> int:
     """Look at everything, print a line for each, and end with 1 if something is wrong."""
-    from truto_ci_async.cli.output.streams import open_stdout
-
     options.timeout = options.timeout or SECONDS
     found = [*_installation(), *[each async for each in _service(options)]]
-    if options.output == "json":
-        import msgspec
-
-        rows = [each._asdict() for each in found]
-        text = msgspec.json.format(msgspec.json.encode(rows)).decode() + "\n"
-    else:
-        text = "".join(_lines(found))
-    open_stdout().write(text.encode())
+    print_found([each._asdict() for each in found], _lines(found), as_json=options.output == "json")
     return FAILED if any(each.verdict == "wrong" for each in found) else DONE
 
 
 def _lines(found: list[Finding]) -> Iterator[str]:
     width = max(len(each.subject) for each in found)
     for each in found:
-        yield printable(f"{each.verdict:<5}  {each.subject:<{width}}  {each.text}") + "\n"
+        yield f"{each.verdict:<5}  {each.subject:<{width}}  {each.text}"
         if each.advice:
-            yield f"{'':<5}  {'':<{width}}  -> {printable(each.advice)}\n"
+            yield f"{'':<5}  {'':<{width}}  -> {each.advice}"
 
 
 # --- this machine ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,15 +41,33 @@ def check_engine(options: Options) -> None:
         if names := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"{' and '.join(names)}: for --engine ray only")
         return
-    others = {"--sandbox": options.sandbox, "--fresh": options.fresh, "--report": options.report}
+    others = {
+        "--sandbox": options.sandbox,
+        "--fresh": options.fresh,
+        "--report": options.report,
+        "--timeout": options.timeout,
+    }
     if names := [name for name, value in others.items() if value]:
         raise UsageError(
-            f"{' and '.join(names)}: not with --engine; to start over, use another folder or table"
+            f"{' and '.join(names)}: not with --engine"
+            + ("; to start over, use another folder or table" if options.fresh else "")
         )
     if options.token or options.profile:
         raise UsageError(
             "--token and --profile: not with --engine, whose workers read TRUTO_API_TOKEN where they run"
         )
+
+
+def settings_of(name: str, options: Options, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of one resource: if several are pulled, without those that are for others."""
+    lacks: tuple[str, ...] = ()
+    if name == "users":
+        lacks = ("start_time", "end_time", "window", "users", "lookback", "max_history", "time_zone")
+    elif name != "transcripts" and options.command == "pull":
+        lacks = ("lookback",)
+    if len(options.resource) == 1:
+        lacks = ()
+    return {each: value for each, value in settings.items() if each not in lacks}
 
 
 async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, asked: dict[str, Any]) -> int:
@@ -72,10 +91,8 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
     code = DONE
     async with connect(options, lambda: [_how_far(each) for each in current[-1:]]) as client:
         for name in options.resource:
-            of_windows = ("start_time", "end_time", "window", "users") if name == "users" else ()
-            filters = {each: value for each, value in asked.items() if each not in of_windows}
             reports = await pull_to(
-                await getattr(client, name).plan(accounts, **filters),
+                await getattr(client, name).plan(accounts, **settings_of(name, options, asked)),
                 out,
                 shards=options.shards or SHARDS,
                 address=options.ray_address,

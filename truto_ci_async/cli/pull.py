@@ -13,7 +13,7 @@ import click
 
 from truto_ci_async.errors import UsageError
 
-from .engine import check_engine, engine_options, pull_on_engine
+from .engine import check_engine, engine_options, pull_on_engine, settings_of
 from .messages import (
     DONE,
     FAILED,
@@ -148,6 +148,8 @@ def _check_target(options: Options) -> None:
     there, others = ("--to", of_databases) if options.to is None else ("--out", of_folders)
     if given := [name for name, value in others.items() if value]:
         raise UsageError(f"{' and '.join(given)}: for {there} only")
+    if options.lookback and options.command == "pull" and "transcripts" not in options.resource:
+        raise UsageError("--lookback is for transcripts, which may come late: add --resource transcripts")
     if options.table and len(options.resource) > 1:
         raise UsageError("--table names one table: give one --resource")
     options.output = options.output or "ndjson"
@@ -238,10 +240,15 @@ async def _pull_to(
             client, options.out, options.resource, accounts, format=options.output,
             csv_formulas=options.csv_formulas, lookback=options.lookback, **settings
         )  # fmt: skip
-    is_sync = options.command == "sync"
-    sync: dict[str, Any] = {}
-    if is_sync:
-        sync = {
+    settings |= {
+        "table": options.table,
+        "mode": options.mode,
+        "add_columns": options.add_columns,
+        "on_rejected": options.on_rejected,
+        "lookback": options.lookback,
+    }
+    if options.command == "sync":
+        settings |= {
             "since": "last",
             "max_history": options.max_history,
             "keep_missing": options.keep_missing,
@@ -249,17 +256,8 @@ async def _pull_to(
         }
     reports = PullReports(dict.fromkeys(options.resource))
     for name in options.resource:
-        of_windows = () if name != "users" else ("start_time", "end_time", "window", "users")
         reports.by_resource[name] = await getattr(client, name).pull_to(
-            options.to,
-            accounts,
-            table=options.table,
-            mode=options.mode,
-            add_columns=options.add_columns,
-            on_rejected=options.on_rejected,
-            lookback=options.lookback if is_sync or name == "transcripts" else None,
-            **sync,
-            **{each: value for each, value in settings.items() if each not in of_windows},
+            options.to, accounts, **settings_of(name, options, settings)
         )
         if progress.pull is not None and progress.pull.is_stopped:
             break

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from truto_ci_async.cli.output.streams import print_found
 from truto_ci_async.errors import PermissionDeniedError, UsageError
 
-from .messages import EXIT_CODES, Progress, note
+from .messages import EXIT_CODES, Progress, note, say
 from .options import (
     CONNECTION,
     OUTPUT,
@@ -25,7 +26,7 @@ from .options import (
     offer,
     text,
 )
-from .profiles import DEFAULT_PROFILE, PROFILE_VARIABLE, credentials, remove, store, stored_profiles
+from .profiles import DEFAULT_PROFILE, PROFILE_VARIABLE, SERVICE, credentials, remove, store, stored_profiles
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
@@ -111,14 +112,15 @@ async def _see(client: TrutoClient) -> dict[str, Any]:
 async def run_logout(options: Options, progress: Progress) -> None:
     """Remove a profile."""
     name = options.profile or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
-    remove(name)
+    if not remove(name):
+        say(
+            f"warning: the keyring did not remove the token, and may still have it, under {SERVICE} and {name}"
+        )
     note(f"removed profile {name!r} and its token; to make the token useless everywhere, revoke it in Truto")
 
 
 async def run_profiles(options: Options, progress: Progress) -> None:
     """List the profiles, without their tokens."""
-    from truto_ci_async.cli.output.streams import open_stdout
-
     found = stored_profiles()
     used = os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
     rows = [
@@ -129,7 +131,7 @@ async def run_profiles(options: Options, progress: Progress) -> None:
         f"{'*' if row['used'] else ' '} {row['profile']}  {row['address']}  (token in the {row['token']})"
         for row in rows
     ]
-    _write(options, rows, lines, open_stdout())
+    print_found(rows, lines, as_json=options.output == "json")
     if not rows:
         note("no profiles; `truto-ci login` makes one")
     elif os.environ.get("TRUTO_API_TOKEN"):
@@ -138,8 +140,6 @@ async def run_profiles(options: Options, progress: Progress) -> None:
 
 async def run_whoami(options: Options, progress: Progress) -> None:
     """Say which token is used, for which address, and what it opens."""
-    from truto_ci_async.cli.output.streams import open_stdout
-
     from .connection import connect
 
     source = (
@@ -148,18 +148,7 @@ async def run_whoami(options: Options, progress: Progress) -> None:
     async with connect(options, lambda: ["asking the service"]) as client:
         found = {"token from": source, "address": client.base_url, **await _see(client)}
     lines = [f"{name}: {found[name]}" for name in ("token from", "address", "sees")]
-    _write(options, found, lines, open_stdout())
-
-
-def _write(options: Options, value: Any, lines: list[str], stdout: Any) -> None:
-    import msgspec
-
-    text = (
-        msgspec.json.format(msgspec.json.encode(value)).decode()
-        if options.output == "json"
-        else "\n".join(lines)
-    )
-    stdout.write(f"{text}\n".encode() if text else b"")
+    print_found(found, lines, as_json=options.output == "json")
 
 
 def command(name: str) -> Command:

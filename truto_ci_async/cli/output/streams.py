@@ -11,9 +11,14 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
+
+from msgspec import json
+
+from truto_ci_async._text import printable
 
 from . import status_line
 
@@ -142,6 +147,14 @@ def open_stdout() -> OpenStream:
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise OSError("stdout is closed")
     return OpenStream(sys.stdout.buffer, close=False)
+
+
+def print_found(value: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a value as JSON, or else the lines that say the same."""
+    from truto_ci_async._json import encode
+
+    text = json.format(encode(value)).decode() if as_json else "\n".join(map(printable, lines))
+    open_stdout().write(f"{text}\n".encode() if text else b"")
 
 
 def open_device(path: Path) -> OpenStream:
