@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
-from ._text import printable
+from ._text import duration, printable
 from .errors import UsageError
 
 # Seconds between two updates, and between two lines where a line cannot be changed.
@@ -78,7 +78,7 @@ class Progress:
         self._waited[cause] += seconds
         if is_over:
             return
-        self._waiting = f"waiting {_duration(seconds)} ({printable(cause)})"
+        self._waiting = f"waiting {duration(seconds)} ({printable(cause)})"
         if self._display is not None and seconds >= DRAW_SECONDS:
             self._show()
 
@@ -88,13 +88,13 @@ class Progress:
         elapsed = self._clock() - self._started
         in_pages = f" in {pages:,} {'page' if pages == 1 else 'pages'}" if pages else ""
         rate = f"{items / elapsed:,.0f}/s" if items and elapsed >= 0.5 else ""
-        parts = [before, f"{items:,} {self._what}{in_pages}", rate, _duration(elapsed)]
+        parts = [before, f"{items:,} {self._what}{in_pages}", rate, duration(elapsed)]
         if self._waiting:
             parts.append(self._waiting)
         elif self._waited:
             longest = max(self._waited, key=self._waited.__getitem__)
             others = " and others" if len(self._waited) > 1 else ""
-            parts.append(f"waited {_duration(sum(self._waited.values()))} ({printable(longest)}{others})")
+            parts.append(f"waited {duration(sum(self._waited.values()))} ({printable(longest)}{others})")
         return " · ".join(filter(None, parts))
 
     def close(self, error: BaseException | None = None) -> None:
@@ -204,10 +204,3 @@ def _terminal() -> Display:
         return _Rich(import_module("rich.live").Live(_one_line(""), console=console, auto_refresh=False))
     except ImportError:
         return _Plain()
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s"

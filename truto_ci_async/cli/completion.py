@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import click
-from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
+from click.shell_completion import get_completion_class
 
 from .messages import Progress
 from .options import Choice, Command, Options
@@ -22,15 +22,15 @@ examples:
 
 async def run_completion(options: Options, progress: Progress) -> None:
     """Print the script for a shell."""
-    shells: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
-    script = shells[options.shell](click.Command("truto-ci"), {}, "truto-ci", VARIABLE)
-    click.echo(script.source())
+    script = get_completion_class(options.shell)
+    assert script is not None
+    click.echo(script(click.Command("truto-ci"), {}, "truto-ci", VARIABLE).source())
 
 
 def command(name: str) -> Command:
     shell = click.Argument(["shell"], type=Choice(SHELLS), required=True)
     return Command(
-        name, run_completion, [shell], examples=EXAMPLES, defaults={"verbose": 0, "quiet": False},
+        name, run_completion, [shell], examples=EXAMPLES,
         help="Print the script with which bash, zsh or fish completes commands, options, choices and files, and the "
         "ids of accounts that earlier commands have listed.",
     )  # fmt: skip

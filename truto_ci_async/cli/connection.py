@@ -38,7 +38,7 @@ async def connect(
     ``status`` says that; without an ``activity`` of the caller's own, what the client waits for is added.
 
     With ``--sandbox``, start a sandbox too, and fill in the options that may then be left out. Rate limits among
-    ``sandbox_options`` apply to the sandbox and to the client.
+    ``sandbox_options`` apply to the sandbox and to the client. ``options.source`` then says where the token is from.
     """
     from truto_ci_async import Pacing, Rate, Timeouts, TrutoClient
 
@@ -48,8 +48,8 @@ async def connect(
         settings["timeouts"] = Timeouts(
             connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds
         )
-    token, url, _ = (
-        (options.token, options.api_url, "")
+    token, url, options.source = (
+        (options.token, options.api_url, "sandbox")
         if options.sandbox
         else credentials(options.token, options.profile, options.api_url)
     )

@@ -58,6 +58,13 @@ def check_engine(options: Options) -> None:
         )
 
 
+def target_of(options: Options) -> dict[str, Any]:
+    """Return the arguments that say how rows are written."""
+    if options.to is None:
+        return {"format": options.output, "csv_formulas": options.csv_formulas}
+    return options.pick("table", "mode", "add_columns", "on_rejected")
+
+
 def settings_of(name: str, options: Options, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of one resource: if several are pulled, without those that are for others."""
     lacks: tuple[str, ...] = ()
@@ -79,14 +86,6 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
 
     ray_library()  # or the line to install it is told, before anything is asked
     current: list[ShardReports] = []
-    target = {"format": options.output, "csv_formulas": options.csv_formulas}
-    if options.to is not None:
-        target = {
-            "table": options.table,
-            "mode": options.mode,
-            "add_columns": options.add_columns,
-            "on_rejected": options.on_rejected,
-        }
     out: Any = options.out or options.to
     code = DONE
     async with connect(options, lambda: [_how_far(each) for each in current[-1:]]) as client:
@@ -101,7 +100,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
                 budget=Budget(max_accounts=options.max_accounts),
                 grow=options.grow,
                 lookback=options.lookback if name == "transcripts" else None,
-                **target,
+                **target_of(options),
             )
             code = max(code, say_result(name, reports))
     if code != DONE:

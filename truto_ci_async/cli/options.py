@@ -31,6 +31,10 @@ CONNECTION: Final = "connection"
 class Options(SimpleNamespace):
     """The options of one command line, by name. A command's ``defaults`` are those it does not offer."""
 
+    def pick(self, *names: str) -> dict[str, Any]:
+        """Return some of them, by name."""
+        return {name: getattr(self, name) for name in names}
+
 
 Run: TypeAlias = Callable[[Options, Progress], Coroutine[Any, Any, int | None]]
 Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], list[Any]]

@@ -48,7 +48,6 @@ async def run_sandbox(options: Options, progress: Progress) -> None:
         *("accounts", "interactions", "meetings", "year", "providers", "seed", "token_rate", "account_rate"),
         *("provider_rate", "provider_shape", "stream_as", "capabilities_shape", "accounts_key", "end_cursor"),
     )
-    given = {name: getattr(options, name) for name in passed_on}
     with suppress(TimeoutError):
         async with asyncio.timeout(options.seconds):
             await run(
@@ -56,7 +55,7 @@ async def run_sandbox(options: Options, progress: Progress) -> None:
                 ready=say_ready,
                 realistic=not options.plain,
                 strict=not options.lenient,
-                **given,
+                **options.pick(*passed_on),
             )
 
 

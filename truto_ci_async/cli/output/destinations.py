@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from truto_ci_async._files import MAX_NAME_BYTES, AtomicFile, beside, unfinished
 from truto_ci_async._text import printable
@@ -21,20 +21,15 @@ from .streams import OpenStream, descriptor_of, open_device, open_stdout
 from .tables import TableWriter
 from .writers import Writer
 
+if TYPE_CHECKING:
+    from truto_ci_async.cli.messages import Progress
+
 _SEPARATORS: Final = tuple(each for each in (os.sep, os.altsep) if each)
 
 
 def for_terminal(text: bytes) -> bytes:
     """Return ``text`` without characters that control a terminal, apart from line ends."""
     return "\n".join(map(printable, text.decode(errors="replace").split("\n"))).encode()
-
-
-class Progress(Protocol):
-    """How much of a list is written."""
-
-    position: object
-    items: int
-    pages: int
 
 
 class Destination(Protocol):
@@ -237,7 +232,7 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            is_open = self._started or self._writer.state is not None
+            is_open = self._started or bool(self._writer.state)
             self.file = self._destination.abandon(self._writer.end() if is_open else b"")
             return
         try:

@@ -18,7 +18,7 @@ from typing import Any
 from msgspec import DecodeError, Struct
 from msgspec.json import decode, encode
 
-from truto_ci_async._files import AtomicFile, Disk, beside
+from truto_ci_async._files import Disk, beside, write_file
 from truto_ci_async.errors import UsageError
 
 if sys.platform != "win32":
@@ -126,7 +126,7 @@ class ResumableFile:
             self._disk.fsync(self._file)
             self._disk.rename(self.partial, self.path)
         else:
-            _write_whole(self.path, self._convert(self.partial))
+            write_file(self.path, self._convert(self.partial))
             self._disk.remove(self.partial)
         self._close()
         self._disk.remove(self._state_file)
@@ -149,15 +149,3 @@ class ResumableFile:
         if self._file >= 0:
             self._disk.close(self._file)
             self._file = -1
-
-
-def _write_whole(path: Path, pieces: Iterable[bytes]) -> None:
-    file = AtomicFile(path)
-    try:
-        file.open()
-        for each in pieces:
-            file.write(each)
-        file.sync()
-        file.publish()
-    finally:
-        file.discard()

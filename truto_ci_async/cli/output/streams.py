@@ -106,8 +106,7 @@ class Pager(OpenStream):
 def open_pager() -> Pager | None:
     """Open what ``PAGER`` names; None if nothing, or stdout is no terminal."""
     command = os.environ.get("PAGER", "").strip()
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # pyright: ignore[reportUnnecessaryComparison]
-    return Pager(command) if command and command != "cat" and is_terminal else None
+    return Pager(command) if command not in ("", "cat") and status_line.is_terminal(sys.stdout) else None
 
 
 def _poll_of(stream: IO[bytes]) -> select.poll | None:

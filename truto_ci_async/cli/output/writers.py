@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, Final, Protocol, cast
@@ -18,7 +19,8 @@ from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.models import Transcript
 from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
-from .tables import RowLayout, TableWriter, is_terminal, terminal_table
+from .status_line import is_terminal
+from .tables import RowLayout, TableWriter, terminal_table
 
 ROW_FORMATS: Final = (
     "table",
@@ -71,7 +73,7 @@ def make_writer(
         case "parquet":
             if layout.schema is None:
                 raise UsageError("-o parquet needs typed columns, which these items lack: use csv or ndjson")
-            if is_stdout and is_terminal():
+            if is_stdout and is_terminal(sys.stdout):
                 raise UsageError("-o parquet is binary: give --out FILE, or pipe it somewhere")
             from .parquet import ParquetWriter
 
