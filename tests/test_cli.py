@@ -1062,19 +1062,24 @@ def test_continuing_does_not_replace_what_was_written_before(
     ("format", "more", "signum"),
     [
         ("ndjson", "", signal.SIGKILL),
-        ("ndjson", "--max-items 7", signal.SIGHUP),
-        ("csv", "", signal.SIGKILL),
         ("csv", "", signal.SIGHUP),
         ("json", "", signal.SIGKILL),
-        ("json", "--max-pages 3", signal.SIGHUP),
-        ("yaml", "", signal.SIGKILL),
-        ("table", "", signal.SIGKILL),
-        ("parquet", "", signal.SIGKILL),
-        ("parquet", "", signal.SIGHUP),
         ("ndjson", "--response-format stream", signal.SIGKILL),
-        ("json", "--response-format stream --max-pages 3", signal.SIGHUP),
-        ("json", "--response-format raw --max-pages 3", signal.SIGKILL),
-        ("json", "--response-format debug", signal.SIGKILL),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in (
+                ("ndjson", "--max-items 7", signal.SIGHUP),
+                ("csv", "", signal.SIGKILL),
+                ("json", "--max-pages 3", signal.SIGHUP),
+                ("yaml", "", signal.SIGKILL),
+                ("table", "", signal.SIGKILL),
+                ("parquet", "", signal.SIGKILL),
+                ("parquet", "", signal.SIGHUP),
+                ("json", "--response-format stream --max-pages 3", signal.SIGHUP),
+                ("json", "--response-format raw --max-pages 3", signal.SIGKILL),
+                ("json", "--response-format debug", signal.SIGKILL),
+            )
+        ),
     ],
 )
 def test_a_killed_run_goes_on_when_it_is_run_again(

@@ -12,6 +12,7 @@ from . import options as opt
 from .account_cache import remember_accounts
 from .messages import EXIT_CODES, Progress, note, say
 from .options import ASK, PRODUCTS, STATUSES, Argument, Command, Options, choice, offer, text
+from .resources import RESOURCES
 
 if TYPE_CHECKING:
     from truto_ci_async.models import IntegratedAccount, Page
@@ -82,9 +83,11 @@ async def run_accounts(options: Options, progress: Progress) -> None:
                 if not output.is_complete:
                     await write_pages(paginator, options, output, progress, render)
     progress.say_done()
-    wanted = options.integration
-    if wanted and not progress.items and (nearest := did_you_mean(wanted, PRODUCTS)):
-        say(f"no account has the integration {wanted!r}{nearest}")
+    for kind, known in (("integration", PRODUCTS), ("status", STATUSES)):
+        given = getattr(options, kind)
+        if given and given not in known and not progress.items:
+            nearest = did_you_mean(given, known) or f"; it is usually one of {', '.join(known)}"
+            say(f"no account has the {kind} {given!r}{nearest}")
 
 
 def one_account(argument: str | None, option: str | None) -> str | None:
@@ -120,6 +123,8 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
         )
     with open_output(options, writer, progress) as output:
         output.page([found.to_dict()] if format in ("json", "yaml") else [*found.unified, *found.proxy])
+    if options.resource and not (found.unified or found.proxy):
+        say(f"no resource {', '.join(options.resource)}{did_you_mean(options.resource[0], RESOURCES)}")
     blocked = {True: "blocked", False: "not blocked", None: "unknown whether blocked"}[found.is_blocked]
     note(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
 

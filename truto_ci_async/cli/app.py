@@ -43,8 +43,14 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list 
     "sandbox": ("sandbox", "serve made-up data on this machine"),
     "completion": ("completion", "print the script for completion in your shell"),
 }
-# Options of earlier versions, and what does the same.
-RENAMED: Final = {"--format": "-o FORMAT for what is written, --response-format for what is asked"}
+# Options of earlier versions and of other programs, and what does the same.
+RENAMED: Final = {
+    "--format": "-o FORMAT for what is written, --response-format for what is asked",
+    **dict.fromkeys(("--from", "--since", "--after"), "--start-time TIME"),
+    **dict.fromkeys(("--to", "--until", "--before"), "--end-time TIME"),
+    **dict.fromkeys(("--id", "--account-id", "--integrated-account-id"), "-a ID"),
+    **dict.fromkeys(("--file", "--output-file"), "--out FILE"),
+}
 
 MAIN_HELP: Final = f"""
 try it now, without an account (--sandbox starts a local service with made-up data):
@@ -164,20 +170,22 @@ def _reason(error: click.UsageError, context: click.Context) -> str:
             found = (each for each in context.command.params if error.option_name in each.opts)
             values = [each.make_metavar(context) for each in found] or ["VALUE"]
             return f"{error.option_name} needs a value: {error.option_name} {values[0]}"
-    is_extra = "unexpected extra argument" in error.message
-    takes_account = is_extra and any(each.name == "account" for each in context.command.params)
-    return error.format_message() + ("; write -a ID for the account" if takes_account else "")
+    names = [each.name for each in context.command.params] if "unexpected extra" in error.message else ()
+    if "account" in names and not context.params.get("account"):
+        return f"{error.format_message()}; write -a ID for the account"
+    return error.format_message() + (
+        "; write -m NAME for a method, such as -m meta" if "method" in names else ""
+    )
 
 
 def _nearest_option(name: str, context: click.Context) -> str:
-    if name in RENAMED and context.parent is not None:
-        return f"; write {RENAMED[name]}"
-    options = [
-        each for param in context.command.get_params(context) for each in param.opts if each[:2] == "--"
-    ]
-    if nearest := did_you_mean(name, options):
-        return nearest
+    names = [each for param in context.command.get_params(context) for each in param.opts]
     is_before = context.parent is None
+    other = RENAMED.get(name, "")
+    if other.partition(" ")[0] in names and not is_before:
+        return f"; write {other}"
+    if nearest := did_you_mean(name, [each for each in names if each[:2] == "--"]):
+        return nearest
     return "; options of a command go after its name: truto-ci COMMAND -a ..." if is_before else ""
 
 

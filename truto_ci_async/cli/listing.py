@@ -101,7 +101,8 @@ def _check_filters(resource: Resource[Any], options: Options) -> None:
         raise UsageError(f"{name} takes no {' and no '.join(unknown)}; -q sends any parameter")
     required = [each for each in resource.required_filters if each not in given and each not in extra]
     if required:
-        raise UsageError(f"{name} needs {' and '.join(_OPTIONS[each] for each in required)}")
+        ids = " ID (`truto-ci meetings` lists them)" if "meeting" in required else ""
+        raise UsageError(f"{name} needs {' and '.join(_OPTIONS[each] for each in required)}{ids}")
 
 
 def _check_options(options: Options, format: str) -> None:

@@ -18,7 +18,7 @@ from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import ConfigurationError
 
 from .messages import Progress
-from .values import filled, moment, seconds, whole_number
+from .values import filled, moment, seconds, whole_number, word
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
@@ -50,7 +50,12 @@ class Choice(click.Choice[str]):
     """One of some words."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        return not_one_of(value, self.choices)
+        is_file = "." in str(value) and any(
+            each.name == "out" for each in (ctx.command.params if ctx else ())
+        )
+        return (
+            not_one_of(value, self.choices) if not is_file else f"{value!r} is no format; write --out {value}"
+        )
 
 
 class Argument(click.Argument):
@@ -62,7 +67,7 @@ class Argument(click.Argument):
         self, name: str, metavar: str, *, help: str, required: bool = False, **settings: Any
     ) -> None:
         shown = metavar if required else f"[{metavar}]"
-        super().__init__([name], type=filled, metavar=shown, required=required, **settings)
+        super().__init__([name], type=word, metavar=shown, required=required, **settings)
         self._explained = help
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
@@ -205,7 +210,7 @@ def known_profiles(ctx: click.Context) -> Sequence[str]:
 
 def account(group: str = ASK) -> Option:
     return text(
-        "-a", "--account", group=group, metavar="ID", complete=offer(known_accounts),
+        "-a", "--account", group=group, metavar="ID", read=word, complete=offer(known_accounts),
         help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")  # fmt: skip
 
 
