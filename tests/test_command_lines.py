@@ -107,6 +107,15 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
         ("sync --accounts a --to duckdb:///y.db --since x", ["no option --since"]),
         ("sync --to duckdb:///x.db --lookback soon", ["--lookback: 'soon' is not a length such as 6h or 2d"]),
         ("completion tcsh", ["'tcsh'", "bash, zsh, fish"]),
+        ("interactions -a x --from 2024-01-01", ["--from", "write --start-time TIME"]),
+        ("interactions --account-id x", ["--account-id", "write -a ID"]),
+        ("interactions -a x --output out.csv", ["'out.csv' is no format", "write --out out.csv"]),
+        ("meetings -a x get 1", ["unexpected extra argument (1)", "write -m NAME for a method"]),
+        ("transcripts -a x", ["needs --meeting ID", "`truto-ci meetings` lists them"]),
+        (
+            "sync --accounts a --to duckdb:///y.db --max-history 3months",
+            ["neither a length such as 90d nor a time"],
+        ),
         ("--sandbox report x", ["truto-ci report: it takes no --sandbox"]),
         ("--timeout 5 completion bash", ["truto-ci completion: it takes no --timeout"]),
         ("pull --accounts a --to duckdb:///y.db --lookback 2d", ["--lookback is for transcripts"]),
@@ -134,6 +143,19 @@ def test_a_wrong_command_line_says_what_was_given_and_what_is_right(
 def test_the_usage_is_that_of_the_command_at_hand(capsys: pytest.CaptureFixture[str]) -> None:
     main(["meetings", "--nothing"])
     assert "usage: truto-ci meetings [OPTIONS] [ID]" in capsys.readouterr().err
+
+
+def test_a_pasted_account_may_have_spaces_around_it(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["users", "-a", f" {sandbox.account_ids[0]} "]) == DONE
+
+
+def test_names_that_match_nothing(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["accounts", "--status", "connected"]) == DONE
+    assert "no account has the status 'connected'; did you mean" in capsys.readouterr().err
+    assert main(["capabilities", sandbox.account_ids[0], "--resource", "meeting"]) == DONE
+    assert "no resource meeting; did you mean meetings?" in capsys.readouterr().err
 
 
 def test_an_integration_that_no_account_has(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:

@@ -170,6 +170,8 @@ def _reason(error: click.UsageError, context: click.Context) -> str:
             found = (each for each in context.command.params if error.option_name in each.opts)
             values = [each.make_metavar(context) for each in found] or ["VALUE"]
             return f"{error.option_name} needs a value: {error.option_name} {values[0]}"
+        case _:
+            pass
     names = [each.name for each in context.command.params] if "unexpected extra" in error.message else ()
     if "account" in names and not context.params.get("account"):
         return f"{error.format_message()}; write -a ID for the account"

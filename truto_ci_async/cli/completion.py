@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import click
-from click.shell_completion import get_completion_class
+from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
 from .messages import Progress
 from .options import Choice, Command, Options
@@ -22,9 +22,9 @@ examples:
 
 async def run_completion(options: Options, progress: Progress) -> None:
     """Print the script for a shell."""
-    script = get_completion_class(options.shell)
-    assert script is not None
-    click.echo(script(click.Command("truto-ci"), {}, "truto-ci", VARIABLE).source())
+    classes: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+    script = classes[options.shell](click.Command("truto-ci"), {}, "truto-ci", VARIABLE)
+    click.echo(script.source())
 
 
 def command(name: str) -> Command:
