@@ -6,6 +6,7 @@ Most tests call ``main`` in this process against a sandbox in a thread; pipes, s
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -927,8 +928,10 @@ def test_a_list_as_parquet(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
     assert table["user_id"].to_pylist() == [row["user_id"] for row in rows]
     sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
     assert run(*listing(sandbox, "--columns", "user.id,patience", "--out", str(file))).code == INCOMPLETE
-    kept = parquet.read_table(tmp_path / "x.parquet.partial")
-    assert (kept.column_names, kept.num_rows) == (["user_id", "patience"], PAGE)
+    sandbox.clear_faults()
+    assert run(*listing(sandbox, "--columns", "user.id,patience", "--out", str(file))).code == DONE
+    picked = parquet.read_table(file)
+    assert (picked.column_names, picked.num_rows) == (["user_id", "patience"], PEOPLE)
 
 
 def test_a_list_is_not_written_as_a_table_into_a_file_of_another_format(
@@ -970,11 +973,9 @@ def test_a_partial_file_is_a_document_and_never_replaces_another(
     sandbox: Sandbox, run: Run, tmp_path: Path
 ) -> None:
     file = tmp_path / "january.json"
-    for partial in ("january.json.partial", "january.json.partial-2"):
-        sandbox.clear_faults()
-        sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
-        run(*listing(sandbox, "-o", "json", "--out", str(file)))
-        assert json.loads((tmp_path / partial).read_text()) == expected(sandbox)[:PAGE]
+    sandbox.script(sandbox.account_ids[0], SERVER_ERROR)
+    run(*listing(sandbox, "-o", "json", "--out", str(file)))
+    assert json.loads((tmp_path / "january.json.partial").read_text()) == expected(sandbox)[:PAGE]
     assert not file.exists()
 
 
@@ -1057,15 +1058,40 @@ def test_continuing_does_not_replace_what_was_written_before(
 
 
 @posix
-@pytest.mark.parametrize("format", ["ndjson", "csv"])
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("format", "more", "signum"),
+    [
+        ("ndjson", "", signal.SIGKILL),
+        ("csv", "", signal.SIGHUP),
+        ("json", "", signal.SIGKILL),
+        ("ndjson", "--response-format stream", signal.SIGKILL),
+        *(
+            pytest.param(*each, marks=pytest.mark.long)
+            for each in (
+                ("ndjson", "--max-items 7", signal.SIGHUP),
+                ("csv", "", signal.SIGKILL),
+                ("json", "--max-pages 3", signal.SIGHUP),
+                ("yaml", "", signal.SIGKILL),
+                ("table", "", signal.SIGKILL),
+                ("parquet", "", signal.SIGKILL),
+                ("parquet", "", signal.SIGHUP),
+                ("json", "--response-format stream --max-pages 3", signal.SIGHUP),
+                ("json", "--response-format raw --max-pages 3", signal.SIGKILL),
+                ("json", "--response-format debug", signal.SIGKILL),
+            )
+        ),
+    ],
+)
 def test_a_killed_run_goes_on_when_it_is_run_again(
-    sandbox: Sandbox, run: Run, tmp_path: Path, signum: signal.Signals, format: str
+    sandbox: Sandbox, run: Run, tmp_path: Path, signum: signal.Signals, format: str, more: str
 ) -> None:
     """Nothing is lost or doubled, and what another command left is never replaced."""
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
     out = tmp_path / f"x.{format}"
-    line = listing(sandbox, "--out", str(out))
-    whole = run(*listing(sandbox, "-o", format)).out
+    whole = tmp_path / "whole"
+    line = listing(sandbox, "-o", format, "--out", str(out), *more.split())
+    assert run(*listing(sandbox, "-o", format, "--out", str(whole), *more.split())).code == DONE
     sandbox.fault(Fault.hang().on(3), sandbox.account_ids[0])
     with process(*line, "-v") as started:
         assert started.stderr is not None
@@ -1075,9 +1101,9 @@ def test_a_killed_run_goes_on_when_it_is_run_again(
         ran = ended(started)
     assert ran.code == (TERMINATED if signum == signal.SIGHUP else -signum)
     partial = tmp_path / f"x.{format}.partial"
-    assert whole.startswith(partial.read_text())
-    assert len(whole) > partial.stat().st_size > 0
     before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    if format != "parquet":
+        assert whole.read_text().startswith(partial.read_text().removesuffix("\n]\n"))
     other = run(*line, "--ignore-remote-data")
     assert (other.code, f"{partial} has rows of another command" in other.err) == (USAGE, True)
     assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
@@ -1086,10 +1112,37 @@ def test_a_killed_run_goes_on_when_it_is_run_again(
     sandbox.clear_faults()
     sandbox.clear()
     again = run(*line)
-    assert (again.code, "going on behind 6 interactions" in again.err) == (DONE, True)
-    assert len(sandbox.requests) == 1
-    assert out.read_text() == whole
-    assert [each.name for each in tmp_path.iterdir()] == [out.name]
+    is_early = "stream" in more and signum == signal.SIGKILL  # it commits a page with the next one
+    said = "2 documents" if "raw" in more else f"{3 if is_early else 6} interactions"
+    assert (again.code, f"going on behind {said}" in again.err) == (DONE, True)
+    assert len(sandbox.requests) == 1 + is_early
+    assert out.read_bytes() == whole.read_bytes()
+    assert {each.name for each in tmp_path.iterdir()} == {out.name, whole.name}
+
+
+@posix
+@pytest.mark.parametrize("format", ["json", "parquet"])
+def test_a_run_that_is_killed_behind_its_last_page_sends_no_more_requests(
+    sandbox: Sandbox, run: Run, tmp_path: Path, format: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    line = ["accounts", "--out", str(tmp_path / f"x.{format}"), "--max-pages", "1"]
+    assert run(*line).code == DONE
+    whole = (tmp_path / f"x.{format}").read_bytes()
+    (tmp_path / f"x.{format}").unlink()
+
+    def fail(file: ResumableFile) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ResumableFile, "finish", fail)
+        assert run(*line).code == INCOMPLETE
+    sandbox.clear()
+    assert run(*line).code == DONE
+    assert sandbox.requests == []
+    assert (tmp_path / f"x.{format}").read_bytes() == whole
+    assert len([*tmp_path.iterdir()]) == 1
 
 
 @posix
@@ -1356,7 +1409,7 @@ def test_ctrl_c_keeps_the_complete_pages_of_a_file(sandbox: Sandbox, tmp_path: P
         ran = ended(started)
     assert ran.code == INTERRUPTED
     assert json.loads((tmp_path / "x.json.partial").read_text()) == expected(sandbox)[:PAGE]
-    assert [each.name for each in tmp_path.iterdir()] == ["x.json.partial"]
+    assert {each.name for each in tmp_path.iterdir()} == {"x.json.partial", "x.json.partial-state"}
 
 
 INTERRUPT_WHEN_IMPORTED = """

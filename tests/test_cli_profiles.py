@@ -168,6 +168,28 @@ def test_a_keyring_that_works_has_the_token(log_in: Any, run: Run, keyring: dict
     assert not stored_profiles()
 
 
+def test_a_token_that_moves_to_a_file_leaves_the_keyring(
+    log_in: Any, run: Run, keyring: dict[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or it would lie there for ever, since logout looks into the file."""
+    log_in()
+    assert keyring
+    with monkeypatch.context() as patch:
+        patch.setattr(profiles, "keyring_works", lambda: False)
+        assert str(profiles_file()) in log_in().err
+    assert not keyring
+    assert run("logout").code == DONE
+
+
+def test_a_keyring_that_does_not_remove_a_token_is_said(
+    log_in: Any, run: Run, keyring: dict[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in()
+    monkeypatch.setattr(profiles, "_with_keyring", lambda *_: None)
+    done = run("logout")
+    assert (done.code, "may still have it" in done.err) == (DONE, True)
+
+
 def test_a_token_that_the_keyring_lost_is_said(log_in: Any, run: Run, keyring: dict[Any, str]) -> None:
     log_in()
     keyring.clear()

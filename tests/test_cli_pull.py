@@ -25,8 +25,8 @@ import click
 import pytest
 
 from truto_ci_async import ClientStats, Fault, Sandbox
-from truto_ci_async._text import printable
-from truto_ci_async.cli.activity import Activity, duration, shown
+from truto_ci_async._text import duration, printable
+from truto_ci_async.cli.activity import Activity, shown
 from truto_ci_async.cli.app import parse
 from truto_ci_async.cli.main import main
 from truto_ci_async.cli.messages import (

@@ -107,6 +107,24 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
         ("sync --accounts a --to duckdb:///y.db --since x", ["no option --since"]),
         ("sync --to duckdb:///x.db --lookback soon", ["--lookback: 'soon' is not a length such as 6h or 2d"]),
         ("completion tcsh", ["'tcsh'", "bash, zsh, fish"]),
+        ("interactions -a x --from 2024-01-01", ["--from", "write --start-time TIME"]),
+        ("interactions --account-id x", ["--account-id", "write -a ID"]),
+        ("interactions -a x --output out.csv", ["'out.csv' is no format", "write --out out.csv"]),
+        ("meetings -a x get 1", ["unexpected extra argument (1)", "write -m NAME for a method"]),
+        ("transcripts -a x", ["needs --meeting ID", "`truto-ci meetings` lists them"]),
+        (
+            "sync --accounts a --to duckdb:///y.db --max-history 3months",
+            ["neither a length such as 90d nor a time"],
+        ),
+        ("--sandbox report x", ["truto-ci report: it takes no --sandbox"]),
+        ("--timeout 5 completion bash", ["truto-ci completion: it takes no --timeout"]),
+        ("pull --accounts a --to duckdb:///y.db --lookback 2d", ["--lookback is for transcripts"]),
+        ("pull --accounts a --out x --resource users --start-time -7d", ["--start-time", "users"]),
+        ("pull --accounts a --to duckdb:///y.db --resource users --window day", ["--window", "users"]),
+        (
+            "sync --accounts a --to duckdb:///y.db --resource users --lookback 2d",
+            ["--lookback is for windows"],
+        ),
     ],
 )
 def test_a_wrong_command_line_says_what_was_given_and_what_is_right(
@@ -125,6 +143,19 @@ def test_a_wrong_command_line_says_what_was_given_and_what_is_right(
 def test_the_usage_is_that_of_the_command_at_hand(capsys: pytest.CaptureFixture[str]) -> None:
     main(["meetings", "--nothing"])
     assert "usage: truto-ci meetings [OPTIONS] [ID]" in capsys.readouterr().err
+
+
+def test_a_pasted_account_may_have_spaces_around_it(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["users", "-a", f" {sandbox.account_ids[0]} "]) == DONE
+
+
+def test_names_that_match_nothing(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["accounts", "--status", "connected"]) == DONE
+    assert "no account has the status 'connected'; did you mean" in capsys.readouterr().err
+    assert main(["capabilities", sandbox.account_ids[0], "--resource", "meeting"]) == DONE
+    assert "no resource meeting; did you mean meetings?" in capsys.readouterr().err
 
 
 def test_an_integration_that_no_account_has(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,6 +230,15 @@ def completed(words: str, environment: dict[str, str]) -> set[str]:
         ("truto-ci pull --integration g", {"gong"}),
         ("truto-ci pull --resource meetings,u", {"meetings,users"}),
         ("truto-ci interactions --super-query ", {"apac", "wnam"}),
+        ("truto-ci pull -a 0123,", {"0123,4567"}),
+        ("truto-ci interactions --columns user.e", {"user.email", "user.emails"}),
+        ("truto-ci interactions --columns user_i", {"user_id"}),
+        ("truto-ci interactions --columns id,user.email,metrics.p", {"id,user.email,metrics.patience"}),
+        ("truto-ci interactions --columns user.email,user.e", {"user.email,user.emails"}),
+        ("truto-ci meetings --columns id,ti", {"id,title"}),
+        ("truto-ci unified conversational-intelligence users --columns na", {"name"}),
+        ("truto-ci export conversational-intelligence/activity --columns calls_h", {"calls_hosted"}),
+        ("truto-ci unified crm contacts --columns ", set()),
     ],
 )
 def test_a_shell_completes_commands_options_choices_and_accounts(
@@ -219,6 +259,20 @@ def test_a_shell_completes_profiles(command: str, tmp_path: Path) -> None:
     file.write_text('{"staging": {"base_url": "https://x.example"}}')
     environment = {"XDG_CONFIG_HOME": str(tmp_path), "APPDATA": str(tmp_path)}
     assert completed(f"truto-ci {command} --profile s", environment) == {"staging"}
+
+
+def test_completing_columns_loads_no_client() -> None:
+    program = """
+import json, os, sys
+os.environ |= {"_TRUTO_CI_COMPLETE": "bash_complete", "COMP_WORDS": "truto-ci users --columns n", "COMP_CWORD": "3"}
+from truto_ci_async.cli.main import main
+main([])
+print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=DEADLINE, check=True)
+    offered, loaded = done.stdout.decode().splitlines()
+    assert offered == "plain,name"
+    assert not {"aiohttp", "anyio", "yaml", "truto_ci_async.client"} & {*json.loads(loaded)}
 
 
 def test_help_and_completion_load_neither_client_nor_models() -> None:
@@ -375,31 +429,34 @@ def test_a_pipe_gets_lines_now_and_then_and_nothing_when_quiet(
 
 @posix
 @pytest.mark.long
-@pytest.mark.parametrize("format", ["ndjson", "csv"])
+@pytest.mark.parametrize("format", ["ndjson", "csv", "json", "parquet"])
 def test_a_list_that_is_killed_at_any_moment_is_whole_in_the_end(
-    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """20 runs for each format, each killed once, and run again."""
+    """Ten runs for each format, each killed once, and run again."""
     chance = random.Random(7)
     with Sandbox.in_thread(accounts=1, interactions=600, page_size=15, account_rate=None) as sandbox:
         monkeypatch.setenv("TRUTO_API_BASE_URL", sandbox.url)
         monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
         asked = f"interactions -a {sandbox.account_ids[0]} {WINDOW} --quiet"
-        assert main(shlex.split(f"{asked} -o {format}")) == DONE
-        whole = capsys.readouterr().out
         out = tmp_path / f"x.{format}"
+        assert main(shlex.split(f"{asked} --out {out}")) == DONE
+        whole = out.read_bytes()
+        out.unlink()
         line = [sys.executable, "-m", "truto_ci_async", *shlex.split(f"{asked} --out {out}")]
         begun = 0
-        for _ in range(20):
+        partial = tmp_path / f"x.{format}.partial"
+        for turn in range(10):
             with subprocess.Popen(line) as started:
                 deadline = time.monotonic() + DEADLINE
-                while not [*tmp_path.iterdir()] and time.monotonic() < deadline:
+                while not (partial.exists() and (turn % 2 == 0 or partial.stat().st_size)):
+                    assert time.monotonic() < deadline
                     time.sleep(0.001)
                 time.sleep(chance.random() * 0.4)
                 started.kill()
-            begun += not out.exists() and (tmp_path / f"x.{format}.partial").stat().st_size > 0
+            begun += not out.exists() and partial.stat().st_size > 0
             subprocess.run(line, timeout=DEADLINE, check=True)
-            assert out.read_text() == whole
+            assert out.read_bytes() == whole
             assert [each.name for each in tmp_path.iterdir()] == [out.name]
             out.unlink()
-    assert begun > 5
+    assert begun > 3

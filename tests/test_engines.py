@@ -394,6 +394,7 @@ def test_a_cluster_is_given_the_options_of_the_place_to_write_to(
         (("--engine", "ray", "--shards", "0"), "--shards"),
         (("--engine", "ray", "--sandbox"), "--sandbox: not with --engine"),
         (("--engine", "ray", "--fresh"), "use another folder"),
+        (("--engine", "ray", "--timeout", "9"), "--timeout: not with --engine"),
         (("--engine", "ray", "--token", "t"), "read TRUTO_API_TOKEN where they run"),
         (("--engine", "ray"), "pip install 'truto-ci-async[ray]'"),
     ],

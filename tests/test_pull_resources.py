@@ -737,6 +737,12 @@ def test_stopping_leaves_the_other_resources_to_the_next_run(tmp_path: Path) -> 
         (["interactions", "meetings"], {**BOUNDS, "users": ["1"]}, "meetings cannot be filtered by users"),
         (["meetings"], {**BOUNDS, "lookback": "2d"}, "lookback is for transcripts"),
         (["meetings", "transcripts"], {**BOUNDS, "lookback": "soon"}, "lookback is a length"),
+        (["users"], BOUNDS, "start_time, end_time: users are"),
+        (
+            ["meetings"],
+            {**BOUNDS, "budget": truto_ci_async.Budget(), "max_accounts": 3},
+            "max_accounts=3 and a budget with",
+        ),
     ],
 )
 def test_options_that_do_not_fit_the_resources_are_told_first(

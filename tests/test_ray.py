@@ -312,7 +312,7 @@ def check_kills(
                     for account, start, user in connection.execute(query)
                 )
         else:
-            options = {"format": format, "part_seconds": 0.1}
+            options = {"format": format} | ({"part_seconds": 0.1} if format == "parquet" else {})
             out = tmp_path / "out"
             needed = pull_through(
                 kills, sandbox, raylets, log, out=str(out), window=window, deadline=deadline, **options

@@ -126,6 +126,12 @@ def test_another_plan_or_number_of_shards_is_refused_with_the_way_to_go_on(tmp_p
         ({"shard": (1, 2), "out": "duckdb:///a.db"}, "give each a store of its own"),
         ({"shard": (1, 2), "table": "calls"}, "for the URL of a database"),
         ({"shard": (1, 2), "out": "postgresql://h/d", "format": "csv"}, "for a folder"),
+        ({"shard": (1, 2), "format": "csv", "part_seconds": 5}, "part_seconds is for parquet, not for csv"),
+        ({"shard": (1, 2), "out": "postgresql://h/d", "part_seconds": 5}, "part_seconds is for Parquet"),
+        (
+            {"shard": (1, 2), "out": DuckDBStore(":memory:"), "part_seconds": 5},
+            "part_seconds: for a folder or",
+        ),
         ({"plan": ["a"]}, "takes a Plan"),
         ({"shard": (True, 2)}, "counted from 0, not .True"),
         ({"client": None}, "client takes a TrutoClient, not None"),

@@ -13,7 +13,7 @@ import secrets
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -262,8 +262,9 @@ class AtomicFile:
     has its name, even if that could not be made durable.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int = 0o666) -> None:
         self.path = path
+        self.mode = mode  # of a new file
         self.size = 0
         self.is_published = False
         self._disk = Disk()
@@ -283,7 +284,7 @@ class AtomicFile:
         temporary = _temporary(self.path, secrets.token_hex(8))
         old = self.path.stat() if self.path.exists() else None
         # Whoever could not read the old file must not read this one, even before permissions are copied.
-        self._file = self._disk.create(temporary, 0o666 if old is None else old.st_mode & 0o600)
+        self._file = self._disk.create(temporary, self.mode if old is None else old.st_mode & 0o600)
         self._temporary = temporary
         if old is not None:
             _copy_permissions(old, self._file)
@@ -326,6 +327,23 @@ class AtomicFile:
         file, self._file = self._file, None
         if file is not None:
             self._disk.close(file)
+
+
+def write_file(path: Path, pieces: Iterable[bytes], mode: int = 0o666) -> None:
+    """Write a file in one step: whoever reads it sees what was there before, or all of ``pieces``.
+
+    :raises OSError: it cannot be written.
+    :raises UsageError: ``path`` is a directory, a device, or a link that leads back to itself.
+    """
+    file = AtomicFile(path, mode)
+    try:
+        file.open()
+        for each in pieces:
+            file.write(each)
+        file.sync()
+        file.publish()
+    finally:
+        file.discard()
 
 
 def _temporary(path: Path, tag: str) -> Path:

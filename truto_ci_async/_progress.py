@@ -14,7 +14,7 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
-from ._text import printable
+from ._text import duration, printable
 from .errors import UsageError
 
 # Seconds between two updates, and between two lines where a line cannot be changed.
@@ -84,7 +84,7 @@ class Progress:
         self._waited_until = max(end, self._waited_until)
         if is_over:
             return
-        self._waiting = f"waiting {_duration(seconds)} ({printable(cause)})"
+        self._waiting = f"waiting {duration(seconds)} ({printable(cause)})"
         if self._display is not None and seconds >= DRAW_SECONDS:
             self._show()
 
@@ -94,13 +94,13 @@ class Progress:
         elapsed = self._clock() - self._started
         in_pages = f" in {pages:,} {'page' if pages == 1 else 'pages'}" if pages else ""
         rate = f"{items / elapsed:,.0f}/s" if items and elapsed >= 0.5 else ""
-        parts = [before, f"{items:,} {self._what}{in_pages}", rate, _duration(elapsed)]
+        parts = [before, f"{items:,} {self._what}{in_pages}", rate, duration(elapsed)]
         if self._waiting:
             parts.append(self._waiting)
         elif self._waits:
             longest = max(self._waits, key=self._waits.__getitem__)
             others = " and others" if len(self._waits) > 1 else ""
-            waited = _duration(min(self._waited, elapsed))  # some may have been broken off
+            waited = duration(min(self._waited, elapsed))  # some may have been broken off
             parts.append(f"waited {waited} ({printable(longest)}{others})")
         return " · ".join(filter(None, parts))
 
@@ -211,10 +211,3 @@ def _terminal() -> Display:
         return _Rich(import_module("rich.live").Live(_one_line(""), console=console, auto_refresh=False))
     except ImportError:
         return _Plain()
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s"

@@ -44,3 +44,16 @@ def hide_passwords(text: str) -> str:
     'unknown option: --url ***'
     """
     return _WITH_AT.sub("***", text)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as people read it.
+
+    >>> duration(4), duration(75), duration(7_500)
+    ('4.0 s', '1 min 15 s', '2 h 05 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from truto_ci_async._text import printable
+from truto_ci_async.errors import UsageError
 
 from .kept_files import kept_file, replace_file
 
@@ -28,7 +29,7 @@ def cached_accounts() -> Sequence[str]:
 
 def remember_accounts(ids: Iterable[str | None]) -> None:
     """Put ids in front of those of earlier commands. A cache that cannot be written is left as it is."""
-    with suppress(OSError):
+    with suppress(OSError, UsageError):
         kept = [
             each for each in dict.fromkeys([*ids, *cached_accounts()]) if each and printable(each) == each
         ]

@@ -8,27 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import UsageError
 
+from . import options as opt
 from .account_cache import remember_accounts
 from .messages import EXIT_CODES, Progress, note, say
-from .options import (
-    ASK,
-    FORMATS,
-    PRODUCTS,
-    STATUSES,
-    Command,
-    Options,
-    account,
-    argument,
-    choice,
-    connection,
-    known_accounts,
-    offer,
-    output,
-    pages,
-    query,
-    several,
-    text,
-)
+from .options import ASK, PRODUCTS, STATUSES, Argument, Command, Options, choice, offer, text
+from .resources import RESOURCES
 
 if TYPE_CHECKING:
     from truto_ci_async.models import IntegratedAccount, Page
@@ -46,6 +30,11 @@ examples:
   truto-ci capabilities --sandbox --resource meetings -o json
 
 {EXIT_CODES}"""
+# Options of the list that have no meaning for one account.
+_OF_LISTS: Final = (
+    *("integration", "status", "tenant_id", "is_sandbox", "query", "query_json"),
+    *("limit", "max_items", "max_pages", "next_cursor"),
+)
 
 
 async def run_accounts(options: Options, progress: Progress) -> None:
@@ -55,44 +44,50 @@ async def run_accounts(options: Options, progress: Progress) -> None:
 
     from .connection import connect
     from .pages import format_of, open_output, prefetch, write_pages, writer_for
+    from .records import refuse_options
     from .values import read_query
 
     options.id = one_account(options.id, options.account)
-    if options.id:
-        await _show_account(options, progress)
-        return
     progress.noun = "account"
-    format = format_of(options, "table")
-    writer = writer_for(options, format, ACCOUNT_LAYOUT)
+    if options.id:
+        refuse_options(options, _OF_LISTS, "one account")
+    format = format_of(options, "json" if options.id else "table")
+    writer = writer_for(options, format, ACCOUNT_LAYOUT, is_document=bool(options.id))
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
+
+    def render(page: Page[IntegratedAccount] | None, items: Sequence[IntegratedAccount]) -> Sequence[Any]:
+        if not options.sandbox:
+            remember_accounts(each.id for each in page or items)
+        return items if format in ROW_FORMATS else _without_context(items)
+
     async with connect(options, progress.parts) as client:
-        resumes = not options.max_pages
-        with open_output(options, writer, progress, resumes=resumes) as output:
-            paginator = client.integrated_accounts.list(
-                options.integration,
-                options.status,
-                options.tenant_id,
-                None if options.is_sandbox is None else options.is_sandbox == "true",
-                limit=options.limit,
-                cursor=options.next_cursor,
-                extra_query=extra_query,
-                prefetch=prefetch(options),
-                max_pages=options.max_pages,
-            )
-
-            def render(page: Page[IntegratedAccount], items: Sequence[IntegratedAccount]) -> Sequence[Any]:
-                if not options.sandbox:
-                    remember_accounts(each.id for each in page)
-                return items if format in ROW_FORMATS else _without_context(items)
-
-            await write_pages(paginator, options, output, progress, render)
+        found = client.integrated_accounts
+        if options.id:
+            item = await (found.me() if options.id == "me" else found.get(options.id))
+            with open_output(options, writer, progress) as output:
+                output.page(render(None, [item]))
+            progress.items = 1
+        else:
+            with open_output(options, writer, progress, resumes=True) as output:
+                paginator = found.list(
+                    options.integration,
+                    options.status,
+                    options.tenant_id,
+                    None if options.is_sandbox is None else options.is_sandbox == "true",
+                    limit=options.limit,
+                    cursor=options.next_cursor,
+                    extra_query=extra_query,
+                    prefetch=prefetch(options),
+                    max_pages=options.max_pages,
+                )
+                if not output.is_complete:
+                    await write_pages(paginator, options, output, progress, render)
     progress.say_done()
-    if (
-        options.integration
-        and not progress.items
-        and (nearest := did_you_mean(options.integration, PRODUCTS))
-    ):
-        say(f"no account has the integration {options.integration!r}{nearest}")
+    for kind, known in (("integration", PRODUCTS), ("status", STATUSES)):
+        given = getattr(options, kind)
+        if given and given not in known and not progress.items:
+            nearest = did_you_mean(given, known) or f"; it is usually one of {', '.join(known)}"
+            say(f"no account has the {kind} {given!r}{nearest}")
 
 
 def one_account(argument: str | None, option: str | None) -> str | None:
@@ -103,29 +98,6 @@ def one_account(argument: str | None, option: str | None) -> str | None:
     if argument and option and argument != option:
         raise UsageError(f"two accounts, {argument!r} and -a {option!r}: give one")
     return argument or option
-
-
-async def _show_account(options: Options, progress: Progress) -> None:
-    from truto_ci_async.cli.output.tables import ACCOUNT_LAYOUT
-    from truto_ci_async.cli.output.writers import ROW_FORMATS
-
-    from .connection import connect
-    from .pages import format_of, open_output, writer_for
-    from .records import refuse_options
-
-    filters = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json", "limit")
-    refuse_options(options, (*filters, "max_items", "max_pages", "next_cursor"), "one account")
-    format = format_of(options, "json")
-    writer = writer_for(options, format, ACCOUNT_LAYOUT, is_document=True)
-    async with connect(options, progress.parts) as client:
-        found = client.integrated_accounts
-        item = await (found.me() if options.id == "me" else found.get(options.id))
-    with open_output(options, writer, progress) as output:
-        output.page([item] if format in ROW_FORMATS else _without_context([item]))
-    if not options.sandbox:
-        remember_accounts([item.id])
-    progress.noun, progress.items = "account", 1
-    progress.say_done()
 
 
 def _without_context(items: Sequence[IntegratedAccount]) -> Sequence[dict[str, Any]]:
@@ -142,7 +114,6 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
 
     options.account = one_account(options.id, options.account)
     format = format_of(options, "table")
-    is_document = format in ("json", "yaml")
     writer = writer_for(options, format, CAPABILITY_LAYOUT, is_document=True)
     async with connect(options, progress.parts) as client:
         if options.account is None:
@@ -151,24 +122,27 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
             options.account, type=options.type, resource=options.resource, methods=options.methods
         )
     with open_output(options, writer, progress) as output:
-        output.page([found.to_dict()] if is_document else [*found.unified, *found.proxy])
+        output.page([found.to_dict()] if format in ("json", "yaml") else [*found.unified, *found.proxy])
+    if options.resource and not (found.unified or found.proxy):
+        say(f"no resource {', '.join(options.resource)}{did_you_mean(options.resource[0], RESOURCES)}")
     blocked = {True: "blocked", False: "not blocked", None: "unknown whether blocked"}[found.is_blocked]
     note(f"account {found.account_id or options.account}: {found.status or 'status unknown'}, {blocked}")
 
 
 def command(name: str) -> Command:
+    known = offer(opt.known_accounts)
+    accounts = [Argument("id", "ID", shell_complete=known, help="the account, as with -a"), opt.account()]
     if name == "capabilities":
         return Command(
             name, run_capabilities,
             [
-                argument("id", "ID", complete=known_accounts, help="the account, as with -a"),
-                account(),
+                *accounts,
                 choice("--type", group=ASK, choices=("unified", "proxy", "all"), default="unified",
                        help="unified resources (default), those of the provider's own API, or all"),
-                several("--resource", group=ASK, metavar="NAME", help="only this resource"),
-                several("--method", "methods", group=ASK, metavar="NAME", help="only this method"),
-                *output("table (default), json (one object), ndjson (one resource per line), csv, yaml"),
-                *connection(),
+                text("--resource", group=ASK, metavar="NAME", multiple=True, help="only this resource"),
+                text("--method", "methods", group=ASK, metavar="NAME", multiple=True, help="only this method"),
+                *opt.output("table (default), json (one object), ndjson (one resource per line), csv, yaml"),
+                *opt.connection(),
             ],
             help="Show which unified resources an account supports, and whether it is blocked.",
             examples=CAPABILITIES_EXAMPLES,
@@ -176,20 +150,19 @@ def command(name: str) -> Command:
     return Command(
         name, run_accounts,
         [
-            argument("id", "ID", complete=known_accounts, help="the account, as with -a"),
-            account(),
-            text("--integration", group=ASK, metavar="NAME", complete=offer(*PRODUCTS),
+            *accounts,
+            text("--integration", group=ASK, metavar="NAME", complete=offer(PRODUCTS),
                  help="only accounts of this product, such as gong"),
-            text("--status", group=ASK, metavar="STATUS", complete=offer(*STATUSES),
+            text("--status", group=ASK, metavar="STATUS", complete=offer(STATUSES),
                  help="active, connecting, post_install_error, validation_error or needs_reauth"),
             text("--tenant-id", group=ASK, metavar="ID", help="only accounts of this tenant of yours"),
             choice("--is-sandbox", group=ASK, choices=("true", "false"),
                    help="only accounts that are (or are not) sandboxes of the provider; unrelated to --sandbox"),
-            *query("created_at[gt]=... (here a dot is part of a name)"),
-            *pages("accounts"),
-            *output("table (default), json (one array), ndjson (one object per line), csv, yaml, parquet",
-                    (*FORMATS, "parquet")),
-            *connection(),
+            *opt.query("created_at[gt]=... (here a dot is part of a name)"),
+            *opt.pages("accounts"),
+            *opt.output("table (default), json (one array), ndjson (one object per line), csv, yaml, parquet",
+                        (*opt.FORMATS, "parquet")),
+            *opt.connection(),
         ],
         help="List the integrated accounts of the token's environment, or show one of them (ID, or me: the account "
         "that the token belongs to). Their context, which can hold secrets, is left out.",

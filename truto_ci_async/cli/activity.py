@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
+from truto_ci_async._text import duration
 from truto_ci_async.cli.output import status_line
 from truto_ci_async.events import Event, PacingWait, RequestSent, ResponseReceived, RetryScheduled
 
@@ -78,14 +80,6 @@ class Activity:
         return f"waited {waits_text(self.waits)}" if self.waits else ""
 
 
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
 def waits_text(waits: Mapping[str, float]) -> str:
     return ", ".join(f"{duration(seconds)} for {reason}" for reason, seconds in longest_first(waits))
 
@@ -102,7 +96,7 @@ async def shown(parts: Callable[[], list[str]]) -> AsyncGenerator[None]:
         return
 
     async def keep_updating() -> None:
-        is_terminal = status_line.is_terminal()
+        is_terminal = status_line.is_terminal(sys.stderr)
         await asyncio.sleep(FIRST_SECONDS if is_terminal else LOG_SECONDS)
         while True:
             if is_terminal:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
 import click
 from click.shell_completion import CompletionItem, shell_complete
@@ -43,8 +43,14 @@ COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list 
     "sandbox": ("sandbox", "serve made-up data on this machine"),
     "completion": ("completion", "print the script for completion in your shell"),
 }
-# Options of earlier versions, and what does the same.
-RENAMED: Final = {"--format": "-o FORMAT for what is written, --response-format for what is asked"}
+# Options of earlier versions and of other programs, and what does the same.
+RENAMED: Final = {
+    "--format": "-o FORMAT for what is written, --response-format for what is asked",
+    **dict.fromkeys(("--from", "--since", "--after"), "--start-time TIME"),
+    **dict.fromkeys(("--to", "--until", "--before"), "--end-time TIME"),
+    **dict.fromkeys(("--id", "--account-id", "--integrated-account-id"), "-a ID"),
+    **dict.fromkeys(("--file", "--output-file"), "--out FILE"),
+}
 
 MAIN_HELP: Final = f"""
 try it now, without an account (--sandbox starts a local service with made-up data):
@@ -86,15 +92,15 @@ class App(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not ctx.resilient_parsing:
-            known = ", ".join(COMMANDS)
-            ctx.fail(
-                f"there is no command {args[0]!r}{did_you_mean(args[0], COMMANDS) or f'; there are {known}'}"
-            )
+            nearest = did_you_mean(args[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+            ctx.fail(f"there is no command {args[0]!r}{nearest}")
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         named = [
-            CompletionItem(name, help=COMMANDS[name][1]) for name in COMMANDS if name.startswith(incomplete)
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete)
         ]
         return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
 
@@ -152,42 +158,38 @@ def explain(error: click.UsageError) -> None:
 
 def _reason(error: click.UsageError, context: click.Context) -> str:
     """Return the reason in our words. It quotes no value of an option that does not exist: it may be a token."""
-    if isinstance(error, click.NoSuchOption):
-        return f"there is no option {error.option_name}{_nearest_option(error.option_name, context)}"
-    if isinstance(error, click.MissingParameter) and error.param is not None:
-        return f"{_shown(error.param, context)} is missing"
-    if isinstance(error, click.BadParameter) and error.param is not None:
-        return f"{_name(error.param)}: {error.message}"
-    if isinstance(error, click.BadOptionUsage):
-        option = next((each for each in context.command.params if error.option_name in each.opts), None)
-        return f"{error.option_name} needs a value: {error.option_name} {_value(option, context)}"
-    is_extra = "unexpected extra argument" in error.message
-    takes_account = is_extra and any(each.name == "account" for each in context.command.params)
-    return error.format_message() + ("; write -a ID for the account" if takes_account else "")
+    match error:
+        case click.NoSuchOption():
+            return f"there is no option {error.option_name}{_nearest_option(error.option_name, context)}"
+        case click.MissingParameter(param=click.Parameter() as param):
+            value = f" {param.make_metavar(context)}" if isinstance(param, click.Option) else ""
+            return f"{_name(param)}{value} is missing"
+        case click.BadParameter(param=click.Parameter() as param):
+            return f"{_name(param)}: {error.message}"
+        case click.BadOptionUsage():
+            found = (each for each in context.command.params if error.option_name in each.opts)
+            values = [each.make_metavar(context) for each in found] or ["VALUE"]
+            return f"{error.option_name} needs a value: {error.option_name} {values[0]}"
+        case _:
+            pass
+    names = [each.name for each in context.command.params] if "unexpected extra" in error.message else ()
+    if "account" in names and not context.params.get("account"):
+        return f"{error.format_message()}; write -a ID for the account"
+    return error.format_message() + (
+        "; write -m NAME for a method, such as -m meta" if "method" in names else ""
+    )
 
 
 def _nearest_option(name: str, context: click.Context) -> str:
-    if name in RENAMED and context.parent is not None:
-        return f"; write {RENAMED[name]}"
-    options = [
-        each for param in context.command.get_params(context) for each in param.opts if each[:1] == "-"
-    ]
-    if nearest := did_you_mean(name, [each for each in options if each[:2] == "--"]):
+    names = [each for param in context.command.get_params(context) for each in param.opts]
+    is_before = context.parent is None
+    other = RENAMED.get(name, "")
+    if other.partition(" ")[0] in names and not is_before:
+        return f"; write {other}"
+    if nearest := did_you_mean(name, [each for each in names if each[:2] == "--"]):
         return nearest
-    return (
-        ""
-        if context.parent is not None
-        else "; options of a command go after its name: truto-ci COMMAND -a ..."
-    )
+    return "; options of a command go after its name: truto-ci COMMAND -a ..." if is_before else ""
 
 
 def _name(param: click.Parameter) -> str:
     return max(param.opts, key=len) if isinstance(param, click.Option) else param.human_readable_name
-
-
-def _shown(param: click.Parameter, context: click.Context) -> str:
-    return f"{_name(param)} {_value(param, context)}" if isinstance(param, click.Option) else _name(param)
-
-
-def _value(param: Any, context: click.Context) -> str:
-    return "VALUE" if param is None else str(param.make_metavar(context))

@@ -22,15 +22,15 @@ examples:
 
 async def run_completion(options: Options, progress: Progress) -> None:
     """Print the script for a shell."""
-    shells: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
-    script = shells[options.shell](click.Command("truto-ci"), {}, "truto-ci", VARIABLE)
+    classes: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": ZshComplete, "fish": FishComplete}
+    script = classes[options.shell](click.Command("truto-ci"), {}, "truto-ci", VARIABLE)
     click.echo(script.source())
 
 
 def command(name: str) -> Command:
     shell = click.Argument(["shell"], type=Choice(SHELLS), required=True)
     return Command(
-        name, run_completion, [shell], examples=EXAMPLES, defaults={"verbose": 0, "quiet": False},
+        name, run_completion, [shell], examples=EXAMPLES,
         help="Print the script with which bash, zsh or fish completes commands, options, choices and files, and the "
         "ids of accounts that earlier commands have listed.",
     )  # fmt: skip

@@ -38,7 +38,7 @@ async def connect(
     ``status`` says that; without an ``activity`` of the caller's own, what the client waits for is added.
 
     With ``--sandbox``, start a sandbox too, and fill in the options that may then be left out. Rate limits among
-    ``sandbox_options`` apply to the sandbox and to the client.
+    ``sandbox_options`` apply to the sandbox and to the client. ``options.source`` then says where the token is from.
     """
     from truto_ci_async import Pacing, Rate, Timeouts, TrutoClient
 
@@ -48,8 +48,8 @@ async def connect(
         settings["timeouts"] = Timeouts(
             connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds
         )
-    token, url, _ = (
-        (options.token, options.api_url, "")
+    token, url, options.source = (
+        (options.token, options.api_url, "sandbox")
         if options.sandbox
         else credentials(options.token, options.profile, options.api_url)
     )
@@ -92,7 +92,8 @@ def _fill_in(options: Options, sandbox: Sandbox) -> None:
     command = resource_command(getattr(options, "model", ""), getattr(options, "resource", ""))
     is_list = command is not None and method_of(options) == "list"
     filters = command.filters if command is not None and is_list else ()
-    if options.command == "pull" or "start_time" in filters:
+    of_users = getattr(options, "resource", None) == ["users"]  # which have no windows
+    if (options.command == "pull" and not of_users) or "start_time" in filters:
         # The synced store needs no window.
         is_synced = getattr(options, "super_query", None) or "truto_super_query" in (
             getattr(options, "extra_query", None) or {}
@@ -100,7 +101,7 @@ def _fill_in(options: Options, sandbox: Sandbox) -> None:
         if options.start_time is None and options.end_time is None and not is_synced:
             options.start_time, options.end_time = SANDBOX_WINDOW
             notes.append(f"window {SANDBOX_WINDOW[0]} to {SANDBOX_WINDOW[1]}")
-    if options.command == "sync" and options.time_zone is None:
+    if options.command == "sync" and options.time_zone is None and not of_users:
         options.time_zone = "US/Pacific"
         notes.append(f"time zone {options.time_zone}")
     if "meeting" in filters and not meetings and options.account in sandbox.account_ids:

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
-from truto_ci_async._text import hide_passwords, printable
+from truto_ci_async._text import hide_passwords
 from truto_ci_async._version import __version__
+from truto_ci_async.cli.output.streams import print_found
 from truto_ci_async.errors import (
     APIError,
     AuthenticationError,
@@ -55,27 +56,18 @@ class Finding(NamedTuple):
 
 async def run_doctor(options: Options, progress: Progress) -> int:
     """Look at everything, print a line for each, and end with 1 if something is wrong."""
-    from truto_ci_async.cli.output.streams import open_stdout
-
     options.timeout = options.timeout or SECONDS
     found = [*_installation(), *[each async for each in _service(options)]]
-    if options.output == "json":
-        import msgspec
-
-        rows = [each._asdict() for each in found]
-        text = msgspec.json.format(msgspec.json.encode(rows)).decode() + "\n"
-    else:
-        text = "".join(_lines(found))
-    open_stdout().write(text.encode())
+    print_found([each._asdict() for each in found], _lines(found), as_json=options.output == "json")
     return FAILED if any(each.verdict == "wrong" for each in found) else DONE
 
 
 def _lines(found: list[Finding]) -> Iterator[str]:
     width = max(len(each.subject) for each in found)
     for each in found:
-        yield printable(f"{each.verdict:<5}  {each.subject:<{width}}  {each.text}") + "\n"
+        yield f"{each.verdict:<5}  {each.subject:<{width}}  {each.text}"
         if each.advice:
-            yield f"{'':<5}  {'':<{width}}  -> {printable(each.advice)}\n"
+            yield f"{'':<5}  {'':<{width}}  -> {each.advice}"
 
 
 # --- this machine ----------------------------------------------------------------------------------------------
@@ -86,14 +78,13 @@ def _installation() -> Iterator[Finding]:
     yield Finding("versions", "ok", f"truto_ci_async {__version__}, Python {python}, {platform.platform()}")
     core = [f"{name} {_version(name)}" for name in ("aiohttp", "msgspec", "anyio", "ijson")]
     yield Finding("libraries", "ok", ", ".join(core))
-    there: list[str] = []
-    missing: list[str] = []
-    for extra, needed in sorted(_extras().items()):
-        (missing if any(_version(name) is None for name in needed) else there).append(extra)
-    yield Finding("extras", "ok", ", ".join(there) or "none")
+    missing = {extra for extra, name in _extras() if _version(name) is None}
+    there = {extra for extra, _ in _extras()} - missing
+    yield Finding("extras", "ok", ", ".join(sorted(there)) or "none")
     if missing:
-        line = f"pip install 'truto-ci-async[{','.join(missing)}]'"
-        yield Finding("", "note", f"not installed: {', '.join(missing)}", f"if you need them: {line}")
+        names = sorted(missing)
+        line = f"pip install 'truto-ci-async[{','.join(names)}]'"
+        yield Finding("", "note", f"not installed: {', '.join(names)}", f"if you need them: {line}")
 
 
 def _version(name: str) -> str | None:
@@ -103,59 +94,37 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _extras() -> dict[str, list[str]]:
-    """Return the packages of each extra, as the package's own metadata has them."""
-    found: dict[str, list[str]] = {}
+def _extras() -> Iterator[tuple[str, str]]:
+    """Return each extra with each package it needs on this Python, as the package's own metadata has them."""
     for line in importlib.metadata.requires("truto_ci_async") or ():
-        requirement, _, marker = line.partition(";")
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", marker)
-        name = re.match(r"[\w.-]+", requirement)
-        if (
-            extra is None
-            or extra[1] == "all"
-            or name is None
-            or name[0].replace("-", "_") == "truto_ci_async"
-        ):
+        needed = re.match(r"([\w.-]+).*;.*\bextra == ['\"]([\w-]+)['\"]", line)
+        older = re.search(r"python_version < ['\"]3\.(\d+)['\"]", line)
+        if needed is None or (older is not None and sys.version_info >= (3, int(older[1]))):
             continue
-        if _is_for_this_python(marker):
-            found.setdefault(extra[1], []).append(name[0])
-    return found
-
-
-def _is_for_this_python(marker: str) -> bool:
-    found = re.search(r"python_version < ['\"]3\.(\d+)['\"]", marker)
-    return found is None or sys.version_info < (3, int(found[1]))
+        name, extra = needed.groups()
+        if extra != "all" and name.replace("-", "_") != "truto_ci_async":
+            yield extra, name
 
 
 # --- the service -----------------------------------------------------------------------------------------------
 
 
 async def _service(options: Options) -> AsyncIterator[Finding]:
+    from truto_ci_async._http.transport.addresses import environment_proxy
+
     from .connection import connect
-    from .profiles import credentials
 
     try:
-        source = (
-            "the sandbox"
-            if options.sandbox
-            else credentials(options.token, options.profile, options.api_url).source
-        )
         async with connect(options, lambda: ["asking the service"]) as client:
-            yield Finding("token", "ok", f"from {source or 'nowhere'}")
-            yield _proxy(options, client)
+            yield Finding("token", "ok", f"from {options.source}")
+            proxy = environment_proxy(client.base_url)
+            yield Finding("proxy", "ok", "none" if proxy is None else hide_passwords(proxy))
             async for each in _ask(client):
                 yield each
     except ConfigurationError as error:
         yield Finding("token", "wrong", describe(error, options.option_names), advise(error) or "")
     except UsageError as error:
         yield Finding("options", "wrong", describe(error, options.option_names))
-
-
-def _proxy(options: Options, client: TrutoClient) -> Finding:
-    from truto_ci_async._http.transport.addresses import environment_proxy
-
-    proxy = environment_proxy(client.base_url)
-    return Finding("proxy", "ok", "none" if proxy is None else hide_passwords(proxy))
 
 
 async def _ask(client: TrutoClient) -> AsyncIterator[Finding]:
@@ -189,6 +158,7 @@ async def _ask(client: TrutoClient) -> AsyncIterator[Finding]:
 
 def _unreachable(error: TransportError, url: str) -> Finding:
     text = str(error)
+    advice = "try again; if it stays, something between here and the service cuts connections"
     if isinstance(error, DeadlineError):
         advice = "a firewall or a proxy may be dropping packets: try from another network, or set HTTPS_PROXY"
     elif re.search(r"certificate|\[SSL|handshake", text, re.IGNORECASE):
@@ -197,8 +167,6 @@ def _unreachable(error: TransportError, url: str) -> Finding:
         advice = "the name is not known: check the address, the DNS server and the VPN"
     elif isinstance(error, ConnectError):
         advice = "check the address, the firewall and HTTPS_PROXY"
-    else:
-        advice = "try again; if it stays, something between here and the service cuts connections"
     return Finding("service", "wrong", f"{url}: {text}", advice)
 
 
@@ -207,9 +175,8 @@ def _access(error: APIError | None) -> Finding:
         return Finding("access", "ok", "the token is taken")
     if isinstance(error, PermissionDeniedError):
         return Finding("access", "ok", "the token of one account: it cannot list accounts")
-    if isinstance(error, AuthenticationError):
-        return Finding("access", "wrong", "the token is not taken", advise(error) or "")
-    return Finding("access", "wrong", str(error), advise(error) or "")
+    text = "the token is not taken" if isinstance(error, AuthenticationError) else str(error)
+    return Finding("access", "wrong", text, advise(error) or "")
 
 
 def clock(headers: Mapping[str, str], seconds: float) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,15 +45,40 @@ def check_engine(options: Options) -> None:
         if names := [name for name, value in given.items() if value is not None]:
             raise UsageError(f"{' and '.join(names)}: for --engine ray only")
         return
-    others = {"--sandbox": options.sandbox, "--fresh": options.fresh, "--report": options.report}
+    others = {
+        "--sandbox": options.sandbox,
+        "--fresh": options.fresh,
+        "--report": options.report,
+        "--timeout": options.timeout,
+    }
     if names := [name for name, value in others.items() if value]:
         raise UsageError(
-            f"{' and '.join(names)}: not with --engine; to start over, use another folder or table"
+            f"{' and '.join(names)}: not with --engine"
+            + ("; to start over, use another folder or table" if options.fresh else "")
         )
     if options.token or options.profile:
         raise UsageError(
             "--token and --profile: not with --engine, whose workers read TRUTO_API_TOKEN where they run"
         )
+
+
+def target_of(options: Options) -> dict[str, Any]:
+    """Return the arguments that say how rows are written."""
+    if options.to is None:
+        return {"format": options.output, "csv_formulas": options.csv_formulas}
+    return options.pick("table", "mode", "add_columns", "on_rejected")
+
+
+def settings_of(name: str, options: Options, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of one resource: if several are pulled, without those that are for others."""
+    lacks: tuple[str, ...] = ()
+    if name == "users":
+        lacks = ("start_time", "end_time", "window", "users", "lookback", "max_history", "time_zone")
+    elif name != "transcripts" and options.command == "pull":
+        lacks = ("lookback",)
+    if len(options.resource) == 1:
+        lacks = ()
+    return {each: value for each, value in settings.items() if each not in lacks}
 
 
 async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, asked: dict[str, Any]) -> int:
@@ -65,14 +90,6 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
 
     ray_library()  # or the line to install it is told, before anything is asked
     current: list[ShardReports] = []  # those of the resource that is pulled
-    target = {"format": options.output, "csv_formulas": options.csv_formulas}
-    if options.to is not None:
-        target = {
-            "table": options.table,
-            "mode": options.mode,
-            "add_columns": options.add_columns,
-            "on_rejected": options.on_rejected,
-        }
     out: Any = options.out or options.to
     code = DONE
 
@@ -86,10 +103,8 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
     async with _told_how_to_go_on(), connect(options, status, Activity()) as client:
         for name in options.resource:
             current.clear()
-            of_windows = ("start_time", "end_time", "window", "users") if name == "users" else ()
-            filters = {each: value for each, value in asked.items() if each not in of_windows}
             reports = await pull_to(
-                await getattr(client, name).plan(accounts, **filters),
+                await getattr(client, name).plan(accounts, **settings_of(name, options, asked)),
                 out,
                 shards=options.shards or SHARDS,
                 address=options.ray_address,
@@ -98,7 +113,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
                 budget=Budget(max_accounts=options.max_accounts),
                 grow=options.grow,
                 lookback=options.lookback if name == "transcripts" else None,
-                **target,
+                **target_of(options),
             )
             code = max(code, say_result(name, reports))
     if code != DONE:

@@ -7,7 +7,8 @@ import os
 import sys
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
-from uuid import uuid4
+
+from truto_ci_async._files import write_file
 
 Kind: TypeAlias = Literal["config", "cache"]
 # For each kind: the variable that names its folder, and the folder in the home directory.
@@ -34,15 +35,7 @@ def replace_file(path: Path, data: bytes) -> None:
     """Write a file in one step: another command sees what was there before, or all of ``data``.
 
     :raises OSError: it cannot be written.
+    :raises UsageError: it is a directory.
     """
     path.parent.mkdir(0o700, parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{uuid4()}")
-    try:
-        with open(os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+    write_file(path, [data], 0o600)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from msgspec import Raw
 
@@ -29,35 +29,42 @@ if TYPE_CHECKING:
     from truto_ci_async.pagination.stream import ItemStream
     from truto_ci_async.resources.base import Resource
 
+# The option of each filter that not every resource has.
+_OPTIONS: Final = {
+    "start_time": "--start-time",
+    "end_time": "--end-time",
+    "users": "--user",
+    "meeting": "--meeting",
+}
+
 
 async def list_items(options: Options, progress: Progress) -> None:
     """List the items of a resource."""
     command = resource_command(options.model, options.resource) if options.path is None else None
-    progress.noun = command.noun if command else "item"
-    texts = command.text_formats if command else ()
-    format = format_of(options, _default_output(options), texts)
+    is_raw = options.response_format == "raw"
+    progress.noun = "document" if is_raw else command.noun if command else "item"
+    format = format_of(options, _default_output(options), command.text_formats if command else ())
     _check_options(options, format)
     read_queries(options)
     layout = LAYOUTS[options.resource] if command else ANY_LAYOUT
     if options.columns:
         if command is None:
             raise UsageError(f"--columns is for the resources of {MODEL}, without --path")
-        layout = layout_of_columns(
-            ITEM_TYPES[options.resource], [each.strip() for each in options.columns.split(",")]
-        )
+        names = [each.strip() for each in options.columns.split(",")]
+        layout = layout_of_columns(ITEM_TYPES[options.resource], names)
     writer = writer_for(options, format, layout, is_document=options.key_by is not None)
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in TYPED_FORMATS else ITEM_TYPES[options.resource] if command else dict
     async with connect(options, progress.parts) as client:
         resource = open_resource(client, options)
         _check_filters(resource, options)
-        resumes = (
-            not (options.key_by or options.max_pages or len(options.meeting) > 1)
-            and options.response_format in ("unified", "normalized")
-        )  # fmt: skip
+        resumes = not options.key_by and len(options.meeting) <= 1
         with open_output(options, writer, progress, resumes=resumes) as output:
-            for meeting in options.meeting or [None]:
-                await _write(resource, item_type, meeting, options, output, progress)
+            for meeting in [] if output.is_complete else options.meeting or [None]:
+                filters = _filters(resource, options, meeting)
+                if not is_raw:
+                    filters["item_type"] = item_type
+                await _Listing(resource, filters, options, output, progress).write()
                 if progress.items == options.max_items:
                     break
     progress.say_done()
@@ -79,13 +86,10 @@ def open_resource(client: TrutoClient, options: Options) -> Resource[Any]:
     return client.unified(options.model, options.resource)
 
 
-# The option of each filter that not every resource has.
-_OPTIONS: Final = {
-    "start_time": "--start-time",
-    "end_time": "--end-time",
-    "users": "--user",
-    "meeting": "--meeting",
-}
+def _default_output(options: Options) -> str:
+    if options.key_by or options.response_format in ("raw", "debug"):
+        return "json"
+    return "ndjson" if options.response_format == "stream" else "table"
 
 
 def _check_filters(resource: Resource[Any], options: Options) -> None:
@@ -97,69 +101,38 @@ def _check_filters(resource: Resource[Any], options: Options) -> None:
         raise UsageError(f"{name} takes no {' and no '.join(unknown)}; -q sends any parameter")
     required = [each for each in resource.required_filters if each not in given and each not in extra]
     if required:
-        raise UsageError(f"{name} needs {' and '.join(_OPTIONS[each] for each in required)}")
-
-
-async def _write(
-    resource: Resource[Any],
-    item_type: Any,
-    meeting: str | None,
-    options: Options,
-    output: Output,
-    progress: Progress,
-) -> None:
-    """Write one list to its end: that of the account, or of one of its meetings."""
-    filters = _filters(resource, options, meeting)
-    if options.response_format == "raw":
-        await _write_raw(resource, filters, options, output, progress)
-        return
-    filters["item_type"] = item_type
-    write = (
-        _write_keyed
-        if options.key_by
-        else _write_stream
-        if options.response_format == "stream"
-        else _write_list
-    )
-    await write(resource, filters, options, output, progress)
-
-
-def _default_output(options: Options) -> str:
-    if options.key_by or options.response_format in ("raw", "debug"):
-        return "json"
-    return "ndjson" if options.response_format == "stream" else "table"
+        ids = " ID (`truto-ci meetings` lists them)" if "meeting" in required else ""
+        raise UsageError(f"{name} needs {' and '.join(_OPTIONS[each] for each in required)}{ids}")
 
 
 def _check_options(options: Options, format: str) -> None:
     """:raises UsageError: two options contradict each other."""
-    if options.id is not None:
-        raise UsageError(f"-m list takes no ID: {options.id!r} is shown by -m get")
-    if options.columns and format not in ROW_FORMATS:
-        raise UsageError(
-            f"--columns is for -o table and -o csv, not for {format}: there, use --exclude-field"
-        )
-    if options.path is not None and options.response_format != "stream":
-        raise UsageError("--path needs --response-format stream")
-    if options.key_by:
-        if options.response_format == "stream":
-            raise UsageError(
-                "--key-by holds all items in memory, which --response-format stream avoids: leave out one"
-            )
-        if format not in ("json", "yaml"):
-            raise UsageError(f"--key-by writes one object, which needs -o json or -o yaml, not -o {format}")
-        if options.next_cursor or options.max_items:
-            given = "--next-cursor" if options.next_cursor else "--max-items"
-            raise UsageError(f"--key-by reads whole pages from the beginning: leave out {given}")
-    if options.response_format == "raw":
-        if options.key_by or options.max_items:
-            given = "--key-by" if options.key_by else "--max-items"
-            raise UsageError(
-                f"--response-format raw does not read items, so {given} cannot be used; --max-pages limits pages"
-            )
-        if format in TYPED_FORMATS:
-            raise UsageError(f"--response-format raw has no rows for -o {format}: use json, ndjson or yaml")
-    if format in ("text", "vtt") and options.path is not None:
-        raise UsageError(f"--path reads items of any kind: leave out -o {format}")
+    is_stream, is_raw = options.response_format == "stream", options.response_format == "raw"
+    keyed, rest = options.key_by, "--next-cursor" if options.next_cursor else "--max-items"
+    contradictions = {
+        f"-m list takes no ID: {options.id!r} is shown by -m get": options.id is not None,
+        f"--columns is for -o table and -o csv, not for {format}: there, use --exclude-field": options.columns
+        and format not in ROW_FORMATS,
+        "--path needs --response-format stream": options.path is not None and not is_stream,
+        "--key-by holds all items in memory, which --response-format stream avoids: leave out one": keyed
+        and is_stream,
+        f"--key-by writes one object, which needs -o json or -o yaml, not -o {format}": keyed
+        and format not in ("json", "yaml"),
+        f"--key-by reads whole pages from the beginning: leave out {rest}": keyed
+        and (options.next_cursor or options.max_items),
+        f"--response-format raw does not read items, so {'--key-by' if keyed else '--max-items'} cannot be used; "
+        "--max-pages limits pages": is_raw and (keyed or options.max_items),
+        f"--response-format raw has no rows for -o {format}: use json, ndjson or yaml": is_raw
+        and format in TYPED_FORMATS,
+        f"--path reads items of any kind: leave out -o {format}": options.path is not None
+        and format in ("text", "vtt"),
+    }
+    if len(options.meeting) > 1:
+        of_one = {"-o vtt": format == "vtt", "--key-by": keyed, "--next-cursor": options.next_cursor}
+        contradictions |= {f"{name} is for one meeting: give one --meeting": of_one[name] for name in of_one}
+    for message, is_so in contradictions.items():
+        if is_so:
+            raise UsageError(message)
     if options.start_time and options.end_time:
         now = datetime.now(UTC)
         start, end = (resolve_time(each, "", now).at for each in (options.start_time, options.end_time))
@@ -167,144 +140,6 @@ def _check_options(options: Options, format: str) -> None:
             raise UsageError(
                 f"--end-time {options.end_time} is not after --start-time {options.start_time}: exchange them?"
             )
-    if len(options.meeting) > 1:
-        several = {
-            "-o vtt": format == "vtt",
-            "--key-by": options.key_by,
-            "--next-cursor": options.next_cursor,
-        }
-        for name in (name for name, is_given in several.items() if is_given):
-            raise UsageError(f"{name} is for one meeting: give one --meeting")
-
-
-async def _write_list(
-    resource: Resource[Any],
-    filters: dict[str, Any],
-    options: Options,
-    output: Output,
-    progress: Progress,
-) -> None:
-    paginator = resource.list(
-        options.account,
-        response_format=options.response_format,
-        cursor=options.next_cursor,
-        prefetch=prefetch(options),
-        max_pages=options.max_pages,
-        **filters,
-    )
-
-    def with_debug(page: Page[Any], items: Sequence[Any]) -> Sequence[Any]:
-        document = _masked_debug(page.debug)
-        if filters["item_type"] is not Raw:
-            say(f"debug: {one_line(document).decode().rstrip()}")
-            return items
-        return [{"result": items, "next_cursor": page.next_cursor, "debug": document}]
-
-    if options.response_format == "debug":
-        say(
-            "values of requestOptions and responseHeaders show as ***: they can hold the provider's credentials"
-        )
-    await write_pages(
-        paginator, options, output, progress, with_debug if options.response_format == "debug" else None
-    )
-
-
-async def _write_raw(
-    resource: Resource[Any],
-    filters: dict[str, Any],
-    options: Options,
-    output: Output,
-    progress: Progress,
-) -> None:
-    progress.noun = "document"
-    progress.position = options.next_cursor
-    pages = aiter(
-        resource.raw(options.account, cursor=options.next_cursor, max_pages=options.max_pages, **filters)
-    )
-    async for page in pages:
-        documents = [page.json(Raw)] if page.body else []  # a first page may be empty
-        output.page(documents)
-        progress.items += len(documents)
-        cursor = page.next_cursor or ""
-        # A position holds resolved times, and only characters that are printed unchanged.
-        is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
-        progress.add_page(0, pages.position if is_needed else page.next_cursor)
-        if page.provider_cursor is not None:
-            progress.rest = (
-                "the provider has more, for which --response-format raw cannot ask: leave it out for all"
-            )
-
-
-async def _write_keyed(
-    resource: Resource[Any],
-    filters: dict[str, Any],
-    options: Options,
-    output: Output,
-    progress: Progress,
-) -> None:
-    found = await resource.keyed(
-        options.account,
-        key_by=options.key_by,
-        response_format=options.response_format,
-        max_pages=options.max_pages,
-        **filters,
-    )
-    output.page([found])
-    progress.items, progress.pages = len(found), found.pages
-    for issue in found.issues:
-        say(f"warning: {issue.path}: {issue.message}")
-
-
-async def _write_stream(
-    resource: Resource[Any],
-    filters: dict[str, Any],
-    options: Options,
-    output: Output,
-    progress: Progress,
-) -> None:
-    """Write items as they arrive: in one stream over all pages, or in one per page to count ``--max-pages``."""
-    progress.position = options.next_cursor
-    while True:
-        stream = resource.stream(
-            options.account,
-            path=options.path or "result",
-            cursor=cast("Any", progress.position),
-            follow_cursor=options.max_pages is None,
-            **filters,
-        )
-        async with stream:
-            await _copy_stream(stream, options, output, progress)
-        is_enough = options.max_items is not None and progress.items >= options.max_items
-        if is_enough or progress.position is None or progress.pages == options.max_pages:
-            return
-
-
-async def _copy_stream(stream: ItemStream[Any], options: Options, output: Output, progress: Progress) -> None:
-    """Write one stream, and keep ``progress`` correct however it ends."""
-    start, pages_before = progress.position, progress.pages
-
-    def count_pages() -> None:
-        if progress.pages != pages_before + stream.pages_read:
-            progress.pages, progress.repeated = pages_before + stream.pages_read, 0
-
-    progress.position = stream.position
-    try:
-        async for batch in stream.batches():
-            count_pages()
-            items = batch if options.max_items is None else batch[: options.max_items - progress.items]
-            output.page(items)
-            progress.items += len(items)
-            progress.repeated += len(items)
-            if progress.items == options.max_items:
-                progress.more = "there may be more"
-                break
-    finally:
-        progress.position = stream.position
-        count_pages()
-        if not stream.pages_read and (not progress.repeated or progress.items == options.max_items):
-            progress.position = start  # continuing from the beginning of this stream would mean starting over
-    if stream.envelope.get("is_partial_response"):
-        say("warning: the service calls this a partial response")
 
 
 def _filters(resource: Resource[Any], options: Options, meeting: str | None) -> dict[str, Any]:
@@ -314,16 +149,148 @@ def _filters(resource: Resource[Any], options: Options, meeting: str | None) -> 
         "users": options.users or None,
         "meeting": meeting,
     }
-    return {name: value for name, value in own.items() if name in resource.own_filters} | {
-        "limit": options.limit,
-        "ignore_limit": options.ignore_limit,
-        "exclude_fields": options.exclude_fields,
-        "ignore_remote_data": options.ignore_remote_data,
-        "super_query": options.super_query,
-        "skip_api_call": options.skip_api_call,
-        "remote_query": options.remote_query,
-        "extra_query": options.extra_query,
-    }
+    own = {name: value for name, value in own.items() if name in resource.own_filters}
+    return own | options.pick(
+        *("limit", "ignore_limit", "exclude_fields", "ignore_remote_data", "super_query", "skip_api_call"),
+        *("remote_query", "extra_query"),
+    )
+
+
+class _Listing(NamedTuple):
+    """One list, that of the account or of one of its meetings, on its way into the output."""
+
+    resource: Resource[Any]
+    filters: dict[str, Any]
+    options: Options
+    output: Output
+    progress: Progress
+
+    async def write(self) -> None:
+        """Write the list to its end."""
+        if self.options.key_by:
+            await self._write_keyed()
+        elif self.options.response_format == "raw":
+            await self._write_raw()
+        elif self.options.response_format == "stream":
+            await self._write_stream()
+        else:
+            await self._write_list()
+
+    async def _write_list(self) -> None:
+        options = self.options
+        paginator = self.resource.list(
+            options.account,
+            response_format=options.response_format,
+            cursor=options.next_cursor,
+            prefetch=prefetch(options),
+            max_pages=options.max_pages,
+            **self.filters,
+        )
+        is_debug = options.response_format == "debug"
+        if is_debug:
+            say(
+                "values of requestOptions and responseHeaders show as ***: they can hold the provider's credentials"
+            )
+        await write_pages(
+            paginator, options, self.output, self.progress, self._with_debug if is_debug else None
+        )
+
+    def _with_debug(self, page: Page[Any], items: Sequence[Any]) -> Sequence[Any]:
+        document = _masked_debug(page.debug)
+        if self.filters["item_type"] is Raw:
+            return [{"result": items, "next_cursor": page.next_cursor, "debug": document}]
+        say(f"debug: {one_line(document).decode().rstrip()}")
+        return items
+
+    async def _write_raw(self) -> None:
+        options, progress = self.options, self.progress
+        progress.position, pages_before = options.next_cursor, progress.pages
+        pages = aiter(
+            self.resource.raw(
+                options.account, cursor=options.next_cursor, max_pages=options.max_pages, **self.filters
+            )
+        )
+        async for page in pages:
+            documents = [page.json(Raw)] if page.body else []  # a first page may be empty
+            self.output.page(documents)
+            cursor = page.next_cursor or ""
+            # A position holds resolved times, and only characters that are printed unchanged.
+            is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
+            progress.add_page(len(documents), pages.position if is_needed else page.next_cursor)
+            is_last = progress.position is None or progress.pages - pages_before == options.max_pages
+            self.output.commit(progress, is_complete=is_last)
+            if page.provider_cursor is not None:
+                progress.rest = (
+                    "the provider has more, for which --response-format raw cannot ask: leave it out for all"
+                )
+
+    async def _write_keyed(self) -> None:
+        options, progress = self.options, self.progress
+        found = await self.resource.keyed(
+            options.account,
+            key_by=options.key_by,
+            response_format=options.response_format,
+            max_pages=options.max_pages,
+            **self.filters,
+        )
+        self.output.page([found])
+        progress.items, progress.pages = len(found), found.pages
+        for issue in found.issues:
+            say(f"warning: {issue.path}: {issue.message}")
+
+    async def _write_stream(self) -> None:
+        """Write items as they arrive: in one stream over all pages, or in one per page to count ``--max-pages``."""
+        options, progress = self.options, self.progress
+        progress.position, pages_before = options.next_cursor, progress.pages
+        is_last = False
+        while not is_last:
+            stream = self.resource.stream(
+                options.account,
+                path=options.path or "result",
+                cursor=cast("Any", progress.position),
+                follow_cursor=options.max_pages is None,
+                **self.filters,
+            )
+            async with stream:
+                await self._copy(stream)
+            is_last = (
+                progress.position is None
+                or progress.items == options.max_items
+                or progress.pages - pages_before == options.max_pages
+            )
+            self.output.commit(progress, is_complete=is_last)
+
+    async def _copy(self, stream: ItemStream[Any]) -> None:
+        """Write one stream, and keep ``progress`` correct however it ends."""
+        progress, most = self.progress, self.options.max_items
+        start, pages_before = progress.position, progress.pages
+
+        def count_pages() -> None:
+            if progress.pages != pages_before + stream.pages_read:
+                progress.pages, progress.repeated = pages_before + stream.pages_read, 0
+                progress.position = stream.position
+                self.output.commit(progress, is_complete=False)
+
+        progress.position = stream.position
+        try:
+            async for batch in stream.batches():
+                count_pages()
+                items = batch if most is None else batch[: most - progress.items]
+                self.output.page(items)
+                progress.items += len(items)
+                progress.repeated += len(items)
+                if progress.items == most:
+                    progress.more = "there may be more"
+                    break
+        finally:
+            progress.position = stream.position
+            count_pages()
+            if not stream.pages_read and (not progress.repeated or progress.items == most):
+                progress.position = (
+                    start  # continuing from the beginning of this stream would mean starting over
+                )
+        if stream.envelope.get("is_partial_response"):
+            say("warning: the service calls this a partial response")
 
 
 def _masked_debug(debug: DebugInfo | None) -> dict[str, Any] | None:

@@ -124,7 +124,7 @@ def in_options(message: str, option_names: Mapping[str, str]) -> str:
         return option_names.get(match[0], match[0])
 
     message = given_in_options(message, option_names)
-    words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?= (?:is|has|must)\b)"
+    words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?=:| (?:is|has|must)\b)"
     message = re.sub(words, named, message)
     return re.sub(r"(--[a-z-]+) \(\1\)", r"\1", message)  # where the library names the option as well
 

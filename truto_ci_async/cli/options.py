@@ -18,7 +18,7 @@ from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import ConfigurationError
 
 from .messages import Progress
-from .values import filled, moment, seconds, whole_number
+from .values import filled, moment, seconds, whole_number, word
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
@@ -31,38 +31,13 @@ CONNECTION: Final = "connection"
 class Options(SimpleNamespace):
     """The options of one command line, by name. A command's ``defaults`` are those it does not offer."""
 
+    def pick(self, *names: str) -> dict[str, Any]:
+        """Return some of them, by name."""
+        return {name: getattr(self, name) for name in names}
+
 
 Run: TypeAlias = Callable[[Options, Progress], Coroutine[Any, Any, int | None]]
-
-
-class Reader(click.ParamType[Any]):
-    """Values that a function reads from text. It raises ``ValueError`` with a message that says how to write them."""
-
-    def __init__(
-        self, read: Callable[[str], Any], name: str, complete: Callable[[str], Sequence[str]] | None = None
-    ) -> None:
-        self.name = name
-        self._read = read
-        self._complete = complete
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self._read(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
-        return self.name
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        if self.name.startswith(("FILE", "FOLDER")):
-            return [CompletionItem(incomplete, type="dir" if self.name == "FOLDER" else "file")]
-        found = () if self._complete is None else self._complete(incomplete)
-        return [CompletionItem(each) for each in found if each.startswith(incomplete)]
+Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], list[Any]]
 
 
 def not_one_of(value: str, choices: Sequence[str]) -> str:
@@ -75,15 +50,24 @@ class Choice(click.Choice[str]):
     """One of some words."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        return not_one_of(value, self.choices)
+        is_file = "." in str(value) and any(
+            each.name == "out" for each in (ctx.command.params if ctx else ())
+        )
+        return (
+            not_one_of(value, self.choices) if not is_file else f"{value!r} is no format; write --out {value}"
+        )
 
 
 class Argument(click.Argument):
     """An argument that the help explains, which click does in later versions only."""
 
-    def __init__(self, names: Sequence[str], *, help: str, **settings: Any) -> None:
-        super().__init__(names, **settings)
-        self.group = "arguments"
+    group = "arguments"
+
+    def __init__(
+        self, name: str, metavar: str, *, help: str, required: bool = False, **settings: Any
+    ) -> None:
+        shown = metavar if required else f"[{metavar}]"
+        super().__init__([name], type=word, metavar=shown, required=required, **settings)
         self._explained = help
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
@@ -93,8 +77,9 @@ class Argument(click.Argument):
 class Option(click.Option):
     """An option that the help shows under the heading ``group``."""
 
-    def __init__(self, *names: str, group: str, **settings: Any) -> None:
-        super().__init__([*names], **settings)
+    def __init__(self, *names: str, group: str, help: str, **settings: Any) -> None:
+        repeated = "; may be repeated" if settings.get("multiple") else ""
+        super().__init__([*names], help=f"{help}{repeated}", **settings)
         self.group = group
 
 
@@ -124,24 +109,19 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> tuple[Run, Options]:
         """Return what to run. Options of the connection may stand before the command's name too."""
+        names = {each.name: max(each.opts, key=len) for each in self.params if isinstance(each, Option)}
         before = {} if ctx.parent is None else ctx.parent.params
-        given: dict[str, Any] = {
-            name: [*ctx.params[name]]
-            if isinstance(param, click.Option) and param.multiple
-            else ctx.params[name]
-            for param in self.params
-            if (name := param.name) in ctx.params
-        }
-        shared: dict[str, Any] = {
-            name: _either(given[name], before.get(name)) for name in SHARED if name in given
-        }
-        names: dict[str | None, str] = {
-            param.name: max(param.opts, key=len) for param in self.params if isinstance(param, click.Option)
-        }
-        if shared.get("quiet") and shared.get("verbose"):
+        given = {**ctx.params}
+        for name, value in before.items():
+            if name == "verbose" and name in given:
+                given[name] += value
+            elif given.get(name) in (None, False):
+                if value and name not in names and name not in ("verbose", "quiet", "no_color"):
+                    raise click.UsageError(f"it takes no --{name.replace('_', '-')}", ctx)
+                given[name] = value
+        if given.get("quiet") and given.get("verbose"):
             raise click.UsageError("--quiet and --verbose contradict each other: give one", ctx)
-        found: dict[str, Any] = {**before, **self.defaults, **given, **shared}
-        return self.run, Options(command=self.name, option_names=names, **found)
+        return self.run, Options(command=self.name, option_names=names, **{**self.defaults, **given})
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"\n{fill(self.help or '', min(formatter.width, 79))}\n")
@@ -151,13 +131,6 @@ class Command(click.Command):
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"\n{self.epilog}")
-
-
-def _either(after: Any, before: Any) -> Any:
-    """Return the value of an option that was given before or behind the command's name; ``-v`` is counted."""
-    if isinstance(after, int) and not isinstance(after, bool):
-        return after + (before or 0)
-    return before if after in (None, False) else after
 
 
 def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -171,10 +144,23 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
             formatter.write_dl(records, col_max=24)
 
 
-def argument(name: str, metavar: str, *, help: str, required: bool = False, complete: Any = None) -> Argument:
-    kind = Reader(filled, metavar, complete)
-    shown = metavar if required else f"[{metavar}]"
-    return Argument([name], help=help, type=kind, metavar=shown, required=required)
+def offer(
+    words: Sequence[str] | Callable[[click.Context], Sequence[str]], *, several: bool = False
+) -> Completer:
+    """Return a completion with words that are usual, or with what a function finds; ``several``: after a comma too."""
+
+    def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+        before, comma, last = incomplete.rpartition(",") if several else ("", "", incomplete)
+        given = before.split(",")
+        found = words(ctx) if callable(words) else words
+        return [f"{before}{comma}{each}" for each in found if each.startswith(last) and each not in given]
+
+    return complete
+
+
+def offer_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Have the shell complete the names of its files."""
+    return [CompletionItem(incomplete, type="dir" if "FOLDER" in (param.metavar or "") else "file")]
 
 
 def flag(*names: str, group: str, help: str) -> Option:
@@ -182,21 +168,20 @@ def flag(*names: str, group: str, help: str) -> Option:
 
 
 def text(
-    *names: str, group: str, metavar: str, help: str, read: Callable[[str], Any] = filled, **settings: Any
+    *names: str,
+    metavar: str,
+    read: Callable[[str], Any] = filled,
+    complete: Completer | None = None,
+    **settings: Any,
 ) -> Option:
-    """Return an option with a value that ``read`` reads."""
-    kind = Reader(read, metavar, settings.pop("complete", None))
-    return Option(*names, group=group, type=kind, help=help, **settings)
+    """Return an option with a value that ``read`` reads. It raises ``ValueError``, and says how to write the value."""
+    if metavar in ("FILE", "FOLDER"):
+        complete = offer_files
+    return Option(*names, type=read, metavar=metavar, shell_complete=complete, **settings)
 
 
-def several(*names: str, group: str, metavar: str, help: str, read: Callable[[str], Any] = filled) -> Option:
-    return text(
-        *names, group=group, metavar=metavar, help=f"{help}; may be repeated", read=read, multiple=True
-    )
-
-
-def choice(*names: str, group: str, choices: Sequence[str], help: str, **settings: Any) -> Option:
-    return Option(*names, group=group, type=Choice(choices), help=help, **settings)
+def choice(*names: str, choices: Sequence[str], **settings: Any) -> Option:
+    return Option(*names, type=Choice(choices), **settings)
 
 
 # The integrations with conversational intelligence, and the statuses of an account.
@@ -204,22 +189,17 @@ PRODUCTS: Final = ("gong", "avoma", "chorus", "firefliesai", "wingman")
 STATUSES: Final = ("active", "connecting", "post_install_error", "validation_error", "needs_reauth")
 
 
-def offer(*words: str) -> Callable[[str], Sequence[str]]:
-    """Return a completion of an option whose values are usually one of these, but may be others."""
-    return lambda _: words
-
-
 # --- which account ---------------------------------------------------------------------------------------------
 
 
-def known_accounts(incomplete: str) -> Sequence[str]:
+def known_accounts(ctx: click.Context) -> Sequence[str]:
     """Return the accounts that earlier commands have seen, for completion."""
     from .account_cache import cached_accounts
 
     return cached_accounts()
 
 
-def known_profiles(incomplete: str) -> Sequence[str]:
+def known_profiles(ctx: click.Context) -> Sequence[str]:
     """Return the names of the profiles, for completion."""
     from .profiles import stored_profiles
 
@@ -230,7 +210,7 @@ def known_profiles(incomplete: str) -> Sequence[str]:
 
 def account(group: str = ASK) -> Option:
     return text(
-        "-a", "--account", group=group, metavar="ID", complete=known_accounts,
+        "-a", "--account", group=group, metavar="ID", read=word, complete=offer(known_accounts),
         help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")  # fmt: skip
 
 
@@ -247,12 +227,19 @@ def window(note: str, end: str = "") -> list[click.Parameter]:
 
 
 def users() -> Option:
-    return several("--user", "users", group=ASK, metavar="ID", help="only this user")
+    return text("--user", "users", group=ASK, metavar="ID", multiple=True, help="only this user")
 
 
 def exclusions() -> list[click.Parameter]:
     return [
-        several("--exclude-field", "exclude_fields", group=ASK, metavar="FIELD", help="leave this field out"),
+        text(
+            "--exclude-field",
+            "exclude_fields",
+            group=ASK,
+            metavar="FIELD",
+            multiple=True,
+            help="leave this field out",
+        ),
         flag("--ignore-remote-data", group=ASK, help="leave out remote_data, the provider's own record"),
     ]
 
@@ -262,7 +249,7 @@ def query(nested: str = "created_at[gt]=... or created_at.gt=...") -> list[click
         Option("-q", "--query", group=ASK, multiple=True, metavar="NAME=VALUE,...",
                help=f"more parameters, sent as they are; write nested ones as {nested}, each member of a list as "
                "name[]=..., and a comma inside a value as \\, (a backslash also makes . [ ] = and itself ordinary "
-               "characters); may be repeated"),
+               "characters)"),
         Option("--query-json", group=ASK, metavar="JSON",
                help="the same as a JSON object; null removes a parameter that would have been sent"),
     ]  # fmt: skip
@@ -310,9 +297,6 @@ def output(formats: str, choices: Sequence[str] = FORMATS) -> list[click.Paramet
 # --- every command ---------------------------------------------------------------------------------------------
 
 
-SHARED: Final = ("sandbox", "token", "profile", "api_url", "timeout", "verbose", "quiet", "no_color")
-
-
 def connection() -> list[click.Parameter]:
     """Return the options that may stand before the command's name or after it."""
     return [
@@ -322,7 +306,7 @@ def connection() -> list[click.Parameter]:
         text("--token", group=CONNECTION, metavar="TOKEN", read=str,
              help="the API token; better `truto-ci login`, or set TRUTO_API_TOKEN: every user of the machine can read "
              "a command line in its process list, and the shell keeps it in its history"),
-        text("--profile", group=CONNECTION, metavar="NAME", complete=known_profiles,
+        text("--profile", group=CONNECTION, metavar="NAME", complete=offer(known_profiles),
              help="use the token and the address that `truto-ci login` has kept under this name (default: "
              "TRUTO_API_TOKEN, then the profile of TRUTO_PROFILE, then `default`)"),
         text("--api-url", group=CONNECTION, metavar="URL", read=str,

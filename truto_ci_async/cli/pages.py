@@ -17,14 +17,15 @@ from truto_ci_async.cli.output.destinations import (
     is_stdout,
     open_destination,
 )
+from truto_ci_async.cli.output.parquet import ParquetWriter, StagedParquet
 from truto_ci_async.cli.output.resumable import ResumableFile, earlier_state, question_of
 from truto_ci_async.cli.output.streams import open_pager
 from truto_ci_async.cli.output.tables import RowLayout, TableWriter
-from truto_ci_async.cli.output.writers import CsvWriter, NdjsonWriter, Writer, make_writer
+from truto_ci_async.cli.output.writers import CsvWriter, Writer, make_writer
 from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note, plural, say
-from .options import SHARED, Options
+from .options import Options
 
 if TYPE_CHECKING:
     from truto_ci_async.models import Page
@@ -84,7 +85,7 @@ def open_output(
 ) -> Generator[Output]:
     """Open the destination of ``--out``; afterwards, name the fields that had no column.
 
-    With ``resumes``, rows of lines go on with those that an earlier run of the same command left.
+    With ``resumes``, a file goes on with what an earlier run of the same command left.
 
     :raises UsageError: nothing can be written there, or the beginning of what this run continues would be lost.
     """
@@ -93,7 +94,7 @@ def open_output(
         destination = None if options.no_pager else open_pager()
     else:
         check_destination("--out", options.out)
-        resumes = resumes and isinstance(writer, NdjsonWriter | CsvWriter) and is_plain_file(options.out)
+        resumes = resumes and is_plain_file(options.out)
         question = _question(options) if resumes else ""
         earlier = earlier_output(options.out) if options.next_cursor else None
         if earlier and not (resumes and earlier_state(Path(os.path.realpath(options.out)), question)):
@@ -101,13 +102,19 @@ def open_output(
                 f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
                 "a file of another name, or move that one away"
             )
+        stage = StagedParquet(writer) if resumes and isinstance(writer, ParquetWriter) else None
+        writer = stage or writer
         try:
             destination = (
-                _resumed(options, question, writer, progress) if resumes else open_destination(options.out)
+                ResumableFile(Path(options.out), question, stage.convert if stage else None)
+                if resumes
+                else open_destination(options.out)
             )
         except (PermissionError, FileNotFoundError) as error:
             raise UsageError(f"--out {options.out} cannot be written there: {error.strerror}") from error
     output = Output(writer, destination or open_destination(options.out))
+    if isinstance(destination, ResumableFile):
+        _go_on(options, destination, output, writer, progress)
     try:
         with output:
             yield output
@@ -122,21 +129,21 @@ def open_output(
 
 
 def _question(options: Options) -> str:
-    others = {*SHARED, "out", "no_pager", "option_names"} - {"api_url", "profile", "sandbox"}
+    others = ("out", "no_pager", "option_names", "token", "timeout", "verbose", "quiet", "no_color")
     return question_of({name: value for name, value in vars(options).items() if name not in others})
 
 
-def _resumed(options: Options, question: str, writer: Writer, progress: Progress) -> ResumableFile:
-    """Open the file, and go on behind the rows that are there."""
-    file = ResumableFile(Path(options.out), question)
+def _go_on(options: Options, file: ResumableFile, output: Output, writer: Writer, progress: Progress) -> None:
+    """Go on behind the pages that are in the file."""
     progress.is_resumable = True
-    if state := file.state if file.state.pages else None:
-        note(f"going on behind {plural(state.items, progress.noun)} in {file.partial}")
-        options.next_cursor, options.is_complete = state.position, state.is_complete
-        progress.items, progress.pages, progress.position = state.items, state.pages, state.position
-        if isinstance(writer, CsvWriter):
-            writer.fields = state.fields
-    return file
+    state = file.state
+    if not state.pages:
+        return
+    note(f"going on behind {plural(state.items, progress.noun)} in {file.partial}")
+    options.next_cursor, output.is_complete, writer.state = state.position, state.is_complete, state.writer
+    progress.items, progress.pages, progress.position = state.items, state.pages, state.position
+    if options.max_pages is not None and not state.is_complete:
+        options.max_pages -= state.pages
 
 
 async def write_pages(
@@ -147,10 +154,9 @@ async def write_pages(
     render: Render | None = None,
 ) -> None:
     """Write page after page, each before waiting for the next one; ``render`` turns its items into what is written."""
-    if getattr(options, "is_complete", False):
-        return
     left: int | None = None if options.max_items is None else options.max_items - progress.items
     progress.position = options.next_cursor
+    pages_before = progress.pages
     async for page in paginator.pages():
         items: Sequence[Any] = page.items if left is None else page.items[:left]
         output.page(items if render is None else render(page, items))
@@ -162,7 +168,8 @@ async def write_pages(
             break
         progress.add_page(len(items), page.position)
         left = None if left is None else left - len(items)
-        output.commit(progress, is_complete=left == 0 or page.position is None)
+        is_last = left == 0 or page.position is None or progress.pages - pages_before == options.max_pages
+        output.commit(progress, is_complete=is_last)
         if left == 0:
             break
 

@@ -83,22 +83,24 @@ def store(name: str, base_url: str, token: str) -> str:
     """Keep a profile, in place of one of the same name. Return where its token is."""
     profiles = stored_profiles()
     in_keyring = keyring_works() and _with_keyring("set_password", SERVICE, name, token)
+    if not in_keyring and name in profiles and profiles[name].token is None:
+        _with_keyring("delete_password", SERVICE, name)  # the token that this one replaces
     profiles[name] = Profile(base_url, None if in_keyring else token)
     _write(profiles)
     return "the system's keyring" if in_keyring else str(profiles_file())
 
 
-def remove(name: str) -> None:
-    """Remove a profile and its token.
+def remove(name: str) -> bool:
+    """Remove a profile and its token. Return False if the keyring did not remove it.
 
     :raises UsageError: there is none of this name.
     """
     profiles = stored_profiles()
     profile = _named(name, profiles)
-    if profile.token is None:
-        _with_keyring("delete_password", SERVICE, name)
+    is_gone = profile.token is not None or _with_keyring("delete_password", SERVICE, name) is True
     del profiles[name]
     _write(profiles)
+    return is_gone
 
 
 def credentials(token: str | None, profile: str | None, api_url: str | None) -> Credentials:

@@ -13,7 +13,8 @@ import click
 
 from truto_ci_async.errors import UsageError
 
-from .engine import check_engine, engine_options, pull_on_engine
+from . import options as opt
+from .engine import check_engine, engine_options, pull_on_engine, settings_of, target_of
 from .messages import (
     DONE,
     FAILED,
@@ -27,27 +28,7 @@ from .messages import (
     note,
     say,
 )
-from .options import (
-    ASK,
-    OUTPUT,
-    PRODUCTS,
-    STATUSES,
-    Command,
-    Options,
-    choice,
-    connection,
-    csv_formulas,
-    exclusions,
-    flag,
-    known_accounts,
-    limit,
-    not_one_of,
-    offer,
-    query,
-    text,
-    users,
-    window,
-)
+from .options import ASK, OUTPUT, PRODUCTS, STATUSES, Command, Options, choice, flag, not_one_of, offer, text
 from .resources import RESOURCES
 from .values import length, name_list, read_query, whole_number, window_length
 
@@ -148,6 +129,8 @@ def _check_target(options: Options) -> None:
     there, others = ("--to", of_databases) if options.to is None else ("--out", of_folders)
     if given := [name for name, value in others.items() if value]:
         raise UsageError(f"{' and '.join(given)}: for {there} only")
+    if options.lookback and options.command == "pull" and "transcripts" not in options.resource:
+        raise UsageError("--lookback is for transcripts, which may come late: add --resource transcripts")
     if options.table and len(options.resource) > 1:
         raise UsageError("--table names one table: give one --resource")
     options.output = options.output or "ndjson"
@@ -202,14 +185,8 @@ def _accounts(options: Options) -> list[Any] | Path | None:
 def _asked(options: Options, extra_query: dict[str, Any] | None) -> dict[str, Any]:
     """Return the arguments of a plan."""
     return {
-        "integration": options.integration,
-        "status": options.status,
-        "start_time": options.start_time,
-        "end_time": options.end_time,
-        "window": options.window,
-        "allow_empty": options.allow_empty,
+        **options.pick("integration", "status", "start_time", "end_time", "window", "allow_empty", "limit"),
         "users": options.users or None,
-        "limit": options.limit,
         "exclude_fields": options.exclude_fields or None,
         "ignore_remote_data": options.ignore_remote_data or None,
         "extra_query": extra_query,
@@ -227,39 +204,19 @@ async def _pull_to(
     from truto_ci_async.resources.pull_resources import pull_resources
 
     settings: dict[str, Any] = {
-        "max_accounts": options.max_accounts,
-        "grow": options.grow,
-        "fresh": options.fresh,
+        **options.pick("max_accounts", "grow", "fresh", "lookback"),
         "on_start": progress.on_start,
         **_asked(options, extra_query),
+        **target_of(options),
     }
     if options.to is None:
-        return await pull_resources(
-            client, options.out, options.resource, accounts, format=options.output,
-            csv_formulas=options.csv_formulas, lookback=options.lookback, **settings
-        )  # fmt: skip
-    is_sync = options.command == "sync"
-    sync: dict[str, Any] = {}
-    if is_sync:
-        sync = {
-            "since": "last",
-            "max_history": options.max_history,
-            "keep_missing": options.keep_missing,
-            "time_zone": options.time_zone,
-        }
+        return await pull_resources(client, options.out, options.resource, accounts, **settings)
+    if options.command == "sync":
+        settings |= {"since": "last", **options.pick("max_history", "keep_missing", "time_zone")}
     reports = PullReports(dict.fromkeys(options.resource))
     for name in options.resource:
-        of_windows = () if name != "users" else ("start_time", "end_time", "window", "users")
         reports.by_resource[name] = await getattr(client, name).pull_to(
-            options.to,
-            accounts,
-            table=options.table,
-            mode=options.mode,
-            add_columns=options.add_columns,
-            on_rejected=options.on_rejected,
-            lookback=options.lookback if is_sync or name == "transcripts" else None,
-            **sync,
-            **{each: value for each, value in settings.items() if each not in of_windows},
+            options.to, accounts, **settings_of(name, options, settings)
         )
         if progress.pull is not None and progress.pull.is_stopped:
             break
@@ -358,28 +315,23 @@ def _resource_names(given: str) -> list[str]:
     return names
 
 
-def _offer_resources(incomplete: str) -> list[str]:
-    before, comma, _ = incomplete.rpartition(",")
-    return [f"{before}{comma}{name}" for name in RESOURCES]
-
-
 def _which_accounts() -> list[click.Parameter]:
     which = "which accounts"
     return [
         text("-a", "--account", "--accounts", "accounts", group=which, metavar="ID,...", multiple=True,
-             read=name_list, complete=known_accounts,
-             help="these accounts (see `truto-ci accounts`); may be repeated"),
+             read=name_list, complete=offer(opt.known_accounts, several=True),
+             help="these accounts (see `truto-ci accounts`)"),
         text("--accounts-file", group=which, metavar="FILE",
              help="the accounts in FILE (- for stdin): on each line an id, or a JSON object with an id and optionally "
              "a tenant_id"),
-        text("--integration", group=which, metavar="NAME", complete=offer(*PRODUCTS),
+        text("--integration", group=which, metavar="NAME", complete=offer(PRODUCTS),
              help="all accounts of this product, such as gong"),
-        text("--status", group=which, metavar="STATUS", complete=offer(*STATUSES),
+        text("--status", group=which, metavar="STATUS", complete=offer(STATUSES),
              help="all accounts with this status, such as active"),
         flag("--allow-empty", group=which,
              help="finish with nothing done if there is no such account; otherwise that is an error"),
-        text("--resource", group=ASK, metavar="NAME,...", read=_resource_names, complete=_offer_resources,
-             default=["interactions"],
+        text("--resource", group=ASK, metavar="NAME,...", read=_resource_names,
+             complete=offer([*RESOURCES], several=True), default="interactions",
              help="interactions (default), meetings, transcripts, users, activity; several are pulled in this order"),
     ]  # fmt: skip
 
@@ -400,7 +352,7 @@ def _running() -> list[click.Parameter]:
     return [
         text("--report", group=OUTPUT, metavar="FILE",
              help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON"),
-        text("--max-accounts", group=HOW, metavar="N", read=whole_number(1), default=32,
+        text("--max-accounts", group=HOW, metavar="N", read=whole_number(1), default="32",
              help="accounts asked at a time (default: 32)"),
         flag("--fresh", group=HOW, help="discard the earlier output and progress, and start over"),
     ]  # fmt: skip
@@ -415,24 +367,24 @@ def _pull_command(name: str) -> Command:
         name, run_pull,
         [
             *_which_accounts(),
-            *window("a pull that continues keeps the now of its first run", " (default: now)"),
+            *opt.window("a pull that continues keeps the now of its first run", " (default: now)"),
             text("--window", group=ASK, metavar="LENGTH", read=window_length,
                  help="split the time into a series of windows and request each one: day, week, month, or a length "
                  "such as 6h or 10d; the rows of different windows cannot be added up"),
             text("--lookback", group=ASK, metavar="LENGTH", read=length,
                  help="ask again for transcripts that earlier runs found missing at most so long ago, such as 2d"),
-            users(), *exclusions(), limit(), *query(),
+            opt.users(), *opt.exclusions(), opt.limit(), *opt.query(),
             text("--out", group=OUTPUT, metavar="FOLDER", help="the folder for rows and progress; created if needed"),
             choice("-o", "--output", group=OUTPUT, choices=("ndjson", "csv", "parquet"),
                    help="ndjson (default; what the service sent), csv (flat rows), parquet (typed columns)"),
-            csv_formulas(),
+            opt.csv_formulas(),
             *_database(),
             choice("--mode", group=OUTPUT, choices=("append", "merge"),
                    help="append (default): add rows; merge: replace rows with the same key"),
             *_running(),
             flag("--grow", group=HOW, help="continue, and add accounts found since the pull began"),
             *engine_options(),
-            *connection(),
+            *opt.connection(),
         ],
         help="Pull resources of many accounts into a folder or a database, many at a time, within the limits of the "
         "service. Run the same command again and it continues where the last run stopped, however that ended: no row "
@@ -453,10 +405,10 @@ def _sync_command(name: str) -> Command:
                  help="how far back a new account begins: a length such as 90d, or a time"),
             text("--time-zone", group=ASK, metavar="NAME", help="time zone of the windows, such as US/Pacific"),
             flag("--keep-missing", group=ASK, help="keep rows that are gone at the provider"),
-            users(), *exclusions(), limit(), *query(),
+            opt.users(), *opt.exclusions(), opt.limit(), *opt.query(),
             *_database(),
             *_running(),
-            *connection(),
+            *opt.connection(),
         ],
         help="Keep a table of a database, or Parquet in object storage, up to date: ask what is new since the last "
         "sync, and the windows before it again as far as --lookback. A window that was read to its end takes the place "

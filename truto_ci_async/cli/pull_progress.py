@@ -8,10 +8,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from truto_ci_async._text import encodable
+from truto_ci_async._text import duration, encodable
 from truto_ci_async.cli.output.destinations import for_terminal, open_destination
 
-from .activity import Activity, duration, longest_first, waits_text
+from .activity import Activity, longest_first, waits_text
 from .messages import advise
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from pathlib import Path
 from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note
-from .options import OUTPUT, Command, Options, Reader, argument, display, text
-from .values import filled
+from .options import OUTPUT, Argument, Command, Options, display, offer_files, text
 
 EXAMPLES = """\
 example:
@@ -35,12 +34,11 @@ async def run_report(options: Options, progress: Progress) -> None:
 
 
 def command(name: str) -> Command:
-    folder = argument("folder", "FOLDER", required=True, help="where `truto-ci pull --out` wrote to")
-    folder.type = Reader(filled, "FOLDER")
     return Command(
         name, run_report,
         [
-            folder,
+            Argument("folder", "FOLDER", required=True, shell_complete=offer_files,
+                     help="where `truto-ci pull --out` wrote to"),
             text("-o", "--out", "out", group=OUTPUT, default="report.html", metavar="FILE",
                  help="default: report.html"),
             text("--title", group=OUTPUT, default="Talk metrics", metavar="TEXT", help="default: Talk metrics"),

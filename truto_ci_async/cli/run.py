@@ -130,8 +130,7 @@ def _discard_stdout() -> None:
 @contextmanager
 def _warnings_on_stderr() -> Generator[None]:
     """Show the library's warnings, such as those about repaired fields, on stderr."""
-    handler = _StderrHandler()
-    handler.setLevel(logging.WARNING)
+    handler = _StderrHandler(logging.WARNING)
     handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("truto_ci_async")
     logger.addHandler(handler)

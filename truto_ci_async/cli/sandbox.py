@@ -48,7 +48,6 @@ async def run_sandbox(options: Options, progress: Progress) -> None:
         *("accounts", "interactions", "meetings", "year", "providers", "seed", "token_rate", "account_rate"),
         *("provider_rate", "provider_shape", "stream_as", "capabilities_shape", "accounts_key", "end_cursor"),
     )
-    given = {name: getattr(options, name) for name in passed_on}
     with suppress(TimeoutError):
         async with asyncio.timeout(options.seconds):
             await run(
@@ -56,7 +55,7 @@ async def run_sandbox(options: Options, progress: Progress) -> None:
                 ready=say_ready,
                 realistic=not options.plain,
                 strict=not options.lenient,
-                **given,
+                **options.pick(*passed_on),
             )
 
 
@@ -86,10 +85,10 @@ def command(name: str) -> Command:
         ("end-cursor", ("null", "empty", "absent"), "next_cursor on the last page (default: null)"),
     )  # fmt: skip
     params: list[click.Parameter] = [
-        *(text(f"--{each}", group=DATA, metavar="YEAR" if each == "year" else "N", default=default, help=help,
+        *(text(f"--{each}", group=DATA, metavar="YEAR" if each == "year" else "N", default=str(default), help=help,
                read=whole_number(least, most)) for each, least, most, default, help in numbers),
         flag("--plain", group=DATA, help="statistics and emails that are plain noise, instead of plausible ones"),
-        text("--seed", group=DATA, metavar="N", default=SANDBOX_SEED, read=_integer,
+        text("--seed", group=DATA, metavar="N", default=str(SANDBOX_SEED), read=_integer,
              help=f"the same number always gives the same data (default: {SANDBOX_SEED})"),
         text("--for", "seconds", group=DATA, metavar="SECONDS", read=seconds,
              help="stop after this time (default: never)"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from truto_ci_async.cli.output.status_line import is_terminal
+from truto_ci_async.cli.output.streams import print_found
 from truto_ci_async.errors import PermissionDeniedError, UsageError
 
-from .messages import EXIT_CODES, Progress, note
+from .messages import EXIT_CODES, Progress, note, say
 from .options import (
     CONNECTION,
     OUTPUT,
@@ -22,35 +23,15 @@ from .options import (
     display,
     flag,
     known_profiles,
+    offer,
     text,
 )
-from .profiles import DEFAULT_PROFILE, PROFILE_VARIABLE, credentials, remove, store, stored_profiles
+from .profiles import DEFAULT_PROFILE, PROFILE_VARIABLE, SERVICE, remove, store, stored_profiles
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
 
 MAX_TOKEN: Final = 16_384  # characters
-EXAMPLES: Final[Mapping[str, str]] = {
-    "login": """\
-examples:
-  truto-ci login                                   # asks for the token, and does not show it
-  truto-ci login --profile staging --token-stdin < token.txt
-""",
-    "logout": """\
-example:
-  truto-ci logout --profile staging
-""",
-    "profiles": """\
-example:
-  truto-ci profiles
-""",
-    "whoami": """\
-examples:
-  truto-ci whoami
-  truto-ci whoami --profile staging
-  truto-ci whoami --sandbox
-""",
-}
 
 
 async def run_login(options: Options, progress: Progress) -> None:
@@ -79,7 +60,7 @@ async def run_login(options: Options, progress: Progress) -> None:
 def _read_token(options: Options, name: str) -> str:
     if options.token_stdin:
         token = "" if sys.stdin is None else sys.stdin.read(MAX_TOKEN + 1)  # pyright: ignore[reportUnnecessaryComparison]
-    elif sys.stdin is None or not sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
+    elif not is_terminal(sys.stdin):
         raise UsageError(
             "login asks for the token, and there is no terminal to ask: pass it with --token-stdin"
         )
@@ -98,26 +79,26 @@ async def _see(client: TrutoClient) -> dict[str, Any]:
     except PermissionDeniedError:
         account = await client.integrated_accounts.me()
         return {"sees": f"account {account.id}", "account": account.id, "environment": account.environment_id}
-    environment = first.environment_id if first else None
-    sees = (
-        "an environment without accounts"
-        if first is None
-        else f"environment {environment or 'of unknown id'}"
-    )
-    return {"sees": sees, "account": None, "environment": environment}
+    if first is None:
+        return {"sees": "an environment without accounts", "account": None, "environment": None}
+    environment = first.environment_id
+    return {
+        "sees": f"environment {environment or 'of unknown id'}", "account": None, "environment": environment
+    }  # fmt: skip
 
 
 async def run_logout(options: Options, progress: Progress) -> None:
     """Remove a profile."""
     name = options.profile or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
-    remove(name)
+    if not remove(name):
+        say(
+            f"warning: the keyring did not remove the token, and may still have it, under {SERVICE} and {name}"
+        )
     note(f"removed profile {name!r} and its token; to make the token useless everywhere, revoke it in Truto")
 
 
 async def run_profiles(options: Options, progress: Progress) -> None:
     """List the profiles, without their tokens."""
-    from truto_ci_async.cli.output.streams import open_stdout
-
     found = stored_profiles()
     used = os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
     rows = [
@@ -128,7 +109,7 @@ async def run_profiles(options: Options, progress: Progress) -> None:
         f"{'*' if row['used'] else ' '} {row['profile']}  {row['address']}  (token in the {row['token']})"
         for row in rows
     ]
-    _write(options, rows, lines, open_stdout())
+    print_found(rows, lines, as_json=options.output == "json")
     if not rows:
         note("no profiles; `truto-ci login` makes one")
     elif os.environ.get("TRUTO_API_TOKEN"):
@@ -137,66 +118,56 @@ async def run_profiles(options: Options, progress: Progress) -> None:
 
 async def run_whoami(options: Options, progress: Progress) -> None:
     """Say which token is used, for which address, and what it opens."""
-    from truto_ci_async.cli.output.streams import open_stdout
-
     from .connection import connect
 
-    source = (
-        "sandbox" if options.sandbox else credentials(options.token, options.profile, options.api_url).source
-    )
     async with connect(options, lambda: ["asking the service"]) as client:
-        found = {"token from": source, "address": client.base_url, **await _see(client)}
+        found = {"token from": options.source, "address": client.base_url, **await _see(client)}
     lines = [f"{name}: {found[name]}" for name in ("token from", "address", "sees")]
-    _write(options, found, lines, open_stdout())
-
-
-def _write(options: Options, value: Any, lines: list[str], stdout: Any) -> None:
-    import msgspec
-
-    text = (
-        msgspec.json.format(msgspec.json.encode(value)).decode()
-        if options.output == "json"
-        else "\n".join(lines)
-    )
-    stdout.write(f"{text}\n".encode() if text else b"")
+    print_found(found, lines, as_json=options.output == "json")
 
 
 def command(name: str) -> Command:
     profile = text(
-        "--profile",
-        group=CONNECTION,
-        metavar="NAME",
-        complete=known_profiles,
+        "--profile", group=CONNECTION, metavar="NAME", complete=offer(known_profiles),
         help=f"name of the profile (default: {PROFILE_VARIABLE}, then {DEFAULT_PROFILE})",
-    )
+    )  # fmt: skip
+    token_stdin = flag("--token-stdin", group="the token", help="read it from stdin instead of asking")
     as_json = choice(
         "-o", "--output", group=OUTPUT, choices=("text", "json"), default="text", help="text (default), json"
     )
-    if name == "login":
-        return Command(
-            name, run_login,
-            [
-                flag("--token-stdin", group="the token", help="read it from stdin instead of asking"),
-                *connection(),
-            ],
-            help="Ask for an API token, try it, and keep it with the address of its service as a profile. It is kept "
-            "in the system's keyring if that works, else in a file that only you can read. Commands then need no "
+    run, params, help, examples = {
+        "login": (
+            run_login, [token_stdin, *connection()],
+            "Ask for an API token, try it, and keep it with the address of its service as a profile. It is kept in the "
+            "system's keyring if that works, else in a file that only you can read. Commands then need no "
             "TRUTO_API_TOKEN.",
-            examples=f"{EXAMPLES[name]}\n{EXIT_CODES}",
-        )  # fmt: skip
-    if name == "logout":
-        return Command(
-            name, run_logout, [profile, *display()],
-            help="Remove a profile and its token from this machine.", examples=EXAMPLES[name],
-        )  # fmt: skip
-    if name == "profiles":
-        return Command(
-            name, run_profiles, [as_json, *display()],
-            help="List the profiles, without their tokens. The one that is used is marked with a star.",
-            examples=EXAMPLES[name],
-        )  # fmt: skip
-    return Command(
-        name, run_whoami, [as_json, *connection()],
-        help="Say where the token comes from, which address it is used for, and what it opens.",
-        examples=f"{EXAMPLES[name]}\n{EXIT_CODES}",
-    )  # fmt: skip
+            f"""\
+examples:
+  truto-ci login                                   # asks for the token, and does not show it
+  truto-ci login --profile staging --token-stdin < token.txt
+
+{EXIT_CODES}""",
+        ),
+        "logout": (
+            run_logout, [profile, *display()],
+            "Remove a profile and its token from this machine.",
+            "example:\n  truto-ci logout --profile staging\n",
+        ),
+        "profiles": (
+            run_profiles, [as_json, *display()],
+            "List the profiles, without their tokens. The one that is used is marked with a star.",
+            "example:\n  truto-ci profiles\n",
+        ),
+        "whoami": (
+            run_whoami, [as_json, *connection()],
+            "Say where the token comes from, which address it is used for, and what it opens.",
+            f"""\
+examples:
+  truto-ci whoami
+  truto-ci whoami --profile staging
+  truto-ci whoami --sandbox
+
+{EXIT_CODES}""",
+        ),
+    }[name]  # fmt: skip
+    return Command(name, run, params, help=help, examples=examples)

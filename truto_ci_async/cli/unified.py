@@ -9,40 +9,18 @@ import click
 
 from truto_ci_async.errors import UsageError
 
+from . import options as opt
 from .messages import EXIT_CODES, Progress
-from .options import (
-    ASK,
-    FORMATS,
-    OUTPUT,
-    RESPONSE_FORMATS,
-    Command,
-    Options,
-    account,
-    argument,
-    choice,
-    connection,
-    exclusions,
-    flag,
-    offer,
-    output,
-    pages,
-    query,
-    several,
-    text,
-    users,
-    window,
-)
+from .options import ASK, OUTPUT, Argument, Command, Options, choice, flag, offer, text
 from .resources import EXAMPLES, MODEL, RESOURCES, method_of
 
-UNIFIED_EXAMPLES: Final = f"""\
-{EXAMPLES}
+UNIFIED_EXAMPLES: Final = """\
   truto-ci unified conversational-intelligence interactions --sandbox -o json --max-items 2
   truto-ci unified conversational-intelligence meetings 21733121561272471090 --sandbox
   truto-ci unified conversational-intelligence meetings --sandbox -m meta -o yaml
   truto-ci unified crm contacts --sandbox -o csv
 """
-EXPORT_EXAMPLES: Final = f"""\
-{EXAMPLES}
+EXPORT_EXAMPLES: Final = """\
   truto-ci export conversational-intelligence/interactions --sandbox -o ndjson --out all.ndjson
 """
 
@@ -63,40 +41,51 @@ async def run_resource(options: Options, progress: Progress) -> None:
 
 def command(name: str) -> Command:
     """Describe the command of a resource, ``unified`` or ``export``."""
+    show_one = Argument("id", "ID", help="show this one only")
     defaults: dict[str, Any] = {
-        "id": None, "start_time": None, "end_time": None, "users": [], "meeting": [], "method": None,
-    }  # fmt: skip
+        "id": None,
+        "start_time": None,
+        "end_time": None,
+        "users": (),
+        "meeting": (),
+        "method": None,
+    }
+    filters: Sequence[str] = ("start_time", "users", "meeting")
+    texts: Sequence[str] = ()
+    has_get = name != "export"
     if (resource := RESOURCES.get(name)) is not None:
         defaults |= {"model": MODEL, "resource": name}
-        parts = [argument("id", "ID", help="show this one only")] if resource.has_get else []
-        params = _list_options(resource.filters, resource.text_formats, has_get=resource.has_get)
-        examples, help = f"{EXAMPLES}\n{resource.examples}", resource.description
+        filters, has_get, texts = resource.filters, resource.has_get, resource.text_formats
+        parts = [show_one] if has_get else []
+        help, examples = resource.description, resource.examples
     elif name == "export":
-        parts = [argument("path_of_resource", "MODEL/RESOURCE", required=True, help="such as crm/contacts")]
-        params = _list_options(("start_time", "users", "meeting"), (), has_get=False)
-        examples, help = (
-            EXPORT_EXAMPLES,
-            "List the items of any unified resource of one account, page by page to the end.",
-        )
+        parts = [Argument("path_of_resource", "MODEL/RESOURCE", required=True, help="such as crm/contacts")]
+        help = "List the items of any unified resource of one account, page by page to the end."
+        examples = EXPORT_EXAMPLES
     else:
         parts = [
-            argument("model", "MODEL", required=True, help=f"such as {MODEL} or crm"),
-            argument("resource", "RESOURCE", required=True, help="such as meetings or contacts"),
-            argument("id", "ID", help="show this one only"),
+            Argument("model", "MODEL", required=True, help=f"such as {MODEL} or crm"),
+            Argument("resource", "RESOURCE", required=True, help="such as meetings or contacts"),
+            show_one,
         ]
-        params = _list_options(("start_time", "users", "meeting"), (), has_get=True)
-        examples, help = (
-            UNIFIED_EXAMPLES,
-            "List the items of any unified resource of one account, or show one of them.",
-        )
-    return Command(
-        name,
-        run_resource,
-        [*parts, *params],
-        help=help,
-        examples=f"{examples}\n{EXIT_CODES}",
-        defaults=defaults,
-    )
+        help = "List the items of any unified resource of one account, or show one of them."
+        examples = UNIFIED_EXAMPLES
+    params = [*parts, *_list_options(filters, texts, has_get=has_get)]
+    examples = f"{EXAMPLES}\n{examples}\n{EXIT_CODES}"
+    return Command(name, run_resource, params, help=help, examples=examples, defaults=defaults)
+
+
+def _known_columns(ctx: click.Context) -> Sequence[str]:
+    """Return the columns of the resource that a command names: as paths of fields, and as the names of columns."""
+    given = (each for each in (ctx.info_name, *ctx.params.values(), *ctx.args) if isinstance(each, str))
+    words = [word for each in given for word in each.split("/")]  # unparsed, with --columns at their end
+    resource = next((each for each in words if each in RESOURCES), None)
+    if resource is None or not {ctx.info_name, MODEL} & {resource, *words[1:]}:
+        return ()
+    from truto_ci_async.models.resource_types import ITEM_TYPES
+
+    columns = ITEM_TYPES[resource].SCHEMA
+    return [*dict.fromkeys(name for column in columns for name in (column.source, column.name))]
 
 
 def _list_options(
@@ -107,25 +96,25 @@ def _list_options(
     single = "; default of a single item, as one object" if has_get else ""
     texts = "; text: one line per sentence; vtt: subtitles, as WebVTT" if text_formats else ""
     return [
-        account(),
+        opt.account(),
         choice("-m", "--method", group=ASK, choices=("list", "get", "meta") if has_get else ("list", "meta"),
                help="list (default)" + (", get (default with an ID)" if has_get else "")
                + ", or meta: which parameters a list takes and which fields its items have, as JSON Schema"
                + (" (for `get`, write get as the ID)" if has_get else "")),
-        *(window("Gong needs a window for interactions and activity, and returns whole days in the company's own time "
-                 "zone") if "start_time" in filters else ()),
-        *([several("--meeting", group=ASK, metavar="ID", help="the meeting whose transcript is wanted")]
+        *(opt.window("Gong needs a window for interactions and activity, and returns whole days in the company's own "
+                     "time zone") if "start_time" in filters else ()),
+        *([text("--meeting", group=ASK, metavar="ID", multiple=True, help="the meeting whose transcript is wanted")]
           if "meeting" in filters else ()),
-        *([users()] if "users" in filters else ()),
-        *exclusions(),
+        *([opt.users()] if "users" in filters else ()),
+        *opt.exclusions(),
         flag("--ignore-limit", group=ASK, help="ask the service to ignore --limit"),
-        text("--super-query", group=ASK, metavar="REGION", complete=offer("apac", "wnam"),
+        text("--super-query", group=ASK, metavar="REGION", complete=offer(["apac", "wnam"]),
              help="read Truto's synced store in apac or wnam"),
         flag("--skip-api-call", group=ASK, help="do not ask the provider"),
-        several("--remote-query", group=ASK, metavar="NAME=VALUE,...", read=str,
-                help="parameters for the provider itself, written as for -q"),
-        *query(),
-        choice("--response-format", group=group, choices=RESPONSE_FORMATS, default="unified",
+        text("--remote-query", group=ASK, metavar="NAME=VALUE,...", read=str, multiple=True,
+             help="parameters for the provider itself, written as for -q"),
+        *opt.query(),
+        choice("--response-format", group=group, choices=opt.RESPONSE_FORMATS, default="unified",
                help="unified (default); normalized; debug: with Truto's request to the provider, its values hidden; "
                "raw: the provider's own responses, one document per page; stream: items as they arrive, in little "
                "memory however large the response"),
@@ -134,13 +123,12 @@ def _list_options(
              "result); peopleInteractionStats for Gong's own body"),
         text("--key-by", group=group, metavar="FIELD",
              help="one object with each item under its FIELD, such as id (json, yaml)"),
-        *pages("items"),
-        text("--columns", group=OUTPUT, metavar="NAME,...",
+        *opt.pages("items"),
+        text("--columns", group=OUTPUT, metavar="NAME,...", complete=offer(_known_columns, several=True),
              help="the columns of a table or CSV, in this order; --columns=-remote_data leaves one out"),
-        *output(
+        *opt.output(
             f"table (default), json (one array{single}), ndjson (one object per line; default of --response-format "
             "stream), csv, yaml, parquet (typed columns); json, ndjson and yaml hold what the service sent, csv a flat "
-            "row per item"
-            f"{texts}", (*FORMATS, "parquet", *text_formats)),
-        *connection(),
+            f"row per item{texts}", (*opt.FORMATS, "parquet", *text_formats)),
+        *opt.connection(),
     ]  # fmt: skip

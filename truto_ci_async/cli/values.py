@@ -34,6 +34,11 @@ def filled(text: str) -> str:
     return text
 
 
+def word(text: str) -> str:
+    """Refuse an empty text, and leave out the spaces around a pasted one."""
+    return filled(text).strip()
+
+
 def name_list(text: str) -> list[str]:
     """Read names with commas between them."""
     return [each for part in filled(text).split(",") if (each := part.strip())]

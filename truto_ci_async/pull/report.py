@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from truto_ci_async._checks import check_number, check_whole_number
-from truto_ci_async.errors import APIError, TrutoError
+from truto_ci_async.errors import APIError, TrutoError, UsageError
 from truto_ci_async.export import html
 
 # Characters kept of what the service sent with an error: a report may hold the errors of 100,000 accounts.
@@ -44,6 +44,18 @@ class Budget(Struct, frozen=True, kw_only=True):
         check_number("probe_wait", self.probe_wait, above=0)
         check_number("max_probe_wait", self.max_probe_wait, above=0)
         check_number("max_park", self.max_park, least=0)
+
+    @staticmethod
+    def of(budget: Budget | None, max_accounts: int) -> Budget:
+        """Return the budget that a caller gave, in one of two ways.
+
+        :raises UsageError: in both.
+        """
+        if budget is not None and max_accounts not in (budget.max_accounts, Budget().max_accounts):
+            raise UsageError(
+                f"max_accounts={max_accounts} and a budget with max_accounts={budget.max_accounts}: give one"
+            )
+        return budget or Budget(max_accounts=max_accounts)
 
 
 class PullReport(Struct, eq=False):

@@ -22,7 +22,6 @@ from truto_ci_async.pull.stores.landing import LandingMode, OnRejected
 from truto_ci_async.pull.stores.targets import is_url, store_for
 from truto_ci_async.sinks.factory import OutputFormat, make_sink
 from truto_ci_async.sinks.layout import state_file
-from truto_ci_async.sinks.parquet import PART_SECONDS
 from truto_ci_async.sinks.rows import CsvFormulas
 
 from .engine import Pull
@@ -48,7 +47,7 @@ async def pull_plan(
     shard: tuple[int, int] | None = None,
     format: OutputFormat = "ndjson",
     csv_formulas: CsvFormulas = "keep",
-    part_seconds: float = PART_SECONDS,
+    part_seconds: float | None = None,
     table: str | None = None,
     mode: LandingMode | None = None,
     add_columns: bool = False,
@@ -75,7 +74,8 @@ async def pull_plan(
     sends no request when it is run again. A run that was believed dead, and is not, can write no more once another one
     has begun its shard. There is no ``fresh``: to start over, use another folder or table.
 
-    ``part_seconds``  of Parquet: a part is closed, and so committed, after this time. A killed run repeats as much.
+    ``part_seconds``  of Parquet: a part is closed, and so committed, after this time, in a folder 10 seconds unless
+        given. A killed run repeats as much.
     ``max_wait``  seconds to wait while another process holds the shard: an attempt that is ending, for example.
     ``on_progress``  is given the report about once a second, for an engine to pass on. If it raises, the pull goes on,
                      and the first failure is logged.
@@ -164,7 +164,7 @@ async def _open(
     out: str | os.PathLike[str] | TransactionalStore,
     format: OutputFormat,
     csv_formulas: CsvFormulas,
-    part_seconds: float,
+    part_seconds: float | None,
     landing: dict[str, Any],
 ) -> tuple[Plan, Checkpoint | TransactionalStore, Sink | None]:
     """Return the shard, what keeps its progress, and its sink if that is not the same."""
@@ -184,7 +184,10 @@ async def _open(
     if format != "ndjson" or csv_formulas != "keep":
         raise UsageError("format and csv_formulas are for a folder")
     if is_url(out):
-        return part, store_for(out, resource=part.resource, shard=part.shard, **landing), None
+        store = store_for(out, resource=part.resource, shard=part.shard, part_seconds=part_seconds, **landing)
+        return part, store, None
+    if part_seconds is not None:
+        raise UsageError("part_seconds: for a folder or a URL; a store is made with it")
     if isinstance(out, TransactionalStore):
         return part, out, None
     raise UsageError(f"{brief(out)} is neither a folder, a URL nor a TransactionalStore")

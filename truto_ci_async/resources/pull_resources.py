@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from truto_ci_async.sinks.rows import CsvFormulas
 
 
+# Options of a plan that ``users`` lacks, while others that are pulled with it may have them.
+_OF_WINDOWS = ("start_time", "end_time", "window", "users")
+
+
 async def pull_resources(
     client: BaseClient,
     out: str | os.PathLike[str],
@@ -110,7 +114,7 @@ async def pull_resources(
             plans.of(name),
             SQLiteCheckpoint(folder / state_file(name)),
             make_sink(format, folder, resource=name, fresh=fresh, csv_formulas=csv_formulas),
-            Budget(max_accounts=max_accounts) if budget is None else budget,
+            Budget.of(budget, max_accounts),
             on_invalid=on_invalid,
             grow=grow,
             fresh=fresh,
@@ -154,6 +158,8 @@ class _Plans:
         """:raises UsageError: an option is not for one of the resources, or can never be right."""
         from truto_ci_async.pull.plan.resolve import resolve
 
+        if self._names == ["users"] and (given := [each for each in _OF_WINDOWS if each in self._options]):
+            raise UsageError(f"{', '.join(given)}: users are those of an account, whatever they did and when")
         for name in self._names:
             options = self._options_of(name)
             options.pop("integration", None)
@@ -163,7 +169,7 @@ class _Plans:
     def _options_of(self, name: str) -> PlanOptions:
         options = cast("dict[str, Any]", {**self._options})
         if name == "users":  # these are the people of an account, whatever they did and when
-            for window_or_filter in ("start_time", "end_time", "window", "users"):
+            for window_or_filter in _OF_WINDOWS:
                 options.pop(window_or_filter, None)
         return cast("PlanOptions", options)
 

@@ -185,7 +185,7 @@ class PulledResource(Resource[T]):
             self._client,
             self.planned(plan_or_accounts, options),
             checkpoint=checkpoint,
-            budget=Budget(max_accounts=max_accounts) if budget is None else budget,
+            budget=Budget.of(budget, max_accounts),
             commit=commit,
             item_type=item_type or self._item_type,
             on_invalid=on_invalid,
@@ -327,7 +327,7 @@ class PulledResource(Resource[T]):
                 self.planned(plan_or_accounts, options),
                 store,
                 sink,
-                Budget(max_accounts=max_accounts) if budget is None else budget,
+                Budget.of(budget, max_accounts),
                 on_invalid=on_invalid,
                 grow=grow,
                 fresh=fresh,
@@ -379,6 +379,12 @@ class PulledResource(Resource[T]):
             raise UsageError("grow: a sync looks accounts up anew each time")
         now = options["now"] = options.get("now") or datetime.now(UTC)
         if not walk_of(self._resource).takes_window:
+            if others := [
+                name for name in ("lookback", "max_history", "time_zone") if given[name] is not None
+            ]:
+                raise UsageError(
+                    f"{others[0]} is for windows, and {self._resource} have none: they are read whole"
+                )
             return sync_options(since=since, now=now, **given)  # and a window is refused by the plan
         options["start_time"] = now - timedelta(days=1)  # filters are checked by a window like those to come
         return sync_options(since=since, window=options.pop("window", None), now=now, **given)

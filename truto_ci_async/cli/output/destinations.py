@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Protocol, Self
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from truto_ci_async._files import MAX_NAME_BYTES, AtomicFile, beside, unfinished
 from truto_ci_async._text import printable
@@ -19,7 +19,10 @@ from truto_ci_async.errors import UsageError
 from .resumable import ResumableFile
 from .streams import OpenStream, descriptor_of, open_device, open_stdout
 from .tables import TableWriter
-from .writers import CsvWriter, Writer
+from .writers import Writer
+
+if TYPE_CHECKING:
+    from truto_ci_async.cli.messages import Progress
 
 _SEPARATORS: Final = tuple(each for each in (os.sep, os.altsep) if each)
 
@@ -27,14 +30,6 @@ _SEPARATORS: Final = tuple(each for each in (os.sep, os.altsep) if each)
 def for_terminal(text: bytes) -> bytes:
     """Return ``text`` without characters that control a terminal, apart from line ends."""
     return "\n".join(map(printable, text.decode(errors="replace").split("\n"))).encode()
-
-
-class Progress(Protocol):
-    """How much of a list is written."""
-
-    position: object
-    items: int
-    pages: int
 
 
 class Destination(Protocol):
@@ -201,6 +196,7 @@ class Output:
         self._writer = writer
         self._destination = destination
         self._started = False
+        self.is_complete = False  # an earlier run has written all of it
         self.file: Path | None = None
 
     def page(self, items: Sequence[Any]) -> None:
@@ -220,10 +216,13 @@ class Output:
         """Note how far a file is that a later run can go on with."""
         if not isinstance(self._destination, ResumableFile):
             return
-        fields = self._writer.fields if isinstance(self._writer, CsvWriter) else None
         position = None if progress.position is None else str(progress.position)
         self._destination.commit(
-            position, is_complete=is_complete, items=progress.items, pages=progress.pages, fields=fields
+            position,
+            is_complete=is_complete,
+            items=progress.items,
+            pages=progress.pages,
+            writer=self._writer.state,
         )
 
     def __enter__(self) -> Self:
@@ -233,7 +232,8 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:
-            self.file = self._destination.abandon(self._writer.end() if self._started else b"")
+            is_open = self._started or bool(self._writer.state)
+            self.file = self._destination.abandon(self._writer.end() if is_open else b"")
             return
         try:
             self._destination.write(self._writer.end())

@@ -1,7 +1,7 @@
-"""A file that a later run of the same command goes on with: for formats of lines, which can be appended to.
+"""A file that a later run of the same command goes on with, however the first one ended.
 
-The rows are in ``NAME.partial`` until they are complete. ``NAME.partial-state`` says how many bytes of it are whole
-pages and which position is behind them; it is replaced after each page, so a page that is only half there is cut off.
+Until it is complete, it is ``NAME.partial``. ``NAME.partial-state`` says how many bytes of it are whole pages and which
+position is behind them; it is replaced after each page, and what is behind those bytes is cut off.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from msgspec import DecodeError, Struct
 from msgspec.json import decode, encode
 
-from truto_ci_async._files import Disk, beside
+from truto_ci_async._files import Disk, beside, write_file
 from truto_ci_async.errors import UsageError
 
 if sys.platform != "win32":
@@ -33,7 +34,7 @@ class State(Struct):
     is_complete: bool = False
     items: int = 0
     pages: int = 0
-    fields: list[str] | None = None  # of CSV, whose header is there already
+    writer: Any = None  # what its writer has to know to go on
 
 
 def question_of(options: dict[str, Any]) -> str:
@@ -54,15 +55,20 @@ def earlier_state(path: Path, question: str) -> State | None:
 class ResumableFile:
     """Writes to ``NAME.partial``, and gives it its name once it is complete. After a failure, or a kill, it stays.
 
+    ``convert`` makes the complete file of it, for a format that cannot be continued.
+
     :raises UsageError: such a file is there already, of another command, or another run is writing it.
     """
 
     is_terminal = False
 
-    def __init__(self, path: Path, question: str) -> None:
+    def __init__(
+        self, path: Path, question: str, convert: Callable[[Path], Iterable[bytes]] | None = None
+    ) -> None:
         self.path = Path(os.path.realpath(path))
         self.partial = beside(self.path, ".partial")
         self._state_file = beside(self.path, ".partial-state")
+        self._convert = convert
         self._disk = Disk()
         earlier = earlier_state(self.path, question)
         if earlier is None and os.path.lexists(self.partial):
@@ -116,19 +122,24 @@ class ResumableFile:
         self._disk.rename(new, self._state_file)
 
     def finish(self) -> Path | None:
-        self._disk.fsync(self._file)
-        self._disk.rename(self.partial, self.path)
+        if self._convert is None:
+            self._disk.fsync(self._file)
+            self._disk.rename(self.partial, self.path)
+        else:
+            write_file(self.path, self._convert(self.partial))
+            self._disk.remove(self.partial)
         self._close()
         self._disk.remove(self._state_file)
         return self.path
 
     def abandon(self, closing: bytes) -> Path | None:
-        """Keep the pages that are whole; nothing, if there is none."""
-        with suppress(OSError):
-            self._disk.cut(self._file, self.state.size)
-        self._close()
-        if self.state.size:
+        """Keep what was written, closed so that it can be read; nothing, if there is nothing."""
+        if self._size:
+            with suppress(OSError):  # the disk may be full
+                self.write(closing)
+            self._close()
             return self.partial
+        self._close()
         for file in (self.partial, self._state_file):
             with suppress(OSError):
                 self._disk.remove(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from contextlib import suppress
+from typing import Any
 
 from truto_ci_async._text import printable
 
@@ -14,9 +15,9 @@ _shown = ""
 _is_taken = False
 
 
-def is_terminal() -> bool:
-    """Return whether stderr is a terminal, which can show such a line."""
-    return sys.stderr is not None and sys.stderr.isatty()  # pyright: ignore[reportUnnecessaryComparison]
+def is_terminal(stream: Any) -> bool:
+    """Return whether a stream, which may be closed and so None, is a terminal."""
+    return stream is not None and bool(stream.isatty())
 
 
 def show(text: str) -> None:

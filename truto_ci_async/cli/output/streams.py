@@ -11,9 +11,14 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
+
+from msgspec import json
+
+from truto_ci_async._text import printable
 
 from . import status_line
 
@@ -101,8 +106,7 @@ class Pager(OpenStream):
 def open_pager() -> Pager | None:
     """Open what ``PAGER`` names; None if nothing, or stdout is no terminal."""
     command = os.environ.get("PAGER", "").strip()
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # pyright: ignore[reportUnnecessaryComparison]
-    return Pager(command) if command and command != "cat" and is_terminal else None
+    return Pager(command) if command not in ("", "cat") and status_line.is_terminal(sys.stdout) else None
 
 
 def _poll_of(stream: IO[bytes]) -> select.poll | None:
@@ -142,6 +146,14 @@ def open_stdout() -> OpenStream:
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise OSError("stdout is closed")
     return OpenStream(sys.stdout.buffer, close=False)
+
+
+def print_found(value: Any, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a value as JSON, or else the lines that say the same."""
+    from truto_ci_async._json import encode
+
+    text = json.format(encode(value)).decode() if as_json else "\n".join(map(printable, lines))
+    open_stdout().write(f"{text}\n".encode() if text else b"")
 
 
 def open_device(path: Path) -> OpenStream:

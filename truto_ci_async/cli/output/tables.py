@@ -27,6 +27,7 @@ from truto_ci_async.models import (
 )
 
 from .cells import cell_width, cut
+from .status_line import is_terminal
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -74,6 +75,10 @@ def short_time(time: datetime) -> str:
 
 def _field(name: str) -> Callable[[Row], str]:
     return lambda row: cell_text(row.get(name))
+
+
+def _plain_column(name: str) -> Column:
+    return Column(name, _field(name))
 
 
 def _metric(head: str, name: str) -> Column:
@@ -161,66 +166,32 @@ def _transcript_row(item: Transcript) -> Row:
     return item.row(["meeting_id", "start_time", "end_time"]) | {"sentences": len(item.entries or ())}
 
 
-INTERACTION_LAYOUT: Final = _layout(
-    Interaction,
-    Column("user", _field("user_email"), flexible=True),
-    "user_id",
-    _metric("monologue", "longest_monologue"),
-    _metric("customer story", "longest_customer_story"),
-    _metric("interactivity", "interactivity"),
-    _metric("patience", "patience"),
-    _metric("questions", "question_rate"),
-    Column("window", _window),
-    table_row=_table_row,
-)
-MEETING_LAYOUT: Final = _layout(
-    Meeting,
-    "id",
-    "start_time",
-    Column("duration", _length("duration"), right=True),
-    "title",
-    "host_email",
-    "type",
-    "status",
-)
-TRANSCRIPT_LAYOUT: Final = _layout(
-    Transcript,
-    "meeting_id",
-    "start_time",
-    "end_time",
-    Column("sentences", _number("sentences"), right=True),
-    table_row=_transcript_row,
-)
-USER_LAYOUT: Final = _layout(User, "id", "name", "email", "created_at")
-ACTIVITY_LAYOUT: Final = _layout(
-    Activity,
-    Column("user", _field("user_email"), flexible=True),
-    "user_id",
-    "calls_hosted",
-    "calls_attended",
-    "feedback_given",
-    "feedback_received",
-    "comments_given",
-    "comments_received",
-    Column("window", _window),
-    table_row=_table_row,
-)
+_USER_OF_ROW: Final = Column("user", _field("user_email"), flexible=True), "user_id"
 LAYOUTS: Final[Mapping[str, RowLayout]] = {
-    "interactions": INTERACTION_LAYOUT,
-    "meetings": MEETING_LAYOUT,
-    "transcripts": TRANSCRIPT_LAYOUT,
-    "users": USER_LAYOUT,
-    "activity": ACTIVITY_LAYOUT,
-}
+    "interactions": _layout(
+        Interaction, *_USER_OF_ROW, _metric("monologue", "longest_monologue"),
+        _metric("customer story", "longest_customer_story"), _metric("interactivity", "interactivity"),
+        _metric("patience", "patience"), _metric("questions", "question_rate"), Column("window", _window),
+        table_row=_table_row,
+    ),
+    "meetings": _layout(
+        Meeting, "id", "start_time", Column("duration", _length("duration"), right=True), "title", "host_email",
+        "type", "status",
+    ),
+    "transcripts": _layout(
+        Transcript, "meeting_id", "start_time", "end_time", Column("sentences", _number("sentences"), right=True),
+        table_row=_transcript_row,
+    ),
+    "users": _layout(User, "id", "name", "email", "created_at"),
+    "activity": _layout(
+        Activity, *_USER_OF_ROW, "calls_hosted", "calls_attended", "feedback_given", "feedback_received",
+        "comments_given", "comments_received", Column("window", _window), table_row=_table_row,
+    ),
+}  # fmt: skip
 ACCOUNT_LAYOUT: Final = _layout(
-    IntegratedAccount,
-    "id",
-    "integration",
-    "status",
-    Column("tenant", _field("tenant_id")),
-    "region",
+    IntegratedAccount, "id", "integration", "status", Column("tenant", _field("tenant_id")), "region",
     Column("sandbox", _field("is_sandbox")),
-)
+)  # fmt: skip
 
 
 def _capability_row(entry: Capability | ProxyCapability) -> Row:
@@ -233,7 +204,7 @@ def _capability_row(entry: Capability | ProxyCapability) -> Row:
 CAPABILITY_LAYOUT: Final = RowLayout(
     _capability_row,
     ("model", "resource", "methods"),
-    tuple(Column(name, _field(name)) for name in ("model", "resource", "methods")),
+    tuple(map(_plain_column, ("model", "resource", "methods"))),
 )
 
 
@@ -287,6 +258,18 @@ class TableWriter:
     def end(self) -> bytes:
         return b""
 
+    @property
+    def state(self) -> Any:
+        """The headings and widths of the columns."""
+        return [[each.head for each in self._columns], self._widths] if self._columns else None
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        if state is not None:
+            heads, self._widths = state
+            columns = {each.head: each for each in self._layout.columns or map(_plain_column, heads)}
+            self._columns = [columns[head] for head in heads]
+
     def _choose_columns(self, rows: Sequence[Row]) -> None:
         """Take the columns of the layout, or the fields of the first page that hold no lists or objects."""
         columns = self._layout.columns
@@ -295,7 +278,7 @@ class TableWriter:
             self.left_out = {
                 name: None for name in names if any(isinstance(row.get(name), dict | list) for row in rows)
             }
-            columns = [Column(name, _field(name)) for name in names if name not in self.left_out]
+            columns = [_plain_column(name) for name in names if name not in self.left_out]
         cells = [[cell_width(printable(column.cell(row))) for row in rows] for column in columns]
         heads = [printable(column.head) for column in columns]
         whole = [max(cell_width(head), *each) for head, each in zip(heads, cells, strict=True)]
@@ -363,15 +346,11 @@ def _head_lines(head: str, width: int) -> list[str]:
     return lines
 
 
-def is_terminal() -> bool:
-    """Return whether stdout is a terminal."""
-    return sys.stdout is not None and sys.stdout.isatty()  # pyright: ignore[reportUnnecessaryComparison]
-
-
 def terminal_table(layout: RowLayout, *, color: bool = True) -> TableWriter:
     """Return the writer of tables for stdout, which may be a terminal."""
     width = None  # without a terminal, rows stay whole
-    if is_terminal() or os.environ.get("COLUMNS", "").isdigit():
+    is_shown = is_terminal(sys.stdout)
+    if is_shown or os.environ.get("COLUMNS", "").isdigit():
         width = shutil.get_terminal_size().columns
-    color = color and is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    color = color and is_shown and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return TableWriter(layout, width=width, color=color)

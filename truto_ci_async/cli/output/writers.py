@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, Final, Protocol, cast
@@ -18,7 +19,8 @@ from truto_ci_async.errors import MissingExtraError, UsageError
 from truto_ci_async.models import Transcript
 from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
-from .tables import RowLayout, TableWriter, is_terminal, terminal_table
+from .status_line import is_terminal
+from .tables import RowLayout, TableWriter, terminal_table
 
 ROW_FORMATS: Final = (
     "table",
@@ -29,7 +31,12 @@ TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # these need typed items
 
 
 class Writer(Protocol):
-    """Turns pages of items into bytes. What ``page`` has returned so far, followed by ``end``, is a whole document."""
+    """Turns pages of items into bytes. What ``page`` has returned so far, followed by ``end``, is a whole document.
+
+    A writer with the ``state`` of an earlier one goes on with its document.
+    """
+
+    state: Any
 
     def page(self, items: Sequence[Any]) -> bytes: ...
     def end(self) -> bytes: ...
@@ -66,7 +73,7 @@ def make_writer(
         case "parquet":
             if layout.schema is None:
                 raise UsageError("-o parquet needs typed columns, which these items lack: use csv or ndjson")
-            if is_stdout and is_terminal():
+            if is_stdout and is_terminal(sys.stdout):
                 raise UsageError("-o parquet is binary: give --out FILE, or pipe it somewhere")
             from .parquet import ParquetWriter
 
@@ -79,6 +86,8 @@ def make_writer(
 
 class NdjsonWriter:
     """One JSON value per line."""
+
+    state = None
 
     def page(self, items: Sequence[Any]) -> bytes:
         return b"".join(one_line(item) for item in items)
@@ -110,17 +119,17 @@ class JsonWriter:
     """One indented array, written item by item."""
 
     def __init__(self) -> None:
-        self._started = False
+        self.state = False  # whether it has begun
 
     def page(self, items: Sequence[Any]) -> bytes:
         parts: list[bytes] = []
         for item in items:
-            parts += (b",\n  " if self._started else b"[\n  ", _indented(item).replace(b"\n", b"\n  "))
-            self._started = True
+            parts += (b",\n  " if self.state else b"[\n  ", _indented(item).replace(b"\n", b"\n  "))
+            self.state = True
         return b"".join(parts)
 
     def end(self) -> bytes:
-        return b"\n]\n" if self._started else b"[]\n"
+        return b"\n]\n" if self.state else b"[]\n"
 
 
 def _indented(document: Any) -> bytes:
@@ -136,14 +145,14 @@ class YamlWriter:
 
     def __init__(self) -> None:
         self._dump = _yaml_dump()
-        self._started = False
+        self.state = False  # whether it has begun
 
     def page(self, items: Sequence[Any]) -> bytes:
-        self._started = self._started or bool(items)
+        self.state = self.state or bool(items)
         return b"".join(self._dump([item]) for item in items)
 
     def end(self) -> bytes:
-        return b"" if self._started else b"[]\n"
+        return b"" if self.state else b"[]\n"
 
 
 def _yaml_dump() -> Callable[[Any], bytes]:
@@ -240,6 +249,8 @@ def _json_dump(document: Any) -> bytes:
 class DocumentWriter:
     """One document of any shape, passed as a page of its own, as ``json`` or ``yaml``."""
 
+    state = None
+
     def __init__(self, format: str) -> None:
         self._dump = _yaml_dump() if format == "yaml" else _json_dump
 
@@ -256,20 +267,20 @@ class TranscriptWriter:
     def __init__(self, format: str, *, is_titled: bool) -> None:
         self._is_vtt = format == "vtt"
         self._is_titled = is_titled
-        self._started = False
+        self.state = False  # whether it has begun
 
     def page(self, items: Sequence[Transcript]) -> bytes:
         return "".join(map(self._text, items)).encode(errors="replace")
 
     def _text(self, item: Transcript) -> str:
-        is_first, self._started = not self._started, True
+        is_first, self.state = not self.state, True
         if self._is_vtt:
             return item.webvtt() if is_first else item.webvtt().removeprefix("WEBVTT\n")
         title = f"meeting {item.meeting_id}\n" if self._is_titled else ""
         return f"{'' if is_first else chr(10)}{title}{item.text()}"
 
     def end(self) -> bytes:
-        return b"WEBVTT\n" if self._is_vtt and not self._started else b""
+        return b"WEBVTT\n" if self._is_vtt and not self.state else b""
 
 
 class CsvWriter:
@@ -281,20 +292,20 @@ class CsvWriter:
     def __init__(self, layout: RowLayout, csv_formulas: CsvFormulas = "keep") -> None:
         self._layout = layout
         self._escapes = csv_formulas == "escape"
-        self.fields: list[str] | None = None
+        self.state: list[str] | None = None  # the fields in its header
         self.left_out: dict[str, None] = {}
 
     def page(self, items: Sequence[Any]) -> bytes:
         rows = [self._layout.row(item) for item in items]
         lines: list[str] = []
-        if self.fields is None and (rows or self._layout.fields):
-            self.fields = [*(self._layout.fields or dict.fromkeys(name for row in rows for name in row))]
-            lines.append(csv_line(self.fields, self._escapes))
-        fields = self.fields or ()
+        if self.state is None and (rows or self._layout.fields):
+            self.state = [*(self._layout.fields or dict.fromkeys(name for row in rows for name in row))]
+            lines.append(csv_line(self.state, self._escapes))
+        fields = self.state or ()
         for row in rows:
             lines.append(csv_line((row.get(name) for name in fields), self._escapes))
             self.left_out |= dict.fromkeys(name for name in row if name not in fields)
         return "".join(lines).encode()
 
     def end(self) -> bytes:
-        return self.page(()) if self.fields is None else b""
+        return self.page(()) if self.state is None else b""

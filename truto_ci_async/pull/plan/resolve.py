@@ -51,8 +51,9 @@ async def resolve(
     """
     now = datetime.now(UTC) if now is None else _aware(now)
     walk = walk_of(resource)
-    if not walk.takes_window and (start_time, end_time, window) != (None, None, None):
-        raise UsageError(f"{resource} have no window: leave out start_time, end_time and window")
+    times = {"start_time": start_time, "end_time": end_time, "window": window}
+    if not walk.takes_window and (wrong := [name for name, value in times.items() if value is not None]):
+        raise UsageError(f"{', '.join(wrong)}: {resource} have no window")
     given, windows = resolve_windows(start_time, end_time, window, now)
     if walk.needs_window and windows[0].start is None:
         raise UsageError(f"{resource} needs a start_time: the service refuses a call without a window")

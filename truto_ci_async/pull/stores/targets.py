@@ -33,6 +33,7 @@ def store_for(
     on_rejected: OnRejected = "stop",
     shard: tuple[int, int] | None = None,
     is_sync: bool = False,
+    part_seconds: float | None = None,
 ) -> TransactionalStore:
     """Return the store for a URL; the other arguments are those of the stores.
 
@@ -47,6 +48,8 @@ def store_for(
         "add_columns": add_columns,
         "on_rejected": on_rejected,
     }
+    if part_seconds is not None and scheme not in BUCKETS:
+        raise UsageError("part_seconds is for Parquet; a database commits page by page")
     if scheme in ("postgresql", "postgres"):
         from .postgres import PostgresStore
 
@@ -65,7 +68,7 @@ def store_for(
         from .cloud import CloudStore
 
         _check_cloud_options(options, is_sync=is_sync)
-        return CloudStore(url, resource=resource)
+        return CloudStore(url, resource=resource, part_seconds=part_seconds)
     known = "; ".join(SCHEMES.values())
     raise UsageError(f"cannot write to {str(Dsn(url))!r}: expected the path of a folder, or {known}")
 

@@ -103,7 +103,12 @@ def _earliest(given: When, now: datetime) -> datetime:
     if isinstance(given, timedelta) or (isinstance(given, str) and read_length(given.strip()) is not None):
         length = read_span(given, "max_history")
         return now - min(length, now - datetime(1970, 1, 1, tzinfo=UTC))
-    at = resolve_time(given, "max_history", now).at.astimezone(UTC)
+    try:
+        at = resolve_time(given, "max_history", now).at.astimezone(UTC)
+    except UsageError:
+        raise UsageError(
+            f"max_history={brief(given)} is neither a length such as 90d nor a time such as 2024-01-31"
+        ) from None
     if at > now:
         raise UsageError(f"max_history={brief(given)} is in the future")
     return at
