@@ -123,7 +123,7 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
         ("pull --accounts a --to duckdb:///y.db --resource users --window day", ["--window", "users"]),
         (
             "sync --accounts a --to duckdb:///y.db --resource users --lookback 2d",
-            ["--lookback is for windows"],
+            ["--lookback: for windows", "read whole"],
         ),
     ],
 )

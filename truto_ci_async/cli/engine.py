@@ -12,7 +12,6 @@ import click
 
 from truto_ci_async.errors import UsageError
 
-from .activity import Activity
 from .messages import DONE, INCOMPLETE, SOME_FAILED, note, say
 from .options import Options, choice, text
 from .values import whole_number
@@ -86,6 +85,7 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
     from truto_ci_async.integrations.ray import pull_to, ray_library
     from truto_ci_async.pull.report import Budget
 
+    from .activity import Activity
     from .connection import connect
 
     ray_library()  # or the line to install it is told, before anything is asked

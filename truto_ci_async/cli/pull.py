@@ -131,6 +131,14 @@ def _check_target(options: Options) -> None:
         raise UsageError(f"{' and '.join(given)}: for {there} only")
     if options.lookback and options.command == "pull" and "transcripts" not in options.resource:
         raise UsageError("--lookback is for transcripts, which may come late: add --resource transcripts")
+    if options.command == "sync" and [*options.resource] == ["users"]:
+        of_windows = (
+            ("--lookback", options.lookback),
+            ("--max-history", options.max_history),
+            ("--time-zone", options.time_zone),
+        )
+        if given := [name for name, value in of_windows if value]:
+            raise UsageError(f"{' and '.join(given)}: for windows, and users have none: they are read whole")
     if options.table and len(options.resource) > 1:
         raise UsageError("--table names one table: give one --resource")
     options.output = options.output or "ndjson"

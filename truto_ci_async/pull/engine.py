@@ -150,8 +150,7 @@ class Pull(WalkFrames, Generic[T]):
         # A task of asyncio's: a task group of anyio's has to be left by the task that entered it, and the block of a
         # pull may be left by any.
         self._host = asyncio.create_task(self._own(), name="truto-pull")
-        self._host.add_done_callback(lambda host: host.cancelled() or host.exception())  # seen, whoever waits
-        self._host.add_done_callback(lambda _: self._opened.set())  # however early it failed
+        self._host.add_done_callback(self._note_end)
         try:
             await self._opened.wait()
         except BaseException as error:
@@ -175,6 +174,13 @@ class Pull(WalkFrames, Generic[T]):
                 raise
             if failed is not error:
                 _tell(failed, error)
+
+    def _note_end(self, host: asyncio.Task[None]) -> None:
+        """Let go of who waits for the pull to open, however early the host task ended."""
+        if not host.cancelled():
+            host.exception()  # seen, whoever waits
+        self._pages.close()
+        self._opened.set()
 
     async def _wait_for_end(self) -> None:
         """Wait for the host task. A cancellation goes on after that; a second one leaves the task to end by itself.
@@ -209,8 +215,6 @@ class Pull(WalkFrames, Generic[T]):
                 await self._commits.close()
             finally:
                 await self._close_store()
-                self._pages.close()
-                self._opened.set()
             self._commits.settle()
 
     async def _open(self, stored: Plan | None) -> None:

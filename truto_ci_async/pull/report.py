@@ -47,15 +47,15 @@ class Budget(Struct, frozen=True, kw_only=True):
 
     @staticmethod
     def of(budget: Budget | None, max_accounts: int) -> Budget:
-        """Return the budget that a caller gave, in one of two ways.
+        """Return the budget that a caller gave, in one of two ways. One of another type is refused by the pull.
 
         :raises UsageError: in both.
         """
-        if budget is not None and max_accounts not in (budget.max_accounts, Budget().max_accounts):
+        if isinstance(budget, Budget) and max_accounts not in (budget.max_accounts, Budget().max_accounts):
             raise UsageError(
                 f"max_accounts={max_accounts} and a budget with max_accounts={budget.max_accounts}: give one"
             )
-        return budget or Budget(max_accounts=max_accounts)
+        return Budget(max_accounts=max_accounts) if budget is None else budget
 
 
 class PullReport(Struct, eq=False):

@@ -262,7 +262,7 @@ class PulledResource(Resource[T]):
         takes the place of what is there of it, so rows that are gone at the provider go there too, unless
         ``keep_missing``. ``window`` is ``day``, ``week`` or ``month`` in the ``time_zone`` of the account: a name, a
         dict by account id, or a function of the account; UTC if it is not known. ``max_history`` is how far back a new
-        account begins: a length or a time.
+        account begins: a length or a time. Users have no windows: they are read whole, whatever those say.
 
         :raises UsageError: an option that ``out`` does not have, a URL that nothing is known of, or a file in the place
             of the folder.
@@ -379,12 +379,6 @@ class PulledResource(Resource[T]):
             raise UsageError("grow: a sync looks accounts up anew each time")
         now = options["now"] = options.get("now") or datetime.now(UTC)
         if not walk_of(self._resource).takes_window:
-            if others := [
-                name for name in ("lookback", "max_history", "time_zone") if given[name] is not None
-            ]:
-                raise UsageError(
-                    f"{others[0]} is for windows, and {self._resource} have none: they are read whole"
-                )
             return sync_options(since=since, now=now, **given)  # and a window is refused by the plan
         options["start_time"] = now - timedelta(days=1)  # filters are checked by a window like those to come
         return sync_options(since=since, window=options.pop("window", None), now=now, **given)
