@@ -128,8 +128,14 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
     ],
 )
 def test_a_wrong_command_line_says_what_was_given_and_what_is_right(
-    line: str, said: Sequence[str], sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+    line: str,
+    said: Sequence[str],
+    sandbox: Sandbox,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main(shlex.split(line)) == USAGE
     err = capsys.readouterr().err
     for words in said:
@@ -138,6 +144,7 @@ def test_a_wrong_command_line_says_what_was_given_and_what_is_right(
     is_of_columns = " column " in err
     assert is_of_columns or not re.search(r"\b[a-z]+_[a-z]+\b", err), "the name of an argument"
     assert sandbox.requests == []
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_the_usage_is_that_of_the_command_at_hand(capsys: pytest.CaptureFixture[str]) -> None:

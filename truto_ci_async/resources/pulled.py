@@ -271,6 +271,8 @@ class PulledResource(Resource[T]):
         :raises AuthenticationError: the token was rejected.
         """
         options = plan_options(locals())
+        from truto_ci_async.pull.plan.plan import Plan
+        from truto_ci_async.pull.plan.resolve import draft_plan
         from truto_ci_async.pull.report import Budget
         from truto_ci_async.pull.shard import run_shard
         from truto_ci_async.pull.stores.base import TransactionalStore
@@ -307,6 +309,11 @@ class PulledResource(Resource[T]):
             raise UsageError("since is for a database or object storage: a folder has no rows to replace")
         if not is_folder and (format != "ndjson" or csv_formulas != "keep"):
             raise UsageError("format and csv_formulas are for a folder")
+        planned = self.planned(plan_or_accounts, options)
+        if not isinstance(planned, Plan):  # what can never be right is told before a database is made
+            of_accounts = ("integration", "status", "allow_empty")
+            others: Any = {name: value for name, value in options.items() if name not in of_accounts}
+            draft_plan(self._resource, **others)
         if is_url(out):
             store = store_for(out, resource=self._resource, is_sync=sync is not None, **landing)
         elif landing:
@@ -324,7 +331,7 @@ class PulledResource(Resource[T]):
         with show_progress(progress, self._client.emitter, what="rows") as line:
             return await run_shard(
                 self._client,
-                self.planned(plan_or_accounts, options),
+                planned,
                 store,
                 sink,
                 Budget.of(budget, max_accounts),

@@ -49,6 +49,30 @@ async def resolve(
 
     :raises UsageError: an argument can never be right, or there is no account; the message says what to do.
     """
+    plan = draft_plan(resource, start_time=start_time, end_time=end_time, window=window, now=now, **filters)
+    criteria = {
+        name: _criterion(name, value)
+        for name, value in (("integration", integration), ("status", status))
+        if value is not None
+    }
+    found = await _find_accounts(discover, accounts, known, criteria, allow_empty=allow_empty)
+    source = criteria if accounts is None else {"accounts": "listed"}
+    return msgspec.structs.replace(plan, accounts=found, given=plan.given | source)
+
+
+def draft_plan(
+    resource: str,
+    *,
+    start_time: When | None = None,
+    end_time: When | None = None,
+    window: WindowLength | None = None,
+    now: datetime | None = None,
+    **filters: Unpack[PlanFilters],
+) -> Plan:
+    """Return the plan without its accounts.
+
+    :raises UsageError: an argument can never be right.
+    """
     now = datetime.now(UTC) if now is None else _aware(now)
     walk = walk_of(resource)
     times = {"start_time": start_time, "end_time": end_time, "window": window}
@@ -73,14 +97,7 @@ async def resolve(
         created_at=format_time(now, "now"),
     )
     _check_filters(plan)
-    criteria = {
-        name: _criterion(name, value)
-        for name, value in (("integration", integration), ("status", status))
-        if value is not None
-    }
-    found = await _find_accounts(discover, accounts, known, criteria, allow_empty=allow_empty)
-    source = criteria if accounts is None else {"accounts": "listed"}
-    return msgspec.structs.replace(plan, accounts=found, given=plan.given | source)
+    return plan
 
 
 async def _find_accounts(
