@@ -312,6 +312,35 @@ def test_a_page_that_is_being_written_while_the_block_is_left_counts() -> None:
     run(scenario())
 
 
+def test_a_page_that_is_being_written_while_a_commit_fails_does_not_count() -> None:
+    """A store that commits while it takes pages can fail meanwhile: what it took last is never durable."""
+
+    async def scenario() -> None:
+        output = Output()
+        pages = output.pull(client_of(Told(of_two_pages)), "a")
+        with pytest.raises(StorageError, match="full"):
+            async with pages:
+                first = await anext(pages)
+                store: Any = pages._store
+                sink: Any = store._sink
+                is_written, may_return = asyncio.Event(), asyncio.Event()
+
+                async def slow_write(page: Any) -> None:
+                    is_written.set()
+                    await may_return.wait()
+
+                sink.write = slow_write
+                writing = asyncio.create_task(pages.write(first))
+                await is_written.wait()
+                pages._commits.fail(StorageError("the disk is full", path="/"))
+        may_return.set()
+        with pytest.raises(StorageError, match="full"):
+            await writing
+        assert (pages.report.rows, pages.report.pages) == (0, 0)
+
+    run(scenario())
+
+
 def test_a_later_page_of_an_account_waits_for_the_earlier_one_to_be_written() -> None:
     async def scenario() -> None:
         output = Output()

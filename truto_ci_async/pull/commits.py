@@ -76,9 +76,8 @@ class Entry:
         self.ends = ends  # how the account ended, on its last page of all
         self.windows = windows  # that are over with it
         self.missing = missing  # meetings without a transcript
-        self.log = (
-            b""  # what happened to its rows; made of one of the next, if the window is not over by then
-        )
+        # What happened to its rows; made of one of the next, if the window is not over by then.
+        self.log = b""
         self.body = b""
         self.identities = b""
         self.items: Sequence[Any] = ()
@@ -337,7 +336,8 @@ class Commits:
                 self._write_failure = error
                 self._on_failure(error)
                 raise
-            # Whatever happened meanwhile: the sink has the page, and a final commit waits for this lock.
+            self.check()  # a store may take pages while it commits
+            # The sink has the page, and a final commit waits for this lock.
             self._note_place(entry, page, place)
             self.mark(entry)
         self._next_turn()
