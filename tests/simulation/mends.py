@@ -107,7 +107,7 @@ MENDS = (
         "a page that is being written counts, though the block is left",
         (
             COMMITS,
-            "            # Whatever happened meanwhile: the sink has the page,",
+            "            # The sink has the page,",
             "            self.require_open()\n            #",
         ),
     ),
