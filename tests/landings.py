@@ -449,8 +449,9 @@ class Killing:
         rows = "insert" if self.database.url.startswith("duckdb") else "copy"
         for step in (*STEPS, rows, *(["merge"] if self.mode == "merge" else [])):
             for nth in times:
-                if self.run(kill=(step, nth)):
+                if self.run(kill=(step, nth)):  # nothing was left for this step
                     self.begin_anew()
+                    self.run(kill=(step, nth))
         self.finish()
 
     def begin_anew(self) -> None:
