@@ -108,7 +108,6 @@ class BaseClient:
             proxy=proxy,
             ssl_context=ssl_context,
             session=session,
-            headers=self._headers,
         )
         self._token = Token(token if token is not None else os.environ.get(TOKEN_VARIABLE))
         self.timeouts = timeouts
@@ -401,11 +400,10 @@ class BaseClient:
             del error, response
 
     def _headers_with(self, token: Secret) -> dict[str, str]:
-        """Return the headers to pass with a request; they are built once per token."""
+        """Return the headers of a request; they are built once per token."""
         if self._sent_headers is None or self._sent_headers[0] is not token:
-            is_sent_anyway = self._headers is self._transport.default_headers
-            others = {} if is_sent_anyway else self._headers
-            self._sent_headers = token, merge_headers(others, {"Authorization": Secret(f"Bearer {token}")})
+            authorization = {"Authorization": Secret(f"Bearer {token}")}
+            self._sent_headers = token, merge_headers(self._headers, authorization)
         return self._sent_headers[1]
 
     def _buffered(self, call: Call, headers: dict[str, str]) -> Awaitable[BufferedResponse]:
