@@ -804,7 +804,7 @@ def test_a_tunnel_that_is_never_made_is_not_waited_for_past_the_connect_deadline
 def test_a_name_that_is_never_found_is_not_waited_for_either() -> None:
     async def main() -> None:
         transport = Transport("http://service.invalid", max_connections=1)
-        transport._open_session()
+        transport._open_connections()
         assert transport._pool is not None
         forever = asyncio.Event()
 

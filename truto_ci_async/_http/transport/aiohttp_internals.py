@@ -124,12 +124,6 @@ async def exchange(
         raise
 
 
-def is_silent(connection: aiohttp.connector.Connection) -> bool:
-    """Whether a connection from the pool is intact and has received nothing since its last response."""
-    protocol = connection.protocol
-    return protocol is not None and not protocol.should_close
-
-
 def watch_connection(
     response: aiohttp.ClientResponse, on_end: Callable[[asyncio.Future[None]], object]
 ) -> asyncio.Future[None] | None:

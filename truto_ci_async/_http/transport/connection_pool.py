@@ -10,8 +10,6 @@ import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
-from .aiohttp_internals import is_silent
-
 # Seconds an idle connection is kept. A Node server drops one after five; letting go first means that a request is
 # rarely written to a connection that is already closed.
 KEEP_ALIVE = 4.0
@@ -43,19 +41,15 @@ class ConnectionPool(aiohttp.TCPConnector):
         """Return a connection for ``request``, and whether it was used before."""
         while True:
             connection = await self.connect(request, [], _NO_TIMERS)
-            if self._is_new(connection):
+            protocol = connection.protocol
+            assert protocol is not None
+            if protocol not in self._used:
+                self._used.add(protocol)
                 return connection, False
             # Where one idle connection was dead all of them may be, so a resend takes a new one.
-            if is_silent(connection) and not is_resend:
+            if not is_resend and not protocol.should_close:  # intact, and silent since its last response
                 return connection, True
             connection.close()
-
-    def _is_new(self, connection: Connection) -> bool:
-        protocol = connection.protocol
-        if protocol is None or protocol in self._used:
-            return False
-        self._used.add(protocol)
-        return True
 
     async def abort(self) -> None:
         """Close all connections at once, without a TLS shutdown."""

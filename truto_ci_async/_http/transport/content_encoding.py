@@ -179,6 +179,8 @@ class BodyDecoder:
     def __init__(self, content_encoding: str = "", *, limit: int | None = None) -> None:
         self._coding = _codings_of(content_encoding) if content_encoding else ""
         self._codec = _codec(self._coding) if self._coding else None
+        #: Whether the body is not compressed, so that ``count`` is enough instead of ``feed``.
+        self.is_plain = self._codec is None
         self._limit = limit
         self._received = 0
         self.total = 0
@@ -230,11 +232,6 @@ class BodyDecoder:
             raise TruncatedBodyError(
                 f"the {self._coding} body ended early, after {self._received:,} bytes", bytes_read=self.total
             )
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the body is not compressed, so that ``count`` is enough instead of ``feed``."""
-        return self._codec is None
 
     def count(self, size: int) -> None:
         """Add ``size`` bytes to the total.

@@ -1,6 +1,6 @@
 """Sends one attempt of one request; the rest of the package knows aiohttp only through this.
 
-It owns the session (made inside the running loop) and the deadlines of an attempt, and turns every network failure
+It owns the connections (made inside the running loop) and the deadlines of an attempt, and turns every network failure
 into an error of this package. It does not decide whether to try again, or whose turn it is, or what a body means.
 """
 
@@ -68,8 +68,8 @@ class Transport:
 
     @property
     def opened(self) -> bool:
-        """Whether a session of our own is open, which then has to be closed."""
-        return self._pool is not None and self._session is not None and not self._session.closed
+        """Whether there are connections of our own, which have to be closed."""
+        return self._pool is not None and not self._pool.closed
 
     @property
     def loop_is_gone(self) -> bool:
@@ -180,13 +180,15 @@ class Transport:
         may_resend: Callable[[], bool] | None,
         deadline: Deadline,
     ) -> StreamedResponse:
-        session = self._open_session()
-        if self._pool is None or not self._has_internals:
-            response, sends = (
-                await self._request_in_session(session, method, target, headers, body, timeouts),
-                1,
-            )
+        if self.closed:
+            self.bind()  # raises: the client was closed while this call waited for a slot
+        if self._pool is None and self._session is None:
+            self._open_connections()
+        if self._session is not None:
+            response = await self._request_in_session(self._session, method, target, headers, body, timeouts)
+            sends = 1  # at least: aiohttp does not tell
         else:
+            assert self._pool is not None
             response, sends = await self._request(
                 self._pool, method, target, headers, body, timeouts, may_resend, deadline
             )
@@ -252,6 +254,8 @@ class Transport:
 
         Resends are not counted, and aiohttp's timers are used.
         """
+        if session.closed:
+            raise UsageError("the aiohttp session passed in is closed")
         response = await session.request(
             method,
             self._url(target),
@@ -294,33 +298,26 @@ class Transport:
             )
         return map_network_error(error, timeouts, token_of(headers))
 
-    # --- the session ------------------------------------------------------------------------------------
+    # --- connections ------------------------------------------------------------------------------------
 
     def _bound_slots(self) -> asyncio.Semaphore:
         self.bind()
         assert self._slots is not None
         return self._slots
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self.closed:
-            self.bind()  # raises: the client was closed while this call waited for a slot
-        session = self._session
+    def _open_connections(self) -> None:
+        self._has_internals = is_complete()
+        session = self._callers_session
         if session is None:
-            self._has_internals = is_complete()
-            session = self._callers_session or self._new_session()
-            if session is self._callers_session and _loop_of(session) is not self._loop:
-                raise UsageError("the aiohttp session passed in belongs to another event loop")
+            self._pool = ConnectionPool(self._ssl, can_reuse=self._has_internals)
+            if not self._has_internals:
+                self._session = aiohttp.ClientSession(
+                    connector=self._pool, cookie_jar=aiohttp.DummyCookieJar()
+                )
+        elif _loop_of(session) is not self._loop:
+            raise UsageError("the aiohttp session passed in belongs to another event loop")
+        else:
             self._session = session
-        if session.closed:
-            raise UsageError("the aiohttp session passed in is closed")
-        return session
-
-    def _new_session(self) -> aiohttp.ClientSession:
-        self._pool = ConnectionPool(self._ssl, can_reuse=self._has_internals)
-        return aiohttp.ClientSession(
-            connector=self._pool,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
 
     async def aclose(self) -> None:
         """Close the pool, if it is ours. May be called twice, and from any task of the loop."""
@@ -329,11 +326,11 @@ class Transport:
         for response in list(self._open_responses):
             response.is_client_closed = True
             response.close()
-        session, self._session = self._session, None
-        if session is None or session.closed or self._pool is None:
+        pool = self._pool
+        if pool is None or pool.closed:
             return
         # Shielded: a cancelled caller must not leave sockets open. Bounded: a stuck TLS shutdown must not hang it.
-        closing = asyncio.ensure_future(asyncio.wait_for(session.close(), CLOSE_DEADLINE))
+        closing = asyncio.ensure_future(asyncio.wait_for(pool.close(), CLOSE_DEADLINE))
         try:
             await asyncio.shield(closing)
         except TimeoutError:
@@ -345,11 +342,11 @@ class Transport:
     def abandon(self) -> None:
         """Close the sockets without waiting, for a client that nobody closed. Any thread may call it."""
         self.closed = True
-        session, self._session = self._session, None
         pool, loop = self._pool, self._loop
-        if session is None or pool is None or loop is None or session.closed:
+        if pool is None or loop is None or pool.closed:
             return
-        session.detach()  # or aiohttp would warn about this session as well
+        if self._session is not None:
+            self._session.detach()  # or aiohttp would warn about this session as well
         if loop.is_closed():
             with suppress(StopIteration):
                 pool.abort().send(None)
