@@ -96,29 +96,33 @@ class StreamedResponse:
         # Nothing to decompress, so there is no work to interrupt.
         content = self._response.content
         try:
-            data = content.read_nowait()  # often all of it
-            body = BytesIO(data)
-            body.seek(len(data))
-            while True:
-                decoder.count(len(data))
-                self.bytes_read = decoder.total
-                if content.at_eof():
-                    break
-                data = await self.receive()
-                body.write(data)
+            data = content.read_nowait()
+            decoder.count(len(data))
+            if not content.at_eof():
+                data = await self._read_rest(data, decoder)
             self.finish()
         except TrutoError:
             raise
         except FAILURES as error:
             raise self.failed(error) from error
-        return body.getvalue()
+        return data
+
+    async def _read_rest(self, first: bytes, decoder: BodyDecoder) -> bytes:
+        body = BytesIO()
+        data = first
+        while True:
+            self.bytes_read = decoder.total
+            body.write(data)
+            if self._response.content.at_eof():
+                return body.getvalue()
+            data = await self.receive()
+            decoder.count(len(data))
 
     def _decoder(self, limit: int | None) -> BodyDecoder:
-        decoder = BodyDecoder(self.headers.get("content-encoding", ""), limit=limit)
-        length = self.headers.get("content-length")
-        if length is not None and length.isdecimal():
-            decoder.expect(int(length))
-        return decoder
+        headers = self.headers
+        return BodyDecoder(
+            headers.get("content-encoding", ""), length=headers.get("content-length", ""), limit=limit
+        )
 
     async def receive(self) -> bytes:
         """Wait for data as it was sent, at most ``Timeouts.read`` seconds; ``b""`` is the end of the body."""

@@ -126,7 +126,8 @@ class Transport:
         try:
             with deadline:
                 response = await self._open(method, target, headers, body, timeouts, may_resend, deadline)
-                content = await _read(response, limit)
+                is_error = response.status >= 300
+                content = await (_read_error(response, limit) if is_error else response.read(limit))
             return BufferedResponse(
                 status=response.status,
                 reason=response.reason,
@@ -354,9 +355,7 @@ class Transport:
             call_in_loop(loop, lambda: loop.create_task(pool.abort()))
 
 
-async def _read(response: StreamedResponse, limit: int | None) -> bytes:
-    if response.status < 300:
-        return await response.read(limit)
+async def _read_error(response: StreamedResponse, limit: int | None) -> bytes:
     try:
         return await response.read(MAX_ERROR_BYTES if limit is None else min(limit, MAX_ERROR_BYTES))
     except (DecodeError, BodyTooLargeError):
