@@ -52,31 +52,33 @@ def make_paginator(
 
     ``explain`` may add to an error of a first page before it is raised.
     """
+    targets = RequestTargets(query)
     fetch = functools.partial(
         fetch_page,
         client,
-        RequestTargets(query),
+        targets,
         functools.partial(read_page, client, reader, account=query.account),
         empty_body=reader.empty_body,
         empty_on_not_found=empty_on_not_found,
         explain=explain,
     )
-    source = page_source(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
+    source = page_source(client, targets, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(source, label=label, item_type=reader.item_type)
 
 
 def page_source(
     client: BaseClient,
-    query: ListQuery,
+    targets: RequestTargets,
     fetch: Fetch[P],
     *,
     cursor: str | Position | None = None,
     prefetch: int,
     max_pages: int | None,
 ) -> PageSource[P]:
+    query = targets.query
     return PageSource(
         fetch,
-        query.start_position(cursor),
+        targets.start_position(cursor),
         spawn=client.spawn,
         user_batches=len(query.user_batches),
         prefetch=prefetch,

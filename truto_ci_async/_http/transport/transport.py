@@ -330,15 +330,16 @@ class Transport:
         pool = self._pool
         if pool is None or pool.closed:
             return
-        # Shielded: a cancelled caller must not leave sockets open. Bounded: a stuck TLS shutdown must not hang it.
-        closing = asyncio.ensure_future(asyncio.wait_for(pool.close(), CLOSE_DEADLINE))
+        closing = asyncio.ensure_future(pool.close())
         try:
-            await asyncio.shield(closing)
-        except TimeoutError:
-            return
+            await asyncio.wait({closing}, timeout=CLOSE_DEADLINE)  # a stuck TLS shutdown must not hang it
         except asyncio.CancelledError:
-            await asyncio.wait({closing})
+            await asyncio.wait(
+                {closing}, timeout=CLOSE_DEADLINE
+            )  # a cancelled caller must not leave sockets open
             raise
+        finally:
+            closing.cancel()
 
     def abandon(self) -> None:
         """Close the sockets without waiting, for a client that nobody closed. Any thread may call it."""
