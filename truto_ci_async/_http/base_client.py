@@ -207,6 +207,7 @@ class BaseClient:
         """
         call = self._new_call(method, target, account, body)
         fallback = None if error_fallback is None else partial(_response_instead, error_fallback)
+        response: BufferedResponse | None = None
         failure: TruncatedBodyError | None = None
         is_done = False
         call.begin()
