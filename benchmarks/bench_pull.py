@@ -7,8 +7,9 @@
 The bare loop is what a careful person writes with aiohttp and msgspec: one session, one decoder, a worker for each
 account in flight. It keeps no order among accounts, cannot go on after a crash, and has no retries, limits or
 deadlines. For ``ndjson`` and ``large`` there are two: one decodes to the same structs and writes nothing at all, the
-other writes each item's own bytes as a line, and leaves it to the system when they reach the disk. Both sides ask as
-many accounts at once, with pacing off. Contenders are processes of their own that take turns.
+other writes each item's own bytes as a line, and leaves it to the system when they reach the disk. dlt's REST client
+is for threads, reads each page into dicts, and writes nothing either. All ask as many accounts at once, with pacing
+off. Contenders are processes of their own that take turns.
 
     python -m benchmarks.bench_pull --accounts 1000 --pages 4 --items 50 --concurrency 32 --rounds 5
 """
@@ -20,6 +21,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import IO, Any
@@ -33,6 +35,7 @@ TOKEN = "benchmark-token"
 START, END = "2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"
 
 NOTHING, LINES = "bare, writes nothing", "bare, writes lines"
+DLT = "dlt's REST client"
 CASES = ("pages", "ndjson", "large")
 LARGE = {"accounts": 100, "pages": 10, "items": 100}
 GOALS = [
@@ -108,6 +111,35 @@ class Bare:
         return count
 
 
+class Dlt:
+    """The client of dlt's REST sources, in a thread for each account that is asked at once."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._accounts = accounts(options)
+        self._at_once = options.concurrency
+
+    async def open(self, stack: AsyncExitStack, url: str) -> None:
+        from dlt.sources.helpers.requests import Client
+        from dlt.sources.helpers.rest_client import RESTClient
+        from dlt.sources.helpers.rest_client.auth import BearerTokenAuth
+        from requests.adapters import HTTPAdapter
+
+        session = stack.enter_context(Client().session)
+        session.mount("http://", HTTPAdapter(pool_maxsize=self._at_once))
+        self._client = RESTClient(url, auth=BearerTokenAuth(TOKEN), session=session, data_selector="result")
+
+    async def pull(self, folder: Path | None) -> int:
+        with ThreadPoolExecutor(self._at_once) as threads:
+            return sum(threads.map(self._count, self._accounts))
+
+    def _count(self, account: str) -> int:
+        from dlt.sources.helpers.rest_client.paginators import JSONResponseCursorPaginator
+
+        paginator = JSONResponseCursorPaginator("next_cursor", cursor_param="next_cursor")
+        params = {"integrated_account_id": account, "start_time": START, "end_time": END}
+        return sum(len(page) for page in self._client.paginate(PATH, params=params, paginator=paginator))
+
+
 def accounts(options: argparse.Namespace) -> list[str]:
     shape = f"{options.shape}-x{options.items}-p{options.pages}"
     return [f"{shape}--{number}" for number in range(options.accounts)]
@@ -115,7 +147,7 @@ def accounts(options: argparse.Namespace) -> list[str]:
 
 def here(options: argparse.Namespace) -> None:
     """Be one contender: a pull of all accounts whenever asked, each into a new folder."""
-    contender: Any = Ours(options) if options.here == OURS else Bare(options)
+    contender: Any = {OURS: Ours, DLT: Dlt}.get(options.here, Bare)(options)
     expected = options.accounts * options.pages * options.items
     with asyncio.Runner() as runner, tempfile.TemporaryDirectory() as place:
         stack = AsyncExitStack()
@@ -140,8 +172,10 @@ def run(options: argparse.Namespace) -> list[Record]:
     found: list[Record] = []
     for case in options.cases.split(","):
         sizes = vars(options) | (LARGE if case == "large" else {})
-        contenders = [OURS, NOTHING] + ([LINES] if case != "pages" else [])
-        contenders = _turns.installed(dict.fromkeys(contenders, ""), options.contenders)
+        contenders = _turns.installed(
+            {OURS: "", NOTHING: ""} | ({LINES: ""} if case != "pages" else {}) | {DLT: "dlt"},
+            options.contenders,
+        )
         given = ["--cases", case]
         for name in ("shape", "accounts", "pages", "items", "concurrency"):
             given += [f"--{name}", str(sizes[name])]
