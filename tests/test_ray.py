@@ -562,10 +562,10 @@ def test_a_signal_ends_the_command_line_in_order(
             _, told = process.communicate(timeout=10.0)
         finally:
             process.kill()
-        assert (process.returncode, told.splitlines()[-2:-1]) == (
-            code,
-            ["run the same command again to continue"],
-        )
+        assert process.returncode == code
+        assert "run the same command again to continue" in told.splitlines(), (
+            told
+        )  # Ray may add a line of its own
         assert "Traceback" not in told
         assert "***" not in told
         wait_until(lambda: not any(map(is_running, started)), 5.0)
