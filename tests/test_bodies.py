@@ -330,13 +330,13 @@ def test_a_zstd_window_is_bounded(window_log: int, is_opened: bool) -> None:
 
 
 def test_an_announced_length_is_refused_before_the_body_is_read() -> None:
-    decoder = BodyDecoder("", limit=100)
-    decoder.expect(100)
+    BodyDecoder(length="100", limit=100)
     with pytest.raises(BodyTooLargeError, match="100 bytes") as caught:
-        decoder.expect(101)
+        BodyDecoder(length="101", limit=100)
     assert caught.value.limit == 100
-    BodyDecoder("gzip", limit=100).expect(10**9)  # says nothing about the length after decompression
-    BodyDecoder("").expect(10**9)
+    BodyDecoder("gzip", length="1" * 10, limit=100)  # says nothing about the length after decompression
+    BodyDecoder(length="1" * 10)
+    BodyDecoder(length="-101", limit=100)  # unreadable
 
 
 def test_a_brotli_that_cannot_bound_its_output_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

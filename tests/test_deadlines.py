@@ -65,8 +65,7 @@ def test_what_came_while_the_loop_was_held_is_in_time(seconds: float) -> None:
         asyncio.get_running_loop().call_soon(answer.set_result, "here")
         assert await asking == "here"
         assert clock() == 1.0 + seconds
-        assert deadlines.extended == {}
-        assert not any(deadlines.queues.values())
+        assert deadlines.open == {}
 
     story(main)
 
@@ -117,8 +116,8 @@ def test_a_block_gets_more_time_once_when_the_loop_was_held(holds: list[float], 
             if seconds == 50.0:
                 await asyncio.sleep(1.0)
         assert await waiting == pytest.approx(ends)
-        assert deadlines.queues == {}
-        assert deadlines.extended == {}
+        assert deadlines.open == {}
+        assert deadlines.open == {}
 
     story(main)
 
@@ -148,7 +147,7 @@ def test_a_timer_that_is_early_by_the_resolution_of_its_clock_is_in_time() -> No
             assert deadlines._timer is not None
             deadlines._timer.cancel()
             deadlines._check()
-            assert list(deadlines.extended) == [deadline]
+            assert deadline.check(2.9999) == 3.0 + MIN_EXTENSION
 
     story(main)
 
@@ -163,7 +162,7 @@ def test_what_is_open_when_all_is_closed_has_no_deadline_any_more() -> None:
         await asyncio.sleep(1.0)
         hold(50.0)
         await asyncio.sleep(1.0)
-        assert (len(deadlines.queues), len(deadlines.extended)) == (1, 1)
+        assert len(deadlines.open) == 2
         deadlines.close()
         with pytest.raises(TimeoutError), deadlines.within(100.0):  # checks all that are left
             await asyncio.sleep(200.0)
@@ -184,7 +183,7 @@ def test_a_block_that_is_left_with_time_to_spare_after_its_last_chance_is_left_a
         await asyncio.sleep(1.0)
         hold(50.0)
         await working
-        assert deadlines.extended == {}
+        assert deadlines.open == {}
 
     story(main)
 
@@ -307,15 +306,40 @@ def test_blocks_that_are_left_in_time_share_one_timer(monkeypatch: pytest.Monkey
     story(main)
 
 
-def test_lengths_that_are_used_no_more_are_forgotten() -> None:
-    """A caller may pass the remaining time of its own deadline to each call, and no two of those are equal."""
-
+@pytest.mark.parametrize(
+    ("steps", "whole", "missed", "ends"),
+    [
+        ([(3.0, 2.0), (3.0, 10.0)], 60.0, "step 1", 5.0),
+        ([(3.0, 2.0), (None, 10.0)], 5.0, "", 5.0),
+        ([(3.0, 10.0)], 3.0, "", 3.0),  # the whole comes first
+        ([(3.0, 10.0)], None, "step 0", 3.0),
+        ([(30.0, 10.0)], 5.0, "", 5.0),
+    ],
+)
+def test_the_step_of_a_block_has_a_limit_too(
+    steps: list[tuple[float | None, float]], whole: float | None, missed: str, ends: float
+) -> None:
     async def main(deadlines: Deadlines) -> None:
-        for number in range(100):
-            with deadlines.within(5.0 + number / 1000):
-                await asyncio.sleep(1.0)
-        await asyncio.sleep(10.0)
-        assert len(deadlines.queues) == 0
+        deadline = deadlines.within(whole)
+        with pytest.raises(TimeoutError), deadline:
+            for number, (seconds, takes) in enumerate(steps):
+                deadline.step(f"step {number}", seconds)
+                await asyncio.sleep(takes)
+        assert deadline.missed == missed
+        assert clock() == ends + MIN_EXTENSION
+
+    story(main)
+
+
+def test_a_block_whose_steps_end_in_time_is_left_alone() -> None:
+    async def main(deadlines: Deadlines) -> None:
+        with deadlines.within(60.0) as deadline:
+            for _ in range(5):
+                deadline.step("step", 3.0)
+                await asyncio.sleep(2.0)
+            deadline.step("", None)
+            await asyncio.sleep(20.0)
+        assert not deadline.expired
 
     story(main)
 

@@ -43,6 +43,7 @@ from truto_ci_async import (
     schema,
 )
 from truto_ci_async._json import UNKNOWN
+from truto_ci_async.export.arrow import microseconds
 from truto_ci_async.models import (
     AdditionalMetric,
     Email,
@@ -228,6 +229,7 @@ def test_values_become_what_their_column_holds(type: Any, value: Any, expected: 
     expected = value if expected == "as it was" else expected
     assert found.row(Outer(Inner(value))) == {"inner": expected}
     assert found.gather([Outer(Inner(value)), Outer(Inner()), Outer()]) == [[expected, None, None]]
+    assert found.gather([Outer(Inner(value))] * 2) == [[expected] * 2]
 
 
 interactions = st.builds(
@@ -249,6 +251,38 @@ def test_rows_and_columns_have_the_same_values(items: list[Interaction]) -> None
     columns = found.gather(items)
     assert len(columns) == len(found)
     assert [list(item.row().values()) for item in items] == [list(row) for row in zip(*columns, strict=True)]
+
+
+class Moment(datetime):
+    """A time of another library."""
+
+
+SECOND = datetime(2024, 1, 31, 8, tzinfo=UTC)
+OTHER_TIMES = [
+    None,
+    SECOND.replace(microsecond=1),
+    SECOND.replace(year=1969),
+    SECOND.replace(year=2107),  # more seconds than 32 bits hold
+    datetime(9999, 12, 31, tzinfo=PACIFIC),
+    Moment(2024, 1, 31, tzinfo=UTC),
+]
+
+
+@examples(50)
+@given(st.sampled_from([0, 1, 15, 16, 17]), st.data())
+def test_times_as_microseconds(count: int, data: st.DataObject) -> None:
+    """Whole seconds are read from MessagePack, whose header depends on how many there are; others one by one."""
+    times: list[datetime | None] = [SECOND + timedelta(days=day % 300) for day in range(count)]
+    for other in data.draw(st.lists(st.sampled_from(OTHER_TIMES), max_size=min(count, 4))):
+        times[data.draw(st.integers(0, count - 1))] = other
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    exact = [None if each is None else (each - epoch) // timedelta(microseconds=1) for each in times]
+    assert microseconds(iter(times)) == exact
+
+
+@pytest.mark.parametrize("count", [2**16 - 1, 2**16])
+def test_very_many_times_as_microseconds(count: int) -> None:
+    assert microseconds([SECOND] * count) == [1_706_688_000_000_000] * count
 
 
 def test_a_count_past_64_bits_is_repaired_with_an_issue() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import anyio
 import msgspec
 import pytest
 from msgspec import Raw
@@ -55,6 +56,7 @@ from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.engine import Pull
 from truto_ci_async.pull.positions import MISSING_KEPT, UNSUPPORTED, MeetingQueue
+from truto_ci_async.pull.report import Budget
 from truto_ci_async.pull.transcript_pull import with_meeting
 from truto_ci_async.sinks.layout import state_file
 
@@ -316,6 +318,14 @@ class Calls:
         return Answer(200, json.dumps({"result": [] if found is None else [found]}).encode())
 
 
+def simulated(calls: Calls) -> Any:
+    async def no_pause() -> None:
+        return None
+
+    service: Any = calls
+    return SimClient(service, RetryPolicy(attempts=1), no_pause)
+
+
 async def pull_from(
     calls: Calls,
     resource: str,
@@ -327,17 +337,12 @@ async def pull_from(
 ) -> tuple[list[Any], PullReport]:
     """Return the items of a pull of one account, and its report; leave it after so many pages."""
 
-    async def no_pause() -> None:
-        return None
-
-    service: Any = calls
-    client: Any = SimClient(service, RetryPolicy(attempts=1), no_pause)
     plan = make_plan(
         "a", resource=resource, **{"start_time": "2024-01-01", "end_time": "2024-01-04"} | options
     )
     found: list[Any] = []
     async with Pull[Any](
-        client, plan, checkpoint=checkpoint, item_type=item_type, commit="manual", lookback=None
+        simulated(calls), plan, checkpoint=checkpoint, item_type=item_type, commit="manual", lookback=None
     ) as running:
         async for page in running:
             found += page.page
@@ -422,6 +427,53 @@ def test_a_row_has_the_meeting_that_was_asked_for_even_if_the_service_leaves_it_
         assert report.without_transcript == 0
 
     run(scenario())
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_a_transcript_of_two_pages_needs_one_place_only(writes: bool) -> None:
+    """With one account at a time there is one place for a page that was read, which the first half must not keep."""
+
+    async def scenario() -> None:
+        def transcript(meeting: str) -> Answer:
+            count = calls.asked.count(meeting)
+            return Answer(
+                200,
+                json.dumps({"result": [{"n": count}], "next_cursor": "2" if count == 1 else None}).encode(),
+            )
+
+        calls = Calls([meeting("a"), meeting("b")], transcript)
+        options: dict[str, Any] = {"budget": Budget(max_accounts=1), "item_type": Raw}
+        plan = make_plan("a", resource="transcripts", start_time="2024-01-01", end_time="2024-01-04")
+        sink = Kept()
+        running = Pull[Any](
+            simulated(calls), plan, sink=sink if writes else None, commit="manual", writes=writes, **options
+        )
+        with anyio.fail_after(10):
+            async with running:
+                async for page in running:
+                    sink.pages.append(page)
+                    await page.commit()
+        found = [[dict_of(each)["n"] for each in page.page] for page in sink.pages]
+        assert (found, running.report.complete) == ([[1, 2], [1, 2], []], True)
+
+    run(scenario())
+
+
+class Kept:
+    """A sink that keeps its pages."""
+
+    def __init__(self) -> None:
+        self.pages: list[Any] = []
+
+    async def open(self, state: bytes | None) -> None:
+        assert state is None
+
+    async def write(self, page: Any) -> None:
+        self.pages.append(page)
+
+    async def commit(self, *, final: bool = False) -> bytes:
+        del final
+        return b""
 
 
 @pytest.mark.parametrize(

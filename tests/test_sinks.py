@@ -972,8 +972,10 @@ def test_a_page_that_was_cancelled_was_not_taken(
         await sink.open(None)
         await sink.write(page_of(unit, 0, sink.item_type))
         holding = True
-        writing = asyncio.create_task(sink.write(page_of(unit, 1, sink.item_type)))
+        await sink.write(page_of(unit, 1, sink.item_type))  # while the one before it goes to the file
         await asyncio.to_thread(reached.wait, 10)
+        writing = asyncio.create_task(sink.write(page_of(unit, 2, sink.item_type)))
+        await asyncio.sleep(0)
         writing.cancel()
         await asyncio.sleep(0)
         assert not writing.done()
@@ -981,12 +983,14 @@ def test_a_page_that_was_cancelled_was_not_taken(
         with pytest.raises(asyncio.CancelledError):
             await writing
         holding = False
-        await sink.write(page_of(unit, 2, sink.item_type))
+        await sink.write(page_of(unit, 3, sink.item_type))
         await sink.commit(final=True)
         await sink.aclose()
 
     run(scenario())
-    assert [row[2] for row in read_rows(tmp_path, format)] == ["a/0/0/0", "a/0/0/1", "a/0/2/0", "a/0/2/1"]
+    assert [row[2] for row in read_rows(tmp_path, format)] == [
+        f"a/0/{page}/{row}" for page in (0, 1, 3) for row in (0, 1)
+    ]
 
 
 @pytest.mark.parametrize("format", FORMATS)

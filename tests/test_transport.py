@@ -25,7 +25,6 @@ from truto_ci_async._http.credentials import Secret
 from truto_ci_async._http.policy.retry import Timeouts
 from truto_ci_async._http.transport import aiohttp_internals
 from truto_ci_async._http.transport.addresses import checked_base_url, checked_proxy, environment_proxy
-from truto_ci_async._http.transport.connection_pool import ConnectionPool
 from truto_ci_async._http.transport.deadlines import Deadlines
 from truto_ci_async._http.transport.network_errors import map_network_error
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
@@ -353,8 +352,6 @@ def test_without_an_internal_name_of_aiohttp_no_connection_is_reused(
     owner, _, attribute = name.rpartition(".")
     cls = attrgetter(owner)(aiohttp)
     monkeypatch.setattr(cls, attribute, Hidden(inspect.getattr_static(cls, attribute)))
-    if attribute == "connect":
-        monkeypatch.delattr(ConnectionPool, "connect")  # aiohttp would call another method
 
     async def handle(server: RawServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.head(reader)
@@ -807,7 +804,7 @@ def test_a_tunnel_that_is_never_made_is_not_waited_for_past_the_connect_deadline
 def test_a_name_that_is_never_found_is_not_waited_for_either() -> None:
     async def main() -> None:
         transport = Transport("http://service.invalid", max_connections=1)
-        transport._open_session()
+        transport._open_connections()
         assert transport._pool is not None
         forever = asyncio.Event()
 

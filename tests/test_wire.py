@@ -280,6 +280,7 @@ def test_targets_encoded_for_one_account_are_right_for_another(
     if is_used:
         targets.start_position(None)
         targets.at(0, None)
+    assert targets.start_position(None) == targets.query.start_position(None)
     other = targets.for_account(account)
     assert other.query == query
     assert other.start_position(None) == query.start_position(None)

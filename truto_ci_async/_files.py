@@ -107,7 +107,7 @@ async def _wait_for(job: asyncio.Future[Any]) -> None:
     A thread that waits for the interpreter's lock gets it when another one keeps it for 5 ms. A busy event loop keeps
     it for less, and takes it back before the thread is awake: commits took over a second, and now take 3 ms.
     """
-    while not (await asyncio.wait([job], timeout=GIVE_WAY_EVERY))[0]:
+    while not job.done() and not (await asyncio.wait([job], timeout=GIVE_WAY_EVERY))[0]:
         time.sleep(GIVE_WAY_SECONDS)  # noqa: ASYNC251 - that is what it is for
 
 

@@ -62,8 +62,10 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 AnyResponse = TypeVar("AnyResponse", BufferedResponse, StreamedResponse)
 
-# Makes one attempt: takes the token and the attempt's number, returns a result and the details of the response.
-Attempt: TypeAlias = Callable[["Secret", int], Awaitable[tuple[R, ResponseInfo]]]
+# Sends one attempt of a call with these headers.
+Transfer: TypeAlias = Callable[[Call, dict[str, str]], Awaitable[AnyResponse]]
+# Returns a response to use in place of an error, or None.
+Fallback: TypeAlias = Callable[[APIError], AnyResponse | None]
 
 DEFAULT_BASE_URL = "https://api.truto.one"
 BASE_URL_VARIABLE = "TRUTO_API_BASE_URL"
@@ -108,7 +110,6 @@ class BaseClient:
             proxy=proxy,
             ssl_context=ssl_context,
             session=session,
-            headers=self._headers,
         )
         self._token = Token(token if token is not None else os.environ.get(TOKEN_VARIABLE))
         self.timeouts = timeouts
@@ -205,17 +206,15 @@ class BaseClient:
         :raises UsageError: the client is closed, also when that happens during the call.
         """
         call = self._new_call(method, target, account, body)
-
-        async def attempt_once(token: Secret, attempt: int) -> tuple[bytes, ResponseInfo]:
-            response = await self._send(call, token, attempt, self._buffered)
-            return response.body, call.response_info(response.status, response.headers, attempt)
-
+        fallback = None if error_fallback is None else partial(_response_instead, error_fallback)
+        response: BufferedResponse | None = None
         failure: TruncatedBodyError | None = None
         is_done = False
         call.begin()
         try:
             while True:
-                content, info = await self._within_total(call, attempt_once, error_fallback, failure)
+                response = await self._within_total(call, self._buffered, fallback, failure)
+                content, info = response.body, call.response_info(response.status, response.headers)
                 try:
                     if not content and on_empty is not None:
                         content = on_empty(info)
@@ -235,7 +234,7 @@ class BaseClient:
         finally:
             call.end(None if is_done else sys.exc_info()[0])
             failure = None  # the error, its frames and this variable would be a cycle
-            content = b""  # this frame is part of them too
+            response, content = None, b""  # this frame is part of them too
 
     def mask(self) -> Callable[[TrutoError], None]:
         """Return a function that masks the token last sent in an error that quotes a body."""
@@ -249,17 +248,10 @@ class BaseClient:
         """
         call = self._new_call("GET", target, account, None, streamed=True)
 
-        async def attempt_once(token: Secret, attempt: int) -> tuple[StreamedResponse, ResponseInfo]:
-            response = await self._send(call, token, attempt, self._streamed)
-            response.waiting = call.time  # in case it fails and another one is opened
-            response.call_id, response.on_close = call.id, call.end_stream
-            call.state.succeeded()
-            return response, call.response_info(response.status, response.headers, attempt)
-
         async def reopen(failure: TransportError | None = None) -> tuple[StreamedResponse, ResponseInfo]:
             call.begin()
             try:
-                return await self._within_total(call, attempt_once, None, failure)
+                response = await self._within_total(call, self._streamed, None, failure)
             except BaseException as error:
                 call.end(type(error))
                 if isinstance(error, TrutoError):
@@ -267,6 +259,10 @@ class BaseClient:
                 raise
             finally:
                 failure = None  # as in request
+            response.waiting = call.time  # in case it fails and another one is opened
+            response.call_id, response.on_close = call.id, call.end_stream
+            call.state.succeeded()
+            return response, call.response_info(response.status, response.headers)
 
         return reopen
 
@@ -281,10 +277,10 @@ class BaseClient:
     async def _within_total(
         self,
         call: Call,
-        attempt_once: Attempt[R],
-        error_fallback: Callable[[APIError], R | None] | None,
+        transfer: Transfer[AnyResponse],
+        fallback: Fallback[AnyResponse] | None,
         failure: TransportError | None,
-    ) -> tuple[R, ResponseInfo]:
+    ) -> AnyResponse:
         """Make the attempts of a call within what is left of ``Timeouts.total``."""
         deadline = self._transport.deadlines.within(call.time.left)
         try:
@@ -292,7 +288,7 @@ class BaseClient:
                 self._in_flight.add(deadline)
                 if failure is not None:
                     await self._wait_after(call, failure)
-                return await self._attempts(call, attempt_once, error_fallback)
+                return await self._attempts(call, transfer, fallback)
         except (DecodeError, BodyTooLargeError) as error:
             error.account = call.account
             raise
@@ -308,24 +304,20 @@ class BaseClient:
             call.last_error = failure = None  # an error, its frames and the call would be a cycle
 
     async def _attempts(
-        self,
-        call: Call,
-        attempt_once: Attempt[R],
-        error_fallback: Callable[[APIError], R | None] | None,
-    ) -> tuple[R, ResponseInfo]:
+        self, call: Call, transfer: Transfer[AnyResponse], fallback: Fallback[AnyResponse] | None
+    ) -> AnyResponse:
         """Try until an attempt succeeds, or the policy gives up."""
         waiting_call.set(call.id)
         refused: Secret | None = None
         while True:
             token = await self._turn_and_token(call, refused)
-            attempt = call.state.sent()
             try:
-                return await attempt_once(token, attempt)
+                return await self._send(call, token, transfer)
             except (APIError, TransportError) as error:
-                if error_fallback is not None and isinstance(error, APIError):
-                    fallback = error_fallback(error)
-                    if fallback is not None:
-                        return fallback, call.response_info(error.status, error.headers, attempt)
+                if fallback is not None and isinstance(error, APIError):
+                    instead = fallback(error)
+                    if instead is not None:
+                        return instead
                 wants_token = await self._wait_after(call, error)
             refused = token if wants_token else None
 
@@ -359,20 +351,14 @@ class BaseClient:
             self._open_calls.retrying -= 1
         return decision.fresh_token
 
-    async def _send(
-        self,
-        call: Call,
-        token: Secret,
-        attempt: int,
-        transfer: Callable[[Call, dict[str, str]], Awaitable[AnyResponse]],
-    ) -> AnyResponse:
+    async def _send(self, call: Call, token: Secret, transfer: Transfer[AnyResponse]) -> AnyResponse:
         """Send one attempt, and report the outcome to the rate limiter and to listeners.
 
         :raises APIError: any status but 2xx.
         """
         call.token = token
         try:
-            call.sending(attempt)
+            call.sending()
             headers = self._headers_with(token)
             if call.body is not None:
                 headers = merge_headers(headers, {"Content-Type": "application/json"})
@@ -389,7 +375,7 @@ class BaseClient:
             is_remote=error.is_remote if error else False,
             hint=level_named(error.insight, error.message) if error else None,
         )
-        call.received(response, attempt)
+        call.received(response)
         if response.sends > 1:
             self._budget.give_back(response.sends - 1)
         if error is None:
@@ -401,11 +387,10 @@ class BaseClient:
             del error, response
 
     def _headers_with(self, token: Secret) -> dict[str, str]:
-        """Return the headers to pass with a request; they are built once per token."""
+        """Return the headers of a request; they are built once per token."""
         if self._sent_headers is None or self._sent_headers[0] is not token:
-            is_sent_anyway = self._headers is self._transport.default_headers
-            others = {} if is_sent_anyway else self._headers
-            self._sent_headers = token, merge_headers(others, {"Authorization": Secret(f"Bearer {token}")})
+            authorization = {"Authorization": Secret(f"Bearer {token}")}
+            self._sent_headers = token, merge_headers(self._headers, authorization)
         return self._sent_headers[1]
 
     def _buffered(self, call: Call, headers: dict[str, str]) -> Awaitable[BufferedResponse]:
@@ -496,3 +481,14 @@ class BaseClient:
         return (
             f"<{type(self).__name__} {transport.base_url} token=***{' closed' if transport.closed else ''}>"
         )
+
+
+def _response_instead(
+    error_fallback: Callable[[APIError], bytes | None], error: APIError
+) -> BufferedResponse | None:
+    body = error_fallback(error)
+    return (
+        None
+        if body is None
+        else BufferedResponse(status=error.status, reason="", headers=error.headers, body=body)
+    )

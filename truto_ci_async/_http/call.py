@@ -105,7 +105,7 @@ class Call:
     """A request with all its attempts."""
 
     __slots__ = (
-        "_all", "_began", "_emitter", "_streamed", "_url", "account", "body", "id", "last_error", "method", "sent_at",
+        "_all", "_began", "_emit", "_streamed", "_url", "account", "body", "id", "last_error", "method", "sent_at",
         "started", "state", "target", "time", "token", "waited",
     )  # fmt: skip
 
@@ -129,7 +129,7 @@ class Call:
         self.state = state
         self.time = CallTime(total, self.id)
         self._all = all
-        self._emitter = all.emitter
+        self._emit = all.emitter.emit if all.emitter.active else None  # None: nobody listens
         self._streamed = streamed
         self._url = ""
         self._began: float | None = None  # None: it is not under way
@@ -146,9 +146,9 @@ class Call:
         self._began = monotonic()
         self._all.count += 1
         self._all.streams += self._streamed
-        if self._emitter.active:
+        if self._emit is not None:
             self._url = shown_path(self.target)
-            self._emitter.emit(
+            self._emit(
                 CallStarted(
                     time=time(),
                     account=self.account,
@@ -168,8 +168,8 @@ class Call:
             return
         self._all.count -= 1
         self._all.streams -= self._streamed
-        if self._emitter.active:
-            self._emitter.emit(
+        if self._emit is not None:
+            self._emit(
                 CallEnded(
                     time=time(),
                     account=self.account,
@@ -186,10 +186,11 @@ class Call:
         kind = sys.exc_info()[0]
         self.end(kind if kind is not None and issubclass(kind, TrutoError) else None)
 
-    def sending(self, attempt: int) -> None:
+    def sending(self) -> None:
         """Note that an attempt is about to be sent."""
-        if self._emitter.active:
-            self._emitter.emit(
+        attempt = self.state.sent()
+        if self._emit is not None:
+            self._emit(
                 RequestSent(
                     time=time(),
                     account=self.account,
@@ -203,15 +204,15 @@ class Call:
         if self.started is None:
             self.started = self.sent_at
 
-    def received(self, response: BufferedResponse | StreamedResponse, attempt: int) -> None:
+    def received(self, response: BufferedResponse | StreamedResponse) -> None:
         """Report that the response to an attempt has arrived."""
-        if self._emitter.active:
-            self._emitter.emit(
+        if self._emit is not None:
+            self._emit(
                 ResponseReceived(
                     time=time(),
                     account=self.account,
                     status=response.status,
-                    attempt=attempt,
+                    attempt=self.state.attempts,
                     elapsed=monotonic() - self.sent_at,
                     bytes=len(response.body),
                     call_id=self.id,
@@ -222,8 +223,8 @@ class Call:
     def retrying(self, error: Exception, retry: Retry) -> None:
         """Note that another attempt follows an error."""
         self.last_error = error
-        if self._emitter.active:
-            self._emitter.emit(
+        if self._emit is not None:
+            self._emit(
                 RetryScheduled(
                     time=time(),
                     account=self.account,
@@ -246,12 +247,12 @@ class Call:
             attempts=attempts,
         )
 
-    def response_info(self, status: int, headers: dict[str, str], attempts: int) -> ResponseInfo:
+    def response_info(self, status: int, headers: dict[str, str]) -> ResponseInfo:
         return ResponseInfo(
             status=status,
             headers=headers,
             rate_limit=parse_rate_limit(headers, time()),
-            attempts=attempts,
+            attempts=self.state.attempts,
             elapsed=monotonic() - (self.started or 0.0),
             waited=self.waited,
         )

@@ -69,6 +69,7 @@ class Token:
                 f"token must be the API token as text, or a function that returns it, not {type(source).__name__}"
             )
         self._source = None if isinstance(source, str) else source
+        self.is_refreshable = self._source is not None
         self._value = checked_token(source) if isinstance(source, str) else None
         self._lock: asyncio.Lock | None = None
 
@@ -76,10 +77,6 @@ class Token:
     def last(self) -> Secret:
         """The last one that ``get`` returned, or an empty text."""
         return self._value or Secret()
-
-    @property
-    def is_refreshable(self) -> bool:
-        return self._source is not None
 
     async def get(self, refused: Secret | None = None) -> Secret:
         """Return the token. If it is still ``refused``, get a new one, once for all calls that were refused."""

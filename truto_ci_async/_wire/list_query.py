@@ -192,8 +192,12 @@ class ListQuery(Struct, frozen=True, kw_only=True):
     def sorted_query(self) -> str:
         """Encode everything but the users, sorted by name: equal dicts may have their keys in any order."""
         params = deep_merge(self.params, self.extra)
-        pairs = encode_query(params, object_arrays=self.object_arrays).split("&")
-        return "&".join(sorted(pairs, key=lambda pair: pair.partition("=")[0]))
+        return sort_pairs(encode_query(params, object_arrays=self.object_arrays))
+
+
+def sort_pairs(query: str) -> str:
+    """Sort an encoded query by name."""
+    return "&".join(sorted(query.split("&"), key=lambda pair: pair.partition("=")[0]))
 
 
 def read_cursor(cursor: object) -> str | Position | None:
@@ -242,7 +246,9 @@ class RequestTargets:
 
     def start_position(self, cursor: str | Position | None) -> Position:
         """Return where to start reading: see ``ListQuery.start_position``."""
-        if self._sorted_query is None:
+        if self._sorted_query is None and self.query.user_batches == ((),):
+            self._sorted_query = sort_pairs(self.at(0, None).removeprefix(self.query.path)[1:])
+        elif self._sorted_query is None:
             self._sorted_query = self.query.sorted_query()
         return self.query.start_position(cursor, fingerprint=self.query.fingerprint(self._sorted_query))
 
@@ -265,13 +271,16 @@ class RequestTargets:
         query = self.query
         params = {**query.params, "users": [{"id": user} for user in query.user_batches[batch]]}
         params.setdefault("next_cursor", None)
-        merged = list(deep_merge(params, query.extra).items())
-        at = next(index for index, (name, _) in enumerate(merged) if name == "next_cursor")
-        before, after = (
-            encode_query(dict(part), object_arrays=query.object_arrays)
-            for part in (merged[:at], merged[at + 1 :])
-        )
-        return before, after
+        before: dict[str, Any] = {}
+        after: dict[str, Any] = {}
+        part = before
+        for name, value in deep_merge(params, query.extra).items():
+            if name == "next_cursor":
+                part = after
+            elif value is not None:  # most are not set
+                part[name] = value
+        form = query.object_arrays
+        return encode_query(before, object_arrays=form), encode_query(after, object_arrays=form)
 
 
 # What ``quote`` returns unchanged; the match takes a tenth of the time.

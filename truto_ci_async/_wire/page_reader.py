@@ -275,7 +275,8 @@ def cursor_text(value: object) -> str | None:
         value = str(value)
     if not isinstance(value, str):
         raise DecodeError(f"next_cursor must be a string, not {value!r:.80}", path="$.next_cursor")
-    if len(value) > MAX_CURSOR_BYTES or len(value.encode(errors="surrogatepass")) > MAX_CURSOR_BYTES:
+    # A character takes up to four bytes.
+    if 4 * len(value) > MAX_CURSOR_BYTES and len(value.encode(errors="surrogatepass")) > MAX_CURSOR_BYTES:
         raise _cursor_too_long(value[:40])
     return value
 

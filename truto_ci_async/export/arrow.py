@@ -7,10 +7,13 @@ its builder takes neither times nor whole tables. If only pyarrow is installed, 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any, NamedTuple
+
+import msgspec
 
 from truto_ci_async.errors import MissingExtraError
 
@@ -115,6 +118,9 @@ def _array(library: ArrowLibrary, type: ColumnType, values: Iterable[Any]) -> An
 
 def microseconds(values: Iterable[datetime | None]) -> list[int | None]:
     """Return times as microseconds since 1970, UTC."""
+    values = [*values]
+    if (seconds := _whole_seconds(values)) is not None:
+        return [each * 1_000_000 for each in seconds]
     found: list[int | None] = []
     last, number = None, None
     for value in values:
@@ -122,3 +128,20 @@ def microseconds(values: Iterable[datetime | None]) -> list[int | None]:
             last, number = value, None if value is None else (value - _EPOCH) // _MICROSECOND
         found.append(number)
     return found
+
+
+def _whole_seconds(values: list[datetime | None]) -> tuple[int, ...] | None:
+    """Return times as seconds since 1970, if each is a whole number of 32 bits, as the bounds of windows are.
+
+    MessagePack has such times in six bytes, two of them the mark. Encoding and reading them takes a fifth of the time
+    that arithmetic with ``timedelta`` does, which was a fifth of all that a batch of rows takes.
+    """
+    count = len(values)
+    try:
+        packed = msgspec.msgpack.encode(values)
+    except TypeError:  # of a subclass of datetime
+        return None
+    start = 1 if count < 16 else 3 if count < 2**16 else 5
+    if packed[start::6] != b"\xd6" * count or packed[start + 1 :: 6] != b"\xff" * count:
+        return None
+    return struct.unpack_from(f">{'2xI' * count}", packed, start)

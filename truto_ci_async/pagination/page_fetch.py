@@ -40,11 +40,20 @@ async def fetch_page(
     *,
     empty_body: bytes,
     empty_on_not_found: bool | EmptyIf,
+    explain: Callable[[APIError], Awaitable[None]] | None = None,
 ) -> Page[Any]:
-    """Fetch the page at ``here``; see ``fetch_and_read`` for the arguments and errors."""
-    data, response = await fetch_and_read(
-        client, targets, read, here, empty_body=empty_body, empty_on_not_found=empty_on_not_found
-    )
+    """Fetch the page at ``here``; see ``fetch_and_read`` for the other arguments and errors.
+
+    ``explain`` may add to an error of a first page before it is raised.
+    """
+    try:
+        data, response = await fetch_and_read(
+            client, targets, read, here, empty_body=empty_body, empty_on_not_found=empty_on_not_found
+        )
+    except APIError as error:
+        if explain is not None and here.cursor is None:
+            await explain(error)
+        raise
     return Page(
         data.items,
         next_cursor=data.next_cursor,
@@ -128,12 +137,12 @@ async def read_page(
     :raises DeadlineError: the call ran out of time.
     """
     emitter = client.emitter
-    started = perf_counter()
+    started = perf_counter() if emitter.active else None
     with time:
         data = reader.read_ordinary(body) if len(body) <= SLICED_ABOVE else None
         if data is None:
             data = await _read_in_slices(reader, body, time, account)
-    if emitter.active:
+    if started is not None:
         emitter.emit(
             PageDecoded(
                 time=emitter.now(),

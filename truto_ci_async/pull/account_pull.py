@@ -74,6 +74,7 @@ class AccountPull:
         self._state = state
         self._shared = shared
         self._request: tuple[RequestTargets, Position] | None = None  # the last one
+        self._made: PulledPage[Any] | None = None  # the page that is to be handed over
 
     def rest(self) -> None:
         """Drop what is not needed until the next turn."""
@@ -99,6 +100,8 @@ class AccountPull:
                 return self._skip(error)
             again_at: float | None = self._failed(error, asked_at)
         else:
+            if self._made is not None:
+                await self._hand_over(self._made)
             again_at = None if self._state.windows_left else NEVER
             if loop is not None:
                 again_at = self._fail(loop)
@@ -117,9 +120,9 @@ class AccountPull:
             await self._begin_walk(self._targets(), None if text is None else Position.parse(text))
 
     async def _fetch_next(self, client: BaseClient, fetch: anyio.CancelScope) -> CursorLoopError | None:
-        """Fetch the next page and hand it over. Return the error that ends the account after it.
+        """Fetch and make the next page. Return the error that ends the account after it.
 
-        :raises TrutoError: the call failed, and nothing was handed over.
+        :raises TrutoError: the call failed, and there is no page.
         """
         read = partial(self._read, fetch, self._shared.reader)
         walk, page, here = await self._fetch_listed(client, read)
@@ -128,9 +131,7 @@ class AccountPull:
             self._shared.pages.give_back()
             return None
         loop = advance(walk, here, page)
-        handed = self._hand_over(kept, walk.position, is_loop=loop is not None)
-        self._compare_window(handed)
-        await self._report_foreign(handed)
+        self._make(kept, walk.position, is_loop=loop is not None)
         return loop
 
     async def _fetch_listed(
@@ -272,7 +273,14 @@ class AccountPull:
         if body[-8:].rstrip().endswith(b"}"):  # or else it may be cut, and is no answer until it was read
             self._shared.circuit.success(self._state.arrived_at)
 
-    def _hand_over(self, page: Page[Any], position: Position | None, *, is_loop: bool) -> PulledPage[Any]:
+    async def _hand_over(self, page: PulledPage[Any]) -> None:
+        self._made = None
+        await self._shared.pages.send(page)
+        self._compare_window(page)
+        await self._report_foreign(page)
+
+    def _make(self, page: Page[Any], position: Position | None, *, is_loop: bool) -> None:
+        """Make what is handed over of a page: rows that were handed out before are left out."""
         shared, state = self._shared, self._state
         is_last = position is None
         log = b""
@@ -287,19 +295,17 @@ class AccountPull:
             is_restarted=state.seen is not None and not is_last,
         )
         was_restarted = state.seen is not None
-        handed, entry = self._send(page, progress, is_last=is_last)
+        made, entry = self._add_entry(page, progress, is_last=is_last)
         if was_restarted:
             entry.log = log
         elif not (is_last or shared.plan.is_sync):
-            shared.commits.remember(entry, handed, state.body)
+            shared.commits.remember(entry, made, state.body)
         state.body = b""
-        shared.pages.send(handed)
-        return handed
 
-    def _send(
+    def _add_entry(
         self, page: Page[Any], progress: Progress, *, is_last: bool, missing: int = 0
     ) -> tuple[PulledPage[Any], Entry]:
-        """Make the entry of a page, and move on to the next window after the last one."""
+        """Queue the entry of a page, and move on to the next window after the last one."""
         shared, state = self._shared, self._state
         window, asked = state.window, self._window()
         is_first, is_partial = not state.progress.pages, state.is_partial
@@ -329,10 +335,10 @@ class AccountPull:
             missing=missing,
         )
         self._close_windows(queue, window, over)
-        handed = PulledPage(state.account, asked, page, commits=shared.commits, entry=entry)
-        handed.pulled_at = state.pulled_at or handed.pulled_at
-        handed.is_first, handed.is_partial = is_first, is_partial
-        return handed, entry
+        made = self._made = PulledPage(state.account, asked, page, commits=shared.commits, entry=entry)
+        made.pulled_at = state.pulled_at or made.pulled_at
+        made.is_first, made.is_partial = is_first, is_partial
+        return made, entry
 
     async def _report_foreign(self, page: PulledPage[Any]) -> None:
         """Report items that are not of this resource. The page was handed over, so a cancellation waits for this."""

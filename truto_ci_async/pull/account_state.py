@@ -20,7 +20,7 @@ from truto_ci_async.pull.checkpoint.base import AccountProgress, Progress
 from truto_ci_async.pull.plan.plan import Plan
 
 from .commits import Commits, PulledPage
-from .handover import Handover
+from .handover import DirectWriting, Handover
 from .positions import MeetingQueue
 from .report import Budget, PullReport
 from .row_fingerprints import SeenRows
@@ -40,7 +40,7 @@ class Shared:
     plan: Plan
     stored: dict[str, AccountProgress]  # of earlier runs, for accounts that have not had a turn yet
     reader: PageReader[Any]
-    pages: Handover[PulledPage[Any]]
+    pages: Handover[PulledPage[Any]] | DirectWriting[PulledPage[Any]]
     commits: Commits
     report: PullReport
     budget: Budget

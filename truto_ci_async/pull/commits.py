@@ -10,6 +10,7 @@ restarted. What is remembered is as durable as the progress it belongs to.
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -44,10 +45,8 @@ COMMIT_SECONDS = 0.05
 ASK_AGAIN_SECONDS = 1.0
 # With a checkpoint in memory, this many bytes of bodies are kept instead of logs.
 KEPT_BYTES = 16 * 2**20
-# The loop gets a turn after logs were made of this many bytes, which takes a few milliseconds.
-YIELD_BYTES = 2**19
-# The same, after this many entries.
-YIELD_ENTRIES = 2_000
+# The loop gets a turn after logs were made of this many bytes or entries, which takes a few milliseconds.
+YIELD_BYTES, YIELD_ENTRIES = 2**19, 2_000
 
 
 class Entry:
@@ -76,8 +75,7 @@ class Entry:
         self.ends = ends  # how the account ended, on its last page of all
         self.windows = windows  # that are over with it
         self.missing = missing  # meetings without a transcript
-        # What happened to its rows; made of one of the next, if the window is not over by then.
-        self.log = b""
+        self.log = b""  # what happened to its rows; made of one of the next, if the window goes on
         self.body = b""
         self.identities = b""
         self.items: Sequence[Any] = ()
@@ -169,15 +167,15 @@ class Commits:
         self._bodies: dict[Key, list[bytes]] = {}  # committed, in place of logs
         self._body_bytes = 0
         self._write_failure: Exception | None = None  # nothing more is written; what was written is committed
-        self._turned = anyio.Event()  # a page was written, or none will be
+        self._turned: anyio.Event | None = None  # for those who wait: a page was written, or none will be
         self._is_due = anyio.Event()  # something is marked
         self._is_urgent = anyio.Event()  # much is marked, or somebody waits
         self._flushed = anyio.Event()
         self._told_issues = 0  # of the store, that are in the report
         # The store is asked one thing at a time, but for one that can be written to while it commits.
-        self._store_lock = anyio.Lock(fast_acquire=True)
+        self._store_lock = asyncio.Lock()
         # Held until what a commit took is either durable or marked again.
-        self._commit_lock = anyio.Lock(fast_acquire=True)
+        self._commit_lock = asyncio.Lock()
 
     # --- life ------------------------------------------------------------------------------------------
 
@@ -239,8 +237,9 @@ class Commits:
         self._next_turn()
 
     def _next_turn(self) -> None:
-        turned, self._turned = self._turned, anyio.Event()
-        turned.set()
+        turned, self._turned = self._turned, None
+        if turned is not None:
+            turned.set()
 
     # --- for the consumers -----------------------------------------------------------------------------
 
@@ -316,6 +315,7 @@ class Commits:
             self._is_urgent.set()
             await self._flushed.wait()
         while not await self._write_in_turn(page, entry):
+            self._turned = self._turned or anyio.Event()
             await self._turned.wait()
 
     async def _write_in_turn(self, page: PulledPage[Any], entry: Entry) -> bool:

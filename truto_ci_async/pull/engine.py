@@ -43,7 +43,7 @@ from .commits import Commits, PulledPage
 from .daily_use import DailyUse
 from .events import pull_events
 from .frames import PullParts
-from .handover import Handover
+from .handover import DirectWriting, Handover
 from .report import Budget, PullReport
 from .workers import Workers, accounts_to_do
 
@@ -78,6 +78,8 @@ class Pull(WalkFrames, Generic[T]):
     by ``break`` or an exception does not. ``commit="manual"``: any number of consumers; each page is done when its
     ``commit()`` is called. ``report`` can be read at any time. Pages of one account come in order.
 
+    ``writes``: each page is written to the sink as it comes, and no consumer gets it; ``next_page`` waits for the end.
+
     However the block is left, what is in flight is dropped and what is marked is made durable. A cancellation waits
     for that; a second one does not. If that fails, the cancellation goes on, with the failure as a note on it, in the
     log and in ``report.error``.
@@ -98,6 +100,7 @@ class Pull(WalkFrames, Generic[T]):
         lookback: timedelta | str | None = None,
         sink: Sink | None = None,
         sync: SyncOptions | None = None,
+        writes: bool = False,
     ) -> None:
         if item_type is None:
             item_type = plan.walk.item_type if isinstance(plan, Plan) else Interaction
@@ -114,6 +117,7 @@ class Pull(WalkFrames, Generic[T]):
         self._store = _store_of(MemoryCheckpoint() if checkpoint is None else checkpoint, sink, sync)
         self._budget = budget
         self._is_auto = commit == "auto"
+        self._writes = writes
         self._grow, self._fresh = grow, fresh
         self._reader = PageReader(
             ItemReader[Any](item_type, on_invalid=on_invalid), detach=self._store.detaches
@@ -146,7 +150,11 @@ class Pull(WalkFrames, Generic[T]):
             raise UsageError("a pull is run once; make a new one, which goes on from the checkpoint")
         self._block = anyio.CancelScope()
         self._opened = anyio.Event()
-        self._pages = Handover[PulledPage[T]](min(READ_AHEAD, self._budget.max_accounts))
+        self._pages: Handover[PulledPage[T]] | DirectWriting[PulledPage[T]]
+        if self._writes:
+            self._pages = DirectWriting(self._commits.write)
+        else:
+            self._pages = Handover(min(READ_AHEAD, self._budget.max_accounts))
         # A task of asyncio's: a task group of anyio's has to be left by the task that entered it, and the block of a
         # pull may be left by any.
         self._host = asyncio.create_task(self._own(), name="truto-pull")

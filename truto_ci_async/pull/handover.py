@@ -1,7 +1,9 @@
-"""Hands pages from the workers of a pull to its consumers."""
+"""Hands pages from the workers of a pull to its consumers, or to what writes them."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 import anyio
@@ -32,8 +34,8 @@ class Handover(Generic[T]):
         """Free a reserved place that is not needed."""
         self._places.release()
 
-    def send(self, page: T) -> None:
-        """Put a page into its reserved place."""
+    async def send(self, page: T) -> None:
+        """Put a page into its reserved place, without waiting."""
         self._inlet.send_nowait(page)
         self._arrivals.release()
 
@@ -57,3 +59,50 @@ class Handover(Generic[T]):
         """Drop the pages that are left."""
         self.end()
         self._outlet.close()
+
+
+class DirectWriting(Generic[T]):
+    """Has each page written by the worker that read it, one page at a time: a ``Handover`` without consumers.
+
+    No page waits for a turn of the loop, neither for its consumer nor for a place, unless ``write`` itself waits.
+    """
+
+    def __init__(self, write: Callable[[T], Awaitable[object]]) -> None:
+        self._write = write
+        self._is_free = True
+        # Whoever waits is woken once, and then all of them go on in one turn of the loop if ``write`` does not wait. A
+        # lock that is passed on to the next in line would have every page wait from the first time on.
+        self._freed = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    async def reserve(self) -> None:
+        """Wait until no other page is read or written."""
+        while not self._is_free:
+            self._freed.clear()
+            await self._freed.wait()
+        self._is_free = False
+
+    def give_back(self) -> None:
+        """Let another page be read."""
+        self._is_free = True
+        self._freed.set()
+
+    async def send(self, page: T) -> None:
+        """Write a page.
+
+        :raises Exception: what ``write`` raises.
+        """
+        try:
+            await self._write(page)
+        finally:
+            self.give_back()
+
+    async def receive(self) -> None:
+        """Wait for the end."""
+        await self._ended.wait()
+
+    def end(self) -> None:
+        """End the wait: all pages are written."""
+        self._ended.set()
+
+    close = end

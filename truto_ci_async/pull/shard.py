@@ -60,10 +60,10 @@ async def run_shard(
         lookback=lookback,
         sink=sink,
         sync=sync,
+        writes=True,
     )
-    async with pull as pages:
+    async with pull:
         if on_start is not None:
-            on_start(pages)
-        async for page in pages:
-            await pages.write(page)
+            on_start(pull)
+        await pull.next_page()
     return pull.report

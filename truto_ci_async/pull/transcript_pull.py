@@ -30,7 +30,6 @@ from truto_ci_async.pagination.page_fetch import fetch_page, read_page
 from truto_ci_async.pull.checkpoint.base import Progress
 
 from .account_pull import AccountPull, advance
-from .commits import PulledPage
 from .positions import FROM_START, MeetingQueue, join_position, split_position
 from .row_fingerprints import row_fingerprints, split, views_of
 
@@ -88,7 +87,7 @@ class TranscriptPull(AccountPull):
         if not ids and queue.page is None:
             await self._shared.pages.reserve()
             empty = Page[Any]((), item_type=self._shared.reader.item_type, response=page.response)
-            self._send_transcripts(empty, queue)
+            self._make_transcripts(empty, queue)
         return None
 
     async def _read_meetings(self, body: bytes, time_of_call: CallTime) -> PageData[Any]:
@@ -100,58 +99,52 @@ class TranscriptPull(AccountPull):
     # --- transcripts -----------------------------------------------------------------------------------
 
     async def _ask(self, client: BaseClient, fetch: anyio.CancelScope, queue: MeetingQueue) -> None:
-        """Ask for the transcript of the first meeting in line, and hand it over."""
+        """Ask for the transcript of the first meeting in line."""
         shared, meeting = self._shared, queue.ids[0]
         targets = RequestTargets(shared.plan.transcript_query(self._state.account, meeting))
         walk = PageCursor(targets.start_position(None), 1, account=self._state.account.id)
         read = partial(self._read, fetch, shared.reader)
         page: Page[Any] | None = None
-        try:
-            while (here := walk.position) is not None:
-                self._request = targets, here
-                found = await fetch_page(
-                    client,
-                    targets,
-                    read,
-                    here,
-                    empty_body=shared.reader.empty_body,
-                    empty_on_not_found=says_no_transcript,
-                )
-                self._count(found, of_window=False)
-                if page is None:
-                    page = found
-                else:  # it is not known whether there ever is a second page; it would be the same transcript
-                    shared.pages.give_back()
-                    page.items = (*page.items, *found.items)
-                walk.advance(here, found.next_cursor)
-        except BaseException:
+        while (here := walk.position) is not None:
             if page is not None:
+                shared.pages.give_back()  # of the pages of one transcript only the last one keeps a place
+            self._request = targets, here
+            found = await fetch_page(
+                client,
+                targets,
+                read,
+                here,
+                empty_body=shared.reader.empty_body,
+                empty_on_not_found=says_no_transcript,
+            )
+            self._count(found, of_window=False)
+            if page is None:
+                page = found
+            else:  # it is not known whether there ever is a second page; it would be the same transcript
+                page.items = (*page.items, *found.items)
+            if (loop := advance(walk, here, found)) is not None:
                 shared.pages.give_back()
-            raise
+                raise loop
         assert page is not None
         page = copy(page)
         page.items = with_meeting(page.items, meeting)
         queue.asked(meeting, found=bool(page.items), now=time.time())
         self._state.asked.add(_fingerprint(meeting))
-        await self._report_foreign(self._send_transcripts(page, queue, meeting))
+        self._make_transcripts(page, queue, meeting)
 
-    def _send_transcripts(
-        self, page: Page[Any], queue: MeetingQueue, meeting: str | None = None
-    ) -> PulledPage[Any]:
-        """Hand over what was found for a meeting; without one, only that the window is over."""
-        shared, state = self._shared, self._state
+    def _make_transcripts(self, page: Page[Any], queue: MeetingQueue, meeting: str | None = None) -> None:
+        """Make what is handed over for a meeting; without one, only that the window is over."""
+        state = self._state
         is_last = not queue.ids and queue.page is None
         # Meetings without a transcript are kept: a later run may look again.
         position = str(queue) if not is_last or queue.missing else None
         if not is_last:
             position = join_position(str(queue), whole=state.is_whole)
         missing = meeting is not None and not page.items
-        handed, entry = self._send(page, Progress(position=position), is_last=is_last, missing=missing)
+        _, entry = self._add_entry(page, Progress(position=position), is_last=is_last, missing=missing)
         if meeting is not None and page.items and not is_last:
             entry.log = _fingerprint(meeting)
         state.body = b""
-        shared.pages.send(handed)
-        return handed
 
     def _restart_position(self) -> str | None:
         queue = self._state.queue

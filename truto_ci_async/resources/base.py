@@ -364,7 +364,7 @@ class Resource(Generic[T]):
             return raw_response(self._client, body, response, query.account, here)
 
         source = page_source(
-            self._client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages
+            self._client, targets, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages
         )
         return RawPages(source, label=f"raw {self._model}/{self._resource}")
 

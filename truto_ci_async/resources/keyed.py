@@ -108,7 +108,7 @@ async def fetch_keyed(
 
     keyed = Keyed[Any]()
     cursor: str | None = None
-    async for page in Pages(page_source(client, query, fetch, prefetch=0, max_pages=max_pages)):
+    async for page in Pages(page_source(client, targets, fetch, prefetch=0, max_pages=max_pages)):
         for issue in await keyed.add_page(page):
             if on_invalid == "raise":
                 raise DecodeError(

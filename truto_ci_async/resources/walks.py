@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from truto_ci_async._wire.list_query import ListQuery, RequestTargets
 from truto_ci_async._wire.page_reader import PageReader, raw_cursors
 from truto_ci_async.errors import APIError, DecodeError
-from truto_ci_async.models import Page, Position, RawResponse, ResponseInfo
+from truto_ci_async.models import Position, RawResponse, ResponseInfo
 from truto_ci_async.pagination.page_fetch import fetch_page, read_page
 from truto_ci_async.pagination.paginator import Fetch, P, PageSource, Paginator
 
@@ -52,39 +52,33 @@ def make_paginator(
 
     ``explain`` may add to an error of a first page before it is raised.
     """
-    fetch_one = functools.partial(
+    targets = RequestTargets(query)
+    fetch = functools.partial(
         fetch_page,
         client,
-        RequestTargets(query),
+        targets,
         functools.partial(read_page, client, reader, account=query.account),
         empty_body=reader.empty_body,
         empty_on_not_found=empty_on_not_found,
+        explain=explain,
     )
-
-    async def fetch(here: Position) -> Page[Any]:
-        try:
-            return await fetch_one(here)
-        except APIError as error:
-            if explain is not None and here.cursor is None:
-                await explain(error)
-            raise
-
-    source = page_source(client, query, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
+    source = page_source(client, targets, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(source, label=label, item_type=reader.item_type)
 
 
 def page_source(
     client: BaseClient,
-    query: ListQuery,
+    targets: RequestTargets,
     fetch: Fetch[P],
     *,
     cursor: str | Position | None = None,
     prefetch: int,
     max_pages: int | None,
 ) -> PageSource[P]:
+    query = targets.query
     return PageSource(
         fetch,
-        query.start_position(cursor),
+        targets.start_position(cursor),
         spawn=client.spawn,
         user_batches=len(query.user_batches),
         prefetch=prefetch,

@@ -119,9 +119,9 @@ class FileSink(ABC):
         self._is_complete = self._is_listed_complete = False
         self._use_version(PULL_SCHEMA.version)
         self._buffer: list[Any] = []  # encoded rows that are not in a file yet
+        self._appending: asyncio.Future[None] | None = None  # rows to the file, by now or soon
         self._buffer_rows = self._buffer_bytes = 0
-        self._new_rows = self._new_bytes = 0  # taken since the last commit began
-        self._new_since = 0.0
+        self._new_rows, self._new_bytes, self._new_since = 0, 0, 0.0  # taken since the last commit began
         self._written = self._synced = 0  # rows taken since it was opened, and those of them in a commit
 
     def _use_version(self, version: int) -> None:
@@ -163,8 +163,7 @@ class FileSink(ABC):
                 pid=os.getpid(),
             )
         worker = self._worker = Worker(f"truto-{self.format}")
-        self._is_held = True
-        self._error = None
+        self._is_held, self._error = True, None
         self._reset()
         try:
             await worker.run(self._guard, partial(self._hold, anew))
@@ -196,12 +195,14 @@ class FileSink(ABC):
         self._state, self._listed_at = replace(self._committed, id=self._id), self._clock()
 
     async def write(self, page: AccountPage[Any]) -> Any:
-        """Take a page into memory, after writing earlier ones to the file if there are many."""
-        self._require_open()
+        """Take a page into memory. Many of them go to the file meanwhile, once those before them are there."""
+        worker = self._require_open()
         if self._is_buffer_full():  # before the page is taken: a cancellation here leaves it out
-            await self._run(self._append, *self._take())
+            if self._appending is not None:
+                await Worker.finish(self._appending)
+            self._appending = worker.start(self._guard, partial(self._append, *self._take()))
         if len(page) > INLINE_ITEMS:
-            encoded, size = await self._require_open().run(self._encode, page)
+            encoded, size = await worker.run(self._encode, page)
             self._require_open()
         else:
             encoded, size = self._encode(page)
@@ -276,8 +277,7 @@ class FileSink(ABC):
                         path=str(manifest),
                     )
         finally:
-            self._worker = None
-            self._is_held = False
+            self._worker, self._is_held = None, False
             try:
                 await worker.run(self._end)
             finally:

@@ -35,6 +35,7 @@ _DATES: Final = (
     ),
 )
 
+_RATE_LIMIT: Final = frozenset({"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"})
 _NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*(?:[,;].*)?", re.ASCII | re.DOTALL)
 _WINDOW = re.compile(r";\s*w\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)", re.ASCII | re.IGNORECASE)
 # A number from here on is a point in time: as a wait it would be thirty years.
@@ -72,6 +73,8 @@ def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit 
     The limit is written as ``110`` or ``110;w=10``, the reset as seconds from now or as a point in time, which is
     compared with the response's own ``Date`` (``now_epoch`` if there is none).
     """
+    if _RATE_LIMIT.isdisjoint(headers):  # as from most providers
+        return None
     limit_text = headers.get("ratelimit-limit")
     limit = _number(limit_text)
     remaining = _number(headers.get("ratelimit-remaining"))

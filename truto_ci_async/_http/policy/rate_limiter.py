@@ -159,6 +159,8 @@ class RateLimiter:
         random: Callable[[], float] = _random.random,
     ) -> None:
         self._pacing = pacing or Pacing()
+        #: Whether requests have to ask: False under ``Pacing.off()``.
+        self.is_on = self._pacing.enabled
         self._daily = self._pacing.daily
         self._max_wait = max_wait
         self._draw = random
@@ -187,11 +189,6 @@ class RateLimiter:
     @property
     def token_window(self) -> SlidingWindow:
         return self._token
-
-    @property
-    def is_on(self) -> bool:
-        """Whether requests have to ask: False under ``Pacing.off()``."""
-        return self._pacing.enabled
 
     def enter(self, account: str | None, now: float) -> Waiter | None:
         """Ask to send a request. None: send it. Otherwise a waiter, which ``poll`` will return in its turn."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
@@ -84,6 +85,9 @@ def environment_proxy(base_url: str) -> str | None:
 
 
 def _named_proxy(base_url: str) -> str | None:
+    # urllib decodes the whole environment twice, which is nearly all the time it takes to make a client.
+    if getproxies is getproxies_environment and "_proxy" not in "\n".join(os.environ).lower():
+        return None
     parts = urlsplit(base_url)
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")

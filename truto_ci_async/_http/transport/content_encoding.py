@@ -172,24 +172,22 @@ class BodyDecoder:
     """Decompresses one body: ``feed`` it what arrives, ``close`` it at the end.
 
     ``total`` counts the bytes returned and never exceeds ``limit`` (bytes after decompression; None: no limit).
+    ``length`` is the ``Content-Length``, of the body as it is sent.
 
     :raises DecodeError: a coding that cannot be decompressed here.
+    :raises BodyTooLargeError: the body is not compressed, and longer than the limit.
     """
 
-    def __init__(self, content_encoding: str = "", *, limit: int | None = None) -> None:
+    def __init__(self, content_encoding: str = "", *, length: str = "", limit: int | None = None) -> None:
         self._coding = _codings_of(content_encoding) if content_encoding else ""
         self._codec = _codec(self._coding) if self._coding else None
+        #: Whether the body is not compressed, so that ``count`` is enough instead of ``feed``.
+        self.is_plain = self._codec is None
         self._limit = limit
         self._received = 0
         self.total = 0
-
-    def expect(self, length: int) -> None:
-        """Check the announced length of the body as it is sent.
-
-        :raises BodyTooLargeError: the body is not compressed, and longer than the limit.
-        """
-        if self._codec is None and self._limit is not None and length > self._limit:
-            raise self._too_large(self._limit)
+        if self.is_plain and limit is not None and length.isdecimal() and int(length) > limit:
+            raise self._too_large(limit)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Decompress ``data`` in pieces; a plain body passes through.
@@ -230,11 +228,6 @@ class BodyDecoder:
             raise TruncatedBodyError(
                 f"the {self._coding} body ended early, after {self._received:,} bytes", bytes_read=self.total
             )
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the body is not compressed, so that ``count`` is enough instead of ``feed``."""
-        return self._codec is None
 
     def count(self, size: int) -> None:
         """Add ``size`` bytes to the total.

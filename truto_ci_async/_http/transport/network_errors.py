@@ -72,6 +72,15 @@ def _missed_deadline(error: BaseException, timeouts: Timeouts) -> DeadlineError 
     return DeadlineError(f"{what} {seconds} s", deadline=deadline, seconds=seconds)
 
 
+def missed_step(step: str, timeouts: Timeouts) -> DeadlineError:
+    """Return the error for a step of an attempt, ``connect`` or ``read``, that took too long."""
+    if step == "connect":
+        seconds = timeouts.connect
+        return DeadlineError(f"no connection within {seconds} s", deadline="connect", seconds=seconds)
+    seconds = timeouts.read
+    return DeadlineError(f"no response headers within {seconds} s", deadline="read", seconds=seconds)
+
+
 def proxy_refused(status: int, reason: str) -> ConnectError:
     hint = "; put the user and password into the proxy's URL" if status == 407 else ""
     return ConnectError(f"the proxy refused with {status} {reason}{hint}", is_permanent=status < 500)
