@@ -33,7 +33,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from truto_ci_async import Fault, Sandbox, UsageError, __version__
+from truto_ci_async import Fault, Sandbox, UsageError, __version__, errors
 from truto_ci_async._text import printable
 from truto_ci_async.cli import accounts
 from truto_ci_async.cli.app import COMMANDS, app
@@ -47,6 +47,7 @@ from truto_ci_async.cli.messages import (
     TERMINATED,
     USAGE,
     Progress,
+    advise,
 )
 from truto_ci_async.cli.options import FORMATS, Options
 from truto_ci_async.cli.output import resumable
@@ -1119,6 +1120,28 @@ def test_a_killed_run_goes_on_when_it_is_run_again(
     assert len(sandbox.requests) == 1 + is_early
     assert out.read_bytes() == whole.read_bytes()
     assert {each.name for each in tmp_path.iterdir()} == {out.name, whole.name}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_advice_names_only_options_of_the_command(name: str) -> None:
+    """``pull`` has neither ``--next-cursor`` nor ``--response-format``."""
+    command = app.get_command(click.Context(app), name)
+    assert command is not None
+    names = {each.name or "": max(each.opts, key=len) for each in command.params}
+    made = [
+        errors.CursorExpiredError("x"),
+        errors.BodyTooLargeError("x", limit=1),
+        errors.DecodeError("x"),
+        errors.DecodeError("say path=..."),
+        errors.DeadlineError("x", deadline="read", seconds=1.0),
+        errors.ConfigurationError("no API token"),
+    ]
+    advice = " ".join(advise(error, names) or "" for error in made)
+    assert set(re.findall("--[a-z-]+", advice)) <= set(names.values())
+    if name == "interactions":
+        assert "--next-cursor" in advice
+    if name == "pull":
+        assert "check --api-url" in advice
 
 
 def between_look_and_lock(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:

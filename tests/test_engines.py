@@ -343,7 +343,7 @@ def test_a_look_at_rows_never_leaves_out_an_account_without_a_word() -> None:
 
 
 def test_an_address_of_a_cluster_is_not_that_of_the_service() -> None:
-    assert advise(ConnectError("no Ray cluster: tried h:1", attempts=0)) is None
+    assert advise(ConnectError("no Ray cluster: tried h:1", attempts=0), {}) is None
 
 
 def test_the_summary_counts_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
