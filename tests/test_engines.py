@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -309,6 +310,16 @@ def test_a_coordinator_keeps_budgets_and_reports() -> None:
     assert not coordinator.forget("199")  # the driver of 0 is there
     assert coordinator.forget("0")
     assert coordinator.told("199") == {}
+
+
+def test_a_coordinator_that_nobody_asks_says_so() -> None:
+    ended = threading.Event()
+    began = monotonic()
+    coordinator = Coordinator(ended.set, 0.2)
+    while monotonic() < began + 0.3:
+        coordinator.tell("a", 1, {})
+        assert not ended.wait(0.01)
+    assert ended.wait(5.0)
 
 
 def test_a_report_of_very_many_failures_is_bounded() -> None:
