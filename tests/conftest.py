@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import shlex
+import subprocess
 import sys
 import traceback
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -49,7 +51,8 @@ def pytest_xdist_setupnodes(specs: list[Any]) -> None:
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Fail a test that skips itself where every test must run."""
     report = yield
-    by_mark = report.when == "setup" and item.get_closest_marker("skipif") is not None
+    reasons = {f"Skipped: {mark.kwargs.get('reason')}" for mark in item.iter_markers("skipif")}
+    by_mark = isinstance(report.longrepr, tuple) and report.longrepr[2] in reasons
     return report if by_mark or hasattr(report, "wasxfail") else _fail_if_skipped(report)
 
 
@@ -111,3 +114,30 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CACHE_HOME", os.devnull)  # where nothing can be written
     monkeypatch.setenv("XDG_CONFIG_HOME", os.devnull)  # nor profiles be read
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts a small file system in memory. Call it again to remount with other options.
+
+    That takes the rights of root, or of a user who needs no password for them.
+    """
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    rights = [] if not hasattr(os, "geteuid") or os.geteuid() == 0 else ["sudo", "-n"]
+    mounted = False
+
+    def mount(options: str) -> Path:
+        nonlocal mounted
+        options = f"remount,{options}" if mounted else options
+        command = [*rights, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        try:
+            subprocess.run(command, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("cannot mount a file system here")
+        mounted = True
+        return folder
+
+    yield mount
+    if mounted:
+        subprocess.run([*rights, "umount", str(folder)], check=True)

@@ -7,7 +7,6 @@ import errno
 import json
 import os
 import pickle
-import shutil
 import signal
 import socket
 import sqlite3
@@ -1030,27 +1029,6 @@ def test_errors_of_sqlite_become_ours(
                     assert str(caught.value).startswith(f"cannot {doing} {path}")
 
     run(scenario())
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a small file system in memory. Call it again to remount with other options."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = False
-
-    def mount(options: str) -> Path:
-        nonlocal mounted
-        options = f"remount,{options}" if mounted else options
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("cannot mount a file system here")
-        mounted = True
-        return folder
-
-    yield mount
-    if mounted:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 @posix

@@ -59,6 +59,13 @@ import pytest
 @pytest.mark.skipif(sys.version_info > (3,), reason="for another platform")
 def test_for_another_platform(): ...
 
+@pytest.fixture
+def cluster():
+    pytest.skip("no cluster here")
+
+@pytest.mark.skipif(sys.version_info < (3,), reason="for another platform")
+def test_whose_fixture_skips_it(cluster): ...
+
 def test_that_skips_itself():
     pytest.skip("no time zone database here")
 
@@ -69,7 +76,7 @@ def test_that_is_known_to_fail():
 
 
 @pytest.mark.parametrize(
-    ("value", "ends"), [("1", "1 failed, 1 skipped, 1 xfailed"), ("", "2 skipped, 1 xfailed")]
+    ("value", "ends"), [("1", "1 failed, 1 skipped, 1 xfailed, 1 error"), ("", "3 skipped, 1 xfailed")]
 )
 def test_a_test_that_skips_itself_fails_in_ci(value: str, ends: str, tmp_path: Path) -> None:
     """Otherwise nobody would notice that something is missing there and the test never runs."""

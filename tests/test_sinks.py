@@ -528,27 +528,6 @@ def test_a_failed_sink_stays_failed_until_it_is_opened_again(format: str, tmp_pa
     assert [row[2] for row in read_rows(tmp_path, format)] == ["a/0/0/0", "a/0/0/1", "a/0/1/0", "a/0/1/1"]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mounts a small file system in memory. Call it again to remount with other options."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = False
-
-    def mount(options: str) -> Path:
-        nonlocal mounted
-        options = f"remount,{options}" if mounted else options
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-        if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("cannot mount a file system here")
-        mounted = True
-        return folder
-
-    yield mount
-    if mounted:
-        subprocess.run(["umount", str(folder)], check=True)
-
-
 @posix
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_disk_of_8_mb_fills_up(format: str, small_disk: Callable[[str], Path]) -> None:
