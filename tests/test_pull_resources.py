@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -52,6 +53,7 @@ from truto_ci_async.errors import (
     UsageError,
 )
 from truto_ci_async.models.pulls import AccountPage, PlannedAccount, Window
+from truto_ci_async.pull import engine
 from truto_ci_async.pull.checkpoint.base import Checkpoint, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.engine import Pull
@@ -500,6 +502,34 @@ def test_what_is_no_transcript_stays_as_it_is() -> None:
     items = [Raw(b"[1]"), 5, given]
     assert with_meeting(items, "7") == tuple(items)
     assert with_meeting([Transcript()], "7") == (Transcript(meeting=MeetingRef(id="7")),)
+
+
+def test_stopping_drops_the_second_page_of_a_transcript_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "STOP_SECONDS", 0.05)
+
+    class Hanging(Calls):
+        def __init__(self) -> None:
+            super().__init__([meeting("a")])
+            self.hangs = asyncio.Event()
+
+        async def answer(self, target: str, token: int) -> Answer:
+            if "next_cursor" in target:
+                self.hangs.set()
+                await asyncio.Event().wait()
+            if "meeting" in urlsplit(target).query:
+                return Answer(200, b'{"result": [{"id": null}], "next_cursor": "2"}')
+            return await super().answer(target, token)
+
+    async def scenario() -> None:
+        calls = Hanging()
+        plan = make_plan("a", resource="transcripts", start_time="2024-01-01", end_time="2024-01-04")
+        async with Pull[Any](simulated(calls), plan) as pages, asyncio.timeout(5.0):
+            await calls.hangs.wait()
+            pages.stop()
+            assert [page async for page in pages] == []
+        assert not pages.report.complete
+
+    run(scenario())
 
 
 def test_meetings_are_asked_for_by_any_id_and_once() -> None:

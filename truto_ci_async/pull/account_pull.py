@@ -248,20 +248,16 @@ class AccountPull:
     ) -> PageData[Any]:
         """Read a page when the consumer is about to take it.
 
-        A page of fifty rows is hundreds of objects, while a body is one. If all that arrive at once were read at
-        once, they would have left the processor's cache by the time the consumer gets to them, and the garbage
-        collector would walk over them in between: half as much work again.
+        A page of fifty rows is hundreds of objects, a body is one. Pages that are all read when they arrive have left
+        the processor's cache by their turn, and the garbage collector walks over them: half as much work again.
         """
-        shared = self._shared
+        client = self._shared.client
         self._note_arrival(body)
         await self._reserve(fetch)
         try:
-            data = await read_page(shared.client, reader, body, time_of_call, account=self._state.account.id)
+            data = await read_page(client, reader, body, time_of_call, account=self._state.account.id)
         except TruncatedBodyError:
-            self._give_back()
-            shared.fetching.add(fetch)  # it is fetched again,
-            if shared.is_stopping:
-                fetch.cancel()  # but not now
+            self._fetch_more(fetch)
             raise
         self._state.body = body
         return data
@@ -276,6 +272,13 @@ class AccountPull:
         await self._shared.pages.reserve()
         self._has_place = True
 
+    def _fetch_more(self, fetch: anyio.CancelScope) -> None:
+        """Get ready for another request before the page is handed over, unless the pull is stopping."""
+        self._give_back()
+        self._shared.fetching.add(fetch)
+        if self._shared.is_stopping:
+            fetch.cancel()
+
     def _give_back(self) -> None:
         if self._has_place:
             self._has_place = False
@@ -287,8 +290,7 @@ class AccountPull:
             self._shared.circuit.success(self._state.arrived_at)
 
     async def _hand_over(self, page: PulledPage[Any]) -> None:
-        self._made = None
-        self._has_place = False
+        self._made, self._has_place = None, False
         await self._shared.pages.send(page)
         self._compare_window(page)
         await self._report_foreign(page)

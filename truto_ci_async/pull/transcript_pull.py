@@ -109,7 +109,7 @@ class TranscriptPull(AccountPull):
         page: Page[Any] | None = None
         while (here := walk.position) is not None:
             if page is not None:
-                self._give_back()  # of the pages of one transcript only the last one keeps a place
+                self._fetch_more(fetch)  # of the pages of one transcript only the last one keeps a place
             self._request = targets, here
             found = await fetch_page(
                 client,
