@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import sys
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
@@ -94,3 +96,16 @@ def _describe_tasks(tasks: set[asyncio.Task[Any]]) -> str:
 def _describe_context(context: dict[str, Any]) -> str:
     error = context.get("exception")
     return f"{context['message']}: {error!r}" if error is not None else str(context["message"])
+
+
+def messages(path: Path) -> Iterator[str]:
+    """The texts in a file that are no docstrings, with ``{}`` for values."""
+    tree = ast.parse(path.read_text())
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            parts.add(id(node.value))
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.value

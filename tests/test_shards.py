@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import gc
 import json
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from msgspec.structs import replace
 
 import truto_ci_async
 from tests.landings import BOUNDS, Row, client_of, expected, service
-from tests.support import run
+from tests.support import messages, run
 from truto_ci_async import (
     DamagedStateError,
     DuckDBStore,
@@ -365,19 +363,6 @@ def test_every_message_names_starting_over_in_the_same_way() -> None:
         shards.advise_another_place(error)
         assert "fresh" not in error.message
         assert error.args == (error.message,)
-
-
-def messages(path: Path) -> Iterator[str]:
-    """The texts in a file that are no docstrings, with ``{}`` for values."""
-    tree = ast.parse(path.read_text())
-    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Expr):
-            parts.add(id(node.value))
-        elif isinstance(node, ast.JoinedStr):
-            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
-            yield node.value
 
 
 def test_a_failure_to_tell_how_a_pull_goes_is_logged_once_and_does_not_end_it(

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import re
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import truto_ci_async
+from tests.support import messages
 from truto_ci_async import Pacing, Resource, TrutoClient, pull_resources
+from truto_ci_async.integrations import ray as on_ray
+from truto_ci_async.integrations import ray_data
+from truto_ci_async.integrations.dlt import source as dlt_source
+from truto_ci_async.integrations.redis import RedisBudget
 
 NAMES = ("interactions", "meetings", "users", "transcripts", "activity")
 VERBS = ("list", "stream", "keyed", "raw", "get", "meta", "plan", "pull", "pull_to")
@@ -61,3 +69,33 @@ def test_completion_of_the_client_shows_what_is_for_callers() -> None:
         "pacing", "max_body_bytes", "shared_budget",
     }  # fmt: skip
     assert set(dir(truto_ci_async.TrutoClient("token"))) == set(dir(CLIENT))
+
+
+def arguments(thing: Any) -> set[str]:
+    """The arguments of a function or class, and of the public methods of a class."""
+    found = {*getattr(thing, "__struct_fields__", ())}
+    with suppress(TypeError, ValueError):
+        found |= {*inspect.signature(thing).parameters}
+    if inspect.isclass(thing):
+        methods = inspect.getmembers(thing, callable)
+        found |= {each for name, method in methods if name[0] != "_" for each in arguments(method)}
+    return found
+
+
+# What a message says to pass to somebody else: to aiohttp, to Python's datetime, to dlt.
+OTHERS = {"trust_env", "tzinfo", "refresh"}
+
+
+def test_a_message_advises_only_arguments_that_there_are() -> None:
+    things = [getattr(truto_ci_async, name) for name in truto_ci_async.__all__]
+    things += [on_ray.pull_to, ray_data.dataset, dlt_source, RedisBudget, *METHODS.values()]
+    known = OTHERS.union(*(arguments(thing) for thing in things))
+    advised: dict[str, str] = {}
+    for path in Path(truto_ci_async.__file__).parent.rglob("*.py"):
+        if not {"sandbox", "cli", "export", "reports"} & {*path.parts}:
+            for text in messages(path):
+                is_repr = re.match(r"<|,|[A-Z]\w+\(|remote_data=", text)
+                names = [] if is_repr or " " not in text else re.findall(r"(?<![\w\[?&'.-])([a-z]\w*)=", text)
+                advised |= dict.fromkeys(names, text)
+    assert len(advised) > 30
+    assert {name: text for name, text in advised.items() if name not in known} == {}
