@@ -1144,6 +1144,34 @@ def test_advice_names_only_options_of_the_command(name: str) -> None:
         assert "check --api-url" in advice
 
 
+@posix
+def test_of_two_runs_that_fail_at_the_same_time_each_keeps_its_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one takes the name of the kept file after this one has seen that it is free."""
+    kept = tmp_path / "x.json.partial"
+    look, link = os.path.lexists, os.link
+
+    def looked(path: Any) -> bool:
+        found = look(path)
+        kept.write_bytes(b"other")
+        return found
+
+    def linked(*args: Any) -> None:
+        kept.write_bytes(b"other")
+        link(*args)
+
+    file = NewFile(tmp_path / "x.json")
+    file.write(b"ours")
+    monkeypatch.setattr(os.path, "lexists", looked)
+    monkeypatch.setattr(os, "link", linked)
+    assert file.abandon(b"") == kept.with_name("x.json.partial-2")
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == {
+        "x.json.partial": b"other",
+        "x.json.partial-2": b"ours",
+    }
+
+
 def between_look_and_lock(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
     """Do something right after a run has looked for what an earlier one left."""
     look = resumable.earlier_state

@@ -91,15 +91,28 @@ def test_a_file_can_be_published_under_another_name(target: Path) -> None:
     assert target.with_name("kept").read_bytes() == b"half"
 
 
-def test_a_failed_rename_can_be_tried_under_another_name(target: Path) -> None:
+@pytest.mark.parametrize("has_links", [True, False])
+def test_another_name_is_not_taken_from_anything_that_has_it(
+    has_links: bool, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file can be published under a third name then, on file systems without hard links as well."""
+    if not has_links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError("no hard links here")
+
+        monkeypatch.setattr("os.link", refuse)
     file = opened(target)
     file.write(b"new")
     folder = target.with_name("folder")
     folder.mkdir()
-    with pytest.raises(IsADirectoryError):
-        file.publish(folder)
-    file.publish()
-    assert target.read_bytes() == b"new"
+    for taken in (folder, target):
+        with pytest.raises(FileExistsError):
+            file.publish(taken)
+    assert target.read_bytes() == b"old"
+    file.publish(target.with_name("kept"))
+    assert sorted(each.name for each in target.parent.iterdir()) == sorted({"folder", "kept", target.name})
+    assert target.with_name("kept").read_bytes() == b"new"
 
 
 @pytest.mark.parametrize("steps", range(5))

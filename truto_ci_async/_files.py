@@ -305,11 +305,18 @@ class AtomicFile:
         self._disk.fsync(self._file)
 
     def publish(self, path: Path | None = None) -> None:
-        """Rename the file to ``path``, or else to the path it was made for, and make that durable."""
+        """Rename the file to the path it was made for, or to ``path``, and make that durable.
+
+        :raises FileExistsError: something has that other ``path`` already; try another one.
+        """
         assert self._temporary is not None
         target = path or self.path
         self._close()
-        self._disk.rename(self._temporary, target)
+        if path is None:
+            self._disk.rename(self._temporary, target)
+        else:
+            link_new(self._temporary, target)
+            self._disk.remove(self._temporary)
         self._temporary, self.is_published = None, True
         with suppress(PermissionError):  # a folder may be writable but not readable
             self._disk.fsync_dir(target.parent)
@@ -327,6 +334,21 @@ class AtomicFile:
         file, self._file = self._file, None
         if file is not None:
             self._disk.close(file)
+
+
+def link_new(source: Path, target: Path) -> None:
+    """Give a file the name ``target`` too, or only that one on a file system without hard links.
+
+    :raises FileExistsError: something has that name.
+    """
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
+        os.replace(source, target)
 
 
 def write_file(path: Path, pieces: Iterable[bytes], mode: int = 0o666) -> None:

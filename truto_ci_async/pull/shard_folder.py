@@ -22,7 +22,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from truto_ci_async._files import AtomicFile, Disk, Step, no_step, storage_error
+from truto_ci_async._files import AtomicFile, Disk, Step, link_new, no_step, storage_error
 from truto_ci_async._lock import foreign_owner
 from truto_ci_async.errors import DamagedStateError, StateConflictError, UsageError
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
@@ -139,20 +139,10 @@ def _publish_new(path: Path, text: bytes) -> None:
         disk.close(file)
     try:
         with suppress(FileExistsError):
-            _link(temporary, path)
+            link_new(temporary, path)
         disk.fsync_dir(path.parent)
     finally:
         disk.remove(temporary)
-
-
-def _link(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        if not target.exists():
-            os.replace(source, target)
 
 
 def _release(folder: Path, resource: str) -> None:

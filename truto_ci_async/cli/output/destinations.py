@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
@@ -77,16 +78,18 @@ class NewFile:
         if closing:
             with suppress(OSError):  # the disk may be full
                 file.write(closing)
-        kept = beside(file.path, ".partial")
-        number = 1
-        while os.path.lexists(kept):
-            number += 1
-            kept = beside(file.path, f".partial-{number}")
         try:
-            file.publish(kept)
+            return self._keep()
         finally:
             file.discard()
-        return kept
+
+    def _keep(self) -> Path:
+        for number in count(1):
+            kept = beside(self._file.path, ".partial" if number == 1 else f".partial-{number}")
+            with suppress(FileExistsError):  # of an earlier run, or of another one that fails right now
+                self._file.publish(kept)
+                return kept
+        raise AssertionError("there is always a free name")
 
 
 def is_stdout(path: str | None) -> bool:
