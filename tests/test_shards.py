@@ -354,6 +354,7 @@ def test_every_message_names_starting_over_in_the_same_way() -> None:
     told = [
         text
         for path in Path(truto_ci_async.__file__).parent.rglob("*.py")
+        if "fresh=True" in path.read_text()  # parsing takes longest
         for text in messages(path)
         if "fresh=True" in text and text != shards._START_OVER
     ]
