@@ -11,7 +11,7 @@ from truto_ci_async.errors import UsageError
 from . import options as opt
 from .account_cache import remember_accounts
 from .messages import EXIT_CODES, Progress, note, say
-from .options import ASK, PRODUCTS, STATUSES, Argument, Command, Options, choice, offer, text
+from .options import PRODUCTS, STATUSES, Argument, Command, Options, choice, offer, text
 from .resources import RESOURCES
 
 if TYPE_CHECKING:
@@ -131,18 +131,18 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
 
 def command(name: str) -> Command:
     known = offer(opt.known_accounts)
-    accounts = [Argument("id", "ID", shell_complete=known, help="the account, as with -a"), opt.account()]
+    accounts = [Argument("id", "ID", shell_complete=known, help="the account, as with -a"), opt.ACCOUNT]
     if name == "capabilities":
         return Command(
             name, run_capabilities,
             [
                 *accounts,
-                choice("--type", group=ASK, choices=("unified", "proxy", "all"), default="unified",
+                choice("--type", choices=("unified", "proxy", "all"), default="unified",
                        help="unified resources (default), those of the provider's own API, or all"),
-                text("--resource", group=ASK, metavar="NAME", multiple=True, help="only this resource"),
-                text("--method", "methods", group=ASK, metavar="NAME", multiple=True, help="only this method"),
+                text("--resource", metavar="NAME", multiple=True, help="only this resource"),
+                text("--method", "methods", metavar="NAME", multiple=True, help="only this method"),
                 *opt.output("table (default), json (one object), ndjson (one resource per line), csv, yaml"),
-                *opt.connection(),
+                *opt.CONNECTED,
             ],
             help="Show which unified resources an account supports, and whether it is blocked.",
             examples=CAPABILITIES_EXAMPLES,
@@ -151,18 +151,18 @@ def command(name: str) -> Command:
         name, run_accounts,
         [
             *accounts,
-            text("--integration", group=ASK, metavar="NAME", complete=offer(PRODUCTS),
+            text("--integration", metavar="NAME", complete=offer(PRODUCTS),
                  help="only accounts of this product, such as gong"),
-            text("--status", group=ASK, metavar="STATUS", complete=offer(STATUSES),
+            text("--status", metavar="STATUS", complete=offer(STATUSES),
                  help="active, connecting, post_install_error, validation_error or needs_reauth"),
-            text("--tenant-id", group=ASK, metavar="ID", help="only accounts of this tenant of yours"),
-            choice("--is-sandbox", group=ASK, choices=("true", "false"),
+            text("--tenant-id", metavar="ID", help="only accounts of this tenant of yours"),
+            choice("--is-sandbox", choices=("true", "false"),
                    help="only accounts that are (or are not) sandboxes of the provider; unrelated to --sandbox"),
             *opt.query("created_at[gt]=... (here a dot is part of a name)"),
             *opt.pages("accounts"),
             *opt.output("table (default), json (one array), ndjson (one object per line), csv, yaml, parquet",
                         (*opt.FORMATS, "parquet")),
-            *opt.connection(),
+            *opt.CONNECTED,
         ],
         help="List the integrated accounts of the token's environment, or show one of them (ID, or me: the account "
         "that the token belongs to). Their context, which can hold secrets, is left out.",

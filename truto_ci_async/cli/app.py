@@ -19,7 +19,7 @@ from truto_ci_async._version import __version__
 
 from .completion import VARIABLE
 from .messages import EXIT_CODES, say
-from .options import Command, Option, Options, Run, connection, write_options
+from .options import CONNECTED, Command, Option, Options, Run, write_options
 
 NAME: Final = "truto-ci"
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list of commands says
@@ -125,7 +125,7 @@ app: Final = App(
     params=[
         Option("--version", group="help", is_flag=True, is_eager=True, expose_value=False, callback=_say_version,
                help="show the version"),
-        *connection(),
+        *CONNECTED,
     ],
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},

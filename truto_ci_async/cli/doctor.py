@@ -11,23 +11,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
+from truto_ci_async import errors
 from truto_ci_async._text import hide_passwords
 from truto_ci_async._version import __version__
 from truto_ci_async.cli.output.streams import print_found
-from truto_ci_async.errors import (
-    APIError,
-    AuthenticationError,
-    ConfigurationError,
-    ConnectError,
-    DeadlineError,
-    PermissionDeniedError,
-    TransportError,
-    TrutoError,
-    UsageError,
-)
 
 from .messages import DONE, EXIT_CODES, FAILED, Progress, advise, describe
-from .options import OUTPUT, Command, Options, choice, connection
+from .options import CONNECTED, TEXT_OR_JSON, Command, Options
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
@@ -121,9 +111,9 @@ async def _service(options: Options) -> AsyncIterator[Finding]:
             yield Finding("proxy", "ok", "none" if proxy is None else hide_passwords(proxy))
             async for each in _ask(client):
                 yield each
-    except ConfigurationError as error:
+    except errors.ConfigurationError as error:
         yield Finding("token", "wrong", describe(error, options.option_names), advise(error) or "")
-    except UsageError as error:
+    except errors.UsageError as error:
         yield Finding("options", "wrong", describe(error, options.option_names))
 
 
@@ -133,12 +123,12 @@ async def _ask(client: TrutoClient) -> AsyncIterator[Finding]:
     try:
         page = await client.integrated_accounts.list(limit=1)
         headers, status, refused = dict(page.response.headers), "", None
-    except TransportError as error:
+    except errors.TransportError as error:
         yield _unreachable(error, client.base_url)
         return
-    except APIError as error:
+    except errors.APIError as error:
         headers, status, refused = dict(error.headers or {}), f"status {error.status}, ", error
-    except TrutoError as error:
+    except errors.TrutoError as error:
         yield Finding(
             "service", "wrong", f"{client.base_url}: {error}", "is that the address of Truto's API?"
         )
@@ -156,26 +146,26 @@ async def _ask(client: TrutoClient) -> AsyncIterator[Finding]:
     )
 
 
-def _unreachable(error: TransportError, url: str) -> Finding:
+def _unreachable(error: errors.TransportError, url: str) -> Finding:
     text = str(error)
     advice = "try again; if it stays, something between here and the service cuts connections"
-    if isinstance(error, DeadlineError):
+    if isinstance(error, errors.DeadlineError):
         advice = "a firewall or a proxy may be dropping packets: try from another network, or set HTTPS_PROXY"
     elif re.search(r"certificate|\[SSL|handshake", text, re.IGNORECASE):
         advice = "if a proxy of your company opens TLS, give Python its authority: SSL_CERT_FILE=/path/to/company.pem"
     elif re.search("resolve|getaddrinfo|Name or service|nodename", text, re.IGNORECASE):
         advice = "the name is not known: check the address, the DNS server and the VPN"
-    elif isinstance(error, ConnectError):
+    elif isinstance(error, errors.ConnectError):
         advice = "check the address, the firewall and HTTPS_PROXY"
     return Finding("service", "wrong", f"{url}: {text}", advice)
 
 
-def _access(error: APIError | None) -> Finding:
+def _access(error: errors.APIError | None) -> Finding:
     if error is None:
         return Finding("access", "ok", "the token is taken")
-    if isinstance(error, PermissionDeniedError):
+    if isinstance(error, errors.PermissionDeniedError):
         return Finding("access", "ok", "the token of one account: it cannot list accounts")
-    text = "the token is not taken" if isinstance(error, AuthenticationError) else str(error)
+    text = "the token is not taken" if isinstance(error, errors.AuthenticationError) else str(error)
     return Finding("access", "wrong", text, advise(error) or "")
 
 
@@ -199,9 +189,8 @@ def command(name: str) -> Command:
     return Command(
         name, run_doctor,
         [
-            choice("-o", "--output", group=OUTPUT, choices=("text", "json"), default="text",
-                   help="text (default), json"),
-            *connection(),
+            TEXT_OR_JSON,
+            *CONNECTED,
         ],
         help="Find out what is wrong: look at the versions and extras that are installed, the proxy, the clock, and "
         "send one request to see whether the service is reached, which limits it names and whether it takes the token. "

@@ -13,8 +13,7 @@ import click
 from truto_ci_async.errors import UsageError
 
 from .messages import DONE, INCOMPLETE, SOME_FAILED, note, say
-from .options import Options, choice, text
-from .values import whole_number
+from .options import Options, choice, number, text
 
 if TYPE_CHECKING:
     from truto_ci_async.pull.report import ShardReports
@@ -32,7 +31,7 @@ def engine_options() -> list[click.Parameter]:
                help="run on a cluster, which sees the folder and has TRUTO_API_TOKEN in its environment"),
         text("--ray-address", group=GROUP, metavar="HOST:PORT",
              help="the cluster (default: RAY_ADDRESS, or the cores of this machine)"),
-        text("--shards", group=GROUP, metavar="N", read=whole_number(1),
+        number("--shards", group=GROUP,
              help=f"tasks for the cluster, some four for each worker (default: {SHARDS}); the same in every run"),
     ]  # fmt: skip
 

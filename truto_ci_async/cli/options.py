@@ -77,7 +77,7 @@ class Argument(click.Argument):
 class Option(click.Option):
     """An option that the help shows under the heading ``group``."""
 
-    def __init__(self, *names: str, group: str, help: str, **settings: Any) -> None:
+    def __init__(self, *names: str, help: str, group: str = ASK, **settings: Any) -> None:
         repeated = "; may be repeated" if settings.get("multiple") else ""
         super().__init__([*names], help=f"{help}{repeated}", **settings)
         self.group = group
@@ -163,7 +163,7 @@ def offer_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     return [CompletionItem(incomplete, type="dir" if "FOLDER" in (param.metavar or "") else "file")]
 
 
-def flag(*names: str, group: str, help: str) -> Option:
+def flag(*names: str, help: str, group: str = ASK) -> Option:
     return Option(*names, group=group, is_flag=True, help=help)
 
 
@@ -178,6 +178,10 @@ def text(
     if metavar in ("FILE", "FOLDER"):
         complete = offer_files
     return Option(*names, type=read, metavar=metavar, shell_complete=complete, **settings)
+
+
+def number(*names: str, read: Callable[[str], int] = whole_number(1), **settings: Any) -> Option:
+    return text(*names, metavar="N", read=read, **settings)
 
 
 def choice(*names: str, choices: Sequence[str], **settings: Any) -> Option:
@@ -208,10 +212,9 @@ def known_profiles(ctx: click.Context) -> Sequence[str]:
     return ()
 
 
-def account(group: str = ASK) -> Option:
-    return text(
-        "-a", "--account", group=group, metavar="ID", read=word, complete=offer(known_accounts),
-        help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")  # fmt: skip
+ACCOUNT: Final = text(
+    "-a", "--account", metavar="ID", read=word, complete=offer(known_accounts),
+    help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")  # fmt: skip
 
 
 # --- what to ask for -------------------------------------------------------------------------------------------
@@ -219,54 +222,42 @@ def account(group: str = ASK) -> Option:
 
 def window(note: str, end: str = "") -> list[click.Parameter]:
     return [
-        text("--start-time", group=ASK, metavar="TIME", read=moment,
+        text("--start-time", metavar="TIME", read=moment,
              help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or relative to now: "
              f"today, now, -7d (s, m, h, d, w), today-12h; {note}"),
-        text("--end-time", group=ASK, metavar="TIME", read=moment, help=f"end of the window, exclusive{end}"),
+        text("--end-time", metavar="TIME", read=moment, help=f"end of the window, exclusive{end}"),
     ]  # fmt: skip
 
 
-def users() -> Option:
-    return text("--user", "users", group=ASK, metavar="ID", multiple=True, help="only this user")
-
-
-def exclusions() -> list[click.Parameter]:
-    return [
-        text(
-            "--exclude-field",
-            "exclude_fields",
-            group=ASK,
-            metavar="FIELD",
-            multiple=True,
-            help="leave this field out",
-        ),
-        flag("--ignore-remote-data", group=ASK, help="leave out remote_data, the provider's own record"),
-    ]
+USERS: Final = text("--user", "users", metavar="ID", multiple=True, help="only this user")
+EXCLUSIONS: Final = (
+    text("--exclude-field", "exclude_fields", metavar="FIELD", multiple=True,
+         help="leave this field out"),
+    flag("--ignore-remote-data", help="leave out remote_data, the provider's own record"),
+)  # fmt: skip
 
 
 def query(nested: str = "created_at[gt]=... or created_at.gt=...") -> list[click.Parameter]:
     return [
-        Option("-q", "--query", group=ASK, multiple=True, metavar="NAME=VALUE,...",
+        Option("-q", "--query", multiple=True, metavar="NAME=VALUE,...",
                help=f"more parameters, sent as they are; write nested ones as {nested}, each member of a list as "
                "name[]=..., and a comma inside a value as \\, (a backslash also makes . [ ] = and itself ordinary "
                "characters)"),
-        Option("--query-json", group=ASK, metavar="JSON",
+        Option("--query-json", metavar="JSON",
                help="the same as a JSON object; null removes a parameter that would have been sent"),
     ]  # fmt: skip
 
 
 def limit(group: str = ASK) -> Option:
-    return text(
-        "--limit", group=group, metavar="N", read=whole_number(1),
-        help="most items per page (default: the service's)")  # fmt: skip
+    return number("--limit", group=group, help="most items per page (default: the service's)")
 
 
 def pages(items: str) -> list[click.Parameter]:
     group = "pages"
     return [
         limit(group),
-        text("--max-items", group=group, metavar="N", read=whole_number(1), help=f"stop after N {items}"),
-        text("--max-pages", group=group, metavar="N", read=whole_number(1), help="stop after N pages"),
+        number("--max-items", group=group, help=f"stop after N {items}"),
+        number("--max-pages", group=group, help="stop after N pages"),
         text("--next-cursor", group=group, metavar="CURSOR",
              help="continue here: what an earlier run with the same filters printed on stderr, or the service's "
              "next_cursor; write to another --out file, since that of the earlier run is not replaced"),
@@ -276,17 +267,16 @@ def pages(items: str) -> list[click.Parameter]:
 # --- output ----------------------------------------------------------------------------------------------------
 
 
-def csv_formulas() -> Option:
-    return choice(
-        "--csv-formulas", group=OUTPUT, choices=("keep", "escape"), default="keep",
-        help="escape: with csv, put ' before text that a spreadsheet would take for a formula, such as =1+1",
-    )  # fmt: skip
+CSV_FORMULAS: Final = choice(
+    "--csv-formulas", group=OUTPUT, choices=("keep", "escape"), default="keep",
+    help="escape: with csv, put ' before text that a spreadsheet would take for a formula, such as =1+1",
+)  # fmt: skip
 
 
 def output(formats: str, choices: Sequence[str] = FORMATS) -> list[click.Parameter]:
     return [
         choice("-o", "--output", group=OUTPUT, choices=choices, help=formats),
-        csv_formulas(),
+        CSV_FORMULAS,
         text("--out", group=OUTPUT, metavar="FILE",
              help="write to FILE (- for stdout), in the format of its suffix unless -o is given; it appears only when "
              "it is complete, and after a failure the complete pages are kept in FILE.partial"),
@@ -294,33 +284,34 @@ def output(formats: str, choices: Sequence[str] = FORMATS) -> list[click.Paramet
     ]  # fmt: skip
 
 
+TEXT_OR_JSON: Final = choice(
+    "-o", "--output", group=OUTPUT, choices=("text", "json"), default="text", help="text (default), json"
+)
+
+
 # --- every command ---------------------------------------------------------------------------------------------
 
 
-def connection() -> list[click.Parameter]:
-    """Return the options that may stand before the command's name or after it."""
-    return [
-        flag("--sandbox", group=CONNECTION,
-             help="use made-up data from a local service that ends with the command; needs no token, and the account "
-             "and the window may be left out"),
-        text("--token", group=CONNECTION, metavar="TOKEN", read=str,
-             help="the API token; better `truto-ci login`, or set TRUTO_API_TOKEN: every user of the machine can read "
-             "a command line in its process list, and the shell keeps it in its history"),
-        text("--profile", group=CONNECTION, metavar="NAME", complete=offer(known_profiles),
-             help="use the token and the address that `truto-ci login` has kept under this name (default: "
-             "TRUTO_API_TOKEN, then the profile of TRUTO_PROFILE, then `default`)"),
-        text("--api-url", group=CONNECTION, metavar="URL", read=str,
-             help="address of the service (default: TRUTO_API_BASE_URL, then https://api.truto.one)"),
-        text("--timeout", group=CONNECTION, metavar="SECONDS", read=seconds,
-             help="longest time for one page, including all its attempts (default: 300)"),
-        *display(),
-    ]  # fmt: skip
-
-
-def display() -> list[click.Parameter]:
-    return [
-        Option("-v", "--verbose", group=DISPLAY, count=True,
-               help="show each request and response on stderr, never the token; -vv adds the traceback of an error"),
-        flag("--quiet", group=DISPLAY, help="show nothing on stderr but warnings and errors"),
-        flag("--no-color", group=DISPLAY, help="no colours, as with NO_COLOR"),
-    ]  # fmt: skip
+DISPLAYED: Final = (
+    Option("-v", "--verbose", group=DISPLAY, count=True,
+           help="show each request and response on stderr, never the token; -vv adds the traceback of an error"),
+    flag("--quiet", group=DISPLAY, help="show nothing on stderr but warnings and errors"),
+    flag("--no-color", group=DISPLAY, help="no colours, as with NO_COLOR"),
+)  # fmt: skip
+# These may stand before the command's name or after it.
+CONNECTED: Final = (
+    flag("--sandbox", group=CONNECTION,
+         help="use made-up data from a local service that ends with the command; needs no token, and the account "
+         "and the window may be left out"),
+    text("--token", group=CONNECTION, metavar="TOKEN", read=str,
+         help="the API token; better `truto-ci login`, or set TRUTO_API_TOKEN: every user of the machine can read "
+         "a command line in its process list, and the shell keeps it in its history"),
+    text("--profile", group=CONNECTION, metavar="NAME", complete=offer(known_profiles),
+         help="use the token and the address that `truto-ci login` has kept under this name (default: "
+         "TRUTO_API_TOKEN, then the profile of TRUTO_PROFILE, then `default`)"),
+    text("--api-url", group=CONNECTION, metavar="URL", read=str,
+         help="address of the service (default: TRUTO_API_BASE_URL, then https://api.truto.one)"),
+    text("--timeout", group=CONNECTION, metavar="SECONDS", read=seconds,
+         help="longest time for one page, including all its attempts (default: 300)"),
+    *DISPLAYED,
+)  # fmt: skip

@@ -28,9 +28,21 @@ from .messages import (
     note,
     say,
 )
-from .options import ASK, OUTPUT, PRODUCTS, STATUSES, Command, Options, choice, flag, not_one_of, offer, text
+from .options import (
+    OUTPUT,
+    PRODUCTS,
+    STATUSES,
+    Command,
+    Options,
+    choice,
+    flag,
+    not_one_of,
+    number,
+    offer,
+    text,
+)
 from .resources import RESOURCES
-from .values import length, name_list, read_query, whole_number, window_length
+from .values import length, name_list, read_query, window_length
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
@@ -338,7 +350,7 @@ def _which_accounts() -> list[click.Parameter]:
              help="all accounts with this status, such as active"),
         flag("--allow-empty", group=which,
              help="finish with nothing done if there is no such account; otherwise that is an error"),
-        text("--resource", group=ASK, metavar="NAME,...", read=_resource_names,
+        text("--resource", metavar="NAME,...", read=_resource_names,
              complete=offer([*RESOURCES], several=True), default="interactions",
              help="interactions (default), meetings, transcripts, users, activity; several are pulled in this order"),
     ]  # fmt: skip
@@ -360,7 +372,7 @@ def _running() -> list[click.Parameter]:
     return [
         text("--report", group=OUTPUT, metavar="FILE",
              help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON"),
-        text("--max-accounts", group=HOW, metavar="N", read=whole_number(1), default="32",
+        number("--max-accounts", group=HOW, default="32",
              help="accounts asked at a time (default: 32)"),
         flag("--fresh", group=HOW, help="discard the earlier output and progress, and start over"),
     ]  # fmt: skip
@@ -376,23 +388,23 @@ def _pull_command(name: str) -> Command:
         [
             *_which_accounts(),
             *opt.window("a pull that continues keeps the now of its first run", " (default: now)"),
-            text("--window", group=ASK, metavar="LENGTH", read=window_length,
+            text("--window", metavar="LENGTH", read=window_length,
                  help="split the time into a series of windows and request each one: day, week, month, or a length "
                  "such as 6h or 10d; the rows of different windows cannot be added up"),
-            text("--lookback", group=ASK, metavar="LENGTH", read=length,
+            text("--lookback", metavar="LENGTH", read=length,
                  help="ask again for transcripts that earlier runs found missing at most so long ago, such as 2d"),
-            opt.users(), *opt.exclusions(), opt.limit(), *opt.query(),
+            opt.USERS, *opt.EXCLUSIONS, opt.limit(), *opt.query(),
             text("--out", group=OUTPUT, metavar="FOLDER", help="the folder for rows and progress; created if needed"),
             choice("-o", "--output", group=OUTPUT, choices=("ndjson", "csv", "parquet"),
                    help="ndjson (default; what the service sent), csv (flat rows), parquet (typed columns)"),
-            opt.csv_formulas(),
+            opt.CSV_FORMULAS,
             *_database(),
             choice("--mode", group=OUTPUT, choices=("append", "merge"),
                    help="append (default): add rows; merge: replace rows with the same key"),
             *_running(),
             flag("--grow", group=HOW, help="continue, and add accounts found since the pull began"),
             *engine_options(),
-            *opt.connection(),
+            *opt.CONNECTED,
         ],
         help="Pull resources of many accounts into a folder or a database, many at a time, within the limits of the "
         "service. Run the same command again and it continues where the last run stopped, however that ended: no row "
@@ -406,17 +418,17 @@ def _sync_command(name: str) -> Command:
         name, run_pull,
         [
             *_which_accounts(),
-            choice("--window", group=ASK, choices=("day", "week", "month"), help="length of a window (default: day)"),
-            text("--lookback", group=ASK, metavar="LENGTH", read=length,
+            choice("--window", choices=("day", "week", "month"), help="length of a window (default: day)"),
+            text("--lookback", metavar="LENGTH", read=length,
                  help="ask again for windows that ended so long before the last sync, such as 2d"),
-            text("--max-history", group=ASK, metavar="TIME",
+            text("--max-history", metavar="TIME",
                  help="how far back a new account begins: a length such as 90d, or a time"),
-            text("--time-zone", group=ASK, metavar="NAME", help="time zone of the windows, such as US/Pacific"),
-            flag("--keep-missing", group=ASK, help="keep rows that are gone at the provider"),
-            opt.users(), *opt.exclusions(), opt.limit(), *opt.query(),
+            text("--time-zone", metavar="NAME", help="time zone of the windows, such as US/Pacific"),
+            flag("--keep-missing", help="keep rows that are gone at the provider"),
+            opt.USERS, *opt.EXCLUSIONS, opt.limit(), *opt.query(),
             *_database(),
             *_running(),
-            *opt.connection(),
+            *opt.CONNECTED,
         ],
         help="Keep a table of a database, or Parquet in object storage, up to date: ask what is new since the last "
         "sync, and the windows before it again as far as --lookback. A window that was read to its end takes the place "

@@ -8,7 +8,7 @@ from pathlib import Path
 from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note
-from .options import OUTPUT, Argument, Command, Options, display, offer_files, text
+from .options import DISPLAYED, OUTPUT, Argument, Command, Options, offer_files, text
 
 EXAMPLES = """\
 example:
@@ -42,7 +42,7 @@ def command(name: str) -> Command:
             text("-o", "--out", "out", group=OUTPUT, default="report.html", metavar="FILE",
                  help="default: report.html"),
             text("--title", group=OUTPUT, default="Talk metrics", metavar="TEXT", help="default: Talk metrics"),
-            *display(),
+            *DISPLAYED,
         ],
         help="Write a report on the folder of a pull: what was asked, what is missing and why, charts of the metrics, "
         "and a table of people to sort, search and download. The page opens from disk, without a network.",

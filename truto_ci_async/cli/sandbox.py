@@ -10,7 +10,7 @@ import click
 
 from .connection import SANDBOX_SEED, SANDBOX_WINDOW
 from .messages import Progress, say
-from .options import PRODUCTS, Command, Options, choice, display, flag, text
+from .options import DISPLAYED, PRODUCTS, Command, Options, choice, flag, text
 from .values import rate, seconds, whole_number
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def command(name: str) -> Command:
           for each, choices, help in forms),
         flag("--lenient", group=FORMS, help="ignore unknown parameters and misread filters as the service does; by "
              "default they are refused, with the reason"),
-        *display(),
+        *DISPLAYED,
     ]  # fmt: skip
     return Command(
         name, run_sandbox, params, examples=EXAMPLES,

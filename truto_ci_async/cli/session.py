@@ -14,13 +14,12 @@ from truto_ci_async.errors import PermissionDeniedError, UsageError
 
 from .messages import EXIT_CODES, Progress, note, say
 from .options import (
+    CONNECTED,
     CONNECTION,
-    OUTPUT,
+    DISPLAYED,
+    TEXT_OR_JSON,
     Command,
     Options,
-    choice,
-    connection,
-    display,
     flag,
     known_profiles,
     offer,
@@ -38,12 +37,12 @@ async def run_login(options: Options, progress: Progress) -> None:
     """Ask for a token, try it, and keep it."""
     from .connection import connect
 
-    name = options.profile or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
-    if options.sandbox or options.token:
+    name = _profile_in_use(options.profile)
+    if options.sandbox:
+        raise UsageError("login keeps a token for a service: leave out --sandbox")
+    if options.token:
         raise UsageError(
-            "login keeps a token for a service: leave out --sandbox"
-            if options.sandbox
-            else "--token would put the token into the shell's history: leave it out to be asked, or use --token-stdin"
+            "--token would put the token into the shell's history: leave it out to be asked, or use --token-stdin"
         )
     token = options.token = _read_token(options, name)
     options.profile = None  # its token is the one to replace
@@ -55,6 +54,10 @@ async def run_login(options: Options, progress: Progress) -> None:
         note(
             "no keyring of the system works here, so that file is what protects it: it is readable by you alone"
         )
+
+
+def _profile_in_use(given: str | None = None) -> str:
+    return given or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
 
 
 def _read_token(options: Options, name: str) -> str:
@@ -79,17 +82,14 @@ async def _see(client: TrutoClient) -> dict[str, Any]:
     except PermissionDeniedError:
         account = await client.integrated_accounts.me()
         return {"sees": f"account {account.id}", "account": account.id, "environment": account.environment_id}
-    if first is None:
-        return {"sees": "an environment without accounts", "account": None, "environment": None}
-    environment = first.environment_id
-    return {
-        "sees": f"environment {environment or 'of unknown id'}", "account": None, "environment": environment
-    }  # fmt: skip
+    environment = first and first.environment_id
+    sees = f"environment {environment or 'of unknown id'}" if first else "an environment without accounts"
+    return {"sees": sees, "account": None, "environment": environment}
 
 
 async def run_logout(options: Options, progress: Progress) -> None:
     """Remove a profile."""
-    name = options.profile or os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
+    name = _profile_in_use(options.profile)
     if not remove(name):
         say(
             f"warning: the keyring did not remove the token, and may still have it, under {SERVICE} and {name}"
@@ -99,11 +99,10 @@ async def run_logout(options: Options, progress: Progress) -> None:
 
 async def run_profiles(options: Options, progress: Progress) -> None:
     """List the profiles, without their tokens."""
-    found = stored_profiles()
-    used = os.environ.get(PROFILE_VARIABLE) or DEFAULT_PROFILE
+    used = _profile_in_use()
     rows = [
         {"profile": name, "address": each.base_url, "token": "file" if each.token else "keyring", "used": name == used}
-        for name, each in sorted(found.items())
+        for name, each in sorted(stored_profiles().items())
     ]  # fmt: skip
     lines = [
         f"{'*' if row['used'] else ' '} {row['profile']}  {row['address']}  (token in the {row['token']})"
@@ -132,12 +131,9 @@ def command(name: str) -> Command:
         help=f"name of the profile (default: {PROFILE_VARIABLE}, then {DEFAULT_PROFILE})",
     )  # fmt: skip
     token_stdin = flag("--token-stdin", group="the token", help="read it from stdin instead of asking")
-    as_json = choice(
-        "-o", "--output", group=OUTPUT, choices=("text", "json"), default="text", help="text (default), json"
-    )
     run, params, help, examples = {
         "login": (
-            run_login, [token_stdin, *connection()],
+            run_login, [token_stdin, *CONNECTED],
             "Ask for an API token, try it, and keep it with the address of its service as a profile. It is kept in the "
             "system's keyring if that works, else in a file that only you can read. Commands then need no "
             "TRUTO_API_TOKEN.",
@@ -149,17 +145,17 @@ examples:
 {EXIT_CODES}""",
         ),
         "logout": (
-            run_logout, [profile, *display()],
+            run_logout, [profile, *DISPLAYED],
             "Remove a profile and its token from this machine.",
             "example:\n  truto-ci logout --profile staging\n",
         ),
         "profiles": (
-            run_profiles, [as_json, *display()],
+            run_profiles, [TEXT_OR_JSON, *DISPLAYED],
             "List the profiles, without their tokens. The one that is used is marked with a star.",
             "example:\n  truto-ci profiles\n",
         ),
         "whoami": (
-            run_whoami, [as_json, *connection()],
+            run_whoami, [TEXT_OR_JSON, *CONNECTED],
             "Say where the token comes from, which address it is used for, and what it opens.",
             f"""\
 examples:

@@ -11,7 +11,7 @@ from truto_ci_async.errors import UsageError
 
 from . import options as opt
 from .messages import EXIT_CODES, Progress
-from .options import ASK, OUTPUT, Argument, Command, Options, choice, flag, offer, text
+from .options import OUTPUT, Argument, Command, Options, choice, flag, offer, text
 from .resources import EXAMPLES, MODEL, RESOURCES, method_of
 
 UNIFIED_EXAMPLES: Final = """\
@@ -96,22 +96,22 @@ def _list_options(
     single = "; default of a single item, as one object" if has_get else ""
     texts = "; text: one line per sentence; vtt: subtitles, as WebVTT" if text_formats else ""
     return [
-        opt.account(),
-        choice("-m", "--method", group=ASK, choices=("list", "get", "meta") if has_get else ("list", "meta"),
+        opt.ACCOUNT,
+        choice("-m", "--method", choices=("list", "get", "meta") if has_get else ("list", "meta"),
                help="list (default)" + (", get (default with an ID)" if has_get else "")
                + ", or meta: which parameters a list takes and which fields its items have, as JSON Schema"
                + (" (for `get`, write get as the ID)" if has_get else "")),
         *(opt.window("Gong needs a window for interactions and activity, and returns whole days in the company's own "
                      "time zone") if "start_time" in filters else ()),
-        *([text("--meeting", group=ASK, metavar="ID", multiple=True, help="the meeting whose transcript is wanted")]
+        *([text("--meeting", metavar="ID", multiple=True, help="the meeting whose transcript is wanted")]
           if "meeting" in filters else ()),
-        *([opt.users()] if "users" in filters else ()),
-        *opt.exclusions(),
-        flag("--ignore-limit", group=ASK, help="ask the service to ignore --limit"),
-        text("--super-query", group=ASK, metavar="REGION", complete=offer(["apac", "wnam"]),
+        *([opt.USERS] if "users" in filters else ()),
+        *opt.EXCLUSIONS,
+        flag("--ignore-limit", help="ask the service to ignore --limit"),
+        text("--super-query", metavar="REGION", complete=offer(["apac", "wnam"]),
              help="read Truto's synced store in apac or wnam"),
-        flag("--skip-api-call", group=ASK, help="do not ask the provider"),
-        text("--remote-query", group=ASK, metavar="NAME=VALUE,...", read=str, multiple=True,
+        flag("--skip-api-call", help="do not ask the provider"),
+        text("--remote-query", metavar="NAME=VALUE,...", read=str, multiple=True,
              help="parameters for the provider itself, written as for -q"),
         *opt.query(),
         choice("--response-format", group=group, choices=opt.RESPONSE_FORMATS, default="unified",
@@ -130,5 +130,5 @@ def _list_options(
             f"table (default), json (one array{single}), ndjson (one object per line; default of --response-format "
             "stream), csv, yaml, parquet (typed columns); json, ndjson and yaml hold what the service sent, csv a flat "
             f"row per item{texts}", (*opt.FORMATS, "parquet", *text_formats)),
-        *opt.connection(),
+        *opt.CONNECTED,
     ]  # fmt: skip
