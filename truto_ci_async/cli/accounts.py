@@ -30,11 +30,6 @@ examples:
   truto-ci capabilities --sandbox --resource meetings -o json
 
 {EXIT_CODES}"""
-# Options of the list that have no meaning for one account.
-_OF_LISTS: Final = (
-    *("integration", "status", "tenant_id", "is_sandbox", "query", "query_json"),
-    *("limit", "max_items", "max_pages", "next_cursor"),
-)
 
 
 async def run_accounts(options: Options, progress: Progress) -> None:
@@ -44,13 +39,14 @@ async def run_accounts(options: Options, progress: Progress) -> None:
 
     from .connection import connect
     from .pages import format_of, open_output, prefetch, write_pages, writer_for
-    from .records import refuse_options
+    from .records import refuse_of_lists
     from .values import read_query
 
     options.id = one_account(options.id, options.account)
     progress.noun = "account"
     if options.id:
-        refuse_options(options, _OF_LISTS, "one account")
+        others = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json")
+        refuse_of_lists(options, "one account", *others)
     format = format_of(options, "json" if options.id else "table")
     writer = writer_for(options, format, ACCOUNT_LAYOUT, is_document=bool(options.id))
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`

@@ -38,22 +38,11 @@ def engine_options() -> list[click.Parameter]:
 
 def check_engine(options: Options) -> None:
     """:raises UsageError: an option that is only for an engine, or not for one."""
-    given = {"--ray-address": options.ray_address, "--shards": options.shards}
     if options.engine is None:
-        if names := [name for name, value in given.items() if value is not None]:
-            raise UsageError(f"{' and '.join(names)}: for --engine ray only")
+        options.refuse(": for --engine ray only", "ray_address", "shards")
         return
-    others = {
-        "--sandbox": options.sandbox,
-        "--fresh": options.fresh,
-        "--report": options.report,
-        "--timeout": options.timeout,
-    }
-    if names := [name for name, value in others.items() if value]:
-        raise UsageError(
-            f"{' and '.join(names)}: not with --engine"
-            + ("; to start over, use another folder or table" if options.fresh else "")
-        )
+    again = "; to start over, use another folder or table" if options.fresh else ""
+    options.refuse(f": not with --engine{again}", "sandbox", "fresh", "report", "timeout")
     if options.token or options.profile:
         raise UsageError(
             "--token and --profile: not with --engine, whose workers read TRUTO_API_TOKEN where they run"

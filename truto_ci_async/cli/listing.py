@@ -18,7 +18,7 @@ from truto_ci_async.models.resource_types import ITEM_TYPES
 
 from .connection import connect
 from .messages import Progress, say
-from .options import Options
+from .options import Options, refuse
 from .pages import format_of, open_output, prefetch, write_pages, writer_for
 from .resources import MODEL, RESOURCES, resource_command
 from .values import read_query
@@ -130,9 +130,7 @@ def _check_options(options: Options, format: str) -> None:
     if len(options.meeting) > 1:
         of_one = {"-o vtt": format == "vtt", "--key-by": keyed, "--next-cursor": options.next_cursor}
         contradictions |= {f"{name} is for one meeting: give one --meeting": of_one[name] for name in of_one}
-    for message, is_so in contradictions.items():
-        if is_so:
-            raise UsageError(message)
+    refuse(contradictions)
     if options.start_time and options.end_time:
         now = datetime.now(UTC)
         start, end = (resolve_time(each, "", now).at for each in (options.start_time, options.end_time))

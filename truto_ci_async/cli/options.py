@@ -15,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from truto_ci_async._checks import did_you_mean
-from truto_ci_async.errors import ConfigurationError
+from truto_ci_async.errors import ConfigurationError, UsageError
 
 from .messages import Progress
 from .values import filled, moment, seconds, whole_number, word
@@ -34,6 +34,23 @@ class Options(SimpleNamespace):
     def pick(self, *names: str) -> dict[str, Any]:
         """Return some of them, by name."""
         return {name: getattr(self, name) for name in names}
+
+    def refuse(self, why: str, *names: str) -> None:
+        """:raises UsageError: one of these options is given; the message names those, and then says ``why``."""
+        if given := self.given(*names):
+            raise UsageError(f"{' and '.join(given)}{why}")
+
+    def given(self, *names: str) -> list[str]:
+        """Return those of some options that have another value than without them, as they are written."""
+        offered = [name for name in names if name in self.option_names]
+        return [self.option_names[name] for name in offered if getattr(self, name) not in self.usual[name]]
+
+
+def refuse(cases: Mapping[str, object]) -> None:
+    """:raises UsageError: one of the cases is so; its key is the message."""
+    for message, is_so in cases.items():
+        if is_so:
+            raise UsageError(message)
 
 
 Run: TypeAlias = Callable[[Options, Progress], Coroutine[Any, Any, int | None]]
@@ -121,7 +138,10 @@ class Command(click.Command):
                 given[name] = value
         if given.get("quiet") and given.get("verbose"):
             raise click.UsageError("--quiet and --verbose contradict each other: give one", ctx)
-        return self.run, Options(command=self.name, option_names=names, **{**self.defaults, **given})
+        usual = {each.name: (None, False, (), each.default) for each in self.params}
+        return self.run, Options(
+            command=self.name, option_names=names, usual=usual, **{**self.defaults, **given}
+        )
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"\n{fill(self.help or '', min(formatter.width, 79))}\n")

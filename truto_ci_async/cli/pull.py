@@ -39,6 +39,7 @@ from .options import (
     not_one_of,
     number,
     offer,
+    refuse,
     text,
 )
 from .resources import RESOURCES
@@ -122,37 +123,25 @@ async def run_pull(options: Options, _: Progress) -> int:
 
 def _check_target(options: Options) -> None:
     """:raises UsageError: there is not exactly one place to write to, or it lacks one of the options."""
-    if (options.out is None) == (options.to is None):
-        folder = "" if options.command == "sync" else "--out FOLDER for files, or "
-        raise UsageError(
-            f"where to? Give {folder}--to URL for a database, such as duckdb:///calls.db"
-            if options.out is None
-            else "--out and --to are two places to write to: give one"
-        )
-    if options.to is not None:
+    folder = "" if options.command == "sync" else "--out FOLDER for files, or "
+    refuse({
+        f"where to? Give {folder}--to URL for a database, such as duckdb:///calls.db": not (options.out or options.to),
+        "--out and --to are two places to write to: give one": options.out and options.to,
+    })  # fmt: skip
+    if options.to is None:
+        options.refuse(": for --to only", "table", "mode", "add_columns", "on_rejected")
+    else:
         _check_url(options)
-    of_databases = {
-        "--table": options.table,
-        "--mode": options.mode,
-        "--add-columns": options.add_columns,
-        "--on-rejected": options.on_rejected != "stop",
-    }
-    of_folders = {"-o": options.output, "--csv-formulas": options.csv_formulas != "keep"}
-    there, others = ("--to", of_databases) if options.to is None else ("--out", of_folders)
-    if given := [name for name, value in others.items() if value]:
-        raise UsageError(f"{' and '.join(given)}: for {there} only")
-    if options.lookback and options.command == "pull" and "transcripts" not in options.resource:
-        raise UsageError("--lookback is for transcripts, which may come late: add --resource transcripts")
+        refuse({"-o: for --out only": options.output})
+        options.refuse(": for --out only", "csv_formulas")
     if options.command == "sync" and [*options.resource] == ["users"]:
-        of_windows = (
-            ("--lookback", options.lookback),
-            ("--max-history", options.max_history),
-            ("--time-zone", options.time_zone),
-        )
-        if given := [name for name, value in of_windows if value]:
-            raise UsageError(f"{' and '.join(given)}: for windows, and users have none: they are read whole")
-    if options.table and len(options.resource) > 1:
-        raise UsageError("--table names one table: give one --resource")
+        why = ": for windows, and users have none: they are read whole"
+        options.refuse(why, "lookback", "max_history", "time_zone")
+    refuse({
+        "--lookback is for transcripts, which may come late: add --resource transcripts":
+            options.lookback and options.command == "pull" and "transcripts" not in options.resource,
+        "--table names one table: give one --resource": options.table and len(options.resource) > 1,
+    })  # fmt: skip
     options.output = options.output or "ndjson"
 
 
@@ -185,16 +174,13 @@ def _check_report(options: Options) -> None:
 
 def _accounts(options: Options) -> list[Any] | Path | None:
     """:raises UsageError: the options name no accounts, or name them in two ways."""
-    given = [
-        name for name in ("accounts", "accounts_file", "integration", "status") if getattr(options, name)
-    ]
+    given = options.given("accounts", "accounts_file", "integration", "status")
     if not given and options.sandbox:
         options.integration, options.status = "gong", "active"
     elif not given:
         raise UsageError("which accounts? Give -a, --accounts-file, or --integration and --status")
-    elif len(given) > 1 and given != ["integration", "status"]:
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{names} select accounts in different ways: use one of them")
+    elif len(given) > 1 and given != ["--integration", "--status"]:
+        raise UsageError(f"{' and '.join(given)} select accounts in different ways: use one of them")
     if options.accounts:
         return [each for part in options.accounts for each in part]
     if options.accounts_file == "-":

@@ -73,20 +73,30 @@ def short_time(time: datetime) -> str:
     )
 
 
-def _field(name: str) -> Callable[[Row], str]:
-    return lambda row: cell_text(row.get(name))
+def _number(value: object) -> str:
+    return f"{value:.2f}".removesuffix(".00") if isinstance(value, float) else cell_text(value)
 
 
-def _plain_column(name: str) -> Column:
-    return Column(name, _field(name))
+def _length(seconds: object) -> str:
+    """Return seconds as ``1:02:03`` or ``2:03``."""
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 360_000:
+        return cell_text(seconds)
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _column(name: str, head: str = "", form: Callable[[Any], str] = cell_text, **how: bool) -> Column:
+    """Return the column of a field, whose values ``form`` writes."""
+
+    def cell(row: Row) -> str:
+        return form(row.get(name))
+
+    return Column(head or name, cell, **how)
 
 
 def _metric(head: str, name: str) -> Column:
-    def cell(row: Row) -> str:
-        value = row.get(name)
-        return "-" if value is None else f"{value:.2f}"
-
-    return Column(head, cell, right=True)
+    return _column(name, head, lambda value: "-" if value is None else f"{value:.2f}", right=True)
 
 
 def _window(row: Row) -> str:
@@ -108,15 +118,15 @@ def _layout(
 ) -> RowLayout:
     """Return the layout of a type with a ``SCHEMA``; a name alone is that column, numbers to the right."""
     schema: Schema = item_type.SCHEMA
-    shown = [each if isinstance(each, Column) else _column(schema, each) for each in columns]
+    shown = [each if isinstance(each, Column) else _column_of(schema, each) for each in columns]
     return RowLayout(item_type.row, schema.names, shown, table_row, schema)
 
 
-def _column(schema: Schema, name: str) -> Column:
+def _column_of(schema: Schema, name: str) -> Column:
     is_number = schema.types[name] in ("float64", "int64")
     is_text = schema.types[name] in ("text", "json") and not (name == "id" or name.endswith("_id"))
-    cell = _number(name) if is_number else _field(name)
-    return Column(name.replace("_", " "), cell, right=is_number, flexible=is_text)
+    form = _number if is_number else cell_text
+    return _column(name, name.replace("_", " "), form, right=is_number, flexible=is_text)
 
 
 def layout_of_columns(item_type: Any, names: Sequence[str]) -> RowLayout:
@@ -126,47 +136,23 @@ def layout_of_columns(item_type: Any, names: Sequence[str]) -> RowLayout:
     """
     whole: Schema = item_type.SCHEMA
     schema = whole.select([_column_name(whole, name) for name in names])
-    return RowLayout(
-        schema.row, schema.names, [_column(schema, name) for name in schema.names], schema=schema
-    )
+    shown = [_column_of(schema, name) for name in schema.names]
+    return RowLayout(schema.row, schema.names, shown, schema=schema)
 
 
 def _column_name(schema: Schema, name: str) -> str:
     """Return the column of a field: ``user.email`` is ``user_email``, and ``metrics.patience`` is ``patience``."""
     sign, bare = ("-", name[1:]) if name.startswith("-") else ("", name)
-    by_path = {column.source: column.name for column in schema}
     flat = bare.replace(".", "_")
-    return sign + (
-        bare if bare in schema.types else by_path.get(bare) or (flat if flat in schema.types else bare)
-    )
-
-
-def _number(name: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        value = row.get(name)
-        return f"{value:.2f}".removesuffix(".00") if isinstance(value, float) else cell_text(value)
-
-    return cell
-
-
-def _length(name: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        seconds = row.get(name)
-        if not isinstance(seconds, int | float) or not 0 <= seconds < 360_000:
-            return cell_text(seconds)
-        minutes, seconds = divmod(round(seconds), 60)
-        return (
-            f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
-        )
-
-    return cell
+    names = {each.source: each.name for each in schema} | {name: name for name in schema.names}
+    return sign + names.get(bare, flat if flat in schema.types else bare)
 
 
 def _transcript_row(item: Transcript) -> Row:
     return item.row(["meeting_id", "start_time", "end_time"]) | {"sentences": len(item.entries or ())}
 
 
-_USER_OF_ROW: Final = Column("user", _field("user_email"), flexible=True), "user_id"
+_USER_OF_ROW: Final = _column("user_email", "user", flexible=True), "user_id"
 LAYOUTS: Final[Mapping[str, RowLayout]] = {
     "interactions": _layout(
         Interaction, *_USER_OF_ROW, _metric("monologue", "longest_monologue"),
@@ -175,11 +161,11 @@ LAYOUTS: Final[Mapping[str, RowLayout]] = {
         table_row=_table_row,
     ),
     "meetings": _layout(
-        Meeting, "id", "start_time", Column("duration", _length("duration"), right=True), "title", "host_email",
+        Meeting, "id", "start_time", _column("duration", form=_length, right=True), "title", "host_email",
         "type", "status",
     ),
     "transcripts": _layout(
-        Transcript, "meeting_id", "start_time", "end_time", Column("sentences", _number("sentences"), right=True),
+        Transcript, "meeting_id", "start_time", "end_time", _column("sentences", right=True),
         table_row=_transcript_row,
     ),
     "users": _layout(User, "id", "name", "email", "created_at"),
@@ -189,8 +175,8 @@ LAYOUTS: Final[Mapping[str, RowLayout]] = {
     ),
 }  # fmt: skip
 ACCOUNT_LAYOUT: Final = _layout(
-    IntegratedAccount, "id", "integration", "status", Column("tenant", _field("tenant_id")), "region",
-    Column("sandbox", _field("is_sandbox")),
+    IntegratedAccount, "id", "integration", "status", _column("tenant_id", "tenant"), "region",
+    _column("is_sandbox", "sandbox"),
 )  # fmt: skip
 
 
@@ -201,11 +187,7 @@ def _capability_row(entry: Capability | ProxyCapability) -> Row:
     return {"model": "proxy", "resource": entry.resource, "methods": methods}
 
 
-CAPABILITY_LAYOUT: Final = RowLayout(
-    _capability_row,
-    ("model", "resource", "methods"),
-    tuple(map(_plain_column, ("model", "resource", "methods"))),
-)
+CAPABILITY_LAYOUT: Final = RowLayout(_capability_row, ("model", "resource", "methods"))
 
 
 def _row_of_any(item: Any) -> Row:
@@ -267,7 +249,7 @@ class TableWriter:
     def state(self, state: Any) -> None:
         if state is not None:
             heads, self._widths = state
-            columns = {each.head: each for each in self._layout.columns or map(_plain_column, heads)}
+            columns = {each.head: each for each in self._layout.columns or map(_column, heads)}
             self._columns = [columns[head] for head in heads]
 
     def _choose_columns(self, rows: Sequence[Row]) -> None:
@@ -278,7 +260,7 @@ class TableWriter:
             self.left_out = {
                 name: None for name in names if any(isinstance(row.get(name), dict | list) for row in rows)
             }
-            columns = [_plain_column(name) for name in names if name not in self.left_out]
+            columns = [_column(name) for name in names if name not in self.left_out]
         cells = [[cell_width(printable(column.cell(row))) for row in rows] for column in columns]
         heads = [printable(column.head) for column in columns]
         whole = [max(cell_width(head), *each) for head, each in zip(heads, cells, strict=True)]
