@@ -11,7 +11,7 @@ from truto_ci_async.errors import UsageError
 from . import options as opt
 from .account_cache import remember_accounts
 from .messages import EXIT_CODES, Progress, note, say
-from .options import PRODUCTS, STATUSES, Argument, Command, Options, choice, offer, text
+from .options import PRODUCTS, STATUSES, Command, Options, argument, choice, offer, text
 from .resources import RESOURCES
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
 
 def command(name: str) -> Command:
     known = offer(opt.known_accounts)
-    accounts = [Argument("id", "ID", shell_complete=known, help="the account, as with -a"), opt.ACCOUNT]
+    accounts = [argument("id", "ID", shell_complete=known, help="the account, as with -a"), opt.ACCOUNT]
     if name == "capabilities":
         return Command(
             name, run_capabilities,

@@ -28,7 +28,7 @@ async def run_completion(options: Options, progress: Progress) -> None:
 
 
 def command(name: str) -> Command:
-    shell = click.Argument(["shell"], type=Choice(SHELLS), required=True)
+    shell = click.Argument(["shell"], type=Choice(SHELLS), required=True, help="the one you use")
     return Command(
         name, run_completion, [shell], examples=EXAMPLES,
         help="Print the script with which bash, zsh or fish completes commands, options, choices and files, and the "

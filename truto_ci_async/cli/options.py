@@ -75,22 +75,6 @@ class Choice(click.Choice[str]):
         )
 
 
-class Argument(click.Argument):
-    """An argument that the help explains, which click does in later versions only."""
-
-    group = "arguments"
-
-    def __init__(
-        self, name: str, metavar: str, *, help: str, required: bool = False, **settings: Any
-    ) -> None:
-        shown = metavar if required else f"[{metavar}]"
-        super().__init__([name], type=word, metavar=shown, required=required, **settings)
-        self._explained = help
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        return self.make_metavar(ctx), self._explained
-
-
 class Option(click.Option):
     """An option that the help shows under the heading ``group``."""
 
@@ -157,7 +141,7 @@ def write_options(command: click.Command, ctx: click.Context, formatter: click.H
     """Write the options under the headings of their groups."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(ctx):
-        if (record := param.get_help_record(ctx)) is not None:
+        if isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None:
             groups.setdefault(getattr(param, "group", "help"), []).append(record)
     for group, records in groups.items():
         with formatter.section(group):
@@ -181,6 +165,11 @@ def offer(
 def offer_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Have the shell complete the names of its files."""
     return [CompletionItem(incomplete, type="dir" if "FOLDER" in (param.metavar or "") else "file")]
+
+
+def argument(name: str, metavar: str, *, required: bool = False, **settings: Any) -> click.Argument:
+    shown = metavar if required else f"[{metavar}]"
+    return click.Argument([name], type=word, metavar=shown, required=required, **settings)
 
 
 def flag(*names: str, help: str, group: str = ASK) -> Option:

@@ -8,7 +8,7 @@ from pathlib import Path
 from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note
-from .options import DISPLAYED, OUTPUT, Argument, Command, Options, offer_files, text
+from .options import DISPLAYED, OUTPUT, Command, Options, argument, offer_files, text
 
 EXAMPLES = """\
 example:
@@ -37,7 +37,7 @@ def command(name: str) -> Command:
     return Command(
         name, run_report,
         [
-            Argument("folder", "FOLDER", required=True, shell_complete=offer_files,
+            argument("folder", "FOLDER", required=True, shell_complete=offer_files,
                      help="where `truto-ci pull --out` wrote to"),
             text("-o", "--out", "out", group=OUTPUT, default="report.html", metavar="FILE",
                  help="default: report.html"),

@@ -11,7 +11,7 @@ from truto_ci_async.errors import UsageError
 
 from . import options as opt
 from .messages import EXIT_CODES, Progress
-from .options import OUTPUT, Argument, Command, Options, choice, flag, offer, text
+from .options import OUTPUT, Command, Options, argument, choice, flag, offer, text
 from .resources import EXAMPLES, MODEL, RESOURCES, method_of
 
 UNIFIED_EXAMPLES: Final = """\
@@ -41,7 +41,7 @@ async def run_resource(options: Options, progress: Progress) -> None:
 
 def command(name: str) -> Command:
     """Describe the command of a resource, ``unified`` or ``export``."""
-    show_one = Argument("id", "ID", help="show this one only")
+    show_one = argument("id", "ID", help="show this one only")
     defaults: dict[str, Any] = {
         "id": None,
         "start_time": None,
@@ -59,13 +59,13 @@ def command(name: str) -> Command:
         parts = [show_one] if has_get else []
         help, examples = resource.description, resource.examples
     elif name == "export":
-        parts = [Argument("path_of_resource", "MODEL/RESOURCE", required=True, help="such as crm/contacts")]
+        parts = [argument("path_of_resource", "MODEL/RESOURCE", required=True, help="such as crm/contacts")]
         help = "List the items of any unified resource of one account, page by page to the end."
         examples = EXPORT_EXAMPLES
     else:
         parts = [
-            Argument("model", "MODEL", required=True, help=f"such as {MODEL} or crm"),
-            Argument("resource", "RESOURCE", required=True, help="such as meetings or contacts"),
+            argument("model", "MODEL", required=True, help=f"such as {MODEL} or crm"),
+            argument("resource", "RESOURCE", required=True, help="such as meetings or contacts"),
             show_one,
         ]
         help = "List the items of any unified resource of one account, or show one of them."

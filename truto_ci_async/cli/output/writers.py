@@ -22,12 +22,9 @@ from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 from .status_line import is_terminal
 from .tables import RowLayout, TableWriter, terminal_table
 
-ROW_FORMATS: Final = (
-    "table",
-    "csv",
-    "parquet",
-)  # these show the fields of a row; the others all that was received
-TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # these need typed items
+# Those that show the fields of a row; the others show all that was received.
+ROW_FORMATS: Final = ("table", "csv", "parquet")
+TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # those that need typed items
 
 
 class Writer(Protocol):
@@ -36,10 +33,12 @@ class Writer(Protocol):
     A writer with the ``state`` of an earlier one goes on with its document.
     """
 
-    state: Any
+    state: Any = None
 
     def page(self, items: Sequence[Any]) -> bytes: ...
-    def end(self) -> bytes: ...
+
+    def end(self) -> bytes:
+        return b""
 
 
 def make_writer(
@@ -84,16 +83,11 @@ def make_writer(
             return terminal_table(layout, color=color) if is_stdout else TableWriter(layout)
 
 
-class NdjsonWriter:
+class NdjsonWriter(Writer):
     """One JSON value per line."""
 
-    state = None
-
     def page(self, items: Sequence[Any]) -> bytes:
-        return b"".join(one_line(item) for item in items)
-
-    def end(self) -> bytes:
-        return b""
+        return b"".join(map(one_line, items))
 
 
 def one_line(item: Any) -> bytes:
@@ -242,23 +236,14 @@ def _join_surrogates(escape: re.Match[str]) -> str:
     return chr(0x10000 + ((int(escape[1], 16) - 0xD800) << 10) + int(escape[2], 16) - 0xDC00)
 
 
-def _json_dump(document: Any) -> bytes:
-    return _indented(document) + b"\n"
-
-
-class DocumentWriter:
+class DocumentWriter(Writer):
     """One document of any shape, passed as a page of its own, as ``json`` or ``yaml``."""
 
-    state = None
-
     def __init__(self, format: str) -> None:
-        self._dump = _yaml_dump() if format == "yaml" else _json_dump
+        self._dump, self._end = (_yaml_dump(), b"") if format == "yaml" else (_indented, b"\n")
 
     def page(self, items: Sequence[Any]) -> bytes:
-        return b"".join(self._dump(item) for item in items)
-
-    def end(self) -> bytes:
-        return b""
+        return b"".join(self._dump(item) + self._end for item in items)
 
 
 class TranscriptWriter:
