@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from truto_ci_async import Fault, Sandbox
-from truto_ci_async.cli import account_cache
+from truto_ci_async.cli import kept_files
 from truto_ci_async.cli.main import main
 from truto_ci_async.cli.messages import CONFLICT, DONE, FAILED, USAGE
 from truto_ci_async.cli.output.cells import cell_width
@@ -308,16 +308,16 @@ def test_the_script_of_each_shell(shell: str, capsys: pytest.CaptureFixture[str]
 
 def test_accounts_are_remembered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Those listed last come first; a sandbox of a command leaves nothing; what cannot be written is no failure."""
-    monkeypatch.setattr(account_cache, "cache_file", lambda: tmp_path / "new" / "accounts")
+    monkeypatch.setattr(kept_files, "cache_file", lambda: tmp_path / "new" / "accounts")
     assert main(["accounts", "--sandbox", "--quiet"]) == DONE
-    assert account_cache.cached_accounts() == ()
+    assert kept_files.cached_accounts() == ()
     assert main(["accounts", "--quiet"]) == DONE
     known = [each["id"] for each in sandbox.accounts]
-    assert list(account_cache.cached_accounts()) == known
+    assert list(kept_files.cached_accounts()) == known
     assert main(["accounts", known[-1], "--quiet"]) == DONE
-    assert list(account_cache.cached_accounts()) == [known[-1], *known[:-1]]
+    assert list(kept_files.cached_accounts()) == [known[-1], *known[:-1]]
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(account_cache, "cache_file", lambda: tmp_path / "file" / "accounts")
+    monkeypatch.setattr(kept_files, "cache_file", lambda: tmp_path / "file" / "accounts")
     assert main(["accounts", "--quiet"]) == DONE
 
 
@@ -326,11 +326,11 @@ def test_no_more_accounts_are_remembered_than_a_shell_can_offer(
 ) -> None:
     """Nor any whose id would do something to the terminal."""
     file = tmp_path / "accounts"
-    monkeypatch.setattr(account_cache, "cache_file", lambda: file)
-    account_cache.remember_accounts([None, "", "\x1b[2J", "a\nb", *map(str, range(1_500))])
+    monkeypatch.setattr(kept_files, "cache_file", lambda: file)
+    kept_files.remember_accounts([None, "", "\x1b[2J", "a\nb", *map(str, range(1_500))])
     assert file.read_text().splitlines() == [str(number) for number in range(1_000)]
     file.write_text("x\n" * 2_000)
-    assert len(account_cache.cached_accounts()) == 1_000
+    assert len(kept_files.cached_accounts()) == 1_000
 
 
 # --- terminals -------------------------------------------------------------------------------------------------

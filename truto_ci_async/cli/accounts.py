@@ -9,7 +9,7 @@ from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import UsageError
 
 from . import options as opt
-from .account_cache import remember_accounts
+from .kept_files import remember_accounts
 from .messages import EXIT_CODES, Progress, note, say
 from .options import PRODUCTS, STATUSES, Command, Options, argument, choice, offer, text
 from .resources import RESOURCES
@@ -66,15 +66,11 @@ async def run_accounts(options: Options, progress: Progress) -> None:
         else:
             with open_output(options, writer, progress, resumes=True) as output:
                 paginator = found.list(
-                    options.integration,
-                    options.status,
-                    options.tenant_id,
-                    None if options.is_sandbox is None else options.is_sandbox == "true",
-                    limit=options.limit,
+                    **options.pick("integration", "status", "tenant_id", "limit", "max_pages"),
+                    is_sandbox=None if options.is_sandbox is None else options.is_sandbox == "true",
                     cursor=options.next_cursor,
                     extra_query=extra_query,
                     prefetch=prefetch(options),
-                    max_pages=options.max_pages,
                 )
                 if not output.is_complete:
                     await write_pages(paginator, options, output, progress, render)

@@ -19,7 +19,7 @@ from truto_ci_async._version import __version__
 
 from .completion import VARIABLE
 from .messages import EXIT_CODES, say
-from .options import CONNECTED, Command, Option, Options, Run, write_options
+from .options import CONNECTED, Command, Options, Run, write_options
 
 NAME: Final = "truto-ci"
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list of commands says
@@ -113,23 +113,16 @@ class App(click.Group):
         formatter.write(MAIN_HELP)
 
 
-def _say_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        click.echo(f"{NAME} {__version__}")
-        ctx.exit()
-
-
 app: Final = App(
     NAME,
     help="Talk metrics of the people on your customers' calls, from Truto's unified conversational-intelligence API.",
-    params=[
-        Option("--version", group="help", is_flag=True, is_eager=True, expose_value=False, callback=_say_version,
-               help="show the version"),
-        *CONNECTED,
-    ],
+    params=[*CONNECTED],
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+)
+click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s", help="show the version")(
+    app
+)
 
 
 def parse(argv: Sequence[str]) -> tuple[Run, Options]:

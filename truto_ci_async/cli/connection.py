@@ -43,7 +43,10 @@ async def connect(
     from truto_ci_async import Pacing, Rate, Timeouts, TrutoClient
 
     events = activity or Activity()
-    settings: dict[str, Any] = {"on_event": [events.on_event, *([_say_event] if options.verbose else [])]}
+    hooks: list[Callable[[Event], object]] = [events.on_event]
+    if options.verbose:
+        hooks.append(lambda event: say(f"- {event}"))
+    settings: dict[str, Any] = {"on_event": hooks}
     if (seconds := options.timeout) is not None:
         settings["timeouts"] = Timeouts(
             connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds
@@ -76,10 +79,6 @@ async def connect(
             shown(lambda: status() + ([] if activity is not None else [events.waiting()]))
         )
         yield client
-
-
-def _say_event(event: Event) -> None:
-    say(f"- {event}")
 
 
 def _fill_in(options: Options, sandbox: Sandbox) -> None:

@@ -68,13 +68,12 @@ def _installation() -> Iterator[Finding]:
     yield Finding("versions", "ok", f"truto_ci_async {__version__}, Python {python}, {platform.platform()}")
     core = [f"{name} {_version(name)}" for name in ("aiohttp", "msgspec", "anyio", "ijson")]
     yield Finding("libraries", "ok", ", ".join(core))
-    missing = {extra for extra, name in _extras() if _version(name) is None}
-    there = {extra for extra, _ in _extras()} - missing
-    yield Finding("extras", "ok", ", ".join(sorted(there)) or "none")
+    missing = sorted({extra for extra, name in _extras() if _version(name) is None})
+    there = sorted({extra for extra, _ in _extras()} - {*missing})
+    yield Finding("extras", "ok", ", ".join(there) or "none")
     if missing:
-        names = sorted(missing)
-        line = f"pip install 'truto-ci-async[{','.join(names)}]'"
-        yield Finding("", "note", f"not installed: {', '.join(names)}", f"if you need them: {line}")
+        line = f"pip install 'truto-ci-async[{','.join(missing)}]'"
+        yield Finding("", "note", f"not installed: {', '.join(missing)}", f"if you need them: {line}")
 
 
 def _version(name: str) -> str | None:
@@ -129,21 +128,17 @@ async def _ask(client: TrutoClient) -> AsyncIterator[Finding]:
     except errors.APIError as error:
         headers, status, refused = dict(error.headers or {}), f"status {error.status}, ", error
     except errors.TrutoError as error:
-        yield Finding(
-            "service", "wrong", f"{client.base_url}: {error}", "is that the address of Truto's API?"
-        )
+        text = f"{client.base_url}: {error}"
+        yield Finding("service", "wrong", text, "is that the address of Truto's API?")
         return
     seconds = time.perf_counter() - started
     secure = "" if client.base_url.startswith("https:") else ", without TLS"
     yield Finding("service", "ok", f"{client.base_url}: {status}{seconds * 1000:.0f} ms{secure}")
     yield _access(refused)
     yield clock(headers, seconds)
-    limits = {name: value for name, value in headers.items() if "ratelimit" in name.lower()}
-    told = ", ".join(f"{name} {value}" for name, value in limits.items())
-    stats = client.stats()
-    yield Finding(
-        "limits", "ok", told or f"none told; pacing sends at most {stats.limit} requests in its window"
-    )
+    told = [f"{name} {value}" for name, value in headers.items() if "ratelimit" in name.lower()]
+    none = f"none told; pacing sends at most {client.stats().limit} requests in its window"
+    yield Finding("limits", "ok", ", ".join(told) or none)
 
 
 def _unreachable(error: errors.TransportError, url: str) -> Finding:
@@ -171,18 +166,17 @@ def _access(error: errors.APIError | None) -> Finding:
 
 def clock(headers: Mapping[str, str], seconds: float) -> Finding:
     """Compare this machine's clock with that of a response, which took ``seconds``."""
-    date = next((value for name, value in headers.items() if name.lower() == "date"), None)
+    date = next((value for name, value in headers.items() if name.lower() == "date"), "")
     try:
-        theirs = parsedate_to_datetime(date or "").timestamp()
+        theirs = parsedate_to_datetime(date).timestamp()
     except ValueError:
         return Finding("clock", "note", "the service does not say what time it is")
     skew = time.time() - seconds / 2 - theirs - 0.5  # their clock is cut to a second
     if abs(skew) <= CLOCK_SKEW:
         return Finding("clock", "ok", f"within {CLOCK_SKEW:.0f} s of the service's")
     side = "ahead of" if skew > 0 else "behind"
-    return Finding(
-        "clock", "wrong", f"{abs(skew):,.0f} s {side} the service's", "turn on time synchronisation (NTP)"
-    )
+    text = f"{abs(skew):,.0f} s {side} the service's"
+    return Finding("clock", "wrong", text, "turn on time synchronisation (NTP)")
 
 
 def command(name: str) -> Command:

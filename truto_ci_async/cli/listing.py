@@ -29,13 +29,8 @@ if TYPE_CHECKING:
     from truto_ci_async.pagination.stream import ItemStream
     from truto_ci_async.resources.base import Resource
 
-# The option of each filter that not every resource has.
-_OPTIONS: Final = {
-    "start_time": "--start-time",
-    "end_time": "--end-time",
-    "users": "--user",
-    "meeting": "--meeting",
-}
+# The filters that not every resource has.
+_FILTERS: Final = ("start_time", "end_time", "users", "meeting")
 
 
 async def list_items(options: Options, progress: Progress) -> None:
@@ -94,15 +89,16 @@ def _default_output(options: Options) -> str:
 
 def _check_filters(resource: Resource[Any], options: Options) -> None:
     """:raises UsageError: a filter that the resource does not have, or one missing that it needs."""
-    extra: dict[str, Any] = options.extra_query or {}
-    given = {name for name in _OPTIONS if getattr(options, name)}
     name = options.resource if options.resource in RESOURCES else f"{options.model}/{options.resource}"
-    if unknown := [_OPTIONS[each] for each in _OPTIONS if each in given - {*resource.own_filters}]:
+    if unknown := options.given(*(each for each in _FILTERS if each not in resource.own_filters)):
         raise UsageError(f"{name} takes no {' and no '.join(unknown)}; -q sends any parameter")
-    required = [each for each in resource.required_filters if each not in given and each not in extra]
+    extra: dict[str, Any] = options.extra_query or {}
+    required = [
+        each for each in resource.required_filters if not getattr(options, each) and each not in extra
+    ]
     if required:
         ids = " ID (`truto-ci meetings` lists them)" if "meeting" in required else ""
-        raise UsageError(f"{name} needs {' and '.join(_OPTIONS[each] for each in required)}{ids}")
+        raise UsageError(f"{name} needs {' and '.join(options.option_names[each] for each in required)}{ids}")
 
 
 def _check_options(options: Options, format: str) -> None:
@@ -141,14 +137,8 @@ def _check_options(options: Options, format: str) -> None:
 
 
 def _filters(resource: Resource[Any], options: Options, meeting: str | None) -> dict[str, Any]:
-    own = {
-        "start_time": options.start_time,
-        "end_time": options.end_time,
-        "users": options.users or None,
-        "meeting": meeting,
-    }
-    own = {name: value for name, value in own.items() if name in resource.own_filters}
-    return own | options.pick(
+    own = {**options.pick(*_FILTERS), "users": options.users or None, "meeting": meeting}
+    return {name: value for name, value in own.items() if name in resource.own_filters} | options.pick(
         *("limit", "ignore_limit", "exclude_fields", "ignore_remote_data", "super_query", "skip_api_call"),
         *("remote_query", "extra_query"),
     )

@@ -207,7 +207,7 @@ STATUSES: Final = ("active", "connecting", "post_install_error", "validation_err
 
 def known_accounts(ctx: click.Context) -> Sequence[str]:
     """Return the accounts that earlier commands have seen, for completion."""
-    from .account_cache import cached_accounts
+    from .kept_files import cached_accounts
 
     return cached_accounts()
 

@@ -34,17 +34,9 @@ if TYPE_CHECKING:
 # The items of a page, and what to write for them.
 Render = Callable[["Page[Any]", Sequence[Any]], Sequence[Any]]
 
-_SUFFIXES: Final = {
-    ".json": "json",
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".csv": "csv",
-    ".yaml": "yaml",
-    ".yml": "yaml",
-    ".vtt": "vtt",
-    ".txt": "text",
-    ".parquet": "parquet",
-}
+_SUFFIXES: Final = {f".{each}": each for each in ("json", "ndjson", "csv", "yaml", "vtt", "parquet")} | {
+    ".jsonl": "ndjson", ".yml": "yaml", ".txt": "text",
+}  # fmt: skip
 
 
 def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:

@@ -52,12 +52,7 @@ if TYPE_CHECKING:
     from .pull_progress import PullProgress
 
 # The sandbox of a pull has enough accounts and pages to watch, and the service's rate limits ten times as fast.
-PULL_SANDBOX: Final[dict[str, Any]] = {
-    "accounts": 24,
-    "page_size": 25,
-    "token_rate": (500, 1.0),
-    "account_rate": (50, 1.0),
-}
+PULL_SANDBOX: Final = {"accounts": 24, "page_size": 25, "token_rate": (500, 1.0), "account_rate": (50, 1.0)}
 EXAMPLES: Final = f"""\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci pull --sandbox --out out/

@@ -46,11 +46,9 @@ async def get_item(options: Options, progress: Progress) -> None:
             options.id,
             options.account,
             item_type=item_type,
-            response_format=options.response_format,
-            ignore_remote_data=options.ignore_remote_data,
-            exclude_fields=options.exclude_fields,
-            remote_query=options.remote_query,
-            extra_query=options.extra_query,
+            **options.pick(
+                "response_format", "ignore_remote_data", "exclude_fields", "remote_query", "extra_query"
+            ),
         )
     with open_output(options, writer, progress) as output:
         output.page([item])

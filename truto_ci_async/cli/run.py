@@ -131,7 +131,6 @@ def _discard_stdout() -> None:
 def _warnings_on_stderr() -> Generator[None]:
     """Show the library's warnings, such as those about repaired fields, on stderr."""
     handler = _StderrHandler(logging.WARNING)
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("truto_ci_async")
     logger.addHandler(handler)
     try:
@@ -141,7 +140,5 @@ def _warnings_on_stderr() -> Generator[None]:
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to the current ``sys.stderr``, which a live display replaces with a stream of its own."""
-
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        say(f"warning: {self.format(record)}")

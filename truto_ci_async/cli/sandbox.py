@@ -88,7 +88,7 @@ def command(name: str) -> Command:
         *(text(f"--{each}", group=DATA, metavar="YEAR" if each == "year" else "N", default=str(default), help=help,
                read=whole_number(least, most)) for each, least, most, default, help in numbers),
         flag("--plain", group=DATA, help="statistics and emails that are plain noise, instead of plausible ones"),
-        text("--seed", group=DATA, metavar="N", default=str(SANDBOX_SEED), read=_integer,
+        text("--seed", group=DATA, metavar="N", default=str(SANDBOX_SEED), read=int,
              help=f"the same number always gives the same data (default: {SANDBOX_SEED})"),
         text("--for", "seconds", group=DATA, metavar="SECONDS", read=seconds,
              help="stop after this time (default: never)"),
@@ -105,10 +105,3 @@ def command(name: str) -> Command:
         help="Serve a local stand-in for the service until Ctrl-C, with made-up accounts and people. It prints lines "
         "to paste into another terminal, where every command then uses it instead of the real service.",
     )  # fmt: skip
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None
