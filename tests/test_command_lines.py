@@ -435,17 +435,102 @@ def test_a_pipe_gets_lines_now_and_then_and_nothing_when_quiet(
 
 
 @posix
+@pytest.mark.parametrize(
+    ("format", "killed"),
+    [
+        ("ndjson", (1, 2, 4)),
+        ("parquet", (3,)),
+        *(
+            pytest.param(format, (1, 2, 3, 4), marks=pytest.mark.long)
+            for format in ("csv", "json", "yaml", "table", "text", "parquet")
+        ),
+    ],
+)
+def test_transcripts_of_several_meetings_go_on_with_the_next_one(
+    format: str,
+    killed: Sequence[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "x"
+    with Sandbox.in_thread(accounts=1, meetings=60) as sandbox:
+        monkeypatch.setenv("TRUTO_API_BASE_URL", sandbox.url)
+        monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
+        account = sandbox.account_ids[0]
+        ids = sandbox.meeting_ids(account)[:4]
+        asked = [
+            "transcripts",
+            "-a",
+            account,
+            "-o",
+            format,
+            *(word for id in ids for word in ("--meeting", id)),
+        ]
+        assert main([*asked, "--out", str(out)]) == DONE
+        whole = out.read_bytes()
+        out.unlink()
+        line = [*asked, "--out", str(out)]
+        for number in killed:
+            sandbox.fault(Fault.hang().on(number), account)
+            with subprocess.Popen(
+                [sys.executable, "-m", "truto_ci_async", *line, "-v"], stderr=subprocess.PIPE, text=True
+            ) as started:
+                assert started.stderr is not None
+                assert any(f"call {number}: GET" in said for said in started.stderr)
+                started.kill()
+            sandbox.clear_faults()
+            sandbox.clear()
+            capsys.readouterr()
+            assert main(line) == DONE
+            assert [id for id in ids if any(id in each.target for each in sandbox.requests)] == ids[
+                number - 1 :
+            ]
+            assert (f"going on behind {number - 1} transcript" in capsys.readouterr().err) is (number > 1)
+            assert out.read_bytes() == whole
+            assert [each.name for each in tmp_path.iterdir()] == [out.name]
+            out.unlink()
+
+
+def test_a_part_that_no_cursor_continues_offers_none(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = ["interactions", "-a", sandbox.account_ids[0], *WINDOW.split(), "--key-by", "id"]
+    assert main([*line, "--max-pages", "1"]) == DONE
+    err = capsys.readouterr().err
+    assert "3 interactions, 1 page\nthere is more; raise --max-pages" in err
+    sandbox.fault(Fault.status(422).on(2), sandbox.account_ids[0])
+    assert main([*line, "--out", str(tmp_path / "x.json")]) == FAILED
+    err += capsys.readouterr().err
+    assert "3 interactions, 1 page, in " in err
+    assert "run the same command again to continue" in err
+    assert "--next-cursor" not in err
+
+
+@posix
 @pytest.mark.long
-@pytest.mark.parametrize("format", ["ndjson", "csv", "json", "parquet"])
+@pytest.mark.parametrize(
+    ("format", "more"),
+    [
+        ("ndjson", ""),
+        ("csv", ""),
+        ("json", ""),
+        ("parquet", ""),
+        ("json", "--key-by id"),
+        ("yaml", "--key-by id"),
+    ],
+)
 def test_a_list_that_is_killed_at_any_moment_is_whole_in_the_end(
-    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    format: str, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten runs for each format, each killed once, and run again."""
     chance = random.Random(7)
     with Sandbox.in_thread(accounts=1, interactions=600, page_size=15, account_rate=None) as sandbox:
         monkeypatch.setenv("TRUTO_API_BASE_URL", sandbox.url)
         monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
-        asked = f"interactions -a {sandbox.account_ids[0]} {WINDOW} --quiet"
+        asked = f"interactions -a {sandbox.account_ids[0]} {WINDOW} --quiet {more}"
         out = tmp_path / f"x.{format}"
         assert main(shlex.split(f"{asked} --out {out}")) == DONE
         whole = out.read_bytes()

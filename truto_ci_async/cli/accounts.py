@@ -72,7 +72,7 @@ async def run_accounts(options: Options, progress: Progress) -> None:
                     extra_query=extra_query,
                     prefetch=prefetch(options),
                 )
-                if not output.is_complete:
+                if not output.lists_done:
                     await write_pages(paginator, options, output, progress, render)
     progress.say_done()
     for kind, known in (("integration", PRODUCTS), ("status", STATUSES)):

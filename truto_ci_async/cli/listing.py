@@ -12,9 +12,10 @@ from truto_ci_async._text import printable
 from truto_ci_async._wire.times import resolve_time
 from truto_ci_async.cli.output.destinations import Output
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, layout_of_columns
-from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS, one_line
+from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS, KeyedWriter, Writer, one_line
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models.resource_types import ITEM_TYPES
+from truto_ci_async.resources.keyed import Keyed
 
 from .connection import connect
 from .messages import Progress, say
@@ -50,18 +51,22 @@ async def list_items(options: Options, progress: Progress) -> None:
     writer = writer_for(options, format, layout, is_document=options.key_by is not None)
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in TYPED_FORMATS else ITEM_TYPES[options.resource] if command else dict
+    if options.key_by:
+        writer = KeyedWriter(writer, Keyed())
     async with connect(options, progress.parts) as client:
         resource = open_resource(client, options)
         _check_filters(resource, options)
-        resumes = not options.key_by and len(options.meeting) <= 1
-        with open_output(options, writer, progress, resumes=resumes) as output:
-            for meeting in [] if output.is_complete else options.meeting or [None]:
+        meetings = options.meeting or [None]
+        progress.takes_cursor = not options.key_by and len(meetings) == 1
+        with open_output(options, writer, progress, resumes=True) as output:
+            output.lists = len(meetings)
+            for meeting in meetings[output.lists_done :]:
+                if progress.items == options.max_items:
+                    break
                 filters = _filters(resource, options, meeting)
                 if not is_raw:
                     filters["item_type"] = item_type
-                await _Listing(resource, filters, options, output, progress).write()
-                if progress.items == options.max_items:
-                    break
+                await _Listing(resource, filters, options, output, progress, writer).write()
     progress.say_done()
 
 
@@ -152,11 +157,12 @@ class _Listing(NamedTuple):
     options: Options
     output: Output
     progress: Progress
+    writer: Writer
 
     async def write(self) -> None:
         """Write the list to its end."""
-        if self.options.key_by:
-            await self._write_keyed()
+        if isinstance(self.writer, KeyedWriter):
+            await self._write_keyed(self.writer.found)
         elif self.options.response_format == "raw":
             await self._write_raw()
         elif self.options.response_format == "stream":
@@ -212,19 +218,31 @@ class _Listing(NamedTuple):
                     "the provider has more, for which --response-format raw cannot ask: leave it out for all"
                 )
 
-    async def _write_keyed(self) -> None:
+    async def _write_keyed(self, found: Keyed[Any]) -> None:
         options, progress = self.options, self.progress
-        found = await self.resource.keyed(
+        pages_before = found.pages = progress.pages
+        pages = self.resource.keyed_pages(
             options.account,
             key_by=options.key_by,
             response_format=options.response_format,
+            cursor=options.next_cursor,
             max_pages=options.max_pages,
             **self.filters,
         )
-        self.output.page([found])
-        progress.items, progress.pages = len(found), found.pages
-        for issue in found.issues:
-            say(f"warning: {issue.path}: {issue.message}")
+        async for page in pages:
+            told = len(found.issues)
+            await found.add_page(page)
+            for issue in found.issues[told:]:
+                say(f"warning: {issue.path}: {issue.message}")
+            new = [
+                (key, item)
+                for key, item in zip(page.keys or (), page.items, strict=True)
+                if found[key] is item
+            ]
+            self.output.page(new)
+            progress.add_page(len(new), pages.position)
+            is_last = pages.position is None or progress.pages - pages_before == options.max_pages
+            self.output.commit(progress, is_complete=is_last)
 
     async def _write_stream(self) -> None:
         """Write items as they arrive: in one stream over all pages, or in one per page to count ``--max-pages``."""

@@ -211,6 +211,7 @@ class Progress:
         self.items = 0
         self.pages = 0
         self.position: object = None  # where to continue; None at the beginning and at the end
+        self.takes_cursor = True  # whether `--next-cursor` can continue from there
         self.repeated = 0  # items already written that come again when continuing from `position`
         self.more = "there is more"
         self.rest = ""  # what is missing although there is no position to continue from
@@ -229,7 +230,8 @@ class Progress:
         if self.rest:
             say(f"warning: {self.rest}")
         if self.position is not None:
-            note(f"{self.more}; {self._how_to_continue()}")
+            how = self._how_to_continue() if self.takes_cursor else "raise --max-pages or --max-items"
+            note(f"{self.more}; {how}")
         elif self.repeated:
             note(f"{self.more} on this first page: raise --max-items")
 
@@ -239,7 +241,7 @@ class Progress:
             say(f"complete so far: {self._written()}")
         if self.is_resumable and self.file is not None:
             say("run the same command again to continue")
-        if self.position is not None:
+        if self.position is not None and self.takes_cursor:
             say(self._how_to_continue())
 
     def parts(self) -> list[str]:

@@ -21,7 +21,7 @@ from truto_ci_async.cli.output.parquet import ParquetWriter, StagedParquet
 from truto_ci_async.cli.output.resumable import ResumableFile, earlier_state, question_of
 from truto_ci_async.cli.output.streams import open_pager
 from truto_ci_async.cli.output.tables import RowLayout, TableWriter
-from truto_ci_async.cli.output.writers import CsvWriter, Writer, make_writer
+from truto_ci_async.cli.output.writers import CsvWriter, KeyedWriter, Writer, make_writer
 from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note, plural, say
@@ -94,11 +94,13 @@ def open_output(
                 f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
                 "a file of another name, or move that one away"
             )
-        stage = StagedParquet(writer) if resumes and isinstance(writer, ParquetWriter) else None
-        writer = stage or writer
+        if resumes and isinstance(writer, ParquetWriter):
+            writer = StagedParquet(writer)
+        elif isinstance(writer, KeyedWriter):
+            writer.is_staged = resumes
         try:
             destination = (
-                ResumableFile(Path(options.out), question, stage.convert if stage else None)
+                ResumableFile(Path(options.out), question, getattr(writer, "convert", None))
                 if resumes
                 else open_destination(options.out)
             )
@@ -132,9 +134,13 @@ def _go_on(options: Options, file: ResumableFile, output: Output, writer: Writer
     if not state.pages:
         return
     note(f"going on behind {plural(state.items, progress.noun)} in {file.partial}")
-    options.next_cursor, output.is_complete, writer.state = state.position, state.is_complete, state.writer
+    if isinstance(writer, KeyedWriter):
+        writer.load(file.partial)
+    else:
+        writer.state = state.writer
+    options.next_cursor, output.lists_done = state.position, state.lists
     progress.items, progress.pages, progress.position = state.items, state.pages, state.position
-    if options.max_pages is not None and not state.is_complete:
+    if options.max_pages is not None and not state.lists:
         options.max_pages -= state.pages
 
 

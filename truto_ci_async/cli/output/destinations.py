@@ -196,7 +196,8 @@ class Output:
         self._writer = writer
         self._destination = destination
         self._started = False
-        self.is_complete = False  # an earlier run has written all of it
+        self.lists = 1  # what it is made of
+        self.lists_done = 0  # how many of them are complete, as of an earlier run too
         self.file: Path | None = None
 
     def page(self, items: Sequence[Any]) -> None:
@@ -213,13 +214,17 @@ class Output:
         self._started = True
 
     def commit(self, progress: Progress, *, is_complete: bool) -> None:
-        """Note how far a file is that a later run can go on with."""
-        if not isinstance(self._destination, ResumableFile):
+        """Note how far a file is that a later run can go on with; ``is_complete``: to the end of a list.
+
+        One of several lists is written again, unless it is complete.
+        """
+        if not isinstance(self._destination, ResumableFile) or (self.lists > 1 and not is_complete):
             return
-        position = None if progress.position is None else str(progress.position)
+        self.lists_done += is_complete
+        has_position = self.lists == 1 and progress.position is not None
         self._destination.commit(
-            position,
-            is_complete=is_complete,
+            str(progress.position) if has_position else None,
+            lists=self.lists_done,
             items=progress.items,
             pages=progress.pages,
             writer=self._writer.state,

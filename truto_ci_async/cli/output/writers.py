@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import msgspec
@@ -244,6 +245,33 @@ class DocumentWriter(Writer):
 
     def page(self, items: Sequence[Any]) -> bytes:
         return b"".join(self._dump(item) + self._end for item in items)
+
+
+class KeyedWriter:
+    """Writes ``found`` as one document, once it is whole. A page is the pairs of key and item that it added.
+
+    With ``is_staged``, pages become the lines of a file: ``load`` reads it again, ``convert`` makes the document of it.
+    """
+
+    state = None
+
+    def __init__(self, document: Writer, found: Any) -> None:
+        self._document = document
+        self.found = found
+        self.is_staged = False
+
+    def page(self, items: Sequence[tuple[str, Any]]) -> bytes:
+        return b"".join(map(one_line, items)) if self.is_staged else b""
+
+    def end(self) -> bytes:
+        return b"" if self.is_staged else self._document.page([self.found])
+
+    def load(self, path: Path) -> None:
+        with path.open("rb") as lines:
+            self.found.update(msgspec.json.decode(line, type=tuple[str, msgspec.Raw]) for line in lines)
+
+    def convert(self, path: Path) -> Iterator[bytes]:
+        yield self._document.page([self.found])
 
 
 class TranscriptWriter:
