@@ -737,9 +737,9 @@ def sampled() -> tuple[PullProgress, PullReport]:
     running: Any = Running(1000)
     progress.on_start(running)
     for number in range(20):
-        progress.on_event(RequestSent(time=0.0, method="GET", url="/", call_id=number))
-    progress.on_event(PacingWait(time=0.0, level="token", wait=90.0))
-    progress.on_event(RetryScheduled(time=0.0, reason="status 502", wait=2.5, attempt=1))
+        progress.activity.on_event(RequestSent(time=0.0, method="GET", url="/", call_id=number))
+    progress.activity.on_event(PacingWait(time=0.0, level="token", wait=90.0))
+    progress.activity.on_event(RetryScheduled(time=0.0, reason="status 502", wait=2.5, attempt=1))
     clock.now = 10.0
     report: PullReport = running.report
     report.done, report.rows, report.empty = 98, 2000, 4

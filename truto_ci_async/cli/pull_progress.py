@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Raw
+
 from truto_ci_async._text import duration, encodable
-from truto_ci_async.cli.output.destinations import for_terminal, open_destination
+from truto_ci_async.cli.output.destinations import Output, open_destination
+from truto_ci_async.cli.output.writers import DocumentWriter
 
 from .activity import Activity, longest_first, waits_text
 from .messages import advise
 
 if TYPE_CHECKING:
-    from truto_ci_async.events import Event
     from truto_ci_async.pull.engine import Pull
     from truto_ci_async.pull.report import PullReport
 
@@ -35,31 +37,15 @@ class PullProgress:
         self._started = clock()
         self.activity = Activity(clock)
         self.pull: Pull[Any] | None = None  # the one that runs
+        self.report: PullReport | None = None  # its report
         self.reports: dict[str, PullReport] = {}  # by resource, of all pulls so far
         self._samples: deque[tuple[float, int, int, int]] = deque()  # time, accounts, rows, requests
 
-    @property
-    def requests(self) -> int:
-        return self.activity.requests
-
-    @property
-    def waits(self) -> Mapping[str, float]:
-        """Seconds by reason, over all accounts."""
-        return self.activity.waits
-
-    @property
-    def on_event(self) -> Callable[[Event], None]:
-        return self.activity.on_event
-
     def on_start(self, pull: Pull[Any]) -> None:
-        self.pull = pull
+        self.pull, self.report = pull, pull.report
         self.reports[pull.report.resource] = pull.report
         self._samples.clear()
         self.sample()
-
-    @property
-    def report(self) -> PullReport | None:
-        return None if self.pull is None else self.pull.report
 
     @property
     def elapsed(self) -> float:
@@ -67,18 +53,15 @@ class PullProgress:
 
     def sample(self) -> None:
         """Record the current counts. Rates are between the oldest sample kept and the newest."""
-        report = self.report
-        if report is None:
+        if (report := self.report) is None:
             return
         now = self._clock()
-        self._samples.append((now, finished(report), report.rows, self.requests))
+        self._samples.append((now, finished(report), report.rows, self.activity.requests))
         while len(self._samples) > 2 and self._samples[0][0] < now - RATE_SECONDS:
             self._samples.popleft()
 
     def rates(self) -> tuple[float, float, float]:
-        """Return accounts, rows and requests per second."""
-        if len(self._samples) < 2:
-            return 0.0, 0.0, 0.0
+        """Return accounts, rows and requests per second, once there is a sample."""
         first, last = self._samples[0], self._samples[-1]
         seconds = max(last[0] - first[0], 0.001)
         accounts, rows, requests = (b - a for a, b in zip(first[1:], last[1:], strict=True))
@@ -90,8 +73,7 @@ class PullProgress:
         Accounts that are pulled side by side end at about the same time, so the first ones come in a bunch.
         """
         report = self.report
-        accounts = self.rates()[0]
-        if report is None or accounts <= 0 or finished(report) < MIN_FINISHED:
+        if report is None or finished(report) < MIN_FINISHED or (accounts := self.rates()[0]) <= 0:
             return None
         return (report.accounts * report.windows - finished(report)) / accounts
 
@@ -102,8 +84,7 @@ class PullProgress:
 
     def parts(self) -> list[str]:
         """Return the status in parts, the most important first."""
-        report = self.report
-        if report is None:
+        if (report := self.report) is None:
             return ["finding the accounts"]
         _, rows, requests = self.rates()
         total = report.accounts * report.windows
@@ -112,7 +93,7 @@ class PullProgress:
         if report.windows > 1:
             parts.append(f"{report.windows_done:,} of {total:,} windows")
         parts.append(f"{report.rows:,} rows ({rows:,.0f}/s)")
-        parts.append(f"{self.requests:,} requests ({requests:,.0f}/s)")
+        parts.append(f"{self.activity.requests:,} requests ({requests:,.0f}/s)")
         if report.failed:
             parts.append(f"{len(report.failed):,} failed")
         if report.parked:
@@ -169,9 +150,9 @@ def _facts(report: PullReport, out: str) -> list[tuple[str, str, str]]:
 
 def _sent(progress: PullProgress) -> list[tuple[str, str, str]]:
     retries = sum(report.retries for report in progress.reports.values())
-    waited = f"waited {waits_text(progress.waits)}" if progress.waits else ""
+    waited = f"waited {waits_text(progress.activity.waits)}" if progress.activity.waits else ""
     return [
-        ("requests", f"{progress.requests:,}", f"{retries:,} of them retries"),
+        ("requests", f"{progress.activity.requests:,}", f"{retries:,} of them retries"),
         ("time", duration(progress.elapsed), waited),
     ]
 
@@ -233,15 +214,10 @@ def write_report(
         **(report.to_dict() if len(resources) == 1 else every.to_dict()),
         "error": None if cause is None else {"type": type(cause).__name__, "message": str(cause)},
         "complete": every.complete,
-        "requests": progress.requests,
-        "waits": {reason: round(seconds, 3) for reason, seconds in longest_first(progress.waits)},
+        "requests": progress.activity.requests,
+        "waits": {reason: round(seconds, 3) for reason, seconds in longest_first(progress.activity.waits)},
         "elapsed": round(progress.elapsed, 3),
     }
-    text = encodable(json.dumps(document, indent=1, ensure_ascii=False)) + "\n"
-    destination = open_destination(path)
-    try:
-        destination.write(for_terminal(text.encode()) if destination.is_terminal else text.encode())
-        destination.finish()
-    except BaseException:
-        destination.abandon(b"")
-        raise
+    text = encodable(json.dumps(document, ensure_ascii=False))
+    with Output(DocumentWriter("json"), open_destination(path)) as output:
+        output.page([Raw(text.encode())])
