@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -93,21 +94,21 @@ async def run_pull(options: Options, _: Progress) -> int:
         return await pull_on_engine(options, accounts, _asked(options, extra_query))
     progress = PullProgress()
     code, error = FAILED, None
-    signals = StopOnSignal(progress)
+    signals: list[signal.Signals] = []
     try:
-        with signals:
+        with _stopped_by_signals(progress) as signals:
             async with connect(options, progress.status, progress.activity, PULL_SANDBOX) as client:
                 reports = await _pull_to(client, options, accounts, extra_query, progress)
         code = DONE if reports.complete else SOME_FAILED if reports.failed else INCOMPLETE
     except asyncio.CancelledError:
-        if signals.first is None:
+        if not signals:
             raise
     except Exception as failure:
         code, error = exit_code(failure), failure
         raise
     finally:
-        if signals.first is not None and code != DONE:
-            code = INTERRUPTED if signals.first == signal.SIGINT else TERMINATED
+        if signals and code != DONE:
+            code = INTERRUPTED if signals[0] == signal.SIGINT else TERMINATED
         _say_result(options, progress, error, code)
         error = None  # the error refers to this frame: break the cycle
     if code != DONE:
@@ -226,33 +227,21 @@ async def _pull_to(
 
 def _say_result(options: Options, progress: PullProgress, error: BaseException | None, code: int) -> None:
     from truto_ci_async.cli.output.streams import ClosedPipe
+    from truto_ci_async.pull.stores.dsn import Dsn
 
     from .pull_progress import summary, write_report
 
-    for line in summary(progress, _target(options)):
+    # Where the rows go, without a password.
+    target = options.out or str(Dsn(options.to))
+    for line in summary(progress, target):
         note(line) if code == DONE else say(line)
     if options.report is not None:
+        more = {"out": target, "format": options.output if options.to is None else None, "exit_code": code}
         try:
-            write_report(
-                options.report,
-                progress,
-                error,
-                resources=options.resource,
-                out=_target(options),
-                format=options.output if options.to is None else None,
-                exit_code=code,
-            )
+            write_report(options.report, progress, error, options.resource, more)
         except (OSError, ClosedPipe) as failure:  # the exit code is about the pull itself
             reason = "its reader has gone" if isinstance(failure, ClosedPipe) else failure
             say(f"cannot write the report: {reason}")
-
-
-def _target(options: Options) -> str:
-    """Return where the rows go, without a password."""
-    from truto_ci_async.pull.stores.dsn import Dsn
-
-    target: str = options.out or str(Dsn(options.to))
-    return target
 
 
 def _standard_input(options: Options) -> list[Any]:
@@ -268,41 +257,33 @@ def _standard_input(options: Options) -> list[Any]:
     return found
 
 
-class StopOnSignal(AbstractContextManager["StopOnSignal"]):
-    """Handles Ctrl-C and SIGTERM for the duration of the block.
+@contextmanager
+def _stopped_by_signals(progress: PullProgress) -> Generator[list[signal.Signals]]:
+    """Handle Ctrl-C and SIGTERM for the duration of the block, and give those that were received.
 
-    The first signal stops the pull in order; the second one, or one before the pull has started, cancels the task.
-    ``first`` is the first signal received, or None.
+    The first one stops the pull in order; the second one, or one before the pull has started, cancels the task.
     """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    received: list[signal.Signals] = []
 
-    def __init__(self, progress: PullProgress) -> None:
-        self._progress = progress
-        self.first: signal.Signals | None = None
+    def handle(number: signal.Signals) -> None:
+        received.append(number)
+        if len(received) == 1 and progress.pull is not None:
+            say("stopping: writing the pages already fetched; press Ctrl-C again to stop at once")
+            progress.pull.stop()
+        elif task is not None:
+            task.cancel()
 
-    def __enter__(self) -> Self:
-        self._task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        for each in (signal.SIGINT, signal.SIGTERM):
-            with suppress(NotImplementedError, RuntimeError, ValueError):  # on Windows, or in another thread
-                loop.add_signal_handler(each, self._handle, each)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for each in (signal.SIGINT, signal.SIGTERM):
+    handled = (signal.SIGINT, signal.SIGTERM)
+    for each in handled:
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # on Windows, or in another thread
+            loop.add_signal_handler(each, handle, each)
+    try:
+        yield received
+    finally:
+        for each in handled:
             with suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.remove_signal_handler(each)
-
-    def _handle(self, received: signal.Signals) -> None:
-        assert self._task is not None
-        pull = self._progress.pull
-        if self.first is not None or pull is None:
-            self.first = self.first or received
-            self._task.cancel()
-            return
-        self.first = received
-        say("stopping: writing the pages already fetched; press Ctrl-C again to stop at once")
-        pull.stop()
 
 
 HOW: Final = "how to run"

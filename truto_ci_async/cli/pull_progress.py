@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw
@@ -193,7 +193,11 @@ def _utc(seconds: float) -> str:
 
 
 def write_report(
-    path: str, progress: PullProgress, error: BaseException | None, *, resources: Sequence[str], **more: Any
+    path: str,
+    progress: PullProgress,
+    error: BaseException | None,
+    resources: Sequence[str],
+    more: Mapping[str, Any],
 ) -> None:
     """Write the report as JSON, in the way of ``--out``. ``error`` is what ended the pull.
 
