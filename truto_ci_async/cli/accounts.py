@@ -17,19 +17,17 @@ from .resources import RESOURCES
 if TYPE_CHECKING:
     from truto_ci_async.models import IntegratedAccount, Page
 
-EXAMPLES: Final = f"""\
+EXAMPLES: Final = """\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci accounts --sandbox
   truto-ci accounts --sandbox --integration gong --status active -o ndjson
   truto-ci accounts c590b1b6-d8ec-4915-bad0-f00d5d483d57 --sandbox
-
-{EXIT_CODES}"""
-CAPABILITIES_EXAMPLES: Final = f"""\
+"""
+CAPABILITIES_EXAMPLES: Final = """\
 examples:
   truto-ci capabilities --sandbox
   truto-ci capabilities --sandbox --resource meetings -o json
-
-{EXIT_CODES}"""
+"""
 
 
 async def run_accounts(options: Options, progress: Progress) -> None:
@@ -137,7 +135,7 @@ def command(name: str) -> Command:
                 *opt.CONNECTED,
             ],
             help="Show which unified resources an account supports, and whether it is blocked.",
-            examples=CAPABILITIES_EXAMPLES,
+            examples=CAPABILITIES_EXAMPLES, exit_codes=EXIT_CODES,
         )  # fmt: skip
     return Command(
         name, run_accounts,
@@ -158,5 +156,5 @@ def command(name: str) -> Command:
         ],
         help="List the integrated accounts of the token's environment, or show one of them (ID, or me: the account "
         "that the token belongs to). Their context, which can hold secrets, is left out.",
-        examples=EXAMPLES,
+        examples=EXAMPLES, exit_codes=EXIT_CODES,
     )  # fmt: skip

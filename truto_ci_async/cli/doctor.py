@@ -26,13 +26,12 @@ Verdict: TypeAlias = Literal["ok", "note", "wrong"]
 
 CLOCK_SKEW: Final = 30.0  # seconds: from here on relative times and logs mislead
 SECONDS: Final = 15.0  # for the one request, unless --timeout says otherwise
-EXAMPLES: Final = f"""\
+EXAMPLES: Final = """\
 examples:
   truto-ci doctor
   truto-ci doctor --profile staging
   truto-ci doctor --sandbox
-
-{EXIT_CODES}"""
+"""
 
 
 class Finding(NamedTuple):
@@ -189,5 +188,5 @@ def command(name: str) -> Command:
         help="Find out what is wrong: look at the versions and extras that are installed, the proxy, the clock, and "
         "send one request to see whether the service is reached, which limits it names and whether it takes the token. "
         "It ends with 1 if something is wrong.",
-        examples=EXAMPLES,
+        examples=EXAMPLES, exit_codes=EXIT_CODES,
     )  # fmt: skip

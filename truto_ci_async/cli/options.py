@@ -95,9 +95,11 @@ class Command(click.Command):
         *,
         help: str,
         examples: str = "",
+        exit_codes: str = "",
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(name, params=[*params], help=help, epilog=examples)
+        epilog = f"{examples}\n{exit_codes}" if exit_codes else examples
+        super().__init__(name, params=[*params], help=help, epilog=epilog)
         self.run = run
         self.defaults: Mapping[str, Any] = defaults or {}
 

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 # The sandbox of a pull has enough accounts and pages to watch, and the service's rate limits ten times as fast.
 PULL_SANDBOX: Final = {"accounts": 24, "page_size": 25, "token_rate": (500, 1.0), "account_rate": (50, 1.0)}
-EXAMPLES: Final = f"""\
+EXAMPLES: Final = """\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci pull --sandbox --out out/
   truto-ci pull --sandbox --out days/ --start-time 2024-01-01 --end-time 2024-01-04 --window day -o csv
@@ -68,16 +68,14 @@ Rows are in out/RESOURCE.ndjson, out/RESOURCE.csv or out/RESOURCE/*.parquet, or 
 its account, tenant, requested window and when it was pulled. An account whose product lacks a resource counts as done.
 manifest.json lists the files and how much is committed. The first Ctrl-C (or SIGTERM) writes the pages already fetched;
 the second ends at once.
-
-{PULL_EXIT_CODES}"""
-SYNC_EXAMPLES: Final = f"""\
+"""
+SYNC_EXAMPLES: Final = """\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci sync --sandbox --to duckdb:///calls.db --max-history 3d
 
 every night:
   truto-ci sync --integration gong --status active --to postgresql://user@host/db --lookback 2d
-
-{PULL_EXIT_CODES}"""
+"""
 
 
 async def run_pull(options: Options, _: Progress) -> int:
@@ -371,7 +369,7 @@ def _pull_command(name: str) -> Command:
         help="Pull resources of many accounts into a folder or a database, many at a time, within the limits of the "
         "service. Run the same command again and it continues where the last run stopped, however that ended: no row "
         "is lost or written twice. Once everything is there, it sends no more requests.",
-        examples=EXAMPLES,
+        examples=EXAMPLES, exit_codes=PULL_EXIT_CODES,
     )  # fmt: skip
 
 
@@ -395,7 +393,7 @@ def _sync_command(name: str) -> Command:
         help="Keep a table of a database, or Parquet in object storage, up to date: ask what is new since the last "
         "sync, and the windows before it again as far as --lookback. A window that was read to its end takes the place "
         "of what is there of it.",
-        examples=SYNC_EXAMPLES,
+        examples=SYNC_EXAMPLES, exit_codes=PULL_EXIT_CODES,
         defaults={
             "out": None, "output": None, "csv_formulas": "keep", "mode": None, "grow": False, "start_time": None,
             "end_time": None, "engine": None, "ray_address": None, "shards": None,

@@ -12,19 +12,9 @@ from truto_ci_async.cli.output.status_line import is_terminal
 from truto_ci_async.cli.output.streams import print_found
 from truto_ci_async.errors import PermissionDeniedError, UsageError
 
+from . import options as opt
 from .messages import EXIT_CODES, Progress, note, say
-from .options import (
-    CONNECTED,
-    CONNECTION,
-    DISPLAYED,
-    TEXT_OR_JSON,
-    Command,
-    Options,
-    flag,
-    known_profiles,
-    offer,
-    text,
-)
+from .options import CONNECTED, CONNECTION, DISPLAYED, TEXT_OR_JSON, Command, Options, refuse
 from .profiles import DEFAULT_PROFILE, PROFILE_VARIABLE, SERVICE, remove, store, stored_profiles
 
 if TYPE_CHECKING:
@@ -38,12 +28,11 @@ async def run_login(options: Options, progress: Progress) -> None:
     from .connection import connect
 
     name = _profile_in_use(options.profile)
-    if options.sandbox:
-        raise UsageError("login keeps a token for a service: leave out --sandbox")
-    if options.token:
-        raise UsageError(
-            "--token would put the token into the shell's history: leave it out to be asked, or use --token-stdin"
-        )
+    refuse({
+        "login keeps a token for a service: leave out --sandbox": options.sandbox,
+        "--token would put the token into the shell's history: leave it out to be asked, or use --token-stdin":
+            options.token,
+    })  # fmt: skip
     token = options.token = _read_token(options, name)
     options.profile = None  # its token is the one to replace
     async with connect(options, lambda: ["asking the service"]) as client:
@@ -51,9 +40,7 @@ async def run_login(options: Options, progress: Progress) -> None:
         where = store(name, client.base_url, token)
     note(f"logged in to {client.base_url} as profile {name!r} ({seen['sees']}); the token is kept in {where}")
     if where.endswith(".json"):
-        note(
-            "no keyring of the system works here, so that file is what protects it: it is readable by you alone"
-        )
+        note("no keyring of the system works here, so that file protects it: it is readable by you alone")
 
 
 def _profile_in_use(given: str | None = None) -> str:
@@ -64,9 +51,7 @@ def _read_token(options: Options, name: str) -> str:
     if options.token_stdin:
         token = "" if sys.stdin is None else sys.stdin.read(MAX_TOKEN + 1)  # pyright: ignore[reportUnnecessaryComparison]
     elif not is_terminal(sys.stdin):
-        raise UsageError(
-            "login asks for the token, and there is no terminal to ask: pass it with --token-stdin"
-        )
+        raise UsageError("login asks for the token, and there is no terminal: pass it with --token-stdin")
     else:
         token = click.prompt(f"API token for profile {name}", hide_input=True, err=True)
     token = token.strip()
@@ -126,23 +111,22 @@ async def run_whoami(options: Options, progress: Progress) -> None:
 
 
 def command(name: str) -> Command:
-    profile = text(
-        "--profile", group=CONNECTION, metavar="NAME", complete=offer(known_profiles),
+    profile = opt.text(
+        "--profile", group=CONNECTION, metavar="NAME", complete=opt.offer(opt.known_profiles),
         help=f"name of the profile (default: {PROFILE_VARIABLE}, then {DEFAULT_PROFILE})",
     )  # fmt: skip
-    token_stdin = flag("--token-stdin", group="the token", help="read it from stdin instead of asking")
+    token_stdin = opt.flag("--token-stdin", group="the token", help="read it from stdin instead of asking")
     run, params, help, examples = {
         "login": (
             run_login, [token_stdin, *CONNECTED],
             "Ask for an API token, try it, and keep it with the address of its service as a profile. It is kept in the "
             "system's keyring if that works, else in a file that only you can read. Commands then need no "
             "TRUTO_API_TOKEN.",
-            f"""\
+            """\
 examples:
   truto-ci login                                   # asks for the token, and does not show it
   truto-ci login --profile staging --token-stdin < token.txt
-
-{EXIT_CODES}""",
+""",
         ),
         "logout": (
             run_logout, [profile, *DISPLAYED],
@@ -157,13 +141,12 @@ examples:
         "whoami": (
             run_whoami, [TEXT_OR_JSON, *CONNECTED],
             "Say where the token comes from, which address it is used for, and what it opens.",
-            f"""\
+            """\
 examples:
   truto-ci whoami
   truto-ci whoami --profile staging
   truto-ci whoami --sandbox
-
-{EXIT_CODES}""",
+""",
         ),
     }[name]  # fmt: skip
-    return Command(name, run, params, help=help, examples=examples)
+    return Command(name, run, params, help=help, examples=examples, exit_codes=EXIT_CODES)

@@ -42,14 +42,7 @@ async def run_resource(options: Options, progress: Progress) -> None:
 def command(name: str) -> Command:
     """Describe the command of a resource, ``unified`` or ``export``."""
     show_one = argument("id", "ID", help="show this one only")
-    defaults: dict[str, Any] = {
-        "id": None,
-        "start_time": None,
-        "end_time": None,
-        "users": (),
-        "meeting": (),
-        "method": None,
-    }
+    defaults: dict[str, Any] = {"users": (), "meeting": (), **dict.fromkeys(("id", "start_time", "end_time"))}
     filters: Sequence[str] = ("start_time", "users", "meeting")
     texts: Sequence[str] = ()
     has_get = name != "export"
@@ -71,8 +64,10 @@ def command(name: str) -> Command:
         help = "List the items of any unified resource of one account, or show one of them."
         examples = UNIFIED_EXAMPLES
     params = [*parts, *_list_options(filters, texts, has_get=has_get)]
-    examples = f"{EXAMPLES}\n{examples}\n{EXIT_CODES}"
-    return Command(name, run_resource, params, help=help, examples=examples, defaults=defaults)
+    examples = f"{EXAMPLES}\n{examples}"
+    return Command(
+        name, run_resource, params, help=help, examples=examples, exit_codes=EXIT_CODES, defaults=defaults
+    )  # fmt: skip
 
 
 def _known_columns(ctx: click.Context) -> Sequence[str]:
