@@ -83,26 +83,18 @@ class App(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: Command = import_module(f".{COMMANDS[cmd_name][0]}", __package__).command(cmd_name)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not ctx.resilient_parsing:
-            nearest = did_you_mean(args[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
-            ctx.fail(f"there is no command {args[0]!r}{nearest}")
-        return super().resolve_command(ctx, args)
+        if cmd_name in COMMANDS:
+            command: Command = import_module(f".{COMMANDS[cmd_name][0]}", __package__).command(cmd_name)
+            return command
+        if not ctx.resilient_parsing:
+            nearest = did_you_mean(cmd_name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+            ctx.fail(f"there is no command {cmd_name!r}{nearest}")
+        return None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        named = [
-            CompletionItem(name, help=text)
-            for name, (_, text) in COMMANDS.items()
-            if name.startswith(incomplete)
-        ]
-        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
+        named = (CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items())
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(each for each in named if each.value.startswith(incomplete)), *options]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("commands"):
@@ -113,16 +105,16 @@ class App(click.Group):
         formatter.write(MAIN_HELP)
 
 
-app: Final = App(
+_with_version: Final = click.version_option(
+    __version__, prog_name=NAME, message="%(prog)s %(version)s", help="show the version"
+)
+app: Final = _with_version(App(
     NAME,
     help="Talk metrics of the people on your customers' calls, from Truto's unified conversational-intelligence API.",
     params=[*CONNECTED],
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-)
-click.version_option(__version__, prog_name=NAME, message="%(prog)s %(version)s", help="show the version")(
-    app
-)
+))  # fmt: skip
 
 
 def parse(argv: Sequence[str]) -> tuple[Run, Options]:
@@ -166,11 +158,10 @@ def _reason(error: click.UsageError, context: click.Context) -> str:
         case _:
             pass
     names = [each.name for each in context.command.params] if "unexpected extra" in error.message else ()
+    hint = "; write -m NAME for a method, such as -m meta" if "method" in names else ""
     if "account" in names and not context.params.get("account"):
-        return f"{error.format_message()}; write -a ID for the account"
-    return error.format_message() + (
-        "; write -m NAME for a method, such as -m meta" if "method" in names else ""
-    )
+        hint = "; write -a ID for the account"
+    return f"{error.format_message()}{hint}"
 
 
 def _nearest_option(name: str, context: click.Context) -> str:

@@ -8,11 +8,9 @@ from datetime import date
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from truto_ci_async.errors import UsageError
-
 from .activity import Activity, shown
 from .messages import note, say
-from .options import PRODUCTS, Options
+from .options import PRODUCTS, Options, refuse
 from .profiles import credentials
 from .resources import method_of, resource_command
 
@@ -48,31 +46,27 @@ async def connect(
         hooks.append(lambda event: say(f"- {event}"))
     settings: dict[str, Any] = {"on_event": hooks}
     if (seconds := options.timeout) is not None:
-        settings["timeouts"] = Timeouts(
-            connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds
-        )
-    token, url, options.source = (
-        (options.token, options.api_url, "sandbox")
-        if options.sandbox
-        else credentials(options.token, options.profile, options.api_url)
-    )
+        whole = dict.fromkeys(("read", "attempt", "total"), seconds)
+        settings["timeouts"] = Timeouts(connect=min(seconds, 10), **whole)
     async with AsyncExitStack() as stack:
         if options.sandbox:
             from truto_ci_async.sandbox import Sandbox
 
-            if token or url or options.profile:
-                raise UsageError(
-                    "--sandbox has a token and an address of its own: leave out --token, --profile and --api-url"
-                )
-            if "token_rate" in sandbox_options:
-                settings["pacing"] = Pacing(
-                    token=Rate(*sandbox_options["token_rate"]), account=Rate(*sandbox_options["account_rate"])
-                )
-            sandbox = await stack.enter_async_context(
-                Sandbox(seed=SANDBOX_SEED, providers=1, **sandbox_options)
-            )
+            refuse({
+                "--sandbox has a token and an address of its own: leave out --token, --profile and --api-url":
+                    options.token or options.api_url or options.profile,
+            })  # fmt: skip
+            if sandbox_options:
+                limits: dict[str, Any] = {
+                    name: Rate(*sandbox_options[f"{name}_rate"]) for name in ("token", "account")
+                }
+                settings["pacing"] = Pacing(**limits)
+            sandbox = Sandbox(seed=SANDBOX_SEED, providers=1, **sandbox_options)
+            await stack.enter_async_context(sandbox)
             _fill_in(options, sandbox)
-            token, url = sandbox.token, sandbox.url
+            token, url, options.source = sandbox.token, sandbox.url, "sandbox"
+        else:
+            token, url, options.source = credentials(options.token, options.profile, options.api_url)
         client = await stack.enter_async_context(TrutoClient(token, base_url=url, **settings))
         events.watch(client)
         await stack.enter_async_context(

@@ -54,6 +54,7 @@ def refuse(cases: Mapping[str, object]) -> None:
 
 
 Run: TypeAlias = Callable[[Options, Progress], Coroutine[Any, Any, int | None]]
+Reader: TypeAlias = Callable[[str], Any]
 Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], list[Any]]
 
 
@@ -67,12 +68,10 @@ class Choice(click.Choice[str]):
     """One of some words."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        is_file = "." in str(value) and any(
-            each.name == "out" for each in (ctx.command.params if ctx else ())
-        )
-        return (
-            not_one_of(value, self.choices) if not is_file else f"{value!r} is no format; write --out {value}"
-        )
+        has_out = ctx is not None and any(each.name == "out" for each in ctx.command.params)
+        if has_out and "." in str(value):
+            return f"{value!r} is no format; write --out {value}"
+        return not_one_of(value, self.choices)
 
 
 class Option(click.Option):
@@ -179,11 +178,7 @@ def flag(*names: str, help: str, group: str = ASK) -> Option:
 
 
 def text(
-    *names: str,
-    metavar: str,
-    read: Callable[[str], Any] = filled,
-    complete: Completer | None = None,
-    **settings: Any,
+    *names: str, metavar: str, read: Reader = filled, complete: Completer | None = None, **settings: Any
 ) -> Option:
     """Return an option with a value that ``read`` reads. It raises ``ValueError``, and says how to write the value."""
     if metavar in ("FILE", "FOLDER"):

@@ -117,13 +117,12 @@ def open_output(
     if isinstance(writer, (CsvWriter, TableWriter)) and writer.left_out:
         note(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
     if isinstance(writer, TableWriter) and writer.hidden:
-        note(
-            f"no room for {', '.join(writer.hidden)}: --columns picks others, a wider terminal or -o csv shows all"
-        )
+        hidden = ", ".join(writer.hidden)
+        note(f"no room for {hidden}: --columns picks others, a wider terminal or -o csv shows all")
 
 
 def _question(options: Options) -> str:
-    others = ("out", "no_pager", "option_names", "token", "timeout", "verbose", "quiet", "no_color")
+    others = ("out", "no_pager", "option_names", "usual", "token", "timeout", "verbose", "quiet", "no_color")
     return question_of({name: value for name, value in vars(options).items() if name not in others})
 
 
@@ -152,23 +151,20 @@ async def write_pages(
     render: Render | None = None,
 ) -> None:
     """Write page after page, each before waiting for the next one; ``render`` turns its items into what is written."""
-    left: int | None = None if options.max_items is None else options.max_items - progress.items
+    most, pages_before = options.max_items, progress.pages
     progress.position = options.next_cursor
-    pages_before = progress.pages
     async for page in paginator.pages():
-        items: Sequence[Any] = page.items if left is None else page.items[:left]
+        items: Sequence[Any] = page.items if most is None else page.items[: most - progress.items]
         output.page(items if render is None else render(page, items))
         if page.is_partial_response:
             say("warning: the service calls this a partial response")
         if len(items) < len(page.items):  # the service cannot start inside a page, so this one comes again
             progress.add_page(len(items), progress.position, repeated=len(items))
-            output.commit(progress, is_complete=True)
-            break
-        progress.add_page(len(items), page.position)
-        left = None if left is None else left - len(items)
-        is_last = left == 0 or page.position is None or progress.pages - pages_before == options.max_pages
-        output.commit(progress, is_complete=is_last)
-        if left == 0:
+        else:
+            progress.add_page(len(items), page.position)
+        is_last = progress.items == most or page.position is None
+        output.commit(progress, is_complete=is_last or progress.pages - pages_before == options.max_pages)
+        if progress.items == most:
             break
 
 

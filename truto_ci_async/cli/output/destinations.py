@@ -9,7 +9,6 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from truto_ci_async._files import MAX_NAME_BYTES, AtomicFile, beside, unfinished
@@ -206,9 +205,8 @@ class Output:
         :raises ClosedPipe: the reader has stopped reading.
         """
         text = self._writer.page(items)
-        if self._destination.is_terminal and not isinstance(
-            self._writer, TableWriter
-        ):  # its escapes are ours
+        is_ours = isinstance(self._writer, TableWriter)  # so are its escapes
+        if self._destination.is_terminal and not is_ours:
             text = for_terminal(text)
         self._destination.write(text)
         self._started = True
@@ -233,9 +231,7 @@ class Output:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             is_open = self._started or bool(self._writer.state)
             self.file = self._destination.abandon(self._writer.end() if is_open else b"")

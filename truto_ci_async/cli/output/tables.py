@@ -229,10 +229,7 @@ class TableWriter:
         lines: list[str] = []
         if not self._columns:
             self._choose_columns(rows)
-            heads = [
-                _head_lines(*each)
-                for each in zip([each.head for each in self._columns], self._widths, strict=True)
-            ]
+            heads = map(_head_lines, [each.head for each in self._columns], self._widths)
             lines += [self._line(each, bold=True) for each in zip_longest(*heads, fillvalue="")]
         lines += [self._line([printable(column.cell(row)) for column in self._columns]) for row in rows]
         return "".join(lines).encode()
@@ -257,17 +254,15 @@ class TableWriter:
         columns = self._layout.columns
         if columns is None:
             names = dict.fromkeys(name for row in rows for name in row)
-            self.left_out = {
-                name: None for name in names if any(isinstance(row.get(name), dict | list) for row in rows)
-            }
-            columns = [_column(name) for name in names if name not in self.left_out]
+            nested = [each for each in names if any(isinstance(row.get(each), dict | list) for row in rows)]
+            self.left_out = dict.fromkeys(nested)
+            columns = [_column(name) for name in names if name not in nested]
         cells = [[cell_width(printable(column.cell(row))) for row in rows] for column in columns]
         heads = [printable(column.head) for column in columns]
         whole = [max(cell_width(head), *each) for head, each in zip(heads, cells, strict=True)]
         if self._width is not None and sum(whole) + GAP * (len(whole) - 1) > self._width:
-            words = [
-                max(map(cell_width, head.split(" "))) for head in heads
-            ]  # they may stand below each other
+            # The words of a heading may stand below each other.
+            words = [max(map(cell_width, head.split(" "))) for head in heads]
             whole = [max(head, *each) for head, each in zip(words, cells, strict=True)]
         shown, widths = fit(columns, whole, self._width)
         self._columns, self._widths = [columns[at] for at in shown], widths
@@ -280,12 +275,10 @@ class TableWriter:
             space = " " * (width - cell_width(text))
             parts.append(space + text if column.right else text + space)
         parts[-1] = parts[-1].rstrip()
-        if self._color:
-            parts = (
-                [style(each, bold=True) for each in parts]
-                if bold
-                else [style(parts[0], fg="cyan"), *parts[1:]]
-            )
+        if self._color and bold:
+            parts = [style(each, bold=True) for each in parts]
+        elif self._color:
+            parts[0] = style(parts[0], fg="cyan")
         return (" " * GAP).join(parts).rstrip() + "\n"
 
 

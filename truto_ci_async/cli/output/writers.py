@@ -159,34 +159,31 @@ def _yaml_dump() -> Callable[[Any], bytes]:
     class Dumper(yaml.SafeDumper):
         pass
 
-    def text(dumper: Any, value: str) -> yaml.ScalarNode:
+    def text(dumper: Any, value: str) -> Any:
         # PyYAML would leave 1e5 unquoted, which YAML 1.2 reads as a number: an id must stay text. And it would write
         # unusual line ends as they are, which are read back as spaces.
         style = '"' if value[:1] in "0123456789+-." or _UNUSUAL.search(value) else None
-        node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-        return node
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
-    def number(dumper: Any, value: _HugeFloat) -> yaml.ScalarNode:
-        node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:float", value)
-        return node
+    def number(dumper: Any, value: _HugeFloat) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:float", value)
 
     Dumper.add_representer(str, text)
     Dumper.add_representer(_HugeFloat, number)
+    settings: dict[str, Any] = {
+        "sort_keys": False,
+        "allow_unicode": True,
+        "width": 10_000,
+        "encoding": "utf-8",
+    }
 
-    def dump(document: Any) -> bytes:
+    def dump(document: Any) -> Any:
         encoded = encode(document)
         try:
-            written: bytes = cast("Any", yaml).dump(
-                json.loads(encoded, parse_float=_read_float, parse_int=_read_int),
-                Dumper=Dumper,
-                sort_keys=False,
-                allow_unicode=True,
-                width=10_000,
-                encoding="utf-8",
-            )
+            value = json.loads(encoded, parse_float=_read_float, parse_int=_read_int)
+            return cast("Any", yaml).dump(value, Dumper=Dumper, **settings)
         except RecursionError:  # JSON is YAML too
             return _flow_style(document, encoded)
-        return written
 
     return dump
 
