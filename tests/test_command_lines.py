@@ -519,7 +519,6 @@ def test_a_part_that_no_cursor_continues_offers_none(
         ("json", ""),
         ("parquet", ""),
         ("json", "--key-by id"),
-        ("yaml", "--key-by id"),
     ],
 )
 def test_a_list_that_is_killed_at_any_moment_is_whole_in_the_end(

@@ -182,12 +182,10 @@ class _Listing(NamedTuple):
         )
         is_debug = options.response_format == "debug"
         if is_debug:
-            say(
-                "values of requestOptions and responseHeaders show as ***: they can hold the provider's credentials"
-            )
-        await write_pages(
-            paginator, options, self.output, self.progress, self._with_debug if is_debug else None
-        )
+            why = "they can hold the provider's credentials"
+            say(f"values of requestOptions and responseHeaders show as ***: {why}")
+        render = self._with_debug if is_debug else None
+        await write_pages(paginator, options, self.output, self.progress, render)
 
     def _with_debug(self, page: Page[Any], items: Sequence[Any]) -> Sequence[Any]:
         document = _masked_debug(page.debug)
@@ -198,12 +196,9 @@ class _Listing(NamedTuple):
 
     async def _write_raw(self) -> None:
         options, progress = self.options, self.progress
-        progress.position, pages_before = options.next_cursor, progress.pages
-        pages = aiter(
-            self.resource.raw(
-                options.account, cursor=options.next_cursor, max_pages=options.max_pages, **self.filters
-            )
-        )
+        progress.begin(options.next_cursor)
+        where = options.pick("max_pages") | {"cursor": options.next_cursor}
+        pages = aiter(self.resource.raw(options.account, **where, **self.filters))
         async for page in pages:
             documents = [page.json(Raw)] if page.body else []  # a first page may be empty
             self.output.page(documents)
@@ -211,16 +206,16 @@ class _Listing(NamedTuple):
             # A position holds resolved times, and only characters that are printed unchanged.
             is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
             progress.add_page(len(documents), pages.position if is_needed else page.next_cursor)
-            is_last = progress.position is None or progress.pages - pages_before == options.max_pages
-            self.output.commit(progress, is_complete=is_last)
+            self.output.commit(progress, is_complete=progress.is_over(options))
             if page.provider_cursor is not None:
                 progress.rest = (
-                    "the provider has more, for which --response-format raw cannot ask: leave it out for all"
+                    "the provider has more, for which --response-format raw cannot ask: leave it out"
                 )
 
     async def _write_keyed(self, found: Keyed[Any]) -> None:
         options, progress = self.options, self.progress
-        pages_before = found.pages = progress.pages
+        progress.begin(options.next_cursor)
+        found.pages = progress.pages
         pages = self.resource.keyed_pages(
             options.account,
             key_by=options.key_by,
@@ -241,15 +236,13 @@ class _Listing(NamedTuple):
             ]
             self.output.page(new)
             progress.add_page(len(new), pages.position)
-            is_last = pages.position is None or progress.pages - pages_before == options.max_pages
-            self.output.commit(progress, is_complete=is_last)
+            self.output.commit(progress, is_complete=progress.is_over(options))
 
     async def _write_stream(self) -> None:
         """Write items as they arrive: in one stream over all pages, or in one per page to count ``--max-pages``."""
         options, progress = self.options, self.progress
-        progress.position, pages_before = options.next_cursor, progress.pages
-        is_last = False
-        while not is_last:
+        progress.begin(options.next_cursor)
+        while True:
             stream = self.resource.stream(
                 options.account,
                 path=options.path or "result",
@@ -259,12 +252,9 @@ class _Listing(NamedTuple):
             )
             async with stream:
                 await self._copy(stream)
-            is_last = (
-                progress.position is None
-                or progress.items == options.max_items
-                or progress.pages - pages_before == options.max_pages
-            )
-            self.output.commit(progress, is_complete=is_last)
+            self.output.commit(progress, is_complete=progress.is_over(options))
+            if progress.is_over(options):
+                break
 
     async def _copy(self, stream: ItemStream[Any]) -> None:
         """Write one stream, and keep ``progress`` correct however it ends."""
@@ -292,9 +282,8 @@ class _Listing(NamedTuple):
             progress.position = stream.position
             count_pages()
             if not stream.pages_read and (not progress.repeated or progress.items == most):
-                progress.position = (
-                    start  # continuing from the beginning of this stream would mean starting over
-                )
+                # Continuing from the beginning of this stream would mean starting over.
+                progress.position = start
         if stream.envelope.get("is_partial_response"):
             say("warning: the service calls this a partial response")
 

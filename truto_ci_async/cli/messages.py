@@ -10,11 +10,14 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from truto_ci_async import errors
 from truto_ci_async._text import printable
 from truto_ci_async.cli.output import status_line
+
+if TYPE_CHECKING:
+    from .options import Options
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -209,7 +212,7 @@ class Progress:
         self._started = clock()
         self.noun = "item"
         self.items = 0
-        self.pages = 0
+        self.pages = self._pages_before = 0
         self.position: object = None  # where to continue; None at the beginning and at the end
         self.takes_cursor = True  # whether `--next-cursor` can continue from there
         self.repeated = 0  # items already written that come again when continuing from `position`
@@ -217,6 +220,15 @@ class Progress:
         self.rest = ""  # what is missing although there is no position to continue from
         self.file: Path | None = None  # where the output is; None for stdout
         self.is_resumable = False  # the same command goes on with that file
+
+    def begin(self, position: object) -> None:
+        """Begin a list at a position."""
+        self.position, self._pages_before = position, self.pages
+
+    def is_over(self, options: Options) -> bool:
+        """Return whether the list was read to its end, or as far as it was asked for."""
+        in_list = self.pages - self._pages_before
+        return self.position is None or self.items == options.max_items or in_list == options.max_pages
 
     def add_page(self, items: int, position: object, *, repeated: int = 0) -> None:
         self.items += items

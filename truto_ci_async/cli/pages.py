@@ -151,8 +151,8 @@ async def write_pages(
     render: Render | None = None,
 ) -> None:
     """Write page after page, each before waiting for the next one; ``render`` turns its items into what is written."""
-    most, pages_before = options.max_items, progress.pages
-    progress.position = options.next_cursor
+    most = options.max_items
+    progress.begin(options.next_cursor)
     async for page in paginator.pages():
         items: Sequence[Any] = page.items if most is None else page.items[: most - progress.items]
         output.page(items if render is None else render(page, items))
@@ -162,8 +162,7 @@ async def write_pages(
             progress.add_page(len(items), progress.position, repeated=len(items))
         else:
             progress.add_page(len(items), page.position)
-        is_last = progress.items == most or page.position is None
-        output.commit(progress, is_complete=is_last or progress.pages - pages_before == options.max_pages)
+        output.commit(progress, is_complete=progress.is_over(options))
         if progress.items == most:
             break
 

@@ -6,6 +6,8 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Raw
@@ -15,7 +17,7 @@ from truto_ci_async.cli.output.destinations import Output, open_destination
 from truto_ci_async.cli.output.writers import DocumentWriter
 
 from .activity import Activity, longest_first, waits_text
-from .messages import advise
+from .messages import advise, plural
 
 if TYPE_CHECKING:
     from truto_ci_async.pull.engine import Pull
@@ -39,11 +41,19 @@ class PullProgress:
         self.pull: Pull[Any] | None = None  # the one that runs
         self.report: PullReport | None = None  # its report
         self.reports: dict[str, PullReport] = {}  # by resource, of all pulls so far
+        self.done_before: dict[str, int] = {}  # by resource: accounts that earlier runs have done
         self._samples: deque[tuple[float, int, int, int]] = deque()  # time, accounts, rows, requests
+
+    def waited(self) -> str:
+        """Say how long requests waited. Those of several accounts wait side by side, so this may exceed the time."""
+        accounts = max((report.accounts for report in self.reports.values()), default=1)
+        over = f", added up over {plural(accounts, 'account')}:" if accounts > 1 else ""
+        return f"waited{over} {waits_text(self.activity.waits)}" if self.activity.waits else ""
 
     def on_start(self, pull: Pull[Any]) -> None:
         self.pull, self.report = pull, pull.report
         self.reports[pull.report.resource] = pull.report
+        self.done_before[pull.report.resource] = pull.report.done
         self._samples.clear()
         self.sample()
 
@@ -101,7 +111,7 @@ class PullProgress:
         if self.pull is not None and (outage := self.pull.outage) is not None:
             seconds, cause = outage
             parts.append(f"no answer for {duration(seconds)}, still trying ({cause[:100]})")
-        if waiting := self.activity.waiting() or self.activity.waited():
+        if waiting := self.activity.waiting() or self.waited():
             parts.append(waiting)
         left = self.seconds_left()
         if left is not None and finished(report) < total:
@@ -124,20 +134,29 @@ def summary(progress: PullProgress, out: str) -> list[str]:
     if not progress.reports:
         return []
     lines: list[str] = []
+    if not progress.activity.requests and all(map(_was_done, progress.reports.values())):
+        lines = ["nothing to fetch: earlier runs have done everything"]
     for resource, report in progress.reports.items():
         lines += [f"{resource}:"] if len(progress.reports) > 1 else []
-        lines += _table(_facts(report, out)) + _ends(report)
+        lines += _table(_facts(report, out, progress.done_before[resource])) + _ends(report)
     return lines + _table(_sent(progress))
 
 
-def _facts(report: PullReport, out: str) -> list[tuple[str, str, str]]:
+def _was_done(report: PullReport) -> bool:
+    return report.complete and report.accounts > 0
+
+
+def _facts(report: PullReport, out: str, before: int) -> list[tuple[str, str, str]]:
+    empty = f"of {report.accounts:,}, {report.empty:,} of them empty"
+    rows_there = _rows_there(report.resource, out) if before else None
+    there = "" if rows_there is None else f"; {rows_there:,} there with those of earlier runs"
     left = report.accounts - report.done - len(report.failed) - len(report.parked)
     rows: list[tuple[str, str, str]] = [
-        ("accounts done", f"{report.done:,}", f"of {report.accounts:,}, {report.empty:,} of them empty"),
+        ("accounts done", f"{report.done:,}", f"{empty}; {before:,} by earlier runs" if before else empty),
         ("failed", f"{len(report.failed):,}", "the next run tries them again" if report.failed else ""),
         ("parked", f"{len(report.parked):,}", _parked_text(report)),
         ("left", f"{left:,}", "the next run continues with them" if left else ""),
-        ("rows", f"{report.rows:,}", f"in {report.pages:,} pages, into {out}"),
+        ("rows", f"{report.rows:,}", f"in {report.pages:,} pages, into {out}{there}"),
     ]
     noted = (
         ("unsupported", len(report.unsupported), "their product does not have this resource: done"),
@@ -148,12 +167,20 @@ def _facts(report: PullReport, out: str) -> list[tuple[str, str, str]]:
     return rows + [(name, f"{count:,}", why) for name, count, why in noted if count]
 
 
+def _rows_there(resource: str, out: str) -> int | None:
+    """Return how many rows of a resource a folder has; None for a database."""
+    from truto_ci_async.sinks.manifest import read_head, read_manifest
+
+    with suppress(OSError, ValueError, KeyError):
+        return read_head((read_manifest(Path(out)) or {})[resource]).rows
+    return None
+
+
 def _sent(progress: PullProgress) -> list[tuple[str, str, str]]:
     retries = sum(report.retries for report in progress.reports.values())
-    waited = f"waited {waits_text(progress.activity.waits)}" if progress.activity.waits else ""
     return [
         ("requests", f"{progress.activity.requests:,}", f"{retries:,} of them retries"),
-        ("time", duration(progress.elapsed), waited),
+        ("time", duration(progress.elapsed), progress.waited()),
     ]
 
 
