@@ -756,7 +756,8 @@ def test_progress_says_how_far_how_fast_and_how_long() -> None:
     progress, report = sampled()
     assert ", ".join(progress.parts()) == (
         "98 of 1,000 accounts, 2,000 rows (200/s), 20 requests (2/s), 1 failed, 1 parked, "
-        "waited, added up over 1,000 accounts: 1 min 30 s for token limit, 2.5 s for retry after status 502, about 1 min 30 s left"
+        "waited, added up over 1,000 accounts: 1 min 30 s for token limit, 2.5 s for retry after status 502, "
+        "about 1 min 30 s left"
     )
     report.done = 998
     assert "left" not in progress.parts()[-1]

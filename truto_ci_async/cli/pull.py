@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import click
 
+from truto_ci_async.cli.output.status_line import expect_echo
 from truto_ci_async.errors import UsageError
 
 from . import options as opt
@@ -302,6 +303,8 @@ class StopOnSignal(AbstractContextManager["StopOnSignal"]):
 
     def _handle(self, received: signal.Signals) -> None:
         assert self._task is not None
+        if received == signal.SIGINT:
+            expect_echo()
         pull = self._progress.pull
         if self.first is not None or pull is None:
             self.first = self.first or received

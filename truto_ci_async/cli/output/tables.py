@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, time, timedelta
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple, TypeAlias, cast
@@ -42,7 +44,7 @@ class Column(NamedTuple):
 
     @property
     def is_id(self) -> bool:
-        return self.head == "id" or self.head.endswith(" id")
+        return self.head == "id" or self.head.endswith((" id", "_id"))
 
 
 class RowLayout(NamedTuple):
@@ -77,8 +79,28 @@ def _field(name: str) -> Callable[[Row], str]:
     return lambda row: cell_text(row.get(name))
 
 
-def _plain_column(name: str) -> Column:
-    return Column(name, _field(name))
+def _plain_column(name: str, values: Sequence[object] = ()) -> Column:
+    """Return the column of a field of which only the values on the first page are known."""
+    is_number = any(map(_is_number, values)) and all(each is None or _is_number(each) for each in values)
+
+    def cell(row: Row) -> str:
+        return cell_text(_time_or_other(row.get(name)))
+
+    column = Column(name, cell, right=is_number)
+    has_times = any(isinstance(_time_or_other(each), datetime) for each in values)
+    return column._replace(flexible=not (is_number or has_times or column.is_id))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _time_or_other(value: object) -> object:
+    """Return a time for its text in ISO 8601, and any other value as it is."""
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*(Z|[+-]\d\d:?\d\d)$", value):
+        with suppress(ValueError):
+            return datetime.fromisoformat(value)
+    return value
 
 
 def _metric(head: str, name: str) -> Column:
@@ -179,7 +201,8 @@ LAYOUTS: Final[Mapping[str, RowLayout]] = {
         "type", "status",
     ),
     "transcripts": _layout(
-        Transcript, "meeting_id", "start_time", "end_time", Column("sentences", _number("sentences"), right=True),
+        Transcript, "meeting_id", *(Column(name.replace("_", " "), _length(name), right=True)
+        for name in ("start_time", "end_time")), Column("sentences", _number("sentences"), right=True),
         table_row=_transcript_row,
     ),
     "users": _layout(User, "id", "name", "email", "created_at"),
@@ -204,7 +227,7 @@ def _capability_row(entry: Capability | ProxyCapability) -> Row:
 CAPABILITY_LAYOUT: Final = RowLayout(
     _capability_row,
     ("model", "resource", "methods"),
-    tuple(map(_plain_column, ("model", "resource", "methods"))),
+    (Column("model", _field("model"), flexible=True), *map(_plain_column, ("resource", "methods"))),
 )
 
 
@@ -260,15 +283,18 @@ class TableWriter:
 
     @property
     def state(self) -> Any:
-        """The headings and widths of the columns."""
-        return [[each.head for each in self._columns], self._widths] if self._columns else None
+        """The headings, alignment and widths of the columns."""
+        columns = [(each.head, each.right) for each in self._columns]
+        return [columns, self._widths] if columns else None
 
     @state.setter
     def state(self, state: Any) -> None:
         if state is not None:
             heads, self._widths = state
-            columns = {each.head: each for each in self._layout.columns or map(_plain_column, heads)}
-            self._columns = [columns[head] for head in heads]
+            columns = {each.head: each for each in self._layout.columns or ()}
+            self._columns = [
+                (columns.get(head) or _plain_column(head))._replace(right=right) for head, right in heads
+            ]
 
     def _choose_columns(self, rows: Sequence[Row]) -> None:
         """Take the columns of the layout, or the fields of the first page that hold no lists or objects."""
@@ -278,18 +304,26 @@ class TableWriter:
             self.left_out = {
                 name: None for name in names if any(isinstance(row.get(name), dict | list) for row in rows)
             }
-            columns = [_plain_column(name) for name in names if name not in self.left_out]
+            columns = [
+                _plain_column(name, [row.get(name) for row in rows])
+                for name in names
+                if name not in self.left_out
+            ]
+        every = [column.head for column in columns]
         cells = [[cell_width(printable(column.cell(row))) for row in rows] for column in columns]
         heads = [printable(column.head) for column in columns]
         whole = [max(cell_width(head), *each) for head, each in zip(heads, cells, strict=True)]
         if self._width is not None and sum(whole) + GAP * (len(whole) - 1) > self._width:
+            some = [at for at, each in enumerate(cells) if at == 0 or any(each) or columns[at].is_id]
+            columns, cells = [columns[at] for at in some], [cells[at] for at in some]
+            heads = [heads[at] for at in some]
             words = [
                 max(map(cell_width, head.split(" "))) for head in heads
             ]  # they may stand below each other
             whole = [max(head, *each) for head, each in zip(words, cells, strict=True)]
         shown, widths = fit(columns, whole, self._width)
         self._columns, self._widths = [columns[at] for at in shown], widths
-        self.hidden = [columns[at].head for at in range(len(columns)) if at not in shown]
+        self.hidden = [head for head in every if head not in [each.head for each in self._columns]]
 
     def _line(self, cells: Sequence[str], *, bold: bool = False) -> str:
         parts: list[str] = []
