@@ -33,7 +33,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from truto_ci_async import Fault, Sandbox, UsageError, __version__
+from truto_ci_async import Fault, Meeting, Sandbox, UsageError, __version__
 from truto_ci_async._text import printable
 from truto_ci_async.cli import accounts
 from truto_ci_async.cli.app import COMMANDS, app
@@ -53,7 +53,7 @@ from truto_ci_async.cli.output.cells import cell_width
 from truto_ci_async.cli.output.destinations import NewFile, Output
 from truto_ci_async.cli.output.resumable import ResumableFile
 from truto_ci_async.cli.output.streams import OpenStream, descriptor_of
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, Column, TableWriter, fit
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, Column, TableWriter, fit
 from truto_ci_async.cli.output.writers import (
     CsvWriter,
     JsonWriter,
@@ -1597,6 +1597,9 @@ def commands() -> dict[str, click.Command]:
 def test_help_describes_every_option(run: Run, command: str) -> None:
     ran = run(*([command] if command else []), "--help")
     assert ran.code == DONE
+    assert max(map(len, ran.out.splitlines())) < 80
+    examples = re.findall(r"^  truto-ci .*", commands()[command].epilog or "", re.MULTILINE)
+    assert set(examples) <= {*re.sub(r" \\\n +", " ", ran.out).splitlines()}
     for param in commands()[command].params:
         if isinstance(param, click.Option):
             assert param.help
@@ -1810,6 +1813,48 @@ def test_a_table_keeps_the_columns_of_its_first_page() -> None:
     first = writer.page([{"id": "1", "name": "山"}]).decode()
     assert first == "id  name\n1   山\n"
     assert writer.page([{"id": "22222", "name": "b"}]).decode() == "22222  b\n"
+
+
+def test_a_table_of_items_of_any_kind_is_like_the_others() -> None:
+    """Numbers to the right, short times, and text is cut rather than left out; also when another run goes on."""
+    layout = ANY_LAYOUT
+    items = [
+        {"id": "1", "note": "long " * 9, "deals": 7, "at": "2024-01-31T10:00:00.000Z"},
+        {"id": "2", "note": None, "deals": 12345.5, "at": "2024-01-31T10:00:00+02:00"},
+    ]
+    first = TableWriter(layout, width=60)
+    assert first.page(items).decode().splitlines() == [
+        "id  note                       deals  at",
+        "1   long long long long lo…        7  2024-01-31 10:00Z",
+        "2                            12345.5  2024-01-31 10:00+02:00",
+    ]
+    second = TableWriter(layout, width=60)
+    second.state = json.loads(json.dumps(first.state))
+    assert second.page(items) == first.page(items)
+
+
+def test_a_column_without_text_gives_its_room_to_others() -> None:
+    items = [
+        Meeting(id="1", title="Proof of concept " * 3, type="external", status="completed", duration=60.0)
+    ]
+    writer = TableWriter(LAYOUTS["meetings"], width=60)
+    assert writer.page(items).decode().splitlines()[0].split() == [
+        "id",
+        "duration",
+        "title",
+        "type",
+        "status",
+    ]
+    assert writer.hidden == ["start time", "host email"]
+
+
+def test_times_in_a_transcript_are_minutes_and_seconds(sandbox: Sandbox, run: Run) -> None:
+    account = sandbox.account_ids[0]
+    meeting = sandbox.meeting_ids(account)[0]
+    [found] = sandbox.expected(account, resource="transcripts", meeting=meeting)
+    line = run("transcripts", "-a", account, "--meeting", meeting).out.splitlines()[-1]
+    minutes, seconds = divmod(round(found["entries"][-1]["end_time"]), 60)
+    assert line.split()[-2] == f"{minutes}:{seconds:02}"
 
 
 def test_csv_reports_fields_that_came_after_the_header() -> None:

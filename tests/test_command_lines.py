@@ -399,6 +399,9 @@ def test_a_table_is_shown_in_the_pager(sandbox: Sandbox) -> None:
         each.startswith("paged: ") for each in plain(in_terminal(line, 100, PAGER="sed 's/^/paged: /'"))
     )
     assert len(plain(in_terminal(line, 100, PAGER="head -n 2"))) == 2
+    missing = plain(in_terminal(line, 100, PAGER="nosuchpager -x"))
+    assert missing[0] == "warning: PAGER is nosuchpager, which is not installed"
+    assert len(missing) == 1 + 1 + 7
     assert "paged" not in in_terminal(f"{line} --no-pager", 100, PAGER="sed 's/^/paged: /'")
 
 

@@ -19,7 +19,7 @@ from truto_ci_async._version import __version__
 
 from .completion import VARIABLE
 from .messages import EXIT_CODES, say
-from .options import CONNECTED, Command, Options, Run, write_options
+from .options import CONNECTED, Command, Options, Run, write_epilog, write_options
 
 NAME: Final = "truto-ci"
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list of commands says
@@ -52,7 +52,7 @@ RENAMED: Final = {
     **dict.fromkeys(("--file", "--output-file"), "--out FILE"),
 }
 
-MAIN_HELP: Final = f"""
+MAIN_HELP: Final = f"""\
 try it now, without an account (--sandbox starts a local service with made-up data):
   truto-ci accounts --sandbox
   truto-ci interactions --sandbox --max-items 5
@@ -102,7 +102,7 @@ class App(click.Group):
         write_options(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(MAIN_HELP)
+        write_epilog(formatter, MAIN_HELP)
 
 
 _with_version: Final = click.version_option(

@@ -14,9 +14,9 @@ SHELLS: Final = ("bash", "zsh", "fish")
 VARIABLE: Final = "_TRUTO_CI_COMPLETE"
 EXAMPLES: Final = """\
 examples:
-  eval "$(truto-ci completion bash)"            # in ~/.bashrc
-  eval "$(truto-ci completion zsh)"             # in ~/.zshrc
-  truto-ci completion fish | source             # in ~/.config/fish/config.fish
+  eval "$(truto-ci completion bash)"    # in ~/.bashrc
+  eval "$(truto-ci completion zsh)"     # in ~/.zshrc
+  truto-ci completion fish | source    # in ~/.config/fish/config.fish
 """
 
 

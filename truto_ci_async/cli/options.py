@@ -5,6 +5,7 @@ Parsing has no effects and loads no client: a command's ``invoke`` returns what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from textwrap import fill
@@ -135,7 +136,22 @@ class Command(click.Command):
         write_options(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(f"\n{self.epilog}")
+        write_epilog(formatter, self.epilog or "")
+
+
+def write_epilog(formatter: click.HelpFormatter, text: str) -> None:
+    """Write paragraphs and lines that fit; a command that does not fit goes on behind a backslash."""
+    text = re.sub(r"(?<=[^\n:])\n(?=\S)", " ", text)  # the lines of a paragraph
+    for line in ("", *text.splitlines()):
+        is_command = line.startswith("  truto-ci")
+        if is_command:  # keep what is quoted together, and an option with its value
+            kept = "'[^']*'|\"[^\"]*\"|(?<= )-[\\w-]+ (?=[^-#|])"
+            line = re.sub(kept, lambda found: found[0].replace(" ", "\0"), line)
+        hang = re.match(r" *(\S+  +)?", line)
+        indent = " " * (6 if is_command else len(hang[0]) if hang else 0)
+        width = formatter.width + 1 - 2 * is_command * (len(line) > formatter.width + 1)
+        folded = fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        formatter.write(folded.replace("\n", " \\\n" if is_command else "\n").replace("\0", " ") + "\n")
 
 
 def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:

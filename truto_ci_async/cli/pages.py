@@ -26,6 +26,7 @@ from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note, plural, say
 from .options import Options
+from .resources import resource_command
 
 if TYPE_CHECKING:
     from truto_ci_async.models import Page
@@ -117,8 +118,9 @@ def open_output(
     if isinstance(writer, (CsvWriter, TableWriter)) and writer.left_out:
         note(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
     if isinstance(writer, TableWriter) and writer.hidden:
-        hidden = ", ".join(writer.hidden)
-        note(f"no room for {hidden}: --columns picks others, a wider terminal or -o csv shows all")
+        is_known = "columns" in options.option_names and resource_command(options.model, options.resource)
+        picks = ", --columns picks some" if is_known else ""
+        note(f"no room for {', '.join(writer.hidden)}: -o csv shows all{picks}")
 
 
 def _question(options: Options) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from truto_ci_async.cli.output.status_line import expect_echo
 from truto_ci_async.errors import UsageError
 
 from . import options as opt
@@ -266,6 +267,8 @@ def _stopped_by_signals(progress: PullProgress) -> Generator[list[signal.Signals
 
     def handle(number: signal.Signals) -> None:
         received.append(number)
+        if number == signal.SIGINT:
+            expect_echo()
         if len(received) == 1 and progress.pull is not None:
             say("stopping: writing the pages already fetched; press Ctrl-C again to stop at once")
             progress.pull.stop()

@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from truto_ci_async.cli.output.status_line import expect_echo
 from truto_ci_async.cli.output.streams import ClosedPipe
 from truto_ci_async.errors import CursorExpiredError, CursorLoopError, StateConflictError
 
@@ -65,6 +66,7 @@ def _main(argv: Sequence[str] | None) -> int:
     except ClosedPipe:
         raise
     except KeyboardInterrupt:
+        expect_echo()
         say("interrupted")
         code = INTERRUPTED
     except asyncio.CancelledError:

@@ -124,7 +124,7 @@ def command(name: str) -> Command:
             "TRUTO_API_TOKEN.",
             """\
 examples:
-  truto-ci login                                   # asks for the token, and does not show it
+  truto-ci login                  # asks for the token, and does not show it
   truto-ci login --profile staging --token-stdin < token.txt
 """,
         ),

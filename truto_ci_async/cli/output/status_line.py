@@ -38,6 +38,12 @@ def hide() -> None:
     _shown = ""
 
 
+def expect_echo() -> None:
+    """Have what a terminal shows for Ctrl-C erased before the next line."""
+    global _shown
+    _shown = _shown or ("^C" if is_terminal(sys.stderr) else "")
+
+
 def take_away() -> None:
     """Draw it no more: a pager has the terminal."""
     global _is_taken

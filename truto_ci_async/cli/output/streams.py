@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import select
+import shutil
 import stat
 import subprocess
 import sys
@@ -21,6 +23,8 @@ from msgspec import json
 from truto_ci_async._text import printable
 
 from . import status_line
+
+logger = logging.getLogger(__name__)
 
 # How long to wait for the reader of a pipe before looking whether the command was cancelled.
 POLL_SECONDS: Final = 0.2
@@ -104,9 +108,15 @@ class Pager(OpenStream):
 
 
 def open_pager() -> Pager | None:
-    """Open what ``PAGER`` names; None if nothing, or stdout is no terminal."""
+    """Open what ``PAGER`` names; None if nothing that there is, or stdout is no terminal."""
     command = os.environ.get("PAGER", "").strip()
-    return Pager(command) if command not in ("", "cat") and status_line.is_terminal(sys.stdout) else None
+    if command in ("", "cat") or not status_line.is_terminal(sys.stdout):
+        return None
+    program = command.split()[0]
+    if program.isidentifier() and shutil.which(program) is None:
+        logger.warning("PAGER is %s, which is not installed", program)
+        return None
+    return Pager(command)
 
 
 def _poll_of(stream: IO[bytes]) -> select.poll | None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, time, timedelta
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple, TypeAlias, cast
@@ -42,7 +44,7 @@ class Column(NamedTuple):
 
     @property
     def is_id(self) -> bool:
-        return self.head == "id" or self.head.endswith(" id")
+        return self.head == "id" or self.head.endswith((" id", "_id"))
 
 
 class RowLayout(NamedTuple):
@@ -93,6 +95,26 @@ def _column(name: str, head: str = "", form: Callable[[Any], str] = cell_text, *
         return form(row.get(name))
 
     return Column(head or name, cell, **how)
+
+
+def _plain_column(name: str, values: Sequence[object] = ()) -> Column:
+    """Return the column of a field of which only the values on the first page are known."""
+    is_number = any(map(_is_number, values)) and all(each is None or _is_number(each) for each in values)
+    has_times = any(isinstance(_time_or_other(each), datetime) for each in values)
+    column = _column(name, form=lambda value: cell_text(_time_or_other(value)), right=is_number)
+    return column._replace(flexible=not (is_number or has_times or column.is_id))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _time_or_other(value: object) -> object:
+    """Return a time for its text in ISO 8601, and any other value as it is."""
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*(Z|[+-]\d\d:?\d\d)$", value):
+        with suppress(ValueError):
+            return datetime.fromisoformat(value)
+    return value
 
 
 def _metric(head: str, name: str) -> Column:
@@ -165,7 +187,8 @@ LAYOUTS: Final[Mapping[str, RowLayout]] = {
         "type", "status",
     ),
     "transcripts": _layout(
-        Transcript, "meeting_id", "start_time", "end_time", _column("sentences", right=True),
+        Transcript, "meeting_id", _column("start_time", "start time", _length, right=True),
+        _column("end_time", "end time", _length, right=True), _column("sentences", right=True),
         table_row=_transcript_row,
     ),
     "users": _layout(User, "id", "name", "email", "created_at"),
@@ -239,15 +262,18 @@ class TableWriter:
 
     @property
     def state(self) -> Any:
-        """The headings and widths of the columns."""
-        return [[each.head for each in self._columns], self._widths] if self._columns else None
+        """The headings, alignment and widths of the columns."""
+        columns = [(each.head, each.right) for each in self._columns]
+        return [columns, self._widths] if columns else None
 
     @state.setter
     def state(self, state: Any) -> None:
         if state is not None:
             heads, self._widths = state
-            columns = {each.head: each for each in self._layout.columns or map(_column, heads)}
-            self._columns = [columns[head] for head in heads]
+            columns = {each.head: each for each in self._layout.columns or ()}
+            self._columns = [
+                (columns.get(head) or _plain_column(head))._replace(right=right) for head, right in heads
+            ]
 
     def _choose_columns(self, rows: Sequence[Row]) -> None:
         """Take the columns of the layout, or the fields of the first page that hold no lists or objects."""
@@ -256,17 +282,21 @@ class TableWriter:
             names = dict.fromkeys(name for row in rows for name in row)
             nested = [each for each in names if any(isinstance(row.get(each), dict | list) for row in rows)]
             self.left_out = dict.fromkeys(nested)
-            columns = [_column(name) for name in names if name not in nested]
+            plain = [name for name in names if name not in nested]
+            columns = [_plain_column(name, [row.get(name) for row in rows]) for name in plain]
+        every = [column.head for column in columns]
         cells = [[cell_width(printable(column.cell(row))) for row in rows] for column in columns]
         heads = [printable(column.head) for column in columns]
         whole = [max(cell_width(head), *each) for head, each in zip(heads, cells, strict=True)]
         if self._width is not None and sum(whole) + GAP * (len(whole) - 1) > self._width:
+            some = [at for at, each in enumerate(cells) if at == 0 or any(each) or columns[at].is_id]
+            columns, cells = [columns[at] for at in some], [cells[at] for at in some]
             # The words of a heading may stand below each other.
-            words = [max(map(cell_width, head.split(" "))) for head in heads]
+            words = [max(map(cell_width, heads[at].split(" "))) for at in some]
             whole = [max(head, *each) for head, each in zip(words, cells, strict=True)]
         shown, widths = fit(columns, whole, self._width)
         self._columns, self._widths = [columns[at] for at in shown], widths
-        self.hidden = [columns[at].head for at in range(len(columns)) if at not in shown]
+        self.hidden = [head for head in every if head not in [each.head for each in self._columns]]
 
     def _line(self, cells: Sequence[str], *, bold: bool = False) -> str:
         parts: list[str] = []
