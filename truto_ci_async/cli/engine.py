@@ -12,7 +12,7 @@ import click
 
 from truto_ci_async.errors import UsageError
 
-from .messages import DONE, INCOMPLETE, SOME_FAILED, note, say
+from .messages import DONE, note, pull_code, say
 from .options import Options, choice, number, text
 
 if TYPE_CHECKING:
@@ -133,4 +133,4 @@ def say_result(name: str, reports: ShardReports) -> int:
         say(f"  and {failed - MAX_NAMED:,} more accounts failed")
     if parked := reports.total("parked_count"):
         say(f"  {parked:,} accounts are parked: the service takes no requests of them for now")
-    return DONE if reports.complete else SOME_FAILED if failed else INCOMPLETE
+    return pull_code(reports)

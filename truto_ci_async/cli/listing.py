@@ -206,7 +206,7 @@ class _Listing(NamedTuple):
             # A position holds resolved times, and only characters that are printed unchanged.
             is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
             progress.add_page(len(documents), pages.position if is_needed else page.next_cursor)
-            self.output.commit(progress, is_complete=progress.is_over(options))
+            self.output.commit(progress, is_complete=progress.is_over(options.max_items, options.max_pages))
             if page.provider_cursor is not None:
                 progress.rest = (
                     "the provider has more, for which --response-format raw cannot ask: leave it out"
@@ -236,7 +236,7 @@ class _Listing(NamedTuple):
             ]
             self.output.page(new)
             progress.add_page(len(new), pages.position)
-            self.output.commit(progress, is_complete=progress.is_over(options))
+            self.output.commit(progress, is_complete=progress.is_over(options.max_items, options.max_pages))
 
     async def _write_stream(self) -> None:
         """Write items as they arrive: in one stream over all pages, or in one per page to count ``--max-pages``."""
@@ -252,8 +252,9 @@ class _Listing(NamedTuple):
             )
             async with stream:
                 await self._copy(stream)
-            self.output.commit(progress, is_complete=progress.is_over(options))
-            if progress.is_over(options):
+            is_last = progress.is_over(options.max_items, options.max_pages)
+            self.output.commit(progress, is_complete=is_last)
+            if is_last:
                 break
 
     async def _copy(self, stream: ItemStream[Any]) -> None:

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ from truto_ci_async._text import printable
 from truto_ci_async.cli.output import status_line
 
 if TYPE_CHECKING:
-    from .options import Options
+    from truto_ci_async.pull.report import PullReports, ShardReports
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -97,6 +98,10 @@ def exit_code(error: BaseException, *, is_partly_done: bool = False) -> int:
             return INCOMPLETE
         case _:
             return FAILED
+
+
+def pull_code(reports: PullReports | ShardReports) -> int:
+    return DONE if reports.complete else SOME_FAILED if reports.failed else INCOMPLETE
 
 
 def describe(error: BaseException, option_names: Mapping[str, str] = MappingProxyType({})) -> str:
@@ -225,10 +230,10 @@ class Progress:
         """Begin a list at a position."""
         self.position, self._pages_before = position, self.pages
 
-    def is_over(self, options: Options) -> bool:
+    def is_over(self, max_items: int | None, max_pages: int | None) -> bool:
         """Return whether the list was read to its end, or as far as it was asked for."""
         in_list = self.pages - self._pages_before
-        return self.position is None or self.items == options.max_items or in_list == options.max_pages
+        return self.position is None or self.items == max_items or in_list == max_pages
 
     def add_page(self, items: int, position: object, *, repeated: int = 0) -> None:
         self.items += items
@@ -276,3 +281,20 @@ class Progress:
         separator = "=" if cursor.startswith("-") else " "
         where = "" if self.file is None else ", in a file of another name"
         return f"to continue{repeating}{where}, add: --next-cursor{separator}{shlex.quote(cursor)}"
+
+
+def say_error(error: Exception, progress: Progress, option_names: Mapping[str, str], verbose: int) -> int:
+    """Say what went wrong and what to do about it; return the exit code."""
+    code = exit_code(error, is_partly_done=bool(progress.pages or progress.items))
+    text = f"truto-ci: {describe(error, option_names)}"
+    is_list = isinstance(error, errors.StateConflictError)  # of what differs: a line for each
+    for line in text.split("\n") if is_list else [text]:
+        say(line)
+    if advice := advise(error):
+        say(f"  {advice}")
+    if verbose > 1:
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            say(f"  {line}")  # indented, so that it cannot pass for a message of ours
+    if code == USAGE or isinstance(error, (errors.CursorExpiredError, errors.CursorLoopError)):
+        progress.position = None  # continuing from there would fail again
+    return code

@@ -164,7 +164,7 @@ async def write_pages(
             progress.add_page(len(items), progress.position, repeated=len(items))
         else:
             progress.add_page(len(items), page.position)
-        output.commit(progress, is_complete=progress.is_over(options))
+        output.commit(progress, is_complete=progress.is_over(options.max_items, options.max_pages))
         if progress.items == most:
             break
 

@@ -17,33 +17,8 @@ from truto_ci_async.errors import UsageError
 
 from . import options as opt
 from .engine import check_engine, engine_options, pull_on_engine, settings_of, target_of
-from .messages import (
-    DONE,
-    FAILED,
-    INCOMPLETE,
-    INTERRUPTED,
-    PULL_EXIT_CODES,
-    SOME_FAILED,
-    TERMINATED,
-    Progress,
-    exit_code,
-    note,
-    say,
-)
-from .options import (
-    OUTPUT,
-    PRODUCTS,
-    STATUSES,
-    Command,
-    Options,
-    choice,
-    flag,
-    not_one_of,
-    number,
-    offer,
-    refuse,
-    text,
-)
+from .messages import DONE, FAILED, PULL_EXIT_CODES, Progress, exit_code, note, pull_code, say
+from .options import OUTPUT, Command, Options, choice, flag, number, offer, text
 from .resources import RESOURCES
 from .values import length, name_list, read_query, window_length
 
@@ -98,7 +73,7 @@ async def run_pull(options: Options, _: Progress) -> int:
         with _stopped_by_signals(progress) as signals:
             async with connect(options, progress.status, progress.activity, PULL_SANDBOX) as client:
                 reports = await _pull_to(client, options, accounts, extra_query, progress)
-        code = DONE if reports.complete else SOME_FAILED if reports.failed else INCOMPLETE
+        code = pull_code(reports)
     except asyncio.CancelledError:
         if not signals:
             raise
@@ -107,7 +82,7 @@ async def run_pull(options: Options, _: Progress) -> int:
         raise
     finally:
         if signals and code != DONE:
-            code = INTERRUPTED if signals[0] == signal.SIGINT else TERMINATED
+            code = 128 + signals[0]  # as a shell has it
         _say_result(options, progress, error, code)
         error = None  # the error refers to this frame: break the cycle
     if code != DONE:
@@ -119,7 +94,7 @@ async def run_pull(options: Options, _: Progress) -> int:
 def _check_target(options: Options) -> None:
     """:raises UsageError: there is not exactly one place to write to, or it lacks one of the options."""
     folder = "" if options.command == "sync" else "--out FOLDER for files, or "
-    refuse({
+    opt.refuse({
         f"where to? Give {folder}--to URL for a database, such as duckdb:///calls.db": not (options.out or options.to),
         "--out and --to are two places to write to: give one": options.out and options.to,
     })  # fmt: skip
@@ -127,12 +102,12 @@ def _check_target(options: Options) -> None:
         options.refuse(": for --to only", "table", "mode", "add_columns", "on_rejected")
     else:
         _check_url(options)
-        refuse({"-o: for --out only": options.output})
+        opt.refuse({"-o: for --out only": options.output})
         options.refuse(": for --out only", "csv_formulas")
     if options.command == "sync" and [*options.resource] == ["users"]:
         why = ": for windows, and users have none: they are read whole"
         options.refuse(why, "lookback", "max_history", "time_zone")
-    refuse({
+    opt.refuse({
         "--lookback is for transcripts, which may come late: add --resource transcripts":
             options.lookback and options.command == "pull" and "transcripts" not in options.resource,
         "--table names one table: give one --resource": options.table and len(options.resource) > 1,
@@ -294,7 +269,7 @@ def _resource_names(given: str) -> list[str]:
     names = name_list(given)
     for name in names:
         if name not in RESOURCES:
-            raise ValueError(not_one_of(name, [*RESOURCES]))
+            raise ValueError(opt.not_one_of(name, [*RESOURCES]))
     return names
 
 
@@ -307,9 +282,9 @@ def _which_accounts() -> list[click.Parameter]:
         text("--accounts-file", group=which, metavar="FILE",
              help="the accounts in FILE (- for stdin): on each line an id, or a JSON object with an id and optionally "
              "a tenant_id"),
-        text("--integration", group=which, metavar="NAME", complete=offer(PRODUCTS),
+        text("--integration", group=which, metavar="NAME", complete=offer(opt.PRODUCTS),
              help="all accounts of this product, such as gong"),
-        text("--status", group=which, metavar="STATUS", complete=offer(STATUSES),
+        text("--status", group=which, metavar="STATUS", complete=offer(opt.STATUSES),
              help="all accounts with this status, such as active"),
         flag("--allow-empty", group=which,
              help="finish with nothing done if there is no such account; otherwise that is an error"),

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Coroutine, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -16,21 +15,8 @@ import click
 
 from truto_ci_async.cli.output.status_line import expect_echo
 from truto_ci_async.cli.output.streams import ClosedPipe
-from truto_ci_async.errors import CursorExpiredError, CursorLoopError, StateConflictError
 
-from .messages import (
-    DONE,
-    INTERRUPTED,
-    TERMINATED,
-    USAGE,
-    Progress,
-    advise,
-    be_quiet,
-    describe,
-    exit_code,
-    say,
-)
-from .options import Options
+from .messages import DONE, INTERRUPTED, TERMINATED, USAGE, Progress, be_quiet, say, say_error
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -73,24 +59,8 @@ def _main(argv: Sequence[str] | None) -> int:
         say("terminated")
         code = TERMINATED
     except Exception as error:  # noqa: BLE001 - every error ends as a plain line and an exit code
-        code = _say_error(error, progress, options)
+        code = say_error(error, progress, options.option_names, options.verbose)
     progress.say_unfinished()
-    return code
-
-
-def _say_error(error: Exception, progress: Progress, options: Options) -> int:
-    code = exit_code(error, is_partly_done=bool(progress.pages or progress.items))
-    text = f"truto-ci: {describe(error, options.option_names)}"
-    is_list = isinstance(error, StateConflictError)  # of what differs: a line for each
-    for line in text.split("\n") if is_list else [text]:
-        say(line)
-    if advice := advise(error):
-        say(f"  {advice}")
-    if options.verbose > 1:
-        for line in "".join(traceback.format_exception(error)).splitlines():
-            say(f"  {line}")  # indented, so that it cannot pass for a message of ours
-    if code == USAGE or isinstance(error, (CursorExpiredError, CursorLoopError)):
-        progress.position = None  # continuing from there would fail again
     return code
 
 

@@ -15,18 +15,9 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import msgspec
 from click import style
 
+from truto_ci_async import models
 from truto_ci_async._text import printable
 from truto_ci_async.export.schema import Schema
-from truto_ci_async.models import (
-    Activity,
-    Capability,
-    IntegratedAccount,
-    Interaction,
-    Meeting,
-    ProxyCapability,
-    Transcript,
-    User,
-)
 
 from .cells import cell_width, cut
 from .status_line import is_terminal
@@ -130,7 +121,7 @@ def _window(row: Row) -> str:
     return f"{short_time(start)}..{short_time(end)}"
 
 
-def _table_row(item: Interaction | Activity) -> Row:
+def _table_row(item: models.Interaction | models.Activity) -> Row:
     """Keep the times as received: a window is whole days in the company's own time zone only."""
     return item.row() | {"start_time": item.start_time, "end_time": item.end_time}
 
@@ -170,41 +161,41 @@ def _column_name(schema: Schema, name: str) -> str:
     return sign + names.get(bare, flat if flat in schema.types else bare)
 
 
-def _transcript_row(item: Transcript) -> Row:
+def _transcript_row(item: models.Transcript) -> Row:
     return item.row(["meeting_id", "start_time", "end_time"]) | {"sentences": len(item.entries or ())}
 
 
 _USER_OF_ROW: Final = _column("user_email", "user", flexible=True), "user_id"
 LAYOUTS: Final[Mapping[str, RowLayout]] = {
     "interactions": _layout(
-        Interaction, *_USER_OF_ROW, _metric("monologue", "longest_monologue"),
+        models.Interaction, *_USER_OF_ROW, _metric("monologue", "longest_monologue"),
         _metric("customer story", "longest_customer_story"), _metric("interactivity", "interactivity"),
         _metric("patience", "patience"), _metric("questions", "question_rate"), Column("window", _window),
         table_row=_table_row,
     ),
     "meetings": _layout(
-        Meeting, "id", "start_time", _column("duration", form=_length, right=True), "title", "host_email",
+        models.Meeting, "id", "start_time", _column("duration", form=_length, right=True), "title", "host_email",
         "type", "status",
     ),
     "transcripts": _layout(
-        Transcript, "meeting_id", _column("start_time", "start time", _length, right=True),
+        models.Transcript, "meeting_id", _column("start_time", "start time", _length, right=True),
         _column("end_time", "end time", _length, right=True), _column("sentences", right=True),
         table_row=_transcript_row,
     ),
-    "users": _layout(User, "id", "name", "email", "created_at"),
+    "users": _layout(models.User, "id", "name", "email", "created_at"),
     "activity": _layout(
-        Activity, *_USER_OF_ROW, "calls_hosted", "calls_attended", "feedback_given", "feedback_received",
+        models.Activity, *_USER_OF_ROW, "calls_hosted", "calls_attended", "feedback_given", "feedback_received",
         "comments_given", "comments_received", Column("window", _window), table_row=_table_row,
     ),
 }  # fmt: skip
 ACCOUNT_LAYOUT: Final = _layout(
-    IntegratedAccount, "id", "integration", "status", _column("tenant_id", "tenant"), "region",
+    models.IntegratedAccount, "id", "integration", "status", _column("tenant_id", "tenant"), "region",
     _column("is_sandbox", "sandbox"),
 )  # fmt: skip
 
 
-def _capability_row(entry: Capability | ProxyCapability) -> Row:
-    if isinstance(entry, Capability):
+def _capability_row(entry: models.Capability | models.ProxyCapability) -> Row:
+    if isinstance(entry, models.Capability):
         return {"model": entry.model, "resource": entry.resource, "methods": " ".join(entry.methods)}
     methods = " ".join(each.name or "?" for each in entry.methods)
     return {"model": "proxy", "resource": entry.resource, "methods": methods}
