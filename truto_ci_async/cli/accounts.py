@@ -65,7 +65,7 @@ async def run_accounts(options: Options, progress: Progress) -> None:
             with open_output(options, writer, progress, resumes=True) as output:
                 paginator = found.list(
                     **options.pick("integration", "status", "tenant_id", "limit", "max_pages"),
-                    is_sandbox=None if options.is_sandbox is None else options.is_sandbox == "true",
+                    is_sandbox={"true": True, "false": False}.get(options.is_sandbox),
                     cursor=options.next_cursor,
                     extra_query=extra_query,
                     prefetch=prefetch(options),

@@ -78,19 +78,18 @@ async def connect(
 def _fill_in(options: Options, sandbox: Sandbox) -> None:
     """Put in an account, a meeting and a window where none is given, and say so."""
     notes: list[str] = []
-    meetings: list[str] = getattr(options, "meeting", None) or []
+    given = vars(options).get
+    meetings: list[str] = given("meeting") or []
     if options.command != "accounts" and hasattr(options, "account") and options.account is None:
-        options.account = _account_with(sandbox, getattr(options, "id", None) or next(iter(meetings), None))
+        options.account = _account_with(sandbox, given("id") or next(iter(meetings), None))
         notes.append(f"account {options.account}")
-    command = resource_command(getattr(options, "model", ""), getattr(options, "resource", ""))
+    command = resource_command(given("model", ""), given("resource", ""))
     is_list = command is not None and method_of(options) == "list"
     filters = command.filters if command is not None and is_list else ()
-    of_users = getattr(options, "resource", None) == ["users"]  # which have no windows
+    of_users = given("resource") == ["users"]  # which have no windows
     if (options.command == "pull" and not of_users) or "start_time" in filters:
         # The synced store needs no window.
-        is_synced = getattr(options, "super_query", None) or "truto_super_query" in (
-            getattr(options, "extra_query", None) or {}
-        )
+        is_synced = given("super_query") or "truto_super_query" in (given("extra_query") or {})
         if options.start_time is None and options.end_time is None and not is_synced:
             options.start_time, options.end_time = SANDBOX_WINDOW
             notes.append(f"window {SANDBOX_WINDOW[0]} to {SANDBOX_WINDOW[1]}")
@@ -105,10 +104,9 @@ def _fill_in(options: Options, sandbox: Sandbox) -> None:
 
 def _account_with(sandbox: Sandbox, id: str | None) -> str:
     """Return the account that has a meeting or user of this id, else the first, which has every resource."""
-    for account in (each for provider in (PRODUCTS if id else ()) for each in sandbox.accounts_of(provider)):
-        if id in sandbox.user_ids(account) or id in sandbox.meeting_ids(account):
-            return account
-    return sandbox.account_ids[0]
+    every = (each for provider in PRODUCTS if id for each in sandbox.accounts_of(provider))
+    has_it = (each for each in every if id in sandbox.user_ids(each) or id in sandbox.meeting_ids(each))
+    return next(has_it, sandbox.account_ids[0])
 
 
 def _first_recorded(sandbox: Sandbox, account: str) -> str:
