@@ -406,6 +406,8 @@ def test_a_table_fits_the_terminal(sandbox: Sandbox, columns: int) -> None:
     end = head.index("monologue") + len("monologue")
     assert all(re.search(r"(\d\.\d\d|-)$", line[:end]) for line in lines if "@" in line)
     assert ("2024-01-01..2024-02-01" in table) is (columns == 200)
+    doctor = [each for each in plain(in_terminal("doctor", columns)) if "-> " not in each]
+    assert max(map(len, doctor)) <= columns
     meetings = plain(in_terminal(f"meetings -a {account} --max-items 3 --quiet", columns))
     assert max(map(cell_width, meetings)) <= columns
     assert re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\dZ  ", meetings[-1])
