@@ -50,6 +50,9 @@ RENAMED: Final = {
     **dict.fromkeys(("--to", "--until", "--before"), "--end-time TIME"),
     **dict.fromkeys(("--id", "--account-id", "--integrated-account-id"), "-a ID"),
     **dict.fromkeys(("--file", "--output-file"), "--out FILE"),
+    **{f"--{each}": f"-o {each}" for each in ("table", "json", "ndjson", "csv", "yaml", "parquet")},
+    "--out": "--to URL",  # of sync
+    "--start-time": "--max-history TIME",  # of sync
 }
 
 MAIN_HELP: Final = f"""\
@@ -88,6 +91,8 @@ class App(click.Group):
             return command
         if not ctx.resilient_parsing:
             nearest = did_you_mean(cmd_name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+            if cmd_name in ("help", "version"):
+                nearest = f"; write {NAME} --{cmd_name}"
             ctx.fail(f"there is no command {cmd_name!r}{nearest}")
         return None
 
@@ -157,11 +162,25 @@ def _reason(error: click.UsageError, context: click.Context) -> str:
             return f"{error.option_name} needs a value: {error.option_name} {values[0]}"
         case _:
             pass
-    names = [each.name for each in context.command.params] if "unexpected extra" in error.message else ()
-    hint = "; write -m NAME for a method, such as -m meta" if "method" in names else ""
-    if "account" in names and not context.params.get("account"):
-        hint = "; write -a ID for the account"
-    return f"{error.format_message()}{hint}"
+    if "unexpected extra" not in error.message:
+        return error.format_message()
+    if context.info_name == "login":  # it may be the token
+        return "it takes no argument: it asks for the token, or reads it with --token-stdin"
+    names = {each.name for each in context.command.params if not context.params.get(each.name or "")}
+    hint = "--profile NAME" if context.info_name == "logout" else ""
+    hint = "MODEL/RESOURCE" if context.info_name == "export" else hint
+    hint = hint or next((text for name, text in _INSTEAD.items() if name in names), "")
+    return error.format_message() + (f"; write {hint}" if hint else "")
+
+
+# Options that a surplus argument may be the value of.
+_INSTEAD: Final = {
+    "account": "-a ID for the account",
+    "accounts": "-a ID for the account",
+    "meeting": "--meeting ID for the meeting",
+    "method": "-m NAME for a method, such as -m meta",
+    "to": "--out FOLDER for the folder",
+}
 
 
 def _nearest_option(name: str, context: click.Context) -> str:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
+import shutil
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from email.utils import parsedate_to_datetime
+from textwrap import wrap
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 from truto_ci_async import errors
 from truto_ci_async._text import hide_passwords
 from truto_ci_async._version import __version__
+from truto_ci_async.cli.output.status_line import is_terminal
 from truto_ci_async.cli.output.streams import print_found
 
 from .messages import DONE, EXIT_CODES, FAILED, Progress, advise, describe
@@ -53,10 +56,18 @@ async def run_doctor(options: Options, progress: Progress) -> int:
 
 def _lines(found: list[Finding]) -> Iterator[str]:
     width = max(len(each.subject) for each in found)
+    columns = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 10_000
     for each in found:
-        yield f"{each.verdict:<5}  {each.subject:<{width}}  {each.text}"
+        head = f"{each.verdict:<5}  {each.subject:<{width}}  "
+        yield from wrap(
+            head + each.text,
+            columns,
+            subsequent_indent=" " * len(head),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         if each.advice:
-            yield f"{'':<5}  {'':<{width}}  -> {each.advice}"
+            yield f"{'':<5}  -> {each.advice}"
 
 
 # --- this machine ----------------------------------------------------------------------------------------------

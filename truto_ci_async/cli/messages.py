@@ -132,6 +132,7 @@ def in_options(message: str, option_names: Mapping[str, str]) -> str:
         return option_names.get(match[0], match[0])
 
     message = given_in_options(message, option_names)
+    message = message.replace("page.position", "what the earlier run printed")
     words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?=:| (?:is|has|must)\b)"
     message = re.sub(words, named, message)
     return re.sub(r"(--[a-z-]+) \(\1\)", r"\1", message)  # where the library names the option as well
@@ -217,6 +218,7 @@ class Progress:
         self._started = clock()
         self.noun = "item"
         self.items = 0
+        self.items_before = 0  # those of an earlier run
         self.pages = self._pages_before = 0
         self.position: object = None  # where to continue; None at the beginning and at the end
         self.takes_cursor = True  # whether `--next-cursor` can continue from there
@@ -265,7 +267,7 @@ class Progress:
         """Return what is said while a list is read."""
         if not self.items:
             return [f"no {self.noun} yet"]
-        rate = self.items / max(self._clock() - self._started, 0.001)
+        rate = (self.items - self.items_before) / max(self._clock() - self._started, 0.001)
         return [f"{plural(self.items, self.noun)} ({rate:,.0f}/s)", plural(self.pages, "page")]
 
     def _written(self) -> str:

@@ -19,7 +19,7 @@ from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import ConfigurationError, UsageError
 
 from .messages import Progress
-from .values import filled, moment, seconds, whole_number, word
+from .values import filled, moment, one_id, seconds, whole_number, word
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
@@ -235,7 +235,7 @@ def known_profiles(ctx: click.Context) -> Sequence[str]:
 
 
 ACCOUNT: Final = text(
-    "-a", "--account", metavar="ID", read=word, complete=offer(known_accounts),
+    "-a", "--account", metavar="ID", read=one_id, complete=offer(known_accounts),
     help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")  # fmt: skip
 
 

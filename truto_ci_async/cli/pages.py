@@ -141,6 +141,7 @@ def _go_on(options: Options, file: ResumableFile, output: Output, writer: Writer
         writer.state = state.writer
     options.next_cursor, output.lists_done = state.position, state.lists
     progress.items, progress.pages, progress.position = state.items, state.pages, state.position
+    progress.items_before = state.items
     if options.max_pages is not None and not state.lists:
         options.max_pages -= state.pages
 

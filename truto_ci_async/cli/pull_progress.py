@@ -103,7 +103,6 @@ class PullProgress:
         if report.windows > 1:
             parts.append(f"{report.windows_done:,} of {total:,} windows")
         parts.append(f"{report.rows:,} rows ({rows:,.0f}/s)")
-        parts.append(f"{self.activity.requests:,} requests ({requests:,.0f}/s)")
         if report.failed:
             parts.append(f"{len(report.failed):,} failed")
         if report.parked:
@@ -111,11 +110,15 @@ class PullProgress:
         if self.pull is not None and (outage := self.pull.outage) is not None:
             seconds, cause = outage
             parts.append(f"no answer for {duration(seconds)}, still trying ({cause[:100]})")
-        if waiting := self.activity.waiting() or self.waited():
+        waiting = self.activity.waiting()
+        if waiting:
             parts.append(waiting)
         left = self.seconds_left()
         if left is not None and finished(report) < total:
             parts.append(f"about {duration(left)} left")
+        parts.append(f"{self.activity.requests:,} requests ({requests:,.0f}/s)")
+        if self.activity.waits and not waiting:
+            parts.append(self.waited())
         return parts
 
 

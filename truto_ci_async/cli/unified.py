@@ -36,6 +36,8 @@ async def run_resource(options: Options, progress: Progress) -> None:
                 f"export takes MODEL/RESOURCE, such as {MODEL}/interactions, not {options.path_of_resource!r}"
             )
     method = {"list": listing.list_items, "get": records.get_item, "meta": records.show_meta}
+    if options.id in method and options.method is None:
+        raise UsageError(f"{options.id!r} in the place of an ID is a method: write -m {options.id}")
     await method[method_of(options)](options, progress)
 
 

@@ -21,11 +21,11 @@ def is_terminal(stream: Any) -> bool:
 
 
 def show(text: str) -> None:
-    """Draw the line, cut to the width of the terminal: a longer one would wrap, and stay."""
+    """Draw the line, cut so that it fits with the ^C of an interrupt behind it: a longer one would wrap, and stay."""
     global _shown
     if _is_taken:
         return
-    text = cut(printable(text), shutil.get_terminal_size().columns - 1)
+    text = cut(printable(text), shutil.get_terminal_size().columns - 3)
     _write(f"\r\x1b[2K{text}")
     _shown = text
 
