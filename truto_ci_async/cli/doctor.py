@@ -57,15 +57,11 @@ async def run_doctor(options: Options, progress: Progress) -> int:
 def _lines(found: list[Finding]) -> Iterator[str]:
     width = max(len(each.subject) for each in found)
     columns = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 10_000
+    whole_words = {"break_long_words": False, "break_on_hyphens": False}
     for each in found:
         head = f"{each.verdict:<5}  {each.subject:<{width}}  "
-        yield from wrap(
-            head + each.text,
-            columns,
-            subsequent_indent=" " * len(head),
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        indent = " " * len(head)
+        yield from wrap(head + each.text, columns, subsequent_indent=indent, **whole_words)
         if each.advice:
             yield f"{'':<5}  -> {each.advice}"
 

@@ -20,16 +20,11 @@ async def run_report(options: Options, progress: Progress) -> None:
     """Write a report on a pull's folder."""
     from truto_ci_async.reports.report_page import report
 
-    del progress
-
-    def write() -> Path:
-        if not Path(options.folder).is_dir():
-            raise UsageError(
-                f"there is no folder {options.folder!r}: pass the one that `truto-ci pull --out` wrote to"
-            )
-        return report(options.folder, options.out, title=options.title)
-
-    path = await asyncio.to_thread(write)
+    if not await asyncio.to_thread(Path(options.folder).is_dir):
+        raise UsageError(
+            f"there is no folder {options.folder!r}: pass the one that `truto-ci pull --out` wrote to"
+        )
+    path = await asyncio.to_thread(report, options.folder, options.out, title=options.title)
     note(f"the report is in {path}: open it in a browser")
 
 
