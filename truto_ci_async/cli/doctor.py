@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from email.utils import parsedate_to_datetime
 from textwrap import wrap
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 from truto_ci_async import errors
 from truto_ci_async._text import hide_passwords
@@ -57,7 +57,7 @@ async def run_doctor(options: Options, progress: Progress) -> int:
 def _lines(found: list[Finding]) -> Iterator[str]:
     width = max(len(each.subject) for each in found)
     columns = shutil.get_terminal_size().columns if is_terminal(sys.stdout) else 10_000
-    whole_words = {"break_long_words": False, "break_on_hyphens": False}
+    whole_words: Any = {"break_long_words": False, "break_on_hyphens": False}
     for each in found:
         head = f"{each.verdict:<5}  {each.subject:<{width}}  "
         indent = " " * len(head)
