@@ -207,7 +207,7 @@ def _say_result(options: Options, progress: PullProgress, error: BaseException |
 
     # Where the rows go, without a password.
     target = options.out or str(Dsn(options.to))
-    for line in summary(progress, target):
+    for line in summary(progress, target, options.option_names):
         note(line) if code == DONE else say(line)
     if options.report is not None:
         more = {"out": target, "format": options.output if options.to is None else None, "exit_code": code}
