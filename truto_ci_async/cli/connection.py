@@ -49,7 +49,9 @@ async def connect(
         whole = dict.fromkeys(("read", "attempt", "total"), seconds)
         settings["timeouts"] = Timeouts(connect=min(seconds, 10), **whole)
     async with AsyncExitStack() as stack:
-        if options.sandbox:
+        if not options.sandbox:
+            token, url, options.source = credentials(options.token, options.profile, options.api_url)
+        else:
             from truto_ci_async.sandbox import Sandbox
 
             refuse({
@@ -65,8 +67,6 @@ async def connect(
             await stack.enter_async_context(sandbox)
             _fill_in(options, sandbox)
             token, url, options.source = sandbox.token, sandbox.url, "sandbox"
-        else:
-            token, url, options.source = credentials(options.token, options.profile, options.api_url)
         client = await stack.enter_async_context(TrutoClient(token, base_url=url, **settings))
         events.watch(client)
         await stack.enter_async_context(
