@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,34 +87,29 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
         return [_how_far(each) for each in current] or ["starting the tasks"]
 
     # The requests are those of the tasks, so what this client waits for does not matter.
-    async with _told_how_to_go_on(), connect(options, status, Activity()) as client:
-        for name in options.resource:
-            current.clear()
-            reports = await pull_to(
-                await getattr(client, name).plan(accounts, **settings_of(name, options, asked)),
-                out,
-                shards=options.shards or SHARDS,
-                address=options.ray_address,
-                base_url=client.base_url,
-                on_progress=tell,
-                budget=Budget(max_accounts=options.max_accounts),
-                grow=options.grow,
-                lookback=options.lookback if name == "transcripts" else None,
-                **target_of(options),
-            )
-            code = max(code, say_result(name, reports))
-    if code != DONE:
-        say(AGAIN)
-    return code
-
-
-@asynccontextmanager
-async def _told_how_to_go_on() -> AsyncGenerator[None]:
     try:
-        yield
+        async with connect(options, status, Activity()) as client:
+            for name in options.resource:
+                current.clear()
+                reports = await pull_to(
+                    await getattr(client, name).plan(accounts, **settings_of(name, options, asked)),
+                    out,
+                    shards=options.shards or SHARDS,
+                    address=options.ray_address,
+                    base_url=client.base_url,
+                    on_progress=tell,
+                    budget=Budget(max_accounts=options.max_accounts),
+                    grow=options.grow,
+                    lookback=options.lookback if name == "transcripts" else None,
+                    **target_of(options),
+                )
+                code = max(code, say_result(name, reports))
     except asyncio.CancelledError:  # by Ctrl-C, or SIGTERM
         say(AGAIN)
         raise
+    if code != DONE:
+        say(AGAIN)
+    return code
 
 
 def _how_far(reports: ShardReports) -> str:

@@ -150,12 +150,8 @@ def given_in_options(message: str, option_names: Mapping[str, str]) -> str:
 
 def advise(error: BaseException, option_names: Mapping[str, str]) -> str | None:
     """Return what to do about an error, or None when its own message says it. Other options are not named."""
-    advice = (_advice(error) or "").split("; ")
-    return "; ".join(each for each in advice if _options_in(each) <= set(option_names.values())) or None
-
-
-def _options_in(text: str) -> set[str]:
-    return set(re.findall(r"--[a-z-]+", text))
+    advice, known = (_advice(error) or "").split("; "), set(option_names.values())
+    return "; ".join(each for each in advice if known.issuperset(re.findall(r"--[a-z-]+", each))) or None
 
 
 def _advice(error: BaseException) -> str | None:
