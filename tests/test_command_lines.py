@@ -15,6 +15,7 @@ import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -421,7 +422,7 @@ def test_a_table_fits_the_terminal(sandbox: Sandbox, columns: int) -> None:
     ("option", "environment", "has_colours"),
     [("", {}, True), ("--no-color", {}, False), ("", {"NO_COLOR": "1"}, False)],
 )
-def test_colours(sandbox: Sandbox, option: str, environment: dict[str, str], has_colours: bool) -> None:
+def test_colours(sandbox: Sandbox, option: str, environment: dict[str, Any], has_colours: bool) -> None:
     shown = in_terminal(f"users -a {sandbox.account_ids[0]} {option}", 100, **environment)
     assert ("\x1b[36m" in shown) is has_colours
 
