@@ -151,7 +151,7 @@ def finished(report: PullReport) -> int:
 # --- when it has ended -----------------------------------------------------------------------------------------
 
 
-def summary(progress: PullProgress, out: str) -> list[str]:
+def summary(progress: PullProgress, out: str, option_names: Mapping[str, str]) -> list[str]:
     """Return the final lines: a table of what was done, then what failed or is parked, and what to do."""
     if not progress.reports:
         return []
@@ -160,7 +160,7 @@ def summary(progress: PullProgress, out: str) -> list[str]:
         lines = ["nothing to fetch: earlier runs have done everything"]
     for resource, report in progress.reports.items():
         lines += [f"{resource}:"] if len(progress.reports) > 1 else []
-        lines += _table(_facts(report, out, progress.done_before[resource])) + _ends(report)
+        lines += _table(_facts(report, out, progress.done_before[resource])) + _ends(report, option_names)
     return lines + _table(_sent(progress))
 
 
@@ -206,9 +206,9 @@ def _sent(progress: PullProgress) -> list[tuple[str, str, str]]:
     ]
 
 
-def _ends(report: PullReport) -> list[str]:
+def _ends(report: PullReport, option_names: Mapping[str, str]) -> list[str]:
     failed = (
-        f"failed: {account}: {error}" + (f"; {advice}" if (advice := advise(error)) else "")
+        f"failed: {account}: {error}" + (f"; {advice}" if (advice := advise(error, option_names)) else "")
         for account, error in report.failed.items()
     )
     parked = (
