@@ -1930,15 +1930,6 @@ def test_a_column_without_text_gives_its_room_to_others() -> None:
     assert writer.hidden == ["start time", "host email"]
 
 
-def test_times_in_a_transcript_are_minutes_and_seconds(sandbox: Sandbox, run: Run) -> None:
-    account = sandbox.account_ids[0]
-    meeting = sandbox.meeting_ids(account)[0]
-    [found] = sandbox.expected(account, resource="transcripts", meeting=meeting)
-    line = run("transcripts", "-a", account, "--meeting", meeting).out.splitlines()[-1]
-    minutes, seconds = divmod(round(found["entries"][-1]["end_time"]), 60)
-    assert line.split()[-2] == f"{minutes}:{seconds:02}"
-
-
 def test_csv_reports_fields_that_came_after_the_header() -> None:
     writer = CsvWriter(ANY_LAYOUT)
     assert writer.page([{"a": 1, "b": [None]}, {"c": True}]) == b"a,b,c\n1,[null],\n,,true\n"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,7 @@ from truto_ci_async.cli import kept_files
 from truto_ci_async.cli.main import main
 from truto_ci_async.cli.messages import CONFLICT, DONE, FAILED, INTERRUPTED, USAGE
 from truto_ci_async.cli.output.cells import cell_width
+from truto_ci_async.cli.output.streams import interruptible
 
 DEADLINE = 30.0  # seconds for a process to do what it is waited for
 WINDOW = "--start-time 2024-01-01 --end-time 2024-02-01"
@@ -418,7 +422,7 @@ def test_a_table_fits_the_terminal(sandbox: Sandbox, columns: int) -> None:
     ("option", "environment", "has_colours"),
     [("", {}, True), ("--no-color", {}, False), ("", {"NO_COLOR": "1"}, False)],
 )
-def test_colours(sandbox: Sandbox, option: str, environment: dict[str, str], has_colours: bool) -> None:
+def test_colours(sandbox: Sandbox, option: str, environment: dict[str, Any], has_colours: bool) -> None:
     shown = in_terminal(f"users -a {sandbox.account_ids[0]} {option}", 100, **environment)
     assert ("\x1b[36m" in shown) is has_colours
 
@@ -454,6 +458,30 @@ def test_ctrl_c_leaves_only_what_is_said_about_it(sandbox: Sandbox, tmp_path: Pa
     shown = in_terminal(pull, columns, interrupt_at=b"wai", code=INTERRUPTED)
     assert re.match("(\r\x1b\\[2K)+stopping: ", shown.rpartition("^C")[2])
     assert "run the same command again to continue" in plain(shown)[-1]
+
+
+@posix
+def test_ctrl_c_ends_what_asks_for_a_token(sandbox: Sandbox) -> None:
+    """Nothing is typed: a read that goes on after the signal would wait for ever."""
+    shown = in_terminal("login", 80, interrupt_at=b"profile default", code=INTERRUPTED)
+    assert plain(shown)[-1] == "interrupted"
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, asyncio.CancelledError)]
+)
+def test_a_read_of_stdin_ends_at_a_signal(number: signal.Signals, error: type[BaseException]) -> None:
+    def cancel(*_: object) -> None:
+        pytest.fail("this is what only cancels a task")
+
+    before = signal.signal(number, cancel)
+    try:
+        with pytest.raises(error), interruptible():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is cancel
+    finally:
+        signal.signal(number, before)
 
 
 @posix

@@ -219,13 +219,16 @@ def _say_result(options: Options, progress: PullProgress, error: BaseException |
 
 
 def _standard_input(options: Options) -> list[Any]:
+    from truto_ci_async.cli.output.streams import interruptible
     from truto_ci_async.pull.plan.accounts import MAX_FILE_BYTES, read_accounts
 
     if sys.stdin is None or sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         raise UsageError(
             "--accounts-file - reads stdin, which is a terminal: pipe the ids into it, one on a line"
         )
-    found = read_accounts(sys.stdin.buffer.read(MAX_FILE_BYTES), "stdin")
+    with interruptible():
+        given = sys.stdin.buffer.read(MAX_FILE_BYTES)
+    found = read_accounts(given, "stdin")
     if not (found or options.allow_empty):
         raise UsageError("--accounts-file -: stdin has no accounts. If that is meant, pass --allow-empty")
     return found

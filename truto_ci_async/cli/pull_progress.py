@@ -141,8 +141,7 @@ def summary(progress: PullProgress, out: str, option_names: Mapping[str, str]) -
         lines = ["nothing to fetch: earlier runs have done everything"]
     for resource, report in progress.reports.items():
         lines += [f"{resource}:"] if len(progress.reports) > 1 else []
-        facts = _facts(report, out, progress.done_before[resource])
-        lines += _table(facts) + _ends(report, option_names)
+        lines += _table(_facts(report, out, progress.done_before[resource])) + _ends(report, option_names)
     return lines + _table(_sent(progress))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from truto_ci_async.cli.output.status_line import is_terminal
-from truto_ci_async.cli.output.streams import print_found
+from truto_ci_async.cli.output.streams import interruptible, print_found
 from truto_ci_async.errors import PermissionDeniedError, UsageError
 
 from . import options as opt
@@ -49,11 +49,16 @@ def _profile_in_use(given: str | None = None) -> str:
 
 def _read_token(options: Options, name: str) -> str:
     if options.token_stdin:
-        token = "" if sys.stdin is None else sys.stdin.read(MAX_TOKEN + 1)  # pyright: ignore[reportUnnecessaryComparison]
+        with interruptible():
+            token = "" if sys.stdin is None else sys.stdin.read(MAX_TOKEN + 1)  # pyright: ignore[reportUnnecessaryComparison]
     elif not is_terminal(sys.stdin):
         raise UsageError("login asks for the token, and there is no terminal: pass it with --token-stdin")
     else:
-        token = click.prompt(f"API token for profile {name}", hide_input=True, err=True)
+        try:
+            with interruptible():
+                token = click.prompt(f"API token for profile {name}", hide_input=True, err=True)
+        except click.Abort:  # by Ctrl-C or Ctrl-D
+            raise KeyboardInterrupt from None
     token = token.strip()
     if not token or len(token) > MAX_TOKEN or any(each.isspace() for each in token):
         raise UsageError("that is no API token: it is one word, as Truto's dashboard shows it")

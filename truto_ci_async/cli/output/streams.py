@@ -9,12 +9,13 @@ import os
 import re
 import select
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -156,6 +157,26 @@ def open_stdout() -> OpenStream:
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise OSError("stdout is closed")
     return OpenStream(sys.stdout.buffer, close=False)
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Let signals end the block at once, which reads stdin: asyncio's handler would wait for the end of the read."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt if number == signal.SIGINT else asyncio.CancelledError
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for each, handler in before.items():
+            if callable(handler):  # neither ignored, nor the default
+                with suppress(ValueError):  # outside the main thread
+                    signal.signal(each, stop)
+        yield
+    finally:
+        for each, handler in before.items():
+            with suppress(ValueError):
+                signal.signal(each, handler)
 
 
 def print_found(value: Any, lines: Iterable[str], *, as_json: bool) -> None:
