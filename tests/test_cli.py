@@ -61,8 +61,8 @@ from truto_ci_async.cli.output.writers import (
     JsonWriter,
     NdjsonWriter,
     YamlWriter,
-    make_writer,
 )
+from truto_ci_async.cli.pages import writer_for
 from truto_ci_async.cli.pull import PULL_SANDBOX
 from truto_ci_async.cli.values import read_query
 from truto_ci_async.sinks.layout import STATE_FILE
@@ -1868,13 +1868,12 @@ def test_every_format_is_safe_on_a_terminal_and_exact_in_a_file(tmp_path: Path, 
     if format == "yaml":
         pytest.importorskip("yaml")
     item = {"id": EVIL, "name": "Zoë"}
+    options = Options(out="a.file", csv_formulas="keep", no_color=False)
     shown: dict[bool, str] = {}
     for is_terminal in (False, True):
         stream = io.BytesIO()
         stream.isatty = lambda is_terminal=is_terminal: is_terminal  # type: ignore[method-assign]
-        with Output(
-            make_writer(format, ANY_LAYOUT, is_stdout=False), OpenStream(stream, close=False)
-        ) as output:
+        with Output(writer_for(options, format, ANY_LAYOUT), OpenStream(stream, close=False)) as output:
             output.page([item])
         shown[is_terminal] = stream.getvalue().decode()
     assert all(printable(line) == line for line in shown[True].split("\n"))

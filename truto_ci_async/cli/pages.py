@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from truto_ci_async.cli.output import writers
 from truto_ci_async.cli.output.destinations import (
     Destination,
     Output,
@@ -19,9 +21,10 @@ from truto_ci_async.cli.output.destinations import (
 )
 from truto_ci_async.cli.output.parquet import ParquetWriter, StagedParquet
 from truto_ci_async.cli.output.resumable import ResumableFile, earlier_state, question_of
+from truto_ci_async.cli.output.status_line import is_terminal
 from truto_ci_async.cli.output.streams import open_pager
-from truto_ci_async.cli.output.tables import RowLayout, TableWriter
-from truto_ci_async.cli.output.writers import CsvWriter, KeyedWriter, Writer, make_writer
+from truto_ci_async.cli.output.tables import RowLayout, TableWriter, terminal_table
+from truto_ci_async.cli.output.writers import CsvWriter, KeyedWriter, Writer
 from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note, plural, say
@@ -57,19 +60,36 @@ def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:
 
 
 def writer_for(options: Options, format: str, layout: RowLayout, *, is_document: bool = False) -> Writer:
-    """Return the writer of a command.
+    """Return the writer for ``-o``. ``is_document``: JSON and YAML of one item, instead of a list.
 
-    :raises UsageError: an option that the format does not have.
+    :raises MissingExtraError: YAML without PyYAML.
+    :raises UsageError: the format lacks an option, or is for other items or places.
     """
-    return make_writer(
-        format,
-        layout,
-        is_stdout=is_stdout(options.out),
-        csv_formulas=options.csv_formulas,
-        is_document=is_document,
-        is_titled=len(getattr(options, "meeting", ())) > 1,
-        color=not options.no_color,
-    )
+    if options.csv_formulas != "keep" and format != "csv":
+        raise UsageError(f"--csv-formulas is for csv, not for {format}")
+    match format:
+        case "json" | "yaml" if is_document:
+            return writers.DocumentWriter(format)
+        case "json":
+            return writers.JsonWriter()
+        case "ndjson":
+            return writers.NdjsonWriter()
+        case "csv":
+            return CsvWriter(layout, options.csv_formulas)
+        case "yaml":
+            return writers.YamlWriter()
+        case "parquet":
+            if layout.schema is None:
+                raise UsageError("-o parquet needs typed columns, which these items lack: use csv or ndjson")
+            if is_stdout(options.out) and is_terminal(sys.stdout):
+                raise UsageError("-o parquet is binary: give --out FILE, or pipe it somewhere")
+            return ParquetWriter(layout.schema)
+        case "text" | "vtt":
+            return writers.TranscriptWriter(format, is_titled=len(getattr(options, "meeting", ())) > 1)
+        case _ if is_stdout(options.out):
+            return terminal_table(layout, color=not options.no_color)
+        case _:
+            return TableWriter(layout)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Writers turn pages of items into text: JSON, NDJSON, CSV and YAML. ``make_writer`` picks the one for ``-o``.
+"""Writers turn pages of items into text: JSON, NDJSON, CSV and YAML.
 
 A writer does no I/O and holds no pages. ``destinations`` takes the bytes.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Any, Final, Protocol, cast
 import msgspec
 
 from truto_ci_async._json import encode
-from truto_ci_async.errors import MissingExtraError, UsageError
+from truto_ci_async.errors import MissingExtraError
 from truto_ci_async.models import Transcript
 from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
-from .status_line import is_terminal
-from .tables import RowLayout, TableWriter, terminal_table
+from .tables import RowLayout
 
 # Those that show the fields of a row; the others show all that was received.
 ROW_FORMATS: Final = ("table", "csv", "parquet")
@@ -40,48 +38,6 @@ class Writer(Protocol):
 
     def end(self) -> bytes:
         return b""
-
-
-def make_writer(
-    format: str,
-    layout: RowLayout,
-    *,
-    is_stdout: bool,
-    csv_formulas: CsvFormulas = "keep",
-    is_document: bool = False,
-    is_titled: bool = False,
-    color: bool = True,
-) -> Writer:
-    """Return the writer for ``-o``. ``is_document``: JSON and YAML of one item, instead of a list.
-
-    :raises MissingExtraError: YAML without PyYAML.
-    :raises UsageError: ``csv_formulas`` for another format.
-    """
-    if csv_formulas != "keep" and format != "csv":
-        raise UsageError(f"--csv-formulas is for csv, not for {format}")
-    match format:
-        case "json" | "yaml" if is_document:
-            return DocumentWriter(format)
-        case "json":
-            return JsonWriter()
-        case "ndjson":
-            return NdjsonWriter()
-        case "csv":
-            return CsvWriter(layout, csv_formulas)
-        case "yaml":
-            return YamlWriter()
-        case "parquet":
-            if layout.schema is None:
-                raise UsageError("-o parquet needs typed columns, which these items lack: use csv or ndjson")
-            if is_stdout and is_terminal(sys.stdout):
-                raise UsageError("-o parquet is binary: give --out FILE, or pipe it somewhere")
-            from .parquet import ParquetWriter
-
-            return ParquetWriter(layout.schema)
-        case "text" | "vtt":
-            return TranscriptWriter(format, is_titled=is_titled)
-        case _:
-            return terminal_table(layout, color=color) if is_stdout else TableWriter(layout)
 
 
 class NdjsonWriter(Writer):
