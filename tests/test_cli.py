@@ -33,7 +33,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from truto_ci_async import Fault, Sandbox, UsageError, __version__, errors
+from truto_ci_async import Fault, Meeting, Sandbox, UsageError, __version__, errors
 from truto_ci_async._text import printable
 from truto_ci_async.cli import accounts
 from truto_ci_async.cli.app import COMMANDS, app
@@ -55,14 +55,14 @@ from truto_ci_async.cli.output.cells import cell_width
 from truto_ci_async.cli.output.destinations import NewFile, Output
 from truto_ci_async.cli.output.resumable import ResumableFile
 from truto_ci_async.cli.output.streams import OpenStream, descriptor_of
-from truto_ci_async.cli.output.tables import ANY_LAYOUT, Column, TableWriter, fit
+from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, Column, TableWriter, fit
 from truto_ci_async.cli.output.writers import (
     CsvWriter,
     JsonWriter,
     NdjsonWriter,
     YamlWriter,
-    make_writer,
 )
+from truto_ci_async.cli.pages import writer_for
 from truto_ci_async.cli.pull import PULL_SANDBOX
 from truto_ci_async.cli.values import read_query
 from truto_ci_async.sinks.layout import STATE_FILE
@@ -1067,6 +1067,7 @@ def test_continuing_does_not_replace_what_was_written_before(
         ("csv", "", signal.SIGHUP),
         ("json", "", signal.SIGKILL),
         ("ndjson", "--response-format stream", signal.SIGKILL),
+        ("json", "--key-by id", signal.SIGKILL),
         *(
             pytest.param(*each, marks=pytest.mark.long)
             for each in (
@@ -1080,6 +1081,9 @@ def test_continuing_does_not_replace_what_was_written_before(
                 ("json", "--response-format stream --max-pages 3", signal.SIGHUP),
                 ("json", "--response-format raw --max-pages 3", signal.SIGKILL),
                 ("json", "--response-format debug", signal.SIGKILL),
+                ("json", "--key-by id --max-pages 3", signal.SIGHUP),
+                ("yaml", "--key-by id", signal.SIGKILL),
+                ("yaml", "--key-by id --response-format normalized", signal.SIGHUP),
             )
         ),
     ],
@@ -1104,7 +1108,7 @@ def test_a_killed_run_goes_on_when_it_is_run_again(
     assert ran.code == (TERMINATED if signum == signal.SIGHUP else -signum)
     partial = tmp_path / f"x.{format}.partial"
     before = {each: each.read_bytes() for each in tmp_path.iterdir()}
-    if format != "parquet":
+    if format != "parquet" and "--key-by" not in more:
         assert whole.read_text().startswith(partial.read_text().removesuffix("\n]\n"))
     other = run(*line, "--ignore-remote-data")
     assert (other.code, f"{partial} has rows of another command" in other.err) == (USAGE, True)
@@ -1703,6 +1707,9 @@ def commands() -> dict[str, click.Command]:
 def test_help_describes_every_option(run: Run, command: str) -> None:
     ran = run(*([command] if command else []), "--help")
     assert ran.code == DONE
+    assert max(map(len, ran.out.splitlines())) < 80
+    examples = re.findall(r"^  truto-ci .*", commands()[command].epilog or "", re.MULTILINE)
+    assert set(examples) <= {*re.sub(r" \\\n +", " ", ran.out).splitlines()}
     for param in commands()[command].params:
         if isinstance(param, click.Option):
             assert param.help
@@ -1889,13 +1896,12 @@ def test_every_format_is_safe_on_a_terminal_and_exact_in_a_file(tmp_path: Path, 
     if format == "yaml":
         pytest.importorskip("yaml")
     item = {"id": EVIL, "name": "Zoë"}
+    options = Options(out="a.file", csv_formulas="keep", no_color=False)
     shown: dict[bool, str] = {}
     for is_terminal in (False, True):
         stream = io.BytesIO()
         stream.isatty = lambda is_terminal=is_terminal: is_terminal  # type: ignore[method-assign]
-        with Output(
-            make_writer(format, ANY_LAYOUT, is_stdout=False), OpenStream(stream, close=False)
-        ) as output:
+        with Output(writer_for(options, format, ANY_LAYOUT), OpenStream(stream, close=False)) as output:
             output.page([item])
         shown[is_terminal] = stream.getvalue().decode()
     assert all(printable(line) == line for line in shown[True].split("\n"))
@@ -1916,6 +1922,39 @@ def test_a_table_keeps_the_columns_of_its_first_page() -> None:
     first = writer.page([{"id": "1", "name": "山"}]).decode()
     assert first == "id  name\n1   山\n"
     assert writer.page([{"id": "22222", "name": "b"}]).decode() == "22222  b\n"
+
+
+def test_a_table_of_items_of_any_kind_is_like_the_others() -> None:
+    """Numbers to the right, short times, and text is cut rather than left out; also when another run goes on."""
+    layout = ANY_LAYOUT
+    items = [
+        {"id": "1", "note": "long " * 9, "deals": 7, "at": "2024-01-31T10:00:00.000Z"},
+        {"id": "2", "note": None, "deals": 12345.5, "at": "2024-01-31T10:00:00+02:00"},
+    ]
+    first = TableWriter(layout, width=60)
+    assert first.page(items).decode().splitlines() == [
+        "id  note                       deals  at",
+        "1   long long long long lo…        7  2024-01-31 10:00Z",
+        "2                            12345.5  2024-01-31 10:00+02:00",
+    ]
+    second = TableWriter(layout, width=60)
+    second.state = json.loads(json.dumps(first.state))
+    assert second.page(items) == first.page(items)
+
+
+def test_a_column_without_text_gives_its_room_to_others() -> None:
+    items = [
+        Meeting(id="1", title="Proof of concept " * 3, type="external", status="completed", duration=60.0)
+    ]
+    writer = TableWriter(LAYOUTS["meetings"], width=60)
+    assert writer.page(items).decode().splitlines()[0].split() == [
+        "id",
+        "duration",
+        "title",
+        "type",
+        "status",
+    ]
+    assert writer.hidden == ["start time", "host email"]
 
 
 def test_csv_reports_fields_that_came_after_the_header() -> None:

@@ -125,6 +125,9 @@ def test_every_active_account_into_a_folder(sandbox: Sandbox, run: Any, tmp_path
     ran = run(*found)
     assert ran.code == DONE
     assert not sandbox.requests, "not even for the accounts"
+    assert "nothing to fetch: earlier runs have done everything" in ran.err
+    assert re.search(rf"accounts done +{ACCOUNTS} .*; {ACCOUNTS} by earlier runs", ran.err)
+    assert re.search(rf"rows +0 .*; {ACCOUNTS * PEOPLE} there with those of earlier runs", ran.err)
 
 
 @pytest.mark.parametrize("format", ["csv", "parquet"])
@@ -737,9 +740,9 @@ def sampled() -> tuple[PullProgress, PullReport]:
     running: Any = Running(1000)
     progress.on_start(running)
     for number in range(20):
-        progress.on_event(RequestSent(time=0.0, method="GET", url="/", call_id=number))
-    progress.on_event(PacingWait(time=0.0, level="token", wait=90.0))
-    progress.on_event(RetryScheduled(time=0.0, reason="status 502", wait=2.5, attempt=1))
+        progress.activity.on_event(RequestSent(time=0.0, method="GET", url="/", call_id=number))
+    progress.activity.on_event(PacingWait(time=0.0, level="token", wait=90.0))
+    progress.activity.on_event(RetryScheduled(time=0.0, reason="status 502", wait=2.5, attempt=1))
     clock.now = 10.0
     report: PullReport = running.report
     report.done, report.rows, report.empty = 98, 2000, 4
@@ -752,11 +755,11 @@ def sampled() -> tuple[PullProgress, PullReport]:
 def test_progress_says_how_far_how_fast_and_how_long() -> None:
     progress, report = sampled()
     assert ", ".join(progress.parts()) == (
-        "98 of 1,000 accounts, 2,000 rows (200/s), 20 requests (2/s), 1 failed, 1 parked, "
-        "waited 1 min 30 s for token limit, 2.5 s for retry after status 502, about 1 min 30 s left"
+        "98 of 1,000 accounts, 2,000 rows (200/s), 1 failed, 1 parked, about 1 min 30 s left, 20 requests (2/s), "
+        "waited, added up over 1,000 accounts: 1 min 30 s for token limit, 2.5 s for retry after status 502"
     )
     report.done = 998
-    assert "left" not in progress.parts()[-1]
+    assert "left" not in " ".join(progress.parts())
     assert [duration(seconds) for seconds in (0.04, 59.6, 61, 3725)] == [
         "0.0 s",
         "60 s",

@@ -166,7 +166,8 @@ def test_numbers_of_a_table_are_short(sandbox: Sandbox, run: Run) -> None:
     account = sandbox.account_ids[0]
     [transcript] = sandbox.expected(account, resource="transcripts", meeting=meeting)
     ran = run("transcripts", "-a", account, "--meeting", meeting)
-    start, end = (f"{transcript[name]:.2f}" for name in ("start_time", "end_time"))
+    times = (divmod(round(transcript[name]), 60) for name in ("start_time", "end_time"))
+    start, end = (f"{minutes}:{seconds:02}" for minutes, seconds in times)
     assert ran.out.splitlines()[1].split() == [meeting, start, end, str(len(transcript["entries"]))]
 
 

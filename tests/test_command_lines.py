@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Generator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from truto_ci_async import Fault, Sandbox
-from truto_ci_async.cli import account_cache
+from truto_ci_async.cli import kept_files
 from truto_ci_async.cli.main import main
-from truto_ci_async.cli.messages import CONFLICT, DONE, FAILED, USAGE
+from truto_ci_async.cli.messages import CONFLICT, DONE, FAILED, INTERRUPTED, USAGE
 from truto_ci_async.cli.output.cells import cell_width
+from truto_ci_async.cli.output.streams import interruptible
 
 DEADLINE = 30.0  # seconds for a process to do what it is waited for
 WINDOW = "--start-time 2024-01-01 --end-time 2024-02-01"
@@ -115,6 +119,22 @@ def sandbox(monkeypatch: pytest.MonkeyPatch) -> Generator[Sandbox]:
         (
             "sync --accounts a --to duckdb:///y.db --max-history 3months",
             ["neither a length such as 90d nor a time"],
+        ),
+        ("interactions -a a,b", ["--account: it is one account", "truto-ci pull -a ID,ID --out FOLDER"]),
+        ("meetings list -a x", ["'list'", "write -m list"]),
+        ("pull x --out y", ["unexpected extra argument (x)", "write -a ID"]),
+        ("pull -a x y", ["unexpected extra argument (y)", "write --out FOLDER"]),
+        ("transcripts 1 -a x", ["unexpected extra argument (1)", "write --meeting ID"]),
+        ("export crm contacts -a x", ["unexpected extra argument (contacts)", "write MODEL/RESOURCE"]),
+        ("logout nope", ["unexpected extra argument (nope)", "write --profile NAME"]),
+        ("login secret", ["it takes no argument", "--token-stdin"]),
+        ("interactions -a x --json", ["there is no option --json", "write -o json"]),
+        ("sync -a x --out y", ["there is no option --out", "write --to URL"]),
+        ("sync -a x --to duckdb:///y.db --start-time -7d", ["--start-time", "write --max-history TIME"]),
+        ("help", ["there is no command 'help'", "write truto-ci --help"]),
+        (
+            "interactions -a x --start-time -7d --end-time now --next-cursor abc",
+            ["--start-time now-7d", "pass what the earlier run printed"],
         ),
         ("--sandbox report x", ["truto-ci report: it takes no --sandbox"]),
         ("--timeout 5 completion bash", ["truto-ci completion: it takes no --timeout"]),
@@ -308,16 +328,16 @@ def test_the_script_of_each_shell(shell: str, capsys: pytest.CaptureFixture[str]
 
 def test_accounts_are_remembered(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Those listed last come first; a sandbox of a command leaves nothing; what cannot be written is no failure."""
-    monkeypatch.setattr(account_cache, "cache_file", lambda: tmp_path / "new" / "accounts")
+    monkeypatch.setattr(kept_files, "cache_file", lambda: tmp_path / "new" / "accounts")
     assert main(["accounts", "--sandbox", "--quiet"]) == DONE
-    assert account_cache.cached_accounts() == ()
+    assert kept_files.cached_accounts() == ()
     assert main(["accounts", "--quiet"]) == DONE
     known = [each["id"] for each in sandbox.accounts]
-    assert list(account_cache.cached_accounts()) == known
+    assert list(kept_files.cached_accounts()) == known
     assert main(["accounts", known[-1], "--quiet"]) == DONE
-    assert list(account_cache.cached_accounts()) == [known[-1], *known[:-1]]
+    assert list(kept_files.cached_accounts()) == [known[-1], *known[:-1]]
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(account_cache, "cache_file", lambda: tmp_path / "file" / "accounts")
+    monkeypatch.setattr(kept_files, "cache_file", lambda: tmp_path / "file" / "accounts")
     assert main(["accounts", "--quiet"]) == DONE
 
 
@@ -326,18 +346,29 @@ def test_no_more_accounts_are_remembered_than_a_shell_can_offer(
 ) -> None:
     """Nor any whose id would do something to the terminal."""
     file = tmp_path / "accounts"
-    monkeypatch.setattr(account_cache, "cache_file", lambda: file)
-    account_cache.remember_accounts([None, "", "\x1b[2J", "a\nb", *map(str, range(1_500))])
+    monkeypatch.setattr(kept_files, "cache_file", lambda: file)
+    kept_files.remember_accounts([None, "", "\x1b[2J", "a\nb", *map(str, range(1_500))])
     assert file.read_text().splitlines() == [str(number) for number in range(1_000)]
     file.write_text("x\n" * 2_000)
-    assert len(account_cache.cached_accounts()) == 1_000
+    assert len(kept_files.cached_accounts()) == 1_000
 
 
 # --- terminals -------------------------------------------------------------------------------------------------
 
 
-def in_terminal(line: str, columns: int, **environment: str) -> str:
-    """Run a command whose stdout and stderr are a pseudo-terminal, and return what it shows."""
+# Takes the pseudo-terminal for its own, as a shell's child has it, and becomes the command.
+WITH_TERMINAL = """\
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "truto_ci_async", *sys.argv[1:]])
+"""
+
+
+def in_terminal(
+    line: str, columns: int, *, interrupt_at: bytes | None = None, code: int = 0, **environment: str
+) -> str:
+    """Run a command in a pseudo-terminal, and return what it shows; Ctrl-C is pressed at ``interrupt_at``."""
     import fcntl
     import pty
     import struct
@@ -347,7 +378,7 @@ def in_terminal(line: str, columns: int, **environment: str) -> str:
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "NO_COLOR", "PAGER")}
     with subprocess.Popen(
-        [sys.executable, "-m", "truto_ci_async", *shlex.split(line)], stdin=theirs, stdout=theirs, stderr=theirs,
+        [sys.executable, "-c", WITH_TERMINAL, *shlex.split(line)], stdin=theirs, stdout=theirs, stderr=theirs,
         env={**kept, "TERM": "xterm-256color", **environment},
     ) as started:  # fmt: skip
         os.close(theirs)
@@ -355,8 +386,11 @@ def in_terminal(line: str, columns: int, **environment: str) -> str:
         with suppress(OSError):  # Linux's way of saying that the other end is closed
             while piece := os.read(ours, 65_536):
                 shown += piece
+                if interrupt_at is not None and interrupt_at in shown:
+                    os.write(ours, b"\x03")
+                    interrupt_at = None
         os.close(ours)
-        assert started.wait(DEADLINE) == 0, shown
+        assert started.wait(DEADLINE) == code, shown
     return shown.decode()
 
 
@@ -376,6 +410,8 @@ def test_a_table_fits_the_terminal(sandbox: Sandbox, columns: int) -> None:
     end = head.index("monologue") + len("monologue")
     assert all(re.search(r"(\d\.\d\d|-)$", line[:end]) for line in lines if "@" in line)
     assert ("2024-01-01..2024-02-01" in table) is (columns == 200)
+    doctor = [each for each in plain(in_terminal("doctor", columns)) if "-> " not in each]
+    assert max(map(len, doctor)) <= columns
     meetings = plain(in_terminal(f"meetings -a {account} --max-items 3 --quiet", columns))
     assert max(map(cell_width, meetings)) <= columns
     assert re.search(r"  \d{4}-\d\d-\d\d \d\d:\d\dZ  ", meetings[-1])
@@ -386,7 +422,7 @@ def test_a_table_fits_the_terminal(sandbox: Sandbox, columns: int) -> None:
     ("option", "environment", "has_colours"),
     [("", {}, True), ("--no-color", {}, False), ("", {"NO_COLOR": "1"}, False)],
 )
-def test_colours(sandbox: Sandbox, option: str, environment: dict[str, str], has_colours: bool) -> None:
+def test_colours(sandbox: Sandbox, option: str, environment: dict[str, Any], has_colours: bool) -> None:
     shown = in_terminal(f"users -a {sandbox.account_ids[0]} {option}", 100, **environment)
     assert ("\x1b[36m" in shown) is has_colours
 
@@ -399,7 +435,53 @@ def test_a_table_is_shown_in_the_pager(sandbox: Sandbox) -> None:
         each.startswith("paged: ") for each in plain(in_terminal(line, 100, PAGER="sed 's/^/paged: /'"))
     )
     assert len(plain(in_terminal(line, 100, PAGER="head -n 2"))) == 2
+    missing = plain(in_terminal(line, 100, PAGER="nosuchpager -x"))
+    assert missing[0] == "warning: PAGER is nosuchpager, which is not installed"
+    assert len(missing) == 1 + 1 + 7
     assert "paged" not in in_terminal(f"{line} --no-pager", 100, PAGER="sed 's/^/paged: /'")
+
+
+@posix
+@pytest.mark.parametrize("columns", [40, pytest.param(80, marks=pytest.mark.long)])
+def test_ctrl_c_leaves_only_what_is_said_about_it(sandbox: Sandbox, tmp_path: Path, columns: int) -> None:
+    """Neither the line of progress nor the ^C that a terminal shows: both are erased, and have not wrapped."""
+    account, out = sandbox.account_ids[0], tmp_path / "x.csv"
+    sandbox.script(account, [Fault.ok(), Fault.status(429, retry_after=60)])
+    line = f"interactions -a {account} {WINDOW} --out {out}"
+    shown = in_terminal(line, columns, interrupt_at=b"wai", code=INTERRUPTED)
+    before, _, after = shown.rpartition("^C")
+    assert cell_width(before.rpartition("\r\x1b[2K")[2] + "^C") < columns
+    assert re.match("(\r\x1b\\[2K)+interrupted\r\n", after)
+    assert [each.name for each in sorted(tmp_path.iterdir())] == ["x.csv.partial", "x.csv.partial-state"]
+    pull = f"pull -a {account} {WINDOW} --out {tmp_path / 'p'}"
+    sandbox.script(account, [Fault.ok(), Fault.status(429, retry_after=60)])
+    shown = in_terminal(pull, columns, interrupt_at=b"wai", code=INTERRUPTED)
+    assert re.match("(\r\x1b\\[2K)+stopping: ", shown.rpartition("^C")[2])
+    assert "run the same command again to continue" in plain(shown)[-1]
+
+
+@posix
+def test_ctrl_c_ends_what_asks_for_a_token(sandbox: Sandbox) -> None:
+    """Nothing is typed: a read that goes on after the signal would wait for ever."""
+    shown = in_terminal("login", 80, interrupt_at=b"profile default", code=INTERRUPTED)
+    assert plain(shown)[-1] == "interrupted"
+
+
+@posix
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, asyncio.CancelledError)]
+)
+def test_a_read_of_stdin_ends_at_a_signal(number: signal.Signals, error: type[BaseException]) -> None:
+    def cancel(*_: object) -> None:
+        pytest.fail("this is what only cancels a task")
+
+    before = signal.signal(number, cancel)
+    try:
+        with pytest.raises(error), interruptible():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is cancel
+    finally:
+        signal.signal(number, before)
 
 
 @posix
@@ -435,17 +517,100 @@ def test_a_pipe_gets_lines_now_and_then_and_nothing_when_quiet(
 
 
 @posix
+@pytest.mark.parametrize(
+    ("format", "killed"),
+    [
+        ("ndjson", (1, 3)),
+        *(
+            pytest.param(format, (1, 2, 3, 4), marks=pytest.mark.long)
+            for format in ("ndjson", "csv", "json", "yaml", "table", "text", "parquet")
+        ),
+    ],
+)
+def test_transcripts_of_several_meetings_go_on_with_the_next_one(
+    format: str,
+    killed: Sequence[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    if format == "parquet":
+        pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "x"
+    with Sandbox.in_thread(accounts=1, meetings=60) as sandbox:
+        monkeypatch.setenv("TRUTO_API_BASE_URL", sandbox.url)
+        monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
+        account = sandbox.account_ids[0]
+        ids = sandbox.meeting_ids(account)[:4]
+        asked = [
+            "transcripts",
+            "-a",
+            account,
+            "-o",
+            format,
+            *(word for id in ids for word in ("--meeting", id)),
+        ]
+        assert main([*asked, "--out", str(out)]) == DONE
+        whole = out.read_bytes()
+        out.unlink()
+        line = [*asked, "--out", str(out)]
+        for number in killed:
+            sandbox.fault(Fault.hang().on(number), account)
+            with subprocess.Popen(
+                [sys.executable, "-m", "truto_ci_async", *line, "-v"], stderr=subprocess.PIPE, text=True
+            ) as started:
+                assert started.stderr is not None
+                assert any(f"call {number}: GET" in said for said in started.stderr)
+                started.kill()
+            sandbox.clear_faults()
+            sandbox.clear()
+            capsys.readouterr()
+            assert main(line) == DONE
+            assert [id for id in ids if any(id in each.target for each in sandbox.requests)] == ids[
+                number - 1 :
+            ]
+            assert (f"going on behind {number - 1} transcript" in capsys.readouterr().err) is (number > 1)
+            assert out.read_bytes() == whole
+            assert [each.name for each in tmp_path.iterdir()] == [out.name]
+            out.unlink()
+
+
+def test_a_part_that_no_cursor_continues_offers_none(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = ["interactions", "-a", sandbox.account_ids[0], *WINDOW.split(), "--key-by", "id"]
+    assert main([*line, "--max-pages", "1"]) == DONE
+    err = capsys.readouterr().err
+    assert "3 interactions, 1 page\nthere is more; raise --max-pages" in err
+    sandbox.fault(Fault.status(422).on(2), sandbox.account_ids[0])
+    assert main([*line, "--out", str(tmp_path / "x.json")]) == FAILED
+    err += capsys.readouterr().err
+    assert "3 interactions, 1 page, in " in err
+    assert "run the same command again to continue" in err
+    assert "--next-cursor" not in err
+
+
+@posix
 @pytest.mark.long
-@pytest.mark.parametrize("format", ["ndjson", "csv", "json", "parquet"])
+@pytest.mark.parametrize(
+    ("format", "more"),
+    [
+        ("ndjson", ""),
+        ("csv", ""),
+        ("json", ""),
+        ("parquet", ""),
+        ("json", "--key-by id"),
+    ],
+)
 def test_a_list_that_is_killed_at_any_moment_is_whole_in_the_end(
-    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    format: str, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ten runs for each format, each killed once, and run again."""
     chance = random.Random(7)
     with Sandbox.in_thread(accounts=1, interactions=600, page_size=15, account_rate=None) as sandbox:
         monkeypatch.setenv("TRUTO_API_BASE_URL", sandbox.url)
         monkeypatch.setenv("TRUTO_API_TOKEN", sandbox.token)
-        asked = f"interactions -a {sandbox.account_ids[0]} {WINDOW} --quiet"
+        asked = f"interactions -a {sandbox.account_ids[0]} {WINDOW} --quiet {more}"
         out = tmp_path / f"x.{format}"
         assert main(shlex.split(f"{asked} --out {out}")) == DONE
         whole = out.read_bytes()

@@ -263,7 +263,7 @@ class WindowDiffers(Event, frozen=True, kw_only=True, gc=False):
     time_zone: str | None = None
 
     def _text(self) -> str:
-        return f"{self.what}; pass the time_zone of the account"
+        return f"{self.what}; pass the time zone of the account"
 
 
 EventHook: TypeAlias = Callable[[Event], object]

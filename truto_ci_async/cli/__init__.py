@@ -16,8 +16,7 @@ Read in this order, top to bottom; each file imports only from those below it:
 ``pull_progress``  progress, summary and report of a pull
 ``session``        login, logout, profiles, whoami; ``doctor`` looks for what is wrong
 ``profiles``       tokens that are kept, and which one a command uses
-``account_cache``  the ids of accounts that commands have listed, for completion
-``kept_files``     where profiles and such ids are kept
+``kept_files``     where profiles are kept, and the ids of accounts that commands have listed, for completion
 ``connection``     opens the client, or a sandbox with a client
 ``activity``       what a client waits for, and the line that says how far a command is
 ``resources``      what each resource's command takes and says

@@ -9,32 +9,25 @@ from truto_ci_async._checks import did_you_mean
 from truto_ci_async.errors import UsageError
 
 from . import options as opt
-from .account_cache import remember_accounts
+from .kept_files import remember_accounts
 from .messages import EXIT_CODES, Progress, note, say
-from .options import ASK, PRODUCTS, STATUSES, Argument, Command, Options, choice, offer, text
+from .options import PRODUCTS, STATUSES, Command, Options, argument, choice, offer, text
 from .resources import RESOURCES
 
 if TYPE_CHECKING:
     from truto_ci_async.models import IntegratedAccount, Page
 
-EXAMPLES: Final = f"""\
+EXAMPLES: Final = """\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci accounts --sandbox
   truto-ci accounts --sandbox --integration gong --status active -o ndjson
   truto-ci accounts c590b1b6-d8ec-4915-bad0-f00d5d483d57 --sandbox
-
-{EXIT_CODES}"""
-CAPABILITIES_EXAMPLES: Final = f"""\
+"""
+CAPABILITIES_EXAMPLES: Final = """\
 examples:
   truto-ci capabilities --sandbox
   truto-ci capabilities --sandbox --resource meetings -o json
-
-{EXIT_CODES}"""
-# Options of the list that have no meaning for one account.
-_OF_LISTS: Final = (
-    *("integration", "status", "tenant_id", "is_sandbox", "query", "query_json"),
-    *("limit", "max_items", "max_pages", "next_cursor"),
-)
+"""
 
 
 async def run_accounts(options: Options, progress: Progress) -> None:
@@ -44,13 +37,14 @@ async def run_accounts(options: Options, progress: Progress) -> None:
 
     from .connection import connect
     from .pages import format_of, open_output, prefetch, write_pages, writer_for
-    from .records import refuse_options
+    from .records import refuse_of_lists
     from .values import read_query
 
     options.id = one_account(options.id, options.account)
     progress.noun = "account"
     if options.id:
-        refuse_options(options, _OF_LISTS, "one account")
+        others = ("integration", "status", "tenant_id", "is_sandbox", "query", "query_json")
+        refuse_of_lists(options, "one account", *others)
     format = format_of(options, "json" if options.id else "table")
     writer = writer_for(options, format, ACCOUNT_LAYOUT, is_document=bool(options.id))
     extra_query = read_query(options.query, options.query_json, dots_nest=False)  # as in `integration.name`
@@ -70,17 +64,13 @@ async def run_accounts(options: Options, progress: Progress) -> None:
         else:
             with open_output(options, writer, progress, resumes=True) as output:
                 paginator = found.list(
-                    options.integration,
-                    options.status,
-                    options.tenant_id,
-                    None if options.is_sandbox is None else options.is_sandbox == "true",
-                    limit=options.limit,
+                    **options.pick("integration", "status", "tenant_id", "limit", "max_pages"),
+                    is_sandbox={"true": True, "false": False}.get(options.is_sandbox),
                     cursor=options.next_cursor,
                     extra_query=extra_query,
                     prefetch=prefetch(options),
-                    max_pages=options.max_pages,
                 )
-                if not output.is_complete:
+                if not output.lists_done:
                     await write_pages(paginator, options, output, progress, render)
     progress.say_done()
     for kind, known in (("integration", PRODUCTS), ("status", STATUSES)):
@@ -131,40 +121,40 @@ async def run_capabilities(options: Options, progress: Progress) -> None:
 
 def command(name: str) -> Command:
     known = offer(opt.known_accounts)
-    accounts = [Argument("id", "ID", shell_complete=known, help="the account, as with -a"), opt.account()]
+    accounts = [argument("id", "ID", shell_complete=known, help="the account, as with -a"), opt.ACCOUNT]
     if name == "capabilities":
         return Command(
             name, run_capabilities,
             [
                 *accounts,
-                choice("--type", group=ASK, choices=("unified", "proxy", "all"), default="unified",
+                choice("--type", choices=("unified", "proxy", "all"), default="unified",
                        help="unified resources (default), those of the provider's own API, or all"),
-                text("--resource", group=ASK, metavar="NAME", multiple=True, help="only this resource"),
-                text("--method", "methods", group=ASK, metavar="NAME", multiple=True, help="only this method"),
+                text("--resource", metavar="NAME", multiple=True, help="only this resource"),
+                text("--method", "methods", metavar="NAME", multiple=True, help="only this method"),
                 *opt.output("table (default), json (one object), ndjson (one resource per line), csv, yaml"),
-                *opt.connection(),
+                *opt.CONNECTED,
             ],
             help="Show which unified resources an account supports, and whether it is blocked.",
-            examples=CAPABILITIES_EXAMPLES,
+            examples=CAPABILITIES_EXAMPLES, exit_codes=EXIT_CODES,
         )  # fmt: skip
     return Command(
         name, run_accounts,
         [
             *accounts,
-            text("--integration", group=ASK, metavar="NAME", complete=offer(PRODUCTS),
+            text("--integration", metavar="NAME", complete=offer(PRODUCTS),
                  help="only accounts of this product, such as gong"),
-            text("--status", group=ASK, metavar="STATUS", complete=offer(STATUSES),
+            text("--status", metavar="STATUS", complete=offer(STATUSES),
                  help="active, connecting, post_install_error, validation_error or needs_reauth"),
-            text("--tenant-id", group=ASK, metavar="ID", help="only accounts of this tenant of yours"),
-            choice("--is-sandbox", group=ASK, choices=("true", "false"),
+            text("--tenant-id", metavar="ID", help="only accounts of this tenant of yours"),
+            choice("--is-sandbox", choices=("true", "false"),
                    help="only accounts that are (or are not) sandboxes of the provider; unrelated to --sandbox"),
             *opt.query("created_at[gt]=... (here a dot is part of a name)"),
             *opt.pages("accounts"),
             *opt.output("table (default), json (one array), ndjson (one object per line), csv, yaml, parquet",
                         (*opt.FORMATS, "parquet")),
-            *opt.connection(),
+            *opt.CONNECTED,
         ],
         help="List the integrated accounts of the token's environment, or show one of them (ID, or me: the account "
         "that the token belongs to). Their context, which can hold secrets, is left out.",
-        examples=EXAMPLES,
+        examples=EXAMPLES, exit_codes=EXIT_CODES,
     )  # fmt: skip

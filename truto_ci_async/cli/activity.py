@@ -99,10 +99,8 @@ async def shown(parts: Callable[[], list[str]]) -> AsyncGenerator[None]:
         is_terminal = status_line.is_terminal(sys.stderr)
         await asyncio.sleep(FIRST_SECONDS if is_terminal else LOG_SECONDS)
         while True:
-            if is_terminal:
-                status_line.show(" · ".join(filter(None, parts())))
-            else:
-                say(", ".join(filter(None, parts())))
+            said = [*filter(None, parts())]
+            status_line.show(" · ".join(said)) if is_terminal else say(", ".join(said))
             await asyncio.sleep(TERMINAL_SECONDS if is_terminal else LOG_SECONDS)
 
     task = asyncio.create_task(keep_updating())

@@ -19,7 +19,7 @@ from truto_ci_async._version import __version__
 
 from .completion import VARIABLE
 from .messages import EXIT_CODES, say
-from .options import Command, Option, Options, Run, connection, write_options
+from .options import CONNECTED, Command, Options, Run, write_epilog, write_options
 
 NAME: Final = "truto-ci"
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {  # module, and what the list of commands says
@@ -50,9 +50,12 @@ RENAMED: Final = {
     **dict.fromkeys(("--to", "--until", "--before"), "--end-time TIME"),
     **dict.fromkeys(("--id", "--account-id", "--integrated-account-id"), "-a ID"),
     **dict.fromkeys(("--file", "--output-file"), "--out FILE"),
+    **{f"--{each}": f"-o {each}" for each in ("table", "json", "ndjson", "csv", "yaml", "parquet")},
+    "--out": "--to URL",  # of sync
+    "--start-time": "--max-history TIME",  # of sync
 }
 
-MAIN_HELP: Final = f"""
+MAIN_HELP: Final = f"""\
 try it now, without an account (--sandbox starts a local service with made-up data):
   truto-ci accounts --sandbox
   truto-ci interactions --sandbox --max-items 5
@@ -83,26 +86,20 @@ class App(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: Command = import_module(f".{COMMANDS[cmd_name][0]}", __package__).command(cmd_name)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args[0] not in COMMANDS and not ctx.resilient_parsing:
-            nearest = did_you_mean(args[0], COMMANDS) or f"; there are {', '.join(COMMANDS)}"
-            ctx.fail(f"there is no command {args[0]!r}{nearest}")
-        return super().resolve_command(ctx, args)
+        if cmd_name in COMMANDS:
+            command: Command = import_module(f".{COMMANDS[cmd_name][0]}", __package__).command(cmd_name)
+            return command
+        if not ctx.resilient_parsing:
+            nearest = did_you_mean(cmd_name, COMMANDS) or f"; there are {', '.join(COMMANDS)}"
+            if cmd_name in ("help", "version"):
+                nearest = f"; write {NAME} --{cmd_name}"
+            ctx.fail(f"there is no command {cmd_name!r}{nearest}")
+        return None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        named = [
-            CompletionItem(name, help=text)
-            for name, (_, text) in COMMANDS.items()
-            if name.startswith(incomplete)
-        ]
-        return [*named, *click.Command.shell_complete(self, ctx, incomplete)]
+        named = (CompletionItem(name, help=text) for name, (_, text) in COMMANDS.items())
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(each for each in named if each.value.startswith(incomplete)), *options]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("commands"):
@@ -110,26 +107,19 @@ class App(click.Group):
         write_options(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(MAIN_HELP)
+        write_epilog(formatter, MAIN_HELP)
 
 
-def _say_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
-    if wanted and not ctx.resilient_parsing:
-        click.echo(f"{NAME} {__version__}")
-        ctx.exit()
-
-
-app: Final = App(
+_with_version: Final = click.version_option(
+    __version__, prog_name=NAME, message="%(prog)s %(version)s", help="show the version"
+)
+app: Final = _with_version(App(
     NAME,
     help="Talk metrics of the people on your customers' calls, from Truto's unified conversational-intelligence API.",
-    params=[
-        Option("--version", group="help", is_flag=True, is_eager=True, expose_value=False, callback=_say_version,
-               help="show the version"),
-        *connection(),
-    ],
+    params=[*CONNECTED],
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-)  # fmt: skip
+))  # fmt: skip
 
 
 def parse(argv: Sequence[str]) -> tuple[Run, Options]:
@@ -172,12 +162,25 @@ def _reason(error: click.UsageError, context: click.Context) -> str:
             return f"{error.option_name} needs a value: {error.option_name} {values[0]}"
         case _:
             pass
-    names = [each.name for each in context.command.params] if "unexpected extra" in error.message else ()
-    if "account" in names and not context.params.get("account"):
-        return f"{error.format_message()}; write -a ID for the account"
-    return error.format_message() + (
-        "; write -m NAME for a method, such as -m meta" if "method" in names else ""
-    )
+    if "unexpected extra" not in error.message:
+        return error.format_message()
+    if context.info_name == "login":  # it may be the token
+        return "it takes no argument: it asks for the token, or reads it with --token-stdin"
+    names = {each.name for each in context.command.params if not context.params.get(each.name or "")}
+    hint = "--profile NAME" if context.info_name == "logout" else ""
+    hint = "MODEL/RESOURCE" if context.info_name == "export" else hint
+    hint = hint or next((text for name, text in _INSTEAD.items() if name in names), "")
+    return error.format_message() + (f"; write {hint}" if hint else "")
+
+
+# Options that a surplus argument may be the value of.
+_INSTEAD: Final = {
+    "account": "-a ID for the account",
+    "accounts": "-a ID for the account",
+    "meeting": "--meeting ID for the meeting",
+    "method": "-m NAME for a method, such as -m meta",
+    "to": "--out FOLDER for the folder",
+}
 
 
 def _nearest_option(name: str, context: click.Context) -> str:

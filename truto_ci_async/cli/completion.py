@@ -14,9 +14,9 @@ SHELLS: Final = ("bash", "zsh", "fish")
 VARIABLE: Final = "_TRUTO_CI_COMPLETE"
 EXAMPLES: Final = """\
 examples:
-  eval "$(truto-ci completion bash)"            # in ~/.bashrc
-  eval "$(truto-ci completion zsh)"             # in ~/.zshrc
-  truto-ci completion fish | source             # in ~/.config/fish/config.fish
+  eval "$(truto-ci completion bash)"    # in ~/.bashrc
+  eval "$(truto-ci completion zsh)"     # in ~/.zshrc
+  truto-ci completion fish | source    # in ~/.config/fish/config.fish
 """
 
 
@@ -28,7 +28,7 @@ async def run_completion(options: Options, progress: Progress) -> None:
 
 
 def command(name: str) -> Command:
-    shell = click.Argument(["shell"], type=Choice(SHELLS), required=True)
+    shell = click.Argument(["shell"], type=Choice(SHELLS), required=True, help="the one you use")
     return Command(
         name, run_completion, [shell], examples=EXAMPLES,
         help="Print the script with which bash, zsh or fish completes commands, options, choices and files, and the "

@@ -8,11 +8,9 @@ from datetime import date
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from truto_ci_async.errors import UsageError
-
 from .activity import Activity, shown
 from .messages import note, say
-from .options import PRODUCTS, Options
+from .options import PRODUCTS, Options, refuse
 from .profiles import credentials
 from .resources import method_of, resource_command
 
@@ -43,33 +41,32 @@ async def connect(
     from truto_ci_async import Pacing, Rate, Timeouts, TrutoClient
 
     events = activity or Activity()
-    settings: dict[str, Any] = {"on_event": [events.on_event, *([_say_event] if options.verbose else [])]}
+    hooks: list[Callable[[Event], object]] = [events.on_event]
+    if options.verbose:
+        hooks.append(lambda event: say(f"- {event}"))
+    settings: dict[str, Any] = {"on_event": hooks}
     if (seconds := options.timeout) is not None:
-        settings["timeouts"] = Timeouts(
-            connect=min(seconds, 10), read=seconds, attempt=seconds, total=seconds
-        )
-    token, url, options.source = (
-        (options.token, options.api_url, "sandbox")
-        if options.sandbox
-        else credentials(options.token, options.profile, options.api_url)
-    )
+        whole = dict.fromkeys(("read", "attempt", "total"), seconds)
+        settings["timeouts"] = Timeouts(connect=min(seconds, 10), **whole)
     async with AsyncExitStack() as stack:
-        if options.sandbox:
+        if not options.sandbox:
+            token, url, options.source = credentials(options.token, options.profile, options.api_url)
+        else:
             from truto_ci_async.sandbox import Sandbox
 
-            if token or url or options.profile:
-                raise UsageError(
-                    "--sandbox has a token and an address of its own: leave out --token, --profile and --api-url"
-                )
-            if "token_rate" in sandbox_options:
-                settings["pacing"] = Pacing(
-                    token=Rate(*sandbox_options["token_rate"]), account=Rate(*sandbox_options["account_rate"])
-                )
-            sandbox = await stack.enter_async_context(
-                Sandbox(seed=SANDBOX_SEED, providers=1, **sandbox_options)
-            )
+            refuse({
+                "--sandbox has a token and an address of its own: leave out --token, --profile and --api-url":
+                    options.token or options.api_url or options.profile,
+            })  # fmt: skip
+            if sandbox_options:
+                limits: dict[str, Any] = {
+                    name: Rate(*sandbox_options[f"{name}_rate"]) for name in ("token", "account")
+                }
+                settings["pacing"] = Pacing(**limits)
+            sandbox = Sandbox(seed=SANDBOX_SEED, providers=1, **sandbox_options)
+            await stack.enter_async_context(sandbox)
             _fill_in(options, sandbox)
-            token, url = sandbox.token, sandbox.url
+            token, url, options.source = sandbox.token, sandbox.url, "sandbox"
         client = await stack.enter_async_context(TrutoClient(token, base_url=url, **settings))
         events.watch(client)
         await stack.enter_async_context(
@@ -78,26 +75,21 @@ async def connect(
         yield client
 
 
-def _say_event(event: Event) -> None:
-    say(f"- {event}")
-
-
 def _fill_in(options: Options, sandbox: Sandbox) -> None:
     """Put in an account, a meeting and a window where none is given, and say so."""
     notes: list[str] = []
-    meetings: list[str] = getattr(options, "meeting", None) or []
+    given = vars(options).get
+    meetings: list[str] = given("meeting") or []
     if options.command != "accounts" and hasattr(options, "account") and options.account is None:
-        options.account = _account_with(sandbox, getattr(options, "id", None) or next(iter(meetings), None))
+        options.account = _account_with(sandbox, given("id") or next(iter(meetings), None))
         notes.append(f"account {options.account}")
-    command = resource_command(getattr(options, "model", ""), getattr(options, "resource", ""))
+    command = resource_command(given("model", ""), given("resource", ""))
     is_list = command is not None and method_of(options) == "list"
     filters = command.filters if command is not None and is_list else ()
-    of_users = getattr(options, "resource", None) == ["users"]  # which have no windows
+    of_users = given("resource") == ["users"]  # which have no windows
     if (options.command == "pull" and not of_users) or "start_time" in filters:
         # The synced store needs no window.
-        is_synced = getattr(options, "super_query", None) or "truto_super_query" in (
-            getattr(options, "extra_query", None) or {}
-        )
+        is_synced = given("super_query") or "truto_super_query" in (given("extra_query") or {})
         if options.start_time is None and options.end_time is None and not is_synced:
             options.start_time, options.end_time = SANDBOX_WINDOW
             notes.append(f"window {SANDBOX_WINDOW[0]} to {SANDBOX_WINDOW[1]}")
@@ -112,10 +104,9 @@ def _fill_in(options: Options, sandbox: Sandbox) -> None:
 
 def _account_with(sandbox: Sandbox, id: str | None) -> str:
     """Return the account that has a meeting or user of this id, else the first, which has every resource."""
-    for account in (each for provider in (PRODUCTS if id else ()) for each in sandbox.accounts_of(provider)):
-        if id in sandbox.user_ids(account) or id in sandbox.meeting_ids(account):
-            return account
-    return sandbox.account_ids[0]
+    every = (each for provider in PRODUCTS if id for each in sandbox.accounts_of(provider))
+    has_it = (each for each in every if id in sandbox.user_ids(each) or id in sandbox.meeting_ids(each))
+    return next(has_it, sandbox.account_ids[0])
 
 
 def _first_recorded(sandbox: Sandbox, account: str) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,8 @@ import click
 
 from truto_ci_async.errors import UsageError
 
-from .messages import DONE, INCOMPLETE, SOME_FAILED, note, say
-from .options import Options, choice, text
-from .values import whole_number
+from .messages import DONE, note, pull_code, say
+from .options import Options, choice, number, text
 
 if TYPE_CHECKING:
     from truto_ci_async.pull.report import ShardReports
@@ -32,29 +30,18 @@ def engine_options() -> list[click.Parameter]:
                help="run on a cluster, which sees the folder and has TRUTO_API_TOKEN in its environment"),
         text("--ray-address", group=GROUP, metavar="HOST:PORT",
              help="the cluster (default: RAY_ADDRESS, or the cores of this machine)"),
-        text("--shards", group=GROUP, metavar="N", read=whole_number(1),
+        number("--shards", group=GROUP,
              help=f"tasks for the cluster, some four for each worker (default: {SHARDS}); the same in every run"),
     ]  # fmt: skip
 
 
 def check_engine(options: Options) -> None:
     """:raises UsageError: an option that is only for an engine, or not for one."""
-    given = {"--ray-address": options.ray_address, "--shards": options.shards}
     if options.engine is None:
-        if names := [name for name, value in given.items() if value is not None]:
-            raise UsageError(f"{' and '.join(names)}: for --engine ray only")
+        options.refuse(": for --engine ray only", "ray_address", "shards")
         return
-    others = {
-        "--sandbox": options.sandbox,
-        "--fresh": options.fresh,
-        "--report": options.report,
-        "--timeout": options.timeout,
-    }
-    if names := [name for name, value in others.items() if value]:
-        raise UsageError(
-            f"{' and '.join(names)}: not with --engine"
-            + ("; to start over, use another folder or table" if options.fresh else "")
-        )
+    again = "; to start over, use another folder or table" if options.fresh else ""
+    options.refuse(f": not with --engine{again}", "sandbox", "fresh", "report", "timeout")
     if options.token or options.profile:
         raise UsageError(
             "--token and --profile: not with --engine, whose workers read TRUTO_API_TOKEN where they run"
@@ -100,34 +87,29 @@ async def pull_on_engine(options: Options, accounts: list[Any] | Path | None, as
         return [_how_far(each) for each in current] or ["starting the tasks"]
 
     # The requests are those of the tasks, so what this client waits for does not matter.
-    async with _told_how_to_go_on(), connect(options, status, Activity()) as client:
-        for name in options.resource:
-            current.clear()
-            reports = await pull_to(
-                await getattr(client, name).plan(accounts, **settings_of(name, options, asked)),
-                out,
-                shards=options.shards or SHARDS,
-                address=options.ray_address,
-                base_url=client.base_url,
-                on_progress=tell,
-                budget=Budget(max_accounts=options.max_accounts),
-                grow=options.grow,
-                lookback=options.lookback if name == "transcripts" else None,
-                **target_of(options),
-            )
-            code = max(code, say_result(name, reports))
-    if code != DONE:
-        say(AGAIN)
-    return code
-
-
-@asynccontextmanager
-async def _told_how_to_go_on() -> AsyncGenerator[None]:
     try:
-        yield
+        async with connect(options, status, Activity()) as client:
+            for name in options.resource:
+                current.clear()
+                reports = await pull_to(
+                    await getattr(client, name).plan(accounts, **settings_of(name, options, asked)),
+                    out,
+                    shards=options.shards or SHARDS,
+                    address=options.ray_address,
+                    base_url=client.base_url,
+                    on_progress=tell,
+                    budget=Budget(max_accounts=options.max_accounts),
+                    grow=options.grow,
+                    lookback=options.lookback if name == "transcripts" else None,
+                    **target_of(options),
+                )
+                code = max(code, say_result(name, reports))
     except asyncio.CancelledError:  # by Ctrl-C, or SIGTERM
         say(AGAIN)
         raise
+    if code != DONE:
+        say(AGAIN)
+    return code
 
 
 def _how_far(reports: ShardReports) -> str:
@@ -145,4 +127,4 @@ def say_result(name: str, reports: ShardReports) -> int:
         say(f"  and {failed - MAX_NAMED:,} more accounts failed")
     if parked := reports.total("parked_count"):
         say(f"  {parked:,} accounts are parked: the service takes no requests of them for now")
-    return DONE if reports.complete else SOME_FAILED if failed else INCOMPLETE
+    return pull_code(reports)

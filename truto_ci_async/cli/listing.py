@@ -12,13 +12,14 @@ from truto_ci_async._text import printable
 from truto_ci_async._wire.times import resolve_time
 from truto_ci_async.cli.output.destinations import Output
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, layout_of_columns
-from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS, one_line
+from truto_ci_async.cli.output.writers import ROW_FORMATS, TYPED_FORMATS, KeyedWriter, Writer, one_line
 from truto_ci_async.errors import UsageError
 from truto_ci_async.models.resource_types import ITEM_TYPES
+from truto_ci_async.resources.keyed import Keyed
 
 from .connection import connect
 from .messages import Progress, say
-from .options import Options
+from .options import Options, refuse
 from .pages import format_of, open_output, prefetch, write_pages, writer_for
 from .resources import MODEL, RESOURCES, resource_command
 from .values import read_query
@@ -29,13 +30,8 @@ if TYPE_CHECKING:
     from truto_ci_async.pagination.stream import ItemStream
     from truto_ci_async.resources.base import Resource
 
-# The option of each filter that not every resource has.
-_OPTIONS: Final = {
-    "start_time": "--start-time",
-    "end_time": "--end-time",
-    "users": "--user",
-    "meeting": "--meeting",
-}
+# The filters that not every resource has.
+_FILTERS: Final = ("start_time", "end_time", "users", "meeting")
 
 
 async def list_items(options: Options, progress: Progress) -> None:
@@ -55,18 +51,22 @@ async def list_items(options: Options, progress: Progress) -> None:
     writer = writer_for(options, format, layout, is_document=options.key_by is not None)
     # Rows are made of typed items. The other formats pass on what the service sent, with every field it has.
     item_type: Any = Raw if format not in TYPED_FORMATS else ITEM_TYPES[options.resource] if command else dict
+    if options.key_by:
+        writer = KeyedWriter(writer, Keyed())
     async with connect(options, progress.parts) as client:
         resource = open_resource(client, options)
         _check_filters(resource, options)
-        resumes = not options.key_by and len(options.meeting) <= 1
-        with open_output(options, writer, progress, resumes=resumes) as output:
-            for meeting in [] if output.is_complete else options.meeting or [None]:
+        meetings = options.meeting or [None]
+        progress.takes_cursor = not options.key_by and len(meetings) == 1
+        with open_output(options, writer, progress, resumes=True) as output:
+            output.lists = len(meetings)
+            for meeting in meetings[output.lists_done :]:
+                if progress.items == options.max_items:
+                    break
                 filters = _filters(resource, options, meeting)
                 if not is_raw:
                     filters["item_type"] = item_type
-                await _Listing(resource, filters, options, output, progress).write()
-                if progress.items == options.max_items:
-                    break
+                await _Listing(resource, filters, options, output, progress, writer).write()
     progress.say_done()
 
 
@@ -94,15 +94,16 @@ def _default_output(options: Options) -> str:
 
 def _check_filters(resource: Resource[Any], options: Options) -> None:
     """:raises UsageError: a filter that the resource does not have, or one missing that it needs."""
-    extra: dict[str, Any] = options.extra_query or {}
-    given = {name for name in _OPTIONS if getattr(options, name)}
     name = options.resource if options.resource in RESOURCES else f"{options.model}/{options.resource}"
-    if unknown := [_OPTIONS[each] for each in _OPTIONS if each in given - {*resource.own_filters}]:
+    if unknown := options.given(*(each for each in _FILTERS if each not in resource.own_filters)):
         raise UsageError(f"{name} takes no {' and no '.join(unknown)}; -q sends any parameter")
-    required = [each for each in resource.required_filters if each not in given and each not in extra]
+    extra: dict[str, Any] = options.extra_query or {}
+    required = [
+        each for each in resource.required_filters if not getattr(options, each) and each not in extra
+    ]
     if required:
         ids = " ID (`truto-ci meetings` lists them)" if "meeting" in required else ""
-        raise UsageError(f"{name} needs {' and '.join(_OPTIONS[each] for each in required)}{ids}")
+        raise UsageError(f"{name} needs {' and '.join(options.option_names[each] for each in required)}{ids}")
 
 
 def _check_options(options: Options, format: str) -> None:
@@ -130,9 +131,7 @@ def _check_options(options: Options, format: str) -> None:
     if len(options.meeting) > 1:
         of_one = {"-o vtt": format == "vtt", "--key-by": keyed, "--next-cursor": options.next_cursor}
         contradictions |= {f"{name} is for one meeting: give one --meeting": of_one[name] for name in of_one}
-    for message, is_so in contradictions.items():
-        if is_so:
-            raise UsageError(message)
+    refuse(contradictions)
     if options.start_time and options.end_time:
         now = datetime.now(UTC)
         start, end = (resolve_time(each, "", now).at for each in (options.start_time, options.end_time))
@@ -143,14 +142,8 @@ def _check_options(options: Options, format: str) -> None:
 
 
 def _filters(resource: Resource[Any], options: Options, meeting: str | None) -> dict[str, Any]:
-    own = {
-        "start_time": options.start_time,
-        "end_time": options.end_time,
-        "users": options.users or None,
-        "meeting": meeting,
-    }
-    own = {name: value for name, value in own.items() if name in resource.own_filters}
-    return own | options.pick(
+    own = {**options.pick(*_FILTERS), "users": options.users or None, "meeting": meeting}
+    return {name: value for name, value in own.items() if name in resource.own_filters} | options.pick(
         *("limit", "ignore_limit", "exclude_fields", "ignore_remote_data", "super_query", "skip_api_call"),
         *("remote_query", "extra_query"),
     )
@@ -164,11 +157,12 @@ class _Listing(NamedTuple):
     options: Options
     output: Output
     progress: Progress
+    writer: Writer
 
     async def write(self) -> None:
         """Write the list to its end."""
-        if self.options.key_by:
-            await self._write_keyed()
+        if isinstance(self.writer, KeyedWriter):
+            await self._write_keyed(self.writer.found)
         elif self.options.response_format == "raw":
             await self._write_raw()
         elif self.options.response_format == "stream":
@@ -188,12 +182,10 @@ class _Listing(NamedTuple):
         )
         is_debug = options.response_format == "debug"
         if is_debug:
-            say(
-                "values of requestOptions and responseHeaders show as ***: they can hold the provider's credentials"
-            )
-        await write_pages(
-            paginator, options, self.output, self.progress, self._with_debug if is_debug else None
-        )
+            why = "they can hold the provider's credentials"
+            say(f"values of requestOptions and responseHeaders show as ***: {why}")
+        render = self._with_debug if is_debug else None
+        await write_pages(paginator, options, self.output, self.progress, render)
 
     def _with_debug(self, page: Page[Any], items: Sequence[Any]) -> Sequence[Any]:
         document = _masked_debug(page.debug)
@@ -204,12 +196,9 @@ class _Listing(NamedTuple):
 
     async def _write_raw(self) -> None:
         options, progress = self.options, self.progress
-        progress.position, pages_before = options.next_cursor, progress.pages
-        pages = aiter(
-            self.resource.raw(
-                options.account, cursor=options.next_cursor, max_pages=options.max_pages, **self.filters
-            )
-        )
+        progress.begin(options.next_cursor)
+        where = options.pick("max_pages") | {"cursor": options.next_cursor}
+        pages = aiter(self.resource.raw(options.account, **where, **self.filters))
         async for page in pages:
             documents = [page.json(Raw)] if page.body else []  # a first page may be empty
             self.output.page(documents)
@@ -217,33 +206,43 @@ class _Listing(NamedTuple):
             # A position holds resolved times, and only characters that are printed unchanged.
             is_needed = pages.position is not None and (pages.position.times or printable(cursor) != cursor)
             progress.add_page(len(documents), pages.position if is_needed else page.next_cursor)
-            is_last = progress.position is None or progress.pages - pages_before == options.max_pages
-            self.output.commit(progress, is_complete=is_last)
+            self.output.commit(progress, is_complete=progress.is_over(options.max_items, options.max_pages))
             if page.provider_cursor is not None:
                 progress.rest = (
-                    "the provider has more, for which --response-format raw cannot ask: leave it out for all"
+                    "the provider has more, for which --response-format raw cannot ask: leave it out"
                 )
 
-    async def _write_keyed(self) -> None:
+    async def _write_keyed(self, found: Keyed[Any]) -> None:
         options, progress = self.options, self.progress
-        found = await self.resource.keyed(
+        progress.begin(options.next_cursor)
+        found.pages = progress.pages
+        pages = self.resource.keyed_pages(
             options.account,
             key_by=options.key_by,
             response_format=options.response_format,
+            cursor=options.next_cursor,
             max_pages=options.max_pages,
             **self.filters,
         )
-        self.output.page([found])
-        progress.items, progress.pages = len(found), found.pages
-        for issue in found.issues:
-            say(f"warning: {issue.path}: {issue.message}")
+        async for page in pages:
+            told = len(found.issues)
+            await found.add_page(page)
+            for issue in found.issues[told:]:
+                say(f"warning: {issue.path}: {issue.message}")
+            new = [
+                (key, item)
+                for key, item in zip(page.keys or (), page.items, strict=True)
+                if found[key] is item
+            ]
+            self.output.page(new)
+            progress.add_page(len(new), pages.position)
+            self.output.commit(progress, is_complete=progress.is_over(options.max_items, options.max_pages))
 
     async def _write_stream(self) -> None:
         """Write items as they arrive: in one stream over all pages, or in one per page to count ``--max-pages``."""
         options, progress = self.options, self.progress
-        progress.position, pages_before = options.next_cursor, progress.pages
-        is_last = False
-        while not is_last:
+        progress.begin(options.next_cursor)
+        while True:
             stream = self.resource.stream(
                 options.account,
                 path=options.path or "result",
@@ -253,12 +252,10 @@ class _Listing(NamedTuple):
             )
             async with stream:
                 await self._copy(stream)
-            is_last = (
-                progress.position is None
-                or progress.items == options.max_items
-                or progress.pages - pages_before == options.max_pages
-            )
+            is_last = progress.is_over(options.max_items, options.max_pages)
             self.output.commit(progress, is_complete=is_last)
+            if is_last:
+                break
 
     async def _copy(self, stream: ItemStream[Any]) -> None:
         """Write one stream, and keep ``progress`` correct however it ends."""
@@ -286,9 +283,8 @@ class _Listing(NamedTuple):
             progress.position = stream.position
             count_pages()
             if not stream.pages_read and (not progress.repeated or progress.items == most):
-                progress.position = (
-                    start  # continuing from the beginning of this stream would mean starting over
-                )
+                # Continuing from the beginning of this stream would mean starting over.
+                progress.position = start
         if stream.envelope.get("is_partial_response"):
             say("warning: the service calls this a partial response")
 

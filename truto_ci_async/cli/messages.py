@@ -6,15 +6,19 @@ import re
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from truto_ci_async import errors
 from truto_ci_async._text import printable
 from truto_ci_async.cli.output import status_line
+
+if TYPE_CHECKING:
+    from truto_ci_async.pull.report import PullReports, ShardReports
 
 DONE: Final = 0
 FAILED: Final = 1
@@ -96,6 +100,10 @@ def exit_code(error: BaseException, *, is_partly_done: bool = False) -> int:
             return FAILED
 
 
+def pull_code(reports: PullReports | ShardReports) -> int:
+    return DONE if reports.complete else SOME_FAILED if reports.failed else INCOMPLETE
+
+
 def describe(error: BaseException, option_names: Mapping[str, str] = MappingProxyType({})) -> str:
     """Return what happened. ``option_names`` are the options that stand for arguments in Python."""
     if _has_no_token(error):
@@ -124,6 +132,7 @@ def in_options(message: str, option_names: Mapping[str, str]) -> str:
         return option_names.get(match[0], match[0])
 
     message = given_in_options(message, option_names)
+    message = message.replace("page.position", "what the earlier run printed")
     words = r"(?<![\w/-])(?:[a-z]+(?:_[a-z]+)+)(?![\w=-])|^[a-z]+(?=:| (?:is|has|must)\b)"
     message = re.sub(words, named, message)
     return re.sub(r"(--[a-z-]+) \(\1\)", r"\1", message)  # where the library names the option as well
@@ -141,12 +150,8 @@ def given_in_options(message: str, option_names: Mapping[str, str]) -> str:
 
 def advise(error: BaseException, option_names: Mapping[str, str]) -> str | None:
     """Return what to do about an error, or None when its own message says it. Other options are not named."""
-    advice = (_advice(error) or "").split("; ")
-    return "; ".join(each for each in advice if _options_in(each) <= set(option_names.values())) or None
-
-
-def _options_in(text: str) -> set[str]:
-    return set(re.findall(r"--[a-z-]+", text))
+    advice, known = (_advice(error) or "").split("; "), set(option_names.values())
+    return "; ".join(each for each in advice if known.issuperset(re.findall(r"--[a-z-]+", each))) or None
 
 
 def _advice(error: BaseException) -> str | None:
@@ -218,13 +223,24 @@ class Progress:
         self._started = clock()
         self.noun = "item"
         self.items = 0
-        self.pages = 0
+        self.items_before = 0  # those of an earlier run
+        self.pages = self._pages_before = 0
         self.position: object = None  # where to continue; None at the beginning and at the end
+        self.takes_cursor = True  # whether `--next-cursor` can continue from there
         self.repeated = 0  # items already written that come again when continuing from `position`
         self.more = "there is more"
         self.rest = ""  # what is missing although there is no position to continue from
         self.file: Path | None = None  # where the output is; None for stdout
         self.is_resumable = False  # the same command goes on with that file
+
+    def begin(self, position: object) -> None:
+        """Begin a list at a position."""
+        self.position, self._pages_before = position, self.pages
+
+    def is_over(self, max_items: int | None, max_pages: int | None) -> bool:
+        """Return whether the list was read to its end, or as far as it was asked for."""
+        in_list = self.pages - self._pages_before
+        return self.position is None or self.items == max_items or in_list == max_pages
 
     def add_page(self, items: int, position: object, *, repeated: int = 0) -> None:
         self.items += items
@@ -238,7 +254,8 @@ class Progress:
         if self.rest:
             say(f"warning: {self.rest}")
         if self.position is not None:
-            note(f"{self.more}; {self._how_to_continue()}")
+            how = self._how_to_continue() if self.takes_cursor else "raise --max-pages or --max-items"
+            note(f"{self.more}; {how}")
         elif self.repeated:
             note(f"{self.more} on this first page: raise --max-items")
 
@@ -248,14 +265,14 @@ class Progress:
             say(f"complete so far: {self._written()}")
         if self.is_resumable and self.file is not None:
             say("run the same command again to continue")
-        if self.position is not None:
+        if self.position is not None and self.takes_cursor:
             say(self._how_to_continue())
 
     def parts(self) -> list[str]:
         """Return what is said while a list is read."""
         if not self.items:
             return [f"no {self.noun} yet"]
-        rate = self.items / max(self._clock() - self._started, 0.001)
+        rate = (self.items - self.items_before) / max(self._clock() - self._started, 0.001)
         return [f"{plural(self.items, self.noun)} ({rate:,.0f}/s)", plural(self.pages, "page")]
 
     def _written(self) -> str:
@@ -271,3 +288,20 @@ class Progress:
         separator = "=" if cursor.startswith("-") else " "
         where = "" if self.file is None else ", in a file of another name"
         return f"to continue{repeating}{where}, add: --next-cursor{separator}{shlex.quote(cursor)}"
+
+
+def say_error(error: Exception, progress: Progress, option_names: Mapping[str, str], verbose: int) -> int:
+    """Say what went wrong and what to do about it; return the exit code."""
+    code = exit_code(error, is_partly_done=bool(progress.pages or progress.items))
+    text = f"truto-ci: {describe(error, option_names)}"
+    is_list = isinstance(error, errors.StateConflictError)  # of what differs: a line for each
+    for line in text.split("\n") if is_list else [text]:
+        say(line)
+    if advice := advise(error, option_names):
+        say(f"  {advice}")
+    if verbose > 1:
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            say(f"  {line}")  # indented, so that it cannot pass for a message of ours
+    if code == USAGE or isinstance(error, (errors.CursorExpiredError, errors.CursorLoopError)):
+        progress.position = None  # continuing from there would fail again
+    return code

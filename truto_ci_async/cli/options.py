@@ -5,6 +5,7 @@ Parsing has no effects and loads no client: a command's ``invoke`` returns what 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from textwrap import fill
@@ -15,10 +16,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from truto_ci_async._checks import did_you_mean
-from truto_ci_async.errors import ConfigurationError
+from truto_ci_async.errors import ConfigurationError, UsageError
 
 from .messages import Progress
-from .values import filled, moment, seconds, whole_number, word
+from .values import filled, moment, one_id, seconds, whole_number, word
 
 FORMATS: Final = ("table", "json", "ndjson", "csv", "yaml")
 RESPONSE_FORMATS: Final = ("unified", "normalized", "debug", "raw", "stream")
@@ -35,8 +36,26 @@ class Options(SimpleNamespace):
         """Return some of them, by name."""
         return {name: getattr(self, name) for name in names}
 
+    def refuse(self, why: str, *names: str) -> None:
+        """:raises UsageError: one of these options is given; the message names those, and then says ``why``."""
+        if given := self.given(*names):
+            raise UsageError(f"{' and '.join(given)}{why}")
+
+    def given(self, *names: str) -> list[str]:
+        """Return those of some options that have another value than without them, as they are written."""
+        offered = [name for name in names if name in self.option_names]
+        return [self.option_names[name] for name in offered if getattr(self, name) not in self.usual[name]]
+
+
+def refuse(cases: Mapping[str, object]) -> None:
+    """:raises UsageError: one of the cases is so; its key is the message."""
+    for message, is_so in cases.items():
+        if is_so:
+            raise UsageError(message)
+
 
 Run: TypeAlias = Callable[[Options, Progress], Coroutine[Any, Any, int | None]]
+Reader: TypeAlias = Callable[[str], Any]
 Completer: TypeAlias = Callable[[click.Context, click.Parameter, str], list[Any]]
 
 
@@ -50,34 +69,16 @@ class Choice(click.Choice[str]):
     """One of some words."""
 
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
-        is_file = "." in str(value) and any(
-            each.name == "out" for each in (ctx.command.params if ctx else ())
-        )
-        return (
-            not_one_of(value, self.choices) if not is_file else f"{value!r} is no format; write --out {value}"
-        )
-
-
-class Argument(click.Argument):
-    """An argument that the help explains, which click does in later versions only."""
-
-    group = "arguments"
-
-    def __init__(
-        self, name: str, metavar: str, *, help: str, required: bool = False, **settings: Any
-    ) -> None:
-        shown = metavar if required else f"[{metavar}]"
-        super().__init__([name], type=word, metavar=shown, required=required, **settings)
-        self._explained = help
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
-        return self.make_metavar(ctx), self._explained
+        has_out = ctx is not None and any(each.name == "out" for each in ctx.command.params)
+        if has_out and "." in str(value):
+            return f"{value!r} is no format; write --out {value}"
+        return not_one_of(value, self.choices)
 
 
 class Option(click.Option):
     """An option that the help shows under the heading ``group``."""
 
-    def __init__(self, *names: str, group: str, help: str, **settings: Any) -> None:
+    def __init__(self, *names: str, help: str, group: str = ASK, **settings: Any) -> None:
         repeated = "; may be repeated" if settings.get("multiple") else ""
         super().__init__([*names], help=f"{help}{repeated}", **settings)
         self.group = group
@@ -94,9 +95,11 @@ class Command(click.Command):
         *,
         help: str,
         examples: str = "",
+        exit_codes: str = "",
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(name, params=[*params], help=help, epilog=examples)
+        epilog = f"{examples}\n{exit_codes}" if exit_codes else examples
+        super().__init__(name, params=[*params], help=help, epilog=epilog)
         self.run = run
         self.defaults: Mapping[str, Any] = defaults or {}
 
@@ -121,7 +124,10 @@ class Command(click.Command):
                 given[name] = value
         if given.get("quiet") and given.get("verbose"):
             raise click.UsageError("--quiet and --verbose contradict each other: give one", ctx)
-        return self.run, Options(command=self.name, option_names=names, **{**self.defaults, **given})
+        usual = {each.name: (None, False, (), each.default) for each in self.params}
+        return self.run, Options(
+            command=self.name, option_names=names, usual=usual, **{**self.defaults, **given}
+        )
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"\n{fill(self.help or '', min(formatter.width, 79))}\n")
@@ -130,14 +136,29 @@ class Command(click.Command):
         write_options(self, ctx, formatter)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(f"\n{self.epilog}")
+        write_epilog(formatter, self.epilog or "")
+
+
+def write_epilog(formatter: click.HelpFormatter, text: str) -> None:
+    """Write paragraphs and lines that fit; a command that does not fit goes on behind a backslash."""
+    text = re.sub(r"(?<=[^\n:])\n(?=\S)", " ", text)  # the lines of a paragraph
+    for line in ("", *text.splitlines()):
+        is_command = line.startswith("  truto-ci")
+        if is_command:  # keep what is quoted together, and an option with its value
+            kept = "'[^']*'|\"[^\"]*\"|(?<= )-[\\w-]+ (?=[^-#|])"
+            line = re.sub(kept, lambda found: found[0].replace(" ", "\0"), line)
+        hang = re.match(r" *(\S+  +)?", line)
+        indent = " " * (6 if is_command else len(hang[0]) if hang else 0)
+        width = formatter.width + 1 - 2 * is_command * (len(line) > formatter.width + 1)
+        folded = fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        formatter.write(folded.replace("\n", " \\\n" if is_command else "\n").replace("\0", " ") + "\n")
 
 
 def write_options(command: click.Command, ctx: click.Context, formatter: click.HelpFormatter) -> None:
     """Write the options under the headings of their groups."""
     groups: dict[str, list[tuple[str, str]]] = {}
     for param in command.get_params(ctx):
-        if (record := param.get_help_record(ctx)) is not None:
+        if isinstance(param, click.Option) and (record := param.get_help_record(ctx)) is not None:
             groups.setdefault(getattr(param, "group", "help"), []).append(record)
     for group, records in groups.items():
         with formatter.section(group):
@@ -163,21 +184,26 @@ def offer_files(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     return [CompletionItem(incomplete, type="dir" if "FOLDER" in (param.metavar or "") else "file")]
 
 
-def flag(*names: str, group: str, help: str) -> Option:
+def argument(name: str, metavar: str, *, required: bool = False, **settings: Any) -> click.Argument:
+    shown = metavar if required else f"[{metavar}]"
+    return click.Argument([name], type=word, metavar=shown, required=required, **settings)
+
+
+def flag(*names: str, help: str, group: str = ASK) -> Option:
     return Option(*names, group=group, is_flag=True, help=help)
 
 
 def text(
-    *names: str,
-    metavar: str,
-    read: Callable[[str], Any] = filled,
-    complete: Completer | None = None,
-    **settings: Any,
+    *names: str, metavar: str, read: Reader = filled, complete: Completer | None = None, **settings: Any
 ) -> Option:
     """Return an option with a value that ``read`` reads. It raises ``ValueError``, and says how to write the value."""
     if metavar in ("FILE", "FOLDER"):
         complete = offer_files
     return Option(*names, type=read, metavar=metavar, shell_complete=complete, **settings)
+
+
+def number(*names: str, read: Callable[[str], int] = whole_number(1), **settings: Any) -> Option:
+    return text(*names, metavar="N", read=read, **settings)
 
 
 def choice(*names: str, choices: Sequence[str], **settings: Any) -> Option:
@@ -194,7 +220,7 @@ STATUSES: Final = ("active", "connecting", "post_install_error", "validation_err
 
 def known_accounts(ctx: click.Context) -> Sequence[str]:
     """Return the accounts that earlier commands have seen, for completion."""
-    from .account_cache import cached_accounts
+    from .kept_files import cached_accounts
 
     return cached_accounts()
 
@@ -208,10 +234,9 @@ def known_profiles(ctx: click.Context) -> Sequence[str]:
     return ()
 
 
-def account(group: str = ASK) -> Option:
-    return text(
-        "-a", "--account", group=group, metavar="ID", read=word, complete=offer(known_accounts),
-        help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")  # fmt: skip
+ACCOUNT: Final = text(
+    "-a", "--account", metavar="ID", read=one_id, complete=offer(known_accounts),
+    help="the integrated account (see `truto-ci accounts`); leave it out with an account's own token")  # fmt: skip
 
 
 # --- what to ask for -------------------------------------------------------------------------------------------
@@ -219,54 +244,42 @@ def account(group: str = ASK) -> Option:
 
 def window(note: str, end: str = "") -> list[click.Parameter]:
     return [
-        text("--start-time", group=ASK, metavar="TIME", read=moment,
+        text("--start-time", metavar="TIME", read=moment,
              help="beginning of the window: 2024-01-01 (midnight UTC), 2024-01-01T09:30:00+01:00, or relative to now: "
              f"today, now, -7d (s, m, h, d, w), today-12h; {note}"),
-        text("--end-time", group=ASK, metavar="TIME", read=moment, help=f"end of the window, exclusive{end}"),
+        text("--end-time", metavar="TIME", read=moment, help=f"end of the window, exclusive{end}"),
     ]  # fmt: skip
 
 
-def users() -> Option:
-    return text("--user", "users", group=ASK, metavar="ID", multiple=True, help="only this user")
-
-
-def exclusions() -> list[click.Parameter]:
-    return [
-        text(
-            "--exclude-field",
-            "exclude_fields",
-            group=ASK,
-            metavar="FIELD",
-            multiple=True,
-            help="leave this field out",
-        ),
-        flag("--ignore-remote-data", group=ASK, help="leave out remote_data, the provider's own record"),
-    ]
+USERS: Final = text("--user", "users", metavar="ID", multiple=True, help="only this user")
+EXCLUSIONS: Final = (
+    text("--exclude-field", "exclude_fields", metavar="FIELD", multiple=True,
+         help="leave this field out"),
+    flag("--ignore-remote-data", help="leave out remote_data, the provider's own record"),
+)  # fmt: skip
 
 
 def query(nested: str = "created_at[gt]=... or created_at.gt=...") -> list[click.Parameter]:
     return [
-        Option("-q", "--query", group=ASK, multiple=True, metavar="NAME=VALUE,...",
+        Option("-q", "--query", multiple=True, metavar="NAME=VALUE,...",
                help=f"more parameters, sent as they are; write nested ones as {nested}, each member of a list as "
                "name[]=..., and a comma inside a value as \\, (a backslash also makes . [ ] = and itself ordinary "
                "characters)"),
-        Option("--query-json", group=ASK, metavar="JSON",
+        Option("--query-json", metavar="JSON",
                help="the same as a JSON object; null removes a parameter that would have been sent"),
     ]  # fmt: skip
 
 
 def limit(group: str = ASK) -> Option:
-    return text(
-        "--limit", group=group, metavar="N", read=whole_number(1),
-        help="most items per page (default: the service's)")  # fmt: skip
+    return number("--limit", group=group, help="most items per page (default: the service's)")
 
 
 def pages(items: str) -> list[click.Parameter]:
     group = "pages"
     return [
         limit(group),
-        text("--max-items", group=group, metavar="N", read=whole_number(1), help=f"stop after N {items}"),
-        text("--max-pages", group=group, metavar="N", read=whole_number(1), help="stop after N pages"),
+        number("--max-items", group=group, help=f"stop after N {items}"),
+        number("--max-pages", group=group, help="stop after N pages"),
         text("--next-cursor", group=group, metavar="CURSOR",
              help="continue here: what an earlier run with the same filters printed on stderr, or the service's "
              "next_cursor; write to another --out file, since that of the earlier run is not replaced"),
@@ -276,17 +289,16 @@ def pages(items: str) -> list[click.Parameter]:
 # --- output ----------------------------------------------------------------------------------------------------
 
 
-def csv_formulas() -> Option:
-    return choice(
-        "--csv-formulas", group=OUTPUT, choices=("keep", "escape"), default="keep",
-        help="escape: with csv, put ' before text that a spreadsheet would take for a formula, such as =1+1",
-    )  # fmt: skip
+CSV_FORMULAS: Final = choice(
+    "--csv-formulas", group=OUTPUT, choices=("keep", "escape"), default="keep",
+    help="escape: with csv, put ' before text that a spreadsheet would take for a formula, such as =1+1",
+)  # fmt: skip
 
 
 def output(formats: str, choices: Sequence[str] = FORMATS) -> list[click.Parameter]:
     return [
         choice("-o", "--output", group=OUTPUT, choices=choices, help=formats),
-        csv_formulas(),
+        CSV_FORMULAS,
         text("--out", group=OUTPUT, metavar="FILE",
              help="write to FILE (- for stdout), in the format of its suffix unless -o is given; it appears only when "
              "it is complete, and after a failure the complete pages are kept in FILE.partial"),
@@ -294,33 +306,34 @@ def output(formats: str, choices: Sequence[str] = FORMATS) -> list[click.Paramet
     ]  # fmt: skip
 
 
+TEXT_OR_JSON: Final = choice(
+    "-o", "--output", group=OUTPUT, choices=("text", "json"), default="text", help="text (default), json"
+)
+
+
 # --- every command ---------------------------------------------------------------------------------------------
 
 
-def connection() -> list[click.Parameter]:
-    """Return the options that may stand before the command's name or after it."""
-    return [
-        flag("--sandbox", group=CONNECTION,
-             help="use made-up data from a local service that ends with the command; needs no token, and the account "
-             "and the window may be left out"),
-        text("--token", group=CONNECTION, metavar="TOKEN", read=str,
-             help="the API token; better `truto-ci login`, or set TRUTO_API_TOKEN: every user of the machine can read "
-             "a command line in its process list, and the shell keeps it in its history"),
-        text("--profile", group=CONNECTION, metavar="NAME", complete=offer(known_profiles),
-             help="use the token and the address that `truto-ci login` has kept under this name (default: "
-             "TRUTO_API_TOKEN, then the profile of TRUTO_PROFILE, then `default`)"),
-        text("--api-url", group=CONNECTION, metavar="URL", read=str,
-             help="address of the service (default: TRUTO_API_BASE_URL, then https://api.truto.one)"),
-        text("--timeout", group=CONNECTION, metavar="SECONDS", read=seconds,
-             help="longest time for one page, including all its attempts (default: 300)"),
-        *display(),
-    ]  # fmt: skip
-
-
-def display() -> list[click.Parameter]:
-    return [
-        Option("-v", "--verbose", group=DISPLAY, count=True,
-               help="show each request and response on stderr, never the token; -vv adds the traceback of an error"),
-        flag("--quiet", group=DISPLAY, help="show nothing on stderr but warnings and errors"),
-        flag("--no-color", group=DISPLAY, help="no colours, as with NO_COLOR"),
-    ]  # fmt: skip
+DISPLAYED: Final = (
+    Option("-v", "--verbose", group=DISPLAY, count=True,
+           help="show each request and response on stderr, never the token; -vv adds the traceback of an error"),
+    flag("--quiet", group=DISPLAY, help="show nothing on stderr but warnings and errors"),
+    flag("--no-color", group=DISPLAY, help="no colours, as with NO_COLOR"),
+)  # fmt: skip
+# These may stand before the command's name or after it.
+CONNECTED: Final = (
+    flag("--sandbox", group=CONNECTION,
+         help="use made-up data from a local service that ends with the command; needs no token, and the account "
+         "and the window may be left out"),
+    text("--token", group=CONNECTION, metavar="TOKEN", read=str,
+         help="the API token; better `truto-ci login`, or set TRUTO_API_TOKEN: every user of the machine can read "
+         "a command line in its process list, and the shell keeps it in its history"),
+    text("--profile", group=CONNECTION, metavar="NAME", complete=offer(known_profiles),
+         help="use the token and the address that `truto-ci login` has kept under this name (default: "
+         "TRUTO_API_TOKEN, then the profile of TRUTO_PROFILE, then `default`)"),
+    text("--api-url", group=CONNECTION, metavar="URL", read=str,
+         help="address of the service (default: TRUTO_API_BASE_URL, then https://api.truto.one)"),
+    text("--timeout", group=CONNECTION, metavar="SECONDS", read=seconds,
+         help="longest time for one page, including all its attempts (default: 300)"),
+    *DISPLAYED,
+)  # fmt: skip

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from truto_ci_async.cli.output import writers
 from truto_ci_async.cli.output.destinations import (
     Destination,
     Output,
@@ -19,13 +21,15 @@ from truto_ci_async.cli.output.destinations import (
 )
 from truto_ci_async.cli.output.parquet import ParquetWriter, StagedParquet
 from truto_ci_async.cli.output.resumable import ResumableFile, earlier_state, question_of
+from truto_ci_async.cli.output.status_line import is_terminal
 from truto_ci_async.cli.output.streams import open_pager
-from truto_ci_async.cli.output.tables import RowLayout, TableWriter
-from truto_ci_async.cli.output.writers import CsvWriter, Writer, make_writer
+from truto_ci_async.cli.output.tables import RowLayout, TableWriter, terminal_table
+from truto_ci_async.cli.output.writers import CsvWriter, KeyedWriter, Writer
 from truto_ci_async.errors import UsageError
 
 from .messages import Progress, note, plural, say
 from .options import Options
+from .resources import resource_command
 
 if TYPE_CHECKING:
     from truto_ci_async.models import Page
@@ -34,17 +38,9 @@ if TYPE_CHECKING:
 # The items of a page, and what to write for them.
 Render = Callable[["Page[Any]", Sequence[Any]], Sequence[Any]]
 
-_SUFFIXES: Final = {
-    ".json": "json",
-    ".ndjson": "ndjson",
-    ".jsonl": "ndjson",
-    ".csv": "csv",
-    ".yaml": "yaml",
-    ".yml": "yaml",
-    ".vtt": "vtt",
-    ".txt": "text",
-    ".parquet": "parquet",
-}
+_SUFFIXES: Final = {f".{each}": each for each in ("json", "ndjson", "csv", "yaml", "vtt", "parquet")} | {
+    ".jsonl": "ndjson", ".yml": "yaml", ".txt": "text",
+}  # fmt: skip
 
 
 def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:
@@ -64,19 +60,36 @@ def format_of(options: Options, default: str, texts: Sequence[str] = ()) -> str:
 
 
 def writer_for(options: Options, format: str, layout: RowLayout, *, is_document: bool = False) -> Writer:
-    """Return the writer of a command.
+    """Return the writer for ``-o``. ``is_document``: JSON and YAML of one item, instead of a list.
 
-    :raises UsageError: an option that the format does not have.
+    :raises MissingExtraError: YAML without PyYAML.
+    :raises UsageError: the format lacks an option, or is for other items or places.
     """
-    return make_writer(
-        format,
-        layout,
-        is_stdout=is_stdout(options.out),
-        csv_formulas=options.csv_formulas,
-        is_document=is_document,
-        is_titled=len(getattr(options, "meeting", ())) > 1,
-        color=not options.no_color,
-    )
+    if options.csv_formulas != "keep" and format != "csv":
+        raise UsageError(f"--csv-formulas is for csv, not for {format}")
+    match format:
+        case "json" | "yaml" if is_document:
+            return writers.DocumentWriter(format)
+        case "json":
+            return writers.JsonWriter()
+        case "ndjson":
+            return writers.NdjsonWriter()
+        case "csv":
+            return CsvWriter(layout, options.csv_formulas)
+        case "yaml":
+            return writers.YamlWriter()
+        case "parquet":
+            if layout.schema is None:
+                raise UsageError("-o parquet needs typed columns, which these items lack: use csv or ndjson")
+            if is_stdout(options.out) and is_terminal(sys.stdout):
+                raise UsageError("-o parquet is binary: give --out FILE, or pipe it somewhere")
+            return ParquetWriter(layout.schema)
+        case "text" | "vtt":
+            return writers.TranscriptWriter(format, is_titled=len(getattr(options, "meeting", ())) > 1)
+        case _ if is_stdout(options.out):
+            return terminal_table(layout, color=not options.no_color)
+        case _:
+            return TableWriter(layout)
 
 
 @contextmanager
@@ -102,11 +115,13 @@ def open_output(
                 f"with --next-cursor the pages before it are left out, and {earlier} may hold them: write the rest to "
                 "a file of another name, or move that one away"
             )
-        stage = StagedParquet(writer) if resumes and isinstance(writer, ParquetWriter) else None
-        writer = stage or writer
+        if resumes and isinstance(writer, ParquetWriter):
+            writer = StagedParquet(writer)
+        elif isinstance(writer, KeyedWriter):
+            writer.is_staged = resumes
         try:
             destination = (
-                ResumableFile(Path(options.out), question, stage.convert if stage else None)
+                ResumableFile(Path(options.out), question, getattr(writer, "convert", None))
                 if resumes
                 else open_destination(options.out)
             )
@@ -123,13 +138,13 @@ def open_output(
     if isinstance(writer, (CsvWriter, TableWriter)) and writer.left_out:
         note(f"not shown: {', '.join(writer.left_out)} (-o json has everything)")
     if isinstance(writer, TableWriter) and writer.hidden:
-        note(
-            f"no room for {', '.join(writer.hidden)}: --columns picks others, a wider terminal or -o csv shows all"
-        )
+        is_known = "columns" in options.option_names and resource_command(options.model, options.resource)
+        picks = ", --columns picks some" if is_known else ""
+        note(f"no room for {', '.join(writer.hidden)}: -o csv shows all{picks}")
 
 
 def _question(options: Options) -> str:
-    others = ("out", "no_pager", "option_names", "token", "timeout", "verbose", "quiet", "no_color")
+    others = ("out", "no_pager", "option_names", "usual", "token", "timeout", "verbose", "quiet", "no_color")
     return question_of({name: value for name, value in vars(options).items() if name not in others})
 
 
@@ -140,9 +155,14 @@ def _go_on(options: Options, file: ResumableFile, output: Output, writer: Writer
     if not state.pages:
         return
     note(f"going on behind {plural(state.items, progress.noun)} in {file.partial}")
-    options.next_cursor, output.is_complete, writer.state = state.position, state.is_complete, state.writer
+    if isinstance(writer, KeyedWriter):
+        writer.load(file.partial)
+    else:
+        writer.state = state.writer
+    options.next_cursor, output.lists_done = state.position, state.lists
     progress.items, progress.pages, progress.position = state.items, state.pages, state.position
-    if options.max_pages is not None and not state.is_complete:
+    progress.items_before = state.items
+    if options.max_pages is not None and not state.lists:
         options.max_pages -= state.pages
 
 
@@ -154,23 +174,19 @@ async def write_pages(
     render: Render | None = None,
 ) -> None:
     """Write page after page, each before waiting for the next one; ``render`` turns its items into what is written."""
-    left: int | None = None if options.max_items is None else options.max_items - progress.items
-    progress.position = options.next_cursor
-    pages_before = progress.pages
+    most = options.max_items
+    progress.begin(options.next_cursor)
     async for page in paginator.pages():
-        items: Sequence[Any] = page.items if left is None else page.items[:left]
+        items: Sequence[Any] = page.items if most is None else page.items[: most - progress.items]
         output.page(items if render is None else render(page, items))
         if page.is_partial_response:
             say("warning: the service calls this a partial response")
         if len(items) < len(page.items):  # the service cannot start inside a page, so this one comes again
             progress.add_page(len(items), progress.position, repeated=len(items))
-            output.commit(progress, is_complete=True)
-            break
-        progress.add_page(len(items), page.position)
-        left = None if left is None else left - len(items)
-        is_last = left == 0 or page.position is None or progress.pages - pages_before == options.max_pages
-        output.commit(progress, is_complete=is_last)
-        if left == 0:
+        else:
+            progress.add_page(len(items), page.position)
+        output.commit(progress, is_complete=progress.is_over(options.max_items, options.max_pages))
+        if progress.items == most:
             break
 
 

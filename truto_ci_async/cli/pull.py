@@ -5,32 +5,22 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from truto_ci_async.cli.output.status_line import expect_echo
 from truto_ci_async.errors import UsageError
 
 from . import options as opt
 from .engine import check_engine, engine_options, pull_on_engine, settings_of, target_of
-from .messages import (
-    DONE,
-    FAILED,
-    INCOMPLETE,
-    INTERRUPTED,
-    PULL_EXIT_CODES,
-    SOME_FAILED,
-    TERMINATED,
-    Progress,
-    exit_code,
-    note,
-    say,
-)
-from .options import ASK, OUTPUT, PRODUCTS, STATUSES, Command, Options, choice, flag, not_one_of, offer, text
+from .messages import DONE, FAILED, PULL_EXIT_CODES, Progress, exit_code, note, pull_code, say
+from .options import OUTPUT, Command, Options, choice, flag, number, offer, text
 from .resources import RESOURCES
-from .values import length, name_list, read_query, whole_number, window_length
+from .values import length, name_list, read_query, window_length
 
 if TYPE_CHECKING:
     from truto_ci_async.client import TrutoClient
@@ -39,13 +29,8 @@ if TYPE_CHECKING:
     from .pull_progress import PullProgress
 
 # The sandbox of a pull has enough accounts and pages to watch, and the service's rate limits ten times as fast.
-PULL_SANDBOX: Final[dict[str, Any]] = {
-    "accounts": 24,
-    "page_size": 25,
-    "token_rate": (500, 1.0),
-    "account_rate": (50, 1.0),
-}
-EXAMPLES: Final = f"""\
+PULL_SANDBOX: Final = {"accounts": 24, "page_size": 25, "token_rate": (500, 1.0), "account_rate": (50, 1.0)}
+EXAMPLES: Final = """\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci pull --sandbox --out out/
   truto-ci pull --sandbox --out days/ --start-time 2024-01-01 --end-time 2024-01-04 --window day -o csv
@@ -59,16 +44,14 @@ Rows are in out/RESOURCE.ndjson, out/RESOURCE.csv or out/RESOURCE/*.parquet, or 
 its account, tenant, requested window and when it was pulled. An account whose product lacks a resource counts as done.
 manifest.json lists the files and how much is committed. The first Ctrl-C (or SIGTERM) writes the pages already fetched;
 the second ends at once.
-
-{PULL_EXIT_CODES}"""
-SYNC_EXAMPLES: Final = f"""\
+"""
+SYNC_EXAMPLES: Final = """\
 examples (leave out --sandbox once TRUTO_API_TOKEN is set):
   truto-ci sync --sandbox --to duckdb:///calls.db --max-history 3d
 
 every night:
   truto-ci sync --integration gong --status active --to postgresql://user@host/db --lookback 2d
-
-{PULL_EXIT_CODES}"""
+"""
 
 
 async def run_pull(options: Options, _: Progress) -> int:
@@ -85,21 +68,21 @@ async def run_pull(options: Options, _: Progress) -> int:
         return await pull_on_engine(options, accounts, _asked(options, extra_query))
     progress = PullProgress()
     code, error = FAILED, None
-    signals = StopOnSignal(progress)
+    signals: list[signal.Signals] = []
     try:
-        with signals:
+        with _stopped_by_signals(progress) as signals:
             async with connect(options, progress.status, progress.activity, PULL_SANDBOX) as client:
                 reports = await _pull_to(client, options, accounts, extra_query, progress)
-        code = DONE if reports.complete else SOME_FAILED if reports.failed else INCOMPLETE
+        code = pull_code(reports)
     except asyncio.CancelledError:
-        if signals.first is None:
+        if not signals:
             raise
     except Exception as failure:
         code, error = exit_code(failure), failure
         raise
     finally:
-        if signals.first is not None and code != DONE:
-            code = INTERRUPTED if signals.first == signal.SIGINT else TERMINATED
+        if signals and code != DONE:
+            code = 128 + signals[0]  # as a shell has it
         _say_result(options, progress, error, code)
         error = None  # the error refers to this frame: break the cycle
     if code != DONE:
@@ -110,37 +93,25 @@ async def run_pull(options: Options, _: Progress) -> int:
 
 def _check_target(options: Options) -> None:
     """:raises UsageError: there is not exactly one place to write to, or it lacks one of the options."""
-    if (options.out is None) == (options.to is None):
-        folder = "" if options.command == "sync" else "--out FOLDER for files, or "
-        raise UsageError(
-            f"where to? Give {folder}--to URL for a database, such as duckdb:///calls.db"
-            if options.out is None
-            else "--out and --to are two places to write to: give one"
-        )
-    if options.to is not None:
+    folder = "" if options.command == "sync" else "--out FOLDER for files, or "
+    opt.refuse({
+        f"where to? Give {folder}--to URL for a database, such as duckdb:///calls.db": not (options.out or options.to),
+        "--out and --to are two places to write to: give one": options.out and options.to,
+    })  # fmt: skip
+    if options.to is None:
+        options.refuse(": for --to only", "table", "mode", "add_columns", "on_rejected")
+    else:
         _check_url(options)
-    of_databases = {
-        "--table": options.table,
-        "--mode": options.mode,
-        "--add-columns": options.add_columns,
-        "--on-rejected": options.on_rejected != "stop",
-    }
-    of_folders = {"-o": options.output, "--csv-formulas": options.csv_formulas != "keep"}
-    there, others = ("--to", of_databases) if options.to is None else ("--out", of_folders)
-    if given := [name for name, value in others.items() if value]:
-        raise UsageError(f"{' and '.join(given)}: for {there} only")
-    if options.lookback and options.command == "pull" and "transcripts" not in options.resource:
-        raise UsageError("--lookback is for transcripts, which may come late: add --resource transcripts")
+        opt.refuse({"-o: for --out only": options.output})
+        options.refuse(": for --out only", "csv_formulas")
     if options.command == "sync" and [*options.resource] == ["users"]:
-        of_windows = (
-            ("--lookback", options.lookback),
-            ("--max-history", options.max_history),
-            ("--time-zone", options.time_zone),
-        )
-        if given := [name for name, value in of_windows if value]:
-            raise UsageError(f"{' and '.join(given)}: for windows, and users have none: they are read whole")
-    if options.table and len(options.resource) > 1:
-        raise UsageError("--table names one table: give one --resource")
+        why = ": for windows, and users have none: they are read whole"
+        options.refuse(why, "lookback", "max_history", "time_zone")
+    opt.refuse({
+        "--lookback is for transcripts, which may come late: add --resource transcripts":
+            options.lookback and options.command == "pull" and "transcripts" not in options.resource,
+        "--table names one table: give one --resource": options.table and len(options.resource) > 1,
+    })  # fmt: skip
     options.output = options.output or "ndjson"
 
 
@@ -173,16 +144,13 @@ def _check_report(options: Options) -> None:
 
 def _accounts(options: Options) -> list[Any] | Path | None:
     """:raises UsageError: the options name no accounts, or name them in two ways."""
-    given = [
-        name for name in ("accounts", "accounts_file", "integration", "status") if getattr(options, name)
-    ]
+    given = options.given("accounts", "accounts_file", "integration", "status")
     if not given and options.sandbox:
         options.integration, options.status = "gong", "active"
     elif not given:
         raise UsageError("which accounts? Give -a, --accounts-file, or --integration and --status")
-    elif len(given) > 1 and given != ["integration", "status"]:
-        names = " and ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise UsageError(f"{names} select accounts in different ways: use one of them")
+    elif len(given) > 1 and given != ["--integration", "--status"]:
+        raise UsageError(f"{' and '.join(given)} select accounts in different ways: use one of them")
     if options.accounts:
         return [each for part in options.accounts for each in part]
     if options.accounts_file == "-":
@@ -233,83 +201,68 @@ async def _pull_to(
 
 def _say_result(options: Options, progress: PullProgress, error: BaseException | None, code: int) -> None:
     from truto_ci_async.cli.output.streams import ClosedPipe
+    from truto_ci_async.pull.stores.dsn import Dsn
 
     from .pull_progress import summary, write_report
 
-    for line in summary(progress, _target(options), options.option_names):
+    # Where the rows go, without a password.
+    target = options.out or str(Dsn(options.to))
+    for line in summary(progress, target, options.option_names):
         note(line) if code == DONE else say(line)
     if options.report is not None:
+        more = {"out": target, "format": options.output if options.to is None else None, "exit_code": code}
         try:
-            write_report(
-                options.report,
-                progress,
-                error,
-                resources=options.resource,
-                out=_target(options),
-                format=options.output if options.to is None else None,
-                exit_code=code,
-            )
+            write_report(options.report, progress, error, options.resource, more)
         except (OSError, ClosedPipe) as failure:  # the exit code is about the pull itself
             reason = "its reader has gone" if isinstance(failure, ClosedPipe) else failure
             say(f"cannot write the report: {reason}")
 
 
-def _target(options: Options) -> str:
-    """Return where the rows go, without a password."""
-    from truto_ci_async.pull.stores.dsn import Dsn
-
-    target: str = options.out or str(Dsn(options.to))
-    return target
-
-
 def _standard_input(options: Options) -> list[Any]:
+    from truto_ci_async.cli.output.streams import interruptible
     from truto_ci_async.pull.plan.accounts import MAX_FILE_BYTES, read_accounts
 
     if sys.stdin is None or sys.stdin.isatty():  # pyright: ignore[reportUnnecessaryComparison]
         raise UsageError(
             "--accounts-file - reads stdin, which is a terminal: pipe the ids into it, one on a line"
         )
-    found = read_accounts(sys.stdin.buffer.read(MAX_FILE_BYTES), "stdin")
+    with interruptible():
+        given = sys.stdin.buffer.read(MAX_FILE_BYTES)
+    found = read_accounts(given, "stdin")
     if not (found or options.allow_empty):
         raise UsageError("--accounts-file -: stdin has no accounts. If that is meant, pass --allow-empty")
     return found
 
 
-class StopOnSignal(AbstractContextManager["StopOnSignal"]):
-    """Handles Ctrl-C and SIGTERM for the duration of the block.
+@contextmanager
+def _stopped_by_signals(progress: PullProgress) -> Generator[list[signal.Signals]]:
+    """Handle Ctrl-C and SIGTERM for the duration of the block, and give those that were received.
 
-    The first signal stops the pull in order; the second one, or one before the pull has started, cancels the task.
-    ``first`` is the first signal received, or None.
+    The first one stops the pull in order; the second one, or one before the pull has started, cancels the task.
     """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    received: list[signal.Signals] = []
 
-    def __init__(self, progress: PullProgress) -> None:
-        self._progress = progress
-        self.first: signal.Signals | None = None
+    def handle(number: signal.Signals) -> None:
+        received.append(number)
+        if number == signal.SIGINT:
+            expect_echo()
+        if len(received) == 1 and progress.pull is not None:
+            say("stopping: writing the pages already fetched; press Ctrl-C again to stop at once")
+            progress.pull.stop()
+        elif task is not None:
+            task.cancel()
 
-    def __enter__(self) -> Self:
-        self._task = asyncio.current_task()
-        loop = asyncio.get_running_loop()
-        for each in (signal.SIGINT, signal.SIGTERM):
-            with suppress(NotImplementedError, RuntimeError, ValueError):  # on Windows, or in another thread
-                loop.add_signal_handler(each, self._handle, each)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        for each in (signal.SIGINT, signal.SIGTERM):
+    handled = (signal.SIGINT, signal.SIGTERM)
+    for each in handled:
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # on Windows, or in another thread
+            loop.add_signal_handler(each, handle, each)
+    try:
+        yield received
+    finally:
+        for each in handled:
             with suppress(NotImplementedError, RuntimeError, ValueError):
                 loop.remove_signal_handler(each)
-
-    def _handle(self, received: signal.Signals) -> None:
-        assert self._task is not None
-        pull = self._progress.pull
-        if self.first is not None or pull is None:
-            self.first = self.first or received
-            self._task.cancel()
-            return
-        self.first = received
-        say("stopping: writing the pages already fetched; press Ctrl-C again to stop at once")
-        pull.stop()
 
 
 HOW: Final = "how to run"
@@ -319,7 +272,7 @@ def _resource_names(given: str) -> list[str]:
     names = name_list(given)
     for name in names:
         if name not in RESOURCES:
-            raise ValueError(not_one_of(name, [*RESOURCES]))
+            raise ValueError(opt.not_one_of(name, [*RESOURCES]))
     return names
 
 
@@ -332,13 +285,13 @@ def _which_accounts() -> list[click.Parameter]:
         text("--accounts-file", group=which, metavar="FILE",
              help="the accounts in FILE (- for stdin): on each line an id, or a JSON object with an id and optionally "
              "a tenant_id"),
-        text("--integration", group=which, metavar="NAME", complete=offer(PRODUCTS),
+        text("--integration", group=which, metavar="NAME", complete=offer(opt.PRODUCTS),
              help="all accounts of this product, such as gong"),
-        text("--status", group=which, metavar="STATUS", complete=offer(STATUSES),
+        text("--status", group=which, metavar="STATUS", complete=offer(opt.STATUSES),
              help="all accounts with this status, such as active"),
         flag("--allow-empty", group=which,
              help="finish with nothing done if there is no such account; otherwise that is an error"),
-        text("--resource", group=ASK, metavar="NAME,...", read=_resource_names,
+        text("--resource", metavar="NAME,...", read=_resource_names,
              complete=offer([*RESOURCES], several=True), default="interactions",
              help="interactions (default), meetings, transcripts, users, activity; several are pulled in this order"),
     ]  # fmt: skip
@@ -360,7 +313,7 @@ def _running() -> list[click.Parameter]:
     return [
         text("--report", group=OUTPUT, metavar="FILE",
              help="write which accounts are done, failed and parked to FILE (- for stdout), as JSON"),
-        text("--max-accounts", group=HOW, metavar="N", read=whole_number(1), default="32",
+        number("--max-accounts", group=HOW, default="32",
              help="accounts asked at a time (default: 32)"),
         flag("--fresh", group=HOW, help="discard the earlier output and progress, and start over"),
     ]  # fmt: skip
@@ -376,28 +329,28 @@ def _pull_command(name: str) -> Command:
         [
             *_which_accounts(),
             *opt.window("a pull that continues keeps the now of its first run", " (default: now)"),
-            text("--window", group=ASK, metavar="LENGTH", read=window_length,
+            text("--window", metavar="LENGTH", read=window_length,
                  help="split the time into a series of windows and request each one: day, week, month, or a length "
                  "such as 6h or 10d; the rows of different windows cannot be added up"),
-            text("--lookback", group=ASK, metavar="LENGTH", read=length,
+            text("--lookback", metavar="LENGTH", read=length,
                  help="ask again for transcripts that earlier runs found missing at most so long ago, such as 2d"),
-            opt.users(), *opt.exclusions(), opt.limit(), *opt.query(),
+            opt.USERS, *opt.EXCLUSIONS, opt.limit(), *opt.query(),
             text("--out", group=OUTPUT, metavar="FOLDER", help="the folder for rows and progress; created if needed"),
             choice("-o", "--output", group=OUTPUT, choices=("ndjson", "csv", "parquet"),
                    help="ndjson (default; what the service sent), csv (flat rows), parquet (typed columns)"),
-            opt.csv_formulas(),
+            opt.CSV_FORMULAS,
             *_database(),
             choice("--mode", group=OUTPUT, choices=("append", "merge"),
                    help="append (default): add rows; merge: replace rows with the same key"),
             *_running(),
             flag("--grow", group=HOW, help="continue, and add accounts found since the pull began"),
             *engine_options(),
-            *opt.connection(),
+            *opt.CONNECTED,
         ],
         help="Pull resources of many accounts into a folder or a database, many at a time, within the limits of the "
         "service. Run the same command again and it continues where the last run stopped, however that ended: no row "
         "is lost or written twice. Once everything is there, it sends no more requests.",
-        examples=EXAMPLES,
+        examples=EXAMPLES, exit_codes=PULL_EXIT_CODES,
     )  # fmt: skip
 
 
@@ -406,22 +359,22 @@ def _sync_command(name: str) -> Command:
         name, run_pull,
         [
             *_which_accounts(),
-            choice("--window", group=ASK, choices=("day", "week", "month"), help="length of a window (default: day)"),
-            text("--lookback", group=ASK, metavar="LENGTH", read=length,
+            choice("--window", choices=("day", "week", "month"), help="length of a window (default: day)"),
+            text("--lookback", metavar="LENGTH", read=length,
                  help="ask again for windows that ended so long before the last sync, such as 2d"),
-            text("--max-history", group=ASK, metavar="TIME",
+            text("--max-history", metavar="TIME",
                  help="how far back a new account begins: a length such as 90d, or a time"),
-            text("--time-zone", group=ASK, metavar="NAME", help="time zone of the windows, such as US/Pacific"),
-            flag("--keep-missing", group=ASK, help="keep rows that are gone at the provider"),
-            opt.users(), *opt.exclusions(), opt.limit(), *opt.query(),
+            text("--time-zone", metavar="NAME", help="time zone of the windows, such as US/Pacific"),
+            flag("--keep-missing", help="keep rows that are gone at the provider"),
+            opt.USERS, *opt.EXCLUSIONS, opt.limit(), *opt.query(),
             *_database(),
             *_running(),
-            *opt.connection(),
+            *opt.CONNECTED,
         ],
         help="Keep a table of a database, or Parquet in object storage, up to date: ask what is new since the last "
         "sync, and the windows before it again as far as --lookback. A window that was read to its end takes the place "
         "of what is there of it.",
-        examples=SYNC_EXAMPLES,
+        examples=SYNC_EXAMPLES, exit_codes=PULL_EXIT_CODES,
         defaults={
             "out": None, "output": None, "csv_formulas": "keep", "mode": None, "grow": False, "start_time": None,
             "end_time": None, "engine": None, "ray_address": None, "shards": None,

@@ -6,16 +6,20 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Raw
+
 from truto_ci_async._text import duration, encodable
-from truto_ci_async.cli.output.destinations import for_terminal, open_destination
+from truto_ci_async.cli.output.destinations import Output, open_destination
+from truto_ci_async.cli.output.writers import DocumentWriter
 
 from .activity import Activity, longest_first, waits_text
-from .messages import advise
+from .messages import advise, plural
 
 if TYPE_CHECKING:
-    from truto_ci_async.events import Event
     from truto_ci_async.pull.engine import Pull
     from truto_ci_async.pull.report import PullReport
 
@@ -35,31 +39,23 @@ class PullProgress:
         self._started = clock()
         self.activity = Activity(clock)
         self.pull: Pull[Any] | None = None  # the one that runs
+        self.report: PullReport | None = None  # its report
         self.reports: dict[str, PullReport] = {}  # by resource, of all pulls so far
+        self.done_before: dict[str, int] = {}  # by resource: accounts that earlier runs have done
         self._samples: deque[tuple[float, int, int, int]] = deque()  # time, accounts, rows, requests
 
-    @property
-    def requests(self) -> int:
-        return self.activity.requests
-
-    @property
-    def waits(self) -> Mapping[str, float]:
-        """Seconds by reason, over all accounts."""
-        return self.activity.waits
-
-    @property
-    def on_event(self) -> Callable[[Event], None]:
-        return self.activity.on_event
+    def waited(self) -> str:
+        """Say how long requests waited. Those of several accounts wait side by side, so this may exceed the time."""
+        accounts = max((report.accounts for report in self.reports.values()), default=1)
+        over = f", added up over {plural(accounts, 'account')}:" if accounts > 1 else ""
+        return f"waited{over} {waits_text(self.activity.waits)}" if self.activity.waits else ""
 
     def on_start(self, pull: Pull[Any]) -> None:
-        self.pull = pull
+        self.pull, self.report = pull, pull.report
         self.reports[pull.report.resource] = pull.report
+        self.done_before[pull.report.resource] = pull.report.done
         self._samples.clear()
         self.sample()
-
-    @property
-    def report(self) -> PullReport | None:
-        return None if self.pull is None else self.pull.report
 
     @property
     def elapsed(self) -> float:
@@ -67,18 +63,15 @@ class PullProgress:
 
     def sample(self) -> None:
         """Record the current counts. Rates are between the oldest sample kept and the newest."""
-        report = self.report
-        if report is None:
+        if (report := self.report) is None:
             return
         now = self._clock()
-        self._samples.append((now, finished(report), report.rows, self.requests))
+        self._samples.append((now, finished(report), report.rows, self.activity.requests))
         while len(self._samples) > 2 and self._samples[0][0] < now - RATE_SECONDS:
             self._samples.popleft()
 
     def rates(self) -> tuple[float, float, float]:
-        """Return accounts, rows and requests per second."""
-        if len(self._samples) < 2:
-            return 0.0, 0.0, 0.0
+        """Return accounts, rows and requests per second, once there is a sample."""
         first, last = self._samples[0], self._samples[-1]
         seconds = max(last[0] - first[0], 0.001)
         accounts, rows, requests = (b - a for a, b in zip(first[1:], last[1:], strict=True))
@@ -90,8 +83,7 @@ class PullProgress:
         Accounts that are pulled side by side end at about the same time, so the first ones come in a bunch.
         """
         report = self.report
-        accounts = self.rates()[0]
-        if report is None or accounts <= 0 or finished(report) < MIN_FINISHED:
+        if report is None or finished(report) < MIN_FINISHED or (accounts := self.rates()[0]) <= 0:
             return None
         return (report.accounts * report.windows - finished(report)) / accounts
 
@@ -102,8 +94,7 @@ class PullProgress:
 
     def parts(self) -> list[str]:
         """Return the status in parts, the most important first."""
-        report = self.report
-        if report is None:
+        if (report := self.report) is None:
             return ["finding the accounts"]
         _, rows, requests = self.rates()
         total = report.accounts * report.windows
@@ -112,7 +103,6 @@ class PullProgress:
         if report.windows > 1:
             parts.append(f"{report.windows_done:,} of {total:,} windows")
         parts.append(f"{report.rows:,} rows ({rows:,.0f}/s)")
-        parts.append(f"{self.requests:,} requests ({requests:,.0f}/s)")
         if report.failed:
             parts.append(f"{len(report.failed):,} failed")
         if report.parked:
@@ -120,11 +110,15 @@ class PullProgress:
         if self.pull is not None and (outage := self.pull.outage) is not None:
             seconds, cause = outage
             parts.append(f"no answer for {duration(seconds)}, still trying ({cause[:100]})")
-        if waiting := self.activity.waiting() or self.activity.waited():
+        waiting = self.activity.waiting()
+        if waiting:
             parts.append(waiting)
         left = self.seconds_left()
         if left is not None and finished(report) < total:
             parts.append(f"about {duration(left)} left")
+        parts.append(f"{self.activity.requests:,} requests ({requests:,.0f}/s)")
+        if self.activity.waits and not waiting:
+            parts.append(self.waited())
         return parts
 
 
@@ -143,20 +137,29 @@ def summary(progress: PullProgress, out: str, option_names: Mapping[str, str]) -
     if not progress.reports:
         return []
     lines: list[str] = []
+    if not progress.activity.requests and all(map(_was_done, progress.reports.values())):
+        lines = ["nothing to fetch: earlier runs have done everything"]
     for resource, report in progress.reports.items():
         lines += [f"{resource}:"] if len(progress.reports) > 1 else []
-        lines += _table(_facts(report, out)) + _ends(report, option_names)
+        lines += _table(_facts(report, out, progress.done_before[resource])) + _ends(report, option_names)
     return lines + _table(_sent(progress))
 
 
-def _facts(report: PullReport, out: str) -> list[tuple[str, str, str]]:
+def _was_done(report: PullReport) -> bool:
+    return report.complete and report.accounts > 0
+
+
+def _facts(report: PullReport, out: str, before: int) -> list[tuple[str, str, str]]:
+    empty = f"of {report.accounts:,}, {report.empty:,} of them empty"
+    rows_there = _rows_there(report.resource, out) if before else None
+    there = "" if rows_there is None else f"; {rows_there:,} there with those of earlier runs"
     left = report.accounts - report.done - len(report.failed) - len(report.parked)
     rows: list[tuple[str, str, str]] = [
-        ("accounts done", f"{report.done:,}", f"of {report.accounts:,}, {report.empty:,} of them empty"),
+        ("accounts done", f"{report.done:,}", f"{empty}; {before:,} by earlier runs" if before else empty),
         ("failed", f"{len(report.failed):,}", "the next run tries them again" if report.failed else ""),
         ("parked", f"{len(report.parked):,}", _parked_text(report)),
         ("left", f"{left:,}", "the next run continues with them" if left else ""),
-        ("rows", f"{report.rows:,}", f"in {report.pages:,} pages, into {out}"),
+        ("rows", f"{report.rows:,}", f"in {report.pages:,} pages, into {out}{there}"),
     ]
     noted = (
         ("unsupported", len(report.unsupported), "their product does not have this resource: done"),
@@ -167,12 +170,20 @@ def _facts(report: PullReport, out: str) -> list[tuple[str, str, str]]:
     return rows + [(name, f"{count:,}", why) for name, count, why in noted if count]
 
 
+def _rows_there(resource: str, out: str) -> int | None:
+    """Return how many rows of a resource a folder has; None for a database."""
+    from truto_ci_async.sinks.manifest import read_head, read_manifest
+
+    with suppress(OSError, ValueError, KeyError):
+        return read_head((read_manifest(Path(out)) or {})[resource]).rows
+    return None
+
+
 def _sent(progress: PullProgress) -> list[tuple[str, str, str]]:
     retries = sum(report.retries for report in progress.reports.values())
-    waited = f"waited {waits_text(progress.waits)}" if progress.waits else ""
     return [
-        ("requests", f"{progress.requests:,}", f"{retries:,} of them retries"),
-        ("time", duration(progress.elapsed), waited),
+        ("requests", f"{progress.activity.requests:,}", f"{retries:,} of them retries"),
+        ("time", duration(progress.elapsed), progress.waited()),
     ]
 
 
@@ -212,7 +223,11 @@ def _utc(seconds: float) -> str:
 
 
 def write_report(
-    path: str, progress: PullProgress, error: BaseException | None, *, resources: Sequence[str], **more: Any
+    path: str,
+    progress: PullProgress,
+    error: BaseException | None,
+    resources: Sequence[str],
+    more: Mapping[str, Any],
 ) -> None:
     """Write the report as JSON, in the way of ``--out``. ``error`` is what ended the pull.
 
@@ -233,15 +248,10 @@ def write_report(
         **(report.to_dict() if len(resources) == 1 else every.to_dict()),
         "error": None if cause is None else {"type": type(cause).__name__, "message": str(cause)},
         "complete": every.complete,
-        "requests": progress.requests,
-        "waits": {reason: round(seconds, 3) for reason, seconds in longest_first(progress.waits)},
+        "requests": progress.activity.requests,
+        "waits": {reason: round(seconds, 3) for reason, seconds in longest_first(progress.activity.waits)},
         "elapsed": round(progress.elapsed, 3),
     }
-    text = encodable(json.dumps(document, indent=1, ensure_ascii=False)) + "\n"
-    destination = open_destination(path)
-    try:
-        destination.write(for_terminal(text.encode()) if destination.is_terminal else text.encode())
-        destination.finish()
-    except BaseException:
-        destination.abandon(b"")
-        raise
+    text = encodable(json.dumps(document, ensure_ascii=False))
+    with Output(DocumentWriter("json"), open_destination(path)) as output:
+        output.page([Raw(text.encode())])

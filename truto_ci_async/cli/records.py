@@ -30,7 +30,7 @@ async def get_item(options: Options, progress: Progress) -> None:
     format = format_of(options, "json")
     if not options.id:
         raise UsageError("-m get needs the ID of a record")
-    refuse_options(options, _OF_LISTS, "one record")
+    refuse_of_lists(options, "one record")
     if options.response_format in ("stream", "debug"):
         raise UsageError(f"--response-format {options.response_format} is for lists, not for one record")
     if format in TYPED_FORMATS and format not in ROW_FORMATS:
@@ -46,11 +46,9 @@ async def get_item(options: Options, progress: Progress) -> None:
             options.id,
             options.account,
             item_type=item_type,
-            response_format=options.response_format,
-            ignore_remote_data=options.ignore_remote_data,
-            exclude_fields=options.exclude_fields,
-            remote_query=options.remote_query,
-            extra_query=options.extra_query,
+            **options.pick(
+                "response_format", "ignore_remote_data", "exclude_fields", "remote_query", "extra_query"
+            ),
         )
     with open_output(options, writer, progress) as output:
         output.page([item])
@@ -61,11 +59,8 @@ async def get_item(options: Options, progress: Progress) -> None:
 async def show_meta(options: Options, progress: Progress) -> None:
     """Show the parameters and results of a method, as JSON Schema. The ID says which method: ``list`` unless given."""
     format = format_of(options, "json")
-    refuse_options(
-        options,
-        (*_OF_LISTS, "exclude_fields", "ignore_remote_data", "remote_query", "query", "query_json"),
-        "-m meta",
-    )
+    others = ("exclude_fields", "ignore_remote_data", "remote_query", "query", "query_json")
+    refuse_of_lists(options, "-m meta", *others)
     if options.response_format != "unified" or format in TYPED_FORMATS:
         raise UsageError("-m meta writes JSON Schema: use -o json, ndjson or yaml, without --response-format")
     writer = writer_for(options, format, ANY_LAYOUT, is_document=True)
@@ -75,8 +70,7 @@ async def show_meta(options: Options, progress: Progress) -> None:
         output.page([found.to_dict()])
 
 
-def refuse_options(options: Options, names: tuple[str, ...], of: str) -> None:
-    """:raises UsageError: one of these options was given."""
-    for name in names:
-        if getattr(options, name, None):
-            raise UsageError(f"{options.option_names[name]} is for lists, not for {of}")
+def refuse_of_lists(options: Options, of: str, *others: str) -> None:
+    """:raises UsageError: an option of lists was given, or one of ``others``."""
+    for option in options.given(*_OF_LISTS, *others):
+        raise UsageError(f"{option} is for lists, not for {of}")

@@ -7,29 +7,16 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Coroutine, Generator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import click
 
+from truto_ci_async.cli.output.status_line import expect_echo
 from truto_ci_async.cli.output.streams import ClosedPipe
-from truto_ci_async.errors import CursorExpiredError, CursorLoopError, StateConflictError
 
-from .messages import (
-    DONE,
-    INTERRUPTED,
-    TERMINATED,
-    USAGE,
-    Progress,
-    advise,
-    be_quiet,
-    describe,
-    exit_code,
-    say,
-)
-from .options import Options
+from .messages import DONE, INTERRUPTED, TERMINATED, USAGE, Progress, be_quiet, say, say_error
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -65,30 +52,15 @@ def _main(argv: Sequence[str] | None) -> int:
     except ClosedPipe:
         raise
     except KeyboardInterrupt:
+        expect_echo()
         say("interrupted")
         code = INTERRUPTED
     except asyncio.CancelledError:
         say("terminated")
         code = TERMINATED
     except Exception as error:  # noqa: BLE001 - every error ends as a plain line and an exit code
-        code = _say_error(error, progress, options)
+        code = say_error(error, progress, options.option_names, options.verbose)
     progress.say_unfinished()
-    return code
-
-
-def _say_error(error: Exception, progress: Progress, options: Options) -> int:
-    code = exit_code(error, is_partly_done=bool(progress.pages or progress.items))
-    text = f"truto-ci: {describe(error, options.option_names)}"
-    is_list = isinstance(error, StateConflictError)  # of what differs: a line for each
-    for line in text.split("\n") if is_list else [text]:
-        say(line)
-    if advice := advise(error, options.option_names):
-        say(f"  {advice}")
-    if options.verbose > 1:
-        for line in "".join(traceback.format_exception(error)).splitlines():
-            say(f"  {line}")  # indented, so that it cannot pass for a message of ours
-    if code == USAGE or isinstance(error, (CursorExpiredError, CursorLoopError)):
-        progress.position = None  # continuing from there would fail again
     return code
 
 
@@ -131,7 +103,6 @@ def _discard_stdout() -> None:
 def _warnings_on_stderr() -> Generator[None]:
     """Show the library's warnings, such as those about repaired fields, on stderr."""
     handler = _StderrHandler(logging.WARNING)
-    handler.setFormatter(logging.Formatter("warning: %(message)s"))
     logger = logging.getLogger("truto_ci_async")
     logger.addHandler(handler)
     try:
@@ -141,7 +112,5 @@ def _warnings_on_stderr() -> Generator[None]:
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to the current ``sys.stderr``, which a live display replaces with a stream of its own."""
-
     def emit(self, record: logging.LogRecord) -> None:
-        say(self.format(record))
+        say(f"warning: {self.format(record)}")

@@ -10,7 +10,7 @@ import click
 
 from .connection import SANDBOX_SEED, SANDBOX_WINDOW
 from .messages import Progress, say
-from .options import PRODUCTS, Command, Options, choice, display, flag, text
+from .options import DISPLAYED, PRODUCTS, Command, Options, choice, flag, text
 from .values import rate, seconds, whole_number
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def command(name: str) -> Command:
         *(text(f"--{each}", group=DATA, metavar="YEAR" if each == "year" else "N", default=str(default), help=help,
                read=whole_number(least, most)) for each, least, most, default, help in numbers),
         flag("--plain", group=DATA, help="statistics and emails that are plain noise, instead of plausible ones"),
-        text("--seed", group=DATA, metavar="N", default=str(SANDBOX_SEED), read=_integer,
+        text("--seed", group=DATA, metavar="N", default=str(SANDBOX_SEED), read=int,
              help=f"the same number always gives the same data (default: {SANDBOX_SEED})"),
         text("--for", "seconds", group=DATA, metavar="SECONDS", read=seconds,
              help="stop after this time (default: never)"),
@@ -98,17 +98,10 @@ def command(name: str) -> Command:
           for each, choices, help in forms),
         flag("--lenient", group=FORMS, help="ignore unknown parameters and misread filters as the service does; by "
              "default they are refused, with the reason"),
-        *display(),
+        *DISPLAYED,
     ]  # fmt: skip
     return Command(
         name, run_sandbox, params, examples=EXAMPLES,
         help="Serve a local stand-in for the service until Ctrl-C, with made-up accounts and people. It prints lines "
         "to paste into another terminal, where every command then uses it instead of the real service.",
     )  # fmt: skip
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is not a whole number") from None

@@ -11,7 +11,7 @@ from truto_ci_async.errors import UsageError
 
 from . import options as opt
 from .messages import EXIT_CODES, Progress
-from .options import ASK, OUTPUT, Argument, Command, Options, choice, flag, offer, text
+from .options import OUTPUT, Command, Options, argument, choice, flag, offer, text
 from .resources import EXAMPLES, MODEL, RESOURCES, method_of
 
 UNIFIED_EXAMPLES: Final = """\
@@ -36,20 +36,15 @@ async def run_resource(options: Options, progress: Progress) -> None:
                 f"export takes MODEL/RESOURCE, such as {MODEL}/interactions, not {options.path_of_resource!r}"
             )
     method = {"list": listing.list_items, "get": records.get_item, "meta": records.show_meta}
+    if options.id in method and options.method is None:
+        raise UsageError(f"{options.id!r} in the place of an ID is a method: write -m {options.id}")
     await method[method_of(options)](options, progress)
 
 
 def command(name: str) -> Command:
     """Describe the command of a resource, ``unified`` or ``export``."""
-    show_one = Argument("id", "ID", help="show this one only")
-    defaults: dict[str, Any] = {
-        "id": None,
-        "start_time": None,
-        "end_time": None,
-        "users": (),
-        "meeting": (),
-        "method": None,
-    }
+    show_one = argument("id", "ID", help="show this one only")
+    defaults: dict[str, Any] = {"users": (), "meeting": (), **dict.fromkeys(("id", "start_time", "end_time"))}
     filters: Sequence[str] = ("start_time", "users", "meeting")
     texts: Sequence[str] = ()
     has_get = name != "export"
@@ -59,20 +54,22 @@ def command(name: str) -> Command:
         parts = [show_one] if has_get else []
         help, examples = resource.description, resource.examples
     elif name == "export":
-        parts = [Argument("path_of_resource", "MODEL/RESOURCE", required=True, help="such as crm/contacts")]
+        parts = [argument("path_of_resource", "MODEL/RESOURCE", required=True, help="such as crm/contacts")]
         help = "List the items of any unified resource of one account, page by page to the end."
         examples = EXPORT_EXAMPLES
     else:
         parts = [
-            Argument("model", "MODEL", required=True, help=f"such as {MODEL} or crm"),
-            Argument("resource", "RESOURCE", required=True, help="such as meetings or contacts"),
+            argument("model", "MODEL", required=True, help=f"such as {MODEL} or crm"),
+            argument("resource", "RESOURCE", required=True, help="such as meetings or contacts"),
             show_one,
         ]
         help = "List the items of any unified resource of one account, or show one of them."
         examples = UNIFIED_EXAMPLES
     params = [*parts, *_list_options(filters, texts, has_get=has_get)]
-    examples = f"{EXAMPLES}\n{examples}\n{EXIT_CODES}"
-    return Command(name, run_resource, params, help=help, examples=examples, defaults=defaults)
+    examples = f"{EXAMPLES}\n{examples}"
+    return Command(
+        name, run_resource, params, help=help, examples=examples, exit_codes=EXIT_CODES, defaults=defaults
+    )  # fmt: skip
 
 
 def _known_columns(ctx: click.Context) -> Sequence[str]:
@@ -96,22 +93,22 @@ def _list_options(
     single = "; default of a single item, as one object" if has_get else ""
     texts = "; text: one line per sentence; vtt: subtitles, as WebVTT" if text_formats else ""
     return [
-        opt.account(),
-        choice("-m", "--method", group=ASK, choices=("list", "get", "meta") if has_get else ("list", "meta"),
+        opt.ACCOUNT,
+        choice("-m", "--method", choices=("list", "get", "meta") if has_get else ("list", "meta"),
                help="list (default)" + (", get (default with an ID)" if has_get else "")
                + ", or meta: which parameters a list takes and which fields its items have, as JSON Schema"
                + (" (for `get`, write get as the ID)" if has_get else "")),
         *(opt.window("Gong needs a window for interactions and activity, and returns whole days in the company's own "
                      "time zone") if "start_time" in filters else ()),
-        *([text("--meeting", group=ASK, metavar="ID", multiple=True, help="the meeting whose transcript is wanted")]
+        *([text("--meeting", metavar="ID", multiple=True, help="the meeting whose transcript is wanted")]
           if "meeting" in filters else ()),
-        *([opt.users()] if "users" in filters else ()),
-        *opt.exclusions(),
-        flag("--ignore-limit", group=ASK, help="ask the service to ignore --limit"),
-        text("--super-query", group=ASK, metavar="REGION", complete=offer(["apac", "wnam"]),
+        *([opt.USERS] if "users" in filters else ()),
+        *opt.EXCLUSIONS,
+        flag("--ignore-limit", help="ask the service to ignore --limit"),
+        text("--super-query", metavar="REGION", complete=offer(["apac", "wnam"]),
              help="read Truto's synced store in apac or wnam"),
-        flag("--skip-api-call", group=ASK, help="do not ask the provider"),
-        text("--remote-query", group=ASK, metavar="NAME=VALUE,...", read=str, multiple=True,
+        flag("--skip-api-call", help="do not ask the provider"),
+        text("--remote-query", metavar="NAME=VALUE,...", read=str, multiple=True,
              help="parameters for the provider itself, written as for -q"),
         *opt.query(),
         choice("--response-format", group=group, choices=opt.RESPONSE_FORMATS, default="unified",
@@ -130,5 +127,5 @@ def _list_options(
             f"table (default), json (one array{single}), ndjson (one object per line; default of --response-format "
             "stream), csv, yaml, parquet (typed columns); json, ndjson and yaml hold what the service sent, csv a flat "
             f"row per item{texts}", (*opt.FORMATS, "parquet", *text_formats)),
-        *opt.connection(),
+        *opt.CONNECTED,
     ]  # fmt: skip

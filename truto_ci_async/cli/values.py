@@ -39,6 +39,12 @@ def word(text: str) -> str:
     return filled(text).strip()
 
 
+def one_id(text: str) -> str:
+    if "," in text:
+        raise ValueError("it is one account; `truto-ci pull -a ID,ID --out FOLDER` takes several")
+    return word(text)
+
+
 def name_list(text: str) -> list[str]:
     """Read names with commas between them."""
     return [each for part in filled(text).split(",") if (each := part.strip())]

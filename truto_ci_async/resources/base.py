@@ -18,20 +18,19 @@ from truto_ci_async._wire.item_reader import (
     OnInvalid,
     item_reader,
 )
-from truto_ci_async._wire.list_query import ListQuery, RequestTargets, list_query
-from truto_ci_async._wire.page_reader import PageReader
+from truto_ci_async._wire.list_query import ListQuery, list_query
+from truto_ci_async._wire.page_reader import PageData, PageReader
 from truto_ci_async._wire.query_string import ObjectArrays, join_path
 from truto_ci_async._wire.times import When
 from truto_ci_async.errors import APIError, UsageError
-from truto_ci_async.models import MethodSchema, Position, RawResponse
-from truto_ci_async.pagination.page_fetch import fetch_and_read
-from truto_ci_async.pagination.paginator import Paginator, RawPages
+from truto_ci_async.models import MethodSchema, Position
+from truto_ci_async.pagination.paginator import Pages, Paginator, RawPages
 from truto_ci_async.pagination.unsupported import add_offered, may_mean_unsupported
 
-from .keyed import Keyed, fetch_keyed
+from .keyed import Keyed, collect_keyed, keyed_pages
 from .options import Account, GetFormat, ListFormat, StreamFormat
 from .records import fetch_record
-from .walks import make_paginator, page_source, raw_response, unread
+from .walks import make_paginator, make_raw_pages
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -286,7 +285,6 @@ class Resource(Generic[T]):
         skip_api_call: bool = False, remote_query: Mapping[str, Any] | None = None,
         extra_query: Mapping[str, Any] | None = None, object_arrays: ObjectArrays = "indices",
     ) -> Keyed[S]: ...
-    # fmt: on
     @takes_filters
     async def keyed(
         self,
@@ -309,21 +307,28 @@ class Resource(Generic[T]):
 
         :raises DecodeError: either of these, with ``on_invalid="raise"``.
         """
+        pages = self.keyed_pages(
+            integrated_account_id, key_by=key_by, item_type=item_type, response_format=response_format,
+            on_invalid=on_invalid, empty_on_not_found=empty_on_not_found, max_pages=max_pages, **filters,
+        )
+        return await collect_keyed(pages, on_invalid, account_id(integrated_account_id))
+
+    def keyed_pages(
+        self, account: Account, *, key_by: str, item_type: Any, response_format: ListFormat,
+        on_invalid: OnInvalid = "repair", empty_on_not_found: bool = True, max_pages: int | None = None,
+        cursor: str | Position | None = None, **filters: Any,
+    ) -> Pages[PageData[Any]]:
+        """Iterate over the pages of ``keyed``, for a caller that stores each of them."""
         if not isinstance(plain(key_by), str) or not key_by:
             raise UsageError(f"key_by is the name of a field, such as 'id', not {brief(key_by)}")
-        query = self._query(integrated_account_id, response_format, filters, key_by=key_by)
+        query = self._query(account, response_format, filters, key_by=key_by, cursor=cursor)
         reader = self._item_reader(item_type, on_invalid, response_format, query.account)
-        return await fetch_keyed(
-            self._client,
-            query,
-            PageReader(reader, keyed=True),
-            on_invalid=on_invalid,
-            empty_on_not_found=empty_on_not_found,
-            max_pages=max_pages,
+        return keyed_pages(
+            self._client, query, PageReader(reader, keyed=True), cursor=cursor,
+            empty_on_not_found=empty_on_not_found, max_pages=max_pages,
             explain=functools.partial(self._explain, query.account, "list"),
         )
 
-    # fmt: off
     @takes_filters
     def raw(
         self, integrated_account_id: Account = None, *, start_time: When | None = None,
@@ -357,16 +362,10 @@ class Resource(Generic[T]):
         **filters: Any,
     ) -> RawPages:
         query = self._query(integrated_account_id, "raw", filters, cursor=cursor)
-        targets = RequestTargets(query)
-
-        async def fetch(here: Position) -> RawResponse:
-            body, response = await fetch_and_read(self._client, targets, unread, here, empty_body=b"")
-            return raw_response(self._client, body, response, query.account, here)
-
-        source = page_source(
-            self._client, targets, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages
+        label = f"raw {self._model}/{self._resource}"
+        return make_raw_pages(
+            self._client, query, cursor=cursor, prefetch=prefetch, max_pages=max_pages, label=label
         )
-        return RawPages(source, label=f"raw {self._model}/{self._resource}")
 
     # fmt: off
     @overload

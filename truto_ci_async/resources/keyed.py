@@ -73,20 +73,17 @@ class Keyed(dict[str, T], Generic[T]):
         return found
 
 
-async def fetch_keyed(
+def keyed_pages(
     client: BaseClient,
     query: ListQuery,
     reader: PageReader[Any],
     *,
-    on_invalid: OnInvalid,
+    cursor: str | Position | None,
     empty_on_not_found: bool,
     max_pages: int | None,
     explain: Callable[[APIError], Awaitable[None]],
-) -> Keyed[Any]:
-    """Fetch all pages of a query into one dict. ``explain`` may add to an error of a first page before it is raised.
-
-    :raises DecodeError: a key came twice, with ``on_invalid="raise"``.
-    """
+) -> Pages[PageData[Any]]:
+    """Return the pages of a query. ``explain`` may add to an error of a first page before it is raised."""
     targets = RequestTargets(query)
     read = functools.partial(read_page, client, reader, account=query.account)
 
@@ -106,16 +103,26 @@ async def fetch_keyed(
             raise
         return data
 
+    return Pages(page_source(client, targets, fetch, cursor=cursor, prefetch=0, max_pages=max_pages))
+
+
+async def collect_keyed(
+    pages: Pages[PageData[Any]], on_invalid: OnInvalid, account: str | None
+) -> Keyed[Any]:
+    """Collect all pages in one dict.
+
+    :raises DecodeError: a key came twice, with ``on_invalid="raise"``.
+    """
     keyed = Keyed[Any]()
     cursor: str | None = None
-    async for page in Pages(page_source(client, targets, fetch, prefetch=0, max_pages=max_pages)):
+    async for page in pages:
         for issue in await keyed.add_page(page):
             if on_invalid == "raise":
                 raise DecodeError(
                     issue.message,
                     path=issue.path,
                     index=issue.index,
-                    account=query.account,
+                    account=account,
                     cursor=cursor,
                     raw=issue.raw,
                 )

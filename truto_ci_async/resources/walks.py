@@ -10,8 +10,8 @@ from truto_ci_async._wire.list_query import ListQuery, RequestTargets
 from truto_ci_async._wire.page_reader import PageReader, raw_cursors
 from truto_ci_async.errors import APIError, DecodeError
 from truto_ci_async.models import Position, RawResponse, ResponseInfo
-from truto_ci_async.pagination.page_fetch import fetch_page, read_page
-from truto_ci_async.pagination.paginator import Fetch, P, PageSource, Paginator
+from truto_ci_async.pagination.page_fetch import fetch_and_read, fetch_page, read_page
+from truto_ci_async.pagination.paginator import Fetch, P, PageSource, Paginator, RawPages
 
 if TYPE_CHECKING:
     from truto_ci_async._http.base_client import BaseClient
@@ -64,6 +64,26 @@ def make_paginator(
     )
     source = page_source(client, targets, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
     return Paginator(source, label=label, item_type=reader.item_type)
+
+
+def make_raw_pages(
+    client: BaseClient,
+    query: ListQuery,
+    *,
+    cursor: str | Position | None,
+    prefetch: int,
+    max_pages: int | None,
+    label: str,
+) -> RawPages:
+    """Return the object that a ``raw`` method returns."""
+    targets = RequestTargets(query)
+
+    async def fetch(here: Position) -> RawResponse:
+        body, response = await fetch_and_read(client, targets, unread, here, empty_body=b"")
+        return raw_response(client, body, response, query.account, here)
+
+    source = page_source(client, targets, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
+    return RawPages(source, label=label)
 
 
 def page_source(

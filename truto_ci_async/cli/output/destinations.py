@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 from truto_ci_async._files import MAX_NAME_BYTES, AtomicFile, beside, unfinished
@@ -199,7 +198,8 @@ class Output:
         self._writer = writer
         self._destination = destination
         self._started = False
-        self.is_complete = False  # an earlier run has written all of it
+        self.lists = 1  # what it is made of
+        self.lists_done = 0  # how many of them are complete, as of an earlier run too
         self.file: Path | None = None
 
     def page(self, items: Sequence[Any]) -> None:
@@ -208,21 +208,24 @@ class Output:
         :raises ClosedPipe: the reader has stopped reading.
         """
         text = self._writer.page(items)
-        if self._destination.is_terminal and not isinstance(
-            self._writer, TableWriter
-        ):  # its escapes are ours
+        is_ours = isinstance(self._writer, TableWriter)  # so are its escapes
+        if self._destination.is_terminal and not is_ours:
             text = for_terminal(text)
         self._destination.write(text)
         self._started = True
 
     def commit(self, progress: Progress, *, is_complete: bool) -> None:
-        """Note how far a file is that a later run can go on with."""
-        if not isinstance(self._destination, ResumableFile):
+        """Note how far a file is that a later run can go on with; ``is_complete``: to the end of a list.
+
+        One of several lists is written again, unless it is complete.
+        """
+        if not isinstance(self._destination, ResumableFile) or (self.lists > 1 and not is_complete):
             return
-        position = None if progress.position is None else str(progress.position)
+        self.lists_done += is_complete
+        has_position = self.lists == 1 and progress.position is not None
         self._destination.commit(
-            position,
-            is_complete=is_complete,
+            str(progress.position) if has_position else None,
+            lists=self.lists_done,
             items=progress.items,
             pages=progress.pages,
             writer=self._writer.state,
@@ -231,9 +234,7 @@ class Output:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             is_open = self._started or bool(self._writer.state)
             self.file = self._destination.abandon(self._writer.end() if is_open else b"")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +29,7 @@ class ParquetWriter:
         self._schema = schema
         self.arrow_schema = arrow_schema(schema, self._library)
         self._batches: list[Any] = []
-        self._written = _Tape()
+        self._written = BytesIO()  # what was not taken yet
         parquet = import_module("pyarrow.parquet")
         self._writer = parquet.ParquetWriter(self._written, self.arrow_schema, compression="zstd")
 
@@ -44,12 +45,18 @@ class ParquetWriter:
         self._batches.append(batch)
         if sum(each.num_rows for each in self._batches) >= GROUP_ROWS:
             self._write_group()
-        return self._written.take()
+        return self._take()
 
     def end(self) -> bytes:
         self._write_group()
         self._writer.close()
-        return self._written.take()
+        return self._take()
+
+    def _take(self) -> bytes:
+        taken = self._written.getvalue()
+        self._written.seek(0)
+        self._written.truncate()
+        return taken
 
     def _write_group(self) -> None:
         group = table(self._schema, self._batches, self._library)
@@ -85,30 +92,3 @@ class StagedParquet:
                     ipc.read_record_batch(ipc.read_message(file), self._writer.arrow_schema)
                 )
         yield self._writer.end()
-
-
-class _Tape:
-    """A file that is only written, and knows how much."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def write(self, data: Any) -> int:
-        self._parts.append(bytes(data))
-        self._size += len(self._parts[-1])
-        return len(self._parts[-1])
-
-    def tell(self) -> int:
-        return self._size
-
-    def flush(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def take(self) -> bytes:
-        """Return what was written since the last time."""
-        taken, self._parts = b"".join(self._parts), []
-        return taken

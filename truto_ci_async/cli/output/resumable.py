@@ -26,12 +26,15 @@ if sys.platform != "win32":
 
 
 class State(Struct):
-    """What the rows of a partial file are: those up to ``position`` of what ``question`` stands for."""
+    """What the rows of a partial file are: those up to ``position`` of what ``question`` stands for.
+
+    ``lists`` of its lists are complete: most commands have one, ``transcripts`` has one for each meeting.
+    """
 
     question: str
     size: int = 0
     position: str | None = None
-    is_complete: bool = False
+    lists: int = 0
     items: int = 0
     pages: int = 0
     writer: Any = None  # what its writer has to know to go on

@@ -21,11 +21,11 @@ def is_terminal(stream: Any) -> bool:
 
 
 def show(text: str) -> None:
-    """Draw the line, cut to the width of the terminal: a longer one would wrap, and stay."""
+    """Draw the line, cut so that it fits with the ^C of an interrupt behind it: a longer one would wrap, and stay."""
     global _shown
     if _is_taken:
         return
-    text = cut(printable(text), shutil.get_terminal_size().columns - 1)
+    text = cut(printable(text), shutil.get_terminal_size().columns - 3)
     _write(f"\r\x1b[2K{text}")
     _shown = text
 
@@ -36,6 +36,12 @@ def hide() -> None:
     if _shown:
         _write("\r\x1b[2K")
     _shown = ""
+
+
+def expect_echo() -> None:
+    """Have what a terminal shows for Ctrl-C erased before the next line."""
+    global _shown
+    _shown = _shown or ("^C" if is_terminal(sys.stderr) else "")
 
 
 def take_away() -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import re
 import select
+import shutil
+import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -21,6 +24,8 @@ from msgspec import json
 from truto_ci_async._text import printable
 
 from . import status_line
+
+logger = logging.getLogger(__name__)
 
 # How long to wait for the reader of a pipe before looking whether the command was cancelled.
 POLL_SECONDS: Final = 0.2
@@ -104,9 +109,15 @@ class Pager(OpenStream):
 
 
 def open_pager() -> Pager | None:
-    """Open what ``PAGER`` names; None if nothing, or stdout is no terminal."""
+    """Open what ``PAGER`` names; None if nothing that there is, or stdout is no terminal."""
     command = os.environ.get("PAGER", "").strip()
-    return Pager(command) if command not in ("", "cat") and status_line.is_terminal(sys.stdout) else None
+    if command in ("", "cat") or not status_line.is_terminal(sys.stdout):
+        return None
+    program = command.split()[0]
+    if program.isidentifier() and shutil.which(program) is None:
+        logger.warning("PAGER is %s, which is not installed", program)
+        return None
+    return Pager(command)
 
 
 def _poll_of(stream: IO[bytes]) -> select.poll | None:
@@ -146,6 +157,26 @@ def open_stdout() -> OpenStream:
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         raise OSError("stdout is closed")
     return OpenStream(sys.stdout.buffer, close=False)
+
+
+@contextmanager
+def interruptible() -> Generator[None]:
+    """Let signals end the block at once, which reads stdin: asyncio's handler would wait for the end of the read."""
+
+    def stop(number: int, _: object) -> None:
+        raise KeyboardInterrupt if number == signal.SIGINT else asyncio.CancelledError
+
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for each, handler in before.items():
+            if callable(handler):  # neither ignored, nor the default
+                with suppress(ValueError):  # outside the main thread
+                    signal.signal(each, stop)
+        yield
+    finally:
+        for each, handler in before.items():
+            with suppress(ValueError):
+                signal.signal(each, handler)
 
 
 def print_found(value: Any, lines: Iterable[str], *, as_json: bool) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, time, timedelta
 from itertools import zip_longest
 from typing import Any, Final, NamedTuple, TypeAlias, cast
@@ -13,18 +15,9 @@ from typing import Any, Final, NamedTuple, TypeAlias, cast
 import msgspec
 from click import style
 
+from truto_ci_async import models
 from truto_ci_async._text import printable
 from truto_ci_async.export.schema import Schema
-from truto_ci_async.models import (
-    Activity,
-    Capability,
-    IntegratedAccount,
-    Interaction,
-    Meeting,
-    ProxyCapability,
-    Transcript,
-    User,
-)
 
 from .cells import cell_width, cut
 from .status_line import is_terminal
@@ -42,7 +35,7 @@ class Column(NamedTuple):
 
     @property
     def is_id(self) -> bool:
-        return self.head == "id" or self.head.endswith(" id")
+        return self.head == "id" or self.head.endswith((" id", "_id"))
 
 
 class RowLayout(NamedTuple):
@@ -73,20 +66,50 @@ def short_time(time: datetime) -> str:
     )
 
 
-def _field(name: str) -> Callable[[Row], str]:
-    return lambda row: cell_text(row.get(name))
+def _number(value: object) -> str:
+    return f"{value:.2f}".removesuffix(".00") if isinstance(value, float) else cell_text(value)
 
 
-def _plain_column(name: str) -> Column:
-    return Column(name, _field(name))
+def _length(seconds: object) -> str:
+    """Return seconds as ``1:02:03`` or ``2:03``."""
+    if not isinstance(seconds, int | float) or not 0 <= seconds < 360_000:
+        return cell_text(seconds)
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _column(name: str, head: str = "", form: Callable[[Any], str] = cell_text, **how: bool) -> Column:
+    """Return the column of a field, whose values ``form`` writes."""
+
+    def cell(row: Row) -> str:
+        return form(row.get(name))
+
+    return Column(head or name, cell, **how)
+
+
+def _plain_column(name: str, values: Sequence[object] = ()) -> Column:
+    """Return the column of a field of which only the values on the first page are known."""
+    is_number = any(map(_is_number, values)) and all(each is None or _is_number(each) for each in values)
+    has_times = any(isinstance(_time_or_other(each), datetime) for each in values)
+    column = _column(name, form=lambda value: cell_text(_time_or_other(value)), right=is_number)
+    return column._replace(flexible=not (is_number or has_times or column.is_id))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _time_or_other(value: object) -> object:
+    """Return a time for its text in ISO 8601, and any other value as it is."""
+    if isinstance(value, str) and re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*(Z|[+-]\d\d:?\d\d)$", value):
+        with suppress(ValueError):
+            return datetime.fromisoformat(value)
+    return value
 
 
 def _metric(head: str, name: str) -> Column:
-    def cell(row: Row) -> str:
-        value = row.get(name)
-        return "-" if value is None else f"{value:.2f}"
-
-    return Column(head, cell, right=True)
+    return _column(name, head, lambda value: "-" if value is None else f"{value:.2f}", right=True)
 
 
 def _window(row: Row) -> str:
@@ -98,7 +121,7 @@ def _window(row: Row) -> str:
     return f"{short_time(start)}..{short_time(end)}"
 
 
-def _table_row(item: Interaction | Activity) -> Row:
+def _table_row(item: models.Interaction | models.Activity) -> Row:
     """Keep the times as received: a window is whole days in the company's own time zone only."""
     return item.row() | {"start_time": item.start_time, "end_time": item.end_time}
 
@@ -108,15 +131,15 @@ def _layout(
 ) -> RowLayout:
     """Return the layout of a type with a ``SCHEMA``; a name alone is that column, numbers to the right."""
     schema: Schema = item_type.SCHEMA
-    shown = [each if isinstance(each, Column) else _column(schema, each) for each in columns]
+    shown = [each if isinstance(each, Column) else _column_of(schema, each) for each in columns]
     return RowLayout(item_type.row, schema.names, shown, table_row, schema)
 
 
-def _column(schema: Schema, name: str) -> Column:
+def _column_of(schema: Schema, name: str) -> Column:
     is_number = schema.types[name] in ("float64", "int64")
     is_text = schema.types[name] in ("text", "json") and not (name == "id" or name.endswith("_id"))
-    cell = _number(name) if is_number else _field(name)
-    return Column(name.replace("_", " "), cell, right=is_number, flexible=is_text)
+    form = _number if is_number else cell_text
+    return _column(name, name.replace("_", " "), form, right=is_number, flexible=is_text)
 
 
 def layout_of_columns(item_type: Any, names: Sequence[str]) -> RowLayout:
@@ -126,86 +149,59 @@ def layout_of_columns(item_type: Any, names: Sequence[str]) -> RowLayout:
     """
     whole: Schema = item_type.SCHEMA
     schema = whole.select([_column_name(whole, name) for name in names])
-    return RowLayout(
-        schema.row, schema.names, [_column(schema, name) for name in schema.names], schema=schema
-    )
+    shown = [_column_of(schema, name) for name in schema.names]
+    return RowLayout(schema.row, schema.names, shown, schema=schema)
 
 
 def _column_name(schema: Schema, name: str) -> str:
     """Return the column of a field: ``user.email`` is ``user_email``, and ``metrics.patience`` is ``patience``."""
     sign, bare = ("-", name[1:]) if name.startswith("-") else ("", name)
-    by_path = {column.source: column.name for column in schema}
     flat = bare.replace(".", "_")
-    return sign + (
-        bare if bare in schema.types else by_path.get(bare) or (flat if flat in schema.types else bare)
-    )
+    names = {each.source: each.name for each in schema} | {name: name for name in schema.names}
+    return sign + names.get(bare, flat if flat in schema.types else bare)
 
 
-def _number(name: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        value = row.get(name)
-        return f"{value:.2f}".removesuffix(".00") if isinstance(value, float) else cell_text(value)
-
-    return cell
-
-
-def _length(name: str) -> Callable[[Row], str]:
-    def cell(row: Row) -> str:
-        seconds = row.get(name)
-        if not isinstance(seconds, int | float) or not 0 <= seconds < 360_000:
-            return cell_text(seconds)
-        minutes, seconds = divmod(round(seconds), 60)
-        return (
-            f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
-        )
-
-    return cell
-
-
-def _transcript_row(item: Transcript) -> Row:
+def _transcript_row(item: models.Transcript) -> Row:
     return item.row(["meeting_id", "start_time", "end_time"]) | {"sentences": len(item.entries or ())}
 
 
-_USER_OF_ROW: Final = Column("user", _field("user_email"), flexible=True), "user_id"
+_USER_OF_ROW: Final = _column("user_email", "user", flexible=True), "user_id"
 LAYOUTS: Final[Mapping[str, RowLayout]] = {
     "interactions": _layout(
-        Interaction, *_USER_OF_ROW, _metric("monologue", "longest_monologue"),
+        models.Interaction, *_USER_OF_ROW, _metric("monologue", "longest_monologue"),
         _metric("customer story", "longest_customer_story"), _metric("interactivity", "interactivity"),
         _metric("patience", "patience"), _metric("questions", "question_rate"), Column("window", _window),
         table_row=_table_row,
     ),
     "meetings": _layout(
-        Meeting, "id", "start_time", Column("duration", _length("duration"), right=True), "title", "host_email",
+        models.Meeting, "id", "start_time", _column("duration", form=_length, right=True), "title", "host_email",
         "type", "status",
     ),
     "transcripts": _layout(
-        Transcript, "meeting_id", "start_time", "end_time", Column("sentences", _number("sentences"), right=True),
+        models.Transcript, "meeting_id", _column("start_time", "start time", _length, right=True),
+        _column("end_time", "end time", _length, right=True), _column("sentences", right=True),
         table_row=_transcript_row,
     ),
-    "users": _layout(User, "id", "name", "email", "created_at"),
+    "users": _layout(models.User, "id", "name", "email", "created_at"),
     "activity": _layout(
-        Activity, *_USER_OF_ROW, "calls_hosted", "calls_attended", "feedback_given", "feedback_received",
+        models.Activity, *_USER_OF_ROW, "calls_hosted", "calls_attended", "feedback_given", "feedback_received",
         "comments_given", "comments_received", Column("window", _window), table_row=_table_row,
     ),
 }  # fmt: skip
 ACCOUNT_LAYOUT: Final = _layout(
-    IntegratedAccount, "id", "integration", "status", Column("tenant", _field("tenant_id")), "region",
-    Column("sandbox", _field("is_sandbox")),
+    models.IntegratedAccount, "id", "integration", "status", _column("tenant_id", "tenant"), "region",
+    _column("is_sandbox", "sandbox"),
 )  # fmt: skip
 
 
-def _capability_row(entry: Capability | ProxyCapability) -> Row:
-    if isinstance(entry, Capability):
+def _capability_row(entry: models.Capability | models.ProxyCapability) -> Row:
+    if isinstance(entry, models.Capability):
         return {"model": entry.model, "resource": entry.resource, "methods": " ".join(entry.methods)}
     methods = " ".join(each.name or "?" for each in entry.methods)
     return {"model": "proxy", "resource": entry.resource, "methods": methods}
 
 
-CAPABILITY_LAYOUT: Final = RowLayout(
-    _capability_row,
-    ("model", "resource", "methods"),
-    tuple(map(_plain_column, ("model", "resource", "methods"))),
-)
+CAPABILITY_LAYOUT: Final = RowLayout(_capability_row, ("model", "resource", "methods"))
 
 
 def _row_of_any(item: Any) -> Row:
@@ -247,10 +243,7 @@ class TableWriter:
         lines: list[str] = []
         if not self._columns:
             self._choose_columns(rows)
-            heads = [
-                _head_lines(*each)
-                for each in zip([each.head for each in self._columns], self._widths, strict=True)
-            ]
+            heads = map(_head_lines, [each.head for each in self._columns], self._widths)
             lines += [self._line(each, bold=True) for each in zip_longest(*heads, fillvalue="")]
         lines += [self._line([printable(column.cell(row)) for column in self._columns]) for row in rows]
         return "".join(lines).encode()
@@ -260,36 +253,41 @@ class TableWriter:
 
     @property
     def state(self) -> Any:
-        """The headings and widths of the columns."""
-        return [[each.head for each in self._columns], self._widths] if self._columns else None
+        """The headings, alignment and widths of the columns."""
+        columns = [(each.head, each.right) for each in self._columns]
+        return [columns, self._widths] if columns else None
 
     @state.setter
     def state(self, state: Any) -> None:
         if state is not None:
             heads, self._widths = state
-            columns = {each.head: each for each in self._layout.columns or map(_plain_column, heads)}
-            self._columns = [columns[head] for head in heads]
+            columns = {each.head: each for each in self._layout.columns or ()}
+            self._columns = [
+                (columns.get(head) or _plain_column(head))._replace(right=right) for head, right in heads
+            ]
 
     def _choose_columns(self, rows: Sequence[Row]) -> None:
         """Take the columns of the layout, or the fields of the first page that hold no lists or objects."""
         columns = self._layout.columns
         if columns is None:
             names = dict.fromkeys(name for row in rows for name in row)
-            self.left_out = {
-                name: None for name in names if any(isinstance(row.get(name), dict | list) for row in rows)
-            }
-            columns = [_plain_column(name) for name in names if name not in self.left_out]
+            nested = [each for each in names if any(isinstance(row.get(each), dict | list) for row in rows)]
+            self.left_out = dict.fromkeys(nested)
+            plain = [name for name in names if name not in nested]
+            columns = [_plain_column(name, [row.get(name) for row in rows]) for name in plain]
+        every = [column.head for column in columns]
         cells = [[cell_width(printable(column.cell(row))) for row in rows] for column in columns]
         heads = [printable(column.head) for column in columns]
         whole = [max(cell_width(head), *each) for head, each in zip(heads, cells, strict=True)]
         if self._width is not None and sum(whole) + GAP * (len(whole) - 1) > self._width:
-            words = [
-                max(map(cell_width, head.split(" "))) for head in heads
-            ]  # they may stand below each other
+            some = [at for at, each in enumerate(cells) if at == 0 or any(each) or columns[at].is_id]
+            columns, cells = [columns[at] for at in some], [cells[at] for at in some]
+            # The words of a heading may stand below each other.
+            words = [max(map(cell_width, heads[at].split(" "))) for at in some]
             whole = [max(head, *each) for head, each in zip(words, cells, strict=True)]
         shown, widths = fit(columns, whole, self._width)
         self._columns, self._widths = [columns[at] for at in shown], widths
-        self.hidden = [columns[at].head for at in range(len(columns)) if at not in shown]
+        self.hidden = [head for head in every if head not in [each.head for each in self._columns]]
 
     def _line(self, cells: Sequence[str], *, bold: bool = False) -> str:
         parts: list[str] = []
@@ -298,12 +296,10 @@ class TableWriter:
             space = " " * (width - cell_width(text))
             parts.append(space + text if column.right else text + space)
         parts[-1] = parts[-1].rstrip()
-        if self._color:
-            parts = (
-                [style(each, bold=True) for each in parts]
-                if bold
-                else [style(parts[0], fg="cyan"), *parts[1:]]
-            )
+        if self._color and bold:
+            parts = [style(each, bold=True) for each in parts]
+        elif self._color:
+            parts[0] = style(parts[0], fg="cyan")
         return (" " * GAP).join(parts).rstrip() + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Writers turn pages of items into text: JSON, NDJSON, CSV and YAML. ``make_writer`` picks the one for ``-o``.
+"""Writers turn pages of items into text: JSON, NDJSON, CSV and YAML.
 
 A writer does no I/O and holds no pages. ``destinations`` takes the bytes.
 """
@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 import msgspec
 
 from truto_ci_async._json import encode
-from truto_ci_async.errors import MissingExtraError, UsageError
+from truto_ci_async.errors import MissingExtraError
 from truto_ci_async.models import Transcript
 from truto_ci_async.sinks.rows import CsvFormulas, csv_line
 
-from .status_line import is_terminal
-from .tables import RowLayout, TableWriter, terminal_table
+from .tables import RowLayout
 
-ROW_FORMATS: Final = (
-    "table",
-    "csv",
-    "parquet",
-)  # these show the fields of a row; the others all that was received
-TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # these need typed items
+# Those that show the fields of a row; the others show all that was received.
+ROW_FORMATS: Final = ("table", "csv", "parquet")
+TYPED_FORMATS: Final = (*ROW_FORMATS, "text", "vtt")  # those that need typed items
 
 
 class Writer(Protocol):
@@ -36,64 +32,19 @@ class Writer(Protocol):
     A writer with the ``state`` of an earlier one goes on with its document.
     """
 
-    state: Any
+    state: Any = None
 
     def page(self, items: Sequence[Any]) -> bytes: ...
-    def end(self) -> bytes: ...
-
-
-def make_writer(
-    format: str,
-    layout: RowLayout,
-    *,
-    is_stdout: bool,
-    csv_formulas: CsvFormulas = "keep",
-    is_document: bool = False,
-    is_titled: bool = False,
-    color: bool = True,
-) -> Writer:
-    """Return the writer for ``-o``. ``is_document``: JSON and YAML of one item, instead of a list.
-
-    :raises MissingExtraError: YAML without PyYAML.
-    :raises UsageError: ``csv_formulas`` for another format.
-    """
-    if csv_formulas != "keep" and format != "csv":
-        raise UsageError(f"--csv-formulas is for csv, not for {format}")
-    match format:
-        case "json" | "yaml" if is_document:
-            return DocumentWriter(format)
-        case "json":
-            return JsonWriter()
-        case "ndjson":
-            return NdjsonWriter()
-        case "csv":
-            return CsvWriter(layout, csv_formulas)
-        case "yaml":
-            return YamlWriter()
-        case "parquet":
-            if layout.schema is None:
-                raise UsageError("-o parquet needs typed columns, which these items lack: use csv or ndjson")
-            if is_stdout and is_terminal(sys.stdout):
-                raise UsageError("-o parquet is binary: give --out FILE, or pipe it somewhere")
-            from .parquet import ParquetWriter
-
-            return ParquetWriter(layout.schema)
-        case "text" | "vtt":
-            return TranscriptWriter(format, is_titled=is_titled)
-        case _:
-            return terminal_table(layout, color=color) if is_stdout else TableWriter(layout)
-
-
-class NdjsonWriter:
-    """One JSON value per line."""
-
-    state = None
-
-    def page(self, items: Sequence[Any]) -> bytes:
-        return b"".join(one_line(item) for item in items)
 
     def end(self) -> bytes:
         return b""
+
+
+class NdjsonWriter(Writer):
+    """One JSON value per line."""
+
+    def page(self, items: Sequence[Any]) -> bytes:
+        return b"".join(map(one_line, items))
 
 
 def one_line(item: Any) -> bytes:
@@ -164,34 +115,31 @@ def _yaml_dump() -> Callable[[Any], bytes]:
     class Dumper(yaml.SafeDumper):
         pass
 
-    def text(dumper: Any, value: str) -> yaml.ScalarNode:
+    def text(dumper: Any, value: str) -> Any:
         # PyYAML would leave 1e5 unquoted, which YAML 1.2 reads as a number: an id must stay text. And it would write
         # unusual line ends as they are, which are read back as spaces.
         style = '"' if value[:1] in "0123456789+-." or _UNUSUAL.search(value) else None
-        node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-        return node
+        return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
-    def number(dumper: Any, value: _HugeFloat) -> yaml.ScalarNode:
-        node: yaml.ScalarNode = dumper.represent_scalar("tag:yaml.org,2002:float", value)
-        return node
+    def number(dumper: Any, value: _HugeFloat) -> Any:
+        return dumper.represent_scalar("tag:yaml.org,2002:float", value)
 
     Dumper.add_representer(str, text)
     Dumper.add_representer(_HugeFloat, number)
+    settings: dict[str, Any] = {
+        "sort_keys": False,
+        "allow_unicode": True,
+        "width": 10_000,
+        "encoding": "utf-8",
+    }
 
-    def dump(document: Any) -> bytes:
+    def dump(document: Any) -> Any:
         encoded = encode(document)
         try:
-            written: bytes = cast("Any", yaml).dump(
-                json.loads(encoded, parse_float=_read_float, parse_int=_read_int),
-                Dumper=Dumper,
-                sort_keys=False,
-                allow_unicode=True,
-                width=10_000,
-                encoding="utf-8",
-            )
+            value = json.loads(encoded, parse_float=_read_float, parse_int=_read_int)
+            return cast("Any", yaml).dump(value, Dumper=Dumper, **settings)
         except RecursionError:  # JSON is YAML too
             return _flow_style(document, encoded)
-        return written
 
     return dump
 
@@ -242,23 +190,41 @@ def _join_surrogates(escape: re.Match[str]) -> str:
     return chr(0x10000 + ((int(escape[1], 16) - 0xD800) << 10) + int(escape[2], 16) - 0xDC00)
 
 
-def _json_dump(document: Any) -> bytes:
-    return _indented(document) + b"\n"
-
-
-class DocumentWriter:
+class DocumentWriter(Writer):
     """One document of any shape, passed as a page of its own, as ``json`` or ``yaml``."""
+
+    def __init__(self, format: str) -> None:
+        self._dump, self._end = (_yaml_dump(), b"") if format == "yaml" else (_indented, b"\n")
+
+    def page(self, items: Sequence[Any]) -> bytes:
+        return b"".join(self._dump(item) + self._end for item in items)
+
+
+class KeyedWriter:
+    """Writes ``found`` as one document, once it is whole. A page is the pairs of key and item that it added.
+
+    With ``is_staged``, pages become the lines of a file: ``load`` reads it again, ``convert`` makes the document of it.
+    """
 
     state = None
 
-    def __init__(self, format: str) -> None:
-        self._dump = _yaml_dump() if format == "yaml" else _json_dump
+    def __init__(self, document: Writer, found: Any) -> None:
+        self._document = document
+        self.found = found
+        self.is_staged = False
 
-    def page(self, items: Sequence[Any]) -> bytes:
-        return b"".join(self._dump(item) for item in items)
+    def page(self, items: Sequence[tuple[str, Any]]) -> bytes:
+        return b"".join(map(one_line, items)) if self.is_staged else b""
 
     def end(self) -> bytes:
-        return b""
+        return b"" if self.is_staged else self._document.page([self.found])
+
+    def load(self, path: Path) -> None:
+        with path.open("rb") as lines:
+            self.found.update(msgspec.json.decode(line, type=tuple[str, msgspec.Raw]) for line in lines)
+
+    def convert(self, path: Path) -> Iterator[bytes]:
+        yield self._document.page([self.found])
 
 
 class TranscriptWriter:
