@@ -11,8 +11,8 @@ account in flight. They keep no order among accounts, cannot go on after a crash
 deadlines. One decodes each page to the same structs and writes nothing; one decodes them and encodes each as a line;
 one does that with dicts; one finds where each item begins and ends, and writes its own bytes as a line. They leave it
 to the system when lines reach the disk. dlt's REST client is for threads, reads each page into dicts, and writes
-nothing; it takes part in ``large``. Parquet and DuckDB are beside the loop that encodes lines. All ask as many accounts at once, with pacing off.
-Contenders are processes of their own that take turns.
+nothing; it takes part in ``large``. Parquet and DuckDB are beside the loop that encodes lines. All ask as many accounts
+at once, with pacing off. Contenders are processes of their own that take turns.
 
     python -m benchmarks.bench_pull --cases large --concurrency 32 --rounds 5
 """
