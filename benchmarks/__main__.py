@@ -34,6 +34,7 @@ MODULES = {
 }
 # Less to do, for a run that shall only show that all works.
 QUICK = {
+    "walk": ["--pages", "20"],
     "import": ["--rounds", "3"],
     "stream": ["--size", "20"],
     "pull": ["--accounts", "50"],
@@ -42,6 +43,7 @@ QUICK = {
     "pacing": ["--no-socket"],
     "fleet": ["--accounts", "50000", "--tokens", "10"],
     "rest": ["--items", "20000"],
+    "telemetry": ["--pages", "20"],
 }
 
 
