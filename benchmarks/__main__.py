@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import resource
 import sys
 import traceback
 from time import perf_counter
@@ -71,13 +72,15 @@ def main() -> None:
     for name in options.only.split(","):
         module = importlib.import_module(f"benchmarks.{MODULES[name]}")
         started = perf_counter()
+        worked = _harness.cpu_seconds(resource.RUSAGE_CHILDREN) + _harness.cpu_seconds()
         try:
             found += module.run(chosen(module, name, options))
             goals += module.GOALS
         except (Exception, SystemExit):  # noqa: BLE001  # the others have answers all the same
             traceback.print_exc()
             failed.append(name)
-        _turns.say(f"{name} took {perf_counter() - started:.0f} s\n")
+        used = _harness.cpu_seconds(resource.RUSAGE_CHILDREN) + _harness.cpu_seconds() - worked
+        _turns.say(f"{name} took {perf_counter() - started:.0f} s, {used:.0f} s of the processor\n")
     about["minutes"] = round((perf_counter() - begun) / 60, 1)
     _turns.report(found, goals, about, options.json)
     if not options.quick if options.keep is None else options.keep:
@@ -91,9 +94,8 @@ def chosen(module: Any, name: str, options: argparse.Namespace) -> argparse.Name
     """Return the options of a benchmark for this run."""
     given = argparse.ArgumentParser()
     module.add_options(given)
-    known = {action.dest for action in given._actions}
     arguments = QUICK.get(name, []) if options.quick else []
-    if options.quick and "rounds" in known and "--rounds" not in arguments:
+    if options.quick and "--rounds" not in arguments and hasattr(given.parse_args([]), "rounds"):
         arguments = [*arguments, "--rounds", "1"]
     made = given.parse_args(arguments)
     made.contenders, made.gc = "", options.gc
