@@ -8,6 +8,8 @@ what one writes by hand, with polars of those, and with polars of tuples and a s
 the same rows, and with two ways straight to columns, without structs: ``pyarrow.json`` with the types given and the
 provider's record left out, and ``polars.read_ndjson``, both of which need lines first.
 
+Times are of 1,000 rows.
+
     python -m benchmarks.bench_arrow --items 1000,50 --rounds 9
 """
 
@@ -129,7 +131,7 @@ def run(options: argparse.Namespace) -> list[Record]:
             given = ["--items", items, "--gc", "on" if collect else "off"]
             given += ["--bytes"] if wanted is FROM_BYTES else []
             take = partial(_turns.take_turns, "benchmarks.bench_arrow", contenders, given)
-            found += _turns.records(question, collect, take(rounds=options.rounds), per=ROWS)
+            found += _turns.records(question, collect, take(rounds=options.rounds), per=ROWS // 1000)
     return found
 
 

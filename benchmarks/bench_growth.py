@@ -274,7 +274,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accounts", default="1000,10000,100000", help="comma-separated (default 1000,10000,100000)"
     )
-    parser.add_argument("--windows", type=int, default=10, help="of each account (default 10)")
+    parser.add_argument("--windows", type=int, default=7, help="of each account (default 7)")
     parser.add_argument("--pages", type=int, default=0, help="of each run")
     parser.add_argument("--concurrency", type=int, default=32, help="accounts asked at once (default 32)")
     parser.add_argument("--phases", default=",".join(PHASES), help="comma-separated (default: all)")

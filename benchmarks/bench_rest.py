@@ -29,6 +29,7 @@ KEPT = {
     "json.loads (dicts)": "",
 }
 GOALS: list[Goal] = []
+IDLE = {name: needed for name, needed in bench_walk.CONTENDERS.items() if name != bench_walk.UVLOOP}
 PAGE = 100
 
 
@@ -85,7 +86,7 @@ def run(options: argparse.Namespace) -> list[Record]:
     _turns.say("memory at rest")
     found: list[Record] = []
     questions = {
-        "idle": ("memory, an idle client", bench_walk.CONTENDERS),
+        "idle": ("memory, an idle client", IDLE),
         "kept": (f"memory, each of {options.items:,} kept items", KEPT),
         "one": ("memory, one item kept of a page", KEPT),
     }

@@ -199,6 +199,11 @@ GOALS = [
 ]
 
 
+def pages(case: str, options: argparse.Namespace) -> int:
+    """Of one walk: half as many where most of the time is waiting."""
+    return options.pages if case in ("plain", "short") else max(options.pages // 2, 1)
+
+
 def account(options: argparse.Namespace) -> str:
     return f"{options.shape}-x{options.items}-p{options.pages}"
 
@@ -236,7 +241,7 @@ def run(options: argparse.Namespace) -> list[Record]:
         for collect in _turns.collecting(options) if case == "plain" else [options.gc != "off"]:
             _turns.say(f"walk {case}, garbage collector {'on' if collect else 'off'}")
             found += _turns.records(
-                f"walk {case}", collect, one_case(case, options, collect=collect), per=options.pages
+                f"walk {case}", collect, one_case(case, options, collect=collect), per=pages(case, options)
             )
     return found
 
@@ -244,7 +249,7 @@ def run(options: argparse.Namespace) -> list[Record]:
 def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[str, Measured]:
     contenders = _turns.installed(CONTENDERS, options.contenders)
     items = SHORT if case == "short" else options.items
-    given = ["--shape", options.shape, "--pages", str(options.pages), "--items", str(items)]
+    given = ["--shape", options.shape, "--pages", str(pages(case, options)), "--items", str(items)]
     given += ["--gc", "on" if collect else "off"]
     if case in ("plain", "short"):
         with _harness.server(pinned=True) as url:
@@ -268,7 +273,7 @@ def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[s
     with _harness.server(latency=SERVER_TIME, pinned=True) as url:
         given += ["--url", url]
         one_walk = _turns.take_turns(MODULE, [BARE], given, rounds=1)[BARE]
-        fetch = one_walk.typical("seconds") / options.pages
+        fetch = one_walk.typical("seconds") / pages(case, options)
         given += ["--pause", str(fetch)] + (["--busy"] if case == "busy" else [])
         return _turns.take_turns(MODULE, [OURS, BARE], given, rounds=rounds)
 
