@@ -257,10 +257,12 @@ def run(options: argparse.Namespace) -> list[Record]:
     _turns.say(QUESTION)
     contenders = [name for name in CONTENDERS if name != "ours, engine=ijson"]
     with _harness.server() as url:
-        found = measure(url, "remote", options.size, contenders, options.rounds)
+        found = measure(
+            url, "remote", options.size, contenders, options.rounds + 1
+        )  # the first is to get warm
     measured = {
         each["contender"]: Measured(
-            [Turn(*turn) for turn in each["turns"]], int(each["peak_growth_mb"] * 1e6)
+            [Turn(*turn) for turn in each["turns"][1:]], int(each["peak_growth_mb"] * 1e6)
         )
         for each in found
     }

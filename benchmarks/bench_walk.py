@@ -2,7 +2,7 @@
 
     plain     100 pages of 100 items over loopback: nothing but the cost of the code
     short     100 pages of 10 items, so of little else than requests
-    tls       the same over TLS, with 20 ms from here to there and back, setting up a connection included
+    tls       50 pages of 100 items over TLS, with 20 ms from here to there and back, setting up a connection included
     tls-late  TLS again, with the 20 ms spent by the server before each answer and no distance at all
     slow      a consumer that awaits, for each page, as long as fetching one takes
     busy      a consumer that works for as long, and awaits nothing

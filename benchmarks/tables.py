@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def with_table(text: str) -> str:
     keys = dict.fromkeys(key for of_version in answers.values() for key in of_version)
     heads = ["question", "against", "", *(f"{version}: ours / its" for version in answers), *answers, "asked"]
     table = [heads, ["---"] * len(heads)]
-    for key in keys:
+    for key in shortened(keys, answers):
         mine = [of_version.get(key) for of_version in answers.values()]
         figures = [f"{row.ours} / {row.its}".strip(" /") if row else "" for row in mine]
         ratios = [
@@ -94,6 +94,19 @@ def with_table(text: str) -> str:
     marked = "\n".join(f"| {' | '.join(line)} |" for line in table)
     heading = "\n".join(lines)
     return f"{before}{BEGIN}\n{heading}\n\nWhat is asked and not met is **bold**.\n\n{marked}\n\n{END}{after}"
+
+
+def shortened(
+    keys: Iterable[tuple[str, str, str]], answers: Mapping[str, Mapping[tuple[str, str, str], Row]]
+) -> Iterator[tuple[str, str, str]]:
+    """Leave out what is not asked, where another row compares the same two: ``results/`` has all."""
+    compared: set[tuple[str, str]] = set()
+    for key in keys:
+        question, against, what = key
+        is_asked = any(key in of_version and of_version[key].asked for of_version in answers.values())
+        if is_asked or what == "resident" or (question, against) not in compared:
+            compared.add((question, against))
+            yield key
 
 
 def with_cells(text: str) -> str:
