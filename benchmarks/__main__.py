@@ -1,7 +1,8 @@
 """Run all benchmarks and print one table: each question, ours, the contender, the ratio, what is asked, the machine.
 
-A whole run takes some fifteen minutes on an idle machine. It leaves the table and the figures in ``results/``, for each
-version of Python, and brings both README up to date with them. A run of some questions replaces the answers to those.
+A whole run takes fifteen to twenty minutes on an idle machine. It leaves the table and the figures in ``results/``, for
+each version of Python, and brings both README up to date with them. A run of some questions replaces the answers to
+those.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ provider's record left out, and ``polars.read_ndjson``, both of which need lines
 
 Times are of 1,000 rows.
 
-    python -m benchmarks.bench_arrow --items 1000,50 --rounds 9
+    python -m benchmarks.bench_arrow --items 1000,50 --rounds 5
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def run(options: argparse.Namespace) -> list[Record]:
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--items", default="1000,50", help="on a page, comma-separated (default 1000,50)")
-    parser.add_argument("--rounds", type=int, default=9, help="of 20,000 rows each (default 9)")
+    parser.add_argument("--rounds", type=int, default=5, help="of 20,000 rows each (default 5)")
     parser.add_argument("--bytes", action="store_true", help=argparse.SUPPRESS)
 
 

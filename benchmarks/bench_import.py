@@ -3,7 +3,7 @@
 Imports in fresh processes, with their bytecode in place; for ``--help`` the whole process counts, beside one that
 imports aiohttp.
 
-python -m benchmarks.bench_import --rounds 21
+python -m benchmarks.bench_import --rounds 15
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def in_turns(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rounds", type=int, default=21, help="of all contenders (default 21)")
+    parser.add_argument("--rounds", type=int, default=15, help="of all contenders (default 15)")
 
 
 if __name__ == "__main__":

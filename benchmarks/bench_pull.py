@@ -9,10 +9,10 @@
 The bare loops are what a careful person writes with aiohttp and msgspec: one session, one decoder, a worker for each
 account in flight. They keep no order among accounts, cannot go on after a crash, and have no retries, limits or
 deadlines. One decodes each page to the same structs and writes nothing; one decodes them and encodes each as a line;
-one does that with dicts; one finds where each item begins and ends, and writes its own bytes as a line. They leave it
-to the system when lines reach the disk. dlt's REST client is for threads, reads each page into dicts, and writes
-nothing; it takes part in ``large``. Parquet and DuckDB are beside the loop that encodes lines. All ask as many accounts
-at once, with pacing off. Contenders are processes of their own that take turns.
+one does that with dicts, in ``large``; one finds where each item begins and ends, and writes its own bytes as a line.
+They leave it to the system when lines reach the disk. dlt's REST client is for threads, reads each page into dicts, and
+writes nothing; it takes part in ``large``. Parquet and DuckDB are beside the loop that encodes lines. All ask as many
+accounts at once, with pacing off. Contenders are processes of their own that take turns.
 
     python -m benchmarks.bench_pull --cases large --concurrency 32 --rounds 5
 """
@@ -44,7 +44,7 @@ MANY, LARGE = (1000, 4, 50), (100, 10, 100)  # accounts, pages, items
 CASES = {"pages": MANY, "ndjson": MANY, "large": LARGE, "parquet": LARGE, "duckdb": LARGE}
 BESIDE = {
     "pages": {NOTHING: ""},
-    "ndjson": {NOTHING: "", STRUCTS: "", DICTS: "", LINES: ""},
+    "ndjson": {NOTHING: "", STRUCTS: "", LINES: ""},
     "large": {NOTHING: "", STRUCTS: "", DICTS: "", LINES: "", DLT: "dlt"},
     "parquet": {STRUCTS: ""},
     "duckdb": {STRUCTS: ""},
