@@ -99,12 +99,13 @@ def with_table(text: str) -> str:
 def shortened(
     keys: Iterable[tuple[str, str, str]], answers: Mapping[str, Mapping[tuple[str, str, str], Row]]
 ) -> Iterator[tuple[str, str, str]]:
-    """Leave out what is not asked, where another row compares the same two: ``results/`` has all."""
+    """Of two that nothing is asked of, leave one row; ``results/`` has all."""
+    rows = [row for of_version in answers.values() for row in of_version.values()]
+    asked = {(row.question, row.against) for row in rows if row.asked}
     compared: set[tuple[str, str]] = set()
     for key in keys:
         question, against, what = key
-        is_asked = any(key in of_version and of_version[key].asked for of_version in answers.values())
-        if is_asked or what == "resident" or (question, against) not in compared:
+        if what == "resident" or (question, against) in asked or (question, against) not in compared:
             compared.add((question, against))
             yield key
 
