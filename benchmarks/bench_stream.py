@@ -254,7 +254,8 @@ def measure(
 
 def run(options: argparse.Namespace) -> list[Record]:
     """Run the shape ``remote``, without the engine for hard shapes, which takes its time."""
-    _turns.say(QUESTION)
+    question = f"stream {options.size:g} MB"
+    _turns.say(question)
     contenders = [name for name in CONTENDERS if name != "ours, engine=ijson"]
     with _harness.server() as url:
         found = measure(
@@ -271,7 +272,9 @@ def run(options: argparse.Namespace) -> list[Record]:
         [Turn(turn.seconds / AT_ONCE, turn.cpu / AT_ONCE) for turn in together.turns], together.peak
     )
     both = {OURS: each_of, "one stream": measured[OURS]}
-    return _turns.records(QUESTION, True, measured) + _turns.records("4 streams of 90 MB at once", True, both)
+    return _turns.records(question, True, measured) + _turns.records(
+        f"4 streams of {options.size:g} MB at once", True, both
+    )
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
