@@ -51,8 +51,8 @@ format: $(VENV)/.stamp-dev ## Format, and fix what ruff can fix
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/ruff check --fix
 
-bench: $(VENV)/.stamp-test ## Run the benchmarks (ARGS goes to them)
-	$(PY) -m benchmarks $(ARGS)
+bench: build/bench/.stamp postgresql ## Run the benchmarks beside other clients, and put the figures into the README (ARGS="--quick")
+	build/bench/bin/python -m benchmarks $(ARGS)
 
 docs: build/docs/.stamp ## Build the documentation into build/docs/site
 	build/docs/venv/bin/python docs/build.py
@@ -106,6 +106,7 @@ lock: $(UV_OR_OURS) ## Update locks/ to the newest releases
 	$(COMPILE) --extra all --group test -c locks/dev.txt -o locks/test.txt
 	$(COMPILE) --extra all --group test --group mutants -c locks/dev.txt -o locks/mutants.txt
 	$(COMPILE) --extra all --group test --group services -c locks/dev.txt -o locks/services.txt
+	$(COMPILE) --extra all --group test --group bench -c locks/dev.txt -o locks/bench.txt
 	$(COMPILE) --extra all --group docs -c locks/dev.txt -o locks/docs.txt
 	$(COMPILE) --extra cli --extra charts -c locks/dev.txt -o locks/demo.txt
 
@@ -188,14 +189,14 @@ java: # for Spark
 chromium:
 	$(call system,[ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || command -v chromium-browser >/dev/null,Chromium,chromium fonts-dejavu-core)
 
-# What .venv has, and what drives the other software.
-build/services/.stamp: locks/services.txt $(VENV)/.stamp-venv
-	@echo "Setting up build/services: locks/services.txt" >&2
-	@rm -rf build/services
-	@$(PY) -m venv build/services
-	@$(if $(UV),"$(UV)" pip install --python build/services/bin/python,build/services/bin/python -m pip install \
+# What .venv has, and what drives the other software or is compared with this package.
+build/services/.stamp build/bench/.stamp: build/%/.stamp: locks/%.txt $(VENV)/.stamp-venv
+	@echo "Setting up build/$*: $<" >&2
+	@rm -rf build/$*
+	@$(PY) -m venv build/$*
+	@$(if $(UV),"$(UV)" pip install --python build/$*/bin/python,build/$*/bin/python -m pip install \
 	  --disable-pip-version-check) --quiet --require-hashes -r $<
-	@$(if $(UV),"$(UV)" pip install --python build/services/bin/python,build/services/bin/python -m pip install \
+	@$(if $(UV),"$(UV)" pip install --python build/$*/bin/python,build/$*/bin/python -m pip install \
 	  --disable-pip-version-check) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -1,102 +1,106 @@
-"""Run all benchmarks and print one table of ratios: ``python -m benchmarks --help``.
+"""Run all benchmarks and print one table: each question, ours, the contender, the ratio, what is asked, the machine.
 
-``results/`` has the table of the last run. A run of some questions replaces the answers to those.
+A whole run takes fifteen to twenty minutes on an idle machine. It leaves the table and the figures in ``results/``, for
+each version of Python, and brings both README up to date with them. A run of some questions replaces the answers to
+those.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import json
-import subprocess
+import resource
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
+import traceback
+from time import perf_counter
 from typing import Any
 
-from benchmarks import _harness, _turns
-from benchmarks._turns import OURS, Goal, Record
+from benchmarks import _harness, _turns, tables
 
-BUFFERED = "msgspec, buffered"
-STREAM_GOALS = [
-    Goal("stream remote", BUFFERED, "speed", least=1.25),
-    Goal("stream remote", BUFFERED, "memory", most=0.10),
-    Goal("stream remote", "ijson + convert", "speed", least=4.0),
-]
-MODULES = (
-    "decode", "walk", "layers", "stream", "pull", "growth", "landing", "pacing", "arrow", "import", "rest", "telemetry",
-)  # fmt: skip
-RESULTS = Path(__file__).with_name("results")
+MODULES = {
+    "walk": "bench_walk",
+    "layers": "bench_layers",
+    "first": "bench_first",
+    "import": "bench_import",
+    "decode": "bench_decode",
+    "stream": "bench_stream",
+    "arrow": "bench_arrow",
+    "pull": "bench_pull",
+    "landing": "bench_landing",
+    "scale": "bench_scale",
+    "growth": "bench_growth",
+    "pacing": "bench_pacing",
+    "fleet": "fleet_of_tokens",
+    "rest": "bench_rest",
+    "telemetry": "bench_telemetry",
+}
+# Less to do, for a run that shall only show that all works.
+QUICK = {
+    "walk": ["--pages", "20"],
+    "import": ["--rounds", "3"],
+    "stream": ["--size", "20"],
+    "pull": ["--accounts", "50"],
+    "landing": ["--rows", "6400"],
+    "growth": ["--accounts", "100,1000"],
+    "pacing": ["--no-socket"],
+    "fleet": ["--accounts", "50000", "--tokens", "10"],
+    "rest": ["--items", "20000"],
+    "telemetry": ["--pages", "20"],
+}
 
 
-def stream(options: argparse.Namespace) -> list[Record]:
-    """Run ``bench_stream``, and turn its figures into records like those of the others."""
-    _turns.say("stream remote")
-    command = [sys.executable, "-m", "benchmarks.bench_stream", "--json", "--shapes", "remote"]
-    command += ["--size", str(options.stream_size)]
-    ran = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=_harness.ROOT)
-    found: list[dict[str, Any]] = [json.loads(line) for line in ran.stdout.splitlines()]
-    ours = next(each for each in found if each["contender"] == OURS)
-    records: list[Record] = []
-    for each in found:
-        record: Record = {"question": "stream remote", "contender": each["contender"], "gc": "on"}
-        record |= {"ms": each["seconds"] * 1e3, "cpu_ms": each["cpu_seconds"] * 1e3}
-        record |= {"peak_mb": each["peak_growth_mb"]}
-        if each is not ours:
-            record["speed"] = each["seconds"] / ours["seconds"]
-            record["cpu"] = ours["cpu_seconds"] / each["cpu_seconds"]
-            record["memory"] = ours["peak_growth_mb"] / max(each["peak_growth_mb"], 0.1)
-        records.append(record)
-    return records
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--only", default=",".join(MODULES), help=f"of {', '.join(MODULES)} (default: all)")
+    parser.add_argument(
+        "--quick", action="store_true", help="a round of each, of less: to see that all works"
+    )
+    parser.add_argument("--gc", choices=("on", "off", "both"), default="on", help="garbage collector")
+    parser.add_argument("--json", default="", metavar="FILE", help="write all figures there too")
+    parser.add_argument(
+        "--keep", action=argparse.BooleanOptionalAction, help="in results/ (default: unless --quick)"
+    )
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", default=",".join(MODULES), help=f"of {', '.join(MODULES)} (default: all)")
-    parser.add_argument("--quick", action="store_true", help="few rounds: minutes less, and less to rely on")
-    parser.add_argument("--stream-size", type=float, default=90, help="MB of the streamed body (default 90)")
-    parser.add_argument("--gc", choices=("both", "on", "off"), default="both", help="garbage collector")
-    parser.add_argument("--json", default="", metavar="FILE", help="write all figures there too")
-    options = parser.parse_args()
-    found: list[Record] = []
-    goals: list[Goal] = []
-    about = _harness.about() | {"day": datetime.now(UTC).date().isoformat()}
+    options = parser().parse_args()
+    about = _harness.about()
+    found: list[_turns.Record] = []
+    goals: list[_turns.Goal] = []
+    failed: list[str] = []
+    begun = perf_counter()
     for name in options.only.split(","):
-        if name == "stream":
-            found += stream(options)
-            goals += STREAM_GOALS
-            continue
-        module = importlib.import_module(f"benchmarks.bench_{name}")
-        given = argparse.ArgumentParser()
-        module.add_options(given)
-        chosen = given.parse_args(["--rounds", "3"] if options.quick and name != "rest" else [])
-        chosen.contenders, chosen.gc = "", options.gc
-        if name == "pacing":
-            chosen.socket = not options.quick
-        found += module.run(chosen)
-        goals += module.GOALS
-    _turns.report(found, goals, options.json)
-    keep(found, goals, about)
+        module = importlib.import_module(f"benchmarks.{MODULES[name]}")
+        started = perf_counter()
+        worked = _harness.cpu_seconds(resource.RUSAGE_CHILDREN) + _harness.cpu_seconds()
+        try:
+            found += module.run(chosen(module, name, options))
+            goals += module.GOALS
+        except (Exception, SystemExit):  # noqa: BLE001  # the others have answers all the same
+            traceback.print_exc()
+            failed.append(name)
+        used = _harness.cpu_seconds(resource.RUSAGE_CHILDREN) + _harness.cpu_seconds() - worked
+        _turns.say(f"{name} took {perf_counter() - started:.0f} s, {used:.0f} s of the processor\n")
+    about["minutes"] = round((perf_counter() - begun) / 60, 1)
+    _turns.report(found, goals, about, options.json)
+    if not options.quick if options.keep is None else options.keep:
+        tables.keep(found, goals, about)
+        tables.update()
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
-def keep(found: list[Record], goals: list[Goal], about: dict[str, Any]) -> None:
-    """Put the figures in place of those that an earlier run had for the same questions."""
-    path = RESULTS / "last.json"
-    kept: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
-    anew = {record["question"] for record in found}
-    for run in kept:
-        run["records"] = [record for record in run["records"] if record["question"] not in anew]
-    asked = [{**goal._asdict(), "most": min(goal.most, 1e9)} for goal in goals]  # JSON has no infinity
-    kept = [run for run in kept if run["records"]] + [{"about": about, "records": found, "goals": asked}]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-    texts = [
-        ", ".join(f"{name} {each}" for name, each in run["about"].items())
-        + "\n\n"
-        + _turns.table(run["records"], [Goal(**goal) for goal in run["goals"]])
-        for run in kept
-    ]
-    (RESULTS / "last.txt").write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+def chosen(module: Any, name: str, options: argparse.Namespace) -> argparse.Namespace:
+    """Return the options of a benchmark for this run."""
+    given = argparse.ArgumentParser()
+    module.add_options(given)
+    arguments = QUICK.get(name, []) if options.quick else []
+    if options.quick and "--rounds" not in arguments and hasattr(given.parse_args([]), "rounds"):
+        arguments = [*arguments, "--rounds", "1"]
+    made = given.parse_args(arguments)
+    made.contenders, made.gc = "", options.gc
+    return made
 
 
 if __name__ == "__main__":

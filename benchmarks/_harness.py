@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter, thread_time
@@ -78,16 +79,39 @@ class Worker:
         self._process.communicate(timeout=10)
 
 
+NAMED = (
+    "aiohttp",
+    "msgspec",
+    "ijson",
+    "uvloop",
+    "httpx",
+    "pydantic",
+    "requests",
+    "truto-python-sdk",
+    "dlt",
+    "pyarrow",
+)
+
+
 def about() -> dict[str, Any]:
-    """The machine and what is installed, for the record."""
-    found: dict[str, Any] = {"python": platform.python_version(), "cpus": os.cpu_count()}
-    found["machine"] = platform.machine()
+    """The machine, its load now, and what is installed, for the record."""
+    found: dict[str, Any] = {"python": platform.python_version(), "cpu": _model(), "cpus": os.cpu_count()}
+    with suppress(ValueError, OSError, AttributeError):
+        found["memory_gb"] = round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9)
     if hasattr(os, "getloadavg"):
         found["load"] = round(os.getloadavg()[0], 1)
-    for name in ("aiohttp", "msgspec", "httpx", "pydantic", "requests", "truto-python-sdk"):
+    found["day"] = datetime.now(UTC).date().isoformat()
+    for name in NAMED:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found
+
+
+def _model() -> str:
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+        return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
+    return platform.machine()
 
 
 def median(values: Sequence[float]) -> float:
@@ -133,9 +157,9 @@ class Memory:
         return _status("VmHWM") - self._idle if self._idle else 0
 
 
-def cpu_seconds() -> float:
-    """Of this process, its threads and the system on its behalf."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
+def cpu_seconds(who: int = resource.RUSAGE_SELF) -> float:
+    """Of this process, its threads and the system on its behalf, or of the children that have ended."""
+    used = resource.getrusage(who)
     return used.ru_utime + used.ru_stime
 
 

@@ -50,6 +50,11 @@ class Measured(NamedTuple):
         pairs = zip(self.turns, other.turns, strict=True)
         return _harness.median([getattr(mine, what) / max(getattr(its, what), 1e-9) for mine, its in pairs])
 
+    def more(self, other: Measured, what: str) -> float:
+        """What this one took on top of what ``other`` took."""
+        pairs = zip(self.turns, other.turns, strict=True)
+        return _harness.median([getattr(mine, what) - getattr(its, what) for mine, its in pairs])
+
 
 def serve_turns(work: Callable[[], object], *, collect: bool, pinned: bool = True) -> None:
     """Be a contender: do the work once to get warm, then each time a line comes in, and print what it took.
@@ -155,21 +160,23 @@ Record = dict[str, Any]
 def records(question: str, collect: bool, measured: Mapping[str, Measured], *, per: int = 1) -> list[Record]:
     """Figures of each contender, and how ours compares: ``speed`` above 1 is quicker, ``cpu`` below 1 is less.
 
-    Times are of one of ``per`` parts of a turn.
+    ``more_us`` is CPU in microseconds that ours takes on top. Times are of one of ``per`` parts of a turn.
     """
+    question += "" if collect else ", no garbage collector"
     ours = measured.get(OURS)
     made: list[Record] = []
     for name, each in measured.items():
         record: Record = {
             "question": question,
             "contender": name,
-            "gc": "on" if collect else "off",
             "ms": round(each.typical("seconds") / per * 1e3, 3),
             "cpu_ms": round(each.typical("cpu") / per * 1e3, 3),
             "peak_mb": round(each.peak / 1e6, 1),
         }
         if ours is not None and each is not ours:
             record |= {"speed": each.ratio(ours, "seconds"), "cpu": ours.ratio(each, "cpu")}
+            record |= {"memory": ours.peak / each.peak} if min(ours.peak, each.peak) > 0 else {}
+            record["more_us"] = ours.more(each, "cpu") / per * 1e6
         made.append(record)
     return made
 
@@ -182,63 +189,89 @@ class Goal(NamedTuple):
     most: float = float("inf")
 
     def __str__(self) -> str:
-        return f">= {self.least:.3g}" if self.least else f"<= {self.most:.3g}"
+        return f">= {self.least:.3g}" if self.most == float("inf") else f"<= {self.most:.3g}"
 
 
-# What a record may compare, and the key of the figures that are compared.
-COMPARED = {"speed": "ms", "cpu": "cpu_ms", "memory": "peak_mb", "rate": "", "429s": ""}
+# What a record may compare: the figures that are compared, their unit, and whether it is shown without a goal too.
+COMPARED = {
+    "speed": ("ms", "ms", True),
+    "cpu": ("cpu_ms", "CPU ms", True),
+    "more_us": ("cpu_ms", "CPU ms", False),
+    "memory": ("peak_mb", "MB", False),
+    "bytes": ("item_bytes", "bytes", True),
+    "growth": ("us", "us", True),
+    "resident": ("peak_mb", "MB", True),
+    "calls": ("count", "calls", True),
+    "rate": ("", "", True),
+    "429s": ("", "", True),
+}
 
 
-def table(found: Sequence[Record], goals: Sequence[Goal]) -> str:
-    """One line for each ratio: ours, the contender's, the ratio with the garbage collector on and off, and the goal."""
-    ours = {(each["question"], each["gc"]): each for each in found if each["contender"] == OURS}
-    rows: dict[tuple[str, str, str], list[str]] = {}
+class Row(NamedTuple):
+    """A line of the table."""
+
+    question: str
+    against: str
+    what: str
+    ours: str
+    its: str
+    ratio: str
+    asked: str
+    verdict: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.question, self.against, self.what
+
+
+HEADER = Row("question", "against", "", "ours", "its", "ratio", "asked", "")
+
+
+def rows(found: Sequence[Record], goals: Sequence[Goal]) -> list[Row]:
+    """One for each ratio: ours, the contender's, the ratio, and what is asked of it."""
+    ours = {each["question"]: each for each in found if each["contender"] == OURS}
     wanted = {(goal.question, goal.against, goal.what): goal for goal in goals}
+    made: list[Row] = []
     for record in found:
-        for what, figure in COMPARED.items():
-            if what not in record:
-                continue
+        for what, (figure, unit, always) in COMPARED.items():
             key = record["question"], record["contender"], what
-            mine = ours.get((record["question"], record["gc"]), {})
-            row = rows.setdefault(key, ["", "", "", "", "", ""])
-            if record["gc"] == "off":
-                row[3] = f"{record[what]:.2f}"
+            goal = wanted.get(key)
+            if what not in record or not (goal or always):
                 continue
-            row[:3] = [_figure(mine.get(figure)), _figure(record.get(figure)), f"{record[what]:.3g}"]
-            if (goal := wanted.get(key)) is not None:
-                row[4] = str(goal)
-                row[5] = "met" if goal.least <= record[what] <= goal.most else "NOT MET"
-    header = ("question", "against", "", "ours", "its", "ratio", "gc off", "asked", "")
-    widths = (34, 24, 7, 9, 9, 7, 7, 8, 7)
-    lines = [header, *((*key, *row) for key, row in rows.items())]
+            mine = ours.get(record["question"], {}).get(figure)
+            ratio = f"{record[what]:.3g}" if abs(record[what]) < 1e3 else f"{record[what]:,.0f}"
+            asked = str(goal) if goal else ""
+            verdict = ("met" if goal.least <= record[what] <= goal.most else "NOT MET") if goal else ""
+            made.append(
+                Row(*key, _figure(mine, unit), _figure(record.get(figure), unit), ratio, asked, verdict)
+            )
+    return made
+
+
+def table(made: Sequence[Row]) -> str:
+    lines = [HEADER, *made]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
 
 
-def _figure(value: float | None) -> str:
-    return "" if value is None else f"{value:,.4g}" if value < 1e3 else f"{value:,.0f}"
+def _figure(value: float | None, unit: str) -> str:
+    return "" if value is None else f"{value:,.4g} {unit}" if value < 1e3 else f"{value:,.0f} {unit}"
 
 
-def plain_figures(found: Sequence[Record]) -> str:
-    lines = [f"{'question':<24}{'contender':<26}{'gc':<5}{'ms':>11}{'CPU ms':>11}{'peak MB':>9}"]
-    for each in found:
-        name = f"{each['question']:<24}{each['contender']:<26}{each['gc']:<5}"
-        lines.append(
-            f"{name}{each.get('ms', ''):>11}{each.get('cpu_ms', ''):>11}{each.get('peak_mb', ''):>9}"
-        )
-    return "\n".join(lines)
-
-
-def report(found: Sequence[Record], goals: Sequence[Goal], path: str) -> None:
-    about = _harness.about()
-    print(", ".join(f"{name} {value}" for name, value in about.items()))
-    print(f"\n{plain_figures(found)}\n\n{table(found, goals)}")
+def report(found: Sequence[Record], goals: Sequence[Goal], about: Mapping[str, Any], path: str) -> None:
+    """Print the table, and the machine; write all figures to ``path``, if there is one."""
+    print(f"{heading(about)}\n\n{table(rows(found, goals))}")
     if path:
         Path(path).write_text(
             json.dumps({"about": about, "records": found}, indent=1) + "\n", encoding="utf-8"
         )
+
+
+def heading(about: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {each}" for name, each in about.items())
 
 
 def main(
@@ -252,14 +285,15 @@ def main(
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     options(parser)
     parser.add_argument("--contenders", default="", help="semicolon-separated (default: all)")
-    parser.add_argument("--gc", choices=("both", "on", "off"), default="both", help="garbage collector")
+    parser.add_argument("--gc", choices=("on", "off", "both"), default="on", help="garbage collector")
     parser.add_argument("--json", default="", metavar="FILE", help="write all figures there too")
     parser.add_argument("--here", default="", help=argparse.SUPPRESS)  # be this contender
     given = parser.parse_args()
     if given.here:
         here(given)
     else:
-        report(run(given), goals, given.json)
+        about = _harness.about()
+        report(run(given), goals, about, given.json)
 
 
 def collecting(options: argparse.Namespace) -> list[bool]:

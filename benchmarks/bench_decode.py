@@ -96,7 +96,7 @@ def run(options: argparse.Namespace) -> list[Record]:
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", default="remote,plain", help="comma-separated, see data.SHAPES")
     parser.add_argument("--items", type=int, default=100, help="on the page (default 100)")
-    parser.add_argument("--rounds", type=int, default=15, help="of 100 pages each (default 15)")
+    parser.add_argument("--rounds", type=int, default=9, help="of 100 pages each (default 9)")
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)  # hold the pages of a turn
 
 

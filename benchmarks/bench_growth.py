@@ -9,7 +9,7 @@ Most windows are empty. The service is a stub that responds at once, so what is 
 these is a process of its own. ``step`` is the longest time the event loop's thread worked without a turn for others,
 ``peak`` the resident memory of the whole process, ``commit`` the median of the first thirty and of the last commits.
 
-    python -m benchmarks.bench_growth --accounts 1000,10000,100000 --windows 365 --json
+    python -m benchmarks.bench_growth --accounts 1000,10000,100000 --windows 365
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,6 @@ from truto_ci_async.pull.shard import run_shard
 from truto_ci_async.sinks.lines import NdjsonSink
 
 PHASES = ("plan", "pull", "resume", "late")
-GOALS: list[Goal] = []
 NOW = datetime(2024, 12, 31, tzinfo=UTC)
 SEED = 7
 # One page in so many has rows, and one in so many of those is followed by another page.
@@ -210,7 +209,8 @@ def here(options: argparse.Namespace) -> None:
 
 
 def measure(phase: str, folder: str, accounts: int, options: argparse.Namespace) -> dict[str, Any]:
-    pages = options.pages or accounts * (min(TURN_PAGES, options.windows) if phase == "pull" else 1)
+    turns = min(TURN_PAGES, max(options.windows // 4, 1)) if phase == "pull" else 1
+    pages = options.pages or accounts * turns
     command = [sys.executable, "-m", "benchmarks.bench_growth", "--here", "ours", "--phase", phase]
     command += ["--folder", folder, "--accounts", str(accounts), "--windows", str(options.windows)]
     command += ["--pages", str(pages), "--concurrency", str(options.concurrency)]
@@ -221,24 +221,60 @@ def measure(phase: str, folder: str, accounts: int, options: argparse.Namespace)
     return found
 
 
+GOALS = [
+    Goal(f"growth, {phase}, {count} accounts", "1,000 accounts", "growth", most=1.1)
+    for phase in ("plan, an account", "pull, a page", "resume, a page", "late, a page")
+    for count in ("10,000", "100,000")
+]
+
+
+def records(accounts: int, found: Mapping[int, Mapping[str, Any]]) -> list[Record]:
+    """Compare what one account, or one page, takes with what it takes for the first number of accounts."""
+    first = next(iter(found))
+    made: list[Record] = []
+    for phase, mine in found[accounts].items():
+        its = found[first][phase]
+        named = (
+            {"plan, an account": ("seconds", True)}
+            if phase == "plan"
+            else {f"{phase}, a page": ("us_a_page", False)}
+        )
+        if phase in ("resume", "late"):
+            named[f"{phase}, first request, an account"] = ("start_s", True)
+        for name, (figure, of_all) in named.items():
+            us = [
+                each[figure] / count * 1e6 if of_all else each[figure]
+                for each, count in ((mine, accounts), (its, first))
+            ]
+            question = f"growth, {name}, {accounts:,} accounts"
+            peaks = [mine["peak_mb"], its["peak_mb"]]
+            ours, before = (
+                {"question": question, "us": at, "peak_mb": peak} for at, peak in zip(us, peaks, strict=True)
+            )
+            compared = {"growth": us[0] / us[1], "resident": peaks[0] / peaks[1]}
+            made += [ours | {"contender": _turns.OURS, **mine}]
+            made += [before | {"contender": f"{first:,} accounts", **compared}] if accounts != first else []
+    return made
+
+
 def run(options: argparse.Namespace) -> list[Record]:
-    found: list[Record] = []
+    found: dict[int, dict[str, Any]] = {}
     for accounts in map(int, options.accounts.split(",")):
+        found[accounts] = {}
         _turns.say(f"growth, {accounts:,} accounts x {options.windows} windows")
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
             for phase in options.phases.split(","):
                 folder = second if phase == "late" else first
-                measured = measure(phase, folder, accounts, options)
+                measured = found[accounts][phase] = measure(phase, folder, accounts, options)
                 _turns.say(f"  {phase:<8}" + ", ".join(f"{name} {each}" for name, each in measured.items()))
-                question = f"growth {phase}, {accounts:,} accounts"
-                record: Record = {"question": question, "contender": _turns.OURS, "gc": "on"}
-                found.append(record | measured)
-    return found
+    return [record for accounts in found for record in records(accounts, found)]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--accounts", default="1000,10000", help="comma-separated (default 1000,10000)")
-    parser.add_argument("--windows", type=int, default=365, help="of each account (default 365)")
+    parser.add_argument(
+        "--accounts", default="1000,10000,100000", help="comma-separated (default 1000,10000,100000)"
+    )
+    parser.add_argument("--windows", type=int, default=7, help="of each account (default 7)")
     parser.add_argument("--pages", type=int, default=0, help="of each run")
     parser.add_argument("--concurrency", type=int, default=32, help="accounts asked at once (default 32)")
     parser.add_argument("--phases", default=",".join(PHASES), help="comma-separated (default: all)")

@@ -21,7 +21,8 @@ import sys
 import tempfile
 from typing import Any
 
-from benchmarks import _harness
+from benchmarks import _harness, _turns
+from benchmarks._turns import OURS, Goal, Record
 from truto_ci_async import Pacing, TrutoClient
 
 TIMES = (1, 10, 100)
@@ -59,47 +60,53 @@ async def here(case: str, times: int, url: str) -> dict[str, Any]:
             }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--cases", default=",".join(CASES), help="comma-separated (default: all)")
-    parser.add_argument("--rounds", type=int, default=3, help="the median counts (default 3)")
-    parser.add_argument("--json", action="store_true", help="one JSON object per line")
-    parser.add_argument("--here", nargs=3, help=argparse.SUPPRESS)  # one process
-    options = parser.parse_args()
-    if options.here:
-        case, times, url = options.here
-        print(json.dumps(asyncio.run(here(case, int(times), url))))
-        return
+def in_own_process(case: str, times: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.bench_scale", "--here", f"{case} {times}"]
+    with _harness.server(pinned=True) as url:
+        done = subprocess.run(
+            [*command, "--url", url], cwd=_harness.ROOT, stdout=subprocess.PIPE, check=True, timeout=900
+        )
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    made: list[Record] = []
     for case in options.cases.split(","):
+        _turns.say(f"growth, {case}")
         found: dict[int, list[dict[str, Any]]] = {times: [] for times in TIMES}
         for _ in range(options.rounds):
             for times in TIMES:
-                with _harness.server(pinned=True) as url:
-                    command = [
-                        sys.executable,
-                        "-m",
-                        "benchmarks.bench_scale",
-                        "--here",
-                        case,
-                        str(times),
-                        url,
-                    ]
-                    done = subprocess.run(
-                        command, cwd=_harness.ROOT, capture_output=True, check=True, timeout=900
-                    )
-                found[times].append(json.loads(done.stdout))
-        first = _harness.median([each["us"] for each in found[1]])
-        for times, rounds in found.items():
-            us = _harness.median([each["us"] for each in rounds])
-            peak = _harness.median([each["peak_mb"] for each in rounds])
-            row = {"case": case, "times": times, "items": rounds[0]["items"], "us": round(us, 2),
-                   "ratio": round(us / first, 2), "peak_mb": round(peak, 1)}  # fmt: skip
-            print(json.dumps(row) if options.json else
-                  f"{case:8} {times:4}x {row['items']:>9,} items {us:8.2f} us an item, {us / first:.2f} of 1x,"
-                  f" peak {peak:6.1f} MB", flush=True)  # fmt: skip
+                found[times].append(in_own_process(case, times))
+        us = {times: _harness.median([each["us"] for each in rounds]) for times, rounds in found.items()}
+        peak = {
+            times: _harness.median([each["peak_mb"] for each in rounds]) for times, rounds in found.items()
+        }
+        for times in TIMES[1:]:
+            question: Record = {"question": f"growth, {case}, an item, {times}x"}
+            made.append(question | {"contender": OURS, "us": us[times], "peak_mb": peak[times]})
+            first = {"contender": "1x", "us": us[1], "peak_mb": peak[1], "growth": us[times] / us[1]}
+            made.append(question | first | {"resident": peak[times] / max(peak[1], 0.1)})
+    return made
+
+
+GOALS = [
+    Goal(f"growth, {case}, an item, {times}x", "1x", "growth", most=1.1)
+    for case in CASES
+    for times in TIMES[1:]
+]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cases", default=",".join(CASES), help="comma-separated (default: all)")
+    parser.add_argument("--rounds", type=int, default=3, help="the median counts (default 3)")
+    parser.add_argument("--url", default="", help=argparse.SUPPRESS)
+
+
+def one(options: argparse.Namespace) -> None:
+    case, times = options.here.split()
+    print(json.dumps(asyncio.run(here(case, int(times), options.url))))
 
 
 if __name__ == "__main__":
-    main()
+    _turns.main(__doc__, add_options, run, GOALS, one)

@@ -1,10 +1,11 @@
 """A large answer over a socket: is streaming it as quick as decoding it whole, and in how much memory?
 
-Ours (both engines, in lists and item by item) beside the usual ways, with the same struct classes. Each contender
-runs in a process of its own, the server in another, and they take turns round by round. Memory is the peak above the
-same process before its first request, with everything imported. ``first item`` is the time from the request, and the
-bytes decoded by then. ``stall`` is how late other tasks of the loop got their turn (99th percentile), in a further
-round, and ``held`` the work that was done before they did, which does not depend on what else the machine does.
+Ours (both engines, in lists and item by item, four streams at once, and the bytes alone) beside the usual ways, with
+the same struct classes, and beside a plain socket that is read and nothing else. Each contender runs in a process of
+its own, the server in another, and they take turns round by round. Memory is the peak above the same process before
+its first request, with everything imported. ``first item`` is the time from the request, and the bytes decoded by then.
+``stall`` is how late other tasks of the loop got their turn (99th percentile), in a further round, and ``held`` the
+work that was done before they did, which does not depend on what else the machine does.
 
     python -m benchmarks.bench_stream --size 90 --shapes remote,pretty --rounds 5 --json
 
@@ -18,20 +19,41 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import aiohttp
 import ijson
 import msgspec
 
-from benchmarks import _harness, data
+from benchmarks import _harness, _turns, data
+from benchmarks._turns import OURS, Goal, Measured, Record, Turn
 from truto_ci_async import Interaction, Pacing, TrutoClient
 
 TARGET = "/unified/conversational-intelligence/interactions?integrated_account_id="
+
+
+AT_ONCE = 4
+TOGETHER, CHUNKS, DRAIN, BUFFERED = (
+    "ours, 4 at once",
+    "ours, chunks()",
+    "drain of the socket",
+    "msgspec, buffered",
+)
+QUESTION = "stream 90 MB"
+GOALS = [
+    Goal(QUESTION, BUFFERED, "speed", least=1.25),
+    Goal(QUESTION, BUFFERED, "memory", most=0.10),
+    Goal(QUESTION, "ijson + convert", "speed", least=4.0),
+    Goal(QUESTION, DRAIN, "speed", least=0.5),
+    Goal("4 streams of 90 MB at once", "one stream", "speed", least=1.0),
+    Goal("4 streams of 90 MB at once", "one stream", "memory", most=4.0),
+]
 
 
 class Page(msgspec.Struct):
@@ -120,12 +142,51 @@ async def json_loads(http: aiohttp.ClientSession, account: str) -> Outcome:
     return Outcome(len(records), len(body), perf_counter(), len(body))
 
 
+async def ours_at_once(truto: TrutoClient, account: str) -> Outcome:
+    """Four of them: what came in all, and when the first item of any was there."""
+    found = await asyncio.gather(*(ours(truto, account) for _ in range(AT_ONCE)))
+    first = min(found, key=lambda each: each.first)
+    return first._replace(items=sum(each.items for each in found), bytes=sum(each.bytes for each in found))
+
+
+async def ours_chunks(truto: TrutoClient, account: str) -> Outcome:
+    size = 0
+    async with truto.interactions.stream(account) as stream:
+        async for chunk in stream.chunks():
+            size += len(chunk)
+        return Outcome(0, size, perf_counter(), 0)
+
+
+@asynccontextmanager
+async def nothing(url: str) -> AsyncGenerator[str]:
+    yield url
+
+
+async def drain(url: str, account: str) -> Outcome:
+    """Read the same body from a blocking socket, as much at once as asyncio does."""
+    place = urlsplit(url)
+    size, piece = 0, memoryview(bytearray(2**18))
+    with socket.create_connection((place.hostname, place.port)) as connection:
+        connection.sendall(f"GET {TARGET}{account} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        got = connection.recv_into(piece)
+        head, _, _ = bytes(piece[:got]).partition(b"\r\n\r\n")
+        length = int(head.partition(b"Content-Length: ")[2].split()[0]) + len(head) + 4
+        while True:
+            size += got
+            if size >= length:
+                return Outcome(0, size, perf_counter(), 0)
+            got = connection.recv_into(piece)
+
+
 Contender = Callable[[Any, str], Awaitable[Outcome]]
 CONTENDERS: dict[str, tuple[Callable[[str], Any], Contender]] = {
     "ours": (client, ours),
     "ours, item by item": (client, ours_item_by_item),
     "ours, engine=ijson": (client, ours_ijson),
-    "msgspec, buffered": (session, buffered),
+    TOGETHER: (client, ours_at_once),
+    CHUNKS: (client, ours_chunks),
+    DRAIN: (nothing, drain),
+    BUFFERED: (session, buffered),
     "ijson + convert": (session, ijson_convert),
     "json.loads (dicts)": (session, json_loads),
 }
@@ -184,18 +245,50 @@ def measure(
             for name in ("seconds", "cpu_seconds", "first_item_ms")
         }
         speed = {"mb_per_s": round(mine[0]["bytes"] / middle["seconds"] / 1e6, 1)}
-        found.append({"contender": contender, **mine[-1], **middle, **speed, **stalls[number]})
+        all_turns = [(each["seconds"], each["cpu_seconds"]) for each in mine]
+        found.append(
+            {"contender": contender, **mine[-1], **middle, **speed, **stalls[number], "turns": all_turns}
+        )
     return found
+
+
+def run(options: argparse.Namespace) -> list[Record]:
+    """Run the shape ``remote``, without the engine for hard shapes, which takes its time."""
+    question = f"stream {options.size:g} MB"
+    _turns.say(question)
+    contenders = [name for name in CONTENDERS if name != "ours, engine=ijson"]
+    with _harness.server() as url:
+        found = measure(
+            url, "remote", options.size, contenders, options.rounds + 1
+        )  # the first is to get warm
+    measured = {
+        each["contender"]: Measured(
+            [Turn(*turn) for turn in each["turns"][1:]], int(each["peak_growth_mb"] * 1e6)
+        )
+        for each in found
+    }
+    together = measured.pop(TOGETHER)
+    each_of = Measured(
+        [Turn(turn.seconds / AT_ONCE, turn.cpu / AT_ONCE) for turn in together.turns], together.peak
+    )
+    both = {OURS: each_of, "one stream": measured[OURS]}
+    return _turns.records(question, True, measured) + _turns.records(
+        f"4 streams of {options.size:g} MB at once", True, both
+    )
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", type=float, default=90, help="MB of the body (default 90)")
+    parser.add_argument("--rounds", type=int, default=5, help="the median counts (default 5)")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--size", type=float, default=90, help="MB of the body (default 90)")
+    add_options(parser)
     parser.add_argument("--shapes", default=",".join(data.SHAPES), help="comma-separated (default: all)")
     parser.add_argument("--contenders", default="", help="semicolon-separated (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="the median counts (default 5)")
     parser.add_argument("--json", action="store_true", help="one JSON object per line")
     parser.add_argument("--here", default="", help=argparse.SUPPRESS)  # the process of one contender
     parser.add_argument("--account", default="", help=argparse.SUPPRESS)
@@ -233,7 +326,7 @@ COLUMNS = {
 
 def report(shape: str, found: list[dict[str, Any]], about: dict[str, Any], as_json: bool) -> None:
     """Print the figures of one shape, each also as a share of the buffered decode where that took part."""
-    base = next((each for each in found if each["contender"] == "msgspec, buffered"), None)
+    base = next((each for each in found if each["contender"] == BUFFERED), None)
     for each in found:
         if base:
             each["speed_of_buffered"] = round(base["seconds"] / each["seconds"], 2)

@@ -1,7 +1,8 @@
 """A walk over the pages of one account: what does the package add to the least code that could do it?
 
     plain     100 pages of 100 items over loopback: nothing but the cost of the code
-    tls       the same over TLS, with 20 ms from here to there and back, setting up a connection included
+    short     100 pages of 10 items, so of little else than requests
+    tls       50 pages of 100 items over TLS, with 20 ms from here to there and back, setting up a connection included
     tls-late  TLS again, with the 20 ms spent by the server before each answer and no distance at all
     slow      a consumer that awaits, for each page, as long as fetching one takes
     busy      a consumer that works for as long, and awaits nothing
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -36,6 +38,7 @@ TOKEN = "benchmark-token"
 ROUND_TRIP = 0.02
 # What the server of the slow and the busy consumer takes for a page; what a fetch takes in all is measured.
 SERVER_TIME = 0.02
+SHORT = 10  # items of a page of ``short``
 
 
 async def await_for(seconds: float) -> None:
@@ -167,8 +170,10 @@ class TrutoSdk:
 
 
 BARE, SDK = "bare aiohttp + msgspec", "truto-python-sdk"
+UVLOOP = "ours on uvloop"
 CLASSES: dict[str, Any] = {
     OURS: Ours,
+    UVLOOP: Ours,
     BARE: Bare,
     "httpx + pydantic": HttpxPydantic,
     "requests + json": RequestsJson,
@@ -176,20 +181,27 @@ CLASSES: dict[str, Any] = {
 }
 CONTENDERS = {  # and the modules they need
     OURS: "",
+    UVLOOP: "uvloop",
     BARE: "",
     "httpx + pydantic": "httpx pydantic",
     "requests + json": "requests",
     SDK: "truto_python_sdk",
 }
 MODULE = "benchmarks.bench_walk"
-CASES = ("plain", "tls", "tls-late", "slow", "busy")
+CASES = ("plain", "short", "tls", "tls-late", "slow", "busy")
 GOALS = [
-    Goal("walk plain", BARE, "speed", least=0.90),
+    Goal("walk plain", BARE, "speed", least=0.90 if sys.version_info < (3, 12) else 0.95),
     Goal("walk plain", BARE, "cpu", most=1.10),
+    Goal("walk short", BARE, "more_us", most=50),
     Goal("walk plain", SDK, "speed", least=3.0),
     Goal("walk tls", SDK, "speed", least=3.0),
     Goal("walk slow", BARE, "speed", least=1.8),
 ]
+
+
+def pages(case: str, options: argparse.Namespace) -> int:
+    """Of one walk: half as many where most of the time is waiting."""
+    return options.pages if case in ("plain", "short") else max(options.pages // 2, 1)
 
 
 def account(options: argparse.Namespace) -> str:
@@ -200,7 +212,7 @@ def here(options: argparse.Namespace) -> None:
     """Be one contender: a walk whenever asked."""
     contender = CLASSES[options.here]()
     expected = options.pages * options.items
-    with asyncio.Runner() as runner:
+    with asyncio.Runner(loop_factory=loop_factory(options.here)) as runner:
         stack = AsyncExitStack()
         runner.run(contender.open(stack, options.url))
 
@@ -214,6 +226,14 @@ def here(options: argparse.Namespace) -> None:
         runner.run(stack.aclose())
 
 
+def loop_factory(contender: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if contender != UVLOOP:
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop
+
+
 def run(options: argparse.Namespace) -> list[Record]:
     """Run all cases."""
     found: list[Record] = []
@@ -221,20 +241,22 @@ def run(options: argparse.Namespace) -> list[Record]:
         for collect in _turns.collecting(options) if case == "plain" else [options.gc != "off"]:
             _turns.say(f"walk {case}, garbage collector {'on' if collect else 'off'}")
             found += _turns.records(
-                f"walk {case}", collect, one_case(case, options, collect=collect), per=options.pages
+                f"walk {case}", collect, one_case(case, options, collect=collect), per=pages(case, options)
             )
     return found
 
 
 def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[str, Measured]:
     contenders = _turns.installed(CONTENDERS, options.contenders)
-    given = ["--shape", options.shape, "--pages", str(options.pages), "--items", str(options.items)]
+    items = SHORT if case == "short" else options.items
+    given = ["--shape", options.shape, "--pages", str(pages(case, options)), "--items", str(items)]
     given += ["--gc", "on" if collect else "off"]
-    if case == "plain":
+    if case in ("plain", "short"):
         with _harness.server(pinned=True) as url:
             _harness.warm(url, account(options))
             return _turns.take_turns(MODULE, contenders, [*given, "--url", url], rounds=options.rounds)
-    rounds = max(3, options.rounds // 3)  # waiting is steadier than working
+    contenders = [name for name in contenders if name != UVLOOP]
+    rounds = max(min(3, options.rounds), options.rounds // 3)  # waiting is steadier than working
     if case in ("tls", "tls-late"):
         late = {"latency": SERVER_TIME} if case == "tls-late" else {"round_trip": ROUND_TRIP}
         from tests import certificates
@@ -251,7 +273,7 @@ def one_case(case: str, options: argparse.Namespace, *, collect: bool) -> dict[s
     with _harness.server(latency=SERVER_TIME, pinned=True) as url:
         given += ["--url", url]
         one_walk = _turns.take_turns(MODULE, [BARE], given, rounds=1)[BARE]
-        fetch = one_walk.typical("seconds") / options.pages
+        fetch = one_walk.typical("seconds") / pages(case, options)
         given += ["--pause", str(fetch)] + (["--busy"] if case == "busy" else [])
         return _turns.take_turns(MODULE, [OURS, BARE], given, rounds=rounds)
 

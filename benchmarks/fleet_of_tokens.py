@@ -2,7 +2,7 @@
 
 Plans, shards, budgets and reports are those of the package. Requests take a virtual time and no work. Each token has
 four tasks, each of which asks for one page after another of eight accounts at once; workers are killed now and then,
-and so is the budget. Prints how long that takes against what the limits allow, and the memory that it needs.
+and so is the budget. Tells how long that takes against what the limits allow, and the memory that it needs.
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import tracemalloc
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _turns
+from benchmarks._turns import Goal, Record
 from truto_ci_async import MemoryBudget, Pacing, Plan, PlannedAccount, ShardReports, Window
 from truto_ci_async.pull.checkpoint.sqlite import SCHEMA
 
+GOALS: list[Goal] = []
 SECONDS_OF_A_REQUEST = 0.3
 AT_ONCE = 8  # accounts of a task
 ASK_AGAIN = 0.05
@@ -99,14 +102,16 @@ def state_bytes(accounts: int) -> int:
         return path.stat().st_size
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accounts", type=int, default=1_000_000)
     parser.add_argument("--tokens", type=int, default=200)
     parser.add_argument("--shards", type=int, default=4, help="of each token")
     parser.add_argument("--pages", type=int, default=1, help="of each account")
     parser.add_argument("--kills", type=int, default=1, help="of workers and budgets, for each token")
-    given = parser.parse_args()
+    parser.add_argument("--rounds", type=int, default=1, help=argparse.SUPPRESS)
+
+
+def run(given: argparse.Namespace) -> list[Record]:
     each = given.accounts // given.tokens
     chance = random.Random(1)
 
@@ -117,9 +122,11 @@ def main() -> None:
         requests += sent
     least = each * given.pages / 50
     needed = each * given.pages * given.tokens
-    print(f"{given.accounts:,} accounts, {given.tokens} tokens, {given.shards * given.tokens} shards")
-    print(f"time: {max(times):.1f} s, the limits allow {least:.1f} s ({least / max(times):.1%} of the rate)")
-    print(f"requests: {requests:,}, {(requests - needed) / needed:.2%} extra")
+    _turns.say(f"{given.accounts:,} accounts, {given.tokens} tokens, {given.shards * given.tokens} shards")
+    _turns.say(
+        f"time: {max(times):.1f} s, the limits allow {least:.1f} s ({least / max(times):.1%} of the rate)"
+    )
+    _turns.say(f"requests: {requests:,}, {(requests - needed) / needed:.2%} extra")
 
     windows = (Window("2024-01-01T00:00:00Z", "2024-02-01T00:00:00Z"),)
 
@@ -133,10 +140,12 @@ def main() -> None:
         ]
 
     made, seconds, kept = measure(plans)
-    print(f"driver, plans: {kept:.0f} MB in {seconds:.1f} s")
+    _turns.say(f"driver, plans: {kept:.0f} MB in {seconds:.1f} s")
     parts, seconds, kept = measure(lambda: [part for plan in made for part in plan.shards(given.shards)])
     size = sum(len(part.to_json()) for part in parts)
-    print(f"driver, shards: {kept:.0f} MB in {seconds:.1f} s; the object store: {size / 1e6:.0f} MB as JSON")
+    _turns.say(
+        f"driver, shards: {kept:.0f} MB in {seconds:.1f} s; the object store: {size / 1e6:.0f} MB as JSON"
+    )
 
     def reports(failed: int) -> ShardReports:
         found = ShardReports(len(parts))
@@ -156,10 +165,20 @@ def main() -> None:
         (10**9, "all failed"),
     ):
         _, _, kept = measure(lambda failed=failed: reports(failed))
-        print(f"driver, reports, {what}: {kept:.0f} MB")
+        _turns.say(f"driver, reports, {what}: {kept:.0f} MB")
     state = state_bytes(each // given.shards)
-    print(f"state: {state / 1e6:.1f} MB a shard, {state * len(parts) / 1e6:.0f} MB in all")
+    _turns.say(f"state: {state / 1e6:.1f} MB a shard, {state * len(parts) / 1e6:.0f} MB in all")
+    question = f"{given.accounts:,} accounts, {given.tokens} tokens, virtual clock"
+    extra = (requests - needed) / needed
+    return [
+        {
+            "question": question,
+            "contender": "the permitted rate",
+            "rate": least / max(times),
+            "extra_requests": extra,
+        }
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    _turns.main(__doc__, add_options, run, GOALS, lambda _: None)
