@@ -313,6 +313,13 @@ def test_starting_over_forgets_everything(store: Store) -> None:
     assert visit(store(), other) == (other, {}, None)
 
 
+def test_starting_over_without_a_plan_forgets_nothing(store: Store) -> None:
+    fill(store(), make_plan(), ({("a", 0): FIRST}, b"one"))
+    with pytest.raises(UsageError, match="pass a plan"):
+        visit(store(), None, fresh=True)
+    assert visit(store(), None) == (make_plan(), {("a", 0): FIRST}, b"one")
+
+
 def test_a_pull_can_go_on_without_being_told_what(store: Store) -> None:
     """The plan is stored with the output, so the folder is enough."""
     with pytest.raises(UsageError, match=r"^(this checkpoint|.+/state\.sqlite3) has no stored plan"):
@@ -886,7 +893,9 @@ def test_a_state_that_is_a_link_is_refused(path: Path) -> None:
     victim.write_bytes(b"")
     path.symlink_to(victim)
     for fresh in (False, True):
-        with pytest.raises(StateConflictError, match="is a symbolic link"):
+        with pytest.raises(
+            StateConflictError, match=r"state\.sqlite3 is a symbolic link: name the file it points to$"
+        ):
             visit(SQLiteCheckpoint(path), make_plan(), fresh=fresh)
     assert victim.read_bytes() == b""
 
@@ -1536,7 +1545,8 @@ def test_a_state_with_two_names_is_refused(path: Path) -> None:
     other = path.with_name("other")
     other.hardlink_to(path)
     for each in (path, other):
-        with pytest.raises(StateConflictError, match="has another name as well, a hard link"):
+        said = f"{each.name} has another name as well, a hard link: remove that, or use a copy$"
+        with pytest.raises(StateConflictError, match=said):
             visit(SQLiteCheckpoint(each), None)
     other.unlink()
     assert visit(SQLiteCheckpoint(path), None)[0] == make_plan()
