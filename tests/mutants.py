@@ -56,7 +56,9 @@ def main() -> int:
         name
         for name, data in files.items()
         if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
-        or not (patterns or status_by_exit_code[data.exit_code_by_key[name]] in CAUGHT)
+        or not (
+            patterns or status_by_exit_code[data.exit_code_by_key[name]] in CAUGHT or _has_reason(name, data)
+        )
     ]
     if names and (failed := _run(names, files, int(workers))):
         return failed
@@ -173,35 +175,37 @@ def _discard_output() -> None:
 
 
 def _report(files: Files) -> int:
-    table = [f"{'':52} mutants  killed           survived, with a reason"]
+    table = [f"{'':52} mutants  caught         survived  with a reason"]
     is_enough = True
     for data in dict.fromkeys(files.values()):
         results = data.exit_code_by_key.items()
         statuses = {name: status_by_exit_code[code] for name, code in results if code is not None}
         if not statuses:
             continue
-        caught = sum(status in CAUGHT for status in statuses.values())
-        diffs = {
-            name: _changed_lines(get_diff_for_mutant(name, path=data.path))
-            for name, status in statuses.items()
-            if status not in CAUGHT
-        }
-        unexplained = {name: diff for name, diff in diffs.items() if "# mutant: " not in diff}
+        survived = [name for name, status in statuses.items() if status not in CAUGHT]
+        unexplained = [name for name in survived if not _has_reason(name, data)]
+        caught, explained = len(statuses) - len(survived), len(survived) - len(unexplained)
         share = caught / len(statuses)
         is_enough &= share >= LEAST_CAUGHT and not unexplained
-        explained = len(diffs) - len(unexplained)
         table.append(
-            f"{data.path!s:52} {len(statuses):7} {caught:7} {share:7.1%} {len(diffs):8} {explained:14}"
+            f"{data.path!s:52} {len(statuses):7} {caught:7} {share:6.1%} {len(survived):9} {explained:14}"
         )
-        for name, diff in unexplained.items():
-            print(f"{name}: {statuses[name]}\n{diff}\n")
+        for name in unexplained:
+            print(f"{name}: {statuses[name]}\n{_changed_lines(name, data)}\n")
     print("\n".join(table))
     return 0 if len(table) > 1 and is_enough else 1
 
 
-def _changed_lines(diff: str) -> str:
+def _has_reason(name: str, data: SourceFileMutationData) -> bool:
+    is_survivor = status_by_exit_code[data.exit_code_by_key[name]] == "survived"
+    return is_survivor and "# mutant: " in _changed_lines(name, data)
+
+
+def _changed_lines(name: str, data: SourceFileMutationData) -> str:
     return "\n".join(
-        line for line in diff.splitlines() if line.startswith(("-", "+")) and line[:3] not in ("---", "+++")
+        line
+        for line in get_diff_for_mutant(name, path=data.path).splitlines()
+        if line.startswith(("-", "+")) and line[:3] not in ("---", "+++")
     )
 
 
