@@ -541,6 +541,7 @@ def test_a_text_is_cut_if_more_bytes_could_complete_it(parts: list[bytes], expec
         ([b'"a\\', b'\\" , "c'], [b"", b'"a\\\\" , '], b'"c'),
         ([b'"a\\', b'"', b'b"'], [b"", b"", b'"a\\"b"'], b""),
         ([b'"a\\', b"n", b'b" '], [b"", b"", b'"a\\nb" '], b""),
+        ([b'1, "a', b"b", b"c"], [b"1, ", b"", b""], b'"abc'),
     ],
 )
 def test_a_token_is_held_until_it_is_complete(chunks: list[bytes], pieces: list[bytes], held: bytes) -> None:
