@@ -22,7 +22,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from truto_ci_async import Fault, Sandbox, UsageError, __version__
+from truto_ci_async import Fault, Sandbox, UsageError, __version__, errors
 from truto_ci_async._text import printable
 from truto_ci_async.cli import accounts
 from truto_ci_async.cli.app import COMMANDS, app
@@ -47,8 +47,10 @@ from truto_ci_async.cli.messages import (
     TERMINATED,
     USAGE,
     Progress,
+    advise,
 )
 from truto_ci_async.cli.options import FORMATS, Options
+from truto_ci_async.cli.output import resumable
 from truto_ci_async.cli.output.cells import cell_width
 from truto_ci_async.cli.output.destinations import NewFile, Output
 from truto_ci_async.cli.output.resumable import ResumableFile
@@ -1118,6 +1120,86 @@ def test_a_killed_run_goes_on_when_it_is_run_again(
     assert len(sandbox.requests) == 1 + is_early
     assert out.read_bytes() == whole.read_bytes()
     assert {each.name for each in tmp_path.iterdir()} == {out.name, whole.name}
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_advice_names_only_options_of_the_command(name: str) -> None:
+    """``pull`` has neither ``--next-cursor`` nor ``--response-format``."""
+    command = app.get_command(click.Context(app), name)
+    assert command is not None
+    names = {each.name or "": max(each.opts, key=len) for each in command.params}
+    made = [
+        errors.CursorExpiredError("x"),
+        errors.BodyTooLargeError("x", limit=1),
+        errors.DecodeError("x"),
+        errors.DecodeError("say path=..."),
+        errors.DeadlineError("x", deadline="read", seconds=1.0),
+        errors.ConfigurationError("no API token"),
+    ]
+    advice = " ".join(advise(error, names) or "" for error in made)
+    assert set(re.findall("--[a-z-]+", advice)) <= set(names.values())
+    if name == "interactions":
+        assert "--next-cursor" in advice
+    if name == "pull":
+        assert "check --api-url" in advice
+
+
+def between_look_and_lock(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Do something right after a run has looked for what an earlier one left."""
+    look = resumable.earlier_state
+
+    def looked(*args: Any) -> Any:
+        found = look(*args)
+        monkeypatch.setattr(resumable, "earlier_state", look)
+        act()
+        return found
+
+    monkeypatch.setattr(resumable, "earlier_state", looked)
+
+
+@posix
+def test_a_run_does_not_go_on_with_a_file_that_another_one_completes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would cut a new file to the length of the old one, which begins with as many zero bytes."""
+    path = tmp_path / "x.ndjson"
+    first = ResumableFile(path, "question")
+    first.write(b"{}\n")
+    first.commit("position", pages=1)
+    between_look_and_lock(monkeypatch, first.finish)
+    with pytest.raises(UsageError, match="being written by another run"):
+        ResumableFile(path, "question")
+    first.finish()
+    assert path.read_bytes() == b"{}\n"
+
+
+@posix
+def test_a_run_does_not_replace_the_state_of_one_that_began_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one could not go on after a kill: its rows would be those of another command."""
+    path = tmp_path / "x.ndjson"
+    others: list[ResumableFile] = []
+
+    def begin() -> None:
+        with suppress(UsageError):  # it is refused
+            others.append(ResumableFile(path, "other"))
+
+    between_look_and_lock(monkeypatch, begin)
+    ours = ResumableFile(path, "question")
+    assert (resumable.earlier_state(path, "question"), others) == (ours.state, [])
+    ours.abandon(b"")
+
+
+@posix
+def test_an_empty_partial_file_is_nobodys(tmp_path: Path) -> None:
+    """It is what a run leaves that is killed at once."""
+    path = tmp_path / "x.ndjson"
+    path.with_name("x.ndjson.partial").touch()
+    file = ResumableFile(path, "question")
+    file.write(b"{}\n")
+    assert file.finish() == path
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
 
 
 @posix

@@ -824,14 +824,14 @@ def test_the_summary_names_what_is_missing() -> None:
     progress, report = sampled()
     for number in range(MAX_NAMED + 5):
         report.failed[f"bad-{number}"] = TrutoError("broken")
-    lines = summary(progress, "out")
+    lines = summary(progress, "out", {})
     text = "\n".join(lines)
     assert "failed: bad: Truto responded with 403 Forbidden: no; the token or the account" in text
     assert "... and 6 more" in text
     assert "parked: later: until 2023-11-14 22:13:20Z" in text
     assert re.search(r"left +885 +the next run", text)
     assert len({line.index("  ", 4) for line in lines if line.startswith("  accounts")}) == 1
-    assert summary(PullProgress(), "out") == []
+    assert summary(PullProgress(), "out", {}) == []
 
 
 @posix

@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -311,6 +312,16 @@ def test_a_coordinator_keeps_budgets_and_reports() -> None:
     assert coordinator.told("199") == {}
 
 
+def test_a_coordinator_that_nobody_asks_says_so() -> None:
+    ended = threading.Event()
+    began = monotonic()
+    coordinator = Coordinator(ended.set, 0.2)
+    while monotonic() < began + 0.3:
+        coordinator.tell("a", 1, {})
+        assert not ended.wait(0.01)
+    assert ended.wait(5.0)
+
+
 def test_a_report_of_very_many_failures_is_bounded() -> None:
     report = PullReport(accounts=50)
     for number in range(50):
@@ -343,7 +354,7 @@ def test_a_look_at_rows_never_leaves_out_an_account_without_a_word() -> None:
 
 
 def test_an_address_of_a_cluster_is_not_that_of_the_service() -> None:
-    assert advise(ConnectError("no Ray cluster: tried h:1", attempts=0)) is None
+    assert advise(ConnectError("no Ray cluster: tried h:1", attempts=0), {}) is None
 
 
 def test_the_summary_counts_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,7 +63,8 @@ from truto_ci_async.models import Interaction, Page
 from truto_ci_async.models.pulls import AccountPage, Place, PlannedAccount, Window
 from truto_ci_async.models.row_views import PULL_COLUMNS, are_plain
 from truto_ci_async.pull import commits as _commits
-from truto_ci_async.pull.account_pull import ACCOUNT_CALLS, RESTARTS
+from truto_ci_async.pull import engine as _engine
+from truto_ci_async.pull.account_pull import ACCOUNT_CALLS, RESTARTS, AccountPull
 from truto_ci_async.pull.checkpoint.base import Key, Progress
 from truto_ci_async.pull.checkpoint.memory import MemoryCheckpoint
 from truto_ci_async.pull.checkpoint.sqlite import SQLiteCheckpoint
@@ -887,6 +888,75 @@ def test_a_commit_under_way_is_brought_to_its_end() -> None:
             assert pulling.cancelled()
             assert (await run_shard(client, plan, checkpoint, sink, QUICK)).complete
             assert sorted(sink.rows) == expected(sandbox)
+
+    run(scenario())
+
+
+class Waiting(Lines):
+    """Takes its first page only once ``go`` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = asyncio.Event()
+        self.begun = self.ended = 0
+
+    async def write(self, page: AccountPage[Any]) -> None:
+        self.begun += 1
+        await self.go.wait()
+        await super().write(page)
+        self.ended += 1
+
+
+def test_a_page_that_fails_on_its_way_to_the_sink_keeps_no_other_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pull ends with that error. The place of the page was lost, and the other accounts waited for it for ever."""
+    make = AccountPull._make
+    made = 0
+
+    def fail_second(self: AccountPull, *args: Any, **options: Any) -> None:
+        nonlocal made
+        made += 1
+        if made == 2:
+            raise ZeroDivisionError("mine")
+        make(self, *args, **options)
+
+    monkeypatch.setattr(AccountPull, "_make", fail_second)
+
+    async def scenario() -> None:
+        sink, answers = Waiting(), 0
+
+        def on_event(event: Event) -> None:
+            nonlocal answers
+            answers += isinstance(event, ResponseReceived)
+            if answers == 3:  # one page is being written, and two wait for that
+                sink.go.set()
+
+        async with service(accounts=3, on_event=on_event) as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            async with asyncio.timeout(5.0):
+                with pytest.raises(ZeroDivisionError, match="mine"):
+                    await run_shard(client, plan, MemoryCheckpoint(), sink, QUICK)
+
+    run(scenario())
+
+
+def test_a_page_is_not_cancelled_while_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline of ``stop`` may come together with a response. A sink may have taken half of a page by then."""
+    monkeypatch.setattr(_engine, "STOP_SECONDS", 0.0)
+
+    async def scenario() -> None:
+        sink, pulls = Waiting(), list[Pull[Any]]()
+        sink.go.set()
+
+        def on_event(event: Event) -> None:
+            if isinstance(event, ResponseReceived) and sink.begun == 2:
+                pulls[0].stop()
+
+        async with service(accounts=1, on_event=on_event) as (sandbox, client):
+            plan = await client.interactions.plan(sandbox.account_ids, **BOUNDS)
+            report = await run_shard(client, plan, MemoryCheckpoint(), sink, QUICK, on_start=pulls.append)
+            assert (report.pages, sink.begun, sink.ended) == (2, 2, 2)
 
     run(scenario())
 

@@ -23,6 +23,7 @@ from tests.support import run
 from truto_ci_async import (
     AuthenticationError,
     ConnectError,
+    Pacing,
     Plan,
     Sandbox,
     TrutoClient,
@@ -33,6 +34,7 @@ from truto_ci_async import (
 from truto_ci_async.cli.main import main
 from truto_ci_async.integrations import ray as on_ray
 from truto_ci_async.integrations import ray_data
+from truto_ci_async.integrations.ray import Job
 
 pytestmark = [
     pytest.mark.services,
@@ -576,6 +578,22 @@ def test_a_signal_ends_the_command_line_in_order(
         assert again.returncode == 0, again.stderr
         assert rows_of(tmp_path / "out") == expected(sandbox)
         assert sandbox.stats.requests < 20 * 20
+
+
+@pytest.mark.usefixtures("disconnected")
+def test_a_budget_actor_ends_by_itself_once_nobody_asks_it(
+    raylets: Raylets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that was killed cannot end it, and nobody may ever run that token again."""
+    import ray
+
+    monkeypatch.setattr(on_ray, "IDLE_SECONDS", 1.0)
+    ray.init(raylets.address, namespace=on_ray.NAMESPACE, logging_level="ERROR")
+    job = Job("out", {}, "TOKEN", "000000000000000f", None, Pacing(), 1.0, None, "run")
+    actor = on_ray._actor(ray, job)
+    assert ray.get(actor.told.remote("run"), timeout=60.0) == {}
+    name = "truto-budgets-15"
+    wait_until(lambda: name not in ray.util.list_named_actors(), 15.0)
 
 
 def descendants_of(pid: int) -> set[int]:

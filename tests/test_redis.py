@@ -16,7 +16,7 @@ from tests.redis_server import RedisServer
 from tests.support import run
 from tests.virtual import busiest_window
 from truto_ci_async import ConfigurationError, Pacing, Rate, Sandbox, SharedBudget, TrutoClient
-from truto_ci_async.integrations.redis import SPARE_SECONDS, RedisBudget
+from truto_ci_async.integrations.redis import FIRST_BURST, SPARE_SECONDS, RedisBudget
 
 pytestmark = pytest.mark.services
 
@@ -116,8 +116,27 @@ def test_what_was_granted_to_a_killed_process_is_free_one_window_later(
         with redis_py.Redis.from_url(server.url) as plain:
             key = f"truto-ci:{{{name}}}"
             assert plain.keys(f"*{name}*") == [key.encode()]
-            assert plain.hlen(key) == 7 + 2  # seven numbers, one grant and one account
+            assert plain.hlen(key) == 8 + 2  # eight numbers, one grant and one account
             assert 86_000 < plain.ttl(key) <= 86_400
+
+    run(main())
+
+
+def test_a_budget_that_lost_its_memory_saves_nothing_up(server: RedisServer, name: str) -> None:
+    """Clients go on without it while it is away, so what nobody asks for in that time was used all the same."""
+
+    async def main() -> None:
+        async with RedisBudget(server.url, name=name, token=Rate(200, 1), account=Rate(200, 1)) as budget:
+            assert await drain(budget, "a") == 0
+            await asyncio.sleep(0.7)  # half of a slot: 100 requests
+            assert 1 <= await drain(budget, "a") <= 200 * FIRST_BURST + 2
+            start, taken = time.monotonic(), 0
+            while time.monotonic() < start + 0.3:  # the steady rate is kept up
+                taken += await drain(budget, "a")
+                await asyncio.sleep(0.01)
+            assert taken >= 0.6 * 200 / (1 + SPARE_SECONDS) * 0.3
+            await asyncio.sleep(2 * (1 + SPARE_SECONDS))
+            assert await drain(budget, "a") == 200  # all is known again
 
     run(main())
 

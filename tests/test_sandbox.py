@@ -1340,6 +1340,28 @@ def test_closing_drops_every_connection_at_once() -> None:
     run(main(), DEADLINE)
 
 
+def test_it_listens_once_whoever_starts_and_closes_it() -> None:
+    """Two tasks that start it at the same time share one listener. One that is closed meanwhile is not left open."""
+
+    async def main() -> None:
+        sandbox = Sandbox(accounts=1)
+        create, made = asyncio.get_running_loop().create_server, list[asyncio.Server]()
+
+        async def created(*args: Any, **options: Any) -> asyncio.Server:
+            made.append(await create(*args, **options))
+            return made[-1]
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(asyncio.get_running_loop(), "create_server", created)
+            await asyncio.gather(sandbox.start(), sandbox.start())
+            assert len(made) == 1
+            await asyncio.gather(sandbox.aclose(), sandbox.start(), sandbox.aclose())
+        assert not any(each.is_serving() for each in made)
+        assert "not running" in repr(sandbox)
+
+    run(main(), DEADLINE)
+
+
 def test_a_client_may_disconnect_in_the_middle(caplog: pytest.LogCaptureFixture) -> None:
     """A stream that is not read to its end leaves no task, connection or log line behind."""
 

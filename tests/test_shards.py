@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gc
 import json
 import socket
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+import truto_ci_async
 from tests.landings import BOUNDS, Row, client_of, expected, service
 from tests.support import run
 from truto_ci_async import (
@@ -26,6 +29,7 @@ from truto_ci_async import (
     Sandbox,
     StateConflictError,
     TrutoClient,
+    TrutoError,
     UsageError,
     merge_manifests,
     pull_plan,
@@ -36,6 +40,8 @@ from truto_ci_async._lock import RunLock
 from truto_ci_async.pull import shard_folder, shards
 from truto_ci_async.pull.shard_folder import Epoch, ShardCheckpoint, open_shard
 from truto_ci_async.sinks.factory import OutputFormat
+from truto_ci_async.sinks.layout import shard_folder as shard_layout
+from truto_ci_async.sinks.layout import state_file
 
 
 async def plan_of(client: TrutoClient, sandbox: Sandbox, **options: Any) -> Plan:
@@ -321,6 +327,57 @@ def test_rows_of_a_shard_whose_state_is_gone_stay_also_if_they_are_not_listed(tm
             assert (folder / "interactions.ndjson").read_bytes() == rows
 
     run(scenario())
+
+
+def test_a_refused_shard_is_not_told_of_an_argument_that_is_not_there(tmp_path: Path) -> None:
+    """``pull_plan`` has no ``fresh``: another shard may be pulled into the same place by now."""
+
+    async def scenario() -> None:
+        async with service(accounts=2, interactions=5) as sandbox, client_of(sandbox) as client:
+            plan = await plan_of(client, sandbox)
+            await pull_plan(client, plan, tmp_path, shard=(0, 1))
+            folder = tmp_path / shard_layout(1, 1)
+            rows = folder / "interactions.ndjson"
+            rows.write_bytes(rows.read_bytes()[:-1])
+            with pytest.raises(DamagedStateError, match=r"or start over in another folder or table$"):
+                await pull_plan(client, plan, tmp_path, shard=(0, 1))
+            (folder / state_file("interactions")).unlink()
+            with pytest.raises(
+                StateConflictError, match=r"or start over in another folder or table$"
+            ) as caught:
+                await pull_plan(client, plan, tmp_path, shard=(0, 1))
+            assert "fresh" not in caught.value.message
+
+    run(scenario())
+
+
+def test_every_message_names_starting_over_in_the_same_way() -> None:
+    """Those of shards name another way instead, so they have to be recognised."""
+    told = [
+        text
+        for path in Path(truto_ci_async.__file__).parent.rglob("*.py")
+        for text in messages(path)
+        if "fresh=True" in text and text != shards._START_OVER
+    ]
+    assert len(told) > 8
+    for text in told:
+        error = TrutoError(text)
+        shards.advise_another_place(error)
+        assert "fresh" not in error.message
+        assert error.args == (error.message,)
+
+
+def messages(path: Path) -> Iterator[str]:
+    """The texts in a file that are no docstrings, with ``{}`` for values."""
+    tree = ast.parse(path.read_text())
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr):
+            parts.add(id(node.value))
+        elif isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.value
 
 
 def test_a_failure_to_tell_how_a_pull_goes_is_logged_once_and_does_not_end_it(

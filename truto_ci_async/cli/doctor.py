@@ -119,15 +119,17 @@ async def _service(options: Options) -> AsyncIterator[Finding]:
             yield Finding("token", "ok", f"from {options.source}")
             proxy = environment_proxy(client.base_url)
             yield Finding("proxy", "ok", "none" if proxy is None else hide_passwords(proxy))
-            async for each in _ask(client):
+            async for each in _ask(client, options.option_names):
                 yield each
     except ConfigurationError as error:
-        yield Finding("token", "wrong", describe(error, options.option_names), advise(error) or "")
+        yield Finding(
+            "token", "wrong", describe(error, options.option_names), advise(error, options.option_names) or ""
+        )
     except UsageError as error:
         yield Finding("options", "wrong", describe(error, options.option_names))
 
 
-async def _ask(client: TrutoClient) -> AsyncIterator[Finding]:
+async def _ask(client: TrutoClient, option_names: Mapping[str, str]) -> AsyncIterator[Finding]:
     """Send one request, and look at what came back and how long it took."""
     started = time.perf_counter()
     try:
@@ -146,7 +148,7 @@ async def _ask(client: TrutoClient) -> AsyncIterator[Finding]:
     seconds = time.perf_counter() - started
     secure = "" if client.base_url.startswith("https:") else ", without TLS"
     yield Finding("service", "ok", f"{client.base_url}: {status}{seconds * 1000:.0f} ms{secure}")
-    yield _access(refused)
+    yield _access(refused, option_names)
     yield clock(headers, seconds)
     limits = {name: value for name, value in headers.items() if "ratelimit" in name.lower()}
     told = ", ".join(f"{name} {value}" for name, value in limits.items())
@@ -170,13 +172,13 @@ def _unreachable(error: TransportError, url: str) -> Finding:
     return Finding("service", "wrong", f"{url}: {text}", advice)
 
 
-def _access(error: APIError | None) -> Finding:
+def _access(error: APIError | None, option_names: Mapping[str, str]) -> Finding:
     if error is None:
         return Finding("access", "ok", "the token is taken")
     if isinstance(error, PermissionDeniedError):
         return Finding("access", "ok", "the token of one account: it cannot list accounts")
     text = "the token is not taken" if isinstance(error, AuthenticationError) else str(error)
-    return Finding("access", "wrong", text, advise(error) or "")
+    return Finding("access", "wrong", text, advise(error, option_names) or "")
 
 
 def clock(headers: Mapping[str, str], seconds: float) -> Finding:

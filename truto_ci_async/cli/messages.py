@@ -139,8 +139,17 @@ def given_in_options(message: str, option_names: Mapping[str, str]) -> str:
     return re.sub(r"\b(\w+)=('[^']*'|\"[^\"]*\"|[\w./:-]+)", given, message)
 
 
-def advise(error: BaseException) -> str | None:
-    """Return what to do about an error, or None when its own message says it."""
+def advise(error: BaseException, option_names: Mapping[str, str]) -> str | None:
+    """Return what to do about an error, or None when its own message says it. Other options are not named."""
+    advice = (_advice(error) or "").split("; ")
+    return "; ".join(each for each in advice if _options_in(each) <= set(option_names.values())) or None
+
+
+def _options_in(text: str) -> set[str]:
+    return set(re.findall(r"--[a-z-]+", text))
+
+
+def _advice(error: BaseException) -> str | None:
     match error:
         case errors.ConfigurationError() if _has_no_token(error):
             return "`truto-ci login` stores one, or export TRUTO_API_TOKEN=...; --sandbox needs none"

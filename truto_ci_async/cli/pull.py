@@ -236,7 +236,7 @@ def _say_result(options: Options, progress: PullProgress, error: BaseException |
 
     from .pull_progress import summary, write_report
 
-    for line in summary(progress, _target(options)):
+    for line in summary(progress, _target(options), options.option_names):
         note(line) if code == DONE else say(line)
     if options.report is not None:
         try:

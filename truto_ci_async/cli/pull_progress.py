@@ -138,14 +138,14 @@ def finished(report: PullReport) -> int:
 # --- when it has ended -----------------------------------------------------------------------------------------
 
 
-def summary(progress: PullProgress, out: str) -> list[str]:
+def summary(progress: PullProgress, out: str, option_names: Mapping[str, str]) -> list[str]:
     """Return the final lines: a table of what was done, then what failed or is parked, and what to do."""
     if not progress.reports:
         return []
     lines: list[str] = []
     for resource, report in progress.reports.items():
         lines += [f"{resource}:"] if len(progress.reports) > 1 else []
-        lines += _table(_facts(report, out)) + _ends(report)
+        lines += _table(_facts(report, out)) + _ends(report, option_names)
     return lines + _table(_sent(progress))
 
 
@@ -176,9 +176,9 @@ def _sent(progress: PullProgress) -> list[tuple[str, str, str]]:
     ]
 
 
-def _ends(report: PullReport) -> list[str]:
+def _ends(report: PullReport, option_names: Mapping[str, str]) -> list[str]:
     failed = (
-        f"failed: {account}: {error}" + (f"; {advice}" if (advice := advise(error)) else "")
+        f"failed: {account}: {error}" + (f"; {advice}" if (advice := advise(error, option_names)) else "")
         for account, error in report.failed.items()
     )
     parked = (

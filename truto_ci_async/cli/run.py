@@ -82,7 +82,7 @@ def _say_error(error: Exception, progress: Progress, options: Options) -> int:
     is_list = isinstance(error, StateConflictError)  # of what differs: a line for each
     for line in text.split("\n") if is_list else [text]:
         say(line)
-    if advice := advise(error):
+    if advice := advise(error, options.option_names):
         say(f"  {advice}")
     if options.verbose > 1:
         for line in "".join(traceback.format_exception(error)).splitlines():

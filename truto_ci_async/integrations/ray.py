@@ -38,6 +38,7 @@ TELL_SECONDS: Final = 1.0  # between two reports of a task, and of the driver
 READY_SECONDS: Final = 10.0  # for the budget to answer a task the first time
 LOCK_SECONDS: Final = 180.0  # for an attempt that was believed dead to let go of its shard
 STOP_SECONDS: Final = 5.0  # for tasks to commit what they have, when the driver is stopped
+IDLE_SECONDS: Final = 60.0  # until a budget actor that nobody asks ends: its driver was killed
 KEPT: Final = 100  # accounts of a shard, of each kind, that its report names to the driver
 COUNTS: Final = ("accounts", "done", "rows", "pages", "requests", "retries", "windows_done")
 
@@ -157,8 +158,7 @@ async def _stop(ray: Any, waiting: Mapping[asyncio.Future[Any], Any]) -> None:
         if left:
             await asyncio.wait(left, timeout=seconds)
     for future in waiting:
-        if not future.cancel():
-            future.exception()  # seen
+        _ = future.cancel() or future.exception()  # seen
 
 
 async def _connect(ray: Any, address: str | None) -> None:
@@ -189,9 +189,9 @@ async def _connect(ray: Any, address: str | None) -> None:
 
 def _init(begun: Future[Any], ray: Any, address: str | None) -> None:
     begun.set_running_or_notify_cancel()  # a result is taken although nobody waits for it any more
-    own = {} if address else {"include_dashboard": False}
     try:
-        begun.set_result(ray.init(address, namespace=NAMESPACE, logging_level=ERROR, **own))
+        options = {"namespace": NAMESPACE, "include_dashboard": None if address else False}
+        begun.set_result(ray.init(address, logging_level=ERROR, **options))
     except BaseException as error:  # noqa: BLE001 - raised where it is awaited
         begun.set_exception(error)
     if not address:  # Linux ends the processes of a cluster of our own with the thread that started them
@@ -280,8 +280,7 @@ class RayBudget:
 
     async def take(self, n: int, account: str | None) -> Grant:
         try:
-            if self._handle is None:
-                self._handle = await asyncio.to_thread(_actor, self._ray, self._job)
+            self._handle = self._handle or await asyncio.to_thread(_actor, self._ray, self._job)
             return Grant(*await self._handle.take.remote(self._job.budget, self._job.pacing, n, account))
         except self._ray.exceptions.RayError:
             self._handle = None
@@ -297,4 +296,5 @@ class RayBudget:
 def _actor(ray: Any, job: Job) -> Any:
     name = f"truto-budgets-{int(job.budget, 16) % 16}"  # so many for all tokens: each is a process
     options = {"name": name, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
-    return ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1, **options).remote()
+    made = ray.remote(Coordinator).options(num_cpus=0, max_restarts=-1, **options)
+    return made.remote(lambda: ray.kill(ray.get_actor(name, namespace=NAMESPACE)), IDLE_SECONDS)

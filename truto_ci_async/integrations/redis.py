@@ -17,6 +17,9 @@ PREFIX: Final = "truto-ci"
 # connection takes longest.
 SPARE_SECONDS: Final = 0.4
 KEPT_SECONDS: Final = 86_400  # for so long after the last request a new one need not start slowly
+FIRST_BURST: Final = (
+    0.02  # share of the token's limit that is granted at once while the time before is unknown
+)
 CONNECTIONS: Final = 32
 TIMEOUT: Final = 1.0  # seconds for one command; whoever waits for it may have given up before
 
@@ -26,7 +29,8 @@ TIMEOUT: Final = 1.0  # seconds for one command; whoever waits for it may have g
 #
 # ``run`` is the server's run id. It differs after a restart and after a failover, and is missing once the key was
 # evicted or flushed: what was sent before is then unknown. So is it once the clock has gone back. The hash begins
-# again, as if both limits had been used up evenly in the window before, so slots come free at the steady rate.
+# again, as if both limits had been used up evenly in the window before, so slots come free at the steady rate. Those of
+# the token that nobody takes are lost but for a small burst, since clients did without the budget while it was away.
 SCRIPT: Final = """
 local key, n, account = KEYS[1], tonumber(ARGV[1]), ARGV[2]
 local limits = {token = tonumber(ARGV[3]), account = tonumber(ARGV[5])}
@@ -36,14 +40,14 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known, info = pcall(redis.call, 'INFO', 'server')
 local run = known and string.match(info, 'run_id:(%w+)') or '-'
 
-local names = {'run', 'since', 'last', 'tail', 'head token', 'head account', 'sum'}
+local names = {'run', 'since', 'last', 'tail', 'head token', 'head account', 'sum', 'lost'}
 local state = {}
 for index, value in ipairs(redis.call('HMGET', key, unpack(names))) do
   state[names[index]] = index == 1 and value or tonumber(value or nil)
 end
 if state.run ~= run or not state.last or now < state.last then
   redis.call('DEL', key)
-  state = {run = run, since = now, tail = 0, ['head token'] = 0, ['head account'] = 0, sum = 0}
+  state = {run = run, since = now, tail = 0, ['head token'] = 0, ['head account'] = 0, sum = 0, lost = 0}
 end
 
 local function entry(index)
@@ -75,7 +79,13 @@ local function unknown(level)
 end
 
 local function left(level, used)
-  return math.floor(limits[level] * (1 - unknown(level)) - used + 1e-6)
+  local free = limits[level] * (1 - unknown(level)) - used
+  if level == 'token' and unknown(level) > 0 then
+    local surplus = free - state.lost - math.max(1, limits.token * tonumber(ARGV[8]))
+    state.lost = state.lost + math.max(0, surplus)
+    free = free - state.lost
+  end
+  return math.floor(free + 1e-6)
 end
 
 local function wait(level)
@@ -104,7 +114,7 @@ local fields = {'run', run}
 for name, value in pairs(state) do
   if name ~= 'run' then
     fields[#fields + 1] = name
-    fields[#fields + 1] = string.format('%.0f', value)
+    fields[#fields + 1] = string.format(name == 'lost' and '%.6f' or '%.0f', value)
   end
 end
 redis.call('HSET', key, unpack(fields))
@@ -174,7 +184,7 @@ class RedisBudget:
         self._key = f"{PREFIX}:{{{name}}}"
         milliseconds = (round((rate.window + SPARE_SECONDS) * 1000) for rate in (token, account))
         token_slot, account_slot = milliseconds
-        self._limits = [token.limit, token_slot, account.limit, account_slot, KEPT_SECONDS]
+        self._limits = [token.limit, token_slot, account.limit, account_slot, KEPT_SECONDS, FIRST_BURST]
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running = set[asyncio.Future[Any]]()
         try:

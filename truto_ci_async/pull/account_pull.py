@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import anyio
+import anyio.lowlevel
 from msgspec.structs import replace
 
 from truto_ci_async._http.policy.headers import LONGEST_WAIT
@@ -44,7 +45,7 @@ from .account_state import AccountState, Shared
 from .commits import Ends, Entry, PulledPage
 from .failures import asks_to_wait, is_answer, is_fatal, may_refuse_cursor
 from .foreign_rows import foreign_rows, may_have_foreign
-from .positions import UNSUPPORTED, join_position, split_position
+from .positions import UNSUPPORTED, advance, join_position, split_position
 from .report import KEPT_CHARACTERS
 from .row_fingerprints import SeenRows, row_fingerprints, row_identities
 from .walks import MODEL
@@ -75,6 +76,7 @@ class AccountPull:
         self._shared = shared
         self._request: tuple[RequestTargets, Position] | None = None  # the last one
         self._made: PulledPage[Any] | None = None  # the page that is to be handed over
+        self._has_place = False  # a page is being read, or made
 
     def rest(self) -> None:
         """Drop what is not needed until the next turn."""
@@ -107,6 +109,7 @@ class AccountPull:
                 again_at = self._fail(loop)
         finally:
             shared.fetching.discard(fetch)
+            self._give_back()  # or no other account could ever hand over a page
         if again_at == NEVER and self._state.failing_since is None:
             shared.witness = self._request
         return again_at
@@ -128,7 +131,6 @@ class AccountPull:
         walk, page, here = await self._fetch_listed(client, read)
         kept = self._check_window(page)
         if kept is None:
-            self._shared.pages.give_back()
             return None
         loop = advance(walk, here, page)
         self._make(kept, walk.position, is_loop=loop is not None)
@@ -252,21 +254,32 @@ class AccountPull:
         """
         shared = self._shared
         self._note_arrival(body)
-        shared.fetching.discard(fetch)
-        if fetch.deadline != math.inf:
-            fetch.deadline = math.inf
-        await shared.pages.reserve()
+        await self._reserve(fetch)
         try:
             data = await read_page(shared.client, reader, body, time_of_call, account=self._state.account.id)
-        except BaseException as error:
-            shared.pages.give_back()
-            if isinstance(error, TruncatedBodyError):
-                shared.fetching.add(fetch)  # it is fetched again,
-                if shared.is_stopping:
-                    fetch.cancel()  # but not now
+        except TruncatedBodyError:
+            self._give_back()
+            shared.fetching.add(fetch)  # it is fetched again,
+            if shared.is_stopping:
+                fetch.cancel()  # but not now
             raise
         self._state.body = body
         return data
+
+    async def _reserve(self, fetch: anyio.CancelScope) -> None:
+        """Wait for a place. The request is over, so that nothing drops the page from here on."""
+        self._shared.fetching.discard(fetch)
+        if fetch.deadline != math.inf:
+            fetch.deadline = math.inf
+            if fetch.cancel_called:  # just now: without this, what writes the page would be cancelled
+                await anyio.lowlevel.checkpoint_if_cancelled()
+        await self._shared.pages.reserve()
+        self._has_place = True
+
+    def _give_back(self) -> None:
+        if self._has_place:
+            self._has_place = False
+            self._shared.pages.give_back()
 
     def _note_arrival(self, body: bytes) -> None:
         self._state.arrived_at, self._state.pulled_at = time.monotonic(), datetime.now(UTC)
@@ -275,6 +288,7 @@ class AccountPull:
 
     async def _hand_over(self, page: PulledPage[Any]) -> None:
         self._made = None
+        self._has_place = False
         await self._shared.pages.send(page)
         self._compare_window(page)
         await self._report_foreign(page)
@@ -482,12 +496,3 @@ class AccountPull:
         )
         self._shared.commits.mark(entry)
         return NEVER
-
-
-def advance(walk: PageCursor, here: Position, page: Page[Any]) -> CursorLoopError | None:
-    """Move a walk on. A cursor that came before is an error, but the page itself is good."""
-    try:
-        walk.advance(here, page.next_cursor)
-    except CursorLoopError as error:
-        return error  # a later run restarts the window
-    return None

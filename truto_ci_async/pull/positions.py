@@ -6,11 +6,14 @@ A walk over transcripts stores a ``MeetingQueue``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 from msgspec import Struct
 
-from truto_ci_async.errors import UsageError
-from truto_ci_async.models import Position
+from truto_ci_async.errors import CursorLoopError, UsageError
+from truto_ci_async.models import Page, Position
+from truto_ci_async.pagination.next_page import PageCursor
 
 #: Stored for a window that was not requested, since the provider does not have the resource.
 UNSUPPORTED = "unsupported."
@@ -87,3 +90,12 @@ def check_position(text: str, *, is_per_meeting: bool) -> None:
         rest = page or None
     if rest is not None:
         Position.parse(rest)
+
+
+def advance(walk: PageCursor, here: Position, page: Page[Any]) -> CursorLoopError | None:
+    """Move a walk on. A cursor that came before is an error, but the page itself is good."""
+    try:
+        walk.advance(here, page.next_cursor)
+    except CursorLoopError as error:
+        return error  # a later run restarts the window
+    return None

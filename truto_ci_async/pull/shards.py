@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from truto_ci_async._checks import brief, check_number, is_whole_number
 from truto_ci_async._http.base_client import BaseClient
 from truto_ci_async._wire.item_reader import OnInvalid
-from truto_ci_async.errors import StateConflictError, UsageError
+from truto_ci_async.errors import (
+    DamagedStateError,
+    StateConflictError,
+    StorageError,
+    TrutoError,
+    UsageError,
+)
 from truto_ci_async.pull.checkpoint.base import Checkpoint
 from truto_ci_async.pull.plan.plan import Plan
 from truto_ci_async.pull.stores.base import TransactionalStore
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("truto_ci_async")
 
+# What the stores and sinks advise whose callers mostly have ``fresh``.
+_START_OVER = r"([Ss])tart over with fresh=True(?:, which removes .*)?"
 # Seconds until a shard that another process holds is tried again.
 ASK_AGAIN_SECONDS = 1.0
 TELL_SECONDS = 1.0
@@ -116,10 +125,18 @@ async def pull_plan(
                     lookback=lookback,
                     on_start=teller.start,
                 )
-        except StateConflictError as error:
-            if error.pid is None or monotonic() >= give_up:  # a pid: somebody holds it
+        except (StateConflictError, StorageError, DamagedStateError) as error:
+            is_held = isinstance(error, StateConflictError) and error.pid is not None
+            if not is_held or monotonic() >= give_up:
+                advise_another_place(error)
                 raise
             await asyncio.sleep(ASK_AGAIN_SECONDS)
+
+
+def advise_another_place(error: TrutoError) -> None:
+    """Say how to start over where there is no ``fresh``."""
+    error.message = re.sub(_START_OVER, r"\1tart over in another folder or table", error.message)
+    error.args = (error.message,)
 
 
 class _Teller:

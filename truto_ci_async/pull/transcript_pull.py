@@ -29,8 +29,8 @@ from truto_ci_async.pagination.next_page import PageCursor
 from truto_ci_async.pagination.page_fetch import fetch_page, read_page
 from truto_ci_async.pull.checkpoint.base import Progress
 
-from .account_pull import AccountPull, advance
-from .positions import FROM_START, MeetingQueue, join_position, split_position
+from .account_pull import AccountPull
+from .positions import FROM_START, MeetingQueue, advance, join_position, split_position
 from .row_fingerprints import row_fingerprints, split, views_of
 
 if TYPE_CHECKING:
@@ -58,11 +58,13 @@ class TranscriptPull(AccountPull):
         if queue.ids:
             await self._ask(client, fetch, queue)
             return None
-        return await self._list(client, queue)
+        return await self._list(client, fetch, queue)
 
     # --- meetings --------------------------------------------------------------------------------------
 
-    async def _list(self, client: BaseClient, queue: MeetingQueue) -> CursorLoopError | None:
+    async def _list(
+        self, client: BaseClient, fetch: anyio.CancelScope, queue: MeetingQueue
+    ) -> CursorLoopError | None:
         state = self._state
         if state.cursor is None:
             position = None if not queue.page else Position.parse(queue.page)
@@ -85,7 +87,7 @@ class TranscriptPull(AccountPull):
             queue.page, state.cursor = FROM_START, None
             return None if ids else loop
         if not ids and queue.page is None:
-            await self._shared.pages.reserve()
+            await self._reserve(fetch)
             empty = Page[Any]((), item_type=self._shared.reader.item_type, response=page.response)
             self._make_transcripts(empty, queue)
         return None
@@ -107,7 +109,7 @@ class TranscriptPull(AccountPull):
         page: Page[Any] | None = None
         while (here := walk.position) is not None:
             if page is not None:
-                shared.pages.give_back()  # of the pages of one transcript only the last one keeps a place
+                self._give_back()  # of the pages of one transcript only the last one keeps a place
             self._request = targets, here
             found = await fetch_page(
                 client,
@@ -123,7 +125,6 @@ class TranscriptPull(AccountPull):
             else:  # it is not known whether there ever is a second page; it would be the same transcript
                 page.items = (*page.items, *found.items)
             if (loop := advance(walk, here, found)) is not None:
-                shared.pages.give_back()
                 raise loop
         assert page is not None
         page = copy(page)

@@ -65,7 +65,7 @@ def check_owner(
     raise conflict(
         directory,
         f"it holds {found} of an earlier pull whose state is not given. "
-        "Use another folder, or remove them with fresh=True",
+        "Use another folder, or start over with fresh=True, which removes them",
     )
 
 

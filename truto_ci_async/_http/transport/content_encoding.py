@@ -241,6 +241,6 @@ class BodyDecoder:
     def _too_large(self, limit: int) -> BodyTooLargeError:
         return BodyTooLargeError(
             f"the body is larger than the limit of {limit:,} bytes after decompression; "
-            "raise max_body_bytes, ask for smaller pages with limit=, or use stream()",
+            "raise max_body_bytes of the client, or ask a list for smaller pages with limit=, or use stream()",
             limit=limit,
         )

@@ -229,9 +229,8 @@ class Transport:
         sends = 0
         while True:
             request = new_request(self._loop, method, self._url(target), headers, body, self._proxy)
-            deadline.step(
-                "connect", timeouts.connect
-            )  # name lookup, all addresses and a proxy's tunnel together
+            # Name lookup, all addresses and a proxy's tunnel together.
+            deadline.step("connect", timeouts.connect)
             connection, was_used = await pool.take(request, is_resend=sends > 0)
             deadline.step("read", timeouts.read)
             sends += 1
@@ -334,9 +333,8 @@ class Transport:
         try:
             await asyncio.wait({closing}, timeout=CLOSE_DEADLINE)  # a stuck TLS shutdown must not hang it
         except asyncio.CancelledError:
-            await asyncio.wait(
-                {closing}, timeout=CLOSE_DEADLINE
-            )  # a cancelled caller must not leave sockets open
+            # A cancelled caller must not leave sockets open.
+            await asyncio.wait({closing}, timeout=CLOSE_DEADLINE)
             raise
         finally:
             closing.cancel()

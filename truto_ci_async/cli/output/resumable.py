@@ -70,18 +70,20 @@ class ResumableFile:
         self._state_file = beside(self.path, ".partial-state")
         self._convert = convert
         self._disk = Disk()
-        earlier = earlier_state(self.path, question)
-        if earlier is None and os.path.lexists(self.partial):
-            raise UsageError(
-                f"{self.partial} has rows of another command: run that one again to complete them, or remove the file, "
-                "or write to one of another name"
-            )
-        self.state = earlier or State(question)
-        if not self.state.pages:
-            self._put_state()
-        self._file = self._open()
-        self._size = self.state.size
+        self._file = (
+            self._open()
+        )  # first, as what is there may be another run's, and change until it is locked
         try:
+            earlier = earlier_state(self.path, question)
+            if earlier is None and self.partial.stat().st_size:
+                raise UsageError(
+                    f"{self.partial} has rows of another command: run that one again to complete them, or remove the "
+                    "file, or write to one of another name"
+                )
+            self.state = earlier or State(question)
+            if not self.state.pages:
+                self._put_state()
+            self._size = self.state.size
             self._disk.cut(self._file, self._size)
         except BaseException:
             self._disk.close(self._file)

@@ -145,7 +145,9 @@ class Plan(Struct, frozen=True, kw_only=True, tag_field="kind", tag="truto-plan-
         """Split into ``n`` plans for ``n`` processes. Each account is in one of them, and stays there when others are
         added.
 
-        Some shards may be empty. Each needs its own output.
+        A hash of its id decides, so that no other account matters, and shards differ a little in size: of 1,000
+        accounts in 3 shards, the largest mostly has 340 to 365, and in 16 shards 70 to 85 in place of 63. Few accounts
+        can leave a shard empty. Each needs its own output.
 
         :raises UsageError: ``n`` is less than 1, or this plan is a shard itself.
         """

@@ -155,8 +155,8 @@ class CloudLog:
             if await self._bucket.get(self._names.manifest) is not None:
                 return 0
             raise StateConflictError(
-                f"{self} has {parts} parts of {self._resource}, but no manifest: use another prefix, or pass "
-                "fresh=True to start over, which removes them",
+                f"{self} has {parts} parts of {self._resource}, but no manifest: use another prefix, or start "
+                "over with fresh=True, which removes them",
                 path=str(self),
             )
         return 1 + max((self._names.epoch(name) or 0 for name in found), default=0)
@@ -207,7 +207,7 @@ class CloudLog:
             ):
                 raise StateConflictError(
                     f"{self} has rows of this plan's accounts and windows already, from another plan: they would be "
-                    "there twice. Use another prefix, or pass fresh=True to start over, which removes all of "
+                    "there twice. Use another prefix, or start over with fresh=True, which removes all of "
                     f"{self._resource} there",
                     path=str(self),
                 )

@@ -200,7 +200,7 @@ class CloudParts:
 def damaged(bucket: Bucket, what: str) -> DamagedStateError:
     """Return the error for a state that cannot be read."""
     return DamagedStateError(
-        f"the state of the pull into {bucket} cannot be read: {what}. Start over with fresh=True",
+        f"the state of the pull into {bucket} cannot be read: {what}. Restore a copy, or start over with fresh=True",
         path=str(bucket),
     )
 

@@ -343,13 +343,14 @@ class LandingStore(ABC):
     def _doubled(self) -> StateConflictError:
         return StateConflictError(
             f"the table {self.table} has rows of this plan's accounts and windows already, from another plan: they "
-            'would be there twice. Pass mode="merge" to replace them, or fresh=True to start over',
+            'would be there twice. Pass mode="merge" to replace them, or start over with fresh=True',
             path=self.table,
         )
 
     def _damaged(self, what: str) -> DamagedStateError:
         return DamagedStateError(
-            f"the state of the pull into {self.table} cannot be read: {what}. Start over with fresh=True",
+            f"the state of the pull into {self.table} cannot be read: {what}. Restore a copy, or start over with "
+            "fresh=True",
             path=self.table,
         )
 

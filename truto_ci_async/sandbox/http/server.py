@@ -180,14 +180,8 @@ class Sandbox(Service):
             invalid.
         """
         wanted = _accounts_of(providers)
-        active = accounts if isinstance(accounts, int) else len(accounts)
-        if active + others + sum(wanted.values()) > MAX_ACCOUNTS:
-            raise ValueError(f"a sandbox holds at most {MAX_ACCOUNTS:,} accounts")
-        if not isinstance(accounts, int) and len(set(accounts)) < active:
-            raise ValueError("an id of accounts is there twice")
-        _check_least(
-            0, accounts=active, others=others, interactions=interactions, meetings=meetings, **wanted
-        )
+        _check_accounts(accounts, others=others, **wanted)
+        _check_least(0, interactions=interactions, meetings=meetings)
         _check_least(
             1,
             sentences=sentences,
@@ -220,6 +214,7 @@ class Sandbox(Service):
         self._url: str | None = None
         self._listener: asyncio.Server | None = None
         self._connections: Connections | None = None
+        self._changing = asyncio.Lock()  # of the two above
 
     def __repr__(self) -> str:
         return f"<Sandbox {self._url or 'not running'}, {len(self.account_ids)} accounts>"
@@ -238,18 +233,20 @@ class Sandbox(Service):
 
     async def start(self) -> Self:
         """Start listening. Does nothing if it already does."""
-        if self._listener is None:
-            self._connections = Connections(self._handle, self._count_connection)
-            loop = asyncio.get_running_loop()
-            self._listener = await loop.create_server(self._connections, self._host, self._port, backlog=1024)
-            host, port = self._listener.sockets[0].getsockname()[:2]
-            self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        async with self._changing:
+            if self._listener is None:
+                self._connections = connections = Connections(self._handle, self._count_connection)
+                loop = asyncio.get_running_loop()
+                self._listener = await loop.create_server(connections, self._host, self._port, backlog=1024)
+                host, port = self._listener.sockets[0].getsockname()[:2]
+                self._url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         return self
 
     async def aclose(self) -> None:
         """Stop listening and drop every connection at once, hanging ones too. May be called again."""
-        listener, connections = self._listener, self._connections
-        self._listener = self._connections = self._url = None
+        async with self._changing:
+            listener, connections = self._listener, self._connections
+            self._listener = self._connections = self._url = None
         if listener is None or connections is None:
             return
         listener.close()
@@ -337,6 +334,16 @@ async def run(
         if ready is not None:
             ready(sandbox)
         await asyncio.get_running_loop().create_future()
+
+
+def _check_accounts(accounts: int | Sequence[str], **more: int) -> None:
+    """:raises ValueError: there are too many, fewer than none, or two with the same id."""
+    active = accounts if isinstance(accounts, int) else len(accounts)
+    if active + sum(more.values()) > MAX_ACCOUNTS:
+        raise ValueError(f"a sandbox holds at most {MAX_ACCOUNTS:,} accounts")
+    if not isinstance(accounts, int) and len(set(accounts)) < active:
+        raise ValueError("an id of accounts is there twice")
+    _check_least(0, accounts=active, **more)
 
 
 def _check_least(least: int, **numbers: int | None) -> None:
