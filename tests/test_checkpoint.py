@@ -1257,6 +1257,23 @@ def test_whatever_is_written_into_a_lock_it_is_held(path: Path, content: bytes) 
     lock.release()
 
 
+def test_a_lock_can_be_released_while_its_file_is_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(file: int, lock_file: Path) -> bool:
+        lock_file.unlink()
+        return True
+
+    lock = RunLock(path)
+    lock.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(lock_module, "is_at", remove)
+        lock.release()
+    again = RunLock(path)
+    again.acquire()
+    again.release()
+
+
 def test_a_lock_whose_file_was_removed_can_be_released(path: Path) -> None:
     """Somebody may tidy up the folder while a pull runs."""
     lock = RunLock(path)
