@@ -320,6 +320,15 @@ def test_starting_over_without_a_plan_forgets_nothing(store: Store) -> None:
     assert visit(store(), None) == (make_plan(), {("a", 0): FIRST}, b"one")
 
 
+def test_a_window_behind_one_that_is_missing_can_be_replaced(store: Store) -> None:
+    done = Progress(rows=3, pages=1, outcome="done")
+    walks: dict[Key, Progress] = {("a", window): done for window in range(3, 16)}
+    failed: dict[Key, Progress] = {("a", 7): Progress(outcome="failed", error="e")}
+    plan = make_plan(start_time="-16d")
+    fill(store(), plan, (walks, None), (failed, None))
+    assert visit(store(), None)[1] == walks | failed
+
+
 def test_a_pull_can_go_on_without_being_told_what(store: Store) -> None:
     """The plan is stored with the output, so the folder is enough."""
     with pytest.raises(UsageError, match=r"^(this checkpoint|.+/state\.sqlite3) has no stored plan"):
@@ -473,6 +482,16 @@ def restored(*dumped: Any) -> MemoryCheckpoint:
     checkpoint = MemoryCheckpoint()
     checkpoint.restore(msgspec.msgpack.encode(dumped), StoredRows(make_plan()))
     return checkpoint
+
+
+def test_only_a_sync_has_progress_of_accounts_that_left() -> None:
+    """Its accounts come and go; those of a pull are in its plan."""
+    pull = make_plan()
+    sync = msgspec.structs.replace(pull, given={**pull.given, "since": "-3d"})
+    assert StoredRows(sync).account("left", 0, "done") == "left"
+    for plan, account in ((pull, "left"), (pull, 5), (sync, 5), (sync, None)):
+        with pytest.raises(ValueError, match=f"not in its plan .{account!r}, 0, 'done'.$"):
+            StoredRows(plan).account(account, 0, "done")
 
 
 def test_what_was_dumped_is_restored() -> None:
