@@ -35,7 +35,7 @@ from mutmut.utils.format_utils import mangled_name_from_mutant_name
 LEAST_CAUGHT = 0.9
 CAUGHT = {"killed", "timeout", "segfault"}
 NO_TESTS, TIMEOUT = 33, 36  # mutmut's own codes
-# A test may take this much longer than without a mutant, in CPU time; ten times that on the clock.
+# A test may take this much longer than without a mutant, in CPU time; three times that on the clock.
 SPARE_SECONDS, SLOWER = 10, 10
 
 Files = dict[str, SourceFileMutationData]
@@ -156,7 +156,7 @@ def _run_mutant(name: str, tests: dict[pytest.Item, float]) -> None:
             resource.setrlimit(
                 resource.RLIMIT_CPU, (math.ceil(time.process_time()) + most, resource.RLIM_INFINITY)
             )
-            signal.alarm(10 * most)
+            signal.alarm(3 * most)
             if _fails(item) and _fails(item):  # a deadline may be missed once, when the machine is busy
                 return
         code = 0 if tests else NO_TESTS
