@@ -494,6 +494,19 @@ def test_only_a_sync_has_progress_of_accounts_that_left() -> None:
             StoredRows(plan).account(account, 0, "done")
 
 
+def test_rows_that_no_commit_writes_are_refused() -> None:
+    stored = StoredRows(make_plan())
+    row = ("a", 0, None, 2, 1, "done", None, None, 1)
+    assert stored.progress(row)[2].is_restarted is True
+    for wrong in (row[:-1], (*row, 0)):
+        with pytest.raises(ValueError, match=r"zip\(\)"):
+            stored.progress(wrong)
+    assert stored.over(("a", 0, 3, 3, 7)) == ("a", 3, True)
+    for numbers in ((4, 3, 7), ("3", 3, 7), (3, None, 7), (3, 3, -1)):
+        with pytest.raises(ValueError, match="make no sense"):
+            stored.over(("a", 0, *numbers))
+
+
 def test_what_was_dumped_is_restored() -> None:
     walks: dict[Key, Progress] = {
         ("a", 0): Progress(rows=2, outcome="done"),

@@ -149,11 +149,11 @@ class RunLock:
             _held.discard(self)
             with suppress(OSError):
                 is_ours = is_at(file, self.path)  # and not a successor's, after somebody has removed ours
-                if os.name == "nt":  # where an open file cannot be removed
-                    os.close(file)
+                if os.name == "nt":  # mutant: only for Windows, where an open file cannot be removed
+                    os.close(file)  # mutant: only for Windows
                 if is_ours:
                     self.path.unlink()
-            if os.name != "nt":
+            if os.name != "nt":  # mutant: only for Windows
                 os.close(file)
 
     def abandon(self) -> None:
