@@ -501,6 +501,8 @@ def test_rows_that_no_commit_writes_are_refused() -> None:
     for wrong in (row[:-1], (*row, 0)):
         with pytest.raises(ValueError, match=r"zip\(\)"):
             stored.progress(wrong)
+    with pytest.raises(ValueError, match=r"^the value of 'restarted' of account 'a' is invalid$"):
+        stored.progress((*row[:-1], 2))
     assert stored.over(("a", 0, 3, 3, 7)) == ("a", 3, True)
     for numbers in ((4, 3, 7), ("3", 3, 7), (3, None, 7), (3, 3, -1)):
         with pytest.raises(ValueError, match="make no sense"):
