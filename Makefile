@@ -92,8 +92,7 @@ test-newest: $(VENV)/.stamp-venv ## Test with the newest release of every depend
 	build/newest/bin/python -X dev -m pytest $(PARALLEL) $(ARGS)
 
 mutants: $(VENV)/.stamp-mutants ## Break the rules and parsers on purpose; the tests must catch 90 % (ARGS: names)
-	HYPOTHESIS_PROFILE=few $(VENV)/bin/mutmut run --max-children $(WORKERS) $(ARGS)
-	$(PY) -m tests.mutants
+	HYPOTHESIS_PROFILE=few $(PY) tests/mutants.py $(WORKERS) $(ARGS)
 
 test-aiohttp: ## Test the transport with the oldest and the newest aiohttp
 	$(MAKE) test-oldest test-newest ARGS="tests/test_transport.py $(ARGS)"

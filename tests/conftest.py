@@ -14,13 +14,13 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # .ci/run sets it: a skipped test fails there, unless a `skipif` mark skips it because of the platform.
 SKIPS_FAIL = os.environ.get("SKIPS_FAIL") == "1"
 
 # "fixed" runs the same examples on every machine; "search" (`make test-long`) runs more and new ones; "few"
-# (`make mutants`) runs fewer, since each of thousands of mutants needs a run.
+# (`make mutants`) runs fewer and looks for no smaller one, since each of thousands of mutants needs a run.
 # No deadline per example: `-X dev` and a busy machine make single examples slow, which says nothing.
 for profile, fixed, examples in (("fixed", True, 100), ("search", False, 1000), ("few", True, 20)):
     settings.register_profile(
@@ -29,6 +29,7 @@ for profile, fixed, examples in (("fixed", True, 100), ("search", False, 1000), 
         max_examples=examples,
         print_blob=True,
         deadline=None,
+        phases=[Phase.explicit, Phase.generate] if profile == "few" else list(Phase),
         suppress_health_check=[HealthCheck.too_slow],
     )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))

@@ -312,6 +312,22 @@ def test_starting_over_forgets_everything(store: Store) -> None:
     assert visit(store(), other) == (other, {}, None)
 
 
+def test_starting_over_without_a_plan_forgets_nothing(store: Store) -> None:
+    fill(store(), make_plan(), ({("a", 0): FIRST}, b"one"))
+    with pytest.raises(UsageError, match="pass a plan"):
+        visit(store(), None, fresh=True)
+    assert visit(store(), None) == (make_plan(), {("a", 0): FIRST}, b"one")
+
+
+def test_a_window_behind_one_that_is_missing_can_be_replaced(store: Store) -> None:
+    done = Progress(rows=3, pages=1, outcome="done")
+    walks: dict[Key, Progress] = {("a", window): done for window in range(3, 16)}
+    failed: dict[Key, Progress] = {("a", 7): Progress(outcome="failed", error="e")}
+    plan = make_plan(start_time="-16d")
+    fill(store(), plan, (walks, None), (failed, None))
+    assert visit(store(), None)[1] == walks | failed
+
+
 def test_a_pull_can_go_on_without_being_told_what(store: Store) -> None:
     """The plan is stored with the output, so the folder is enough."""
     with pytest.raises(UsageError, match=r"^(this checkpoint|.+/state\.sqlite3) has no stored plan"):
@@ -465,6 +481,31 @@ def restored(*dumped: Any) -> MemoryCheckpoint:
     checkpoint = MemoryCheckpoint()
     checkpoint.restore(msgspec.msgpack.encode(dumped), StoredRows(make_plan()))
     return checkpoint
+
+
+def test_only_a_sync_has_progress_of_accounts_that_left() -> None:
+    """Its accounts come and go; those of a pull are in its plan."""
+    pull = make_plan()
+    sync = msgspec.structs.replace(pull, given={**pull.given, "since": "-3d"})
+    assert StoredRows(sync).account("left", 0, "done") == "left"
+    for plan, account in ((pull, "left"), (pull, 5), (sync, 5), (sync, None)):
+        with pytest.raises(ValueError, match=f"not in its plan .{account!r}, 0, 'done'.$"):
+            StoredRows(plan).account(account, 0, "done")
+
+
+def test_rows_that_no_commit_writes_are_refused() -> None:
+    stored = StoredRows(make_plan())
+    row = ("a", 0, None, 2, 1, "done", None, None, 1)
+    assert stored.progress(row)[2].is_restarted is True
+    for wrong in (row[:-1], (*row, 0)):
+        with pytest.raises(ValueError, match=r"zip\(\)"):
+            stored.progress(wrong)
+    with pytest.raises(ValueError, match=r"^the value of 'restarted' of account 'a' is invalid$"):
+        stored.progress((*row[:-1], 2))
+    assert stored.over(("a", 0, 3, 3, 7)) == ("a", 3, True)
+    for numbers in ((4, 3, 7), ("3", 3, 7), (3, None, 7), (3, 3, -1)):
+        with pytest.raises(ValueError, match="make no sense"):
+            stored.over(("a", 0, *numbers))
 
 
 def test_what_was_dumped_is_restored() -> None:
@@ -885,7 +926,9 @@ def test_a_state_that_is_a_link_is_refused(path: Path) -> None:
     victim.write_bytes(b"")
     path.symlink_to(victim)
     for fresh in (False, True):
-        with pytest.raises(StateConflictError, match="is a symbolic link"):
+        with pytest.raises(
+            StateConflictError, match=r"state\.sqlite3 is a symbolic link: name the file it points to$"
+        ):
             visit(SQLiteCheckpoint(path), make_plan(), fresh=fresh)
     assert victim.read_bytes() == b""
 
@@ -1226,6 +1269,23 @@ def test_whatever_is_written_into_a_lock_it_is_held(path: Path, content: bytes) 
     lock.release()
 
 
+def test_a_lock_can_be_released_while_its_file_is_removed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def remove(file: int, lock_file: Path) -> bool:
+        lock_file.unlink()
+        return True
+
+    lock = RunLock(path)
+    lock.acquire()
+    with monkeypatch.context() as patch:
+        patch.setattr(lock_module, "is_at", remove)
+        lock.release()
+    again = RunLock(path)
+    again.acquire()
+    again.release()
+
+
 def test_a_lock_whose_file_was_removed_can_be_released(path: Path) -> None:
     """Somebody may tidy up the folder while a pull runs."""
     lock = RunLock(path)
@@ -1514,7 +1574,8 @@ def test_a_state_with_two_names_is_refused(path: Path) -> None:
     other = path.with_name("other")
     other.hardlink_to(path)
     for each in (path, other):
-        with pytest.raises(StateConflictError, match="has another name as well, a hard link"):
+        said = f"{each.name} has another name as well, a hard link: remove that, or use a copy$"
+        with pytest.raises(StateConflictError, match=said):
             visit(SQLiteCheckpoint(each), None)
     other.unlink()
     assert visit(SQLiteCheckpoint(path), None)[0] == make_plan()

@@ -20,7 +20,7 @@ from truto_ci_async import (
     SQLiteCheckpoint,
     TrutoClient,
 )
-from truto_ci_async._http.policy.daily_quota import DAY, PARTS, DailyQuota
+from truto_ci_async._http.policy.daily_quota import DAY, PARTS, SAME, DailyQuota
 from truto_ci_async._http.policy.rate_limiter import RateLimiter
 from truto_ci_async.errors import ConfigurationError
 
@@ -72,6 +72,13 @@ def test_a_request_is_counted_once_however_often_its_count_was_stored() -> None:
         assert [count for _, count in quota.used(now, epoch=0.0)] == [4, 1]
     second.add([(1_001_000.0, 2)], 7.0, epoch=1_003_600.0)  # of another process
     assert [count for _, count in second.used(7.0, epoch=0.0)] == [4, 2, 1]
+
+
+@pytest.mark.parametrize(("apart", "counts"), [(0.9, [2]), (1.0, [2, 1])])
+def test_parts_that_begin_almost_together_are_the_same(apart: float, counts: list[int]) -> None:
+    quota = DailyQuota(Rate(20, DAY))
+    quota.add([(-apart * STEP * SAME, 2), (0.0, 1)], 0.0, epoch=0.0)
+    assert [count for _, count in quota.used(0.0, epoch=0.0)] == counts
 
 
 def test_a_request_that_was_never_sent_does_not_count() -> None:

@@ -541,6 +541,7 @@ def test_a_text_is_cut_if_more_bytes_could_complete_it(parts: list[bytes], expec
         ([b'"a\\', b'\\" , "c'], [b"", b'"a\\\\" , '], b'"c'),
         ([b'"a\\', b'"', b'b"'], [b"", b"", b'"a\\"b"'], b""),
         ([b'"a\\', b"n", b'b" '], [b"", b"", b'"a\\nb" '], b""),
+        ([b'1, "a', b"b", b"c"], [b"1, ", b"", b""], b'"abc'),
     ],
 )
 def test_a_token_is_held_until_it_is_complete(chunks: list[bytes], pieces: list[bytes], held: bytes) -> None:
@@ -742,9 +743,9 @@ def test_raise_ends_the_stream_at_the_bad_item(engine: Engine) -> None:
         for chunk in sliced(b'{"result":[' + b'{"id":"a"},' * 40 + b'{"id":5}]}', 50):
             decoder.feed(chunk)
     assert (caught.value.index, caught.value.path) == (40, "$.result[40].id")
-    with pytest.raises(UsageError, match="failed"):
+    with pytest.raises(UsageError, match=r"^cannot feed this decoder: it failed; "):
         decoder.feed(b"]}")
-    with pytest.raises(UsageError, match="failed"):
+    with pytest.raises(UsageError, match=r"^cannot close this decoder: it failed; "):
         decoder.close()
 
 
@@ -864,6 +865,15 @@ def test_lone_surrogates_are_replaced_and_told_wherever_the_body_is_cut(engine: 
         assert decoder.issues_count == 4
         assert decoder.issues[0].raw.startswith(rb'{"id":"b\uDE00x"')
         assert [issue.raw for issue in decoder.issues if issue.index is None] == [b"", b""]
+
+
+@engines
+def test_each_item_with_a_lone_surrogate_is_told(engine: Engine) -> None:
+    decoder = ItemDecoder(INTERACTION, engine=engine)
+    decoder.feed(rb'{"result":[{"id":"\ud83d"},{"id":"a"},{"id":"\ude00"}]}')
+    decoder.flush()
+    decoder.close()
+    assert [issue.index for issue in decoder.issues] == [0, 2]
 
 
 @engines

@@ -127,6 +127,10 @@ def test_a_response_far_later_than_usual_keeps_its_slot_longer() -> None:
     window.take(4.0)
     window.finish(4.0, 4.3)
     assert max(window._free_at) == 4.0 + SLOT
+    window = taken(2, 0.0, 1.0, burst=1.0)
+    for sent, took in ((0.0, 0.25), (1.0, 3 * 0.25)):  # three times as long, but no more
+        window.finish(sent, sent + took)
+    assert max(window._free_at) == 1.0 + SLOT
 
 
 def test_what_is_usual_follows_the_responses_slowly() -> None:

@@ -262,6 +262,26 @@ def test_structs_of_ours_inside_a_type_of_the_callers(item_type: Any, value: obj
     assert found(items[0]) == {"x": 1}
 
 
+@pytest.mark.parametrize(
+    ("item_type", "text", "name"),
+    [
+        (dict[str, Person], ' {"a": {"id": %s, "x": 1}}', "a.x"),
+        (list[Person], '\n[{"id": %s, "x": 1}]', "[].x"),
+    ],
+)
+def test_unknown_members_in_items_that_are_not_structs(item_type: Any, text: str, name: str) -> None:
+    """Their names are told as they are, and an item that is dropped says what is wrong besides."""
+    told: list[str] = []
+    reader = ItemReader[Any](item_type).for_walk(lambda names, kept: told.extend(names))
+    (item, issues) = reader.read_item((text % '"1"').encode(), index=0, path="$")
+    assert item is not None
+    assert not issues
+    assert told == [name]
+    (item, issues) = reader.read_item((text % 5).encode(), index=0, path="$")
+    assert item is None
+    assert issues[0].message == f"Expected `str | null`, got `int`: {text % 5}"
+
+
 def test_numbers_and_text_of_unknown_members_keep_their_digits() -> None:
     text = b'{"id": "1", "big": 98765432109876543210, "exact": 1.10, "s": "\\u00eb"}'
     item, _ = item_reader(User).read_item(text, index=0, path="$")

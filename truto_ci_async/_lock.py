@@ -120,7 +120,7 @@ class RunLock:
         # The process may change its folder before it releases the lock.
         self.path = Path(os.path.realpath(self.path.parent), self.path.name)
         unshared = unshared_locks(_read_mounts(), self.path.parent.stat().st_dev)
-        while not self._try_acquire(unshared, is_last=time.monotonic() >= deadline):
+        while not self._try_acquire(unshared, is_last=time.monotonic() >= deadline):  # mutant: a moment later
             time.sleep(POLL_SECONDS)
         owner = LockOwner(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
         file = self._require_held()
@@ -149,11 +149,11 @@ class RunLock:
             _held.discard(self)
             with suppress(OSError):
                 is_ours = is_at(file, self.path)  # and not a successor's, after somebody has removed ours
-                if os.name == "nt":  # where an open file cannot be removed
-                    os.close(file)
+                if os.name == "nt":  # mutant: only for Windows, where an open file cannot be removed
+                    os.close(file)  # mutant: only for Windows
                 if is_ours:
                     self.path.unlink()
-            if os.name != "nt":
+            if os.name != "nt":  # mutant: only for Windows
                 os.close(file)
 
     def abandon(self) -> None:

@@ -288,7 +288,7 @@ class ItemReader(Generic[T]):
         if self._repairer is None:
             moved = self._mover.move(raw.lstrip(), "", names)
         else:
-            moved = self._mover.move_members(raw, fields, "", names)
+            moved = self._mover.move_members(raw, fields, "", names)  # mutant: not used if anything moved
         if names and len(self.unknown_fields) < MOST_NAMES:  # mutant: only saves time
             self.note_unknown(names)
         return moved if names else raw  # mutant: decoding it again is only slower

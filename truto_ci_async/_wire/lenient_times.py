@@ -57,9 +57,7 @@ def _from_epoch(digits: str) -> tuple[datetime, str] | None:
     except InvalidOperation:
         return None
     # int() of a huge exponent would take for ever.
-    if (
-        not number.is_finite() or number.adjusted() > 18
-    ):  # mutant: 10**18 microseconds are out of range anyway
+    if not number.is_finite() or number.adjusted() > 18:  # mutant: 10**18 microseconds overflow too
         return None
     unit, microseconds = next((unit, scale) for least, unit, scale in _UNITS if abs(number) >= least)
     try:

@@ -242,7 +242,7 @@ def _repairer(type: Any) -> Repairer:
 
 def describe_mismatch(message: str, raw: bytes) -> str:
     """Say what was expected and what came, quoting the JSON."""
-    text = raw[: QUOTED_CHARS * 4].decode(errors="replace")
+    text = raw[: QUOTED_CHARS * 4].decode(errors="replace")  # mutant: more is cut off below
     return (
         f"{without_location(message)}: {text if len(text) <= QUOTED_CHARS else text[:QUOTED_CHARS] + '...'}"
     )

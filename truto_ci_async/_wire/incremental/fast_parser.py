@@ -111,8 +111,8 @@ class FastArrayParser(ArrayParser[T]):
         try:
             items = self._collector.read_array(b"".join((b"[", memoryview(text)[at:end], b"]")))
         except msgspec.DecodeError:
-            self._failures += 1
-            self._walks_left = 2 ** min(self._failures, 6)
+            self._failures += 1  # mutant: another time until the next guess
+            self._walks_left = 2 ** min(self._failures, 6)  # mutant: another time until the next guess
             return [], at
         self._failures = 0
         self._expected = COMMA_OR_END

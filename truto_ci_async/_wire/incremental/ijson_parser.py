@@ -25,7 +25,7 @@ class IjsonArrayParser(ArrayParser[T]):
         self._readable = b""  # mutant: `feed` sets it
         self._sent = 0  # mutant: `feed` sets it
         self._container: _Container | None = None  # the item is an object or array, and not complete yet
-        self._parts: list[bytes] = []  # of the key or value that is not complete yet
+        self._parts: list[bytes] = []  # of the container that is not complete yet
         self._keys: list[bytes] = []  # of the items that are complete and not decoded yet
         self._size = 0
 
@@ -85,14 +85,13 @@ class IjsonArrayParser(ArrayParser[T]):
         """Take the last part of a key or value; values go to ``done``."""
         if self._size + len(part) > self._max_item_bytes:
             raise self._collector.too_large(self._max_item_bytes, len(done))
-        self._parts.append(part)
         if self._keyed and self._expected in (ITEM_OR_END, ITEM):
             self._expected = KEY_COLON
             if self._collector.keeps_keys:
-                self._keys.append(b"".join(self._parts))
+                self._keys.append(part)  # whole, as every string is
         else:
             self._expected = COMMA_OR_END
-            done.append(b"".join(self._parts))
+            done.append(b"".join((*self._parts, part)))
         self._parts.clear()
         self._size = 0
 

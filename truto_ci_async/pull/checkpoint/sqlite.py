@@ -231,9 +231,11 @@ class SQLiteCheckpoint(Checkpoint):
             return in_force
 
     def _connect(self) -> sqlite3.Connection:
-        # Any isolation_level would do, as all transactions are explicit.
         self._database = sqlite3.connect(
-            self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            self.path,
+            timeout=BUSY_SECONDS,
+            isolation_level=None,  # mutant: any would do, as all transactions are explicit
+            check_same_thread=False,
         )
         self._check_schema(self._database)
         for statement in DURABLE:
