@@ -6,7 +6,6 @@ at most a few times a second. A wait is drawn at once, since nothing else may ha
 
 from __future__ import annotations
 
-import html
 import sys
 import time
 from collections import defaultdict
@@ -152,9 +151,11 @@ class _Notebook:
         self._handle: Any = None
 
     def show(self, text: str) -> None:
+        from html import escape  # as in ``export.html``
+
         shown = {
             "text/plain": text,
-            "text/html": f'<span style="font-variant-numeric:tabular-nums">{html.escape(text)}</span>',
+            "text/html": f'<span style="font-variant-numeric:tabular-nums">{escape(text)}</span>',
         }
         if self._handle is None:
             self._handle = import_module("IPython.display").display(shown, raw=True, display_id=True)

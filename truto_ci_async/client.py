@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from truto_ci_async._checks import brief, nearest_first
 from truto_ci_async._http.base_client import BaseClient
 from truto_ci_async._http.stats import ClientStats, client_stats
 from truto_ci_async.errors import UsageError
-from truto_ci_async.resources.activity import Activities
 from truto_ci_async.resources.base import Resource
-from truto_ci_async.resources.integrated_accounts import IntegratedAccounts
 from truto_ci_async.resources.interactions import Interactions
-from truto_ci_async.resources.meetings import Meetings
 from truto_ci_async.resources.options import MODEL, RESOURCES
-from truto_ci_async.resources.transcripts import Transcripts
-from truto_ci_async.resources.users import Users
+
+if TYPE_CHECKING:  # each is imported when it is used first, which keeps the import of the client short
+    from truto_ci_async.resources.activity import Activities
+    from truto_ci_async.resources.integrated_accounts import IntegratedAccounts
+    from truto_ci_async.resources.meetings import Meetings
+    from truto_ci_async.resources.transcripts import Transcripts
+    from truto_ci_async.resources.users import Users
 
 T = TypeVar("T")
 
@@ -62,26 +64,36 @@ class TrutoClient(BaseClient):
     @property
     def meetings(self) -> Meetings:
         """Recorded meetings."""
+        from truto_ci_async.resources.meetings import Meetings
+
         return Meetings(self)
 
     @property
     def transcripts(self) -> Transcripts:
         """What was said in a meeting."""
+        from truto_ci_async.resources.transcripts import Transcripts
+
         return Transcripts(self)
 
     @property
     def users(self) -> Users:
         """The people of the connected product's own workspace."""
+        from truto_ci_async.resources.users import Users
+
         return Users(self)
 
     @property
     def activity(self) -> Activities:
         """How much each user did in a window."""
+        from truto_ci_async.resources.activity import Activities
+
         return Activities(self)
 
     @property
     def integrated_accounts(self) -> IntegratedAccounts:
         """The connected accounts of this environment."""
+        from truto_ci_async.resources.integrated_accounts import IntegratedAccounts
+
         return IntegratedAccounts(self)
 
     def stats(self) -> ClientStats:
