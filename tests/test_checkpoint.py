@@ -10,6 +10,7 @@ import pickle
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 import sys
 import threading
@@ -28,7 +29,7 @@ from hypothesis import strategies as st
 
 from tests.support import examples, run
 from truto_ci_async import _lock as lock_module
-from truto_ci_async._lock import LockOwner, RunLock, unshared_locks
+from truto_ci_async._lock import LockOwner, RunLock, foreign_owner, unshared_locks
 from truto_ci_async.client import TrutoClient
 from truto_ci_async.errors import DamagedStateError, StateConflictError, StorageError, UsageError
 from truto_ci_async.pull.checkpoint import memory as memory_module
@@ -1613,8 +1614,10 @@ def test_a_file_system_without_locks_is_refused(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(lock_module, "_lock", refuse)
-    words = rf"state\.lock: its file system has no locks \({os.strerror(number)}\)"
-    with pytest.raises(StorageError, match=words) as caught:
+    words = rf"state\.lock: its file system has no locks \({os.strerror(number)}\), so nothing would keep "
+    with pytest.raises(
+        StorageError, match=f"{words}two runs apart: use a folder on a local disk, or"
+    ) as caught:
         RunLock(tmp_path / "state").acquire()
     assert (caught.value.errno, caught.value.path) == (number, str(tmp_path / "state.lock"))
     with pytest.raises(StorageError, match="has no locks"):
@@ -1710,13 +1713,44 @@ def test_a_name_keeps_other_machines_out_where_locks_do_not(
     lock.path.write_text(here)  # killed here, and not holding the lock: the system knows that
     lock.acquire()
     lock.release()
-    lock.acquire()  # a new file
+    lock.acquire()  # a new file, which cannot be run
+    assert stat.S_IMODE(lock.path.stat().st_mode) & 0o111 == 0
     assert json.loads(lock.path.read_bytes())["pid"] == os.getpid()
     lock.release()
     mounts.unlink()  # not Linux
     lock.path.write_bytes(elsewhere)
     lock.acquire()
     lock.release()
+
+
+@posix
+@pytest.mark.parametrize(
+    ("options", "owner", "is_foreign"),
+    [
+        ("rw,local_lock=flock", "elsewhere", True),
+        ("rw,local_lock=flock", socket.gethostname(), False),
+        ("rw,local_lock=flock", None, False),
+        ("rw,local_lock=none", "elsewhere", False),
+    ],
+)
+def test_an_owner_is_foreign_where_only_its_name_keeps_others_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, owner: str | None, is_foreign: bool
+) -> None:
+    """The list of mounts may name a folder in an encoding of its own. No file is left open, and no link is followed."""
+    number = f"{os.major(tmp_path.stat().st_dev)}:{os.minor(tmp_path.stat().st_dev)}"
+    mounts = tmp_path / "mounts"
+    mounts.write_bytes(
+        b"8 1 9:9 / /\xff rw - ext4 x rw\n" + MOUNT.replace("0:41", number).format("nfs4", options).encode()
+    )
+    monkeypatch.setattr(lock_module, "MOUNTS", mounts)
+    path = tmp_path / "state.lock"
+    assert not foreign_owner(path)
+    path.write_text("" if owner is None else json.dumps({"pid": 7, "host": owner, "since": "then"}))
+    open_before = set(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else set[str]()
+    assert foreign_owner(path) is is_foreign
+    assert not open_before or set(os.listdir("/proc/self/fd")) <= open_before
+    (tmp_path / "link").symlink_to(path)
+    assert not foreign_owner(tmp_path / "link")
 
 
 FORK_MEANWHILE = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -123,6 +124,7 @@ def test_a_day_has_23_hours_where_the_clocks_are_put_forward(zone: str, hours: l
     [
         ("US/Pacific", "day", "2024-11-03T12:00:00Z", ("2024-11-03T07:00:00Z", "2024-11-04T08:00:00Z")),
         ("UTC", "week", "2024-03-17T23:59:59Z", ("2024-03-11T00:00:00Z", "2024-03-18T00:00:00Z")),
+        ("UTC", "month", "2024-02-15T10:00:00Z", ("2024-02-01T00:00:00Z", "2024-03-01T00:00:00Z")),
         ("Asia/Kolkata", "month", "2024-02-29T19:00:00Z", ("2024-02-29T18:30:00Z", "2024-03-31T18:30:00Z")),
         # Clocks went from 23:59 to 01:00, so this day had no midnight.
         (
@@ -139,6 +141,12 @@ def test_windows_of_time_zones(zone: str, unit: str, around: str, window: tuple[
     at = datetime.fromisoformat(around)
     found = list(Grid(unit, ZoneInfo(zone)).windows(at, at + timedelta(microseconds=1)))  # type: ignore[arg-type]
     assert found == [tuple(map(datetime.fromisoformat, window))]
+
+
+def test_a_day_that_a_time_zone_left_out_has_no_window() -> None:
+    start, end = datetime(2011, 12, 29, 12, tzinfo=UTC), datetime(2011, 12, 31, tzinfo=UTC)
+    found = list(Grid("day", ZoneInfo("Pacific/Apia")).windows(start, end))
+    assert [each.end - each.start for each in found] == [timedelta(days=1)] * 2
 
 
 def test_windows_end_with_the_calendar() -> None:
@@ -383,6 +391,8 @@ def test_what_was_answered_is_told_with_its_zone() -> None:
 def test_a_row_that_does_not_say_what_it_covers_is_passed_over(item: Any) -> None:
     whole = Interaction(start_time=day(1), end_time=day(2))
     assert answered_of([item, whole]) == (days(1, 2), None)
+    bare = SimpleNamespace(start_time=day(1), end_time=day(2))  # an item type of the caller's own
+    assert answered_of([item, bare]) == (days(1, 2), None)
     assert answered_of([item]) is None
 
 

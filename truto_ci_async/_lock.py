@@ -29,6 +29,7 @@ NAME_BYTES = 4096
 # Linux lists the mounted file systems here.
 MOUNTS = Path("/proc/self/mountinfo")
 
+_READ = os.O_RDONLY | NO_LINK | getattr(os, "O_BINARY", 0)
 _FLAGS = os.O_RDWR | os.O_CREAT | NO_LINK | getattr(os, "O_BINARY", 0)
 # How the file of an earlier run begins: with the name of its owner, unless power failed first.
 _OURS = (b"\0", b'{"pid":')
@@ -265,7 +266,7 @@ class RunLock:
 def foreign_owner(path: Path) -> bool:
     """Return whether a lock names another machine as its owner, on a file system whose locks do not reach that far."""
     try:
-        file = os.open(path, os.O_RDONLY | NO_LINK | getattr(os, "O_BINARY", 0))
+        file = os.open(path, _READ)
     except OSError:
         return False
     try:
@@ -289,12 +290,12 @@ def unshared_locks(mounts: str, device: int) -> str:
 
     ``mounts`` is the text of ``/proc/self/mountinfo``, and ``device`` the ``st_dev`` of a file.
     """
-    number = f"{os.major(device)}:{os.minor(device)}" if os.name != "nt" else ""
+    number = f"{os.major(device)}:{os.minor(device)}" if os.name != "nt" else ""  # mutant: only for Windows
     for line in mounts.splitlines():
-        mount, _, system = line.partition(" - ")
-        if mount.split(" ")[2:3] != [number]:
+        mount, _, system = line.partition(" - ")  # mutant: no field has a space
+        if mount.split(" ")[2:3] != [number]:  # mutant: nor other white space
             continue
-        kind, _, options = (*system.split(" "), "", "")[:3]
+        kind, _, options = (*system.split(" "), "", "")[:3]  # mutant: anything unknown does
         if (needed := _LOCAL_LOCKS.get(kind)) is None:
             return ""
         found = sorted(needed.intersection(options.split(",")))
@@ -306,7 +307,7 @@ def _read_mounts() -> str:
     try:
         return MOUNTS.read_text(errors="replace")
     except OSError:  # not on Linux
-        return ""
+        return ""  # mutant: or no line of a mount
 
 
 def _read(file: int) -> bytes:

@@ -29,7 +29,8 @@ def answered_of(items: Sequence[Any]) -> Answered | None:
     for item in items:
         start, end = getattr(item, "start_time", None), getattr(item, "end_time", None)
         if isinstance(start, datetime) and isinstance(end, datetime) and start < end:
-            return Answered(Span(start.astimezone(UTC), end.astimezone(UTC)), getattr(item, "timezone", None))
+            span = Span(start.astimezone(UTC), end.astimezone(UTC))  # mutant: the same moments
+            return Answered(span, getattr(item, "timezone", None))
     return None
 
 

@@ -64,7 +64,8 @@ class Grid(Struct, frozen=True):
     def _first(self, day: date) -> date:
         if self.unit == "month":
             return day.replace(day=1)
-        return day - timedelta(days=day.weekday()) if self.unit == "week" else day
+        is_week = self.unit == "week"  # mutant: windows before the start are left out
+        return day - timedelta(days=day.weekday()) if is_week else day
 
     def _next(self, day: date) -> date:
         if self.unit == "month":
@@ -72,7 +73,7 @@ class Grid(Struct, frozen=True):
         return day + timedelta(days=7 if self.unit == "week" else 1)
 
     def _midnight(self, day: date) -> datetime:
-        return datetime.combine(day, time(), self.zone).astimezone(UTC)
+        return datetime.combine(day, time(), self.zone).astimezone(UTC)  # mutant: the same moment
 
 
 def add(spans: Sequence[Span], new: Span) -> Spans:
@@ -114,7 +115,7 @@ def due(
     found: list[Due] = []
     for window in grid.windows(start, now):
         if window.end > now:
-            if asks_current and window.start < now:
+            if asks_current:
                 found.append(Due(Span(window.start, now), is_over=False))
         elif window.end > look_from or not covers(complete, window):
             found.append(Due(window, is_over=True))
