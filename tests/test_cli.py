@@ -134,7 +134,13 @@ def ndjson(text: str) -> list[Any]:
 def process(*argv: str, stdout: int = subprocess.PIPE) -> Generator[subprocess.Popen[bytes]]:
     """Start a real ``truto-ci``; it is killed at the end of the block or at the deadline."""
     command = [sys.executable, "-W", "error", "-m", "truto_ci_async", *argv]
-    with subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE) as started:
+    hangup = getattr(signal, "SIGHUP", signal.SIGTERM)  # ignored where these tests run under nohup
+    before = signal.signal(hangup, signal.SIG_DFL)
+    try:
+        started = subprocess.Popen(command, stdout=stdout, stderr=subprocess.PIPE)
+    finally:
+        signal.signal(hangup, before)
+    with started:
         watchdog = threading.Timer(DEADLINE, started.kill)
         watchdog.start()
         try:
