@@ -64,8 +64,8 @@ class Grid(Struct, frozen=True):
     def _first(self, day: date) -> date:
         if self.unit == "month":
             return day.replace(day=1)
-        is_week = self.unit == "week"
-        return day - timedelta(days=day.weekday()) if is_week else day  # mutant: what ended before is left out
+        days = day.weekday() if self.unit == "week" else 0  # mutant: what ended before is left out
+        return day - timedelta(days=days)
 
     def _next(self, day: date) -> date:
         if self.unit == "month":
