@@ -258,9 +258,8 @@ def run(options: argparse.Namespace) -> list[Record]:
     _turns.say(question)
     contenders = [name for name in CONTENDERS if name != "ours, engine=ijson"]
     with _harness.server() as url:
-        found = measure(
-            url, "remote", options.size, contenders, options.rounds + 1
-        )  # the first is to get warm
+        # The first round is to get warm.
+        found = measure(url, "remote", options.size, contenders, options.rounds + 1)
     measured = {
         each["contender"]: Measured(
             [Turn(*turn) for turn in each["turns"][1:]], int(each["peak_growth_mb"] * 1e6)

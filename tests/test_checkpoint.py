@@ -793,8 +793,9 @@ def test_a_new_file_that_cannot_be_removed_does_not_keep_the_lock(
         async with SQLiteCheckpoint(path) as checkpoint:
             await checkpoint.hold()
             monkeypatch.setattr(SQLiteCheckpoint, "_remove_files", fail)
+        assert path.exists()
         async with SQLiteCheckpoint(path) as checkpoint:
-            await checkpoint.open(make_plan())
+            assert await checkpoint.open(make_plan()) == make_plan()
 
     run(scenario())
 
@@ -1282,8 +1283,12 @@ def test_a_lock_can_be_released_while_its_file_is_removed(
     with monkeypatch.context() as patch:
         patch.setattr(lock_module, "is_at", remove)
         lock.release()
+    assert not lock.path.exists()
     again = RunLock(path)
     again.acquire()
+    again.check()
+    with pytest.raises(StateConflictError):
+        lock.check()
     again.release()
 
 

@@ -69,6 +69,8 @@ def test_completion_of_the_client_shows_what_is_for_callers() -> None:
         "pacing", "max_body_bytes", "shared_budget",
     }  # fmt: skip
     assert set(dir(truto_ci_async.TrutoClient("token"))) == set(dir(CLIENT))
+    assert "keyed" in dir(CLIENT.interactions)
+    assert "keyed_pages" not in dir(CLIENT.interactions)  # the command line needs it
 
 
 def arguments(thing: Any) -> set[str]:

@@ -17,9 +17,8 @@ PREFIX: Final = "truto-ci"
 # connection takes longest.
 SPARE_SECONDS: Final = 0.4
 KEPT_SECONDS: Final = 86_400  # for so long after the last request a new one need not start slowly
-FIRST_BURST: Final = (
-    0.02  # share of the token's limit that is granted at once while the time before is unknown
-)
+# Share of the token's limit that is granted at once while the time before is unknown.
+FIRST_BURST: Final = 0.02
 CONNECTIONS: Final = 32
 TIMEOUT: Final = 1.0  # seconds for one command; whoever waits for it may have given up before
 

@@ -25,10 +25,7 @@ _WORDS = re.compile(r"\b(?:(?:un|not )?support\w*|implement\w*|resource|method)\
 
 def may_mean_unsupported(error: APIError) -> bool:
     """Tell whether an error of Truto itself may mean that the provider lacks the resource or the method."""
-    is_trutos = (
-        not error.is_remote and "json" in error.headers.get("content-type", "").lower()
-    )  # no proxy's page
-    if not is_trutos:
+    if error.is_remote or "json" not in error.headers.get("content-type", "").lower():  # a proxy's page
         return False
     return error.status in _STATUSES or (error.status in (400, 422) and bool(_WORDS.search(error.message)))
 

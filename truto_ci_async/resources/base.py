@@ -362,10 +362,7 @@ class Resource(Generic[T]):
         **filters: Any,
     ) -> RawPages:
         query = self._query(integrated_account_id, "raw", filters, cursor=cursor)
-        label = f"raw {self._model}/{self._resource}"
-        return make_raw_pages(
-            self._client, query, cursor=cursor, prefetch=prefetch, max_pages=max_pages, label=label
-        )
+        return make_raw_pages(self._client, query, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
 
     # fmt: off
     @overload
@@ -455,6 +452,10 @@ class Resource(Generic[T]):
             max_stream_bytes=max_stream_bytes,
             progress=progress,
         )
+
+    def __dir__(self) -> Iterable[str]:
+        """Leave out what the command line needs, so that completion shows what is for callers."""
+        return sorted({*super().__dir__()} - {"keyed_pages"})
 
     def _item_reader(
         self, item_type: Any, on_invalid: OnInvalid, response_format: ResponseFormat, account: Account

@@ -73,7 +73,6 @@ def make_raw_pages(
     cursor: str | Position | None,
     prefetch: int,
     max_pages: int | None,
-    label: str,
 ) -> RawPages:
     """Return the object that a ``raw`` method returns."""
     targets = RequestTargets(query)
@@ -83,7 +82,7 @@ def make_raw_pages(
         return raw_response(client, body, response, query.account, here)
 
     source = page_source(client, targets, fetch, cursor=cursor, prefetch=prefetch, max_pages=max_pages)
-    return RawPages(source, label=label)
+    return RawPages(source, label=f"raw {query.path.removeprefix('/unified/')}")
 
 
 def page_source(

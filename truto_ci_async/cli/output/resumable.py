@@ -73,9 +73,8 @@ class ResumableFile:
         self._state_file = beside(self.path, ".partial-state")
         self._convert = convert
         self._disk = Disk()
-        self._file = (
-            self._open()
-        )  # first, as what is there may be another run's, and change until it is locked
+        # First, as what is there may be another run's, and change until it is locked.
+        self._file = self._open()
         try:
             earlier = earlier_state(self.path, question)
             if earlier is None and self.partial.stat().st_size:

@@ -55,9 +55,10 @@ class Company:
     _users: list[Person] = field(default_factory=list[Person])
     _meetings: list[Meeting] = field(default_factory=list[Meeting])
     _meetings_by_id: dict[str, Meeting] = field(default_factory=dict[str, Meeting])
+    # Id and profile of a user's rows.
     _known: dict[str, tuple[str, Profile | None]] = field(
         default_factory=dict[str, tuple[str, Profile | None]]
-    )  # id and profile of a user's rows
+    )
 
     @property
     def id(self) -> str:

@@ -62,9 +62,8 @@ class Listing:
     ignore_remote_data: bool
     remote_query: dict[str, Any] | None
     super_query: str | None = None
-    conditions: Mapping[str, Any] = field(
-        default_factory=dict[str, Any]
-    )  # field to value or {operator: value}
+    # Field to value or {operator: value}.
+    conditions: Mapping[str, Any] = field(default_factory=dict[str, Any])
     start: datetime | None = None  # of the window as requested, in UTC
     end: datetime | None = None
     users: frozenset[str] | None = None  # None: everyone
