@@ -343,6 +343,32 @@ class Hidden:
         self._original.__set__(instance, value)
 
 
+def test_a_connection_on_which_a_request_cannot_be_sent_is_closed() -> None:
+    """In the pool it would be taken for a good one; held by nobody, it would stay open until it is collected."""
+    closed: list[bool] = []
+
+    class Connection:
+        class protocol:
+            @staticmethod
+            def set_response_params(**_: object) -> None: ...
+
+        def close(self) -> None:
+            closed.append(True)
+
+    class Request:
+        async def send(self, _: object) -> None:
+            raise OSError("broken")
+
+    async def scenario() -> None:
+        request: Any = Request()
+        connection: Any = Connection()
+        with pytest.raises(OSError, match="broken"):
+            await aiohttp_internals.exchange(request, connection, 1024)
+
+    run(scenario())
+    assert closed == [True]
+
+
 @pytest.mark.parametrize("name", aiohttp_internals.NAMES)
 @WAYS
 def test_without_an_internal_name_of_aiohttp_no_connection_is_reused(

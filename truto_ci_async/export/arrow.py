@@ -142,6 +142,6 @@ def _whole_seconds(values: list[datetime | None]) -> tuple[int, ...] | None:
     except TypeError:  # of a subclass of datetime
         return None
     start = 1 if count < 16 else 3 if count < 2**16 else 5
-    if packed[start::6] != b"\xd6" * count or packed[start + 1 :: 6] != b"\xff" * count:
+    if packed[start::6] != b"\xd6" * count:  # each is where the one before it, of six bytes, ends
         return None
     return struct.unpack_from(f">{'2xI' * count}", packed, start)
