@@ -7,7 +7,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -211,22 +211,11 @@ def check_equal(pipeline: Pipeline, days: list[str], accounts: list[str] | None 
 # --- runs --------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def collected() -> Iterator[None]:
-    """Find now what nobody closed, and not in the middle of a later test."""
+    """Find now what a run did not close, and not in the middle of a later test."""
     yield
     gc.collect()
-
-
-def stopped_early(test: Callable[..., None]) -> Callable[..., None]:
-    """Mark a test in which runs fail or meet a limit of dlt's.
-
-    It then cancels our generators, and stops its loop without waiting for what they do before they end. Now and then
-    that leaves a client behind that was being closed.
-    """
-    open_still = "ignore:.*(unclosed|never closed):ResourceWarning"
-    never_run = "ignore:coroutine .* was never awaited:RuntimeWarning"
-    return pytest.mark.usefixtures("collected")(pytest.mark.filterwarnings(open_still, never_run)(test))
 
 
 services = pytest.mark.services
@@ -281,7 +270,6 @@ def test_late_rows_and_new_accounts_come_with_later_runs(pipeline: Pipeline) -> 
     assert len(json.dumps(state)) <= state_size + 100, "the state grows with accounts, not with rows"
 
 
-@stopped_early
 @services
 def test_an_account_that_failed_goes_on_where_it_was(pipeline: Pipeline) -> None:
     """And does not hold up the others; nor is what it already has lost."""
@@ -323,7 +311,6 @@ def test_null_characters_do_not_stop_a_load(pipeline: Pipeline) -> None:
     assert [(zone, json.loads(text)) for zone, text in found] == [("a\ufffdb", {"a": "x\ufffdy"})]
 
 
-@stopped_early
 @services
 def test_a_long_history_can_be_loaded_in_parts(pipeline: Pipeline) -> None:
     """What dlt's limit leaves out is not taken for loaded."""
@@ -350,7 +337,6 @@ def test_append_and_replace(pipeline: Pipeline) -> None:
     assert loaded(pipeline, "interactions") == held(pipeline.sandbox, "interactions", days_of(0, 3))
 
 
-@stopped_early
 @services
 def test_other_windows_are_refused_and_a_window_that_is_not_over_waits(pipeline: Pipeline) -> None:
     only = {"resources": ["interactions"]}
@@ -360,7 +346,6 @@ def test_other_windows_are_refused_and_a_window_that_is_not_over_waits(pipeline:
         pipeline.run(10, window="day", **only)
 
 
-@stopped_early
 @services
 def test_the_token_comes_from_the_configuration_of_dlt(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -396,6 +381,16 @@ def test_options_that_can_never_be_right_are_told(
 ) -> None:
     with pytest.raises(Exception, match=told):
         pipeline.run(2, **options)
+
+
+@services
+def test_a_run_that_fails_closes_the_client(pipeline: Pipeline) -> None:
+    """While dlt cancels the resources that go on."""
+    pipeline.sandbox.configure(pipeline.sandbox.account_ids[1], blocked=True)
+    for _ in range(5):
+        with pytest.raises(Exception, match="blocked"):
+            pipeline.run(5, on_failed="raise")
+        gc.collect()
 
 
 # --- kills -------------------------------------------------------------------------------------------------------

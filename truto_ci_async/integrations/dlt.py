@@ -6,10 +6,9 @@
     pipeline = dlt.pipeline("calls", destination="duckdb", dataset_name="calls")
     pipeline.run(source(integration="gong", start_time="2024-01-01"))
 
-How it works. Each resource keeps in dlt's state, for each account, the end of the last window that was read whole. A
-run asks for the windows after it and, again, for those of the ``lookback``. dlt stores rows and state together, so a
-run that is killed repeats them. That state grows with accounts, never with rows. dlt's own ``incremental`` has one mark
-for all accounts, and would leave out what an account that failed, or is new, has before it.
+Each resource keeps in dlt's state, for each account, the end of the last window that was read whole. A run asks for
+the windows after it and, again, for those of the ``lookback``. dlt stores rows and state together, so a killed run
+repeats them. dlt's own ``incremental`` has one mark for all accounts, and would skip what a new account has before it.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from typing import Any, Final, Literal, Self
@@ -33,6 +33,7 @@ from truto_ci_async.errors import TrutoError
 logger = logging.getLogger("truto_ci_async")
 
 _OF_WINDOW: Final = {"interactions", "activity"}  # a row is about one window, so that belongs to its key
+_IDS: Final = {"transcripts": ("meeting_id",), **dict.fromkeys(_OF_WINDOW, ("id", "user_id"))}
 _DATA_TYPES: Final = {"float64": "double", "int64": "bigint"}
 _LEAD: Final = (
     ("integrated_account_id", "text", "the account that was asked"),
@@ -44,10 +45,7 @@ _LEAD: Final = (
 )
 _LONGEST_WINDOW: Final = timedelta(days=32)  # longer than any that is named by a word
 # Null characters in text, and as JSON has them: that backslash is not escaped itself.
-_NULLS: Final = {
-    "text": ("\0", re.compile("()\0")),
-    "json": ("\\u0000", re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")),
-}
+_NULLS: Final = {"text": ("\0", "()\0"), "json": (r"\u0000", r"(?<!\\)((?:\\\\)*)\\u0000")}
 
 
 def source(
@@ -91,7 +89,7 @@ def source(
         dlt: Any = import_module("dlt")
     except ImportError:
         raise MissingExtraError("dlt", "dlt") from None
-    names = (resources,) if isinstance(resources, str) else tuple(resources)
+    names = (resources,) if isinstance(resources, str) else resources
     columns = {name: schema(Plan(accounts=(), resource=name).walk.item_type) for name in names}
     if on_failed not in ("skip", "raise"):
         raise UsageError(f"on_failed is 'skip' or 'raise', not {on_failed!r}")
@@ -110,57 +108,62 @@ def source(
 
     def truto(token: str | None = dlt.secrets.value, base_url: str | None = dlt.config.value) -> list[Any]:
         shared = _Shared(client or (lambda: TrutoClient(token, base_url=base_url)))
-        readers = [_Reader(name, columns[name], shared, **options) for name in names]
-        return [_resource(dlt, reader, write_disposition) for reader in readers]
+        return [_resource(dlt, _Reader(*each, shared, **options), how) for each in columns.items()]
 
-    made = dlt.source(truto, name="truto", section="truto", max_table_nesting=0)
-    given = {"token": token, "base_url": base_url}
-    return made(**{name: value for name, value in given.items() if value is not None})
+    given = {name: value for name, value in (("token", token), ("base_url", base_url)) if value is not None}
+    return dlt.source(truto, name="truto", section="truto", max_table_nesting=0)(**given)
 
 
-def _resource(dlt: Any, reader: _Reader, write_disposition: Any) -> Any:
+def _resource(dlt: Any, reader: _Reader, how: Any) -> Any:
     async def rows() -> AsyncGenerator[list[dict[str, Any]]]:
         async for page in reader.pages(dlt.current.resource_state(reader.name)):
             yield page
 
     windows = ("window_start", "window_end") if reader.name in _OF_WINDOW else ()
     key = ("integrated_account_id", *windows, "row_key")
-    columns: dict[str, dict[str, Any]] = {}
+    columns: dict[str, Any] = {}
     for name, type, doc in (*_LEAD, *((each.name, each.type, each.doc) for each in reader.schema)):
         columns[name] = {"name": name, "description": doc, "nullable": name not in key}
         columns[name]["data_type"] = _DATA_TYPES.get(type, type)
     columns["pulled_at"]["dedup_sort"] = "desc"  # of two rows with one key, the newest stays
-    hints = {"write_disposition": write_disposition, "primary_key": key, "columns": columns}
-    return dlt.resource(rows, name=reader.name, **hints)
+    return dlt.resource(rows, name=reader.name, write_disposition=how, primary_key=key, columns=columns)
 
 
 class _Shared:
     """What resources that are extracted at the same time share: a client, so that one limit counts, and accounts."""
 
     def __init__(self, make_client: Callable[[], TrutoClient]) -> None:
-        self._make_client = make_client
-        self._users = 0
+        self._make_client, self._users = make_client, 0
 
     async def __aenter__(self) -> Self:
         if not self._users:
-            self.client = self._make_client()
-            self.lock = asyncio.Lock()
             self.accounts: tuple[PlannedAccount, ...] | None = None
+            self.lock, self._unused, self._opened = asyncio.Lock(), asyncio.Event(), self._open()
+            self.client = await anext(self._opened)
         self._users += 1
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._users -= 1
         if not self._users:
-            await self.client.aclose()
+            self._unused.set()
+            with suppress(RuntimeError):  # dlt is closing it
+                await self._opened.aclose()
+
+    async def _open(self) -> AsyncGenerator[TrutoClient]:
+        # Before dlt stops its loop it cancels tasks, but waits for async generators alone. This one waits for tasks.
+        async with self._make_client() as client:
+            try:
+                yield client
+            finally:
+                await self._unused.wait()
 
 
 class _Reader:
     """Reads the windows of one resource that are not complete."""
 
     def __init__(self, name: str, schema: Schema, shared: _Shared, **options: Any) -> None:
-        self.name, self.schema = name, schema
-        self._shared, self._options = shared, options
+        self.name, self.schema, self._shared, self._options = name, schema, shared, options
 
     async def pages(self, state: dict[str, Any]) -> AsyncGenerator[list[dict[str, Any]]]:
         """Yield the rows of one page after another, and note in ``state`` which windows are complete."""
@@ -193,8 +196,9 @@ class _Reader:
         now = datetime.now(UTC).replace(microsecond=0)  # plans count in whole seconds
         window: dict[str, Any] = {} if self.name == "users" else {**self._options["window"]}
         async with self._shared.lock:
-            known = self._shared.accounts
-            which = {"accounts": known} if known else self._options["accounts"]
+            which = (
+                {"accounts": self._shared.accounts} if self._shared.accounts else self._options["accounts"]
+            )
             asked: Plan = await api.plan(**which, **window, now=now)
             self._shared.accounts = asked.accounts
         if not window:
@@ -237,8 +241,7 @@ def _split(whole: Plan, windows: tuple[Any, ...], marks: dict[str, str], lookbac
     ends = [_time(window.end) for window in windows]
     groups: dict[int, list[PlannedAccount]] = {}
     for account in whole.accounts:
-        mark = marks.get(account.id)
-        first = bisect_right(ends, _time(mark) - lookback) if mark is not None else 0
+        first = bisect_right(ends, _time(marks[account.id]) - lookback) if account.id in marks else 0
         groups.setdefault(first, []).append(account)
     return [
         msgspec.structs.replace(whole, accounts=tuple(accounts), windows=windows[first:])
@@ -251,8 +254,7 @@ def _note_complete(state: dict[str, Any], account: str, until: str | None) -> No
     """Move the mark of an account, but never back. Users have no windows, so no marks."""
     if until is not None:
         marks: dict[str, str] = state.setdefault("complete_until", {})
-        at = _time(until).astimezone(UTC).isoformat()
-        marks[account] = max(marks.get(account, at), at)
+        marks[account] = max(marks.get(account, ""), _time(until).astimezone(UTC).isoformat())
 
 
 def _time(text: str | None) -> datetime:
@@ -263,8 +265,7 @@ class KeyedRows:
     """Flattens pages into rows with a key."""
 
     def __init__(self, name: str, schema: Schema) -> None:
-        own = "meeting_id" if name == "transcripts" else "id"
-        self._ids = (own, "user_id") if name in _OF_WINDOW else (own,)
+        self._ids = _IDS.get(name, ("id",))
         self._nulls = [(each.name, _NULLS[each.type]) for each in schema if each.type in _NULLS]
         self._without_id: dict[str, tuple[Any, Counter[str]]] = {}  # by account: its window, and its rows
 
@@ -284,10 +285,9 @@ class KeyedRows:
             if row[name] is not None:
                 return f"{name}:{row[name]}"
         # The same whenever its window is read, but another one for each row.
-        window, counts = self._without_id.get(page.account.id, (None, Counter[str]()))
-        if window != page.window:
-            counts = Counter[str]()
-            self._without_id[page.account.id] = page.window, counts
+        if self._without_id.get(page.account.id, (None,))[0] != page.window:
+            self._without_id[page.account.id] = page.window, Counter[str]()
+        counts = self._without_id[page.account.id][1]
         digest = hashlib.blake2b(msgspec.json.encode(row), digest_size=16).hexdigest()
         counts[digest] += 1
         return f"row:{digest}:{counts[digest]}"
@@ -296,5 +296,5 @@ class KeyedRows:
         """Put U+FFFD for null characters: PostgreSQL refuses them, and the whole load with them."""
         for name, (null, pattern) in self._nulls:
             if row[name] is not None and null in row[name]:
-                row[name] = pattern.sub("\\1\ufffd", row[name])
+                row[name] = re.sub(pattern, "\\1\ufffd", row[name])
         return row
