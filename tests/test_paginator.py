@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import sys
 import threading
 import tracemalloc
 import weakref
 from collections import defaultdict
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -28,8 +28,6 @@ from truto_ci_async.pagination.paginator import Items, Pages, PageSource, Pagina
 from .support import examples, run
 
 DEADLINE = 5.0
-# Tasks can run their first step before the loop's next turn.
-EAGER = sys.version_info >= (3, 12)
 # Turns of the loop after which nothing more happens by itself.
 TURNS = 20
 
@@ -482,61 +480,124 @@ def test_the_next_page_is_fetched_while_the_consumer_works_on_this_one() -> None
 
 
 @pytest.mark.parametrize("has_factory", [False, True])
-@pytest.mark.parametrize("awaits", [False, True])
-def test_a_prefetch_task_is_made_only_where_it_gains_something(awaits: bool, has_factory: bool) -> None:
-    """A consumer that does not await comes back before a task could start at the loop's next turn."""
-
-    async def main() -> None:
-        service = Service(numbered(4))
-        loop = asyncio.get_running_loop()
-        if has_factory:  # its tasks may start at any time
-            loop.set_task_factory(lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options))
-        async for _ in service.list().pages():
-            if awaits:
-                await asyncio.sleep(0)
-        assert service.spawned == (3 if awaits else 2 if EAGER and not has_factory else 0)
-        assert len(service.asked) == 4
-
-    run(main())
-
-
 @pytest.mark.parametrize("by_page", [False, True])
-def test_the_next_page_is_fetched_while_the_consumer_works_without_awaiting(by_page: bool) -> None:
+def test_the_next_page_is_fetched_while_the_consumer_works_without_awaiting(
+    by_page: bool, has_factory: bool
+) -> None:
     """Its request must be sent before the page is handed over, since the loop gets no turn until the next one."""
 
     async def main() -> None:
+        if has_factory:  # its tasks may start at any time
+            asyncio.get_running_loop().set_task_factory(
+                lambda loop, coro, **options: asyncio.Task(coro, loop=loop, **options)
+            )
         service = Service(numbered(5, size=1))
         asked: list[int] = []
         walk: Any = service.list().pages() if by_page else service.list()
         async for _ in walk:
             asked.append(len(service.asked))  # noqa: PERF401
         # Not after the first page: many loops stop there, and the request would be wasted.
-        assert asked == ([1, 3, 4, 5, 5] if EAGER else [1, 2, 3, 4, 5])
+        assert asked == [1, 3, 4, 5, 5]
+        assert service.served == [(0, None), *((0, f"c{page}") for page in range(1, 5))]
 
     run(main())
 
 
-def test_a_prefetch_starts_at_once_from_the_second_page_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Many loops stop at the first page. Until then a break still prevents the request."""
-    monkeypatch.setattr(
-        paginator, "starts_at_once", lambda loop: loop is asyncio.get_running_loop()
-    )  # on any version
+def test_a_page_is_not_followed_while_nobody_waits_for_it() -> None:
+    """Else the walk would run ahead of its consumer."""
 
     async def main() -> None:
         service = Service(numbered(4))
         pages = service.list().pages()
-        spawned = []
-        async for _ in pages:
-            spawned.append(service.spawned)  # noqa: PERF401  # the loop had no turn since the page came
-        assert spawned == [0, 1, 2, 2]
+        for asked in (2, 3, 4):
+            await anext(pages)
+            await settle()
+            assert len(service.asked) == len(service.served) == asked
 
     run(main())
 
 
-@pytest.mark.parametrize("at_once", [False, True])
-def test_collecting_does_not_prefetch(monkeypatch: pytest.MonkeyPatch, at_once: bool) -> None:
+def test_the_page_after_the_last_one_wanted_is_not_asked_for() -> None:
+    async def main() -> None:
+        for pages in (1, 2, 3):
+            service = Service(numbered(5))
+            assert len([page async for page in service.list(max_pages=pages).pages()]) == pages
+            await settle()
+            assert len(service.asked) == pages
+
+    run(main())
+
+
+def test_a_wait_that_is_cancelled_as_its_page_arrives_loses_no_page() -> None:
+    """The fetch of the page after it has been started by then."""
+
+    async def main() -> None:
+        waiters: list[asyncio.Task[Any]] = []
+
+        class Cancelling(Service):
+            async def fetch(self, here: Position) -> Page[int]:
+                if here.cursor == "c2" and waiters:
+                    waiters.pop().cancel()
+                return await super().fetch(here)
+
+        service = Cancelling(numbered(4))
+        service.gates[(0, "c2")] = asyncio.Event()
+        pages = service.list().pages()
+        await anext(pages)
+        waiter = asyncio.ensure_future(anext(pages))
+        waiters.append(waiter)
+        with pytest.raises(asyncio.CancelledError):
+            await soon(waiter)
+        await settle()
+        assert service.tasks == set()
+        assert service.cancelled == [(0, "c2")]
+        service.gates.clear()
+        assert [page.items async for page in pages] == [(2, 3), (4, 5), (6, 7)]
+
+    run(main())
+
+
+@pytest.mark.parametrize("is_loop", [False, True])
+def test_closing_in_another_task_as_a_page_arrives_asks_for_no_more(is_loop: bool) -> None:
+    async def main() -> None:
+        service = Service(batch([0], [1], [2], end="c1" if is_loop else None))
+        service.gates[(0, "c1")] = asyncio.Event()
+        pages = service.list().pages()
+        await anext(pages)
+        waiter = asyncio.ensure_future(anext(pages))
+        await soon(service.started[(0, "c1")].wait())
+        await pages.aclose()
+        service.gates[(0, "c1")].set()
+        assert (await soon(waiter)).items == (1,)
+        await settle()
+        assert service.asked == [(0, None), (0, "c1")]
+        assert [page async for page in pages] == []
+
+    run(main())
+
+
+def test_the_page_that_follows_is_fetched_in_the_context_of_the_waiting_caller() -> None:
+    async def main() -> None:
+        seen: list[str] = []
+
+        class Traced(Service):
+            async def fetch(self, here: Position) -> Page[int]:
+                seen.append(where.get())
+                return await super().fetch(here)
+
+        pages = Traced(numbered(4)).list().pages()
+        for name in ("a", "b", "c", "d"):
+            where.set(name)
+            await anext(pages)
+        # The second page is asked for with the first, in its context, or when it is waited for.
+        assert seen == ["a", "b", "b", "c"]
+
+    where: ContextVar[str] = ContextVar("where")
+    run(main())
+
+
+def test_collecting_does_not_prefetch() -> None:
     """Nothing happens between two pages, so a prefetch would gain nothing."""
-    monkeypatch.setattr(paginator, "starts_at_once", lambda loop: at_once)
 
     async def main() -> None:
         service = Service(numbered(5))
@@ -810,6 +871,7 @@ def test_a_timeout_around_one_step_stays_a_timeout() -> None:
         service.gates[(0, "c1")] = asyncio.Event()
         pages = service.list().pages()
         await anext(pages)
+        await soon(service.started[(0, "c1")].wait())
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0):
                 await anext(pages)

@@ -11,18 +11,10 @@ from typing import Any, TypeVar
 R = TypeVar("R")
 
 
-def starts_at_once(loop: asyncio.AbstractEventLoop) -> bool:
-    """Whether a new task can take its first step, which sends the request, before the loop runs again.
-
-    Needs Python 3.12 and asyncio's own tasks, not those of a custom factory.
-    """
-    return sys.version_info >= (3, 12) and loop.get_task_factory() is None
-
-
 def start_task(work: Coroutine[Any, Any, R]) -> asyncio.Task[R]:
-    """Start a task. If it ``starts_at_once``, it has run to its first wait when this returns."""
+    """Start a task. On Python 3.12 and newer, asyncio's own tasks have run to their first wait when this returns."""
     loop = asyncio.get_running_loop()
-    if sys.version_info >= (3, 12) and starts_at_once(loop):  # the version again, for type checkers
+    if sys.version_info >= (3, 12) and loop.get_task_factory() is None:
         return asyncio.Task(work, loop=loop, eager_start=True)
     return loop.create_task(work)
 

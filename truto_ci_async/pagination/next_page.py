@@ -7,7 +7,7 @@ cursor does not end anything. A cursor that comes twice is an error: following i
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from msgspec.structs import replace
 
@@ -31,41 +31,64 @@ def position_after(here: Position, next_cursor: str | None, user_batches: int) -
     return None
 
 
+class After(NamedTuple):
+    """What comes after a page. ``digest`` is that of its cursor, ``is_loop`` whether that was used before."""
+
+    position: Position | None
+    digest: bytes | None
+    is_loop: bool
+
+
 class PageCursor:
-    """The position of one walk. Call ``advance`` with the cursor of each page.
+    """The position of one walk of at most ``pages_left`` more pages. Call ``advance`` with the cursor of each page.
 
     A long ``users`` filter is split into ``user_batches``, which are walked one after the other. Each batch has
     cursors of its own, so a cursor may come again in a later batch.
     """
 
-    def __init__(self, start: Position, user_batches: int, *, account: str | None = None) -> None:
+    def __init__(
+        self,
+        start: Position,
+        user_batches: int,
+        *,
+        account: str | None = None,
+        max_pages: int | None = None,
+    ) -> None:
         self.position: Position | None = start  # of the page to fetch next; None at the end
         self.pages = 0  # so far
+        self.pages_left = max_pages
         self._user_batches = user_batches
         self._account = account
         self._seen = set[bytes]()  # digests: a cursor can be long, and a walk can have many
         if start.cursor is not None:
             self._seen.add(_digest(start.cursor))
 
-    def advance(self, here: Position, next_cursor: str | None) -> Position | None:
-        """Move to the position after the page at ``here``, and return it.
+    def after(self, here: Position, next_cursor: str | None) -> After:
+        """Return what comes after the page at ``here``, without moving there."""
+        digest = _digest(next_cursor) if next_cursor else None
+        return After(position_after(here, next_cursor, self._user_batches), digest, digest in self._seen)
+
+    def advance(self, here: Position, next_cursor: str | None, after: After | None = None) -> Position | None:
+        """Move to the position after the page at ``here``, and return it. ``after`` is that, if it is known already.
 
         :raises CursorLoopError: ``next_cursor`` was used before. The page at ``here`` itself is good.
         """
+        after = after or self.after(here, next_cursor)
         self.pages += 1
-        self.position = position_after(here, next_cursor, self._user_batches)
-        if not next_cursor:
+        if self.pages_left:  # 0 already if the walk was closed during the fetch
+            self.pages_left -= 1
+        self.position = after.position
+        if not next_cursor or after.digest is None:
             self._seen.clear()
             return self.position
-        digest = _digest(next_cursor)
-        if digest in self._seen:
+        if after.is_loop:
             raise CursorLoopError(
                 f"the service returned the cursor {next_cursor[:80]!r} a second time, after {self.pages} pages",
                 cursor=next_cursor,
                 account=self._account,
                 pages=self.pages,
             )
-        self._seen.add(digest)
+        self._seen.add(after.digest)
         return self.position
 
 

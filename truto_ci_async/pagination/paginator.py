@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
+from contextvars import Context, copy_context
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from truto_ci_async._checks import brief, is_whole_number
-from truto_ci_async._http.tasks import call_in_loop, starts_at_once
+from truto_ci_async._http.tasks import call_in_loop
 from truto_ci_async._progress import Progress
 from truto_ci_async.errors import CursorLoopError, DecodeError, UsageError
 from truto_ci_async.events import Emitter
@@ -22,7 +23,7 @@ from truto_ci_async.export.column_values import Part
 from truto_ci_async.export.walks import FetchedPart, WalkFrames
 from truto_ci_async.models import Page, Position, RawResponse
 
-from .next_page import HasNextCursor, PageCursor
+from .next_page import After, HasNextCursor, PageCursor
 from .progress import show_progress
 
 T = TypeVar("T")
@@ -67,7 +68,6 @@ class Pages(Generic[P]):
         "_is_fetching",
         "_loop_error",
         "_may_prefetch",
-        "_pages_left",
         "_prefetch",
         "_source",
         "__weakref__",
@@ -75,8 +75,9 @@ class Pages(Generic[P]):
 
     def __init__(self, source: PageSource[P], *, prefetch: bool = True) -> None:
         self._source = source
-        self._cursor = PageCursor(source.start, source.user_batches, account=source.account)
-        self._pages_left = source.max_pages
+        self._cursor = PageCursor(
+            source.start, source.user_batches, account=source.account, max_pages=source.max_pages
+        )
         self._may_prefetch = prefetch and source.prefetch > 0
         self._prefetch: Prefetch[P] | None = None
         self._is_fetching = False  # mutant: None is false too
@@ -94,7 +95,7 @@ class Pages(Generic[P]):
         if self._is_fetching:
             raise UsageError("two tasks use this iterator at once; give each one an iterator of its own")
         here = self._cursor.position
-        if here is None or self._pages_left == 0:
+        if here is None or self._cursor.pages_left == 0:
             raise StopAsyncIteration
         if self._loop_error is not None:
             # Without its old traceback, which would grow each time.
@@ -105,17 +106,20 @@ class Pages(Generic[P]):
             page = await (self._source.fetch(here) if prefetch is None else prefetch.page())
         finally:
             self._is_fetching = False  # mutant: None is false too
-        if self._pages_left:  # 0 already if it was closed during the fetch
-            self._pages_left -= 1
         try:
-            following = self._cursor.advance(here, page.next_cursor)
+            after = None if prefetch is None else prefetch.after
+            following = self._cursor.advance(here, page.next_cursor, after)
         except (CursorLoopError, DecodeError) as error:  # the latter from the cursor of a raw body
             self._loop_error = error  # raised at the next step: this page is good
             return page
-        if following is not None and self._may_prefetch and self._pages_left != 0:
+        if prefetch is not None and prefetch.following is not None:
+            self._prefetch = prefetch.following
+        elif following is not None and self._may_prefetch and self._cursor.pages_left != 0:
             # Many loops stop at the first page. Until the second one is asked for, send nothing before the loop's
             # next turn, so that a break still prevents the request.
-            self._prefetch = Prefetch(self._source, following, at_once=self._cursor.pages > 1)
+            self._prefetch = Prefetch(self._source, self._cursor, following, at_once=self._cursor.pages > 1)
+        if self._cursor.pages_left == 0:  # closed during the fetch
+            self.cancel()
         return page
 
     async def aclose(self) -> None:
@@ -123,7 +127,7 @@ class Pages(Generic[P]):
 
         A task that is waiting for a page still gets that page, and then the end.
         """
-        self._pages_left = 0
+        self._cursor.pages_left = 0
         self.cancel()
 
     def cancel(self) -> None:
@@ -139,39 +143,70 @@ class Pages(Generic[P]):
 class Prefetch(Generic[P]):
     """Fetches the next page in a task, which starts ``at_once`` or at the loop's next turn.
 
-    Started at once (Python 3.12 and newer), the request is on its way before the caller gets the page before it, so it
-    makes progress even if the caller never awaits. Otherwise a caller that does not await comes back before the task
-    starts; the page is then fetched directly, and no task is made.
+    If the caller waits for the page, that task also starts to fetch the page after it, before the caller gets the
+    first. So that request is on its way even if the caller then never awaits.
 
     Nothing here refers to the iterator: the task would keep it alive after a ``break``.
     """
 
-    __slots__ = ("_here", "_loop", "_source", "_start_handle", "_task")
+    __slots__ = (
+        "_context",
+        "_cursor",
+        "_here",
+        "_loop",
+        "_source",
+        "_start_handle",
+        "_task",
+        "after",
+        "following",
+    )
 
-    def __init__(self, source: PageSource[P], here: Position, *, at_once: bool) -> None:
+    def __init__(self, source: PageSource[P], cursor: PageCursor, here: Position, *, at_once: bool) -> None:
+        # Known before the page is handed out, if that was waited for: what comes after it, and the fetch of that.
+        self.after: After | None = None
+        self.following: Prefetch[P] | None = None
         self._source = source
+        self._cursor = cursor
         self._here = here
+        self._context: Context | None = None  # of the caller that waits
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[P] | None = None
-        self._start_handle: asyncio.Handle | None
-        if at_once and starts_at_once(self._loop):
+        self._start_handle: asyncio.Handle | None = None
+        if at_once:
             self._start()
         else:
             self._start_handle = self._loop.call_soon(self._start)
 
-    def _start(self) -> None:
+    def _start(self) -> asyncio.Task[P]:
         self._start_handle = None
-        self._task = self._source.spawn(self._source.fetch(self._here))
+        self._task = self._source.spawn(self._fetch())
+        return self._task
+
+    async def _fetch(self) -> P:
+        page = await self._source.fetch(self._here)
+        if self._context is not None:
+            self._context.run(self._follow, page)
+        return page
+
+    def _follow(self, page: P) -> None:
+        try:
+            self.after = after = self._cursor.after(self._here, page.next_cursor)
+        except DecodeError:  # of a raw body; the page after it is an error when it is asked for
+            return
+        if after.position is not None and not after.is_loop and self._cursor.pages_left not in (0, 1):
+            self.following = Prefetch(self._source, self._cursor, after.position, at_once=True)
 
     async def page(self) -> P:
         """Return the page. If this wait is cancelled, the fetch is cancelled with it."""
-        task, self._task = self._task, None
-        if task is None:
-            self._drop()
-            return await self._source.fetch(self._here)
+        self._context = copy_context()
+        if self._start_handle is not None:
+            self._start_handle.cancel()
+        task, self._task = self._task or self._start(), None
         try:
             return await task
         except asyncio.CancelledError:
+            if self.following is not None:
+                self.following.cancel()
             waiter = asyncio.current_task()
             if waiter is not None and not waiter.cancelling():  # so the task was cancelled, not this wait
                 raise UsageError("the client was closed while its pages were being read") from None
@@ -242,9 +277,9 @@ class Paginator(WalkFrames, Generic[T]):
         frame = await truto.interactions.list(account, start_time=..., end_time=...).to_polars()
 
     Each use starts again at the given cursor. With ``prefetch=1`` the next page is fetched while you work on this one,
-    unless you ask for the first page only. On Python 3.12 and newer, from the second page on, this also works while
-    your code does not await. Errors are ``TrutoError``s. You have then received all items before the error, and
-    ``Page.position`` of the last page is where to resume.
+    unless you ask for the first page only; from the second page on, this also works while your code does not await.
+    Errors are ``TrutoError``s. You have then received all items before the error, and ``Page.position`` of the last
+    page is where to resume.
     """
 
     def __init__(self, source: PageSource[Page[T]], *, label: str, item_type: Any = None) -> None:
