@@ -12,10 +12,10 @@ import types
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from truto_ci_async._json import UNKNOWN
 from truto_ci_async.models.struct_types import (
@@ -211,7 +211,7 @@ class Repairer:
         }
 
 
-class _Field(NamedTuple):
+class _Field(Struct, frozen=True):
     key: str
     name: bytes  # as JSON, with the colon
     step: str
