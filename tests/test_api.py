@@ -171,3 +171,11 @@ def test_the_client_loads_neither_the_command_line_nor_the_sandbox() -> None:
     assert not {"argparse", "rich", "yaml", "pyarrow", "sqlite3"} & modules
     assert max(HOUSE.height[room_of(name)] for name in ours(modules)) <= HOUSE.height["client"]
     assert "pull" not in {room_of(name) for name in ours(modules)}
+    few_use = {
+        "_http.policy.budget_gate",
+        "_http.stats",
+        "_progress",
+        "export.html",
+        "resources.integrated_accounts",
+    }
+    assert not few_use & ours(modules)

@@ -17,6 +17,7 @@ from tests.support import run
 from truto_ci_async import Fault, Sandbox, TrutoClient, UsageError, _progress
 from truto_ci_async._progress import Counts, Progress
 from truto_ci_async.events import Emitter, PageDecoded
+from truto_ci_async.pagination.progress import start_progress
 
 
 class Clock:
@@ -67,7 +68,7 @@ def displays(monkeypatch: pytest.MonkeyPatch) -> list[Shown]:
         found[-1].seconds = 0.0
         return found[-1]
 
-    monkeypatch.setattr(_progress, "_terminal", display)
+    monkeypatch.setattr(_progress, "terminal", display)
     monkeypatch.setattr(_progress, "DRAW_SECONDS", 0.0)
     return found
 
@@ -249,16 +250,16 @@ def test_the_line_is_shown_in_kernels_and_when_asked_for(monkeypatch: pytest.Mon
     """A script or a service that says nothing about it shows nothing."""
     shells: list[Any] = [None, SimpleNamespace(), SimpleNamespace(kernel=object())]
     kinds: list[list[str | None]] = []
-    monkeypatch.setattr(_progress._Notebook, "show", lambda self, text: None)
+    monkeypatch.setattr(_progress.Notebook, "show", lambda self, text: None)
     for shell in shells:
         monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
-        lines = [_progress.start_progress(wanted, "items") for wanted in (None, True, False)]
+        lines = [start_progress(wanted, "items") for wanted in (None, True, False)]
         kinds.append([None if line is None else type(line._display).__name__ for line in lines])
-    assert kinds == [[None, "_Plain", None], [None, "_Plain", None], ["_Notebook", "_Notebook", None]]
+    assert kinds == [[None, "_Plain", None], [None, "_Plain", None], ["Notebook", "Notebook", None]]
     monkeypatch.delitem(sys.modules, "IPython")
-    assert _progress.start_progress(None, "items") is None
+    assert start_progress(None, "items") is None
     with pytest.raises(UsageError, match="progress is True, False, or None"):
-        _progress.start_progress("yes", "items")  # type: ignore[arg-type]
+        start_progress("yes", "items")  # type: ignore[arg-type]
 
 
 class Terminal(io.StringIO):
@@ -270,7 +271,7 @@ def test_a_terminal_has_one_line_that_is_drawn_again(monkeypatch: pytest.MonkeyP
     """A second one at the same time becomes plain lines, since two would draw over each other."""
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setenv("TERM", "xterm")
-    line, second = Progress(_progress._terminal()), Progress(_progress._terminal())
+    line, second = Progress(_progress.terminal()), Progress(_progress.terminal())
     line.wait("status 429", 3.0)
     line.add(7)
     line.close()
@@ -279,21 +280,21 @@ def test_a_terminal_has_one_line_that_is_drawn_again(monkeypatch: pytest.MonkeyP
     assert "waiting 3.0 s (status 429)" in text
     assert "\x1b[2K" in text
     assert "7 items in 1 page" in re.split("\x1b\\[2K", text)[-1]
-    assert Progress(_progress._terminal())._display.__class__.__name__ == "_Rich"
+    assert Progress(_progress.terminal())._display.__class__.__name__ == "_Rich"
     _progress._Rich.is_taken = False
 
 
 def test_without_rich_a_terminal_has_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setitem(sys.modules, "rich.live", None)
-    line = Progress(_progress._terminal())
+    line = Progress(_progress.terminal())
     line.close()
     assert sys.stderr.getvalue() == "0 items · 0.0 s\n0 items · 0.0 s\n"
 
 
 def test_a_process_without_stderr_shows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", None)
-    Progress(_progress._terminal()).close()
+    Progress(_progress.terminal()).close()
 
 
 def test_nobody_listens_when_no_line_is_shown() -> None:

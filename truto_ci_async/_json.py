@@ -103,9 +103,12 @@ def check_utf8(body: bytes) -> None:
 _HIGH, _LOW, _HEX = rb"u[dD][89abAB]", rb"u[dD][c-fC-F]", rb"[0-9a-fA-F]{2}"
 # Skips everything up to a surrogate that is not one of a pair. Escapes are consumed whole, so `\\ud83d` is not taken
 # for a surrogate. Possessive, hence linear.
-_LONE = re.compile(
-    rb"[^\\]*+(?:\\(?:[^u]|u(?![dD][89a-fA-F])|%b%b\\%b%b)[^\\]*+)*+\\u[dD][89a-fA-F]%b"
-    % (_HIGH, _HEX, _LOW, _HEX, _HEX)
+_LONE = rb"[^\\]*+(?:\\(?:[^u]|u(?![dD][89a-fA-F])|%b%b\\%b%b)[^\\]*+)*+\\u[dD][89a-fA-F]%b" % (
+    _HIGH,
+    _HEX,
+    _LOW,
+    _HEX,
+    _HEX,
 )
 REPLACEMENT = b"\\ufffd"
 
@@ -116,7 +119,8 @@ def replace_surrogates(text: bytes, replacement: bytes = REPLACEMENT) -> bytes:
         return text
     fixed: bytearray | None = None
     at = 0
-    while found := _LONE.match(text, at):
+    lone = re.compile(_LONE)
+    while found := lone.match(text, at):
         at = found.end()
         fixed = fixed or bytearray(text)
         fixed[at - len(replacement) : at] = replacement

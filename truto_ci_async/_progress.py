@@ -14,7 +14,6 @@ from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
 from ._text import duration, printable
-from .errors import UsageError
 
 # Seconds between two updates, and between two lines where a line cannot be changed.
 DRAW_SECONDS = 0.2
@@ -120,29 +119,7 @@ class Progress:
             self._display = None
 
 
-def start_progress(wanted: bool | None, what: str) -> Progress | None:
-    """Return a new line. ``wanted`` None: in a notebook's kernel only; False: never.
-
-    :raises UsageError: ``wanted`` is something else.
-    """
-    if wanted is not None and not isinstance(wanted, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UsageError(f"progress is True, False, or None for notebooks only, not {wanted!r}")
-    if wanted is False:
-        return None
-    if _is_notebook():
-        return Progress(_Notebook(), what)
-    return Progress(_terminal(), what) if wanted else None
-
-
-def _is_notebook() -> bool:
-    """Tell whether a notebook's kernel runs this code."""
-    if "IPython" not in sys.modules:
-        return False
-    shell = import_module("IPython").get_ipython()
-    return getattr(shell, "kernel", None) is not None
-
-
-class _Notebook:
+class Notebook:
     """An output of the cell that is replaced; every Jupyter front end can do this without a widget."""
 
     seconds = DRAW_SECONDS
@@ -204,7 +181,8 @@ def _one_line(text: str) -> Any:
     return import_module("rich.text").Text(text, no_wrap=True, overflow="ellipsis")
 
 
-def _terminal() -> Display:
+def terminal() -> Display:
+    """Return the last line of the terminal if it has one and rich is installed, else lines on stderr."""
     if sys.stderr is None or not sys.stderr.isatty() or _Rich.is_taken:  # pyright: ignore[reportUnnecessaryComparison]
         return _Plain()
     try:

@@ -8,12 +8,11 @@ import re
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 # White space that ends a line or moves the cursor.
-_BREAKS = "\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029"
+_BREAKS = r"[\t\n\v\f\r\x1c-\x1f\x85\u2028\u2029]"
 # Controls (C0, DEL, C1), marks that change the direction of text, and surrogates.
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_IS_BREAK = re.compile(f"[{_BREAKS}]").match
-_SURROGATES = re.compile("[\ud800-\udfff]")
-_WITH_AT = re.compile(r"\S*@\S*")
+_UNSAFE = r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+_SURROGATES = "[\ud800-\udfff]"
+_WITH_AT = r"\S*@\S*"
 
 
 def printable(text: str) -> str:
@@ -26,7 +25,7 @@ def printable(text: str) -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return _UNSAFE.sub(lambda match: " " if _IS_BREAK(match[0]) else REPLACEMENT, text)
+    return re.sub(_UNSAFE, REPLACEMENT, re.sub(_BREAKS, " ", text))
 
 
 def encodable(text: str) -> str:
@@ -34,7 +33,7 @@ def encodable(text: str) -> str:
 
     Python puts them into file names and status lines that are not UTF-8. Files, logs and databases cannot store them.
     """
-    return text if text.isascii() else _SURROGATES.sub(REPLACEMENT, text)
+    return text if text.isascii() else re.sub(_SURROGATES, REPLACEMENT, text)
 
 
 def hide_passwords(text: str) -> str:
@@ -43,7 +42,7 @@ def hide_passwords(text: str) -> str:
     >>> hide_passwords("unknown option: --url user:hunter2@host")
     'unknown option: --url ***'
     """
-    return _WITH_AT.sub("***", text)
+    return re.sub(_WITH_AT, "***", text)
 
 
 def duration(seconds: float) -> str:

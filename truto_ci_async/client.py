@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from truto_ci_async._checks import brief, nearest_first
 from truto_ci_async._http.base_client import BaseClient
-from truto_ci_async._http.stats import ClientStats, client_stats
 from truto_ci_async.errors import UsageError
 from truto_ci_async.resources.base import Resource
 from truto_ci_async.resources.interactions import Interactions
 from truto_ci_async.resources.options import MODEL, RESOURCES
 
 if TYPE_CHECKING:  # each is imported when it is used first, which keeps the import of the client short
+    from truto_ci_async._http.stats import ClientStats
     from truto_ci_async.resources.activity import Activities
     from truto_ci_async.resources.integrated_accounts import IntegratedAccounts
     from truto_ci_async.resources.meetings import Meetings
@@ -104,6 +104,8 @@ class TrutoClient(BaseClient):
 
         It sends nothing, and takes some microseconds.
         """
+        from truto_ci_async._http.stats import client_stats
+
         return client_stats(
             self._open_calls, self.admission.limiter, self._budget, is_closed=self._transport.closed
         )

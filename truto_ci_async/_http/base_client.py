@@ -18,11 +18,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar
 
 from truto_ci_async._http.policy.admission import AdmissionQueue
-from truto_ci_async._http.policy.budget_gate import BudgetGate
 from truto_ci_async._http.policy.headers import level_named
 from truto_ci_async._http.policy.rate_limiter import Pacing, RateLimiter
 from truto_ci_async._http.policy.retry import GiveUp, RetryBudget, RetryPolicy, RetryState, Timeouts
-from truto_ci_async._http.policy.shared_budget import SharedBudget
 from truto_ci_async._http.transport.deadlines import Deadline
 from truto_ci_async._http.transport.response import BufferedResponse, StreamedResponse
 from truto_ci_async._http.transport.transport import MAX_ERROR_BYTES, Transport, base_headers
@@ -57,6 +55,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     import aiohttp
+
+    from truto_ci_async._http.policy.shared_budget import SharedBudget
 
 
 R = TypeVar("R")
@@ -129,11 +129,16 @@ class BaseClient:
 
     def _set_pacing(self, pacing: Pacing, shared_budget: SharedBudget | None) -> None:
         self.pacing, self.shared_budget = pacing, shared_budget
+        gate = None
+        if shared_budget is not None:
+            from truto_ci_async._http.policy.budget_gate import BudgetGate
+
+            gate = BudgetGate(shared_budget, pacing.token)
         self.admission = AdmissionQueue(
             RateLimiter(pacing, max_wait=self.retry.max_wait, max_in_flight=self._transport.max_connections),
             # Not a method of the client, which would be a cycle and keep a forgotten client alive.
             on_wait=partial(emit_wait, self.emitter),
-            gate=None if shared_budget is None else BudgetGate(shared_budget, pacing.token),
+            gate=gate,
         )
 
     def with_options(

@@ -14,8 +14,8 @@ from truto_ci_async.errors import ConfigurationError
 OWN_HEADERS = frozenset(
     {"authorization", "accept-encoding", "host", "content-length", "transfer-encoding", "connection"}
 )
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_HEADER_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_HEADER_VALUE = r"[^\x00-\x08\x0a-\x1f\x7f]*"
 
 
 def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
@@ -24,11 +24,11 @@ def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
     :raises ConfigurationError: a header that this package sets itself, or one that is not a single line of text.
     """
     for name, value in headers.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(name, str) or not re.fullmatch(_HEADER_NAME, name):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"{name!r} is not a valid header name")
         if name.lower() in OWN_HEADERS:
             raise ConfigurationError(f"the header {name} is set by the client")
-        if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(value, str) or not re.fullmatch(_HEADER_VALUE, value):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigurationError(f"the header {name!r} is not a single line of text")
     return dict(headers)
 

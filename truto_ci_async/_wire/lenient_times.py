@@ -16,12 +16,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # The unit of a number that is at least so large, and its microseconds. Seconds reach 10**11 in the year 5138;
 # milliseconds passed it in 1973.
 _UNITS = ((10**14, "microseconds", 1), (10**11, "milliseconds", 1_000), (0, "seconds", 1_000_000))
-_DIGITS = re.compile(r"\d{10}|\d{13}", re.ASCII)
-_DATE_TIME = re.compile(
-    r"(?P<date>\d{4}-\d\d-\d\d)"
+_DIGITS = r"(?a)\d{10}|\d{13}"
+_DATE_TIME = (
+    r"(?a)(?P<date>\d{4}-\d\d-\d\d)"
     r"(?:[Tt ]\s*(?P<time>(?:[01]\d|2[0-3]):\d\d(?::\d\d(?:[.,]\d{1,30})?)?))?"
-    r"\s*(?:(?P<utc>[Zz]|UTC|GMT)|(?P<offset>[+-]\d\d(?::?[0-5]\d)?))?",
-    re.ASCII,
+    r"\s*(?:(?P<utc>[Zz]|UTC|GMT)|(?P<offset>[+-]\d\d(?::?[0-5]\d)?))?"
 )
 
 _decode_text: Callable[[bytes], str] = msgspec.json.Decoder(str).decode
@@ -36,9 +35,9 @@ def read_datetime(raw: bytes) -> tuple[datetime, str] | None:
     if raw[:1] != b'"':
         return _from_epoch(raw.decode())
     text = _decode_text(raw).strip()
-    if _DIGITS.fullmatch(text):
+    if re.fullmatch(_DIGITS, text):
         return _from_epoch(text)
-    match = _DATE_TIME.fullmatch(text)
+    match = re.fullmatch(_DATE_TIME, text)
     if match is None:
         return None
     date, time, utc, offset = match.group("date", "time", "utc", "offset")

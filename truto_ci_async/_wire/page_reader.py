@@ -293,7 +293,7 @@ class _RawEnvelope(Struct):
 
 
 # What a JSON object begins with, in UTF-8 or UTF-16, with a byte order mark or without.
-_OBJECT = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{|\xff\xfe(?:\s\0)*\{\0|\xfe\xff(?:\0\s)*\0\{")
+_OBJECT = rb"(?:\xef\xbb\xbf)?\s*\{|\xff\xfe(?:\s\0)*\{\0|\xfe\xff(?:\0\s)*\0\{"
 # Up to this size a body that msgspec refuses is read by the standard library, which takes NaN, control characters,
 # lone surrogates and UTF-16, but blocks the loop.
 _LENIENT_BYTES = 2**20
@@ -306,7 +306,7 @@ def raw_cursors(body: bytes) -> tuple[str | None, str | None]:
 
     :raises DecodeError: it is a JSON object but cannot be read, so it is unknown whether there is another page.
     """
-    if not _OBJECT.match(body):
+    if not re.match(_OBJECT, body):
         return None, None
     try:
         envelope = msgspec.json.decode(body.removeprefix(b"\xef\xbb\xbf"), type=_RawEnvelope)

@@ -12,10 +12,10 @@ import types
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import cached_property
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from truto_ci_async._json import UNKNOWN
 from truto_ci_async.models.struct_types import (
@@ -153,7 +153,7 @@ class Repairer:
         if self._takes_datetime and (found := read_datetime(raw)) is not None:
             moment, how = found
             fixed = msgspec.json.encode(moment.isoformat())
-        elif self._takes_int and (whole := _WHOLE.fullmatch(raw)):
+        elif self._takes_int and (whole := re.fullmatch(_WHOLE, raw)):
             fixed, how = whole[1], "read as a whole number"
         elif self._takes_text and (raw.startswith(b"-") or raw[:1].isdigit()):
             fixed, how = b'"' + raw + b'"', "kept its digits as text"
@@ -211,7 +211,7 @@ class Repairer:
         }
 
 
-class _Field(NamedTuple):
+class _Field(Struct, frozen=True):
     key: str
     name: bytes  # as JSON, with the colon
     step: str
@@ -250,9 +250,9 @@ def describe_mismatch(message: str, raw: bytes) -> str:
 
 def without_location(message: str) -> str:
     """Strip msgspec's own path from its message: it is relative to the value, and notes have a path already."""
-    return _LOCATION.sub("", message)
+    return re.sub(_LOCATION, "", message)
 
 
 # A whole number with a fraction of zeros, such as 1800.0, which msgspec does not take as an int.
-_WHOLE = re.compile(rb"(-?[0-9]+)\.0+")
-_LOCATION = re.compile(r" - at `[^`]*`$")
+_WHOLE = rb"(-?[0-9]+)\.0+"
+_LOCATION = " - at `[^`]*`$"

@@ -23,11 +23,11 @@ from truto_ci_async.errors import UsageError
 When: TypeAlias = datetime | date | timedelta | str
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_LENGTH = re.compile(r"(\d{1,7})([smhdw])", re.ASCII)
-_RELATIVE = re.compile(rf"(now|today)?(?:([+-]){_LENGTH.pattern})?", re.ASCII)
-_DATE = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
+_LENGTH = r"([0-9]{1,7})([smhdw])"
+_RELATIVE = rf"(now|today)?(?:([+-]){_LENGTH})?"
+_DATE = r"[0-9]{4}-[0-9]{2}-[0-9]{2}"
 # ``fromisoformat`` does the rest, but takes any character between date and time, and spaces before the offset.
-_DATE_TIME = re.compile(r"[0-9W-]+[Tt ][0-9:.,]+(?:[Zz]|[+-][0-9:]+)?", re.ASCII)
+_DATE_TIME = r"[0-9W-]+[Tt ][0-9:.,]+(?:[Zz]|[+-][0-9:]+)?"
 _HOW_TO_WRITE = "write it like 2024-01-31, 2024-01-31T08:00:00Z, now, today or -7d"
 
 
@@ -130,7 +130,7 @@ def plain_timedelta(value: timedelta, name: str) -> timedelta:
 
 def read_length(text: str) -> timedelta | None:
     """Read a length such as ``6h`` or ``10d``; None if the text is something else."""
-    match = _LENGTH.fullmatch(text)
+    match = re.fullmatch(_LENGTH, text)
     return None if match is None else timedelta(seconds=int(match[1]) * _UNITS[match[2]])
 
 
@@ -144,7 +144,7 @@ def length_text(length: timedelta) -> str:
 
 
 def _read_text(text: str, name: str, now: datetime) -> ResolvedTime:
-    match = _RELATIVE.fullmatch(text)
+    match = re.fullmatch(_RELATIVE, text)
     if text and match is not None:
         base, sign, amount, unit = match.groups()
         offset = timedelta(seconds=int(amount or 0) * _UNITS[unit or "s"])
@@ -154,13 +154,13 @@ def _read_text(text: str, name: str, now: datetime) -> ResolvedTime:
         at = datetime.fromisoformat(text.upper())
     except ValueError:
         raise UsageError(f"{label} is not a time; {_HOW_TO_WRITE}") from None
-    if _DATE.fullmatch(text):  # the service refuses a date alone
+    if re.fullmatch(_DATE, text):  # the service refuses a date alone
         midnight = at.replace(tzinfo=UTC)
         return ResolvedTime(midnight, _in_utc(midnight), text)
     if at.utcoffset() is None:
-        how = f"write {text}Z if it is UTC" if _DATE_TIME.fullmatch(text) else _HOW_TO_WRITE
+        how = f"write {text}Z if it is UTC" if re.fullmatch(_DATE_TIME, text) else _HOW_TO_WRITE
         raise UsageError(f"{label} has no time zone; {how}")
-    if not _DATE_TIME.fullmatch(text):
+    if not re.fullmatch(_DATE_TIME, text):
         raise UsageError(f"{label} is not a time; {_HOW_TO_WRITE}")
     at.astimezone(UTC)  # raises OverflowError if it has no counterpart in UTC
     return ResolvedTime(at, text, text, form="offset")

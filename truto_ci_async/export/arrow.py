@@ -11,9 +11,10 @@ import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from truto_ci_async.errors import MissingExtraError
 
@@ -24,7 +25,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class ArrowLibrary(NamedTuple):
+class ArrowLibrary(Struct, frozen=True):
     """The parts of arro3-core or pyarrow that we use; they differ in little but names."""
 
     array: Callable[..., Any]

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import msgspec
 from msgspec import Raw, Struct
@@ -22,14 +22,14 @@ from msgspec import Raw, Struct
 from .schema import INT64, Column, Columns, ColumnType, Schema, schema_of
 
 
-class Part(NamedTuple):
+class Part(Struct, frozen=True):
     """Some items, and the values that lead each of their rows, such as the account of a pull."""
 
     items: Sequence[Any]
     lead: Sequence[Any] = ()
 
 
-class Parts(NamedTuple):
+class Parts(Struct, frozen=True):
     """Items of one type. ``lead`` has the columns of the values that lead their rows, None if there are none."""
 
     parts: Sequence[Part]
@@ -37,7 +37,7 @@ class Parts(NamedTuple):
     lead: Schema | None = None
 
 
-class ColumnData(NamedTuple):
+class ColumnData(Struct, frozen=True):
     """A table as one list of values for each column of a schema."""
 
     schema: Schema

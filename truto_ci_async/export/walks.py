@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
 
 from truto_ci_async._checks import brief, is_whole_number
-from truto_ci_async._progress import Progress
 from truto_ci_async.errors import UsageError
 
 from .arrow import ArrowLibrary, arrow_library, arrow_schema, pyarrow_library, record_batch, table
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
     import pandas
     import polars
 
+    from truto_ci_async._progress import Progress
+
 #: An Arrow batch is closed by the page that brings it to this many rows.
 BATCH_ROWS = 5_000
 
 
-class FetchedPart(NamedTuple):
+class FetchedPart(Struct, frozen=True):
     """The rows of one page of a walk, and that page if there is one."""
 
     part: Part

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from truto_ci_async.export.html import card, item_card, table
 from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .api_object import ApiObject
@@ -75,6 +74,8 @@ class IntegratedAccount(ApiObject, frozen=True, kw_only=True, gc=True):
         return ACCOUNT_SCHEMA.row(self, columns)
 
     def _repr_html_(self) -> str:
+        from truto_ci_async.export.html import item_card
+
         return item_card(self)
 
     def __repr__(self) -> str:
@@ -142,6 +143,8 @@ class Capabilities(ApiObject, frozen=True, kw_only=True, gc=True):
         )
 
     def _repr_html_(self) -> str:
+        from truto_ci_async.export.html import card, table
+
         rows = [[entry.model, entry.resource, ", ".join(entry.methods)] for entry in self.unified]
         blocked = "blocked" if self.is_blocked else ""
         return card(

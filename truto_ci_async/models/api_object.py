@@ -15,7 +15,6 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from truto_ci_async._json import EXCERPT_BYTES, UNKNOWN, encode
 from truto_ci_async.errors import DecodeError
-from truto_ci_async.export.html import item_card
 from truto_ci_async.export.schema import Column, Columns, Schema
 
 from .field_types import NO_DATA, decode_raw
@@ -132,6 +131,8 @@ class ApiRecord(ApiObject, frozen=True, kw_only=True, gc=False):
         return self.SCHEMA.row(self, columns)
 
     def _repr_html_(self) -> str:
+        from truto_ci_async.export.html import item_card
+
         return item_card(self)
 
     def _remote(self) -> Raw:

@@ -29,7 +29,7 @@ class _MaskedList(list[Any]):
 
 
 # A URL can contain credentials too: before its host, or in its query.
-_URL_SECRETS = re.compile(r"(?<=//)[^/?#]*@|[?#].*", re.DOTALL)
+_URL_SECRETS = r"(?s)(?<=//)[^/?#]*@|[?#].*"
 
 
 def mask_repr(value: object) -> Any:
@@ -104,5 +104,5 @@ class DebugInfo(
         return f"DebugInfo({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        url = _URL_SECRETS.sub("", self.request_url) if self.request_url else None
+        url = re.sub(_URL_SECRETS, "", self.request_url) if self.request_url else None
         return [("request_url", url), ("request_options", "***"), ("result_count", self.result_count)]

@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from truto_ci_async._json import EXCERPT_BYTES, encode
 from truto_ci_async.errors import DecodeError, UsageError
-from truto_ci_async.export import html
 from truto_ci_async.export.column_values import Part, Parts
 from truto_ci_async.export.frames import Frames
 
@@ -243,6 +242,8 @@ class Page(Frames, Generic[T]):
 
     def to_html(self, *title: str) -> str:
         """Return what a notebook shows, under a title and notes."""
+        from truto_ci_async.export import html
+
         size = f"{len(self):,} item{'' if len(self) == 1 else 's'}"
         first = f"the first {html.ROWS} shown" if len(self) > html.ROWS else ""
         issues = f"{self.issues_count:,} values repaired, see .issues" if self.issues_count else ""

@@ -29,7 +29,7 @@ _ABSENT = Raw(b"")
 
 # Objects of more bytes are not split into all of their members: half a million took half a second.
 LARGE_OBJECT = 2**18
-_UNKNOWN_NAME = re.compile("unknown field `(.*)`", re.DOTALL)
+_UNKNOWN_NAME = "(?s)unknown field `(.*)`"
 
 
 class KnownMembers(dict[str, Raw]):
@@ -117,7 +117,7 @@ class MemberMover:
                 (key, value) for key, value in zip(self._sorted_keys, values, strict=True) if value != _ABSENT
             )
             found[UNKNOWN] = Raw(msgspec.json.encode(raw.decode()))
-            if name := _UNKNOWN_NAME.search(str(error)):
+            if name := re.search(_UNKNOWN_NAME, str(error)):
                 found.first_unknown = name[1]
             return found
         return split_object(raw)

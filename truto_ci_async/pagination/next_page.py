@@ -7,8 +7,9 @@ cursor does not end anything. A cursor that comes twice is an error: following i
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from truto_ci_async.errors import CursorLoopError
@@ -31,7 +32,7 @@ def position_after(here: Position, next_cursor: str | None, user_batches: int) -
     return None
 
 
-class After(NamedTuple):
+class After(Struct, frozen=True):
     """What comes after a page. ``digest`` is that of its cursor, ``is_loop`` whether that was used before."""
 
     position: Position | None

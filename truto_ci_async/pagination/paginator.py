@@ -10,13 +10,12 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from msgspec import Struct
 
 from truto_ci_async._checks import brief, is_whole_number
 from truto_ci_async._http.tasks import call_in_loop
-from truto_ci_async._progress import Progress
 from truto_ci_async.errors import CursorLoopError, DecodeError, UsageError
 from truto_ci_async.events import Emitter
 from truto_ci_async.export.column_values import Part
@@ -25,6 +24,9 @@ from truto_ci_async.models import Page, Position, RawResponse
 
 from .next_page import After, HasNextCursor, PageCursor
 from .progress import show_progress
+
+if TYPE_CHECKING:
+    from truto_ci_async._progress import Progress
 
 T = TypeVar("T")
 P = TypeVar("P", bound=HasNextCursor)

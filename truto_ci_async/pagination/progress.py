@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from truto_ci_async._progress import Progress, start_progress
+from truto_ci_async.errors import UsageError
 from truto_ci_async.events import Emitter, Event, PacingWait, RetryScheduled
+
+if TYPE_CHECKING:
+    from truto_ci_async._progress import Progress
 
 
 @contextmanager
@@ -39,3 +45,26 @@ def show_progress(
         line.close(error)
         raise
     line.close()
+
+
+def start_progress(wanted: bool | None, what: str) -> Progress | None:
+    """Return a new line. ``wanted`` None: in a notebook's kernel only; False: never.
+
+    :raises UsageError: ``wanted`` is something else.
+    """
+    if wanted is not None and not isinstance(wanted, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UsageError(f"progress is True, False, or None for notebooks only, not {wanted!r}")
+    in_notebook = wanted is not False and _is_notebook()
+    if not (wanted or in_notebook):
+        return None
+    from truto_ci_async._progress import Notebook, Progress, terminal
+
+    return Progress(Notebook() if in_notebook else terminal(), what)
+
+
+def _is_notebook() -> bool:
+    """Tell whether a notebook's kernel runs this code."""
+    if "IPython" not in sys.modules:
+        return False
+    shell = import_module("IPython").get_ipython()
+    return getattr(shell, "kernel", None) is not None

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 LOOKUP_SECONDS = 5.0
 
 _STATUSES = frozenset({404, 405, 501})
-_WORDS = re.compile(r"\b(?:(?:un|not )?support\w*|implement\w*|resource|method)\b", re.IGNORECASE)
+_WORDS = r"(?i)\b(?:(?:un|not )?support\w*|implement\w*|resource|method)\b"
 
 
 def may_mean_unsupported(error: APIError) -> bool:
     """Tell whether an error of Truto itself may mean that the provider lacks the resource or the method."""
     if error.is_remote or "json" not in error.headers.get("content-type", "").lower():  # a proxy's page
         return False
-    return error.status in _STATUSES or (error.status in (400, 422) and bool(_WORDS.search(error.message)))
+    return error.status in _STATUSES or (
+        error.status in (400, 422) and bool(re.search(_WORDS, error.message))
+    )
 
 
 async def add_offered(client: BaseClient, error: APIError, account: str, call: tuple[str, str, str]) -> None:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from truto_ci_async._checks import brief
-from truto_ci_async._progress import Counts, Progress
 from truto_ci_async._wire.filters import UserFilter
 from truto_ci_async._wire.item_reader import OnInvalid
 from truto_ci_async._wire.query_string import ObjectArrays
@@ -21,9 +20,9 @@ from truto_ci_async.errors import UsageError
 from truto_ci_async.pagination.progress import show_progress
 
 from .base import Resource
-from .integrated_accounts import IntegratedAccounts
 
 if TYPE_CHECKING:
+    from truto_ci_async._progress import Counts, Progress
     from truto_ci_async.pull.checkpoint.base import Checkpoint
     from truto_ci_async.pull.engine import CommitMode, Pull
     from truto_ci_async.pull.plan.accounts import Accounts
@@ -92,6 +91,8 @@ class PulledResource(Resource[T]):
         """
         options = plan_options(locals())
         from truto_ci_async.pull.plan.resolve import resolve
+
+        from .integrated_accounts import IntegratedAccounts
 
         discover = IntegratedAccounts(self._client).list
         return await resolve(discover, accounts, resource=self._resource, **options)
@@ -397,6 +398,8 @@ class PulledResource(Resource[T]):
         from truto_ci_async.pull.plan.plan import Plan
         from truto_ci_async.pull.plan.resolve import resolve
 
+        from .integrated_accounts import IntegratedAccounts
+
         if isinstance(plan_or_accounts, Plan):
             if given := sorted(options.keys() - {"allow_empty"}):
                 raise UsageError(f"a plan fixes all filters: {', '.join(given)} cannot be given as well")
@@ -428,6 +431,7 @@ def plan_options(given: Mapping[str, Any]) -> PlanOptions:
 
 def _follow(line: Progress, on_start: Callable[[Pull[Any]], None] | None) -> Callable[[Pull[Any]], None]:
     """Have the line say what the report of a pull says, from its start on."""
+    from truto_ci_async._progress import Counts
 
     def start(pull: Pull[Any]) -> None:
         report = pull.report

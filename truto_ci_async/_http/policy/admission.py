@@ -11,23 +11,25 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from msgspec import DecodeError, ValidationError, json
+from msgspec import DecodeError, Struct, ValidationError, json
 
 from truto_ci_async.errors import RateLimitError
 
-from .budget_gate import ASK_AGAIN, BudgetGate
 from .daily_quota import Part
 from .headers import Level
 from .rate_limiter import RateLimiter, Waiter
+
+if TYPE_CHECKING:
+    from .budget_gate import BudgetGate
 
 
 class _Timer(Protocol):
     def cancel(self) -> object: ...
 
 
-class Admission(NamedTuple):
+class Admission(Struct, frozen=True):
     """When a request was admitted, by the clock of its queue, and for how many seconds it waited for that."""
 
     at: float
@@ -94,6 +96,8 @@ class AdmissionQueue:
         self, gate: BudgetGate, account: str | None, waiter: Waiter | None, start: float
     ) -> Admission:
         """Wait for a turn, then for the shared budget. A request it refuses is the next one of its account."""
+        from .budget_gate import ASK_AGAIN  # with the gate: few clients share a budget
+
         level: Level = "token"
         while True:
             at = start

@@ -20,24 +20,18 @@ Level: TypeAlias = Literal["token", "account"]
 _LONGEST_VALUE: Final = 400
 
 # "10", "1.5", and "10, 10" from a proxy that joined two headers.
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]*)?(?:\s*,\s*[0-9]+(?:\.[0-9]*)?)*", re.ASCII)
+_SECONDS: Final = r"(?a)[0-9]+(?:\.[0-9]*)?(?:\s*,\s*[0-9]+(?:\.[0-9]*)?)*"
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 # The three forms of RFC 9110 section 5.6.7: IMF-fixdate, RFC 850 and asctime.
 _DATES: Final = (
-    re.compile(
-        r"(?:[a-z]+,\s*)?(?P<day>\d{1,2})(?P<dash>[ -])(?P<month>[a-z]{3})(?P=dash)(?P<year>\d{4}|\d{2})"
-        r"\s+(?P<time>\d{2}:\d{2}:\d{2})\s+(?:gmt|utc|ut|z|[+-]0000)",
-        re.ASCII | re.IGNORECASE,
-    ),
-    re.compile(
-        r"[a-z]{3}\s+(?P<month>[a-z]{3})\s+(?P<day>\d{1,2})\s+(?P<time>\d{2}:\d{2}:\d{2})\s+(?P<year>\d{4})",
-        re.ASCII | re.IGNORECASE,
-    ),
+    r"(?ai)(?:[a-z]+,\s*)?(?P<day>\d{1,2})(?P<dash>[ -])(?P<month>[a-z]{3})(?P=dash)(?P<year>\d{4}|\d{2})"
+    r"\s+(?P<time>\d{2}:\d{2}:\d{2})\s+(?:gmt|utc|ut|z|[+-]0000)",
+    r"(?ai)[a-z]{3}\s+(?P<month>[a-z]{3})\s+(?P<day>\d{1,2})\s+(?P<time>\d{2}:\d{2}:\d{2})\s+(?P<year>\d{4})",
 )
 
 _RATE_LIMIT: Final = frozenset({"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"})
-_NUMBER = re.compile(r"\s*([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*(?:[,;].*)?", re.ASCII | re.DOTALL)
-_WINDOW = re.compile(r";\s*w\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)", re.ASCII | re.IGNORECASE)
+_NUMBER: Final = r"(?as)\s*([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*(?:[,;].*)?"
+_WINDOW: Final = r"(?ai);\s*w\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)"
 # A number from here on is a point in time: as a wait it would be thirty years.
 _EPOCH_SECONDS: Final = 1e9
 _EPOCH_MILLISECONDS: Final = 1e12
@@ -57,7 +51,7 @@ def parse_retry_after(headers: Mapping[str, str], now_epoch: float) -> float | N
     if text is None or len(text) > _LONGEST_VALUE:
         return None
     text = text.strip()
-    if _SECONDS.fullmatch(text):
+    if re.fullmatch(_SECONDS, text):
         seconds = min(max(float(part) for part in text.split(",")), _EPOCH_END)
         wait = _seconds_until(seconds, headers, now_epoch)
     elif (moment := parse_http_date(text)) is not None:
@@ -84,7 +78,9 @@ def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit 
         reset = max(0.0, reset) if reset <= LONGEST_WAIT else None
     if limit is None and remaining is None and reset is None:
         return None
-    window = None if limit is None else _WINDOW.search(limit_text or "")  # mutant: with a limit there is text
+    window = (
+        None if limit is None else re.search(_WINDOW, limit_text or "")
+    )  # mutant: with a limit there is text
     return RateLimit(
         limit=None if limit is None else int(limit),
         window=(float(window[1]) or None) if window else None,
@@ -94,7 +90,7 @@ def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit 
 
 
 def _number(text: str | None) -> float | None:
-    if text is None or len(text) > _LONGEST_VALUE or not (match := _NUMBER.fullmatch(text)):
+    if text is None or len(text) > _LONGEST_VALUE or not (match := re.fullmatch(_NUMBER, text)):
         return None
     return float(match[1])
 
@@ -126,7 +122,7 @@ def parse_http_date(text: str) -> float | None:
     text = text.strip()
     if len(text) > _LONGEST_VALUE:
         return None
-    match = _DATES[0].fullmatch(text) or _DATES[1].fullmatch(text)
+    match = re.fullmatch(_DATES[0], text) or re.fullmatch(_DATES[1], text)
     if match is None or (month := match["month"].lower()) not in _MONTHS:
         return None
     year = int(match["year"])

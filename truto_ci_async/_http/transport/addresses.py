@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from ipaddress import IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 from urllib.request import getproxies, getproxies_environment, proxy_bypass
@@ -13,9 +12,8 @@ from yarl import URL
 from truto_ci_async._http.credentials import Secret, hidden
 from truto_ci_async.errors import ConfigurationError
 
-_NEVER_IN_A_URL = re.compile(r"[^!-~]")
 # A mistyped URL with one of these characters may contain a password. The second is read as the first.
-_AT = re.compile("@|\uff20|\ufe6b|%40")
+_PASSWORD_MARKS = ("@", "\uff20", "\ufe6b", "%40")
 _NOT_A_PROXY = "the proxy is not a URL with a host, such as http://proxy:3128"
 
 
@@ -24,7 +22,7 @@ def checked_base_url(base_url: str) -> str:
 
     :raises ConfigurationError: not an http or https URL with a host, or one with a query, fragment or password.
     """
-    if "?" in base_url or "#" in base_url or _AT.search(base_url):
+    if "?" in base_url or "#" in base_url or any(mark in base_url for mark in _PASSWORD_MARKS):
         # It may hold a password, so the message does not quote it.
         raise ConfigurationError(
             "base_url may only have a scheme, host, port and path, such as https://api.truto.one"
@@ -40,7 +38,9 @@ def _is_base_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        return usable and not _NEVER_IN_A_URL.search(text) and URL(text, encoded=True).absolute
+        # An international name or a space would have to be encoded first.
+        is_encoded = text.isascii() and text.isprintable() and " " not in text
+        return usable and is_encoded and URL(text, encoded=True).absolute
     except ValueError:
         return False
 
