@@ -809,6 +809,37 @@ def fake_stream(*pages: list[Any], engine: Any = "auto", opener: Any = None) -> 
     )
 
 
+class LatePieces(FakeBody):
+    """Each piece arrives a turn later."""
+
+    async def pieces(self, limit: int | None) -> AsyncIterator[bytes]:
+        async for piece in super().pieces(limit):
+            await asyncio.sleep(0)
+            yield piece
+
+
+@pytest.mark.parametrize(
+    ("items", "pieces"), [(3000, 1), (3, 2)], ids=["while others have their turn", "while a piece arrives"]
+)
+def test_a_stream_that_is_closed_meanwhile_returns_nothing_more(items: int, pieces: int) -> None:
+    late: Any = LatePieces([body(range(items))] * pieces)
+
+    async def reopen(failure: TransportError | None) -> tuple[FakeBody, ResponseInfo]:
+        return late, ResponseInfo()
+
+    async def main() -> None:
+        async with fake_stream(opener=lambda here: reopen) as stream:
+            batches = stream.batches()
+            await anext(batches)
+            reading: Any = anext(batches)
+            reading.send(None)
+            stream.close()
+            with pytest.raises(UsageError, match="closed while it was being read"):
+                reading.send(None)
+
+    run(main())
+
+
 class Piece(bytes):
     """Tells when it is gone."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import inspect
+import itertools
 import socket
 import ssl
 import sys
@@ -1077,6 +1078,36 @@ def test_data_that_was_waited_for_is_returned_at_once(monkeypatch: pytest.Monkey
         with pytest.raises(StopIteration) as returned:
             reading.send(None)
         assert returned.value.value == b"abc"
+        response.close()
+
+    run(main())
+
+
+class ReadyAnswer(LostAnswer):
+    """The same with a connection on which data is always there, numbered."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def read_nowait(self) -> bytes:
+        return b"%d" % next(self._numbers)
+
+
+def test_a_reader_that_is_cancelled_while_others_have_their_turn_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(response_module, "perf_counter", itertools.count().__next__)
+        answer: Any = ReadyAnswer()
+        response = StreamedResponse(
+            answer, sends=1, timeouts=PATIENT, deadlines=Deadlines(), open_responses=set()
+        )
+        pieces = response.pieces(None)
+        reading: Any = anext(pieces)
+        reading.send(None)
+        with pytest.raises(asyncio.CancelledError):
+            reading.throw(asyncio.CancelledError())
+        assert [await anext(pieces) for _ in range(3)] == [b"0", b"1", b"2"]
         response.close()
 
     run(main())
