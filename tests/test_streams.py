@@ -39,6 +39,9 @@ from truto_ci_async import (
 )
 from truto_ci_async._files import Disk
 from truto_ci_async._http.credentials import Secret
+from truto_ci_async._http.transport import response as response_module
+from truto_ci_async._http.transport.deadlines import Deadlines
+from truto_ci_async._http.transport.response import StreamedResponse
 from truto_ci_async._wire.incremental.item_decoder import ItemDecoder
 from truto_ci_async._wire.item_reader import ItemReader
 from truto_ci_async.events import Emitter
@@ -779,6 +782,9 @@ class FakeBody:
                 raise piece
             yield piece
 
+    async def give_turn(self) -> None:
+        await asyncio.sleep(0)
+
     def close(self) -> None:
         self.closed += 1
 
@@ -801,6 +807,126 @@ def fake_stream(*pages: list[Any], engine: Any = "auto", opener: Any = None) -> 
         max_stream_bytes=None,
         emitter=Emitter(),
     )
+
+
+class LatePieces(FakeBody):
+    """Each piece arrives a turn later."""
+
+    async def pieces(self, limit: int | None) -> AsyncIterator[bytes]:
+        async for piece in super().pieces(limit):
+            await asyncio.sleep(0)
+            yield piece
+
+
+@pytest.mark.parametrize(
+    ("items", "pieces"), [(3000, 1), (3, 2)], ids=["while others have their turn", "while a piece arrives"]
+)
+def test_a_stream_that_is_closed_meanwhile_returns_nothing_more(items: int, pieces: int) -> None:
+    late: Any = LatePieces([body(range(items))] * pieces)
+
+    async def reopen(failure: TransportError | None) -> tuple[FakeBody, ResponseInfo]:
+        return late, ResponseInfo()
+
+    async def main() -> None:
+        async with fake_stream(opener=lambda here: reopen) as stream:
+            batches = stream.batches()
+            await anext(batches)
+            reading: Any = anext(batches)
+            reading.send(None)
+            stream.close()
+            with pytest.raises(UsageError, match="closed while it was being read"):
+                reading.send(None)
+
+    run(main())
+
+
+class Piece(bytes):
+    """Tells when it is gone."""
+
+    gone = 0
+
+    def __del__(self) -> None:
+        Piece.gone += 1
+
+
+class SteadyAnswer:
+    """The part of an aiohttp response that is used. With each turn of the loop, another piece arrives."""
+
+    status, reason, closed, connection = 200, "OK", True, None
+    headers: dict[str, str] = {}  # noqa: RUF012
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self.taken: list[int] = []
+        self.gone_at_waits: list[int] = []
+        self._left = [Piece(piece) for piece in pieces]
+        self._arrived: list[bytes] = []
+
+    @property
+    def content(self) -> SteadyAnswer:
+        return self
+
+    async def arrive(self) -> None:
+        while self._left:
+            await asyncio.sleep(0)
+            self._arrived.append(self._left.pop(0))
+
+    def read_nowait(self) -> bytes:
+        arrived, self._arrived = self._arrived, []
+        self.taken += [len(arrived)] if arrived else []
+        return arrived[0] if len(arrived) == 1 else b"".join(arrived)
+
+    def at_eof(self) -> bool:
+        return not self._arrived and not self._left
+
+    async def readany(self) -> bytes:
+        self.gone_at_waits.append(Piece.gone)
+        while not self._arrived:
+            await asyncio.sleep(0)
+        return self.read_nowait()
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("pause", [1.0, 0.0])
+def test_a_stream_takes_one_piece_after_the_other(monkeypatch: pytest.MonkeyPatch, pause: float) -> None:
+    """However long other tasks take. While pieces were joined, four streams were slower than one after the other.
+
+    A piece that was decoded is let go of before the next one is awaited.
+    """
+    now = 0.0
+    Piece.gone = 0
+
+    def clock() -> float:
+        nonlocal now
+        now += pause
+        return now
+
+    monkeypatch.setattr(response_module, "perf_counter", clock)
+    text = body(range(300), filler=b"x" * 100)
+    pieces = [text[at : at + 2000] for at in range(0, len(text), 2000)]
+
+    async def main() -> None:
+        answer: Any = SteadyAnswer(pieces)
+        response = StreamedResponse(
+            answer, sends=1, timeouts=Timeouts(), deadlines=Deadlines(), open_responses=set()
+        )
+
+        def opener(here: Position) -> Any:
+            async def reopen(failure: TransportError | None) -> tuple[StreamedResponse, ResponseInfo]:
+                return response, ResponseInfo()
+
+            return reopen
+
+        async with fake_stream(opener=opener) as stream:
+            arriving = asyncio.ensure_future(answer.arrive())
+            assert sum([len(batch) async for batch in stream.batches()]) == 300
+            await arriving
+        assert answer.taken == [1] * len(pieces)
+        if not pause:
+            assert answer.gone_at_waits == list(range(len(pieces)))
+
+    run(main())
 
 
 class SlowDecoder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import inspect
+import itertools
 import socket
 import ssl
 import sys
@@ -24,6 +25,7 @@ from yarl import URL
 from truto_ci_async._http.credentials import Secret
 from truto_ci_async._http.policy.retry import Timeouts
 from truto_ci_async._http.transport import aiohttp_internals
+from truto_ci_async._http.transport import response as response_module
 from truto_ci_async._http.transport.addresses import checked_base_url, checked_proxy, environment_proxy
 from truto_ci_async._http.transport.deadlines import Deadlines
 from truto_ci_async._http.transport.network_errors import map_network_error
@@ -1047,6 +1049,65 @@ def test_a_reader_that_comes_too_late_to_wait_is_told_that_the_body_was_cut(is_s
         )
         with pytest.raises(TruncatedBodyError, match=r"Connection closed\."):
             await (anext(response.pieces(None)) if is_streamed else response.read(None))
+        response.close()
+
+    run(main())
+
+
+class LateAnswer(LostAnswer):
+    """The same with a connection on which data arrives after an hour."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    async def readany(self) -> bytes:
+        self.now += 3600.0
+        return b"abc"
+
+
+def test_data_that_was_waited_for_is_returned_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tasks had their turn during the wait, however long it was."""
+
+    async def main() -> None:
+        answer: Any = LateAnswer()
+        monkeypatch.setattr(response_module, "perf_counter", lambda: answer.now)
+        response = StreamedResponse(
+            answer, sends=1, timeouts=PATIENT, deadlines=Deadlines(), open_responses=set()
+        )
+        reading: Any = anext(response.pieces(None))
+        with pytest.raises(StopIteration) as returned:
+            reading.send(None)
+        assert returned.value.value == b"abc"
+        response.close()
+
+    run(main())
+
+
+class ReadyAnswer(LostAnswer):
+    """The same with a connection on which data is always there, numbered."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+
+    def read_nowait(self) -> bytes:
+        return b"%d" % next(self._numbers)
+
+
+def test_a_reader_that_is_cancelled_while_others_have_their_turn_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def main() -> None:
+        monkeypatch.setattr(response_module, "perf_counter", itertools.count().__next__)
+        answer: Any = ReadyAnswer()
+        response = StreamedResponse(
+            answer, sends=1, timeouts=PATIENT, deadlines=Deadlines(), open_responses=set()
+        )
+        pieces = response.pieces(None)
+        reading: Any = anext(pieces)
+        reading.send(None)
+        with pytest.raises(asyncio.CancelledError):
+            reading.throw(asyncio.CancelledError())
+        assert [await anext(pieces) for _ in range(3)] == [b"0", b"1", b"2"]
         response.close()
 
     run(main())

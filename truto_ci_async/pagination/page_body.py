@@ -109,14 +109,19 @@ class PageBody(Generic[T]):
 
     async def receive(self) -> bytes | None:
         """Return the next bytes; None at the end."""
-        if not self.is_open:
-            raise UsageError("this stream is closed")
+        self._check_open()
         try:
-            return await self._pieces.__anext__()
+            piece = await self._pieces.__anext__()
         except StopAsyncIteration:
-            return None
+            piece = None
         except BodyTooLargeError as error:
             raise self._too_large() from error
+        self._check_open()
+        return piece
+
+    def _check_open(self) -> None:
+        if not self.is_open:
+            raise UsageError("this stream is closed")
 
     def _too_large(self) -> BodyTooLargeError:
         limit = self._limit or 0
@@ -126,6 +131,9 @@ class PageBody(Generic[T]):
 
     async def step(self) -> list[T]:
         """Decode the next bytes, received before or now, and return the items they complete."""
+        if self._offset < len(self._piece):
+            assert self._body is not None
+            await self._body.give_turn()
         if self._offset == len(self._piece):
             piece = await self.receive()
             if piece is None:
@@ -134,6 +142,8 @@ class PageBody(Generic[T]):
             self._piece, self._offset = piece, 0
         part = self._piece[self._offset : self._offset + self._step.bytes]
         self._offset += len(part)
+        if self._offset == len(self._piece):
+            self._piece, self._offset = b"", 0  # while this stream waits, another one can use its memory
         self.bytes_read += len(part)
         decoder = self.decoder or self._start_decoding(part)
         if decoder is None:

@@ -7,13 +7,11 @@ await, so a cancelled read can simply be repeated.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from operator import length_hint
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import anyio
@@ -51,8 +49,6 @@ T = TypeVar("T")
 # Opens the page at a position.
 Opener: TypeAlias = "Callable[[Position], Reopen]"
 
-# Seconds of decoding after which other tasks get a turn.
-YIELD_INTERVAL = 0.002
 # Bytes collected for one write to a file. Each write is a round trip to another thread.
 WRITE_SIZE = 2**20
 # Repairs kept in ``issues``. Others are counted only.
@@ -129,7 +125,6 @@ class ItemStream(WalkFrames, Generic[T]):
         self._batch: Iterator[T] = iter(())  # items that ``async for`` has not handed out yet
         self._issues: list[Issue] = []
         self._issues_count = 0
-        self._yield_at = 0.0
         self.response = ResponseInfo()
         self.pages_read = 0
         self.next_cursor: str | None = None
@@ -297,9 +292,6 @@ class ItemStream(WalkFrames, Generic[T]):
                     if page.at_end:
                         self._finish_page(page)
                         continue
-                    if perf_counter() > self._yield_at:
-                        await asyncio.sleep(0)
-                        self._yield_at = perf_counter() + YIELD_INTERVAL
                     items = await page.step()
                 except TransportError as error:
                     self._retry_or_raise(page, error)

@@ -21,8 +21,9 @@ from .content_encoding import BodyDecoder
 from .deadlines import Deadlines
 from .network_errors import FAILURES, clean, map_network_error, one_line, redact_message
 
-# Decompression yields to the loop after this many seconds of work, so that a compression bomb cannot block it.
-YIELD_INTERVAL = 0.005
+# Seconds of work on a body after which other tasks get a turn, so that neither a fast sender nor a compression bomb can
+# block the loop.
+YIELD_INTERVAL = 0.002
 
 
 class BufferedResponse(Struct, frozen=True, kw_only=True):
@@ -71,6 +72,7 @@ class StreamedResponse:
         self.body = b""  # of an error response, once it has been read
         self.is_client_closed = False
         self._is_ended = False
+        self._turn_at = perf_counter()  # when other tasks last had a turn
         open_responses.add(self)
 
     def pieces(self, limit: int | None) -> AsyncIterator[bytes]:
@@ -133,7 +135,9 @@ class StreamedResponse:
             return b""
         try:
             with self._deadlines.within(self._timeouts.read), self.waiting:
-                return await content.readany()
+                data = await content.readany()
+            self._turn_at = perf_counter()
+            return data
         except TimeoutError as error:
             if isinstance(error, aiohttp.ClientError):
                 raise
@@ -141,6 +145,16 @@ class StreamedResponse:
             raise DeadlineError(
                 f"no data received for {seconds} s", deadline="read", seconds=seconds
             ) from error
+
+    async def give_turn(self) -> None:
+        """Let other tasks run, if they have not had a turn for ``YIELD_INTERVAL`` seconds; a wait for data is one.
+
+        Call it after taking data, not before: what arrives meanwhile is joined to what is already there, and joined
+        pieces cost two more copies.
+        """
+        if perf_counter() - self._turn_at > YIELD_INTERVAL:
+            await asyncio.sleep(0)
+            self._turn_at = perf_counter()
 
     def finish(self) -> None:
         """Return the connection to the pool after the last byte of the body.
@@ -201,13 +215,13 @@ _NO_CLOCK = nullcontext()
 class _Pieces:
     """The pieces of one body. Not a generator, which would keep its variables until it is collected."""
 
-    __slots__ = ("_decoded", "_decoder", "_end", "_response", "_yield_at")
+    __slots__ = ("_decoded", "_decoder", "_end", "_piece", "_response")
 
     def __init__(self, response: StreamedResponse, decoder: BodyDecoder) -> None:
         self._response = response
         self._decoder = decoder
         self._decoded: Iterator[bytes] = iter(())
-        self._yield_at = perf_counter() + YIELD_INTERVAL
+        self._piece = b""  # the next one, until a caller who was not cancelled takes it
         self._end: Literal["clean", "broken"] | None = None
 
     def __aiter__(self) -> _Pieces:
@@ -232,15 +246,9 @@ class _Pieces:
         return piece
 
     async def _next(self) -> bytes | None:
-        while True:
-            # Before a piece is taken, so that cancelling the caller here loses none.
-            if perf_counter() > self._yield_at:
-                await asyncio.sleep(0)
-                self._yield_at = perf_counter() + YIELD_INTERVAL
+        while not self._piece:
             piece = next(self._decoded, None)
             self._response.bytes_read = self._decoder.total
-            if piece:
-                return piece
             if piece is None:
                 data = await self._response.receive()
                 if not data:
@@ -248,6 +256,11 @@ class _Pieces:
                     self._response.finish()
                     return None
                 self._decoded = self._decoder.feed(data)
+            else:
+                self._piece = piece
+                await self._response.give_turn()
+        piece, self._piece = self._piece, b""
+        return piece
 
 
 def _clean_head(response: aiohttp.ClientResponse, token: Secret) -> tuple[str, dict[str, str]]:
