@@ -52,8 +52,8 @@ Verify: TypeAlias = Literal["full", "size"]
 
 # Pages with more items are encoded in the thread, so that the event loop stays responsive.
 INLINE_ITEMS = 256
-# Buffered output is written to the file at this size; only a commit syncs it. Twice as much takes memory in huge pages,
-# which a virtual machine may have given back to its host: up to 90 us more for 50 kB.
+# Buffered output is written to the file at this size; only a commit syncs it. Larger writes make Linux take memory for
+# them in pieces of 2 MiB, which a virtual machine may have to ask its host for: 40 to 100 us more for 50 kB.
 FLUSH_BYTES = 2**21
 MANIFEST_SECONDS = 5.0  # between updates of the manifest of a growing file
 
@@ -81,7 +81,7 @@ class FileSink(ABC):
     #: Whether a committed file may be longer than its committed part.
     _grows: ClassVar[bool] = False
     _manifest_seconds: ClassVar[float] = MANIFEST_SECONDS
-    #: How often a full buffer may wait in memory for the disk, beside the one that is filled.
+    #: How many full buffers may wait in memory for the disk, beside the one that is filled.
     _most_queued: ClassVar[int] = 1
 
     def __init__(
@@ -199,7 +199,7 @@ class FileSink(ABC):
         self._state, self._listed_at = replace(self._committed, id=self._id), self._clock()
 
     async def write(self, page: AccountPage[Any]) -> Any:
-        """Take a page into memory. Many of them go to the file meanwhile, once those before them are there."""
+        """Take a page into memory. Those before it go to the file meanwhile; wait if too many of them still have to."""
         worker = self._require_open()
         if self._is_buffer_full():  # before the page is taken: a cancellation here leaves it out
             if len(self._appending) == self._most_queued:
