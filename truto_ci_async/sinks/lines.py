@@ -29,6 +29,7 @@ class _LineSink(FileSink):
     """Appends whole lines to one file, which ``open`` cuts back to its committed length."""
 
     _grows = True
+    _most_queued = 3  # with one, every other buffer has to wait for a sync that was queued before it
     _escapes = False
     _file: int | None = None
 
