@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -53,7 +54,7 @@ from truto_ci_async.cli.options import FORMATS, Options
 from truto_ci_async.cli.output import resumable
 from truto_ci_async.cli.output.cells import cell_width
 from truto_ci_async.cli.output.destinations import NewFile, Output
-from truto_ci_async.cli.output.resumable import ResumableFile
+from truto_ci_async.cli.output.resumable import ResumableFile, State
 from truto_ci_async.cli.output.streams import OpenStream, descriptor_of
 from truto_ci_async.cli.output.tables import ANY_LAYOUT, LAYOUTS, Column, TableWriter, fit
 from truto_ci_async.cli.output.writers import (
@@ -1100,6 +1101,7 @@ def test_a_killed_run_goes_on_when_it_is_run_again(
     """Nothing is lost or doubled, and what another command left is never replaced."""
     if format == "parquet":
         pytest.importorskip("pyarrow.parquet")
+    is_early = "stream" in more and signum == signal.SIGKILL  # it commits a page with the next one
     out = tmp_path / f"x.{format}"
     whole = tmp_path / "whole"
     line = listing(sandbox, "-o", format, "--out", str(out), *more.split())
@@ -1109,6 +1111,9 @@ def test_a_killed_run_goes_on_when_it_is_run_again(
         assert started.stderr is not None
         while b"call 3: GET" not in started.stderr.readline():
             assert started.poll() is None
+        while pages_committed(out) < 2 - is_early:  # the third is asked for before the second is handed out
+            assert started.poll() is None
+            time.sleep(0.005)
         started.send_signal(signum)
         ran = ended(started)
     assert ran.code == (TERMINATED if signum == signal.SIGHUP else -signum)
@@ -1124,12 +1129,17 @@ def test_a_killed_run_goes_on_when_it_is_run_again(
     sandbox.clear_faults()
     sandbox.clear()
     again = run(*line)
-    is_early = "stream" in more and signum == signal.SIGKILL  # it commits a page with the next one
     said = "2 documents" if "raw" in more else f"{3 if is_early else 6} interactions"
     assert (again.code, f"going on behind {said}" in again.err) == (DONE, True)
     assert len(sandbox.requests) == 1 + is_early
     assert out.read_bytes() == whole.read_bytes()
     assert {each.name for each in tmp_path.iterdir()} == {out.name, whole.name}
+
+
+def pages_committed(out: Path) -> int:
+    with suppress(OSError, msgspec.DecodeError):
+        return msgspec.json.decode(out.with_name(f"{out.name}.partial-state").read_bytes(), type=State).pages
+    return 0
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
