@@ -62,11 +62,13 @@ async def here(case: str, times: int, url: str) -> dict[str, Any]:
 
 def in_own_process(case: str, times: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.bench_scale", "--here", f"{case} {times}"]
+    found: dict[str, Any] = {}
     with _harness.server(pinned=True) as url:
-        done = subprocess.run(
-            [*command, "--url", url], cwd=_harness.ROOT, stdout=subprocess.PIPE, check=True, timeout=900
-        )
-    found: dict[str, Any] = json.loads(done.stdout)
+        for _ in range(2):  # the first time, the server makes its pages, and whoever waits for it has cold caches
+            done = subprocess.run(
+                [*command, "--url", url], cwd=_harness.ROOT, stdout=subprocess.PIPE, check=True, timeout=900
+            )
+            found = json.loads(done.stdout)
     return found
 
 
