@@ -64,7 +64,8 @@ def in_own_process(case: str, times: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.bench_scale", "--here", f"{case} {times}"]
     found: dict[str, Any] = {}
     with _harness.server(pinned=True) as url:
-        for _ in range(2):  # the first time, the server makes its pages, and whoever waits for it has cold caches
+        # The first time, the server makes its pages, and whoever waits for it has cold caches.
+        for _ in range(2):
             done = subprocess.run(
                 [*command, "--url", url], cwd=_harness.ROOT, stdout=subprocess.PIPE, check=True, timeout=900
             )
