@@ -517,6 +517,31 @@ def test_a_page_is_not_followed_while_nobody_waits_for_it() -> None:
     run(main())
 
 
+def test_the_fetch_of_a_page_starts_as_one_that_is_there_is_handed_out() -> None:
+    """From the second page on. After the first one the loop has a turn before: many loops stop there."""
+
+    async def main() -> None:
+        service = Service(numbered(4))
+        pages = service.list().pages()
+        for spawned in (0, 2, 3):
+            await anext(pages)
+            assert service.spawned == spawned
+            await settle()
+
+    run(main())
+
+
+def test_the_last_page_wanted_is_prefetched() -> None:
+    async def main() -> None:
+        service = Service(numbered(4))
+        pages = service.list(max_pages=2).pages()
+        await anext(pages)
+        await settle()
+        assert len(service.served) == 2
+
+    run(main())
+
+
 def test_the_page_after_the_last_one_wanted_is_not_asked_for() -> None:
     async def main() -> None:
         for pages in (1, 2, 3):

@@ -79,7 +79,7 @@ class PageCursor:
         if self.pages_left:  # 0 already if the walk was closed during the fetch
             self.pages_left -= 1
         self.position = after.position
-        if not next_cursor or after.digest is None:
+        if not next_cursor or after.digest is None:  # mutant: one has the other
             self._seen.clear()
             return self.position
         if after.is_loop:

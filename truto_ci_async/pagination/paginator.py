@@ -109,8 +109,8 @@ class Pages(Generic[P]):
         finally:
             self._is_fetching = False  # mutant: None is false too
         try:
-            after = None if prefetch is None else prefetch.after
-            following = self._cursor.advance(here, page.next_cursor, after)
+            after = None if prefetch is None else prefetch.after  # mutant: only saves time
+            following = self._cursor.advance(here, page.next_cursor, after)  # mutant: only saves time
         except (CursorLoopError, DecodeError) as error:  # the latter from the cursor of a raw body
             self._loop_error = error  # raised at the next step: this page is good
             return page
@@ -165,7 +165,7 @@ class Prefetch(Generic[P]):
 
     def __init__(self, source: PageSource[P], cursor: PageCursor, here: Position, *, at_once: bool) -> None:
         # Known before the page is handed out, if that was waited for: what comes after it, and the fetch of that.
-        self.after: After | None = None
+        self.after: After | None = None  # mutant: any other false value too
         self.following: Prefetch[P] | None = None
         self._source = source
         self._cursor = cursor
@@ -173,7 +173,7 @@ class Prefetch(Generic[P]):
         self._context: Context | None = None  # of the caller that waits
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[P] | None = None
-        self._start_handle: asyncio.Handle | None = None
+        self._start_handle: asyncio.Handle | None
         if at_once:
             self._start()
         else:
