@@ -78,9 +78,9 @@ def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit 
         reset = max(0.0, reset) if reset <= LONGEST_WAIT else None
     if limit is None and remaining is None and reset is None:
         return None
-    window = (
-        None if limit is None else re.search(_WINDOW, limit_text or "")
-    )  # mutant: with a limit there is text
+    window = None  # mutant: any other false value too
+    if limit is not None:
+        window = re.search(_WINDOW, limit_text or "")  # mutant: with a limit there is text
     return RateLimit(
         limit=None if limit is None else int(limit),
         window=(float(window[1]) or None) if window else None,
