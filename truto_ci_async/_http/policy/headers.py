@@ -30,8 +30,9 @@ _DATES: Final = (
 )
 
 _RATE_LIMIT: Final = frozenset({"ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"})
-_NUMBER: Final = r"(?as)\s*([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*(?:[,;].*)?"
-_WINDOW: Final = r"(?ai);\s*w\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)"
+# Compiled here, since each response may need them; the others are compiled when they are first used.
+_NUMBER = re.compile(r"(?as)\s*([0-9]{1,15}(?:\.[0-9]{0,9})?)\s*(?:[,;].*)?")
+_WINDOW = re.compile(r"(?ai);\s*w\s*=\s*\"?([0-9]{1,9}(?:\.[0-9]{1,9})?)")
 # A number from here on is a point in time: as a wait it would be thirty years.
 _EPOCH_SECONDS: Final = 1e9
 _EPOCH_MILLISECONDS: Final = 1e12
@@ -80,7 +81,7 @@ def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit 
         return None
     window = None  # mutant: any other false value too
     if limit is not None:
-        window = re.search(_WINDOW, limit_text or "")  # mutant: with a limit there is text
+        window = _WINDOW.search(limit_text or "")  # mutant: with a limit there is text
     return RateLimit(
         limit=None if limit is None else int(limit),
         window=(float(window[1]) or None) if window else None,
@@ -90,7 +91,7 @@ def parse_rate_limit(headers: Mapping[str, str], now_epoch: float) -> RateLimit 
 
 
 def _number(text: str | None) -> float | None:
-    if text is None or len(text) > _LONGEST_VALUE or not (match := re.fullmatch(_NUMBER, text)):
+    if text is None or len(text) > _LONGEST_VALUE or not (match := _NUMBER.fullmatch(text)):
         return None
     return float(match[1])
 
