@@ -601,6 +601,27 @@ def test_closing_in_another_task_as_a_page_arrives_asks_for_no_more(is_loop: boo
     run(main())
 
 
+def test_closing_once_the_page_that_follows_is_being_fetched_cancels_that() -> None:
+    async def main() -> None:
+        class Closing(Service):
+            async def fetch(self, here: Position) -> Page[int]:
+                if here.cursor == "c2":  # before the caller has the page before it
+                    with suppress(StopIteration):
+                        pages.aclose().send(None)
+                return await super().fetch(here)
+
+        service = Closing(numbered(4))
+        service.gates[(0, "c2")] = asyncio.Event()
+        pages = service.list().pages()
+        await anext(pages)
+        assert (await soon(anext(pages))).items == (2, 3)
+        await settle()
+        assert service.tasks == set()
+        assert [page async for page in pages] == []
+
+    run(main())
+
+
 def test_the_page_that_follows_is_fetched_in_the_context_of_the_waiting_caller() -> None:
     async def main() -> None:
         seen: list[str] = []
